@@ -1,0 +1,55 @@
+"""The shape of a process grid: named axes and their sizes. The live grid with its communicators is `autopar.runtime.grid.Grid`."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+from autopar.errors import ConfigError, refusal
+
+_SYNTAX = "sizes joined by x, as in 4x2, or named axes, as in data=4,model=2"
+
+
+@dataclass(frozen=True, slots=True)
+class GridShape:
+    """Axis names and sizes, outermost axis first: rank = row-major index of its position.
+
+    >>> GridShape.parse("4x2")
+    GridShape(names=('axis0', 'axis1'), sizes=(4, 2))
+    >>> str(GridShape.parse("data=4,model=2"))
+    'data=4,model=2'
+    """
+
+    names: tuple[str, ...]
+    sizes: tuple[int, ...]
+
+    @staticmethod
+    def parse(text: str) -> GridShape:
+        """Read ``4x2`` or ``data=4,model=2``. Raises ConfigError."""
+        where = f"grid {text!r}"
+        if re.fullmatch(r"\d+(x\d+)*", text):
+            sizes = tuple(int(part) for part in text.split("x"))
+            names = tuple(f"axis{i}" for i in range(len(sizes)))
+        else:
+            pairs = [re.fullmatch(r"\s*([a-z][a-z0-9_]*)\s*=\s*(\d+)\s*", part) for part in text.split(",")]
+            bad = [part for part, pair in zip(text.split(","), pairs, strict=True) if pair is None]
+            if bad:
+                raise ConfigError(refusal(where, "not a grid", f"a grid is {_SYNTAX}", [repr(part) for part in bad]))
+            names = tuple(pair.group(1) for pair in pairs if pair)
+            sizes = tuple(int(pair.group(2)) for pair in pairs if pair)
+        if len(set(names)) < len(names):
+            raise ConfigError(refusal(where, "an axis name is used twice", "axis names are distinct", names))
+        if min(sizes) < 1:
+            raise ConfigError(refusal(where, "an axis has no rank", "every axis has at least 1 rank"))
+        return GridShape(names, sizes)
+
+    @property
+    def size(self) -> int:
+        """The number of ranks."""
+        return math.prod(self.sizes)
+
+    def __str__(self) -> str:
+        if self.names == tuple(f"axis{i}" for i in range(len(self.names))):
+            return "x".join(map(str, self.sizes))
+        return ",".join(f"{name}={size}" for name, size in zip(self.names, self.sizes, strict=True))

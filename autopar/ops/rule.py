@@ -1,0 +1,267 @@
+"""The letter notation: what an operator's dims mean, and the layouts that follow when one letter is split over one axis.
+
+A rule is written as one line, operands before the arrow and results after it:
+
+    linear        b* k, n k, n? -> b* n
+    conv2d        n c h~ w~, k c [r] [s], k? -> n k h~ w~
+    layer_norm    b* [n], n?, n? -> b* n
+
+    k         a letter: one dim of this extent
+    b*        any number of dims (letters b0, b1, ...); at most one such letter per tensor
+    (h d)     one dim that is the row-major product of several letters
+    [v]       a frozen letter: the dim must be whole. Frozen anywhere means frozen everywhere
+    h~        a windowed letter: an operand's extent differs from the result's, and a rank needs its neighbours' rows
+    k?        the whole operand is optional (None in the call)
+    1         a dim of extent one
+
+An operand dim of extent 1 whose letter has a larger extent elsewhere is broadcast and does not carry the letter.
+
+Splitting letter `l` over an axis shards every operand and result that carries it; an operand that lacks it is Copied
+(Replicate where no gradient flows); a result that lacks it is Partial. This is all of batch, model and domain parallelism.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from autopar.graph import Node, Value
+from autopar.layout import Copied, Layout, Partial, Replicate, Shard
+
+Dims = tuple[tuple[str, ...], ...]  # per dim of a tensor the letters whose product it is; () for a dim that carries none
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A node together with what its tensors are: everything a rule may look at."""
+
+    node: Node
+    operands: tuple[Value, ...]  # one per entry of node.inputs
+    results: tuple[Value, ...]  # one per output; an unused result has an empty name
+
+    def arg(self, position: int, name: str, default: object = None) -> object:
+        """The literal given at `position` or by keyword `name`, or the default."""
+        if position < len(self.node.args):
+            return self.node.args[position]
+        return dict(self.node.kwargs).get(name, default)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """How rows of a result depend on rows of an operand along one dim.
+
+    Plain: result row j reads operand rows ``j*stride - padding + dilation*i`` for i in range(kernel).
+    Transposed: operand row j adds to those rows of the result.
+    """
+
+    kernel: int
+    stride: int = 1
+    padding: int = 0
+    dilation: int = 1
+    transposed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """The letters of one call, with extents. `operands` and `results` line up with `Call.operands` and `Call.results`.
+
+    whole     results that come out whole although they lack a split letter, because the operator's distributed form sums
+              inside (the statistics of a batch norm): letter -> indices of such results
+    linear    sets of operands in which the call is jointly linear: Partial in all of them and Copied in the others gives
+              Partial results
+    addends   operands added once to a sum (a bias): kept on one rank of the axis where a summed letter is split
+    """
+
+    operands: tuple[Dims, ...]
+    results: tuple[Dims, ...]
+    extents: Mapping[str, int]
+    frozen: frozenset[str] = frozenset()
+    windows: Mapping[str, Window] = field(default_factory=dict)
+    whole: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    linear: tuple[frozenset[int], ...] = ()
+    addends: frozenset[int] = frozenset()
+
+    @property
+    def letters(self) -> tuple[str, ...]:
+        """Letters that may be split, in order of appearance."""
+        seen = dict.fromkeys(letter for dims in (*self.operands, *self.results) for dim in dims for letter in dim)
+        return tuple(letter for letter in seen if letter not in self.frozen and self.extents[letter] > 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What one call does on one grid axis: the letter split (or none) and the layouts that follow.
+
+    mode: ``"split"``; ``"replicate"`` and ``"copied"`` (every rank computes the whole, the two meanings of whole);
+    ``"linear"`` (Partial passes through).
+    """
+
+    mode: str
+    operands: tuple[Layout, ...]
+    results: tuple[Layout, ...]
+    letter: str = ""
+    blocks: int = 1
+    unit: int = 1
+
+    def __str__(self) -> str:
+        inner = f"({self.blocks}x_x{self.unit})" if (self.blocks, self.unit) != (1, 1) else ""
+        return f"{self.letter}{inner}" if self.mode == "split" else self.mode
+
+
+def broadcast(call: Call) -> Rule:
+    """The rule of an elementwise call: right-aligned dims, one letter each, `d0 d1 ...` over the result's dims."""
+    shape = call.results[0].shape
+    names = tuple(f"d{i}" for i in range(len(shape)))
+    extents = dict(zip(names, shape, strict=True))
+    operands = []
+    for value in call.operands:
+        skip = len(shape) - len(value.shape)
+        operands.append(tuple((names[skip + i],) if n == shape[skip + i] else () for i, n in enumerate(value.shape)))
+    whole = tuple((name,) for name in names)
+    return Rule(tuple(operands), tuple(whole for _ in call.results), extents)
+
+
+def letters(notation: str, call: Call, positions: Iterable[int] | None = None) -> Rule:
+    """The rule that `notation` gives for this call.
+
+    Operand i of the notation is the call's argument at ``positions[i]`` (default: i). An argument that is None or absent must
+    be marked optional. Raises ValueError where the notation does not fit the call's shapes.
+    """
+    left, right = (side.split(",") for side in notation.split("->"))
+    places = tuple(positions) if positions is not None else tuple(range(len(left)))
+    by_position = _tensors_by_position(call)
+    given: list[tuple[str, Value]] = []
+    for text, place in zip(left, places, strict=True):
+        if place in by_position:
+            given.append((text.replace("?", ""), by_position[place]))
+        elif "?" not in text:
+            raise ValueError(f"{call.node.target}: operand {text.strip()!r} of {notation!r} is not given")
+    if len(given) != len(call.operands):
+        raise ValueError(f"{call.node.target}: {notation!r} describes {len(given)} of {len(call.operands)} tensors")
+    given += zip(right, call.results, strict=True)
+    frozen = frozenset(re.findall(r"\[\s*([a-z]\w*)", notation))
+    tensors = [_dims(text, value) for text, value in given]
+    frozen |= {letter for dims in tensors for dim in dims for letter in dim if letter.rstrip("0123456789") in frozen}
+    extents = _extents(tensors, [value for _, value in given], frozenset(re.findall(r"([a-z]\w*)~", notation)))
+    carried = [_drop_broadcast(dims, value, extents) for dims, (_, value) in zip(tensors, given, strict=True)]
+    count = len(call.operands)
+    return Rule(tuple(carried[:count]), tuple(carried[count:]), extents, frozen)
+
+
+def _tensors_by_position(call: Call) -> dict[int, Value]:
+    """The call's tensor arguments by their place in the signature; keyword tensors follow the positional ones."""
+    from autopar.graph import Ref
+
+    values = iter(call.operands)
+    arguments = [*call.node.args, *(value for _, value in call.node.kwargs)]
+    return {i: next(values) for i, argument in enumerate(arguments) if isinstance(argument, Ref)}
+
+
+def _dims(text: str, value: Value) -> Dims:
+    """The letters of each dim as written, starred letters expanded to the tensor's number of dims."""
+    tokens = re.findall(r"\([^)]*\)|\[[^]]*\]|[^\s()\[\]]+", text)
+    dims: list[tuple[str, ...]] = []
+    for token in tokens:
+        names = tuple(name.rstrip("~") for name in re.sub(r"[()\[\]]", " ", token).split())
+        if names and names[0].endswith("*"):
+            star = names[0][:-1]
+            dims += [(f"{star}{i}",) for i in range(len(value.shape) - len(tokens) + 1)]
+        else:
+            dims.append(() if names == ("1",) else names)
+    if len(dims) != len(value.shape):
+        raise ValueError(f"{text.strip()!r} does not describe {value.name} of shape {value.shape}")
+    return tuple(dims)
+
+
+def _extents(tensors: list[Dims], values: list[Value], windowed: frozenset[str]) -> dict[str, int]:
+    """The extent of every letter: the largest seen (a smaller one is a broadcast 1); of a windowed one the last, the result's."""
+    extents: dict[str, int] = {}
+    for dims, value in zip(tensors, values, strict=True):
+        for names, n in zip(dims, value.shape, strict=True):
+            if len(names) == 1:
+                extents[names[0]] = n if names[0] in windowed else max(n, extents.get(names[0], 1))
+    for dims, value in zip(tensors, values, strict=True):
+        for names, n in zip(dims, value.shape, strict=True):
+            unknown = [name for name in names if name not in extents]
+            if len(names) > 1 and len(unknown) == 1:
+                extents[unknown[0]] = n // math.prod(extents[name] for name in names if name in extents)
+            elif len(names) > 1 and (unknown or math.prod(extents[name] for name in names) != n):
+                raise ValueError(f"the dim {names} of {value.name} does not have extent {n}")
+    return extents
+
+
+def _drop_broadcast(dims: Dims, value: Value, extents: Mapping[str, int]) -> Dims:
+    return tuple(
+        () if n == 1 and len(names) == 1 and extents[names[0]] != 1 else names
+        for names, n in zip(dims, value.shape, strict=True)
+    )
+
+
+def shard_of(dims: Dims, extents: Mapping[str, int], letter: str, blocks: int = 1, unit: int = 1) -> Shard | None:
+    """The layout of a tensor with these dims when `letter` is split, or None where the tensor lacks the letter."""
+    for dim, names in enumerate(dims):
+        if letter in names:
+            at = names.index(letter)
+            before = math.prod(extents[name] for name in names[:at])
+            after = math.prod(extents[name] for name in names[at + 1 :])
+            return Shard(dim, before * blocks, after * unit)
+    return None
+
+
+def split_choice(rule: Rule, call: Call, letter: str, blocks: int = 1, unit: int = 1) -> Choice | None:
+    """The layouts when `letter` is split, its extent read as ``blocks x m x unit``; None where that is not legal."""
+    if letter in rule.windows and (blocks, unit) != (1, 1):
+        return None
+    results: list[Layout] = []
+    summed = False
+    for i, (dims, value) in enumerate(zip(rule.results, call.results, strict=True)):
+        shard = shard_of(dims, rule.extents, letter, blocks, unit)
+        if shard is None and i not in rule.whole.get(letter, ()):
+            if not value.differentiable and value.name:
+                return None  # a partial sum of integers or booleans has no meaning here
+            summed = True
+        results.append(shard or (Replicate() if i in rule.whole.get(letter, ()) else Partial()))
+    operands: list[Layout] = []
+    for i, (dims, value) in enumerate(zip(rule.operands, call.operands, strict=True)):
+        shard = shard_of(dims, rule.extents, letter, blocks, unit)
+        lacking: Layout = Partial() if summed and i in rule.addends else Copied()
+        operands.append(shard or (lacking if value.differentiable else Replicate()))
+    return Choice("split", tuple(operands), tuple(results), letter, blocks, unit)
+
+
+def choices(rule: Rule, call: Call, granules: Mapping[str, Iterable[tuple[int, int]]]) -> tuple[Choice, ...]:
+    """Everything the call may do on one axis. `granules` gives per letter the (blocks, unit) readings worth considering."""
+    found = [whole_choice(call, "replicate")]
+    differentiable = any(value.differentiable for value in call.operands)
+    if differentiable and all(value.differentiable for value in call.results if value.name):
+        found.append(whole_choice(call, "copied"))
+        found += [linear_choice(call, group) for group in rule.linear]
+    for letter in rule.letters:
+        for blocks, unit in sorted(set(granules.get(letter, [(1, 1)]))):
+            choice = split_choice(rule, call, letter, blocks, unit)
+            if choice is not None:
+                found.append(choice)
+    return tuple(dict.fromkeys(found))
+
+
+def whole_choice(call: Call, mode: str) -> Choice:
+    """Every rank computes the whole call: the fallback that is always legal, as ``"replicate"`` or ``"copied"``."""
+    layout: Layout = Copied() if mode == "copied" else Replicate()
+    operands = tuple(layout if value.differentiable else Replicate() for value in call.operands)
+    return Choice(mode, operands, tuple(layout for _ in call.results))
+
+
+def linear_choice(call: Call, group: frozenset[int]) -> Choice:
+    """Partial sums pass through a call that is linear in the operands of `group`."""
+    operands: list[Layout] = []
+    for i, value in enumerate(call.operands):
+        rest: Layout = Copied() if value.differentiable else Replicate()
+        operands.append(Partial() if i in group else rest)
+    return Choice("linear", tuple(operands), tuple(Partial() for _ in call.results))
+
+
+def with_linear(rule: Rule, *groups: Iterable[int]) -> Rule:
+    """The same rule with these jointly linear sets of operands."""
+    return replace(rule, linear=tuple(frozenset(group) for group in groups))

@@ -1,0 +1,1 @@
+"""How ranks exchange tensors: MPI, or threads of one process for simulation."""
