@@ -5,4 +5,34 @@ Names are loaded when first used, so that a generated program, which imports `au
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from autopar.compiler import Compiled, compile
+    from autopar.folder import load
+    from autopar.parallel import parallelize
+    from autopar.plan import Plan, load_plan
+
 __version__ = "0.1.0"
+
+_HOMES = {
+    "Compiled": "autopar.compiler",
+    "Plan": "autopar.plan",
+    "compile": "autopar.compiler",
+    "load": "autopar.folder",
+    "load_plan": "autopar.plan",
+    "parallelize": "autopar.parallel",
+}
+
+__all__ = ["Compiled", "Plan", "compile", "load", "load_plan", "parallelize"]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 (any public name)
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'autopar' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -16,6 +16,7 @@ them scales gradients by the axis size and passes every shape check, so they are
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 
@@ -87,23 +88,16 @@ def even_bounds(extent: int, parts: int) -> tuple[int, ...]:
     return tuple(size * i + min(i, extra) for i in range(parts + 1))
 
 
-def to_json(layouts: Layouts) -> list[object]:
-    """The layouts as plain JSON: a word, or ``["shard", dim, blocks, unit]``."""
-    return [
-        ["shard", one.dim, one.blocks, one.unit] if isinstance(one, Shard) else str(one) for one in layouts
-    ]
+def parse_layout(text: str) -> Layout:
+    """The inverse of ``str(layout)``. Raises ValueError for anything else.
 
-
-def from_json(data: list[object]) -> Layouts:
-    """The inverse of `to_json`. Raises ValueError for anything else."""
-    words: dict[str, Layout] = {"replicate": Replicate(), "copied": Copied(), "partial": Partial()}
-    layouts: list[Layout] = []
-    for item in data:
-        if isinstance(item, str) and item in words:
-            layouts.append(words[item])
-        elif isinstance(item, list) and len(item) == 4 and item[0] == "shard":
-            dim, blocks, unit = (int(number) for number in item[1:])
-            layouts.append(Shard(dim, blocks, unit))
-        else:
-            raise ValueError(f"not a layout: {item!r}")
-    return tuple(layouts)
+    >>> parse_layout("shard 1 as 3x_x64")
+    Shard(dim=1, blocks=3, unit=64)
+    """
+    words: dict[str, Layout] = {str(one): one for one in (Replicate(), Copied(), Partial())}
+    if text in words:
+        return words[text]
+    match = re.fullmatch(r"shard (\d+)(?: as (\d+)x_x(\d+))?", text)
+    if match is None:
+        raise ValueError(f"not a layout: {text!r}")
+    return Shard(*(int(number) for number in match.groups("1")))

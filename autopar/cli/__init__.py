@@ -1,1 +1,5 @@
-"""The command line."""
+"""The command line: ``autopar compile | inspect | explain | run | verify``, one file per command."""
+
+from autopar.cli.main import main
+
+__all__ = ["main"]

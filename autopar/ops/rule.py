@@ -72,6 +72,8 @@ class Rule:
     linear    sets of operands in which the call is jointly linear: Partial in all of them and Copied in the others gives
               Partial results
     addends   operands added once to a sum (a bias): kept on one rank of the axis where a summed letter is split
+    filled    letters of which every rank must hold at least one row, because torch refuses an empty part (channels)
+    refused   the record does not cover the call: it runs whole, and `autopar.ops.fallback` prints it
     """
 
     operands: tuple[Dims, ...]
@@ -82,6 +84,8 @@ class Rule:
     whole: Mapping[str, frozenset[int]] = field(default_factory=dict)
     linear: tuple[frozenset[int], ...] = ()
     addends: frozenset[int] = frozenset()
+    filled: frozenset[str] = frozenset()
+    refused: bool = False
 
     @property
     def letters(self) -> tuple[str, ...]:
@@ -141,6 +145,7 @@ def letters(notation: str, call: Call, positions: Iterable[int] | None = None) -
     if len(given) != len(call.operands):
         raise ValueError(f"{call.node.target}: {notation!r} describes {len(given)} of {len(call.operands)} tensors")
     given += zip(right, call.results, strict=True)
+    given = [(text if value.name else "", value) for text, value in given]
     frozen = frozenset(re.findall(r"\[\s*([a-z]\w*)", notation))
     tensors = [_dims(text, value) for text, value in given]
     frozen |= {letter for dims in tensors for dim in dims for letter in dim if letter.rstrip("0123456789") in frozen}
@@ -163,6 +168,8 @@ def _dims(text: str, value: Value) -> Dims:
     """The letters of each dim as written, starred letters expanded to the tensor's number of dims."""
     tokens = re.findall(r"\([^)]*\)|\[[^]]*\]|[^\s()\[\]]+", text)
     dims: list[tuple[str, ...]] = []
+    if not value.name:
+        return ()  # nobody reads this result: its dims do not matter
     for token in tokens:
         names = tuple(name.rstrip("~") for name in re.sub(r"[()\[\]]", " ", token).split())
         if names and names[0].endswith("*"):
@@ -178,21 +185,30 @@ def _dims(text: str, value: Value) -> Dims:
 def _extents(tensors: list[Dims], values: list[Value], windowed: frozenset[str]) -> dict[str, int]:
     """The extent of every letter: the largest seen (a smaller one is a broadcast 1); of a windowed one the last, the result's."""
     extents: dict[str, int] = {}
-    for dims, value in zip(tensors, values, strict=True):
-        for names, n in zip(dims, value.shape, strict=True):
-            if len(names) == 1:
-                extents[names[0]] = n if names[0] in windowed else max(n, extents.get(names[0], 1))
-    for dims, value in zip(tensors, values, strict=True):
-        for names, n in zip(dims, value.shape, strict=True):
-            unknown = [name for name in names if name not in extents]
-            if len(names) > 1 and len(unknown) == 1:
-                extents[unknown[0]] = n // math.prod(extents[name] for name in names if name in extents)
-            elif len(names) > 1 and (unknown or math.prod(extents[name] for name in names) != n):
-                raise ValueError(f"the dim {names} of {value.name} does not have extent {n}")
+    pairs = [
+        (names, n, value.name)
+        for dims, value in zip(tensors, values, strict=True)
+        if value.name
+        for names, n in zip(dims, value.shape, strict=True)
+    ]
+    for names, n, _ in pairs:
+        if len(names) == 1:
+            extents[names[0]] = n if names[0] in windowed else max(n, extents.get(names[0], 1))
+    for names, n, _ in pairs:
+        unknown = [name for name in names if name not in extents]
+        if len(names) > 1 and len(unknown) == 1:
+            extents[unknown[0]] = n // math.prod(extents[name] for name in names if name in extents)
+    for names, n, value in pairs:
+        fits = n == math.prod(extents.get(name, 0) for name in names)
+        broadcast_one = n == 1 and len(names) == 1
+        if not fits and not broadcast_one and not windowed & set(names):
+            raise ValueError(f"the dim {names} of {value} does not have extent {n}")
     return extents
 
 
 def _drop_broadcast(dims: Dims, value: Value, extents: Mapping[str, int]) -> Dims:
+    if not value.name:
+        return ()
     return tuple(
         () if n == 1 and len(names) == 1 and extents[names[0]] != 1 else names
         for names, n in zip(dims, value.shape, strict=True)
@@ -218,25 +234,26 @@ def split_choice(rule: Rule, call: Call, letter: str, blocks: int = 1, unit: int
     summed = False
     for i, (dims, value) in enumerate(zip(rule.results, call.results, strict=True)):
         shard = shard_of(dims, rule.extents, letter, blocks, unit)
-        if shard is None and i not in rule.whole.get(letter, ()):
-            if not value.differentiable and value.name:
-                return None  # a partial sum of integers or booleans has no meaning here
-            summed = True
-        results.append(shard or (Replicate() if i in rule.whole.get(letter, ()) else Partial()))
+        partial = shard is None and i not in rule.whole.get(letter, ()) and bool(value.name)
+        if partial and not floating(value):
+            return None  # integers may be a maximum, booleans an "any": their parts do not add up
+        summed = summed or partial
+        results.append(shard or (Partial() if partial else Replicate()))
     operands: list[Layout] = []
     for i, (dims, value) in enumerate(zip(rule.operands, call.operands, strict=True)):
         shard = shard_of(dims, rule.extents, letter, blocks, unit)
-        lacking: Layout = Partial() if summed and i in rule.addends else Copied()
-        operands.append(shard or (lacking if value.differentiable else Replicate()))
+        whole: Layout = Copied() if value.differentiable else Replicate()
+        operands.append(shard or (Partial() if summed and i in rule.addends else whole))
     return Choice("split", tuple(operands), tuple(results), letter, blocks, unit)
 
 
 def choices(rule: Rule, call: Call, granules: Mapping[str, Iterable[tuple[int, int]]]) -> tuple[Choice, ...]:
     """Everything the call may do on one axis. `granules` gives per letter the (blocks, unit) readings worth considering."""
     found = [whole_choice(call, "replicate")]
-    differentiable = any(value.differentiable for value in call.operands)
-    if differentiable and all(value.differentiable for value in call.results if value.name):
+    flows = [value.differentiable for value in call.results if value.name]
+    if any(flows):
         found.append(whole_choice(call, "copied"))
+    if flows and all(flows):
         found += [linear_choice(call, group) for group in rule.linear]
     for letter in rule.letters:
         for blocks, unit in sorted(set(granules.get(letter, [(1, 1)]))):
@@ -247,10 +264,16 @@ def choices(rule: Rule, call: Call, granules: Mapping[str, Iterable[tuple[int, i
 
 
 def whole_choice(call: Call, mode: str) -> Choice:
-    """Every rank computes the whole call: the fallback that is always legal, as ``"replicate"`` or ``"copied"``."""
+    """Every rank computes the whole call: the fallback that is always legal, as ``"replicate"`` or ``"copied"``.
+
+    Tensors without gradient know no difference between the two meanings of whole, and are Replicate in both.
+    """
     layout: Layout = Copied() if mode == "copied" else Replicate()
-    operands = tuple(layout if value.differentiable else Replicate() for value in call.operands)
-    return Choice(mode, operands, tuple(layout for _ in call.results))
+
+    def of(values: tuple[Value, ...]) -> tuple[Layout, ...]:
+        return tuple(layout if value.differentiable else Replicate() for value in values)
+
+    return Choice(mode, of(call.operands), of(call.results))
 
 
 def linear_choice(call: Call, group: frozenset[int]) -> Choice:
@@ -260,6 +283,11 @@ def linear_choice(call: Call, group: frozenset[int]) -> Choice:
         rest: Layout = Copied() if value.differentiable else Replicate()
         operands.append(Partial() if i in group else rest)
     return Choice("linear", tuple(operands), tuple(Partial() for _ in call.results))
+
+
+def floating(value: Value) -> bool:
+    """Whether the value's elements add up: real or complex numbers."""
+    return value.dtype.startswith(("float", "bfloat", "complex"))
 
 
 def with_linear(rule: Rule, *groups: Iterable[int]) -> Rule:

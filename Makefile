@@ -1,0 +1,60 @@
+# `make run` and `make test` need python3 (3.11 or later) and nothing else: the first of them makes .venv.
+# Another interpreter: make PYTHON=python3.12 run
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+FOLDERS := codegen configs costmodel partitioner runtime
+
+# Ranks share the cores: one thread each.
+export OMP_NUM_THREADS := 1
+
+.PHONY: help run test lint types format benchmark clean
+
+help:
+	@echo "make run        compile examples/gpt2.py for two ranks, train it, compare it with the sequential model"
+	@echo "make test       lint, then the tests"
+	@echo "make lint       ruff, ruff format, mypy --strict, and the rules of the house"
+	@echo "make format     let ruff mend what it can"
+	@echo "make benchmark  step times beside one process, DDP, DTensor and hand-written MPI"
+	@echo "make clean      remove what make made"
+
+run: $(STAMP)
+	$(BIN)/autopar compile examples/gpt2.py --grid 2 -o build
+	$(BIN)/autopar run build --steps 60 --compare 3
+
+test: lint
+	$(BIN)/python -m pytest -q
+
+lint: $(STAMP) types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest -q tests/project/test_rules.py
+
+# The folders beside autopar/ are installed as autopar.runtime and so on: mypy sees them there through links.
+types: $(STAMP)
+	rm -rf .typing && mkdir -p .typing/autopar
+	for entry in autopar/* $(FOLDERS); do ln -s "../../$$entry" ".typing/autopar/$$(basename $$entry)"; done
+	$(BIN)/mypy .typing/autopar | sed -E 's#\.typing/autopar/($(subst $() ,|,$(FOLDERS)))/#\1/#; s#\.typing/autopar/#autopar/#'
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+benchmark: $(STAMP)
+	$(BIN)/python benchmarks/step_time.py
+
+clean:
+	rm -rf $(VENV) .typing .mypy_cache .ruff_cache build
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("autopar needs Python 3.11 or later: make PYTHON=..." if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt setuptools
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[dev]'
+	touch $(STAMP)

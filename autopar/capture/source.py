@@ -1,0 +1,81 @@
+"""Where the user's code stands: from a stack trace or a traceback to ``("model.py:12", "x = self.fc(x)")``.
+
+The user's code is the innermost frame in a file that defines one of the model's composite modules: of a Hugging Face GPT-2
+this is modeling_gpt2.py and not the helper that computes a loss or an activation. Where there is no such frame it is the
+innermost frame that is neither torch's nor ours.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+_TORCH = str(Path(torch.__file__).parent)
+_OURS = str(Path(__file__).parent)
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One frame of a stack: file, line number, text of the line."""
+
+    file: str
+    line: int
+    code: str
+
+    @property
+    def place(self) -> str:
+        """``model.py:12``."""
+        return f"{Path(self.file).name}:{self.line}"
+
+
+def user_files(model: nn.Module) -> frozenset[str]:
+    """Files that define the classes of the model's composite modules, torch's own left out."""
+    kinds = {type(part) for part in model.modules() if part is model or any(True for _ in part.children())}
+    files = (_file_of(kind) for kind in kinds)
+    return frozenset(file for file in files if file and not file.startswith(_TORCH))
+
+
+def frames_of_text(text: str) -> tuple[Frame, ...]:
+    """The frames of a formatted stack, outermost first."""
+    found = re.findall(r'File "([^"]+)", line (\d+), in [^\n]*\n([^\n]*)', text)
+    return tuple(Frame(file, int(line), code.strip()) for file, line, code in found)
+
+
+def frames_of_error(error: BaseException) -> tuple[Frame, ...]:
+    """The frames of an exception, then those of its causes, outermost first each."""
+    found: list[Frame] = []
+    for one in _chain(error):
+        for frame in traceback.extract_tb(one.__traceback__):
+            found.append(Frame(frame.filename, frame.lineno or 0, (frame.line or "").strip()))
+    return tuple(found)
+
+
+def innermost(frames: Sequence[Frame], files: frozenset[str]) -> Frame | None:
+    """The innermost frame in `files`, or else in anybody's code but torch's and ours; None where there is none."""
+    known = [frame for frame in frames if frame.file in files]
+    other = [frame for frame in frames if Path(frame.file).is_file() and not frame.file.startswith((_TORCH, _OURS))]
+    return known[-1] if known else other[-1] if other else None
+
+
+def _file_of(kind: type) -> str:
+    try:
+        return inspect.getsourcefile(kind) or ""
+    except (OSError, TypeError):  # a class made on the fly has no file
+        return ""
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The exception and what it came from, each once."""
+    seen: set[int] = set()
+    one: BaseException | None = error
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
+        yield one
+        one = one.__cause__ or one.__context__

@@ -1,0 +1,218 @@
+"""An exported FX program as our Graph: parameters, inputs, nodes, the loss and the buffer updates, nothing simplified yet.
+
+Values keep FX's names here; `autopar.capture.names` gives them readable ones at the end. A value is differentiable when it is
+floating and reached from a parameter that requires grad, no detach between.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import fx, nn
+from torch.export import ExportedProgram
+from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
+from torch.utils import _pytree as pytree
+
+from autopar.capture.canonical import canonical
+from autopar.capture.export import DATA_FIX, DATA_RULE
+from autopar.capture.source import Frame, frames_of_text, innermost, user_files
+from autopar.errors import CaptureError, nearest, refusal
+from autopar.graph import Graph, Input, Node, Parameter, Ref, Value
+
+_NO_GRADIENT = frozenset({"aten.detach.default", "aten.zeros_like.default", "aten.ones_like.default", "aten.sign.default"})
+_CHECKS = frozenset({"aten._assert_tensor_metadata.default", "aten._assert_scalar.default", "aten._assert_async.msg"})
+
+
+@dataclass(slots=True)
+class _State:
+    """What is known while the nodes are read in order."""
+
+    files: frozenset[str]
+    values: dict[str, Value] = field(default_factory=dict)
+    alias: dict[str, str] = field(default_factory=dict)  # FX node name -> value name: tied parameters, folded getitems
+    nodes: list[Node] = field(default_factory=list)
+
+    def ref(self, node: fx.Node) -> Ref:
+        return Ref(self.alias.get(node.name, node.name))
+
+
+def translate(
+    program: ExportedProgram, module: nn.Module, positional: tuple[str, ...], name: str, loss: str | None
+) -> Graph:
+    """The graph of `program`; `positional` names its positional inputs. Raises CaptureError."""
+    state = _State(user_files(module))
+    nodes = list(program.graph.nodes)
+    parameters = _parameters(program, module, state)
+    inputs = _inputs(program, positional, state)
+    for node in nodes:
+        if node.op == "call_function" and str(node.target) not in _CHECKS:
+            _translate_node(node, state)
+    chosen = _loss(program, state, name, loss)
+    updates = _updates(program, state)
+    return Graph(name, inputs, parameters, tuple(state.nodes), state.values, chosen, updates)
+
+
+def constant_values(program: ExportedProgram) -> dict[str, torch.Tensor]:
+    """What torch.export holds of the tensors that are not in the state_dict."""
+    found = {key: tensor for key, tensor in program.constants.items() if isinstance(tensor, torch.Tensor)}
+    return {key: tensor.detach() for key, tensor in found.items()}
+
+
+def _parameters(program: ExportedProgram, module: nn.Module, state: _State) -> tuple[Parameter, ...]:
+    """Parameters, buffers and constants; one per tensor, the names tied to it as aliases."""
+    tensors = {**dict(module.named_parameters(remove_duplicate=False)), **dict(module.named_buffers(remove_duplicate=False))}
+    stored = set(module.state_dict(keep_vars=True))
+    updated = {spec.target for spec in program.graph_signature.output_specs if spec.kind is OutputKind.BUFFER_MUTATION}
+    placeholders = {spec.target: spec for spec in program.graph_signature.input_specs if spec.target is not None}
+    fake = {node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"}
+    first: dict[int, str] = {}
+    for key, tensor in tensors.items():
+        first.setdefault(id(tensor), key)
+    groups: dict[str, list[str]] = {}
+    for key in [*tensors, *(key for key in placeholders if key not in tensors)]:
+        if key in placeholders:
+            groups.setdefault(first[id(tensors[key])] if key in tensors else key, []).append(key)
+    found = []
+    for lead, names in groups.items():
+        value = placeholders[names[0]].arg.name
+        state.alias |= {placeholders[key].arg.name: value for key in names}
+        kind = _kind(tensors.get(lead), bool(stored & set(names)) or bool(updated & set(names)))
+        state.values[value] = _value(value, fake[value], kind == "parameter")
+        found.append(Parameter(lead, value, kind, tuple(key for key in names if key != lead)))
+    return tuple(found)
+
+
+def _kind(tensor: torch.Tensor | None, kept: bool) -> str:
+    if isinstance(tensor, nn.Parameter):
+        return "parameter" if tensor.requires_grad else "frozen"
+    return "buffer" if tensor is not None and kept else "constant"
+
+
+def _inputs(program: ExportedProgram, positional: tuple[str, ...], state: _State) -> tuple[Input, ...]:
+    """The tensors that the user passes; arguments of another kind are constants of this graph."""
+    specs = [spec for spec in program.graph_signature.input_specs if spec.kind is InputKind.USER_INPUT]
+    names = (*positional, *program.call_spec.in_spec.child(1).context)
+    fake = {node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"}
+    found = []
+    for name, spec in zip(names, specs, strict=True):
+        if not isinstance(spec.arg, ConstantArgument):
+            state.values[spec.arg.name] = _value(spec.arg.name, fake[spec.arg.name], False)
+            found.append(Input(name, spec.arg.name))
+    return tuple(found)
+
+
+def _translate_node(node: fx.Node, state: _State) -> None:
+    if node.target is operator.getitem:
+        return  # folded into the call that it picks from
+    frame = innermost(frames_of_text(node.meta.get("stack_trace") or ""), state.files)
+    results = _results(node)
+    _refuse_untraceable(node, results, frame)
+    target, args, kwargs = canonical(node, state.ref)
+    names = [node.name] if not isinstance(node.meta["val"], list | tuple) else [""] * len(results)
+    for user in node.users:
+        if user.target is operator.getitem:
+            index = user.args[1]
+            assert isinstance(index, int)
+            names[index] = names[index] or user.name
+            state.alias[user.name] = names[index]
+    call = Node(node.name, target, args, kwargs, tuple(names), _module(node), frame.place if frame else "", "")
+    call = Node(call.name, target, args, kwargs, call.outputs, call.module, call.source, frame.code if frame else "")
+    flows = target not in _NO_GRADIENT and any(state.values[name].differentiable for name in call.inputs)
+    for name, result in zip(names, results, strict=True):
+        if name:
+            state.values[name] = _value(name, result, flows)
+    state.nodes.append(call)
+
+
+def _results(node: fx.Node) -> list[object]:
+    value = node.meta.get("val")
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _refuse_untraceable(node: fx.Node, results: list[object], frame: Frame | None) -> None:
+    """A number taken out of a tensor, a shape that depends on numbers, or control flow as an operator."""
+    where = f"{frame.place}: `{frame.code}`" if frame else f"operator {node.target}"
+    if isinstance(node.target, torch._ops.HigherOrderOperator):
+        rule = "a graph is a straight list of operators"
+        fix = "write both branches or all iterations out, and choose with torch.where"
+        raise CaptureError(refusal(where, f"{node.target} is control flow inside the graph", rule, fix=fix))
+    for result in results:
+        if not isinstance(result, torch.Tensor):
+            given = f"{node.target} takes a Python number out of a tensor"
+            raise CaptureError(refusal(where, given, DATA_RULE, fix=DATA_FIX))
+        if not all(isinstance(n, int) for n in result.shape):
+            given = f"the shape of {node.target}'s result depends on the values of a tensor"
+            raise CaptureError(refusal(where, given, DATA_RULE, fix=DATA_FIX))
+
+
+def _module(node: fx.Node) -> str:
+    """Path of the innermost module on the stack; the marks of repeated calls (``fc@1``) are dropped."""
+    stack = node.meta.get("nn_module_stack") or {}
+    path = next(reversed([entry[0] for entry in stack.values()]), "")
+    return re.sub(r"@\d+", "", str(path)).removeprefix("L['self'].").removeprefix("L['self']")
+
+
+def _value(name: str, tensor: object, flows: bool) -> Value:
+    assert isinstance(tensor, torch.Tensor)
+    floating = tensor.dtype.is_floating_point or tensor.dtype.is_complex
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    return Value(name, tuple(int(n) for n in tensor.shape), dtype, floating and flows)
+
+
+def _updates(program: ExportedProgram, state: _State) -> tuple[tuple[str, str], ...]:
+    """Which value replaces which buffer after the step. Inputs may not be written to."""
+    found = []
+    for spec in program.graph_signature.output_specs:
+        if spec.kind is OutputKind.BUFFER_MUTATION:
+            found.append((str(spec.target), state.alias.get(spec.arg.name, spec.arg.name)))
+        elif spec.kind in (OutputKind.USER_INPUT_MUTATION, OutputKind.PARAMETER_MUTATION):
+            what = "an input" if spec.kind is OutputKind.USER_INPUT_MUTATION else "a parameter"
+            rule = "forward writes to buffers only: parameters are the optimizer's, inputs the caller's"
+            fix = "write to a clone, or register the tensor with register_buffer"
+            raise CaptureError(refusal("forward", f"it writes to {what} in place", rule, [str(spec.target)], fix))
+    return tuple(found)
+
+
+def _loss(program: ExportedProgram, state: _State, name: str, wanted: str | None) -> str:
+    """The value of the loss: what `wanted` names, else an output called loss, else the only scalar."""
+    outputs = {path: value for path, value in _outputs(program).items() if value in state.values or value in state.alias}
+    outputs = {path: state.alias.get(value, value) for path, value in outputs.items()}
+    scalars = [path for path, value in outputs.items() if state.values[value].shape == ()]
+    lines = [f"{path or 'the output'}: {_spell(state.values[value])}" for path, value in outputs.items()]
+    if wanted is not None and wanted not in outputs:
+        given = f"there is no output {wanted!r}{nearest(wanted, outputs)}"
+        raise CaptureError(refusal(f"loss of {name}", given, "--loss names an output of forward", lines))
+    path = wanted if wanted is not None else "loss" if "loss" in outputs else scalars[0] if len(scalars) == 1 else None
+    if path is None or state.values[outputs[path]].shape != ():
+        given = "several outputs are scalars" if len(scalars) > 1 else "no output is a scalar"
+        rule = "forward returns the loss: a scalar, alone or in a field called loss"
+        fix = "return the loss from forward (one number: .mean() or .sum()), or name it with --loss"
+        raise CaptureError(refusal(f"loss of {name}", given, rule, lines, fix))
+    if not state.values[outputs[path]].differentiable:
+        rule = "the loss must depend on a parameter that requires grad"
+        raise CaptureError(refusal(f"loss of {name}", f"no gradient flows to {path or 'the output'}", rule, lines))
+    return outputs[path]
+
+
+def _outputs(program: ExportedProgram) -> Mapping[str, str]:
+    """FX name of each user output by its path: ``loss``, ``0``, ``aux.loss``; the empty path where it is the only one."""
+    spec = program.call_spec.out_spec
+    assert spec is not None
+    tree = pytree.tree_unflatten(list(range(spec.num_leaves)), spec)
+    paths = [_path(pytree.keystr(path)) for path, _ in pytree.tree_flatten_with_path(tree)[0]]
+    specs = [one for one in program.graph_signature.output_specs if one.kind is OutputKind.USER_OUTPUT]
+    named = [(path, one.arg) for path, one in zip(paths, specs, strict=True)]
+    return {path: arg.name for path, arg in named if not isinstance(arg, ConstantArgument)}
+
+
+def _path(key: str) -> str:
+    """``['aux'][0]`` and ``.aux[0]`` as ``aux.0``."""
+    return ".".join(re.findall(r"[^\[\]'\".]+", key))
+
+
+def _spell(value: Value) -> str:
+    return f"{value.dtype} {value.shape}" if value.shape else f"{value.dtype} scalar"

@@ -1,0 +1,153 @@
+"""The way through: model -> graph -> problem -> decision -> steps -> text, and the record of it all.
+
+    capture    autopar.capture                an nn.Module becomes a Graph
+    price      autopar.partitioner.build      every strategy of every call, and every conversion, in seconds and bytes
+    solve      autopar.partitioner.solve      one strategy per call
+    lower      autopar.codegen.steps          local calls and conversion primitives, in order
+    check      autopar.codegen.check          sound on every rank
+    emit       autopar.codegen.program        one readable SPMD file
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autopar import pins, report
+from autopar.codegen import check, program, steps
+from autopar.costmodel import machine as machines
+from autopar.graph import Graph, check as check_graph
+from autopar.grid import GridShape
+from autopar.partitioner import build
+from autopar.partitioner.problem import NoChoice, Solution
+from autopar.partitioner.solve import solve
+from autopar.plan import ModelSource, Plan
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+
+Progress = Callable[[str, str, float], None]  # stage, what came out, seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """A compiled model: the plan, the program's source, and what they were made from."""
+
+    plan: Plan
+    source: str
+    graph: Graph
+    constants: Mapping[str, torch.Tensor]
+    built: build.Built
+    solution: Solution
+    model: object
+
+    def save(self, folder: str | Path) -> Path:
+        """Write ``program.py`` and ``plan.json`` (and constants or a live module's parameters) into `folder`."""
+        from autopar import folder as folders
+
+        return folders.save(self, Path(folder))
+
+    def explain(self, name: str) -> report.Explanation:
+        """The alternatives of the calls that `name` (a module path, call name or pattern) matches, with their costs."""
+        return report.explain(self.built, self.solution.choice, name)
+
+    def __repr__(self) -> str:
+        return f"Compiled({self.plan.name!r}, grid={self.plan.grid!r}, {self.plan.predicted.seconds * 1e3:.3g} ms per step)"
+
+
+def compile(
+    model: Any,
+    example_inputs: Any,
+    *,
+    grid: str | GridShape,
+    machine: str | Path = "cpu",
+    memory: str | float | None = None,
+    solver: str = "auto",
+    pin: Sequence[str] = (),
+    optimizer: str = "adamw",
+    loss: str | None = None,
+    name: str | None = None,
+    source: ModelSource | None = None,
+    time_limit: float = 60.0,
+    progress: Progress | None = None,
+) -> Compiled:
+    """Compile a model for a process grid.
+
+    `model` is an ``nn.Module`` or a function that returns one (called on the meta device); `example_inputs` a tuple or dict of
+    tensors, or a function returning one. `memory` is the limit per rank, as bytes or ``"16GiB"``; without it the machine's.
+    `solver` is ``auto``, ``ilp``, ``search`` or ``exhaustive``; `pin` fixes choices (``"*.c_fc: n@model"``); `optimizer` is what
+    its state is accounted for: ``sgd``, ``momentum`` or ``adamw``; `loss` names the output to train on.
+
+    Raises CaptureError, ConfigError, or InfeasiblePlan where no plan meets the memory limit.
+    """
+    from autopar.capture import capture
+
+    tell = progress or (lambda stage, text, seconds: None)
+    shape = grid if isinstance(grid, GridShape) else GridShape.parse(grid)
+    profile = machines.load(machine)
+    limit = float(machines.parse_bytes(memory)) if memory is not None else float(profile.memory_bytes)
+    chosen = pins.parse(pin, shape)
+    with _timed(tell, "captured") as said:
+        captured = capture(model, example_inputs, name=name or _name_of(model), loss=loss)
+        graph = captured.graph
+        check_graph(graph)
+        said(f"{len(graph.nodes)} operators, {_count(graph)} parameters")
+    with _timed(tell, "priced") as said:
+        built = build.build(
+            graph, shape, profile, limit=limit, optimizer=optimizer, pins=pins.apply(chosen, graph)
+        )
+        count = sum(len(options) for options in built.options.values())
+        said(f"{len(built.keys)} variables, {count} strategies")
+    with _timed(tell, "solved") as said:
+        try:
+            solution = solve(built.problem, method=solver, time_limit=time_limit)
+        except NoChoice as error:
+            raise report.over_memory(built, error, optimizer) from error
+        gap = (solution.cost - solution.bound) / solution.cost if solution.cost else 0.0
+        said(f"{solution.method}, gap {gap:.2%}")
+    with _timed(tell, "emitted") as said:
+        options = report.options(memory, solver, optimizer, tuple(pin))
+        plan, text = _emit(built, solution, options, source or ModelSource("", ""), captured.graph.name)
+        said(f"{len(text.splitlines())} lines")
+    return Compiled(plan, text, graph, captured.constants, built, solution, model)
+
+
+def _emit(
+    built: build.Built, solution: Solution, options: Any, source: ModelSource, title: str
+) -> tuple[Plan, str]:
+    from autopar.runtime import __all__ as exported
+
+    decision = build.decide(built, solution.choice)
+    lowered = steps.lower(built.graph, decision, built.described, built.repeats, built.grid, built.machine)
+    check.check(lowered, decision.homes, built.grid)
+    draft = report.plan(built, solution, decision, lowered, options, source)
+    seconds = {node.name: node.seconds_forward + node.seconds_backward for node in draft.nodes}
+    heading = program.Text(title, source.path, built.grid, seconds)
+    text = program.emit(built.graph, decision, lowered, heading, frozenset(exported))
+    return replace(draft, program_sha256=hashlib.sha256(text.encode()).hexdigest()), text
+
+
+@contextmanager
+def _timed(tell: Progress, stage: str) -> Iterator[Callable[[str], None]]:
+    start = time.perf_counter()
+    said: list[str] = []
+    yield said.append
+    tell(stage, said[0] if said else "", time.perf_counter() - start)
+
+
+def _name_of(model: object) -> str:
+    return str(getattr(model, "__name__", type(model).__name__)).lower()
+
+
+def _count(graph: Graph) -> str:
+    total = sum(graph.values[item.value].numel for item in graph.parameters if item.kind in ("parameter", "frozen"))
+    return f"{total / 1e6:.1f}M" if total >= 1e5 else str(total)
+
+

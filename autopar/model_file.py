@@ -1,0 +1,155 @@
+"""A user's ``model.py`` as a record: the model, its example inputs, and where given its optimizer and batches.
+
+A model file defines `model` (an nn.Module, or a function that returns one) and `example_inputs` (a tuple, a dict, or a function
+returning one); optionally `optimizer(params)` and `batches()`. Both the compiler and the runtime read it, so this module imports
+neither. Imports of files that stand beside it work, as they do for ``python model.py``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from autopar.errors import ConfigError, nearest, refusal
+
+Inputs = tuple[Any, ...] | dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """What a model file defines.
+
+    path            the file, absolute
+    name            its stem, ``"gpt2"``
+    sha256          of its bytes
+    model           an nn.Module or a function that returns one
+    example_inputs  returns a tuple (positional) or dict (keyword) of forward's arguments. Raises ConfigError
+    optimizer       ``optimizer(params)`` returns a torch optimizer; None where the file has none
+    batches         returns an iterator of inputs to train on, in the form of the example inputs; None where the file has none
+    """
+
+    path: Path
+    name: str
+    sha256: str
+    model: nn.Module | Callable[[], nn.Module]
+    example_inputs: Callable[[], Inputs]
+    optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None
+    batches: Callable[[], Iterator[Inputs]] | None
+
+
+def load(path: str | Path) -> ModelFile:
+    """Read ``model.py``, or ``model.py:NAME`` to take another attribute than `model` as the model.
+
+    Raises ConfigError where the file is missing, fails while it is loaded, or lacks what it must define.
+    """
+    file, attribute = _split(str(path))
+    if not file.is_file():
+        others = sorted(one.name for one in file.parent.glob("*.py")) if file.parent.is_dir() else []
+        given = f"there is no such file{nearest(file.name, others)}"
+        raise ConfigError(refusal(str(file), given, "a model file is a Python file", fix="give the path of a model.py"))
+    file = file.resolve()
+    content = file.read_bytes()
+    found = vars(_execute(file, hashlib.sha256(content).hexdigest()))
+    return ModelFile(
+        path=file,
+        name=file.stem,
+        sha256=hashlib.sha256(content).hexdigest(),
+        model=_model(found, attribute, file),
+        example_inputs=_example_inputs(found, file),
+        optimizer=_optional(found, "optimizer", file),
+        batches=_optional(found, "batches", file),
+    )
+
+
+def _split(text: str) -> tuple[Path, str]:
+    """``mlp.py:MLP`` as the file and the attribute; `model` where none is named."""
+    head, colon, tail = text.rpartition(":")
+    named = bool(colon) and tail.isidentifier() and not Path(text).exists()
+    return (Path(head), tail) if named else (Path(text), "model")
+
+
+def _execute(file: Path, digest: str) -> ModuleType:
+    """Run the file as a module of its own name; its folder comes last on the import path."""
+    if str(file.parent) not in sys.path:
+        sys.path.append(str(file.parent))
+    spec = importlib.util.spec_from_file_location(f"_model_{file.stem}_{digest[:12]}", file)
+    if spec is None or spec.loader is None:
+        raise ConfigError(refusal(str(file), "this is no Python file", "a model file is named *.py"))
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses and pickles look their module up there
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:  # the user's file may raise anything
+        del sys.modules[spec.name]
+        given = f"the file stops while it is loaded: {type(error).__name__}: {error}"
+        rule = "a model file can be imported without doing the work"
+        raise ConfigError(refusal(_place(error, file), given, rule, fix="mend this line")) from error
+    return module
+
+
+def _place(error: BaseException, file: Path) -> str:
+    """The user's own line: the innermost one in `file`, or the one that is no Python."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{Path(error.filename).name}:{error.lineno}: `{(error.text or '').strip()}`"
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
+    return f"{file.name}:{frames[-1].lineno}: `{frames[-1].line}`" if frames else str(file)
+
+
+def _model(found: Mapping[str, Any], attribute: str, file: Path) -> Any:  # noqa: ANN401  (a module or a function of one)
+    rule = f"a model file defines {attribute}: an nn.Module, or a function without arguments that returns one"
+    if attribute not in found:
+        offered = [name for name, value in found.items() if _public(name) and (callable(value) or isinstance(value, nn.Module))]
+        given = f"it does not define {attribute}{nearest(attribute, offered)}"
+        here = ", ".join(name for name in offered if getattr(found[name], "__module__", "") == found["__name__"])
+        fix = f"define {attribute}, or name another of its attributes: {file.name}:NAME" + (f" (it has {here})" if here else "")
+        raise ConfigError(refusal(file.name, given, rule, fix=fix))
+    model = found[attribute]
+    if not isinstance(model, nn.Module) and not callable(model):
+        raise ConfigError(refusal(file.name, f"{attribute} is {type(model).__name__}", rule))
+    return model
+
+
+def _example_inputs(found: Mapping[str, Any], file: Path) -> Callable[[], Inputs]:
+    rule = "a model file defines example_inputs: a tuple or dict of forward's arguments, or a function that returns one"
+    if "example_inputs" not in found:
+        given = f"it does not define example_inputs{nearest('example_inputs', [name for name in found if _public(name)])}"
+        fix = 'write e.g. `def example_inputs(): return {"x": torch.zeros(32, 784)}`'
+        raise ConfigError(refusal(file.name, given, rule, fix=fix))
+    given_inputs = found["example_inputs"]
+
+    def inputs() -> Inputs:
+        try:
+            made = given_inputs() if callable(given_inputs) else given_inputs
+        except Exception as error:  # the user's function may raise anything
+            text = f"example_inputs stops with {type(error).__name__}: {error}"
+            raise ConfigError(refusal(_place(error, file), text, rule, fix="mend this line")) from error
+        if isinstance(made, list):
+            return tuple(made)
+        if not isinstance(made, tuple | dict):
+            fix = "put it in a tuple: (x,)" if isinstance(made, torch.Tensor) else ""
+            raise ConfigError(refusal(file.name, f"example_inputs is {type(made).__name__}", rule, fix=fix))
+        return made
+
+    return inputs
+
+
+def _optional(found: Mapping[str, Any], name: str, file: Path) -> Any:  # noqa: ANN401  (a function of the user's, or None)
+    value = found.get(name)
+    if value is not None and not callable(value):
+        rule = {"optimizer": "optimizer(params) returns a torch optimizer", "batches": "batches() yields inputs"}[name]
+        raise ConfigError(refusal(file.name, f"{name} is {type(value).__name__}, not a function", rule))
+    return value
+
+
+def _public(name: str) -> bool:
+    return not name.startswith("_")

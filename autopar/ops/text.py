@@ -1,0 +1,131 @@
+"""Python text of the parts of a call: literals, operands with brackets where they need them, keyword arguments, local sizes.
+
+Every emitter of this folder is built from these. An argument is an `Expr` (a tensor's variable or a short expression) or a
+plain literal; a size is the product of the local extents of a dim's letters.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from autopar.graph import Dtype
+from autopar.ops.op import Emit, Expr, Local
+from autopar.ops.rule import Call, Rule
+
+
+def literal(value: object) -> str:
+    """A literal or an operand as source.
+
+    >>> literal((1, 2)), literal("tanh"), literal(Dtype("float32")), literal(float("-inf"))
+    ('(1, 2)', '"tanh"', 'torch.float32', 'float("-inf")')
+    """
+    if isinstance(value, str):
+        return f'"{value}"'
+    if isinstance(value, Dtype):
+        return f"torch.{value.name}"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f'float("{value}")'
+    if isinstance(value, tuple | list):
+        inner = ", ".join(literal(item) for item in value)
+        return f"({inner},)" if len(value) == 1 else f"({inner})"
+    return str(value)
+
+
+def atom(value: object) -> str:
+    """The same, in brackets where an operator or a dot beside it would tear it apart."""
+    text = literal(value)
+    compound = isinstance(value, Expr) and not value.atom
+    negative = isinstance(value, int | float) and text.startswith("-")
+    return f"({text})" if compound or negative else text
+
+
+def expression(text: str) -> Expr:
+    """Source as an operand: whether it needs brackets is read off its syntax tree."""
+    body = ast.parse(text, mode="eval").body
+    return Expr(text, isinstance(body, ast.Name | ast.Attribute | ast.Call | ast.Subscript | ast.Tuple | ast.Constant))
+
+
+def bracketed(text: str) -> str:
+    """A local size as a factor: sums and the like in brackets, products as they are."""
+    body = ast.parse(text, mode="eval").body
+    plain = isinstance(body, ast.BinOp) and not isinstance(body.op, ast.Mult)
+    return f"({text})" if plain else text
+
+
+def extent(rule: Rule, local: Local, letter: str) -> str:
+    """The expression of a letter's local extent."""
+    return local.extent.get(letter, str(rule.extents[letter]))
+
+
+def size(rule: Rule, local: Local, names: Iterable[str]) -> str:
+    """The expression of the local extent of a dim with these letters: literal factors multiplied out, written last."""
+    factors = [bracketed(extent(rule, local, name)) for name in names]
+    number = math.prod(int(one) for one in factors if one.isdigit())
+    parts = [one for one in factors if not one.isdigit()]
+    return " * ".join([*parts, str(number)] if number != 1 or not parts else parts)
+
+
+def sizes(rule: Rule, local: Local, dims: Iterable[tuple[str, ...]]) -> list[str]:
+    """The local shape of a tensor."""
+    return [size(rule, local, names) for names in dims]
+
+
+def same(value: object, default: object) -> bool:
+    """Whether a literal says what torch assumes anyway; tensors never do."""
+    if isinstance(value, Expr) or isinstance(default, Expr):
+        return False
+    if isinstance(value, bool) != isinstance(default, bool) or (value is None) != (default is None):
+        return False
+    return value == default
+
+
+def invoke(function: str, given: Sequence[object], options: Iterable[tuple[str, object, object]] = ()) -> str:
+    """``function(given, name=value)``: Nones at the end of `given` are left out, and options (name, value, default) at default."""
+    positional = list(given)
+    while positional and positional[-1] is None:
+        positional.pop()
+    parts = [literal(value) for value in positional]
+    parts += [f"{name}={literal(value)}" for name, value, default in options if not same(value, default)]
+    return f"{function}({', '.join(parts)})"
+
+
+def pick(args: Sequence[Any], kwargs: Mapping[str, Any], position: int, name: str, default: object = None) -> Any:  # noqa: ANN401
+    """The argument at `position` or called `name`; a None counts as not given."""
+    value = args[position] if position < len(args) else kwargs.get(name)
+    return default if value is None else value
+
+
+def options(
+    args: Sequence[Any], kwargs: Mapping[str, Any], start: int, table: Iterable[tuple[str, object]]
+) -> list[tuple[str, object, object]]:
+    """Options (name, value, default) for the arguments that follow position `start` in the order of `table`."""
+    return [
+        (name, pick(args, kwargs, start + i, name, default), default) for i, (name, default) in enumerate(table)
+    ]
+
+
+def function(name: str, operands: int, *table: tuple[str, object]) -> Emit:
+    """An emitter of ``name(operands..., option=value)``; `table` lists the options that follow, with torch's defaults."""
+
+    def emit(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+        return invoke(name, args[:operands], options(args, kwargs, operands, table))
+
+    return emit
+
+
+def method(name: str, *table: tuple[str, object]) -> Emit:
+    """An emitter of ``x.name(option=value)``."""
+
+    def emit(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+        return invoke(f"{atom(args[0])}.{name}", (), options(args, kwargs, 1, table))
+
+    return emit
+
+
+def normal_dim(dim: object, ndim: int) -> int:
+    """A dim counted from the front."""
+    assert isinstance(dim, int)
+    return dim % ndim if ndim else 0

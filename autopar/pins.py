@@ -1,0 +1,69 @@
+"""What the user pins: ``PATTERN: LETTER@AXIS``, the pattern over module paths and call names, as in ``*.mlp.c_fc: n@model``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from autopar.errors import ConfigError, nearest, refusal
+from autopar.graph import Graph
+from autopar.grid import GridShape
+from autopar.ops.describe import rule_of
+from autopar.ops.rule import Rule
+
+_MODES = ("replicate", "copied", "linear")
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """One pin: calls whose module path or name matches `pattern` do `choice` (a letter or a mode) on `axis`."""
+
+    pattern: str
+    choice: str
+    axis: int
+
+
+def parse(texts: Sequence[str], grid: GridShape) -> tuple[Pin, ...]:
+    """Read pins. Raises ConfigError for bad syntax or an unknown axis."""
+    pins = []
+    for text in texts:
+        pattern, colon, rest = text.rpartition(":")
+        choice, at, axis = (part.strip() for part in rest.partition("@"))
+        if not (colon and at and pattern.strip() and choice):
+            raise ConfigError(
+                refusal(f"pin {text!r}", "not a pin", "a pin is PATTERN: LETTER@AXIS", fix="e.g. '*.c_fc: n@axis1'")
+            )
+        if axis not in grid.names:
+            raise ConfigError(
+                refusal(f"pin {text!r}", f"unknown axis {axis!r}{nearest(axis, grid.names)}", "an axis of the grid", grid.names)
+            )
+        pins.append(Pin(pattern.strip(), choice, grid.names.index(axis)))
+    return tuple(pins)
+
+
+def apply(pins: Sequence[Pin], graph: Graph) -> dict[str, dict[int, str]]:
+    """Per call what it must do on which axis. Raises ConfigError where a pin matches nothing, or contradicts another."""
+    found: dict[str, dict[int, str]] = {}
+    rules = {node.name: rule_of(graph, node) for node in graph.nodes}
+    paths = {node.name: node.module for node in graph.nodes}
+    for pin in pins:
+        matched = [name for name, path in paths.items() if fnmatchcase(path, pin.pattern) or fnmatchcase(name, pin.pattern)]
+        able = [name for name in matched if pin.choice in (*rules[name].letters, *_MODES)]
+        if not able:
+            raise _unmatched(pin, matched, rules, paths)
+        for name in able:
+            if found.setdefault(name, {}).setdefault(pin.axis, pin.choice) != pin.choice:
+                given = [found[name][pin.axis], pin.choice]
+                raise ConfigError(refusal(f"pins on {name}", "contradict each other", "one choice per axis", given))
+    return found
+
+
+def _unmatched(pin: Pin, matched: Sequence[str], rules: Mapping[str, Rule], paths: Mapping[str, str]) -> ConfigError:
+    if not matched:
+        near = nearest(pin.pattern, [*paths.values(), *paths])
+        return ConfigError(refusal(f"pin {pin.pattern!r}", f"matches no module or call{near}", "a pin names something"))
+    letters = [f"{name}: {' '.join(rules[name].letters) or 'none'}" for name in matched[:10]]
+    return ConfigError(
+        refusal(f"pin {pin.pattern!r}", f"no call there has the letter {pin.choice!r}", "letters of the operator", letters)
+    )

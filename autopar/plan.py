@@ -1,0 +1,207 @@
+"""A plan: what was decided, at what predicted cost, as a small JSON file. No code, no pickle; same input, same bytes.
+
+The plan names everything by the user's names. Layouts are written as words (``"shard 1 as 3x_x64"``), one per grid axis.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from autopar.errors import PlanError, refusal
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """The user's model file relative to the plan's folder ("" for a live module), its hash, and the attribute used."""
+
+    path: str
+    sha256: str
+    attribute: str = "model"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorPlan:
+    """An input, parameter or buffer: what it is, and the layouts in which the program receives it."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    kind: str  # "input", or the kind of a graph.Parameter
+    layouts: tuple[str, ...]
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AxisChoice:
+    """What an operator does on one axis: its mode, the letter split, and the layouts of operands and results there."""
+
+    mode: str
+    letter: str
+    blocks: int
+    unit: int
+    operands: tuple[str, ...]
+    results: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class InnerPlan:
+    """Communication inside an operator's distributed form."""
+
+    primitive: str
+    axis: str
+    bytes_forward: float
+    bytes_adjoint: float
+    seconds_forward: float
+    seconds_adjoint: float
+
+
+@dataclass(frozen=True, slots=True)
+class NodePlan:
+    """One operator call. Seconds are per rank; `letters` is the operator's notation."""
+
+    name: str
+    target: str
+    letters: str
+    module: str
+    source: str
+    code: str
+    shape: tuple[int, ...]
+    choices: tuple[AxisChoice, ...]
+    seconds_forward: float
+    seconds_backward: float
+    saved_bytes: int
+    ruled: bool  # false where the operator has no rule and runs whole on every rank
+    inner: tuple[InnerPlan, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ConversionPlan:
+    """One primitive between two operators: the value it converts, over which axis, for whom, and what it moves per rank."""
+
+    value: str
+    primitive: str
+    axis: str
+    before: tuple[str, ...]
+    after: tuple[str, ...]
+    consumers: tuple[str, ...]
+    module: str
+    times: int  # how often it runs in a step: the number of blocks that share the line
+    bytes_forward: float
+    bytes_adjoint: float
+    seconds_forward: float
+    seconds_adjoint: float
+
+
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """One training step on one rank: seconds by cause and peak bytes by cause."""
+
+    compute: float
+    communication: float
+    gradients: float
+    update: float
+    parameters_bytes: int
+    gradients_bytes: int
+    optimizer_bytes: int
+    activations_bytes: int
+
+    @property
+    def seconds(self) -> float:
+        """The whole step."""
+        return self.compute + self.communication + self.gradients + self.update
+
+    @property
+    def bytes(self) -> int:
+        """The peak."""
+        return self.parameters_bytes + self.gradients_bytes + self.optimizer_bytes + self.activations_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SolverReport:
+    """How the plan was found. Wall-clock seconds are not part of it, so that same input gives same bytes."""
+
+    method: str
+    cost: float
+    bound: float
+    variables: int
+    strategies: int
+
+    @property
+    def gap(self) -> float:
+        """Relative distance of the cost from the proven lower bound."""
+        return max(0.0, self.cost - self.bound) / self.cost if self.cost > 0 else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the user asked for."""
+
+    memory: float | None
+    solver: str
+    optimizer: str
+    pins: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything that was decided for one model on one grid."""
+
+    version: int
+    autopar: str
+    name: str
+    grid: str
+    machine: str
+    model: ModelSource
+    options: Options
+    graph_sha256: str
+    program_sha256: str
+    inputs: tuple[TensorPlan, ...]
+    parameters: tuple[TensorPlan, ...]
+    nodes: tuple[NodePlan, ...]
+    conversions: tuple[ConversionPlan, ...]
+    repeats: tuple[tuple[str, tuple[str, ...]], ...]  # (path of a block list, the members that share one function)
+    predicted: Predicted
+    single: float  # predicted seconds of the same step on one rank
+    solver: SolverReport
+
+
+def to_json(plan: Plan) -> str:
+    """The plan as indented JSON text, deterministic to the byte."""
+    return msgspec.json.format(msgspec.json.encode(plan), indent=1).decode() + "\n"
+
+
+def from_json(text: str, where: str) -> Plan:
+    """Read a plan. Raises PlanError where the text is damaged or another version wrote it."""
+    try:
+        version = msgspec.json.decode(text, type=dict[str, object]).get("version")
+        if version != VERSION:
+            raise PlanError(
+                refusal(
+                    where,
+                    f"schema version {version}",
+                    f"this release reads version {VERSION}",
+                    fix="compile the model again with `autopar compile`",
+                )
+            )
+        return msgspec.json.decode(text, type=Plan)
+    except msgspec.DecodeError as error:
+        raise PlanError(
+            refusal(where, f"not a plan: {error}", "a plan is what `autopar compile` wrote", fix="compile again")
+        ) from error
+
+
+def load_plan(path: str | Path) -> Plan:
+    """Read ``plan.json``, or the one in a folder that `autopar compile` wrote. Raises PlanError."""
+    file = Path(path) / "plan.json" if Path(path).is_dir() else Path(path)
+    try:
+        text = file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise PlanError(
+            refusal(str(file), f"cannot be read: {error}", "a compiled folder holds plan.json", fix="run `autopar compile`")
+        ) from error
+    return from_json(text, str(file))

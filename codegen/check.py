@@ -1,0 +1,166 @@
+"""Executes the steps of all ranks symbolically and proves them sound before a program is written.
+
+Two things are proved. Types: every step reads tensors that are held in exactly the layouts it asks for, every call does what its
+rule allows, every conversion is a legal cell of the table, so Replicate and Copied are never mixed. Order: every collective is
+entered by all ranks of its axis in one order, so that no rank waits for one that does not come.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from autopar.codegen.steps import Convert, Held, Loop, Program, Run, Step, Update
+from autopar.grid import GridShape
+from autopar.layout import Copied, Layouts, Partial, Replicate, Shard
+from autopar.ops.rule import choices
+
+CELLS: Mapping[str, tuple[type, type]] = {
+    "split": (Replicate, Shard),
+    "gather": (Shard, Replicate),
+    "all_gather": (Shard, Copied),
+    "reduce_scatter": (Partial, Shard),
+    "all_sum": (Partial, Replicate),
+    "copy": (Replicate, Copied),
+    "keep": (Replicate, Partial),
+    "once": (Copied, Replicate),
+    "take": (Copied, Shard),
+    "zero_fill": (Shard, Partial),
+    "all_to_all": (Shard, Shard),
+}
+
+
+class UnsoundProgram(AssertionError):
+    """The steps are not a correct SPMD program: a mistake of the compiler, never of the user."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One rank's entry into a collective: which, over which axis, for what. Ranks of a group must agree in all of it."""
+
+    primitive: str
+    axis: int
+    subject: tuple[object, ...]
+
+
+def check(program: Program, homes: Mapping[str, Layouts], grid: GridShape) -> None:
+    """Raise UnsoundProgram unless the steps are sound on every rank of the grid."""
+    held = {Held(name, layouts) for name, layouts in homes.items()}
+    _check_types(program.steps, held, homes)
+    if program.loss not in held or any(not isinstance(one, Replicate) for one in program.loss.layouts):
+        raise UnsoundProgram(f"the loss is returned as {program.loss}, which is not held whole on every rank")
+    ranks = list(itertools.product(*map(range, grid.sizes)))
+    check_order({rank: events(program) for rank in ranks})
+
+
+def _check_types(steps: Sequence[Step], held: set[Held], homes: Mapping[str, Layouts]) -> None:
+    for step in steps:
+        reads = step.reads if isinstance(step.reads, tuple) else (step.reads,)
+        missing = [one for one in reads if one not in held]
+        if missing:
+            raise UnsoundProgram(f"{_name(step)} reads {missing}, which nothing has made before")
+        if isinstance(step, Run):
+            _check_run(step)
+            held |= {one for one in step.writes if one is not None}
+        elif isinstance(step, Convert):
+            _check_conversion(step)
+            held.add(step.writes)
+        elif isinstance(step, Update):
+            if step.reads.layouts not in homes.values():
+                raise UnsoundProgram(f"buffer {step.buffer} takes a value in layout {step.reads.layouts}")
+        else:
+            _check_loop(step, homes)
+            held |= set(step.writes)
+
+
+def _check_run(step: Run) -> None:
+    item = step.described
+    granules = {choice.letter: [(choice.blocks, choice.unit)] for choice in step.strategy}
+    legal = choices(item.rule, item.call, granules) + choices(item.rule, item.call, {})
+    for axis, choice in enumerate(step.strategy):
+        if choice not in legal:
+            raise UnsoundProgram(f"{item.node.name} may not do {choice} on axis {axis}")
+        for i, one in enumerate(step.reads):
+            if one.layouts[axis] != choice.operands[i]:
+                raise UnsoundProgram(f"{item.node.name} wants {choice.operands[i]} on axis {axis} and reads {one}")
+        for i, written in enumerate(step.writes):
+            if written is not None and written.layouts[axis] != choice.results[i]:
+                raise UnsoundProgram(f"{item.node.name} yields {choice.results[i]} on axis {axis}, not {written}")
+
+
+def _check_conversion(step: Convert) -> None:
+    one = step.conversion
+    if (step.reads.layouts, step.writes.layouts) != (one.before, one.after):
+        raise UnsoundProgram(f"{one.primitive} of {step.reads.value} is given {step.reads} and makes {step.writes}")
+    differ = [i for i, (a, b) in enumerate(zip(one.before, one.after, strict=True)) if a != b]
+    cell = (type(one.before[one.axis]), type(one.after[one.axis]))
+    if differ != [one.axis] or CELLS.get(one.primitive) != cell:
+        raise UnsoundProgram(f"{one.primitive} over axis {one.axis} does not turn {one.before} into {one.after}")
+
+
+def _check_loop(step: Loop, homes: Mapping[str, Layouts]) -> None:
+    for entry, given in zip(step.entries, step.reads, strict=True):
+        if entry.layouts != given.layouts:
+            raise UnsoundProgram(f"the loop over {step.repeat.prefix} is given {given} for {entry}")
+    inside = {Held(name, layouts) for name, layouts in homes.items()} | set(step.entries)
+    _check_types(step.body, inside, homes)
+    if not set(step.outputs) <= inside:
+        raise UnsoundProgram(f"a block of {step.repeat.prefix} does not make {step.outputs}")
+    for entry_at, output_at in step.carried:
+        if step.entries[entry_at].layouts != step.outputs[output_at].layouts:
+            raise UnsoundProgram(f"a block of {step.repeat.prefix} hands on another layout than the next one takes")
+
+
+def _name(step: Step) -> str:
+    if isinstance(step, Run):
+        return step.described.node.name
+    return step.conversion.primitive if isinstance(step, Convert) else type(step).__name__.lower()
+
+
+def events(program: Program) -> list[Event]:
+    """The collectives that a rank enters in the forward pass, in order; backward enters their adjoints in reverse."""
+    return list(_events(program.steps, ()))
+
+
+def _events(steps: Sequence[Step], path: tuple[object, ...]) -> list[Event]:
+    found: list[Event] = []
+    for step in steps:
+        if isinstance(step, Convert):
+            subject = (*path, step.reads.value, step.conversion.before, step.conversion.after)
+            found.append(Event(step.conversion.primitive, step.conversion.axis, subject))
+        elif isinstance(step, Loop):
+            for member in step.repeat.members:
+                found += _events(step.body, (*path, member))
+        elif isinstance(step, Run):
+            rule = step.described.rule
+            for axis, choice in enumerate(step.strategy):
+                if choice.mode == "split" and (choice.letter in rule.windows or choice.letter in rule.whole):
+                    found.append(Event(step.described.op.name, axis, (*path, step.described.node.name, choice.letter)))
+    return found
+
+
+def check_order(by_rank: Mapping[tuple[int, ...], Sequence[Event]]) -> None:
+    """Let all ranks run: a rank goes on when every rank of its group stands at the same collective."""
+    at = dict.fromkeys(by_rank, 0)
+    moved = True
+    while moved:
+        moved = False
+        for rank, queue in by_rank.items():
+            while at[rank] < len(queue):
+                event = queue[at[rank]]
+                group = [other for other in by_rank if _same_group(rank, other, event.axis)]
+                heads = [by_rank[other][at[other]] if at[other] < len(by_rank[other]) else None for other in group]
+                if any(head != event for head in heads):
+                    break
+                for other in group:
+                    at[other] += 1
+                moved = True
+    stuck = {rank: queue[at[rank]] for rank, queue in by_rank.items() if at[rank] < len(queue)}
+    if stuck:
+        waits = "\n".join(f"  rank {rank} waits in {event}" for rank, event in sorted(stuck.items()))
+        raise UnsoundProgram(f"ranks wait for each other:\n{waits}")
+
+
+def _same_group(a: tuple[int, ...], b: tuple[int, ...], axis: int) -> bool:
+    return all(i == axis or x == y for i, (x, y) in enumerate(zip(a, b, strict=True)))

@@ -1,0 +1,181 @@
+"""From the steps of one function to lines of Python: short pure calls are written inside the call that reads them.
+
+A `Line` knows what it writes and reads and how to print itself once its variables have names. Two lines become one where the first
+has a single reader, the result stays short, and no line holds more than one heavy operator.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from autopar.codegen.conversions import conversion_text
+from autopar.codegen.extents import Split, local_extent
+from autopar.codegen.steps import Convert, Held, Loop, Run, Step, Update
+from autopar.graph import Dtype, Graph, Ref
+from autopar.ops.op import Expr, Local
+
+Names = Callable[[Held], Expr]
+
+_WIDTH = 88  # a line that inlining would make longer stays two lines
+_HEAVY = ("matmul", "conv", "attention", "reduce")
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One statement: the variables it writes (None for an unused result) and reads, its text, and the steps it carries out."""
+
+    writes: tuple[Held | None, ...]
+    reads: tuple[Held, ...]
+    text: Callable[[Names], str]
+    steps: tuple[Step, ...]
+
+    @property
+    def heavy(self) -> int:
+        """Number of operators worth a line of their own."""
+        return sum(isinstance(step, Run) and step.described.op.work in _HEAVY for step in self.steps)
+
+    @property
+    def movable(self) -> bool:
+        """Whether the line is one expression that may stand inside another."""
+        return len(self.writes) == 1 and all(isinstance(step, Run | Convert) for step in self.steps)
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """What printing a function needs to know: the graph, the axes' names in the program, and how a parameter is written."""
+
+    graph: Graph
+    axes: tuple[str, ...]
+    parameters: Mapping[str, str]  # value -> expression, as "p.c_fc.weight"
+    functions: Mapping[str, str]  # path of a block list -> name of its function
+
+
+def lines(steps: Sequence[Step], outputs: Sequence[Held], style: Style) -> list[Line]:
+    """The lines of one function, inlined."""
+    plain = [line for step in steps if (line := _line(step, style)) is not None]
+    return _inline(plain, outputs, style)
+
+
+def _line(step: Step, style: Style) -> Line | None:
+    if isinstance(step, Run):
+        return Line(_kept(step), step.reads, partial(_run_text, step, style), (step,))
+    if isinstance(step, Convert):
+        shape = style.graph.values[step.reads.value].shape
+        return Line(
+            (step.writes,), (step.reads,), lambda names: conversion_text(step.conversion, names(step.reads), shape, style.axes), (step,)
+        )
+    if isinstance(step, Loop):
+        return Line(step.writes, step.reads, partial(_loop_text, step, style), (step,))
+    return _update_line(step, style)
+
+
+def _kept(step: Run) -> tuple[Held | None, ...]:
+    """The results that the line writes: those of a batch norm's running statistics are stored by the call itself."""
+    if step.described.node.target == "autopar.batch_norm":
+        return step.writes[:1]
+    return step.writes
+
+
+def _update_line(step: Update, style: Style) -> Line | None:
+    node = style.graph.producers()[step.reads.value]
+    if node.target == "autopar.batch_norm":
+        return None
+    home = next(item.value for item in style.graph.parameters if item.name == step.buffer)
+    target = style.parameters[home]
+    return Line((), (step.reads,), lambda names: f"{target}.copy_({names(step.reads)})", (step,))
+
+
+def _run_text(step: Run, style: Style, names: Names) -> str:
+    reads = iter(step.reads)
+
+    def printed(argument: object) -> object:
+        if isinstance(argument, Ref):
+            return names(next(reads))
+        return tuple(map(printed, argument)) if isinstance(argument, tuple) else argument
+
+    node, rule = step.described.node, step.described.rule
+    args = tuple(printed(argument) for argument in node.args)
+    kwargs = {name: printed(value) for name, value in node.kwargs}
+    return step.described.op.emit(step.described.call, rule, local_of(step, style.axes), args, kwargs)
+
+
+def local_of(step: Run, axes: Sequence[str]) -> Local:
+    """What the emitter is told about the rank-local call."""
+    cuts: dict[str, list[Split]] = {}
+    for axis, choice in zip(axes, step.strategy, strict=True):
+        if choice.mode == "split":
+            cuts.setdefault(choice.letter, []).append(Split(axis, choice.blocks, choice.unit))
+    extents = {
+        letter: local_extent(extent, cuts.get(letter, ())) for letter, extent in step.described.rule.extents.items()
+    }
+    return Local({letter: tuple(one.axis for one in splits) for letter, splits in cuts.items()}, extents)
+
+
+def _loop_text(step: Loop, style: Style, names: Names) -> str:
+    """The loop: the carried variables keep their names from round to round, so what goes in is what comes out."""
+    carried = dict(step.carried)
+    given = [names(step.writes[carried[i]]) if i in carried else names(held) for i, held in enumerate(step.reads)]
+    before = [
+        f"{names(step.writes[output])} = {names(step.reads[entry])}\n"
+        for entry, output in step.carried
+        if str(names(step.writes[output])) != str(names(step.reads[entry]))
+    ]
+    members = style.parameters[step.repeat.prefix]
+    targets = ", ".join(str(names(held)) for held in step.writes)
+    call = f"{style.functions[step.repeat.prefix]}(layer, {', '.join(map(str, given))})"
+    return f"{''.join(before)}for layer in {members}:\n    {targets} = {call}"
+
+
+def _inline(plain: list[Line], outputs: Sequence[Held], style: Style) -> list[Line]:
+    uses = Counter(held for line in plain for held in line.reads) + Counter(outputs)
+    kept: dict[int, Line] = {}
+    maker: dict[Held, int] = {}
+    for i, line in enumerate(plain):
+        for held in dict.fromkeys(line.reads):
+            at = maker.get(held)
+            if at is None or uses[held] != 1 or at not in kept or not kept[at].movable:
+                continue
+            merged = _merge(kept[at], line, held)
+            if merged is not None and _short(merged, style):
+                line = merged
+                del kept[at]
+        kept[i] = line
+        maker.update({held: i for held in line.writes if held is not None})
+    return [kept[i] for i in sorted(kept)]
+
+
+def _merge(inner: Line, outer: Line, held: Held) -> Line | None:
+    if inner.heavy + outer.heavy > 1 or isinstance(outer.steps[-1], Loop):
+        return None
+    at = outer.reads.index(held)
+    reads = (*outer.reads[:at], *inner.reads, *outer.reads[at + 1 :])
+
+    def text(names: Names) -> str:
+        inside = expression(inner.text(names))
+        return outer.text(lambda one: inside if one == held else names(one))
+
+    return replace(outer, reads=reads, text=text, steps=(*inner.steps, *outer.steps))
+
+
+def _short(line: Line, style: Style) -> bool:
+    return len(line.text(lambda held: plain_name(held, style))) <= _WIDTH
+
+
+def plain_name(held: Held, style: Style) -> Expr:
+    """A stand-in for a variable's name of about its length."""
+    return expression(style.parameters.get(held.value, held.value))
+
+
+def expression(text: str) -> Expr:
+    """Python source as an operand: whether it needs brackets is read off its syntax tree."""
+    body = ast.parse(text, mode="eval").body
+    return Expr(text, isinstance(body, ast.Name | ast.Attribute | ast.Call | ast.Subscript))
+
+
+def dtype_text(dtype: Dtype) -> str:
+    """A dtype argument as source."""
+    return f"torch.{dtype.name}"

@@ -1,0 +1,55 @@
+"""Names of variables: short, the user's where there is one, and free again when a value is no longer read."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+
+from autopar.codegen.lines import Line
+from autopar.codegen.steps import Held, Loop
+
+
+def assign(
+    lines: Sequence[Line],
+    given: Mapping[Held, str],
+    outputs: Sequence[Held],
+    bases: Mapping[str, str],
+    reserved: frozenset[str],
+) -> dict[Held, str]:
+    """A name for every variable of a function.
+
+    `given` are the function's arguments, `outputs` what it returns; `bases` gives a preferred name per value where the value's own
+    will not do, `reserved` names mean something else. A name is free for another value after the last line that reads it.
+    """
+    last = {held: -1 for held in given}
+    for i, line in enumerate(lines):
+        last.update({held: i for held in line.reads})
+    last.update(dict.fromkeys(outputs, len(lines)))
+    names = dict(given)
+    for i, line in enumerate(lines):
+        taken = reserved | {name for held, name in names.items() if last.get(held, -1) > i}
+        preferred = _carried(line, names)
+        for held in filter(None, line.writes):
+            if held not in names:
+                candidates = itertools.chain(preferred.get(held, ()), _candidates(bases.get(held.value, held.value)))
+                names[held] = next(one for one in candidates if one not in taken)
+            taken |= {names[held]}
+    return names
+
+
+def _carried(line: Line, names: Mapping[Held, str]) -> dict[Held, tuple[str, ...]]:
+    """A loop's result goes by the name of what went in, where that is free."""
+    step = line.steps[-1]
+    if not isinstance(step, Loop):
+        return {}
+    return {
+        step.writes[output]: (names[step.reads[entry]],)
+        for entry, output in step.carried
+        if step.reads[entry] in names
+    }
+
+
+def _candidates(value: str) -> itertools.chain[str]:
+    base = re.sub(r"_\d+$", "", value)
+    return itertools.chain([base], (f"{base}_{i}" for i in itertools.count(2)))

@@ -1,0 +1,269 @@
+"""The text of one SPMD program: header, tables of layouts, one function per repeated block, `forward`, and a main guard."""
+
+from __future__ import annotations
+
+import ast
+import keyword
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import autopar
+from autopar.codegen import naming
+from autopar.codegen.lines import Line, Names, Style, expression, lines
+from autopar.codegen.steps import Convert, Held, Loop, Program, Run, Step
+from autopar.graph import Graph
+from autopar.grid import GridShape
+from autopar.layout import Layout, Layouts, Shard
+from autopar.ops.op import Expr
+from autopar.partitioner.blocks import Repeat
+from autopar.partitioner.build import Decision
+
+_COLUMN = 88  # where comments start
+_WIDEST = 150  # a comment that would end beyond stands above its line
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """What the header says and the comments tell: where the program comes from, and seconds per call."""
+
+    title: str
+    source: str
+    grid: GridShape
+    seconds: Mapping[str, float]  # forward and backward seconds by name of the call
+
+
+def emit(graph: Graph, decision: Decision, program: Program, text: Text, exported: frozenset[str]) -> str:
+    """The program's source. `exported` are the names that `autopar.runtime` offers."""
+    loops = [step for step in program.steps if isinstance(step, Loop)]
+    axes = tuple(name.upper() for name in text.grid.names)
+    functions = _function_names([step.repeat for step in loops], exported)
+    reserved = frozenset({*exported, *axes, *functions.values(), "p", "layer", "torch", "F", "forward", *keyword.kwlist})
+    writer = _Writer(graph, decision, axes, functions, reserved, text)
+    body = [*(writer.block(step) for step in loops), writer.forward(program)]
+    code = "\n\n\n".join([*body, _MAIN])
+    tables = _tables(graph, decision, [step.repeat for step in loops])
+    head = [f'"""{_title(text)}"""\n', _imports(code + tables, exported), "", _grid(text.grid, axes), tables]
+    return "\n".join(head) + "\n\n\n" + code + "\n"
+
+
+_MAIN = """PROGRAM = Program(GRID, forward, INPUTS, PARAMETERS)
+if __name__ == "__main__":
+    main(PROGRAM, __file__)"""
+
+
+def _title(text: Text) -> str:
+    origin = f" from {text.source}" if text.source else ""
+    return (
+        f"{text.title} on grid {text.grid}, compiled by autopar {autopar.__version__}{origin}. "
+        "Edit freely: `autopar run` executes this file."
+    )
+
+
+def _imports(code: str, exported: frozenset[str]) -> str:
+    used = {node.id for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Name)} | {"Grid"}
+    names = ", ".join(sorted(used & exported, key=lambda name: (name.lower(), name)))
+    rows = ["import torch"] if "torch" in used else []
+    rows += ["import torch.nn.functional as F"] if "F" in used else []
+    line = f"from autopar.runtime import {names}"
+    return "\n".join([*rows, line])
+
+
+def _grid(grid: GridShape, axes: Sequence[str]) -> str:
+    targets = f"({axes[0]},)" if len(axes) == 1 else ", ".join(axes)
+    return f'GRID = Grid("{grid}")\n{targets} = GRID.axes'
+
+
+def _tables(graph: Graph, decision: Decision, repeats: Sequence[Repeat]) -> str:
+    inputs = [(item.name, decision.homes[item.value]) for item in graph.inputs]
+    parameters: dict[str, Layouts] = {}
+    for item in graph.parameters:
+        parameters.setdefault(_pattern(item.name, repeats), decision.homes[item.value])
+    return f"INPUTS = {_table(inputs)}\nPARAMETERS = {_table(list(parameters.items()))}"
+
+
+def _pattern(name: str, repeats: Sequence[Repeat]) -> str:
+    """A parameter's name, the number of a repeated block replaced by a star where the blocks are all of their list."""
+    for repeat in repeats:
+        match = re.fullmatch(re.escape(repeat.prefix) + r"\.(\d+)\.(.*)", name)
+        if match and match.group(1) in repeat.members and repeat.whole:
+            return f"{repeat.prefix}.*.{match.group(2)}"
+    return name
+
+
+def _table(rows: Sequence[tuple[str, Layouts]]) -> str:
+    if len(rows) <= 2:
+        return "{" + ", ".join(f'"{name}": {_layouts(layouts)}' for name, layouts in rows) + "}"
+    return "{\n" + "".join(f'    "{name}": {_layouts(layouts)},\n' for name, layouts in rows) + "}"
+
+
+def _layouts(layouts: Layouts) -> str:
+    return "[" + ", ".join(map(layout_text, layouts)) + "]"
+
+
+def layout_text(layout: Layout) -> str:
+    """A layout as the source that makes it."""
+    if not isinstance(layout, Shard):
+        return f"{type(layout).__name__}()"
+    more = [f"{name}={n}" for name, n in (("blocks", layout.blocks), ("unit", layout.unit)) if n != 1]
+    return f"Shard({', '.join([str(layout.dim), *more])})"
+
+
+def _function_names(repeats: Sequence[Repeat], exported: frozenset[str]) -> dict[str, str]:
+    """A name per list of blocks: the list's own in the singular, or its owner's where that is a single letter."""
+    names: dict[str, str] = {}
+    for repeat in repeats:
+        parts = re.sub(r"\W", "_", repeat.prefix).split("_") if "." not in repeat.prefix else repeat.prefix.split(".")
+        base = parts[-1].rstrip("s") if len(parts[-1]) > 2 else "_".join([*parts[-2:-1], "block"])
+        name = base if base.isidentifier() and not keyword.iskeyword(base) else "block"
+        while name in names.values() or name in exported:
+            name += "_"
+        names.setdefault(repeat.prefix, name)
+    return names
+
+
+def path_text(name: str, root: str = "p") -> str:
+    """A dotted name as attribute access on the namespace: ``p.h[0].c_fc.weight``."""
+    text = root
+    for part in name.split("."):
+        if part.isdigit():
+            text += f"[{part}]"
+        elif part.isidentifier() and not keyword.iskeyword(part):
+            text += f".{part}"
+        else:
+            text += f"[{part!r}]"
+    return text
+
+
+@dataclass(frozen=True, slots=True)
+class _Writer:
+    """Prints functions of one program."""
+
+    graph: Graph
+    decision: Decision
+    axes: tuple[str, ...]
+    functions: Mapping[str, str]
+    reserved: frozenset[str]
+    text: Text
+
+    def forward(self, program: Program) -> str:
+        """The function of the whole model."""
+        paths = {item.value: path_text(item.name) for item in self.graph.parameters}
+        loops = [step.repeat for step in program.steps if isinstance(step, Loop)]
+        style = Style(self.graph, self.axes, paths | {one.prefix: _members(one) for one in loops}, self.functions)
+        homes = self.decision.homes
+        given = {Held(item.value, homes[item.value]): _argument(item.name) for item in self.graph.inputs}
+        arguments = [_argument(item.name) for item in self.graph.inputs]
+        return self.function("forward", arguments, program.steps, given, (program.loss,), style)
+
+    def block(self, step: Loop) -> str:
+        """The function of a repeated block; `p` is the block's own namespace."""
+        member = f"{step.repeat.prefix}.{step.repeat.members[0]}."
+        inside = [item for item in self.graph.parameters if item.name.startswith(member)]
+        paths = {item.value: path_text(item.name.removeprefix(member)) for item in inside}
+        style = Style(self.graph, self.axes, paths, self.functions)
+        given: dict[Held, str] = {}
+        for held in step.entries:
+            given[held] = _unused(re.sub(r"_\d+$", "", held.value), {*given.values(), *self.reserved})
+        name = self.functions[step.repeat.prefix]
+        return self.function(name, list(given.values()), step.body, given, step.outputs, style)
+
+    def function(
+        self,
+        name: str,
+        arguments: Sequence[str],
+        steps: Sequence[Step],
+        given: Mapping[Held, str],
+        outputs: Sequence[Held],
+        style: Style,
+    ) -> str:
+        """One function: its lines with comments, and the return."""
+        body = lines(steps, outputs, style)
+        bases = {item.value: "_".join(item.name.split(".")[-2:]) for item in self.graph.parameters}
+        named = naming.assign(body, given, outputs, bases, self.reserved)
+
+        def names(held: Held) -> Expr:
+            return Expr(named[held]) if held in named else expression(style.parameters[held.value])
+
+        rows = [f"def {name}({', '.join(['p', *arguments])}):"]
+        returned = ", ".join(str(names(held)) for held in outputs)
+        for line in body:
+            rows += self._rows(line, names, returned if line is body[-1] else "")
+        if not rows[-1].lstrip().startswith("return"):
+            rows.append(f"    return {returned}")
+        return "\n".join(rows)
+
+    def _rows(self, line: Line, names: Names, returned: str) -> list[str]:
+        text = line.text(names)
+        targets = ", ".join("_" if held is None else str(names(held)) for held in line.writes)
+        if isinstance(line.steps[-1], Loop) or not targets:
+            return ["    " + row for row in text.split("\n")]
+        statement = f"    return {text}" if targets == returned else f"    {targets} = {text}"
+        comment = self._comment(line)
+        if not comment:
+            return [statement]
+        whole = f"{statement:<{_COLUMN}}  # {comment}"
+        return [whole] if len(whole) <= _WIDEST else [f"    # {comment}", statement]
+
+    def _comment(self, line: Line) -> str:
+        """Source line, split and cost of the line's heaviest call; what a conversion moves."""
+        runs = [step for step in line.steps if isinstance(step, Run)]
+        parts = []
+        if runs:
+            main = max(runs, key=lambda run: self.text.seconds[run.described.node.name])
+            if main.described.op.work != "view":
+                seconds = sum(self.text.seconds[run.described.node.name] for run in runs)
+                where = main.described.node.source
+                parts = [*([where] if where else []), split_text(main, self.text.grid), milliseconds(seconds)]
+        for step in line.steps:
+            if isinstance(step, Convert):
+                parts.append(convert_text(step, self.text.grid))
+        return "; ".join(parts)
+
+
+def split_text(run: Run, grid: GridShape) -> str:
+    """What a call does per axis: ``split n over model``."""
+    cuts = [f"{one.letter} over {axis}" for one, axis in zip(run.strategy, grid.names, strict=True) if one.mode == "split"]
+    return "split " + ", ".join(cuts) if cuts else "whole"
+
+
+def convert_text(step: Convert, grid: GridShape) -> str:
+    """What a conversion moves per rank, forward and adjoint."""
+    one = step.conversion
+    moved = [
+        f"{amount(size)} {way}"
+        for size, way in ((one.bytes_forward, "forward"), (one.bytes_adjoint, "back"))
+        if size > 0
+    ]
+    seconds = one.seconds_forward + one.seconds_adjoint
+    return f"{' '.join(moved)} over {grid.names[one.axis]} {milliseconds(seconds)}" if moved else ""
+
+
+def amount(size: float) -> str:
+    """Bytes for people: ``1.5 MiB``."""
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.3g} {unit}"
+        size /= 1024
+    return f"{size:.3g} GiB"
+
+
+def milliseconds(seconds: float) -> str:
+    """Seconds for people: ``0.41 ms``."""
+    return f"{seconds * 1e3:.2g} ms" if seconds < 0.1 else f"{seconds * 1e3:.0f} ms"
+
+
+def _members(repeat: Repeat) -> str:
+    path = path_text(repeat.prefix)
+    return path if repeat.whole else f"list({path})[{repeat.members[0]}:{int(repeat.members[-1]) + 1}]"
+
+
+def _argument(name: str) -> str:
+    text = re.sub(r"\W", "_", name)
+    return text + "_" if keyword.iskeyword(text) else text
+
+
+def _unused(name: str, taken: set[str]) -> str:
+    while name in taken:
+        name += "_"
+    return name

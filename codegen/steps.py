@@ -1,0 +1,217 @@
+"""From decisions to steps: what every rank does, in order, one conversion primitive or local call at a time.
+
+A tensor in a layout is a `Held`. A call reads its operands in the layouts that its strategy asks for; where a value is not held in
+that layout yet, it is converted from the cheapest one held, once for all later readers of the same function. Repeated blocks
+become one function and a loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from autopar.costmodel.machine import Machine
+from autopar.costmodel.redistribute import Step as Conversion
+from autopar.costmodel.redistribute import plan_conversion
+from autopar.graph import ITEMSIZE, Graph, Node
+from autopar.grid import GridShape
+from autopar.layout import Layouts, Replicate
+from autopar.partitioner.blocks import Repeat
+from autopar.partitioner.build import Decision
+from autopar.partitioner.strategies import Described, Strategy, operand_layouts, result_layouts
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A value in one layout: what a variable of the program holds."""
+
+    value: str
+    layouts: Layouts
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A local call under a strategy; `writes` has one entry per result (None where a result is unused)."""
+
+    described: Described
+    strategy: Strategy
+    reads: tuple[Held, ...]
+    writes: tuple[Held | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Convert:
+    """One primitive over one axis; `reader` is the call it is made for, "" where it is made for the loss or a loop."""
+
+    conversion: Conversion
+    reads: Held
+    writes: Held
+    reader: str
+    module: str
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """A buffer takes its new value."""
+
+    buffer: str
+    reads: Held
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """A function over repeated blocks: `entries` go in, `outputs` come out of a block and into the next one's entries.
+
+    `carried` pairs an entry with the output that replaces it. `writes` are the last block's outputs.
+    """
+
+    repeat: Repeat
+    body: tuple[Step, ...]
+    entries: tuple[Held, ...]
+    outputs: tuple[Held, ...]
+    carried: tuple[tuple[int, int], ...]
+    reads: tuple[Held, ...]
+    writes: tuple[Held, ...]
+
+
+Step = Run | Convert | Update | Loop
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """The steps of one training step, and the loss they end in."""
+
+    steps: tuple[Step, ...]
+    loss: Held
+
+
+@dataclass(frozen=True, slots=True)
+class _Context:
+    graph: Graph
+    decision: Decision
+    described: Mapping[str, Described]
+    grid: GridShape
+    machine: Machine
+
+
+def lower(
+    graph: Graph,
+    decision: Decision,
+    described: Mapping[str, Described],
+    repeats: Sequence[Repeat],
+    grid: GridShape,
+    machine: Machine,
+) -> Program:
+    """The steps that carry out the decision."""
+    context = _Context(graph, decision, described, grid, machine)
+    scope = _Scope(context, {name: [layouts] for name, layouts in decision.homes.items()})
+    first = {repeat.nodes[0][0].name: repeat for repeat in repeats}
+    inside = {node.name for repeat in repeats for nodes in repeat.nodes for node in nodes}
+    for node in graph.nodes:
+        if node.name in first:
+            scope.loop(first[node.name])
+        elif node.name not in inside:
+            scope.run(node)
+    whole: Layouts = tuple(Replicate() for _ in grid.sizes)
+    loss = scope.obtain(graph.loss, whole, "", "")
+    return Program(tuple(scope.steps), loss)
+
+
+class _Scope:
+    """The steps of one function while they are collected, and what its variables hold."""
+
+    def __init__(self, context: _Context, held: dict[str, list[Layouts]]) -> None:
+        self.context = context
+        self.held = held
+        self.steps: list[Step] = []
+
+    def obtain(self, name: str, wanted: Layouts, reader: str, module: str) -> Held:
+        """A value in the wanted layouts, converted where it is not held so yet."""
+        have = self.held[name]
+        if wanted in have:
+            return Held(name, wanted)
+        plans = [self._conversions(name, layouts, wanted) for layouts in have]
+        best = min(plans, key=lambda plan: sum(one.seconds_forward + one.seconds_adjoint for one in plan))
+        for one in best:
+            before, after = Held(name, one.before), Held(name, one.after)
+            if one.after not in have:
+                self.steps.append(Convert(one, before, after, reader, module))
+                have.append(one.after)
+        return Held(name, wanted)
+
+    def _conversions(self, name: str, source: Layouts, target: Layouts) -> tuple[Conversion, ...]:
+        value = self.context.graph.values[name]
+        itemsize = ITEMSIZE[value.dtype]
+        grid, machine = self.context.grid, self.context.machine
+        return plan_conversion(value.shape, itemsize, value.differentiable, source, target, grid, machine)
+
+    def run(self, node: Node) -> None:
+        """Add a call, and the buffer updates that its results are."""
+        item = self.context.described[node.name]
+        strategy = self.context.decision.strategies[node.name]
+        reads = tuple(
+            self.obtain(name, operand_layouts(strategy, i), node.name, node.module) for i, name in enumerate(node.inputs)
+        )
+        writes = tuple(
+            Held(name, result_layouts(strategy, i)) if name else None for i, name in enumerate(node.outputs)
+        )
+        self.steps.append(Run(item, strategy, reads, writes))
+        for written in filter(None, writes):
+            self.held.setdefault(written.value, []).append(written.layouts)
+        self._update(node)
+
+    def _update(self, node: Node) -> None:
+        homes = {item.name: self.context.decision.homes[item.value] for item in self.context.graph.parameters}
+        for buffer, name in self.context.graph.updates:
+            if name in node.outputs:
+                self.steps.append(Update(buffer, self.obtain(name, homes[buffer], "", node.module)))
+
+    def loop(self, repeat: Repeat) -> None:
+        """Add the loop over a repeat: entries in the layouts a block hands on, so that every round sees the same."""
+        outputs = tuple(self._made(repeat, 0, position) for position in repeat.outputs())
+        carried = tuple((entry, repeat.outputs().index(position)) for entry, position in repeat.carried)
+        over = dict(carried)
+        entries, reads = [], []
+        for i, name in enumerate(repeat.entries):
+            layouts = outputs[over[i]].layouts if i in over else self._invariant(repeat, name)
+            entries.append(Held(name, layouts))
+            reads.append(self.obtain(name, layouts, "", repeat.prefix))
+        inner = _Scope(self.context, {name: [layouts] for name, layouts in self.context.decision.homes.items()})
+        inner.held.update({held.value: [held.layouts] for held in entries})
+        for node in repeat.nodes[0]:
+            inner.run(node)
+        last = len(repeat.nodes) - 1
+        writes = tuple(self._made(repeat, last, position) for position in repeat.outputs())
+        self.steps.append(
+            Loop(repeat, tuple(inner.steps), tuple(entries), outputs, carried, tuple(reads), writes)
+        )
+        for held in writes:
+            self.held[held.value] = [held.layouts]
+
+    def _made(self, repeat: Repeat, block: int, position: int) -> Held:
+        """The value at this position among a block's own values, as the block makes it."""
+        name = repeat.values[block][position]
+        node = next(node for node in repeat.nodes[block] if name in node.outputs)
+        strategy = self.context.decision.strategies[repeat.nodes[0][repeat.nodes[block].index(node)].name]
+        return Held(name, result_layouts(strategy, node.outputs.index(name)))
+
+    def _invariant(self, repeat: Repeat, name: str) -> Layouts:
+        """How a value that all blocks share goes in: as they all want it, converted once outside, or as it is."""
+        wanted = {
+            operand_layouts(self.context.decision.strategies[node.name], i)
+            for node in repeat.nodes[0]
+            for i, given in enumerate(node.inputs)
+            if given == name
+        }
+        return wanted.pop() if len(wanted) == 1 else self.held[name][0]
+
+
+def conversions(program: Program) -> tuple[tuple[Convert, int], ...]:
+    """Every conversion with the number of times it runs in a step."""
+    found: list[tuple[Convert, int]] = []
+    for step in program.steps:
+        if isinstance(step, Convert):
+            found.append((step, 1))
+        elif isinstance(step, Loop):
+            found += [(inner, len(step.repeat.nodes)) for inner in step.body if isinstance(inner, Convert)]
+    return tuple(found)

@@ -1,0 +1,283 @@
+"""From a graph to the abstract problem, and from its solution back to decisions.
+
+Variables: one per call (its strategy), one per parameter and input (its home layouts), and one *fan* per tensor that several
+calls read: the layouts it is converted to once for all of them. Costs: a call's compute and inner communication, a
+parameter's gradient sum and update, and on every edge the conversion from what the producer yields to what the reader needs. Calls
+of repeated blocks share a variable, whose cost is the sum over the blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autopar.costmodel import compute, memory, redistribute
+from autopar.costmodel.machine import Machine
+from autopar.graph import ITEMSIZE, Graph, Node
+from autopar.grid import GridShape
+from autopar.layout import Layouts, Replicate
+from autopar.partitioner import blocks
+from autopar.partitioner.problem import Choices, Edge, Problem
+from autopar.partitioner.strategies import (
+    Described,
+    Strategy,
+    demands,
+    describe,
+    homes,
+    operand_layouts,
+    result_layouts,
+    unique,
+)
+
+Matrix = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """The problem of one graph on one grid, with what its variables mean.
+
+    keys      per variable ``"node:NAME"``, ``"home:VALUE"`` or ``"fan:VALUE"``
+    options   per variable its strategies (of a call) or layouts (of a tensor)
+    tied      key of a later block's variable -> key of the first block's, which stands for it
+    """
+
+    graph: Graph
+    grid: GridShape
+    machine: Machine
+    described: Mapping[str, Described]
+    repeats: tuple[blocks.Repeat, ...]
+    keys: tuple[str, ...]
+    options: Mapping[str, Sequence[Strategy] | Sequence[Layouts]]
+    tied: Mapping[str, str]
+    problem: Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What was decided: a strategy per call, home layouts per parameter and input."""
+
+    strategies: Mapping[str, Strategy]
+    homes: Mapping[str, Layouts]
+
+
+def build(
+    graph: Graph,
+    grid: GridShape,
+    machine: Machine,
+    *,
+    limit: float | None,
+    optimizer: str,
+    pins: Mapping[str, Mapping[int, str]],
+) -> Built:
+    """Price everything. `limit` is bytes per rank or None; `optimizer` one of ``sgd``, ``momentum``, ``adamw``."""
+    described = describe(graph, grid, pins)
+    repeats = tuple(one for one in blocks.find(graph) if _same_options(one, described))
+    draft = _Draft(graph, grid, machine, described, optimizer, _ties(graph, repeats), graph.producers())
+    draft.add_homes()
+    draft.add_calls()
+    draft.add_edges()
+    keys = tuple(draft.options)
+    position = {key: i for i, key in enumerate(keys)}
+    nodes = tuple(
+        Choices(key, draft.costs[key], draft.bytes[key], *draft.spans[key]) for key in keys
+    )
+    edges = tuple(Edge(position[a], position[b], costs) for (a, b), costs in draft.edges.items())
+    return Built(
+        graph, grid, machine, described, repeats, keys, draft.options, draft.tied, Problem(nodes, edges, limit)
+    )
+
+
+def decide(built: Built, choice: Sequence[int]) -> Decision:
+    """What a solution of the problem says about the graph."""
+    chosen = {key: built.options[key][index] for key, index in zip(built.keys, choice, strict=True)}
+
+    def of(key: str) -> object:
+        return chosen[built.tied.get(key, key)]
+
+    strategies = {node.name: of("node:" + node.name) for node in built.graph.nodes}
+    outside = [item.value for item in (*built.graph.parameters, *built.graph.inputs)]
+    return Decision(strategies, {name: of("home:" + name) for name in outside})  # type: ignore[arg-type]
+
+
+def _same_options(repeat: blocks.Repeat, described: Mapping[str, Described]) -> bool:
+    first = [described[node.name].strategies for node in repeat.nodes[0]]
+    return all([described[node.name].strategies for node in nodes] == first for nodes in repeat.nodes[1:])
+
+
+def _ties(graph: Graph, repeats: Sequence[blocks.Repeat]) -> dict[str, str]:
+    outside = {item.value for item in (*graph.parameters, *graph.inputs)}
+    tied: dict[str, str] = {}
+    for key, first in blocks.representatives(repeats).items():
+        kind, name = key.split(":", 1)
+        tied["fan:" + name if kind == "value" else key] = "fan:" + first.split(":", 1)[1] if kind == "value" else first
+    for repeat in repeats:
+        for nodes in repeat.nodes[1:]:
+            for node, first_node in zip(nodes, repeat.nodes[0], strict=True):
+                for name, first_name in zip(node.inputs, first_node.inputs, strict=True):
+                    if name in outside and name != first_name:
+                        tied["home:" + name] = "home:" + first_name
+                        tied["fan:" + name] = "fan:" + first_name
+    return tied
+
+
+@dataclass(slots=True)
+class _Draft:
+    """The problem while it is put together."""
+
+    graph: Graph
+    grid: GridShape
+    machine: Machine
+    described: Mapping[str, Described]
+    optimizer: str
+    tied: dict[str, str]
+    makers: Mapping[str, Node]
+    options: dict[str, Sequence[Strategy] | Sequence[Layouts]] = field(default_factory=dict)
+    costs: dict[str, Matrix] = field(default_factory=dict)
+    bytes: dict[str, Matrix] = field(default_factory=dict)
+    spans: dict[str, tuple[int, int]] = field(default_factory=dict)
+    edges: dict[tuple[str, str], Matrix] = field(default_factory=dict)
+    matrices: dict[tuple[object, ...], Matrix] = field(default_factory=dict)
+
+    def put(
+        self,
+        key: str,
+        options: Sequence[Strategy] | Sequence[Layouts],
+        costs: Sequence[float],
+        held: Sequence[float],
+        span: tuple[int, int],
+    ) -> None:
+        """Add a variable, or add to the one it is tied to."""
+        key = self.tied.get(key, key)
+        if key in self.options:
+            start, stop = self.spans[key]
+            self.costs[key] = self.costs[key] + np.array(costs)
+            self.bytes[key] = self.bytes[key] + np.array(held)
+            self.spans[key] = (min(start, span[0]), max(stop, span[1]))
+        else:
+            self.options[key] = options
+            self.costs[key], self.bytes[key], self.spans[key] = np.array(costs), np.array(held), span
+
+    def add_homes(self) -> None:
+        """Parameters and inputs: gradient sums and updates, and their bytes, held from the first step to the last."""
+        demanded = demands(self.graph, self.described)
+        span = (0, 2 * len(self.graph.nodes))
+        for item in self.graph.inputs:
+            value = self.graph.values[item.value]
+            options = homes(value, demanded[item.value], self.grid, stored=False)
+            held = [memory.local_bytes(value.shape, ITEMSIZE[value.dtype], home, self.grid) for home in options]
+            self.put("home:" + item.value, options, [0.0] * len(options), held, span)
+        for parameter in self.graph.parameters:
+            value = self.graph.values[parameter.value]
+            first = self.tied.get("home:" + parameter.value, "home:" + parameter.value).removeprefix("home:")
+            options = homes(self.graph.values[first], demanded[first], self.grid, stored=True)
+            costs = [
+                sum(compute.parameter_seconds(value, parameter.kind, home, self.optimizer, self.grid, self.machine))
+                for home in options
+            ]
+            held = [memory.parameter_bytes(value, parameter.kind, home, self.optimizer, self.grid) for home in options]
+            self.put("home:" + parameter.value, options, costs, held, span)
+
+    def add_calls(self) -> None:
+        """Calls: compute, inner communication, and what they keep for backward until then."""
+        steps = 2 * len(self.graph.nodes)
+        memo: dict[str, tuple[list[float], list[float]]] = {}
+        for i, node in enumerate(self.graph.nodes):
+            item = self.described[node.name]
+            key = self.tied.get("node:" + node.name, "node:" + node.name)
+            if key in self.options:
+                costs, held = memo[key]
+            else:
+                costs = [self.call_seconds(item, strategy) for strategy in item.strategies]
+                held = [
+                    memory.saved_bytes(item.call, item.op, strategy, self.grid) for strategy in item.strategies
+                ]
+                memo[key] = (costs, held)
+            self.put("node:" + node.name, item.strategies, costs, held, (i, steps - i))
+
+    def call_seconds(self, item: Described, strategy: Strategy) -> float:
+        """Forward and backward seconds of a call on one rank, its inner communication included."""
+        forward, backward = compute.node_seconds(item.call, item.rule, item.op, strategy, self.grid, self.machine)
+        inner = compute.inner_conversions(item.call, item.rule, item.op, strategy, self.grid, self.machine)
+        return forward + backward + sum(one.seconds_forward + one.seconds_adjoint for one in inner)
+
+    def add_edges(self) -> None:
+        """Conversions: from the producer, through a fan where several calls read the tensor, to each reader."""
+        readers = self.graph.consumers()
+        targets = dict(self.graph.updates)
+        for name in self.graph.values:
+            source, yields = self.source(name)
+            uses = [(node.name, operand) for node in readers[name] for operand in _places(node.inputs, name)]
+            if len(readers[name]) > 1:
+                source, yields = self.fan(name, source, yields, uses)
+            for node_name, operand in uses:
+                item = self.described[node_name]
+                self.link(name, source, yields, "node:" + node_name, _operand(item, operand))
+        for buffer, name in targets.items():
+            home = next(item.value for item in self.graph.parameters if item.name == buffer)
+            source, yields = self.source(name)
+            options = self.options[self.tied.get("home:" + home, "home:" + home)]
+            self.link(name, source, yields, "home:" + home, options)  # type: ignore[arg-type]
+        source, yields = self.source(self.graph.loss)
+        whole: Layouts = tuple(Replicate() for _ in self.grid.sizes)
+        key = self.tied.get(source, source)
+        self.costs[key] = self.costs[key] + self.matrix(self.graph.loss, yields, (whole,))[:, 0]
+
+    def source(self, name: str) -> tuple[str, Sequence[Layouts]]:
+        """The variable that decides how a value is made, and per option the layouts it is made in."""
+        if name in self.makers:
+            node = self.makers[name]
+            result = node.outputs.index(name)
+            strategies = self.described[node.name].strategies
+            return "node:" + node.name, tuple(result_layouts(one, result) for one in strategies)
+        key = "home:" + name
+        return key, self.options[self.tied.get(key, key)]  # type: ignore[return-value]
+
+    def fan(
+        self, name: str, source: str, yields: Sequence[Layouts], uses: Sequence[tuple[str, int]]
+    ) -> tuple[str, Sequence[Layouts]]:
+        """A variable for the layouts that a tensor is converted to once for all its readers."""
+        key = "fan:" + name
+        wanted = [one for node, operand in uses for one in _operand(self.described[node], operand)]
+        options = unique([*yields, *wanted]) if key not in self.tied else self.options[self.tied[key]]
+        nothing = [0.0] * len(options)
+        self.put(key, options, nothing, nothing, (0, 1))
+        self.link(name, source, yields, key, options)  # type: ignore[arg-type]
+        return key, options  # type: ignore[return-value]
+
+    def link(
+        self, name: str, source: str, yields: Sequence[Layouts], reader: str, wants: Sequence[Layouts]
+    ) -> None:
+        """Add the conversion of a value between two variables to their edge."""
+        a, b = self.tied.get(source, source), self.tied.get(reader, reader)
+        costs = self.matrix(name, yields, wants)
+        if a == b:  # one block's result is the next block's operand, and the blocks share the variable
+            self.costs[a] = self.costs[a] + np.diagonal(costs)
+        elif (b, a) in self.edges:
+            self.edges[b, a] = self.edges[b, a] + costs.T
+        else:
+            self.edges[a, b] = self.edges.get((a, b), 0.0) + costs
+
+    def matrix(self, name: str, yields: Sequence[Layouts], wants: Sequence[Layouts]) -> Matrix:
+        """Seconds of converting a value, forward and adjoint, from every option of its maker to every option of a reader."""
+        value = self.graph.values[name]
+        rows, columns = unique(yields), unique(wants)
+        key = (value.shape, value.dtype, value.differentiable, rows, columns)
+        if key not in self.matrices:
+            self.matrices[key] = redistribute.conversion_matrix(
+                value.shape, ITEMSIZE[value.dtype], value.differentiable, rows, columns, self.grid, self.machine
+            )
+        at_row = {layouts: i for i, layouts in enumerate(rows)}
+        at_column = {layouts: i for i, layouts in enumerate(columns)}
+        pick = np.ix_([at_row[one] for one in yields], [at_column[one] for one in wants])
+        return self.matrices[key][pick]
+
+
+def _operand(item: Described, operand: int) -> tuple[Layouts, ...]:
+    return tuple(operand_layouts(strategy, operand) for strategy in item.strategies)
+
+
+def _places(inputs: Sequence[str], name: str) -> list[int]:
+    return [i for i, given in enumerate(inputs) if given == name]

@@ -1,0 +1,138 @@
+"""What every call, parameter and input of a graph may do on a whole grid.
+
+A *strategy* of a call is one `Choice` per axis, of a parameter or input one layout per axis (its home). All axes are chosen
+together: solving axis after axis degenerates to batch parallelism everywhere.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from autopar.costmodel.redistribute import compatible
+from autopar.graph import Graph, Node, Value
+from autopar.grid import GridShape
+from autopar.layout import Copied, Layout, Layouts, Partial, Replicate, Shard
+from autopar.ops.describe import call_of, op_of, rule_of
+from autopar.ops.op import Op
+from autopar.ops.rule import Call, Choice, Rule, choices, whole_choice
+from autopar.partitioner.granules import of_letters, propagate
+
+Strategy = tuple[Choice, ...]  # one choice per axis
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """A node with everything that prices and places it."""
+
+    node: Node
+    op: Op
+    call: Call
+    rule: Rule
+    strategies: tuple[Strategy, ...]
+
+
+def describe(graph: Graph, grid: GridShape, pins: Mapping[str, Mapping[int, str]]) -> dict[str, Described]:
+    """Every node with its legal strategies. `pins` maps a node's name to the letter (or mode) it must take per axis."""
+    calls = {node.name: (call_of(graph, node), rule_of(graph, node)) for node in graph.nodes}
+    granules = propagate(graph, calls)
+    found = {}
+    for node in graph.nodes:
+        call, rule = calls[node.name]
+        op = op_of(node)
+        pinned = pins.get(node.name, {})
+        strategies = _strategies(call, rule, op, of_letters(granules, call, rule), grid, pinned)
+        found[node.name] = Described(node, op, call, rule, strategies)
+    return found
+
+
+def _strategies(
+    call: Call,
+    rule: Rule,
+    op: Op,
+    granules: Mapping[str, tuple[tuple[int, int], ...]],
+    grid: GridShape,
+    pinned: Mapping[int, str],
+) -> tuple[Strategy, ...]:
+    every = choices(rule, call, granules)
+    if op.work not in ("view", "pointwise", "memory"):
+        every = tuple(choice for choice in every if choice.mode != "copied")
+    per_axis = [_on_axis(every, rule, size, pinned.get(axis)) for axis, size in enumerate(grid.sizes)]
+    return tuple(one for one in itertools.product(*per_axis) if _legal(one, call, rule, grid))
+
+
+def _on_axis(every: tuple[Choice, ...], rule: Rule, size: int, pin: str | None) -> list[Choice]:
+    """The choices open on an axis of this size: a split must give every rank a row, unless the user pinned it."""
+    if size == 1:
+        return [choice for choice in every if choice.mode == "replicate"]
+    if pin is not None:
+        return [choice for choice in every if pin in (choice.letter, choice.mode)]
+    return [
+        choice
+        for choice in every
+        if choice.mode != "split" or rule.extents[choice.letter] // (choice.blocks * choice.unit) >= size
+    ]
+
+
+def _legal(strategy: Strategy, call: Call, rule: Rule, grid: GridShape) -> bool:
+    windowed = [choice.letter for choice in strategy if choice.letter in rule.windows]
+    if len(windowed) != len(set(windowed)):
+        return False  # a windowed letter is exchanged over one axis only
+    tensors = [(value, operand_layouts(strategy, i)) for i, value in enumerate(call.operands)]
+    tensors += [(value, result_layouts(strategy, i)) for i, value in enumerate(call.results) if value.name]
+    return all(compatible(value.shape, layouts, grid) for value, layouts in tensors)
+
+
+def operand_layouts(strategy: Strategy, operand: int) -> Layouts:
+    """The layouts over all axes that a call under this strategy needs its operand in."""
+    return tuple(choice.operands[operand] for choice in strategy)
+
+
+def result_layouts(strategy: Strategy, result: int) -> Layouts:
+    """The layouts over all axes in which a call under this strategy yields a result."""
+    return tuple(choice.results[result] for choice in strategy)
+
+
+def whole_strategy(call: Call, grid: GridShape) -> Strategy:
+    """Every rank computes the whole call."""
+    return tuple(whole_choice(call, "replicate") for _ in grid.sizes)
+
+
+def homes(value: Value, demanded: Iterable[Layouts], grid: GridShape, *, stored: bool) -> tuple[Layouts, ...]:
+    """The layouts a parameter or input may live in: those its users ask for, a Partial one being kept whole instead.
+
+    A stored parameter may also lie sharded along its first dim where its users want it Copied: it is then gathered before use
+    and its gradient reduce-scattered (ZeRO, FSDP).
+    """
+    found: dict[Layouts, None] = {tuple(Replicate() for _ in grid.sizes): None}
+    for layouts in demanded:
+        home = tuple(Replicate() if isinstance(one, Partial) else one for one in layouts)
+        found[home] = None
+        if stored and value.differentiable and value.shape:
+            options: list[list[Layout]] = [
+                [one, Shard(0)] if isinstance(one, Copied) and value.shape[0] >= size else [one]
+                for one, size in zip(home, grid.sizes, strict=True)
+            ]
+            found.update(dict.fromkeys(itertools.product(*options)))
+    plain = found if value.differentiable else dict.fromkeys(tuple(_plain(one) for one in home) for home in found)
+    return tuple(home for home in plain if compatible(value.shape, home, grid))
+
+
+def _plain(layout: Layout) -> Layout:
+    return Replicate() if isinstance(layout, Copied) else layout
+
+
+def demands(graph: Graph, described: Mapping[str, Described]) -> dict[str, tuple[Layouts, ...]]:
+    """Per value, the distinct layouts in which its consumers may ask for it."""
+    found: dict[str, dict[Layouts, None]] = {name: {} for name in graph.values}
+    for item in described.values():
+        for operand, name in enumerate(item.node.inputs):
+            for strategy in item.strategies:
+                found[name][operand_layouts(strategy, operand)] = None
+    return {name: tuple(layouts) for name, layouts in found.items()}
+
+
+def unique(items: Iterable[Layouts]) -> Sequence[Layouts]:
+    """The distinct layouts in order of appearance."""
+    return tuple(dict.fromkeys(items))

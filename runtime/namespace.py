@@ -1,0 +1,67 @@
+"""The `p` of a generated program: tensors under the model's own dotted names, as nested attributes and indices.
+
+``transformer.h.0.ln_1.weight`` is read ``p.transformer.h[0].ln_1.weight``. Components that are numbers are indices, and a
+namespace iterates over its numbered entries in order (``for layer in p.transformer.h``). A component that is not a Python
+identifier is read ``p["odd-name"]``, and so may any other be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from autopar.errors import nearest
+
+
+class Namespace:
+    """A level of the tree of names: every entry is a tensor or another `Namespace`.
+
+    >>> p = Namespace({"h.0.weight": torch.zeros(1), "h.2.weight": torch.ones(1), "bias": torch.ones(2)})
+    >>> p.h[2].weight, len(p.h), p.bias.shape
+    (tensor([1.]), 2, torch.Size([2]))
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        groups: dict[str, dict[str, Tensor]] = {}
+        entries = vars(self)
+        for name, tensor in tensors.items():
+            first, _, rest = name.partition(".")
+            if rest:
+                groups.setdefault(first, {})[rest] = tensor
+            else:
+                entries[first] = tensor
+        for first, group in groups.items():
+            assert first not in entries, f"{first!r} is both a tensor and a module"
+            entries[first] = Namespace(group)
+
+    def __getitem__(self, key: int | str) -> Any:  # noqa: ANN401 (a tensor or a namespace, as for an attribute)
+        """The entry of this name or number."""
+        try:
+            return vars(self)[str(key)]
+        except KeyError:
+            raise KeyError(f"{key!r} is not among {', '.join(vars(self))}") from None
+
+    def __iter__(self) -> Iterator[Any]:
+        """The numbered entries in numerical order."""
+        return (vars(self)[str(number)] for number in self._numbers())
+
+    def __len__(self) -> int:
+        """How many numbered entries there are."""
+        return len(self._numbers())
+
+    def _numbers(self) -> list[int]:
+        return sorted(int(name) for name in vars(self) if name.isdecimal())
+
+    def __repr__(self) -> str:
+        return f"Namespace({', '.join(vars(self))})"
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...  # noqa: ANN401
+
+    else:
+
+        def __getattr__(self, name):
+            raise AttributeError(f"no parameter or module {name!r} here{nearest(name, vars(self))}")

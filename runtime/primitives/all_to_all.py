@@ -1,0 +1,106 @@
+"""Shard to Shard: the same tensor, cut along another dim, or along the same dim read in another way.
+
+Let P_i be the slice of rank i before and Q_j that of rank j after. Rank i sends Q_j P_i* x_i, what both slices share, to
+rank j, which puts the pieces together; they are disjoint and cover its part:
+
+    forward    y_j  = Q_j sum_i P_i* x_i        all-to-all
+    adjoint    dx_i = P_i sum_j Q_j* dy_j       all-to-all with the two cuts exchanged
+
+For two different dims the shared piece is a box. For one dim it is a list of runs, the intersections of the rows that
+rank i held with those that rank j wants.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from autopar.layout import Shard
+from autopar.runtime.grid import Axis
+from autopar.runtime.primitives.cut import Cut, cut_extent, cut_local
+from autopar.runtime.primitives.function import Context, apply
+
+
+class _AllToAll(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Context, x: Tensor, axis: Axis, source: Cut, target: Cut) -> Tensor:
+        ctx.axis, ctx.source, ctx.target = axis, source, target
+        return _redistribute(x, axis, source, target)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return _redistribute(grad, ctx.axis, ctx.target, ctx.source), None, None, None
+
+
+def all_to_all(x: Tensor, axis: Axis, source: Shard, target: Shard, extent: int) -> Tensor:
+    """The part of a tensor under `target`, of which `x` is the part under `source`.
+
+    `extent` is the whole extent of ``source.dim``; blocks and units of both layouts are local to this axis.
+    """
+    before = cut_local(x, source.dim, axis, extent, source.blocks, source.unit)
+    same = source.dim % x.dim() == target.dim % x.dim()
+    after = cut_extent(x, target.dim, axis, extent if same else x.shape[target.dim], target.blocks, target.unit)
+    return x if axis.size == 1 or before == after else apply(_AllToAll, x, axis, before, after)
+
+
+def _redistribute(x: Tensor, axis: Axis, source: Cut, target: Cut) -> Tensor:
+    if source.dim == target.dim:
+        return _recut(x, axis, source, target)
+    parts = target.parts(x)
+    for rank, part in enumerate(parts):
+        target_region = target.region(x, rank)
+        part.copy_(target_region.reshape(part.shape))
+    out = x.new_empty(source.shape(parts[axis.index]))
+    pieces = source.parts(out)
+    axis.comm.all_to_all(parts, pieces)
+    for rank, piece in enumerate(pieces):
+        source.place(piece, out, rank)
+    return out
+
+
+def _recut(x: Tensor, axis: Axis, source: Cut, target: Cut) -> Tensor:
+    """One dim, read in two ways: the rows that rank i holds and rank j wants go from i to j in rising order."""
+    me = axis.index
+    dim = source.dim
+    sends = [_select(x, dim, _shared(_runs(source, me), _runs(target, rank))) for rank in range(axis.size)]
+    wanted = [_shared(_runs(target, me), _runs(source, rank)) for rank in range(axis.size)]
+    out = x.new_empty(target.shape(x, me))
+    recvs = [_select(out, dim, runs) for runs in wanted]
+    axis.comm.all_to_all(sends, recvs)
+    for runs, recv in zip(wanted, recvs, strict=True):
+        sizes = [size for _, size in runs]
+        for (start, size), rows in zip(runs, torch.split(recv, sizes, dim) if sizes else (), strict=True):
+            out.narrow(dim, start, size).copy_(rows)
+    return out
+
+
+def _runs(cut: Cut, rank: int) -> list[tuple[int, int]]:
+    """The rows (start, stop) of the whole dim that are this rank's, in the order in which it holds them."""
+    low, high = (bound * cut.unit for bound in cut.bounds[rank : rank + 2])
+    block = cut.bounds[-1] * cut.unit
+    return [(block * i + low, block * i + high) for i in range(cut.blocks)] if high > low else []
+
+
+def _shared(mine: list[tuple[int, int]], others: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The rows in both lists, as (start, size) counted in the rows that `mine` lists one after another."""
+    shared = []
+    at = i = j = 0
+    while i < len(mine) and j < len(others):
+        low, high = max(mine[i][0], others[j][0]), min(mine[i][1], others[j][1])
+        if low < high:
+            shared.append((at + low - mine[i][0], high - low))
+        if mine[i][1] <= others[j][1]:
+            at += mine[i][1] - mine[i][0]
+            i += 1
+        else:
+            j += 1
+    return shared
+
+
+def _select(x: Tensor, dim: int, runs: list[tuple[int, int]]) -> Tensor:
+    """The rows of the runs, one after another, in memory of their own."""
+    if not runs:
+        return x.new_empty((*x.shape[:dim], 0, *x.shape[dim + 1 :]))
+    return torch.cat([x.narrow(dim, start, size) for start, size in runs], dim)

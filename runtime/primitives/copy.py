@@ -1,0 +1,33 @@
+"""Replicate to Copied: each rank's use of x is its own from here on.
+
+forward    y_i = x                          nothing
+adjoint    dx  = sum_i dy_i                 all-reduce (Hewett and Grady: the adjoint of a copy is a sum)
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from autopar.runtime.grid import Axis
+from autopar.runtime.primitives.function import Context, apply
+
+
+class _Copy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Context, x: Tensor, axis: Axis) -> Tensor:
+        ctx.axis = axis
+        return x.view_as(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ...]:
+        total = grad.clone(memory_format=torch.contiguous_format)  # autograd may hand the same tensor to others too
+        ctx.axis.comm.all_reduce(total)
+        return total, None
+
+
+def copy(x: Tensor, axis: Axis) -> Tensor:
+    """`x` itself; its gradient is the sum over the axis of the gradients of the ranks' copies."""
+    return x if axis.size == 1 else apply(_Copy, x, axis)

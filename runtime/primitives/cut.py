@@ -1,0 +1,136 @@
+"""Where the ranks of an axis hold which rows of a dim: the arithmetic that all conversions share.
+
+A dim of extent n is read as ``blocks x m x unit`` and the middle factor is cut at the axis's bounds for m (see
+`autopar.layout.Shard`). `Cut` is that reading with the bounds filled in. Rank i then holds, in every block, the rows
+``bounds[i] * unit`` to ``bounds[i+1] * unit``; its part of the dim is those runs one after another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from autopar.errors import ProgramMismatch, refusal
+from autopar.runtime.grid import Axis
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A dim of a tensor, cut into one part per rank."""
+
+    dim: int
+    blocks: int
+    unit: int
+    bounds: tuple[int, ...]
+
+    @property
+    def ranks(self) -> int:
+        """The number of parts."""
+        return len(self.bounds) - 1
+
+    @property
+    def extent(self) -> int:
+        """The extent of the whole dim."""
+        return self.blocks * self.bounds[-1] * self.unit
+
+    def size(self, rank: int) -> int:
+        """The extent of this rank's part of the dim."""
+        return self.blocks * (self.bounds[rank + 1] - self.bounds[rank]) * self.unit
+
+    def region(self, whole: Tensor, rank: int) -> Tensor:
+        """The part of `whole` that is this rank's, as a view; where there are blocks, with the dim unfolded into three."""
+        low, high = self.bounds[rank], self.bounds[rank + 1]
+        if self.blocks == 1:
+            return whole.narrow(self.dim, low * self.unit, (high - low) * self.unit)
+        factors = (self.blocks, self.bounds[-1], self.unit)
+        unfolded = whole.view(*whole.shape[: self.dim], *factors, *whole.shape[self.dim + 1 :])
+        return unfolded.narrow(self.dim + 1, low, high - low)
+
+    def part(self, whole: Tensor, rank: int) -> Tensor:
+        """The part of `whole` that is this rank's, contiguous; a view where it lies in one piece."""
+        return self.region(whole, rank).reshape(self.shape(whole, rank)).contiguous()
+
+    def place(self, part: Tensor, whole: Tensor, rank: int) -> None:
+        """Write this rank's `part` to where it belongs in `whole`."""
+        region = self.region(whole, rank)
+        region.copy_(part.reshape(region.shape))
+
+    def shape(self, like: Tensor, rank: int | None = None) -> tuple[int, ...]:
+        """The shape of `like` with this dim as on one rank, or as whole."""
+        extent = self.extent if rank is None else self.size(rank)
+        return (*like.shape[: self.dim], extent, *like.shape[self.dim + 1 :])
+
+    def parts(self, like: Tensor) -> tuple[Tensor, ...]:
+        """Room for one part per rank, one after another in one piece of memory."""
+        shapes = [self.shape(like, rank) for rank in range(self.ranks)]
+        sizes = [torch.Size(shape).numel() for shape in shapes]
+        room = torch.split(like.new_empty(sum(sizes)), sizes)
+        return tuple(piece.view(shape) for piece, shape in zip(room, shapes, strict=True))
+
+
+def cut_whole(x: Tensor, dim: int, axis: Axis, blocks: int, unit: int) -> Cut:
+    """How `axis` cuts `dim` of a tensor that is whole over it."""
+    return cut_extent(x, dim, axis, x.shape[dim], blocks, unit)
+
+
+def cut_extent(x: Tensor, dim: int, axis: Axis, extent: int, blocks: int, unit: int) -> Cut:
+    """How `axis` cuts `dim` of `x` when the whole extent of that dim is `extent`. Raises ProgramMismatch."""
+    if extent % (blocks * unit):
+        rule = f"the dim is read as {blocks} x m x {unit}"
+        where = f"dim {dim} of a tensor of shape {tuple(x.shape)} over axis {axis.name}"
+        raise ProgramMismatch(refusal(where, f"cannot cut extent {extent}", rule))
+    return Cut(dim % x.dim(), blocks, unit, axis.bounds(extent // (blocks * unit)))
+
+
+def cut_local(x: Tensor, dim: int, axis: Axis, extent: int, blocks: int, unit: int) -> Cut:
+    """`cut_extent` for a tensor of which this rank holds a part. Raises ProgramMismatch where the part is of another size."""
+    cut = cut_extent(x, dim, axis, extent, blocks, unit)
+    if x.shape[dim] != cut.size(axis.index):
+        where = f"dim {dim} of a tensor of shape {tuple(x.shape)} over axis {axis.name}"
+        given = f"has {x.shape[dim]} rows on rank {axis.index} of the axis"
+        rule = f"of {extent} rows, read as {blocks} x m x {unit}, this rank holds {cut.size(axis.index)}"
+        raise ProgramMismatch(refusal(where, given, rule))
+    return cut
+
+
+def gather_parts(x: Tensor, axis: Axis, cut: Cut) -> Tensor:
+    """The whole tensor, of which this rank holds the part `x`."""
+    whole = x.new_empty(cut.shape(x))
+    regions = [cut.region(whole, rank) for rank in range(cut.ranks)]
+    if cut.blocks == 1 and all(region.is_contiguous() for region in regions):
+        axis.comm.all_gather(x.contiguous(), regions)
+        return whole
+    parts = cut.parts(x)
+    axis.comm.all_gather(x.contiguous(), parts)
+    place_all(cut, parts, whole)
+    return whole
+
+
+def place_all(cut: Cut, parts: Sequence[Tensor], whole: Tensor) -> None:
+    """Write every rank's part to where it belongs in `whole`."""
+    for rank, part in enumerate(parts):
+        cut.place(part, whole, rank)
+
+
+def sum_parts(whole: Tensor, axis: Axis, cut: Cut) -> Tensor:
+    """This rank's part of the sum over the axis of `whole`."""
+    source = whole.contiguous()
+    regions = [cut.region(source, rank) for rank in range(cut.ranks)]
+    if not (cut.blocks == 1 and all(region.is_contiguous() for region in regions)):
+        parts = cut.parts(whole)
+        for part, region in zip(parts, regions, strict=True):
+            part.copy_(region.reshape(part.shape))
+        regions = list(parts)
+    out = whole.new_empty(cut.shape(whole, axis.index))
+    axis.comm.reduce_scatter(regions, out)
+    return out
+
+
+def fill_with_zeros(part: Tensor, cut: Cut, rank: int) -> Tensor:
+    """The whole tensor with this rank's part in its place and zeros elsewhere."""
+    whole = part.new_zeros(cut.shape(part))
+    cut.place(part, whole, rank)
+    return whole

@@ -1,0 +1,314 @@
+"""Ranks that are threads of one process, so that a distributed program runs, and is tested, without MPI.
+
+    simulate(4, function) -> [function() on rank 0, ..., function() on rank 3]
+
+All ranks of a simulation share one `_World`: a lock, a count of who waits for what, and the first failure. A collective is
+a numbered round of a group: every rank leaves a copy of what it sends, and takes what it needs once all have. A message is
+an entry in a queue from one rank to another. Since all waiting happens in one place, a deadlock (every rank waits or has
+ended, and nobody can go on) is seen at once and told with what each rank waits for; a failure of one rank ends all.
+
+Simulated ranks share torch's random number generator: draw from an explicit generator where numbers matter.
+"""
+
+# ruff: noqa: D102  (the methods of a communicator are described once, in base.py)
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from autopar.errors import CommError, refusal
+from autopar.runtime.transport.base import Comm, Work, check_tensors, restore, summable
+from autopar.runtime.transport.world import use_world
+
+T = TypeVar("T")
+
+
+def simulate(ranks: int, function: Callable[[], T], timeout: float = 60.0) -> list[T]:
+    """Run `function` on `ranks` simulated ranks and return their results in rank order.
+
+    Inside, `default_world()` is a communicator of that many ranks, and so `Grid(...)` works as under MPI. The first
+    exception that any rank raises ends all ranks and is raised here. Raises CommError where ranks wait for each other in
+    vain: at once if none can go on, after `timeout` seconds of waiting if some rank still computes.
+    """
+    world = _World(ranks, timeout)
+    everyone = _Group(tuple(range(ranks)))
+    results: list[T | None] = [None] * ranks
+
+    def run(rank: int) -> None:
+        try:
+            with use_world(ThreadComm(world, everyone, rank)):
+                results[rank] = function()
+        except BaseException as error:  # handed on to the caller of simulate, whatever it is
+            world.fail(error)
+        finally:
+            world.end(rank)
+
+    threads = [threading.Thread(target=run, args=(rank,), name=f"rank {rank}", daemon=True) for rank in range(ranks)]
+    for thread in threads:
+        thread.start()
+    world.join(threads)
+    return results  # type: ignore[return-value]  # all are set: no rank failed
+
+
+class _Released(CommError):
+    """Raised in a rank that waits while another one has failed; never the first cause."""
+
+
+class _World:
+    """What the ranks of one simulation share. `waiting` says what each waiting rank waits for, and how to see it come."""
+
+    def __init__(self, ranks: int, timeout: float) -> None:
+        self.ranks = ranks
+        self.timeout = timeout
+        self.changed = threading.Condition()
+        self.waiting: dict[int, tuple[str, Callable[[], bool]]] = {}
+        self.ended: set[int] = set()
+        self.failure: BaseException | None = None
+        self.groups: dict[tuple[int, int, int], _Group] = {}
+
+    def fail(self, error: BaseException) -> None:
+        with self.changed:
+            self.failure = self.failure or error
+            self.changed.notify_all()
+
+    def end(self, rank: int) -> None:
+        with self.changed:
+            self.ended.add(rank)
+            self._look_for_deadlock()
+            self.changed.notify_all()
+
+    def join(self, threads: list[threading.Thread]) -> None:
+        """Wait for all ranks; after a failure no longer than the time limit, since a rank may be computing without end."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.failure is not None or len(self.ended) == self.ranks)
+            self.changed.wait_for(lambda: len(self.ended) == self.ranks, self.timeout)
+            failure = self.failure
+        if failure is not None:
+            raise failure
+        for thread in threads:
+            thread.join()
+
+    def wait(self, rank: int, what: str, ready: Callable[[], bool]) -> None:
+        """Wait, holding the lock, until `ready()`; raises CommError where that cannot be."""
+        limit = time.monotonic() + self.timeout
+        while not ready():
+            self._raise_if_failed()
+            self.waiting[rank] = (what, ready)
+            self._look_for_deadlock()
+            self._raise_if_failed()
+            if not self.changed.wait(limit - time.monotonic()) and time.monotonic() >= limit and not ready():
+                self._raise_if_failed()
+                error = self._stuck(f"rank {rank} has waited for {self.timeout:g} s")
+                self.failure = error
+                self.changed.notify_all()
+                raise error
+            self.waiting.pop(rank, None)
+        self._raise_if_failed()
+
+    def _raise_if_failed(self) -> None:
+        if self.failure is not None:
+            raise _Released("another rank of this simulation has failed") from self.failure
+
+    def _look_for_deadlock(self) -> None:
+        if not self.waiting or self.failure is not None or len(self.waiting) + len(self.ended) < self.ranks:
+            return
+        if not any(ready() for _, ready in self.waiting.values()):
+            self.failure = self._stuck("no rank can go on")
+            self.changed.notify_all()
+
+    def _stuck(self, given: str) -> CommError:
+        lines = []
+        for rank in range(self.ranks):
+            state = "has ended" if rank in self.ended else "is computing"
+            lines.append(f"rank {rank} " + (f"waits in {self.waiting[rank][0]}" if rank in self.waiting else state))
+        return CommError(refusal("simulation", given, "all ranks of a group enter the same calls in one order", lines))
+
+
+class _Group:
+    """The members of one communicator (their world ranks), its rounds and its messages; guarded by the world's lock."""
+
+    def __init__(self, members: tuple[int, ...]) -> None:
+        self.members = members
+        self.rounds: dict[int, dict[int, tuple[str, object]]] = defaultdict(dict)
+        self.taken: dict[int, int] = defaultdict(int)
+        self.messages: dict[tuple[int, int], deque[Tensor]] = defaultdict(deque)
+
+
+class ThreadComm(Comm):
+    """One simulated rank's view of a group of ranks."""
+
+    def __init__(self, world: _World, group: _Group, rank: int) -> None:
+        self._world = world
+        self._group = group
+        self._rank = rank
+        self._round = 0
+        self._seconds = 0.0
+
+    @property
+    def rank(self) -> int:
+        return self._rank
+
+    @property
+    def size(self) -> int:
+        return len(self._group.members)
+
+    @property
+    def seconds(self) -> float:
+        return self._seconds
+
+    def all_reduce(self, tensor: Tensor) -> None:
+        check_tensors("all_reduce", [tensor])
+        _Sum(self, tensor, "all_reduce").wait()
+
+    def start_all_reduce(self, tensor: Tensor) -> Work:
+        check_tensors("start_all_reduce", [tensor])
+        return _Sum(self, tensor, "start_all_reduce")
+
+    def all_gather(self, tensor: Tensor, outs: Sequence[Tensor]) -> None:
+        check_tensors("all_gather", [tensor, *outs])
+        for out, sent in zip(outs, self._meet("all_gather", tensor.clone()), strict=True):
+            out.copy_(_same_size("all_gather", sent, out))
+
+    def reduce_scatter(self, parts: Sequence[Tensor], out: Tensor) -> None:
+        check_tensors("reduce_scatter", [*parts, out])
+        given = self._meet("reduce_scatter", [summable(part).clone() for part in parts])
+        restore_sum(out, [sent[self._rank] for sent in given])
+
+    def all_to_all(self, sends: Sequence[Tensor], recvs: Sequence[Tensor]) -> None:
+        check_tensors("all_to_all", [*sends, *recvs])
+        given = self._meet("all_to_all", [part.clone() for part in sends])
+        for recv, sent in zip(recvs, given, strict=True):
+            recv.copy_(_same_size("all_to_all", sent[self._rank], recv))
+
+    def exchange(self, sends: dict[int, Tensor], recvs: dict[int, Tensor]) -> None:
+        check_tensors("exchange", [*sends.values(), *recvs.values()])
+        start = time.perf_counter()
+        messages = self._group.messages
+        with self._world.changed:
+            for to, tensor in sends.items():
+                assert to != self._rank, "a rank does not send to itself"
+                messages[self._rank, to].append(tensor.clone())
+            self._world.changed.notify_all()
+            for source, tensor in recvs.items():
+                queue = messages[source, self._rank]
+                what = f"exchange, for a message from {self._name(source)}"
+                self._world.wait(self._group.members[self._rank], what, lambda queue=queue: bool(queue))  # type: ignore[misc]
+                tensor.copy_(_same_size("exchange", queue.popleft(), tensor))
+        self._seconds += time.perf_counter() - start
+
+    def broadcast(self, tensor: Tensor, root: int) -> None:
+        check_tensors("broadcast", [tensor])
+        sent = self._meet("broadcast", tensor.clone() if self._rank == root else None)[root]
+        tensor.copy_(_same_size("broadcast", sent, tensor))
+
+    def gather_objects(self, item: object) -> list[object]:
+        return [json.loads(text) for text in self._meet("gather_objects", json.dumps(item))]
+
+    def split(self, color: int, key: int) -> ThreadComm:
+        this_round = self._round
+        given = self._meet("split", (color, key))
+        ranks = sorted((other_key, rank) for rank, (other, other_key) in enumerate(given) if other == color)
+        members = tuple(self._group.members[rank] for _, rank in ranks)
+        with self._world.changed:
+            name = (id(self._group), this_round, color)
+            group = self._world.groups.setdefault(name, _Group(members))
+        return ThreadComm(self._world, group, ranks.index((key, self._rank)))
+
+    def barrier(self) -> None:
+        self._meet("barrier", None)
+
+    def free(self) -> None:
+        """Nothing to give back."""
+
+    def abort(self, code: int) -> None:
+        error = CommError(f"{self._name(self._rank)} has aborted the simulation with exit status {code}")
+        self._world.fail(error)
+        raise error
+
+    def _name(self, rank: int) -> str:
+        return f"rank {self._group.members[rank]}"
+
+    def _meet(self, what: str, item: object) -> list:  # type: ignore[type-arg]  # of whatever `item` is
+        number = self._enter(what, item)
+        return self._leave(what, number)
+
+    def _enter(self, what: str, item: object) -> int:
+        """Leave `item` for the others in the next round, and return the round's number."""
+        number = self._round
+        self._round += 1
+        with self._world.changed:
+            self._group.rounds[number][self._rank] = (what, item)
+            self._world.changed.notify_all()
+        return number
+
+    def _arrived(self, number: int) -> bool:
+        return len(self._group.rounds[number]) == self.size
+
+    def _leave(self, what: str, number: int) -> list:  # type: ignore[type-arg]
+        """What every rank has left in a round, once all have."""
+        start = time.perf_counter()
+        with self._world.changed:
+            members = ",".join(str(member) for member in self._group.members)
+            text = f"{what}, call {number} of the group of ranks {members}"
+            self._world.wait(self._group.members[self._rank], text, lambda: self._arrived(number))
+            given = self._group.rounds[number]
+            self._group.taken[number] += 1
+            if self._group.taken[number] == self.size:
+                del self._group.rounds[number], self._group.taken[number]
+        self._seconds += time.perf_counter() - start
+        calls = [given[rank][0] for rank in range(self.size)]
+        if len(set(calls)) > 1:
+            lines = [f"{self._name(rank)} is in {call}" for rank, call in enumerate(calls)]
+            raise CommError(
+                refusal("simulation", "ranks of a group meet in different calls", "they enter the same call", lines)
+            )
+        return [given[rank][1] for rank in range(self.size)]
+
+
+class _Sum(Work):
+    """An all-reduce under way: what this rank adds is left behind at once, the sum is taken by `wait`."""
+
+    def __init__(self, comm: ThreadComm, tensor: Tensor, what: str) -> None:
+        self._comm = comm
+        self._tensor = tensor
+        self._what = what
+        self._done = False
+        self._number = comm._enter(what, summable(tensor).clone())
+
+    def wait(self) -> None:
+        if not self._done:
+            restore_sum(self._tensor, self._comm._leave(self._what, self._number))
+            self._done = True
+
+    def test(self) -> bool:
+        with self._comm._world.changed:
+            self._comm._world._raise_if_failed()
+            arrived = self._done or self._comm._arrived(self._number)
+        if arrived:
+            self.wait()
+        return arrived
+
+
+def restore_sum(out: Tensor, parts: Sequence[Tensor]) -> None:
+    """Put the sum of `parts`, taken in rank order so that it is the same on every rank, into `out`."""
+    total = parts[0].clone()
+    for part in parts[1:]:
+        total += _same_size("sum", part, total)
+    if out.is_complex():
+        total = torch.view_as_complex(total)
+    restore(out, _same_size("sum", total, out))
+
+
+def _same_size(where: str, sent: Tensor, wanted: Tensor) -> Tensor:
+    """`sent` in the shape of `wanted`; ranks that disagree on a size or a type have made a mistake of ours."""
+    if sent.numel() != wanted.numel():
+        raise CommError(f"{where}: one rank sends {sent.numel()} elements where another expects {wanted.numel()}")
+    return sent.reshape(wanted.shape)

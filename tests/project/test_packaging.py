@@ -1,0 +1,162 @@
+"""The wheel, the sdist and the editable install hold the same modules as the folders on disk, and all import."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+BESIDE = ("codegen", "configs", "costmodel", "partitioner", "runtime")
+UNWANTED = shutil.ignore_patterns("__pycache__", "*.egg-info", "*.pyc")
+
+
+def python(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
+
+
+def must(result: subprocess.CompletedProcess[str]) -> str:
+    assert result.returncode == 0, f"{result.stdout}\n{result.stderr}"
+    return result.stdout
+
+
+def installed_name(path: Path) -> str:
+    """Where a file of the tree is installed: runtime/grid.py is autopar/runtime/grid.py."""
+    relative = path.relative_to(ROOT)
+    return relative.as_posix() if relative.parts[0] == "autopar" else f"autopar/{relative.as_posix()}"
+
+
+def modules() -> list[str]:
+    """Every module that ships, by its installed name."""
+    paths = [installed_name(path) for folder in ("autopar", *BESIDE) for path in (ROOT / folder).rglob("*.py")]
+    return sorted(path.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for path in paths)
+
+
+def data_files() -> set[str]:
+    return {installed_name(path) for path in (ROOT / "configs").rglob("*.toml")} | {"autopar/py.typed"}
+
+
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project's sources alone: building writes into its folder."""
+    target = tmp_path_factory.mktemp("sources")
+    for name in ("autopar", *BESIDE):
+        shutil.copytree(ROOT / name, target / name, ignore=UNWANTED)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, target / name)
+    return target
+
+
+@pytest.fixture(scope="module")
+def wheel(copied: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from the sdist, so that both are complete."""
+    out = tmp_path_factory.mktemp("dist")
+    must(python("-m", "build", "--no-isolation", "--outdir", str(out), str(copied), cwd=out))
+    (path,) = out.glob("*.whl")
+    return path
+
+
+def importing(names: list[str], target: Path) -> str:
+    """A program that imports `names` with `target` before everything else, and says where each came from."""
+    lines = [
+        f"import importlib, site, sys; target = {str(target)!r}",
+        # This environment's own editable install steps aside.
+        "sys.meta_path[:] = [finder for finder in sys.meta_path if 'Editable' not in str(finder)]",
+        "for name in [name for name in sys.modules if name.startswith('__editable__')]: del sys.modules[name]",
+        # The .pth files of an editable install count only in a site directory.
+        "sys.path.insert(0, target); site.addsitedir(target)",
+        f"for name in {names!r}: print(name, importlib.import_module(name).__file__)",
+    ]
+    return "\n".join(lines)
+
+
+def test_packages_are_the_folders_on_disk():
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        listed = tomllib.load(file)["tool"]["setuptools"]["packages"]
+    found = {Path(name).parent.as_posix().replace("/", ".") for name in map(installed_name, initialisers())}
+    assert sorted(listed) == sorted(found)
+
+
+def initialisers() -> list[Path]:
+    return [path for folder in ("autopar", *BESIDE) for path in (ROOT / folder).rglob("__init__.py")]
+
+
+def test_every_folder_with_code_is_a_package():
+    folders = {path.parent for folder in ("autopar", *BESIDE) for path in (ROOT / folder).rglob("*.py")}
+    assert not [folder for folder in folders if not (folder / "__init__.py").exists()]
+
+
+def test_wheel_holds_every_module_and_no_more(wheel: Path):
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+    sources = {installed_name(path) for folder in ("autopar", *BESIDE) for path in (ROOT / folder).rglob("*.py")}
+    assert names == sources | data_files()
+
+
+def test_wheel_imports_from_a_clean_target(wheel: Path, tmp_path: Path):
+    target = tmp_path / "target"
+    must(
+        python(
+            "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target", str(target), str(wheel), cwd=tmp_path
+        )
+    )
+    names = [
+        "autopar",
+        "autopar.runtime",
+        "autopar.partitioner",
+        "autopar.codegen",
+        "autopar.costmodel",
+        "autopar.configs",
+    ]
+    places = must(python("-c", importing(names, target), cwd=tmp_path)).splitlines()
+    assert len(places) == len(names)
+    assert all(line.split(" ", 1)[1].startswith(str(target)) for line in places), places
+
+
+def test_editable_install_imports_from_the_sources(copied: Path, tmp_path: Path):
+    target = tmp_path / "target"
+    options = ["-q", "--no-deps", "--no-index", "--no-build-isolation", "--target", str(target)]
+    must(python("-m", "pip", "install", *options, "-e", str(copied), cwd=tmp_path))
+    names = ["autopar", "autopar.errors", "autopar.runtime", "autopar.partitioner", "autopar.configs"]
+    places = must(python("-c", importing(names, target), cwd=tmp_path)).splitlines()
+    expected = [
+        f"{name} {copied / folder / '__init__.py'}" for name, folder in zip(names, folders_of(names), strict=True)
+    ]
+    expected[1] = f"autopar.errors {copied / 'autopar/errors.py'}"
+    assert places == expected
+
+
+def folders_of(names: list[str]) -> list[str]:
+    return [name if name == "autopar" else name.removeprefix("autopar.") for name in names]
+
+
+@pytest.mark.parametrize("folder", BESIDE)
+def test_bare_import_is_refused(folder: str):
+    result = python("-c", f"import {folder}", cwd=ROOT)
+    assert result.returncode
+    assert f"import autopar.{folder}, not {folder}" in result.stderr
+
+
+def test_importing_the_runtime_does_not_import_the_compiler():
+    text = "import sys, autopar.runtime; print(*sorted(m for m in sys.modules if m.startswith('autopar')))"
+    loaded = must(python("-c", text, cwd=ROOT / "tests")).split()
+    compiler = (
+        "autopar.capture",
+        "autopar.ops",
+        "autopar.costmodel",
+        "autopar.partitioner",
+        "autopar.codegen",
+        "autopar.cli",
+    )
+    assert not [name for name in loaded if name.startswith(compiler)]
+
+
+def test_every_module_imports():
+    text = f"import importlib\nfor name in {modules()!r}: importlib.import_module(name)"
+    must(python("-c", text, cwd=ROOT / "tests"))
