@@ -99,24 +99,43 @@ def compile(
         graph = captured.graph
         check_graph(graph)
         said(f"{len(graph.nodes)} operators, {_count(graph)} parameters")
-    with _timed(tell, "priced") as said:
-        built = build.build(
-            graph, shape, profile, limit=limit, optimizer=optimizer, pins=pins.apply(chosen, graph)
-        )
-        count = sum(len(options) for options in built.options.values())
-        said(f"{len(built.keys)} variables, {count} strategies")
-    with _timed(tell, "solved") as said:
-        try:
-            solution = solve(built.problem, method=solver, time_limit=time_limit)
-        except NoChoice as error:
-            raise report.over_memory(built, error, optimizer) from error
-        gap = (solution.cost - solution.bound) / solution.cost if solution.cost else 0.0
-        said(f"{solution.method}, gap {gap:.2%}")
+    built, solution = _planned(graph, shape, profile, limit, optimizer, pins.apply(chosen, graph), solver, time_limit, tell)
     with _timed(tell, "emitted") as said:
         options = report.options(memory, solver, optimizer, tuple(pin))
         plan, text = _emit(built, solution, options, source or ModelSource("", ""), captured.graph.name)
         said(f"{len(text.splitlines())} lines")
     return Compiled(plan, text, graph, captured.constants, built, solution, model)
+
+
+def _planned(
+    graph: Graph,
+    grid: GridShape,
+    machine: machines.Machine,
+    limit: float,
+    optimizer: str,
+    pinned: Mapping[str, Mapping[int, str]],
+    solver: str,
+    time_limit: float,
+    tell: Progress,
+) -> tuple[build.Built, Solution]:
+    """Price and solve; parameters are gathered for use only where nothing else fits the memory limit."""
+    for gathered in (False, True):
+        with _timed(tell, "priced") as said:
+            built = build.build(
+                graph, grid, machine, limit=limit, optimizer=optimizer, pins=pinned, gathered=gathered
+            )
+            count = sum(len(options) for options in built.options.values())
+            said(f"{len(built.keys)} variables, {count} strategies{', parameters gathered for use' if gathered else ''}")
+        try:
+            with _timed(tell, "solved") as said:
+                solution = solve(built.problem, method=solver, time_limit=time_limit)
+                said(f"{solution.method}, gap {solution.gap:.2%}")
+        except NoChoice as error:
+            if gathered:
+                raise report.over_memory(built, error, optimizer) from error
+        else:
+            return built, solution
+    raise AssertionError("the second round returns or raises")
 
 
 def _emit(
@@ -129,7 +148,8 @@ def _emit(
     check.check(lowered, decision.homes, built.grid)
     draft = report.plan(built, solution, decision, lowered, options, source)
     seconds = {node.name: node.seconds_forward + node.seconds_backward for node in draft.nodes}
-    heading = program.Text(title, source.path, built.grid, seconds)
+    inside = {node.name: report.exchanged(node) for node in draft.nodes}
+    heading = program.Text(title, source.path, built.grid, seconds, inside)
     text = program.emit(built.graph, decision, lowered, heading, frozenset(exported))
     return replace(draft, program_sha256=hashlib.sha256(text.encode()).hexdigest()), text
 

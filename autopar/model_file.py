@@ -1,8 +1,8 @@
 """A user's ``model.py`` as a record: the model, its example inputs, and where given its optimizer and batches.
 
-A model file defines `model` (an nn.Module, or a function that returns one) and `example_inputs` (a tuple, a dict, or a function
-returning one); optionally `optimizer(params)` and `batches()`. Both the compiler and the runtime read it, so this module imports
-neither. Imports of files that stand beside it work, as they do for ``python model.py``.
+A model file defines `model` (an nn.Module, or a function that returns one) and `example_inputs` (a tuple, a dict, or a
+function returning one); optionally `optimizer(params)` and `batches()`. Both the compiler and the runtime read it, so
+this module imports neither. Imports of files that stand beside it work, as they do for ``python model.py``.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class ModelFile:
     model           an nn.Module or a function that returns one
     example_inputs  returns a tuple (positional) or dict (keyword) of forward's arguments. Raises ConfigError
     optimizer       ``optimizer(params)`` returns a torch optimizer; None where the file has none
-    batches         returns an iterator of inputs to train on, in the form of the example inputs; None where the file has none
+    batches         returns an iterator of inputs to train on, like the example inputs; None where the file has none
     """
 
     path: Path
@@ -108,10 +108,14 @@ def _place(error: BaseException, file: Path) -> str:
 def _model(found: Mapping[str, Any], attribute: str, file: Path) -> Any:  # noqa: ANN401  (a module or a function of one)
     rule = f"a model file defines {attribute}: an nn.Module, or a function without arguments that returns one"
     if attribute not in found:
-        offered = [name for name, value in found.items() if _public(name) and (callable(value) or isinstance(value, nn.Module))]
+        offered = [
+            name for name, value in found.items() if _public(name) and (callable(value) or isinstance(value, nn.Module))
+        ]
         given = f"it does not define {attribute}{nearest(attribute, offered)}"
         here = ", ".join(name for name in offered if getattr(found[name], "__module__", "") == found["__name__"])
-        fix = f"define {attribute}, or name another of its attributes: {file.name}:NAME" + (f" (it has {here})" if here else "")
+        fix = f"define {attribute}, or name another of its attributes: {file.name}:NAME" + (
+            f" (it has {here})" if here else ""
+        )
         raise ConfigError(refusal(file.name, given, rule, fix=fix))
     model = found[attribute]
     if not isinstance(model, nn.Module) and not callable(model):
@@ -122,7 +126,9 @@ def _model(found: Mapping[str, Any], attribute: str, file: Path) -> Any:  # noqa
 def _example_inputs(found: Mapping[str, Any], file: Path) -> Callable[[], Inputs]:
     rule = "a model file defines example_inputs: a tuple or dict of forward's arguments, or a function that returns one"
     if "example_inputs" not in found:
-        given = f"it does not define example_inputs{nearest('example_inputs', [name for name in found if _public(name)])}"
+        given = (
+            f"it does not define example_inputs{nearest('example_inputs', [name for name in found if _public(name)])}"
+        )
         fix = 'write e.g. `def example_inputs(): return {"x": torch.zeros(32, 784)}`'
         raise ConfigError(refusal(file.name, given, rule, fix=fix))
     given_inputs = found["example_inputs"]

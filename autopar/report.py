@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -14,11 +14,11 @@ from autopar.codegen.steps import Program, conversions
 from autopar.costmodel import compute, memory
 from autopar.costmodel.machine import parse_bytes
 from autopar.errors import ConfigError, InfeasiblePlan, nearest, refusal
-from autopar.graph import Graph, Node, Value
+from autopar.graph import Node, Value
 from autopar.layout import Layouts
-from autopar.ops.fallback import is_fallback
+from autopar.ops.fallback import FALLBACK
 from autopar.ops.rule import Choice
-from autopar.partitioner.build import Built, Decision
+from autopar.partitioner.build import Built, Decision, residents
 from autopar.partitioner.problem import NoChoice, Solution
 from autopar.partitioner.strategies import Described, Strategy, whole_strategy
 from autopar.plan import (
@@ -46,7 +46,11 @@ def plan(
 ) -> Plan:
     """The record of a decision; the program's hash is filled in when there is a program."""
     graph = built.graph
-    nodes = tuple(_node(built, built.described[node.name], decision.strategies[node.name]) for node in graph.nodes)
+    resident = residents(graph, built.described)
+    nodes = tuple(
+        _node(built, built.described[node.name], decision.strategies[node.name], resident[node.name])
+        for node in graph.nodes
+    )
     converted = _conversions(built, program)
     return Plan(
         version=VERSION,
@@ -89,7 +93,7 @@ def _choice(choice: Choice) -> AxisChoice:
     return AxisChoice(choice.mode, choice.letter, choice.blocks, choice.unit, operands, results)
 
 
-def _node(built: Built, item: Described, strategy: Strategy) -> NodePlan:
+def _node(built: Built, item: Described, strategy: Strategy, resident: frozenset[str]) -> NodePlan:
     given = (item.call, item.rule, item.op, strategy, built.grid, built.machine)
     forward, backward = compute.node_seconds(*given)
     names = built.grid.names
@@ -99,12 +103,21 @@ def _node(built: Built, item: Described, strategy: Strategy) -> NodePlan:
         )
         for one in compute.inner_conversions(*given)
     )
-    saved = memory.saved_bytes(item.call, item.op, strategy, built.grid)
+    saved = memory.saved_bytes(item.call, item.op, strategy, built.grid, resident)
     node, shape = item.node, item.call.results[0].shape
     return NodePlan(
         node.name, node.target, item.op.note, node.module, node.source, node.code, shape,
-        tuple(map(_choice, strategy)), forward, backward, int(saved), not is_fallback(item.op), inner,
+        tuple(map(_choice, strategy)), forward, backward, int(saved), item.op is not FALLBACK and not item.rule.refused, inner,
     )  # fmt: skip
+
+
+def exchanged(node: NodePlan) -> tuple[float, float, float]:
+    """Bytes forward, bytes back and seconds that a call exchanges inside."""
+    return (
+        sum(one.bytes_forward for one in node.inner),
+        sum(one.bytes_adjoint for one in node.inner),
+        sum(one.seconds_forward + one.seconds_adjoint for one in node.inner),
+    )
 
 
 def _conversions(built: Built, program: Program) -> tuple[ConversionPlan, ...]:
@@ -263,16 +276,3 @@ def _gib(size: float, *, up: bool = False) -> str:
     unit, scale = ("GiB", 2**30) if size >= 2**30 else ("MiB", 2**20)
     shown = np.ceil(size / scale * 100) / 100 if up else size / scale
     return f"{shown:.2f}{'' if up else ' '}{unit}"
-
-
-def by_module(nodes: Sequence[NodePlan]) -> Mapping[str, tuple[NodePlan, ...]]:
-    """The calls of each module, in order of execution."""
-    found: dict[str, list[NodePlan]] = {}
-    for node in nodes:
-        found.setdefault(node.module, []).append(node)
-    return {module: tuple(calls) for module, calls in found.items()}
-
-
-def graph_summary(graph: Graph) -> str:
-    """One line about a graph."""
-    return f"{graph.name}: {len(graph.nodes)} operators, {len(graph.parameters)} parameters and buffers"

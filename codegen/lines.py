@@ -86,6 +86,9 @@ def _update_line(step: Update, style: Style) -> Line | None:
         return None
     home = next(item.value for item in style.graph.parameters if item.name == step.buffer)
     target = style.parameters[home]
+    if node.target == "aten.add.Tensor" and node.args[0] == Ref(home) and isinstance(node.args[1], int):
+        counted = f"{target}.add_({node.args[1]})"  # the sum itself is printed nowhere: it has no other reader
+        return Line((), (step.reads,), lambda names: counted, (step,))
     return Line((), (step.reads,), lambda names: f"{target}.copy_({names(step.reads)})", (step,))
 
 

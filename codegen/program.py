@@ -20,6 +20,7 @@ from autopar.partitioner.blocks import Repeat
 from autopar.partitioner.build import Decision
 
 _COLUMN = 88  # where comments start
+_MOST_ROWS = 24  # a longer table of parameters is shortened by patterns
 _WIDEST = 150  # a comment that would end beyond stands above its line
 
 
@@ -31,6 +32,7 @@ class Text:
     source: str
     grid: GridShape
     seconds: Mapping[str, float]  # forward and backward seconds by name of the call
+    inside: Mapping[str, tuple[float, float, float]]  # bytes forward, bytes back and seconds exchanged inside a call
 
 
 def emit(graph: Graph, decision: Decision, program: Program, text: Text, exported: frozenset[str]) -> str:
@@ -43,7 +45,7 @@ def emit(graph: Graph, decision: Decision, program: Program, text: Text, exporte
     body = [*(writer.block(step) for step in loops), writer.forward(program)]
     code = "\n\n\n".join([*body, _MAIN])
     tables = _tables(graph, decision, [step.repeat for step in loops])
-    head = [f'"""{_title(text)}"""\n', _imports(code + tables, exported), "", _grid(text.grid, axes), tables]
+    head = [f'"""{_title(text)}"""\n', _imports(f"{tables}\n{code}", exported), "", _grid(text.grid, axes), tables]
     return "\n".join(head) + "\n\n\n" + code + "\n"
 
 
@@ -62,7 +64,7 @@ def _title(text: Text) -> str:
 
 def _imports(code: str, exported: frozenset[str]) -> str:
     used = {node.id for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Name)} | {"Grid"}
-    names = ", ".join(sorted(used & exported, key=lambda name: (name.lower(), name)))
+    names = ", ".join(sorted(used & exported, key=lambda name: (name[0].islower(), name)))
     rows = ["import torch"] if "torch" in used else []
     rows += ["import torch.nn.functional as F"] if "F" in used else []
     line = f"from autopar.runtime import {names}"
@@ -79,7 +81,23 @@ def _tables(graph: Graph, decision: Decision, repeats: Sequence[Repeat]) -> str:
     parameters: dict[str, Layouts] = {}
     for item in graph.parameters:
         parameters.setdefault(_pattern(item.name, repeats), decision.homes[item.value])
+    if len(parameters) > _MOST_ROWS:
+        parameters = _merged(parameters)
     return f"INPUTS = {_table(inputs)}\nPARAMETERS = {_table(list(parameters.items()))}"
+
+
+def _merged(rows: Mapping[str, Layouts]) -> dict[str, Layouts]:
+    """Fewer rows: names of the same length and last component go by one pattern where they all lie the same way."""
+    groups: dict[tuple[int, str], list[str]] = {}
+    for name in rows:
+        groups.setdefault((name.count("."), name.rpartition(".")[2]), []).append(name)
+    found: dict[str, Layouts] = {}
+    for (depth, last), names in groups.items():
+        if len(names) > 1 and len({rows[name] for name in names}) == 1:
+            found[".".join(["*"] * depth + [last])] = rows[names[0]]
+        else:
+            found.update({name: rows[name] for name in names})
+    return found
 
 
 def _pattern(name: str, repeats: Sequence[Repeat]) -> str:
@@ -206,19 +224,19 @@ class _Writer:
         return [whole] if len(whole) <= _WIDEST else [f"    # {comment}", statement]
 
     def _comment(self, line: Line) -> str:
-        """Source line, split and cost of the line's heaviest call; what a conversion moves."""
+        """Source line, split and cost of the line's heaviest call; what the line exchanges."""
         runs = [step for step in line.steps if isinstance(step, Run)]
         parts = []
         if runs:
             main = max(runs, key=lambda run: self.text.seconds[run.described.node.name])
-            if main.described.op.work != "view":
-                seconds = sum(self.text.seconds[run.described.node.name] for run in runs)
-                where = main.described.node.source
-                parts = [*([where] if where else []), split_text(main, self.text.grid), milliseconds(seconds)]
-        for step in line.steps:
-            if isinstance(step, Convert):
-                parts.append(convert_text(step, self.text.grid))
-        return "; ".join(parts)
+            seconds = sum(self.text.seconds[run.described.node.name] for run in runs)
+            if seconds > 0:
+                parts = [main.described.node.source, split_text(main, self.text.grid), milliseconds(seconds)]
+        converted = [step.conversion for step in line.steps if isinstance(step, Convert)]
+        amounts = [(one.bytes_forward, one.bytes_adjoint, one.seconds) for one in converted]
+        amounts += [self.text.inside[run.described.node.name] for run in runs]
+        exchanged = exchange_text(*map(sum, zip(*amounts, strict=True)))
+        return ", ".join(part for part in (*parts, exchanged) if part)
 
 
 def split_text(run: Run, grid: GridShape) -> str:
@@ -227,16 +245,10 @@ def split_text(run: Run, grid: GridShape) -> str:
     return "split " + ", ".join(cuts) if cuts else "whole"
 
 
-def convert_text(step: Convert, grid: GridShape) -> str:
-    """What a conversion moves per rank, forward and adjoint."""
-    one = step.conversion
-    moved = [
-        f"{amount(size)} {way}"
-        for size, way in ((one.bytes_forward, "forward"), (one.bytes_adjoint, "back"))
-        if size > 0
-    ]
-    seconds = one.seconds_forward + one.seconds_adjoint
-    return f"{' '.join(moved)} over {grid.names[one.axis]} {milliseconds(seconds)}" if moved else ""
+def exchange_text(forward: float, back: float, seconds: float) -> str:
+    """What is moved per rank, forward and back, and how long that takes."""
+    ways = [f"{amount(size)}{way}" for size, way in ((forward, ""), (back, " back")) if size]
+    return f"{' + '.join(ways)} {milliseconds(seconds)}" if ways else ""
 
 
 def amount(size: float) -> str:

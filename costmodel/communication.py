@@ -1,20 +1,22 @@
 """Seconds of every primitive, forward and adjoint, over one grid axis: alpha-beta formulas and memory traffic.
 
-A message of n bytes takes alpha + n / beta seconds; p is the number of ranks of the axis, L = ceil(log2 p). Sources: R. Thakur,
-R. Rabenseifner, W. Gropp, "Optimization of Collective Communication Operations in MPICH", IJHPCA 19(1), 2005 (TRG below), and
-Hewett and Grady, arXiv 2006.03108, for which primitive is the adjoint of which. Libraries choose an algorithm by size, so a
-price is the least of those that apply. The additions inside a sum are part of beta, which is measured with sums.
+A message of n bytes takes alpha + n / beta seconds; p is the number of ranks of the axis, L = ceil(log2 p). Sources: R.
+Thakur, R. Rabenseifner, W. Gropp, "Optimization of Collective Communication Operations in MPICH", IJHPCA 19(1), 2005
+and Hewett and Grady, arXiv 2006.03108, for which primitive is the adjoint of which. Libraries choose an
+algorithm by size, so a price is the least of those that apply. The additions inside a sum are part of beta, which is
+measured with sums.
 
-    all_gather, reduce_scatter   L alpha + (p-1)/p n/beta                     Bruck; recursive halving (TRG 3.1, 3.3)
-    all_sum                      min(L (alpha + n/beta),                      recursive doubling (TRG 3.4)
-                                     2 L alpha + 2 (p-1)/p n/beta)            Rabenseifner (TRG 3.4)
-    all_to_all                   min((p-1) alpha + (p-1)/p n/beta,            pairwise (TRG 3.2)
-                                     L (alpha + n/2/beta))                    Bruck (TRG 3.2)
-    halo                         m alpha + n/beta                             m neighbours on the farther side, both sides at once
+    all_gather, reduce_scatter   L alpha + (p-1)/p n/beta                     Bruck; recursive halving
+    all_sum                      min(L (alpha + n/beta),                      recursive doubling
+                                     2 L alpha + 2 (p-1)/p n/beta)            Rabenseifner
+    all_to_all                   min((p-1) alpha + (p-1)/p n/beta,            pairwise
+                                     L (alpha + n/2/beta))                    Bruck
+    halo                         m alpha + n/beta                             m neighbours on the farther side
 
-n is the whole tensor of the axis for the first three, one rank's part for all_to_all, the rows of one rank for halo. All of them
-grow with n and with p, and are zero for p = 1. What moves inside a rank's memory (a slice, a fill with zeros) takes the launch
-floor plus the bytes read and written over the memory bandwidth.
+n is the whole tensor of the axis for the first three, one rank's part for all_to_all, the rows of one rank for halo.
+All of them grow with n and with p, and are zero for p = 1. Gathers, scatters and exchanges also pack or unpack what they
+move, one copy of it. What moves inside a rank's memory (a slice, a fill with
+zeros) takes the launch floor plus the bytes read and written over the memory bandwidth.
 """
 
 from __future__ import annotations
@@ -121,8 +123,8 @@ def price(
 ) -> tuple[Bytes, Bytes, Bytes, Bytes]:
     """(bytes forward, bytes adjoint, seconds forward, seconds adjoint) of a primitive of the conversion table.
 
-    `before` and `after` are the bytes of the local tensor. Both may be arrays of one shape. An axis of one rank converts
-    nothing: all four are zero.
+    `before` and `after` are the bytes of the local tensor. Both may be arrays of one shape. An axis of one rank
+    converts nothing: all four are zero.
     """
     nothing = before * 0.0
     if ranks == 1:
@@ -130,7 +132,7 @@ def price(
     if primitive in ("gather", "all_gather", "split", "reduce_scatter"):
         whole = after if primitive in ("gather", "all_gather") else before
         part = before if primitive in ("gather", "all_gather") else after
-        wire = all_gather_seconds(link, ranks, whole)
+        wire = all_gather_seconds(link, ranks, whole) + slice_seconds(machine, whole)
         if primitive == "split":
             return nothing, whole, slice_seconds(machine, part), wire
         if primitive == "gather":
@@ -148,5 +150,5 @@ def price(
         return nothing, nothing, fill_seconds(machine, before + after), slice_seconds(machine, before)
     assert primitive == "all_to_all", primitive
     most = -_least(-before, -after)
-    wire = all_to_all_seconds(link, ranks, most)
+    wire = all_to_all_seconds(link, ranks, most) + slice_seconds(machine, most)
     return most, most, wire, wire

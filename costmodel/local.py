@@ -1,18 +1,21 @@
 """How much of a tensor one rank holds: local extents and bytes from layouts, for prices.
 
-A dim of extent n that is split is read as ``blocks x m x unit``, and the factor m is cut. Prices take balanced bounds and the
-largest shard, ceil(m / parts): the step waits for the rank that holds most. Two axes that cut the same factor nest, the outer
-axis (lower index) first: ceil(ceil(m / p0) / p1). Cuts of factors that lie apart multiply, in any order.
+A dim of extent n that is split is read as ``blocks x m x unit``, and the factor m is cut. Prices take balanced bounds
+and the largest shard, ceil(m / parts): the step waits for the rank that holds most. Two axes that cut the same factor
+nest, the outer axis (lower index) first: ceil(ceil(m / p0) / p1). Cuts of factors that lie apart multiply, in any
+order.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
-from autopar.graph import ITEMSIZE, Value
+from autopar.graph import ITEMSIZE
 from autopar.grid import GridShape
 from autopar.layout import Layout, Layouts, Shard
+from autopar.ops.rule import Call, Choice
 
 
 def ceil_div(extent: int, parts: int) -> int:
@@ -38,6 +41,7 @@ def largest_part(extent: int, cuts: Sequence[tuple[int, int, int]]) -> int:
     return extent // max(whole, 1) * math.prod(factors.values())
 
 
+@functools.lru_cache(maxsize=1 << 18)
 def local_shape(shape: tuple[int, ...], layouts: Layouts, grid: GridShape) -> tuple[int, ...]:
     """The shape of the largest shard."""
     cuts: dict[int, list[tuple[int, int, int]]] = {}
@@ -47,9 +51,27 @@ def local_shape(shape: tuple[int, ...], layouts: Layouts, grid: GridShape) -> tu
     return tuple(largest_part(n, cuts[dim]) if dim in cuts else n for dim, n in enumerate(shape))
 
 
-def local_bytes(value: Value, layouts: Layouts, grid: GridShape) -> int:
+def local_bytes(shape: tuple[int, ...], itemsize: int, layouts: Layouts, grid: GridShape) -> int:
     """Bytes of the largest shard of a tensor with these layouts, one per axis."""
-    return math.prod(local_shape(value.shape, layouts, grid)) * ITEMSIZE[value.dtype]
+    return math.prod(local_shape(shape, layouts, grid)) * itemsize
+
+
+def operand_bytes(call: Call, choices: tuple[Choice, ...], grid: GridShape) -> list[int]:
+    """Local bytes of every operand, as the call reads it; one choice per axis."""
+    layouts = zip(*(choice.operands for choice in choices), strict=True)
+    return [
+        local_bytes(value.shape, ITEMSIZE[value.dtype], one, grid)
+        for value, one in zip(call.operands, layouts, strict=True)
+    ]
+
+
+def result_bytes(call: Call, choices: tuple[Choice, ...], grid: GridShape) -> list[int]:
+    """Local bytes of every result, as the call makes it; an unused one takes none."""
+    layouts = zip(*(choice.results for choice in choices), strict=True)
+    return [
+        local_bytes(value.shape, ITEMSIZE[value.dtype], one, grid) if value.name else 0
+        for value, one in zip(call.results, layouts, strict=True)
+    ]
 
 
 def same_factor(one: Layout, other: Layout) -> bool:
@@ -60,8 +82,8 @@ def same_factor(one: Layout, other: Layout) -> bool:
 def nested(extent: int, outer: Shard, inner: Shard) -> bool:
     """Whether the factors that two shards of one dim cut are the same one, or lie wholly apart.
 
-    The factor of ``blocks x m x unit`` spans strides unit to unit * m. Two factors lie apart if one's span ends at or below
-    the stride where the other's begins, and divides it.
+    The factor of ``blocks x m x unit`` spans strides unit to unit * m. Two factors lie apart if one's span ends at or
+    below the stride where the other's begins, and divides it.
 
     >>> nested(32, Shard(0, 1, 8), Shard(0, 4, 1))  # batch of 4, then sequence of 8
     True

@@ -1,9 +1,9 @@
 """A machine profile: from a TOML file to a frozen record of rates, latencies and sizes, all per MPI rank.
 
-A profile says how fast one rank computes (peak per dtype times an efficiency per class of work, memory bandwidth, and a floor
-per operator) and how fast two ranks exchange (alpha seconds per message, beta bytes per second) inside a node and between
-nodes. `beta` is what one rank gets while all ranks of its node communicate at once. Nothing here is measured while a model is
-compiled: the same profile gives the same plan everywhere.
+A profile says how fast one rank computes (peak per dtype times an efficiency per class of work, memory bandwidth, and a
+floor per operator) and how fast two ranks exchange (alpha seconds per message, beta bytes per second) inside a node and
+between nodes. `beta` is what one rank gets while all ranks of its node communicate at once. Nothing here is measured
+while a model is compiled: the same profile gives the same plan everywhere.
 """
 
 from __future__ import annotations
@@ -117,21 +117,23 @@ def _read(name_or_path: str | Path) -> tuple[str, str]:
     try:
         return Path(given).read_text("utf-8"), where
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(refusal(where, "cannot be read", "a profile is a readable text file", [str(error)])) from error
+        raise ConfigError(
+            refusal(where, "cannot be read", "a profile is a readable text file", [str(error)])
+        ) from error
 
 
-# Every entry: kind "text", "count", "bytes" (text with a unit too), "positive", "seconds" (zero is allowed), "share" (0 to 1).
+# Every entry and its kind; `_MEANING` says what a kind allows.
 _SCALARS = {
     "name": "text",
     "ranks_per_node": "count",
     "memory_bytes": "bytes",
-    "memory_bandwidth": "bytes",
+    "memory_bandwidth": "rate",
     "launch_floor": "seconds",
     "overlap": "share",
 }
 _TABLES = {
-    "intra": {"alpha": "seconds", "beta": "bytes"},
-    "inter": {"alpha": "seconds", "beta": "bytes"},
+    "intra": {"alpha": "seconds", "beta": "rate"},
+    "inter": {"alpha": "seconds", "beta": "rate"},
     "flops": {dtype: "positive" for dtype in ITEMSIZE},
     "efficiency": {work: "fraction" for work in WORKS},
 }
@@ -139,6 +141,7 @@ _MEANING = {
     "text": "a text",
     "count": "a whole number of at least 1",
     "bytes": 'a positive number of bytes, as 1e9 or "12GiB"',
+    "rate": 'a positive number of bytes per second, as 1e9 or "6GiB"',
     "positive": "a positive number",
     "seconds": "a number of at least 0",
     "share": "a number from 0 to 1",
@@ -195,9 +198,9 @@ def _value(given: object, kind: str) -> object:
     """The value as its kind demands, or None where it does not."""
     if kind == "text":
         return given if isinstance(given, str) and given else None
-    if kind == "bytes" and isinstance(given, str):
+    if kind in ("bytes", "rate") and isinstance(given, str):
         try:
-            return parse_bytes(given) or None
+            given = parse_bytes(given)
         except ConfigError:
             return None
     if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given) or given < 0:
@@ -213,7 +216,8 @@ def _value(given: object, kind: str) -> object:
 def axis_links(machine: Machine, grid: GridShape) -> tuple[Link, ...]:
     """The link that each axis uses: `intra` where all ranks of each of its groups share a node, otherwise `inter`.
 
-    Ranks are numbered row-major over the grid, outermost axis first, and `ranks_per_node` consecutive ranks share a node.
+    Ranks are numbered row-major over the grid, outermost axis first, and `ranks_per_node` consecutive ranks share a
+    node.
     """
     nodes = (np.arange(grid.size) // machine.ranks_per_node).reshape(grid.sizes)
     return tuple(

@@ -1,15 +1,16 @@
 """The redistribution planner: from two layouts of one tensor to the cheapest chain of primitives between them.
 
-It is asked for a price while a plan is sought and for the steps when the program is written, so what was priced is what runs.
-A step changes the layout on one axis through one cell of the conversion table; `copy(all_sum)` and `keep(once)` are two steps.
-Every step turns one description of the same tensor (and of its gradient) into another, so any chain is correct and the
-cheapest is a shortest path. Per axis, a chain may pass through the source's layout, the target's, Replicate and Copied; a
-state is one of these per axis, and an edge costs seconds forward plus adjoint, with the bytes that the *other* axes leave.
+It is asked for a price while a plan is sought and for the steps when the program is written, so what was priced is what
+runs. A step changes the layout on one axis through one cell of the conversion table; `copy(all_sum)` and `keep(once)`
+are two steps. Every step turns one description of the same tensor (and of its gradient) into another, so any chain is
+correct and the cheapest is a shortest path. Per axis, a chain may pass through the source's layout, the target's,
+Replicate and Copied; a state is one of these per axis, and an edge costs seconds forward plus adjoint, with the bytes
+that the *other* axes leave.
 
-Where two axes cut the same factor of a dim, the outer axis cuts first. Only the inner axis can then be changed by local means: a
-step that splits, gathers or moves an outer axis's part of that factor is legal only after the inner cut has been undone. Cuts of
-factors that lie apart commute, so they are free of this rule. (The index sets are checked rank by rank in the tests.)
-For tensors without gradient, Copied is read as Replicate and adjoints cost nothing.
+Where two axes cut the same factor of a dim, the outer axis cuts first. Only the inner axis can then be changed by local
+means: a step that splits, gathers or moves an outer axis's part of that factor is legal only after the inner cut has
+been undone. Cuts of factors that lie apart commute, so they are free of this rule. (The index sets are checked rank by
+rank in the tests.) For tensors without gradient, Copied is read as Replicate and adjoints cost nothing.
 
     _Space            all states of some alphabets of layouts, and the cost of every legal edge
     plan_conversion   Dijkstra on the space of one pair; ties go to fewer steps, then to the first path in order
@@ -31,7 +32,9 @@ from autopar.costmodel.communication import price, primitive_of
 from autopar.costmodel.local import compatible, local_shape, same_factor
 from autopar.costmodel.machine import Machine, axis_links
 from autopar.grid import GridShape
-from autopar.layout import Copied, Layout, Layouts, Partial, Replicate, Shard
+from autopar.layout import Copied, Layout, Layouts, Partial, Replicate
+
+__all__ = ["Step", "compatible", "conversion_matrix", "plain", "plan_conversion"]
 
 Floats = NDArray[np.float64]
 Index = tuple[int, ...]
@@ -39,7 +42,7 @@ Index = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One primitive of a chain: the layouts of all axes before and after it (they differ on `axis` only), and its price.
+    """One primitive of a chain: the layouts of all axes before and after, which differ on `axis` only, and its price.
 
     bytes and seconds as in `communication.Conversion`: of one rank, forward and adjoint.
     """
@@ -63,8 +66,8 @@ class Step:
 class _Space:
     """The states that pick one layout of `alphabets[a]` on each axis a, and all edges.
 
-    edges[a][(x, y, *rest)] is the cost of changing axis a from its x-th to its y-th layout while the other axes, in order, stay
-    at `rest`; infinite where that is illegal.
+    edges[a][(x, y, *rest)] is the cost of changing axis a from its x-th to its y-th layout while the other axes, in
+    order, stay at `rest`; infinite where that is illegal.
     """
 
     alphabets: tuple[tuple[Layout, ...], ...]
@@ -269,8 +272,10 @@ def _relaxed(space: _Space, rows: Sequence[Layouts], columns: Sequence[Layouts])
         for axis in range(rank)
     ]  # allowed[axis][pair, choice]; Replicate and Copied come first in every alphabet
     edges = [_gathered(space.edges[axis], allowed, axis) for axis in range(rank)]
-    best = np.full((pairs, *([2 + len(whole)] * rank)), np.inf)
-    best[(slice(None), *([0] * rank))] = 0.0
+    width = 2 + len(whole)
+    flat = np.full((pairs, width**rank), np.inf)
+    flat[:, 0] = 0.0  # every axis at its first choice, the source
+    best = flat.reshape(pairs, *([width] * rank))
     while True:
         previous = best
         for axis in range(rank):
@@ -279,7 +284,8 @@ def _relaxed(space: _Space, rows: Sequence[Layouts], columns: Sequence[Layouts])
             best = np.moveaxis(reached, 1, axis + 1)
         if np.array_equal(previous, best):
             break
-    costs = best[(slice(None), *([1] * rank))].reshape(len(rows), len(columns)).copy()
+    target = sum(width**axis for axis in range(rank))  # every axis at its second choice
+    costs = best.reshape(pairs, -1)[:, target].reshape(len(rows), len(columns)).copy()
     costs[~np.array([space.legal[tuple(one)] for one in starts])] = np.inf
     costs[:, ~np.array([space.legal[tuple(one)] for one in ends])] = np.inf
     return np.asarray(costs)

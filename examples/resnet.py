@@ -1,4 +1,4 @@
-"""A ResNet of basic blocks (Hugging Face) that reads handwritten digits (scikit-learn's, enlarged to 32 x 32 pixels)."""
+"""A ResNet of basic blocks (Hugging Face) that reads handwritten digits (scikit-learn's, at 32 x 32 pixels)."""
 
 import torch
 import torch.nn.functional as F

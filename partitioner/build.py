@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autopar.costmodel import compute, memory, redistribute
+from autopar.costmodel.local import local_bytes
 from autopar.costmodel.machine import Machine
 from autopar.graph import ITEMSIZE, Graph, Node
 from autopar.grid import GridShape
@@ -71,11 +72,15 @@ def build(
     limit: float | None,
     optimizer: str,
     pins: Mapping[str, Mapping[int, str]],
+    gathered: bool,
 ) -> Built:
-    """Price everything. `limit` is bytes per rank or None; `optimizer` one of ``sgd``, ``momentum``, ``adamw``."""
+    """Price everything. `limit` is bytes per rank or None; `optimizer` one of ``sgd``, ``momentum``, ``adamw``.
+
+    `gathered` allows parameters to be stored in parts and gathered for use.
+    """
     described = describe(graph, grid, pins)
     repeats = tuple(one for one in blocks.find(graph) if _same_options(one, described))
-    draft = _Draft(graph, grid, machine, described, optimizer, _ties(graph, repeats), graph.producers())
+    draft = _Draft(graph, grid, machine, described, optimizer, gathered, _ties(graph, repeats), graph.producers(), residents(graph, described))
     draft.add_homes()
     draft.add_calls()
     draft.add_edges()
@@ -88,6 +93,17 @@ def build(
     return Built(
         graph, grid, machine, described, repeats, keys, draft.options, draft.tied, Problem(nodes, edges, limit)
     )
+
+
+def residents(graph: Graph, described: Mapping[str, Described]) -> dict[str, frozenset[str]]:
+    """Per call, the values that are held anyway when it runs: parameters, inputs, and what an earlier call keeps for backward."""
+    held = {item.value for item in (*graph.parameters, *graph.inputs)}
+    found = {}
+    for node in graph.nodes:
+        found[node.name] = frozenset(held & {*node.inputs, *node.outputs})
+        saves = described[node.name].op.saves
+        held |= set(node.inputs if saves == "inputs" else node.outputs if saves == "output" else ())
+    return found
 
 
 def decide(built: Built, choice: Sequence[int]) -> Decision:
@@ -132,8 +148,10 @@ class _Draft:
     machine: Machine
     described: Mapping[str, Described]
     optimizer: str
+    gathered: bool
     tied: dict[str, str]
     makers: Mapping[str, Node]
+    resident: Mapping[str, frozenset[str]]
     options: dict[str, Sequence[Strategy] | Sequence[Layouts]] = field(default_factory=dict)
     costs: dict[str, Matrix] = field(default_factory=dict)
     bytes: dict[str, Matrix] = field(default_factory=dict)
@@ -166,13 +184,13 @@ class _Draft:
         span = (0, 2 * len(self.graph.nodes))
         for item in self.graph.inputs:
             value = self.graph.values[item.value]
-            options = homes(value, demanded[item.value], self.grid, stored=False)
-            held = [memory.local_bytes(value.shape, ITEMSIZE[value.dtype], home, self.grid) for home in options]
+            options = homes(value, demanded[item.value], self.grid, gathered=False)
+            held = [local_bytes(value.shape, ITEMSIZE[value.dtype], home, self.grid) for home in options]
             self.put("home:" + item.value, options, [0.0] * len(options), held, span)
         for parameter in self.graph.parameters:
             value = self.graph.values[parameter.value]
             first = self.tied.get("home:" + parameter.value, "home:" + parameter.value).removeprefix("home:")
-            options = homes(self.graph.values[first], demanded[first], self.grid, stored=True)
+            options = homes(self.graph.values[first], demanded[first], self.grid, gathered=self.gathered)
             costs = [
                 sum(compute.parameter_seconds(value, parameter.kind, home, self.optimizer, self.grid, self.machine))
                 for home in options
@@ -191,8 +209,9 @@ class _Draft:
                 costs, held = memo[key]
             else:
                 costs = [self.call_seconds(item, strategy) for strategy in item.strategies]
+                resident = self.resident[node.name]
                 held = [
-                    memory.saved_bytes(item.call, item.op, strategy, self.grid) for strategy in item.strategies
+                    memory.saved_bytes(item.call, item.op, strategy, self.grid, resident) for strategy in item.strategies
                 ]
                 memo[key] = (costs, held)
             self.put("node:" + node.name, item.strategies, costs, held, (i, steps - i))

@@ -182,11 +182,11 @@ def profile(spans: Sequence[tuple[int, int]], held: Sequence[float], times: int)
 def drop_separable(f: Factors) -> None:
     """Move an edge that is the sum of a term per node into the nodes' costs."""
     for scope in [scope for scope in f.tables if len(scope) == 2]:
-        table = f.tables[scope]
+        table, (a, b) = f.tables[scope], scope
+        if not np.isfinite(table).all():
+            continue
         row, column = table[:, 0], table[0] - table[0, 0]
-        size = np.abs(table).max()
-        if np.isfinite(size) and np.abs(table - row[:, None] - column).max() <= 1e-14 * size:
-            a, b = scope
+        if np.abs(table - row[:, None] - column).max() <= 1e-14 * np.abs(table).max():
             f.costs[a], f.costs[b] = f.costs[a] + row, f.costs[b] + column
             _remove_table(f, scope)
 
@@ -283,6 +283,8 @@ def _least(terms: list[Array], shape: tuple[int, ...]) -> tuple[Array, Indices]:
 
 def _add_table(f: Factors, scope: Scope, table: Array) -> None:
     if not scope:
+        if not np.isfinite(table):
+            raise Wiped
         f.constant += float(table)
     elif len(scope) == 1:
         f.costs[scope[0]] = f.costs[scope[0]] + table

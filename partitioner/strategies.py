@@ -55,11 +55,17 @@ def _strategies(
     grid: GridShape,
     pinned: Mapping[int, str],
 ) -> tuple[Strategy, ...]:
-    every = choices(rule, call, granules)
+    every = tuple(choice for choice in choices(rule, call, granules) if not _sums_constants(choice, call))
     if op.work not in ("view", "pointwise", "memory"):
         every = tuple(choice for choice in every if choice.mode != "copied")
     per_axis = [_on_axis(every, rule, size, pinned.get(axis)) for axis, size in enumerate(grid.sizes)]
     return tuple(one for one in itertools.product(*per_axis) if _legal(one, call, rule, grid))
+
+
+def _sums_constants(choice: Choice, call: Call) -> bool:
+    """Whether a tensor without gradient would be a partial sum: the conversions know none."""
+    pairs = zip((*choice.operands, *choice.results), (*call.operands, *call.results), strict=True)
+    return any(isinstance(layout, Partial) and not value.differentiable for layout, value in pairs)
 
 
 def _on_axis(every: tuple[Choice, ...], rule: Rule, size: int, pin: str | None) -> list[Choice]:
@@ -99,17 +105,17 @@ def whole_strategy(call: Call, grid: GridShape) -> Strategy:
     return tuple(whole_choice(call, "replicate") for _ in grid.sizes)
 
 
-def homes(value: Value, demanded: Iterable[Layouts], grid: GridShape, *, stored: bool) -> tuple[Layouts, ...]:
+def homes(value: Value, demanded: Iterable[Layouts], grid: GridShape, *, gathered: bool) -> tuple[Layouts, ...]:
     """The layouts a parameter or input may live in: those its users ask for, a Partial one being kept whole instead.
 
-    A stored parameter may also lie sharded along its first dim where its users want it Copied: it is then gathered before use
-    and its gradient reduce-scattered (ZeRO, FSDP).
+    Where `gathered` is allowed, a parameter may also lie sharded along its first dim where its users want it Copied: it is then
+    gathered before use and its gradient reduce-scattered (ZeRO, FSDP), which takes less memory and more messages.
     """
     found: dict[Layouts, None] = {tuple(Replicate() for _ in grid.sizes): None}
     for layouts in demanded:
         home = tuple(Replicate() if isinstance(one, Partial) else one for one in layouts)
         found[home] = None
-        if stored and value.differentiable and value.shape:
+        if gathered and value.differentiable and value.shape:
             options: list[list[Layout]] = [
                 [one, Shard(0)] if isinstance(one, Copied) and value.shape[0] >= size else [one]
                 for one, size in zip(home, grid.sizes, strict=True)

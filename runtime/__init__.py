@@ -1,4 +1,52 @@
-"""What a generated program imports: the live grid, layouts, primitives with hand-derived adjoints, and the training loop."""
+"""What a generated program imports: the live grid, layouts, primitives with hand-derived adjoints, and the training loop.
+
+Importing it does not start MPI; making a `Grid` does, unless a simulation runs.
+"""
 
 if __name__ != "autopar.runtime":
     raise ImportError("import autopar.runtime, not runtime: a second copy under the bare name would be a silent bug")
+
+from autopar.layout import Copied, Partial, Replicate, Shard
+from autopar.runtime.grid import Axis, Grid
+from autopar.runtime.losses import cross_entropy
+from autopar.runtime.normalization import batch_norm
+from autopar.runtime.primitives.all_gather import all_gather
+from autopar.runtime.primitives.all_sum import all_sum
+from autopar.runtime.primitives.all_to_all import all_to_all
+from autopar.runtime.primitives.copy import copy
+from autopar.runtime.primitives.gather import gather
+from autopar.runtime.primitives.keep import keep
+from autopar.runtime.primitives.once import once
+from autopar.runtime.primitives.reduce_scatter import reduce_scatter
+from autopar.runtime.primitives.split import split
+from autopar.runtime.primitives.take import take
+from autopar.runtime.primitives.zero_fill import zero_fill
+from autopar.runtime.transport.threads import simulate
+from autopar.runtime.windows import avg_pool, conv, conv_transpose, max_pool
+
+__all__ = [
+    "Axis",
+    "Copied",
+    "Grid",
+    "Partial",
+    "Replicate",
+    "Shard",
+    "all_gather",
+    "all_sum",
+    "all_to_all",
+    "avg_pool",
+    "batch_norm",
+    "conv",
+    "conv_transpose",
+    "copy",
+    "cross_entropy",
+    "gather",
+    "keep",
+    "max_pool",
+    "once",
+    "reduce_scatter",
+    "simulate",
+    "split",
+    "take",
+    "zero_fill",
+]

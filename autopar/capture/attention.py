@@ -23,28 +23,30 @@ _LARGEST = 2**28  # elements of a mask that is worth a look; a larger one is kep
 
 
 def plain_attention(graph: Graph, constants: Mapping[str, torch.Tensor]) -> Graph:
-    """Attention without a mask tensor wherever the mask is everything or causal. `constants` are values by user name."""
+    """Attention without a mask tensor where the mask allows everything or is causal. `constants`: values by name."""
     static = static_values(graph)
-    kinds: dict[str, str] = {}
+    kinds: dict[tuple[str, int, int], str] = {}
 
     def one(node: Node) -> Node:
         mask = node.args[3] if node.target == _TARGET and len(node.args) > 3 else None
         if not isinstance(mask, Ref) or mask.name not in static or graph.values[mask.name].numel > _LARGEST:
             return node
-        if mask.name not in kinds:
-            kinds[mask.name] = _kind(graph, mask.name, constants)
-        if kinds[mask.name] == "other":
+        (*_, rows, _), (*_, columns, _) = (graph.values[name].shape for name in node.inputs[:2])
+        key = (mask.name, rows, columns)
+        if key not in kinds:
+            kinds[key] = _kind(graph, *key, constants)
+        if kinds[key] == "other":
             return node
         dropout = node.args[4] if len(node.args) > 4 else 0.0
-        if kinds[mask.name] == "causal":
+        if kinds[key] == "causal":
             return replace(node, args=(*node.args[:3], None, dropout, True))
         return replace(node, args=node.args[:3] if not dropout else (*node.args[:3], None, dropout))
 
     return dead_code(replace(graph, nodes=tuple(one(node) for node in graph.nodes)))
 
 
-def _kind(graph: Graph, name: str, constants: Mapping[str, torch.Tensor]) -> str:
-    """``"all"``, ``"causal"`` or ``"other"``."""
+def _kind(graph: Graph, name: str, rows: int, columns: int, constants: Mapping[str, torch.Tensor]) -> str:
+    """What a mask of queries (`rows`) against keys (`columns`) is: ``"all"``, ``"causal"`` or ``"other"``."""
     nodes = slice_of(graph, name)
     read = {value for node in nodes for value in node.inputs} | {name}
     needed = {item.value: item.name for item in graph.parameters if item.value in read}
@@ -57,8 +59,8 @@ def _kind(graph: Graph, name: str, constants: Mapping[str, torch.Tensor]) -> str
         return "other"
     if bool(allowed.all()):
         return "all"
-    causal = torch.ones(allowed.shape[-2:], dtype=torch.bool).tril()
-    return "causal" if bool((allowed == causal).all()) else "other"
+    causal = torch.ones(rows, columns, dtype=torch.bool).tril()
+    return "causal" if bool((allowed == causal).all()) else "other"  # a mask that is one row for all is not causal
 
 
 def _allowed(mask: torch.Tensor) -> torch.Tensor | None:

@@ -20,6 +20,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
+from autopar.capture.source import frames_of_error, innermost
 from autopar.errors import CaptureError, nearest, refusal
 
 LOG = logging.getLogger("autopar.capture")
@@ -30,7 +31,7 @@ Examples = tuple[object, ...] | Mapping[str, object]
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A module ready to be exported. `mode` is set where its tensors are fake, `rebuild` where it was made by a function."""
+    """A module ready to be exported. `mode` is set where its tensors are fake, `rebuild` where a function made it."""
 
     module: nn.Module
     mode: FakeTensorMode | None
@@ -53,8 +54,16 @@ def build(model: Model, name: str) -> Built:
 
 
 def build_on_cpu(model: Callable[[], nn.Module], name: str) -> Built:
-    """The module that the function returns on real memory. Errors of the function itself pass through."""
-    return Built(_checked(model(), name), None, model)
+    """The module that the function returns, on real memory. Raises CaptureError where the function fails."""
+    try:
+        module = model()
+    except Exception as error:  # the function is the user's and may raise anything
+        frame = innermost(frames_of_error(error), frozenset())
+        where = f"{frame.place}: `{frame.code}`" if frame else name
+        given = f"the model cannot be made: {type(error).__name__}: {error}"
+        rule = "a model is an nn.Module, or a function without arguments that returns one"
+        raise CaptureError(refusal(where, given, rule, fix="mend this line")) from error
+    return Built(_checked(module, name), None, model)
 
 
 def real_buffers(make: Callable[[], nn.Module]) -> dict[str, torch.Tensor]:
@@ -73,7 +82,7 @@ def arguments(examples: Examples, built: Built) -> tuple[tuple[object, ...], dic
 
 
 def input_names(module: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object]) -> tuple[str, ...]:
-    """One name per argument: forward's parameter name, or the keyword. Arguments of ``*args`` are ``args_0``, ``args_1``."""
+    """One name per argument: forward's parameter name or the keyword, ``args_0``, ``args_1`` for those of ``*args``."""
     names: list[str] = []
     for key, value in inspect.signature(module.forward).bind(*args, **kwargs).arguments.items():
         kind = inspect.signature(module.forward).parameters[key].kind

@@ -1,7 +1,8 @@
 """Arguments of an FX call in one canonical form, so that equal calls look equal.
 
-Positional in the schema's order, defaults filled in up to the last argument given; literals plain; sizes without -1; dims and
-slice bounds counted from the front. Devices, memory formats and layouts are left out: a program runs where its inputs are.
+Positional in the schema's order, defaults filled in up to the last argument given; literals plain; sizes without -1;
+dims and slice bounds counted from the front. Devices, memory formats and layouts are left out: a program runs where its
+inputs are.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ def canonical(node: fx.Node, ref: Callable[[fx.Node], Ref]) -> Call:
         size = tuple(int(n) for n in node.meta["val"].shape)
         return _SIZED[target], (_plain(node.args[0], ref), size), ()
     args, kwargs = _positional(node)
-    plain = [_plain(arg, ref) for arg in args]
-    plain = [_front(name, arg, node) for name, arg in zip(_names(node), plain, strict=False)] + plain[len(_names(node)) :]
+    names = [*_names(node), *("" for _ in args)]
+    plain = [_front(name, _plain(arg, ref), node) for name, arg in zip(names, args, strict=False)]
     if target == "aten.slice.Tensor":
         plain = _slice(plain, node)
     kept = {key: _plain(value, ref) for key, value in kwargs.items() if _kept(key, value)}
@@ -99,6 +100,7 @@ def _slice(args: list[Argument], node: fx.Node) -> list[Argument]:
     """``x, dim, start, end, step`` with bounds inside the extent."""
     x, dim, start, end, step = args + [0, None, None, 1][len(args) - 1 :]
     source = node.args[0]
-    assert isinstance(dim, int) and isinstance(source, fx.Node)
+    assert isinstance(dim, int)
+    assert isinstance(source, fx.Node)
     begin, stop, _ = slice(start, end).indices(int(source.meta["val"].shape[dim]))
     return [x, dim, begin, max(begin, stop), step]

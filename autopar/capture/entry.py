@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from autopar.capture.translate import constant_values, translate
 from autopar.errors import CaptureError, refusal
 from autopar.graph import Graph, check
 
+
 @dataclass(frozen=True, slots=True)
 class Captured:
     """A graph, and the values of its parameters of kind "constant" by name."""
@@ -32,12 +34,12 @@ def capture(
 ) -> Captured:
     """The graph of one training step of `model`, up to its loss.
 
-    `model` is an nn.Module (also a traced fx.GraphModule) or, better, a function that returns one: it is then called on the
-    meta device. `example_inputs` is a tuple for positional or a dict for keyword arguments of forward, or a function that
-    returns one. `loss` names the output to differentiate where it is neither the only scalar nor called ``loss``: a key, a
-    field or an index, nested ones joined by dots.
+    `model` is an nn.Module (also a traced fx.GraphModule) or, better, a function that returns one: it is then called on
+    the meta device. `example_inputs` is a tuple for positional or a dict for keyword arguments, or a function that
+    returns one. `loss` names the output to differentiate where it is neither the only scalar nor called ``loss``:
+    a key, a field or an index, nested ones joined by dots.
 
-    Raises CaptureError where the model cannot become one straight graph; what the model's own function raises passes through.
+    Raises CaptureError where the model cannot be made, called, or turned into one straight graph.
     """
     examples = example_inputs() if callable(example_inputs) else example_inputs
     built = build(model, name)
@@ -51,8 +53,8 @@ def capture(
 
 
 def _may_succeed_on_cpu(error: CaptureError) -> bool:
-    """Whether fake tensors were in the way: they mixed with tensors that stayed on meta, or their numbers are not known."""
-    return any(word in str(error) for word in ("meta", _UNKNOWN))
+    """Whether missing memory was in the way: a tensor stayed on meta, or the numbers of a constant are not known."""
+    return re.search(rf"\bmeta\b|{_UNKNOWN}", str(error)) is not None
 
 
 _UNKNOWN = "its value is not known"
@@ -61,7 +63,8 @@ _UNKNOWN = "its value is not known"
 def _capture(built: Built, examples: Examples, name: str, loss: str | None) -> Captured:
     args, kwargs = arguments(examples, built)
     program = export(built.module, args, kwargs, name)
-    graph = dead_code(translate(program, built.module, input_names(built.module, args, kwargs)[: len(args)], name, loss))
+    positional = input_names(built.module, args, kwargs)[: len(args)]
+    graph = dead_code(translate(program, built.module, positional, name, loss))
     constants = _constants(graph, program, built)
     graph = rename(simplify(graph, constants))
     check(graph)

@@ -1,8 +1,8 @@
 """`torch.export` with refusals that a user can act on: a module and its arguments to a functional FX graph.
 
-``export(strict=False)`` runs forward once on fake tensors; ``run_decompositions({})`` then removes in-place updates and keeps
-composite operators whole. It also drops ``torch.no_grad()`` regions, and with them the fact that no gradient flows through
-their results; they are therefore marked with a detach before.
+``export(strict=False)`` runs forward once on fake tensors; ``run_decompositions({})`` then removes in-place updates and
+keeps composite operators whole. It also forgets ``torch.no_grad()`` regions, and with them that no gradient flows
+through their results; these are therefore marked with a detach before.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import io
 import logging
 import operator
+import warnings
 from collections.abc import Iterator
 
 import torch
@@ -25,20 +26,19 @@ from autopar.errors import CaptureError, refusal
 _DATA_WORDS = ("data-dependent", "datadependent", ".numpy()", "_local_scalar_dense", ".item()", ".tolist()")
 DATA_RULE = "one program serves all steps, so forward must not look at the numbers in a tensor"
 DATA_FIX = (
-    "keep it a tensor: choose with torch.where instead of `if`, drop .item(), .tolist() and .numpy(), multiply by a mask "
-    "instead of indexing with one; or decide by a Python value that is set before training"
+    "keep it a tensor: choose with torch.where instead of `if`, drop .item(), .tolist() and .numpy(), multiply by a "
+    "mask instead of indexing with one; or decide by a Python value that is set before training"
 )
 
 
-def export(
-    module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], name: str
-) -> ExportedProgram:
+def export(module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], name: str) -> ExportedProgram:
     """The functional program of ``module(*args, **kwargs)`` in its own training mode. Raises CaptureError."""
     try:
         with _quiet():
             program = torch.export.export(module, args, kwargs, strict=False)
             _keep_no_grad(program.graph_module)
-            return program.run_decompositions({})
+            functional: ExportedProgram = program.run_decompositions({})
+            return functional
     except Exception as error:  # forward is the user's and may raise anything
         raise CaptureError(_explain(error, module, args, kwargs, name)) from error
 
@@ -80,7 +80,8 @@ def _quiet() -> Iterator[None]:
     level = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        with contextlib.redirect_stderr(io.StringIO()):
+        with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)  # torch's own use of it
             yield
     finally:
         logging.disable(level)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import reduce
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -34,8 +35,10 @@ _OWN: dict[str, Callable[..., object]] = {"autopar.affine": affine, "autopar.bat
 
 def operator(target: str) -> Callable[..., object]:
     """The function that a node's target names: ``"aten.linear.default"`` or one of our own."""
-    found: Callable[..., object] = _OWN.get(target) or reduce(getattr, target.split("."), torch.ops)  # type: ignore[arg-type]
-    return found
+    if target in _OWN:
+        return _OWN[target]
+    found: Any = reduce(getattr, target.split("."), torch.ops)
+    return cast("Callable[..., object]", found)
 
 
 def run(nodes: Iterable[Node], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,8 +1,8 @@
 """Readable names for the values of a graph: Python identifiers, unique, the same every time.
 
-An input keeps its name. The single result of a module without children is called after the attribute (``c_fc``, ``ln_1``), any
-other result after its operator (``transpose``), a buffer's new value after the buffer, parts of a tuple after the variables that the user unpacks them into. The
-second of a kind is ``c_fc_1``. Parameters are called after their path, ``h_0_ln_1_weight``.
+An input keeps its name. The single result of a module without children is called after the attribute (``c_fc``), parts
+of a tuple after the variables that the user unpacks them into, a buffer's new value after the buffer, any other result
+after its operator (``transpose``). The second of a kind is ``c_fc_1``. Parameters are called after their path.
 """
 
 from __future__ import annotations
@@ -24,7 +24,12 @@ _RUNTIME = (
     "max_pool once reduce_scatter split take zero_fill math p torch self Copied F Grid Partial Program Replicate Shard"
 )
 RESERVED = frozenset({*keyword.kwlist, *keyword.softkwlist, *dir(builtins), *_RUNTIME.split()})
-_SHORT = {"scaled_dot_product_attention": "attention", "cross_entropy_loss": "loss", "mse_loss": "loss", "_to_copy": "cast"}
+_SHORT = {
+    "scaled_dot_product_attention": "attention",
+    "cross_entropy_loss": "loss",
+    "mse_loss": "loss",
+    "_to_copy": "cast",
+}
 
 
 def rename(graph: Graph) -> Graph:
@@ -71,7 +76,9 @@ def _renamed(graph: Graph, names: dict[str, str]) -> Graph:
 def _single_results(graph: Graph) -> frozenset[str]:
     """Nodes that are all that a module without children does, the counting of a batch norm's batches aside."""
     counters = {value for _, value in graph.updates}
-    main = [node for node in graph.nodes if node.module and not (len(node.outputs) == 1 and node.outputs[0] in counters)]
+    main = [
+        node for node in graph.nodes if node.module and not (len(node.outputs) == 1 and node.outputs[0] in counters)
+    ]
     count = Counter(node.module for node in main)
     parents = {node.module.rsplit(".", depth)[0] for node in main for depth in range(1, node.module.count(".") + 1)}
     return frozenset(node.name for node in main if count[node.module] == 1 and node.module not in parents)
@@ -111,7 +118,7 @@ def _identifier(wish: str) -> str:
 
 
 def _unique(wish: str, taken: set[str]) -> str:
-    """`wish` if it is free, else with the lowest free number; an underscore where only a reserved word is in the way."""
+    """`wish` if it is free, else with the lowest free number, or an underscore after a reserved word."""
     if wish not in taken:
         return wish
     if wish in RESERVED and f"{wish}_" not in taken:

@@ -1,9 +1,9 @@
 """Passes that recognise one operator in the several calls it was captured as: affine maps, batch norm, and tanh's gelu.
 
-    reshape(-1, k) -> addmm(bias, x, w) -> reshape(b, s, n)         autopar.affine(x, w, bias): x[b, s, k] @ w[k, n] + bias[n]
-    reshape(-1, k) -> linear(x, w, bias) -> reshape(b, s, n)        aten.linear on x[b, s, k]
-    _native_batch_norm_legit_functional(..., training=True, ...)    autopar.batch_norm -> (y, new mean, new variance)
-    0.5 * x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x ** 3)))    aten.gelu(x, approximate="tanh")
+    reshape(-1, k) -> addmm(bias, x, w) -> reshape(b, s, n)       autopar.affine(x, w, bias), x[b, s, k] @ w + bias
+    reshape(-1, k) -> linear(x, w, bias) -> reshape(b, s, n)      aten.linear on x[b, s, k]
+    _native_batch_norm_legit_functional(..., training=True, ...)  autopar.batch_norm -> (y, new mean, new variance)
+    0.5 * x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x ** 3)))  aten.gelu(x, approximate="tanh")
 
 Keeping batch and sequence apart is what lets each of them be split.
 """
@@ -19,19 +19,27 @@ from autopar.capture.rewrite import dead_code, with_nodes
 from autopar.graph import Graph, Node, Ref, Value
 
 _RESHAPE = "aten.reshape.default"
+_LONGEST = 12  # steps of a formula; the one above takes 8 or 9
 _POINTWISE = frozenset(
-    {"aten.mul.Tensor", "aten.add.Tensor", "aten.sub.Tensor", "aten.div.Tensor", "aten.pow.Tensor_Scalar", "aten.tanh.default"}
+    {
+        "aten.mul.Tensor",
+        "aten.add.Tensor",
+        "aten.sub.Tensor",
+        "aten.div.Tensor",
+        "aten.pow.Tensor_Scalar",
+        "aten.tanh.default",
+    }
 )
 
 
 def batch_norm(graph: Graph) -> Graph:
-    """One ``autopar.batch_norm`` with args (x, weight, bias, mean, var, momentum, eps) per batch norm that is in training."""
+    """``autopar.batch_norm`` with args (x, weight, bias, mean, var, momentum, eps) for a batch norm in training."""
 
     def one(node: Node) -> Node:
         if node.target != "aten._native_batch_norm_legit_functional.default" or node.args[5] is not True:
             return node
         y, mean, rstd, new_mean, new_var = node.outputs
-        assert not mean and not rstd, "the saved statistics belong to the backward pass"
+        assert mean == rstd == "", "the saved statistics belong to the backward pass"
         return replace(
             node, target="autopar.batch_norm", args=node.args[:5] + node.args[6:8], outputs=(y, new_mean, new_var)
         )
@@ -62,7 +70,9 @@ def affine(graph: Graph) -> Graph:
         shape = graph.values[after[0].outputs[0]].shape[:-1] + graph.values[x].shape[-1:]
         rows = replace(graph.values[base], name=f"{node.name}_rows", shape=shape)
         values.append(rows)
-        nodes.append(Node(rows.name, _RESHAPE, (Ref(base), shape), (), (rows.name,), node.module, node.source, node.code))
+        nodes.append(
+            Node(rows.name, _RESHAPE, (Ref(base), shape), (), (rows.name,), node.module, node.source, node.code)
+        )
         nodes.append(replace(call, args=(Ref(rows.name), *call.args[1:]), outputs=after[0].outputs))
         skipped.add(after[0].name)
     return dead_code(with_nodes(graph, nodes, values))
@@ -130,7 +140,7 @@ def _pointwise_between(made: dict[str, Node], last: Node, first: str) -> tuple[N
     order: dict[str, Node] = {}
 
     def visit(node: Node) -> bool:
-        if node.target not in _POINTWISE:
+        if node.target not in _POINTWISE or len(order) > _LONGEST:
             return False
         for name in node.inputs:
             if name != first and (name not in made or (made[name].name not in order and not visit(made[name]))):

@@ -27,7 +27,7 @@ def with_nodes(graph: Graph, nodes: Iterable[Node], made: Iterable[Value] = ()) 
     """The graph with other nodes; values nobody makes any more are forgotten, `made` are the new ones."""
     kept = tuple(nodes)
     values = {**graph.values, **{value.name: value for value in made}}
-    ready = {item.value for item in (*graph.inputs, *graph.parameters)}
+    ready = {item.value for item in graph.inputs} | {item.value for item in graph.parameters}
     ready |= {name for node in kept for name in node.outputs if name}
     return replace(graph, nodes=kept, values={name: value for name, value in values.items() if name in ready})
 

@@ -1,6 +1,6 @@
 """Passes that drop what changes no number: a captured Graph in, a shorter one out, each pass on its own.
 
-`simplify` runs them in the order in which they help each other. Our graphs are functional and say nothing about strides, so
+`simplify` runs them in the order in which they help each other. Our graphs are functional and without strides, so
 clones and copies into contiguous memory are nothing, and views are reshapes.
 """
 
@@ -77,7 +77,7 @@ def drop_dropout(graph: Graph) -> Graph:
 
 
 def drop_neutral(graph: Graph) -> Graph:
-    """Drop ``x + 0``, ``x - 0``, ``x * 1``, ``x / 1`` and slices of everything, where the result has x's shape and dtype."""
+    """Drop ``x + 0``, ``x - 0``, ``x * 1``, ``x / 1`` and whole slices, where the result has x's shape and dtype."""
     neutral = {"aten.add.Tensor": 0, "aten.sub.Tensor": 0, "aten.mul.Tensor": 1, "aten.div.Tensor": 1}
 
     def same(node: Node) -> bool:
@@ -92,7 +92,11 @@ def drop_neutral(graph: Graph) -> Graph:
 
 def drop_same_shape(graph: Graph) -> Graph:
     """Drop reshapes and expands to the shape that is there, and casts to the dtype that is there."""
-    same = {node.outputs[0]: node.inputs[0] for node in graph.nodes if node.target in _SAME_SHAPE and _unchanged(graph, node)}
+    same = {
+        node.outputs[0]: node.inputs[0]
+        for node in graph.nodes
+        if node.target in _SAME_SHAPE and _unchanged(graph, node)
+    }
     return drop_identities(graph, same)
 
 
@@ -105,7 +109,9 @@ def merge_reshapes(graph: Graph) -> Graph:
         return source(node.inputs[0]) if node is not None and node.target == "aten.reshape.default" else name
 
     nodes = [
-        replace(node, args=(Ref(source(node.inputs[0])), *node.args[1:])) if node.target == "aten.reshape.default" else node
+        replace(node, args=(Ref(source(node.inputs[0])), *node.args[1:]))
+        if node.target == "aten.reshape.default"
+        else node
         for node in graph.nodes
     ]
     return dead_code(replace(graph, nodes=tuple(nodes)))

@@ -1,8 +1,8 @@
 """Where the user's code stands: from a stack trace or a traceback to ``("model.py:12", "x = self.fc(x)")``.
 
-The user's code is the innermost frame in a file that defines one of the model's composite modules: of a Hugging Face GPT-2
-this is modeling_gpt2.py and not the helper that computes a loss or an activation. Where there is no such frame it is the
-innermost frame that is neither torch's nor ours.
+The user's code is the innermost frame in a file that defines one of the model's composite modules: of a Hugging Face
+GPT-2 this is modeling_gpt2.py and not the helper that computes a loss or an activation. Where there is no such frame it
+is the innermost frame that is neither torch's nor ours. torch.export records only frames called ``forward``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""An exported FX program as our Graph: parameters, inputs, nodes, the loss and the buffer updates, nothing simplified yet.
+"""An exported FX program as our Graph: parameters, inputs, nodes, the loss and the buffer updates, not simplified yet.
 
-Values keep FX's names here; `autopar.capture.names` gives them readable ones at the end. A value is differentiable when it is
-floating and reached from a parameter that requires grad, no detach between.
+Values keep FX's names here; `autopar.capture.names` gives them readable ones at the end. A value is differentiable when
+it is floating and reached from a parameter that requires grad, with no detach between.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from autopar.capture.source import Frame, frames_of_text, innermost, user_files
 from autopar.errors import CaptureError, nearest, refusal
 from autopar.graph import Graph, Input, Node, Parameter, Ref, Value
 
-_NO_GRADIENT = frozenset({"aten.detach.default", "aten.zeros_like.default", "aten.ones_like.default", "aten.sign.default"})
+_NO_GRADIENT = re.compile(r"aten\.(detach|new_\w+|\w+_like|sign)\.")
 _CHECKS = frozenset({"aten._assert_tensor_metadata.default", "aten._assert_scalar.default", "aten._assert_async.msg"})
 
 
@@ -64,7 +64,10 @@ def constant_values(program: ExportedProgram) -> dict[str, torch.Tensor]:
 
 def _parameters(program: ExportedProgram, module: nn.Module, state: _State) -> tuple[Parameter, ...]:
     """Parameters, buffers and constants; one per tensor, the names tied to it as aliases."""
-    tensors = {**dict(module.named_parameters(remove_duplicate=False)), **dict(module.named_buffers(remove_duplicate=False))}
+    tensors = {
+        **dict(module.named_parameters(remove_duplicate=False)),
+        **dict(module.named_buffers(remove_duplicate=False)),
+    }
     stored = set(module.state_dict(keep_vars=True))
     updated = {spec.target for spec in program.graph_signature.output_specs if spec.kind is OutputKind.BUFFER_MUTATION}
     placeholders = {spec.target: spec for spec in program.graph_signature.input_specs if spec.target is not None}
@@ -121,7 +124,7 @@ def _translate_node(node: fx.Node, state: _State) -> None:
             state.alias[user.name] = names[index]
     call = Node(node.name, target, args, kwargs, tuple(names), _module(node), frame.place if frame else "", "")
     call = Node(call.name, target, args, kwargs, call.outputs, call.module, call.source, frame.code if frame else "")
-    flows = target not in _NO_GRADIENT and any(state.values[name].differentiable for name in call.inputs)
+    flows = _NO_GRADIENT.match(target) is None and any(state.values[name].differentiable for name in call.inputs)
     for name, result in zip(names, results, strict=True):
         if name:
             state.values[name] = _value(name, result, flows)
@@ -179,14 +182,17 @@ def _updates(program: ExportedProgram, state: _State) -> tuple[tuple[str, str], 
 
 def _loss(program: ExportedProgram, state: _State, name: str, wanted: str | None) -> str:
     """The value of the loss: what `wanted` names, else an output called loss, else the only scalar."""
-    outputs = {path: value for path, value in _outputs(program).items() if value in state.values or value in state.alias}
+    outputs = {
+        path: value for path, value in _outputs(program).items() if value in state.values or value in state.alias
+    }
     outputs = {path: state.alias.get(value, value) for path, value in outputs.items()}
     scalars = [path for path, value in outputs.items() if state.values[value].shape == ()]
     lines = [f"{path or 'the output'}: {_spell(state.values[value])}" for path, value in outputs.items()]
     if wanted is not None and wanted not in outputs:
         given = f"there is no output {wanted!r}{nearest(wanted, outputs)}"
         raise CaptureError(refusal(f"loss of {name}", given, "--loss names an output of forward", lines))
-    path = wanted if wanted is not None else "loss" if "loss" in outputs else scalars[0] if len(scalars) == 1 else None
+    only = scalars[0] if len(scalars) == 1 else None
+    path = wanted if wanted is not None else "loss" if "loss" in outputs else only
     if path is None or state.values[outputs[path]].shape != ():
         given = "several outputs are scalars" if len(scalars) > 1 else "no output is a scalar"
         rule = "forward returns the loss: a scalar, alone or in a field called loss"
@@ -199,7 +205,7 @@ def _loss(program: ExportedProgram, state: _State, name: str, wanted: str | None
 
 
 def _outputs(program: ExportedProgram) -> Mapping[str, str]:
-    """FX name of each user output by its path: ``loss``, ``0``, ``aux.loss``; the empty path where it is the only one."""
+    """FX name of each user output by its path: ``loss``, ``0``, ``aux.loss``; an empty path for an only output."""
     spec = program.call_spec.out_spec
     assert spec is not None
     tree = pytree.tree_unflatten(list(range(spec.num_leaves)), spec)

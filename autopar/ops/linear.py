@@ -1,4 +1,10 @@
-"""Affine maps: `linear`, matrix products, and the transposed-weight form that Hugging Face's GPT-2 uses."""
+"""Affine maps of the last dim: ``torch.nn.Linear``, and the form with the weight the other way round that GPT-2 uses.
+
+    linear  y[b, n] = sum_k x[b, k] w[n, k] + bias[n]
+    affine  y[b, n] = sum_k x[b, k] w[k, n] + bias[n]
+
+Where k is split, every rank has an addend of the sum, and the bias is added on one rank.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +13,20 @@ from dataclasses import replace
 from typing import Any
 
 from autopar.ops.op import Local, Op, Sample, T, register
-from autopar.ops.rule import Call, Rule, letters
+from autopar.ops.rule import Call, Rule, letters, with_linear
+from autopar.ops.text import atom, function
+
+
+def biased(rule: Rule) -> Rule:
+    """A product of operands 0 and 1, plus operand 2 if there is one: jointly linear in a factor and that bias."""
+    if len(rule.operands) == 3:
+        return replace(with_linear(rule, {0, 2}, {1, 2}), addends=frozenset({2}))
+    return with_linear(rule, {0}, {1})
 
 
 def _linear(call: Call) -> Rule:
-    """y[b, n] = sum_k x[b, k] w[n, k] + bias[n]; linear in x where there is no bias."""
-    rule = letters("b* k, n k, n? -> b* n", call)
-    return replace(
-        rule,
-        addends=frozenset({2}),
-        linear=(frozenset({0, 2}),) if len(call.operands) == 3 else (frozenset({0}),),
-    )
-
-
-def _emit_linear(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    given = [str(arg) for arg in args if arg is not None]
-    return f"F.linear({', '.join(given)})"
+    """The weight is [n, k]."""
+    return biased(letters("b* k, n k, n? -> b* n", call))
 
 
 register(
@@ -31,12 +35,41 @@ register(
         targets=("aten.linear.default",),
         note="b* k, n k, n? -> b* n",
         rule=_linear,
-        emit=_emit_linear,
+        emit=function("F.linear", 3),
         work="matmul",
         backward=2.0,
         samples=(
             Sample((T((5, 6)), T((4, 6)), T((4,)))),
             Sample((T((3, 5, 6)), T((4, 6)), None)),
+            Sample((T((3, 4)), T((8, 4)), T((8,), "constant"))),
+        ),
+    )
+)
+
+
+def _affine(call: Call) -> Rule:
+    """The weight is [k, n]."""
+    return biased(letters("b* k, k n, n? -> b* n", call))
+
+
+def _emit_affine(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    product = f"{atom(args[0])} @ {atom(args[1])}"
+    return f"{product} + {atom(args[2])}" if len(args) > 2 and args[2] is not None else product
+
+
+register(
+    Op(
+        name="affine",
+        targets=("autopar.affine",),
+        note="b* k, k n, n? -> b* n",
+        rule=_affine,
+        emit=_emit_affine,
+        work="matmul",
+        backward=2.0,
+        samples=(
+            Sample((T((3, 4, 6)), T((6, 8)), T((8,)))),
+            Sample((T((5, 6)), T((6, 4)), None)),
+            Sample((T((5, 6)), T((6, 4)), T((4,), "constant"))),
         ),
     )
 )

@@ -1,7 +1,7 @@
 """One record per operator, and the registry that finds the record of a call.
 
-Adding an operator is one `register(Op(...))` in one file of this folder. A generic test (`tests/ops/test_rules.py`) then proves
-every letter of its rule by execution on the record's own samples.
+Adding an operator is one `register(Op(...))` in one file of this folder. A generic test (`tests/ops/test_rules.py`)
+then proves every letter of its rule by execution on the record's own samples.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from autopar.ops.rule import Call, Rule
 class T:
     """A tensor in a sample: its shape and what it is filled with.
 
-    kind: ``"normal"`` (float64, with gradient), ``"constant"`` (float64, no gradient), ``"positive"`` (float64 in (0.5, 1.5),
-    no gradient), ``"bool"``, or ``"index N"`` (int64 below N).
+    kind: ``"normal"`` (float64, with gradient), ``"unit"`` (float64 in (0.1, 0.9), with gradient), ``"constant"``
+    (float64, no gradient), ``"positive"`` (float64 in (0.5, 1.5), no gradient), ``"bool"``, or ``"index N"`` (int64
+    below N).
     """
 
     shape: tuple[int, ...]
@@ -37,7 +38,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Inner:
-    """Communication inside a distributed form, over the axis that splits a letter: bytes per rank forward and adjoint."""
+    """Communication inside a distributed form over the axis that splits a letter: bytes per rank, forward and adjoint."""
 
     primitive: str  # "all_sum" or "halo"
     forward: float
@@ -48,8 +49,8 @@ class Inner:
 class Local:
     """What an emitter is told of the rank-local call: how letters are split, and the expressions of local extents.
 
-    splits    letter -> the names of the axes that split it, outermost first (``("DATA",)``); letters that are whole are absent
-    extent    letter -> the Python expression of its local extent (``"12"``, ``"MODEL.part(12)"``)
+    splits    letter -> the names of the axes that split it, outermost first (``("DATA",)``); whole letters are absent
+    extent    letter -> the Python expression of its local extent, a number or a product (``"MODEL.part(6) * 64"``)
     mode      "" or what the call does on some axis where nothing is split; emitters rarely need it
     """
 
@@ -72,7 +73,7 @@ class Op:
     rule      the letters of a call; raises ValueError for a form it does not cover, which then runs whole on every rank
     emit      ``emit(call, rule, local, args, kwargs) -> str``, the Python expression of the rank-local call. `args` and
               `kwargs` are the node's arguments with every tensor already replaced by an `Expr` (prints as its variable)
-    work      the class whose rate prices it: "matmul", "conv", "attention", "pointwise", "reduce", "memory" or "view" (free)
+    work      the class whose rate prices it: "matmul", "conv", "attention", "pointwise", "reduce", "memory", "view" (free)
     flops     forward operations of the whole call; default: two per point of the letter space for matmul, conv and
               attention, one per result element otherwise
     backward  backward operations per forward operation
@@ -96,7 +97,7 @@ class Op:
 
 @dataclass(frozen=True, slots=True)
 class Expr:
-    """A tensor argument during emission: `text` is the Python expression, `atom` false where it needs brackets before a dot."""
+    """A tensor argument during emission: its Python expression; `atom` is false where it needs brackets before a dot."""
 
     text: str
     atom: bool = True

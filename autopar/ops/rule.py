@@ -1,4 +1,4 @@
-"""The letter notation: what an operator's dims mean, and the layouts that follow when one letter is split over one axis.
+"""The letter notation: what an operator's dims mean, and the layouts that follow when a letter is split over an axis.
 
 A rule is written as one line, operands before the arrow and results after it:
 
@@ -17,7 +17,8 @@ A rule is written as one line, operands before the arrow and results after it:
 An operand dim of extent 1 whose letter has a larger extent elsewhere is broadcast and does not carry the letter.
 
 Splitting letter `l` over an axis shards every operand and result that carries it; an operand that lacks it is Copied
-(Replicate where no gradient flows); a result that lacks it is Partial. This is all of batch, model and domain parallelism.
+(Replicate where no gradient flows); a result that lacks it is Partial. This is all of batch, model and domain
+parallelism.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ from dataclasses import dataclass, field, replace
 from autopar.graph import Node, Value
 from autopar.layout import Copied, Layout, Partial, Replicate, Shard
 
-Dims = tuple[tuple[str, ...], ...]  # per dim of a tensor the letters whose product it is; () for a dim that carries none
+Dims = tuple[
+    tuple[str, ...], ...
+]  # per dim of a tensor the letters whose product it is; () for a dim that carries none
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +70,10 @@ class Window:
 class Rule:
     """The letters of one call, with extents. `operands` and `results` line up with `Call.operands` and `Call.results`.
 
-    whole     results that come out whole although they lack a split letter, because the operator's distributed form sums
-              inside (the statistics of a batch norm): letter -> indices of such results
-    linear    sets of operands in which the call is jointly linear: Partial in all of them and Copied in the others gives
-              Partial results
+    whole     results that come out whole although they lack a split letter, because the distributed form sums inside
+              (the statistics of a batch norm): letter -> indices of such results
+    linear    sets of operands in which the call is jointly linear: Partial in all of them and Copied in the others
+              gives Partial results
     addends   operands added once to a sum (a bias): kept on one rank of the axis where a summed letter is split
     filled    letters of which every rank must hold at least one row, because torch refuses an empty part (channels)
     refused   the record does not cover the call: it runs whole, and `autopar.ops.fallback` prints it
@@ -130,8 +133,8 @@ def broadcast(call: Call) -> Rule:
 def letters(notation: str, call: Call, positions: Iterable[int] | None = None) -> Rule:
     """The rule that `notation` gives for this call.
 
-    Operand i of the notation is the call's argument at ``positions[i]`` (default: i). An argument that is None or absent must
-    be marked optional. Raises ValueError where the notation does not fit the call's shapes.
+    Operand i of the notation is the call's argument at ``positions[i]`` (default: i). An argument that is None or absent
+    must be marked optional. Raises ValueError where the notation does not fit the call's shapes.
     """
     left, right = (side.split(",") for side in notation.split("->"))
     places = tuple(positions) if positions is not None else tuple(range(len(left)))
@@ -183,7 +186,7 @@ def _dims(text: str, value: Value) -> Dims:
 
 
 def _extents(tensors: list[Dims], values: list[Value], windowed: frozenset[str]) -> dict[str, int]:
-    """The extent of every letter: the largest seen (a smaller one is a broadcast 1); of a windowed one the last, the result's."""
+    """The extent of every letter: the largest seen (a smaller one is a broadcast 1); of a windowed one the result's."""
     extents: dict[str, int] = {}
     pairs = [
         (names, n, value.name)
@@ -194,7 +197,10 @@ def _extents(tensors: list[Dims], values: list[Value], windowed: frozenset[str])
     for names, n, _ in pairs:
         if len(names) == 1:
             extents[names[0]] = n if names[0] in windowed else max(n, extents.get(names[0], 1))
-    for names, n, _ in pairs:
+    for names, n, _ in (
+        *pairs,
+        *pairs,
+    ):  # twice: a factor may be found only after a later tensor has given the other one
         unknown = [name for name in names if name not in extents]
         if len(names) > 1 and len(unknown) == 1:
             extents[unknown[0]] = n // math.prod(extents[name] for name in names if name in extents)
@@ -248,7 +254,7 @@ def split_choice(rule: Rule, call: Call, letter: str, blocks: int = 1, unit: int
 
 
 def choices(rule: Rule, call: Call, granules: Mapping[str, Iterable[tuple[int, int]]]) -> tuple[Choice, ...]:
-    """Everything the call may do on one axis. `granules` gives per letter the (blocks, unit) readings worth considering."""
+    """Everything the call may do on one axis. `granules` gives per letter the (blocks, unit) readings to consider."""
     found = [whole_choice(call, "replicate")]
     flows = [value.differentiable for value in call.results if value.name]
     if any(flows):

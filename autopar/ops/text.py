@@ -1,12 +1,11 @@
-"""Python text of the parts of a call: literals, operands with brackets where they need them, keyword arguments, local sizes.
+"""Python text of the parts of a call: literals, operands with brackets where needed, keyword arguments, local sizes.
 
-Every emitter of this folder is built from these. An argument is an `Expr` (a tensor's variable or a short expression) or a
-plain literal; a size is the product of the local extents of a dim's letters.
+Every emitter of this folder is built from these. An argument is an `Expr` (a tensor's variable or a short expression)
+or a plain literal; a size is the product of the local extents of a dim's letters.
 """
 
 from __future__ import annotations
 
-import ast
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -42,19 +41,6 @@ def atom(value: object) -> str:
     return f"({text})" if compound or negative else text
 
 
-def expression(text: str) -> Expr:
-    """Source as an operand: whether it needs brackets is read off its syntax tree."""
-    body = ast.parse(text, mode="eval").body
-    return Expr(text, isinstance(body, ast.Name | ast.Attribute | ast.Call | ast.Subscript | ast.Tuple | ast.Constant))
-
-
-def bracketed(text: str) -> str:
-    """A local size as a factor: sums and the like in brackets, products as they are."""
-    body = ast.parse(text, mode="eval").body
-    plain = isinstance(body, ast.BinOp) and not isinstance(body.op, ast.Mult)
-    return f"({text})" if plain else text
-
-
 def extent(rule: Rule, local: Local, letter: str) -> str:
     """The expression of a letter's local extent."""
     return local.extent.get(letter, str(rule.extents[letter]))
@@ -62,7 +48,7 @@ def extent(rule: Rule, local: Local, letter: str) -> str:
 
 def size(rule: Rule, local: Local, names: Iterable[str]) -> str:
     """The expression of the local extent of a dim with these letters: literal factors multiplied out, written last."""
-    factors = [bracketed(extent(rule, local, name)) for name in names]
+    factors = [extent(rule, local, name) for name in names]
     number = math.prod(int(one) for one in factors if one.isdigit())
     parts = [one for one in factors if not one.isdigit()]
     return " * ".join([*parts, str(number)] if number != 1 or not parts else parts)
@@ -83,7 +69,7 @@ def same(value: object, default: object) -> bool:
 
 
 def invoke(function: str, given: Sequence[object], options: Iterable[tuple[str, object, object]] = ()) -> str:
-    """``function(given, name=value)``: Nones at the end of `given` are left out, and options (name, value, default) at default."""
+    """``function(given, name=value)`` without Nones at the end of `given` and options (name, value, default) at default."""
     positional = list(given)
     while positional and positional[-1] is None:
         positional.pop()
@@ -102,13 +88,11 @@ def options(
     args: Sequence[Any], kwargs: Mapping[str, Any], start: int, table: Iterable[tuple[str, object]]
 ) -> list[tuple[str, object, object]]:
     """Options (name, value, default) for the arguments that follow position `start` in the order of `table`."""
-    return [
-        (name, pick(args, kwargs, start + i, name, default), default) for i, (name, default) in enumerate(table)
-    ]
+    return [(name, pick(args, kwargs, start + i, name, default), default) for i, (name, default) in enumerate(table)]
 
 
 def function(name: str, operands: int, *table: tuple[str, object]) -> Emit:
-    """An emitter of ``name(operands..., option=value)``; `table` lists the options that follow, with torch's defaults."""
+    """An emitter of ``name(operands..., option=value)``; `table` lists the options that follow with torch's defaults."""
 
     def emit(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
         return invoke(name, args[:operands], options(args, kwargs, operands, table))

@@ -1,5 +1,7 @@
 """Compare a captured graph with the module it came from: loss, every gradient, every buffer after one step."""
 
+from collections import Counter
+
 import torch
 
 from autopar.capture import Captured, capture
@@ -8,7 +10,10 @@ from autopar.capture.interpret import bind, run
 
 def state_of(module, captured):
     """Tensors of the graph's parameters, buffers and constants by user name."""
-    own = {**dict(module.named_parameters(remove_duplicate=False)), **dict(module.named_buffers(remove_duplicate=False))}
+    own = {
+        **dict(module.named_parameters(remove_duplicate=False)),
+        **dict(module.named_buffers(remove_duplicate=False)),
+    }
     return {item.name: own.get(item.name, captured.constants.get(item.name)) for item in captured.graph.parameters}
 
 
@@ -45,3 +50,13 @@ def assert_same_step(make, inputs, pick=None, loss=None) -> Captured:
     changed = {name for name, tensor in after.items() if name in state and not torch.equal(tensor, state[name])}
     assert changed <= {buffer for buffer, _ in captured.graph.updates}
     return captured
+
+
+def targets(captured):
+    return Counter(node.target for node in captured.graph.nodes)
+
+
+def first_batch(file, **sizes):
+    """The first real batch of an example at other sizes, floats in float64."""
+    batch = next(file.batches(**sizes))
+    return {key: value.double() if value.is_floating_point() else value for key, value in batch.items()}

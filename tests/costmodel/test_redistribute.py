@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autopar.costmodel.communication import primitive_of
+from autopar.costmodel.communication import price, primitive_of
 from autopar.costmodel.local import compatible, largest_part, local_shape
-from autopar.costmodel.machine import Link, Machine
+from autopar.costmodel.machine import Link, Machine, axis_links
 from autopar.costmodel.redistribute import conversion_matrix, plain, plan_conversion
 from autopar.grid import GridShape
 from autopar.layout import Copied, Partial, Replicate, Shard, even_bounds
@@ -19,7 +19,10 @@ WHOLE = (Replicate(), Copied(), Partial())
 GRIDS = [GridShape.parse(text) for text in ("2", "3", "2x2", "3x2", "2x3", "4x2", "2x1", "2x2x2")]
 
 
-def profile(intra=Link(2e-6, 5e9), inter=Link(1e-5, 1e9), node=4, floor=1e-6):
+FAST, SLOW = Link(2e-6, 5e9), Link(1e-5, 1e9)
+
+
+def profile(intra=FAST, inter=SLOW, node=4, floor=1e-6):
     works = tuple((work, 0.5) for work in ("attention", "conv", "matmul", "memory", "pointwise", "reduce"))
     return Machine("test", node, 2**30, 1e10, floor, 0.0, intra, inter, (("float32", 1e11),), works)
 
@@ -82,7 +85,10 @@ def held(tensor, layouts, grid, addends):
             local = np.take(local, kept(n, layouts, dim, position, grid), axis=dim)
         first = all(position[axis] == 0 for axis in partial)
         if partial:
-            extra = [addends[tuple(position[a] for a in partial)], -addends[tuple((position[a] + 1) % grid.sizes[a] for a in partial)]]
+            extra = [
+                addends[tuple(position[a] for a in partial)],
+                -addends[tuple((position[a] + 1) % grid.sizes[a] for a in partial)],
+            ]
             local = (local if first else 0 * local) + sum(extra)
         found[position] = local
     return found
@@ -93,13 +99,13 @@ def pieces(array, shard, reading, parts):
     blocks, unit = reading
     n = array.shape[shard.dim]
     m = n // (blocks * unit) if blocks * unit else 0
-    shape = (*array.shape[: shard.dim], blocks, m, unit, *array.shape[shard.dim + 1 :])
-    whole = array.reshape(shape)
+    before, behind = array.shape[: shard.dim], array.shape[shard.dim + 1 :]
+    whole = array.reshape(*before, blocks, m, unit, *behind)
     bounds = even_bounds(m, parts)
     found = []
     for i in range(parts):
         part = np.take(whole, range(bounds[i], bounds[i + 1]), axis=shard.dim + 1)
-        found.append(part.reshape(*array.shape[: shard.dim], -1 if part.size else blocks * (bounds[i + 1] - bounds[i]) * unit, *array.shape[shard.dim + 1 :]))
+        found.append(part.reshape(*before, blocks * (bounds[i + 1] - bounds[i]) * unit, *behind))
     return found
 
 
@@ -108,15 +114,23 @@ def joined(parts, shard, reading):
     if not blocks * unit:
         return parts[0]
     split = [
-        part.reshape(*part.shape[: shard.dim], blocks, part.shape[shard.dim] // (blocks * unit), unit, *part.shape[shard.dim + 1 :])
+        part.reshape(
+            *part.shape[: shard.dim],
+            blocks,
+            part.shape[shard.dim] // (blocks * unit),
+            unit,
+            *part.shape[shard.dim + 1 :],
+        )
         for part in parts
     ]
     whole = np.concatenate(split, axis=shard.dim + 1)
-    return whole.reshape(*whole.shape[: shard.dim], blocks * whole.shape[shard.dim + 1] * unit, *whole.shape[shard.dim + 3 :])
+    return whole.reshape(
+        *whole.shape[: shard.dim], blocks * whole.shape[shard.dim + 1] * unit, *whole.shape[shard.dim + 3 :]
+    )
 
 
 def local_reading(shape, layouts, axis, shard, position, grid):
-    """Local blocks and unit of `shard` on `axis`: digits of the other factors that the other axes leave, left and right of it."""
+    """Local blocks and unit of `shard` on `axis`: the digits left and right of its factor that the other axes leave."""
     others = [layout if i != axis else Replicate() for i, layout in enumerate(layouts)]
     left = kept(shape[shard.dim], others, shard.dim, position, grid)
     m = shape[shard.dim] // (shard.blocks * shard.unit)
@@ -128,7 +142,9 @@ def advanced(step, state, shape, grid):
     before, after = step.before[step.axis], step.after[step.axis]
     found = {}
     for position in positions(grid):
-        group = [tuple(i if a == step.axis else p for a, p in enumerate(position)) for i in range(grid.sizes[step.axis])]
+        group = [
+            tuple(i if a == step.axis else p for a, p in enumerate(position)) for i in range(grid.sizes[step.axis])
+        ]
         arrays, me, parts = [state[other] for other in group], position[step.axis], grid.sizes[step.axis]
 
         def reading(shard, position=position):
@@ -168,7 +184,9 @@ def test_every_chain_yields_what_the_target_layout_says(problem):
     state, current = held(tensor, source, grid, addends), source
     for step in steps:
         assert step.before == current
-        assert [i for i, pair in enumerate(zip(step.before, step.after, strict=True)) if pair[0] != pair[1]] == [step.axis]
+        assert [i for i, pair in enumerate(zip(step.before, step.after, strict=True)) if pair[0] != pair[1]] == [
+            step.axis
+        ]
         assert step.primitive == primitive_of(step.before[step.axis], step.after[step.axis])
         assert compatible(shape, step.after, grid)
         state, current = advanced(step, state, shape, grid), step.after
@@ -235,9 +253,6 @@ def exhaustive(shape, itemsize, gradient, source, target, grid):
 
 
 def direct(shape, itemsize, gradient, one, other, grid):
-    from autopar.costmodel.communication import price
-    from autopar.costmodel.machine import axis_links
-
     (axis,) = [axis for axis in range(len(one)) if one[axis] != other[axis]]
     sizes = [float(itemsize * math.prod(local_shape(shape, layouts, grid))) for layouts in (one, other)]
     name = primitive_of(one[axis], other[axis])
@@ -256,7 +271,10 @@ def test_chains_are_the_cheapest_of_all(problem):
 
 
 @settings(max_examples=80, deadline=None)
-@given(problems(grids=[GridShape.parse("2x2"), GridShape.parse("4x2")], count=3, plain_shards=True), st.sampled_from([4, 1 << 20]))
+@given(
+    problems(grids=[GridShape.parse("2x2"), GridShape.parse("4x2")], count=3, plain_shards=True),
+    st.sampled_from([4, 1 << 20]),
+)
 def test_with_equal_links_and_no_shared_dim_no_detour_is_cheaper(problem, itemsize):
     shape, gradient, a, b, c, grid = problem
     layouts = (plain(a, gradient), plain(b, gradient), plain(c, gradient))
@@ -265,8 +283,7 @@ def test_with_equal_links_and_no_shared_dim_no_detour_is_cheaper(problem, itemsi
         return
     machine = profile(inter=Link(2e-6, 5e9))
     ab, bc, ac = (
-        conversion_matrix(shape, itemsize, gradient, [x], [y], grid, machine)[0, 0]
-        for x, y in ((a, b), (b, c), (a, c))
+        conversion_matrix(shape, itemsize, gradient, [x], [y], grid, machine)[0, 0] for x, y in ((a, b), (b, c), (a, c))
     )
     assert ac <= (ab + bc) * (1 + 1e-9)
 
@@ -276,7 +293,8 @@ def test_with_equal_links_and_no_shared_dim_no_detour_is_cheaper(problem, itemsi
 def test_costs_grow_with_bytes(problem, one, other):
     shape, gradient, source, target, grid = problem
     low, high = (
-        conversion_matrix(shape, size, gradient, [source], [target], grid, MACHINE)[0, 0] for size in sorted((one, other))
+        conversion_matrix(shape, size, gradient, [source], [target], grid, MACHINE)[0, 0]
+        for size in sorted((one, other))
     )
     assert low <= high * (1 + 1e-12)
 

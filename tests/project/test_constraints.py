@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import re
+import sys
 import tomllib
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -39,3 +42,22 @@ def test_every_requirement_is_pinned_to_a_version_that_it_allows():
 
 def test_torch_is_pinned_without_a_build():
     assert pins()["torch"] == "2.13.0"
+
+
+def imported(folder: str) -> set[str]:
+    """The packages that a folder's files import, at any depth."""
+    found: set[str] = set()
+    for path in (ROOT / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+                found.add(node.module.split(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("folder", ["autopar", "codegen", "configs", "costmodel", "partitioner", "runtime"])
+def test_what_ships_imports_only_its_dependencies(folder: str):
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        declared = {Requirement(text).name for text in tomllib.load(file)["project"]["dependencies"]}
+    assert imported(folder) <= declared | set(sys.stdlib_module_names) | {"autopar"}

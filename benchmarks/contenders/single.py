@@ -1,0 +1,31 @@
+"""The plain PyTorch loop in one process."""
+
+from __future__ import annotations
+
+import torch
+
+from models import LEARNING_RATE, Model, batch, loss_of, seeded
+
+
+class Single:
+    """The whole model and batch in this process."""
+
+    def __init__(self, model: Model) -> None:
+        self.rank = 0
+        self.module = seeded(model)
+        self.inputs = batch(model)
+        self.optimizer = torch.optim.SGD(self.module.parameters(), lr=LEARNING_RATE)
+
+    def step(self) -> float:
+        self.optimizer.zero_grad()
+        loss = loss_of(self.module(**self.inputs))
+        loss.backward()
+        self.optimizer.step()
+        return loss.item()
+
+    def close(self) -> None:
+        pass
+
+
+def start(model: Model, folder: str) -> Single:
+    return Single(model)

@@ -1,0 +1,136 @@
+"""Long-lived jobs that step on command, so that contenders take turns and never run at the same time.
+
+A `Job` is the processes of one contender (see worker.py), reached over a socket in a folder of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TextIO
+
+from contenders import Contender
+
+WORKER = Path(__file__).with_name("worker.py")
+PATIENCE = 300.0  # seconds for a job to get ready, or to answer
+
+
+class JobFailed(Exception):
+    """A contender's process ended or stayed silent; the message ends with what it printed last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """The stream to one process."""
+
+    socket: socket.socket
+    reads: TextIO
+
+    def ask(self, message: dict[str, int]) -> None:
+        self.socket.sendall((json.dumps(message) + "\n").encode())
+
+    def answer(self) -> dict[str, list[float]]:
+        line = self.reads.readline()
+        if not line:
+            raise JobFailed("a process ended early")
+        answer: dict[str, list[float]] = json.loads(line)
+        return answer
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Some steps in a row: seconds and loss of each, as rank 0 saw them."""
+
+    seconds: tuple[float, ...]
+    losses: tuple[float, ...]
+
+
+class Job:
+    """The running processes of one contender, which wait until `steps` is called."""
+
+    def __init__(self, contender: Contender, model: str, small: bool, folder: Path) -> None:
+        self.contender = contender
+        self.log = folder / f"{contender.name}.log"
+        address = folder / f"{contender.name}.socket"
+        words = [str(address), contender.name, model, "small" if small else "full", str(folder)]
+        with socket.socket(socket.AF_UNIX) as listener, self.log.open("w") as log:
+            listener.bind(str(address))
+            listener.listen(contender.ranks)
+            listener.settimeout(1.0)
+            self.processes = launch(contender, words, log)
+            try:
+                self.links = self._accept(listener)
+            except BaseException:
+                self.close()
+                raise
+
+    def _accept(self, listener: socket.socket) -> list[Link]:
+        """The links to all ranks, in rank order."""
+        ranked: dict[int, Link] = {}
+        deadline = time.monotonic() + PATIENCE
+        while len(ranked) < self.contender.ranks:
+            try:
+                connection, _ = listener.accept()
+            except TimeoutError:
+                if any(process.poll() is not None for process in self.processes) or time.monotonic() > deadline:
+                    raise JobFailed(self._last_words()) from None
+                continue
+            connection.settimeout(PATIENCE)
+            link = Link(connection, connection.makefile("r"))
+            ranked[int(json.loads(link.reads.readline())["rank"])] = link
+        return [ranked[rank] for rank in sorted(ranked)]
+
+    def steps(self, count: int) -> Block:
+        """Take `count` steps now, and return once all processes have taken them."""
+        try:
+            for link in self.links:
+                link.ask({"steps": count})
+            answers = [link.answer() for link in self.links]
+        except (OSError, JobFailed) as error:
+            raise JobFailed(self._last_words()) from error
+        times = answers[0]["times"]
+        return Block(tuple(b - a for a, b in pairwise(times)), tuple(answers[0]["losses"]))
+
+    def _last_words(self) -> str:
+        return f"{self.contender.title} failed:\n" + "\n".join(self.log.read_text().splitlines()[-20:])
+
+    def close(self) -> None:
+        """Let the processes end; end them by force where they do not."""
+        for link in getattr(self, "links", []):
+            link.reads.close()
+            link.socket.close()
+        for process in self.processes:
+            try:
+                process.wait(10 if hasattr(self, "links") else 0)
+            except subprocess.TimeoutExpired:
+                process.terminate()
+                process.wait()
+
+
+def launch(contender: Contender, words: list[str], log: TextIO) -> list[subprocess.Popen[bytes]]:
+    """Start the contender's processes with these arguments to worker.py."""
+    environment = os.environ | {"OMP_NUM_THREADS": str(contender.threads), "MKL_NUM_THREADS": str(contender.threads)}
+    command = [sys.executable, str(WORKER), *words]
+    if contender.launch == "mpi":
+        command = [mpiexec(), "-n", str(contender.ranks), sys.executable, "-m", "mpi4py", str(WORKER), *words]
+    started = []
+    for rank in range(contender.ranks if contender.launch == "gloo" else 1):
+        place = {"RANK": str(rank), "WORLD_SIZE": str(contender.ranks)} if contender.launch == "gloo" else {}
+        started.append(subprocess.Popen(command, env=environment | place, stdout=log, stderr=log))
+    return started
+
+
+def mpiexec() -> str:
+    """The mpiexec beside this Python, or the one on the path."""
+    found = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or shutil.which("mpiexec")
+    if not found:
+        raise JobFailed("no mpiexec: pip install 'autopar[mpich]'")
+    return found

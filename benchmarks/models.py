@@ -1,0 +1,168 @@
+"""The four models that are measured, each with one fixed batch; every contender builds them from here.
+
+A model is a plain `nn.Module` whose output is the loss, or has it as `.loss`. The same seed gives every process the
+same parameters and the same batch. `small` models have the same structure and take milliseconds: for tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SEED = 20261120
+LEARNING_RATE = 1e-3
+
+Inputs = dict[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What is trained: a module and one batch, whose dim 0 holds `samples` samples."""
+
+    name: str
+    title: str
+    samples: int
+    module: Callable[[], nn.Module]
+    inputs: Callable[[], Inputs]
+
+
+def seeded(model: Model) -> nn.Module:
+    """The module in training mode, with the same parameters in every process."""
+    torch.manual_seed(SEED)
+    return model.module().train()
+
+
+def batch(model: Model) -> Inputs:
+    torch.manual_seed(SEED + 1)
+    return model.inputs()
+
+
+def loss_of(output: object) -> Tensor:
+    loss = output if isinstance(output, Tensor) else getattr(output, "loss", None)
+    assert isinstance(loss, Tensor)
+    return loss
+
+
+def gpt2(small: bool) -> Model:
+    layers, width, heads, vocabulary, samples, tokens = (2, 32, 4, 64, 4, 16) if small else (6, 384, 6, 8192, 8, 256)
+
+    def module() -> nn.Module:
+        from transformers import GPT2Config, GPT2LMHeadModel
+
+        config = GPT2Config(
+            vocab_size=vocabulary,
+            n_positions=tokens,
+            n_embd=width,
+            n_layer=layers,
+            n_head=heads,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+            bos_token_id=0,
+            eos_token_id=0,
+            loss_type="ForCausalLM",
+            use_cache=False,
+        )
+        return GPT2LMHeadModel(config)
+
+    def inputs() -> Inputs:
+        ids = torch.randint(vocabulary, (samples, tokens))
+        return {"input_ids": ids, "labels": ids}
+
+    title = f"GPT-2, {layers} layers, {width} wide, vocabulary {vocabulary}, batch {samples} x {tokens} tokens"
+    return Model("gpt2", title, samples, module, inputs)
+
+
+def resnet(small: bool) -> Model:
+    widths, size, samples = ((8, 8, 16, 16), 32, 4) if small else ((64, 128, 256, 512), 128, 16)
+
+    def module() -> nn.Module:
+        from transformers import ResNetConfig, ResNetForImageClassification
+
+        config = ResNetConfig(
+            layer_type="basic", embedding_size=widths[0], hidden_sizes=list(widths), depths=[2, 2, 2, 2], num_labels=10
+        )
+        return ResNetForImageClassification(config)
+
+    def inputs() -> Inputs:
+        return {"pixel_values": torch.randn(samples, 3, size, size), "labels": torch.randint(10, (samples,))}
+
+    return Model("resnet", f"ResNet-18 shape, 3 x {size} x {size}, batch {samples}", samples, module, inputs)
+
+
+class MLP(nn.Module):
+    """Four linear layers with ReLU between them."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, width)
+        self.fc2 = nn.Linear(width, width)
+        self.fc3 = nn.Linear(width, width)
+        self.fc4 = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        h = F.relu(self.fc1(x))
+        h = F.relu(self.fc2(h))
+        h = F.relu(self.fc3(h))
+        return F.mse_loss(self.fc4(h), y)
+
+
+def mlp(small: bool) -> Model:
+    width, samples = (32, 4) if small else (4096, 32)
+
+    def inputs() -> Inputs:
+        return {"x": torch.randn(samples, width), "y": torch.randn(samples, width)}
+
+    return Model("mlp", f"MLP, 4 x ({width} x {width}) ReLU, batch {samples}", samples, lambda: MLP(width), inputs)
+
+
+def block(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv3d(inputs, outputs, 3, padding=1, bias=False),
+        nn.BatchNorm3d(outputs),
+        nn.ReLU(),
+        nn.Conv3d(outputs, outputs, 3, padding=1, bias=False),
+        nn.BatchNorm3d(outputs),
+        nn.ReLU(),
+    )
+
+
+class UNet(nn.Module):
+    """A 3-D U-Net of three levels with skip connections."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.down1 = block(1, channels)
+        self.down2 = block(channels, 2 * channels)
+        self.bottom = block(2 * channels, 4 * channels)
+        self.rise2 = nn.ConvTranspose3d(4 * channels, 2 * channels, 2, stride=2)
+        self.up2 = block(4 * channels, 2 * channels)
+        self.rise1 = nn.ConvTranspose3d(2 * channels, channels, 2, stride=2)
+        self.up1 = block(2 * channels, channels)
+        self.head = nn.Conv3d(channels, 1, 1)
+        self.pool = nn.MaxPool3d(2)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        fine = self.down1(x)
+        middle = self.down2(self.pool(fine))
+        coarse = self.bottom(self.pool(middle))
+        middle = self.up2(torch.cat([self.rise2(coarse), middle], dim=1))
+        fine = self.up1(torch.cat([self.rise1(middle), fine], dim=1))
+        return F.mse_loss(self.head(fine), y)
+
+
+def unet(small: bool) -> Model:
+    size, channels = (8, 2) if small else (64, 16)
+
+    def inputs() -> Inputs:
+        return {"x": torch.randn(1, 1, size, size, size), "y": torch.randn(1, 1, size, size, size)}
+
+    title = f"3-D U-Net, one {size}^3 volume, {channels} base channels"
+    return Model("unet", title, 1, lambda: UNet(channels), inputs)
+
+
+MODELS: dict[str, Callable[[bool], Model]] = {"gpt2": gpt2, "resnet": resnet, "mlp": mlp, "unet": unet}

@@ -1,0 +1,191 @@
+"""Seconds of one operator call on one rank: a roofline over its local share, and what it sends inside.
+
+    forward   max(floor, flops / rate, bytes / bandwidth),  rate = peak of the dtype * efficiency of the class of work
+    backward  the same with op.backward times the flops, and with the bytes of the gradients and of what was saved
+
+(S. Williams, A. Waterman, D. Patterson, "Roofline", CACM 52(4), 2009.) flops of the whole call are scaled by the local
+share of every split letter, bytes are those of the largest shards; an axis where nothing is split does not make the
+call smaller. A product (matmul, convolution) computes one gradient per operand under its sum, and only those that
+someone needs: the first layer's input asks for none. Views are free. More ranks than cores slow each other down: that
+is not modelled.
+
+Halos: a windowed letter needs rows of the operand beyond the rank's own. The rows are computed for every rank from
+balanced bounds of the operand and of the result, and the largest number counts. The adjoint sends as many back.
+
+Parameters: one whose home layout on an axis is Copied has a gradient that is a sum over that axis. The runtime sums
+such gradients in flat buckets while backward still runs, so a part of the time is hidden. What a whole step exposes,
+max(0, sums - hidden), is not a sum over parameters; each is priced at the share 1 - `Machine.overlap` of its own sum
+instead.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from autopar.costmodel.communication import Conversion, all_sum_seconds, halo_seconds
+from autopar.costmodel.local import largest_part, local_bytes, local_shape, operand_bytes, result_bytes
+from autopar.costmodel.machine import Link, Machine, axis_links
+from autopar.costmodel.memory import optimizer_copies
+from autopar.graph import ITEMSIZE, Value
+from autopar.grid import GridShape
+from autopar.layout import Copied, Layouts, even_bounds
+from autopar.ops.op import Op
+from autopar.ops.rule import Call, Choice, Rule, Window
+
+_PRODUCTS = ("matmul", "conv")
+
+
+def node_seconds(
+    call: Call, rule: Rule, op: Op, choices: tuple[Choice, ...], grid: GridShape, machine: Machine
+) -> tuple[float, float]:
+    """(forward, backward) seconds of the call on the rank with the largest shards, one choice per axis."""
+    if op.work == "view":
+        return 0.0, 0.0
+    rate = machine.rate(op.work, call.results[0].dtype)
+    flops = whole_flops(call, rule, op) * local_share(rule, choices, grid)
+    read = operand_bytes(call, choices, grid)
+    made = result_bytes(call, choices, grid)
+    forward = _roofline(flops, sum(read) + sum(made), rate, machine)
+    needed = [value.differentiable for value in call.operands]
+    if not any(needed) or not any(value.differentiable for value in call.results):
+        return forward, 0.0
+    saved = sum(read) if op.saves == "inputs" else sum(made) if op.saves == "output" else 0
+    moved = saved + sum(made) + sum(size for size, wanted in zip(read, needed, strict=True) if wanted)
+    return forward, _roofline(flops * op.backward * _needed_share(call, rule, op), moved, rate, machine)
+
+
+def _roofline(flops: float, nbytes: float, rate: float, machine: Machine) -> float:
+    return max(machine.launch_floor, flops / rate, nbytes / machine.memory_bandwidth)
+
+
+def _needed_share(call: Call, rule: Rule, op: Op) -> float:
+    """The share of a product's gradients that is needed: the differentiable among operands with a summed letter."""
+    if op.work not in _PRODUCTS:
+        return 1.0
+    kept = {letter for dims in rule.results for dim in dims for letter in dim}
+    factors = [
+        value.differentiable
+        for value, dims in zip(call.operands, rule.operands, strict=True)
+        if any(letter not in kept for dim in dims for letter in dim)
+    ]
+    return sum(factors) / len(factors) if factors else 1.0
+
+
+def whole_flops(call: Call, rule: Rule, op: Op) -> float:
+    """Forward operations of the undivided call."""
+    if op.flops is not None:
+        return float(op.flops(call, rule))
+    if op.work in (*_PRODUCTS, "attention"):
+        return 2.0 * math.prod(rule.extents.values())
+    return float(sum(value.numel for value in call.results if value.name))
+
+
+def local_share(rule: Rule, choices: tuple[Choice, ...], grid: GridShape) -> float:
+    """The share of the call's index space that the rank with most of it computes."""
+    cuts: dict[str, list[tuple[int, int, int]]] = {}
+    for choice, parts in zip(choices, grid.sizes, strict=True):
+        if choice.mode == "split":
+            cuts.setdefault(choice.letter, []).append((choice.blocks, choice.unit, parts))
+    return math.prod(largest_part(rule.extents[letter], cut) / rule.extents[letter] for letter, cut in cuts.items())
+
+
+def inner_conversions(
+    call: Call, rule: Rule, op: Op, choices: tuple[Choice, ...], grid: GridShape, machine: Machine
+) -> tuple[Conversion, ...]:
+    """What the call itself sends: halos of split windows, and what its distributed form sums (`Op.inner`), per axis."""
+    links = axis_links(machine, grid)
+    found: list[Conversion] = []
+    for axis, (choice, link, ranks) in enumerate(zip(choices, links, grid.sizes, strict=True)):
+        if choice.mode != "split" or ranks == 1:
+            continue
+        if choice.letter in rule.windows:
+            found += _halos(call, rule, choices, axis, grid, link)
+        for inner in op.inner(call, rule, choice.letter) if op.inner else ():
+            if inner.primitive == "all_sum":
+                seconds = [all_sum_seconds(link, ranks, float(n)) if n else 0.0 for n in (inner.forward, inner.adjoint)]
+            else:
+                seconds = [halo_seconds(link, float(n)) for n in (inner.forward, inner.adjoint)]
+            found.append(Conversion(inner.primitive, axis, inner.forward, inner.adjoint, seconds[0], seconds[1]))
+    return tuple(found)
+
+
+def _halos(
+    call: Call, rule: Rule, choices: tuple[Choice, ...], axis: int, grid: GridShape, link: Link
+) -> list[Conversion]:
+    """The halo of every operand that carries the windowed letter; axes that cut one letter act as one long axis."""
+    letter = choices[axis].letter
+    parts = math.prod(n for one, n in zip(choices, grid.sizes, strict=True) if one.letter == letter)
+    found = []
+    for i, (value, dims) in enumerate(zip(call.operands, rule.operands, strict=True)):
+        for dim, names in enumerate(dims):
+            if names == (letter,):
+                rows, neighbours = halo_rows(value.shape[dim], rule.extents[letter], parts, rule.windows[letter])
+                local = local_shape(value.shape, tuple(choice.operands[i] for choice in choices), grid)
+                size = rows * math.prod(local[:dim] + local[dim + 1 :]) * ITEMSIZE[value.dtype]
+                seconds = halo_seconds(link, float(size), neighbours)
+                back = int(value.differentiable)
+                found.append(Conversion("halo", axis, size, back * size, seconds, back * seconds))
+    return found
+
+
+@functools.lru_cache(maxsize=65_536)
+def halo_rows(extent: int, result: int, parts: int, window: Window) -> tuple[int, int]:
+    """(rows, neighbours): the most operand rows that a rank needs from others, and from how many ranks on one side.
+
+    `extent` and `result` are the operand's and the result's whole extents, both cut at balanced bounds.
+
+    >>> halo_rows(11, 11, 3, Window(kernel=5, padding=2))
+    (4, 1)
+    >>> halo_rows(10, 5, 4, Window(kernel=2, stride=2))
+    (1, 1)
+    """
+    own, rows = np.array(even_bounds(extent, parts)), np.array(even_bounds(result, parts))
+    begin, last = rows[:-1], rows[1:] - 1
+    reach = window.dilation * (window.kernel - 1)
+    if window.transposed:
+        low = -((reach - begin - window.padding) // window.stride)
+        high = (last + window.padding) // window.stride
+    else:
+        low, high = begin * window.stride - window.padding, last * window.stride - window.padding + reach
+    low, high = np.maximum(low, 0), np.minimum(high, extent - 1)
+    active = (begin <= last) & (low <= high)
+    if not active.any():
+        return 0, 0
+    here = np.maximum(np.minimum(high, own[1:] - 1) - np.maximum(low, own[:-1]) + 1, 0)
+    foreign = np.where(active, high - low + 1 - here, 0)
+    ranks = np.arange(parts)
+    left = ranks - (np.searchsorted(own, low, "right") - 1)
+    right = (np.searchsorted(own, high, "right") - 1) - ranks
+    return int(foreign.max()), int(np.where(foreign > 0, np.maximum(left, right), 0).max())
+
+
+def gradient_sums(value: Value, home: Layouts, grid: GridShape, machine: Machine) -> tuple[Conversion, ...]:
+    """One all_sum of the local gradient per axis where the parameter is Copied; seconds are the exposed ones.
+
+    Gradients travel in buckets with many others, so a single one pays for its bytes and not for a message of its own.
+    """
+    size = float(local_bytes(value.shape, ITEMSIZE[value.dtype], home, grid))
+    found = []
+    for axis, (layout, link, ranks) in enumerate(zip(home, axis_links(machine, grid), grid.sizes, strict=True)):
+        if isinstance(layout, Copied) and ranks > 1:
+            bucketed = all_sum_seconds(replace(link, alpha=0.0), ranks, size)
+            found.append(Conversion("all_sum", axis, 0.0, size, 0.0, bucketed * (1 - machine.overlap)))
+    return tuple(found)
+
+
+def parameter_seconds(
+    value: Value, kind: str, home: Layouts, optimizer: str, grid: GridShape, machine: Machine
+) -> tuple[float, float]:
+    """(gradient sums, update) of a step for a tensor stored with layouts `home`; nothing for one that is not trained.
+
+    The update of the local part reads the gradient, and reads and writes the parameter and the optimizer's state.
+    """
+    if kind != "parameter":
+        return 0.0, 0.0
+    moved = local_bytes(value.shape, ITEMSIZE[value.dtype], home, grid) * (3 + 2 * optimizer_copies(optimizer))
+    sums = sum(one.seconds for one in gradient_sums(value, home, grid, machine))
+    return sums, max(machine.launch_floor, moved / machine.memory_bandwidth)

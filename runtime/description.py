@@ -1,0 +1,144 @@
+"""What the runtime needs to know of ``plan.json``: names, shapes, dtypes and hashes. How the plan was found is not read.
+
+The file is plain JSON with a schema version. It is read defensively: a damaged file, or one of another version, is refused
+with the place and what to do, never by a KeyError.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import autopar
+from autopar.errors import ProgramMismatch, refusal
+
+VERSION = 1
+KINDS = ("parameter", "frozen", "buffer", "constant")
+_AGAIN = "compile the model again with `autopar compile`"
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """An input, parameter or buffer of the sequential model: name, whole shape, dtype, kind, and other names tied to it."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    kind: str = "parameter"  # or "frozen", "buffer", "constant", "input"
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What a program expects: inputs in the order of forward's arguments, parameters and buffers, and where it came from.
+
+    `model_path` is relative to the plan's folder, and empty for a model that was compiled live. `sha256` is the plan's own.
+    """
+
+    name: str
+    grid: str
+    inputs: tuple[Described, ...]
+    parameters: tuple[Described, ...]
+    model_path: str = ""
+    model_attribute: str = "model"
+    model_sha256: str = ""
+    program_sha256: str = ""
+    sha256: str = ""
+
+
+def read_description(path: Path) -> Description:
+    """Read ``plan.json``. Raises ProgramMismatch where it is missing, damaged, or of another version or release."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        rule = "plan.json stands beside program.py"
+        raise ProgramMismatch(refusal(str(path), f"cannot be read: {error}", rule, fix=_AGAIN)) from error
+    return parse_description(text, str(path))
+
+
+def parse_description(text: str, where: str) -> Description:
+    """The description in a plan's JSON text. Raises ProgramMismatch; `where` names the plan in messages."""
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _damaged(where, f"not JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise _damaged(where, f"it holds a {type(data).__name__}, not an object")
+    _check_version(data, where)
+    try:
+        return _from_data(data, hashlib.sha256(text.encode()).hexdigest())
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        what = f"there is no {error}" if isinstance(error, KeyError) else str(error)
+        raise _damaged(where, what) from error
+
+
+def dtype_of(name: str) -> torch.dtype:
+    """``"float32"`` as a torch dtype. Raises ValueError."""
+    found = getattr(torch, name, None)
+    if not isinstance(found, torch.dtype):
+        raise ValueError(f"{name!r} is no dtype")
+    return found
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """The inverse of `dtype_of`.
+
+    >>> dtype_name(torch.float32)
+    'float32'
+    """
+    return str(dtype).removeprefix("torch.")
+
+
+def _check_version(data: Mapping[str, Any], where: str) -> None:
+    version, release = data.get("version"), data.get("autopar")
+    if version != VERSION:
+        rule = f"this release of autopar reads version {VERSION}"
+        raise ProgramMismatch(refusal(where, f"schema version {version!r}", rule, fix=_AGAIN))
+    if release != autopar.__version__:
+        given = f"compiled by autopar {release}, and this is {autopar.__version__}"
+        rule = "a program runs on the release that compiled it"
+        raise ProgramMismatch(refusal(where, given, rule, fix=f"{_AGAIN}, or install autopar {release}"))
+
+
+def _from_data(data: Mapping[str, Any], digest: str) -> Description:
+    model = data["model"]
+    parameters = tuple(_described(item) for item in data["parameters"])
+    unknown = sorted({item.kind for item in parameters} - set(KINDS))
+    if unknown:
+        raise ValueError(f"kind {unknown[0]!r} is none of {', '.join(KINDS)}")
+    return Description(
+        name=_text(data["name"]),
+        grid=_text(data["grid"]),
+        inputs=tuple(_described({**item, "kind": "input"}) for item in data["inputs"]),
+        parameters=parameters,
+        model_path=_text(model["path"]),
+        model_attribute=_text(model.get("attribute", "model")),
+        model_sha256=_text(model["sha256"]),
+        program_sha256=_text(data["program_sha256"]),
+        sha256=digest,
+    )
+
+
+def _described(item: Mapping[str, Any]) -> Described:
+    shape = tuple(item["shape"])
+    if any(not isinstance(extent, int) or extent < 0 for extent in shape):
+        raise ValueError(f"{item['name']!r} has shape {item['shape']!r}")
+    aliases = tuple(_text(alias) for alias in item.get("aliases", ()))
+    return Described(_text(item["name"]), shape, dtype_of(_text(item["dtype"])), _text(item["kind"]), aliases)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} stands where a text is expected")
+    return value
+
+
+def _damaged(where: str, what: str) -> ProgramMismatch:
+    rule = "plan.json is the file that `autopar compile` wrote beside the program"
+    return ProgramMismatch(refusal(where, f"damaged: {what}", rule, fix=_AGAIN))

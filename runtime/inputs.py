@@ -1,0 +1,77 @@
+"""From a call's arguments to this rank's parts: names, shapes and dtypes are those of the plan, on every rank or on none.
+
+A batch that one rank alone would refuse would leave the others waiting in their first collective. So every rank checks its
+own arguments, and one sum of a single number tells all whether anybody objects; only then are messages exchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from autopar.errors import ProgramMismatch, nearest, refusal
+from autopar.runtime.description import Described, dtype_name
+from autopar.runtime.together import agree
+from autopar.runtime.transport.base import Comm
+
+
+def bind(described: Sequence[Described], args: Sequence[object], kwargs: Mapping[str, object]) -> dict[str, object]:
+    """Arguments by input name: positional ones in the order of the plan. Raises ProgramMismatch."""
+    names = [item.name for item in described]
+    given = dict(zip(names, args, strict=False))
+    problems = [f"{len(args)} positional arguments for {len(names)} inputs"] if len(args) > len(names) else []
+    problems += [f"{name} is given twice" for name in kwargs if name in given]
+    problems += [f"{name!r} is no input{nearest(name, names)}" for name in kwargs if name not in names]
+    given.update((name, value) for name, value in kwargs.items() if name in names)
+    problems += [f"{name} is missing" for name in names if name not in given]
+    _refuse(described, problems)
+    return given
+
+
+def check(
+    described: Sequence[Described], given: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype | None
+) -> dict[str, Tensor]:
+    """The given inputs as tensors of these shapes; floating point becomes `dtype` where given. Raises ProgramMismatch."""
+    problems = []
+    tensors: dict[str, Tensor] = {}
+    for item in described:
+        value = given[item.name]
+        if not isinstance(value, Tensor):
+            problems.append(f"{item.name} is {type(value).__name__}, not a tensor")
+            continue
+        wanted = dtype if dtype is not None and item.dtype.is_floating_point else item.dtype
+        if tuple(value.shape) != shapes[item.name]:
+            problems.append(f"{item.name} has shape {tuple(value.shape)}, compiled for {shapes[item.name]}")
+        if value.dtype not in (item.dtype, wanted):
+            problems.append(f"{item.name} has dtype {dtype_name(value.dtype)}, compiled for {dtype_name(item.dtype)}")
+        tensors[item.name] = value.to(wanted)
+    _refuse(described, problems)
+    return tensors
+
+
+def object_together(comm: Comm, error: Exception | None) -> None:
+    """Raise on every rank where any rank has an objection. Collective; cheap where nobody has."""
+    if comm.size == 1:
+        if error is not None:
+            raise error
+        return
+    objections = torch.tensor([error is not None], dtype=torch.int64)
+    comm.all_reduce(objections)
+    if objections.item():
+        agree(comm, "inputs of the step", error)
+
+
+def _refuse(described: Sequence[Described], problems: Sequence[str]) -> None:
+    if problems:
+        wanted = ", ".join(f"{item.name} {dtype_name(item.dtype)}{list(item.shape)}" for item in described)
+        raise ProgramMismatch(
+            refusal(
+                "inputs of the step",
+                "they are not those that were compiled for",
+                f"every step takes {wanted}",
+                problems,
+                "pass such inputs (drop or pad an incomplete last batch), or compile again with these as example_inputs",
+            )
+        )

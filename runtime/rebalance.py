@@ -1,0 +1,64 @@
+"""Moving the boundaries of an axis between two steps, and with them whatever is sharded over it.
+
+Parameters, buffers, gradients and the optimizer's state of the same shape are put together under the old cuts and cut under
+the new ones, one tensor at a time. On an axis that no parameter is sharded over, nothing has to move at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from autopar.layout import Layouts, Shard
+from autopar.runtime.description import Described
+from autopar.runtime.grid import Grid
+from autopar.runtime.state import gather_whole, take_part
+
+Held = tuple[Described, Layouts, Tensor]
+
+
+def move(
+    grid: Grid, axis: int, cuts: Sequence[float] | None, held: Sequence[Held], optimizer: torch.optim.Optimizer | None
+) -> None:
+    """Set the cuts of an axis and move the parts of all `held` tensors. Collective; alike on every rank."""
+    before = grid.axes[axis].cuts
+    for item, layouts, tensor in held:
+        if isinstance(layouts[axis], Shard):
+            _move_tensor(tensor, optimizer, partial(_moved, item.shape, layouts, grid, axis, (before, cuts)))
+    grid.axes[axis].move(cuts)
+
+
+def _moved(
+    shape: Sequence[int],
+    layouts: Layouts,
+    grid: Grid,
+    axis: int,
+    cuts: tuple[Sequence[float] | None, Sequence[float] | None],
+    part: Tensor,
+) -> Tensor:
+    """This rank's part under the new cuts. Leaves the axis at the old ones, at which the next tensor is still cut."""
+    whole = gather_whole(part, shape, layouts, grid.axes)
+    grid.axes[axis].move(cuts[1])
+    moved = take_part(whole, layouts, grid.axes)
+    grid.axes[axis].move(cuts[0])
+    return moved
+
+
+def _move_tensor(tensor: Tensor, optimizer: torch.optim.Optimizer | None, moved: Callable[[Tensor], Tensor]) -> None:
+    """Move a parameter or buffer, its gradient, and what the optimizer keeps for each of its elements."""
+    shape, gradient = tensor.shape, tensor.grad
+    state = optimizer.state.get(tensor, {}) if optimizer is not None else {}
+    for key, value in state.items():
+        if isinstance(value, Tensor) and value.shape == shape:
+            state[key] = moved(value)
+    tensor.grad = None
+    part = moved(tensor.detach())
+    # A graph that is still alive holds on to the node that accumulates this gradient, and that node to the old shape. Torch
+    # makes a new node when the dtype changes, and not when the shape does: hence by way of another dtype.
+    tensor.data = torch.empty(0, dtype=torch.float16 if part.dtype != torch.float16 else torch.float32)
+    tensor.data = part
+    if gradient is not None:
+        tensor.grad = moved(gradient)

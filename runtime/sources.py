@@ -1,0 +1,128 @@
+"""Where initial values come from, one whole tensor (or less) at a time.
+
+A source is an iterable of (name, value), where a value is a whole tensor or a `Stored` one that is read by rows:
+
+    initial.initial_values(build, seed)    a model function, replayed
+    initial.module_values(module)          a live module
+    from_file(path)                        a safetensors file, of which each rank reads its own rows only
+    from_rank0(source, comm)               any source of whole tensors, rank 0's values on every rank
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autopar.errors import CheckpointError, nearest, refusal
+from autopar.layout import Layouts
+from autopar.runtime.description import Described
+from autopar.runtime.grid import Axis
+from autopar.runtime.state import Runs, local_shape, rows, take_part
+from autopar.runtime.transport.base import Comm
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A tensor in a safetensors file; `rows` of it are read on demand."""
+
+    slice: Any  # safetensors' own handle
+    shape: tuple[int, ...]
+
+    def part(self, layouts: Layouts, axes: Sequence[Axis]) -> Tensor:
+        """This rank's part."""
+        runs = rows(self.shape, layouts, axes)
+        if not self.shape:
+            whole: Tensor = self.slice[...]
+            return whole
+        if not all(runs):
+            empty: Tensor = self.slice[tuple(slice(0, 0 if i == 0 else None) for i in range(len(self.shape)))]
+            return empty.new_empty(local_shape(self.shape, layouts, axes))
+        return self._read(runs, ())
+
+    def _read(self, runs: Sequence[Runs], chosen: tuple[slice, ...]) -> Tensor:
+        dim = len(chosen)
+        if dim == len(runs):
+            block: Tensor = self.slice[chosen]
+            return block
+        parts = [self._read(runs, (*chosen, slice(start, stop))) for start, stop in runs[dim]]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
+
+
+Value = Tensor | Stored
+Source = Iterable[tuple[str, Value]]
+
+
+def from_file(path: Path) -> Iterator[tuple[str, Stored]]:
+    """The tensors of a safetensors file. Raises CheckpointError where it cannot be read."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118 (the handle is not iterable)
+                stored = file.get_slice(name)
+                yield name, Stored(stored, tuple(stored.get_shape()))
+    except (OSError, SafetensorError) as error:
+        rule = "parameters are read from a safetensors file"
+        raise CheckpointError(refusal(str(path), f"cannot be read: {error}", rule, fix="save it again")) from error
+
+
+def from_rank0(source: Iterable[tuple[str, Tensor]], comm: Comm) -> Iterator[tuple[str, Tensor]]:
+    """The same names with rank 0's values: for sources that may differ from rank to rank. Collective."""
+    for name, value in source:
+        tensor = value.detach().clone(memory_format=torch.contiguous_format)
+        comm.broadcast(tensor, 0)
+        yield name, tensor
+
+
+def load(
+    source: Source, homes: Mapping[Described, Layouts], axes: Sequence[Axis], dtype: torch.dtype | None
+) -> dict[str, Tensor]:
+    """This rank's part of every described tensor; parameters are `nn.Parameter`. `dtype` replaces floating-point dtypes.
+
+    Names that are tied may come under any of their names. Raises CheckpointError with everything that is missing, of another
+    shape, or not described at all.
+    """
+    owner = {name: item for item in homes for name in (item.name, *item.aliases)}
+    found: dict[str, Tensor] = {}
+    problems: list[str] = []
+    for name, value in source:
+        item = owner.get(name)
+        if item is None:
+            problems.append(f"{name} is not a parameter of the model{nearest(name, owner)}")
+        elif tuple(value.shape) != item.shape:
+            problems.append(f"{name} has shape {tuple(value.shape)}, the model's is {item.shape}")
+            found[item.name] = torch.empty(0)
+        elif item.name not in found:
+            part = value.part(homes[item], axes) if isinstance(value, Stored) else take_part(value, homes[item], axes)
+            found[item.name] = _made(item, part, dtype)
+    problems += [f"{item.name} is missing" for item in homes if item.name not in found]
+    if problems:
+        rule = "every parameter and buffer of the plan is given once, whole, under its own name"
+        fix = "give the state of the model that was compiled, or compile again"
+        raise CheckpointError(refusal("values of the parameters", "they do not fit the plan", rule, problems, fix))
+    return {item.name: found[item.name] for item in homes}
+
+
+def save(state: Mapping[str, Tensor], path: Path) -> None:
+    """Write whole tensors to a safetensors file, aside first, so that the file appears whole or not at all."""
+    from safetensors.torch import save_file
+
+    aside = path.with_name(path.name + ".tmp")
+    written: dict[int, str] = {}
+    separate = {}
+    for name, tensor in state.items():  # the format knows no tied tensors: further names get copies
+        separate[name] = tensor.clone() if tensor.data_ptr() in written and tensor.numel() else tensor.contiguous()
+        written[tensor.data_ptr()] = name
+    save_file(separate, aside)
+    aside.replace(path)
+
+
+def _made(item: Described, part: Tensor, dtype: torch.dtype | None) -> Tensor:
+    wanted = dtype if dtype is not None and item.dtype.is_floating_point else item.dtype
+    value = part.to(wanted)
+    return nn.Parameter(value, requires_grad=item.kind == "parameter") if item.kind in ("parameter", "frozen") else value

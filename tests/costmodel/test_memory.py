@@ -1,0 +1,137 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autopar.costmodel import memory
+from autopar.errors import ConfigError
+from autopar.graph import Graph, Input, Node, Parameter, Ref, Value, check
+from autopar.grid import GridShape
+from autopar.layout import Copied, Replicate, Shard
+from autopar.ops.op import Op
+from autopar.ops.rule import Call, letters, split_choice, whole_choice
+
+GRID = GridShape.parse("4x2")
+
+
+def op(**more):
+    return Op("test", (), "", rule=lambda call: None, emit=lambda *_: "", **more)
+
+
+OPS = {
+    "linear": op(work="matmul", saves="inputs"),
+    "relu": op(saves="output"),
+    "view": op(work="view", saves=""),
+    "add": op(saves=""),
+    "sum": op(saves=""),
+}
+
+
+def graph():
+    """0 h = linear(x, w); 1 v = view(h); 2 r = relu(v); 3 a = add(r, v); 4 y = linear(a, w); 5 loss = sum(y)"""
+    nodes = tuple(
+        Node(out, target, tuple(Ref(name) for name in args), (), (out,))
+        for out, target, args in (
+            ("h", "linear", ("x", "w")),
+            ("v", "view", ("h",)),
+            ("r", "relu", ("v",)),
+            ("a", "add", ("r", "v")),
+            ("y", "linear", ("a", "w")),
+            ("loss", "sum", ("y",)),
+        )
+    )
+    values = {name: Value(name, (8, 8), "float32", name != "x") for name in "xwhvray"}
+    values["loss"] = Value("loss", (), "float32", True)
+    found = Graph("g", (Input("x", "x"),), (Parameter("w", "w", "parameter"),), nodes, values, "loss")
+    check(found)
+    return found
+
+
+def test_lifetimes():
+    lives = memory.lifetimes(graph(), OPS)
+    assert lives == {
+        "h": memory.Lifetime((0, 4), (8, 12)),  # read through its view by node 3, saved by nobody
+        "r": memory.Lifetime((2, 10), (8, 10)),  # relu keeps its output until its own backward, step 9
+        "a": memory.Lifetime((3, 8), (7, 9)),  # the second linear keeps it until step 7
+        "y": memory.Lifetime((4, 6), (6, 8)),
+        "loss": memory.Lifetime((5, 6), (6, 7)),
+    }
+
+
+def test_an_operator_without_record_keeps_its_inputs():
+    lives = memory.lifetimes(graph(), {name: OPS[name] for name in OPS if name != "add"})
+    assert lives["h"].value == (0, 9)  # node 3 reads it again at step 8
+    assert lives["r"].value == (2, 10)
+
+
+def test_saved_interval_is_mirrored():
+    assert memory.saved_interval(0, 6) == (0, 12)
+    assert memory.saved_interval(5, 6) == (5, 7)
+
+
+def linear_call():
+    x, w = Value("x", (64, 32), "float32", True), Value("w", (16, 32), "float32", True)
+    call = Call(Node("y", "linear", (Ref("x"), Ref("w")), (), ("y",)), (x, w), (Value("y", (64, 16), "float32", True),))
+    return call, letters("b k, n k -> b n", call)
+
+
+def test_saved_and_transient_bytes_are_local():
+    call, rule = linear_call()
+    choices = (split_choice(rule, call, "b"), split_choice(rule, call, "n"))
+    x, w, y = 64 * 32 * 4 // 4, 16 * 32 * 4 // 2, 64 * 16 * 4 // 8
+    assert memory.saved_bytes(call, OPS["linear"], choices, GRID) == x + w
+    assert memory.saved_bytes(call, OPS["linear"], choices, GRID, resident=("w",)) == x
+    assert memory.saved_bytes(call, OPS["relu"], choices, GRID) == y
+    assert memory.saved_bytes(call, OPS["add"], choices, GRID) == 0
+    assert memory.saved_bytes(call, OPS["view"], choices, GRID) == 0
+    assert memory.transient_bytes(call, OPS["linear"], choices, GRID) == (y, y + x + w)
+    assert memory.transient_bytes(call, OPS["view"], choices, GRID) == (0, 0)
+    whole = tuple(whole_choice(call, "copied") for _ in "ab")
+    assert memory.saved_bytes(call, OPS["linear"], whole, GRID) == 64 * 32 * 4 + 16 * 32 * 4
+
+
+def test_a_tensor_read_twice_is_kept_once():
+    x = Value("x", (64,), "float32", True)
+    call = Call(Node("y", "mul", (Ref("x"), Ref("x")), (), ("y",)), (x, x), (Value("y", (64,), "float32", True),))
+    assert memory.saved_bytes(call, OPS["linear"], (whole_choice(call, "copied"),) * 2, GRID) == 256
+
+
+def test_nothing_is_kept_where_no_gradient_flows():
+    x = Value("x", (64,), "float32", False)
+    call = Call(Node("y", "mul", (Ref("x"),), (), ("y",)), (x,), (Value("y", (64,), "float32", False),))
+    assert memory.saved_bytes(call, OPS["linear"], (whole_choice(call, "replicate"),) * 2, GRID) == 0
+
+
+@pytest.mark.parametrize(("optimizer", "copies"), [("sgd", 0), ("momentum", 1), ("adamw", 2)])
+def test_parameters(optimizer, copies):
+    weight = Value("w", (10, 6), "float32", True)
+    local = 3 * 6 * 4  # ten rows over four ranks: at most three
+    parts = memory.parameter_parts(weight, "parameter", (Shard(0), Copied()), optimizer, GRID)
+    assert parts == (local, local, copies * local)
+    assert memory.parameter_bytes(weight, "parameter", (Shard(0), Copied()), optimizer, GRID) == (2 + copies) * local
+    for kind in ("frozen", "buffer", "constant"):
+        assert memory.parameter_parts(weight, kind, (Replicate(), Replicate()), optimizer, GRID) == (240, 0, 0)
+
+
+def test_an_unknown_optimizer():
+    with pytest.raises(ConfigError, match="sgd, momentum, adamw"):
+        memory.optimizer_copies("lion")
+
+
+def test_local_bytes():
+    assert memory.local_bytes((11, 6), 4, (Shard(0), Shard(0)), GRID) == 2 * 6 * 4
+    assert memory.local_bytes((11, 6), 8, (Replicate(), Shard(1)), GRID) == 11 * 3 * 8
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(0, 100)).map(
+            lambda one: memory.Held("", min(one[:2]), max(one[:2]) + 1, one[2])
+        ),
+        max_size=8,
+    )
+)
+def test_the_timeline_counts_what_is_held(held):
+    expected = [sum(one.nbytes for one in held if one.start <= t < one.end) for t in range(10)]
+    assert memory.timeline(held, 10).tolist() == expected
+    assert memory.peak(held, 10) == (max(expected), int(np.argmax(expected)))

@@ -1,0 +1,80 @@
+"""The live grid: positions, axes, and bounds by cuts."""
+
+import itertools
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autopar.errors import AutoparError, ConfigError
+from autopar.layout import even_bounds
+from autopar.runtime import Axis, Grid, simulate
+from autopar.runtime.transport.world import default_world
+
+
+@pytest.mark.parametrize("sizes", [(1,), (4,), (2, 3), (2, 1, 3), (3, 2, 2)])
+def test_rank_is_the_row_major_index_of_the_position(sizes):
+    positions = list(itertools.product(*map(range, sizes)))
+
+    def rank_main():
+        grid = Grid("x".join(map(str, sizes)))
+        assert [axis.index for axis in grid.axes] == list(grid.position)
+        assert [axis.size for axis in grid.axes] == list(sizes)
+        members = [axis.comm.gather_objects(grid.position) for axis in grid.axes]
+        return grid.rank, grid.position, members
+
+    results = simulate(math.prod(sizes), rank_main)
+    assert [result[:2] for result in results] == list(enumerate(positions))
+    for _, position, members in results:
+        for i, line in enumerate(members):  # the ranks of axis i differ from this one in coordinate i only
+            assert line == [[*position[:i], at, *position[i + 1 :]] for at in range(sizes[i])]
+
+
+def on_an_axis(ranks, function):
+    return simulate(ranks, lambda: function(Axis("data", default_world())))
+
+
+@given(ranks=st.integers(1, 5), extent=st.integers(0, 40))
+def test_bounds_without_cuts_are_balanced(ranks, extent):
+    for rank, (bounds, part) in enumerate(on_an_axis(ranks, lambda axis: (axis.bounds(extent), axis.part(extent)))):
+        assert bounds == even_bounds(extent, ranks)
+        assert part == bounds[rank + 1] - bounds[rank]
+
+
+@given(inner=st.lists(st.floats(0, 1), max_size=4).map(sorted), extent=st.integers(0, 10**6))
+def test_bounds_by_cuts_are_monotone_and_whole(inner, extent):
+    cuts = (0.0, *inner, 1.0)
+
+    def bounds(axis):
+        axis.bounds(extent)
+        axis.move(cuts)
+        return axis.bounds(extent), axis.cuts
+
+    for found, kept in on_an_axis(len(inner) + 1, bounds):
+        assert kept == cuts
+        assert (found[0], found[-1]) == (0, extent)
+        assert list(found) == sorted(found)
+        assert all(abs(bound - cut * extent) <= 0.5 for bound, cut in zip(found, cuts, strict=True))
+
+
+def test_cuts_can_be_taken_back():
+    def bounds(axis):
+        axis.move((0, 0.75, 1))
+        moved = axis.bounds(8)
+        axis.move(None)
+        return moved, axis.bounds(8)
+
+    assert on_an_axis(2, bounds)[0] == ((0, 6, 8), (0, 4, 8))
+
+
+@pytest.mark.parametrize("cuts", [(0, 1), (0, 0.5, 0.9), (0.1, 0.5, 1), (0, 0.7, 0.6, 1), (0, math.nan, 1), ()])
+def test_bad_cuts_are_refused(cuts):
+    with pytest.raises(ConfigError, match="rise from 0 to 1"):
+        on_an_axis(2, lambda axis: axis.move(cuts))
+
+
+def test_a_grid_says_where_it_is():
+    assert simulate(2, lambda: repr(Grid("data=2")))[1] == "Grid('data=2', rank 1 at (1,))"
+    with pytest.raises(AutoparError, match="not a grid"):
+        simulate(1, lambda: Grid("2by2"))

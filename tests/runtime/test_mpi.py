@@ -1,0 +1,69 @@
+"""The runtime on real MPI ranks: the same tests as under simulation, and what only MPI has."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from spmd import mpiexec
+
+from autopar.errors import ProgramMismatch
+from autopar.grid import GridShape
+from autopar.runtime import Grid, simulate
+from autopar.runtime.grid import _wrong_size
+
+
+@pytest.mark.spmd
+@pytest.mark.parametrize("ranks", [2, 3, 4])
+def test_under_mpiexec(ranks):
+    result = mpiexec(ranks, [Path(__file__).parent / "mpi_ranks.py"])
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert (
+        result.stdout.split()
+        == "passed types passed conversions passed windows passed statistics passed many_grids".split()
+    )
+
+
+@pytest.mark.spmd
+def test_a_grid_of_another_size_is_refused_on_every_rank(tmp_path):
+    script = tmp_path / "wrong.py"
+    script.write_text("from autopar.runtime import Grid\nGrid('2x2')\n")
+    result = mpiexec(2, [script])
+    assert result.returncode != 0
+    assert "grid 2x2: needs 4 ranks; MPI reports 2" in result.stderr
+    assert "mpiexec -n 4" in result.stderr
+
+
+@pytest.mark.spmd
+def test_mpiexec_ends_a_job_that_hangs(tmp_path):
+    script = tmp_path / "hang.py"
+    script.write_text("import time\nprint('before', flush=True)\ntime.sleep(60)\n")
+    with pytest.raises(AssertionError, match="did not end within 2 s"):
+        mpiexec(2, [script], timeout=2)
+
+
+def test_singletons_are_told_from_a_wrong_size(monkeypatch):
+    """srun without a shared process manager starts N jobs of one rank each, and says nothing."""
+    shape = GridShape.parse("8")
+    for name in ("SLURM_NTASKS", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    assert "mpiexec -n 8" in _wrong_size(shape, 1)
+    monkeypatch.setenv("SLURM_NTASKS", "8")
+    message = _wrong_size(shape, 1)
+    assert "needs 8 ranks; MPI reports 1 while SLURM_NTASKS=8" in message
+    assert "--mpi=pmi2" in message
+    assert "--mpi=pmix" in message
+
+
+def test_a_simulation_of_another_size_is_refused():
+    with pytest.raises(ProgramMismatch, match="needs 4 ranks"):
+        simulate(3, lambda: Grid("4"))
+
+
+def test_importing_the_runtime_does_not_start_mpi():
+    """mpi4py starts MPI when it is imported, which aborts under some launchers; a simulation needs none."""
+    code = (
+        "import sys, autopar.runtime as r; r.simulate(2, lambda: r.Grid('2').rank); "
+        "sys.exit('mpi4py' in sys.modules or 'autopar.capture' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,40 @@
+"""Runs a Python script or module on real MPI ranks, for tests marked `spmd`."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+
+def mpiexec(
+    ranks: int,
+    arguments: Sequence[str | Path],
+    timeout: float = 120.0,
+    environment: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """``mpiexec -n ranks python -m mpi4py arguments...``, one thread per rank, with stdout and stderr as text.
+
+    `arguments` is a script with its arguments, or ``["-m", "module", ...]``. The whole job is killed after `timeout` seconds,
+    and its output so far is in the AssertionError then raised.
+    """
+    beside = Path(sys.executable).parent / "mpiexec"
+    launcher = str(beside) if beside.exists() else "mpiexec"
+    command = [launcher, "-n", str(ranks), sys.executable, "-m", "mpi4py", *map(str, arguments)]
+    given = {**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})}
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=given, cwd=cwd, start_new_session=True
+    )
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGTERM)  # mpiexec ends its ranks, which are in sessions of their own
+        try:
+            out, err = process.communicate(timeout=10)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            out, err = process.communicate()
+        raise AssertionError(f"{command} did not end within {timeout:g} s\n{out}\n{err}") from None
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
