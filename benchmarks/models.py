@@ -14,18 +14,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 SEED = 20261120
-LEARNING_RATE = 1e-3
 
 Inputs = dict[str, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What is trained: a module and one batch, whose dim 0 holds `samples` samples."""
+    """What is trained: a module and one batch, whose dim 0 holds `samples` samples.
+
+    The rate is that of plain SGD, large enough that a wrong gradient shows in the next loss.
+    """
 
     name: str
     title: str
     samples: int
+    rate: float
     module: Callable[[], nn.Module]
     inputs: Callable[[], Inputs]
 
@@ -74,7 +77,7 @@ def gpt2(small: bool) -> Model:
         return {"input_ids": ids, "labels": ids}
 
     title = f"GPT-2, {layers} layers, {width} wide, vocabulary {vocabulary}, batch {samples} x {tokens} tokens"
-    return Model("gpt2", title, samples, module, inputs)
+    return Model("gpt2", title, samples, 0.1, module, inputs)
 
 
 def resnet(small: bool) -> Model:
@@ -91,7 +94,7 @@ def resnet(small: bool) -> Model:
     def inputs() -> Inputs:
         return {"pixel_values": torch.randn(samples, 3, size, size), "labels": torch.randint(10, (samples,))}
 
-    return Model("resnet", f"ResNet-18 shape, 3 x {size} x {size}, batch {samples}", samples, module, inputs)
+    return Model("resnet", f"ResNet-18 shape, 3 x {size} x {size}, batch {samples}", samples, 1e-3, module, inputs)
 
 
 class MLP(nn.Module):
@@ -117,7 +120,8 @@ def mlp(small: bool) -> Model:
     def inputs() -> Inputs:
         return {"x": torch.randn(samples, width), "y": torch.randn(samples, width)}
 
-    return Model("mlp", f"MLP, 4 x ({width} x {width}) ReLU, batch {samples}", samples, lambda: MLP(width), inputs)
+    title = f"MLP, 4 x ({width} x {width}) ReLU, batch {samples}"
+    return Model("mlp", title, samples, 1.0, lambda: MLP(width), inputs)
 
 
 def block(inputs: int, outputs: int) -> nn.Sequential:
@@ -162,7 +166,7 @@ def unet(small: bool) -> Model:
         return {"x": torch.randn(1, 1, size, size, size), "y": torch.randn(1, 1, size, size, size)}
 
     title = f"3-D U-Net, one {size}^3 volume, {channels} base channels"
-    return Model("unet", title, 1, lambda: UNet(channels), inputs)
+    return Model("unet", title, 1, 0.1, lambda: UNet(channels), inputs)
 
 
 MODELS: dict[str, Callable[[bool], Model]] = {"gpt2": gpt2, "resnet": resnet, "mlp": mlp, "unet": unet}

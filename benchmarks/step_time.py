@@ -110,12 +110,16 @@ def take_turns(jobs: Sequence[Job], options: argparse.Namespace, log: Console) -
 
 
 def same_numbers(result: Result, results: Sequence[Result]) -> bool | None:
-    """Whether the first losses are those of one process, to 1e-3; None where that was not measured."""
+    """Whether the first losses are those of one process; None where that was not measured.
+
+    They may differ by a hundredth of what training has changed so far, and by rounding.
+    """
     base = next((other for other in results if other.contender == BASE and other.rounds), None)
     if base is None or not result.rounds:
         return None
+    first = base.losses[0]
     pairs = zip(result.losses[:COMPARED], base.losses[:COMPARED], strict=True)
-    return all(abs(ours - theirs) <= 1e-3 * abs(theirs) for ours, theirs in pairs)
+    return all(abs(ours - theirs) <= 0.01 * abs(theirs - first) + 1e-5 * abs(theirs) for ours, theirs in pairs)
 
 
 def table(model: Model, results: Sequence[Result]) -> Table:

@@ -197,7 +197,7 @@ class _Writer:
     ) -> str:
         """One function: its lines with comments, and the return."""
         body = lines(steps, outputs, style)
-        bases = {item.value: "_".join(item.name.split(".")[-2:]) for item in self.graph.parameters}
+        bases = {item.value: _base(item.name) for item in self.graph.parameters}
         named = naming.assign(body, given, outputs, bases, self.reserved)
 
         def names(held: Held) -> Expr:
@@ -263,6 +263,12 @@ def amount(size: float) -> str:
 def milliseconds(seconds: float) -> str:
     """Seconds for people: ``0.41 ms``."""
     return f"{seconds * 1e3:.2g} ms" if seconds < 0.1 else f"{seconds * 1e3:.0f} ms"
+
+
+def _base(name: str) -> str:
+    """What a variable that holds a converted parameter is called: the end of the parameter's name, numbers left out."""
+    parts = [re.sub(r"\W", "_", part) for part in name.split(".") if not part.isdigit()]
+    return "_".join(parts[-2:])
 
 
 def _members(repeat: Repeat) -> str:

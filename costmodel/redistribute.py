@@ -14,7 +14,7 @@ rank in the tests.) For tensors without gradient, Copied is read as Replicate an
 
     _Space            all states of some alphabets of layouts, and the cost of every legal edge
     plan_conversion   Dijkstra on the space of one pair; ties go to fewer steps, then to the first path in order
-    conversion_matrix the same least costs for many pairs at once, by relaxation in numpy
+    conversion_matrix the same least costs for many pairs at once in numpy
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def conversion_matrix(
 ) -> Floats:
     """Seconds (forward plus adjoint) of `plan_conversion` for every pair, ``[source, target]``.
 
-    Infinite where one of the two is not `compatible` with the shape.
+    Where two axes cut one dim, a chain may go back and forth between the axes and be a little cheaper than told here. Infinite where one of the two is not `compatible` with the shape.
     """
     first = [plain(one, differentiable) for one in sources]
     last = [plain(one, differentiable) for one in targets]
@@ -147,7 +147,7 @@ def _matrix(
     machine: Machine,
 ) -> Floats:
     space = _space(shape, itemsize, differentiable, _alphabets([*rows, *columns], differentiable), grid, machine)
-    return _relaxed(space, rows, columns)
+    return _least(space, rows, columns)
 
 
 def _distinct(layouts: list[Layouts]) -> tuple[list[Layouts], list[int]]:
@@ -256,20 +256,45 @@ def _step(
     return Step(primitive, axis, before, after, sent, returned, forward, adjoint)
 
 
-def _relaxed(space: _Space, rows: Sequence[Layouts], columns: Sequence[Layouts]) -> Floats:
-    """Least costs ``[row, column]``. Each pair may use four layouts per axis: its own two, Replicate and Copied."""
-    pairs = len(rows) * len(columns)
+def _least(space: _Space, rows: Sequence[Layouts], columns: Sequence[Layouts]) -> Floats:
+    """Least costs ``[row, column]``: one axis after another in the best order, or relaxation where no order is legal."""
     starts = np.array([_index(space, one) for one in rows])
     ends = np.array([_index(space, one) for one in columns])
-    rank = starts.shape[1]
+    axes = range(starts.shape[1])
+    closed = [_closed(space.edges[axis], space.alphabets[axis]) for axis in axes]
+    costs = np.full((len(rows), len(columns)), np.inf)
+    for order in itertools.permutations(axes):
+        total = np.zeros_like(costs)
+        done: set[int] = set()
+        for axis in order:
+            rest = [ends[None, :, i] if i in done else starts[:, None, i] for i in axes if i != axis]
+            total += closed[axis][(starts[:, None, axis], ends[None, :, axis], *rest)]
+            done.add(axis)
+        np.minimum(costs, total, out=costs)
+    legal = np.logical_and.outer(*(np.array([space.legal[tuple(one)] for one in side]) for side in (starts, ends)))
+    row, column = np.nonzero(np.isinf(costs) & legal)
+    if len(row):
+        costs[row, column] = _relaxed(space, starts[row], ends[column])
+    costs[~legal] = np.inf
+    return costs
+
+
+def _closed(edges: Floats, alphabet: tuple[Layout, ...]) -> Floats:
+    """Least costs of one axis alone, ``[x, y, *rest]``: directly, or by way of Replicate and Copied."""
+    direct = edges.copy()
+    same = np.arange(len(alphabet))
+    direct[same, same] = 0.0
+    whole = [i for i, one in enumerate(alphabet) if isinstance(one, Replicate | Copied)]
+    to_whole = np.minimum.reduce([direct[:, [w]] + direct[[w]][:, whole] for w in whole])
+    return np.minimum.reduce([direct, *(to_whole[:, [k]] + direct[[w]] for k, w in enumerate(whole))])
+
+
+def _relaxed(space: _Space, starts: NDArray[np.int_], ends: NDArray[np.int_]) -> Floats:
+    """Least costs per pair of states. Each pair may use four layouts per axis: its own two, Replicate and Copied."""
+    pairs, rank = starts.shape
     whole = [i for i, one in enumerate(space.alphabets[0]) if isinstance(one, Replicate | Copied)][:2] if rank else []
     allowed = [
-        np.stack(
-            [np.repeat(starts[:, axis], len(columns)), np.tile(ends[:, axis], len(rows))]
-            + [np.full(pairs, i) for i in whole],
-            axis=1,
-        )
-        for axis in range(rank)
+        np.stack([starts[:, axis], ends[:, axis]] + [np.full(pairs, i) for i in whole], axis=1) for axis in range(rank)
     ]  # allowed[axis][pair, choice]; Replicate and Copied come first in every alphabet
     edges = [_gathered(space.edges[axis], allowed, axis) for axis in range(rank)]
     width = 2 + len(whole)
@@ -285,10 +310,7 @@ def _relaxed(space: _Space, rows: Sequence[Layouts], columns: Sequence[Layouts])
         if np.array_equal(previous, best):
             break
     target = sum(width**axis for axis in range(rank))  # every axis at its second choice
-    costs = best.reshape(pairs, -1)[:, target].reshape(len(rows), len(columns)).copy()
-    costs[~np.array([space.legal[tuple(one)] for one in starts])] = np.inf
-    costs[:, ~np.array([space.legal[tuple(one)] for one in ends])] = np.inf
-    return np.asarray(costs)
+    return np.asarray(best.reshape(pairs, -1)[:, target])
 
 
 def _gathered(edges: Floats, allowed: list[NDArray[np.int_]], axis: int) -> Floats:

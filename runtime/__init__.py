@@ -1,4 +1,4 @@
-"""What a generated program imports: the live grid, layouts, primitives with hand-derived adjoints, and the training loop.
+"""What a generated program imports: the live grid, layouts, primitives with hand-derived adjoints, the training loop.
 
 Importing it does not start MPI; making a `Grid` does, unless a simulation runs.
 """
@@ -9,6 +9,7 @@ if __name__ != "autopar.runtime":
 from autopar.layout import Copied, Partial, Replicate, Shard
 from autopar.runtime.grid import Axis, Grid
 from autopar.runtime.losses import cross_entropy
+from autopar.runtime.main import main
 from autopar.runtime.normalization import batch_norm
 from autopar.runtime.primitives.all_gather import all_gather
 from autopar.runtime.primitives.all_sum import all_sum
@@ -21,6 +22,8 @@ from autopar.runtime.primitives.reduce_scatter import reduce_scatter
 from autopar.runtime.primitives.split import split
 from autopar.runtime.primitives.take import take
 from autopar.runtime.primitives.zero_fill import zero_fill
+from autopar.runtime.program import Program
+from autopar.runtime.session import Parallel
 from autopar.runtime.transport.threads import simulate
 from autopar.runtime.windows import avg_pool, conv, conv_transpose, max_pool
 
@@ -28,7 +31,9 @@ __all__ = [
     "Axis",
     "Copied",
     "Grid",
+    "Parallel",
     "Partial",
+    "Program",
     "Replicate",
     "Shard",
     "all_gather",
@@ -42,6 +47,7 @@ __all__ = [
     "cross_entropy",
     "gather",
     "keep",
+    "main",
     "max_pool",
     "once",
     "reduce_scatter",

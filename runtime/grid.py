@@ -1,12 +1,14 @@
 """The live grid: this process's place on every axis, the axes' communicators, and where each axis cuts a dim.
 
-An axis has cuts, fractions ``0 = c_0 <= ... <= c_size = 1``, or none, which means balanced. ``bounds(m)`` are the rows at
-which a dim of extent m is cut: `even_bounds(m)` without cuts, ``floor(c_i * m + 1/2)`` with them. All dims that are split
-over an axis follow its cuts in proportion, so that moving a boundary is one call of `Axis.move`, alike on every rank.
+An axis has cuts, fractions ``0 = c_0 <= ... <= c_size = 1``, or none, which means balanced. ``bounds(m)`` are the
+rows at which a dim of extent m is cut: `even_bounds(m)` without cuts, ``floor(c_i * m + 1/2)`` with them. All dims
+that are split over an axis follow its cuts in proportion, so that moving a boundary is one call of `Axis.move`, alike
+on every rank.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from collections.abc import Iterable
@@ -45,7 +47,7 @@ class Axis:
         self._bounds = {}
 
     def _check(self, cuts: tuple[float, ...]) -> None:
-        ordered = all(low <= high for low, high in zip(cuts, cuts[1:], strict=False))
+        ordered = all(low <= high for low, high in itertools.pairwise(cuts))
         if len(cuts) != self.size + 1 or (cuts[0], cuts[-1]) != (0.0, 1.0) or not ordered:
             rule = f"the cuts of an axis of {self.size} ranks are {self.size + 1} fractions that rise from 0 to 1"
             raise ConfigError(refusal(f"axis {self.name}", f"cannot be cut at {cuts}", rule))
@@ -72,8 +74,8 @@ class Axis:
 class Grid:
     """A process grid: rank = row-major index of `position`, the outermost axis first.
 
-    Without `comm` the ranks are those of the running simulation, or all of MPI's. Making a grid is collective: every rank
-    of `comm` makes the same one. Raises ProgramMismatch where the number of ranks is not the grid's.
+    Without `comm` the ranks are those of the running simulation, or all of MPI's. Making a grid is collective: every
+    rank of `comm` makes the same one. Raises ProgramMismatch where the number of ranks is not the grid's.
     """
 
     def __init__(self, spec: str | GridShape, comm: Comm | None = None) -> None:
@@ -125,7 +127,7 @@ def _rank(position: tuple[int, ...], sizes: tuple[int, ...]) -> int:
 
 
 def _wrong_size(shape: GridShape, size: int) -> str:
-    """Why the job's size is not the grid's: a wrong ``-n``, or a launcher that starts every rank as a job of its own."""
+    """Why the job's size is not the grid's: a wrong ``-n``, or a launcher that makes every rank a job of its own."""
     said = {name: os.environ[name] for name in _LAUNCHERS if os.environ.get(name, "").isdigit()}
     launched = [f"{name}={value}" for name, value in said.items() if int(value) != size]
     where = f"grid {shape}"

@@ -29,7 +29,9 @@ def initial_values(build: Callable[[], nn.Module], seed: int) -> Iterator[tuple[
     try:
         recorder, names = _record(build, seed)
     except Exception as error:  # whatever fake tensors do not allow, and whatever the user's function raises on them
-        _log.warning("the initial model is built whole on every rank, since it cannot be made piece by piece: %s", error)
+        _log.warning(
+            "the initial model is built whole on every rank, since it cannot be made piece by piece: %s", error
+        )
         yield from _built(build, seed)
         return
     slots: dict[Slot, list[str]] = {}

@@ -1,7 +1,7 @@
 """From a call's arguments to this rank's parts: names, shapes and dtypes are those of the plan, on every rank or on none.
 
-A batch that one rank alone would refuse would leave the others waiting in their first collective. So every rank checks its
-own arguments, and one sum of a single number tells all whether anybody objects; only then are messages exchanged.
+A batch that one rank alone would refuse would leave the others waiting in their first collective. So every rank checks its own
+arguments, and the ranks agree on the outcome (`autopar.runtime.together.agree`) before any of them goes on.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from torch import Tensor
 
 from autopar.errors import ProgramMismatch, nearest, refusal
 from autopar.runtime.description import Described, dtype_name
-from autopar.runtime.together import agree
-from autopar.runtime.transport.base import Comm
 
 
 def bind(described: Sequence[Described], args: Sequence[object], kwargs: Mapping[str, object]) -> dict[str, object]:
@@ -31,7 +29,10 @@ def bind(described: Sequence[Described], args: Sequence[object], kwargs: Mapping
 
 
 def check(
-    described: Sequence[Described], given: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype | None
+    described: Sequence[Described],
+    given: Mapping[str, object],
+    shapes: Mapping[str, tuple[int, ...]],
+    dtype: torch.dtype | None,
 ) -> dict[str, Tensor]:
     """The given inputs as tensors of these shapes; floating point becomes `dtype` where given. Raises ProgramMismatch."""
     problems = []
@@ -49,18 +50,6 @@ def check(
         tensors[item.name] = value.to(wanted)
     _refuse(described, problems)
     return tensors
-
-
-def object_together(comm: Comm, error: Exception | None) -> None:
-    """Raise on every rank where any rank has an objection. Collective; cheap where nobody has."""
-    if comm.size == 1:
-        if error is not None:
-            raise error
-        return
-    objections = torch.tensor([error is not None], dtype=torch.int64)
-    comm.all_reduce(objections)
-    if objections.item():
-        agree(comm, "inputs of the step", error)
 
 
 def _refuse(described: Sequence[Described], problems: Sequence[str]) -> None:

@@ -24,7 +24,7 @@ def cross_entropy(
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """This rank's addend of `torch.nn.functional.cross_entropy` (mean) over all samples of the ranks of the axes `over`.
+    """This rank's addend of `torch.nn.functional.cross_entropy` (mean) over the samples of all ranks of `over`.
 
     `logits` is [sample, class] or [sample, class, ...], `target` holds class indices, or probabilities in the shape of
     `logits`. The result is a scalar Partial over each of the axes.

@@ -1,7 +1,8 @@
 """Batch normalisation in training, with the statistics of the whole batch, whichever axes split its batch or space.
 
-Let each rank hold n_i values per channel with mean m_i and sum of squared deviations M_i. One all-gather per axis brings
-(n_i, m_i, M_i) together, and every rank combines them alike (Chan, Golub and LeVeque 1979; no difference of large sums):
+Let each rank hold n_i values per channel with mean m_i and sum of squared deviations M_i. One all-gather per axis
+brings (n_i, m_i, M_i) together, and every rank combines them alike (Chan, Golub and LeVeque 1979; no difference of
+large sums):
 
     n = sum n_i        m = sum n_i m_i / n        M = sum M_i + n_i (m_i - m)^2        v = M / n
     y = w xhat + b     xhat = (x - m) r           r = (v + eps)^(-1/2)
@@ -35,7 +36,7 @@ def batch_norm(
     eps: float = 1e-5,
     over: tuple[Axis, ...] = (),
 ) -> Tensor:
-    """Normalise `x` [batch, channel, ...] by the statistics of all ranks of the axes `over`, which split batch or space.
+    """Normalise `x` [batch, channel, ...] by the statistics of all ranks of `over`, axes that split batch or space.
 
     Updates the running statistics in place, alike on every rank, with the unbiased variance. Raises ProgramMismatch
     where a channel has a single value in the whole batch.
@@ -133,7 +134,7 @@ class _BatchNorm(torch.autograd.Function):
 def _through_statistics(
     x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, sums: Tensor, eps: float
 ) -> Tensor:
-    """``-w r (S / n + xhat T / n)``, the gradient that flows through m and v; affine in x, so one pass of the same kernel."""
+    """``-w r (S / n + xhat T / n)``, the gradient through m and v: affine in x, so one pass of the forward kernel."""
     r = torch.rsqrt(var + eps)
     scale = -r if weight is None else -weight * r
     return F.batch_norm(x, mean, torch.ones_like(var), scale * r * sums[1], scale * sums[0], False, 0.0, 0.0)

@@ -79,12 +79,19 @@ class Recorder(TorchDispatchMode):
         raise CannotReplay("a tensor's data were exchanged for others")
 
     def _record(
-        self, func: Any, args: Any, kwargs: Any, outs: tuple[Slot | None, ...], writes: frozenset[int]  # noqa: ANN401
+        self,
+        func: Any,
+        args: Any,
+        kwargs: Any,
+        outs: tuple[Slot | None, ...],
+        writes: frozenset[int],  # noqa: ANN401
     ) -> Record:
         reads = tuple(leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Slot))
         fresh = any(slot is not None and all(slot.storage != read.storage for read in reads) for slot in outs)
         if fresh and not reads and any(argument.name == "dtype" for argument in func._schema.arguments):
-            kwargs["dtype"] = self._tensors[next(filter(None, outs)).number][0].dtype  # the default may be another later
+            kwargs["dtype"] = self._tensors[next(filter(None, outs)).number][
+                0
+            ].dtype  # the default may be another later
         random = torch.Tag.nondeterministic_seeded in func.tags
         packet = func.overloadpacket
         filled = self._tensors[reads[0].number][0] if packet in _FILLS else None
@@ -130,7 +137,9 @@ class Recorder(TorchDispatchMode):
         with unset_fake_temporarily():
             found = replay(self.records, tuple(slots.values()), self.first_state)
             values = {slot.number: value.clone() for slot, value in found}
-            args, kwargs = tree_map(lambda leaf: values[leaf.number] if isinstance(leaf, Slot) else leaf, (args, kwargs))
+            args, kwargs = tree_map(
+                lambda leaf: values[leaf.number] if isinstance(leaf, Slot) else leaf, (args, kwargs)
+            )
             return func(*args, **kwargs)
 
 

@@ -72,7 +72,9 @@ class Scheduler:
         every = self._parallel.grid.comm.gather_objects(mine)
         seconds, walls, moved = zip(*every, strict=True)  # type: ignore[call-overload]
         step = max(walls)
-        move = decide(self._parallel.grid.shape.sizes, self._movable(), seconds, step, max(step, *moved), self._settings)
+        move = decide(
+            self._parallel.grid.shape.sizes, self._movable(), seconds, step, max(step, *moved), self._settings
+        )
         if move is not None:
             start = self._clock()
             self._parallel.rebalance(self._parallel.grid.axes[move.axis].name, move.cuts, self._optimizer)

@@ -26,7 +26,7 @@ from autopar.runtime.program import Program, input_layouts, parameter_layouts
 from autopar.runtime.rebalance import move
 from autopar.runtime.sources import Source
 from autopar.runtime.state import gather_whole, local_shape, take_part, view_part
-from autopar.runtime.together import together
+from autopar.runtime.together import agree, together
 
 
 class Parallel(nn.Module):
@@ -59,7 +59,11 @@ class Parallel(nn.Module):
             for name in (item.name, *item.aliases):
                 _register(self, name, self._tensors[item.name], item.kind)
         self._refresh()
-        trained = {item.name: one for item in description.parameters if isinstance(one := self._tensors[item.name], nn.Parameter)}
+        trained = {
+            item.name: one
+            for item in description.parameters
+            if isinstance(one := self._tensors[item.name], nn.Parameter)
+        }
         self._sums = GradientSums(self.grid, trained, self._layouts, bucket_bytes)
 
     @property
@@ -129,7 +133,9 @@ class Parallel(nn.Module):
     def clip_grad_norm_(self, max_norm: float, norm_type: float = 2.0, error_if_nonfinite: bool = False) -> Tensor:
         """`torch.nn.utils.clip_grad_norm_` over the whole model: returns the norm before, scales where it is larger. Collective."""
         gradients = [
-            (gradient, self._homes[item]) for item in self._homes if (gradient := self._tensors[item.name].grad) is not None
+            (gradient, self._homes[item])
+            for item in self._homes
+            if (gradient := self._tensors[item.name].grad) is not None
         ]
         total = norm.global_norm(self.grid, gradients, float(norm_type))
         if error_if_nonfinite and not torch.isfinite(torch.tensor(total)):
@@ -158,7 +164,9 @@ class Parallel(nn.Module):
     def _movable(self) -> list[tuple[Described, Layouts, Tensor]]:
         return [(item, layouts, self._tensors[item.name]) for item, layouts in self._homes.items()]
 
-    def _checked(self, args: Sequence[object], kwargs: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    def _checked(
+        self, args: Sequence[object], kwargs: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]]
+    ) -> dict[str, Tensor]:
         described = self.description.inputs
         tensors: dict[str, Tensor] = {}
         error: ProgramMismatch | None = None
@@ -166,7 +174,7 @@ class Parallel(nn.Module):
             tensors = inputs.check(described, inputs.bind(described, args, kwargs), shapes, self._dtype)
         except ProgramMismatch as refused:
             error = refused
-        inputs.object_together(self.grid.comm, error)
+        agree(self.grid.comm, "inputs of the step", error)
         return tensors
 
     def _step(self, parts: Mapping[str, Tensor]) -> Tensor:
@@ -204,5 +212,3 @@ def _register(root: nn.Module, name: str, tensor: Tensor, kind: str) -> None:
         module._buffers[leaf] = tensor
         if kind == "constant":
             module._non_persistent_buffers_set.add(leaf)
-
-

@@ -125,4 +125,6 @@ def save(state: Mapping[str, Tensor], path: Path) -> None:
 def _made(item: Described, part: Tensor, dtype: torch.dtype | None) -> Tensor:
     wanted = dtype if dtype is not None and item.dtype.is_floating_point else item.dtype
     value = part.to(wanted)
-    return nn.Parameter(value, requires_grad=item.kind == "parameter") if item.kind in ("parameter", "frozen") else value
+    return (
+        nn.Parameter(value, requires_grad=item.kind == "parameter") if item.kind in ("parameter", "frozen") else value
+    )

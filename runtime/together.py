@@ -3,7 +3,7 @@
     with together(comm, "reading the parameters"):
         ...
 
-Leaving the context, the ranks exchange their outcomes (one all-gather of a short text). Where all were refused for the same
+Leaving the context, the ranks sum one number, and exchange their outcomes if any of them failed. Where all were refused for the same
 reason, that very error is raised, and otherwise a `CommError` that names the ranks and what each of them met. Such errors
 carry a note, so that a launcher knows that it need print only one of them. Inside the context there is to be no collective
 that only the ranks without an error would enter.
@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+import torch
 
 from autopar.errors import AutoparError, CommError, refusal
 from autopar.runtime.transport.base import Comm
@@ -32,11 +34,13 @@ def together(comm: Comm, what: str) -> Iterator[None]:
 
 
 def agree(comm: Comm, what: str, error: Exception | None) -> None:
-    """Raise on every rank if any rank brings an error. Collective."""
+    """Raise on every rank if any rank brings an error. Collective; one sum of a number where nobody does."""
+    objections = torch.tensor([error is not None], dtype=torch.int64)
+    comm.all_reduce(objections)
+    if not objections.item():
+        return
     outcomes = comm.gather_objects(None if error is None else [type(error).__name__, str(error)])
     failed = {rank: outcome for rank, outcome in enumerate(outcomes) if isinstance(outcome, list)}
-    if not failed:
-        return
     if isinstance(error, AutoparError) and all(outcome == outcomes[0] for outcome in outcomes):
         raise _noted(error)
     raise _noted(CommError(_message(what, failed, comm.size))) from error

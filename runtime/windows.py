@@ -11,8 +11,9 @@ operand row j to the result rows ``j s - p + d i``, m = (n - 1) s - 2 p + d (k -
 
     [ceil((a + p - d (k - 1)) / s), floor((b - 1 + p) / s) + 1)                         (transposed)
 
-widened, where the stride leaves gaps, until the rows that these add to cover [a, b); what they cover beyond it is cut off.
-The two partitions, of operand and result, may be any: uneven, empty, or farther apart than the nearest neighbour.
+widened, where the stride leaves gaps, until the rows that these add to cover [a, b); what they cover beyond it is cut
+off. The two partitions, of operand and result, may be any: uneven, empty, or farther apart than the nearest
+neighbour.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from autopar.runtime.convolution import convolve
 from autopar.runtime.grid import Axis
 from autopar.runtime.primitives.function import apply
 from autopar.runtime.primitives.halo import Interval, halo
@@ -32,7 +34,6 @@ from autopar.runtime.primitives.halo import Interval, halo
 Over = Mapping[int, tuple[Axis, int]]  # split dim of the operand -> its axis and whole extent
 Numbers = int | Sequence[int]  # one per spatial dim, or one for all
 
-_CONV: tuple[Callable[..., Tensor], ...] = (F.conv1d, F.conv2d, F.conv3d)
 _CONV_TRANSPOSE: tuple[Callable[..., Tensor], ...] = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 _MAX_POOL: tuple[Callable[..., Tensor], ...] = (F.max_pool1d, F.max_pool2d, F.max_pool3d)
 _AVG_POOL: tuple[Callable[..., Tensor], ...] = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
@@ -59,7 +60,7 @@ def conv(
     x, rest, shape = _fetch(x, kernel, steps, pads, gaps, 0.0, over or {})
     if not (x.numel() and weight.numel() and math.prod(shape)):
         return _nothing((*x.shape[: -spatial - 1], len(weight), *shape), x, weight, bias)
-    return _CONV[spatial - 1](x, weight, bias, steps, rest, gaps, groups)
+    return convolve(x, weight, bias, steps, rest, gaps, groups)
 
 
 def conv_transpose(

@@ -17,8 +17,8 @@ def mpiexec(
 ) -> subprocess.CompletedProcess[str]:
     """``mpiexec -n ranks python -m mpi4py arguments...``, one thread per rank, with stdout and stderr as text.
 
-    `arguments` is a script with its arguments, or ``["-m", "module", ...]``. The whole job is killed after `timeout` seconds,
-    and its output so far is in the AssertionError then raised.
+    `arguments` is a script with its arguments, or ``["-m", "module", ...]``. The whole job is killed after `timeout`
+    seconds, and its output so far is in the AssertionError then raised.
     """
     beside = Path(sys.executable).parent / "mpiexec"
     launcher = str(beside) if beside.exists() else "mpiexec"

@@ -47,8 +47,12 @@ def infix(symbol: str) -> Emit:
 
     def emit(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
         alpha = pick(args, kwargs, 2, "alpha", 1)
-        right = atom(args[1]) if alpha == 1 else f"{literal(alpha)} * {atom(args[1])}"
-        return f"{atom(args[0])} {symbol} {right}"
+        right = literal(args[1]) if isinstance(args[1], int | float) else atom(args[1])
+        return (
+            f"{atom(args[0])} {symbol} {right}"
+            if alpha == 1
+            else f"{atom(args[0])} {symbol} {literal(alpha)} * {right}"
+        )
 
     return emit
 

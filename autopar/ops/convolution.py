@@ -40,7 +40,7 @@ class _Form:
 def _form(call: Call) -> _Form:
     target = call.node.target.split(".")[1]
     transposed = "transpose" in target
-    order = ("stride", "padding", "dilation", "groups")
+    order: tuple[str, ...] = ("stride", "padding", "dilation", "groups")
     if target == "convolution":
         order = ("stride", "padding", "dilation", "transposed", "output_padding", "groups")
     elif transposed:

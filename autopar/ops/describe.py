@@ -26,11 +26,6 @@ def call_of(graph: Graph, node: Node) -> Call:
     return Call(node, operands, tuple(graph.values[name] if name else _UNREAD for name in node.outputs))
 
 
-def known(node: Node) -> bool:
-    """Whether the node's target has a record."""
-    return node.target in registry()
-
-
 @cache
 def _of_target(target: str) -> Op:
     op = registry().get(target)

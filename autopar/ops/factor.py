@@ -69,7 +69,8 @@ def _groups(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int]
     groups: list[tuple[list[int], list[int]]] = []
     i = j = 0
     while i < len(before) or j < len(after):
-        one, other = [], []
+        one: list[int] = []
+        other: list[int] = []
         while not (one or other) or math.prod(one) != math.prod(other):
             if j == len(after) or (i < len(before) and math.prod(one) <= math.prod(other)):
                 one.append(before[i])

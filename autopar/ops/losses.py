@@ -12,9 +12,9 @@ from dataclasses import replace
 from typing import Any
 
 from autopar.graph import Ref
-from autopar.ops.op import Emit, Expr, Inner, Local, Op, Sample, T, register
+from autopar.ops.op import Emit, Inner, Local, Op, Sample, T, register
 from autopar.ops.rule import Call, Dims, Rule, broadcast
-from autopar.ops.text import atom, invoke, options, pick
+from autopar.ops.text import atom, axes_text, invoke, options, pick
 
 _WORDS = ("none", "mean", "sum")
 _MEAN = 1
@@ -50,11 +50,7 @@ def _emit_cross_entropy(call: Call, rule: Rule, local: Local, args: tuple[Any, .
     shared = [("weight", weight, None), *rest]
     if not axes or word != "mean":
         return invoke("F.cross_entropy", args[:2], [*shared, ("reduction", word, "mean")])
-    return invoke("cross_entropy", args[:2], [("over", Expr(_axes_text(axes)), None), *shared])
-
-
-def _axes_text(axes: tuple[str, ...]) -> str:
-    return f"({', '.join(axes)}{',' if len(axes) == 1 else ''})"
+    return invoke("cross_entropy", args[:2], [("over", axes_text(axes), None), *shared])
 
 
 def _count_inner(call: Call, rule: Rule, letter: str) -> tuple[Inner, ...]:

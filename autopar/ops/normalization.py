@@ -13,7 +13,7 @@ from typing import Any
 from autopar.graph import Ref
 from autopar.ops.op import Emit, Expr, Inner, Local, Op, Sample, T, register
 from autopar.ops.rule import Call, Rule, letters
-from autopar.ops.text import extent, function, invoke, literal, normal_dim, options, pick
+from autopar.ops.text import axes_text, extent, function, invoke, normal_dim, options, pick
 
 
 def _trailing(call: Call) -> Rule:
@@ -89,7 +89,7 @@ _norm(
 def _batch_norm(call: Call) -> Rule:
     """Splitting the batch or space keeps the statistics whole: they are summed inside."""
     rule = letters("n c s*, c?, c?, c?, c? -> n c s*, c, c", call)
-    summed = [names[0] for dim, names in enumerate(rule.results[0]) if dim != 1 and names]
+    summed = [names[0] for dim, names in enumerate(rule.operands[0]) if dim != 1 and names]
     return replace(rule, whole={letter: frozenset({1, 2}) for letter in summed}, filled=frozenset({"c"}))
 
 
@@ -97,11 +97,10 @@ def _emit_batch_norm(call: Call, rule: Rule, local: Local, args: tuple[Any, ...]
     """The normalised tensor alone: the running statistics are updated in place."""
     x, weight, bias, mean, var, momentum, eps = args
     axes = local.axes(tuple(rule.whole))
+    rest = [("momentum", momentum, 0.1), ("eps", eps, 1e-5)]
     if not axes:
-        rest = [("momentum", momentum, 0.1), ("eps", eps, 1e-5)]
         return invoke("F.batch_norm", (x, mean, var, weight, bias), [("training", True, False), *rest])
-    text = ", ".join(map(literal, (x, weight, bias, mean, var, momentum, eps)))
-    return f"batch_norm({text}, over=({', '.join(axes)}{',' if len(axes) == 1 else ''}))"
+    return invoke("batch_norm", (x, weight, bias, mean, var), [*rest, ("over", axes_text(axes), None)])
 
 
 def _batch_norm_inner(call: Call, rule: Rule, letter: str) -> tuple[Inner, ...]:

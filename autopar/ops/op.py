@@ -38,7 +38,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Inner:
-    """Communication inside a distributed form over the axis that splits a letter: bytes per rank, forward and adjoint."""
+    """Communication inside a distributed form over the axis that splits a letter: bytes per rank, both ways."""
 
     primitive: str  # "all_sum" or "halo"
     forward: float
@@ -73,7 +73,7 @@ class Op:
     rule      the letters of a call; raises ValueError for a form it does not cover, which then runs whole on every rank
     emit      ``emit(call, rule, local, args, kwargs) -> str``, the Python expression of the rank-local call. `args` and
               `kwargs` are the node's arguments with every tensor already replaced by an `Expr` (prints as its variable)
-    work      the class whose rate prices it: "matmul", "conv", "attention", "pointwise", "reduce", "memory", "view" (free)
+    work      the class whose rate prices it: matmul, conv, attention, pointwise, reduce, memory, or view (free)
     flops     forward operations of the whole call; default: two per point of the letter space for matmul, conv and
               attention, one per result element otherwise
     backward  backward operations per forward operation
@@ -97,7 +97,7 @@ class Op:
 
 @dataclass(frozen=True, slots=True)
 class Expr:
-    """A tensor argument during emission: its Python expression; `atom` is false where it needs brackets before a dot."""
+    """A tensor argument during emission: a Python expression; `atom` is false if it needs brackets before a dot."""
 
     text: str
     atom: bool = True

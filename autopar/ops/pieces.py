@@ -158,7 +158,7 @@ def _cat(call: Call) -> Rule:
     if len(set(rows)) == 1:
         operands = tuple(_names(value.shape, {dim: ("n",)}) for value in call.operands)
         extents |= {"q": len(rows), "n": rows[0]}
-        rule = Rule(operands, (_names(extents, {dim: ("q", "n")})[:ndim],), extents, frozenset({"q"}))
+        rule = Rule(operands, (_names(call.results[0].shape, {dim: ("q", "n")}),), extents, frozenset({"q"}))
     else:
         operands = tuple(_names(value.shape, {dim: (f"p{i}",)}) for i, value in enumerate(call.operands))
         parts = {f"p{i}": n for i, n in enumerate(rows)}

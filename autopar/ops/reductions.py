@@ -41,7 +41,8 @@ def _reduced(call: Call, gone: Sequence[int]) -> Rule:
 
 
 def _keepdim(call: Call) -> bool:
-    return bool(call.operands[0].shape) and len(call.results[0].shape) == len(call.operands[0].shape)
+    read = next(value for value in call.results if value.name)
+    return bool(call.operands[0].shape) and len(read.shape) == len(call.operands[0].shape)
 
 
 def _sum(call: Call) -> Rule:
@@ -132,7 +133,8 @@ for _name in ("amax", "amin"):
 for _name in ("max", "min"):
     _reduce(
         _name, (f"aten.{_name}.dim", f"aten.{_name}.default"), "a [d] b -> a b, a b", _whole_dims(1),
-        _emit_method(_name), "inputs", Sample((_X, 1)), Sample((T((3, 4)), 0, True)), Sample((_X,), target=f"aten.{_name}.default"),
+        _emit_method(_name), "inputs",
+        Sample((_X, 1)), Sample((T((3, 4)), 0, True)), Sample((_X,), target=f"aten.{_name}.default"),
     )  # fmt: skip
 for _name in ("argmax", "argmin"):
     _reduce(

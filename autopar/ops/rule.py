@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from autopar.graph import Node, Value
@@ -133,8 +133,8 @@ def broadcast(call: Call) -> Rule:
 def letters(notation: str, call: Call, positions: Iterable[int] | None = None) -> Rule:
     """The rule that `notation` gives for this call.
 
-    Operand i of the notation is the call's argument at ``positions[i]`` (default: i). An argument that is None or absent
-    must be marked optional. Raises ValueError where the notation does not fit the call's shapes.
+    Operand i of the notation is the call's argument at ``positions[i]`` (default: i). One that is None or absent must
+    be marked optional. Raises ValueError where the notation does not fit the call's shapes.
     """
     left, right = (side.split(",") for side in notation.split("->"))
     places = tuple(positions) if positions is not None else tuple(range(len(left)))
@@ -289,6 +289,16 @@ def linear_choice(call: Call, group: frozenset[int]) -> Choice:
         rest: Layout = Copied() if value.differentiable else Replicate()
         operands.append(Partial() if i in group else rest)
     return Choice("linear", tuple(operands), tuple(Partial() for _ in call.results))
+
+
+def fills(rule: Rule, strategy: Sequence[Choice], sizes: Sequence[int]) -> bool:
+    """Whether balanced cuts leave every rank of axes of these sizes a row of each letter that must be filled."""
+    left = {letter: rule.extents[letter] for letter in rule.filled if letter in rule.extents}
+    for choice, size in zip(strategy, sizes, strict=True):
+        if choice.mode == "split" and choice.letter in left:
+            rows = rule.extents[choice.letter] // (choice.blocks * choice.unit)
+            left[choice.letter] = min(left[choice.letter], rows) // size
+    return all(n > 0 for n in left.values())
 
 
 def floating(value: Value) -> bool:

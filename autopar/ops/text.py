@@ -59,6 +59,11 @@ def sizes(rule: Rule, local: Local, dims: Iterable[tuple[str, ...]]) -> list[str
     return [size(rule, local, names) for names in dims]
 
 
+def axes_text(axes: Sequence[str]) -> Expr:
+    """A tuple of axes by their names."""
+    return Expr(f"({axes[0]},)" if len(axes) == 1 else f"({', '.join(axes)})")
+
+
 def same(value: object, default: object) -> bool:
     """Whether a literal says what torch assumes anyway; tensors never do."""
     if isinstance(value, Expr) or isinstance(default, Expr):
@@ -69,7 +74,7 @@ def same(value: object, default: object) -> bool:
 
 
 def invoke(function: str, given: Sequence[object], options: Iterable[tuple[str, object, object]] = ()) -> str:
-    """``function(given, name=value)`` without Nones at the end of `given` and options (name, value, default) at default."""
+    """``function(given, name=value)`` without Nones at the end and options (name, value, default) at default."""
     positional = list(given)
     while positional and positional[-1] is None:
         positional.pop()
@@ -92,7 +97,7 @@ def options(
 
 
 def function(name: str, operands: int, *table: tuple[str, object]) -> Emit:
-    """An emitter of ``name(operands..., option=value)``; `table` lists the options that follow with torch's defaults."""
+    """An emitter of ``name(operands..., option=value)``; `table` lists the options and torch's defaults."""
 
     def emit(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
         return invoke(name, args[:operands], options(args, kwargs, operands, table))

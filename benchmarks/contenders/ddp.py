@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from contenders.gloo import mean, meet
-from models import LEARNING_RATE, Model, batch, loss_of, seeded
+from models import Model, batch, loss_of, seeded
 
 
 class DDP:
@@ -17,7 +17,7 @@ class DDP:
         self.rank, size = meet(folder, "ddp")
         self.module = DistributedDataParallel(seeded(model), gradient_as_bucket_view=True)
         self.inputs = {name: tensor.chunk(size)[self.rank] for name, tensor in batch(model).items()}
-        self.optimizer = torch.optim.SGD(self.module.parameters(), lr=LEARNING_RATE)
+        self.optimizer = torch.optim.SGD(self.module.parameters(), lr=model.rate)
 
     def step(self) -> float:
         self.optimizer.zero_grad()

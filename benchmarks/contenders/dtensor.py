@@ -8,7 +8,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 from contenders.gloo import meet
-from models import LEARNING_RATE, Model, batch, loss_of, seeded
+from models import Model, batch, loss_of, seeded
 
 STYLES = {"fc1": ColwiseParallel, "fc2": RowwiseParallel, "fc3": ColwiseParallel, "fc4": RowwiseParallel}
 
@@ -21,7 +21,7 @@ class TensorParallel:
         mesh = init_device_mesh("cpu", (size,))
         self.module = parallelize_module(seeded(model), mesh, {name: style() for name, style in STYLES.items()})
         self.inputs = batch(model)
-        self.optimizer = torch.optim.SGD(self.module.parameters(), lr=LEARNING_RATE)
+        self.optimizer = torch.optim.SGD(self.module.parameters(), lr=model.rate)
 
     def step(self) -> float:
         self.optimizer.zero_grad()

@@ -10,7 +10,7 @@ import torch
 from mpi4py import MPI
 from torch import Tensor
 
-from models import LEARNING_RATE, Model, batch, loss_of, seeded
+from models import Model, batch, loss_of, seeded
 
 LARGE = 1 << 18  # elements
 
@@ -23,7 +23,7 @@ class DataParallel:
         self.rank, self.size = self.comm.rank, self.comm.size
         self.module = seeded(model)
         self.inputs = {name: tensor.chunk(self.size)[self.rank] for name, tensor in batch(model).items()}
-        self.optimizer = torch.optim.SGD(self.module.parameters(), lr=LEARNING_RATE)
+        self.optimizer = torch.optim.SGD(self.module.parameters(), lr=model.rate)
 
     def step(self) -> float:
         self.optimizer.zero_grad()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from models import LEARNING_RATE, Model, batch, loss_of, seeded
+from models import Model, batch, loss_of, seeded
 
 
 class Single:
@@ -14,7 +14,7 @@ class Single:
         self.rank = 0
         self.module = seeded(model)
         self.inputs = batch(model)
-        self.optimizer = torch.optim.SGD(self.module.parameters(), lr=LEARNING_RATE)
+        self.optimizer = torch.optim.SGD(self.module.parameters(), lr=model.rate)
 
     def step(self) -> float:
         self.optimizer.zero_grad()

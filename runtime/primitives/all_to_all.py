@@ -1,7 +1,7 @@
 """Shard to Shard: the same tensor, cut along another dim, or along the same dim read in another way.
 
-Let P_i be the slice of rank i before and Q_j that of rank j after. Rank i sends Q_j P_i* x_i, what both slices share, to
-rank j, which puts the pieces together; they are disjoint and cover its part:
+Let P_i be the slice of rank i before and Q_j that of rank j after. Rank i sends Q_j P_i* x_i, what both slices share,
+to rank j, which puts the pieces together; they are disjoint and cover its part:
 
     forward    y_j  = Q_j sum_i P_i* x_i        all-to-all
     adjoint    dx_i = P_i sum_j Q_j* dy_j       all-to-all with the two cuts exchanged

@@ -41,7 +41,7 @@ class Cut:
         return self.blocks * (self.bounds[rank + 1] - self.bounds[rank]) * self.unit
 
     def region(self, whole: Tensor, rank: int) -> Tensor:
-        """The part of `whole` that is this rank's, as a view; where there are blocks, with the dim unfolded into three."""
+        """The part of `whole` that is this rank's, as a view; with several blocks its dim is unfolded into three."""
         low, high = self.bounds[rank], self.bounds[rank + 1]
         if self.blocks == 1:
             return whole.narrow(self.dim, low * self.unit, (high - low) * self.unit)
@@ -86,7 +86,7 @@ def cut_extent(x: Tensor, dim: int, axis: Axis, extent: int, blocks: int, unit: 
 
 
 def cut_local(x: Tensor, dim: int, axis: Axis, extent: int, blocks: int, unit: int) -> Cut:
-    """`cut_extent` for a tensor of which this rank holds a part. Raises ProgramMismatch where the part is of another size."""
+    """`cut_extent` for a tensor of which this rank holds a part. Raises ProgramMismatch also for a part of another size."""
     cut = cut_extent(x, dim, axis, extent, blocks, unit)
     if x.shape[dim] != cut.size(axis.index):
         where = f"dim {dim} of a tensor of shape {tuple(x.shape)} over axis {axis.name}"

@@ -1,14 +1,14 @@
 """Shard to overlapping windows: every rank gets the rows that it needs, whoever owns them.
 
-Rank i owns the rows O_i = [bounds[i], bounds[i+1]) of a dim of n rows and wants W_i = [start_i, stop_i), any interval. Rows of
-W_i outside [0, n) are padding of a given value; rows of O_i that W_i lacks are left behind. With R_ij the restriction of the
-rows of rank i to what rank j wants, copied into rank j's buffer, and v_j the padding:
+Rank i owns the rows O_i = [bounds[i], bounds[i+1]) of a dim of n rows and wants W_i = [start_i, stop_i), any
+interval. Rows of W_i outside [0, n) are padding of a given value; rows of O_i that W_i lacks are left behind. With
+R_ij the restriction of the rows of rank i to what rank j wants, copied into rank j's buffer, and v_j the padding:
 
     forward    y_j  = sum_i R_ij x_i + v_j      a copy at home, a message from every other rank whose rows are wanted
-    adjoint    dx_i = sum_j R_ij* dy_j          the same messages backwards; a row wanted by several is added up at its owner
+    adjoint    dx_i = sum_j R_ij* dy_j          the same messages backwards; what several want is added at its owner
 
-Only ranks whose intervals meet exchange messages, neighbours or not. Where several dims are split, they are exchanged one
-after the other: the second exchange carries the rows that the first has fetched, so that corners are right.
+Only ranks whose intervals meet exchange messages, neighbours or not. Where several dims are split, they are exchanged
+one after the other: the second exchange carries the rows that the first has fetched, so that corners are right.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ class _Halo(torch.autograd.Function):
 def halo(x: Tensor, dim: int, axis: Axis, extent: int, wanted: Sequence[Interval], value: float = 0.0) -> Tensor:
     """The rows ``wanted[axis.index]`` of `dim`, of whose `extent` rows `x` holds this rank's part; `value` outside.
 
-    `wanted` has one interval per rank of the axis, alike on every rank. Where a rank wants exactly what it has and nobody
-    wants anything of it, `x` is returned as it is.
+    `wanted` has one interval per rank of the axis, alike on every rank. Where a rank wants exactly what it has and
+    nobody wants anything of it, `x` is returned as it is.
     """
     cut = cut_local(x, dim, axis, extent, 1, 1)
     trade = _trade(axis.index, cut.bounds, tuple(wanted))

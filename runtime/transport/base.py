@@ -1,9 +1,9 @@
 """What the runtime asks of a communicator, and the little that all communicators share.
 
-A `Comm` is an ordered group of ranks. Every collective is entered by all of its ranks in one order, `exchange` by those
-that are named. Tensors are contiguous and lie in CPU memory. Sums are taken in the tensor's own type, except that float16
-and bfloat16 are summed in float32 and rounded once, that bool is "any", and that complex numbers are summed as pairs. The
-result of a sum is the same to the bit on every rank.
+A `Comm` is an ordered group of ranks. Every collective is entered by all of its ranks in one order, `exchange` by
+those that are named. Tensors are contiguous and lie in CPU memory. Sums are taken in the tensor's own type, except
+that float16 and bfloat16 are summed in float32 and rounded once, that bool is "any", and that complex numbers are
+summed as pairs. The result of a sum is the same to the bit on every rank.
 """
 
 from __future__ import annotations

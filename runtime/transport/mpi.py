@@ -1,9 +1,10 @@
 """Ranks that are MPI processes: mpi4py on the memory of torch's CPU tensors, without copies.
 
-A tensor is handed over as (address, count, datatype). What is only moved goes as bytes, what is summed in its own type. The
-pieces of a scattered or gathered message are told by their displacements from the lowest address, wherever they lie, so
-that they need not be joined first. Counts and displacements are MPI-4's large ones where the library has them; otherwise
-mpi4py refuses what does not fit. Communicators are duplicates of the user's, so that our messages never meet theirs.
+A tensor is handed over as (address, count, datatype). What is only moved goes as bytes, what is summed in its own
+type. The pieces of a scattered or gathered message are told by their displacements from the lowest address, wherever
+they lie, so that they need not be joined first. Counts and displacements are MPI-4's large ones where the library has
+them; otherwise mpi4py refuses what does not fit. Communicators are duplicates of the user's, so that our messages
+never meet theirs.
 """
 
 # ruff: noqa: D102  (the methods of a communicator are described once, in base.py)
@@ -191,7 +192,7 @@ def _bytes(tensor: Tensor) -> _Buffer:
 
 
 def _pieces(tensors: Sequence[Tensor]) -> _Buffer:
-    """One piece per rank, each wherever it lies in memory: counts and displacements in bytes from the lowest address."""
+    """One piece per rank, each wherever it lies in memory: sizes and displacements in bytes from the lowest address."""
     sizes = [tensor.numel() * tensor.element_size() for tensor in tensors]
     places = [tensor.data_ptr() for tensor in tensors]
     held = [(place, place + size) for place, size in zip(places, sizes, strict=True) if size]

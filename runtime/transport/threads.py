@@ -2,10 +2,11 @@
 
     simulate(4, function) -> [function() on rank 0, ..., function() on rank 3]
 
-All ranks of a simulation share one `_World`: a lock, a count of who waits for what, and the first failure. A collective is
-a numbered round of a group: every rank leaves a copy of what it sends, and takes what it needs once all have. A message is
-an entry in a queue from one rank to another. Since all waiting happens in one place, a deadlock (every rank waits or has
-ended, and nobody can go on) is seen at once and told with what each rank waits for; a failure of one rank ends all.
+All ranks of a simulation share one `_World`: a lock, a count of who waits for what, and the first failure. A
+collective is a numbered round of a group: every rank leaves a copy of what it sends, and takes what it needs once all
+have. A message is an entry in a queue from one rank to another. Since all waiting happens in one place, a deadlock
+(every rank waits or has ended, and nobody can go on) is seen at once and told with what each rank waits for; a
+failure of one rank ends all.
 
 Simulated ranks share torch's random number generator: draw from an explicit generator where numbers matter.
 """
@@ -35,8 +36,8 @@ def simulate(ranks: int, function: Callable[[], T], timeout: float = 60.0) -> li
     """Run `function` on `ranks` simulated ranks and return their results in rank order.
 
     Inside, `default_world()` is a communicator of that many ranks, and so `Grid(...)` works as under MPI. The first
-    exception that any rank raises ends all ranks and is raised here. Raises CommError where ranks wait for each other in
-    vain: at once if none can go on, after `timeout` seconds of waiting if some rank still computes.
+    exception that any rank raises ends all ranks and is raised here. Raises CommError where ranks wait for each other
+    in vain: at once if none can go on, after `timeout` seconds of waiting if some rank still computes.
     """
     world = _World(ranks, timeout)
     everyone = _Group(tuple(range(ranks)))
@@ -63,13 +64,13 @@ class _Released(CommError):
 
 
 class _World:
-    """What the ranks of one simulation share. `waiting` says what each waiting rank waits for, and how to see it come."""
+    """What the ranks of one simulation share; `waiting` says what a rank waits for, and how to see that it came."""
 
     def __init__(self, ranks: int, timeout: float) -> None:
         self.ranks = ranks
         self.timeout = timeout
         self.changed = threading.Condition()
-        self.waiting: dict[int, tuple[str, Callable[[], bool]]] = {}
+        self.waiting: dict[int, tuple[str, Callable[[], object]]] = {}
         self.ended: set[int] = set()
         self.failure: BaseException | None = None
         self.groups: dict[tuple[int, int, int], _Group] = {}
@@ -86,7 +87,7 @@ class _World:
             self.changed.notify_all()
 
     def join(self, threads: list[threading.Thread]) -> None:
-        """Wait for all ranks; after a failure no longer than the time limit, since a rank may be computing without end."""
+        """Wait for all ranks; after a failure not beyond the time limit, since a rank may compute without end."""
         with self.changed:
             self.changed.wait_for(lambda: self.failure is not None or len(self.ended) == self.ranks)
             self.changed.wait_for(lambda: len(self.ended) == self.ranks, self.timeout)
@@ -96,8 +97,8 @@ class _World:
         for thread in threads:
             thread.join()
 
-    def wait(self, rank: int, what: str, ready: Callable[[], bool]) -> None:
-        """Wait, holding the lock, until `ready()`; raises CommError where that cannot be."""
+    def wait(self, rank: int, what: str, ready: Callable[[], object]) -> None:
+        """Wait, holding the lock, until `ready()` is true; raises CommError where that cannot be."""
         limit = time.monotonic() + self.timeout
         while not ready():
             self._raise_if_failed()
@@ -200,7 +201,7 @@ class ThreadComm(Comm):
             for source, tensor in recvs.items():
                 queue = messages[source, self._rank]
                 what = f"exchange, for a message from {self._name(source)}"
-                self._world.wait(self._group.members[self._rank], what, lambda queue=queue: bool(queue))  # type: ignore[misc]
+                self._world.wait(self._group.members[self._rank], what, queue.__len__)
                 tensor.copy_(_same_size("exchange", queue.popleft(), tensor))
         self._seconds += time.perf_counter() - start
 

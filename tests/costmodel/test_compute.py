@@ -107,7 +107,7 @@ def test_own_flops_are_taken():
     call, rule = pointwise(1_000_000)
     record = op("reduce", flops=lambda call, rule: 1e9, backward=3.0)
     forward, backward = seconds(call, rule, record, ["d"], "2")
-    assert forward == pytest.approx(0.5e9 / (2e11 * 0.004))
+    assert forward == pytest.approx(0.5e9 / MACHINE.rate("reduce", "float32"))
     assert backward == pytest.approx(3 * forward)
 
 
@@ -257,7 +257,7 @@ def test_gradient_sums_and_updates():
     size = N * K * 4
     (one,) = compute.gradient_sums(weight, (Copied(), Shard(0)), grid, machine)
     assert (one.axis, one.bytes_adjoint) == (0, size / 2)
-    assert one.seconds == pytest.approx(0.75 * all_sum_seconds(machine.intra, 4, size / 2))
+    assert one.seconds == pytest.approx(0.75 * all_sum_seconds(Link(0.0, 1e9), 4, size / 2))  # one of many in a bucket
     assert len(compute.gradient_sums(weight, (Copied(), Copied()), grid, machine)) == 2
     assert compute.gradient_sums(weight, (Replicate(), Shard(0)), grid, machine) == ()
     for optimizer, times in (("sgd", 3), ("momentum", 5), ("adamw", 7)):

@@ -211,6 +211,12 @@ def test_local_shapes_are_the_largest_shard(problem):
     assert local_shape(shape, layouts, grid) == tuple(lengths)
 
 
+def share_a_dim(source, target):
+    """Whether two axes cut one dim, before or after."""
+    cuts = {(axis, one.dim) for side in (source, target) for axis, one in enumerate(side) if isinstance(one, Shard)}
+    return len({dim for _, dim in cuts}) < len(cuts)
+
+
 @settings(max_examples=100, deadline=None)
 @given(problems(count=6), st.sampled_from([4, 1 << 12, 1 << 20]))
 def test_the_matrix_holds_the_cost_of_the_chains(problem, itemsize):
@@ -307,8 +313,10 @@ def names(source, target, shape=(8, 8), grid="2x2", gradient=True, itemsize=4096
 def test_an_inner_cut_of_the_same_factor_is_undone_first():
     both, outer, inner = (Shard(0), Shard(0)), (Shard(0), Replicate()), (Replicate(), Shard(0))
     assert names(both, outer) == ["gather1"]
-    assert names(both, inner) == ["gather1", "gather0", "split1"]
-    assert names(inner, both) == ["gather1", "split0", "split1"]
+    assert names(both, inner) in (["gather1", "gather0", "split1"], ["all_gather1", "gather0", "take1"])
+    chain = names(inner, both)  # as Replicate or as Copied, whichever is cheaper
+    assert chain[-1] == "split1"
+    assert chain.index("gather1") < max(i for i, name in enumerate(chain) if name in ("split0", "take0"))
     assert names(both, (Replicate(), Replicate())) == ["gather1", "gather0"]
     assert names((Replicate(), Replicate()), both) == ["split0", "split1"]
 
@@ -335,14 +343,16 @@ def test_without_gradient_copied_is_replicate_and_the_adjoint_is_free():
     (step,) = plan_conversion((8,), 8, False, (Shard(0),), (Copied(),), GridShape.parse("2"), MACHINE)
     assert (step.primitive, step.after) == ("gather", (Replicate(),))
     assert (step.bytes_adjoint, step.seconds_adjoint) == (0, 0)
-    assert step.seconds_forward == pytest.approx(2e-6 + 64 / 2 / 5e9)
+    packing = MACHINE.launch_floor + 2 * 64 / MACHINE.memory_bandwidth
+    assert step.seconds_forward == pytest.approx(2e-6 + 64 / 2 / 5e9 + packing)
 
 
 def test_bytes_and_seconds_of_one_step():
     """Shard(0) to Copied over 4 ranks of one node: an all-gather of 1024 bytes forward, a reduce-scatter back."""
     (step,) = plan_conversion((16, 16), 4, True, (Shard(0),), (Copied(),), GridShape.parse("4"), MACHINE)
     assert (step.bytes_forward, step.bytes_adjoint) == (1024, 1024)
-    assert step.seconds_forward == step.seconds_adjoint == pytest.approx(2 * 2e-6 + 0.75 * 1024 / 5e9)
+    packing = MACHINE.launch_floor + 2 * 1024 / MACHINE.memory_bandwidth
+    assert step.seconds_forward == step.seconds_adjoint == pytest.approx(2 * 2e-6 + 0.75 * 1024 / 5e9 + packing)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,19 @@
+"""Compile one of the benchmark's models: ``python compile_model.py MODEL small|full GRID FOLDER [PIN ...]``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import autopar
+from models import MODELS, batch, seeded
+
+
+def main(name: str, size: str, grid: str, folder: str, *pins: str) -> None:
+    model = MODELS[name](size == "small")
+    compiled = autopar.compile(seeded(model), batch(model), grid=grid, pin=pins, optimizer="sgd", name=name)
+    compiled.save(Path(folder))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,92 @@
+"""The plan that autopar should pick, written by hand on the runtime's communication, without its session.
+
+What autopar's generated program and session cost beyond this is their overhead. One file per model in ``handwritten/``
+has the forward pass, and says which parameters are split.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from autopar.runtime import Axis, Grid
+from autopar.runtime.namespace import Namespace
+from models import Model, batch, seeded
+
+Forward = Callable[..., Tensor]
+LARGE = 1 << 18  # elements
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A hand-written program over one axis.
+
+    `shard` cuts a named parameter, `part` an input; with `summed`, gradients are addends and have to be summed.
+    """
+
+    forward: Forward
+    shard: Callable[[str, Tensor, Axis], Tensor]
+    part: Callable[[str, Tensor, Axis], Tensor]
+    summed: bool
+
+
+class ByHand:
+    """This rank's part of the model."""
+
+    def __init__(self, model: Model) -> None:
+        plan: Plan = importlib.import_module(f"handwritten.{model.name}").PLAN
+        self.grid = Grid("2")
+        (self.axis,) = self.grid.axes
+        self.rank = self.grid.rank
+        module = seeded(model)
+        trained = {name: plan.shard(name, p.detach(), self.axis) for name, p in module.named_parameters()}
+        self.parameters = [tensor.clone().requires_grad_() for tensor in trained.values()]
+        names = dict(zip(trained, self.parameters, strict=True))
+        self.namespace = Namespace(names | dict(module.named_buffers()))
+        self.inputs = {name: plan.part(name, tensor, self.axis) for name, tensor in batch(model).items()}
+        self.plan = plan
+        self.optimizer = torch.optim.SGD(self.parameters, lr=model.rate)
+
+    def step(self) -> float:
+        self.optimizer.zero_grad()
+        loss = self.plan.forward(self.namespace, self.axis, **self.inputs)
+        loss.backward()
+        if self.plan.summed:
+            self.sum_gradients([p.grad for p in self.parameters if p.grad is not None])
+        self.optimizer.step()
+        return loss.item()
+
+    def sum_gradients(self, gradients: list[Tensor]) -> None:
+        small = [gradient for gradient in gradients if gradient.numel() < LARGE]
+        for gradient in gradients:
+            if gradient.numel() >= LARGE:
+                self.axis.comm.all_reduce(gradient)
+        flat = torch.cat([gradient.flatten() for gradient in small])
+        self.axis.comm.all_reduce(flat)
+        for gradient, part in zip(small, flat.split([gradient.numel() for gradient in small]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+    def close(self) -> None:
+        self.grid.free()
+
+
+def start(model: Model, folder: str) -> ByHand:
+    return ByHand(model)
+
+
+def whole(name: str, tensor: Tensor, axis: Axis) -> Tensor:
+    return tensor
+
+
+def rows(dim: int) -> Callable[[str, Tensor, Axis], Tensor]:
+    """Cut every tensor at the axis's bounds of this dim."""
+
+    def cut(name: str, tensor: Tensor, axis: Axis) -> Tensor:
+        bounds = axis.bounds(tensor.shape[dim])
+        return tensor.narrow(dim, bounds[axis.index], axis.part(tensor.shape[dim])).contiguous()
+
+    return cut

@@ -1,0 +1,52 @@
+"""The program that autopar wrote, on the runtime, with the bounds as they are."""
+
+from __future__ import annotations
+
+import importlib.util
+from itertools import chain
+from pathlib import Path
+
+import torch
+
+from autopar.runtime.description import read_description
+from autopar.runtime.initial import module_values
+from autopar.runtime.session import Parallel
+from autopar.runtime.sources import from_file
+from models import Model, batch, seeded
+
+
+def open_session(folder: Path, model: Model) -> Parallel:
+    """The compiled folder with the model's seeded parameters. The one place here that knows how a folder is loaded."""
+    spec = importlib.util.spec_from_file_location("program", folder / "program.py")
+    assert spec
+    assert spec.loader
+    program = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(program)
+    constants = folder / "constants.safetensors"
+    values = chain(module_values(seeded(model)), from_file(constants) if constants.exists() else ())
+    return Parallel(program.PROGRAM, read_description(folder / "plan.json"), values)
+
+
+class Compiled:
+    """This rank's part of the model."""
+
+    def __init__(self, model: Model, folder: Path) -> None:
+        self.session = open_session(folder, model)
+        self.rank = self.session.grid.rank
+        self.inputs = batch(model)
+        self.optimizer = torch.optim.SGD(self.session.parameters(), lr=model.rate)
+
+    def step(self) -> float:
+        self.optimizer.zero_grad()
+        loss = self.session(**self.inputs)
+        loss.backward()
+        self.optimizer.step()
+        return float(loss.item())
+
+    def close(self) -> None:
+        self.session.free()
+        self.session.grid.free()
+
+
+def start(model: Model, folder: str) -> Compiled:
+    return Compiled(model, Path(folder) / "compiled")

@@ -1,0 +1,175 @@
+"""A compiled folder as one rank of a job finds it: program, plan, model file, and where the first values come from.
+
+build/program.py              the program, which may have been edited
+build/plan.json               names, shapes, dtypes, hashes
+build/constants.safetensors   tensors that capture lifted out of the model, if any
+build/parameters.safetensors  the values of a model that was compiled live, and so has no file to make them from
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import itertools
+import platform
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import autopar
+from autopar.errors import ConfigError, ProgramMismatch, refusal
+from autopar.model_file import ModelFile, load
+from autopar.runtime.description import Description, read_description
+from autopar.runtime.initial import initial_values, module_values
+from autopar.runtime.program import Program
+from autopar.runtime.sources import Source, from_file, from_rank0
+from autopar.runtime.together import agree, together
+from autopar.runtime.transport.base import Comm
+
+Inputs = tuple[Any, ...] | dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a folder holds. `notes` are lines worth telling: an edited program, a changed model file."""
+
+    folder: Path
+    program: Program
+    description: Description
+    file: ModelFile | None
+    notes: tuple[str, ...]
+
+
+def open_job(program: Program, path: Path, seed: int) -> Job:
+    """Read the folder of the program at `path`, and make sure that all ranks have read the same. Collective.
+
+    `seed` is set before the model file is loaded, for a model that it makes on loading. Raises ProgramMismatch, ConfigError
+    or CommError, on all ranks.
+    """
+    comm = program.grid.comm
+    with together(comm, "reading the compiled folder"):
+        folder = path.resolve().parent
+        description = read_description(folder / "plan.json")
+        text = hashlib.sha256(path.read_bytes()).hexdigest()
+    handshake(comm, {"plan": description.sha256, "program": text} | _versions())
+    with together(comm, "loading the model file"):
+        torch.manual_seed(seed)
+        file = None
+        if description.model_path:
+            file = load(f"{folder / description.model_path}:{description.model_attribute}")
+        notes = []
+        if text != description.program_sha256:
+            notes.append(f"{path.name} was edited after it was compiled; it runs as it stands")
+        if file is not None and file.sha256 != description.model_sha256:
+            notes.append(
+                f"{file.path.name} has changed since it was compiled; compile again to bring the program up to it"
+            )
+    return Job(folder, program, description, file, tuple(notes))
+
+
+def handshake(comm: Comm, facts: Mapping[str, str]) -> None:
+    """Raise ProgramMismatch on every rank unless all ranks state the same facts. Collective."""
+    every = [dict(one) for one in comm.gather_objects(dict(facts))]  # type: ignore[call-overload]
+    lines = []
+    for fact in facts:
+        groups: dict[str, list[int]] = {}
+        for rank, one in enumerate(every):
+            groups.setdefault(str(one[fact]), []).append(rank)
+        if len(groups) > 1:
+            lines += [f"{fact} is {value[:20]} on rank {', '.join(map(str, ranks))}" for value, ranks in groups.items()]
+    error = None
+    if lines:
+        rule = "every rank runs the same program, plan and versions"
+        fix = "compile into a folder that all nodes share, and use one environment on all of them"
+        error = ProgramMismatch(refusal("start of the job", "the ranks do not agree", rule, lines, fix))
+    agree(comm, "start of the job", error)
+
+
+def values(job: Job, seed: int) -> Source:
+    """The initial values, from the model file with this seed, or as they were stored. Collective while it is iterated."""
+    known = {name for item in job.description.parameters for name in (item.name, *item.aliases)}
+    return ((name, value) for name, value in _values(job, seed) if name in known)
+
+
+def sequential(job: Job, seed: int) -> nn.Module:
+    """The model itself, whole, with the same initial values. Raises ConfigError for a model that was compiled live."""
+    file = _need_file(job)
+    if isinstance(file.model, nn.Module):
+        return copy.deepcopy(file.model)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return file.model()
+
+
+def batches(job: Job) -> Iterator[Inputs]:
+    """The model file's batches, again and again; its example inputs where it has none. Raises ConfigError."""
+    file = _need_file(job)
+    if file.batches is None:
+        yield from itertools.repeat(file.example_inputs())
+        return
+    while True:
+        count = 0
+        for count, batch in enumerate(file.batches(), 1):
+            yield batch
+        if not count:
+            raise ConfigError(
+                refusal(file.path.name, "batches() yields nothing", "batches() yields inputs to train on")
+            )
+
+
+def loss_of(output: object) -> Tensor:
+    """The loss in what a model returns: called loss, or the only scalar. Raises ConfigError."""
+    items = dict(output) if isinstance(output, Mapping) else vars(output) if hasattr(output, "loss") else {}
+    if isinstance(items.get("loss"), Tensor):
+        return items["loss"]  # type: ignore[no-any-return]
+    leaves = (
+        [output] if isinstance(output, Tensor) else list(output if isinstance(output, tuple | list) else items.values())
+    )
+    scalars = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.dim() == 0]
+    if len(scalars) != 1:
+        rule = "forward returns the loss: a scalar, alone or in a field called loss"
+        raise ConfigError(refusal("the sequential model", f"its output holds {len(scalars)} scalars", rule))
+    return scalars[0]
+
+
+def call(model: nn.Module, batch: Inputs) -> Any:  # noqa: ANN401 (whatever the model returns)
+    """The model on a batch of positional or keyword inputs."""
+    return model(**batch) if isinstance(batch, dict) else model(*batch)
+
+
+def cast(batch: Inputs, dtype: torch.dtype | None) -> Inputs:
+    """The batch with floating-point tensors in `dtype`."""
+
+    def one(value: Any) -> Any:  # noqa: ANN401
+        return (
+            value.to(dtype) if dtype is not None and isinstance(value, Tensor) and value.is_floating_point() else value
+        )
+
+    return {name: one(value) for name, value in batch.items()} if isinstance(batch, dict) else tuple(map(one, batch))
+
+
+def _values(job: Job, seed: int) -> Iterator[tuple[str, Any]]:
+    if (job.folder / "constants.safetensors").exists():
+        yield from from_file(job.folder / "constants.safetensors")
+    if job.file is None:
+        yield from from_file(job.folder / "parameters.safetensors")
+    elif isinstance(job.file.model, nn.Module):
+        yield from from_rank0(module_values(job.file.model), job.program.grid.comm)
+    else:
+        yield from initial_values(job.file.model, seed)
+
+
+def _need_file(job: Job) -> ModelFile:
+    if job.file is None:
+        rule = "inputs and the sequential model come from the model file"
+        fix = "compile a model.py, or train in Python: autopar.parallelize(model, inputs, grid=...)"
+        raise ConfigError(refusal(str(job.folder), "compiled from a live model, without a model file", rule, fix=fix))
+    return job.file
+
+
+def _versions() -> dict[str, str]:
+    return {"autopar": autopar.__version__, "torch": torch.__version__, "python": platform.python_version()}

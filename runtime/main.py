@@ -1,0 +1,197 @@
+"""What ``mpiexec -n N python -m mpi4py build/program.py`` does: trains the compiled model over the model file's batches.
+
+Every rank reads plan and program, and makes sure that all have read the same; makes its part of the parameters; takes its
+part of every batch; and follows the model file's own optimizer. Rank 0 shows progress. With ``--compare N`` it also runs the
+sequential model beside the first N steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from autopar.errors import ConfigError, nearest, refusal
+from autopar.runtime import failure, job, sources
+from autopar.runtime.job import Job
+from autopar.runtime.program import Program
+from autopar.runtime.progress import Progress, show
+from autopar.runtime.scheduler import Scheduler
+from autopar.runtime.session import Parallel
+from autopar.runtime.together import together
+from autopar.runtime.transport.base import Comm
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+LEARNING_RATE = 1e-3
+
+
+def main(program: Program, file: str, arguments: Sequence[str] | None = None) -> None:
+    """Train the program that stands in `file`. A failure ends the whole job with status 1, its cause printed."""
+    comm = program.grid.comm
+    with failure.reported(comm):
+        given = parse(arguments, comm.rank)
+        share_cores(comm)
+        run(job.open_job(program, Path(file), given.seed), given)
+
+
+def parse(arguments: Sequence[str] | None, rank: int) -> argparse.Namespace:
+    """The command line of a program. Raises ConfigError for what it does not know."""
+    parser = _Parser(prog="program.py", description="Train a compiled model on MPI ranks.", allow_abbrev=False)
+    parser.add_argument("--steps", type=int, default=100, help="training steps (100)")
+    parser.add_argument(
+        "--compare", type=int, default=0, metavar="N", help="run the sequential model beside the first N steps"
+    )
+    parser.add_argument(
+        "--save", type=Path, metavar="FILE", help="write the parameters as safetensors, under their own names"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the initial parameters (0)")
+    parser.add_argument("--dtype", choices=sorted(DTYPES), help="run in another precision than compiled")
+    parser.add_argument("--no-rebalance", action="store_true", help="keep the boundaries between ranks as they are")
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if {"-h", "--help"} & set(words):
+        if rank == 0:
+            parser.print_help()
+        sys.exit(0)
+    given, rest = parser.parse_known_args(words)
+    problems = [f"unknown option {word}{nearest(word.split('=')[0], parser.options())}" for word in rest]
+    problems += [
+        f"--{name} {value} is negative" for name in ("steps", "compare") if (value := getattr(given, name)) < 0
+    ]
+    if problems:
+        raise ConfigError(refusal("command line", "not understood", "see --help", problems))
+    return given
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that raises, since every rank parses and one of them has to print."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(refusal("command line", message, "see --help"))
+
+    def options(self) -> list[str]:
+        return [option for action in self._actions for option in action.option_strings]
+
+
+def share_cores(comm: Comm) -> None:
+    """Use as many threads as there are cores for each rank of this machine, unless ``OMP_NUM_THREADS`` says. Collective."""
+    hosts = comm.gather_objects(socket.gethostname())
+    if "OMP_NUM_THREADS" not in os.environ:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        torch.set_num_threads(max(1, cores // hosts.count(hosts[comm.rank])))
+
+
+def run(opened: Job, given: argparse.Namespace) -> None:
+    """Train an opened job as the command line says. Collective."""
+    comm = opened.program.grid.comm
+    dtype = DTYPES.get(given.dtype)
+    for note in opened.notes:
+        show(comm.rank, f"note: {note}")
+    parallel = Parallel(opened.program, opened.description, job.values(opened, given.seed), dtype)
+    with together(comm, "making the optimizer"):
+        optimizer = make_optimizer(opened, list(parallel.parameters()))
+    beside = _Beside(opened, given, dtype) if given.compare and comm.rank == 0 else None
+    scheduler = Scheduler(parallel, optimizer)
+    times = train(opened, given, dtype, parallel, optimizer, scheduler, beside)
+    if given.save is not None:
+        state = parallel.full_state_dict(rank0_only=True)
+        with together(comm, f"writing {given.save}"):
+            if comm.rank == 0:
+                sources.save(state, given.save)
+    for line in _summary(opened, given, scheduler, times):
+        show(comm.rank, line)
+
+
+def train(
+    opened: Job,
+    given: argparse.Namespace,
+    dtype: torch.dtype | None,
+    parallel: Parallel,
+    optimizer: torch.optim.Optimizer,
+    scheduler: Scheduler,
+    beside: _Beside | None,
+) -> list[float]:
+    """The steps; returns the wall seconds of each."""
+    batches = job.batches(opened)
+    times = []
+    with Progress(given.steps, parallel.grid.rank) as progress:
+        for step in range(1, given.steps + 1):
+            batch = _next(parallel, batches, dtype)
+            start = time.perf_counter()
+            if given.no_rebalance:
+                loss = _step(parallel, batch, optimizer)
+            else:
+                with scheduler.step():
+                    loss = _step(parallel, batch, optimizer)
+            times.append(time.perf_counter() - start)
+            if beside is not None and step <= given.compare:
+                other = beside.step(batch)
+                progress.compared(step, loss, other)
+            progress.step(step, loss, times[-1])
+    return times
+
+
+def make_optimizer(opened: Job, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """The model file's own optimizer, AdamW where it has none."""
+    if opened.file is not None and opened.file.optimizer is not None:
+        return opened.file.optimizer(parameters)
+    return torch.optim.AdamW(parameters, lr=LEARNING_RATE)
+
+
+class _Beside:
+    """The sequential model on rank 0, from the same initial values, over the same batches."""
+
+    def __init__(self, opened: Job, given: argparse.Namespace, dtype: torch.dtype | None) -> None:
+        self._dtype = dtype
+        self._model = job.sequential(opened, given.seed).to(dtype or None).train()
+        self._optimizer = make_optimizer(opened, list(self._model.parameters()))
+
+    def step(self, batch: job.Inputs) -> float:
+        """One sequential step; returns its loss."""
+        loss = job.loss_of(job.call(self._model, job.cast(batch, self._dtype)))
+        _update(loss, self._optimizer)
+        return loss.item()
+
+
+def _next(parallel: Parallel, batches: object, dtype: torch.dtype | None) -> job.Inputs:
+    with together(parallel.grid.comm, "reading the next batch"):
+        batch: job.Inputs = next(batches)  # type: ignore[call-overload]
+    return job.cast(batch, dtype)
+
+
+def _step(parallel: Parallel, batch: job.Inputs, optimizer: torch.optim.Optimizer) -> float:
+    loss: Tensor = job.call(parallel, batch)
+    _update(loss, optimizer)
+    return loss.item()
+
+
+def _update(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+
+
+def _summary(opened: Job, given: argparse.Namespace, scheduler: Scheduler, times: Sequence[float]) -> list[str]:
+    lines = []
+    if times:
+        usual = statistics.median(times[1:] or times)
+        lines.append(f"trained    {len(times)} steps, {usual * 1e3:.1f} ms per step")
+    axes = opened.program.grid.axes
+    lines += [
+        f"moved      {axes[move.axis].name} to {', '.join(f'{cut:.3f}' for cut in move.cuts[1:-1])} after step {step}: "
+        f"{move.before * 1e3:.1f} ms of compute per step, {move.after * 1e3:.1f} predicted"
+        for step, move in scheduler.moves
+    ]
+    if given.save is not None:
+        lines.append(f"saved      {given.save}")
+    lines.append(f"plan       {os.path.relpath(opened.folder / 'plan.json')}")
+    lines.append(f"program    {os.path.relpath(opened.folder / 'program.py')}")
+    return lines
