@@ -32,6 +32,7 @@ class ModelFile:
     path            the file, absolute
     name            its stem, ``"gpt2"``
     sha256          of its bytes
+    attribute       the name of the model in the file
     model           an nn.Module or a function that returns one
     example_inputs  returns a tuple (positional) or dict (keyword) of forward's arguments. Raises ConfigError
     optimizer       ``optimizer(params)`` returns a torch optimizer; None where the file has none
@@ -41,6 +42,7 @@ class ModelFile:
     path: Path
     name: str
     sha256: str
+    attribute: str
     model: nn.Module | Callable[[], nn.Module]
     example_inputs: Callable[[], Inputs]
     optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None
@@ -64,6 +66,7 @@ def load(path: str | Path) -> ModelFile:
         path=file,
         name=file.stem,
         sha256=hashlib.sha256(content).hexdigest(),
+        attribute=attribute,
         model=_model(found, attribute, file),
         example_inputs=_example_inputs(found, file),
         optimizer=_optional(found, "optimizer", file),

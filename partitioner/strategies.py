@@ -16,7 +16,7 @@ from autopar.grid import GridShape
 from autopar.layout import Copied, Layout, Layouts, Partial, Replicate, Shard
 from autopar.ops.describe import call_of, op_of, rule_of
 from autopar.ops.op import Op
-from autopar.ops.rule import Call, Choice, Rule, choices, whole_choice
+from autopar.ops.rule import Call, Choice, Rule, choices, fills, whole_choice
 from autopar.partitioner.granules import of_letters, propagate
 
 Strategy = tuple[Choice, ...]  # one choice per axis
@@ -85,6 +85,8 @@ def _legal(strategy: Strategy, call: Call, rule: Rule, grid: GridShape) -> bool:
     windowed = [choice.letter for choice in strategy if choice.letter in rule.windows]
     if len(windowed) != len(set(windowed)):
         return False  # a windowed letter is exchanged over one axis only
+    if not fills(rule, strategy, grid.sizes):
+        return False
     tensors = [(value, operand_layouts(strategy, i)) for i, value in enumerate(call.operands)]
     tensors += [(value, result_layouts(strategy, i)) for i, value in enumerate(call.results) if value.name]
     return all(compatible(value.shape, layouts, grid) for value, layouts in tensors)

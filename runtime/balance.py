@@ -1,14 +1,14 @@
 """Where to cut an axis, from how long the ranks took: pure functions of numbers that all ranks share.
 
-Let position i of an axis hold r_i of the n rows that are split over it, and let T_i be the compute seconds of a step there,
-the longest over the ranks at that position. Its speed is v_i = r_i / T_i rows per second. With rows r' the step is predicted
-to compute for
+Let position i of an axis hold r_i of the n rows that are split over it, and let T_i be the compute seconds of a step
+there, the longest over the ranks at that position. Its speed is v_i = r_i / T_i rows per second. With rows r' the
+step is predicted to compute for
 
     max_i r'_i / v_i        at best  n / sum_i v_i  (all positions finish together)
 
-`allot` finds the integers that minimise this. A move pays if it saves, over the horizon, more than it costs, and if it saves
-a worthwhile share of a step, lest noise move boundaries back and forth. Work that does not shrink with the rows makes the
-prediction too bold, so the boundary approaches its place in two or three moves.
+`allot` finds the integers that minimise this. A move pays if it saves, over the horizon, more than it costs, and if
+it saves a worthwhile share of a step, lest noise move boundaries back and forth. Work that does not shrink with the
+rows makes the prediction too bold, so the boundary approaches its place in two or three moves.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from autopar.errors import ConfigError, refusal
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """When to move: measure `window` steps, `rest` steps after the last move at the earliest; `threshold` is of a step."""
+    """When to move: measure `window` steps, beginning `rest` steps after a move; `threshold` is a share of a step."""
 
     window: int = 4
     rest: int = 1
@@ -63,8 +64,8 @@ def decide(
 ) -> Move | None:
     """The move that saves most, if it pays.
 
-    `sizes` are the grid's, `seconds` the compute seconds of a step of every rank, `step` the wall seconds of a step, `cost`
-    what a move costs in seconds.
+    `sizes` are the grid's, `seconds` the compute seconds of a step of every rank, `step` the wall seconds of a step,
+    `cost` what a move costs in seconds.
     """
     moves = [move for axis in axes if (move := propose(sizes, axis, seconds)) is not None]
     best = min(moves, key=lambda move: (move.after - move.before, move.axis), default=None)
@@ -78,7 +79,7 @@ def propose(sizes: Sequence[int], movable: Movable, seconds: Sequence[float]) ->
     """The best cuts of one axis, or None where they are what they are."""
     times = position_times(sizes, movable.axis, seconds)
     finest = max(movable.bounds, key=lambda bounds: bounds[-1])
-    held = [high - low for low, high in zip(finest, finest[1:], strict=False)]
+    held = [high - low for low, high in pairwise(finest)]
     least = _least(movable.bounds, held)
     speeds = [rows / time if rows and time > 0 else 0.0 for rows, time in zip(held, times, strict=True)]
     if finest[-1] == 0 or any(rows and not speed for rows, speed in zip(held, speeds, strict=True)):
@@ -106,7 +107,7 @@ def position_times(sizes: Sequence[int], axis: int, seconds: Sequence[float]) ->
 
 
 def allot(total: int, speeds: Sequence[float], least: Sequence[int]) -> list[int]:
-    """Integers that sum to `total`, at least `least`, with the smallest ``max rows / speed``; none where the speed is 0.
+    """Integers that sum to `total`, at least `least`, with the smallest ``max rows / speed``; 0 where the speed is.
 
     >>> allot(9, [2.0, 1.0], [1, 1])
     [6, 3]

@@ -39,14 +39,15 @@ def convolve(
         work = weight.numel() * math.prod(x.shape[2:]) // math.prod(stride)
         if dims and work >= _WORTH:
             return in_halves(x, weight, bias, stride, padding, dilation, dims[0])
-    result: Tensor = _FUNCTIONS[weight.dim() - 3](x, weight, bias, stride, padding, dilation, groups)  # type: ignore[operator]
+    result: Tensor = _FUNCTIONS[weight.dim() - 3](x, weight, bias, stride, padding, dilation, groups)
     return result
 
 
 def _falls_below(x: Tensor, weight: Tensor) -> bool:
     """Whether torch would leave this convolution of a volume to im2col although oneDNN can do it."""
     volume = x.dim() == 5 and x.shape[0] == 1 and x.dtype == torch.float32 and x.device.type == "cpu"
-    if not volume or math.prod(x.shape[:4]) > _ONEDNN_ABOVE or not torch.backends.mkldnn.is_available():
+    available = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if not volume or not available or math.prod(x.shape[:4]) > _ONEDNN_ABOVE:
         return False
     high, wide = weight.shape[-2:]
     return (high, wide) != (1, 1) and not (high > 3 and wide > 3)

@@ -1,7 +1,7 @@
-"""What the runtime needs to know of ``plan.json``: names, shapes, dtypes and hashes. How the plan was found is not read.
+"""What the runtime needs to know of ``plan.json``: names, shapes, dtypes and hashes. The rest is not read.
 
-The file is plain JSON with a schema version. It is read defensively: a damaged file, or one of another version, is refused
-with the place and what to do, never by a KeyError.
+The file is plain JSON with a schema version. It is read defensively: a damaged file, or one of another version, is
+refused with the place and what to do, never by a KeyError.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _AGAIN = "compile the model again with `autopar compile`"
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """An input, parameter or buffer of the sequential model: name, whole shape, dtype, kind, and other names tied to it."""
+    """An input, parameter or buffer of the sequential model: name, whole shape, dtype, kind, and tied names."""
 
     name: str
     shape: tuple[int, ...]
@@ -36,9 +36,10 @@ class Described:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What a program expects: inputs in the order of forward's arguments, parameters and buffers, and where it came from.
+    """What a program expects: inputs in the order of forward's arguments, parameters and buffers, and its origin.
 
-    `model_path` is relative to the plan's folder, and empty for a model that was compiled live. `sha256` is the plan's own.
+    `model_path` is relative to the plan's folder, and empty for a model that was compiled live. `sha256` is the
+    plan's own.
     """
 
     name: str

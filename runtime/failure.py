@@ -1,7 +1,8 @@
 """The end of a job that fails: what each rank says, so that the first cause is what the user sees last.
 
-A rank that fails writes its cause into a folder that the launcher has made (``AUTOPAR_ERRORS``), prints it, and ends the job.
-The launcher, once everything else has been printed, repeats the first of them. Without a launcher the cause is still printed.
+A rank that fails writes its cause into a folder that the launcher has made (``AUTOPAR_ERRORS``), prints it, and ends
+the job. The launcher, once everything else has been printed, repeats the first of them. Without a launcher the cause
+is still printed.
 """
 
 from __future__ import annotations

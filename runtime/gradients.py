@@ -1,19 +1,21 @@
 """Gradients of copied parameters, summed over their axes while backward still runs.
 
-A parameter whose home layout is Copied on an axis gets on every rank an addend of its gradient; the gradient is their sum over
-the axis (the adjoint of a copy is a sum). Sums go in flat buckets, one kind of bucket per set of axes and dtype:
+A parameter whose home layout is Copied on an axis gets on every rank an addend of its gradient; the gradient is their
+sum over the axis (the adjoint of a copy is a sum). Sums go in flat buckets, one kind of bucket per set of axes and
+dtype:
 
     attach    puts an identity behind the loss, whose backward runs first and opens the round
     hook      runs when a parameter's addend is there: copies it into its bucket, starts buckets that are full
     finish    runs when backward is done: starts what is left, waits, and makes the gradients views of the buckets
 
-All ranks must enter the same sums in one order, whatever order their hooks run in: buckets are numbered in reverse order of the
-parameters, and bucket k starts only after bucket k - 1. A parameter that a step does not use counts as zeros; each bucket
-also sums one flag per parameter, so that a parameter that no rank has used keeps no gradient, as in the sequential model.
-Gradients from earlier backward passes are put aside before and added after, so that they are not summed twice.
+All ranks must enter the same sums in one order, whatever order their hooks run in: buckets are numbered in reverse
+order of the parameters, and bucket k starts only after bucket k - 1. A parameter that a step does not use counts as
+zeros; each bucket also sums one flag per parameter, so that a parameter that no rank has used keeps no gradient, as
+in the sequential model. Gradients from earlier backward passes are put aside before and added after, so that they are
+not summed twice.
 
-MPI moves a message only when it is asked, so every hook asks (`Work.test`). A gradient is a view of a bucket that the next
-backward pass overwrites unless it is still the parameter's `grad` then: clone what is to be kept for longer.
+MPI moves a message only when it is asked, so every hook asks (`Work.test`). A gradient is a view of a bucket that the
+next backward pass overwrites unless it is still the parameter's `grad` then: clone what is to be kept for longer.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from autopar.runtime.grid import Grid
 from autopar.runtime.transport.base import Comm, Work
 
 BUCKET_BYTES = 4 << 20
-_engine: Any = torch.autograd.Variable._execution_engine  # type: ignore[attr-defined]
+_engine: Any = torch.autograd.Variable._execution_engine
 
 
 @dataclass(slots=True)
@@ -87,7 +89,7 @@ class GradientSums:
         self._started = 0
         self._open = False
         self.rebuild()
-        self._hooks = [one.register_post_accumulate_grad_hook(self._hook) for one in self._parameters.values()]
+        self._hooks = [one.register_post_accumulate_grad_hook(self._hook) for one in self._parameters.values()]  # type: ignore[no-untyped-call]
 
     @property
     def seconds(self) -> float:
@@ -202,13 +204,13 @@ class _Open(torch.autograd.Function):
         return loss.view_as(loss)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]  # noqa: ANN401
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
         ctx.opened()
         return grad, None
 
 
 def _over(grid: Grid, axes: tuple[int, ...]) -> Comm:
-    """The ranks that agree with this one on all other axes, as a communicator of its own: sums run beside other calls."""
+    """The ranks that agree with this one on all other axes, as a communicator of its own for sums in the background."""
     others = [0 if i in axes else at for i, at in enumerate(grid.position)]
     color = sum(at * math.prod(grid.shape.sizes[i + 1 :]) for i, at in enumerate(others))
     return grid.comm.split(color, grid.rank)

@@ -1,9 +1,9 @@
 """The initial values of a model's parameters and buffers, made one tensor at a time instead of all at once.
 
-`initial_values(build, seed)` yields what ``torch.manual_seed(seed); build()`` would put into every parameter and buffer, the
-same bits, while at most about one of them is in memory: the function is run on fake tensors, what it does is recorded, and the
-record replayed in order. A rank can therefore make its part of a model that fits no machine. A model that does with its
-tensors what cannot be recorded is built whole, and a line in the log says so.
+`initial_values(build, seed)` yields what ``torch.manual_seed(seed); build()`` would put into every parameter and
+buffer, the same bits, while at most about one of them is in memory: the function is run on fake tensors, what it does
+is recorded, and the record replayed in order. A rank can therefore make its part of a model that fits no machine. A
+model that does with its tensors what cannot be recorded is built whole, and a line in the log says so.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _log = logging.getLogger("autopar.runtime")
 
 
 def initial_values(build: Callable[[], nn.Module], seed: int) -> Iterator[tuple[str, Tensor]]:
-    """Every parameter and buffer of the model that `build` makes, under all its names, in the order in which they are ready.
+    """Every parameter and buffer of the model that `build` makes, under all its names, each as soon as it is ready.
 
     A tensor is to be used before the next one is asked for. The default generator is left as it was.
     """

@@ -1,7 +1,8 @@
-"""From a call's arguments to this rank's parts: names, shapes and dtypes are those of the plan, on every rank or on none.
+"""From a call's arguments to this rank's parts: names, shapes and dtypes are those of the plan, on all ranks or none.
 
-A batch that one rank alone would refuse would leave the others waiting in their first collective. So every rank checks its own
-arguments, and the ranks agree on the outcome (`autopar.runtime.together.agree`) before any of them goes on.
+A batch that one rank alone would refuse would leave the others waiting in their first collective. So every rank
+checks its own arguments, and the ranks agree on the outcome (`autopar.runtime.together.agree`) before any of them
+goes on.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def check(
     shapes: Mapping[str, tuple[int, ...]],
     dtype: torch.dtype | None,
 ) -> dict[str, Tensor]:
-    """The given inputs as tensors of these shapes; floating point becomes `dtype` where given. Raises ProgramMismatch."""
+    """The given inputs as tensors of these shapes; floating point becomes `dtype` if given. Raises ProgramMismatch."""
     problems = []
     tensors: dict[str, Tensor] = {}
     for item in described:
@@ -61,6 +62,6 @@ def _refuse(described: Sequence[Described], problems: Sequence[str]) -> None:
                 "they are not those that were compiled for",
                 f"every step takes {wanted}",
                 problems,
-                "pass such inputs (drop or pad an incomplete last batch), or compile again with these as example_inputs",
+                "pass such inputs (drop or pad a last batch that is smaller), or compile again for these",
             )
         )

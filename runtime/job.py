@@ -47,8 +47,8 @@ class Job:
 def open_job(program: Program, path: Path, seed: int) -> Job:
     """Read the folder of the program at `path`, and make sure that all ranks have read the same. Collective.
 
-    `seed` is set before the model file is loaded, for a model that it makes on loading. Raises ProgramMismatch, ConfigError
-    or CommError, on all ranks.
+    `seed` is set before the model file is loaded, for a model that it makes on loading. Raises ProgramMismatch,
+    ConfigError or CommError, on all ranks.
     """
     comm = program.grid.comm
     with together(comm, "reading the compiled folder"):
@@ -90,7 +90,7 @@ def handshake(comm: Comm, facts: Mapping[str, str]) -> None:
 
 
 def values(job: Job, seed: int) -> Source:
-    """The initial values, from the model file with this seed, or as they were stored. Collective while it is iterated."""
+    """The initial values, from the model file with this seed, or as they were stored. Iterating is collective."""
     known = {name for item in job.description.parameters for name in (item.name, *item.aliases)}
     return ((name, value) for name, value in _values(job, seed) if name in known)
 
@@ -113,7 +113,8 @@ def batches(job: Job) -> Iterator[Inputs]:
         return
     while True:
         count = 0
-        for count, batch in enumerate(file.batches(), 1):
+        for batch in file.batches():
+            count += 1
             yield batch
         if not count:
             raise ConfigError(

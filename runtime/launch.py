@@ -1,7 +1,7 @@
 """Starts a program on MPI ranks: builds the mpiexec line, shows it, runs it, and repeats the first cause if it fails.
 
-The line can be run by hand; nothing else is needed. ``python -m mpi4py`` in it makes an uncaught error on one rank end the
-job, where plain Python would leave the others waiting.
+The line can be run by hand; nothing else is needed. ``python -m mpi4py`` in it makes an uncaught error on one rank
+end the job, where plain Python would leave the others waiting.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _KEPT = 65536  # bytes of output that are searched for MPI's own account of the 
 def launch(target: Path | str, ranks: int, arguments: Sequence[str] = (), *, quiet: bool = False) -> int:
     """Run a program file, or a module given by name, on `ranks` MPI ranks, and return the job's exit status.
 
-    Output streams through. On failure the first cause comes last. `quiet` leaves out the mpiexec line. Raises ConfigError
-    where there is no mpiexec.
+    Output streams through. On failure the first cause comes last. `quiet` leaves out the mpiexec line. Raises
+    ConfigError where there is no mpiexec.
     """
     line = command(target, ranks, arguments)
     if not quiet:

@@ -1,8 +1,8 @@
-"""What ``mpiexec -n N python -m mpi4py build/program.py`` does: trains the compiled model over the model file's batches.
+"""What ``mpiexec -n N python -m mpi4py build/program.py`` does: trains the model over the model file's batches.
 
-Every rank reads plan and program, and makes sure that all have read the same; makes its part of the parameters; takes its
-part of every batch; and follows the model file's own optimizer. Rank 0 shows progress. With ``--compare N`` it also runs the
-sequential model beside the first N steps.
+Every rank reads plan and program, and makes sure that all have read the same; makes its part of the parameters; takes
+its part of every batch; and follows the model file's own optimizer. Rank 0 shows progress. With ``--compare N`` it
+also runs the sequential model beside the first N steps.
 """
 
 from __future__ import annotations
@@ -38,13 +38,15 @@ def main(program: Program, file: str, arguments: Sequence[str] | None = None) ->
     """Train the program that stands in `file`. A failure ends the whole job with status 1, its cause printed."""
     comm = program.grid.comm
     with failure.reported(comm):
-        given = parse(arguments, comm.rank)
-        share_cores(comm)
-        run(job.open_job(program, Path(file), given.seed), given)
+        with together(comm, "reading the command line"):
+            given = parse(arguments, comm.rank)
+        if given is not None:
+            share_cores(comm)
+            run(job.open_job(program, Path(file), given.seed), given)
 
 
-def parse(arguments: Sequence[str] | None, rank: int) -> argparse.Namespace:
-    """The command line of a program. Raises ConfigError for what it does not know."""
+def parse(arguments: Sequence[str] | None, rank: int) -> argparse.Namespace | None:
+    """The command line of a program; None where it asked for help, which rank 0 prints. Raises ConfigError."""
     parser = _Parser(prog="program.py", description="Train a compiled model on MPI ranks.", allow_abbrev=False)
     parser.add_argument("--steps", type=int, default=100, help="training steps (100)")
     parser.add_argument(
@@ -60,7 +62,7 @@ def parse(arguments: Sequence[str] | None, rank: int) -> argparse.Namespace:
     if {"-h", "--help"} & set(words):
         if rank == 0:
             parser.print_help()
-        sys.exit(0)
+        return None
     given, rest = parser.parse_known_args(words)
     problems = [f"unknown option {word}{nearest(word.split('=')[0], parser.options())}" for word in rest]
     problems += [
@@ -82,7 +84,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def share_cores(comm: Comm) -> None:
-    """Use as many threads as there are cores for each rank of this machine, unless ``OMP_NUM_THREADS`` says. Collective."""
+    """Use this machine's cores, divided by its ranks, as threads. ``OMP_NUM_THREADS`` goes before. Collective."""
     hosts = comm.gather_objects(socket.gethostname())
     if "OMP_NUM_THREADS" not in os.environ:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

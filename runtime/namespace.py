@@ -1,14 +1,14 @@
 """The `p` of a generated program: tensors under the model's own dotted names, as nested attributes and indices.
 
-``transformer.h.0.ln_1.weight`` is read ``p.transformer.h[0].ln_1.weight``. Components that are numbers are indices, and a
-namespace iterates over its numbered entries in order (``for layer in p.transformer.h``). A component that is not a Python
-identifier is read ``p["odd-name"]``, and so may any other be.
+``transformer.h.0.ln_1.weight`` is read ``p.transformer.h[0].ln_1.weight``. Components that are numbers are indices,
+and a namespace iterates over its numbered entries in order (``for layer in p.transformer.h``). A component that is
+not a Python identifier is read ``p["odd-name"]``, and so may any other be.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
@@ -57,11 +57,5 @@ class Namespace:
     def __repr__(self) -> str:
         return f"Namespace({', '.join(vars(self))})"
 
-    if TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any: ...  # noqa: ANN401
-
-    else:
-
-        def __getattr__(self, name):
-            raise AttributeError(f"no parameter or module {name!r} here{nearest(name, vars(self))}")
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 (for type checkers: any entry)
+        raise AttributeError(f"no parameter or module {name!r} here{nearest(name, vars(self))}")

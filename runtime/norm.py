@@ -1,7 +1,7 @@
 """The norm of a whole gradient of which every rank holds a part, and clipping by it.
 
-A tensor that is sharded over some axes and whole over the others is counted by the ranks at index 0 of the others: every
-element is counted once. ``norm = (sum over ranks of sum |g|^p)^(1/p)``, or the largest |g|.
+A tensor that is sharded over some axes and whole over the others is counted by the ranks at index 0 of the others:
+every element is counted once. ``norm = (sum over ranks of sum |g|^p)^(1/p)``, or the largest |g|.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def global_norm(grid: Grid, gradients: Iterable[tuple[Tensor, Layouts]], norm_ty
     powers = (torch.linalg.vector_norm(one, norm_type, dtype=torch.float64) ** norm_type for one in mine)
     total = sum(powers, start=torch.zeros((), dtype=torch.float64)).reshape(1)
     grid.comm.all_reduce(total)
-    return float(total) ** (1.0 / norm_type)
+    return float(float(total) ** (1.0 / norm_type))
 
 
 def scale(parameters: Iterable[nn.Parameter], norm: float, max_norm: float) -> None:

@@ -1,8 +1,9 @@
 """What a generated file hands to the runtime: a grid, a forward function, and the layout of every input and parameter.
 
-Layouts are given by name. A key of the parameter table is an original dotted name in which the component ``*`` stands for
-any one component: ``transformer.h.*.ln_1.weight`` covers that parameter of every block. An exact name is stronger than a
-pattern, and a pattern with fewer stars is stronger than one with more, so one block may be laid out apart from its siblings.
+Layouts are given by name. A key of the parameter table is an original dotted name in which the component ``*`` stands
+for any one component: ``transformer.h.*.ln_1.weight`` covers that parameter of every block. An exact name is stronger
+than a pattern, and a pattern with fewer stars is stronger than one with more, so one block may be laid out apart from
+its siblings.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from autopar.runtime.grid import Grid
 class Program:
     """One training step on a grid.
 
-    `forward(p, **inputs)` takes the namespace of local parameters and the local parts of the inputs, and returns the loss, a
-    scalar that is the same on all ranks. `inputs` maps each input's name, `parameters` each name or pattern, to one layout
-    per grid axis.
+    `forward(p, **inputs)` takes the namespace of local parameters and the local parts of the inputs, and returns the
+    loss, a scalar that is the same on all ranks. `inputs` maps each input's name, `parameters` each name or pattern,
+    to one layout per grid axis.
     """
 
     grid: Grid

@@ -32,7 +32,8 @@ class Progress:
     def __enter__(self) -> Progress:
         if self._rank == 0 and _terminal():
             from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bar, TextColumn, TimeRemainingColumn
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
 
             columns = (MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
             self._bar = Bar(*columns, console=Console(force_terminal=True, highlight=False))
@@ -56,7 +57,8 @@ class Progress:
 
     def compared(self, step: int, loss: float, sequential: float) -> None:
         """A step has been done by both models."""
-        text = f"compared   step {step}: loss {loss:.9g}, sequential {sequential:.9g}, difference {abs(loss - sequential):.2g}"
+        difference = abs(loss - sequential)
+        text = f"compared   step {step}: loss {loss:.9g}, sequential {sequential:.9g}, difference {difference:.2g}"
         if self._bar is not None:
             self._bar.console.print(text)
         else:

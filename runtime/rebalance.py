@@ -1,7 +1,7 @@
 """Moving the boundaries of an axis between two steps, and with them whatever is sharded over it.
 
-Parameters, buffers, gradients and the optimizer's state of the same shape are put together under the old cuts and cut under
-the new ones, one tensor at a time. On an axis that no parameter is sharded over, nothing has to move at all.
+Parameters, buffers, gradients and the optimizer's state of the same shape are put together under the old cuts and cut
+under the new ones, one tensor at a time. On an axis that no parameter is sharded over, nothing has to move at all.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ def _move_tensor(tensor: Tensor, optimizer: torch.optim.Optimizer | None, moved:
             state[key] = moved(value)
     tensor.grad = None
     part = moved(tensor.detach())
-    # A graph that is still alive holds on to the node that accumulates this gradient, and that node to the old shape. Torch
-    # makes a new node when the dtype changes, and not when the shape does: hence by way of another dtype.
+    # A graph that is still alive keeps the node that accumulates this gradient, and that node keeps the old shape. A new
+    # node is made when the dtype changes, but not when the shape does: hence by way of another dtype.
     tensor.data = torch.empty(0, dtype=torch.float16 if part.dtype != torch.float16 else torch.float32)
     tensor.data = part
     if gradient is not None:

@@ -1,9 +1,12 @@
 """The tensor operations of a function, recorded without performing them.
 
-The function runs on fake tensors, which say that they lie on the CPU, have shapes and hold no values. Every operation is
-noted in order (`autopar.runtime.replay.Record`). Views share their storage's identity, so what an operation reads and
-writes is known by storage. Code that asks for a value (``.item()``) gets it from a replay of what the value depends on.
+The function runs on fake tensors, which say that they lie on the CPU, have shapes and hold no values. Every operation
+is noted in order (`autopar.runtime.replay.Record`). Views share their storage's identity, so what an operation reads
+and writes is known by storage. Code that asks for a value (``.item()``) gets it from a replay of what the value
+depends on.
 """
+
+# ruff: noqa: ANN401  (operators, their arguments and what they return have no narrower type)
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ class CannotReplay(Exception):
     """Something was done to tensors that a record does not hold."""
 
 
-class Recorder(TorchDispatchMode):
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Records what runs inside it. It is entered inside a `FakeTensorMode` that allows real inputs.
 
     `seed` is what the default generator was seeded with. Nothing is drawn from it in earnest, but one number per random
@@ -38,7 +41,7 @@ class Recorder(TorchDispatchMode):
     """
 
     def __init__(self, seed: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.records: list[Record] = []
         self.first_state = Generator().manual_seed(seed).get_state()
         self._tensors: list[tuple[FakeTensor, Any]] = []  # with their storages; kept, so that identities stay theirs
@@ -47,11 +50,11 @@ class Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(
         self,
-        func: Any,  # noqa: ANN401 (an operator overload)
-        types: Any,  # noqa: ANN401
+        func: Any,
+        types: Any,
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401
+    ) -> Any:
         """Note the operation and let the fake tensors have it."""
         given, named = tree_map(self._packed, (args, dict(kwargs or {})))
         try:
@@ -84,7 +87,7 @@ class Recorder(TorchDispatchMode):
         args: Any,
         kwargs: Any,
         outs: tuple[Slot | None, ...],
-        writes: frozenset[int],  # noqa: ANN401
+        writes: frozenset[int],
     ) -> Record:
         reads = tuple(leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Slot))
         fresh = any(slot is not None and all(slot.storage != read.storage for read in reads) for slot in outs)
@@ -110,7 +113,7 @@ class Recorder(TorchDispatchMode):
             scratch=None if filled is None else (tuple(filled.shape), filled.stride(), filled.dtype),
         )
 
-    def _packed(self, leaf: Any) -> Any:  # noqa: ANN401 (any argument)
+    def _packed(self, leaf: Any) -> Any:
         return self.slot(leaf) if isinstance(leaf, FakeTensor) else leaf
 
     def _slot(self, tensor: FakeTensor) -> Slot:
@@ -119,7 +122,7 @@ class Recorder(TorchDispatchMode):
             self._tensors.append((tensor, tensor.untyped_storage()))
         return self.slot(tensor)
 
-    def _resets(self, args: Any, kwargs: Any) -> tuple[tuple[Generator, Tensor], ...]:  # noqa: ANN401
+    def _resets(self, args: Any, kwargs: Any) -> tuple[tuple[Generator, Tensor], ...]:
         used = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Generator)]
         changed = []
         with unset_fake_temporarily():
@@ -131,7 +134,7 @@ class Recorder(TorchDispatchMode):
                 self._states[generator] = generator.get_state()
         return tuple(changed)
 
-    def _look(self, func: Any, args: Any, kwargs: Any) -> Any:  # noqa: ANN401
+    def _look(self, func: Any, args: Any, kwargs: Any) -> Any:
         """What an operation returns that is no tensor."""
         slots = {leaf.number: leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Slot)}
         with unset_fake_temporarily():
@@ -143,7 +146,7 @@ class Recorder(TorchDispatchMode):
             return func(*args, **kwargs)
 
 
-def _written(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> frozenset[int]:  # noqa: ANN401
+def _written(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> frozenset[int]:
     """The storages that an operation writes, by its schema. Raises CannotReplay where one was not made inside."""
     written: list[Tensor] = []
     for i, argument in enumerate(func._schema.arguments):

@@ -1,7 +1,7 @@
 """Recorded tensor operations, performed in order, and only as far as somebody wants their results.
 
-`replay` performs the operations with torch's own kernels, so that values come out as they would have without recording, bit
-for bit, but
+`replay` performs the operations with torch's own kernels, so that values come out as they would have without
+recording, bit for bit, but
 
     an operation runs only if a wanted tensor depends on it      found going backwards, storage by storage
     values that are overwritten unread are never computed        a layer's own initialisation before the model's
@@ -35,9 +35,10 @@ class Slot:
 class Record:
     """One operation: its arguments with slots for tensors, and the tensors it yields (None for what is no tensor).
 
-    `writes` are the storages it changes, `overwrites` the one of them of which it leaves nothing and reads nothing, `lazy`
-    means that it only makes a view, or memory without values, and can wait until that is used. `resets` are states that
-    generators were set to by hand before a random operation, `scratch` (shape, strides, dtype) of what it fills in place.
+    `writes` are the storages it changes, `overwrites` the one of them of which it leaves nothing and reads nothing,
+    `lazy` means that it only makes a view, or memory without values, and can wait until that is used. `resets` are
+    states that generators were set to by hand before a random operation, `scratch` (shape, strides, dtype) of what it
+    fills in place.
     """
 
     function: Any
@@ -71,8 +72,9 @@ class Record:
 def replay(records: Sequence[Record], wanted: Sequence[Slot], state: Tensor) -> Iterator[tuple[Slot, Tensor]]:
     """The values of the wanted tensors, each as soon as no operation that matters changes it any more.
 
-    `state` is the state of the default generator at the beginning; the generator itself is left as it is. A value is to be
-    used before the next one is asked for. The same storage may be wanted under several slots; they come one after another.
+    `state` is the state of the default generator at the beginning; the generator itself is left as it is. A value is
+    to be used before the next one is asked for. The same storage may be wanted under several slots; they come one
+    after another.
     """
     run = _Replay(records, state)
     needed = _needed(records, wanted)

@@ -5,9 +5,10 @@
         with scheduler.step():
             ...                      # forward, backward, optimizer
 
-Compute seconds of a step are its wall seconds less those spent inside communication calls; processor time would not do, since
-a rank that waits in MPI is busy. After a window of steps all ranks exchange their medians, and each works out the same
-decision from the same numbers (`autopar.runtime.balance`). The numbers that the program computes do not depend on it.
+Compute seconds of a step are its wall seconds less those spent inside communication calls; processor time would not
+do, since a rank that waits in MPI is busy. After a window of steps all ranks exchange their medians, and each works
+out the same decision from the same numbers (`autopar.runtime.balance`). The numbers that the program computes do not
+depend on it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from autopar.runtime.session import Parallel
 
 
 class Scheduler:
-    """Measures steps and moves boundaries of a `Parallel`. `moves` are those made so far, with the number of the step before."""
+    """Measures steps and moves boundaries of a `Parallel`. `moves` are those made, each with the step before it."""
 
     def __init__(
         self,
@@ -70,7 +71,7 @@ class Scheduler:
         mine = [statistics.median(self._compute), statistics.median(self._wall), self._move_seconds]
         self._compute, self._wall = [], []
         every = self._parallel.grid.comm.gather_objects(mine)
-        seconds, walls, moved = zip(*every, strict=True)  # type: ignore[call-overload]
+        seconds, walls, moved = zip(*every, strict=True)
         step = max(walls)
         move = decide(
             self._parallel.grid.shape.sizes, self._movable(), seconds, step, max(step, *moved), self._settings

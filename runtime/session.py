@@ -3,13 +3,14 @@
     parallel = Parallel(PROGRAM, description, source)
     loss = parallel(**batch); loss.backward(); optimizer.step()      # a stock torch.optim over parallel.parameters()
 
-The values come from a source, an iterable of (name, whole tensor or `Stored` tensor); one whole tensor at a time is cut to
-this rank's part. Methods that return whole tensors, and the forward pass, are collective: every rank calls them.
+The values come from a source, an iterable of (name, whole tensor or `Stored` tensor); one whole tensor at a time is
+cut to this rank's part. Methods that return whole tensors, and the forward pass, are collective: every rank calls
+them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -25,15 +26,16 @@ from autopar.runtime.namespace import Namespace
 from autopar.runtime.program import Program, input_layouts, parameter_layouts
 from autopar.runtime.rebalance import move
 from autopar.runtime.sources import Source
-from autopar.runtime.state import gather_whole, local_shape, take_part, view_part
+from autopar.runtime.state import gather_whole, local_shape, view_part
 from autopar.runtime.together import agree, together
 
 
 class Parallel(nn.Module):
-    """The model on a grid. Raises ProgramMismatch where program and description do not fit, CheckpointError for the source.
+    """The model on a grid.
 
-    `dtype` replaces every floating-point dtype of parameters, buffers and inputs. `state_dict` holds this rank's parts;
-    `full_state_dict` holds the whole.
+    Raises ProgramMismatch where program and description do not fit, CheckpointError for the source. `dtype` replaces
+    every floating-point dtype of parameters, buffers and inputs. `state_dict` holds this rank's parts;
+    `full_state_dict` the whole.
     """
 
     def __init__(
@@ -84,7 +86,8 @@ class Parallel(nn.Module):
     def forward(self, *args: object, **kwargs: object) -> Tensor:
         """The loss of a whole batch, of which this rank computes its part. Every rank passes the same whole inputs.
 
-        Arguments are those of the model's forward. Raises ProgramMismatch, on all ranks, for another name, shape or dtype.
+        Arguments are those of the model's forward. Raises ProgramMismatch, on all ranks, for another name, shape or
+        dtype.
         """
         shapes = {item.name: item.shape for item in self.description.inputs}
         given = self._checked(args, kwargs, shapes)
@@ -114,7 +117,7 @@ class Parallel(nn.Module):
         return found
 
     def load_full_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take this rank's parts of whole tensors, given on every rank. Raises CheckpointError where any is missing or misfits."""
+        """Take this rank's parts of whole tensors, given on every rank. Raises CheckpointError. Collective."""
         homes = {item: layouts for item, layouts in self._homes.items() if item.kind != "constant"}
         with together(self.grid.comm, "loading the parameters"):
             loaded = sources.load(state.items(), homes, self.grid.axes, self._dtype)
@@ -131,7 +134,7 @@ class Parallel(nn.Module):
         }
 
     def clip_grad_norm_(self, max_norm: float, norm_type: float = 2.0, error_if_nonfinite: bool = False) -> Tensor:
-        """`torch.nn.utils.clip_grad_norm_` over the whole model: returns the norm before, scales where it is larger. Collective."""
+        """`torch.nn.utils.clip_grad_norm_` over the whole model; returns the norm before. Collective."""
         gradients = [
             (gradient, self._homes[item])
             for item in self._homes
@@ -146,7 +149,7 @@ class Parallel(nn.Module):
     def rebalance(
         self, axis: str, cuts: Sequence[float] | None, optimizer: torch.optim.Optimizer | None = None
     ) -> None:
-        """Cut `axis` at other fractions, and move what is sharded over it, optimizer state included. Collective, between steps."""
+        """Cut `axis` at other fractions and move what is sharded over it, optimizer state too. Collective, between steps."""
         names = [one.name for one in self.grid.axes]
         move(self.grid, names.index(axis), cuts, self._movable(), optimizer)
         self._sums.rebuild()
@@ -194,7 +197,7 @@ class Parallel(nn.Module):
         self._namespace = Namespace(every)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Parallel:  # noqa: ANN401 (torch's own signature)
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._refresh()
         self._sums.rebuild()
         return self

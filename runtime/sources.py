@@ -82,10 +82,10 @@ def from_rank0(source: Iterable[tuple[str, Tensor]], comm: Comm) -> Iterator[tup
 def load(
     source: Source, homes: Mapping[Described, Layouts], axes: Sequence[Axis], dtype: torch.dtype | None
 ) -> dict[str, Tensor]:
-    """This rank's part of every described tensor; parameters are `nn.Parameter`. `dtype` replaces floating-point dtypes.
+    """This rank's part of every described tensor; parameters are `nn.Parameter`. `dtype` replaces floating point.
 
-    Names that are tied may come under any of their names. Raises CheckpointError with everything that is missing, of another
-    shape, or not described at all.
+    Names that are tied may come under any of their names. Raises CheckpointError with everything that is missing, of
+    another shape, or not described at all.
     """
     owner = {name: item for item in homes for name in (item.name, *item.aliases)}
     found: dict[str, Tensor] = {}

@@ -1,9 +1,10 @@
 """A whole tensor cut to this rank's part, and put together again.
 
-The layouts of a stored tensor are given in terms of its whole dims. Where two axes split one dim, the outer axis cuts first
-and the inner one cuts what is left, so the inner axis's reading has to be brought to what is left. Read the dim row-major as
-a product of factors; a layout ``Shard(dim, blocks, unit)`` of an extent n cuts the factor whose rows have strides from `unit`
-up to ``n / blocks``. When the outer axis has cut its own factor from m to s rows, the inner layout sees
+The layouts of a stored tensor are given in terms of its whole dims. Where two axes split one dim, the outer axis cuts
+first and the inner one cuts what is left, so the inner axis's reading has to be brought to what is left. Read the dim
+row-major as a product of factors; a layout ``Shard(dim, blocks, unit)`` of an extent n cuts the factor whose rows
+have strides from `unit` up to ``n / blocks``. When the outer axis has cut its own factor from m to s rows, the inner
+layout sees
 
     blocks * s / m     where the outer factor lies in its blocks     (a batch split outside a sequence split)
     unit * s / m       where the outer factor lies in its unit       (the same two, the inner axis splitting the batch)

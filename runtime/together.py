@@ -3,10 +3,10 @@
     with together(comm, "reading the parameters"):
         ...
 
-Leaving the context, the ranks sum one number, and exchange their outcomes if any of them failed. Where all were refused for the same
-reason, that very error is raised, and otherwise a `CommError` that names the ranks and what each of them met. Such errors
-carry a note, so that a launcher knows that it need print only one of them. Inside the context there is to be no collective
-that only the ranks without an error would enter.
+Leaving the context, the ranks sum one number, and exchange their outcomes if any of them failed. Where all were
+refused for the same reason, that very error is raised, and otherwise a `CommError` that names the ranks and what each
+of them met. Such errors carry a note, so that only one of them need be printed. Inside the context there is to be no
+collective that only the ranks without an error would enter.
 """
 
 from __future__ import annotations

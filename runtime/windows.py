@@ -1,4 +1,4 @@
-"""Convolution and pooling of tensors whose spatial dims are split: a halo exchange per split dim, then torch's own operator.
+"""Convolution and pooling of tensors whose spatial dims are split: a halo exchange per dim, then torch's operator.
 
 Along one dim of n rows, with kernel k, stride s, padding p and dilation d, result row j reads the operand rows
 ``j s - p + d i`` for 0 <= i < k, rows outside [0, n) being padding. A rank owns the result rows ``[a, b)`` of
@@ -18,6 +18,7 @@ neighbour.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 
@@ -74,7 +75,7 @@ def conv_transpose(
     dilation: Numbers = 1,
     over: Over | None = None,
 ) -> Tensor:
-    """`torch.nn.functional.conv_transpose{1,2,3}d` of ``x`` [batch, channel, *space], with split spatial dims as in `conv`."""
+    """`torch.nn.functional.conv_transpose{1,2,3}d` of `x` [batch, channel, *space], split as in `conv`."""
     spatial = weight.dim() - 2
     first = x.dim() - spatial
     steps, gaps = _each(stride, spatial), _each(dilation, spatial)
@@ -84,7 +85,7 @@ def conv_transpose(
         i = dim - first
         span, s, p = gaps[i] * (weight.shape[2 + i] - 1), steps[i], pads[i]
         bounds = axis.bounds((extent - 1) * s - 2 * p + span + 1 + extra[i])
-        wanted = [_transposed(a, b, span, s, p) for a, b in zip(bounds, bounds[1:], strict=False)]
+        wanted = [_transposed(a, b, span, s, p) for a, b in itertools.pairwise(bounds)]
         x = halo(x, dim, axis, extent, wanted)
         a, b = bounds[axis.index : axis.index + 2]
         cuts[dim] = a - (wanted[axis.index][0] * s - p), b - a
@@ -111,7 +112,7 @@ def max_pool(
     dilation: Numbers = 1,
     over: Over | None = None,
 ) -> Tensor:
-    """`torch.nn.functional.max_pool{1,2,3}d` of ``x`` [batch, channel, *space], with split spatial dims as in `conv`."""
+    """`torch.nn.functional.max_pool{1,2,3}d` of `x` [batch, channel, *space], split as in `conv`."""
     spatial = len(kernel)
     steps, gaps = _each(kernel if stride is None else stride, spatial), _each(dilation, spatial)
     x, rest, shape = _fetch(x, kernel, steps, _each(padding, spatial), gaps, -math.inf, over or {})
@@ -128,7 +129,7 @@ def avg_pool(
     count_include_pad: bool = True,
     over: Over | None = None,
 ) -> Tensor:
-    """`torch.nn.functional.avg_pool{1,2,3}d` of ``x`` [batch, channel, *space], with split spatial dims as in `conv`."""
+    """`torch.nn.functional.avg_pool{1,2,3}d` of `x` [batch, channel, *space], split as in `conv`."""
     spatial = len(kernel)
     first = x.dim() - spatial
     steps, pads = _each(kernel if stride is None else stride, spatial), _each(padding, spatial)
@@ -157,7 +158,7 @@ def _fetch(
     value: float,
     over: Over,
 ) -> tuple[Tensor, tuple[int, ...], tuple[int, ...]]:
-    """Exchange halos along every split dim: the tensor to run on, the padding that is left, the spatial shape of the result."""
+    """Exchange halos along the split dims: the tensor to run on, the padding left to do, the result's spatial shape."""
     first = x.dim() - len(kernel)
     rest, shape = list(padding), []
     for i, (k, s, p, d) in enumerate(zip(kernel, stride, padding, dilation, strict=True)):
@@ -167,8 +168,7 @@ def _fetch(
         axis, extent = over[first + i]
         bounds = axis.bounds(_extent(extent, k, s, p, d))
         wanted = [
-            (a * s - p, (b - 1) * s - p + d * (k - 1) + 1) if a < b else (0, 0)
-            for a, b in zip(bounds, bounds[1:], strict=False)
+            (a * s - p, (b - 1) * s - p + d * (k - 1) + 1) if a < b else (0, 0) for a, b in itertools.pairwise(bounds)
         ]
         x = halo(x, first + i, axis, extent, wanted, value)
         rest[i] = 0
@@ -182,7 +182,7 @@ def _extent(n: int, k: int, s: int, p: int, d: int) -> int:
 
 
 def _transposed(a: int, b: int, span: int, s: int, p: int) -> Interval:
-    """The operand rows whose windows cover the result rows [a, b); rows outside the operand are zeros that cover gaps."""
+    """The operand rows whose windows cover the result rows [a, b); those outside the operand are zeros over gaps."""
     if a == b:
         return 0, 0
     low = min(
@@ -201,7 +201,7 @@ class _Context(FunctionCtx):
 
 
 class _Zeros(torch.autograd.Function):
-    """Zeros that depend, with gradient zero, on the inputs: so that backward reaches the exchanges of a rank without rows."""
+    """Zeros that depend on the inputs, with gradient zero: so backward reaches the exchanges of a rank without rows."""
 
     @staticmethod
     def forward(ctx: _Context, shape: tuple[int, ...], *inputs: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from autopar.runtime.grid import Axis
 
 @dataclass(frozen=True)
 class Place:
-    """Where a rank is on an axis, and how the axis cuts: an axis without its communicator, so that it can be pickled."""
+    """Where a rank is on an axis, and how it cuts: an axis without its communicator, which cannot be pickled."""
 
     size: int
     index: int

@@ -86,7 +86,7 @@ def cut_extent(x: Tensor, dim: int, axis: Axis, extent: int, blocks: int, unit: 
 
 
 def cut_local(x: Tensor, dim: int, axis: Axis, extent: int, blocks: int, unit: int) -> Cut:
-    """`cut_extent` for a tensor of which this rank holds a part. Raises ProgramMismatch also for a part of another size."""
+    """`cut_extent` for a tensor of which this rank holds a part. Raises ProgramMismatch for another size too."""
     cut = cut_extent(x, dim, axis, extent, blocks, unit)
     if x.shape[dim] != cut.size(axis.index):
         where = f"dim {dim} of a tensor of shape {tuple(x.shape)} over axis {axis.name}"

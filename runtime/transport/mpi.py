@@ -15,6 +15,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from mpi4py import MPI
@@ -129,7 +130,7 @@ class MpiComm(Comm):
 
     def split(self, color: int, key: int) -> MpiComm:
         with self._timed() as comm:
-            return MpiComm(comm.Split(color, key))
+            return MpiComm(cast("MPI.Intracomm", comm.Split(color, key)))
 
     def barrier(self) -> None:
         with self._timed() as comm:

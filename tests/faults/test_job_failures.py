@@ -1,6 +1,5 @@
 """Jobs that fail: each ends within a time limit, with a status that is not 0 and the first cause last on the screen."""
 
-import json
 import sys
 from pathlib import Path
 
@@ -53,44 +52,15 @@ def test_another_number_of_ranks(tmp_path):
     assert "grid 2: needs 2 ranks; MPI reports 3" in process.stderr
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("{", "damaged: not JSON"),
-        ("[]", "damaged: it holds a list"),
-        ('{"version": 9}', "schema version 9"),
-        ('{"version": 1, "autopar": "0.0.0"}', "compiled by autopar 0.0.0"),
-    ],
-)
-def test_a_plan_that_is_damaged_or_of_another_version(tmp_path, text, said):
+def test_a_corrupted_plan_is_told_once_and_without_a_traceback(tmp_path):
     program = write(tmp_path)
-    (program.parent / "plan.json").write_text(text)
+    plan = program.parent / "plan.json"
+    plan.write_text(plan.read_text()[:200])
     process = run(program)
-    message = process.stderr.strip().splitlines()
     assert process.returncode == 1
-    assert said in process.stderr
-    assert message[-1].startswith("  fix: compile the model again")
+    assert "damaged: not JSON" in process.stderr
+    assert process.stderr.strip().splitlines()[-1].startswith("  fix: compile the model again")
     assert "Traceback" not in process.stderr
-
-
-def test_a_plan_without_the_file(tmp_path):
-    program = write(tmp_path)
-    (program.parent / "plan.json").unlink()
-    assert "plan.json stands beside program.py" in run(program).stderr
-
-
-def test_ranks_that_read_different_files(tmp_path):
-    program = write(tmp_path)
-    (program.parent / "plan.json").write_text(json.dumps(json.loads((program.parent / "plan.json").read_text()), indent=3))
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    other = write(elsewhere)
-    text = PROGRAM.replace("main(PROGRAM, __file__)", f"main(PROGRAM, __file__ if GRID.rank else {str(other)!r})")
-    program.write_text(text)
-    process = run(program)
-    assert process.returncode == 1
-    assert "the ranks do not agree" in process.stderr
-    assert process.stderr.count("plan is ") >= 2
 
 
 def test_an_edited_program_runs_and_is_noted(tmp_path):
@@ -101,29 +71,3 @@ def test_an_edited_program_runs_and_is_noted(tmp_path):
     assert process.returncode == 0
     assert "note: program.py was edited" in process.stdout
     assert "note: model.py has changed" in process.stdout
-
-
-@pytest.mark.parametrize(
-    ("model", "arguments", "said"),
-    [
-        (MODEL, ["--step", "3"], "unknown option --step; did you mean '--steps'?"),
-        (MODEL, ["--steps", "many"], "invalid int value"),
-        (MODEL.replace("torch.randn(4, 3,", "torch.randn(6, 3,"), [], "x has shape (6, 3), compiled for (4, 3)"),
-        (MODEL.replace("range(3)", "range(0)"), [], "batches() yields nothing"),
-        (MODEL.replace("nn.Linear(5, 2)", "nn.Linear(5, 3)"), [], "fc2.weight has shape (3, 5), the model's is (2, 5)"),
-        (MODEL.replace("lr=0.05", "lr=-1"), [], "Invalid learning rate"),
-        (MODEL.replace("def model()", "def mode()"), [], "does not define model; did you mean 'mode'?"),
-    ],
-)
-def test_mistakes_are_told_once(tmp_path, model, arguments, said):
-    process = run(write(tmp_path, model=model), *arguments)
-    assert process.returncode == 1
-    assert said in process.stderr
-    assert "Traceback" not in process.stderr
-
-
-def test_nothing_half_written_where_saving_fails(tmp_path):
-    process = run(write(tmp_path), "--steps", 1, "--save", tmp_path / "missing" / "out.safetensors")
-    assert process.returncode == 1
-    assert "failed on rank 0 of 2" in process.stderr
-    assert not (tmp_path / "missing").exists()

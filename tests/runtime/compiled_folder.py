@@ -66,7 +66,7 @@ if __name__ == "__main__":
 SHAPES = {"fc1.weight": [5, 3], "fc1.bias": [5], "fc2.weight": [2, 5], "fc2.bias": [2]}
 
 
-def write(root, model=MODEL, program=PROGRAM, **changes):
+def write(root, model=MODEL, program=PROGRAM, changes=None):
     """Write ``root/model.py`` and ``root/build``; `changes` replace entries of the plan. Returns the program's path."""
     folder = root / "build"
     folder.mkdir()
@@ -87,7 +87,7 @@ def write(root, model=MODEL, program=PROGRAM, **changes):
         ],
         "program_sha256": digest(program),
     }
-    (folder / "plan.json").write_text(json.dumps(plan | changes))
+    (folder / "plan.json").write_text(json.dumps(plan | (changes or {})))
     return folder / "program.py"
 
 

@@ -73,7 +73,7 @@ def shards(draw, ndim):
 
 @st.composite
 def cases(draw):
-    """(ranks, cuts or None, source shard, target shard, whole shape): extents that are uneven, smaller than the axis, or 0."""
+    """Ranks, cuts, source and target shard, whole shape: extents are uneven, smaller than the axis, or 0."""
     ranks = draw(st.integers(1, 6))
     source, target = draw(shards(3)), draw(shards(3))
     shape = []

@@ -48,7 +48,7 @@ def tied():
 
 
 def by_hand():
-    """What user code does to its parameters: exchanged data, slices, transposes, values that depend on values, constants."""
+    """What users do to parameters: exchanged data, slices, transposes, values that depend on values, constants."""
 
     class ByHand(nn.Module):
         def __init__(self):

@@ -1,4 +1,4 @@
-"""Batch norm over split batches and volumes equals torch's on the whole batch: values, gradients, running statistics."""
+"""Batch norm over split batches and volumes equals torch's on the whole batch: values, gradients, statistics."""
 
 import pytest
 import torch
@@ -29,11 +29,14 @@ def distributed(grid, x, weight, bias, dy, cuts=None, momentum=0.3):
         for axis, dim in zip(axes, (0, x.dim() - 1), strict=False):
             bounds = axis.bounds(x.shape[dim])
             places[dim] = slice(bounds[axis.index], bounds[axis.index + 1])
-        local = x[tuple(places)].clone().requires_grad_()
+        local = x[tuple(places)].clone()
+        if axes[0].index % 2:
+            local = local.transpose(0, 1).contiguous().transpose(0, 1)  # in another memory layout
+        local.requires_grad_()
         mine = [None if p is None else p.clone().requires_grad_() for p in (weight, bias)]
         running = torch.zeros(x.shape[1], dtype=x.dtype), torch.ones(x.shape[1], dtype=x.dtype)
         y = batch_norm(local, *mine, *running, momentum, 1e-5, over=axes)
-        y.backward(dy[tuple(places)].transpose(0, 1).clone().transpose(0, 1))  # in another memory layout
+        y.backward(dy[tuple(places)].transpose(0, 1).clone().transpose(0, 1))
         return places, y.detach(), local.grad, [None if p is None else p.grad for p in mine], running
 
     size = 1

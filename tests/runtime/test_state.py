@@ -16,7 +16,7 @@ from autopar.runtime.state import cuts, gather_whole, local_shape, rows, take_pa
 
 @st.composite
 def cases(draw):
-    """A grid, optional cuts per axis, a tensor's dims as products of factors, and for every axis one factor to cut or none."""
+    """A grid, cuts for some axes, dims as products of factors, and for every axis one factor to cut or none."""
     sizes = draw(st.lists(st.integers(1, 3), min_size=1, max_size=3).filter(lambda sizes: math.prod(sizes) <= 8))
     dims = draw(st.lists(st.lists(st.integers(1, 4), min_size=1, max_size=3), min_size=1, max_size=2))
     factors = [(dim, i) for dim, extents in enumerate(dims) for i in range(len(extents))]

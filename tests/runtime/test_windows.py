@@ -52,7 +52,7 @@ def place(axis, extent):
 
 
 def check(kind, axes, dims, x, weight, bias, s):
-    """Called on every rank: compares this rank's parts with torch's, and returns its addends of the parameters' gradients.
+    """Called on every rank: compares its parts of the result and of every gradient with torch's.
 
     `dims` are the split dims of x, one per axis. Raises AssertionError where anything differs.
     """
@@ -201,7 +201,7 @@ def test_corners_come_right_with_two_split_dims():
 
 
 def test_halo_numbers_of_the_paper():
-    """Hewett and Grady's appendix: rows sent per rank, n = 11, kernel 5, no padding on 3 ranks; n = 20, pooling by 2 on 6."""
+    """Hewett and Grady's appendix, rows per side: n = 11 and kernel 5 on 3 ranks; n = 20 and pooling by 2 on 6."""
     from autopar.runtime.primitives.halo import _trade
 
     def halos(n, ranks, kernel, stride, m):
@@ -231,7 +231,7 @@ def test_nothing_is_copied_where_nothing_is_fetched():
 @pytest.mark.parametrize("x_shape", [(0, 2, 4), (1, 0, 4)])
 @pytest.mark.parametrize("transposed", [False, True])
 def test_an_empty_batch_or_no_channels(x_shape, transposed):
-    """A sum over no channels is the bias; parameters still get their (zero) gradients, so that buckets fill on every rank."""
+    """A sum over no channels is the bias; parameters still get their gradients of zero, so that buckets fill."""
 
     def rank_main():
         axis = Grid("2").axes[0]

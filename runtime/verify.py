@@ -1,0 +1,176 @@
+"""``autopar verify build``: shows that a compiled program computes what the sequential model computes.
+
+On every rank the program, on rank 0 also the sequential model, is trained from the same initial values over the same batches:
+with SGD and momentum and with AdamW in float64, and with SGD in float32. Losses of all steps, every gradient of the last one,
+and all parameters and buffers afterwards are compared. The difference of a tensor is relative to its largest element, or to a
+millionth of the largest in all tensors where that is more (a gradient that is zero but for rounding has no digits to compare).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import runpy
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from autopar.errors import ProgramMismatch, refusal
+from autopar.runtime import failure, job
+from autopar.runtime.description import dtype_name
+from autopar.runtime.job import Job
+from autopar.runtime.main import share_cores
+from autopar.runtime.program import Program
+from autopar.runtime.progress import show
+from autopar.runtime.session import Parallel
+from autopar.runtime.together import agree, together
+
+FLOOR = 1e-6
+State = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """An optimizer and a precision, and how far the two may differ."""
+
+    name: str
+    optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+    dtype: torch.dtype
+    tolerance: float
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What was compared in which case, the largest relative difference, where, and what is allowed."""
+
+    case: str
+    what: str
+    relative: float
+    worst: str
+    tolerance: float
+
+
+def _momentum(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=0.01, momentum=0.9)
+
+
+def _adamw(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(parameters, lr=1e-3)
+
+
+CASES = (
+    Case("SGD with momentum", _momentum, torch.float64, 1e-10),
+    Case("AdamW", _adamw, torch.float64, 1e-10),
+    Case("SGD with momentum", _momentum, torch.float32, 1e-4),
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Verify the folder that the command line names. A difference ends the job with status 1."""
+    parser = argparse.ArgumentParser(prog="autopar verify")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", action="store_true")
+    given = parser.parse_args(arguments)
+    path = given.folder / "program.py"
+    program: Program = runpy.run_path(str(path), run_name="program")["PROGRAM"]
+    comm = program.grid.comm
+    with failure.reported(comm):
+        share_cores(comm)
+        opened = job.open_job(program, path, given.seed)
+        found: list[Difference] = []
+        for case in CASES:
+            found += verify(opened, case, given.steps, given.seed)
+            if not given.json:
+                for one in found[-3:]:
+                    show(comm.rank, _line(one))
+        if given.json:
+            show(comm.rank, json.dumps([asdict(one) for one in found]))
+        agree(comm, "verification", _objection(opened, found))
+
+
+def verify(opened: Job, case: Case, steps: int, seed: int) -> list[Difference]:
+    """Train both and compare. Collective; rank 0's differences, on every rank."""
+    comm = opened.program.grid.comm
+    with together(comm, "reading the batches"):
+        batches = [job.cast(batch, case.dtype) for batch in islice(job.batches(opened), steps)]
+    parallel = Parallel(opened.program, opened.description, job.values(opened, seed), case.dtype)
+    losses = _train(parallel, batches, case)
+    gradients, state = parallel.full_gradients(), parallel.full_state_dict()
+    parallel.free()
+    found: list[Difference] = []
+    with together(comm, "training the sequential model"):
+        if comm.rank == 0:
+            model = job.sequential(opened, seed).to(case.dtype).train()
+            expected = _train(model, batches, case)
+            wanted = {name: one.grad for name, one in model.named_parameters() if one.grad is not None}
+            held = {name: one for name, one in model.state_dict().items() if name in state}
+            pairs = (("losses", losses, expected), ("gradients", gradients, wanted), ("state", state, held))
+            found = [
+                Difference(_title(case), what, *compare(mine, other), case.tolerance) for what, mine, other in pairs
+            ]
+    every = comm.gather_objects([[one.case, one.what, str(one.relative), one.worst, one.tolerance] for one in found])
+    rows: list[tuple[str, str, str, str, float]] = every[0]  # type: ignore[assignment]
+    return [
+        Difference(name, what, float(relative), worst, tolerance) for name, what, relative, worst, tolerance in rows
+    ]
+
+
+def compare(found: State, expected: State) -> tuple[float, str]:
+    """The largest relative difference, and the name of the tensor where it is. A tensor that only one side has is infinitely far."""
+    missing = sorted(set(found) ^ set(expected))
+    if missing:
+        return float("inf"), missing[0]
+    largest = max((_largest(one) for one in expected.values()), default=0.0)
+    worst = (0.0, "")
+    for name, other in expected.items():
+        scale = max(_largest(other), FLOOR * largest) or 1.0
+        difference = _largest(found[name].double() - other.double()) / scale
+        if not difference <= worst[0]:  # a NaN is larger than everything
+            worst = (difference, name)
+    return worst
+
+
+def _largest(tensor: Tensor) -> float:
+    return float(tensor.detach().double().abs().max()) if tensor.numel() else 0.0
+
+
+def _train(model: nn.Module, batches: Sequence[job.Inputs], case: Case) -> dict[str, Tensor]:
+    optimizer = case.optimizer(list(model.parameters()))
+    losses = {}
+    for step, batch in enumerate(batches, 1):
+        optimizer.zero_grad()
+        loss = job.loss_of(job.call(model, batch))
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        losses[f"step {step}"] = loss.detach()
+    return losses
+
+
+def _title(case: Case) -> str:
+    return f"{case.name}, {dtype_name(case.dtype)}"
+
+
+def _line(one: Difference) -> str:
+    verdict = "ok    " if one.relative <= one.tolerance else "DIFFER"
+    where = f"  at {one.worst}" if one.worst else ""
+    return f"{verdict} {one.case:<28} {one.what:<10} {one.relative:.1e} of {one.tolerance:.0e} allowed{where}"
+
+
+def _objection(opened: Job, found: Sequence[Difference]) -> ProgramMismatch | None:
+    bad = [_line(one) for one in found if not one.relative <= one.tolerance]
+    if not bad:
+        return None
+    rule = "loss, gradients, parameters and buffers equal the sequential model's"
+    fix = "if program.py was edited, compile again; a model that draws random numbers (dropout) cannot be compared"
+    return ProgramMismatch(refusal(str(opened.folder), "the program computes something else", rule, bad, fix))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
