@@ -34,7 +34,7 @@ test: lint
 lint: $(STAMP) types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -q tests/project/test_rules.py
+	$(BIN)/python -m pytest -q tests/project/test_house_rules.py
 
 # The folders beside autopar/ are installed as autopar.runtime and so on: mypy sees them there through links.
 types: $(STAMP)

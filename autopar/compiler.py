@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,15 +19,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autopar import pins, report
+from autopar import alternatives, pins, report
 from autopar.codegen import check, program, steps
 from autopar.costmodel import machine as machines
+from autopar.costmodel.machine import Machine
+from autopar.costmodel.memory import optimizer_copies
+from autopar.errors import ConfigError, refusal
 from autopar.graph import Graph, check as check_graph
 from autopar.grid import GridShape
 from autopar.partitioner import build
 from autopar.partitioner.problem import NoChoice, Solution
-from autopar.partitioner.solve import solve
-from autopar.plan import ModelSource, Plan
+from autopar.partitioner.solve import check_method, solve
+from autopar.plan import ModelSource, Options, Plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,9 +58,9 @@ class Compiled:
 
         return folders.save(self, Path(folder))
 
-    def explain(self, name: str) -> report.Explanation:
+    def explain(self, name: str) -> alternatives.Explanation:
         """The alternatives of the calls that `name` (a module path, call name or pattern) matches, with their costs."""
-        return report.explain(self.built, self.solution.choice, name)
+        return alternatives.explain(self.built, self.solution.choice, name)
 
     def __repr__(self) -> str:
         return f"Compiled({self.plan.name!r}, grid={self.plan.grid!r}, {self.plan.predicted.seconds * 1e3:.3g} ms per step)"
@@ -67,7 +71,7 @@ def compile(
     example_inputs: Any,
     *,
     grid: str | GridShape,
-    machine: str | Path = "cpu",
+    machine: str | Path | Machine = "cpu",
     memory: str | float | None = None,
     solver: str = "auto",
     pin: Sequence[str] = (),
@@ -81,9 +85,10 @@ def compile(
     """Compile a model for a process grid.
 
     `model` is an ``nn.Module`` or a function that returns one (called on the meta device); `example_inputs` a tuple or dict of
-    tensors, or a function returning one. `memory` is the limit per rank, as bytes or ``"16GiB"``; without it the machine's.
+    tensors, or a function returning one. `machine` is a shipped profile's name, the path of a TOML file, or a `Machine`;
+    `memory` the limit per rank, as bytes or ``"16GiB"``; without it the machine's.
     `solver` is ``auto``, ``ilp``, ``search`` or ``exhaustive``; `pin` fixes choices (``"*.c_fc: n@model"``); `optimizer` is what
-    its state is accounted for: ``sgd``, ``momentum`` or ``adamw``; `loss` names the output to train on.
+    its state is accounted for: ``sgd``, ``momentum`` or ``adamw``; `loss` names the output to train on; `time_limit` is in seconds.
 
     Raises CaptureError, ConfigError, or InfeasiblePlan where no plan meets the memory limit.
     """
@@ -91,9 +96,12 @@ def compile(
 
     tell = progress or (lambda stage, text, seconds: None)
     shape = grid if isinstance(grid, GridShape) else GridShape.parse(grid)
-    profile = machines.load(machine)
-    limit = float(machines.parse_bytes(memory)) if memory is not None else float(profile.memory_bytes)
+    profile = machine if isinstance(machine, Machine) else machines.load(machine)
+    asked = None if memory is None else float(machines.parse_bytes(memory))
+    limit = float(profile.memory_bytes) if asked is None else asked
     chosen = pins.parse(pin, shape)
+    options = Options(asked, solver, optimizer, tuple(pin), loss, time_limit)
+    _check(options)
     with _timed(tell, "captured") as said:
         captured = capture(model, example_inputs, name=name or _name_of(model), loss=loss)
         graph = captured.graph
@@ -101,10 +109,17 @@ def compile(
         said(f"{len(graph.nodes)} operators, {_count(graph)} parameters")
     built, solution = _planned(graph, shape, profile, limit, optimizer, pins.apply(chosen, graph), solver, time_limit, tell)
     with _timed(tell, "emitted") as said:
-        options = report.options(memory, solver, optimizer, tuple(pin))
         plan, text = _emit(built, solution, options, source or ModelSource("", ""), captured.graph.name)
         said(f"{len(text.splitlines())} lines")
     return Compiled(plan, text, graph, captured.constants, built, solution, model)
+
+
+def _check(options: Options) -> None:
+    """Refuse what would only be found out after the capture."""
+    check_method(options.solver)
+    optimizer_copies(options.optimizer)
+    if not 0 < options.time_limit < math.inf:
+        raise ConfigError(refusal("time limit", f"{options.time_limit:g} s", "a time limit is a number of seconds above 0"))
 
 
 def _planned(
@@ -132,14 +147,14 @@ def _planned(
                 said(f"{solution.method}, gap {solution.gap:.2%}")
         except NoChoice as error:
             if gathered:
-                raise report.over_memory(built, error, optimizer) from error
+                raise report.no_plan(built, error, optimizer) from error
         else:
             return built, solution
     raise AssertionError("the second round returns or raises")
 
 
 def _emit(
-    built: build.Built, solution: Solution, options: Any, source: ModelSource, title: str
+    built: build.Built, solution: Solution, options: Options, source: ModelSource, title: str
 ) -> tuple[Plan, str]:
     from autopar.runtime import __all__ as exported
 
@@ -149,7 +164,7 @@ def _emit(
     draft = report.plan(built, solution, decision, lowered, options, source)
     seconds = {node.name: node.seconds_forward + node.seconds_backward for node in draft.nodes}
     inside = {node.name: report.exchanged(node) for node in draft.nodes}
-    heading = program.Text(title, source.path, built.grid, seconds, inside)
+    heading = program.Text(title, Path(source.path).name, built.grid, seconds, inside)
     text = program.emit(built.graph, decision, lowered, heading, frozenset(exported))
     return replace(draft, program_sha256=hashlib.sha256(text.encode()).hexdigest()), text
 

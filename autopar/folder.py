@@ -1,57 +1,237 @@
 """A compiled folder on disk: ``program.py``, ``plan.json``, and tensors that have no other home.
 
+    save       a compiled model becomes a folder; files appear whole or not at all, the plan last
+    load       the plan and the program of a folder
+    recompile  the same model compiled again as its plan was, to ask what else could have been done
+
 A live module has no file to make its parameters from, so they are stored too; constants that capture lifted out of the model
-always are. Files appear whole or not at all, the plan last.
+always are. A program that was edited by hand is never overwritten: it is set aside.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Mapping
-from dataclasses import replace
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autopar.errors import PlanError, refusal
-from autopar.plan import to_json
+from autopar.errors import ConfigError, PlanError, refusal
+from autopar.plan import Plan, load_plan, to_json
 
 if TYPE_CHECKING:
     import torch
 
     from autopar.compiler import Compiled
 
+PROGRAM, PLAN, CONSTANTS, PARAMETERS = "program.py", "plan.json", "constants.safetensors", "parameters.safetensors"
+EDITED = "program.edited.py"
+_WRITERS = Mapping[str, Callable[[Path], None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A folder that was read: its plan, the text of its program as it stands now, and where it is."""
+
+    plan: Plan
+    source: str
+    folder: Path
+
+    @property
+    def edited(self) -> bool:
+        """Whether the program is no longer the one that the plan speaks of."""
+        return _digest(self.source) != self.plan.program_sha256
+
+
+def load(folder: str | Path) -> Saved:
+    """Read a compiled folder. Raises PlanError where it is damaged, incomplete, or of another release."""
+    folder = Path(folder)
+    plan = load_plan(folder)
+    folder = folder if folder.is_dir() else folder.parent
+    try:
+        return Saved(plan, (folder / PROGRAM).read_text(encoding="utf-8"), folder)
+    except (OSError, UnicodeDecodeError) as error:
+        rule = "a compiled folder holds plan.json and program.py"
+        fix = "compile the model again with `autopar compile`"
+        raise PlanError(refusal(str(folder / PROGRAM), f"cannot be read: {error}", rule, fix=fix)) from error
+
+
+def check_writable(folder: Path) -> None:
+    """Raise ConfigError where a folder cannot be written, so that nobody learns it after a long compilation."""
+    there = next(one for one in (folder, *folder.absolute().parents) if one.exists() or one.is_symlink())
+    fix = "choose another folder with -o"
+    if not there.is_dir():
+        raise ConfigError(refusal(f"output {folder}", f"{there} is a file", "a compiled model is a folder", fix=fix))
+    if not os.access(there, os.W_OK | os.X_OK):
+        given = f"nothing can be written into {there}"
+        raise ConfigError(refusal(f"output {folder}", given, "the folder can be written", fix=fix))
+
 
 def save(compiled: Compiled, folder: Path) -> Path:
-    """Write a compiled model into `folder`, made where it is missing. Returns the folder."""
-    from torch import nn
+    """Write a compiled model into `folder`, made where it is missing. Returns the folder.
 
-    if folder.exists() and not folder.is_dir():
-        raise PlanError(refusal(str(folder), "is a file", "a compiled model is a folder", fix="choose another -o"))
-    folder.mkdir(parents=True, exist_ok=True)
+    Raises ConfigError where that is impossible; the folder is then as it was before.
+    """
+    check_writable(folder)
     plan = compiled.plan
     if plan.model.path:
         path = Path(os.path.relpath(Path(plan.model.path).resolve(), folder.resolve())).as_posix()
         plan = replace(plan, model=replace(plan.model, path=path))
-    if compiled.constants:
-        _write_tensors(folder / "constants.safetensors", compiled.constants)
-    if not plan.model.path and isinstance(compiled.model, nn.Module):
-        names = {item.name for item in plan.parameters if item.kind != "constant"}
-        state = compiled.model.state_dict(keep_vars=False)
-        _write_tensors(folder / "parameters.safetensors", {name: state[name] for name in sorted(names & set(state))})
-    _write(folder / "program.py", compiled.source)
-    _write(folder / "plan.json", to_json(plan))
+    writers = dict(_tensors(compiled))
+    writers[PROGRAM] = lambda file: _write_text(file, compiled.source)
+    writers[PLAN] = lambda file: _write_text(file, to_json(plan))
+    try:
+        _write_all(folder, writers, aside=is_edited(folder))
+    except OSError as error:
+        rule, fix = "a compiled folder is written as a whole", "choose another folder with -o"
+        raise ConfigError(refusal(f"output {folder}", f"cannot be written: {error}", rule, fix=fix)) from error
     return folder
 
 
-def _write(path: Path, text: str) -> None:
-    aside = path.with_name(path.name + ".tmp")
-    aside.write_text(text)
-    aside.replace(path)
+def is_edited(folder: Path) -> bool:
+    """Whether the folder holds a program that `save` did not write, or that was changed since."""
+    if not (folder / PROGRAM).exists():
+        return False
+    try:
+        return load(folder).edited
+    except PlanError:  # without a plan to tell, it may be somebody's work
+        return True
 
 
-def _write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+def recompile(folder: str | Path) -> Compiled:
+    """Compile the model of a folder again, as its plan was compiled, so that alternatives can be priced.
+
+    Raises PlanError where the folder came from a live module, or where the model file is gone or no longer the same, or
+    leads to another plan.
+    """
+    from autopar.compiler import compile
+    from autopar.model_file import load as load_model
+    from autopar.plan import ModelSource
+
+    folder = Path(folder)
+    plan = load_plan(folder)
+    path = _model_path(plan, folder if folder.is_dir() else folder.parent)
+    file = load_model(f"{path}:{plan.model.attribute}")
+    compiled = compile(
+        file.model,
+        file.example_inputs,
+        grid=plan.grid,
+        machine=plan.machine,
+        memory=plan.options.memory,
+        solver=plan.options.solver,
+        pin=plan.options.pins,
+        optimizer=plan.options.optimizer,
+        loss=plan.options.loss,
+        name=plan.name,
+        source=ModelSource(str(path), file.sha256, file.attribute),
+        time_limit=plan.options.time_limit,
+    )
+    _check_same(plan, compiled.plan, path, folder)
+    return compiled
+
+
+def _model_path(plan: Plan, folder: Path) -> Path:
+    """The model file, as it was when the plan was made."""
+    if not plan.model.path:
+        fix = "ask where it was compiled: compiled.explain(name); or compile a model file"
+        given = f"{plan.name} was compiled from a live module"
+        raise PlanError(refusal(str(folder), given, "a folder is compiled again from its model file", fix=fix))
+    path = (folder / plan.model.path).resolve()
+    rule = "a folder is compiled again from the model file that its plan was made of"
+    if not path.is_file():
+        raise PlanError(refusal(str(folder), f"its model file {path} is gone", rule, fix="move the file back, or compile again"))
+    if hashlib.sha256(path.read_bytes()).hexdigest() != plan.model.sha256:
+        raise PlanError(refusal(str(path), "the file changed since it was compiled", rule, fix=_again(plan, path, folder)))
+    return path
+
+
+def _check_same(plan: Plan, now: Plan, path: Path, folder: Path) -> None:
+    rule = "compiled again, a model gives the plan that is explained"
+    if now.graph_sha256 != plan.graph_sha256:
+        given = "the file is the same, but the model is another: something that it imports changed"
+        raise PlanError(refusal(str(path), given, rule, fix=_again(plan, path, folder)))
+    if (now.nodes, now.parameters) != (plan.nodes, plan.parameters):
+        given = f"another plan came out ({now.solver.method}, gap {now.solver.gap:.2%})"
+        fix = _again(plan, path, folder) + "; with a higher --time-limit where the solver is stopped by it"
+        raise PlanError(refusal(str(folder), given, rule, fix=fix))
+
+
+def _again(plan: Plan, path: Path, folder: Path) -> str:
+    """The command that compiles the folder anew."""
+    attribute = "" if plan.model.attribute == "model" else f":{plan.model.attribute}"
+    given = ["autopar", "compile", f"{os.path.relpath(path)}{attribute}", "--grid", plan.grid]
+    given += [word for pin in plan.options.pins for word in ("--pin", pin)]
+    return f"{shlex.join([*given, '-o', str(folder)])}"
+
+
+def _tensors(compiled: Compiled) -> Iterator[tuple[str, Callable[[Path], None]]]:
+    """Writers of the tensors that have no other home."""
+    from torch import nn
+
+    constants, model = compiled.constants, compiled.model
+    if constants:
+        yield CONSTANTS, lambda file: _write_tensors(file, constants)
+    if not compiled.plan.model.path and isinstance(model, nn.Module):
+        names = {item.name for item in compiled.plan.parameters if item.kind != "constant"}
+        state = model.state_dict(keep_vars=False)
+        values = {name: state[name] for name in sorted(names & set(state))}
+        yield PARAMETERS, lambda file: _write_tensors(file, values)
+
+
+def _write_all(folder: Path, writers: _WRITERS, *, aside: bool) -> None:
+    """Write every file beside its place first, then move all there; the old files stay where anything fails."""
+    with _made(folder):
+        pairs = [(folder / f".{name}.new", folder / name) for name in writers]
+        try:
+            for (new, _), write in zip(pairs, writers.values(), strict=True):
+                write(new)
+        except BaseException:
+            for new, _ in pairs:
+                new.unlink(missing_ok=True)
+            raise
+        if aside:
+            (folder / PROGRAM).replace(_free(folder / EDITED))
+        for new, file in pairs:
+            new.replace(file)
+        for name in {CONSTANTS, PARAMETERS} - set(writers):  # of a model that was compiled into this folder before
+            (folder / name).unlink(missing_ok=True)
+
+
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """The folder, with the parents it lacks; those that were made are removed again where the block fails."""
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for one in missing:
+            if one.is_dir() and not any(one.iterdir()):
+                one.rmdir()
+        raise
+
+
+def _free(path: Path) -> Path:
+    """The path, or the first of its numbered siblings that does not exist."""
+    number = 2
+    found = path
+    while found.exists():
+        found, number = path.with_name(f"{path.stem}-{number}{path.suffix}"), number + 1
+    return found
+
+
+def _write_text(file: Path, text: str) -> None:
+    file.write_text(text, encoding="utf-8", newline="\n")
+
+
+def _write_tensors(file: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     from safetensors.torch import save_file
 
-    aside = path.with_name(path.name + ".tmp")
-    save_file({name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}, aside)
-    aside.replace(path)
+    save_file({name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}, file)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,6 +1,8 @@
 """A plan: what was decided, at what predicted cost, as a small JSON file. No code, no pickle; same input, same bytes.
 
 The plan names everything by the user's names. Layouts are written as words (``"shard 1 as 3x_x64"``), one per grid axis.
+What it was decided for stands in it as well: the options, the whole machine profile, the hash of the model file. A plan
+that is read is checked (`check`), so that what uses it need not be careful.
 """
 
 from __future__ import annotations
@@ -10,9 +12,13 @@ from pathlib import Path
 
 import msgspec
 
-from autopar.errors import PlanError, refusal
+import autopar
+from autopar import plan_check
+from autopar.costmodel.machine import Machine
+from autopar.errors import PlanError, nearest, refusal
 
 VERSION = 1
+_AGAIN = "compile the model again with `autopar compile`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,12 +145,14 @@ class SolverReport:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the user asked for."""
+    """What the user asked for. `memory` is bytes per rank, None for the machine's; `time_limit` seconds for the solver."""
 
     memory: float | None
     solver: str
     optimizer: str
     pins: tuple[str, ...]
+    loss: str | None
+    time_limit: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +163,7 @@ class Plan:
     autopar: str
     name: str
     grid: str
-    machine: str
+    machine: Machine
     model: ModelSource
     options: Options
     graph_sha256: str
@@ -176,32 +184,47 @@ def to_json(plan: Plan) -> str:
 
 
 def from_json(text: str, where: str) -> Plan:
-    """Read a plan. Raises PlanError where the text is damaged or another version wrote it."""
+    """Read a plan. Raises PlanError where the text is damaged, or another schema version or release wrote it."""
     try:
-        version = msgspec.json.decode(text, type=dict[str, object]).get("version")
-        if version != VERSION:
-            raise PlanError(
-                refusal(
-                    where,
-                    f"schema version {version}",
-                    f"this release reads version {VERSION}",
-                    fix="compile the model again with `autopar compile`",
-                )
-            )
-        return msgspec.json.decode(text, type=Plan)
-    except msgspec.DecodeError as error:
-        raise PlanError(
-            refusal(where, f"not a plan: {error}", "a plan is what `autopar compile` wrote", fix="compile again")
-        ) from error
+        head = msgspec.json.decode(text, type=dict[str, object])
+        _check_version(head, where)
+        plan = msgspec.json.decode(text, type=Plan)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise PlanError(refusal(where, f"damaged: {error}", "a plan is what `autopar compile` wrote", fix=_AGAIN)) from error
+    check(plan, where)
+    return plan
+
+
+def _check_version(head: dict[str, object], where: str) -> None:
+    version, release = head.get("version"), head.get("autopar")
+    if version != VERSION:
+        given = f"schema version {version!r}" if "version" in head else "damaged: it has no schema version"
+        raise PlanError(refusal(where, given, f"this release reads version {VERSION}", fix=_AGAIN))
+    if release != autopar.__version__:
+        given = f"compiled by autopar {release}, and this is {autopar.__version__}"
+        rule = "a plan is read by the release that made it"
+        raise PlanError(refusal(where, given, rule, fix=f"{_AGAIN}, or install autopar {release}"))
+
+
+def check(plan: Plan, where: str) -> None:
+    """Raise PlanError, with the first offenders, unless the plan makes sense: layouts, axes, names and numbers."""
+    offenders = list(plan_check.offenders(plan))
+    if offenders:
+        more = [f"and {len(offenders) - 10} more"] if len(offenders) > 10 else []
+        rule = "a plan is what `autopar compile` wrote; programs may be edited, plans may not"
+        raise PlanError(refusal(where, "damaged: it contradicts itself", rule, offenders[:10] + more, _AGAIN))
 
 
 def load_plan(path: str | Path) -> Plan:
     """Read ``plan.json``, or the one in a folder that `autopar compile` wrote. Raises PlanError."""
     file = Path(path) / "plan.json" if Path(path).is_dir() else Path(path)
+    rule = "a compiled folder holds plan.json and program.py"
+    if not file.exists():
+        others = [one.parent.name for one in file.parent.glob("*/plan.json")] if file.parent.is_dir() else []
+        given = "the folder has no plan.json" if Path(path).is_dir() else f"there is no such folder{nearest(file.name, others)}"
+        raise PlanError(refusal(str(path), given, rule, fix="name a folder that `autopar compile MODEL -o FOLDER` wrote"))
     try:
-        text = file.read_text()
+        text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise PlanError(
-            refusal(str(file), f"cannot be read: {error}", "a compiled folder holds plan.json", fix="run `autopar compile`")
-        ) from error
+        raise PlanError(refusal(str(file), f"cannot be read: {error}", rule, fix=_AGAIN)) from error
     return from_json(text, str(file))

@@ -1,20 +1,18 @@
-"""What is said about a decision: the plan's record, an operator's alternatives, and why a memory limit cannot be met."""
+"""What is said about a decision: the plan's record, and why a memory limit cannot be met."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 import numpy as np
 
 import autopar
 from autopar.codegen.steps import Program, conversions
 from autopar.costmodel import compute, memory
-from autopar.costmodel.machine import parse_bytes
-from autopar.errors import ConfigError, InfeasiblePlan, nearest, refusal
-from autopar.graph import Node, Value
+from autopar.errors import InfeasiblePlan, refusal
+from autopar.graph import Value
 from autopar.layout import Layouts
 from autopar.ops.fallback import FALLBACK
 from autopar.ops.rule import Choice
@@ -36,11 +34,6 @@ from autopar.plan import (
 )
 
 
-def options(limit: str | float | None, solver: str, optimizer: str, pins: tuple[str, ...]) -> Options:
-    """The user's options as the plan records them."""
-    return Options(None if limit is None else float(parse_bytes(limit)), solver, optimizer, pins)
-
-
 def plan(
     built: Built, solution: Solution, decision: Decision, program: Program, chosen: Options, source: ModelSource
 ) -> Plan:
@@ -57,7 +50,7 @@ def plan(
         autopar=autopar.__version__,
         name=graph.name,
         grid=str(built.grid),
-        machine=built.machine.name,
+        machine=built.machine,
         model=source,
         options=chosen,
         graph_sha256=hashlib.sha256(repr((graph.inputs, graph.parameters, graph.nodes)).encode()).hexdigest(),
@@ -77,7 +70,7 @@ def plan(
         solver=SolverReport(
             solution.method,
             solution.cost,
-            min(solution.bound, solution.cost),
+            max(0.0, min(solution.bound, solution.cost)),
             len(built.keys),
             sum(len(one) for one in built.options.values()),
         ),
@@ -188,91 +181,39 @@ def _replicated(built: Built) -> Strategy:
     return whole_strategy(first.call, built.grid)
 
 
-@dataclass(frozen=True, slots=True)
-class Alternative:
-    """One strategy of a call: what it does per axis, its own seconds, the least conversions around it, and whether chosen.
-
-    `change` is the cost of the whole step against the chosen plan when only this call changes and its neighbours stay.
-    """
-
-    choice: tuple[str, ...]
-    compute: float
-    conversions: float
-    change: float
-    chosen: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """The alternatives of each matching call, cheapest first; calls that share a choice appear once, with their number."""
-
-    calls: tuple[tuple[Node, int, tuple[Alternative, ...]], ...]
-
-
-def explain(built: Built, choice: Sequence[int], name: str) -> Explanation:
-    """Compare what each call named `name` (module path, call name, or a pattern over either) could do instead."""
-    matched = [node for node in built.graph.nodes if _matches(node, name)]
-    if not matched:
-        known = [path for node in built.graph.nodes for path in (node.module, node.name) if path]
-        raise ConfigError(
-            refusal(f"explain {name!r}", f"no such module or call{nearest(name, known)}", "a name out of `autopar inspect`")
-        )
-    groups: dict[str, list[Node]] = {}
-    for node in matched:
-        key = built.tied.get("node:" + node.name, "node:" + node.name)
-        groups.setdefault(key, []).append(node)
-    return Explanation(
-        tuple((nodes[0], len(nodes), _alternatives(built, choice, key)) for key, nodes in groups.items())
-    )
-
-
-def _matches(node: Node, name: str) -> bool:
-    inside = node.module == name or node.module.startswith(name + ".")
-    return node.name == name or inside or fnmatchcase(node.module, name) or fnmatchcase(node.name, name)
-
-
-def _alternatives(built: Built, choice: Sequence[int], key: str) -> tuple[Alternative, ...]:
-    at = built.keys.index(key)
-    own = built.problem.nodes[at].costs
-    around = np.zeros(len(own))
-    for edge in built.problem.edges:
-        if edge.a == at:
-            around = around + edge.costs[:, choice[edge.b]]
-        elif edge.b == at:
-            around = around + edge.costs[choice[edge.a], :]
-    total = own + around
-    now = choice[at]
-    rows = [
-        Alternative(
-            tuple(map(str, strategy)), float(own[i]), float(around[i]), float(total[i] - total[now]), i == now  # type: ignore[arg-type]
-        )
-        for i, strategy in enumerate(built.options[key])
-        if np.isfinite(total[i])
-    ]
-    return tuple(sorted(rows, key=lambda row: (row.change, not row.chosen)))
-
-
-def over_memory(built: Built, error: NoChoice, optimizer: str) -> InfeasiblePlan:
+def no_plan(built: Built, error: NoChoice, optimizer: str) -> InfeasiblePlan:
     """Why no plan fits: by how much the limit is missed, what takes the memory, and what would help."""
-    graph, limit = built.graph, built.problem.limit
+    limit, least = built.problem.limit, error.least_peak
     assert limit is not None
+    if least is None:
+        rule = "neighbouring calls must be able to hand tensors to each other"
+        where, fix = f"{built.graph.name} on grid {built.grid}", "take pins away, or use a smaller grid"
+        return InfeasiblePlan(refusal(where, "no choice of splits is possible", rule, fix=fix))
+    if least <= limit:
+        given = f"the solver found no plan in time, though one needs {_bytes(least)} only"
+        rule, fix = "a plan fits the limit, and is found within the time limit", "raise --time-limit or --memory"
+        return InfeasiblePlan(refusal(f"memory limit {_bytes(limit)} per rank", given, rule, fix=fix))
+    return _over_memory(built, limit, least, optimizer)
+
+
+def _over_memory(built: Built, limit: float, least: float, optimizer: str) -> InfeasiblePlan:
+    graph = built.graph
     trained = sum(graph.values[item.value].nbytes for item in graph.parameters if item.kind == "parameter")
-    least = error.least_peak
-    needs = f"at least {_gib(least)} per rank on grid {built.grid}" if least is not None else "more than that"
-    missing = f", {_gib(least - limit)} more than the limit" if least is not None else ""
-    fix = f"raise --memory to {_gib(least, up=True)}" if least is not None else "raise --memory"
+    state = memory.optimizer_copies(optimizer)
+    ways = [f"raise --memory to {_bytes(least, up=True)}", "use more ranks", "use a smaller batch"]
+    ways += ["count an optimizer with less state (--optimizer sgd)"] if state else []
     return InfeasiblePlan(
         refusal(
-            f"memory limit {_gib(limit)} per rank",
-            f"{graph.name} needs {needs}{missing}",
+            f"memory limit {_bytes(limit)} per rank",
+            f"{graph.name} on grid {built.grid} needs at least {_bytes(least)} per rank, {_bytes(least - limit)} more",
             "parameters, gradients, optimizer state and saved activations of a step fit the limit at every time",
-            [f"parameters {_gib(trained)} whole, with gradients and {optimizer} state before any split"],
-            f"{fix}, use more ranks, a smaller batch, or an optimizer with less state (--optimizer sgd)",
+            [f"parameters, gradients and {optimizer} state are {_bytes(trained * (2 + state))} before any split"],
+            ", or ".join(ways),
         )
     )
 
 
-def _gib(size: float, *, up: bool = False) -> str:
-    unit, scale = ("GiB", 2**30) if size >= 2**30 else ("MiB", 2**20)
-    shown = np.ceil(size / scale * 100) / 100 if up else size / scale
-    return f"{shown:.2f}{'' if up else ' '}{unit}"
+def _bytes(size: float, *, up: bool = False) -> str:
+    """``1.25 GiB``; with `up` as an option's value, not less than `size`."""
+    unit, scale = next((one for one in (("GiB", 2**30), ("MiB", 2**20)) if size >= one[1]), ("KiB", 2**10))
+    return f"{math.ceil(size / scale * 100) / 100:.2f}{unit}" if up else f"{size / scale:.2f} {unit}"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TextIO
 
+from autopar.runtime.launch import command as mpi_command
 from contenders import Contender
 
 WORKER = Path(__file__).with_name("worker.py")
@@ -109,7 +109,7 @@ class Job:
             link.socket.close()
         for process in self.processes:
             try:
-                process.wait(10 if hasattr(self, "links") else 0)
+                process.wait(60 if hasattr(self, "links") else 0)
             except subprocess.TimeoutExpired:
                 process.terminate()
                 process.wait()
@@ -120,17 +120,9 @@ def launch(contender: Contender, words: list[str], log: TextIO) -> list[subproce
     environment = os.environ | {"OMP_NUM_THREADS": str(contender.threads), "MKL_NUM_THREADS": str(contender.threads)}
     command = [sys.executable, str(WORKER), *words]
     if contender.launch == "mpi":
-        command = [mpiexec(), "-n", str(contender.ranks), sys.executable, "-m", "mpi4py", str(WORKER), *words]
+        command = mpi_command(WORKER, contender.ranks, words)
     started = []
     for rank in range(contender.ranks if contender.launch == "gloo" else 1):
         place = {"RANK": str(rank), "WORLD_SIZE": str(contender.ranks)} if contender.launch == "gloo" else {}
         started.append(subprocess.Popen(command, env=environment | place, stdout=log, stderr=log))
     return started
-
-
-def mpiexec() -> str:
-    """The mpiexec beside this Python, or the one on the path."""
-    found = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or shutil.which("mpiexec")
-    if not found:
-        raise JobFailed("no mpiexec: pip install 'autopar[mpich]'")
-    return found

@@ -15,12 +15,12 @@ from typing import TextIO
 
 import torch
 
-from contenders import CONTENDERS, Trainer, start
+from contenders import BALANCED, CONTENDERS, Trainer, start
 from models import MODELS
 
 
 def main(address: str, contender_name: str, model_name: str, size: str, folder: str) -> None:
-    contender = CONTENDERS[contender_name]
+    contender = CONTENDERS.get(contender_name, BALANCED)
     torch.set_num_threads(contender.threads)
     trainer = start(contender, MODELS[model_name](size == "small"), folder)
     with socket.socket(socket.AF_UNIX) as link:

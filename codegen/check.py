@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from autopar.codegen.steps import Convert, Held, Loop, Program, Run, Step, Update
+from autopar.codegen.steps import Convert, Held, Loop, Program, Run, Step, Update, running
 from autopar.grid import GridShape
 from autopar.layout import Copied, Layouts, Partial, Replicate, Shard
 from autopar.ops.rule import choices
@@ -62,13 +62,14 @@ def _check_types(steps: Sequence[Step], held: set[Held], homes: Mapping[str, Lay
             raise UnsoundProgram(f"{_name(step)} reads {missing}, which nothing has made before")
         if isinstance(step, Run):
             _check_run(step)
+            _check_in_place(step, homes)
             held |= {one for one in step.writes if one is not None}
         elif isinstance(step, Convert):
             _check_conversion(step)
             held.add(step.writes)
         elif isinstance(step, Update):
-            if step.reads.layouts not in homes.values():
-                raise UnsoundProgram(f"buffer {step.buffer} takes a value in layout {step.reads.layouts}")
+            if step.reads.layouts != homes[step.home]:
+                raise UnsoundProgram(f"buffer {step.buffer} lies as {homes[step.home]} and takes {step.reads}")
         else:
             _check_loop(step, homes)
             held |= set(step.writes)
@@ -76,10 +77,8 @@ def _check_types(steps: Sequence[Step], held: set[Held], homes: Mapping[str, Lay
 
 def _check_run(step: Run) -> None:
     item = step.described
-    granules = {choice.letter: [(choice.blocks, choice.unit)] for choice in step.strategy}
-    legal = choices(item.rule, item.call, granules) + choices(item.rule, item.call, {})
     for axis, choice in enumerate(step.strategy):
-        if choice not in legal:
+        if choice not in choices(item.rule, item.call, {choice.letter: [(choice.blocks, choice.unit)]}):
             raise UnsoundProgram(f"{item.node.name} may not do {choice} on axis {axis}")
         for i, one in enumerate(step.reads):
             if one.layouts[axis] != choice.operands[i]:
@@ -87,6 +86,14 @@ def _check_run(step: Run) -> None:
         for i, written in enumerate(step.writes):
             if written is not None and written.layouts[axis] != choice.results[i]:
                 raise UnsoundProgram(f"{item.node.name} yields {choice.results[i]} on axis {axis}, not {written}")
+
+
+def _check_in_place(step: Run, homes: Mapping[str, Layouts]) -> None:
+    """A batch norm changes its running statistics where they are stored, so it reads no converted copy of them."""
+    for name in running(step):
+        given = next(held for held in step.reads if held.value == name)
+        if given.layouts != homes.get(name, given.layouts):
+            raise UnsoundProgram(f"{step.described.node.name} changes a copy of {name}, which lies as {homes[name]}")
 
 
 def _check_conversion(step: Convert) -> None:
@@ -97,6 +104,9 @@ def _check_conversion(step: Convert) -> None:
     cell = (type(one.before[one.axis]), type(one.after[one.axis]))
     if differ != [one.axis] or CELLS.get(one.primitive) != cell:
         raise UnsoundProgram(f"{one.primitive} over axis {one.axis} does not turn {one.before} into {one.after}")
+    inside = {layout for layout in one.after[one.axis + 1 :] if isinstance(layout, Shard)}
+    if inside & {one.before[one.axis], one.after[one.axis]}:
+        raise UnsoundProgram(f"{one.primitive} over axis {one.axis} of {one.before}: an inner axis cuts what it moves")
 
 
 def _check_loop(step: Loop, homes: Mapping[str, Layouts]) -> None:
@@ -107,6 +117,8 @@ def _check_loop(step: Loop, homes: Mapping[str, Layouts]) -> None:
     _check_types(step.body, inside, homes)
     if not set(step.outputs) <= inside:
         raise UnsoundProgram(f"a block of {step.repeat.prefix} does not make {step.outputs}")
+    if [one.layouts for one in step.outputs] != [one.layouts for one in step.writes]:
+        raise UnsoundProgram(f"the loop over {step.repeat.prefix} makes {step.outputs} and hands on {step.writes}")
     for entry_at, output_at in step.carried:
         if step.entries[entry_at].layouts != step.outputs[output_at].layouts:
             raise UnsoundProgram(f"a block of {step.repeat.prefix} hands on another layout than the next one takes")

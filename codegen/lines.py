@@ -14,7 +14,7 @@ from functools import partial
 
 from autopar.codegen.conversions import conversion_text
 from autopar.codegen.extents import Split, local_extent
-from autopar.codegen.steps import Convert, Held, Loop, Run, Step, Update
+from autopar.codegen.steps import Convert, Held, Loop, Run, Step, Update, running
 from autopar.graph import Dtype, Graph, Ref
 from autopar.ops.op import Expr, Local
 
@@ -56,8 +56,25 @@ class Style:
 
 def lines(steps: Sequence[Step], outputs: Sequence[Held], style: Style) -> list[Line]:
     """The lines of one function, inlined."""
-    plain = [line for step in steps if (line := _line(step, style)) is not None]
+    plain = [line for step in _in_place(steps) if (line := _line(step, style)) is not None]
     return _inline(plain, outputs, style)
+
+
+def _in_place(steps: Sequence[Step]) -> list[Step]:
+    """The steps where the running statistics that a batch norm makes are the tensors that it was given: it changes those."""
+    same: dict[Held, Held] = {}
+    found: list[Step] = []
+    for step in steps:
+        if isinstance(step, Run):
+            step = replace(step, reads=tuple(same.get(held, held) for held in step.reads))
+            given = {held.value: held for held in step.reads}
+            for made, name in zip(step.writes[1:], running(step), strict=False):
+                if made is not None:
+                    same[made] = given[name]
+        elif isinstance(step, Convert | Update):
+            step = replace(step, reads=same.get(step.reads, step.reads))
+        found.append(step)
+    return found
 
 
 def _line(step: Step, style: Style) -> Line | None:
@@ -75,19 +92,17 @@ def _line(step: Step, style: Style) -> Line | None:
 
 def _kept(step: Run) -> tuple[Held | None, ...]:
     """The results that the line writes: those of a batch norm's running statistics are stored by the call itself."""
-    if step.described.node.target == "autopar.batch_norm":
-        return step.writes[:1]
-    return step.writes
+    return step.writes[:1] if step.described.node.target == "autopar.batch_norm" else step.writes
 
 
 def _update_line(step: Update, style: Style) -> Line | None:
-    node = style.graph.producers()[step.reads.value]
-    if node.target == "autopar.batch_norm":
+    """None where the buffer was changed in place."""
+    if step.reads.value == step.home:
         return None
-    home = next(item.value for item in style.graph.parameters if item.name == step.buffer)
-    target = style.parameters[home]
-    if node.target == "aten.add.Tensor" and node.args[0] == Ref(home) and isinstance(node.args[1], int):
-        counted = f"{target}.add_({node.args[1]})"  # the sum itself is printed nowhere: it has no other reader
+    node = style.graph.producers()[step.reads.value]
+    target = style.parameters[step.home]
+    if node.target == "aten.add.Tensor" and node.args[0] == Ref(step.home) and isinstance(node.args[1], int):
+        counted = f"{target}.add_({node.args[1]})"  # the sum itself is printed nowhere unless it has another reader
         return Line((), (step.reads,), lambda names: counted, (step,))
     return Line((), (step.reads,), lambda names: f"{target}.copy_({names(step.reads)})", (step,))
 
@@ -142,6 +157,8 @@ def _inline(plain: list[Line], outputs: Sequence[Held], style: Style) -> list[Li
             at = maker.get(held)
             if at is None or uses[held] != 1 or at not in kept or not kept[at].movable:
                 continue
+            if _changed(plain[at + 1 : i]) & {one.value for one in kept[at].reads}:
+                continue  # it would read a buffer's new value
             merged = _merge(kept[at], line, held)
             if merged is not None and _short(merged, style):
                 line = merged
@@ -149,6 +166,13 @@ def _inline(plain: list[Line], outputs: Sequence[Held], style: Style) -> list[Li
         kept[i] = line
         maker.update({held: i for held in line.writes if held is not None})
     return [kept[i] for i in sorted(kept)]
+
+
+def _changed(between: Sequence[Line]) -> set[str]:
+    """The values whose tensors these lines change in place."""
+    steps = [step for line in between for step in line.steps]
+    updated = {step.home for step in steps if isinstance(step, Update)}
+    return updated.union(*(running(step) for step in steps if isinstance(step, Run)))
 
 
 def _merge(inner: Line, outer: Line, held: Held) -> Line | None:

@@ -56,10 +56,11 @@ if __name__ == "__main__":
 
 def _title(text: Text) -> str:
     origin = f" from {text.source}" if text.source else ""
-    return (
+    line = (
         f"{text.title} on grid {text.grid}, compiled by autopar {autopar.__version__}{origin}. "
         "Edit freely: `autopar run` executes this file."
     )
+    return re.sub(r'["\\\s]', lambda match: "'" if match[0] == '"' else " ", line)  # it stands between quotes
 
 
 def _imports(code: str, exported: frozenset[str]) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from autopar.costmodel.machine import Machine
 from autopar.costmodel.redistribute import Step as Conversion
 from autopar.costmodel.redistribute import plan_conversion
-from autopar.graph import ITEMSIZE, Graph, Node
+from autopar.graph import ITEMSIZE, Graph, Node, Ref
 from autopar.grid import GridShape
 from autopar.layout import Layouts, Replicate
 from autopar.partitioner.blocks import Repeat
@@ -52,9 +52,10 @@ class Convert:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """A buffer takes its new value."""
+    """A buffer takes its new value. `home` is the buffer's own value in the graph."""
 
     buffer: str
+    home: str
     reads: Held
 
 
@@ -92,6 +93,7 @@ class _Context:
     described: Mapping[str, Described]
     grid: GridShape
     machine: Machine
+    updates: Mapping[str, Sequence[tuple[str, str, str]]]  # by call after which they happen: buffer, home, new value
 
 
 def lower(
@@ -103,7 +105,7 @@ def lower(
     machine: Machine,
 ) -> Program:
     """The steps that carry out the decision."""
-    context = _Context(graph, decision, described, grid, machine)
+    context = _Context(graph, decision, described, grid, machine, _updates(graph))
     scope = _Scope(context, {name: [layouts] for name, layouts in decision.homes.items()})
     first = {repeat.nodes[0][0].name: repeat for repeat in repeats}
     inside = {node.name for repeat in repeats for nodes in repeat.nodes for node in nodes}
@@ -115,6 +117,18 @@ def lower(
     whole: Layouts = tuple(Replicate() for _ in grid.sizes)
     loss = scope.obtain(graph.loss, whole, "", "")
     return Program(tuple(scope.steps), loss)
+
+
+def _updates(graph: Graph) -> dict[str, list[tuple[str, str, str]]]:
+    """The buffer updates by the call that they follow: the one that makes the value, or the last that reads the old one."""
+    homes = {item.name: item.value for item in graph.parameters}
+    order = {node.name: i for i, node in enumerate(graph.nodes)}
+    makers, readers = graph.producers(), graph.consumers()
+    found: dict[str, list[tuple[str, str, str]]] = {}
+    for buffer, value in graph.updates:
+        after = max((makers[value], *readers[homes[buffer]]), key=lambda node: order[node.name])
+        found.setdefault(after.name, []).append((buffer, homes[buffer], value))
+    return found
 
 
 class _Scope:
@@ -158,13 +172,9 @@ class _Scope:
         self.steps.append(Run(item, strategy, reads, writes))
         for written in filter(None, writes):
             self.held.setdefault(written.value, []).append(written.layouts)
-        self._update(node)
-
-    def _update(self, node: Node) -> None:
-        homes = {item.name: self.context.decision.homes[item.value] for item in self.context.graph.parameters}
-        for buffer, name in self.context.graph.updates:
-            if name in node.outputs:
-                self.steps.append(Update(buffer, self.obtain(name, homes[buffer], "", node.module)))
+        for buffer, home, name in self.context.updates.get(node.name, ()):
+            taken = self.obtain(name, self.context.decision.homes[home], "", node.module)
+            self.steps.append(Update(buffer, home, taken))
 
     def loop(self, repeat: Repeat) -> None:
         """Add the loop over a repeat: entries in the layouts a block hands on, so that every round sees the same."""
@@ -204,6 +214,12 @@ class _Scope:
             if given == name
         }
         return wanted.pop() if len(wanted) == 1 else self.held[name][0]
+
+
+def running(step: Run) -> tuple[str, ...]:
+    """The values that a call changes in place: a batch norm's running statistics."""
+    node = step.described.node
+    return tuple(one.name for one in node.args[3:5] if isinstance(one, Ref)) if node.target == "autopar.batch_norm" else ()
 
 
 def conversions(program: Program) -> tuple[tuple[Convert, int], ...]:

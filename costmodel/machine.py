@@ -13,7 +13,7 @@ import math
 import re
 import tomllib
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,12 @@ def load(name_or_path: str | Path) -> Machine:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(refusal(where, "not TOML", str(error))) from error
     return _record(table, where)
+
+
+def check(machine: Machine) -> None:
+    """Raise ConfigError unless the record's entries are such as those of a file must be."""
+    tables = {"flops": dict(machine.flops), "efficiency": dict(machine.efficiency)}
+    _record(asdict(machine) | tables, f"machine profile {machine.name!r}")
 
 
 def shipped() -> tuple[str, ...]:

@@ -1,10 +1,10 @@
-"""A ResNet of basic blocks (Hugging Face) that reads handwritten digits (scikit-learn's, at 32 x 32 pixels)."""
+"""A ResNet of basic blocks (Hugging Face) that reads handwritten digits (scikit-learn's, at 16 x 16 pixels)."""
 
 import torch
 import torch.nn.functional as F
 
 WIDTHS, DEPTHS = (32, 64, 128), (2, 2, 2)
-SIZE, BATCH = 32, 64
+SIZE, BATCH = 16, 64
 
 
 def model(widths=WIDTHS, depths=DEPTHS):

@@ -16,10 +16,10 @@ def block(inputs, outputs):
     return nn.Sequential(
         nn.Conv3d(inputs, outputs, kernel_size=3, padding=1, bias=False),
         nn.BatchNorm3d(outputs),
-        nn.ReLU(),
+        nn.SiLU(),
         nn.Conv3d(outputs, outputs, kernel_size=3, padding=1, bias=False),
         nn.BatchNorm3d(outputs),
-        nn.ReLU(),
+        nn.SiLU(),
     )
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from autopar.costmodel import compute, memory, redistribute
 from autopar.costmodel.local import local_bytes
 from autopar.costmodel.machine import Machine
-from autopar.graph import ITEMSIZE, Graph, Node
+from autopar.graph import ITEMSIZE, Graph, Node, Ref
 from autopar.grid import GridShape
 from autopar.layout import Layouts, Replicate
 from autopar.partitioner import blocks
@@ -80,7 +80,10 @@ def build(
     """
     described = describe(graph, grid, pins)
     repeats = tuple(one for one in blocks.find(graph) if _same_options(one, described))
-    draft = _Draft(graph, grid, machine, described, optimizer, gathered, _ties(graph, repeats), graph.producers(), residents(graph, described))
+    draft = _Draft(
+        graph, grid, machine, described, optimizer, gathered, _ties(graph, repeats),
+        graph.producers(), residents(graph, described), running_statistics(graph),
+    )  # fmt: skip
     draft.add_homes()
     draft.add_calls()
     draft.add_edges()
@@ -104,6 +107,15 @@ def residents(graph: Graph, described: Mapping[str, Described]) -> dict[str, fro
         saves = described[node.name].op.saves
         held |= set(node.inputs if saves == "inputs" else node.outputs if saves == "output" else ())
     return found
+
+
+def running_statistics(graph: Graph) -> frozenset[str]:
+    """The values that batch norms change in place, before and after: they are read where they are stored, and never converted."""
+    found: set[str] = set()
+    for node in graph.nodes:
+        if node.target == "autopar.batch_norm":
+            found |= {one.name for one in node.args[3:5] if isinstance(one, Ref)} | set(filter(None, node.outputs[1:]))
+    return frozenset(found)
 
 
 def decide(built: Built, choice: Sequence[int]) -> Decision:
@@ -152,6 +164,7 @@ class _Draft:
     tied: dict[str, str]
     makers: Mapping[str, Node]
     resident: Mapping[str, frozenset[str]]
+    fixed: frozenset[str]
     options: dict[str, Sequence[Strategy] | Sequence[Layouts]] = field(default_factory=dict)
     costs: dict[str, Matrix] = field(default_factory=dict)
     bytes: dict[str, Matrix] = field(default_factory=dict)
@@ -281,6 +294,8 @@ class _Draft:
 
     def matrix(self, name: str, yields: Sequence[Layouts], wants: Sequence[Layouts]) -> Matrix:
         """Seconds of converting a value, forward and adjoint, from every option of its maker to every option of a reader."""
+        if name in self.fixed:
+            return np.array([[0.0 if one == other else np.inf for other in wants] for one in yields])
         value = self.graph.values[name]
         rows, columns = unique(yields), unique(wants)
         key = (value.shape, value.dtype, value.differentiable, rows, columns)

@@ -92,10 +92,9 @@ def _one_way(
     bound = 0.0
     for i in order:
         total = _belief(i, costs, ahead, behind, messages)
-        share = 1 / max(len(ahead[i]), len(behind[i]), 1)
-        rest = 1 - share * len(ahead[i])
-        if rest > 0:
-            bound += rest * float(total.min())
+        share = 1 / max(len(ahead[i]), 1)
+        if not ahead[i]:
+            bound += float(total.min())
         for link in ahead[i]:
             message = (link.table + (share * total - messages[link.here])).min(axis=1)
             least = float(message.min())
@@ -157,11 +156,12 @@ def ascend(core: Core, sweeps: int, see: Callable[[Choice, Array], float]) -> Du
             best = Dual(bound, prices, tuple(messages))
         choice = decode(costs, net, messages)
         known = see(choice, prices)
-        if known <= best.bound + 1e-9 * max(abs(known), abs(best.bound)) or (stale >= 10 and not core.room.size):
+        met = known < np.inf and known <= best.bound + 1e-9 * max(abs(known), abs(best.bound))
+        if met or (stale >= 10 and not core.room.size):
             break
-        if stale and stale % 15 == 0:
-            pace *= 0.6
         slope = 0.5 * slope + 0.5 * (used(core, choice) - core.room)
+        if bound < best.bound - pace * (known - best.bound) or (stale and stale % 8 == 0):
+            pace, prices, slope = 0.65 * pace, best.prices, used(core, choice) - core.room
         prices = _step(core, prices, slope, known, bound, pace)
     return best
 
@@ -185,10 +185,8 @@ def excess(core: Core, dual: Dual) -> tuple[list[Array], list[Array]]:
     given: dict[int, Array] = {}
     for i in range(len(costs)):
         total = _belief(i, costs, net.earlier, net.later, messages)
-        share = 1 / max(len(net.earlier[i]), len(net.later[i]), 1)
-        given.update({link.here: share * total for link in net.earlier[i]})
-        rest = (1 - share * len(net.earlier[i])) * total
-        nodes.append(rest - rest.min())
+        given.update({link.here: total / len(net.earlier[i]) for link in net.earlier[i]})
+        nodes.append(np.zeros(total.size) if net.earlier[i] else total - total.min())
     pairs: list[Array] = []
     for e, edge in enumerate(core.edges):
         table = edge.costs - messages[2 * e][:, None] + (given[2 * e + 1] - messages[2 * e + 1])

@@ -27,6 +27,10 @@ from autopar.partitioner.problem import ROUNDING, Array, Edge, Problem, live_set
 
 Scope = tuple[int, ...]
 Indices = NDArray[np.intp]
+_HUGE = 1e300
+"""Stands for infinity in sums that may meet its negative."""
+_BLOCK = 32
+"""How many columns the test for dominance looks at before it forgets the pairs of strategies that failed."""
 
 
 class Wiped(Exception):
@@ -102,8 +106,12 @@ def factors(problem: Problem) -> Factors:
     )
 
 
-def reduce(f: Factors, settle: bool = True) -> None:
-    """Apply every rule until none applies; without `settle`, no time is forgotten. Raises Wiped."""
+def reduce(f: Factors, settle: bool = True, widest: float = math.inf) -> None:
+    """Apply every rule until none applies. Raises Wiped.
+
+    Without `settle`, no time is forgotten; nodes with more than `widest` strategies are not tested for dominance, whose time
+    grows with the cube of their number.
+    """
     size = None
     while size != (size := _size(f)):
         drop_forbidden(f)
@@ -111,7 +119,7 @@ def reduce(f: Factors, settle: bool = True) -> None:
             settle_memory(f)
         drop_separable(f)
         _eliminate_small(f)
-        drop_dominated(f)
+        drop_dominated(f, widest)
 
 
 def _size(f: Factors) -> tuple[int, ...]:
@@ -197,12 +205,14 @@ def _remove_table(f: Factors, scope: Scope) -> None:
         f.near[i].discard(scope)
 
 
-def drop_dominated(f: Factors) -> None:
+def drop_dominated(f: Factors, widest: float) -> None:
     """Drop strategies that another strategy of the same node beats whatever the rest chooses."""
     todo = sorted(f.costs)
     budget = 4 * len(todo)
     while todo and budget:
         node, budget = todo.pop(), budget - 1
+        if f.costs[node].size > widest:
+            continue
         keep = _undominated(f, node)
         if not keep.all():
             restrict(f, node, keep)
@@ -212,29 +222,33 @@ def drop_dominated(f: Factors) -> None:
 def _undominated(f: Factors, node: int) -> NDArray[np.bool_]:
     costs, memory = f.costs[node], f.memory[node]
     keep = np.ones(costs.size, dtype=bool)
+    if costs.size == 1:
+        return keep
     tables = [seen_from(f, node, scope) for scope in sorted(f.near[node])]
-    better = memory[:, None] >= memory if f.spans[node] != (0, 0) else np.ones((costs.size, costs.size), dtype=bool)
+    screens = [_least_difference(few[:, None], few) for few in (table[:, :: -(-table.shape[1] // 6)] for table in tables)]
+    better = costs[:, None] - costs + sum(screens) >= 0
+    if not free(f, node):
+        better &= memory[:, None] >= memory
     np.fill_diagonal(better, False)
-    with np.errstate(invalid="ignore"):
-        better &= _advantage(costs, [table[:, :: -(-table.shape[1] // 4)] for table in tables]) >= 0
-        worse, dominant = np.nonzero(better)
-        least = costs[worse] - costs[dominant]
-        for table in tables:
-            difference = table[worse] - table[dominant]
-            least += np.where(np.isnan(difference), np.inf, difference).min(axis=1, initial=np.inf)
+    worse, dominant = np.nonzero(better)
+    least = [screen[worse, dominant] for screen in screens]
+    for t, table in enumerate(tables):
+        for first in range(0, table.shape[1], _BLOCK):
+            block = table[:, first : first + _BLOCK]
+            least[t] = np.minimum(least[t], _least_difference(block[worse], block[dominant]))
+            still = costs[worse] - costs[dominant] + sum(least) >= 0
+            worse, dominant, least = worse[still], dominant[still], [part[still] for part in least]
     # One after another, the last first: of equals the first stays, and rounding can never remove them all.
-    for u in np.unique(worse[least >= 0])[::-1]:
-        keep[u] = not keep[dominant[(worse == u) & (least >= 0)]].any()
+    for u in np.unique(worse)[::-1]:
+        keep[u] = not keep[dominant[worse == u]].any()
     return keep
 
 
-def _advantage(costs: Array, columns: list[Array]) -> Array:
-    """For strategies u, v: c(u) - c(v) + sum over tables of the least difference over the columns given (a screen)."""
-    total = costs[:, None] - costs
-    for table in columns:
-        difference = table[:, None, :] - table
-        total += np.where(np.isnan(difference), np.inf, difference).min(axis=2)
-    return total
+def _least_difference(costs: Array, others: Array) -> Array:
+    """The least of costs - others over the last dim, leaving out what both forbid."""
+    with np.errstate(invalid="ignore"):
+        difference = costs - others
+    return np.fmin.reduce(difference, axis=-1, initial=_HUGE)
 
 
 def free(f: Factors, node: int) -> bool:
@@ -320,18 +334,38 @@ def eliminate_all(f: Factors, work: float, entries: float) -> bool:
     return True
 
 
+def least_degree(f: Factors) -> list[int]:
+    """The nodes in an order of elimination: one with the fewest neighbours left first."""
+    around = {node: neighbours(f, node) for node in sorted(f.costs)}
+    order = []
+    while around:
+        node = min(around, key=lambda i: (len(around[i]), i))
+        near = around.pop(node)
+        for i in near:
+            around[i] = (around[i] | near) - {i, node}
+        order.append(node)
+    return order
+
+
 def core(f: Factors) -> Core:
-    """The remaining nodes, which must have no tables of more than two nodes, as a problem of its own."""
-    nodes = tuple(sorted(f.costs))
+    """The remaining nodes, which must have no tables of more than two nodes, as a problem of its own.
+
+    A node comes after the neighbours that are left when it would be eliminated: in a tree, after its parent alone.
+    """
+    nodes = tuple(reversed(least_degree(f)))
     number = {node: i for i, node in enumerate(nodes)}
     assert all(len(scope) == 2 for scope in f.tables)
+    edges = {}
+    for (a, b), table in f.tables.items():
+        i, j, costs = (number[a], number[b], table) if number[a] < number[b] else (number[b], number[a], table.T)
+        edges[i, j] = Edge(i, j, costs)
     return Core(
         nodes=nodes,
         costs=tuple(f.costs[node] for node in nodes),
         memory=tuple(f.memory[node] for node in nodes),
         spans=tuple(f.spans[node] for node in nodes),
         room=f.room.copy(),
-        edges=tuple(Edge(number[a], number[b], f.tables[a, b]) for a, b in sorted(f.tables)),
+        edges=tuple(edges[pair] for pair in sorted(edges)),
         constant=f.constant,
     )
 

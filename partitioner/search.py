@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autopar.partitioner.dual import Choice, Dual, Links, ascend, decode, links, priced, sweep, used, value
-from autopar.partitioner.problem import Array
+from autopar.partitioner.problem import Array, relative_gap
 from autopar.partitioner.reduce import Core, Factors, Scope, Wiped, drop_forbidden, eliminate_all, profile, restore
 
 _EPSILON = 1e-12
@@ -30,11 +30,13 @@ _EPSILON = 1e-12
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How much to do: sweeps of the dual, rounds of local search, and nodes of the depth-first search."""
+    """How much to do: sweeps of the dual, rounds of local search while the gap is above `enough`, and nodes of the
+    depth-first search."""
 
     sweeps: int = 250
     rounds: int = 6
     trials: int = 3000
+    enough: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -62,7 +64,8 @@ class Search:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Found:
-    """The best choice (None for none), its cost, the dual, and whether none exists for certain."""
+    """The best choice (None for none below the cost that was known), the least cost known, the dual, and whether it is
+    certain that no choice exists."""
 
     choice: Choice | None
     cost: float
@@ -71,22 +74,22 @@ class Found:
 
     @property
     def proven(self) -> bool:
-        """Whether the choice is optimal up to rounding."""
-        return self.cost <= self.dual.bound + 1e-9 * max(abs(self.cost), abs(self.dual.bound))
+        """Whether the cost is optimal up to rounding."""
+        return bool(np.isfinite(self.cost)) and relative_gap(self.cost, self.dual.bound) == 0
 
 
-def search(core: Core, effort: Effort, deadline: float) -> Found:
-    """The best choice within the effort (and the time, as a safeguard), and a bound."""
-    state = Search(core, links(core), deadline)
+def search(core: Core, effort: Effort, deadline: float, known: float = math.inf) -> Found:
+    """The best choice within the effort (and the time, as a safeguard), and a bound. `known` is a cost known to be possible."""
+    state = Search(core, links(core), deadline, cost=known)
     dual = _ascend(state, effort)
     impossible = False
-    if state.choice is None:
+    if math.isinf(state.cost):
         start, complete = first_fit(state, priced(core, dual.prices), effort.trials)
         impossible = complete and start is None
         if start is not None:
             state.offer(start)
     found = Found(state.choice, state.cost, dual, impossible)
-    if state.choice is None or found.proven:
+    if state.choice is None or relative_gap(state.cost, dual.bound) <= effort.enough:
         return found
     _round_up(state, dual)
     _improve(state, dual, effort.rounds)
@@ -135,7 +138,7 @@ def _improve(state: Search, dual: Dual, rounds: int) -> None:
         exchange(state, choice)
         state.offer(choice)
         resettle(state, dual.prices, size)
-        if state.late() or (state.cost == before and size > 14) or state.cost <= dual.bound + 1e-9 * abs(dual.bound):
+        if state.late() or (state.cost == before and size > 14) or relative_gap(state.cost, dual.bound) == 0:
             return
 
 

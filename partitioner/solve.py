@@ -4,8 +4,8 @@
 
     1. without the limit: reduce, then eliminate all nodes if the tables stay small; if the peak meets the limit, done
     2. with it: reduce, ascend the dual with prices for memory, repair and improve the choices seen on the way (`search`)
-    3. leave out every strategy and pair that would raise the bound above the known cost, and reduce again
-    4. eliminate what is left, or give it to the integer program
+    3. leave out every strategy and pair that would raise the bound above the known cost, reduce again; 2 while this pays
+    4. eliminate what is left, or give it to the integer program (`search` stops before that)
 """
 
 from __future__ import annotations
@@ -18,25 +18,36 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from autopar.errors import ConfigError, nearest, refusal
-from autopar.partitioner.dual import excess
+from autopar.partitioner.dual import Choice, excess, value
 from autopar.partitioner.exhaustive import solve_exhaustively
 from autopar.partitioner.ilp import least_peak, solve_core
 from autopar.partitioner.problem import Array, NoChoice, Problem, Solution, check, evaluate, fits
-from autopar.partitioner.reduce import Factors, Wiped, core, eliminate_all, factors, reduce, restore, restrict
+from autopar.partitioner.reduce import Core, Factors, Wiped, core, eliminate_all, factors, reduce, restore, restrict
 from autopar.partitioner.search import Effort, Found, search
 
-_LIGHT = Effort(sweeps=150, rounds=1)
+METHODS = ("auto", "ilp", "search", "exhaustive")
+_LIGHT = Effort(sweeps=60, rounds=1, enough=0.02)
 """What `auto` searches before the integer program."""
+_WIDEST = 64
+"""Nodes with more strategies are first thinned by the bound, then tested for dominance."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """A choice (None for none), a lower bound, how it was found, and whether it is known that none exists."""
+    """A choice (None for none) and its cost, a lower bound, how it was found, and whether it is certain that none exists."""
 
     choice: tuple[int, ...] | None
+    cost: float
     bound: float
     method: str
     impossible: bool = False
+
+
+def check_method(method: str) -> None:
+    """Raise ConfigError for a name that is no solver's."""
+    if method not in METHODS:
+        given = f"{method!r} is unknown{nearest(method, METHODS)}"
+        raise ConfigError(refusal("solver", given, "a solver is one of those", METHODS))
 
 
 def solve(problem: Problem, method: str = "auto", time_limit: float = 60.0) -> Solution:
@@ -47,11 +58,7 @@ def solve(problem: Problem, method: str = "auto", time_limit: float = 60.0) -> S
     """
     began = time.perf_counter()
     methods: dict[str, Callable[[Problem, float], _Answer]] = {"auto": _auto, "ilp": _ilp, "search": _search}
-    if method not in (*methods, "exhaustive"):
-        names = ("auto", "ilp", "search", "exhaustive")
-        raise ConfigError(
-            refusal("solver", f"{method!r} is unknown{nearest(method, names)}", "a solver is one of those", names)
-        )
+    check_method(method)
     check(problem)
     if method == "exhaustive":
         return solve_exhaustively(problem)
@@ -70,11 +77,10 @@ def _ilp(problem: Problem, deadline: float) -> _Answer:
     try:
         reduce(f)
     except Wiped:
-        return _Answer(None, math.inf, "ilp", True)
-    small = core(f)
-    outcome = solve_core(small, deadline - time.perf_counter())
-    choice = None if outcome.choice is None else _restored(f, outcome.choice)
-    return _Answer(choice, outcome.bound, "ilp", outcome.choice is None and outcome.finished)
+        return _Answer(None, math.inf, math.inf, "ilp", True)
+    outcome = solve_core(core(f), deadline - time.perf_counter())
+    answer = _answer(f, outcome.choice, 0.0, outcome.bound, "ilp" if outcome.finished else "ilp, stopped")
+    return replace(answer, impossible=outcome.choice is None and outcome.finished)
 
 
 def _search(problem: Problem, deadline: float) -> _Answer:
@@ -88,64 +94,76 @@ def _auto(problem: Problem, deadline: float, effort: Effort = _LIGHT, programs: 
         return relaxed
     if relaxed is not None and relaxed.choice is not None and fits(evaluate(problem, relaxed.choice)[1], problem.limit):
         return relaxed
+    best = _Answer(None, math.inf, -math.inf if relaxed is None else relaxed.bound, "search")
     f = factors(problem)
     try:
-        reduce(f)
+        reduce(f, widest=_WIDEST)
+        while True:
+            small = core(f)
+            found = search(small, effort, deadline, best.cost)
+            best = _better(best, _answer(f, found.choice, found.cost, found.dual.bound, best.method))
+            if found.proven or found.impossible:
+                return replace(best, impossible=found.impossible)
+            prune(f, small, found)
+            reduce(f)
+            if eliminate_all(f, 3e8, 2e7):
+                return _better(best, _Answer(restore(f, {}), f.constant, f.constant, "search and elimination"))
+            if sum(map(len, f.costs.values())) > 0.7 * sum(map(len, small.costs)):
+                break
     except Wiped:
-        return _Answer(None, math.inf, "elimination", True)
-    found = search(core(f), effort, deadline)
-    floor = -math.inf if relaxed is None else relaxed.bound
-    first = _Answer(
-        None if found.choice is None else _restored(f, found.choice),
-        max(floor, found.dual.bound),
-        "search",
-        found.impossible,
-    )
-    return first if found.proven or found.impossible else _finish(f, found, first, deadline, programs)
+        # All that is left out costs no less than the best choice known: that is optimal, or there is none.
+        return replace(best, bound=max(best.bound, best.cost), impossible=best.choice is None)
+    return _better(best, _program(f, deadline, best.cost)) if programs else best
+
+
+def _program(f: Factors, deadline: float, known: float) -> _Answer:
+    """What is left by the integer program, unless building it alone would outlast the time."""
+    small = core(f)
+    seconds = deadline - time.perf_counter()
+    if 4e-5 * sum(np.isfinite(edge.costs).sum() for edge in small.edges) > seconds:
+        return _Answer(None, math.inf, -math.inf, "search")
+    outcome = solve_core(small, seconds)
+    cost = math.inf if outcome.choice is None else value(small, outcome.choice)
+    # What was left out costs no less than the known cost, so the program's bound holds up to there.
+    answer = _answer(f, outcome.choice, cost, min(outcome.bound, known), "ilp" if outcome.finished else "ilp, stopped")
+    return replace(answer, impossible=outcome.finished and outcome.choice is None and math.isinf(known))
+
+
+def _better(old: _Answer, new: _Answer) -> _Answer:
+    """The cheaper of two choices, with the higher of the two bounds and the method that came last."""
+    choice, cost = (new.choice, new.cost) if new.cost < old.cost else (old.choice, old.cost)
+    return _Answer(choice, cost, max(old.bound, new.bound), new.method, new.impossible)
+
+
+def _answer(f: Factors, choice: Choice | None, cost: float, bound: float, method: str) -> _Answer:
+    """An answer for the original problem, from a choice for the core of `f`."""
+    if choice is None:
+        return _Answer(None, math.inf, bound, method)
+    return _Answer(restore(f, dict(zip(core(f).nodes, choice.tolist(), strict=True))), cost, bound, method)
 
 
 def _eliminated(problem: Problem, work: float) -> _Answer | None:
-    """The optimum by elimination alone, None where that takes more than `work` additions or memory binds."""
+    """The optimum by elimination alone, None where that takes more than `work` additions."""
     f = factors(problem)
     try:
-        reduce(f)
+        reduce(f, widest=_WIDEST)
         if not eliminate_all(f, work, 2e6):
             return None
     except Wiped:
-        return _Answer(None, math.inf, "elimination", True)
-    return _Answer(restore(f, {}), f.constant, "elimination")
+        return _Answer(None, math.inf, math.inf, "elimination", True)
+    return _Answer(restore(f, {}), f.constant, f.constant, "elimination")
 
 
-def _finish(f: Factors, found: Found, first: _Answer, deadline: float, programs: bool) -> _Answer:
-    """Close the gap between a found choice and the bound, or tell how far it closed."""
-    try:
-        if found.choice is not None:
-            prune(f, found)
-        reduce(f)
-        if eliminate_all(f, 3e8, 2e7):
-            return _Answer(restore(f, {}), f.constant, "search and elimination")
-    except Wiped:
-        # What was left out costs more than the found choice, and nothing else is left: it is optimal, or there is none.
-        cost = math.inf if found.choice is None else found.cost
-        return replace(first, bound=cost, impossible=found.choice is None)
-    if not programs:
-        return first
-    outcome = solve_core(core(f), deadline - time.perf_counter())
-    bound = max(first.bound, min(outcome.bound, found.cost))
-    if outcome.choice is None:
-        return replace(first, bound=bound, method="search and ilp", impossible=outcome.finished and first.choice is None)
-    choice = _restored(f, outcome.choice)
-    return _Answer(choice, bound, "ilp") if outcome.finished else _Answer(choice, bound, "ilp, stopped")
-
-
-def prune(f: Factors, found: Found) -> None:
-    """Leave out of `f`, whose core was searched, what cannot be part of a choice cheaper than the one found."""
-    small = core(f)
+def prune(f: Factors, small: Core, found: Found) -> None:
+    """Leave out of `f`, whose core `small` was searched, what cannot be part of a choice cheaper than the one found."""
+    if math.isinf(found.cost):
+        return
     spare = found.cost - found.dual.bound
     spare += 1e-9 * max(abs(found.cost), abs(found.dual.bound), _largest(small.costs))
     alone, pairs = excess(small, found.dual)
     for edge, over in zip(small.edges, pairs, strict=True):
-        scope = (small.nodes[edge.a], small.nodes[edge.b])
+        a, b = small.nodes[edge.a], small.nodes[edge.b]
+        scope, over = ((a, b), over) if a < b else ((b, a), over.T)
         f.tables[scope] = np.where(over <= spare, f.tables[scope], np.inf)
     for node, over in zip(small.nodes, alone, strict=True):
         restrict(f, node, over <= spare)
@@ -153,10 +171,6 @@ def prune(f: Factors, found: Found) -> None:
 
 def _largest(costs: tuple[Array, ...]) -> float:
     return max((float(np.abs(own).max()) for own in costs), default=0.0)
-
-
-def _restored(f: Factors, choice: np.ndarray) -> tuple[int, ...]:
-    return restore(f, dict(zip(core(f).nodes, choice.tolist(), strict=True)))
 
 
 def _no_choice(problem: Problem, answer: _Answer, time_limit: float) -> NoChoice:

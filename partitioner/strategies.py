@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from autopar.costmodel.redistribute import compatible
+from autopar.errors import ConfigError, refusal
 from autopar.graph import Graph, Node, Value
 from autopar.grid import GridShape
 from autopar.layout import Copied, Layout, Layouts, Partial, Replicate, Shard
@@ -43,8 +44,18 @@ def describe(graph: Graph, grid: GridShape, pins: Mapping[str, Mapping[int, str]
         op = op_of(node)
         pinned = pins.get(node.name, {})
         strategies = _strategies(call, rule, op, of_letters(granules, call, rule), grid, pinned)
+        if not strategies:
+            raise _unmeetable(node, pinned, grid)
         found[node.name] = Described(node, op, call, rule, strategies)
     return found
+
+
+def _unmeetable(node: Node, pinned: Mapping[int, str], grid: GridShape) -> ConfigError:
+    given = "the call cannot do what is pinned"
+    rule = "a dim is split at most as often as it has rows, a windowed one over one axis; heavy calls are never copied"
+    offenders = [f"{choice}@{grid.names[axis]}" for axis, choice in sorted(pinned.items())]
+    fix = "take one of the pins away, or pin another letter"
+    return ConfigError(refusal(f"pins on {node.module or node.name} ({node.source})", given, rule, offenders, fix))
 
 
 def _strategies(

@@ -44,7 +44,7 @@ def reported(comm: Comm) -> Iterator[None]:
         failure = Failure(comm.rank, time.time(), describe(error), is_alike(error))
         _write(failure)
         if failure.alike:  # one of them says it for all; nobody goes before it is said
-            if comm.rank == 0:
+            if comm.rank == 0 and _folder() is None:  # a launcher says it last
                 print(failure.text, file=sys.stderr, flush=True)
             comm.barrier()
             sys.exit(1)
@@ -61,9 +61,9 @@ def describe(error: Exception) -> str:
 
 def announce(rank: int) -> None:
     """Leave this process's number for the launcher, since MPI names a killed process by that."""
-    folder = os.environ.get(FOLDER)
-    if folder:
-        (Path(folder) / f"process-{os.getpid()}").write_text(str(rank), encoding="utf-8")
+    folder = _folder()
+    if folder is not None:
+        (folder / f"process-{os.getpid()}").write_text(str(rank), encoding="utf-8")
 
 
 def first(folder: Path) -> Failure | None:
@@ -84,7 +84,12 @@ def rank_of_process(folder: Path, process: int) -> int | None:
 
 
 def _write(failure: Failure) -> None:
+    folder = _folder()
+    if folder is not None:
+        (folder / f"rank-{failure.rank:05d}.json").write_text(json.dumps(asdict(failure)), encoding="utf-8")
+
+
+def _folder() -> Path | None:
+    """The launcher's folder, on the machine where the launcher runs."""
     folder = os.environ.get(FOLDER)
-    if folder:
-        path = Path(folder) / f"rank-{failure.rank:05d}.json"
-        path.write_text(json.dumps(asdict(failure)), encoding="utf-8")
+    return Path(folder) if folder and Path(folder).is_dir() else None

@@ -56,8 +56,8 @@ def _move_tensor(tensor: Tensor, optimizer: torch.optim.Optimizer | None, moved:
             state[key] = moved(value)
     tensor.grad = None
     part = moved(tensor.detach())
-    # A graph that is still alive keeps the node that accumulates this gradient, and that node keeps the old shape. A new
-    # node is made when the dtype changes, but not when the shape does: hence by way of another dtype.
+    # A graph that is still alive keeps the node that accumulates this gradient, which keeps the old shape. A new one is
+    # made when the dtype changes, but not when the shape does: hence by way of another dtype.
     tensor.data = torch.empty(0, dtype=torch.float16 if part.dtype != torch.float16 else torch.float32)
     tensor.data = part
     if gradient is not None:

@@ -149,7 +149,7 @@ class Parallel(nn.Module):
     def rebalance(
         self, axis: str, cuts: Sequence[float] | None, optimizer: torch.optim.Optimizer | None = None
     ) -> None:
-        """Cut `axis` at other fractions and move what is sharded over it, optimizer state too. Collective, between steps."""
+        """Cut `axis` at other fractions, moving what is sharded, optimizer state too. Collective, between steps."""
         names = [one.name for one in self.grid.axes]
         move(self.grid, names.index(axis), cuts, self._movable(), optimizer)
         self._sums.rebuild()

@@ -116,7 +116,9 @@ def save(state: Mapping[str, Tensor], path: Path) -> None:
     written: dict[int, str] = {}
     separate = {}
     for name, tensor in state.items():  # the format knows no tied tensors: further names get copies
-        separate[name] = tensor.clone() if tensor.data_ptr() in written and tensor.numel() else tensor.contiguous()
+        separate[name] = (
+            tensor.clone(memory_format=torch.contiguous_format) if tensor.data_ptr() in written else tensor.contiguous()
+        )
         written[tensor.data_ptr()] = name
     save_file(separate, aside)
     aside.replace(path)

@@ -1,19 +1,26 @@
 """``autopar verify build``: shows that a compiled program computes what the sequential model computes.
 
-On every rank the program, on rank 0 also the sequential model, is trained from the same initial values over the same batches:
-with SGD and momentum and with AdamW in float64, and with SGD in float32. Losses of all steps, every gradient of the last one,
-and all parameters and buffers afterwards are compared. The difference of a tensor is relative to its largest element, or to a
-millionth of the largest in all tensors where that is more (a gradient that is zero but for rounding has no digits to compare).
+On every rank the program, on rank 0 also the sequential model, is trained from the same initial values over the same
+batches: with SGD and momentum and with AdamW in float64, and with SGD in float32. Losses of all steps, every gradient
+of the last one, and all parameters and buffers afterwards are compared. The difference of a tensor is relative to its
+largest element, or to a millionth of the largest in all tensors where that is more (a gradient that is zero but for
+rounding has no digits to compare). In float64, casts to float32 inside the model are left out on both sides.
+
+A float32 run may differ by more than rounding where the model has kinks: one ReLU whose operand is zero up to rounding passes a
+gradient in one run and none in the other. Where float32 exceeds its tolerance, the sequential model is therefore trained again from
+parameters changed by a millionth, a few times, and what that does to it is allowed as well, and said.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import runpy
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -29,8 +36,10 @@ from autopar.runtime.program import Program
 from autopar.runtime.progress import show
 from autopar.runtime.session import Parallel
 from autopar.runtime.together import agree, together
+from autopar.runtime.widen import Widened
 
 FLOOR = 1e-6
+DRAWS, CHANGE = 5, 1e-6
 State = Mapping[str, Tensor]
 
 
@@ -56,7 +65,7 @@ class Difference:
 
 
 def _momentum(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    return torch.optim.SGD(parameters, lr=0.01, momentum=0.9)
+    return torch.optim.SGD(parameters, lr=1e-3, momentum=0.9)
 
 
 def _adamw(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
@@ -84,6 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with failure.reported(comm):
         share_cores(comm)
         opened = job.open_job(program, path, given.seed)
+        for note in opened.notes if not given.json else ():
+            show(comm.rank, f"note: {note}")
         found: list[Difference] = []
         for case in CASES:
             found += verify(opened, case, given.steps, given.seed)
@@ -115,6 +126,9 @@ def verify(opened: Job, case: Case, steps: int, seed: int) -> list[Difference]:
             found = [
                 Difference(_title(case), what, *compare(mine, other), case.tolerance) for what, mine, other in pairs
             ]
+            if case.dtype == torch.float32 and any(one.relative > one.tolerance for one in found):
+                kinks = _sensitivity(opened, case, batches, seed, [other for _, _, other in pairs])
+                found = [replace(one, tolerance=max(one.tolerance, k)) for one, k in zip(found, kinks, strict=True)]
     every = comm.gather_objects([[one.case, one.what, str(one.relative), one.worst, one.tolerance] for one in found])
     rows: list[tuple[str, str, str, str, float]] = every[0]  # type: ignore[assignment]
     return [
@@ -122,8 +136,27 @@ def verify(opened: Job, case: Case, steps: int, seed: int) -> list[Difference]:
     ]
 
 
+def _sensitivity(
+    opened: Job, case: Case, batches: Sequence[job.Inputs], seed: int, expected: Sequence[State]
+) -> list[float]:
+    """How far losses, gradients and state of the sequential model move when its parameters change by a millionth."""
+    moved = [0.0 for _ in expected]
+    draw = torch.Generator().manual_seed(seed)
+    for _ in range(DRAWS):
+        model = job.sequential(opened, seed).to(case.dtype).train()
+        with torch.no_grad():
+            for one in model.parameters():
+                one.mul_(1 + CHANGE * torch.randn(one.shape, generator=draw, dtype=one.dtype))
+        losses = _train(model, batches, case)
+        gradients = {name: one.grad for name, one in model.named_parameters() if one.grad is not None}
+        state = {name: one for name, one in model.state_dict().items() if name in expected[2]}
+        for i, (mine, other) in enumerate(zip((losses, gradients, state), expected, strict=True)):
+            moved[i] = max(moved[i], compare(mine, other)[0])
+    return moved
+
+
 def compare(found: State, expected: State) -> tuple[float, str]:
-    """The largest relative difference, and the name of the tensor where it is. A tensor that only one side has is infinitely far."""
+    """The largest relative difference, and the name of the tensor where it is; infinite for one that only one has."""
     missing = sorted(set(found) ^ set(expected))
     if missing:
         return float("inf"), missing[0]
@@ -132,8 +165,9 @@ def compare(found: State, expected: State) -> tuple[float, str]:
     for name, other in expected.items():
         scale = max(_largest(other), FLOOR * largest) or 1.0
         difference = _largest(found[name].double() - other.double()) / scale
-        if not difference <= worst[0]:  # a NaN is larger than everything
-            worst = (difference, name)
+        if math.isnan(difference):
+            return difference, name
+        worst = max(worst, (difference, name), key=lambda pair: pair[0])
     return worst
 
 
@@ -146,7 +180,8 @@ def _train(model: nn.Module, batches: Sequence[job.Inputs], case: Case) -> dict[
     losses = {}
     for step, batch in enumerate(batches, 1):
         optimizer.zero_grad()
-        loss = job.loss_of(job.call(model, batch))
+        with Widened() if case.dtype == torch.float64 else nullcontext():
+            loss = job.loss_of(job.call(model, batch))
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         losses[f"step {step}"] = loss.detach()
@@ -160,6 +195,11 @@ def _title(case: Case) -> str:
 def _line(one: Difference) -> str:
     verdict = "ok    " if one.relative <= one.tolerance else "DIFFER"
     where = f"  at {one.worst}" if one.worst else ""
+    usual = next(case.tolerance for case in CASES if _title(case) == one.case)
+    if one.tolerance > usual:
+        where += (
+            f"  (more than {usual:.0e}: so much moves the sequential model when its parameters change by {CHANGE:.0e})"
+        )
     return f"{verdict} {one.case:<28} {one.what:<10} {one.relative:.1e} of {one.tolerance:.0e} allowed{where}"
 
 

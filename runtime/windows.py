@@ -185,10 +185,9 @@ def _transposed(a: int, b: int, span: int, s: int, p: int) -> Interval:
     """The operand rows whose windows cover the result rows [a, b); those outside the operand are zeros over gaps."""
     if a == b:
         return 0, 0
-    low = min(
-        -((span - a - p) // s), (a + p) // s
-    )  # the first that adds to a row of ours, or that starts at or before it
-    high = max((b - 1 + p) // s, -((span + 1 - b - p) // s))  # the last, or the first that ends at or after b
+    # the first row that adds to one of ours, or starts no later; the last that does, or the first that ends no earlier
+    low = min(-((span - a - p) // s), (a + p) // s)
+    high = max((b - 1 + p) // s, -((span + 1 - b - p) // s))
     return low, high + 1
 
 

@@ -1,53 +1,85 @@
-"""``autopar compile model.py --grid 4x2 -o build``: from a model file to a folder with program and plan."""
+"""``autopar compile model.py --grid 4x2 -o build``: from a model file to a folder with program and plan.
+
+With ``--json`` one object: ``folder``; ``split``, per axis and word (batch, features, ...) the share of compute time;
+``stages``, seconds of each; ``predicted_seconds`` and ``predicted_bytes`` of one step on one rank; ``single_seconds``, the same
+step on one rank alone; ``gap``, the cost's relative distance from the proven bound; ``without_rule``, operators that run whole.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from autopar.cli.options import results_only, seconds
+
+if TYPE_CHECKING:
+    from autopar.compiler import Compiled
+    from autopar.plan import Plan
 
 NAME = "compile"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options that say how to plan; `explain` takes them from the plan instead."""
-    parser.add_argument("--grid", required=True, help="sizes or named axes: 4x2, data=4,model=2")
-    parser.add_argument("--machine", default="cpu", help="a shipped profile (cpu, h100, ...) or a TOML file")
-    parser.add_argument("--memory", help="limit per rank, as in 16GiB; the machine's without it")
-    parser.add_argument("--solver", default="auto", choices=["auto", "ilp", "search", "exhaustive"])
-    parser.add_argument("--time-limit", type=float, default=60.0, help="seconds for the solver")
-    parser.add_argument("--pin", action="append", default=[], metavar="'PATTERN: LETTER@AXIS'", help="fix a choice; repeatable")
-    parser.add_argument("--optimizer", default="adamw", choices=["sgd", "momentum", "adamw"], help="whose state memory counts")
-    parser.add_argument("--loss", help="the output to train on, where it is not a scalar or called loss")
+    parser.add_argument("--grid", required=True, help="sizes or named axes of ranks: 2, 4x2, data=4,model=2")
+    parser.add_argument("--machine", default="cpu", help="a shipped profile (cpu, h100, ...) or a TOML file (cpu)")
+    parser.add_argument("--memory", metavar="SIZE", help="limit per rank, as in 16GiB; the machine's without it")
+    solvers = ["auto", "ilp", "search", "exhaustive"]
+    parser.add_argument("--solver", default="auto", choices=solvers, help="how the plan is found (auto)")
+    parser.add_argument("--time-limit", type=seconds, default=60.0, metavar="SECONDS", help="for the solver (60)")
+    pin = "fix what calls do, as in '*.c_fc: n@axis1': the pattern is over module paths, letters are the operator's; repeatable"
+    parser.add_argument("--pin", action="append", default=[], metavar="'PATTERN: LETTER@AXIS'", help=pin)
+    optimizers = ["sgd", "momentum", "adamw"]
+    parser.add_argument("--optimizer", default="adamw", choices=optimizers, help="whose state the memory counts (adamw)")
+    parser.add_argument("--loss", metavar="OUTPUT", help="the output to train on, where it is not a scalar or called loss")
 
 
 def add(commands: Any) -> None:  # noqa: ANN401 (argparse's type for this is private)
     """Add the command."""
-    parser = commands.add_parser(NAME, help="compile a model file for a grid", allow_abbrev=False)
+    text = "compile a model file for a grid of ranks"
+    parser = commands.add_parser(NAME, help=text, description=text.capitalize() + ".", allow_abbrev=False)
     parser.add_argument("model", help="model.py, or model.py:NAME for another attribute than `model`")
     add_options(parser)
-    parser.add_argument("-o", "--output", default="build", help="folder to write (build)")
+    parser.add_argument("-o", "--output", default="build", metavar="FOLDER", help="folder to write (build)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of progress")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Compile and save; prints a line per stage."""
-    from autopar.cli.show import console
+    from autopar.cli.show import say
+    from autopar.folder import EDITED, check_writable, is_edited
+
+    output, stages = Path(arguments.output), dict[str, float]()
+    check_writable(output)
+
+    def progress(stage: str, text: str, seconds: float) -> None:
+        stages[stage] = stages.get(stage, 0.0) + seconds
+        if not arguments.json:
+            say(f"{stage:<10} {text:<52} {seconds:6.1f} s")
+
+    with results_only(arguments.json):
+        compiled = _compiled(arguments, progress)
+    edited = is_edited(output)
+    compiled.save(output)
+    if arguments.json:
+        print(json.dumps(_facts(compiled.plan, output, stages)))
+        return 0
+    if edited:
+        say(f"kept       the program that was edited by hand, as {output / EDITED}")
+    _report(compiled.plan, output)
+    return 0
+
+
+def _compiled(arguments: argparse.Namespace, progress: Any) -> Compiled:  # noqa: ANN401
     from autopar.compiler import compile
     from autopar.model_file import load
     from autopar.plan import ModelSource
 
     file = load(arguments.model)
-    stages: dict[str, float] = {}
-
-    def progress(stage: str, text: str, seconds: float) -> None:
-        stages[stage] = seconds
-        if not arguments.json:
-            console().print(f"{stage:<10} {text:<52} {seconds:6.1f} s", highlight=False)
-
-    compiled = compile(
+    return compile(
         file.model,
         file.example_inputs,
         grid=arguments.grid,
@@ -62,31 +94,35 @@ def run(arguments: argparse.Namespace) -> int:
         time_limit=arguments.time_limit,
         progress=progress,
     )
-    folder = compiled.save(Path(arguments.output))
-    plan = compiled.plan
-    if arguments.json:
-        facts = {
-            "folder": str(folder), "seconds": stages, "predicted_seconds": plan.predicted.seconds,
-            "single_seconds": plan.single, "bytes": plan.predicted.bytes, "gap": plan.solver.gap,
-        }  # fmt: skip
-        print(json.dumps(facts))
-        return 0
-    _report(plan, folder)
-    return 0
 
 
-def _report(plan: Any, folder: Path) -> None:  # noqa: ANN401
-    from autopar.cli.show import console, fallback_table, milliseconds, size
+def _facts(plan: Plan, folder: Path, stages: dict[str, float]) -> dict[str, object]:
+    from autopar.cli.chosen import shares
 
-    out = console()
+    return {
+        "folder": str(folder),
+        "split": shares(plan),
+        "stages": stages,
+        "predicted_seconds": plan.predicted.seconds,
+        "predicted_bytes": plan.predicted.bytes,
+        "single_seconds": plan.single,
+        "gap": plan.solver.gap,
+        "without_rule": sorted({node.target for node in plan.nodes if not node.ruled}),
+    }
+
+
+def _report(plan: Plan, folder: Path) -> None:
+    from autopar.cli.chosen import sentence
+    from autopar.cli.show import fallback_table, milliseconds, say, show, size
+
     predicted = plan.predicted
     gain = plan.single / predicted.seconds if predicted.seconds else 1.0
-    out.print(f"wrote      {folder / 'program.py'}  {folder / 'plan.json'}", highlight=False)
-    out.print(
-        f"predicted  {milliseconds(predicted.seconds)} per step, {gain:.1f}x over 1 rank, {size(predicted.bytes)} per rank"
-        f"   next: autopar run {folder}",
-        highlight=False,
+    say(
+        f"split      {sentence(plan)}",
+        f"predicted  {milliseconds(predicted.seconds)} per step, {gain:.1f}x over 1 rank; {size(predicted.bytes)} per rank",
+        f"wrote      {folder / 'program.py'}  {folder / 'plan.json'}",
+        f"next       autopar inspect {folder}; autopar run {folder}",
     )
     table = fallback_table(plan)
     if table is not None:
-        out.print(table)
+        show(table)

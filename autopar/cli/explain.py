@@ -1,51 +1,108 @@
-"""``autopar explain build NAME``: what an operator could have done instead, and what each choice would have cost."""
+"""``autopar explain build NAME``: what an operator could have done instead, and what each choice would have cost.
+
+The model is priced again, as it was compiled. Calls of repeated blocks share a choice and are one entry, its costs those of all
+of them together. With ``--json`` a list with one object per entry: ``module``, ``call``, ``target``, ``letters``, ``source``,
+``code``, ``times`` (calls that share the choice) and ``alternatives``, cheapest first: ``choice`` (axis -> letter, or replicate,
+copied, linear), ``own_seconds``, ``around_seconds``, ``change_seconds`` (of the step, the other calls staying), ``chosen``.
+"""
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from autopar.cli.options import count, results_only
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from autopar.compiler import Compiled
+    from autopar.graph import Node
+    from autopar.alternatives import Alternative
 
 NAME = "explain"
+_LEGEND = (
+    "A letter is split over the axis; replicate, copied: every rank computes the whole call; linear: on addends.",
+    "around: conversions of operands and results, gradient sums and updates of its parameters. change: the other calls stay.",
+)
 
 
 def add(commands: Any) -> None:  # noqa: ANN401
     """Add the command."""
-    parser = commands.add_parser(NAME, help="compare an operator's alternatives", allow_abbrev=False)
+    text = "compare what an operator could have done, with costs"
+    parser = commands.add_parser(NAME, help=text, description=text.capitalize() + ".", allow_abbrev=False)
     parser.add_argument("folder", help="what `autopar compile` wrote")
-    parser.add_argument("name", help="a module path, a call's name, or a pattern over either")
-    parser.add_argument("--most", type=int, default=12, help="alternatives to show per operator (12)")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("name", help="a module path, a call's name, or a pattern over either ('*.c_fc')")
+    parser.add_argument("--most", type=count(1), default=12, metavar="N", help="alternatives to show per operator (12)")
+    parser.add_argument("--json", action="store_true", help="print all alternatives as JSON")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Price the model again as the plan was, and print the alternatives."""
-    from rich.table import Table
+    from autopar.cli.show import say, show
+    from autopar.folder import load, recompile
+    from autopar.alternatives import matching
 
-    from autopar.cli.show import console, milliseconds
-    from autopar.folder import recompile
-
-    compiled = recompile(Path(arguments.folder))
-    explanation = compiled.explain(arguments.name)
+    matching(load(arguments.folder).plan.nodes, arguments.name)  # a misspelled name is refused before the work
+    with results_only(arguments.json):
+        compiled = recompile(arguments.folder)
+    calls = compiled.explain(arguments.name).calls
     if arguments.json:
-        print(json.dumps([dataclasses.asdict(call[0]) | {"times": call[1], "alternatives": [
-            dataclasses.asdict(one) for one in call[2]]} for call in explanation.calls], default=str))  # fmt: skip
+        print(json.dumps([_facts(compiled, *call) for call in calls]))
         return 0
-    for node, times, alternatives in explanation.calls:
-        title = f"{node.module or compiled.plan.name}: {node.target}{f' ({times} x)' if times > 1 else ''}  {node.source}  {node.code}"
-        table = Table(title=title, title_justify="left")
-        for column in (f"choice over {compiled.plan.grid}", "own time", "conversions around", "change of the step"):
-            table.add_column(column, justify="left" if column.startswith("choice") else "right")
-        for one in alternatives[: arguments.most]:
-            text = " | ".join(one.choice)
-            change = "chosen" if one.chosen else f"{one.change * 1e3:+.3g} ms"
-            table.add_row(
-                f"[bold]{text}[/bold]" if one.chosen else text, milliseconds(one.compute), milliseconds(one.conversions), change
-            )
-        if len(alternatives) > arguments.most:
-            table.add_row(f"... {len(alternatives) - arguments.most} more", "", "", "")
-        console().print(table)
+    for node, times, alternatives in calls:
+        say(*_title(compiled, node, times))
+        show(_table(compiled, alternatives, arguments.most))
+    say(*_LEGEND)
+    if compiled.plan.options.pins:
+        say(f"Pinned calls have no other choice: {', '.join(compiled.plan.options.pins)}")
     return 0
+
+
+def _title(compiled: Compiled, node: Node, times: int) -> list[str]:
+    letters = next(one.letters for one in compiled.plan.nodes if one.name == node.name)
+    from autopar.cli.show import short
+
+    repeated = f"  ({times} x)" if times > 1 else ""
+    where = "  ".join(part for part in (node.source, node.code.strip()) if part)
+    return [f"{node.module or compiled.plan.name}{repeated}  {where}", f"{node.name} = {short(node.target)}: {letters}"]
+
+
+def _table(compiled: Compiled, alternatives: tuple[Alternative, ...], most: int) -> Table:
+    from autopar.cli.show import bold, milliseconds, table
+
+    names = compiled.built.grid.names
+    made = table("", *(f"on {name}" for name in names), "own time", "around time", "step change")
+    kept = [one for i, one in enumerate(alternatives) if i < most or one.chosen]
+    for one in kept:
+        change = "chosen" if one.chosen else f"{'+' if one.change >= 0 else '-'}{milliseconds(abs(one.change))}"
+        cells = [*one.choice, milliseconds(one.own), milliseconds(one.around), change]
+        made.add_row(*(bold(cell) if one.chosen else cell for cell in cells))
+    if len(kept) < len(alternatives):
+        made.add_row(f"{len(alternatives) - len(kept)} more", *[""] * (len(made.columns) - 1))
+    return made
+
+
+def _facts(compiled: Compiled, node: Node, times: int, alternatives: tuple[Alternative, ...]) -> dict[str, object]:
+    planned = next(one for one in compiled.plan.nodes if one.name == node.name)
+    return {
+        "module": node.module,
+        "call": node.name,
+        "target": node.target,
+        "letters": planned.letters,
+        "source": node.source,
+        "code": node.code,
+        "times": times,
+        "alternatives": [
+            {
+                "choice": dict(zip(compiled.built.grid.names, one.choice, strict=True)),
+                "own_seconds": one.own,
+                "around_seconds": one.around,
+                "change_seconds": one.change,
+                "chosen": one.chosen,
+            }
+            for one in alternatives
+        ],
+    }

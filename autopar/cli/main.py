@@ -1,44 +1,77 @@
-"""The parser, and one place where errors are printed: a user's mistake is a message, not a traceback."""
+"""The parser, and one place where errors are printed: a user's mistake is a message, not a traceback.
+
+Exit status: 0, 1 for a mistake in what was given (model, plan, grid), 2 for a bad command line, 130 when interrupted, or the
+job's own. Messages go to standard error; standard output is for results, and with ``--json`` holds nothing else.
+"""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Callable, Sequence
-from typing import NoReturn
+from collections.abc import Callable, Iterable, Sequence
+from io import TextIOWrapper
+from typing import Any, NoReturn
 
 import autopar
 from autopar.cli import compile as compile_command
 from autopar.cli import explain, inspect, run, verify
-from autopar.errors import AutoparError, nearest
+from autopar.errors import AutoparError, nearest, refusal
 
 _COMMANDS = (compile_command, inspect, explain, run, verify)
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that suggests the nearest option or command."""
+    """An argument parser whose refusals are complete, and suggest the nearest option, value or command."""
+
+    _words: Sequence[str] = ()
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: None = None) -> argparse.Namespace:  # type: ignore[override]
-        """Parse; unknown options end with the nearest known ones."""
+        """Parse; words that nobody takes end with the nearest known options."""
         known, rest = self.parse_known_args(args, namespace)
         if rest:
-            parser = _subparser(self, getattr(known, "command", ""))
-            options = [option for action in parser._actions for option in action.option_strings]
-            parser.error("; ".join(f"unknown option {given}{nearest(given.split('=')[0], options)}" for given in rest))
+            _subparser(self, getattr(known, "command", "")).unknown(rest)
         return known
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # noqa: ANN401 (argparse has overloads)
+        """Parse, and keep the words in case something is wrong with them."""
+        self._words = sys.argv[1:] if args is None else list(args)
+        return super().parse_known_args(self._words, namespace)
+
+    def unknown(self, words: Sequence[str]) -> NoReturn:
+        """Refuse words that are no options; a plain word behind such an option is taken for its value."""
+        options = [word for word in words if word.startswith("-")]
+        if not options:
+            self.refuse(f"{' '.join(words)!r} is too much", "every word has its place in the usage", [self.format_usage().strip()])
+        offenders = [f"{word}{nearest(word.split('=')[0], self._option_string_actions)}" for word in options]
+        self.refuse("unknown option", f"`{self.prog}` takes the options that its help lists", offenders)
+
     def error(self, message: str) -> NoReturn:
-        """Print the message and how to get help, without the whole usage."""
-        if message.startswith("argument command: invalid choice: "):
-            given = message.split("'")[1]
-            message = f"unknown command {given!r}{nearest(given, [command.NAME for command in _COMMANDS])}"
-        self.exit(2, f"autopar: {message}\n  see `{self.prog} --help`\n")
+        """Refuse the command line; a misspelled option comes first, since it is why another one is missing."""
+        before = self._words[: self._words.index("--")] if "--" in self._words else self._words
+        unknown = [word for word in before if word.startswith("--") and word.split("=")[0] not in self._option_string_actions]
+        if unknown and self._subparsers is None:
+            self.unknown(unknown)
+        missing = message.removeprefix("the following arguments are required: ")
+        given = message if missing == message else f"{missing} is missing"
+        self.refuse(given, "a command line has the form of the usage", [" ".join(self.format_usage().split())])
+
+    def refuse(self, given: str, rule: str, offenders: Iterable[str] = ()) -> NoReturn:
+        """End with status 2 and a message in five parts."""
+        text = refusal("command line", given, rule, offenders, f"see `{self.prog} --help`")
+        self.exit(2, f"autopar: {text}\n")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:  # noqa: ANN401
+        if action.choices is not None and value not in action.choices:
+            what = action.option_strings[-1] if action.option_strings else "command"
+            given = f"{what} {value!r} is unknown{nearest(str(value), action.choices)}"
+            self.refuse(given, f"a {what.lstrip('-')} is one of", action.choices)
 
 
-def _subparser(parser: argparse.ArgumentParser, command: str) -> argparse.ArgumentParser:
+def _subparser(parser: Parser, command: str) -> Parser:
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction) and command in action.choices:
-            chosen: argparse.ArgumentParser = action.choices[command]
+            chosen: Parser = action.choices[command]
             return chosen
     return parser
 
@@ -48,6 +81,7 @@ def parser() -> Parser:
     top = Parser(
         prog="autopar",
         description="Compile a PyTorch model for a grid of MPI ranks, train it there, and read the plan.",
+        epilog="first steps: autopar compile model.py --grid 2 -o build; autopar inspect build; autopar run build",
         allow_abbrev=False,
     )
     top.add_argument("--version", action="version", version=f"autopar {autopar.__version__}")
@@ -58,7 +92,10 @@ def parser() -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the exit status is 0, 1 for a user's mistake, 2 for a bad command line, or the job's own."""
+    """Run one command; returns the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a line of the model may hold what the terminal cannot show
+            stream.reconfigure(errors="backslashreplace")
     arguments = parser().parse_args(argv)
     command: Callable[[argparse.Namespace], int] = arguments.run
     try:
@@ -69,6 +106,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("autopar: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        sys.stderr.close()
+    except BrokenPipeError:  # the reader, `head` say, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -6,32 +6,46 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from autopar.cli.options import count
+
 NAME = "run"
 
 
 def add(commands: Any) -> None:  # noqa: ANN401
     """Add the command."""
-    parser = commands.add_parser(NAME, help="train a compiled model on MPI ranks", allow_abbrev=False)
+    text = "train a compiled model on MPI ranks"
+    parser = commands.add_parser(NAME, help=text, description=text.capitalize() + ".", allow_abbrev=False)
     parser.add_argument("folder", help="what `autopar compile` wrote")
-    parser.add_argument("--steps", type=int, default=100, help="training steps (100)")
-    parser.add_argument("--compare", type=int, default=0, metavar="N", help="run the sequential model beside the first N steps")
+    parser.add_argument("--steps", type=count(0), default=100, metavar="N", help="training steps (100)")
+    beside = "run the sequential model beside the first N steps (0)"
+    parser.add_argument("--compare", type=count(0), default=0, metavar="N", help=beside)
     parser.add_argument("--save", metavar="FILE", help="write the trained parameters as safetensors, under the original names")
     parser.add_argument("--seed", type=int, default=0, help="of the initial parameters (0)")
     parser.add_argument("--dtype", choices=["float32", "float64"], help="run in another precision than compiled")
-    parser.add_argument("--no-rebalance", action="store_true", help="keep the bounds as they are")
+    parser.add_argument("--no-rebalance", action="store_true", help="keep the boundaries between ranks as they are")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Launch, and return the job's exit status."""
+    from autopar.folder import PROGRAM, load
     from autopar.grid import GridShape
-    from autopar.plan import load_plan
     from autopar.runtime.launch import launch
 
-    folder = Path(arguments.folder)
-    plan = load_plan(folder)
+    saved = load(arguments.folder)
+    if arguments.save:
+        _check_file(Path(arguments.save))
     given = ["--steps", str(arguments.steps), "--compare", str(arguments.compare), "--seed", str(arguments.seed)]
     given += ["--save", arguments.save] if arguments.save else []
     given += ["--dtype", arguments.dtype] if arguments.dtype else []
     given += ["--no-rebalance"] if arguments.no_rebalance else []
-    return launch(folder / "program.py", GridShape.parse(plan.grid).size, given)
+    return launch(saved.folder / PROGRAM, GridShape.parse(saved.plan.grid).size, given)
+
+
+def _check_file(file: Path) -> None:
+    """Refuse a file that cannot be written before the training, not after it."""
+    from autopar.errors import ConfigError, refusal
+
+    if file.is_dir() or not file.absolute().parent.is_dir():
+        given = "is a folder" if file.is_dir() else f"there is no folder {file.parent}"
+        raise ConfigError(refusal(f"--save {file}", given, "parameters are saved as one file", fix="name a file"))

@@ -1,37 +1,103 @@
-"""Tables of a plan, for people."""
+"""Numbers, words and tables of a plan, for people.
+
+Text that comes from the user's model is never read as markup: every console made here has markup, emoji codes and
+highlighting switched off, and style is given by objects.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from autopar.plan import ConversionPlan, NodePlan, Plan
+from autopar.plan import ConversionPlan, InnerPlan, NodePlan, Plan
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
+
+_WIDE = 160  # where standard output is no terminal and COLUMNS is not set
+_NARROWEST = 16  # what a column is cut to at most
 
 
 def console() -> Console:
-    """Standard output; wide enough not to break lines where it is not a terminal."""
+    """Standard output."""
     from rich.console import Console
 
-    plain = Console(soft_wrap=True)
-    return plain if plain.is_terminal else Console(width=180, soft_wrap=True)
+    plain = Console(markup=False, emoji=False, highlight=False)
+    known = plain.is_terminal or "COLUMNS" in os.environ
+    return plain if known else Console(markup=False, emoji=False, highlight=False, width=_WIDE)
+
+
+def say(*lines: str) -> None:
+    """Print lines as they are, unbroken."""
+    out = console()
+    for line in lines:
+        out.print(line, soft_wrap=True)
+
+
+def table(title: str, *columns: str, cut: str = "") -> Table:
+    """An empty table without vertical lines; columns of numbers are right-aligned. `cut` is for `show`."""
+    from rich import box
+    from rich.table import Table
+
+    made = Table(title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in columns:
+        numbers = name in ("time", "saved", "times", "calls", "line") or name.endswith(("time", "share", "change"))
+        made.add_column(name, justify="right" if numbers else "left", no_wrap=name == cut, overflow="ellipsis" if name == cut else "fold")
+    return made
+
+
+def show(made: Table, cut: str = "") -> None:
+    """Print a table; where it is too wide, the column named `cut` gives way and its long texts end in an ellipsis."""
+    out = console()
+    if cut:
+        wide = out.options.update(width=100_000)
+        excess = out.measure(made, options=wide).maximum - out.width
+        column = next(column for column in made.columns if column.header == cut)
+        widest = max((out.measure(cell, options=wide).maximum for cell in column.cells), default=0)
+        if excess > 0:
+            column.max_width = max(_NARROWEST, widest - excess)
+    out.print(made)
+
+
+def cut(text: str) -> Text:
+    """A line of the user's code: one line, as it stands, cut where there is no room for it."""
+    from rich.text import Text
+
+    clean = "".join(char if char.isprintable() else " " for char in text.strip())
+    return Text(clean, no_wrap=True, overflow="ellipsis")
+
+
+def bold(text: str) -> Text:
+    """Text that stands out."""
+    from rich.text import Text
+
+    return Text(text, style="bold", no_wrap=True, overflow="ellipsis")
 
 
 def milliseconds(seconds: float) -> str:
-    """``1.84 ms``."""
-    return f"{seconds * 1e3:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
+    """``1.84 ms``, or seconds from one second on."""
+    if seconds >= 1:
+        return f"{seconds:.3g} s" if seconds < 1000 else f"{seconds:.0f} s"
+    return f"{seconds * 1e3:.3g} ms"
 
 
 def size(count: float) -> str:
     """``41 MiB``."""
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.3g} {unit}"
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1023.5:
+            break
         count /= 1024
-    return f"{count:.3g} GiB"
+    else:
+        unit = "TiB"
+    return f"{count:.3g} {unit}" if count < 999.5 else f"{count:.0f} {unit}"
+
+
+def short(target: str) -> str:
+    """``linear`` for ``aten.linear.default``."""
+    return target.removeprefix("aten.").removesuffix(".default").removesuffix(".Tensor")
 
 
 def splits(node: NodePlan, axes: Sequence[str]) -> str:
@@ -40,43 +106,15 @@ def splits(node: NodePlan, axes: Sequence[str]) -> str:
     return " ".join(cuts) or "whole"
 
 
-def moved(one: ConversionPlan) -> str:
-    """``all_sum/model 1.5 MiB + 0 B back``."""
-    ways = [f"{size(one.bytes_forward)}"] if one.bytes_forward else []
+def moved(one: ConversionPlan | InnerPlan) -> str:
+    """``all_sum over model: 1.5 MiB, 1.5 MiB back``; nothing behind the axis where no byte moves."""
+    ways = [size(one.bytes_forward)] if one.bytes_forward else []
     ways += [f"{size(one.bytes_adjoint)} back"] if one.bytes_adjoint else []
-    return f"{one.primitive}/{one.axis} {' + '.join(ways)}".rstrip()
-
-
-def communication(plan: Plan, node: NodePlan) -> list[str]:
-    """What is exchanged for a call: conversions of its operands, and inside it."""
-    before = [moved(one) for one in plan.conversions if node.name in one.consumers]
-    inside = [
-        f"{one.primitive}/{one.axis} {size(one.bytes_forward)} + {size(one.bytes_adjoint)} back" for one in node.inner
-    ]
-    return before + inside
-
-
-def shown(plan: Plan) -> list[tuple[NodePlan, int]]:
-    """The calls to show with how often they run: of repeated blocks the first, numbered as a range."""
-    later = {
-        f"{prefix}.{member}": len(members) for prefix, members in plan.repeats for member in members[1:]
-    }
-    first = {f"{prefix}.{members[0]}": len(members) for prefix, members in plan.repeats}
-    found = []
-    for node in plan.nodes:
-        if not any(_inside(node.module, path) for path in later):
-            found.append((node, next((count for path, count in first.items() if _inside(node.module, path)), 1)))
-    return found
-
-
-def _inside(module: str, path: str) -> bool:
-    return module == path or module.startswith(path + ".")
+    return f"{one.primitive} over {one.axis}{': ' if ways else ''}{', '.join(ways)}"
 
 
 def fallback_table(plan: Plan) -> Table | None:
     """The operators without a rule, how often they occur, and their share of the compute; None where there are none."""
-    from rich.table import Table
-
     total = sum(node.seconds_forward + node.seconds_backward for node in plan.nodes) or 1.0
     counts: dict[str, list[float]] = {}
     for node in plan.nodes:
@@ -84,9 +122,30 @@ def fallback_table(plan: Plan) -> Table | None:
             counts.setdefault(node.target, []).append(node.seconds_forward + node.seconds_backward)
     if not counts:
         return None
-    table = Table(title="operators without a rule run whole on every rank (add one record in autopar/ops/)")
-    for column in ("operator", "calls", "share of compute"):
-        table.add_column(column, justify="left" if column == "operator" else "right")
+    title = "operators without a rule run whole on every rank (add one record in autopar/ops/)"
+    made = table(title, "operator", "calls", "compute share")
     for target, seconds in sorted(counts.items(), key=lambda item: -sum(item[1])):
-        table.add_row(target, str(len(seconds)), f"{sum(seconds) / total:.1%}")
-    return table
+        made.add_row(target, str(len(seconds)), f"{sum(seconds) / total:.1%}")
+    return made
+
+
+def shown(plan: Plan) -> list[tuple[NodePlan, int]]:
+    """The calls to show with how often they run: of repeated blocks the first, with their number."""
+    later = {f"{prefix}.{member}" for prefix, members in plan.repeats for member in members[1:]}
+    return [(node, times(plan, node.module)) for node in plan.nodes if not any(inside(node.module, path) for path in later)]
+
+
+def times(plan: Plan, module: str) -> int:
+    """How often a module's code runs in a step, counting repeated blocks."""
+    found = [len(members) for prefix, members in plan.repeats if inside(module, f"{prefix}.{members[0]}")]
+    return found[0] if found else 1
+
+
+def inside(module: str, path: str) -> bool:
+    """Whether a module is the one at `path`, or in it."""
+    return module == path or module.startswith(path + ".")
+
+
+def joined(lines: Iterable[str]) -> str:
+    """Lines of one cell."""
+    return "\n".join(lines)

@@ -52,6 +52,9 @@ CONTENDERS = {
     )
 }
 
+# autopar with its scheduler, each rank on a core of its own: for rebalance.py.
+BALANCED = Contender("balanced", "autopar with its scheduler", "balanced", "mpi")
+
 
 def start(contender: Contender, model: Model, folder: str) -> Trainer:
     """Open the contender in this process. `folder` holds what was compiled for it, and files that processes meet at."""

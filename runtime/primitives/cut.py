@@ -100,7 +100,7 @@ def gather_parts(x: Tensor, axis: Axis, cut: Cut) -> Tensor:
     """The whole tensor, of which this rank holds the part `x`."""
     whole = x.new_empty(cut.shape(x))
     regions = [cut.region(whole, rank) for rank in range(cut.ranks)]
-    if cut.blocks == 1 and all(region.is_contiguous() for region in regions):
+    if all(region.is_contiguous() for region in regions):
         axis.comm.all_gather(x.contiguous(), regions)
         return whole
     parts = cut.parts(x)
@@ -119,7 +119,7 @@ def sum_parts(whole: Tensor, axis: Axis, cut: Cut) -> Tensor:
     """This rank's part of the sum over the axis of `whole`."""
     source = whole.contiguous()
     regions = [cut.region(source, rank) for rank in range(cut.ranks)]
-    if not (cut.blocks == 1 and all(region.is_contiguous() for region in regions)):
+    if not all(region.is_contiguous() for region in regions):
         parts = cut.parts(whole)
         for part, region in zip(parts, regions, strict=True):
             part.copy_(region.reshape(part.shape))

@@ -1,5 +1,7 @@
 """Small models with programs written by hand as the code generator would, and their sequential counterparts."""
 
+import threading
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -8,6 +10,7 @@ from autopar.runtime import Copied, Grid, Replicate, Shard, all_sum, copy
 from autopar.runtime.description import Described, Description
 from autopar.runtime.program import Program
 
+SEEDING = threading.Lock()  # simulated ranks share a random number generator
 BATCH, IN, HIDDEN, OUT = 5, 3, 7, 4
 
 
@@ -118,7 +121,7 @@ def _kind(one):
 
 def make(kind, dtype=torch.float64):
     """A sequential model and its inputs by step, the same on every call."""
-    with torch.random.fork_rng():
+    with SEEDING, torch.random.fork_rng():
         torch.manual_seed(1)
         model = (Mlp if kind == "mlp" else Tied)().to(dtype)
     inputs = (lambda step: mlp_inputs(step, dtype)) if kind == "mlp" else tied_inputs

@@ -58,6 +58,14 @@ def test_bounds_by_cuts_are_monotone_and_whole(inner, extent):
         assert all(abs(bound - cut * extent) <= 0.5 for bound, cut in zip(found, cuts, strict=True))
 
 
+def test_halves_are_rounded_up():
+    def bounds(axis):
+        axis.move((0, 0.5, 1))
+        return [axis.bounds(extent)[1] for extent in range(8)]
+
+    assert on_an_axis(2, bounds)[0] == [0, 1, 1, 2, 2, 3, 3, 4]
+
+
 def test_cuts_can_be_taken_back():
     def bounds(axis):
         axis.move((0, 0.75, 1))

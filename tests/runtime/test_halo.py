@@ -30,7 +30,7 @@ def test_any_rows_and_the_adjoint(case, value):
     shape[dim] = extent
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(shape, generator=generator, dtype=torch.float64)
-    margin = torch.full([16 if i == dim else n for i, n in enumerate(shape)], value, dtype=torch.float64)
+    margin = torch.full([24 if i == dim else n for i, n in enumerate(shape)], value, dtype=torch.float64)
     padded = torch.cat([margin, x, margin], dim)
     dys = []
     for start, stop in wanted:
@@ -49,10 +49,10 @@ def test_any_rows_and_the_adjoint(case, value):
     results = simulate(ranks, rank_main)
     wanted_dx = torch.zeros_like(padded)
     for (start, stop), dy, (y, _, _) in zip(wanted, dys, results, strict=True):
-        assert torch.equal(y, padded.narrow(dim, 16 + start, stop - start))
-        wanted_dx.narrow(dim, 16 + start, stop - start).add_(dy)
+        assert torch.equal(y, padded.narrow(dim, 24 + start, stop - start))
+        wanted_dx.narrow(dim, 24 + start, stop - start).add_(dy)
     dx = torch.cat([dx for _, _, dx in results], dim)
-    torch.testing.assert_close(dx, wanted_dx.narrow(dim, 16, extent), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(dx, wanted_dx.narrow(dim, 24, extent), rtol=1e-12, atol=1e-12)
     if value == 0:  # then the exchange is linear
         left = sum((y * dy).sum() for (y, _, _), dy in zip(results, dys, strict=True))
         right = sum((local * dx).sum() for _, local, dx in results)

@@ -1,7 +1,6 @@
 """A program on simulated ranks trains as the sequential model does."""
 
 import math
-import threading
 
 import pytest
 import torch
@@ -12,7 +11,6 @@ from autopar.runtime import Grid, simulate
 from autopar.runtime.initial import module_values
 from autopar.runtime.session import Parallel
 
-LOCK = threading.Lock()  # seeding a simulated rank's model
 CASES = [
     ("mlp", "1x1"),
     ("mlp", "2x1"),
@@ -29,13 +27,8 @@ OPTIMIZERS = {
 }
 
 
-def made(kind, dtype=torch.float64):
-    with LOCK:
-        return make(kind, dtype)
-
-
 def parallel(kind, grid, bucket_bytes=300, **options):
-    model, inputs = made(kind)
+    model, inputs = make(kind)
     live = Grid(grid)
     return Parallel(
         PROGRAMS[kind](live),
@@ -79,7 +72,7 @@ def train(model, inputs, optimizer, clip=None, steps=3):
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize(("kind", "grid"), CASES)
 def test_training_equals_the_sequential_model(kind, grid, optimizer):
-    model, inputs = made(kind)
+    model, inputs = make(kind)
     losses, gradients, state, _ = train(model, inputs, optimizer)
 
     def rank():
@@ -105,7 +98,7 @@ def test_training_equals_the_sequential_model(kind, grid, optimizer):
 @pytest.mark.parametrize(("kind", "grid"), [("mlp", "2x3"), ("tied", "2")])
 def test_clipping_equals_torch(kind, grid, norm_type):
     clip = (0.05, norm_type)
-    model, inputs = made(kind)
+    model, inputs = make(kind)
     _, gradients, state, norms = train(model, inputs, "sgd", clip)
 
     def rank():
@@ -138,7 +131,7 @@ def test_clipping_of_gradients_that_are_not_finite():
 
 
 def test_names_shards_and_kinds():
-    model, _ = made("mlp")
+    model, _ = make("mlp")
 
     def rank():
         p, _ = parallel("mlp", "2x3")
@@ -158,7 +151,7 @@ def test_names_shards_and_kinds():
 
 
 def test_full_state_goes_back_and_to_rank_0_alone():
-    model, _ = made("tied")
+    model, _ = make("tied")
     expected = model.state_dict()
 
     def rank():
@@ -183,10 +176,10 @@ def test_full_state_goes_back_and_to_rank_0_alone():
 
 
 def test_another_dtype():
-    model, inputs = made("mlp", torch.float32)
+    model, inputs = make("mlp", torch.float32)
 
     def rank():
-        model, inputs = made("mlp", torch.float32)
+        model, inputs = make("mlp", torch.float32)
         grid = Grid("2x2")
         p = Parallel(PROGRAMS["mlp"](grid), describe(model, inputs(0), grid), module_values(model), dtype=torch.float64)
         assert p(**inputs(0)).dtype == torch.float64
@@ -199,7 +192,7 @@ def test_another_dtype():
 
 
 def test_gradients_accumulate_over_backward_passes():
-    model, inputs = made("tied")
+    model, inputs = make("tied")
     for step in range(3):
         model(**inputs(step)).backward()
     expected = {name: one.grad for name, one in model.named_parameters() if one.grad is not None}
@@ -220,7 +213,7 @@ def test_gradients_accumulate_over_backward_passes():
 
 
 def test_a_step_without_gradients():
-    model, inputs = made("mlp")
+    model, inputs = make("mlp")
     expected = model(**inputs(0))
 
     def rank():
@@ -236,7 +229,7 @@ def test_a_step_without_gradients():
 
 
 def test_parts_of_inputs_read_by_each_rank():
-    model, inputs = made("mlp")
+    model, inputs = make("mlp")
     expected = model(**inputs(0))
 
     def rank():
@@ -277,7 +270,7 @@ def test_a_batch_that_does_not_fit_is_refused_on_every_rank(wrong, text):
 
 def test_a_source_that_fails_on_one_rank_fails_on_all():
     def rank():
-        model, inputs = made("mlp")
+        model, inputs = make("mlp")
         grid = Grid("2x1")
 
         def source():
@@ -293,7 +286,7 @@ def test_a_source_that_fails_on_one_rank_fails_on_all():
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_moving_boundaries_at_every_step_changes_nothing(optimizer):
-    model, inputs = made("mlp")
+    model, inputs = make("mlp")
     losses, _, state, _ = train(model, inputs, optimizer, steps=4)
     cuts = [("axis0", (0, 0.2, 1)), ("axis1", (0, 0.1, 0.9, 1)), ("axis0", (0, 1, 1)), ("axis1", None)]
 

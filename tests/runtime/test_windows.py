@@ -95,7 +95,7 @@ def test_one_dim_exhaustively(kind, ranks):
     def rank_main():
         axis = Grid(str(ranks)).axes[0]
         count = 0
-        for s, n in itertools.product(settings_1d(), (1, 2, 3, 5, 8, 11)):
+        for s, n in itertools.product(settings_1d(), (1, 3, 5, 11)):
             k, d, p = s["kernel"][0], s["dilation"][0], s["padding"][0]
             legal = kind == "conv" or (p <= k // 2 and (kind == "max_pool" or d == 1))
             if legal and n + 2 * p >= d * (k - 1) + 1:
@@ -113,7 +113,7 @@ def test_one_dim_transposed_exhaustively(ranks):
     def rank_main():
         axis = Grid(str(ranks)).axes[0]
         count = 0
-        for s, n in itertools.product(settings_1d(), (1, 2, 3, 5, 8)):
+        for s, n in itertools.product(settings_1d(), (1, 2, 5)):
             k, st_, p, d = (s[name][0] for name in ("kernel", "stride", "padding", "dilation"))
             for extra in range(max(st_, d)):
                 if (n - 1) * st_ - 2 * p + d * (k - 1) + 1 + extra > 0:
@@ -166,7 +166,7 @@ def cases(draw):
     }
 
 
-@settings(deadline=None, max_examples=250)
+@settings(deadline=None, max_examples=120)
 @given(case=cases())
 def test_random_settings(case):
     weight = bias = None

@@ -1,0 +1,79 @@
+"""Whether a plan that was read makes sense: every layout and mode known, every axis and call there, no negative number.
+
+The JSON schema has been checked before, so types are right. What a hand edit or a damaged disk can still break is said
+here in full, so that the commands and the compiler may trust a plan that they have read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from autopar.costmodel import machine as machines
+from autopar.errors import ConfigError, nearest
+from autopar.graph import ITEMSIZE
+from autopar.grid import GridShape
+from autopar.layout import parse_layout
+
+if TYPE_CHECKING:
+    from autopar.plan import NodePlan, Plan
+
+_MODES = ("split", "replicate", "copied", "linear")
+_KINDS = ("input", "parameter", "frozen", "buffer", "constant")
+
+
+def offenders(plan: Plan) -> Iterator[str]:
+    """What is wrong with the plan, one line each."""
+    try:
+        axes = GridShape.parse(plan.grid).names
+        machines.check(plan.machine)
+    except ConfigError as error:
+        yield str(error).replace("\n", "; ")
+        return
+    for one in (*plan.inputs, *plan.parameters):
+        yield from _bad_layouts(one.name, one.layouts, len(axes))
+        if one.kind not in _KINDS or one.dtype not in ITEMSIZE:
+            yield f"{one.name}: {one.dtype!r}, {one.kind!r} is no dtype and kind"
+    for node in plan.nodes:
+        yield from _bad_choices(node, len(axes))
+    known = {node.name for node in plan.nodes}
+    for conversion in plan.conversions:
+        yield from (f"{conversion.value}: {name!r} is no call" for name in conversion.consumers if name not in known)
+    moved = [*plan.conversions, *(one for node in plan.nodes for one in node.inner)]
+    yield from (f"{one.primitive}: {one.axis!r} is no axis{nearest(one.axis, axes)}" for one in moved if one.axis not in axes)
+    yield from (f"repeats of {prefix!r} has no members" for prefix, members in plan.repeats if not members)
+    yield from _negative(dataclasses.asdict(plan), "")
+
+
+def _bad_choices(node: NodePlan, axes: int) -> Iterator[str]:
+    if len(node.choices) != axes:
+        yield f"{node.name}: {len(node.choices)} choices on {axes} axes"
+    if len({(len(one.operands), len(one.results)) for one in node.choices}) > 1 or not all(one.results for one in node.choices):
+        yield f"{node.name}: its choices speak of different numbers of operands and results"
+    for choice in node.choices:
+        if choice.mode not in _MODES:
+            yield f"{node.name}: {choice.mode!r} is no mode{nearest(choice.mode, _MODES)}"
+        yield from _bad_layouts(node.name, (*choice.operands, *choice.results), None)
+
+
+def _bad_layouts(name: str, layouts: tuple[str, ...], axes: int | None) -> Iterator[str]:
+    if axes is not None and len(layouts) != axes:
+        yield f"{name}: {len(layouts)} layouts on {axes} axes"
+    for text in layouts:
+        try:
+            parse_layout(text)
+        except ValueError as error:
+            yield f"{name}: {error}"
+
+
+def _negative(item: object, path: str) -> Iterator[str]:
+    """Places of negative numbers: a plan has none."""
+    if isinstance(item, dict):
+        for key, value in item.items():
+            yield from _negative(value, f"{path}.{key}".lstrip("."))
+    elif isinstance(item, tuple):
+        for i, value in enumerate(item):
+            yield from _negative(value, f"{path}[{i}]")
+    elif isinstance(item, int | float) and item < 0:
+        yield f"{path}: {item} is negative"

@@ -1,0 +1,47 @@
+"""The benchmarks run, on tiny models, and all contenders train the same model as one process. No time is asserted."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+# Data parallelism normalises each part of a batch by itself, which is another model: not asked for the ResNet.
+CONTENDERS = {
+    "gpt2": ["single1", "mpi", "autopar"],
+    "resnet": ["single1", "hand", "autopar"],
+    "mlp": ["single1", "ddp", "dtensor", "mpi", "hand", "autopar"],
+    "unet": ["single1", "mpi", "hand", "autopar"],
+}
+
+pytestmark = pytest.mark.spmd
+
+
+def run(script: str, *arguments: str) -> dict[str, Any]:
+    command = [sys.executable, str(ROOT / "benchmarks" / script), "--small", "--json", *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+@pytest.mark.parametrize("model", CONTENDERS)
+def test_contenders_train_the_same_model(model: str):
+    found = run("step_time.py", "--models", model, "--rounds", "1", "--steps", "2", "--contenders", *CONTENDERS[model])
+    (record,) = found["models"]
+    ran = [result for result in record["contenders"] if not result["refused"]]
+    refused = {result["contender"]: result["refused"] for result in record["contenders"] if result["refused"]}
+    assert refused == ({"mpi": "a batch of 1 cannot be split"} if model == "unet" else {})
+    assert not [result["contender"] for result in ran if not result["same_losses"]]
+    assert all(len(result["rounds"][0]) == 2 for result in ran)
+    assert "1 process, 1 thread" in record["autopar_over"]
+
+
+def test_a_slowed_rank_leaves_the_numbers_alone():
+    record = run("rebalance.py", "--steps", "14", "--slow-at", "6", "--pin", "*: d@axis0")
+    assert len(record["seconds"]) == len(record["cuts"]) == 14
+    assert record["difference"] < 1e-3
