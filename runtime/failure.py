@@ -45,10 +45,10 @@ def reported(comm: Comm) -> Iterator[None]:
         _write(failure)
         if failure.alike:  # one of them says it for all; nobody goes before it is said
             if comm.rank == 0 and _folder() is None:  # a launcher says it last
-                print(failure.text, file=sys.stderr, flush=True)
+                _say(failure.text)
             comm.barrier()
             sys.exit(1)
-        print(f"rank {failure.rank}: {failure.text}", file=sys.stderr, flush=True)
+        _say(f"rank {failure.rank}: {failure.text}")
         comm.abort(1)
 
 
@@ -81,6 +81,12 @@ def rank_of_process(folder: Path, process: int) -> int | None:
     """The rank that ran as this process on this machine, if it said so."""
     path = folder / f"process-{process}"
     return int(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def _say(text: str) -> None:
+    """Print in one piece: what several ranks print at once would mix otherwise."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
 
 
 def _write(failure: Failure) -> None:

@@ -18,6 +18,7 @@ from autopar.errors import nearest
 class Namespace:
     """A level of the tree of names: every entry is a tensor or another `Namespace`.
 
+    >>> import torch
     >>> p = Namespace({"h.0.weight": torch.zeros(1), "h.2.weight": torch.ones(1), "bias": torch.ones(2)})
     >>> p.h[2].weight, len(p.h), p.bias.shape
     (tensor([1.]), 2, torch.Size([2]))

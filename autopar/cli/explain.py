@@ -41,7 +41,7 @@ def add(commands: Any) -> None:  # noqa: ANN401
 
 def run(arguments: argparse.Namespace) -> int:
     """Price the model again as the plan was, and print the alternatives."""
-    from autopar.cli.show import say, show
+    from autopar.cli.show import note, say, show
     from autopar.folder import load, recompile
     from autopar.alternatives import matching
 
@@ -55,9 +55,9 @@ def run(arguments: argparse.Namespace) -> int:
     for node, times, alternatives in calls:
         say(*_title(compiled, node, times))
         show(_table(compiled, alternatives, arguments.most))
-    say(*_LEGEND)
+    note(*_LEGEND)
     if compiled.plan.options.pins:
-        say(f"Pinned calls have no other choice: {', '.join(compiled.plan.options.pins)}")
+        note(f"Pinned calls have no other choice: {', '.join(compiled.plan.options.pins)}")
     return 0
 
 

@@ -14,10 +14,28 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from autopar.cli import chosen, source
-from autopar.cli.show import bold, fallback_table, joined, milliseconds, moved, short, show, shown, size, splits, table
+from autopar.cli.show import (
+    LAYOUTS,
+    LETTERS,
+    TIMES,
+    amounts,
+    bold,
+    cut,
+    fallback_table,
+    joined,
+    layouts,
+    milliseconds,
+    note,
+    short,
+    show,
+    shown,
+    size,
+    splits,
+    table,
+)
 from autopar.folder import Saved, load
 from autopar.grid import GridShape
-from autopar.plan import NodePlan, Plan, to_json
+from autopar.plan import ConversionPlan, NodePlan, Plan, to_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -47,10 +65,15 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.view == "source":
         show(source.lines(plan), cut="code")
         show(source.letters(plan))
+        note(TIMES, LETTERS)
     elif arguments.view == "module":
-        show(_module(plan))
+        show(_module(plan), cut="operator")
+        show(source.letters(plan, every=True))
+        note(TIMES, LETTERS, LAYOUTS)
+    elif arguments.view == "cost":
+        show(_cost(plan), cut="where")
     else:
-        show((_cost if arguments.view == "cost" else _parameters)(plan), cut="name")
+        show(_parameters(plan), cut="name")
     fallback = fallback_table(plan)
     if fallback is not None:
         show(fallback)
@@ -85,33 +108,36 @@ def _summary(saved: Saved) -> Table:
 
 
 def _module(plan: Plan) -> Table:
-    made = table("", "operator", "split", "operands", "result", "time", "saved", cut="operator")
+    made = table("", "operator", "split", "operands", "result", "time", "saved")
     axes = GridShape.parse(plan.grid).names
     module = None
     for node, times in shown(plan):
         if node.module != module:
             module = node.module
-            made.add_row(bold(f"{module or plan.name}{f'  ({times} x)' if times > 1 else ''}"))
+            made.add_row(bold(f"{module or plan.name}{f'  {times} x' if times > 1 else ''}"))
+        source.add_moved(made, source.converted(plan, [node]))
         made.add_row(
-            f"  {node.name} = {short(node.target)}: {node.letters}",
+            cut(f"  {node.name} = {short(node.target)}"),
             splits(node, axes),
-            joined(" | ".join(column) for column in zip(*(one.operands for one in node.choices), strict=True)),
-            " | ".join(one.results[0] for one in node.choices),
+            joined(map(layouts, zip(*(one.operands for one in node.choices), strict=True))),
+            layouts([one.results[0] for one in node.choices]),
             milliseconds(source.seconds(node)),
             size(node.saved_bytes),
         )
+        source.add_moved(made, node.inner)
+    source.add_moved(made, [one for one in plan.conversions if not one.consumers])
     return made
 
 
 def _cost(plan: Plan) -> Table:
-    made = table("", "what", "name", "split or moved", "times", "time", "share", cut="name")
+    made = table("", "what", "where", "split or moved", "times", "time", "share")
     axes = GridShape.parse(plan.grid).names
     rows = [
-        (times * (source.seconds(node) + _inside(node)), short(node.target), _place(node), splits(node, axes), times)
+        (times * (source.seconds(node) + _inside(node)), short(node.target), _place(node, plan), splits(node, axes), times)
         for node, times in shown(plan)
     ]
     rows += [
-        (one.times * (one.seconds_forward + one.seconds_adjoint), one.primitive, one.module, moved(one), one.times)
+        (one.times * (one.seconds_forward + one.seconds_adjoint), one.primitive, _reader(one, plan), f"over {one.axis} {amounts(one)}", one.times)
         for one in plan.conversions
     ]
     rows += [(plan.predicted.gradients, "gradient sums", "", "", 1), (plan.predicted.update, "update", "", "", 1)]
@@ -123,15 +149,19 @@ def _cost(plan: Plan) -> Table:
 
 def _parameters(plan: Plan) -> Table:
     axes = ", ".join(GridShape.parse(plan.grid).names)
-    made = table("", "name", "kind", "dtype", "shape", f"layout over {axes}", cut="name")
+    made = table("", "name", "kind", "dtype", "shape", f"layout over {axes}")
     for one in (*plan.inputs, *plan.parameters):
         name = one.name + "".join(f" = {alias}" for alias in one.aliases)
         made.add_row(name, one.kind, one.dtype, "x".join(map(str, one.shape)) or "scalar", " | ".join(one.layouts))
     return made
 
 
-def _place(node: NodePlan) -> str:
-    return f"{node.module}  {node.source}".strip()
+def _place(node: NodePlan, plan: Plan) -> str:
+    return f"{node.module or plan.name}  {node.source}"
+
+
+def _reader(one: ConversionPlan, plan: Plan) -> str:
+    return f"{one.module or plan.name}  for {one.consumers[0] if one.consumers else 'the loss'}"
 
 
 def _inside(node: NodePlan) -> float:

@@ -7,6 +7,7 @@ highlighting switched off, and style is given by objects.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -17,8 +18,11 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
+LAYOUTS = "layouts per axis: R replicate, C copied, P partial, S0 shard of dim 0, S0(3x_x64) of 3 blocks in units of 64"
+LETTERS = "letters: * several dims, (a b) one dim, [v] never split, h~ needs neighbours' rows, k? optional, dN dim N"
+TIMES = "times are of one run of the line, forward and backward; 4 x: it runs 4 times a step; + is sent per rank"
 _WIDE = 160  # where standard output is no terminal and COLUMNS is not set
-_NARROWEST = 16  # what a column is cut to at most
+_NARROWEST = 36  # what a column is cut to at most
 
 
 def console() -> Console:
@@ -37,20 +41,26 @@ def say(*lines: str) -> None:
         out.print(line, soft_wrap=True)
 
 
-def table(title: str, *columns: str, cut: str = "") -> Table:
-    """An empty table without vertical lines; columns of numbers are right-aligned. `cut` is for `show`."""
+def note(*lines: str) -> None:
+    """Print lines, broken between words where they are too long, and an empty line."""
+    for line in (*lines, ""):
+        console().print(line)
+
+
+def table(title: str, *columns: str) -> Table:
+    """An empty table without vertical lines; columns of numbers are right-aligned."""
     from rich import box
     from rich.table import Table
 
-    made = Table(title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    made = Table(title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_edge=False)
     for name in columns:
-        numbers = name in ("time", "saved", "times", "calls", "line") or name.endswith(("time", "share", "change"))
-        made.add_column(name, justify="right" if numbers else "left", no_wrap=name == cut, overflow="ellipsis" if name == cut else "fold")
+        numbers = name in ("saved", "calls", "line") or name.endswith(("time", "times", "share", "change"))
+        made.add_column(name, justify="right" if numbers else "left", overflow="fold")
     return made
 
 
 def show(made: Table, cut: str = "") -> None:
-    """Print a table; where it is too wide, the column named `cut` gives way and its long texts end in an ellipsis."""
+    """Print a table and an empty line; where it is too wide, the column `cut` gives way: its texts end in an ellipsis."""
     out = console()
     if cut:
         wide = out.options.update(width=100_000)
@@ -58,15 +68,16 @@ def show(made: Table, cut: str = "") -> None:
         column = next(column for column in made.columns if column.header == cut)
         widest = max((out.measure(cell, options=wide).maximum for cell in column.cells), default=0)
         if excess > 0:
-            column.max_width = max(_NARROWEST, widest - excess)
+            column.width = max(_NARROWEST, widest - excess)
     out.print(made)
+    out.print()
 
 
 def cut(text: str) -> Text:
-    """A line of the user's code: one line, as it stands, cut where there is no room for it."""
+    """A line of the user's code, or a name: as it stands, cut where there is no room for it."""
     from rich.text import Text
 
-    clean = "".join(char if char.isprintable() else " " for char in text.strip())
+    clean = "".join(char if char.isprintable() else " " for char in text.rstrip())
     return Text(clean, no_wrap=True, overflow="ellipsis")
 
 
@@ -100,17 +111,23 @@ def short(target: str) -> str:
     return target.removeprefix("aten.").removesuffix(".default").removesuffix(".Tensor")
 
 
+def layouts(texts: Sequence[str]) -> str:
+    """``S1 C`` for shard 1 on the first axis and copied on the second; see `LAYOUTS`."""
+    words = {"replicate": "R", "copied": "C", "partial": "P"}
+    return " ".join(words.get(text) or re.sub(r" as (.*)", r"(\1)", text.replace("shard ", "S")) for text in texts)
+
+
 def splits(node: NodePlan, axes: Sequence[str]) -> str:
     """``b0/data n/model``, or how the whole is computed."""
     cuts = [f"{one.letter}/{axis}" for one, axis in zip(node.choices, axes, strict=True) if one.mode == "split"]
     return " ".join(cuts) or "whole"
 
 
-def moved(one: ConversionPlan | InnerPlan) -> str:
-    """``all_sum over model: 1.5 MiB, 1.5 MiB back``; nothing behind the axis where no byte moves."""
-    ways = [size(one.bytes_forward)] if one.bytes_forward else []
-    ways += [f"{size(one.bytes_adjoint)} back"] if one.bytes_adjoint else []
-    return f"{one.primitive} over {one.axis}{': ' if ways else ''}{', '.join(ways)}"
+def amounts(one: ConversionPlan | InnerPlan) -> str:
+    """``1.5 MiB, 1.5 MiB back``: what one rank sends; nothing where no byte moves."""
+    parts = [size(one.bytes_forward)] if one.bytes_forward else []
+    parts += [f"{size(one.bytes_adjoint)} back"] if one.bytes_adjoint else []
+    return ", ".join(parts)
 
 
 def fallback_table(plan: Plan) -> Table | None:

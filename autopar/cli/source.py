@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from autopar.cli.show import bold, cut, inside, milliseconds, moved, short, shown, size, splits, table, times
+from autopar.cli.show import amounts, bold, cut, inside, milliseconds, short, shown, size, splits, table, times
 from autopar.grid import GridShape
 from autopar.plan import ConversionPlan, InnerPlan, NodePlan, Plan
 
@@ -64,61 +64,64 @@ def _owner(module: str, composite: set[str]) -> str:
 
 def lines(plan: Plan) -> Table:
     """The table of all lines."""
-    made = table("", "line", "module", "code", "split", "time", "saved", cut="code")
+    made = table("", "line", "module", "code", "split", "time", "saved")
     axes = GridShape.parse(plan.grid).names
     shown_as: tuple[str, str] | None = None
     rest = [one for one in plan.conversions if not one.consumers]
     for line in group(plan):
         entering = [one for one in rest if one.module and _enters(one, line.calls[0])]
         rest = [one for one in rest if one not in entering]
-        _add_moved(made, entering)
+        add_moved(made, entering)
         file, _, number = line.source.rpartition(":")
         if shown_as != (line.owner, file):
             shown_as = (line.owner, file)
-            made.add_row("", "", _heading(plan, line.owner, file))
+            often = times(plan, line.owner)
+            heading = bold("  ".join(part for part in (line.owner or plan.name, file) if part))
+            made.add_row("", f"{often} x" if often > 1 else "", heading)
         name = line.module.removeprefix(line.owner).lstrip(".")
         often = times(plan, line.module) if name and times(plan, line.owner) == 1 else 1
-        names = {one.name for one in line.calls}
-        _add_moved(made, tuple(one for one in plan.conversions if names & set(one.consumers)))
+        add_moved(made, converted(plan, line.calls[:1]))
         made.add_row(
             number,
-            name + (f" ({often} x)" if often > 1 else ""),
-            cut(line.heaviest.code),
+            f"{name}  {often} x" if often > 1 else name,
+            cut(line.heaviest.code.strip()),
             splits(line.heaviest, axes),
             _or_nothing(milliseconds, sum(map(seconds, line.calls))),
             _or_nothing(size, sum(one.saved_bytes for one in line.calls)),
         )
-        _add_moved(made, tuple(inner for one in line.calls for inner in one.inner))
-    _add_moved(made, rest)
+        add_moved(made, (*converted(plan, line.calls[1:]), *(inner for one in line.calls for inner in one.inner)))
+    add_moved(made, rest)
     return made
 
 
-def letters(plan: Plan) -> Table:
-    """The letters of every operator but elementwise ones, and what the marks in the notation mean."""
-    marks = "letters: * several dims, (a b) one dim, [v] never split, h~ neighbours' rows are fetched, k? optional, dN dim N"
-    made = table("", "operator", marks)
-    notes = {short(node.target): node.letters for node, _ in shown(plan) if not node.letters.startswith("d*")}
+def letters(plan: Plan, *, every: bool = False) -> Table:
+    """The letters of every operator, or of those only that are neither elementwise nor free."""
+    made = table("", "operator", "letters")
+    calls = [node for node, _ in shown(plan) if every or (seconds(node) and not node.letters.startswith("d*"))]
+    notes = {short(node.target): node.letters for node in calls}
     for name, note in sorted(notes.items()):
         made.add_row(name, note)
     return made
-
-
-def _heading(plan: Plan, owner: str, file: str) -> Text:
-    often = times(plan, owner)
-    repeated = f"  ({often} x)" if often > 1 else ""
-    return bold(f"{owner or plan.name}{repeated}{f'  {file}' if file else ''}")
 
 
 def _enters(one: ConversionPlan, node: NodePlan) -> bool:
     return inside(node.module, one.module)
 
 
-def _add_moved(made: Table, moves: Iterable[ConversionPlan | InnerPlan]) -> None:
-    """A row per primitive that sends anything."""
+def converted(plan: Plan, calls: Iterable[NodePlan]) -> list[ConversionPlan]:
+    """The conversions that these calls ask for."""
+    names = {one.name for one in calls}
+    return [one for one in plan.conversions if names & set(one.consumers)]
+
+
+def add_moved(made: Table, moves: Iterable[ConversionPlan | InnerPlan]) -> None:
+    """A row per primitive that sends anything: what in the widest column, its time."""
     for one in moves:
-        if one.bytes_forward or one.bytes_adjoint:
+        if amounts(one):
+            text = f"+ {one.primitive} {amounts(one)}"
             taken = milliseconds(one.seconds_forward + one.seconds_adjoint)
-            made.add_row("", "", f"  + {moved(one)}", "", taken, "")
+            cells = {"code": text, "operator": f"  {text}", "split": f"over {one.axis}", "time": taken}
+            made.add_row(*(cells.get(str(column.header), "") for column in made.columns))
 
 
 def _or_nothing(say: Callable[[float], str], amount: float) -> str:

@@ -10,7 +10,7 @@ SEEN = """
     roots = ["networkx", "pulp", "highspy", "msgspec", "transformers"]
     roots += [f"autopar.{name}" for name in ("capture", "ops", "codegen", "partitioner", "costmodel", "compiler", "plan", "cli")]
     loaded = [name for name in sys.modules if any(name == root or name.startswith(root + ".") for root in roots)]
-    print("loaded", sorted(loaded))
+    sys.stdout.write(f"loaded {sorted(loaded)}\\n")
 """
 
 
