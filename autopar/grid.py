@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from autopar.errors import ConfigError, refusal
 
 _SYNTAX = "sizes joined by x, as in 4x2, or named axes, as in data=4,model=2"
+_MOST = 2**20
+_TAKEN = ("f", "grid", "inputs", "parameters", "program")  # in capitals, names of a generated program
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,20 +30,30 @@ class GridShape:
     def parse(text: str) -> GridShape:
         """Read ``4x2`` or ``data=4,model=2``. Raises ConfigError."""
         where = f"grid {text!r}"
-        if re.fullmatch(r"\d+(x\d+)*", text):
-            sizes = tuple(int(part) for part in text.split("x"))
+        if re.fullmatch(r"[0-9]+(x[0-9]+)*", text):
+            sizes = tuple(_number(part) for part in text.split("x"))
             names = tuple(f"axis{i}" for i in range(len(sizes)))
         else:
-            pairs = [re.fullmatch(r"\s*([a-z][a-z0-9_]*)\s*=\s*(\d+)\s*", part) for part in text.split(",")]
+            pairs = [re.fullmatch(r"\s*([a-z][a-z0-9_]*)\s*=\s*([0-9]+)\s*", part) for part in text.split(",")]
             bad = [part for part, pair in zip(text.split(","), pairs, strict=True) if pair is None]
             if bad:
-                raise ConfigError(refusal(where, "not a grid", f"a grid is {_SYNTAX}", [repr(part) for part in bad]))
+                offenders = [f"{part!r} is no part of it" for part in bad] if len(pairs) > 1 else []
+                raise ConfigError(refusal(where, "not a grid", f"a grid is {_SYNTAX}", offenders, "write e.g. --grid 2x2"))
             names = tuple(pair.group(1) for pair in pairs if pair)
-            sizes = tuple(int(pair.group(2)) for pair in pairs if pair)
+            sizes = tuple(_number(pair.group(2)) for pair in pairs if pair)
         if len(set(names)) < len(names):
-            raise ConfigError(refusal(where, "an axis name is used twice", "axis names are distinct", names))
+            twice = sorted({name for name in names if names.count(name) > 1})
+            fix = "give every axis a name of its own"
+            raise ConfigError(refusal(where, "an axis name is used twice", "axis names are distinct", twice, fix))
+        taken = [name for name in names if name in _TAKEN]
+        if taken:
+            rule = f"{', '.join(_TAKEN)} mean something else in a program"
+            raise ConfigError(refusal(where, "an axis name is taken", rule, taken, "choose another name, as data or model"))
         if min(sizes) < 1:
-            raise ConfigError(refusal(where, "an axis has no rank", "every axis has at least 1 rank"))
+            fix = "leave the axis out, or give it 1 or more"
+            raise ConfigError(refusal(where, "an axis has no rank", "every axis has at least 1 rank", fix=fix))
+        if math.prod(sizes) > _MOST:
+            raise ConfigError(refusal(where, "too many ranks", f"a grid has at most {_MOST} ranks", fix="use a smaller grid"))
         return GridShape(names, sizes)
 
     @property
@@ -53,3 +65,7 @@ class GridShape:
         if self.names == tuple(f"axis{i}" for i in range(len(self.names))):
             return "x".join(map(str, self.sizes))
         return ",".join(f"{name}={size}" for name, size in zip(self.names, self.sizes, strict=True))
+
+
+def _number(digits: str) -> int:
+    return int(digits) if len(digits) < 10 else _MOST + 1

@@ -58,9 +58,9 @@ def parallelize(
 ) -> Parallelized:
     """The model on the ranks of this job, one part per rank. Collective.
 
-    Arguments are those of `autopar.compile`. A live module keeps its values; a function's are made from `seed`, each rank making its
-    part. Returns an ``nn.Module`` whose forward takes whole inputs on every rank and returns the loss. Raises what `autopar.compile`
-    raises, on every rank, and ProgramMismatch where the job's ranks are not the grid's.
+    Arguments are those of `autopar.compile`. A live module keeps its values; a function's are made from `seed`, each rank
+    making its part. Returns an ``nn.Module`` whose forward takes whole inputs on every rank and returns the loss. Raises what
+    `autopar.compile` raises, on every rank, and ProgramMismatch where the job's ranks are not the grid's.
     """
     shape = grid if isinstance(grid, GridShape) else GridShape.parse(grid)
     world = default_world()
@@ -87,7 +87,8 @@ def _from_rank0(
     world: Comm, work: Callable[[], tuple[str, str, dict[str, Tensor]]]
 ) -> tuple[str, str, dict[str, Tensor]]:
     """What rank 0 makes, on every rank; its error is everybody's."""
-    source, text, constants, error = "", "", {}, None
+    source, text, error = "", "", None
+    constants: dict[str, Tensor] = {}
     if world.rank == 0:
         try:
             source, text, constants = work()

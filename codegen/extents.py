@@ -7,6 +7,7 @@ cuts first: ``MODEL.part(DATA.part(m))``.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -64,7 +65,7 @@ def _factors(extent: int, splits: Sequence[Split], of: Split | None = None) -> l
     points = {1, extent} | {one.unit for one in every} | {extent // one.blocks for one in every}
     marks = sorted(points)
     found = []
-    for low, high in zip(marks, marks[1:], strict=False):
+    for low, high in itertools.pairwise(marks):
         text = str(high // low)
         for one in splits:
             if (one.unit, extent // one.blocks) == (low, high):

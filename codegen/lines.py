@@ -7,6 +7,7 @@ has a single reader, the result stays short, and no line holds more than one hea
 from __future__ import annotations
 
 import ast
+import keyword
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from autopar.codegen.extents import Split, local_extent
 from autopar.codegen.steps import Convert, Held, Loop, Run, Step, Update, running
 from autopar.graph import Dtype, Graph, Ref
 from autopar.ops.op import Expr, Local
+from autopar.partitioner.blocks import Repeat
 
 Names = Callable[[Held], Expr]
 
@@ -51,7 +53,7 @@ class Style:
     graph: Graph
     axes: tuple[str, ...]
     parameters: Mapping[str, str]  # value -> expression, as "p.c_fc.weight"
-    functions: Mapping[str, str]  # path of a block list -> name of its function
+    functions: Mapping[str, str]  # first call of a repeat -> name of the function of its blocks
 
 
 def lines(steps: Sequence[Step], outputs: Sequence[Held], style: Style) -> list[Line]:
@@ -66,8 +68,8 @@ def _in_place(steps: Sequence[Step]) -> list[Step]:
     found: list[Step] = []
     for step in steps:
         if isinstance(step, Run):
+            given = {held.value: same.get(held, held) for held in step.reads}
             step = replace(step, reads=tuple(same.get(held, held) for held in step.reads))
-            given = {held.value: held for held in step.reads}
             for made, name in zip(step.writes[1:], running(step), strict=False):
                 if made is not None:
                     same[made] = given[name]
@@ -137,15 +139,23 @@ def _loop_text(step: Loop, style: Style, names: Names) -> str:
     """The loop: the carried variables keep their names from round to round, so what goes in is what comes out."""
     carried = dict(step.carried)
     given = [names(step.writes[carried[i]]) if i in carried else names(held) for i, held in enumerate(step.reads)]
-    before = [
-        f"{names(step.writes[output])} = {names(step.reads[entry])}\n"
-        for entry, output in step.carried
-        if str(names(step.writes[output])) != str(names(step.reads[entry]))
-    ]
-    members = style.parameters[step.repeat.prefix]
+    starts = {str(names(step.writes[output])): str(names(step.reads[entry])) for entry, output in step.carried}
+    renamed = {after: before for after, before in starts.items() if after != before}
+    first = f"{', '.join(renamed)} = {', '.join(renamed.values())}\n" if renamed else ""
     targets = ", ".join(str(names(held)) for held in step.writes)
-    call = f"{style.functions[step.repeat.prefix]}(layer, {', '.join(map(str, given))})"
-    return f"{''.join(before)}for layer in {members}:\n    {targets} = {call}"
+    call = f"{style.functions[step.repeat.nodes[0][0].name]}(layer, {', '.join(map(str, given))})"
+    return f"{first}for layer in {_members(step.repeat)}:\n    {targets} = {call}"
+
+
+def _members(repeat: Repeat) -> str:
+    """The namespaces of the blocks, in the order in which they are called."""
+    path = path_text(repeat.prefix)
+    numbers = [int(member) for member in repeat.members]
+    if repeat.whole and numbers == sorted(set(numbers)):
+        return path
+    if numbers == list(range(numbers[0], numbers[-1] + 1)):
+        return f"({path}[i] for i in range({numbers[0]}, {numbers[-1] + 1}))"
+    return f"({', '.join(f'{path}[{number}]' for number in numbers)})"
 
 
 def _inline(plain: list[Line], outputs: Sequence[Held], style: Style) -> list[Line]:
@@ -206,3 +216,16 @@ def expression(text: str) -> Expr:
 def dtype_text(dtype: Dtype) -> str:
     """A dtype argument as source."""
     return f"torch.{dtype.name}"
+
+
+def path_text(name: str) -> str:
+    """A dotted name as attribute access on the namespace: ``p.h[0].c_fc.weight``."""
+    text = "p"
+    for part in name.split("."):
+        if part.isdigit():
+            text += f"[{part}]"
+        elif part.isidentifier() and not keyword.iskeyword(part):
+            text += f".{part}"
+        else:
+            text += f"[{part!r}]"
+    return text

@@ -28,7 +28,7 @@ def assign(
     last.update(dict.fromkeys(outputs, len(lines)))
     names = dict(given)
     for i, line in enumerate(lines):
-        taken = reserved | {name for held, name in names.items() if last.get(held, -1) > i}
+        taken = reserved | {name for held, name in names.items() if last.get(held, -1) > i} | _kept(line, names)
         preferred = _carried(line, names)
         for held in filter(None, line.writes):
             if held not in names:
@@ -48,6 +48,15 @@ def _carried(line: Line, names: Mapping[Held, str]) -> dict[Held, tuple[str, ...
         for entry, output in step.carried
         if step.reads[entry] in names
     }
+
+
+def _kept(line: Line, names: Mapping[Held, str]) -> set[str]:
+    """The names of what every round of a loop reads anew: no result of a round may go by them."""
+    step = line.steps[-1]
+    if not isinstance(step, Loop):
+        return set()
+    carried = {entry for entry, _ in step.carried}
+    return {names[held] for i, held in enumerate(step.reads) if i not in carried and held in names}
 
 
 def _candidates(value: str) -> itertools.chain[str]:

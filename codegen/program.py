@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import builtins
+import itertools
 import keyword
 import re
 from collections.abc import Mapping, Sequence
@@ -10,17 +12,16 @@ from dataclasses import dataclass
 
 import autopar
 from autopar.codegen import naming
-from autopar.codegen.lines import Line, Names, Style, expression, lines
+from autopar.codegen.lines import Line, Names, Style, expression, lines, path_text
 from autopar.codegen.steps import Convert, Held, Loop, Program, Run, Step
+from autopar.codegen.tables import layout_tables
 from autopar.graph import Graph
 from autopar.grid import GridShape
-from autopar.layout import Layout, Layouts, Shard
 from autopar.ops.op import Expr
 from autopar.partitioner.blocks import Repeat
 from autopar.partitioner.build import Decision
 
 _COLUMN = 88  # where comments start
-_MOST_ROWS = 24  # a longer table of parameters is shortened by patterns
 _WIDEST = 150  # a comment that would end beyond stands above its line
 
 
@@ -38,17 +39,20 @@ class Text:
 def emit(graph: Graph, decision: Decision, program: Program, text: Text, exported: frozenset[str]) -> str:
     """The program's source. `exported` are the names that `autopar.runtime` offers."""
     loops = [step for step in program.steps if isinstance(step, Loop)]
-    axes = tuple(name.upper() for name in text.grid.names)
-    functions = _function_names([step.repeat for step in loops], exported)
-    reserved = frozenset({*exported, *axes, *functions.values(), "p", "layer", "torch", "F", "forward", *keyword.kwlist})
-    writer = _Writer(graph, decision, axes, functions, reserved, text)
+    reserved = {*exported, *_OWN, *keyword.kwlist, *dir(builtins)}
+    axes = _axis_names(text.grid)
+    arguments = _argument_names(graph, {*exported, *axes, *_OWN, *keyword.kwlist})
+    functions = _function_names([step.repeat for step in loops], {*reserved, *axes, *arguments.values()})
+    reserved |= {*axes, *functions.values()}
+    writer = _Writer(graph, decision, axes, arguments, functions, frozenset(reserved), text)
     body = [*(writer.block(step) for step in loops), writer.forward(program)]
     code = "\n\n\n".join([*body, _MAIN])
-    tables = _tables(graph, decision, [step.repeat for step in loops])
+    tables = layout_tables(graph, decision.homes)
     head = [f'"""{_title(text)}"""\n', _imports(f"{tables}\n{code}", exported), "", _grid(text.grid, axes), tables]
     return "\n".join(head) + "\n\n\n" + code + "\n"
 
 
+_OWN = ("F", "GRID", "INPUTS", "PARAMETERS", "PROGRAM", "forward", "layer", "p", "torch")  # what the program itself calls so
 _MAIN = """PROGRAM = Program(GRID, forward, INPUTS, PARAMETERS)
 if __name__ == "__main__":
     main(PROGRAM, __file__)"""
@@ -77,81 +81,32 @@ def _grid(grid: GridShape, axes: Sequence[str]) -> str:
     return f'GRID = Grid("{grid}")\n{targets} = GRID.axes'
 
 
-def _tables(graph: Graph, decision: Decision, repeats: Sequence[Repeat]) -> str:
-    inputs = [(item.name, decision.homes[item.value]) for item in graph.inputs]
-    parameters: dict[str, Layouts] = {}
-    for item in graph.parameters:
-        parameters.setdefault(_pattern(item.name, repeats), decision.homes[item.value])
-    if len(parameters) > _MOST_ROWS:
-        parameters = _merged(parameters)
-    return f"INPUTS = {_table(inputs)}\nPARAMETERS = {_table(list(parameters.items()))}"
+def _axis_names(grid: GridShape) -> tuple[str, ...]:
+    """The axes as the program's constants."""
+    return tuple(f"{name.upper()}_AXIS" if name.upper() in _OWN else name.upper() for name in grid.names)
 
 
-def _merged(rows: Mapping[str, Layouts]) -> dict[str, Layouts]:
-    """Fewer rows: names of the same length and last component go by one pattern where they all lie the same way."""
-    groups: dict[tuple[int, str], list[str]] = {}
-    for name in rows:
-        groups.setdefault((name.count("."), name.rpartition(".")[2]), []).append(name)
-    found: dict[str, Layouts] = {}
-    for (depth, last), names in groups.items():
-        if len(names) > 1 and len({rows[name] for name in names}) == 1:
-            found[".".join(["*"] * depth + [last])] = rows[names[0]]
-        else:
-            found.update({name: rows[name] for name in names})
-    return found
+def _argument_names(graph: Graph, taken: set[str]) -> dict[str, str]:
+    """Per input's value what forward calls it: the user's name, or one like it where that means something else."""
+    names: dict[str, str] = {}
+    for item in graph.inputs:
+        text = re.sub(r"\W", "_", item.name)
+        wish = text if text.isidentifier() else f"x{text}"
+        names[item.value] = _unused(wish, {*taken, *names.values()})
+    return names
 
 
-def _pattern(name: str, repeats: Sequence[Repeat]) -> str:
-    """A parameter's name, the number of a repeated block replaced by a star where the blocks are all of their list."""
-    for repeat in repeats:
-        match = re.fullmatch(re.escape(repeat.prefix) + r"\.(\d+)\.(.*)", name)
-        if match and match.group(1) in repeat.members and repeat.whole:
-            return f"{repeat.prefix}.*.{match.group(2)}"
-    return name
-
-
-def _table(rows: Sequence[tuple[str, Layouts]]) -> str:
-    if len(rows) <= 2:
-        return "{" + ", ".join(f'"{name}": {_layouts(layouts)}' for name, layouts in rows) + "}"
-    return "{\n" + "".join(f'    "{name}": {_layouts(layouts)},\n' for name, layouts in rows) + "}"
-
-
-def _layouts(layouts: Layouts) -> str:
-    return "[" + ", ".join(map(layout_text, layouts)) + "]"
-
-
-def layout_text(layout: Layout) -> str:
-    """A layout as the source that makes it."""
-    if not isinstance(layout, Shard):
-        return f"{type(layout).__name__}()"
-    more = [f"{name}={n}" for name, n in (("blocks", layout.blocks), ("unit", layout.unit)) if n != 1]
-    return f"Shard({', '.join([str(layout.dim), *more])})"
-
-
-def _function_names(repeats: Sequence[Repeat], exported: frozenset[str]) -> dict[str, str]:
-    """A name per list of blocks: the list's own in the singular, or its owner's where that is a single letter."""
+def _function_names(repeats: Sequence[Repeat], taken: set[str]) -> dict[str, str]:
+    """A name per repeat, by its first call: the list's in the singular, or its owner's where that is a single letter."""
     names: dict[str, str] = {}
     for repeat in repeats:
         parts = re.sub(r"\W", "_", repeat.prefix).split("_") if "." not in repeat.prefix else repeat.prefix.split(".")
         base = parts[-1].rstrip("s") if len(parts[-1]) > 2 else "_".join([*parts[-2:-1], "block"])
-        name = base if base.isidentifier() and not keyword.iskeyword(base) else "block"
-        while name in names.values() or name in exported:
-            name += "_"
-        names.setdefault(repeat.prefix, name)
+        wish = base if base.isidentifier() else "block"
+        wishes = itertools.chain([wish, f"{wish}_block"], (f"{wish}_{i}" for i in itertools.count(2)))
+        used = {*taken, *names.values()}
+        names[repeat.nodes[0][0].name] = next(name for name in wishes if name not in used)
     return names
-
-
-def path_text(name: str, root: str = "p") -> str:
-    """A dotted name as attribute access on the namespace: ``p.h[0].c_fc.weight``."""
-    text = root
-    for part in name.split("."):
-        if part.isdigit():
-            text += f"[{part}]"
-        elif part.isidentifier() and not keyword.iskeyword(part):
-            text += f".{part}"
-        else:
-            text += f"[{part!r}]"
-    return text
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +116,7 @@ class _Writer:
     graph: Graph
     decision: Decision
     axes: tuple[str, ...]
+    arguments: Mapping[str, str]
     functions: Mapping[str, str]
     reserved: frozenset[str]
     text: Text
@@ -168,12 +124,10 @@ class _Writer:
     def forward(self, program: Program) -> str:
         """The function of the whole model."""
         paths = {item.value: path_text(item.name) for item in self.graph.parameters}
-        loops = [step.repeat for step in program.steps if isinstance(step, Loop)]
-        style = Style(self.graph, self.axes, paths | {one.prefix: _members(one) for one in loops}, self.functions)
+        style = Style(self.graph, self.axes, paths, self.functions)
         homes = self.decision.homes
-        given = {Held(item.value, homes[item.value]): _argument(item.name) for item in self.graph.inputs}
-        arguments = [_argument(item.name) for item in self.graph.inputs]
-        return self.function("forward", arguments, program.steps, given, (program.loss,), style)
+        given = {Held(value, homes[value]): name for value, name in self.arguments.items()}
+        return self.function("forward", list(self.arguments.values()), program.steps, given, (program.loss,), style)
 
     def block(self, step: Loop) -> str:
         """The function of a repeated block; `p` is the block's own namespace."""
@@ -184,7 +138,7 @@ class _Writer:
         given: dict[Held, str] = {}
         for held in step.entries:
             given[held] = _unused(re.sub(r"_\d+$", "", held.value), {*given.values(), *self.reserved})
-        name = self.functions[step.repeat.prefix]
+        name = self.functions[step.repeat.nodes[0][0].name]
         return self.function(name, list(given.values()), step.body, given, step.outputs, style)
 
     def function(
@@ -208,7 +162,7 @@ class _Writer:
         returned = ", ".join(str(names(held)) for held in outputs)
         for line in body:
             rows += self._rows(line, names, returned if line is body[-1] else "")
-        if not rows[-1].lstrip().startswith("return"):
+        if not rows[-1].startswith("    return "):
             rows.append(f"    return {returned}")
         return "\n".join(rows)
 
@@ -270,16 +224,6 @@ def _base(name: str) -> str:
     """What a variable that holds a converted parameter is called: the end of the parameter's name, numbers left out."""
     parts = [re.sub(r"\W", "_", part) for part in name.split(".") if not part.isdigit()]
     return "_".join(parts[-2:])
-
-
-def _members(repeat: Repeat) -> str:
-    path = path_text(repeat.prefix)
-    return path if repeat.whole else f"list({path})[{repeat.members[0]}:{int(repeat.members[-1]) + 1}]"
-
-
-def _argument(name: str) -> str:
-    text = re.sub(r"\W", "_", name)
-    return text + "_" if keyword.iskeyword(text) else text
 
 
 def _unused(name: str, taken: set[str]) -> str:

@@ -124,7 +124,8 @@ def conversion_matrix(
 ) -> Floats:
     """Seconds (forward plus adjoint) of `plan_conversion` for every pair, ``[source, target]``.
 
-    Where two axes cut one dim, a chain may go back and forth between the axes and be a little cheaper than told here. Infinite where one of the two is not `compatible` with the shape.
+    Where two axes cut one dim, a chain may go back and forth between the axes and be a little cheaper than told here.
+    Infinite where one of the two is not `compatible` with the shape.
     """
     first = [plain(one, differentiable) for one in sources]
     last = [plain(one, differentiable) for one in targets]
@@ -286,7 +287,8 @@ def _closed(edges: Floats, alphabet: tuple[Layout, ...]) -> Floats:
     direct[same, same] = 0.0
     whole = [i for i, one in enumerate(alphabet) if isinstance(one, Replicate | Copied)]
     to_whole = np.minimum.reduce([direct[:, [w]] + direct[[w]][:, whole] for w in whole])
-    return np.minimum.reduce([direct, *(to_whole[:, [k]] + direct[[w]] for k, w in enumerate(whole))])
+    closed = np.minimum.reduce([direct, *(to_whole[:, [k]] + direct[[w]] for k, w in enumerate(whole))])
+    return np.asarray(closed)
 
 
 def _relaxed(space: _Space, starts: NDArray[np.int_], ends: NDArray[np.int_]) -> Floats:

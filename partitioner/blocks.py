@@ -107,7 +107,7 @@ def _run(graph: Graph, key: tuple[str, str], nodes: tuple[Node, ...]) -> _Run:
 
 
 def _repeat(graph: Graph, runs: tuple[_Run, ...]) -> Repeat | None:
-    if len(runs) < 2 or not runs[0].prefix or _contains(runs[0].signature, _FOREIGN):
+    if len(runs) < 2 or not runs[0].prefix or _contains(runs[0].signature, _FOREIGN) or not _own(graph, runs[0]):
         return None
     carried = []
     for entry in range(len(runs[0].entries)):
@@ -129,6 +129,11 @@ def _repeat(graph: Graph, runs: tuple[_Run, ...]) -> Repeat | None:
         tuple(carried),
         {run.member for run in runs} == _list_members(graph, runs[0].prefix),
     )
+
+
+def _own(graph: Graph, run: _Run) -> bool:
+    """Whether the block has parameters: one without is no entry of the program's namespace."""
+    return any(item.name.startswith(f"{run.prefix}.{run.member}.") for item in graph.parameters)
 
 
 def _list_members(graph: Graph, prefix: str) -> set[str]:

@@ -19,7 +19,7 @@ from autopar.costmodel.local import local_bytes
 from autopar.costmodel.machine import Machine
 from autopar.graph import ITEMSIZE, Graph, Node, Ref
 from autopar.grid import GridShape
-from autopar.layout import Layouts, Replicate
+from autopar.layout import Layouts, Replicate, Shard
 from autopar.partitioner import blocks
 from autopar.partitioner.problem import Choices, Edge, Problem
 from autopar.partitioner.strategies import (
@@ -81,7 +81,8 @@ def build(
     described = describe(graph, grid, pins)
     repeats = tuple(one for one in blocks.find(graph) if _same_options(one, described))
     draft = _Draft(
-        graph, grid, machine, described, optimizer, gathered, _ties(graph, repeats),
+        graph, grid, machine, described, optimizer, gathered,
+        frozenset() if gathered else frozenset(item.value for item in graph.parameters), _ties(graph, repeats),
         graph.producers(), residents(graph, described), running_statistics(graph),
     )  # fmt: skip
     draft.add_homes()
@@ -136,7 +137,9 @@ def _same_options(repeat: blocks.Repeat, described: Mapping[str, Described]) -> 
 
 
 def _ties(graph: Graph, repeats: Sequence[blocks.Repeat]) -> dict[str, str]:
+    """The variables of later blocks by those of the first. A parameter that others read as well has a fan of its own."""
     outside = {item.value for item in (*graph.parameters, *graph.inputs)}
+    readers = graph.consumers()
     tied: dict[str, str] = {}
     for key, first in blocks.representatives(repeats).items():
         kind, name = key.split(":", 1)
@@ -147,7 +150,8 @@ def _ties(graph: Graph, repeats: Sequence[blocks.Repeat]) -> dict[str, str]:
                 for name, first_name in zip(node.inputs, first_node.inputs, strict=True):
                     if name in outside and name != first_name:
                         tied["home:" + name] = "home:" + first_name
-                        tied["fan:" + name] = "fan:" + first_name
+                        if {*readers[name]} <= {*nodes} and {*readers[first_name]} <= {*repeat.nodes[0]}:
+                            tied["fan:" + name] = "fan:" + first_name
     return tied
 
 
@@ -161,6 +165,7 @@ class _Draft:
     described: Mapping[str, Described]
     optimizer: str
     gathered: bool
+    whole_use: frozenset[str]  # parameters that may not be stored in parts and used whole
     tied: dict[str, str]
     makers: Mapping[str, Node]
     resident: Mapping[str, frozenset[str]]
@@ -273,7 +278,10 @@ class _Draft:
         """A variable for the layouts that a tensor is converted to once for all its readers."""
         key = "fan:" + name
         wanted = [one for node, operand in uses for one in _operand(self.described[node], operand)]
-        options = unique([*yields, *wanted]) if key not in self.tied else self.options[self.tied[key]]
+        options: Sequence[Layouts] = unique([*yields, *wanted])
+        known = self.options.get(self.tied.get(key, key), options)
+        assert set(known) == set(options), f"{key} is tied to {self.tied.get(key)}, which has other options"
+        options = known  # type: ignore[assignment]
         nothing = [0.0] * len(options)
         self.put(key, options, nothing, nothing, (0, 1))
         self.link(name, source, yields, key, options)  # type: ignore[arg-type]
@@ -285,6 +293,8 @@ class _Draft:
         """Add the conversion of a value between two variables to their edge."""
         a, b = self.tied.get(source, source), self.tied.get(reader, reader)
         costs = self.matrix(name, yields, wants)
+        if name in self.whole_use:
+            costs = costs + _gathering(yields, wants)
         if a == b:  # one block's result is the next block's operand, and the blocks share the variable
             self.costs[a] = self.costs[a] + np.diagonal(costs)
         elif (b, a) in self.edges:
@@ -307,6 +317,15 @@ class _Draft:
         at_column = {layouts: i for i, layouts in enumerate(columns)}
         pick = np.ix_([at_row[one] for one in yields], [at_column[one] for one in wants])
         return self.matrices[key][pick]
+
+
+def _gathering(yields: Sequence[Layouts], wants: Sequence[Layouts]) -> Matrix:
+    """Infinite where a parameter that lies in parts over some axis would be made whole over it."""
+    made, used = (
+        np.array([[isinstance(one, Shard) for one in layouts] for layouts in side]) for side in (yields, wants)
+    )
+    lost = (made[:, None, :] & ~used[None, :, :]).any(axis=2)
+    return np.where(lost, np.inf, 0.0)
 
 
 def _operand(item: Described, operand: int) -> tuple[Layouts, ...]:

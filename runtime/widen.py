@@ -1,8 +1,8 @@
 """Runs a model in float64 all the way, although its own code asks for float32 somewhere.
 
-Models cast to float32 where they want precision beyond their weights' (logits before a loss, the inside of a norm). In a float64 run
-such a cast loses precision instead, and two correct programs then differ by float32's rounding. Under `Widened`, what asks
-for float32 gets float64.
+Models cast to float32 where they want precision beyond their weights' (logits before a loss, the inside of a norm). In a
+float64 run such a cast loses precision instead, and two correct programs then differ by float32's rounding. Under
+`Widened`, what asks for float32 gets float64.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 class Widened(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Casts to float32, and new tensors of float32, become float64."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(
         self,

@@ -130,20 +130,22 @@ def _module(plan: Plan) -> Table:
 
 
 def _cost(plan: Plan) -> Table:
-    made = table("", "what", "where", "split or moved", "times", "time", "share")
+    made = table("", "what", "where", "split", "times", "time", "share")
+    made.columns[0].max_width = 20
     axes = GridShape.parse(plan.grid).names
     rows = [
         (times * (source.seconds(node) + _inside(node)), short(node.target), _place(node, plan), splits(node, axes), times)
         for node, times in shown(plan)
     ]
     rows += [
-        (one.times * (one.seconds_forward + one.seconds_adjoint), one.primitive, _reader(one, plan), f"over {one.axis} {amounts(one)}", one.times)
+        (one.times * (one.seconds_forward + one.seconds_adjoint), one.primitive, _why(one), f"over {one.axis}", one.times)
         for one in plan.conversions
     ]
     rows += [(plan.predicted.gradients, "gradient sums", "", "", 1), (plan.predicted.update, "update", "", "", 1)]
     total = sum(row[0] for row in rows) or 1.0
     for seconds, what, where, how, times in sorted(rows, key=lambda row: -row[0]):
-        made.add_row(what, where, how, str(times), milliseconds(seconds), f"{seconds / total:.1%}")
+        if seconds:
+            made.add_row(cut(what), cut(where), how, str(times), milliseconds(seconds), f"{seconds / total:.1%}")
     return made
 
 
@@ -160,8 +162,8 @@ def _place(node: NodePlan, plan: Plan) -> str:
     return f"{node.module or plan.name}  {node.source}"
 
 
-def _reader(one: ConversionPlan, plan: Plan) -> str:
-    return f"{one.module or plan.name}  for {one.consumers[0] if one.consumers else 'the loss'}"
+def _why(one: ConversionPlan) -> str:
+    return f"{amounts(one)} for {one.consumers[0] if one.consumers else one.module or 'the loss'}".strip()
 
 
 def _inside(node: NodePlan) -> float:

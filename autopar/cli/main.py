@@ -19,6 +19,7 @@ from autopar.cli import explain, inspect, run, verify
 from autopar.errors import AutoparError, nearest, refusal
 
 _COMMANDS = (compile_command, inspect, explain, run, verify)
+_FORM = "a command line has the form of the usage"
 
 
 class Parser(argparse.ArgumentParser):
@@ -42,19 +43,25 @@ class Parser(argparse.ArgumentParser):
         """Refuse words that are no options; a plain word behind such an option is taken for its value."""
         options = [word for word in words if word.startswith("-")]
         if not options:
-            self.refuse(f"{' '.join(words)!r} is too much", "every word has its place in the usage", [self.format_usage().strip()])
+            self.refuse(f"{' '.join(words)!r} is too much", _FORM, [self.usage_line()])
         offenders = [f"{word}{nearest(word.split('=')[0], self._option_string_actions)}" for word in options]
         self.refuse("unknown option", f"`{self.prog}` takes the options that its help lists", offenders)
 
     def error(self, message: str) -> NoReturn:
         """Refuse the command line; a misspelled option comes first, since it is why another one is missing."""
         before = self._words[: self._words.index("--")] if "--" in self._words else self._words
-        unknown = [word for word in before if word.startswith("--") and word.split("=")[0] not in self._option_string_actions]
-        if unknown and self._subparsers is None:
+        options = [word for word in before if word.startswith("--")]
+        unknown = [word for word in options if word.split("=")[0] not in self._option_string_actions]
+        if unknown:
             self.unknown(unknown)
         missing = message.removeprefix("the following arguments are required: ")
-        given = message if missing == message else f"{missing} is missing"
-        self.refuse(given, "a command line has the form of the usage", [" ".join(self.format_usage().split())])
+        if missing != message:
+            self.refuse(f"without {missing}", _FORM, [self.usage_line()])
+        self.refuse(message.removeprefix("argument "), "options have the values that the help says")
+
+    def usage_line(self) -> str:
+        """The usage in one line."""
+        return " ".join(self.format_usage().split())
 
     def refuse(self, given: str, rule: str, offenders: Iterable[str] = ()) -> NoReturn:
         """End with status 2 and a message in five parts."""

@@ -108,7 +108,7 @@ def size(count: float) -> str:
 
 def short(target: str) -> str:
     """``linear`` for ``aten.linear.default``."""
-    return target.removeprefix("aten.").removesuffix(".default").removesuffix(".Tensor")
+    return target.removeprefix("aten.").removeprefix("autopar.").removesuffix(".default").removesuffix(".Tensor")
 
 
 def layouts(texts: Sequence[str]) -> str:

@@ -3,10 +3,11 @@
 import math
 
 import numpy as np
-from autopar.codegen.extents import Split, around, local_extent, product
-from autopar.layout import even_bounds
 from hypothesis import given
 from hypothesis import strategies as st
+
+from autopar.codegen.extents import Split, around, local_extent, product
+from autopar.layout import even_bounds
 
 
 class FakeAxis:

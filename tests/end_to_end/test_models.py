@@ -10,11 +10,13 @@ import functools
 import runpy
 from pathlib import Path
 
-import autopar.capture
 import pytest
 import torch
+
+import autopar.capture
 from autopar.compiler import compile
-from autopar.costmodel.machine import Link, load as load_machine
+from autopar.costmodel.machine import Link
+from autopar.costmodel.machine import load as load_machine
 from autopar.grid import GridShape
 from autopar.model_file import load
 from autopar.plan import ModelSource, load_plan
