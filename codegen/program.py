@@ -40,7 +40,7 @@ def emit(graph: Graph, decision: Decision, program: Program, text: Text, exporte
     """The program's source. `exported` are the names that `autopar.runtime` offers."""
     loops = [step for step in program.steps if isinstance(step, Loop)]
     reserved = {*exported, *_OWN, *keyword.kwlist, *dir(builtins)}
-    axes = _axis_names(text.grid)
+    axes = tuple(name.upper() for name in text.grid.names)
     arguments = _argument_names(graph, {*exported, *axes, *_OWN, *keyword.kwlist})
     functions = _function_names([step.repeat for step in loops], {*reserved, *axes, *arguments.values()})
     reserved |= {*axes, *functions.values()}
@@ -81,11 +81,6 @@ def _grid(grid: GridShape, axes: Sequence[str]) -> str:
     return f'GRID = Grid("{grid}")\n{targets} = GRID.axes'
 
 
-def _axis_names(grid: GridShape) -> tuple[str, ...]:
-    """The axes as the program's constants."""
-    return tuple(f"{name.upper()}_AXIS" if name.upper() in _OWN else name.upper() for name in grid.names)
-
-
 def _argument_names(graph: Graph, taken: set[str]) -> dict[str, str]:
     """Per input's value what forward calls it: the user's name, or one like it where that means something else."""
     names: dict[str, str] = {}
@@ -102,8 +97,8 @@ def _function_names(repeats: Sequence[Repeat], taken: set[str]) -> dict[str, str
     for repeat in repeats:
         parts = re.sub(r"\W", "_", repeat.prefix).split("_") if "." not in repeat.prefix else repeat.prefix.split(".")
         base = parts[-1].rstrip("s") if len(parts[-1]) > 2 else "_".join([*parts[-2:-1], "block"])
-        wish = base if base.isidentifier() else "block"
-        wishes = itertools.chain([wish, f"{wish}_block"], (f"{wish}_{i}" for i in itertools.count(2)))
+        wish = (f"{base}_block" if base in taken else base) if base.isidentifier() else "block"
+        wishes = itertools.chain([wish], (f"{wish}_{i}" for i in itertools.count(2)))
         used = {*taken, *names.values()}
         names[repeat.nodes[0][0].name] = next(name for name in wishes if name not in used)
     return names

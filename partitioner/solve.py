@@ -106,7 +106,7 @@ def _auto(problem: Problem, deadline: float, effort: Effort = _LIGHT, programs: 
                 return replace(best, impossible=found.impossible)
             prune(f, small, found)
             reduce(f)
-            if eliminate_all(f, 3e8, 2e7):
+            if eliminate_all(f, min(2e9, 1e8 * (deadline - time.perf_counter())), 2e7):
                 return _better(best, _Answer(restore(f, {}), f.constant, f.constant, "search and elimination"))
             if sum(map(len, f.costs.values())) > 0.7 * sum(map(len, small.costs)):
                 break
@@ -120,7 +120,7 @@ def _program(f: Factors, deadline: float, known: float) -> _Answer:
     """What is left by the integer program, unless building it alone would outlast the time."""
     small = core(f)
     seconds = deadline - time.perf_counter()
-    if 4e-5 * sum(np.isfinite(edge.costs).sum() for edge in small.edges) > seconds:
+    if 1e-4 * sum(np.isfinite(edge.costs).sum() for edge in small.edges) > seconds:
         return _Answer(None, math.inf, -math.inf, "search")
     outcome = solve_core(small, seconds)
     cost = math.inf if outcome.choice is None else value(small, outcome.choice)

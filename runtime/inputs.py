@@ -7,6 +7,7 @@ goes on.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -14,6 +15,8 @@ from torch import Tensor
 
 from autopar.errors import ProgramMismatch, nearest, refusal
 from autopar.runtime.description import Described, dtype_name
+from autopar.runtime.together import agree
+from autopar.runtime.transport.base import Comm
 
 
 def bind(described: Sequence[Described], args: Sequence[object], kwargs: Mapping[str, object]) -> dict[str, object]:
@@ -51,6 +54,23 @@ def check(
         tensors[item.name] = value.to(wanted)
     _refuse(described, problems)
     return tensors
+
+
+def check_alike(comm: Comm, tensors: Mapping[str, Tensor]) -> None:
+    """Raise ProgramMismatch, on all ranks, unless every rank was given the same whole inputs. Collective."""
+    mine = {name: _digest(tensor) for name, tensor in tensors.items()}
+    every = comm.gather_objects(mine)
+    differ = [name for name in mine if len({one[name] for one in every}) > 1]  # type: ignore[index]
+    error = None
+    if differ:
+        rule = "every rank passes the same whole batch, and takes its own part of it"
+        fix = "seed whatever draws or shuffles the batches alike on all ranks, or pass parts to forward_parts"
+        error = ProgramMismatch(refusal("inputs of the first step", "they differ from rank to rank", rule, differ, fix))
+    agree(comm, "inputs of the first step", error)
+
+
+def _digest(tensor: Tensor) -> str:
+    return hashlib.sha256(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()).hexdigest()
 
 
 def _refuse(described: Sequence[Described], problems: Sequence[str]) -> None:

@@ -26,6 +26,7 @@ from autopar.model_file import ModelFile, load
 from autopar.runtime.description import Description, read_description
 from autopar.runtime.initial import initial_values, module_values
 from autopar.runtime.program import Program
+from autopar.runtime.replay import RANDOM_STATE
 from autopar.runtime.sources import Source, from_file, from_rank0
 from autopar.runtime.together import agree, together
 from autopar.runtime.transport.base import Comm
@@ -100,13 +101,30 @@ def sequential(job: Job, seed: int) -> nn.Module:
     file = _need_file(job)
     if isinstance(file.model, nn.Module):
         return copy.deepcopy(file.model)
-    with torch.random.fork_rng(devices=[]):
+    with RANDOM_STATE, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return file.model()
 
 
-def batches(job: Job) -> Iterator[Inputs]:
-    """The model file's batches, again and again; its example inputs where it has none. Raises ConfigError."""
+def batches(job: Job, seed: int = 0) -> Iterator[Inputs]:
+    """The model file's batches, again and again; its example inputs where it has none. Raises ConfigError.
+
+    They draw from torch's default generator as if nothing else did, from `seed` on: alike on all ranks, whatever each draws
+    for itself.
+    """
+    with RANDOM_STATE, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        state = torch.get_rng_state()
+    source = _batches(job)
+    while True:
+        with RANDOM_STATE, torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(state)
+            batch = next(source)
+            state = torch.get_rng_state()
+        yield batch
+
+
+def _batches(job: Job) -> Iterator[Inputs]:
     file = _need_file(job)
     if file.batches is None:
         yield from itertools.repeat(file.example_inputs())

@@ -23,9 +23,9 @@ from autopar.runtime.grid import Grid
 class Program:
     """One training step on a grid.
 
-    `forward(p, **inputs)` takes the namespace of local parameters and the local parts of the inputs, and returns the
-    loss, a scalar that is the same on all ranks. `inputs` maps each input's name, `parameters` each name or pattern,
-    to one layout per grid axis.
+    `forward(p, *inputs)` takes the namespace of local parameters and the local parts of the inputs, in the order of
+    `inputs`, and returns the loss, a scalar that is the same on all ranks. `inputs` maps each input's name, `parameters`
+    each name or pattern, to one layout per grid axis.
     """
 
     grid: Grid

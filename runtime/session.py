@@ -51,6 +51,7 @@ class Parallel(nn.Module):
         self.description = description
         self.grid = program.grid
         self._dtype = dtype
+        self._compared = False  # whether all ranks were given the same inputs in the first step
         with together(self.grid.comm, "setting up the program"):
             self._check_grid()
             self._inputs = input_layouts(program, description.inputs)
@@ -91,6 +92,9 @@ class Parallel(nn.Module):
         """
         shapes = {item.name: item.shape for item in self.description.inputs}
         given = self._checked(args, kwargs, shapes)
+        if not self._compared:
+            inputs.check_alike(self.grid.comm, given)
+            self._compared = True
         return self._step({name: view_part(one, self._inputs[name], self.grid.axes) for name, one in given.items()})
 
     def forward_parts(self, *args: object, **kwargs: object) -> Tensor:
@@ -181,7 +185,7 @@ class Parallel(nn.Module):
         return tensors
 
     def _step(self, parts: Mapping[str, Tensor]) -> Tensor:
-        return self._sums.attach(self.program.forward(self._namespace, **parts))
+        return self._sums.attach(self.program.forward(self._namespace, *(parts[name] for name in self.program.inputs)))
 
     def _check_grid(self) -> None:
         if str(self.grid.shape) != self.description.grid:

@@ -27,7 +27,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from autopar.errors import ProgramMismatch, refusal
+from autopar.errors import ConfigError, ProgramMismatch, refusal
 from autopar.runtime import failure, job
 from autopar.runtime.description import dtype_name
 from autopar.runtime.job import Job
@@ -95,6 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         opened = job.open_job(program, path, given.seed)
         for note in opened.notes if not given.json else ():
             show(comm.rank, f"note: {note}")
+        _refuse_random(opened, given.seed)
         found: list[Difference] = []
         for case in CASES:
             found += verify(opened, case, given.steps, given.seed)
@@ -134,6 +135,19 @@ def verify(opened: Job, case: Case, steps: int, seed: int) -> list[Difference]:
     return [
         Difference(name, what, float(relative), worst, tolerance) for name, what, relative, worst, tolerance in rows
     ]
+
+
+def _refuse_random(opened: Job, seed: int) -> None:
+    """Raise ConfigError, on all ranks, for a model that draws random numbers as it trains. Collective."""
+    with together(opened.program.grid.comm, "looking for randomness in the model"):
+        if opened.program.grid.comm.rank == 0:
+            model, batch = job.sequential(opened, seed).train(), next(job.batches(opened))
+            with torch.no_grad():
+                losses = [float(job.loss_of(job.call(model, batch))) for _ in range(2)]
+            if losses[0] != losses[1]:
+                given = f"the loss of one batch is {losses[0]:.9g} and then {losses[1]:.9g}"
+                rule = "a comparison needs a model that computes the same twice; this one draws random numbers (dropout?)"
+                raise ConfigError(refusal(str(opened.folder), given, rule, fix="set its dropout to 0 and compile again"))
 
 
 def _sensitivity(
@@ -208,7 +222,7 @@ def _objection(opened: Job, found: Sequence[Difference]) -> ProgramMismatch | No
     if not bad:
         return None
     rule = "loss, gradients, parameters and buffers equal the sequential model's"
-    fix = "if program.py was edited, compile again; a model that draws random numbers (dropout) cannot be compared"
+    fix = "if program.py or the model file was edited, compile again; otherwise this is a defect of autopar: please report it"
     return ProgramMismatch(refusal(str(opened.folder), "the program computes something else", rule, bad, fix))
 
 
