@@ -58,10 +58,12 @@ class Built:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What was decided: a strategy per call, home layouts per parameter and input."""
+    """What was decided: a strategy per call, home layouts per parameter and input, and for a tensor that several calls read the
+    layouts to which it is converted once for all of them."""
 
     strategies: Mapping[str, Strategy]
     homes: Mapping[str, Layouts]
+    fans: Mapping[str, Layouts]
 
 
 def build(
@@ -128,7 +130,12 @@ def decide(built: Built, choice: Sequence[int]) -> Decision:
 
     strategies = {node.name: of("node:" + node.name) for node in built.graph.nodes}
     outside = [item.value for item in (*built.graph.parameters, *built.graph.inputs)]
-    return Decision(strategies, {name: of("home:" + name) for name in outside})  # type: ignore[arg-type]
+    fanned = [name for name in built.graph.values if built.tied.get("fan:" + name, "fan:" + name) in chosen]
+    return Decision(
+        strategies,  # type: ignore[arg-type]
+        {name: of("home:" + name) for name in outside},  # type: ignore[misc]
+        {name: of("fan:" + name) for name in fanned},  # type: ignore[misc]
+    )
 
 
 def _same_options(repeat: blocks.Repeat, described: Mapping[str, Described]) -> bool:
@@ -167,7 +174,9 @@ class _Draft:
     gathered: bool
     whole_use: frozenset[str]  # parameters that may not be stored in parts and used whole
     tied: dict[str, str]
+    repeats: Sequence[blocks.Repeat]
     makers: Mapping[str, Node]
+    readers: Mapping[str, tuple[Node, ...]]
     resident: Mapping[str, frozenset[str]]
     fixed: frozenset[str]
     options: dict[str, Sequence[Strategy] | Sequence[Layouts]] = field(default_factory=dict)
@@ -242,16 +251,16 @@ class _Draft:
 
     def add_edges(self) -> None:
         """Conversions: from the producer, through a fan where several calls read the tensor, to each reader."""
-        readers = self.graph.consumers()
         targets = dict(self.graph.updates)
+        handed = {repeat.values[0][position] for repeat in self.repeats for _, position in repeat.carried}
         for name in self.graph.values:
             source, yields = self.source(name)
-            uses = [(node.name, operand) for node in readers[name] for operand in _places(node.inputs, name)]
-            if len(readers[name]) > 1:
-                source, yields = self.fan(name, source, yields, uses)
-            for node_name, operand in uses:
-                item = self.described[node_name]
-                self.link(name, source, yields, "node:" + node_name, _operand(item, operand))
+            times = 2 if name in handed else 1  # what enters the first block is converted as what it hands on
+            uses = self.uses(name)
+            if len({reader for reader, _ in uses}) > 1:
+                source, yields = self.fan(name, source, yields, uses, times)
+            for reader, wants in uses:
+                self.link(name, source, yields, reader, wants, times)
         for buffer, name in targets.items():
             home = next(item.value for item in self.graph.parameters if item.name == buffer)
             source, yields = self.source(name)
@@ -261,6 +270,21 @@ class _Draft:
         whole: Layouts = tuple(Replicate() for _ in self.grid.sizes)
         key = self.tied.get(source, source)
         self.costs[key] = self.costs[key] + self.matrix(self.graph.loss, yields, (whole,))[:, 0]
+
+    def uses(self, name: str) -> list[tuple[str, Sequence[Layouts]]]:
+        """The variables that ask for a value, and the layouts of their options.
+
+        What enters a loop does so as a block hands it on, and is converted for its readers inside.
+        """
+        entered = [(one, at) for one in self.repeats for entry, at in one.carried if one.entries[entry] == name]
+        inside = {node.name for repeat, _ in entered for node in repeat.nodes[0]}
+        found: list[tuple[str, Sequence[Layouts]]] = [
+            ("node:" + node.name, _operand(self.described[node.name], operand))
+            for node in self.readers[name]
+            if node.name not in inside
+            for operand in _places(node.inputs, name)
+        ]
+        return found + [self.source(repeat.values[0][position]) for repeat, position in entered]
 
     def source(self, name: str) -> tuple[str, Sequence[Layouts]]:
         """The variable that decides how a value is made, and per option the layouts it is made in."""
@@ -273,26 +297,35 @@ class _Draft:
         return key, self.options[self.tied.get(key, key)]  # type: ignore[return-value]
 
     def fan(
-        self, name: str, source: str, yields: Sequence[Layouts], uses: Sequence[tuple[str, int]]
+        self,
+        name: str,
+        source: str,
+        yields: Sequence[Layouts],
+        uses: Sequence[tuple[str, Sequence[Layouts]]],
+        times: int,
     ) -> tuple[str, Sequence[Layouts]]:
         """A variable for the layouts that a tensor is converted to once for all its readers."""
         key = "fan:" + name
-        wanted = [one for node, operand in uses for one in _operand(self.described[node], operand)]
-        options: Sequence[Layouts] = unique([*yields, *wanted])
+        options: Sequence[Layouts] = unique([*yields, *(one for _, wants in uses for one in wants)])
         known = self.options.get(self.tied.get(key, key), options)
         assert set(known) == set(options), f"{key} is tied to {self.tied.get(key)}, which has other options"
-        options = known  # type: ignore[assignment]
-        nothing = [0.0] * len(options)
-        self.put(key, options, nothing, nothing, (0, 1))
-        self.link(name, source, yields, key, options)  # type: ignore[arg-type]
-        return key, options  # type: ignore[return-value]
+        nothing = [0.0] * len(known)
+        self.put(key, known, nothing, nothing, (0, 1))
+        self.link(name, source, yields, key, known, times)  # type: ignore[arg-type]
+        return key, known  # type: ignore[return-value]
 
     def link(
-        self, name: str, source: str, yields: Sequence[Layouts], reader: str, wants: Sequence[Layouts]
+        self,
+        name: str,
+        source: str,
+        yields: Sequence[Layouts],
+        reader: str,
+        wants: Sequence[Layouts],
+        times: int = 1,
     ) -> None:
-        """Add the conversion of a value between two variables to their edge."""
+        """Add the conversion of a value between two variables, so many times, to their edge."""
         a, b = self.tied.get(source, source), self.tied.get(reader, reader)
-        costs = self.matrix(name, yields, wants)
+        costs = self.matrix(name, yields, wants) * times
         if name in self.whole_use:
             costs = costs + _gathering(yields, wants)
         if a == b:  # one block's result is the next block's operand, and the blocks share the variable

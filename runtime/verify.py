@@ -141,8 +141,9 @@ def _refuse_random(opened: Job, seed: int) -> None:
     """Raise ConfigError, on all ranks, for a model that draws random numbers as it trains. Collective."""
     with together(opened.program.grid.comm, "looking for randomness in the model"):
         if opened.program.grid.comm.rank == 0:
-            model, batch = job.sequential(opened, seed).train(), next(job.batches(opened))
-            with torch.no_grad():
+            model = job.sequential(opened, seed).double().train()
+            batch = job.cast(next(job.batches(opened)), torch.float64)
+            with torch.no_grad(), Widened():
                 losses = [float(job.loss_of(job.call(model, batch))) for _ in range(2)]
             if losses[0] != losses[1]:
                 given = f"the loss of one batch is {losses[0]:.9g} and then {losses[1]:.9g}"
