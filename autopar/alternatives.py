@@ -9,17 +9,21 @@ where around(t) is the same sum for the tensor without the call. Tensors are par
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 
 from autopar.errors import ConfigError, nearest, refusal
 from autopar.graph import Node
+from autopar.layout import Partial
+from autopar.ops.rule import Choice
 from autopar.partitioner.build import Built
 from autopar.partitioner.problem import Array
+from autopar.partitioner.strategies import Strategy
 from autopar.plan import NodePlan
 
 Named = TypeVar("Named", Node, NodePlan)
@@ -42,20 +46,20 @@ class Alternative:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """The alternatives of each matching call, cheapest first; calls that share a choice appear once, with their number."""
+    """Per matching call the number of calls that share its choice (repeated blocks), and the alternatives, cheapest first."""
 
     calls: tuple[tuple[Node, int, tuple[Alternative, ...]], ...]
 
 
 def explain(built: Built, choice: Sequence[int], name: str) -> Explanation:
     """Compare what each call named `name` (module path, call name, or a pattern over either) could do instead."""
-    groups: dict[str, list[Node]] = {}
+    keys = {node.name: built.tied.get("node:" + node.name, "node:" + node.name) for node in built.graph.nodes}
+    groups: dict[str, Node] = {}
     for node in matching(built.graph.nodes, name):
-        key = built.tied.get("node:" + node.name, "node:" + node.name)
-        groups.setdefault(key, []).append(node)
-    beside = _neighbours(built)
+        groups.setdefault(keys[node.name], node)
+    sharing, beside = Counter(keys.values()), _neighbours(built)
     return Explanation(
-        tuple((nodes[0], len(nodes), _alternatives(built, choice, key, beside)) for key, nodes in groups.items())
+        tuple((node, sharing[key], _alternatives(built, choice, key, beside)) for key, node in groups.items())
     )
 
 
@@ -63,7 +67,9 @@ def matching(nodes: Sequence[Named], name: str) -> list[Named]:
     """The calls in or named `name`: a module path, a call's name, or a pattern over either. Raises ConfigError for none."""
     found = [node for node in nodes if _matches(node, name)]
     if not found:
-        paths = {".".join(node.module.split(".")[:i]) for node in nodes for i in range(1, node.module.count(".") + 2)}
+        paths: set[str] = {
+            ".".join(node.module.split(".")[:i]) for node in nodes for i in range(1, node.module.count(".") + 2)
+        }
         given = f"no such module or call{nearest(name, [*sorted(paths - {''}), *(node.name for node in nodes)])}"
         rule = "a name is a module path, a call's name, or a pattern over either"
         fix = "take one out of `autopar inspect FOLDER --view module`"
@@ -76,7 +82,8 @@ def _matches(node: Node | NodePlan, name: str) -> bool:
     return node.name == name or inside or fnmatchcase(node.module, name) or fnmatchcase(node.name, name)
 
 
-_Beside = Mapping[int, Sequence[tuple[int, Array]]]  # per variable its neighbours, with costs[own choice, neighbour's choice]
+# Per variable its neighbours, each with costs[own choice, neighbour's choice].
+_Beside = Mapping[int, Sequence[tuple[int, Array]]]
 
 
 def _neighbours(built: Built) -> _Beside:
@@ -94,11 +101,20 @@ def _alternatives(built: Built, choice: Sequence[int], key: str, beside: _Beside
     total = own + around
     now = choice[at]
     rows = [
-        Alternative(tuple(map(str, strategy)), float(own[i]), float(around[i]), float(total[i] - total[now]), i == now)
-        for i, strategy in enumerate(built.options[key])
+        Alternative(
+            tuple(map(_spell, strategy)), float(own[i]), float(around[i]), float(total[i] - total[now]), i == now
+        )
+        for i, strategy in enumerate(cast(Sequence[Strategy], built.options[key]))
         if np.isfinite(total[i])
     ]
     return tuple(sorted(rows, key=lambda row: (row.change, not row.chosen)))
+
+
+def _spell(choice: Choice) -> str:
+    """The choice as text; where partial sums pass through, with the operands that they are in."""
+    if choice.mode != "linear":
+        return str(choice)
+    return f"linear {','.join(str(i) for i, layout in enumerate(choice.operands) if isinstance(layout, Partial))}"
 
 
 def _around(built: Built, choice: Sequence[int], at: int, beside: _Beside, seen: frozenset[int]) -> Array:

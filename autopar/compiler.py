@@ -1,11 +1,11 @@
 """The way through: model -> graph -> problem -> decision -> steps -> text, and the record of it all.
 
-    capture    autopar.capture                an nn.Module becomes a Graph
-    price      autopar.partitioner.build      every strategy of every call, and every conversion, in seconds and bytes
-    solve      autopar.partitioner.solve      one strategy per call
-    lower      autopar.codegen.steps          local calls and conversion primitives, in order
-    check      autopar.codegen.check          sound on every rank
-    emit       autopar.codegen.program        one readable SPMD file
+capture    autopar.capture                an nn.Module becomes a Graph
+price      autopar.partitioner.build      every strategy of every call, and every conversion, in seconds and bytes
+solve      autopar.partitioner.solve      one strategy per call
+lower      autopar.codegen.steps          local calls and conversion primitives, in order
+check      autopar.codegen.check          sound on every rank
+emit       autopar.codegen.program        one readable SPMD file
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from autopar.costmodel import machine as machines
 from autopar.costmodel.machine import Machine
 from autopar.costmodel.memory import optimizer_copies
 from autopar.errors import ConfigError, refusal
-from autopar.graph import Graph, check as check_graph
+from autopar.graph import Graph
+from autopar.graph import check as check_graph
 from autopar.grid import GridShape
 from autopar.partitioner import build
 from autopar.partitioner.problem import NoChoice, Solution
@@ -67,8 +68,8 @@ class Compiled:
 
 
 def compile(
-    model: Any,
-    example_inputs: Any,
+    model: Any,  # noqa: ANN401 (a module or a function of one)
+    example_inputs: Any,  # noqa: ANN401 (a tuple, a dict, or a function of one)
     *,
     grid: str | GridShape,
     machine: str | Path | Machine = "cpu",
@@ -107,7 +108,9 @@ def compile(
         graph = captured.graph
         check_graph(graph)
         said(f"{len(graph.nodes)} operators, {_count(graph)} parameters")
-    built, solution = _planned(graph, shape, profile, limit, optimizer, pins.apply(chosen, graph), solver, time_limit, tell)
+    built, solution = _planned(
+        graph, shape, profile, limit, optimizer, pins.apply(chosen, graph), solver, time_limit, tell
+    )
     with _timed(tell, "emitted") as said:
         plan, text = _emit(built, solution, options, source or ModelSource("", ""), captured.graph.name)
         said(f"{len(text.splitlines())} lines")
@@ -119,7 +122,9 @@ def _check(options: Options) -> None:
     check_method(options.solver)
     optimizer_copies(options.optimizer)
     if not 0 < options.time_limit < math.inf:
-        raise ConfigError(refusal("time limit", f"{options.time_limit:g} s", "a time limit is a number of seconds above 0"))
+        raise ConfigError(
+            refusal("time limit", f"{options.time_limit:g} s", "a time limit is a number of seconds above 0")
+        )
 
 
 def _planned(
@@ -136,11 +141,11 @@ def _planned(
     """Price and solve; parameters are gathered for use only where nothing else fits the memory limit."""
     for gathered in (False, True):
         with _timed(tell, "priced") as said:
-            built = build.build(
-                graph, grid, machine, limit=limit, optimizer=optimizer, pins=pinned, gathered=gathered
-            )
+            built = build.build(graph, grid, machine, limit=limit, optimizer=optimizer, pins=pinned, gathered=gathered)
             count = sum(len(options) for options in built.options.values())
-            said(f"{len(built.keys)} variables, {count} strategies{', parameters gathered for use' if gathered else ''}")
+            said(
+                f"{len(built.keys)} variables, {count} strategies{', parameters gathered for use' if gathered else ''}"
+            )
         try:
             with _timed(tell, "solved") as said:
                 solution = solve(built.problem, method=solver, time_limit=time_limit)
@@ -184,5 +189,3 @@ def _name_of(model: object) -> str:
 def _count(graph: Graph) -> str:
     total = sum(graph.values[item.value].numel for item in graph.parameters if item.kind in ("parameter", "frozen"))
     return f"{total / 1e6:.1f}M" if total >= 1e5 else str(total)
-
-

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shlex
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -61,13 +62,19 @@ def load(folder: str | Path) -> Saved:
 
 def check_writable(folder: Path) -> None:
     """Raise ConfigError where a folder cannot be written, so that nobody learns it after a long compilation."""
-    there = next(one for one in (folder, *folder.absolute().parents) if one.exists() or one.is_symlink())
-    fix = "choose another folder with -o"
+    there = next((one for one in (folder, *folder.absolute().parents) if os.path.lexists(one)), folder)
     if not there.is_dir():
-        raise ConfigError(refusal(f"output {folder}", f"{there} is a file", "a compiled model is a folder", fix=fix))
-    if not os.access(there, os.W_OK | os.X_OK):
-        given = f"nothing can be written into {there}"
-        raise ConfigError(refusal(f"output {folder}", given, "the folder can be written", fix=fix))
+        raise _unwritable(folder, f"{there} is a file")
+    try:
+        with _made(folder, keep=False), tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise _unwritable(folder, f"nothing can be written there: {error}") from error
+
+
+def _unwritable(folder: Path, given: str) -> ConfigError:
+    rule = "a compiled model is a folder that can be written"
+    return ConfigError(refusal(f"output {folder}", given, rule, fix="choose another folder with -o"))
 
 
 def save(compiled: Compiled, folder: Path) -> Path:
@@ -86,8 +93,7 @@ def save(compiled: Compiled, folder: Path) -> Path:
     try:
         _write_all(folder, writers, aside=is_edited(folder))
     except OSError as error:
-        rule, fix = "a compiled folder is written as a whole", "choose another folder with -o"
-        raise ConfigError(refusal(f"output {folder}", f"cannot be written: {error}", rule, fix=fix)) from error
+        raise _unwritable(folder, f"cannot be written: {error}") from error
     return folder
 
 
@@ -142,9 +148,13 @@ def _model_path(plan: Plan, folder: Path) -> Path:
     path = (folder / plan.model.path).resolve()
     rule = "a folder is compiled again from the model file that its plan was made of"
     if not path.is_file():
-        raise PlanError(refusal(str(folder), f"its model file {path} is gone", rule, fix="move the file back, or compile again"))
+        raise PlanError(
+            refusal(str(folder), f"its model file {path} is gone", rule, fix="move the file back, or compile again")
+        )
     if hashlib.sha256(path.read_bytes()).hexdigest() != plan.model.sha256:
-        raise PlanError(refusal(str(path), "the file changed since it was compiled", rule, fix=_again(plan, path, folder)))
+        raise PlanError(
+            refusal(str(path), "the file changed since it was compiled", rule, fix=_again(plan, path, folder))
+        )
     return path
 
 
@@ -163,8 +173,13 @@ def _again(plan: Plan, path: Path, folder: Path) -> str:
     """The command that compiles the folder anew."""
     attribute = "" if plan.model.attribute == "model" else f":{plan.model.attribute}"
     given = ["autopar", "compile", f"{os.path.relpath(path)}{attribute}", "--grid", plan.grid]
-    given += [word for pin in plan.options.pins for word in ("--pin", pin)]
-    return f"{shlex.join([*given, '-o', str(folder)])}"
+    options = plan.options
+    given += [] if plan.machine.name == "cpu" else ["--machine", plan.machine.name]
+    given += [] if options.memory is None else ["--memory", f"{options.memory:.0f}"]
+    given += [] if options.optimizer == "adamw" else ["--optimizer", options.optimizer]
+    given += [] if options.loss is None else ["--loss", options.loss]
+    given += [word for pin in options.pins for word in ("--pin", pin)]
+    return shlex.join([*given, "-o", str(folder)])
 
 
 def _tensors(compiled: Compiled) -> Iterator[tuple[str, Callable[[Path], None]]]:
@@ -201,17 +216,19 @@ def _write_all(folder: Path, writers: _WRITERS, *, aside: bool) -> None:
 
 
 @contextmanager
-def _made(folder: Path) -> Iterator[None]:
-    """The folder, with the parents it lacks; those that were made are removed again where the block fails."""
+def _made(folder: Path, *, keep: bool = True) -> Iterator[None]:
+    """The folder, with the parents it lacks; those that were made are removed again where the block fails or `keep` is off."""
     missing = [one for one in (folder, *folder.parents) if not one.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         yield
     except BaseException:
-        for one in missing:
+        keep = False
+        raise
+    finally:
+        for one in missing if not keep else ():
             if one.is_dir() and not any(one.iterdir()):
                 one.rmdir()
-        raise
 
 
 def _free(path: Path) -> Path:
@@ -228,9 +245,13 @@ def _write_text(file: Path, text: str) -> None:
 
 
 def _write_tensors(file: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    save_file({name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}, file)
+    try:
+        save_file({name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}, file)
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
 
 
 def _digest(text: str) -> str:

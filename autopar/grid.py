@@ -38,7 +38,9 @@ class GridShape:
             bad = [part for part, pair in zip(text.split(","), pairs, strict=True) if pair is None]
             if bad:
                 offenders = [f"{part!r} is no part of it" for part in bad] if len(pairs) > 1 else []
-                raise ConfigError(refusal(where, "not a grid", f"a grid is {_SYNTAX}", offenders, "write e.g. --grid 2x2"))
+                raise ConfigError(
+                    refusal(where, "not a grid", f"a grid is {_SYNTAX}", offenders, "write e.g. --grid 2x2")
+                )
             names = tuple(pair.group(1) for pair in pairs if pair)
             sizes = tuple(_number(pair.group(2)) for pair in pairs if pair)
         if len(set(names)) < len(names):
@@ -48,12 +50,16 @@ class GridShape:
         taken = [name for name in names if name in _TAKEN]
         if taken:
             rule = f"{', '.join(_TAKEN)} mean something else in a program"
-            raise ConfigError(refusal(where, "an axis name is taken", rule, taken, "choose another name, as data or model"))
+            raise ConfigError(
+                refusal(where, "an axis name is taken", rule, taken, "choose another name, as data or model")
+            )
         if min(sizes) < 1:
             fix = "leave the axis out, or give it 1 or more"
             raise ConfigError(refusal(where, "an axis has no rank", "every axis has at least 1 rank", fix=fix))
         if math.prod(sizes) > _MOST:
-            raise ConfigError(refusal(where, "too many ranks", f"a grid has at most {_MOST} ranks", fix="use a smaller grid"))
+            raise ConfigError(
+                refusal(where, "too many ranks", f"a grid has at most {_MOST} ranks", fix="use a smaller grid")
+            )
         return GridShape(names, sizes)
 
     @property

@@ -57,7 +57,7 @@ def load(path: str | Path) -> ModelFile:
     file, attribute = _split(str(path))
     if not file.is_file():
         others = sorted(one.name for one in file.parent.glob("*.py")) if file.parent.is_dir() else []
-        given = f"there is no such file{nearest(file.name, others)}"
+        given = "it is a folder" if file.is_dir() else f"there is no such file{nearest(file.name, others)}"
         raise ConfigError(refusal(str(file), given, "a model file is a Python file", fix="give the path of a model.py"))
     file = file.resolve()
     content = file.read_bytes()

@@ -104,9 +104,7 @@ def _from_rank0(
     return source, text, constants
 
 
-def _values(
-    model: Model, constants: Mapping[str, Tensor], world: Comm, seed: int
-) -> Iterator[tuple[str, Tensor]]:
+def _values(model: Model, constants: Mapping[str, Tensor], world: Comm, seed: int) -> Iterator[tuple[str, Tensor]]:
     """The initial values; constants are known to rank 0 only."""
     rows = [[name, list(one.shape), str(one.dtype).removeprefix("torch.")] for name, one in sorted(constants.items())]
     for name, shape, dtype in world.gather_objects(rows)[0]:  # type: ignore[attr-defined]

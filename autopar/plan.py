@@ -190,7 +190,9 @@ def from_json(text: str, where: str) -> Plan:
         _check_version(head, where)
         plan = msgspec.json.decode(text, type=Plan)
     except (msgspec.DecodeError, RecursionError) as error:
-        raise PlanError(refusal(where, f"damaged: {error}", "a plan is what `autopar compile` wrote", fix=_AGAIN)) from error
+        raise PlanError(
+            refusal(where, f"damaged: {error}", "a plan is what `autopar compile` wrote", fix=_AGAIN)
+        ) from error
     check(plan, where)
     return plan
 
@@ -221,8 +223,14 @@ def load_plan(path: str | Path) -> Plan:
     rule = "a compiled folder holds plan.json and program.py"
     if not file.exists():
         others = [one.parent.name for one in file.parent.glob("*/plan.json")] if file.parent.is_dir() else []
-        given = "the folder has no plan.json" if Path(path).is_dir() else f"there is no such folder{nearest(file.name, others)}"
-        raise PlanError(refusal(str(path), given, rule, fix="name a folder that `autopar compile MODEL -o FOLDER` wrote"))
+        given = (
+            "the folder has no plan.json"
+            if Path(path).is_dir()
+            else f"there is no such folder{nearest(file.name, others)}"
+        )
+        raise PlanError(
+            refusal(str(path), given, rule, fix="name a folder that `autopar compile MODEL -o FOLDER` wrote")
+        )
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

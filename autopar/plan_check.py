@@ -17,7 +17,7 @@ from autopar.grid import GridShape
 from autopar.layout import parse_layout
 
 if TYPE_CHECKING:
-    from autopar.plan import NodePlan, Plan
+    from autopar.plan import ConversionPlan, InnerPlan, NodePlan, Plan
 
 _MODES = ("split", "replicate", "copied", "linear")
 _KINDS = ("input", "parameter", "frozen", "buffer", "constant")
@@ -40,8 +40,10 @@ def offenders(plan: Plan) -> Iterator[str]:
     known = {node.name for node in plan.nodes}
     for conversion in plan.conversions:
         yield from (f"{conversion.value}: {name!r} is no call" for name in conversion.consumers if name not in known)
-    moved = [*plan.conversions, *(one for node in plan.nodes for one in node.inner)]
-    yield from (f"{one.primitive}: {one.axis!r} is no axis{nearest(one.axis, axes)}" for one in moved if one.axis not in axes)
+    moved: list[ConversionPlan | InnerPlan] = [*plan.conversions, *(one for node in plan.nodes for one in node.inner)]
+    yield from (
+        f"{one.primitive}: {one.axis!r} is no axis{nearest(one.axis, axes)}" for one in moved if one.axis not in axes
+    )
     yield from (f"repeats of {prefix!r} has no members" for prefix, members in plan.repeats if not members)
     yield from _negative(dataclasses.asdict(plan), "")
 
@@ -49,7 +51,9 @@ def offenders(plan: Plan) -> Iterator[str]:
 def _bad_choices(node: NodePlan, axes: int) -> Iterator[str]:
     if len(node.choices) != axes:
         yield f"{node.name}: {len(node.choices)} choices on {axes} axes"
-    if len({(len(one.operands), len(one.results)) for one in node.choices}) > 1 or not all(one.results for one in node.choices):
+    if len({(len(one.operands), len(one.results)) for one in node.choices}) > 1 or not all(
+        one.results for one in node.choices
+    ):
         yield f"{node.name}: its choices speak of different numbers of operands and results"
     for choice in node.choices:
         if choice.mode not in _MODES:

@@ -92,7 +92,12 @@ def _node(built: Built, item: Described, strategy: Strategy, resident: frozenset
     names = built.grid.names
     inner = tuple(
         InnerPlan(
-            one.primitive, names[one.axis], one.bytes_forward, one.bytes_adjoint, one.seconds_forward, one.seconds_adjoint
+            one.primitive,
+            names[one.axis],
+            one.bytes_forward,
+            one.bytes_adjoint,
+            one.seconds_forward,
+            one.seconds_adjoint,
         )
         for one in compute.inner_conversions(*given)
     )
@@ -215,5 +220,6 @@ def _over_memory(built: Built, limit: float, least: float, optimizer: str) -> In
 
 def _bytes(size: float, *, up: bool = False) -> str:
     """``1.25 GiB``; with `up` as an option's value, not less than `size`."""
-    unit, scale = next((one for one in (("GiB", 2**30), ("MiB", 2**20)) if size >= one[1]), ("KiB", 2**10))
+    units = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))
+    unit, scale = next((one for one in units if size >= one[1]), ("B", 1))
     return f"{math.ceil(size / scale * 100) / 100:.2f}{unit}" if up else f"{size / scale:.2f} {unit}"

@@ -72,7 +72,9 @@ def _factors(extent: int, splits: Sequence[Split], of: Split | None = None) -> l
                 text = f"{one.axis}.part({text})"
         found.append(((low, high), text))
     factors = [span for span, _ in found]
-    assert all((one.unit, extent // one.blocks) in factors for one in splits), f"{splits} cut {extent} across each other"
+    assert all((one.unit, extent // one.blocks) in factors for one in splits), (
+        f"{splits} cut {extent} across each other"
+    )
     return found[::-1]
 
 

@@ -85,7 +85,10 @@ def _line(step: Step, style: Style) -> Line | None:
     if isinstance(step, Convert):
         shape = style.graph.values[step.reads.value].shape
         return Line(
-            (step.writes,), (step.reads,), lambda names: conversion_text(step.conversion, names(step.reads), shape, style.axes), (step,)
+            (step.writes,),
+            (step.reads,),
+            lambda names: conversion_text(step.conversion, names(step.reads), shape, style.axes),
+            (step,),
         )
     if isinstance(step, Loop):
         return Line(step.writes, step.reads, partial(_loop_text, step, style), (step,))

@@ -44,9 +44,7 @@ def _carried(line: Line, names: Mapping[Held, str]) -> dict[Held, tuple[str, ...
     if not isinstance(step, Loop):
         return {}
     return {
-        step.writes[output]: (names[step.reads[entry]],)
-        for entry, output in step.carried
-        if step.reads[entry] in names
+        step.writes[output]: (names[step.reads[entry]],) for entry, output in step.carried if step.reads[entry] in names
     }
 
 

@@ -21,7 +21,7 @@ from autopar.ops.op import Expr
 from autopar.partitioner.blocks import Repeat
 from autopar.partitioner.build import Decision
 
-_COLUMN = 88  # where comments start
+_COLUMN = 88  # where comments start, or further left where all statements are shorter
 _WIDEST = 150  # a comment that would end beyond stands above its line
 
 
@@ -52,7 +52,17 @@ def emit(graph: Graph, decision: Decision, program: Program, text: Text, exporte
     return "\n".join(head) + "\n\n\n" + code + "\n"
 
 
-_OWN = ("F", "GRID", "INPUTS", "PARAMETERS", "PROGRAM", "forward", "layer", "p", "torch")  # what the program itself calls so
+_OWN = (
+    "F",
+    "GRID",
+    "INPUTS",
+    "PARAMETERS",
+    "PROGRAM",
+    "forward",
+    "layer",
+    "p",
+    "torch",
+)  # what the program itself calls so
 _MAIN = """PROGRAM = Program(GRID, forward, INPUTS, PARAMETERS)
 if __name__ == "__main__":
     main(PROGRAM, __file__)"""
@@ -153,25 +163,20 @@ class _Writer:
         def names(held: Held) -> Expr:
             return Expr(named[held]) if held in named else expression(style.parameters[held.value])
 
-        rows = [f"def {name}({', '.join(['p', *arguments])}):"]
         returned = ", ".join(str(names(held)) for held in outputs)
-        for line in body:
-            rows += self._rows(line, names, returned if line is body[-1] else "")
-        if not rows[-1].startswith("    return "):
-            rows.append(f"    return {returned}")
-        return "\n".join(rows)
+        rows = [row for line in body for row in self._rows(line, names, returned if line is body[-1] else "")]
+        if not rows or not rows[-1][0].startswith("    return "):
+            rows.append((f"    return {returned}", ""))
+        return "\n".join([f"def {name}({', '.join(['p', *arguments])}):", *_with_comments(rows)])
 
-    def _rows(self, line: Line, names: Names, returned: str) -> list[str]:
+    def _rows(self, line: Line, names: Names, returned: str) -> list[tuple[str, str]]:
+        """The line's statements with their comments."""
         text = line.text(names)
         targets = ", ".join("_" if held is None else str(names(held)) for held in line.writes)
         if isinstance(line.steps[-1], Loop) or not targets:
-            return ["    " + row for row in text.split("\n")]
+            return [("    " + row, "") for row in text.split("\n")]
         statement = f"    return {text}" if targets == returned else f"    {targets} = {text}"
-        comment = self._comment(line)
-        if not comment:
-            return [statement]
-        whole = f"{statement:<{_COLUMN}}  # {comment}"
-        return [whole] if len(whole) <= _WIDEST else [f"    # {comment}", statement]
+        return [(statement, self._comment(line))]
 
     def _comment(self, line: Line) -> str:
         """Source line, split and cost of the line's heaviest call; what the line exchanges."""
@@ -189,9 +194,22 @@ class _Writer:
         return ", ".join(part for part in (*parts, exchanged) if part)
 
 
+def _with_comments(rows: Sequence[tuple[str, str]]) -> list[str]:
+    """Statements with their comments behind them in one column, or above where the line would be too wide."""
+    column = min(_COLUMN, max((len(statement) for statement, comment in rows if comment), default=0))
+    found: list[str] = []
+    for statement, comment in rows:
+        wishes = [f"{statement:<{column}}  # {comment}", f"{statement}  # {comment}"] if comment else [statement]
+        whole = next((wish for wish in wishes if len(wish) <= _WIDEST), "")
+        found += [whole] if whole else [f"    # {comment}", statement]
+    return found
+
+
 def split_text(run: Run, grid: GridShape) -> str:
     """What a call does per axis: ``split n over model``."""
-    cuts = [f"{one.letter} over {axis}" for one, axis in zip(run.strategy, grid.names, strict=True) if one.mode == "split"]
+    cuts = [
+        f"{one.letter} over {axis}" for one, axis in zip(run.strategy, grid.names, strict=True) if one.mode == "split"
+    ]
     return "split " + ", ".join(cuts) if cuts else "whole"
 
 
@@ -203,22 +221,23 @@ def exchange_text(forward: float, back: float, seconds: float) -> str:
 
 def amount(size: float) -> str:
     """Bytes for people: ``1.5 MiB``."""
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.3g} {unit}"
-        size /= 1024
-    return f"{size:.3g} GiB"
+    units = iter(("B", "KiB", "MiB", "GiB"))
+    unit = next(units)
+    while size >= 1024 and unit != "GiB":
+        size, unit = size / 1024, next(units)
+    return f"{size:.3g} {unit}" if size < 1000 else f"{size:.0f} {unit}"
 
 
 def milliseconds(seconds: float) -> str:
     """Seconds for people: ``0.41 ms``."""
-    return f"{seconds * 1e3:.2g} ms" if seconds < 0.1 else f"{seconds * 1e3:.0f} ms"
+    return f"{seconds * 1e3:.2g} ms" if seconds < 0.0995 else f"{seconds * 1e3:.0f} ms"
 
 
 def _base(name: str) -> str:
     """What a variable that holds a converted parameter is called: the end of the parameter's name, numbers left out."""
     parts = [re.sub(r"\W", "_", part) for part in name.split(".") if not part.isdigit()]
-    return "_".join(parts[-2:])
+    text = "_".join(parts[-2:])
+    return text if text.isidentifier() else f"x{text}"
 
 
 def _unused(name: str, taken: set[str]) -> str:

@@ -106,7 +106,7 @@ def lower(
 ) -> Program:
     """The steps that carry out the decision."""
     context = _Context(graph, decision, described, grid, machine, _updates(graph))
-    scope = _Scope(context, {name: [layouts] for name, layouts in decision.homes.items()})
+    scope = _Scope(context, {name: [layouts] for name, layouts in decision.homes.items()}, dict(decision.fans))
     first = {repeat.nodes[0][0].name: repeat for repeat in repeats}
     inside = {node.name for repeat in repeats for nodes in repeat.nodes for node in nodes}
     for node in graph.nodes:
@@ -115,7 +115,7 @@ def lower(
         elif node.name not in inside:
             scope.run(node)
     whole: Layouts = tuple(Replicate() for _ in grid.sizes)
-    loss = scope.obtain(graph.loss, whole, "", "")
+    loss = scope.convert(graph.loss, whole, "", "")
     return Program(tuple(scope.steps), loss)
 
 
@@ -134,13 +134,20 @@ def _updates(graph: Graph) -> dict[str, list[tuple[str, str, str]]]:
 class _Scope:
     """The steps of one function while they are collected, and what its variables hold."""
 
-    def __init__(self, context: _Context, held: dict[str, list[Layouts]]) -> None:
+    def __init__(self, context: _Context, held: dict[str, list[Layouts]], fans: dict[str, Layouts]) -> None:
         self.context = context
         self.held = held
+        self.fans = fans
         self.steps: list[Step] = []
 
     def obtain(self, name: str, wanted: Layouts, reader: str, module: str) -> Held:
-        """A value in the wanted layouts, converted where it is not held so yet."""
+        """A value for a call: where it is not held in the wanted layouts yet, by way of those that all its readers share."""
+        if wanted not in self.held[name] and name in self.fans:
+            self.convert(name, self.fans[name], reader, module)
+        return self.convert(name, wanted, reader, module)
+
+    def convert(self, name: str, wanted: Layouts, reader: str, module: str) -> Held:
+        """A value in the wanted layouts, converted in the cheapest way where it is not held so yet."""
         have = self.held[name]
         if wanted in have:
             return Held(name, wanted)
@@ -164,16 +171,15 @@ class _Scope:
         item = self.context.described[node.name]
         strategy = self.context.decision.strategies[node.name]
         reads = tuple(
-            self.obtain(name, operand_layouts(strategy, i), node.name, node.module) for i, name in enumerate(node.inputs)
+            self.obtain(name, operand_layouts(strategy, i), node.name, node.module)
+            for i, name in enumerate(node.inputs)
         )
-        writes = tuple(
-            Held(name, result_layouts(strategy, i)) if name else None for i, name in enumerate(node.outputs)
-        )
+        writes = tuple(Held(name, result_layouts(strategy, i)) if name else None for i, name in enumerate(node.outputs))
         self.steps.append(Run(item, strategy, reads, writes))
         for written in filter(None, writes):
             self.held.setdefault(written.value, []).append(written.layouts)
         for buffer, home, name in self.context.updates.get(node.name, ()):
-            taken = self.obtain(name, self.context.decision.homes[home], "", node.module)
+            taken = self.convert(name, self.context.decision.homes[home], "", node.module)
             self.steps.append(Update(buffer, home, taken))
 
     def loop(self, repeat: Repeat) -> None:
@@ -182,19 +188,20 @@ class _Scope:
         carried = tuple((entry, repeat.outputs().index(position)) for entry, position in repeat.carried)
         over = dict(carried)
         entries, reads = [], []
+        fans = dict(self.context.decision.fans)
         for i, name in enumerate(repeat.entries):
-            layouts = outputs[over[i]].layouts if i in over else self._invariant(repeat, name)
+            layouts = outputs[over[i]].layouts if i in over else self.fans[name]
             entries.append(Held(name, layouts))
             reads.append(self.obtain(name, layouts, "", repeat.prefix))
-        inner = _Scope(self.context, {name: [layouts] for name, layouts in self.context.decision.homes.items()})
-        inner.held.update({held.value: [held.layouts] for held in entries})
+            made = outputs[over[i]].value if i in over else name
+            fans[name] = self.context.decision.fans.get(made, layouts)
+        homes = {name: [layouts] for name, layouts in self.context.decision.homes.items()}
+        inner = _Scope(self.context, homes | {held.value: [held.layouts] for held in entries}, fans)
         for node in repeat.nodes[0]:
             inner.run(node)
         last = len(repeat.nodes) - 1
         writes = tuple(self._made(repeat, last, position) for position in repeat.outputs())
-        self.steps.append(
-            Loop(repeat, tuple(inner.steps), tuple(entries), outputs, carried, tuple(reads), writes)
-        )
+        self.steps.append(Loop(repeat, tuple(inner.steps), tuple(entries), outputs, carried, tuple(reads), writes))
         for held in writes:
             self.held[held.value] = [held.layouts]
 
@@ -205,21 +212,13 @@ class _Scope:
         strategy = self.context.decision.strategies[repeat.nodes[0][repeat.nodes[block].index(node)].name]
         return Held(name, result_layouts(strategy, node.outputs.index(name)))
 
-    def _invariant(self, repeat: Repeat, name: str) -> Layouts:
-        """How a value that all blocks share goes in: as they all want it, converted once outside, or as it is."""
-        wanted = {
-            operand_layouts(self.context.decision.strategies[node.name], i)
-            for node in repeat.nodes[0]
-            for i, given in enumerate(node.inputs)
-            if given == name
-        }
-        return wanted.pop() if len(wanted) == 1 else self.held[name][0]
-
 
 def running(step: Run) -> tuple[str, ...]:
     """The values that a call changes in place: a batch norm's running statistics."""
     node = step.described.node
-    return tuple(one.name for one in node.args[3:5] if isinstance(one, Ref)) if node.target == "autopar.batch_norm" else ()
+    return (
+        tuple(one.name for one in node.args[3:5] if isinstance(one, Ref)) if node.target == "autopar.batch_norm" else ()
+    )
 
 
 def conversions(program: Program) -> tuple[tuple[Convert, int], ...]:

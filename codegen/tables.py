@@ -15,6 +15,7 @@ from autopar.graph import Graph
 from autopar.layout import Layout, Layouts, Shard
 
 _MOST_ROWS = 24  # a longer table is shortened further
+_WIDEST = 100  # a short table up to here stands on one line
 Rows = dict[str, Layouts]
 
 
@@ -68,7 +69,12 @@ def _of_modules(rows: Rows) -> Rows:
         groups.setdefault(name.rpartition(".")[0], []).append(name)
     found: Rows = {}
     for module, names in groups.items():
-        if not re.search(r"(^|\.)\d+(\.|$)", module) and module and len(names) > 1 and len({rows[name] for name in names}) == 1:
+        if (
+            not re.search(r"(^|\.)\d+(\.|$)", module)
+            and module
+            and len(names) > 1
+            and len({rows[name] for name in names}) == 1
+        ):
             found[f"{module}.*"] = rows[names[0]]
         else:
             found.update({name: rows[name] for name in names})
@@ -93,8 +99,9 @@ def _of_depths(rows: Rows) -> Rows:
 
 def _table(rows: Mapping[str, Layouts]) -> str:
     texts = [f'"{name}": [{", ".join(map(layout_text, layouts))}]' for name, layouts in rows.items()]
-    if len(texts) <= 2:
-        return "{" + ", ".join(texts) + "}"
+    line = "{" + ", ".join(texts) + "}"
+    if len(texts) <= 3 and len(line) <= _WIDEST:
+        return line
     return "{\n" + "".join(f"    {text},\n" for text in texts) + "}"
 
 

@@ -24,6 +24,7 @@ from autopar.errors import ConfigError, nearest, refusal
 from autopar.graph import ITEMSIZE
 from autopar.grid import GridShape
 
+_FIX = "compare with a profile that ships with autopar, in autopar/configs/machines"
 WORKS = ("matmul", "conv", "attention", "pointwise", "reduce", "memory")
 _UNITS = {"": 1, "B": 1} | {
     prefix + suffix: base**power
@@ -82,7 +83,7 @@ def parse_bytes(text: str | float) -> int:
     units = {unit.lower(): size for unit, size in _UNITS.items()}
     if isinstance(text, bool) or found is None or found.group(2).lower() not in units:
         rule = "bytes are a number and a unit out of B, KB, KiB, MB, MiB, GB, GiB, TB, TiB"
-        raise ConfigError(refusal("size", repr(text), rule, fix='write "12GiB"'))
+        raise ConfigError(refusal(f"size {str(text)!r}", "not a number of bytes", rule, fix="write e.g. 12GiB"))
     return int(float(found.group(1)) * units[found.group(2).lower()])
 
 
@@ -96,7 +97,7 @@ def load(name_or_path: str | Path) -> Machine:
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(refusal(where, "not TOML", str(error))) from error
+        raise ConfigError(refusal(where, f"not TOML: {error}", "a profile is a TOML file", fix=_FIX)) from error
     return _record(table, where)
 
 
@@ -123,9 +124,8 @@ def _read(name_or_path: str | Path) -> tuple[str, str]:
     try:
         return Path(given).read_text("utf-8"), where
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            refusal(where, "cannot be read", "a profile is a readable text file", [str(error)])
-        ) from error
+        rule = "a profile is a readable text file"
+        raise ConfigError(refusal(where, "cannot be read", rule, [str(error)], _FIX)) from error
 
 
 # Every entry and its kind; `_MEANING` says what a kind allows.
@@ -167,9 +167,8 @@ def _record(table: dict[str, Any], where: str) -> Machine:
             inner = {}
         tables[key] = _entries(inner, kinds, needed, f"{key}.", offenders)
     if offenders:
-        fix = f"compare with the profiles that ship with autopar: {', '.join(shipped())}"
         rule = "a profile has every entry, no other, and values that make sense"
-        raise ConfigError(refusal(where, f"{len(offenders)} entries are wrong", rule, offenders, fix))
+        raise ConfigError(refusal(where, f"{len(offenders)} entries are wrong", rule, offenders, _FIX))
     return Machine(
         **scalars,
         intra=Link(**tables["intra"]),

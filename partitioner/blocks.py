@@ -156,7 +156,7 @@ def _hands_on_only(graph: Graph, runs: tuple[_Run, ...], outputs: set[int]) -> b
         allowed = inside | {node.name for node in following}
         for position, name in enumerate(run.values):
             readers = {node.name for node in reader_of[name]}
-            if name == graph.loss or not readers <= inside and position not in outputs:
+            if name == graph.loss or (not readers <= inside and position not in outputs):
                 return False
             if following and not readers <= allowed:
                 return False

@@ -85,25 +85,28 @@ def build(
     draft = _Draft(
         graph, grid, machine, described, optimizer, gathered,
         frozenset() if gathered else frozenset(item.value for item in graph.parameters), _ties(graph, repeats),
-        graph.producers(), residents(graph, described), running_statistics(graph),
+        repeats, graph.producers(), graph.consumers(), residents(graph, described), running_statistics(graph),
     )  # fmt: skip
     draft.add_homes()
     draft.add_calls()
     draft.add_edges()
     keys = tuple(draft.options)
     position = {key: i for i, key in enumerate(keys)}
-    nodes = tuple(
-        Choices(key, draft.costs[key], draft.bytes[key], *draft.spans[key]) for key in keys
-    )
+    nodes = tuple(Choices(key, draft.costs[key], draft.bytes[key], *draft.spans[key]) for key in keys)
     edges = tuple(Edge(position[a], position[b], costs) for (a, b), costs in draft.edges.items())
     return Built(
         graph, grid, machine, described, repeats, keys, draft.options, draft.tied, Problem(nodes, edges, limit)
     )
 
 
+def _given(graph: Graph) -> list[str]:
+    """The values that no call makes: parameters, then inputs."""
+    return [item.value for item in graph.parameters] + [item.value for item in graph.inputs]
+
+
 def residents(graph: Graph, described: Mapping[str, Described]) -> dict[str, frozenset[str]]:
     """Per call, the values that are held anyway when it runs: parameters, inputs, and what an earlier call keeps for backward."""
-    held = {item.value for item in (*graph.parameters, *graph.inputs)}
+    held = set(_given(graph))
     found = {}
     for node in graph.nodes:
         found[node.name] = frozenset(held & {*node.inputs, *node.outputs})
@@ -129,7 +132,7 @@ def decide(built: Built, choice: Sequence[int]) -> Decision:
         return chosen[built.tied.get(key, key)]
 
     strategies = {node.name: of("node:" + node.name) for node in built.graph.nodes}
-    outside = [item.value for item in (*built.graph.parameters, *built.graph.inputs)]
+    outside = _given(built.graph)
     fanned = [name for name in built.graph.values if built.tied.get("fan:" + name, "fan:" + name) in chosen]
     return Decision(
         strategies,  # type: ignore[arg-type]
@@ -145,7 +148,7 @@ def _same_options(repeat: blocks.Repeat, described: Mapping[str, Described]) -> 
 
 def _ties(graph: Graph, repeats: Sequence[blocks.Repeat]) -> dict[str, str]:
     """The variables of later blocks by those of the first. A parameter that others read as well has a fan of its own."""
-    outside = {item.value for item in (*graph.parameters, *graph.inputs)}
+    outside = set(_given(graph))
     readers = graph.consumers()
     tied: dict[str, str] = {}
     for key, first in blocks.representatives(repeats).items():
@@ -238,7 +241,8 @@ class _Draft:
                 costs = [self.call_seconds(item, strategy) for strategy in item.strategies]
                 resident = self.resident[node.name]
                 held = [
-                    memory.saved_bytes(item.call, item.op, strategy, self.grid, resident) for strategy in item.strategies
+                    memory.saved_bytes(item.call, item.op, strategy, self.grid, resident)
+                    for strategy in item.strategies
                 ]
                 memo[key] = (costs, held)
             self.put("node:" + node.name, item.strategies, costs, held, (i, steps - i))

@@ -1,14 +1,15 @@
 """The instance files of the ASPLOS/EuroSys 2025 contest on intra-operator parallelism, read into a `Problem`.
 
-    problem.nodes.intervals[i] = [start, stop], .costs[i][s], .usages[i][s]
-    problem.edges.nodes[e] = [a, b], .costs[e] row-major over the strategies of a, then b; about 1e18 means forbidden
-    problem.usage_limit
+problem.nodes.intervals[i] = [start, stop], .costs[i][s], .usages[i][s]
+problem.edges.nodes[e] = [a, b], .costs[e] row-major over the strategies of a, then b; about 1e18 means forbidden
+problem.usage_limit
 """
 
 from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ def read_contest(path: Path) -> Problem:
         pairs = zip(edges["nodes"], edges["costs"], strict=True)
         tables = tuple(Edge(a, b, _costs(costs).reshape(-1, choices[b].costs.size)) for (a, b), costs in pairs)
         return Problem(choices, tables, float(data["usage_limit"]))
-    except (OSError, EOFError, ValueError, KeyError, IndexError, TypeError) as error:
+    except (OSError, EOFError, zlib.error, ValueError, KeyError, IndexError, TypeError) as error:
         rule = "an instance of the IOPDDL contest: nodes with intervals, costs, usages; edges with nodes, costs; usage_limit"
         raise ConfigError(refusal(str(path), f"{type(error).__name__}: {error}", rule)) from error
 

@@ -132,7 +132,9 @@ def decode(costs: list[Array], net: Links, messages: list[Array]) -> Choice:
 
 def used(core: Core, choice: Choice) -> Array:
     """The memory that a choice holds at each time."""
-    return profile(core.spans, [float(memory[s]) for memory, s in zip(core.memory, choice, strict=True)], core.room.size)
+    return profile(
+        core.spans, [float(memory[s]) for memory, s in zip(core.memory, choice, strict=True)], core.room.size
+    )
 
 
 def value(core: Core, choice: Choice) -> float:

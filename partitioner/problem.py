@@ -147,7 +147,9 @@ def check(problem: Problem) -> None:
     if problem.limit is not None and not problem.limit >= 0:
         offenders.append(f"the limit is {problem.limit}, not a number >= 0")
     if offenders:
-        rule = "finite memory >= 0, costs without NaN, one memory per cost, intervals forwards, edges that fit their nodes"
+        rule = (
+            "finite memory >= 0, costs without NaN, one memory per cost, intervals forwards, edges that fit their nodes"
+        )
         raise PlanError(refusal("partition problem", "malformed", rule, offenders))
 
 

@@ -119,6 +119,7 @@ def reduce(f: Factors, settle: bool = True, widest: float = math.inf) -> None:
             settle_memory(f)
         drop_separable(f)
         _eliminate_small(f)
+        drop_forbidden(f)  # an elimination may have forbidden some
         drop_dominated(f, widest)
 
 
@@ -225,7 +226,9 @@ def _undominated(f: Factors, node: int) -> NDArray[np.bool_]:
     if costs.size == 1:
         return keep
     tables = [seen_from(f, node, scope) for scope in sorted(f.near[node])]
-    screens = [_least_difference(few[:, None], few) for few in (table[:, :: -(-table.shape[1] // 6)] for table in tables)]
+    screens = [
+        _least_difference(few[:, None], few) for few in (table[:, :: -(-table.shape[1] // 6)] for table in tables)
+    ]
     better = costs[:, None] - costs + sum(screens) >= 0
     if not free(f, node):
         better &= memory[:, None] >= memory
@@ -248,7 +251,8 @@ def _least_difference(costs: Array, others: Array) -> Array:
     """The least of costs - others over the last dim, leaving out what both forbid."""
     with np.errstate(invalid="ignore"):
         difference = costs - others
-    return np.fmin.reduce(difference, axis=-1, initial=_HUGE)
+    least: Array = np.fmin.reduce(difference, axis=-1, initial=_HUGE)
+    return least
 
 
 def free(f: Factors, node: int) -> bool:

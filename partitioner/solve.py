@@ -51,7 +51,10 @@ def check_method(method: str) -> None:
 
 
 def solve(problem: Problem, method: str = "auto", time_limit: float = 60.0) -> Solution:
-    """The cheapest choice of strategies that meets the limit, with its bound; `time_limit` in seconds.
+    """The cheapest choice of strategies that meets the limit, with its bound.
+
+    `time_limit`, in seconds, ends the search; what it is doing then is finished first. Where no choice was found until then
+    but there is one, the one with the least peak memory is returned.
 
     Raises PlanError for a malformed problem, ConfigError for an unknown method, NoChoice (an InfeasiblePlan that carries
     `least_peak`) where no choice meets the limit.
@@ -63,12 +66,16 @@ def solve(problem: Problem, method: str = "auto", time_limit: float = 60.0) -> S
     if method == "exhaustive":
         return solve_exhaustively(problem)
     answer = methods[method](problem, began + time_limit)
-    if answer.choice is None:
-        raise _no_choice(problem, answer, time_limit)
-    cost, peak = evaluate(problem, answer.choice)
+    choice, found_by = answer.choice, answer.method
+    if choice is None:
+        least = least_peak(problem, time_limit)
+        if least is None or not fits(least[0], problem.limit):
+            raise _no_choice(problem, least)
+        choice, found_by = least[1], "least peak"
+    cost, peak = evaluate(problem, choice)
     assert fits(peak, problem.limit), "a solver returned a choice above the limit"
     seconds = time.perf_counter() - began
-    return Solution(answer.choice, cost, min(answer.bound, cost), answer.method, seconds, peak)
+    return Solution(choice, cost, min(answer.bound, cost), found_by, seconds, peak)
 
 
 def _ilp(problem: Problem, deadline: float) -> _Answer:
@@ -173,24 +180,25 @@ def _largest(costs: tuple[Array, ...]) -> float:
     return max((float(np.abs(own).max()) for own in costs), default=0.0)
 
 
-def _no_choice(problem: Problem, answer: _Answer, time_limit: float) -> NoChoice:
-    """The error for an empty answer: how much memory would do, and what holds it."""
-    least = least_peak(problem, time_limit)
+def _no_choice(problem: Problem, least: tuple[float, tuple[int, ...], bool] | None) -> NoChoice:
+    """The error where none meets the limit: how much memory would do, and what holds it."""
     where = "partition problem"
     if least is None:
         rule = "some choice of strategies uses no forbidden strategy and no forbidden pair"
         return NoChoice(refusal(where, "every choice is forbidden", rule), problem.limit, None)
     peak, choice, proven = least
-    if not answer.impossible and fits(peak, problem.limit):
-        given = f"no choice that meets the limit was found in {time_limit:g} s, though there are some"
-        fix = "give the solver more time, or raise the limit"
-        return NoChoice(refusal(where, given, "peak memory <= limit", fix=fix), problem.limit, peak, False)
     assert problem.limit is not None
     missed = f"{peak - problem.limit:,.0f} above the limit"
     given = f"the limit is {problem.limit:,.0f}, and the least peak that any choice reaches is {peak:,.0f}, {missed}"
+    if math.isinf(peak):
+        given, fix = (
+            f"no choice within the limit of {problem.limit:,.0f} was found in time",
+            "allow the solver more time",
+        )
+        return NoChoice(refusal(where, given, "peak memory <= limit", fix=fix), problem.limit, peak, False)
     if not proven:
         given = f"the limit is {problem.limit:,.0f}, and no choice that meets it was found; the least peak found is {peak:,.0f}"
-    holders = sorted(((float(n.memory[s]), n.name) for n, s in zip(problem.nodes, choice, strict=bool(choice))), reverse=True)
+    holders = sorted(((float(n.memory[s]), n.name) for n, s in zip(problem.nodes, choice, strict=True)), reverse=True)
     offenders = [f"{name} holds {held:,.0f} even then" for held, name in holders[:5] if held]
     fix = f"raise the limit to {peak:,.0f}, or use more ranks"
     return NoChoice(refusal(where, given, "peak memory <= limit", offenders, fix), problem.limit, peak, proven)

@@ -147,8 +147,12 @@ def _refuse_random(opened: Job, seed: int) -> None:
                 losses = [float(job.loss_of(job.call(model, batch))) for _ in range(2)]
             if losses[0] != losses[1]:
                 given = f"the loss of one batch is {losses[0]:.9g} and then {losses[1]:.9g}"
-                rule = "a comparison needs a model that computes the same twice; this one draws random numbers (dropout?)"
-                raise ConfigError(refusal(str(opened.folder), given, rule, fix="set its dropout to 0 and compile again"))
+                rule = (
+                    "a comparison needs a model that computes the same twice; this one draws random numbers (dropout?)"
+                )
+                raise ConfigError(
+                    refusal(str(opened.folder), given, rule, fix="set its dropout to 0 and compile again")
+                )
 
 
 def _sensitivity(

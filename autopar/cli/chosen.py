@@ -47,7 +47,9 @@ def meaning(node: NodePlan, choice: AxisChoice) -> str:
         return "batch" if shard.blocks == 1 else "sequence"
     if node.letters.startswith("n c"):
         return "channels" if shard.dim == 1 else "space"
-    return _position(shard.dim, len(node.shape), attention=node.letters.startswith("b* t [e]"), summed=layouts[0] is not shard)
+    return _position(
+        shard.dim, len(node.shape), attention=node.letters.startswith("b* t [e]"), summed=layouts[0] is not shard
+    )
 
 
 def _position(dim: int, ndim: int, *, attention: bool, summed: bool) -> str:

@@ -32,8 +32,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     pin = "fix what calls do, as in '*.c_fc: n@axis1': the pattern is over module paths, letters are the operator's; repeatable"
     parser.add_argument("--pin", action="append", default=[], metavar="'PATTERN: LETTER@AXIS'", help=pin)
     optimizers = ["sgd", "momentum", "adamw"]
-    parser.add_argument("--optimizer", default="adamw", choices=optimizers, help="whose state the memory counts (adamw)")
-    parser.add_argument("--loss", metavar="OUTPUT", help="the output to train on, where it is not a scalar or called loss")
+    parser.add_argument(
+        "--optimizer", default="adamw", choices=optimizers, help="whose state the memory counts (adamw)"
+    )
+    parser.add_argument(
+        "--loss", metavar="OUTPUT", help="the output to train on, where it is not a scalar or called loss"
+    )
 
 
 def add(commands: Any) -> None:  # noqa: ANN401 (argparse's type for this is private)
@@ -113,7 +117,7 @@ def _facts(plan: Plan, folder: Path, stages: dict[str, float]) -> dict[str, obje
 
 def _report(plan: Plan, folder: Path) -> None:
     from autopar.cli.chosen import sentence
-    from autopar.cli.show import fallback_table, milliseconds, say, show, size
+    from autopar.cli.show import milliseconds, say, show_fallbacks, size
 
     predicted = plan.predicted
     gain = plan.single / predicted.seconds if predicted.seconds else 1.0
@@ -123,6 +127,4 @@ def _report(plan: Plan, folder: Path) -> None:
         f"wrote      {folder / 'program.py'}  {folder / 'plan.json'}",
         f"next       autopar inspect {folder}; autopar run {folder}",
     )
-    table = fallback_table(plan)
-    if table is not None:
-        show(table)
+    show_fallbacks(plan)

@@ -17,13 +17,13 @@ from autopar.cli.options import count, results_only
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from autopar.alternatives import Alternative
     from autopar.compiler import Compiled
     from autopar.graph import Node
-    from autopar.alternatives import Alternative
 
 NAME = "explain"
 _LEGEND = (
-    "A letter is split over the axis; replicate, copied: every rank computes the whole call; linear: on addends.",
+    "a letter is split over the axis; replicate, copied: every rank computes the whole call; linear 0: partial sums of operand 0",
     "around: conversions of operands and results, gradient sums and updates of its parameters. change: the other calls stay.",
 )
 
@@ -41,9 +41,9 @@ def add(commands: Any) -> None:  # noqa: ANN401
 
 def run(arguments: argparse.Namespace) -> int:
     """Price the model again as the plan was, and print the alternatives."""
+    from autopar.alternatives import matching
     from autopar.cli.show import note, say, show
     from autopar.folder import load, recompile
-    from autopar.alternatives import matching
 
     matching(load(arguments.folder).plan.nodes, arguments.name)  # a misspelled name is refused before the work
     with results_only(arguments.json):
@@ -74,7 +74,7 @@ def _table(compiled: Compiled, alternatives: tuple[Alternative, ...], most: int)
     from autopar.cli.show import bold, milliseconds, table
 
     names = compiled.built.grid.names
-    made = table("", *(f"on {name}" for name in names), "own time", "around time", "step change")
+    made = table(*(f"on {name}" for name in names), "own time", "around time", "step change")
     kept = [one for i, one in enumerate(alternatives) if i < most or one.chosen]
     for one in kept:
         change = "chosen" if one.chosen else f"{'+' if one.change >= 0 else '-'}{milliseconds(abs(one.change))}"

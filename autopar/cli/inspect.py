@@ -21,13 +21,13 @@ from autopar.cli.show import (
     amounts,
     bold,
     cut,
-    fallback_table,
     joined,
     layouts,
     milliseconds,
     note,
     short,
     show,
+    show_fallbacks,
     shown,
     size,
     splits,
@@ -74,10 +74,8 @@ def run(arguments: argparse.Namespace) -> int:
         show(_cost(plan), cut="where")
     else:
         show(_parameters(plan), cut="name")
-    fallback = fallback_table(plan)
-    if fallback is not None:
-        show(fallback)
-    show(_summary(saved))
+    show_fallbacks(plan)
+    show(_summary(saved), title=f"{plan.name}, one step on one rank, predicted")
     return 0
 
 
@@ -100,7 +98,7 @@ def _summary(saved: Saved) -> Table:
     }
     if saved.edited:
         rows["edited"] = "program.py was edited by hand: it need not do what this plan says"
-    made = table(f"{plan.name}, one step on one rank, predicted", "", "")
+    made = table("", "")
     made.show_header = False
     for name, text in rows.items():
         made.add_row(name, text)
@@ -108,7 +106,7 @@ def _summary(saved: Saved) -> Table:
 
 
 def _module(plan: Plan) -> Table:
-    made = table("", "operator", "split", "operands", "result", "time", "saved")
+    made = table("operator", "split", "operands", "result", "time", "saved")
     axes = GridShape.parse(plan.grid).names
     module = None
     for node, times in shown(plan):
@@ -130,15 +128,27 @@ def _module(plan: Plan) -> Table:
 
 
 def _cost(plan: Plan) -> Table:
-    made = table("", "what", "where", "split", "times", "time", "share")
+    made = table("what", "where", "split", "times", "time", "share")
     made.columns[0].max_width = 20
     axes = GridShape.parse(plan.grid).names
     rows = [
-        (times * (source.seconds(node) + _inside(node)), short(node.target), _place(node, plan), splits(node, axes), times)
+        (
+            times * (source.seconds(node) + _inside(node)),
+            short(node.target),
+            _place(node, plan),
+            splits(node, axes),
+            times,
+        )
         for node, times in shown(plan)
     ]
     rows += [
-        (one.times * (one.seconds_forward + one.seconds_adjoint), one.primitive, _why(one), f"over {one.axis}", one.times)
+        (
+            one.times * (one.seconds_forward + one.seconds_adjoint),
+            one.primitive,
+            _why(one),
+            f"over {one.axis}",
+            one.times,
+        )
         for one in plan.conversions
     ]
     rows += [(plan.predicted.gradients, "gradient sums", "", "", 1), (plan.predicted.update, "update", "", "", 1)]
@@ -151,7 +161,7 @@ def _cost(plan: Plan) -> Table:
 
 def _parameters(plan: Plan) -> Table:
     axes = ", ".join(GridShape.parse(plan.grid).names)
-    made = table("", "name", "kind", "dtype", "shape", f"layout over {axes}")
+    made = table("name", "kind", "dtype", "shape", f"layout over {axes}")
     for one in (*plan.inputs, *plan.parameters):
         name = one.name + "".join(f" = {alias}" for alias in one.aliases)
         made.add_row(name, one.kind, one.dtype, "x".join(map(str, one.shape)) or "scalar", " | ".join(one.layouts))

@@ -29,6 +29,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: None = None) -> argparse.Namespace:  # type: ignore[override]
         """Parse; words that nobody takes end with the nearest known options."""
+        known: argparse.Namespace
         known, rest = self.parse_known_args(args, namespace)
         if rest:
             _subparser(self, getattr(known, "command", "")).unknown(rest)
@@ -72,7 +73,11 @@ class Parser(argparse.ArgumentParser):
         if action.choices is not None and value not in action.choices:
             what = action.option_strings[-1] if action.option_strings else "command"
             given = f"{what} {value!r} is unknown{nearest(str(value), action.choices)}"
-            self.refuse(given, f"a {what.lstrip('-')} is one of", action.choices)
+            self.refuse(
+                given,
+                f"a {what} is one of those" if what == "command" else f"{what} takes one of those",
+                action.choices,
+            )
 
 
 def _subparser(parser: Parser, command: str) -> Parser:

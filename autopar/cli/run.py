@@ -19,7 +19,9 @@ def add(commands: Any) -> None:  # noqa: ANN401
     parser.add_argument("--steps", type=count(0), default=100, metavar="N", help="training steps (100)")
     beside = "run the sequential model beside the first N steps (0)"
     parser.add_argument("--compare", type=count(0), default=0, metavar="N", help=beside)
-    parser.add_argument("--save", metavar="FILE", help="write the trained parameters as safetensors, under the original names")
+    parser.add_argument(
+        "--save", metavar="FILE", help="write the trained parameters as safetensors, under the original names"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the initial parameters (0)")
     parser.add_argument("--dtype", choices=["float32", "float64"], help="run in another precision than compiled")
     parser.add_argument("--no-rebalance", action="store_true", help="keep the boundaries between ranks as they are")

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-LAYOUTS = "layouts per axis: R replicate, C copied, P partial, S0 shard of dim 0, S0(3x_x64) of 3 blocks in units of 64"
-LETTERS = "letters: * several dims, (a b) one dim, [v] never split, h~ needs neighbours' rows, k? optional, dN dim N"
-TIMES = "times are of one run of the line, forward and backward; 4 x: it runs 4 times a step; + is sent per rank"
+LAYOUTS = "layouts: R replicate, C copied, P partial, S1 shard of dim 1, S1(3x_x64) in 3 blocks, in units of 64"
+LETTERS = "letters: * several dims, (a b) one dim, [v] never split, h~ needs neighbours, k? optional, dN dim N"
+TIMES = "times: one run of the line, forward and backward; 4 x: it runs 4 times a step; +: sent by each rank"
 _WIDE = 160  # where standard output is no terminal and COLUMNS is not set
 _NARROWEST = 36  # what a column is cut to at most
 
@@ -47,19 +47,19 @@ def note(*lines: str) -> None:
         console().print(line)
 
 
-def table(title: str, *columns: str) -> Table:
+def table(*columns: str) -> Table:
     """An empty table without vertical lines; columns of numbers are right-aligned."""
     from rich import box
     from rich.table import Table
 
-    made = Table(title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_edge=False)
+    made = Table(box=box.SIMPLE_HEAD, show_edge=False)
     for name in columns:
         numbers = name in ("saved", "calls", "line") or name.endswith(("time", "times", "share", "change"))
         made.add_column(name, justify="right" if numbers else "left", overflow="fold")
     return made
 
 
-def show(made: Table, cut: str = "") -> None:
+def show(made: Table, *, title: str = "", cut: str = "") -> None:
     """Print a table and an empty line; where it is too wide, the column `cut` gives way: its texts end in an ellipsis."""
     out = console()
     if cut:
@@ -69,6 +69,8 @@ def show(made: Table, cut: str = "") -> None:
         widest = max((out.measure(cell, options=wide).maximum for cell in column.cells), default=0)
         if excess > 0:
             column.width = max(_NARROWEST, widest - excess)
+    if title:
+        out.print(bold(title))
     out.print(made)
     out.print()
 
@@ -90,20 +92,17 @@ def bold(text: str) -> Text:
 
 def milliseconds(seconds: float) -> str:
     """``1.84 ms``, or seconds from one second on."""
-    if seconds >= 1:
+    if seconds >= 0.9995:
         return f"{seconds:.3g} s" if seconds < 1000 else f"{seconds:.0f} s"
     return f"{seconds * 1e3:.3g} ms"
 
 
 def size(count: float) -> str:
     """``41 MiB``."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1023.5:
-            break
-        count /= 1024
-    else:
-        unit = "TiB"
-    return f"{count:.3g} {unit}" if count < 999.5 else f"{count:.0f} {unit}"
+    units = ("B", "KiB", "MiB", "GiB", "TiB")
+    power = next((i for i in range(4) if count < 1023.5 * 1024**i), 4)
+    shown = count / 1024**power
+    return f"{shown:.3g} {units[power]}" if shown < 999.5 else f"{shown:.0f} {units[power]}"
 
 
 def short(target: str) -> str:
@@ -130,26 +129,26 @@ def amounts(one: ConversionPlan | InnerPlan) -> str:
     return ", ".join(parts)
 
 
-def fallback_table(plan: Plan) -> Table | None:
-    """The operators without a rule, how often they occur, and their share of the compute; None where there are none."""
+def show_fallbacks(plan: Plan) -> None:
+    """The operators without a rule, how often they occur, and their share of the compute; nothing where there are none."""
     total = sum(node.seconds_forward + node.seconds_backward for node in plan.nodes) or 1.0
     counts: dict[str, list[float]] = {}
     for node in plan.nodes:
         if not node.ruled:
             counts.setdefault(node.target, []).append(node.seconds_forward + node.seconds_backward)
-    if not counts:
-        return None
-    title = "operators without a rule run whole on every rank (add one record in autopar/ops/)"
-    made = table(title, "operator", "calls", "compute share")
+    made = table("operator", "calls", "compute share")
     for target, seconds in sorted(counts.items(), key=lambda item: -sum(item[1])):
         made.add_row(target, str(len(seconds)), f"{sum(seconds) / total:.1%}")
-    return made
+    if counts:
+        show(made, title="these operators have no rule and run whole on every rank (add a record in autopar/ops/)")
 
 
 def shown(plan: Plan) -> list[tuple[NodePlan, int]]:
     """The calls to show with how often they run: of repeated blocks the first, with their number."""
     later = {f"{prefix}.{member}" for prefix, members in plan.repeats for member in members[1:]}
-    return [(node, times(plan, node.module)) for node in plan.nodes if not any(inside(node.module, path) for path in later)]
+    return [
+        (node, times(plan, node.module)) for node in plan.nodes if not any(inside(node.module, path) for path in later)
+    ]
 
 
 def times(plan: Plan, module: str) -> int:

@@ -17,7 +17,6 @@ from autopar.plan import ConversionPlan, InnerPlan, NodePlan, Plan
 
 if TYPE_CHECKING:
     from rich.table import Table
-    from rich.text import Text
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +63,7 @@ def _owner(module: str, composite: set[str]) -> str:
 
 def lines(plan: Plan) -> Table:
     """The table of all lines."""
-    made = table("", "line", "module", "code", "split", "time", "saved")
+    made = table("line", "module", "code", "split", "time", "saved")
     axes = GridShape.parse(plan.grid).names
     shown_as: tuple[str, str] | None = None
     rest = [one for one in plan.conversions if not one.consumers]
@@ -96,7 +95,7 @@ def lines(plan: Plan) -> Table:
 
 def letters(plan: Plan, *, every: bool = False) -> Table:
     """The letters of every operator, or of those only that are neither elementwise nor free."""
-    made = table("", "operator", "letters")
+    made = table("operator", "letters")
     calls = [node for node, _ in shown(plan) if every or (seconds(node) and not node.letters.startswith("d*"))]
     notes = {short(node.target): node.letters for node in calls}
     for name, note in sorted(notes.items()):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autopar.costmodel.communication import price, primitive_of
-from autopar.costmodel.local import compatible, largest_part, local_shape
+from autopar.costmodel.local import compatible, local_shape
 from autopar.costmodel.machine import Link, Machine, axis_links
 from autopar.costmodel.redistribute import conversion_matrix, plain, plan_conversion
 from autopar.grid import GridShape
@@ -17,8 +17,6 @@ from autopar.layout import Copied, Partial, Replicate, Shard, even_bounds
 
 WHOLE = (Replicate(), Copied(), Partial())
 GRIDS = [GridShape.parse(text) for text in ("2", "3", "2x2", "3x2", "2x3", "4x2", "2x1", "2x2x2")]
-
-
 FAST, SLOW = Link(2e-6, 5e9), Link(1e-5, 1e9)
 
 
@@ -211,8 +209,7 @@ def test_local_shapes_are_the_largest_shard(problem):
     assert local_shape(shape, layouts, grid) == tuple(lengths)
 
 
-def share_a_dim(source, target):
-    """Whether two axes cut one dim, before or after: an order of the axes may then be illegal."""
+def share_a_dim(source, target):  # an order of the axes may then be illegal
     cuts = {(axis, one.dim) for side in (source, target) for axis, one in enumerate(side) if isinstance(one, Shard)}
     return len({dim for _, dim in cuts}) < len(cuts)
 
@@ -227,7 +224,9 @@ def axis_after_axis(shape, itemsize, gradient, source, target, grid):
             if not compatible(shape, after, grid):
                 seconds = np.inf
                 break
-            seconds += sum(step.seconds for step in plan_conversion(shape, itemsize, gradient, now, after, grid, MACHINE))
+            seconds += sum(
+                step.seconds for step in plan_conversion(shape, itemsize, gradient, now, after, grid, MACHINE)
+            )
             now = after
         found.append(seconds)
     return min(found)
@@ -397,7 +396,3 @@ def test_an_incompatible_pair_costs_infinity():
     good, bad = (Shard(0), Replicate()), (Shard(0), Shard(0, 4, 1))
     costs = conversion_matrix((32,), 4, True, [good, bad], [good, bad], GridShape.parse("2x2"), MACHINE)
     assert np.isinf(costs).tolist() == [[False, True], [True, True]]
-
-
-def test_largest_part_of_nothing():
-    assert largest_part(0, [(1, 1, 4)]) == 0

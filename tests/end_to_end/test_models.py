@@ -39,7 +39,9 @@ def compiled(tmp_path_factory):
     def folder(name, grid):
         file = files(name)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(autopar.capture, "capture", lambda model, inputs, *, name, loss: capture(model, inputs, name, loss))
+            patch.setattr(
+                autopar.capture, "capture", lambda model, inputs, *, name, loss: capture(model, inputs, name, loss)
+            )
             source = ModelSource(str(file.path), file.sha256, file.attribute)
             one = compile(file.model, file.example_inputs, grid=grid, machine=MACHINE, name=name, source=source)
         return one.save(tmp_path_factory.mktemp(name))
@@ -63,8 +65,6 @@ def test_the_program_computes_what_the_model_computes(compiled, name, grid):
     differences = simulate(GridShape.parse(grid).size, run, timeout=300.0)[0]
     assert {(one.case, one.what) for one in differences} == EXPECTED
     assert [one for one in differences if not one.relative <= one.tolerance] == []
-
-
 
 
 EXPECTED = {

@@ -1,0 +1,192 @@
+"""Programs as text: golden ones that also run, their length, their names, and the same bytes every time."""
+
+import ast
+import builtins
+import functools
+import hashlib
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from compiling import CPU, EVERY, QUICK, SLOW, assert_computes_the_same, captured, compiled, drawn, made
+
+import autopar
+import autopar.runtime
+from autopar.codegen.program import amount, exchange_text, milliseconds
+
+GOLDENS = {
+    "mlp_grid_2": ("wide_mlp", "2", CPU, ()),
+    "mlp_batch_grid_2": ("wide_mlp", "2", CPU, ("fc*: b0@axis0",)),
+    "conv_grid_2x2": ("big_image", "2x2", SLOW, ()),
+    "gpt_grid_2x2": ("wide_gpt", "data=2,model=2", SLOW, ()),
+}
+RUNTIME = frozenset(autopar.runtime.__all__)
+SMALL = [name for name in EVERY if name not in {model for model, *_ in GOLDENS.values()}]
+
+
+@functools.cache
+def golden_program(name):
+    model, grid, machine, pins = GOLDENS[name]
+    return compiled(model, grid, machine, pin=pins)
+
+
+@pytest.mark.parametrize("name", GOLDENS)
+def test_golden_programs(golden, name):
+    golden(name, golden_program(name).source)
+
+
+@pytest.mark.parametrize("name", GOLDENS)
+def test_golden_programs_compute_what_the_model_computes(name):
+    assert_computes_the_same(golden_program(name), GOLDENS[name][0])
+
+
+def test_golden_programs_show_what_they_are_there_to_show():
+    column_row = golden_program("mlp_grid_2").source
+    assert "split n over axis0" in column_row
+    assert "split k over axis0" in column_row
+    batch = golden_program("mlp_batch_grid_2").source
+    assert "split b0 over axis0" in batch
+    assert "split n" not in batch
+    assert "h over axis0, w over axis1" in golden_program("conv_grid_2x2").source
+    blocks = golden_program("gpt_grid_2x2").source
+    assert "def block(p, add):" in blocks
+    assert "for layer in p.blocks:" in blocks
+
+
+@pytest.mark.parametrize("model", ["mlp", "wide_mlp"])
+@pytest.mark.parametrize(
+    ("grid", "machine"), [("2", CPU), ("2", QUICK), ("2", SLOW), ("3", SLOW), ("2x2", CPU), ("data=2,model=2", QUICK)]
+)
+def test_two_linears_take_at_most_25_lines(model, grid, machine):
+    assert len(compiled(model, grid, machine).source.splitlines()) <= 25
+
+
+def gpt2():
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    off = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
+    return GPT2LMHeadModel(GPT2Config(loss_type="ForCausalLM", use_cache=False, **off))
+
+
+def gpt2_inputs():
+    ids = torch.zeros(8, 1024, dtype=torch.int64)
+    return {"input_ids": ids, "labels": ids}
+
+
+def test_twelve_gpt2_layers_take_at_most_120_lines_and_the_same_bytes_every_time(tmp_path):
+    """GPT-2 as published: 768 wide, 50257 tokens, without memory. Another process hashes strings otherwise."""
+    script = tmp_path / "again.py"
+    script.write_text(AGAIN)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "PYTHONHASHSEED": "4711"}
+    other = subprocess.Popen(
+        [sys.executable, script], stdout=subprocess.PIPE, text=True, env=environment | {"OMP_NUM_THREADS": "1"}
+    )
+    one = autopar.compile(gpt2, gpt2_inputs(), grid="4x2", name="gpt2")
+    assert len(one.source.splitlines()) <= 120
+    assert one.source.count("def transformer_block(p, ") == 1
+    assert one.solution.gap == 0
+    found, _ = other.communicate(timeout=300)
+    assert found.split() == digests(one)
+
+
+def digests(one):
+    return [hashlib.sha256(text.encode()).hexdigest() for text in (one.source, autopar.plan.to_json(one.plan))]
+
+
+AGAIN = """
+import autopar, autopar.plan
+from test_program import digests, gpt2, gpt2_inputs
+print(*digests(autopar.compile(gpt2, gpt2_inputs(), grid="4x2", name="gpt2")))
+"""
+
+
+@pytest.mark.parametrize("name", ["conv", "gpt", "kinds"])
+def test_a_model_compiled_twice_gives_the_same_bytes(name):
+    assert digests(compiled(name, "2x2")) == digests(compiled(name, "2x2"))
+
+
+@pytest.mark.parametrize(("grid", "seed"), [("2", 0), ("2x2", 1), ("2x2", None)])
+@pytest.mark.parametrize("name", SMALL)
+def test_any_choice_gives_a_program_that_computes_what_the_model_computes(name, grid, seed):
+    """Not only the cheapest choice (seed None) is correct."""
+    one = compiled(name, grid, solve=None if seed is None else drawn(seed))
+    assert_computes_the_same(one, name)
+    assert_names(ast.parse(one.source))
+
+
+def assert_names(tree):
+    """Every name is bound before it is read, and none shadows another."""
+    imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    imported = {alias.asname or alias.name for node in imports for alias in node.names}
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    outside = {one.name for one in functions} | assigned(tree.body) | imported
+    assert imported <= RUNTIME | {"torch", "F"}
+    assert imported <= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    assert len({one.name for one in functions}) == len(functions)
+    for function in functions:
+        arguments = [one.arg for one in function.args.args]
+        inside = assigned(function.body)
+        assert len(set(arguments)) == len(arguments)
+        assert arguments[0] == "p"
+        assert not (inside | set(arguments)) & (outside | RUNTIME)
+        assert not inside & {"p", *dir(builtins)}
+        undefined(function.body, {*arguments, *outside, *dir(builtins)})
+
+
+def assigned(body):
+    """Names that statements bind, loops and comprehensions included."""
+    return {
+        node.id
+        for statement in body
+        for node in ast.walk(statement)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    }
+
+
+def undefined(body, known):
+    """Fail where a statement reads a name that nothing has bound before."""
+    for statement in body:
+        if isinstance(statement, ast.For):
+            reads(statement.iter, known)
+            known = known | assigned([statement.target])
+            undefined(statement.body, known)
+        else:
+            reads(statement, known)
+        known = known | assigned([statement])
+
+
+def reads(tree, known):
+    inner = {one.target.id for node in ast.walk(tree) if isinstance(node, ast.GeneratorExp) for one in node.generators}
+    found = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+    assert found - inner <= known, f"{sorted(found - inner - known)} in {ast.unparse(tree)}"
+
+
+def test_a_buffer_is_read_before_it_changes():
+    source = compiled("counted", "2").source
+    assert source.index("p.steps * 2") < source.index("p.steps.add_(1)")
+
+
+def test_a_list_of_blocks_is_walked_in_the_order_of_the_calls():
+    assert "for layer in (p.blocks[2], p.blocks[0], p.blocks[1]):" in compiled("backwards", "2").source
+    assert "for layer in (p.blocks[i] for i in range(2, 4)):" in compiled("kinds", "2").source
+    assert re.search(r"for layer in p.layers:\n +(\w+) = layer_block\(layer, \1\)\n", compiled("layers", "2").source)
+
+
+def test_inputs_keep_their_names_where_those_are_free():
+    one = compiled("reserved", "2")
+    assert "def forward(p, p_, copy_, layer_, F_, input, block):" in one.source
+    assert [item.name for item in one.plan.inputs] == ["p", "copy", "layer", "F", "input", "block"]
+    assert made("reserved")[1].keys() == {item.name for item in captured("reserved").graph.inputs}
+
+
+def test_numbers_for_people():
+    assert [amount(size) for size in (0, 999, 1000, 1023, 1024, 1.5 * 2**20, 3 * 2**40)] == [
+        "0 B", "999 B", "1000 B", "1023 B", "1 KiB", "1.5 MiB", "3072 GiB"]  # fmt: skip
+    assert [milliseconds(one) for one in (4.1e-7, 0.00123, 0.0994, 0.0996, 0.2, 12)] == [
+        "0.00041 ms", "1.2 ms", "99 ms", "100 ms", "200 ms", "12000 ms"]  # fmt: skip
+    assert exchange_text(0, 0, 0) == ""
+    assert exchange_text(2048, 4096, 1e-3) == "2 KiB + 4 KiB back 1 ms"

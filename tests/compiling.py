@@ -1,0 +1,129 @@
+"""Compile the small models, each captured once, and run programs on simulated ranks beside the sequential model."""
+
+import copy
+import dataclasses
+import functools
+import random
+from unittest import mock
+
+import numpy as np
+import torch
+from odd_models import ODD
+from small_models import MODELS
+
+import autopar
+from autopar.capture import capture
+from autopar.costmodel.machine import Link
+from autopar.costmodel.machine import load as load_machine
+from autopar.grid import GridShape
+from autopar.partitioner.problem import Solution, evaluate
+from autopar.plan import to_json
+from autopar.runtime import simulate
+from autopar.runtime.description import parse_description
+from autopar.runtime.initial import module_values
+from autopar.runtime.session import Parallel
+
+EVERY = MODELS | ODD
+CPU = load_machine("cpu")
+QUICK = dataclasses.replace(CPU, name="quick", launch_floor=1e-9, intra=Link(1e-9, 1e12))  # whatever can be split is
+SLOW = dataclasses.replace(  # a split pays, and so does every message saved
+    CPU,
+    name="slow",
+    memory_bandwidth=1e8,
+    launch_floor=0.0,
+    intra=Link(1e-6, 1e8),
+    flops=(("float32", 1e7),),
+    efficiency=tuple((work, 1.0) for work, _ in CPU.efficiency),
+)
+
+
+def made(name):
+    """The model and its inputs, the same on every call."""
+    build, inputs = EVERY[name]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return build(), inputs()
+
+
+@functools.cache
+def captured(name):
+    return capture(EVERY[name][0], made(name)[1], name=name)
+
+
+def compiled(name, grid, machine=SLOW, solve=None, **options):
+    """What `autopar.compile` makes of a model; `solve` replaces the solver."""
+    patches = [mock.patch("autopar.capture.capture", lambda *_, **__: captured(name))]
+    if solve is not None:
+        patches.append(mock.patch("autopar.compiler.solve", lambda problem, **_: solve(problem)))
+    for patch in patches:
+        patch.start()
+    try:
+        return autopar.compile(EVERY[name][0], made(name)[1], grid=grid, machine=machine, name=name, **options)
+    finally:
+        for patch in patches:
+            patch.stop()
+
+
+def drawn(seed):
+    """A solver that draws a choice among the allowed ones, whatever it costs."""
+    return functools.partial(_draw, draw=random.Random(seed))
+
+
+def _draw(problem, draw):
+    near = {i: [] for i in range(len(problem.nodes))}
+    for edge in problem.edges:
+        near[edge.a].append((edge.b, edge.costs))
+        near[edge.b].append((edge.a, edge.costs.T))
+    while True:
+        choice = {}
+        for i, node in enumerate(problem.nodes):
+            allowed = np.isfinite(node.costs)
+            for other, costs in near[i]:
+                if other in choice:
+                    allowed = allowed & np.isfinite(costs[:, choice[other]])
+            if not allowed.any():
+                break
+            choice[i] = draw.choice(np.flatnonzero(allowed).tolist())
+        if len(choice) == len(problem.nodes):
+            found = tuple(choice.values())
+            cost, peak = evaluate(problem, found)
+            return Solution(found, cost, 0.0, "drawn", 0.0, peak)
+
+
+def assert_computes_the_same(one, name, relative=1e-10):
+    """Run the program in float64: loss, every gradient and every buffer are those of the sequential model."""
+    model, inputs = made(name)
+    model = model.double()
+    inputs = {key: value.double() if value.is_floating_point() else value for key, value in inputs.items()}
+    start = copy.deepcopy(model)
+    loss = model(**inputs)
+    loss.backward()
+    gradients = {key: value.grad for key, value in model.named_parameters() if value.grad is not None}
+    largest = max(float(value.abs().max()) for value in gradients.values())
+    for found_loss, found_gradients, found_state in run(one, start, inputs):
+        assert abs(found_loss - loss) <= relative * abs(loss)
+        assert found_gradients.keys() == gradients.keys()
+        for key, value in gradients.items():
+            allowed = relative * max(float(value.abs().max()), 1e-3 * largest)
+            assert float((found_gradients[key] - value).abs().max()) <= allowed, key
+        for key, value in model.named_buffers():
+            if key in found_state:
+                torch.testing.assert_close(found_state[key], value, rtol=relative, atol=relative)
+
+
+def run(one, model, inputs):
+    """Loss, whole gradients and whole state of one step, on every rank."""
+    code = compile(one.source, "program.py", "exec")
+    description = parse_description(to_json(one.plan), "plan.json")
+    known = {name for item in description.parameters for name in (item.name, *item.aliases)}
+    values = [*one.constants.items(), *(pair for pair in module_values(model) if pair[0] in known)]
+
+    def rank():
+        names = {"__name__": "program"}
+        exec(code, names)
+        parallel = Parallel(names["PROGRAM"], description, values, dtype=torch.float64)
+        loss = parallel(**inputs)
+        loss.backward()
+        return loss.detach(), parallel.full_gradients(), parallel.full_state_dict()
+
+    return simulate(GridShape.parse(one.plan.grid).size, rank)

@@ -1,0 +1,7 @@
+"""Sizes of local parts at their edges; the rest is shown by the redistribution tests."""
+
+from autopar.costmodel.local import largest_part
+
+
+def test_largest_part_of_nothing():
+    assert largest_part(0, [(1, 1, 4)]) == 0
