@@ -12,7 +12,7 @@ import autopar
 from autopar.codegen.steps import Program, conversions
 from autopar.costmodel import compute, memory
 from autopar.errors import InfeasiblePlan, refusal
-from autopar.graph import Value
+from autopar.graph import Graph, Value
 from autopar.layout import Layouts
 from autopar.ops.fallback import FALLBACK
 from autopar.ops.rule import Choice
@@ -53,7 +53,7 @@ def plan(
         machine=built.machine,
         model=source,
         options=chosen,
-        graph_sha256=hashlib.sha256(repr((graph.inputs, graph.parameters, graph.nodes)).encode()).hexdigest(),
+        graph_sha256=_hash(graph),
         program_sha256="",
         inputs=tuple(
             _tensor(item.name, graph.values[item.value], "input", decision.homes[item.value]) for item in graph.inputs
@@ -75,6 +75,12 @@ def plan(
             sum(len(one) for one in built.options.values()),
         ),
     )
+
+
+def _hash(graph: Graph) -> str:
+    """Of everything that a graph is: two graphs with one hash are the same model on the same inputs."""
+    parts = (graph.inputs, graph.parameters, graph.nodes, sorted(graph.values.items()), graph.loss, graph.updates)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
 def _tensor(name: str, value: Value, kind: str, layouts: Layouts, aliases: tuple[str, ...] = ()) -> TensorPlan:

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import functools
+import hashlib
 import random
 from unittest import mock
 
@@ -13,9 +14,11 @@ from small_models import MODELS
 
 import autopar
 from autopar.capture import capture
+from autopar.codegen.steps import lower
 from autopar.costmodel.machine import Link
 from autopar.costmodel.machine import load as load_machine
 from autopar.grid import GridShape
+from autopar.partitioner.build import decide
 from autopar.partitioner.problem import Solution, evaluate
 from autopar.plan import to_json
 from autopar.runtime import simulate
@@ -127,3 +130,15 @@ def run(one, model, inputs):
         return loss.detach(), parallel.full_gradients(), parallel.full_state_dict()
 
     return simulate(GridShape.parse(one.plan.grid).size, rank)
+
+
+def lowered(one):
+    """The decision and the steps of a compiled model."""
+    built = one.built
+    decision = decide(built, one.solution.choice)
+    return decision, lower(built.graph, decision, built.described, built.repeats, built.grid, built.machine)
+
+
+def digests(one):
+    """Hashes of program and plan."""
+    return [hashlib.sha256(text.encode()).hexdigest() for text in (one.source, to_json(one.plan))]

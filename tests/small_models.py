@@ -115,6 +115,19 @@ class Gpt(nn.Module):
         return F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
 
 
+def published_gpt2():
+    """GPT-2 as published: 12 layers, 768 wide, 50257 tokens; for the meta device."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    off = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
+    return GPT2LMHeadModel(GPT2Config(loss_type="ForCausalLM", use_cache=False, **off))
+
+
+def published_gpt2_inputs():
+    ids = torch.zeros(8, 1024, dtype=torch.int64)
+    return {"input_ids": ids, "labels": ids}
+
+
 def normal(*shape):
     return torch.randn(shape)
 

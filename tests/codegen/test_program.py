@@ -3,16 +3,16 @@
 import ast
 import builtins
 import functools
-import hashlib
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import compiling
 import pytest
-import torch
-from compiling import CPU, EVERY, QUICK, SLOW, assert_computes_the_same, captured, compiled, drawn, made
+from compiling import CPU, EVERY, QUICK, SLOW, assert_computes_the_same, captured, compiled, digests, drawn, made
+from small_models import published_gpt2, published_gpt2_inputs
 
 import autopar
 import autopar.runtime
@@ -65,27 +65,13 @@ def test_two_linears_take_at_most_25_lines(model, grid, machine):
     assert len(compiled(model, grid, machine).source.splitlines()) <= 25
 
 
-def gpt2():
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    off = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
-    return GPT2LMHeadModel(GPT2Config(loss_type="ForCausalLM", use_cache=False, **off))
-
-
-def gpt2_inputs():
-    ids = torch.zeros(8, 1024, dtype=torch.int64)
-    return {"input_ids": ids, "labels": ids}
-
-
 def test_twelve_gpt2_layers_take_at_most_120_lines_and_the_same_bytes_every_time(tmp_path):
     """GPT-2 as published: 768 wide, 50257 tokens, without memory. Another process hashes strings otherwise."""
     script = tmp_path / "again.py"
     script.write_text(AGAIN)
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "PYTHONHASHSEED": "4711"}
-    other = subprocess.Popen(
-        [sys.executable, script], stdout=subprocess.PIPE, text=True, env=environment | {"OMP_NUM_THREADS": "1"}
-    )
-    one = autopar.compile(gpt2, gpt2_inputs(), grid="4x2", name="gpt2")
+    changed = {"PYTHONPATH": str(Path(compiling.__file__).parent), "PYTHONHASHSEED": "4711", "OMP_NUM_THREADS": "1"}
+    other = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True, env=os.environ | changed)
+    one = autopar.compile(published_gpt2, published_gpt2_inputs(), grid="4x2", name="gpt2")
     assert len(one.source.splitlines()) <= 120
     assert one.source.count("def transformer_block(p, ") == 1
     assert one.solution.gap == 0
@@ -93,14 +79,11 @@ def test_twelve_gpt2_layers_take_at_most_120_lines_and_the_same_bytes_every_time
     assert found.split() == digests(one)
 
 
-def digests(one):
-    return [hashlib.sha256(text.encode()).hexdigest() for text in (one.source, autopar.plan.to_json(one.plan))]
-
-
 AGAIN = """
-import autopar, autopar.plan
-from test_program import digests, gpt2, gpt2_inputs
-print(*digests(autopar.compile(gpt2, gpt2_inputs(), grid="4x2", name="gpt2")))
+import autopar
+from compiling import digests
+from small_models import published_gpt2, published_gpt2_inputs
+print(*digests(autopar.compile(published_gpt2, published_gpt2_inputs(), grid="4x2", name="gpt2")))
 """
 
 
@@ -123,7 +106,8 @@ def assert_names(tree):
     imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
     imported = {alias.asname or alias.name for node in imports for alias in node.names}
     functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
-    outside = {one.name for one in functions} | assigned(tree.body) | imported
+    constants = assigned([node for node in tree.body if isinstance(node, ast.Assign)])
+    outside = {one.name for one in functions} | constants | imported
     assert imported <= RUNTIME | {"torch", "F"}
     assert imported <= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     assert len({one.name for one in functions}) == len(functions)
