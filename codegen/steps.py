@@ -116,7 +116,18 @@ def lower(
             scope.run(node)
     whole: Layouts = tuple(Replicate() for _ in grid.sizes)
     loss = scope.convert(graph.loss, whole, "", "")
-    return Program(tuple(scope.steps), loss)
+    return Program(_needed(scope.steps, (loss,)), loss)
+
+
+def _needed(steps: Sequence[Step], outputs: Sequence[Held]) -> tuple[Step, ...]:
+    """The steps without conversions that nobody reads, because a later one found a cheaper source."""
+    read = set(outputs)
+    kept: list[Step] = []
+    for step in reversed(steps):
+        if not isinstance(step, Convert) or step.writes in read:
+            kept.append(step)
+            read |= set(step.reads) if isinstance(step.reads, tuple) else {step.reads}
+    return tuple(kept[::-1])
 
 
 def _updates(graph: Graph) -> dict[str, list[tuple[str, str, str]]]:
@@ -201,7 +212,7 @@ class _Scope:
             inner.run(node)
         last = len(repeat.nodes) - 1
         writes = tuple(self._made(repeat, last, position) for position in repeat.outputs())
-        self.steps.append(Loop(repeat, tuple(inner.steps), tuple(entries), outputs, carried, tuple(reads), writes))
+        self.steps.append(Loop(repeat, _needed(inner.steps, outputs), tuple(entries), outputs, carried, tuple(reads), writes))
         for held in writes:
             self.held[held.value] = [held.layouts]
 

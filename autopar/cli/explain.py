@@ -71,7 +71,7 @@ def _title(compiled: Compiled, node: Node, times: int) -> list[str]:
 
 
 def _table(compiled: Compiled, alternatives: tuple[Alternative, ...], most: int) -> Table:
-    from autopar.cli.show import bold, milliseconds, table
+    from autopar.cli.show import Heading, milliseconds, table
 
     names = compiled.built.grid.names
     made = table(*(f"on {name}" for name in names), "own time", "around time", "step change")
@@ -79,7 +79,7 @@ def _table(compiled: Compiled, alternatives: tuple[Alternative, ...], most: int)
     for one in kept:
         change = "chosen" if one.chosen else f"{'+' if one.change >= 0 else '-'}{milliseconds(abs(one.change))}"
         cells = [*one.choice, milliseconds(one.own), milliseconds(one.around), change]
-        made.add_row(*(bold(cell) if one.chosen else cell for cell in cells))
+        made.add_row(*(Heading(cell) if one.chosen else cell for cell in cells))
     if len(kept) < len(alternatives):
         made.add_row(f"{len(alternatives) - len(kept)} more", *[""] * (len(made.columns) - 1))
     return made

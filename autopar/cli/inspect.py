@@ -18,8 +18,8 @@ from autopar.cli.show import (
     LAYOUTS,
     LETTERS,
     TIMES,
+    Heading,
     amounts,
-    bold,
     cut,
     joined,
     layouts,
@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(to_json(plan), end="")
         return 0
     if arguments.view == "source":
-        show(source.lines(plan), cut="code")
+        show(source.lines(plan), cut="code", least=28)
         show(source.letters(plan))
         note(TIMES, LETTERS)
     elif arguments.view == "module":
@@ -112,7 +112,7 @@ def _module(plan: Plan) -> Table:
     for node, times in shown(plan):
         if node.module != module:
             module = node.module
-            made.add_row(bold(f"{module or plan.name}{f'  {times} x' if times > 1 else ''}"))
+            made.add_row(Heading(module or plan.name, f"{times} x" if times > 1 else ""))
         source.add_moved(made, source.converted(plan, [node]))
         made.add_row(
             cut(f"  {node.name} = {short(node.target)}"),

@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from autopar.plan import ConversionPlan, InnerPlan, NodePlan, Plan
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.measure import Measurement
     from rich.table import Table
     from rich.text import Text
 
@@ -22,7 +24,6 @@ LAYOUTS = "layouts: R replicate, C copied, P partial, S1 shard of dim 1, S1(3x_x
 LETTERS = "letters: * several dims, (a b) one dim, [v] never split, h~ needs neighbours, k? optional, dN dim N"
 TIMES = "times: one run of the line, forward and backward; 4 x: it runs 4 times a step; +: sent by each rank"
 _WIDE = 160  # where standard output is no terminal and COLUMNS is not set
-_NARROWEST = 36  # what a column is cut to at most
 
 
 def console() -> Console:
@@ -59,8 +60,11 @@ def table(*columns: str) -> Table:
     return made
 
 
-def show(made: Table, *, title: str = "", cut: str = "") -> None:
-    """Print a table and an empty line; where it is too wide, the column `cut` gives way: its texts end in an ellipsis."""
+def show(made: Table, *, title: str = "", cut: str = "", least: int = 36) -> None:
+    """Print a table and an empty line.
+
+    Where it is too wide, the column named `cut` gives way, down to `least` cells: its texts end in an ellipsis.
+    """
     out = console()
     if cut:
         wide = out.options.update(width=100_000)
@@ -68,9 +72,9 @@ def show(made: Table, *, title: str = "", cut: str = "") -> None:
         column = next(column for column in made.columns if column.header == cut)
         widest = max((out.measure(cell, options=wide).maximum for cell in column.cells), default=0)
         if excess > 0:
-            column.width = max(_NARROWEST, widest - excess)
+            column.width = max(least, widest - excess)
     if title:
-        out.print(bold(title))
+        out.print(Heading(title))
     out.print(made)
     out.print()
 
@@ -83,11 +87,25 @@ def cut(text: str) -> Text:
     return Text(clean, no_wrap=True, overflow="ellipsis")
 
 
-def bold(text: str) -> Text:
-    """Text that stands out."""
-    from rich.text import Text
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """A bold row: a path and something about it, which goes first where room is short; of a long path the end is kept."""
 
-    return Text(text, style="bold", no_wrap=True, overflow="ellipsis")
+    path: str
+    about: str = ""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from rich.text import Text
+
+        whole = f"{self.path}  {self.about}".rstrip()
+        text = whole if len(whole) <= options.max_width else self.path
+        kept = text if len(text) <= options.max_width else "\u2026" + text[1 - options.max_width :]
+        yield Text(kept, style="bold", no_wrap=True)
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        from rich.measure import Measurement
+
+        return Measurement(1, max(1, len(f"{self.path}  {self.about}".rstrip())))
 
 
 def milliseconds(seconds: float) -> str:

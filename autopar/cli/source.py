@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from autopar.cli.show import amounts, bold, cut, inside, milliseconds, short, shown, size, splits, table, times
+from autopar.cli.show import Heading, amounts, cut, inside, milliseconds, short, shown, size, splits, table, times
 from autopar.grid import GridShape
 from autopar.plan import ConversionPlan, InnerPlan, NodePlan, Plan
 
@@ -75,11 +75,11 @@ def lines(plan: Plan) -> Table:
         if shown_as != (line.owner, file):
             shown_as = (line.owner, file)
             often = times(plan, line.owner)
-            heading = bold("  ".join(part for part in (line.owner or plan.name, file) if part))
-            made.add_row("", f"{often} x" if often > 1 else "", heading)
+            made.add_row("", f"{often} x" if often > 1 else "", Heading(line.owner or plan.name, file))
         name = line.module.removeprefix(line.owner).lstrip(".")
         often = times(plan, line.module) if name and times(plan, line.owner) == 1 else 1
-        add_moved(made, converted(plan, line.calls[:1]))
+        until = line.calls.index(line.heaviest) + 1
+        add_moved(made, converted(plan, line.calls[:until]))
         made.add_row(
             number,
             f"{name}  {often} x" if often > 1 else name,
@@ -88,7 +88,7 @@ def lines(plan: Plan) -> Table:
             _or_nothing(milliseconds, sum(map(seconds, line.calls))),
             _or_nothing(size, sum(one.saved_bytes for one in line.calls)),
         )
-        add_moved(made, (*converted(plan, line.calls[1:]), *(inner for one in line.calls for inner in one.inner)))
+        add_moved(made, (*converted(plan, line.calls[until:]), *(inner for one in line.calls for inner in one.inner)))
     add_moved(made, rest)
     return made
 

@@ -122,7 +122,7 @@ def test_file_that_exits(tmp_path):
 
 
 def test_folder_or_text_file(tmp_path):
-    assert "there is no such file" in refused(tmp_path)
+    assert "it is a folder" in refused(tmp_path)
     assert "no Python file" in refused(write(tmp_path, "hello", "notes.txt"))
 
 

@@ -1,11 +1,14 @@
 """The words of a plan: batch, features, space; and numbers for people."""
 
+import io
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from autopar.cli.chosen import meaning
-from autopar.cli.show import layouts, milliseconds, short, size
+from autopar.cli.show import Heading, layouts, milliseconds, short, size
 from autopar.plan import AxisChoice, NodePlan
 
 LINEAR = "b* k, n k, n? -> b* n"
@@ -64,3 +67,14 @@ def test_short_names():
     assert short("aten.linear.default") == "linear"
     assert short("autopar.batch_norm") == "batch_norm"
     assert layouts(["replicate", "copied", "partial", "shard 1", "shard 0 as 3x_x64"]) == "R C P S1 S0(3x_x64)"
+
+
+@given(st.integers(8, 60), st.text("ab.", min_size=1, max_size=50), st.text("xy", max_size=20))
+def test_headings_keep_their_end(width, path, about):
+    out = io.StringIO()
+    Console(file=out, width=width).print(Heading(path, about))
+    shown = out.getvalue().removesuffix("\n").rstrip()
+    assert len(shown) <= width
+    whole = f"{path}  {about}".rstrip()
+    assert shown in (whole, path, f"\u2026{path[1 - width :]}")
+    assert shown == whole or len(whole) > width

@@ -15,7 +15,9 @@ from torch import nn
 
 import autopar
 from autopar import folder as folders
+from autopar import report
 from autopar.errors import ConfigError, PlanError
+from autopar.partitioner.problem import NoChoice
 from autopar.plan import from_json, to_json
 
 CPU = Path(autopar.__file__).parents[1] / "configs" / "machines" / "cpu.toml"
@@ -295,3 +297,22 @@ def test_names_that_would_break_the_program_text(tmp_path):
     compile(compiled.source, "program.py", "exec")
     compiled.save(tmp_path / "build")
     assert autopar.load(tmp_path / "build").plan.name == 'my "best"\\\n"""net'
+
+
+@pytest.mark.parametrize(
+    ("limit", "least", "said"),
+    [
+        (1000.0, None, "tiny on grid 2: no choice of splits is possible"),
+        (
+            5000.0,
+            2048.0,
+            "memory limit 4.88 KiB per rank: the solver found no plan in time, though one needs 2.00 KiB only",
+        ),
+        (1000.0, 3 * 2**30, "tiny on grid 2 needs at least 3.00 GiB per rank, 3.00 GiB more"),
+    ],
+)
+def test_reasons_for_no_plan(compiled, limit, least, said):
+    built = replace(compiled.built, problem=replace(compiled.built.problem, limit=limit))
+    text = str(report.no_plan(built, NoChoice("", limit, least), "adamw"))
+    assert said in text
+    assert "\n  fix: " in text
