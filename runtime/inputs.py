@@ -70,7 +70,7 @@ def check_alike(comm: Comm, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _digest(tensor: Tensor) -> str:
-    return hashlib.sha256(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()).hexdigest()
+    return hashlib.sha256(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
 def _refuse(described: Sequence[Described], problems: Sequence[str]) -> None:

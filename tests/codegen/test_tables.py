@@ -1,0 +1,73 @@
+"""Tables of layouts: what the runtime reads out of the short form is what was decided for every parameter."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import torch
+from autopar.codegen.tables import layout_text, parameter_rows
+from autopar.layout import Copied, Partial, Replicate, Shard
+from autopar.runtime import Grid, Program, simulate
+from autopar.runtime.description import Described
+from autopar.runtime.program import parameter_layouts
+
+LAYOUTS = [(Replicate(),), (Copied(),), (Shard(0),)]
+PARTS = ["h", "0", "1", "2", "mlp", "fc", "weight", "bias", "a-b"]
+
+
+def read_back(rows, names):
+    """What a program with this table gives every parameter."""
+    described = [Described(name, (4,), torch.float32) for name in names]
+    return simulate(1, lambda: parameter_layouts(Program(Grid("1"), print, {}, rows), described))[0]
+
+
+@st.composite
+def homes(draw):
+    """Layouts by name; no name is the beginning of another, as in a state_dict."""
+    names = draw(st.sets(st.lists(st.sampled_from(PARTS), min_size=1, max_size=5).map(".".join), min_size=1, max_size=40))
+    leaves = sorted(one for one in names if not any(other.startswith(one + ".") for other in names))
+    favourite = draw(st.sampled_from(LAYOUTS))
+    odd = draw(st.sets(st.sampled_from(leaves), max_size=3))
+    return {name: draw(st.sampled_from(LAYOUTS)) if name in odd else favourite for name in leaves}
+
+
+@settings(deadline=None)
+@given(homes())
+def test_every_parameter_lies_as_decided(layouts):
+    assert read_back(parameter_rows(layouts), layouts) == layouts
+
+
+@settings(deadline=None)
+@given(st.dictionaries(st.lists(st.sampled_from(PARTS), min_size=3, max_size=3).map(".".join), st.sampled_from(LAYOUTS), min_size=1))
+def test_layouts_without_any_order(layouts):
+    assert read_back(parameter_rows(layouts), layouts) == layouts
+
+
+def test_blocks_share_a_row_and_the_odd_one_has_its_own():
+    layouts = {f"h.{i}.fc.{name}": LAYOUTS[i == 3] for i in range(5) for name in ("weight", "bias")} | {"h.2.ln": LAYOUTS[2]}
+    assert parameter_rows(layouts) == {
+        "h.*.fc.*": LAYOUTS[0],
+        "h.3.fc.weight": LAYOUTS[1],
+        "h.3.fc.bias": LAYOUTS[1],
+        "h.2.ln": LAYOUTS[2],
+    }
+
+
+def test_a_module_whose_parameters_lie_alike_takes_one_row():
+    assert parameter_rows({"fc.weight": LAYOUTS[2], "fc.bias": LAYOUTS[2], "out.weight": LAYOUTS[0], "scale": LAYOUTS[0]}) == {
+        "fc.*": LAYOUTS[2],
+        "out.weight": LAYOUTS[0],
+        "scale": LAYOUTS[0],
+    }
+
+
+def test_a_long_table_goes_by_the_last_component():
+    layouts = {f"{chr(97 + i)}{chr(97 + j)}.norm.weight": LAYOUTS[1] for i in range(6) for j in range(6)}
+    rows = parameter_rows({**layouts, "ab.norm.bias": LAYOUTS[0]})
+    assert rows["*.*.weight"] == LAYOUTS[1]
+    assert len(rows) < 10
+
+
+def test_the_text_of_a_layout_makes_it():
+    names = {one.__name__: one for one in (Copied, Partial, Replicate, Shard)}
+    for layout in (Copied(), Partial(), Replicate(), Shard(1), Shard(0, 3), Shard(0, 1, 64), Shard(2, 3, 4)):
+        assert eval(layout_text(layout), names) == layout
