@@ -212,7 +212,9 @@ class _Scope:
             inner.run(node)
         last = len(repeat.nodes) - 1
         writes = tuple(self._made(repeat, last, position) for position in repeat.outputs())
-        self.steps.append(Loop(repeat, _needed(inner.steps, outputs), tuple(entries), outputs, carried, tuple(reads), writes))
+        self.steps.append(
+            Loop(repeat, _needed(inner.steps, outputs), tuple(entries), outputs, carried, tuple(reads), writes)
+        )
         for held in writes:
             self.held[held.value] = [held.layouts]
 

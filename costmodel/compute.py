@@ -125,8 +125,8 @@ def _halos(
             if names == (letter,):
                 rows, neighbours = halo_rows(value.shape[dim], rule.extents[letter], parts, rule.windows[letter])
                 local = local_shape(value.shape, tuple(choice.operands[i] for choice in choices), grid)
-                size = rows * math.prod(local[:dim] + local[dim + 1 :]) * ITEMSIZE[value.dtype]
-                seconds = halo_seconds(link, float(size), neighbours)
+                size = float(rows * math.prod(local[:dim] + local[dim + 1 :]) * ITEMSIZE[value.dtype])
+                seconds = halo_seconds(link, size, neighbours)
                 back = int(value.differentiable)
                 found.append(Conversion("halo", axis, size, back * size, seconds, back * seconds))
     return found

@@ -21,7 +21,9 @@ _MOST = 6  # readings kept per dim: the coarsest ones beyond it are dropped
 
 def propagate(graph: Graph, calls: Mapping[str, tuple[Call, Rule]]) -> Granules:
     """The readings of every dim of every value of the graph, (1, 1) always among them."""
-    found: Granules = {(value.name, dim): {(1, 1)} for value in graph.values.values() for dim in range(len(value.shape))}
+    found: Granules = {
+        (value.name, dim): {(1, 1)} for value in graph.values.values() for dim in range(len(value.shape))
+    }
     pending = dict.fromkeys(graph.nodes)
     readers = graph.consumers()
     writers = graph.producers()

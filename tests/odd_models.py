@@ -184,7 +184,9 @@ class OddNames(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.w = nn.ParameterDict({name: nn.Parameter(torch.randn(6)) for name in ("list", "odd-name", "range", "gather")})
+        self.w = nn.ParameterDict(
+            {name: nn.Parameter(torch.randn(6)) for name in ("list", "odd-name", "range", "gather")}
+        )
         self.lambda_ = square()
 
     def forward(self, x):

@@ -190,7 +190,9 @@ def _loss(program: ExportedProgram, state: _State, name: str, wanted: str | None
     lines = [f"{path or 'the output'}: {_spell(state.values[value])}" for path, value in outputs.items()]
     if wanted is not None and wanted not in outputs:
         given = f"there is no output {wanted!r}{nearest(wanted, outputs)}"
-        raise CaptureError(refusal(f"loss of {name}", given, "--loss names an output of forward", lines, "name one of those"))
+        raise CaptureError(
+            refusal(f"loss of {name}", given, "--loss names an output of forward", lines, "name one of those")
+        )
     only = scalars[0] if len(scalars) == 1 else None
     path = wanted if wanted is not None else "loss" if "loss" in outputs else only
     if path is None or state.values[outputs[path]].shape != ():

@@ -14,7 +14,9 @@ from autopar.layout import Copied, Partial, Replicate, Shard
 MODELS = ("mlp", "conv", "gpt", "pairs", "counted")
 
 
-@pytest.fixture(scope="module", params=itertools.product(MODELS, ["2", "2x2"], [0, None]), ids=lambda it: "-".join(map(str, it)))
+@pytest.fixture(
+    scope="module", params=itertools.product(MODELS, ["2", "2x2"], [0, None]), ids=lambda it: "-".join(map(str, it))
+)
 def sound(request):
     """A decision, its steps, and the grid: of a drawn choice, and of the cheapest one."""
     name, grid, seed = request.param

@@ -1,11 +1,11 @@
 """From steps to lines: what is written inside what, and how a parameter is reached."""
 
 import pytest
+import torch
 from compiling import EVERY, SLOW, compiled, drawn, lowered, made, run
 from hypothesis import given
 from hypothesis import strategies as st
 
-import torch
 from autopar.codegen import lines as writing
 from autopar.codegen.lines import Style, expression, lines, path_text
 from autopar.codegen.steps import Convert, Loop, Run, Update
@@ -32,8 +32,12 @@ def test_lines_carry_out_every_step_once_and_in_an_order_that_holds(name, seed):
         done = [step for line in body for step in line.steps]
         made = {held for step in done for held in (step.writes if isinstance(step, Run | Loop) else ())}
         assert len(done) == len({id(step) for step in done})
-        assert len([step for step in done if isinstance(step, Run)]) == len([step for step in steps if isinstance(step, Run)])
-        assert len([step for step in done if isinstance(step, Convert)]) == len([s for s in steps if isinstance(s, Convert)])
+        assert len([step for step in done if isinstance(step, Run)]) == len(
+            [step for step in steps if isinstance(step, Run)]
+        )
+        assert len([step for step in done if isinstance(step, Convert)]) == len(
+            [s for s in steps if isinstance(s, Convert)]
+        )
         ready = set()
         for line in body:
             assert not [held for held in line.reads if held in made and held not in ready]
@@ -78,7 +82,10 @@ def test_inlining_changes_no_number(name, monkeypatch):
 
 
 names = st.lists(
-    st.one_of(st.integers(0, 20).map(str), st.sampled_from(["h", "fc", "class", "odd-name", "lambda", "x1", "a b", "'", "None"])),
+    st.one_of(
+        st.integers(0, 20).map(str),
+        st.sampled_from(["h", "fc", "class", "odd-name", "lambda", "x1", "a b", "'", "None"]),
+    ),
     min_size=1,
     max_size=5,
 ).map(".".join)

@@ -1,6 +1,6 @@
 """Names of variables: every reading finds the value it means, whatever names have been used again in between."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autopar.codegen.lines import Line
@@ -19,7 +19,7 @@ def line(writes, reads, step=None):
 @st.composite
 def functions(draw):
     """Arguments, lines and outputs, with names that want to be the same."""
-    bases = ["x", "add", "copy", "linear", "transpose", "out"]
+    bases = ["x", "add", "out"]
     fresh = iter(range(10_000))
 
     def value():
@@ -49,6 +49,7 @@ def loop(draw, reads, value):
     return line(writes, reads, Loop(None, (), tuple(reads), writes, carried, tuple(reads), writes))
 
 
+@settings(max_examples=400, deadline=None)
 @given(functions())
 def test_every_reading_finds_its_value(case):
     given_names, lines, outputs = case
@@ -93,4 +94,6 @@ def test_a_name_is_free_after_the_last_reading():
 
 def test_the_preferred_name_of_a_converted_parameter():
     weight = Held("h_0_c_fc_weight", LAYOUTS[1])
-    assert assign([line([weight], [])], {}, [weight], {weight.value: "c_fc_weight"}, frozenset())[weight] == "c_fc_weight"
+    assert (
+        assign([line([weight], [])], {}, [weight], {weight.value: "c_fc_weight"}, frozenset())[weight] == "c_fc_weight"
+    )

@@ -15,7 +15,9 @@ CASES = [("mlp", "2x2"), ("conv", "2"), ("conv", "2x2"), ("gpt", "2x2"), ("kinds
 SEEDS = [0, 1, None]
 
 
-@pytest.fixture(scope="module", params=[(*case, seed) for case in CASES for seed in SEEDS], ids=lambda it: "-".join(map(str, it)))
+@pytest.fixture(
+    scope="module", params=[(*case, seed) for case in CASES for seed in SEEDS], ids=lambda it: "-".join(map(str, it))
+)
 def one(request):
     name, grid, seed = request.param
     return compiled(name, grid, solve=None if seed is None else drawn(seed))
@@ -37,7 +39,9 @@ def test_calls_read_and_write_what_their_strategies_say(one):
         node = step.described.node
         assert step.strategy == decision.strategies[node.name]
         assert [held.value for held in step.reads] == list(node.inputs)
-        assert [held.layouts for held in step.reads] == [operand_layouts(step.strategy, i) for i in range(len(node.inputs))]
+        assert [held.layouts for held in step.reads] == [
+            operand_layouts(step.strategy, i) for i in range(len(node.inputs))
+        ]
         for i, held in enumerate(step.writes):
             assert held is None or held == Held(node.outputs[i], result_layouts(step.strategy, i))
 
@@ -46,7 +50,9 @@ def test_every_call_of_the_graph_runs_once(one):
     _, program = lowered(one)
     runs = [step.described.node.name for step in program.steps if isinstance(step, Run)]
     for loop in (step for step in program.steps if isinstance(step, Loop)):
-        assert [step.described.node.name for step in loop.body if isinstance(step, Run)] == [n.name for n in loop.repeat.nodes[0]]
+        assert [step.described.node.name for step in loop.body if isinstance(step, Run)] == [
+            n.name for n in loop.repeat.nodes[0]
+        ]
         runs += [node.name for nodes in loop.repeat.nodes for node in nodes]
     assert Counter(runs) == Counter(node.name for node in one.graph.nodes)
 

@@ -1,9 +1,9 @@
 """Tables of layouts: what the runtime reads out of the short form is what was decided for every parameter."""
 
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import torch
 from autopar.codegen.tables import layout_text, parameter_rows
 from autopar.layout import Copied, Partial, Replicate, Shard
 from autopar.runtime import Grid, Program, simulate
@@ -23,7 +23,9 @@ def read_back(rows, names):
 @st.composite
 def homes(draw):
     """Layouts by name; no name is the beginning of another, as in a state_dict."""
-    names = draw(st.sets(st.lists(st.sampled_from(PARTS), min_size=1, max_size=5).map(".".join), min_size=1, max_size=40))
+    names = draw(
+        st.sets(st.lists(st.sampled_from(PARTS), min_size=1, max_size=5).map(".".join), min_size=1, max_size=40)
+    )
     leaves = sorted(one for one in names if not any(other.startswith(one + ".") for other in names))
     favourite = draw(st.sampled_from(LAYOUTS))
     odd = draw(st.sets(st.sampled_from(leaves), max_size=3))
@@ -37,13 +39,19 @@ def test_every_parameter_lies_as_decided(layouts):
 
 
 @settings(deadline=None)
-@given(st.dictionaries(st.lists(st.sampled_from(PARTS), min_size=3, max_size=3).map(".".join), st.sampled_from(LAYOUTS), min_size=1))
+@given(
+    st.dictionaries(
+        st.lists(st.sampled_from(PARTS), min_size=3, max_size=3).map(".".join), st.sampled_from(LAYOUTS), min_size=1
+    )
+)
 def test_layouts_without_any_order(layouts):
     assert read_back(parameter_rows(layouts), layouts) == layouts
 
 
 def test_blocks_share_a_row_and_the_odd_one_has_its_own():
-    layouts = {f"h.{i}.fc.{name}": LAYOUTS[i == 3] for i in range(5) for name in ("weight", "bias")} | {"h.2.ln": LAYOUTS[2]}
+    layouts = {f"h.{i}.fc.{name}": LAYOUTS[i == 3] for i in range(5) for name in ("weight", "bias")} | {
+        "h.2.ln": LAYOUTS[2]
+    }
     assert parameter_rows(layouts) == {
         "h.*.fc.*": LAYOUTS[0],
         "h.3.fc.weight": LAYOUTS[1],
@@ -53,7 +61,9 @@ def test_blocks_share_a_row_and_the_odd_one_has_its_own():
 
 
 def test_a_module_whose_parameters_lie_alike_takes_one_row():
-    assert parameter_rows({"fc.weight": LAYOUTS[2], "fc.bias": LAYOUTS[2], "out.weight": LAYOUTS[0], "scale": LAYOUTS[0]}) == {
+    assert parameter_rows(
+        {"fc.weight": LAYOUTS[2], "fc.bias": LAYOUTS[2], "out.weight": LAYOUTS[0], "scale": LAYOUTS[0]}
+    ) == {
         "fc.*": LAYOUTS[2],
         "out.weight": LAYOUTS[0],
         "scale": LAYOUTS[0],

@@ -1,0 +1,150 @@
+"""What calls, parameters and inputs may do on a whole grid: all that is legal, and nothing else."""
+
+import itertools
+
+import pytest
+from compiling import EVERY, captured
+
+from autopar.costmodel.local import compatible
+from autopar.errors import ConfigError
+from autopar.graph import Value
+from autopar.grid import GridShape
+from autopar.layout import Copied, Partial, Replicate, Shard
+from autopar.ops.rule import choices
+from autopar.partitioner.strategies import demands, describe, homes, operand_layouts, result_layouts, whole_strategy
+
+GRIDS = [GridShape.parse(text) for text in ("2", "3", "2x2", "2x1")]
+
+
+def described(name, grid, pins=None):
+    return describe(captured(name).graph, grid, pins or {})
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+@pytest.mark.parametrize("name", EVERY)
+def test_every_strategy_is_legal_and_the_whole_call_is_among_them(name, grid):
+    for item in described(name, grid).values():
+        call, rule = item.call, item.rule
+        assert whole_strategy(call, grid) in item.strategies
+        assert len(set(item.strategies)) == len(item.strategies)
+        for strategy in item.strategies:
+            assert len(strategy) == len(grid.sizes)
+            for choice, size in zip(strategy, grid.sizes, strict=True):
+                reading = {choice.letter: [(choice.blocks, choice.unit)]}
+                assert choice in choices(rule, call, reading)
+                assert size > 1 or choice.mode == "replicate"
+                if choice.mode == "split":
+                    assert rule.extents[choice.letter] // (choice.blocks * choice.unit) >= size
+            for i, value in enumerate(call.operands):
+                assert compatible(value.shape, operand_layouts(strategy, i), grid)
+            for i, value in enumerate(call.results):
+                assert not value.name or compatible(value.shape, result_layouts(strategy, i), grid)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_no_tensor_without_gradient_is_an_addend_or_copied(name):
+    for item in described(name, GridShape.parse("2x2")).values():
+        for strategy in item.strategies:
+            for i, value in enumerate(item.call.operands):
+                if not value.differentiable:
+                    assert not [one for one in operand_layouts(strategy, i) if isinstance(one, Partial | Copied)]
+
+
+def test_a_windowed_letter_is_split_over_one_axis_and_others_over_several():
+    items = described("conv", GridShape.parse("2x2"))
+    pairs = {tuple(choice.letter for choice in strategy) for strategy in items["conv1"].strategies}
+    assert ("h", "w") in pairs
+    assert ("n", "n") in pairs
+    assert ("h", "h") not in pairs
+    assert not [one for one in pairs if one[0] == one[1] and one[0] in items["conv1"].rule.windows]
+
+
+def test_the_strategies_of_two_axes_are_the_pairs_of_one():
+    """On 2x2 what is open on each axis alone, minus what the two cannot do together."""
+    alone = [strategy[0] for strategy in described("mlp", GridShape.parse("2"))["fc1"].strategies]
+    both = set(described("mlp", GridShape.parse("2x2"))["fc1"].strategies)
+    assert both <= set(itertools.product(alone, alone))
+    assert set(itertools.product(alone, alone)) - both == set()
+
+
+def test_heavy_calls_are_never_computed_by_all_ranks_for_addends_of_gradients():
+    for item in described("gpt", GridShape.parse("2")).values():
+        modes = {choice.mode for strategy in item.strategies for choice in strategy}
+        if item.op.work in ("matmul", "conv", "attention", "reduce"):
+            assert "copied" not in modes
+
+
+def test_pins_leave_what_they_name():
+    grid = GridShape.parse("2x2")
+    pinned = described("mlp", grid, {"fc1": {0: "n", 1: "replicate"}, "fc2": {1: "k"}})
+    free = described("mlp", grid)
+    assert [tuple(map(str, strategy)) for strategy in pinned["fc1"].strategies] == [("n", "replicate")]
+    assert {str(strategy[1]) for strategy in pinned["fc2"].strategies} == {"k"}
+    assert {strategy[0] for strategy in pinned["fc2"].strategies} == {
+        strategy[0] for strategy in free["fc2"].strategies
+    }
+    assert pinned["relu"].strategies == free["relu"].strategies
+
+
+def test_a_pin_may_split_what_leaves_a_rank_without_rows():
+    """Left free, every rank gets a row; the user may ask for more."""
+    grid = GridShape.parse("5")
+    assert "n" not in {str(choice) for (choice,) in described("mlp", grid)["fc2"].strategies}
+    pinned = describe(captured("mlp").graph, grid, {"fc2": {0: "n"}})
+    assert [str(choice) for (choice,) in pinned["fc2"].strategies] == ["n"]
+
+
+def test_a_pin_that_cannot_be_met():
+    with pytest.raises(ConfigError, match="cannot do what is pinned"):
+        described("conv", GridShape.parse("2x2"), {"conv1": {0: "h", 1: "h"}})
+
+
+WEIGHT = Value("w", (8, 6), "float32", True)
+TABLE = Value("t", (8, 6), "float32", False)
+
+
+def test_homes_are_what_the_readers_ask_for_and_never_addends():
+    grid = GridShape.parse("2x2")
+    wanted = [(Copied(), Shard(1)), (Partial(), Copied()), (Shard(0), Shard(0))]
+    found = homes(WEIGHT, wanted, grid, gathered=False)
+    assert set(found) == {
+        (Replicate(), Replicate()),
+        (Copied(), Shard(1)),
+        (Replicate(), Copied()),
+        (Shard(0), Shard(0)),
+    }
+
+
+def test_homes_of_what_has_no_gradient_are_never_copied():
+    found = homes(TABLE, [(Copied(), Shard(1)), (Replicate(), Copied())], GridShape.parse("2x2"), gathered=True)
+    assert set(found) == {(Replicate(), Replicate()), (Replicate(), Shard(1))}
+
+
+def test_homes_of_parameters_that_may_be_gathered():
+    grid = GridShape.parse("2x2")
+    found = homes(WEIGHT, [(Copied(), Copied())], grid, gathered=True)
+    assert {(Copied(), Shard(0)), (Shard(0), Copied()), (Shard(0), Shard(0)), (Copied(), Copied())} <= set(found)
+    thin = Value("w", (3, 6), "float32", True)
+    assert (Shard(0), Shard(0)) not in homes(thin, [(Copied(), Copied())], GridShape.parse("4x4"), gathered=True)
+    assert set(homes(Value("s", (), "float32", True), [(Copied(), Copied())], grid, gathered=True)) == {
+        (Replicate(), Replicate()),
+        (Copied(), Copied()),
+    }
+
+
+def test_demands_are_the_layouts_of_all_readers():
+    graph, grid = captured("gpt").graph, GridShape.parse("2")
+    items = describe(graph, grid, {})
+    found = demands(graph, items)
+    assert found.keys() == graph.values.keys()
+    for name, layouts in found.items():
+        expected = {
+            operand_layouts(strategy, i)
+            for item in items.values()
+            for i, read in enumerate(item.node.inputs)
+            if read == name
+            for strategy in item.strategies
+        }
+        assert set(layouts) == expected
+        assert len(layouts) == len(expected)
+    assert not found[graph.loss]
