@@ -55,10 +55,21 @@ def find(graph: Graph) -> tuple[Repeat, ...]:
     runs = [_run(graph, key, tuple(nodes)) for key, nodes in itertools.groupby(graph.nodes, _member)]
     repeats = []
     for _, group in itertools.groupby(runs, lambda run: (run.prefix, run.signature)):
-        repeat = _repeat(graph, tuple(group))
-        if repeat is not None:
-            repeats.append(repeat)
+        for distinct in _distinct(group):
+            repeat = _repeat(graph, distinct)
+            if repeat is not None:
+                repeats.append(repeat)
     return tuple(repeats)
+
+
+def _distinct(runs: Iterable[_Run]) -> list[tuple[_Run, ...]]:
+    """The runs in stretches that come to no member twice: a loop goes over a list's members once."""
+    stretches: list[list[_Run]] = []
+    for run in runs:
+        if not stretches or run.member in {one.member for one in stretches[-1]}:
+            stretches.append([])
+        stretches[-1].append(run)
+    return [tuple(one) for one in stretches]
 
 
 def _member(node: Node) -> tuple[str, str]:

@@ -158,11 +158,24 @@ def _ties(graph: Graph, repeats: Sequence[blocks.Repeat]) -> dict[str, str]:
         for nodes in repeat.nodes[1:]:
             for node, first_node in zip(nodes, repeat.nodes[0], strict=True):
                 for name, first_name in zip(node.inputs, first_node.inputs, strict=True):
-                    if name in outside and name != first_name:
-                        tied["home:" + name] = "home:" + first_name
+                    if name in outside:
+                        _tie(tied, "home:" + name, "home:" + first_name)
                         if {*readers[name]} <= {*nodes} and {*readers[first_name]} <= {*repeat.nodes[0]}:
-                            tied["fan:" + name] = "fan:" + first_name
-    return tied
+                            _tie(tied, "fan:" + name, "fan:" + first_name)
+    return {key: _root(tied, key) for key in tied}
+
+
+def _tie(tied: dict[str, str], key: str, other: str) -> None:
+    """Let two variables be one, together with all that are tied to them already."""
+    key, other = _root(tied, key), _root(tied, other)
+    if key != other:
+        tied[key] = other
+
+
+def _root(tied: Mapping[str, str], key: str) -> str:
+    while key in tied:
+        key = tied[key]
+    return key
 
 
 @dataclass(slots=True)

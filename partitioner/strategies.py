@@ -70,7 +70,11 @@ def _strategies(
     if op.work not in ("view", "pointwise", "memory"):
         every = tuple(choice for choice in every if choice.mode != "copied")
     per_axis = [_on_axis(every, rule, size, pinned.get(axis)) for axis, size in enumerate(grid.sizes)]
-    return tuple(one for one in itertools.product(*per_axis) if _legal(one, call, rule, grid))
+    return tuple(
+        one
+        for one in itertools.product(*per_axis)
+        if _legal(one, call, rule, grid) and _gives_rows(one, rule, grid, pinned)
+    )
 
 
 def _sums_constants(choice: Choice, call: Call) -> bool:
@@ -101,6 +105,18 @@ def _legal(strategy: Strategy, call: Call, rule: Rule, grid: GridShape) -> bool:
     tensors = [(value, operand_layouts(strategy, i)) for i, value in enumerate(call.operands)]
     tensors += [(value, result_layouts(strategy, i)) for i, value in enumerate(call.results) if value.name]
     return all(compatible(value.shape, layouts, grid) for value, layouts in tensors)
+
+
+def _gives_rows(strategy: Strategy, rule: Rule, grid: GridShape, pinned: Mapping[int, str]) -> bool:
+    """Whether several axes that cut one factor of a letter together leave every rank a row, unless the user pinned them all."""
+    parts: dict[tuple[str, int, int], int] = {}
+    free: set[tuple[str, int, int]] = set()
+    for axis, (choice, size) in enumerate(zip(strategy, grid.sizes, strict=True)):
+        if choice.mode == "split":
+            factor = (choice.letter, choice.blocks, choice.unit)
+            parts[factor] = parts.get(factor, 1) * size
+            free |= {factor} if axis not in pinned else set()
+    return all(rule.extents[one[0]] // (one[1] * one[2]) >= parts[one] for one in free)
 
 
 def operand_layouts(strategy: Strategy, operand: int) -> Layouts:

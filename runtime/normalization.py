@@ -52,7 +52,7 @@ def batch_norm(
     with torch.no_grad():
         for running, new in ((running_mean, mean), (running_var, squares / (count - 1))):
             if running is not None:
-                running.lerp_(new.to(running.dtype), momentum)
+                running.data.lerp_(new.to(running.dtype), momentum)  # no backward reads it, so autograd need not know
     kind = x.dtype if weight is None else weight.dtype
     return apply(_BatchNorm, x, weight, bias, mean.to(kind), (squares / count).to(kind), count, eps, axes)
 

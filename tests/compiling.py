@@ -93,8 +93,11 @@ def _draw(problem, draw):
             return Solution(found, cost, 0.0, "drawn", 0.0, peak)
 
 
-def assert_computes_the_same(one, name, relative=1e-10):
-    """Run the program in float64: loss, every gradient and every buffer are those of the sequential model."""
+def assert_computes_the_same(one, name, cuts=None, relative=1e-10):
+    """Run the program in float64: loss, every gradient and every buffer are those of the sequential model.
+
+    `cuts` are fractions at which the ranks of an axis are cut, by the axis's name; even ones without.
+    """
     model, inputs = made(name)
     model = model.double()
     inputs = {key: value.double() if value.is_floating_point() else value for key, value in inputs.items()}
@@ -103,7 +106,7 @@ def assert_computes_the_same(one, name, relative=1e-10):
     loss.backward()
     gradients = {key: value.grad for key, value in model.named_parameters() if value.grad is not None}
     largest = max(float(value.abs().max()) for value in gradients.values())
-    for found_loss, found_gradients, found_state in run(one, start, inputs):
+    for found_loss, found_gradients, found_state in run(one, start, inputs, cuts):
         assert abs(found_loss - loss) <= relative * abs(loss)
         assert found_gradients.keys() == gradients.keys()
         for key, value in gradients.items():
@@ -114,7 +117,7 @@ def assert_computes_the_same(one, name, relative=1e-10):
                 torch.testing.assert_close(found_state[key], value, rtol=relative, atol=relative)
 
 
-def run(one, model, inputs):
+def run(one, model, inputs, cuts=None):
     """Loss, whole gradients and whole state of one step, on every rank."""
     code = compile(one.source, "program.py", "exec")
     description = parse_description(to_json(one.plan), "plan.json")
@@ -125,6 +128,8 @@ def run(one, model, inputs):
         names = {"__name__": "program"}
         exec(code, names)
         parallel = Parallel(names["PROGRAM"], description, values, dtype=torch.float64)
+        for axis, fractions in (cuts or {}).items():
+            parallel.rebalance(axis, fractions)
         loss = parallel(**inputs)
         loss.backward()
         return loss.detach(), parallel.full_gradients(), parallel.full_state_dict()

@@ -245,6 +245,7 @@ def two():
 
 ODD = {
     "again": (lambda: Listed([Sine() for _ in range(3)], (0, 1, 0, 2)), one),
+    "there_and_back": (lambda: Listed([Sine() for _ in range(3)], (0, 1, 2, 1, 0)), one),
     "backwards": (lambda: Listed([Sine() for _ in range(3)], (2, 0, 1)), one),
     "layers": (lambda: Listed([Sine() for _ in range(3)], name="layers"), one),
     "kinds": (lambda: Listed([Sine(), Sine(), Tanh(), Tanh(), Sine(), Sine()]), one),

@@ -78,11 +78,12 @@ def cut_whole(x: Tensor, dim: int, axis: Axis, blocks: int, unit: int) -> Cut:
 
 def cut_extent(x: Tensor, dim: int, axis: Axis, extent: int, blocks: int, unit: int) -> Cut:
     """How `axis` cuts `dim` of `x` when the whole extent of that dim is `extent`. Raises ProgramMismatch."""
-    if extent % (blocks * unit):
+    piece = blocks * unit  # 0 where another axis leaves this rank none of a factor around: then there is nothing to cut
+    if extent % piece if piece else extent:
         rule = f"the dim is read as {blocks} x m x {unit}"
         where = f"dim {dim} of a tensor of shape {tuple(x.shape)} over axis {axis.name}"
         raise ProgramMismatch(refusal(where, f"cannot cut extent {extent}", rule))
-    return Cut(dim % x.dim(), blocks, unit, axis.bounds(extent // (blocks * unit)))
+    return Cut(dim % x.dim(), blocks, unit, axis.bounds(extent // piece if piece else 0))
 
 
 def cut_local(x: Tensor, dim: int, axis: Axis, extent: int, blocks: int, unit: int) -> Cut:

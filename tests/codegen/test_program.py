@@ -149,6 +149,18 @@ def reads(tree, known):
     assert found - inner <= known, f"{sorted(found - inner - known)} in {ast.unparse(tree)}"
 
 
+@pytest.mark.parametrize(("grid", "pins"), [("5", ("fc2: n@axis0",)), ("3x2", ("fc2: n@axis0", "fc2: n@axis1"))])
+def test_a_rank_may_be_left_without_rows_where_the_user_pins_that(grid, pins):
+    assert_computes_the_same(compiled("mlp", grid, pin=pins), "mlp")
+
+
+@pytest.mark.parametrize("name", ["mlp", "conv", "gpt", "attention", "kinds", "counted"])
+def test_no_local_extent_is_a_literal(name):
+    """The same program computes the same where the ranks are cut unevenly."""
+    assert_computes_the_same(compiled(name, "2", solve=drawn(2)), name, {"axis0": (0.0, 0.3, 1.0)})
+    assert_computes_the_same(compiled(name, "2x2"), name, {"axis0": (0.0, 0.4, 1.0), "axis1": (0.0, 0.7, 1.0)})
+
+
 def test_a_buffer_is_read_before_it_changes():
     source = compiled("counted", "2").source
     assert source.index("p.steps * 2") < source.index("p.steps.add_(1)")

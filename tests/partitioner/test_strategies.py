@@ -86,6 +86,17 @@ def test_pins_leave_what_they_name():
     assert pinned["relu"].strategies == free["relu"].strategies
 
 
+def test_two_axes_leave_every_rank_a_row():
+    """Four outputs: over 2 x 2 ranks, or 3 ranks, but not over 3 x 2."""
+    four, six = (described("mlp", GridShape.parse(text))["fc2"].strategies for text in ("2x2", "3x2"))
+    assert ("n", "n") in {tuple(map(str, one)) for one in four}
+    letters = {tuple(map(str, one)) for one in six}
+    assert ("n", "n") not in letters
+    assert {("n", "k"), ("b0", "n"), ("b0", "b0")} <= letters
+    asked = describe(captured("mlp").graph, GridShape.parse("3x2"), {"fc2": {0: "n", 1: "n"}})
+    assert [tuple(map(str, one)) for one in asked["fc2"].strategies] == [("n", "n")]
+
+
 def test_a_pin_may_split_what_leaves_a_rank_without_rows():
     """Left free, every rank gets a row; the user may ask for more."""
     grid = GridShape.parse("5")
