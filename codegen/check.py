@@ -119,6 +119,11 @@ def _check_loop(step: Loop, homes: Mapping[str, Layouts]) -> None:
         raise UnsoundProgram(f"a block of {step.repeat.prefix} does not make {step.outputs}")
     if [one.layouts for one in step.outputs] != [one.layouts for one in step.writes]:
         raise UnsoundProgram(f"the loop over {step.repeat.prefix} makes {step.outputs} and hands on {step.writes}")
+    for nodes in step.repeat.nodes[1:]:
+        for node, first in zip(nodes, step.repeat.nodes[0], strict=True):
+            for name, stands_for in zip(node.inputs, first.inputs, strict=True):
+                if name in homes and homes[name] != homes[stands_for]:
+                    raise UnsoundProgram(f"{name} lies as {homes[name]}, and {stands_for} of the first block otherwise")
     for entry_at, output_at in step.carried:
         if step.entries[entry_at].layouts != step.outputs[output_at].layouts:
             raise UnsoundProgram(f"a block of {step.repeat.prefix} hands on another layout than the next one takes")

@@ -172,6 +172,15 @@ def test_a_loop_whose_rounds_do_not_meet(sound):
                     refused(put(program, place, dataclasses.replace(loop, **{field: tuple(held_so)})), decision, grid)
 
 
+def test_a_block_whose_parameters_lie_otherwise_than_those_of_the_first(sound):
+    decision, program, grid = sound
+    for place in places(program.steps, Loop):
+        for node in at(program.steps, place).repeat.nodes[1]:
+            for name in set(node.inputs) & set(decision.homes):
+                for layouts in other_layouts(decision.homes[name]):
+                    refused(program, decision, grid, {**decision.homes, name: layouts})
+
+
 def test_a_buffer_that_takes_a_value_in_another_layout(sound):
     decision, program, grid = sound
     for place in places(program.steps, Update):

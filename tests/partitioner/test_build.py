@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from compiling import CPU, QUICK, SLOW, captured, compiled
+from compiling import CPU, QUICK, SLOW, assert_computes_the_same, captured, compiled
 
 from autopar.costmodel.local import local_bytes
 from autopar.errors import ConfigError, InfeasiblePlan
@@ -239,6 +239,21 @@ def test_pins_are_respected(name, grid, pins):
     assert met >= len(pins)
     assert one.solution.cost >= free.solution.cost * (1 - 1e-9)
     assert one.plan.options.pins == pins
+
+
+def test_a_pin_on_one_block_leaves_the_others_free():
+    one = compiled("gpt", "2", pin=("blocks.1.up: replicate@axis0",))
+    modes = {node.module: node.choices[0].mode for node in one.plan.nodes if node.target == "aten.linear.default"}
+    assert [modes[f"blocks.{i}.up"] for i in range(3)] == ["split", "replicate", "split"]
+    assert one.plan.repeats == ()
+    assert_computes_the_same(one, "gpt")
+
+
+@pytest.mark.parametrize("solver", ["ilp", "search", "exhaustive"])
+def test_every_solver_gives_a_plan_of_the_same_cost(solver):
+    one = compiled("mlp", "2", solver=solver)
+    assert one.plan.solver.cost == pytest.approx(compiled("mlp", "2").plan.solver.cost, rel=1e-9)
+    assert one.plan.options.solver == solver
 
 
 @pytest.mark.parametrize(
