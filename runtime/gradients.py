@@ -14,8 +14,9 @@ zeros; each bucket also sums one flag per parameter, so that a parameter that no
 in the sequential model. Gradients from earlier backward passes are put aside before and added after, so that they are
 not summed twice.
 
-MPI moves a message only when it is asked, so every hook asks (`Work.test`). A gradient is a view of a bucket that the
-next backward pass overwrites unless it is still the parameter's `grad` then: clone what is to be kept for longer.
+The buckets lie where the transport sums without copies (`Comm.empty`). A sum moves only when somebody asks, so every
+hook asks (`Work.test`). A gradient is a view of a bucket that the next backward pass overwrites unless it is still the
+parameter's `grad` then: clone what is to be kept for longer.
 """
 
 from __future__ import annotations
@@ -115,6 +116,7 @@ class GradientSums:
                     sizes[key] = 0
                 groups[key][-1].append(name)
                 sizes[key] += one.nbytes
+        self._clear()
         members = [group for several in groups.values() for group in several]
         place = {name: i for i, name in enumerate(order)}
         self._buckets = [self._bucket(names) for names in sorted(members, key=lambda names: place[names[-1]])]
@@ -145,8 +147,18 @@ class GradientSums:
         """Remove the hooks and give the communicators back."""
         for hook in self._hooks:
             hook.remove()
+        self._clear()
         for comm in self._comms.values():
             comm.free()
+
+    def _clear(self) -> None:
+        """Give the buckets' memory back; gradients that lie there move to memory of their own."""
+        for bucket in self._buckets:
+            for parameter, view in bucket.views.items():
+                if parameter.grad is not None and parameter.grad.data_ptr() == view.data_ptr():
+                    parameter.grad = view.clone()
+            bucket.comm.release(bucket.flat)
+        self._buckets = []
 
     def _axes(self, name: str) -> tuple[int, ...]:
         axes = enumerate(zip(self._grid.axes, self._layouts[name], strict=True))
@@ -155,7 +167,8 @@ class GradientSums:
     def _bucket(self, names: Sequence[str]) -> _Bucket:
         members = [self._parameters[name] for name in names]
         total = sum(one.numel() for one in members) + len(members)
-        bucket = _Bucket(self._comms[self._axes(names[0])], members, torch.zeros(total, dtype=members[0].dtype))
+        comm = self._comms[self._axes(names[0])]
+        bucket = _Bucket(comm, members, comm.empty(total, members[0].dtype).zero_())
         start = 0
         for one in members:
             bucket.views[one] = bucket.flat[start : start + one.numel()].view(one.shape)

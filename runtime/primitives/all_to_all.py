@@ -54,7 +54,7 @@ def _redistribute(x: Tensor, axis: Axis, source: Cut, target: Cut) -> Tensor:
         part.copy_(target_region.reshape(part.shape))
     out = x.new_empty(source.shape(parts[axis.index]))
     pieces = source.parts(out)
-    axis.comm.all_to_all(parts, pieces)
+    axis.comm.all_to_all(parts, pieces, even=source.even and target.even)
     for rank, piece in enumerate(pieces):
         source.place(piece, out, rank)
     return out

@@ -36,6 +36,11 @@ class Cut:
         """The extent of the whole dim."""
         return self.blocks * self.bounds[-1] * self.unit
 
+    @property
+    def even(self) -> bool:
+        """Whether all parts have one size."""
+        return len({self.size(rank) for rank in range(self.ranks)}) == 1
+
     def size(self, rank: int) -> int:
         """The extent of this rank's part of the dim."""
         return self.blocks * (self.bounds[rank + 1] - self.bounds[rank]) * self.unit

@@ -40,6 +40,16 @@ class Comm(Protocol):
     def seconds(self) -> float:
         """Wall seconds that this rank has spent inside calls so far."""
 
+    def empty(self, numel: int, dtype: torch.dtype) -> Tensor:
+        """A flat tensor, of no particular content, that sums leave where it lies: the fastest to `all_reduce`.
+
+        Collective. It may lie in memory that the ranks of a node share, but is this rank's alone; all ranks sum it as a
+        whole, or none does. It lives until `release` or `free`.
+        """
+
+    def release(self, tensor: Tensor) -> None:
+        """Give the memory of a tensor from `empty` back; nobody may touch it afterwards. Collective."""
+
     def all_reduce(self, tensor: Tensor) -> None:
         """Replace `tensor` by the sum over all ranks."""
 
@@ -52,8 +62,11 @@ class Comm(Protocol):
     def reduce_scatter(self, parts: Sequence[Tensor], out: Tensor) -> None:
         """Fill `out` with the sum over all ranks of their ``parts[rank]``."""
 
-    def all_to_all(self, sends: Sequence[Tensor], recvs: Sequence[Tensor]) -> None:
-        """Send ``sends[j]`` to rank j and fill ``recvs[i]`` from rank i. Sizes may differ; any may be empty."""
+    def all_to_all(self, sends: Sequence[Tensor], recvs: Sequence[Tensor], even: bool = False) -> None:
+        """Send ``sends[j]`` to rank j and fill ``recvs[i]`` from rank i. Sizes may differ; any may be empty.
+
+        `even` promises that all messages of all ranks have one size, which is faster for small ones.
+        """
 
     def exchange(self, sends: dict[int, Tensor], recvs: dict[int, Tensor]) -> None:
         """Send to and receive from the named other ranks only; returns when all of it is done."""
@@ -109,4 +122,4 @@ def check_tensors(where: str, tensors: Sequence[Tensor]) -> None:
     """Tensors handed to a communicator are contiguous and in CPU memory; anything else is a mistake of ours."""
     for tensor in tensors:
         assert tensor.is_contiguous(), f"{where}: a tensor of shape {tuple(tensor.shape)} is not contiguous"
-        assert tensor.device.type == "cpu", f"{where}: a tensor lies on {tensor.device}, not in CPU memory"
+        assert tensor.is_cpu, f"{where}: a tensor lies on {tensor.device}, not in CPU memory"

@@ -1,10 +1,12 @@
 """Ranks that are MPI processes: mpi4py on the memory of torch's CPU tensors, without copies.
 
-A tensor is handed over as (address, count, datatype). What is only moved goes as bytes, what is summed in its own
-type. The pieces of a scattered or gathered message are told by their displacements from the lowest address, wherever
-they lie, so that they need not be joined first. Counts and displacements are MPI-4's large ones where the library has
-them; otherwise mpi4py refuses what does not fit. Communicators are duplicates of the user's, so that our messages
-never meet theirs.
+What is only moved goes as bytes, what is summed in its own type. The pieces of a scattered or gathered message are told
+by their displacements from the lowest address, wherever they lie, so that they need not be joined first. Counts and
+displacements are MPI-4's large ones where the library has them; otherwise mpi4py refuses what does not fit.
+Communicators are duplicates of the user's, so that our messages never meet theirs.
+
+Large sums among ranks that share a node go through shared memory (sums.py), where they take a third of MPI's time;
+small ones, and all that is only moved, are left to MPI (docs/results.md has the measurement).
 """
 
 # ruff: noqa: D102  (the methods of a communicator are described once, in base.py)
@@ -13,8 +15,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -22,20 +23,12 @@ from mpi4py import MPI
 from torch import Tensor
 
 from autopar.runtime.transport.base import Comm, Work, check_tensors, joined, restore, summable
+from autopar.runtime.transport.buffers import SUMMED, equal, in_a_row, pieces, raw, row, typed
+from autopar.runtime.transport.node import Round
+from autopar.runtime.transport.sums import Sums
 
-_TYPES = {
-    torch.float32: MPI.FLOAT,
-    torch.float64: MPI.DOUBLE,
-    torch.int8: MPI.INT8_T,
-    torch.int16: MPI.INT16_T,
-    torch.int32: MPI.INT32_T,
-    torch.int64: MPI.INT64_T,
-    torch.uint8: MPI.UINT8_T,
-    torch.uint16: MPI.UINT16_T,
-    torch.uint32: MPI.UINT32_T,
-    torch.uint64: MPI.UINT64_T,
-}
-_Buffer = list[object]  # what mpi4py takes for a message: [memory, count(s), (displacements,) datatype]
+_HOME_BYTES = 128 << 10  # from here on, a tensor in shared memory is summed there
+_STAGED_BYTES = 1 << 20  # from here on, any other tensor is summed through shared memory
 
 
 class MpiComm(Comm):
@@ -46,6 +39,7 @@ class MpiComm(Comm):
         self._rank: int = comm.Get_rank()
         self._size: int = comm.Get_size()
         self._seconds = 0.0
+        self._sums: Sums | None = None
 
     @staticmethod
     def duplicate(comm: MPI.Intracomm) -> MpiComm:
@@ -69,80 +63,164 @@ class MpiComm(Comm):
     def seconds(self) -> float:
         return self._seconds
 
-    @contextmanager
-    def _timed(self) -> Iterator[MPI.Intracomm]:
-        """The communicator, while the clock of `seconds` runs."""
-        assert self._comm is not None, "this communicator has been freed"
-        start = time.perf_counter()
-        yield self._comm
-        self._seconds += time.perf_counter() - start
+    def empty(self, numel: int, dtype: torch.dtype) -> Tensor:
+        return self._shared().empty(numel, dtype)
+
+    def release(self, tensor: Tensor) -> None:
+        self._shared().release(tensor)
 
     def all_reduce(self, tensor: Tensor) -> None:
-        check_tensors("all_reduce", [tensor])
-        with self._timed() as comm:
-            total = summable(tensor)
-            comm.Allreduce(MPI.IN_PLACE, _typed(total), MPI.SUM)
-            restore(tensor, total)
+        start = time.perf_counter()
+        check_tensors("all_reduce", (tensor,))
+        if tensor.dtype in SUMMED and tensor.nbytes < _HOME_BYTES:  # the shortest way: here every microsecond counts
+            self._mpi.Allreduce(MPI.IN_PLACE, typed(tensor), MPI.SUM)
+        else:
+            self._all_reduce(tensor)
+        self._seconds += time.perf_counter() - start
+
+    def _all_reduce(self, tensor: Tensor) -> None:
+        total = summable(tensor)
+        if total.nbytes >= _HOME_BYTES and self._through_memory(total):
+            self._shared().all_reduce(total)
+        else:
+            self._mpi.Allreduce(MPI.IN_PLACE, typed(total), MPI.SUM)
+        restore(tensor, total)
 
     def start_all_reduce(self, tensor: Tensor) -> Work:
-        check_tensors("start_all_reduce", [tensor])
-        with self._timed() as comm:
-            total = summable(tensor)
-            return _Sum(self, tensor, total, comm.Iallreduce(MPI.IN_PLACE, _typed(total), MPI.SUM))
+        start = time.perf_counter()
+        check_tensors("start_all_reduce", (tensor,))
+        total = summable(tensor)
+        work: Work
+        if self._sums is not None and self._sums.at_home(total):
+            work = _SharedSum(self, self._sums, self._sums.start(total))
+        else:
+            work = _Sum(self, tensor, total, self._mpi.Iallreduce(MPI.IN_PLACE, typed(total), MPI.SUM))
+        self._seconds += time.perf_counter() - start
+        return work
 
     def all_gather(self, tensor: Tensor, outs: Sequence[Tensor]) -> None:
-        check_tensors("all_gather", [tensor, *outs])
-        with self._timed() as comm:
-            comm.Allgatherv(_bytes(tensor), _pieces(outs))
+        start = time.perf_counter()
+        check_tensors("all_gather", (tensor, *outs))
+        size = tensor.nbytes
+        if not equal(outs, size):
+            self._mpi.Allgatherv(raw(tensor), pieces(outs))
+        elif in_a_row(outs, size):
+            self._mpi.Allgather(raw(tensor), row(outs, size))
+        else:
+            room = _like(outs)
+            self._mpi.Allgather(raw(tensor), row(room, size))
+            _copy(room, outs)
+        self._seconds += time.perf_counter() - start
 
     def reduce_scatter(self, parts: Sequence[Tensor], out: Tensor) -> None:
-        check_tensors("reduce_scatter", [*parts, out])
-        with self._timed() as comm:
-            addends = summable(joined(parts))
-            total = torch.empty(2 * out.numel() if out.is_complex() else out.numel(), dtype=addends.dtype)
-            total = out if out.dtype == total.dtype else total
-            counts = [part.numel() * addends.numel() // max(_numel(parts), 1) for part in parts]
-            comm.Reduce_scatter(_typed(addends), _typed(total), counts, MPI.SUM)
-            if out.is_complex():
-                total = torch.view_as_complex(total.view(*out.shape, 2))
-            restore(out, total.view(out.shape))
+        start = time.perf_counter()
+        check_tensors("reduce_scatter", (*parts, out))
+        plain = out.dtype in SUMMED
+        addends = parts if plain else [summable(part) for part in parts]
+        total = out if plain else summable(out)
+        if self._size > 1 and sum([part.nbytes for part in addends]) >= _STAGED_BYTES and self._shared().one_node:
+            self._shared().reduce_scatter(addends, total)
+        else:
+            source = joined(addends)  # named, for it has to outlive the call: MPI knows its address only
+            if equal(addends, total.nbytes):
+                self._mpi.Reduce_scatter_block(typed(source, self._size), typed(total), MPI.SUM)
+            else:
+                self._mpi.Reduce_scatter(typed(source), typed(total), [part.numel() for part in addends], MPI.SUM)
+        if not plain:
+            restore(out, total)
+        self._seconds += time.perf_counter() - start
 
-    def all_to_all(self, sends: Sequence[Tensor], recvs: Sequence[Tensor]) -> None:
-        check_tensors("all_to_all", [*sends, *recvs])
-        with self._timed() as comm:
-            comm.Alltoallv(_pieces(sends), _pieces(recvs))
+    def all_to_all(self, sends: Sequence[Tensor], recvs: Sequence[Tensor], even: bool = False) -> None:
+        start = time.perf_counter()
+        check_tensors("all_to_all", (*sends, *recvs))
+        if even:
+            size = sends[0].nbytes
+            source = sends if in_a_row(sends, size) else _like(sends)
+            target = recvs if in_a_row(recvs, size) else _like(recvs)
+            _copy(sends, source)
+            self._mpi.Alltoall(row(source, size), row(target, size))
+            _copy(target, recvs)
+        else:
+            others = [rank for rank in range(self._size) if rank != self._rank]
+            requests = [self._mpi.Irecv(raw(recvs[rank]), rank) for rank in others if recvs[rank].numel()]
+            requests += [self._mpi.Isend(raw(sends[rank]), rank) for rank in others if sends[rank].numel()]
+            recvs[self._rank].view(-1).copy_(sends[self._rank].view(-1))
+            MPI.Request.Waitall(requests)
+        self._seconds += time.perf_counter() - start
 
     def exchange(self, sends: dict[int, Tensor], recvs: dict[int, Tensor]) -> None:
-        check_tensors("exchange", [*sends.values(), *recvs.values()])
-        with self._timed() as comm:
-            requests = [comm.Irecv(_bytes(tensor), source) for source, tensor in recvs.items()]
-            requests += [comm.Isend(_bytes(tensor), to) for to, tensor in sends.items()]
-            MPI.Request.Waitall(requests)
+        start = time.perf_counter()
+        check_tensors("exchange", (*sends.values(), *recvs.values()))
+        requests = [self._mpi.Irecv(raw(tensor), source) for source, tensor in recvs.items()]
+        requests += [self._mpi.Isend(raw(tensor), to) for to, tensor in sends.items()]
+        MPI.Request.Waitall(requests)
+        self._seconds += time.perf_counter() - start
 
     def broadcast(self, tensor: Tensor, root: int) -> None:
-        check_tensors("broadcast", [tensor])
-        with self._timed() as comm:
-            comm.Bcast(_bytes(tensor), root)
+        start = time.perf_counter()
+        check_tensors("broadcast", (tensor,))
+        self._mpi.Bcast(raw(tensor), root)
+        self._seconds += time.perf_counter() - start
 
     def gather_objects(self, item: object) -> list[object]:
-        with self._timed() as comm:
-            return [json.loads(text) for text in comm.allgather(json.dumps(item))]
+        start = time.perf_counter()
+        texts = self._mpi.allgather(json.dumps(item))
+        self._seconds += time.perf_counter() - start
+        return [json.loads(text) for text in texts]
 
     def split(self, color: int, key: int) -> MpiComm:
-        with self._timed() as comm:
-            return MpiComm(cast("MPI.Intracomm", comm.Split(color, key)))
+        return MpiComm(cast("MPI.Intracomm", self._mpi.Split(color, key)))
 
     def barrier(self) -> None:
-        with self._timed() as comm:
-            comm.Barrier()
+        start = time.perf_counter()
+        self._mpi.Barrier()
+        self._seconds += time.perf_counter() - start
 
     def free(self) -> None:
         if self._comm is not None and not MPI.Is_finalized():
+            if self._sums is not None:
+                self._sums.free()
             self._comm.Free()
-        self._comm = None
+        self._comm = self._sums = None
 
     def abort(self, code: int) -> None:
         MPI.COMM_WORLD.Abort(code)
+
+    @property
+    def _mpi(self) -> MPI.Intracomm:
+        assert self._comm is not None, "this communicator has been freed"
+        return self._comm
+
+    def _shared(self) -> Sums:
+        """The sums through shared memory, made when the first is asked for: collective then."""
+        if self._sums is None:
+            self._sums = Sums(self._mpi)
+        return self._sums
+
+    def _through_memory(self, total: Tensor) -> bool:
+        """Alike on all ranks, since a sum has one size on all of them."""
+        shared = self._shared()
+        return shared.usable and (total.nbytes >= _STAGED_BYTES or shared.at_home(total))
+
+
+class _SharedSum(Work):
+    """An all-reduce under way in shared memory."""
+
+    def __init__(self, comm: MpiComm, sums: Sums, one: Round) -> None:
+        self._comm = comm
+        self._sums = sums
+        self._round = one
+
+    def wait(self) -> None:
+        start = time.perf_counter()
+        self._sums.wait(self._round)
+        self._comm._seconds += time.perf_counter() - start
+
+    def test(self) -> bool:
+        start = time.perf_counter()
+        over = self._sums.test(self._round)
+        self._comm._seconds += time.perf_counter() - start
+        return over
 
 
 class _Sum(Work):
@@ -156,15 +234,17 @@ class _Sum(Work):
 
     def wait(self) -> None:
         if self._request is not None:
-            with self._comm._timed():
-                self._request.Wait()
-                self._finish()
+            start = time.perf_counter()
+            self._request.Wait()
+            self._finish()
+            self._comm._seconds += time.perf_counter() - start
 
     def test(self) -> bool:
         if self._request is not None:
-            with self._comm._timed():
-                if self._request.Test():
-                    self._finish()
+            start = time.perf_counter()
+            if self._request.Test():
+                self._finish()
+            self._comm._seconds += time.perf_counter() - start
         return self._request is None
 
     def _finish(self) -> None:
@@ -172,32 +252,12 @@ class _Sum(Work):
         self._request = None
 
 
-def _numel(tensors: Sequence[Tensor]) -> int:
-    return sum(tensor.numel() for tensor in tensors)
+def _like(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Room for tensors of one size, in a row."""
+    return list(tensors[0].new_empty(len(tensors), tensors[0].numel()).unbind())
 
 
-def _memory(address: int, size: int) -> MPI.memory | None:
-    return MPI.memory.fromaddress(address, size) if size else None
-
-
-def _typed(tensor: Tensor) -> _Buffer:
-    """A tensor to be summed."""
-    size = tensor.numel() * tensor.element_size()
-    return [_memory(tensor.data_ptr(), size), tensor.numel(), _TYPES[tensor.dtype]]
-
-
-def _bytes(tensor: Tensor) -> _Buffer:
-    """A tensor to be moved."""
-    size = tensor.numel() * tensor.element_size()
-    return [_memory(tensor.data_ptr(), size), size, MPI.BYTE]
-
-
-def _pieces(tensors: Sequence[Tensor]) -> _Buffer:
-    """One piece per rank, each wherever it lies in memory: sizes and displacements in bytes from the lowest address."""
-    sizes = [tensor.numel() * tensor.element_size() for tensor in tensors]
-    places = [tensor.data_ptr() for tensor in tensors]
-    held = [(place, place + size) for place, size in zip(places, sizes, strict=True) if size]
-    base = min((start for start, _ in held), default=0)
-    end = max((stop for _, stop in held), default=0)
-    displacements = [place - base if size else 0 for place, size in zip(places, sizes, strict=True)]
-    return [_memory(base, end - base), (sizes, displacements), MPI.BYTE]
+def _copy(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> None:
+    if sources is not targets:
+        for source, target in zip(sources, targets, strict=True):
+            target.view(-1).copy_(source.view(-1))

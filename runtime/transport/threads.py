@@ -165,6 +165,13 @@ class ThreadComm(Comm):
     def seconds(self) -> float:
         return self._seconds
 
+    def empty(self, numel: int, dtype: torch.dtype) -> Tensor:
+        self._meet("empty", numel)
+        return torch.empty(numel, dtype=dtype)
+
+    def release(self, tensor: Tensor) -> None:
+        self._meet("release", None)
+
     def all_reduce(self, tensor: Tensor) -> None:
         check_tensors("all_reduce", [tensor])
         _Sum(self, tensor, "all_reduce").wait()
@@ -183,7 +190,8 @@ class ThreadComm(Comm):
         given = self._meet("reduce_scatter", [summable(part).clone() for part in parts])
         restore_sum(out, [sent[self._rank] for sent in given])
 
-    def all_to_all(self, sends: Sequence[Tensor], recvs: Sequence[Tensor]) -> None:
+    def all_to_all(self, sends: Sequence[Tensor], recvs: Sequence[Tensor], even: bool = False) -> None:
+        assert not even or len({part.nbytes for part in (*sends, *recvs)}) == 1, "messages of one size were promised"
         check_tensors("all_to_all", [*sends, *recvs])
         given = self._meet("all_to_all", [part.clone() for part in sends])
         for recv, sent in zip(recvs, given, strict=True):

@@ -30,7 +30,7 @@ MUTABLE = {
 OWNERS = {
     "pulp": ("partitioner/ilp.py",),
     "highspy": ("partitioner/ilp.py",),
-    "mpi4py": ("runtime/transport/mpi.py", "runtime/transport/window.py"),
+    "mpi4py": tuple(f"runtime/transport/{name}.py" for name in ("mpi", "buffers", "node", "sums")),
     "torch.fx": ("autopar/capture/",),
     "torch.export": ("autopar/capture/",),
 }
