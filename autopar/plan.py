@@ -176,6 +176,7 @@ class Plan:
     predicted: Predicted
     single: float  # predicted seconds of the same step on one rank
     solver: SolverReport
+    filled: tuple[tuple[tuple[str, ...], int], ...]  # (axes, extent) of each factor of which every rank needs a row
 
 
 def to_json(plan: Plan) -> str:

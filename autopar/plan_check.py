@@ -44,6 +44,9 @@ def offenders(plan: Plan) -> Iterator[str]:
     yield from (
         f"{one.primitive}: {one.axis!r} is no axis{nearest(one.axis, axes)}" for one in moved if one.axis not in axes
     )
+    for names, extent in plan.filled:
+        yield from (f"filled: {name!r} is no axis{nearest(name, axes)}" for name in names if name not in axes)
+        yield from [f"filled: an extent of {extent}"] * (extent < 1)
     yield from (f"repeats of {prefix!r} has no members" for prefix, members in plan.repeats if not members)
     yield from _negative(dataclasses.asdict(plan), "")
 

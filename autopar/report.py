@@ -18,7 +18,7 @@ from autopar.ops.fallback import FALLBACK
 from autopar.ops.rule import Choice
 from autopar.partitioner.build import Built, Decision, residents
 from autopar.partitioner.problem import NoChoice, Solution
-from autopar.partitioner.strategies import Described, Strategy, whole_strategy
+from autopar.partitioner.strategies import Described, Strategy, filled_factors, whole_strategy
 from autopar.plan import (
     VERSION,
     AxisChoice,
@@ -74,7 +74,19 @@ def plan(
             len(built.keys),
             sum(len(one) for one in built.options.values()),
         ),
+        filled=_filled(built, decision),
     )
+
+
+def _filled(built: Built, decision: Decision) -> tuple[tuple[tuple[str, ...], int], ...]:
+    """The factors of which every rank needs a row, by the names of the axes of more than one rank that cut them."""
+    grid = built.grid
+    found = {
+        (tuple(grid.names[axis] for axis in axes), extent)
+        for name, strategy in decision.strategies.items()
+        for axes, extent in filled_factors(built.described[name].rule, strategy)
+    }
+    return tuple(sorted(found))
 
 
 def _hash(graph: Graph) -> str:

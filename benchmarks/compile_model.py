@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 import autopar
-from models import MODELS, batch, seeded
+from models import EVERY, batch, seeded
 
 
 def main(name: str, size: str, grid: str, folder: str, *pins: str) -> None:
-    model = MODELS[name](size == "small")
+    model = EVERY[name](size == "small")
     compiled = autopar.compile(seeded(model), batch(model), grid=grid, pin=pins, optimizer="sgd", name=name)
     compiled.save(Path(folder))
 

@@ -1,4 +1,7 @@
-"""The four models that are measured, each with one fixed batch; every contender builds them from here.
+"""The models that are measured, each with one fixed batch; every contender builds them from here.
+
+`MODELS` are the four of step_time.py. `SMOOTH` are those whose gradients do not jump (no ReLU, no maximum), so that
+two runs in float32 stay as close as their rounding: for comparing parameters after many steps.
 
 A model is a plain `nn.Module` whose output is the loss, or has it as `.loss`. The same seed gives every process the
 same parameters and the same batch. `small` models have the same structure and take milliseconds: for tests.
@@ -51,7 +54,20 @@ def loss_of(output: object) -> Tensor:
 
 
 def gpt2(small: bool) -> Model:
-    layers, width, heads, vocabulary, samples, tokens = (2, 32, 4, 64, 4, 16) if small else (6, 384, 6, 8192, 8, 256)
+    return _gpt2("gpt2", *((2, 32, 4, 64, 4, 16) if small else (6, 384, 6, 8192, 8, 256)), rate=0.1)
+
+
+def short_gpt2(small: bool) -> Model:
+    """A smaller one with more samples of fewer tokens: a batch that can be cut finely.
+
+    Its rate is one at which plain SGD is stable: at 0.01 any difference grows 2.4 times a step, from step 30 on.
+    """
+    return _gpt2("short_gpt2", *((2, 32, 4, 64, 8, 16) if small else (4, 256, 4, 4096, 32, 64)), rate=0.001)
+
+
+def _gpt2(
+    name: str, layers: int, width: int, heads: int, vocabulary: int, samples: int, tokens: int, rate: float
+) -> Model:
 
     def module() -> nn.Module:
         from transformers import GPT2Config, GPT2LMHeadModel
@@ -77,7 +93,7 @@ def gpt2(small: bool) -> Model:
         return {"input_ids": ids, "labels": ids}
 
     title = f"GPT-2, {layers} layers, {width} wide, vocabulary {vocabulary}, batch {samples} x {tokens} tokens"
-    return Model("gpt2", title, samples, 0.1, module, inputs)
+    return Model(name, title, samples, rate, module, inputs)
 
 
 def resnet(small: bool) -> Model:
@@ -124,31 +140,35 @@ def mlp(small: bool) -> Model:
     return Model("mlp", title, samples, 1.0, lambda: MLP(width), inputs)
 
 
-def block(inputs: int, outputs: int) -> nn.Sequential:
+Activation = type[nn.ReLU] | type[nn.SiLU]
+
+
+def block(inputs: int, outputs: int, activation: Activation) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv3d(inputs, outputs, 3, padding=1, bias=False),
         nn.BatchNorm3d(outputs),
-        nn.ReLU(),
+        activation(),
         nn.Conv3d(outputs, outputs, 3, padding=1, bias=False),
         nn.BatchNorm3d(outputs),
-        nn.ReLU(),
+        activation(),
     )
 
 
 class UNet(nn.Module):
-    """A 3-D U-Net of three levels with skip connections."""
+    """A 3-D U-Net of three levels with skip connections; a smooth one has SiLU and mean pooling."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, smooth: bool) -> None:
         super().__init__()
-        self.down1 = block(1, channels)
-        self.down2 = block(channels, 2 * channels)
-        self.bottom = block(2 * channels, 4 * channels)
+        kind: Activation = nn.SiLU if smooth else nn.ReLU
+        self.down1 = block(1, channels, kind)
+        self.down2 = block(channels, 2 * channels, kind)
+        self.bottom = block(2 * channels, 4 * channels, kind)
         self.rise2 = nn.ConvTranspose3d(4 * channels, 2 * channels, 2, stride=2)
-        self.up2 = block(4 * channels, 2 * channels)
+        self.up2 = block(4 * channels, 2 * channels, kind)
         self.rise1 = nn.ConvTranspose3d(2 * channels, channels, 2, stride=2)
-        self.up1 = block(2 * channels, channels)
+        self.up1 = block(2 * channels, channels, kind)
         self.head = nn.Conv3d(channels, 1, 1)
-        self.pool = nn.MaxPool3d(2)
+        self.pool = nn.AvgPool3d(2) if smooth else nn.MaxPool3d(2)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         fine = self.down1(x)
@@ -160,13 +180,24 @@ class UNet(nn.Module):
 
 
 def unet(small: bool) -> Model:
+    return _unet("unet", small, smooth=False, rate=0.1)
+
+
+def smooth_unet(small: bool) -> Model:
+    """The same with SiLU and mean pooling."""
+    return _unet("smooth_unet", small, smooth=True, rate=0.01)
+
+
+def _unet(name: str, small: bool, smooth: bool, rate: float) -> Model:
     size, channels = (8, 2) if small else (64, 16)
 
     def inputs() -> Inputs:
         return {"x": torch.randn(1, 1, size, size, size), "y": torch.randn(1, 1, size, size, size)}
 
-    title = f"3-D U-Net, one {size}^3 volume, {channels} base channels"
-    return Model("unet", title, 1, 0.1, lambda: UNet(channels), inputs)
+    title = f"3-D U-Net{', SiLU and mean pooling' if smooth else ''}, one {size}^3 volume, {channels} base channels"
+    return Model(name, title, 1, rate, lambda: UNet(channels, smooth), inputs)
 
 
 MODELS: dict[str, Callable[[bool], Model]] = {"gpt2": gpt2, "resnet": resnet, "mlp": mlp, "unet": unet}
+SMOOTH: dict[str, Callable[[bool], Model]] = {"smooth_unet": smooth_unet, "short_gpt2": short_gpt2}
+EVERY = MODELS | SMOOTH

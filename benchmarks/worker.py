@@ -16,13 +16,13 @@ from typing import TextIO
 import torch
 
 from contenders import BALANCED, CONTENDERS, Trainer, start
-from models import MODELS
+from models import EVERY
 
 
 def main(address: str, contender_name: str, model_name: str, size: str, folder: str) -> None:
     contender = CONTENDERS.get(contender_name, BALANCED)
     torch.set_num_threads(contender.threads)
-    trainer = start(contender, MODELS[model_name](size == "small"), folder)
+    trainer = start(contender, EVERY[model_name](size == "small"), folder)
     with socket.socket(socket.AF_UNIX) as link:
         link.connect(address)
         with link.makefile("r") as commands, link.makefile("w") as answers:

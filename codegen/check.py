@@ -8,7 +8,7 @@ entered by all ranks of its axis in one order, so that no rank waits for one tha
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from autopar.codegen.steps import Convert, Held, Loop, Program, Run, Step, Update, running
@@ -50,8 +50,8 @@ def check(program: Program, homes: Mapping[str, Layouts], grid: GridShape) -> No
     _check_types(program.steps, held, homes)
     if program.loss not in held or any(not isinstance(one, Replicate) for one in program.loss.layouts):
         raise UnsoundProgram(f"the loss is returned as {program.loss}, which is not held whole on every rank")
-    ranks = list(itertools.product(*map(range, grid.sizes)))
-    check_order({rank: events(program) for rank in ranks})
+    entered = events(program)  # the same steps on every rank: what differs is whom a rank meets
+    check_order(dict.fromkeys(itertools.product(*map(range, grid.sizes)), entered))
 
 
 def _check_types(steps: Sequence[Step], held: set[Held], homes: Mapping[str, Layouts]) -> None:
@@ -157,27 +157,45 @@ def _events(steps: Sequence[Step], path: tuple[object, ...]) -> list[Event]:
     return found
 
 
+Group = tuple[int, tuple[int, ...]]  # an axis, and what its ranks have in common: their other coordinates
+_SHOWN = 16  # ranks in a message
+
+
 def check_order(by_rank: Mapping[tuple[int, ...], Sequence[Event]]) -> None:
-    """Let all ranks run: a rank goes on when every rank of its group stands at the same collective."""
+    """Let all ranks run: a group goes on when each of its ranks stands at the same collective.
+
+    Every rank waits in one place at a time, so the work is proportional to the number of entries.
+    """
+    sizes: dict[Group, int] = {}
+    for rank in by_rank:
+        for axis in range(len(rank)):
+            sizes[_group(rank, axis)] = sizes.get(_group(rank, axis), 0) + 1
     at = dict.fromkeys(by_rank, 0)
-    moved = True
-    while moved:
-        moved = False
-        for rank, queue in by_rank.items():
-            while at[rank] < len(queue):
-                event = queue[at[rank]]
-                group = [other for other in by_rank if _same_group(rank, other, event.axis)]
-                heads = [by_rank[other][at[other]] if at[other] < len(by_rank[other]) else None for other in group]
-                if any(head != event for head in heads):
-                    break
-                for other in group:
-                    at[other] += 1
-                moved = True
+    waiting: dict[Group, list[tuple[int, ...]]] = {group: [] for group in sizes}
+    running = list(by_rank)
+    while running:
+        rank = running.pop()
+        queue = by_rank[rank]
+        if at[rank] == len(queue):
+            continue
+        event = queue[at[rank]]
+        group = _group(rank, event.axis)
+        waiting[group].append(rank)
+        if len(waiting[group]) == sizes[group] and _alike(event, (by_rank[one][at[one]] for one in waiting[group])):
+            for one in waiting[group]:
+                at[one] += 1
+            running += waiting[group]
+            waiting[group] = []
     stuck = {rank: queue[at[rank]] for rank, queue in by_rank.items() if at[rank] < len(queue)}
     if stuck:
-        waits = "\n".join(f"  rank {rank} waits in {event}" for rank, event in sorted(stuck.items()))
-        raise UnsoundProgram(f"ranks wait for each other:\n{waits}")
+        waits = "\n".join(f"  rank {rank} waits in {event}" for rank, event in sorted(stuck.items())[:_SHOWN])
+        more = f"\n  and {len(stuck) - _SHOWN} ranks more" if len(stuck) > _SHOWN else ""
+        raise UnsoundProgram(f"ranks wait for each other:\n{waits}{more}")
 
 
-def _same_group(a: tuple[int, ...], b: tuple[int, ...], axis: int) -> bool:
-    return all(i == axis or x == y for i, (x, y) in enumerate(zip(a, b, strict=True)))
+def _group(rank: tuple[int, ...], axis: int) -> Group:
+    return axis, rank[:axis] + rank[axis + 1 :]
+
+
+def _alike(event: Event, others: Iterable[Event]) -> bool:
+    return all(one is event or one == event for one in others)

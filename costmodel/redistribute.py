@@ -291,38 +291,48 @@ def _closed(edges: Floats, alphabet: tuple[Layout, ...]) -> Floats:
     return np.asarray(closed)
 
 
+_CHUNK = 512  # pairs relaxed at once: their edges fit a cache
+
+
 def _relaxed(space: _Space, starts: NDArray[np.int_], ends: NDArray[np.int_]) -> Floats:
     """Least costs per pair of states. Each pair may use four layouts per axis: its own two, Replicate and Copied."""
-    pairs, rank = starts.shape
-    whole = [i for i, one in enumerate(space.alphabets[0]) if isinstance(one, Replicate | Copied)][:2] if rank else []
-    allowed = [
-        np.stack([starts[:, axis], ends[:, axis]] + [np.full(pairs, i) for i in whole], axis=1) for axis in range(rank)
-    ]  # allowed[axis][pair, choice]; Replicate and Copied come first in every alphabet
-    edges = [_gathered(space.edges[axis], allowed, axis) for axis in range(rank)]
-    width = 2 + len(whole)
-    flat = np.full((pairs, width**rank), np.inf)
-    flat[:, 0] = 0.0  # every axis at its first choice, the source
-    best = flat.reshape(pairs, *([width] * rank))
-    while True:
-        previous = best
-        for axis in range(rank):
-            front = np.moveaxis(best, axis + 1, 1)
-            reached = np.minimum(front, (front[:, :, None] + edges[axis]).min(axis=1))
-            best = np.moveaxis(reached, 1, axis + 1)
-        if np.array_equal(previous, best):
-            break
-    target = sum(width**axis for axis in range(rank))  # every axis at its second choice
-    return np.asarray(best.reshape(pairs, -1)[:, target])
+    pieces = range(0, len(starts), _CHUNK)
+    return np.concatenate([_relax(space, starts[i : i + _CHUNK].T, ends[i : i + _CHUNK].T) for i in pieces])
 
 
-def _gathered(edges: Floats, allowed: list[NDArray[np.int_]], axis: int) -> Floats:
-    """The edges of one axis restricted to each pair's choices: ``[pair, x, y, *rest]``; staying put is free."""
+def _relax(space: _Space, starts: NDArray[np.int_], ends: NDArray[np.int_]) -> Floats:
+    """`_relaxed` for states ``[axis, pair]``. Pairs are the last dim of everything, so that loops over them are long."""
+    axes, pairs = starts.shape
+    whole = [i for i, one in enumerate(space.alphabets[0]) if isinstance(one, Replicate | Copied)]
+    allowed = [np.stack([starts[axis], ends[axis], *(np.full(pairs, i) for i in whole)]) for axis in range(axes)]
+    width = len(allowed[0])  # Replicate and Copied come first in every alphabet
+    edges = [_gathered(space.edges[axis], allowed, axis) for axis in range(axes)]
+    best = np.full((*([width] * axes), pairs), np.inf)
+    best[(0,) * axes] = 0.0  # every axis at its first choice, the source
+    changed = True
+    while changed:
+        before = best.copy()
+        for axis in range(axes):
+            front = np.moveaxis(best, axis, 0)
+            reached = front.copy()
+            for (x, y), costs in edges[axis].items():
+                np.minimum(reached[y], front[x] + costs, out=reached[y])
+            front[...] = reached
+        changed = not np.array_equal(before, best)
+    return np.asarray(best[(1,) * axes])  # every axis at its second choice
+
+
+def _gathered(edges: Floats, allowed: list[NDArray[np.int_]], axis: int) -> dict[tuple[int, int], Floats]:
+    """The edges of one axis between each pair's choices x and y: ``[*rest, pair]``, free where both are one layout.
+
+    Edges that no pair can take are left out.
+    """
     rest = [one for i, one in enumerate(allowed) if i != axis]
-    order = [allowed[axis], allowed[axis], *rest]
-    grids = [
-        one.reshape(len(one), *([1] * place), one.shape[1], *([1] * (len(order) - 1 - place)))
-        for place, one in enumerate(order)
-    ]
-    costs = edges[tuple(grids)]
-    still = grids[0] == grids[1]
-    return np.where(still, 0.0, costs)
+    spread = [one.reshape(*([1] * i), len(one), *([1] * (len(rest) - 1 - i)), -1) for i, one in enumerate(rest)]
+    found = {}
+    for x, y in itertools.permutations(range(len(allowed[axis])), 2):
+        before, after = allowed[axis][x], allowed[axis][y]
+        costs = np.where(before == after, 0.0, edges[(before, after, *spread)])
+        if np.isfinite(costs).any():
+            found[x, y] = costs
+    return found

@@ -8,51 +8,87 @@ if __name__ != "autopar.runtime":
 
 from autopar.layout import Copied, Partial, Replicate, Shard
 from autopar.runtime.grid import Axis, Grid
+from autopar.runtime.interpolation import Interpolate, interpolate
+from autopar.runtime.layers import AvgPool, Conv, ConvTranspose, MaxPool, Pad
 from autopar.runtime.losses import cross_entropy
 from autopar.runtime.main import main
 from autopar.runtime.normalization import batch_norm
+from autopar.runtime.partition import Partition
 from autopar.runtime.primitives.all_gather import all_gather
 from autopar.runtime.primitives.all_sum import all_sum
+from autopar.runtime.primitives.all_sum_reduce import all_sum_reduce
 from autopar.runtime.primitives.all_to_all import all_to_all
+from autopar.runtime.primitives.broadcast import broadcast
 from autopar.runtime.primitives.copy import copy
 from autopar.runtime.primitives.gather import gather
+from autopar.runtime.primitives.gather_to import gather_to
+from autopar.runtime.primitives.halo import halo
 from autopar.runtime.primitives.keep import keep
+from autopar.runtime.primitives.nothing import nothing
 from autopar.runtime.primitives.once import once
 from autopar.runtime.primitives.reduce_scatter import reduce_scatter
+from autopar.runtime.primitives.repartition import repartition
+from autopar.runtime.primitives.scatter import scatter
+from autopar.runtime.primitives.send_receive import send_receive
 from autopar.runtime.primitives.split import split
+from autopar.runtime.primitives.sum_reduce import sum_reduce
 from autopar.runtime.primitives.take import take
 from autopar.runtime.primitives.zero_fill import zero_fill
 from autopar.runtime.program import Program
 from autopar.runtime.session import Parallel
 from autopar.runtime.transport.threads import simulate
-from autopar.runtime.windows import avg_pool, conv, conv_transpose, max_pool
+from autopar.runtime.transport.world import default_world
+from autopar.runtime.wide import wide
+from autopar.runtime.wide_cost import wide_saves
+from autopar.runtime.windows import avg_pool, conv, conv_transpose, max_pool, pad
 
 __all__ = [
+    "AvgPool",
     "Axis",
+    "Conv",
+    "ConvTranspose",
     "Copied",
     "Grid",
+    "Interpolate",
+    "MaxPool",
+    "Pad",
     "Parallel",
     "Partial",
+    "Partition",
     "Program",
     "Replicate",
     "Shard",
     "all_gather",
     "all_sum",
+    "all_sum_reduce",
     "all_to_all",
     "avg_pool",
     "batch_norm",
+    "broadcast",
     "conv",
     "conv_transpose",
     "copy",
     "cross_entropy",
+    "default_world",
     "gather",
+    "gather_to",
+    "halo",
+    "interpolate",
     "keep",
     "main",
     "max_pool",
+    "nothing",
     "once",
+    "pad",
     "reduce_scatter",
+    "repartition",
+    "scatter",
+    "send_receive",
     "simulate",
     "split",
+    "sum_reduce",
     "take",
+    "wide",
+    "wide_saves",
     "zero_fill",
 ]

@@ -6,9 +6,13 @@ step is predicted to compute for
 
     max_i r'_i / v_i        at best  n / sum_i v_i  (all positions finish together)
 
-`allot` finds the integers that minimise this. A move pays if it saves, over the horizon, more than it costs, and if
-it saves a worthwhile share of a step, lest noise move boundaries back and forth. Work that does not shrink with the
-rows makes the prediction too bold, so the boundary approaches its place in two or three moves.
+`allot` finds the integers that minimise this, T_i being the median over a window of steps. A move pays if it saves,
+over the horizon, more than it costs. Work that does not shrink with the rows makes the prediction too bold, so the
+boundary approaches its place in two or three moves.
+
+Noise must not move a boundary back and forth. So a move has to save a worthwhile share of a step; it has to save as
+much in most of the window's steps, taken one by one, which a few slow steps cannot feign; and `patience` makes the next
+window twice as long after a move, half as long after a window without one.
 """
 
 from __future__ import annotations
@@ -17,31 +21,42 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from statistics import median
 
 from autopar.errors import ConfigError, refusal
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """When to move: measure `window` steps, beginning `rest` steps after a move; `threshold` is a share of a step."""
+    """When to move: measure `window` steps, beginning `rest` steps after a move, and up to `longest` after several moves.
 
-    window: int = 4
+    `threshold` is the least saving, as a share of a step, and `agreement` the share of the window's steps that must save it.
+    """
+
+    window: int = 5
     rest: int = 1
     horizon: int = 200
     threshold: float = 0.05
+    agreement: float = 0.8
+    longest: int = 64
 
     def __post_init__(self) -> None:
-        if self.window < 1 or self.rest < 0 or self.horizon < 1 or self.threshold < 0:
-            rule = "window and horizon are at least 1, rest and threshold at least 0"
+        windows = 1 <= self.window <= self.longest and self.rest >= 0 and self.horizon >= 1
+        if not (windows and self.threshold >= 0 and 0 <= self.agreement <= 1):
+            rule = "window and horizon are at least 1, rest and threshold at least 0, longest at least window, agreement 0 to 1"
             raise ConfigError(refusal("rebalancing", f"cannot work with {self}", rule))
 
 
 @dataclass(frozen=True, slots=True)
 class Movable:
-    """An axis whose boundaries may move: its place in the grid, its bounds on each extent that is split over it."""
+    """An axis whose boundaries may move: its place in the grid, its bounds on each extent that is split over it.
+
+    `share` is the least share of the axis that a position needs, for operators that must not be given an empty part.
+    """
 
     axis: int
     bounds: tuple[tuple[int, ...], ...]
+    share: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,42 +69,69 @@ class Move:
     after: float
 
 
+def patience(window: int, moved: bool, settings: Settings) -> int:
+    """How many steps to measure next, after a window that ended in a move or not."""
+    return min(2 * window, settings.longest) if moved else max(window // 2, settings.window)
+
+
 def decide(
     sizes: Sequence[int],
     axes: Sequence[Movable],
-    seconds: Sequence[float],
+    seconds: Sequence[Sequence[float]],
     step: float,
     cost: float,
     settings: Settings,
 ) -> Move | None:
     """The move that saves most, if it pays.
 
-    `sizes` are the grid's, `seconds` the compute seconds of a step of every rank, `step` the wall seconds of a step,
-    `cost` what a move costs in seconds.
+    `sizes` are the grid's, `seconds` per step of the window the compute seconds of every rank, `step` the wall seconds of
+    a step, `cost` what a move costs in seconds.
     """
-    moves = [move for axis in axes if (move := propose(sizes, axis, seconds)) is not None]
-    best = min(moves, key=lambda move: (move.after - move.before, move.axis), default=None)
-    if best is None:
+    middle = [median(column) for column in zip(*seconds, strict=True)]
+    proposed = [(axis, move) for axis in axes if (move := propose(sizes, axis, middle)) is not None]
+    if not proposed:
         return None
-    saved = best.before - best.after
-    return best if saved * settings.horizon > cost and saved > settings.threshold * step else None
+    axis, best = min(proposed, key=lambda pair: (pair[1].after - pair[1].before, pair[1].axis))
+    if (best.before - best.after) * settings.horizon <= cost:
+        return None
+    enough = [
+        one > settings.threshold * step for one in (best.before - best.after, *_savings(sizes, axis, best, seconds))
+    ]
+    return best if enough[0] and sum(enough[1:]) >= settings.agreement * len(seconds) else None
 
 
 def propose(sizes: Sequence[int], movable: Movable, seconds: Sequence[float]) -> Move | None:
     """The best cuts of one axis, or None where they are what they are."""
     times = position_times(sizes, movable.axis, seconds)
-    finest = max(movable.bounds, key=lambda bounds: bounds[-1])
-    held = [high - low for low, high in pairwise(finest)]
-    least = _least(movable.bounds, held)
+    held = _held(movable)
+    total = sum(held)
+    least = _least(movable, held)
     speeds = [rows / time if rows and time > 0 else 0.0 for rows, time in zip(held, times, strict=True)]
-    if finest[-1] == 0 or any(rows and not speed for rows, speed in zip(held, speeds, strict=True)):
+    if total == 0 or any(rows and not speed for rows, speed in zip(held, speeds, strict=True)):
         return None
-    rows = allot(finest[-1], speeds, least)
+    rows = allot(total, speeds, least)
     if rows == held:
         return None
-    ends = [sum(rows[: i + 1]) / finest[-1] for i in range(len(rows))]
+    ends = [sum(rows[: i + 1]) / total for i in range(len(rows))]
     after = max(one / speed for one, speed in zip(rows, speeds, strict=True) if speed)
     return Move(movable.axis, (0.0, *ends[:-1], 1.0), max(times), after)
+
+
+def _held(movable: Movable) -> list[int]:
+    """The rows of each position, of the largest extent that is split."""
+    finest = max(movable.bounds, key=lambda bounds: bounds[-1])
+    return [high - low for low, high in pairwise(finest)]
+
+
+def _savings(sizes: Sequence[int], movable: Movable, move: Move, seconds: Sequence[Sequence[float]]) -> list[float]:
+    """What the move would have saved in each step of the window."""
+    held = _held(movable)
+    shares = [
+        (high - low) * sum(held) / rows if rows else 0.0
+        for (low, high), rows in zip(pairwise(move.cuts), held, strict=True)
+    ]
+    every = [position_times(sizes, move.axis, step) for step in seconds]
+    return [max(times) - max(time * share for time, share in zip(times, shares, strict=True)) for times in every]
 
 
 def position_times(sizes: Sequence[int], axis: int, seconds: Sequence[float]) -> list[float]:
@@ -122,14 +164,16 @@ def allot(total: int, speeds: Sequence[float], least: Sequence[int]) -> list[int
     return rows
 
 
-def _least(every: Sequence[tuple[int, ...]], held: Sequence[int]) -> list[int]:
+def _least(movable: Movable, held: Sequence[int]) -> list[int]:
     """Rows of the finest extent without which a position would lose its last row of some extent where it has one now.
 
     A share of at least 1/m leaves a row of an extent m, wherever the boundaries are rounded.
     """
+    every = movable.bounds
     finest = max(bounds[-1] for bounds in every)
+    needed = math.ceil(movable.share * finest)
     least = []
     for i in range(len(held)):
         own = [finest // -bounds[-1] * -1 for bounds in every if bounds[i + 1] > bounds[i]]
-        least.append(min(held[i], max(own, default=0)))
+        least.append(min(held[i], max([needed, *own])))
     return least

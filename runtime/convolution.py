@@ -9,6 +9,12 @@ joined. With m result rows, of which each half makes h = ceil(m / 2), stride s, 
 
     y[0:h]   from operand rows [0, (h - 1) s + d (k - 1) + 1)
     y[m-h:m] from the same number of rows, beginning at row (m - h) s;  for odd m its first row is there already
+
+torch's transposed convolution has the same threshold, and where its windows overlap the same loss (46 against 5 ms forward,
+for 32 channels, 16 x 32 x 32 voxels and kernel 3). There the operand rows are cut in two, without overlap, a row
+of zeros being appended to an odd number; with h rows in each half and r = d (k - 1) + 1 - s
+
+    y[0:h s] from the first half,  y[h s + r:] from the second,  y[h s:h s + r] from both, added; for r < 0 a gap of zeros
 """
 
 from __future__ import annotations
@@ -22,6 +28,7 @@ from torch import Tensor
 _ONEDNN_ABOVE = 20480  # torch's threshold, in ATen/native/Convolution.cpp
 _WORTH = 1_000_000  # multiplications below which two small copies cost more than they save
 _FUNCTIONS = (F.conv1d, F.conv2d, F.conv3d)
+_TRANSPOSED = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 
 
 def convolve(
@@ -40,6 +47,28 @@ def convolve(
         if dims and work >= _WORTH:
             return in_halves(x, weight, bias, stride, padding, dilation, dims[0])
     result: Tensor = _FUNCTIONS[weight.dim() - 3](x, weight, bias, stride, padding, dilation, groups)
+    return result
+
+
+def convolve_transposed(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    output_padding: tuple[int, ...],
+    dilation: tuple[int, ...],
+    groups: int,
+) -> Tensor:
+    """`torch.nn.functional.conv_transpose{1,2,3}d`, to rounding."""
+    if groups == 1 and _falls_below(x, weight):
+        overlap = math.prod(weight.shape[2:]) > math.prod(stride)
+        dims = [i for i in range(3) if padding[i] == output_padding[i] == 0 and x.shape[2 + i] > 1]
+        if dims and overlap and weight.numel() * math.prod(x.shape[2:]) >= _WORTH:
+            y = transposed_in_halves(x, weight, stride, padding, output_padding, dilation, dims[0])
+            return y if bias is None else y + bias.view(-1, 1, 1, 1)
+    function = _TRANSPOSED[weight.dim() - 3]
+    result: Tensor = function(x, weight, bias, stride, padding, output_padding, groups, dilation)
     return result
 
 
@@ -75,3 +104,32 @@ def in_halves(
     halves = torch.cat([x.narrow(dim, 0, rows), x.narrow(dim, (m - half) * stride[cut], rows)])
     y = F.conv3d(halves, weight, bias, stride, padding, dilation)
     return torch.cat([y[:1], y[1:].narrow(dim, 2 * half - m, m - half)], dim)
+
+
+def transposed_in_halves(
+    x: Tensor,
+    weight: Tensor,
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    output_padding: tuple[int, ...],
+    dilation: tuple[int, ...],
+    cut: int,
+) -> Tensor:
+    """A 3-D transposed convolution of a batch of one, in two halves of spatial dim `cut`, which has no padding."""
+    dim = 2 + cut
+    n, s = x.shape[dim], stride[cut]
+    half = -(-n // 2)
+    if n % 2:
+        x = torch.cat([x, torch.zeros_like(x.narrow(dim, 0, 1))], dim)
+    halves = torch.cat([x.narrow(dim, 0, half), x.narrow(dim, half, half)])
+    y = F.conv_transpose3d(halves, weight, None, stride, padding, output_padding, 1, dilation)
+    first, second = y[:1], y[1:]
+    rest = first.shape[dim] - half * s  # r of the docstring
+    if rest <= 0:
+        gap = first.new_zeros(*first.shape[:dim], -rest, *first.shape[dim + 1 :])
+        whole = torch.cat([first, gap, second], dim)
+    else:
+        shared = first.narrow(dim, half * s, rest) + second.narrow(dim, 0, rest)
+        behind = second.narrow(dim, rest, second.shape[dim] - rest)
+        whole = torch.cat([first.narrow(dim, 0, half * s), shared, behind], dim)
+    return whole.narrow(dim, 0, (n - 1) * s + dilation[cut] * (weight.shape[dim] - 1) + 1)

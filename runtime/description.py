@@ -39,7 +39,7 @@ class Description:
     """What a program expects: inputs in the order of forward's arguments, parameters and buffers, and its origin.
 
     `model_path` is relative to the plan's folder, and empty for a model that was compiled live. `sha256` is the
-    plan's own.
+    plan's own. `filled` are the factors of which every rank must hold a row, see `autopar.runtime.filled`.
     """
 
     name: str
@@ -51,6 +51,7 @@ class Description:
     model_sha256: str = ""
     program_sha256: str = ""
     sha256: str = ""
+    filled: tuple[tuple[tuple[str, ...], int], ...] = ()
 
 
 def read_description(path: Path) -> Description:
@@ -123,6 +124,7 @@ def _from_data(data: Mapping[str, Any], digest: str) -> Description:
         model_sha256=_text(model["sha256"]),
         program_sha256=_text(data["program_sha256"]),
         sha256=digest,
+        filled=tuple((tuple(map(_text, axes)), int(extent)) for axes, extent in data.get("filled", ())),
     )
 
 

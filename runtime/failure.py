@@ -18,15 +18,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from autopar.errors import AutoparError
+from autopar.runtime.fingerprint import told_by
 from autopar.runtime.together import is_alike
 from autopar.runtime.transport.base import Comm
 
 FOLDER = "AUTOPAR_ERRORS"
+_INTERRUPTED = 130  # what a shell says of a process that an interrupt has ended
+_GRACE = 5.0  # seconds for another rank to end the job
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a rank ended: its message or traceback, when, and whether all ranks had the same."""
+    """Why a rank ended: its message or traceback, when, and whether that says it for all ranks."""
 
     rank: int
     seconds: float
@@ -40,16 +43,58 @@ def reported(comm: Comm) -> Iterator[None]:
     announce(comm.rank)
     try:
         yield
+    except SystemExit as error:
+        if status := _status(error):
+            _say_own(Failure(comm.rank, time.time(), _exit_line(error, status), False))
+            comm.abort(status)
+        raise
+    except KeyboardInterrupt:
+        comm.abort(_INTERRUPTED)
     except Exception as error:  # whatever it is, the job must not hang on it
-        failure = Failure(comm.rank, time.time(), describe(error), is_alike(error))
-        _write(failure)
-        if failure.alike:  # one of them says it for all; nobody goes before it is said
-            if comm.rank == 0 and _folder() is None:  # a launcher says it last
-                _say(failure.text)
-            comm.barrier()
-            sys.exit(1)
-        _say(f"rank {failure.rank}: {failure.text}")
-        comm.abort(1)
+        _end(comm, error)
+
+
+def _end(comm: Comm, error: Exception) -> None:
+    if is_alike(error):  # one of them says it for all; nobody goes before it is said
+        if comm.rank == 0:
+            told(comm.rank, describe(error))
+        comm.barrier()
+        sys.exit(1)
+    teller = told_by(error)
+    if teller is None:
+        _say_own(Failure(comm.rank, time.time(), describe(error), False))
+    elif teller == comm.rank:
+        told(comm.rank, describe(error))
+    else:
+        time.sleep(_GRACE)
+    comm.abort(1)
+
+
+def told(rank: int, text: str) -> None:
+    """Say for all ranks why the job ends: at once, or where there is a launcher, by its last words."""
+    _write(Failure(rank, time.time(), text, True))
+    if folder() is None:
+        _say(text)
+
+
+def _say_own(failure: Failure) -> None:
+    _write(failure)
+    _say(f"rank {failure.rank}: {failure.text}")
+
+
+def _status(error: SystemExit) -> int:
+    """The process's exit status."""
+    if error.code is None:
+        return 0
+    return error.code if isinstance(error.code, int) else 1
+
+
+def _exit_line(error: SystemExit, status: int) -> str:
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    said = (
+        f"sys.exit({error.code!r})" if error.code != status or isinstance(error.code, bool) else f"sys.exit({status})"
+    )
+    return f"{said} in {where.name}, {where.filename}:{where.lineno}\n    {where.line}"
 
 
 def describe(error: Exception) -> str:
@@ -61,15 +106,15 @@ def describe(error: Exception) -> str:
 
 def announce(rank: int) -> None:
     """Leave this process's number for the launcher, since MPI names a killed process by that."""
-    folder = _folder()
-    if folder is not None:
-        (folder / f"process-{os.getpid()}").write_text(str(rank), encoding="utf-8")
+    place = folder()
+    if place is not None:
+        (place / f"process-{os.getpid()}").write_text(str(rank), encoding="utf-8")
 
 
-def first(folder: Path) -> Failure | None:
+def first(place: Path) -> Failure | None:
     """The earliest failure that the ranks have written."""
     found = []
-    for path in sorted(folder.glob("rank-*.json")):
+    for path in sorted(place.glob("rank-*.json")):
         try:
             found.append(Failure(**json.loads(path.read_text(encoding="utf-8"))))
         except (OSError, ValueError, TypeError):
@@ -77,9 +122,9 @@ def first(folder: Path) -> Failure | None:
     return min(found, key=lambda failure: failure.seconds, default=None)
 
 
-def rank_of_process(folder: Path, process: int) -> int | None:
+def rank_of_process(place: Path, process: int) -> int | None:
     """The rank that ran as this process on this machine, if it said so."""
-    path = folder / f"process-{process}"
+    path = place / f"process-{process}"
     return int(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
@@ -90,12 +135,12 @@ def _say(text: str) -> None:
 
 
 def _write(failure: Failure) -> None:
-    folder = _folder()
-    if folder is not None:
-        (folder / f"rank-{failure.rank:05d}.json").write_text(json.dumps(asdict(failure)), encoding="utf-8")
+    place = folder()
+    if place is not None:
+        (place / f"rank-{failure.rank:05d}.json").write_text(json.dumps(asdict(failure)), encoding="utf-8")
 
 
-def _folder() -> Path | None:
+def folder() -> Path | None:
     """The launcher's folder, on the machine where the launcher runs."""
-    folder = os.environ.get(FOLDER)
-    return Path(folder) if folder and Path(folder).is_dir() else None
+    given = os.environ.get(FOLDER)
+    return Path(given) if given and Path(given).is_dir() else None

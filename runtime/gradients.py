@@ -23,7 +23,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,6 +58,8 @@ class _Bucket:
     def start(self) -> Work:
         flags = self.flat[self.flat.numel() - len(self.members) :]
         for i, parameter in enumerate(self.members):
+            if parameter not in self.ready and parameter.grad is not None:
+                self.fill(parameter)  # of an earlier backward pass alone
             flags[i] = parameter in self.ready
             if parameter not in self.ready:
                 self.views[parameter].zero_()
@@ -89,6 +92,8 @@ class GradientSums:
         self._works: deque[Work] = deque()
         self._started = 0
         self._open = False
+        self._summing = True
+        self._pending = False  # whether gradients are addends of an `accumulate` that are still to be summed
         self.rebuild()
         self._hooks = [one.register_post_accumulate_grad_hook(self._hook) for one in self._parameters.values()]  # type: ignore[no-untyped-call]
 
@@ -122,6 +127,18 @@ class GradientSums:
         self._buckets = [self._bucket(names) for names in sorted(members, key=lambda names: place[names[-1]])]
         self._home = {one: bucket for bucket in self._buckets for one in bucket.members}
 
+    @contextmanager
+    def accumulate(self) -> Iterator[None]:
+        """Leave the sums of backward passes in this context to the first one after it, which sums all of it at once.
+
+        Until then, the gradients of copied parameters are this rank's addends.
+        """
+        before, self._summing = self._summing, False
+        try:
+            yield
+        finally:
+            self._summing = before
+
     def attach(self, loss: Tensor) -> Tensor:
         """The loss, such that its backward pass sums the gradients."""
         if not (self._buckets and torch.is_grad_enabled() and loss.requires_grad):
@@ -134,14 +151,19 @@ class GradientSums:
         self._open = True
         self._started = 0
         self._works.clear()
-        self._earlier = {}
+        if not self._pending:
+            self._put_aside()
         for bucket in self._buckets:
             bucket.ready.clear()
-            for parameter in bucket.members:
-                if parameter.grad is not None:
-                    self._earlier[parameter] = parameter.grad.clone()
-                    parameter.grad = None
         _engine.queue_callback(self._finish)
+
+    def _put_aside(self) -> None:
+        """Keep gradients that are sums already from being summed again."""
+        self._earlier = {}
+        for parameter in self._home:
+            if parameter.grad is not None:
+                self._earlier[parameter] = parameter.grad.clone()
+                parameter.grad = None
 
     def free(self) -> None:
         """Remove the hooks and give the communicators back."""
@@ -176,7 +198,7 @@ class GradientSums:
         return bucket
 
     def _hook(self, parameter: nn.Parameter) -> None:
-        if not self._open:
+        if not (self._open and self._summing):
             return  # a backward pass that does not come from the loss
         if parameter in self._home:
             self._home[parameter].fill(parameter)
@@ -194,6 +216,9 @@ class GradientSums:
 
     def _finish(self) -> None:
         self._open = False
+        self._pending = not self._summing
+        if self._pending:
+            return
         while self._started < len(self._buckets):
             self._start_next()
         while self._works:

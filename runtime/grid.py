@@ -17,6 +17,7 @@ from autopar.errors import ConfigError, ProgramMismatch, refusal
 from autopar.grid import GridShape
 from autopar.layout import even_bounds
 from autopar.runtime.transport.base import Comm
+from autopar.runtime.transport.watched import label, watch
 from autopar.runtime.transport.world import default_world, simulated_world
 
 _LAUNCHERS = ("SLURM_NTASKS", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "WORLD_SIZE")
@@ -84,6 +85,7 @@ class Grid:
         self.comm = comm if comm is not None else default_world()
         if self.comm.size != self.shape.size:
             raise ProgramMismatch(_wrong_size(self.shape, self.comm.size))
+        self.comm = watch(self.comm)
         self.rank = self.comm.rank
         self.size = self.comm.size
         self.position = _position(self.rank, self.shape.sizes)
@@ -92,7 +94,9 @@ class Grid:
     def _axis(self, i: int) -> Axis:
         """The axis whose ranks agree with this one on all other coordinates."""
         others = tuple(0 if j == i else at for j, at in enumerate(self.position))
-        return Axis(self.shape.names[i], self.comm.split(_rank(others, self.shape.sizes), self.position[i]))
+        name = self.shape.names[i]
+        comm = self.comm.split(_rank(others, self.shape.sizes), self.position[i])
+        return Axis(name, label(comm, name))
 
     def free(self) -> None:
         """Give the communicators back. The grid is of no use afterwards."""

@@ -10,47 +10,59 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import BinaryIO
 
 from autopar.errors import ConfigError, refusal
-from autopar.runtime import failure
+from autopar.runtime import failure, stalls, watchdog
+from autopar.runtime.journal import Seen, process_state
 
 TERMINAL = "AUTOPAR_TERMINAL"
 _KILLED = re.compile(rb"PID (\d+)|process rank (\d+) with PID")
 _KEPT = 65536  # bytes of output that are searched for MPI's own account of the end
+_PATIENCE = 3.0  # seconds that mpiexec is given for ending its ranks, before it is asked again
 
 
 def launch(target: Path | str, ranks: int, arguments: Sequence[str] = (), *, quiet: bool = False) -> int:
     """Run a program file, or a module given by name, on `ranks` MPI ranks, and return the job's exit status.
 
-    Output streams through. On failure the first cause comes last. `quiet` leaves out the mpiexec line. Raises
-    ConfigError where there is no mpiexec.
+    Output streams through. On failure the first cause comes last. `quiet` leaves out the mpiexec line. An interrupt
+    or a termination of this process ends the job. Raises ConfigError where there is no mpiexec, and for a variable
+    that is not understood.
     """
+    watchdog.settings()
     line = command(target, ranks, arguments)
     if not quiet:
         print(shlex.join(line), flush=True)
-    with tempfile.TemporaryDirectory(prefix="autopar-") as folder:
-        status, output = _run(line, _environment(folder))
-        if status:
-            print(_cause(Path(folder), status, output), file=sys.stderr, flush=True)
+    with tempfile.TemporaryDirectory(prefix="autopar-", dir=_memory()) as folder:
+        status, output, stopped = _run(line, _environment(folder))
+        seen = watchdog.read(Path(folder))
+        if stopped:
+            _clean_up(seen)
+            print(f"\nthe job was ended by {stopped}", file=sys.stderr, flush=True)
+        elif status or _lost(seen):
+            status = status or 1
+            print(_cause(Path(folder), status, output, seen), file=sys.stderr, flush=True)
     return status
 
 
 def command(target: Path | str, ranks: int, arguments: Sequence[str] = ()) -> list[str]:
     """The mpiexec line. Raises ConfigError where there is no mpiexec."""
     program = ["-m", target] if isinstance(target, str) else [str(target)]
-    mpiexec = _mpiexec()
-    more = ["--oversubscribe"] if _is_open_mpi(mpiexec) else []
-    return [mpiexec, *more, "-n", str(ranks), sys.executable, "-m", "mpi4py", *program, *arguments]
+    launcher = mpiexec()
+    more = ["--oversubscribe"] if _is_open_mpi(launcher) else []
+    return [launcher, *more, "-n", str(ranks), sys.executable, "-m", "mpi4py", *program, *arguments]
 
 
-def _mpiexec() -> str:
+def mpiexec() -> str:
     """The mpiexec of this environment, else that on the path: it has to belong to the MPI library that mpi4py loads."""
     beside = Path(sys.executable).parent / "mpiexec"
     found = str(beside) if beside.exists() else shutil.which("mpiexec")
@@ -61,8 +73,8 @@ def _mpiexec() -> str:
     return found
 
 
-def _is_open_mpi(mpiexec: str) -> bool:
-    said = subprocess.run([mpiexec, "--version"], capture_output=True, text=True, check=False, timeout=60)
+def _is_open_mpi(launcher: str) -> bool:
+    said = subprocess.run([launcher, "--version"], capture_output=True, text=True, check=False, timeout=60)
     return "Open MPI" in said.stdout or "OpenRTE" in said.stdout
 
 
@@ -75,10 +87,20 @@ def _environment(folder: str) -> dict[str, str]:
     return environment
 
 
-def _run(line: Sequence[str], environment: dict[str, str]) -> tuple[int, bytes]:
-    """Run the line with its output passed through; returns its status and the end of what it printed."""
+def _memory() -> Path | None:
+    """Where the ranks write what they do: in memory rather than on a disk, if possible."""
+    memory = Path("/dev/shm")
+    return memory if os.access(memory, os.W_OK) else None
+
+
+def _run(line: Sequence[str], environment: dict[str, str]) -> tuple[int, bytes, str]:
+    """Run the line with its output passed through: its status, the end of what it printed, the signal that ended it."""
     kept = bytearray()
-    with subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as job:
+    stopped = ""
+    with (
+        _termination_raises(),
+        subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as job,
+    ):
         assert job.stdout is not None
         assert job.stderr is not None
         pairs = [(job.stdout, sys.stdout), (job.stderr, sys.stderr)]
@@ -87,11 +109,52 @@ def _run(line: Sequence[str], environment: dict[str, str]) -> tuple[int, bytes]:
             thread.start()
         try:
             status = job.wait()
-        except KeyboardInterrupt:  # mpiexec has had it too, and ends the ranks
-            status = job.wait()
+        except KeyboardInterrupt as raised:
+            stopped = str(raised) or "an interrupt"
+            status = _end(job)
         for thread in threads:
             thread.join()
-    return status, bytes(kept)
+    return status, bytes(kept), stopped
+
+
+@contextmanager
+def _termination_raises() -> Iterator[None]:
+    """A termination of this process is an interrupt, so that no rank outlives it. Only the main thread may say so."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt(f"signal {signal.Signals(number).name}")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _end(job: subprocess.Popen[bytes]) -> int:
+    """End mpiexec, which passes a first interrupt on, ends its ranks at the second, and is killed after that."""
+    for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+        try:
+            job.send_signal(number)
+            return job.wait(_PATIENCE)
+        except (subprocess.TimeoutExpired, KeyboardInterrupt):
+            continue
+    return job.wait()
+
+
+def _clean_up(seen: Sequence[Seen]) -> None:
+    """Kill what is left of the ranks on this machine: a stopped one hears nothing else."""
+    for one in seen:
+        if process_state(one.process, one.born) != "gone":
+            os.kill(one.process, signal.SIGKILL)
+
+
+def _lost(seen: Sequence[Seen]) -> list[Seen]:
+    """The ranks that are gone without having come to an end."""
+    return [one for one in seen if one.state == "gone"]
 
 
 def _pass_on(pipe: BinaryIO, stream: object, kept: bytearray) -> None:
@@ -106,14 +169,20 @@ def _pass_on(pipe: BinaryIO, stream: object, kept: bytearray) -> None:
             stream.write(chunk.decode(errors="replace"))  # type: ignore[attr-defined]  # a captured text stream
 
 
-def _cause(folder: Path, status: int, output: bytes) -> str:
+def _cause(folder: Path, status: int, output: bytes, seen: Sequence[Seen]) -> str:
     """What to show last."""
     cause = failure.first(folder)
     if cause is not None:
-        return cause.text if cause.alike else f"\nthe job ended because rank {cause.rank} failed:\n{cause.text}"
+        return f"\n{cause.text}" if cause.alike else f"\nthe job ended because rank {cause.rank} failed:\n{cause.text}"
     for found in _KILLED.finditer(output):
         process, rank = found.groups()
         known = int(rank) if rank else failure.rank_of_process(folder, int(process))
         if known is not None:
-            return f"\nthe job ended because rank {known} was killed or ended without a word (status {status})"
-    return f"\nthe job ended with status {status}; its own output above says why"
+            place = [f", {stalls.last_seen(one)}" for one in seen if one.rank == known]
+            said = f"rank {known} was killed or ended without a word (status {status})"
+            return f"\nthe job ended because {said}{''.join(place)}"
+    lines = [f"  rank {one.rank}: {stalls.last_seen(one)}" for one in _lost(seen)]
+    if not lines:
+        return f"\nthe job ended with status {status}; its own output above says why"
+    said = f"the job ended with status {status}; ranks ended or were ended without a word"
+    return "\n".join([f"\n{said}. They were last seen", *lines])

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from autopar.layout import Layouts, Shard
 from autopar.runtime.description import Described
+from autopar.runtime.filled import Filled, check_filled
 from autopar.runtime.grid import Grid
 from autopar.runtime.state import gather_whole, take_part
 
@@ -21,10 +22,23 @@ Held = tuple[Described, Layouts, Tensor]
 
 
 def move(
-    grid: Grid, axis: int, cuts: Sequence[float] | None, held: Sequence[Held], optimizer: torch.optim.Optimizer | None
+    grid: Grid,
+    axis: int,
+    cuts: Sequence[float] | None,
+    held: Sequence[Held],
+    optimizer: torch.optim.Optimizer | None,
+    filled: Sequence[Filled] = (),
 ) -> None:
-    """Set the cuts of an axis and move the parts of all `held` tensors. Collective; alike on every rank."""
+    """Set the cuts of an axis and move the parts of all `held` tensors. Collective; alike on every rank.
+
+    Raises ConfigError, and leaves everything as it was, where the cuts leave a rank without a row of a `filled` factor.
+    """
     before = grid.axes[axis].cuts
+    grid.axes[axis].move(cuts)
+    try:
+        check_filled(grid.axes, filled)
+    finally:
+        grid.axes[axis].move(before)
     for item, layouts, tensor in held:
         if isinstance(layouts[axis], Shard):
             _move_tensor(tensor, optimizer, partial(_moved, item.shape, layouts, grid, axis, (before, cuts)))

@@ -6,8 +6,8 @@
             ...                      # forward, backward, optimizer
 
 Compute seconds of a step are its wall seconds less those spent inside communication calls; processor time would not
-do, since a rank that waits in MPI is busy. After a window of steps all ranks exchange their medians, and each works
-out the same decision from the same numbers (`autopar.runtime.balance`). The numbers that the program computes do not
+do, since a rank that waits in MPI is busy. After a window of steps all ranks exchange what they measured, and each
+works out the same decision from the same numbers (`autopar.runtime.balance`). The numbers that the program computes do not
 depend on it.
 """
 
@@ -21,7 +21,8 @@ from contextlib import contextmanager
 import torch
 
 from autopar.layout import Layouts, Shard
-from autopar.runtime.balance import Movable, Move, Settings, decide
+from autopar.runtime.balance import Movable, Move, Settings, decide, patience
+from autopar.runtime.filled import least_share
 from autopar.runtime.session import Parallel
 
 
@@ -44,6 +45,7 @@ class Scheduler:
         self._compute: list[float] = []
         self._wall: list[float] = []
         self._steps = 0
+        self._window = self._settings.window
         self._rest = self._settings.rest  # the first step makes buffers and communicators
         self._move_seconds = 0.0
 
@@ -59,23 +61,26 @@ class Scheduler:
         yield
         wall = self._clock() - start
         self._steps += 1
+        if self.idle:
+            return
         if self._rest:
             self._rest -= 1
             return
         self._wall.append(wall)
         self._compute.append(wall - (self._parallel.communication_seconds - waited))
-        if len(self._wall) >= self._settings.window and not self.idle:
+        if len(self._wall) >= self._window:
             self._consider()
 
     def _consider(self) -> None:
-        mine = [statistics.median(self._compute), statistics.median(self._wall), self._move_seconds]
+        mine = [self._compute, statistics.median(self._wall), self._move_seconds]
         self._compute, self._wall = [], []
         every = self._parallel.grid.comm.gather_objects(mine)
-        seconds, walls, moved = zip(*every, strict=True)
-        step = max(walls)
+        compute, walls, moved = zip(*every, strict=True)
+        step, seconds = max(walls), list(zip(*compute, strict=True))
         move = decide(
             self._parallel.grid.shape.sizes, self._movable(), seconds, step, max(step, *moved), self._settings
         )
+        self._window = patience(self._window, move is not None, self._settings)
         if move is not None:
             start = self._clock()
             self._parallel.rebalance(self._parallel.grid.axes[move.axis].name, move.cuts, self._optimizer)
@@ -84,8 +89,11 @@ class Scheduler:
             self.moves.append((self._steps, move))
 
     def _movable(self) -> list[Movable]:
-        axes = self._parallel.grid.axes
-        return [Movable(i, tuple(axes[i].bounds(extent) for extent in extents)) for i, extents in self._extents.items()]
+        axes, filled = self._parallel.grid.axes, self._parallel.description.filled
+        return [
+            Movable(i, tuple(axes[i].bounds(extent) for extent in extents), least_share(axes, i, filled))
+            for i, extents in self._extents.items()
+        ]
 
 
 def split_extents(parallel: Parallel) -> dict[int, tuple[int, ...]]:

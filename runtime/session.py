@@ -11,6 +11,7 @@ them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from types import MappingProxyType
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from autopar.errors import ProgramMismatch, refusal
 from autopar.layout import Layouts
 from autopar.runtime import inputs, norm, sources
+from autopar.runtime.allocator import keep_freed_memory
 from autopar.runtime.description import Described, Description
 from autopar.runtime.gradients import BUCKET_BYTES, GradientSums
 from autopar.runtime.namespace import Namespace
@@ -28,6 +30,7 @@ from autopar.runtime.rebalance import move
 from autopar.runtime.sources import Source
 from autopar.runtime.state import gather_whole, local_shape, view_part
 from autopar.runtime.together import agree, together
+from autopar.runtime.transport.world import simulated_world
 
 
 class Parallel(nn.Module):
@@ -51,6 +54,8 @@ class Parallel(nn.Module):
         self.description = description
         self.grid = program.grid
         self._dtype = dtype
+        if simulated_world() is None:
+            keep_freed_memory()
         self._compared = False  # whether all ranks were given the same inputs in the first step
         with together(self.grid.comm, "setting up the program"):
             self._check_grid()
@@ -137,6 +142,21 @@ class Parallel(nn.Module):
             if (gradient := self._tensors[item.name].grad) is not None
         }
 
+    @property
+    def bucket_sizes(self) -> list[int]:
+        """The bytes of each sum of gradients, in the order in which they are summed."""
+        return self._sums.bytes
+
+    def accumulate(self) -> AbstractContextManager[None]:
+        """Gradient accumulation: backward passes inside leave their sums over ranks to the first one after.
+
+        with parallel.accumulate():
+            for batch in batches[:-1]:
+                (parallel(**batch) / len(batches)).backward()
+        (parallel(**batches[-1]) / len(batches)).backward()
+        """
+        return self._sums.accumulate()
+
     def clip_grad_norm_(self, max_norm: float, norm_type: float = 2.0, error_if_nonfinite: bool = False) -> Tensor:
         """`torch.nn.utils.clip_grad_norm_` over the whole model; returns the norm before. Collective."""
         gradients = [
@@ -155,7 +175,7 @@ class Parallel(nn.Module):
     ) -> None:
         """Cut `axis` at other fractions, moving what is sharded, optimizer state too. Collective, between steps."""
         names = [one.name for one in self.grid.axes]
-        move(self.grid, names.index(axis), cuts, self._movable(), optimizer)
+        move(self.grid, names.index(axis), cuts, self._movable(), optimizer, self.description.filled)
         self._sums.rebuild()
 
     def free(self) -> None:

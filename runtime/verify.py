@@ -6,6 +6,8 @@ of the last one, and all parameters and buffers afterwards are compared. The dif
 largest element, or to a millionth of the largest in all tensors where that is more (a gradient that is zero but for
 rounding has no digits to compare). In float64, casts to float32 inside the model are left out on both sides.
 
+Before that, all that a step of the program communicates is put to the adjoint test (`adjoint_program`).
+
 A float32 run may differ by more than rounding where the model has kinks: one ReLU whose operand is zero up to rounding passes a
 gradient in one run and none in the other. Where float32 exceeds its tolerance, the sequential model is therefore trained again from
 parameters changed by a millionth, a few times, and what that does to it is allowed as well, and said.
@@ -28,7 +30,9 @@ import torch
 from torch import Tensor, nn
 
 from autopar.errors import ConfigError, ProgramMismatch, refusal
-from autopar.runtime import failure, job
+from autopar.runtime import adjoint_program, failure, job
+from autopar.runtime.adjoint_program import Communication
+from autopar.runtime.adjoints import TOLERANCE
 from autopar.runtime.description import dtype_name
 from autopar.runtime.job import Job
 from autopar.runtime.main import share_cores
@@ -85,6 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--adjoint", action="store_true")
+    parser.add_argument("--verbose", action="store_true")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args(arguments)
     path = given.folder / "program.py"
@@ -95,16 +101,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
         opened = job.open_job(program, path, given.seed)
         for note in opened.notes if not given.json else ():
             show(comm.rank, f"note: {note}")
-        _refuse_random(opened, given.seed)
-        found: list[Difference] = []
-        for case in CASES:
-            found += verify(opened, case, given.steps, given.seed)
-            if not given.json:
-                for one in found[-3:]:
-                    show(comm.rank, _line(one))
+        sent = adjoint_program.examine_program(opened, str(path), given.seed)
+        if not given.json:
+            for line in adjoint_program.lines(sent, None if given.verbose else adjoint_program.SHOWN):
+                show(comm.rank, line)
+        found = [] if given.adjoint else _compared(opened, given)
         if given.json:
-            show(comm.rank, json.dumps([asdict(one) for one in found]))
-        agree(comm, "verification", _objection(opened, found))
+            show(comm.rank, json.dumps([asdict(one) for one in found] + [_row(one) for one in sent]))
+        agree(comm, "verification", _objection(opened, found, sent))
+
+
+def _compared(opened: Job, given: argparse.Namespace) -> list[Difference]:
+    """The differences of all cases, each printed as soon as it is known. Collective."""
+    _refuse_random(opened, given.seed)
+    found: list[Difference] = []
+    for case in CASES:
+        found += verify(opened, case, given.steps, given.seed)
+        if not given.json:
+            for one in found[-3:]:
+                show(opened.program.grid.comm.rank, _line(one))
+    return found
 
 
 def verify(opened: Job, case: Case, steps: int, seed: int) -> list[Difference]:
@@ -222,13 +238,27 @@ def _line(one: Difference) -> str:
     return f"{verdict} {one.case:<28} {one.what:<10} {one.relative:.1e} of {one.tolerance:.0e} allowed{where}"
 
 
-def _objection(opened: Job, found: Sequence[Difference]) -> ProgramMismatch | None:
-    bad = [_line(one) for one in found if not one.relative <= one.tolerance]
+def _row(one: Communication) -> dict[str, object]:
+    """A communication as JSON: what a difference has, and where in the program it is."""
+    shared = {"case": "adjoint test", "what": one.primitive, "worst": one.name, "tolerance": TOLERANCE}
+    return shared | asdict(one)
+
+
+def _objection(opened: Job, found: Sequence[Difference], sent: Sequence[Communication]) -> ProgramMismatch | None:
+    wrong = [one for one in sent if not one.relative <= TOLERANCE]
+    bad = [f"adjoint test: {one.name}: {one.relative:.1e} of {TOLERANCE:.0e} allowed" for one in wrong]
+    bad += [_line(one) for one in found if not one.relative <= one.tolerance]
     if not bad:
         return None
-    rule = "loss, gradients, parameters and buffers equal the sequential model's"
+    given, rule = (
+        "the program computes something else",
+        "loss, gradients, parameters and buffers equal the sequential model's",
+    )
+    if wrong:
+        given = "backward is not the adjoint of forward"
+        rule = "of every communication F, <Fx, y> = <x, F*y>"
     fix = "if program.py or the model file was edited, compile again; otherwise this is a defect of autopar: please report it"
-    return ProgramMismatch(refusal(str(opened.folder), "the program computes something else", rule, bad, fix))
+    return ProgramMismatch(refusal(str(opened.folder), given, rule, bad, fix))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from autopar.errors import PlanError
 from autopar.plan import from_json, load_plan, to_json
+from autopar.runtime.description import parse_description
 
 QUICKLY = settings(deadline=None, max_examples=150)
 
@@ -155,6 +156,8 @@ def test_every_field_is_needed():
         (("conversions", 0, "axis"), "axis7", "axis7"),
         (("predicted", "compute"), -1.0, "negative"),
         (("solver", "cost"), "cheap", "cost"),
+        (("filled",), [[["axis7"], 4]], "axis7"),
+        (("filled",), [[["axis0"], 0]], "extent of 0"),
     ],
 )
 def test_what_a_hand_edit_can_break(path, value, says):
@@ -162,6 +165,14 @@ def test_what_a_hand_edit_can_break(path, value, says):
     holder = functools.reduce(lambda tree, key: tree[key], path[:-1], changed)
     holder[path[-1]] = value
     refused(json.dumps(changed), says)
+
+
+def test_a_plan_tells_the_runtime_which_factors_must_stay_filled():
+    """The four output channels of a convolution, cut into halves of halves; what is not split is not there."""
+    one = compiled("conv", "2x2", pin=("*conv1*: k@axis0", "*conv1*: k@axis1")).plan
+    assert (("axis0", "axis1"), 4) in one.filled
+    assert parse_description(to_json(one), "here").filled == one.filled
+    assert plan("mlp", "2").filled == ()
 
 
 def test_a_missing_or_unreadable_file(tmp_path):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from autopar.runtime import Axis, Grid
+from autopar.runtime.allocator import keep_freed_memory
 from autopar.runtime.namespace import Namespace
 from models import Model, batch, seeded
 
@@ -39,6 +40,7 @@ class ByHand:
 
     def __init__(self, model: Model) -> None:
         plan: Plan = importlib.import_module(f"handwritten.{model.name}").PLAN
+        keep_freed_memory()  # as autopar's session does
         self.grid = Grid("2")
         (self.axis,) = self.grid.axes
         self.rank = self.grid.rank

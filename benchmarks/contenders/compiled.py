@@ -7,15 +7,17 @@ from itertools import chain
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from autopar.runtime.description import read_description
+from autopar.runtime.gradients import BUCKET_BYTES
 from autopar.runtime.initial import module_values
 from autopar.runtime.session import Parallel
 from autopar.runtime.sources import from_file
 from models import Model, batch, seeded
 
 
-def open_session(folder: Path, model: Model) -> Parallel:
+def open_session(folder: Path, model: Model, bucket_bytes: int = BUCKET_BYTES) -> Parallel:
     """The compiled folder with the model's seeded parameters. The one place here that knows how a folder is loaded."""
     spec = importlib.util.spec_from_file_location("program", folder / "program.py")
     assert spec
@@ -24,24 +26,28 @@ def open_session(folder: Path, model: Model) -> Parallel:
     spec.loader.exec_module(program)
     constants = folder / "constants.safetensors"
     values = chain(module_values(seeded(model)), from_file(constants) if constants.exists() else ())
-    return Parallel(program.PROGRAM, read_description(folder / "plan.json"), values)
+    return Parallel(program.PROGRAM, read_description(folder / "plan.json"), values, bucket_bytes=bucket_bytes)
 
 
 class Compiled:
     """This rank's part of the model."""
 
-    def __init__(self, model: Model, folder: Path) -> None:
-        self.session = open_session(folder, model)
+    def __init__(self, model: Model, folder: Path, bucket_bytes: int = BUCKET_BYTES) -> None:
+        self.session = open_session(folder, model, bucket_bytes)
         self.rank = self.session.grid.rank
         self.inputs = batch(model)
         self.optimizer = torch.optim.SGD(self.session.parameters(), lr=model.rate)
 
     def step(self) -> float:
         self.optimizer.zero_grad()
-        loss = self.session(**self.inputs)
+        loss = self.loss()
         loss.backward()
         self.optimizer.step()
         return float(loss.item())
+
+    def loss(self) -> Tensor:
+        loss: Tensor = self.session(**self.inputs)
+        return loss
 
     def close(self) -> None:
         self.session.free()

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from models import Model, batch, loss_of, seeded
 
 
 class Single:
-    """The whole model and batch in this process."""
+    """The whole model and batch in this process, or a module made of the seeded one."""
 
-    def __init__(self, model: Model) -> None:
-        self.rank = 0
-        self.module = seeded(model)
+    rank = 0
+
+    def __init__(self, model: Model, module: nn.Module | None = None) -> None:
+        self.module = seeded(model) if module is None else module
         self.inputs = batch(model)
         self.optimizer = torch.optim.SGD(self.module.parameters(), lr=model.rate)
 

@@ -1,12 +1,14 @@
-"""A typed door to `torch.autograd.Function`, whose own is untyped."""
+"""A typed door to `torch.autograd.Function`, whose own is untyped, which also notes the line of the program."""
 
 from __future__ import annotations
 
-from typing import cast
+import sys
+from typing import Any, cast
 
 from torch import Tensor
 from torch.autograd.function import Function, FunctionCtx
 
+from autopar.runtime import sites
 from autopar.runtime.grid import Axis
 from autopar.runtime.primitives.cut import Cut
 
@@ -21,5 +23,9 @@ class Context(FunctionCtx):
 
 
 def apply(function: type[Function], *arguments: object) -> Tensor:
-    """The one result of an autograd function."""
-    return cast("Tensor", function.apply(*arguments))  # type: ignore[no-untyped-call]
+    """The one result of an autograd function; its context keeps the `site` of the call, for who asks in backward."""
+    result = cast("Tensor", function.apply(*arguments))  # type: ignore[no-untyped-call]
+    context: Any = result.grad_fn
+    if context is not None:
+        context.site = sites.here(sys._getframe(1))
+    return result

@@ -1,21 +1,23 @@
 """Shard to overlapping windows: every rank gets the rows that it needs, whoever owns them.
 
-Rank i owns the rows O_i = [bounds[i], bounds[i+1]) of a dim of n rows and wants W_i = [start_i, stop_i), any
-interval. Rows of W_i outside [0, n) are padding of a given value; rows of O_i that W_i lacks are left behind. With
+Rank i owns the rows O_i = [bounds[i], bounds[i+1]) of a dim of n rows and wants W_i, an interval or several glued
+together. Rows of W_i outside [0, n) are padding of a given value; rows of O_i that W_i lacks are left behind. With
 R_ij the restriction of the rows of rank i to what rank j wants, copied into rank j's buffer, and v_j the padding:
 
     forward    y_j  = sum_i R_ij x_i + v_j      a copy at home, a message from every other rank whose rows are wanted
     adjoint    dx_i = sum_j R_ij* dy_j          the same messages backwards; what several want is added at its owner
 
-Only ranks whose intervals meet exchange messages, neighbours or not. Where several dims are split, they are exchanged
-one after the other: the second exchange carries the rows that the first has fetched, so that corners are right.
+Only ranks whose rows meet exchange messages (`autopar.runtime.primitives.trade`), neighbours or not, one per pair.
+Where several dims are split, they are exchanged one after the other: the second exchange carries the rows that the
+first has fetched, so that corners are right.
+
+Both directions are `depart`, the messages, and `arrive`, so that the messages of all ranks may also be performed in
+one process.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -24,110 +26,114 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from autopar.runtime.grid import Axis
 from autopar.runtime.primitives.cut import cut_local
 from autopar.runtime.primitives.function import apply
+from autopar.runtime.primitives.trade import Interval, Pieces, Run, Trade, size, trade
 
-Interval = tuple[int, int]  # rows from the first up to, and without, the second
-
-
-@dataclass(frozen=True, slots=True)
-class _Trade:
-    """What one rank sends, receives and keeps; intervals are in rows of the whole dim."""
-
-    owned: Interval
-    wanted: Interval
-    padding: tuple[Interval, ...]
-    kept: Interval
-    sends: tuple[tuple[int, Interval], ...]
-    recvs: tuple[tuple[int, Interval], ...]
+Messages = dict[int, Tensor]  # by the rank that they go to or come from
 
 
 class _Context(FunctionCtx):
     dim: int
     axis: Axis
-    trade: _Trade
+    trade: Trade
 
 
 class _Halo(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: _Context, x: Tensor, dim: int, axis: Axis, trade: _Trade, value: float) -> Tensor:
+    def forward(ctx: _Context, x: Tensor, dim: int, axis: Axis, trade: Trade, value: float) -> Tensor:
         ctx.dim, ctx.axis, ctx.trade = dim, axis, trade
-        y = _room(x, dim, trade.wanted)
-        for rows in trade.padding:
-            _rows(y, dim, rows, trade.wanted).fill_(value)
-        sends = {rank: _rows(x, dim, rows, trade.owned).contiguous() for rank, rows in trade.sends}
-        recvs = {rank: _receiver(y, dim, rows, trade.wanted) for rank, rows in trade.recvs}
-        _rows(y, dim, trade.kept, trade.wanted).copy_(_rows(x, dim, trade.kept, trade.owned))
-        axis.comm.exchange(sends, recvs)
-        for rank, rows in trade.recvs:
-            target = _rows(y, dim, rows, trade.wanted)
-            if recvs[rank].data_ptr() != target.data_ptr():
-                target.copy_(recvs[rank])
+        y, sends, recvs = depart(x, dim, trade, value)
+        if sends or recvs:
+            axis.comm.exchange(sends, recvs)
+        arrive(y, dim, trade, recvs)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: _Context, grad: Tensor) -> tuple[Tensor | None, ...]:
-        dim, trade = ctx.dim, ctx.trade
-        sends = {rank: _rows(grad, dim, rows, trade.wanted).contiguous() for rank, rows in trade.recvs}
-        recvs = {rank: _room(grad, dim, rows) for rank, rows in trade.sends}
-        dx = _room(grad, dim, trade.owned)
-        (low, high), (start, stop) = trade.owned, trade.kept
-        _rows(dx, dim, (low, start), trade.owned).zero_()
-        _rows(dx, dim, trade.kept, trade.owned).copy_(_rows(grad, dim, trade.kept, trade.wanted))
-        _rows(dx, dim, (stop, high), trade.owned).zero_()
-        ctx.axis.comm.exchange(sends, recvs)
-        for rank, rows in trade.sends:
-            _rows(dx, dim, rows, trade.owned).add_(recvs[rank])
+        dx, sends, recvs = depart_back(grad, ctx.dim, ctx.trade)
+        if sends or recvs:
+            ctx.axis.comm.exchange(sends, recvs)
+        arrive_back(dx, ctx.dim, ctx.trade, recvs)
         return dx, None, None, None, None
 
 
-def halo(x: Tensor, dim: int, axis: Axis, extent: int, wanted: Sequence[Interval], value: float = 0.0) -> Tensor:
+def halo(
+    x: Tensor, dim: int, axis: Axis, extent: int, wanted: Sequence[Interval | Pieces], value: float = 0.0
+) -> Tensor:
     """The rows ``wanted[axis.index]`` of `dim`, of whose `extent` rows `x` holds this rank's part; `value` outside.
 
-    `wanted` has one interval per rank of the axis, alike on every rank. Where a rank wants exactly what it has and
-    nobody wants anything of it, `x` is returned as it is.
+    `wanted` has an interval, or a tuple of disjoint intervals to be glued together, per rank of the axis, alike on
+    every rank. Where a rank wants exactly what it has and nobody wants anything of it, `x` is returned as it is.
+    Raises ProgramMismatch where `x` is not this rank's part.
     """
     cut = cut_local(x, dim, axis, extent, 1, 1)
-    trade = _trade(axis.index, cut.bounds, tuple(wanted))
-    if trade.owned == trade.wanted and not trade.sends:
-        return x
-    return apply(_Halo, x, dim, axis, trade, value)
+    mine = trade(axis.index, cut.bounds, tuple(_pieces(rows) for rows in wanted))
+    return x if mine.nothing else apply(_Halo, x, cut.dim, axis, mine, value)
 
 
-@lru_cache(maxsize=1024)
-def _trade(rank: int, bounds: tuple[int, ...], wanted: tuple[Interval, ...]) -> _Trade:
-    owned = tuple((bounds[i], bounds[i + 1]) for i in range(len(wanted)))
-    others = [i for i in range(len(wanted)) if i != rank]
-    sends = [(i, _meet(owned[rank], wanted[i])) for i in others]
-    recvs = [(i, _meet(owned[i], wanted[rank])) for i in others]
-    extent = bounds[-1]
-    start, stop = wanted[rank]
-    padding = (start, min(stop, 0)), (max(start, extent), stop)
-    kept = _meet(owned[rank], wanted[rank])
-    return _Trade(
-        owned[rank],
-        wanted[rank],
-        tuple((low, high) for low, high in padding if low < high),
-        kept if kept[0] < kept[1] else (owned[rank][0], owned[rank][0]),
-        tuple((i, rows) for i, rows in sends if rows[0] < rows[1]),
-        tuple((i, rows) for i, rows in recvs if rows[0] < rows[1]),
-    )
+def depart(x: Tensor, dim: int, trade: Trade, value: float) -> tuple[Tensor, Messages, Messages]:
+    """The result with what this rank knows of it, what it sends, and room for what it receives."""
+    y = _room(x, dim, trade.wanted)
+    for low, high in trade.padding:
+        y.narrow(dim, low, high - low).fill_(value)
+    sends = {rank: _joined([x.narrow(dim, run.source, run.count) for run in runs], dim) for rank, runs in trade.sends}
+    recvs = {rank: _receiver(y, dim, runs) for rank, runs in trade.recvs}
+    for run in trade.kept:
+        y.narrow(dim, run.target, run.count).copy_(x.narrow(dim, run.source, run.count))
+    return y, sends, recvs
 
 
-def _meet(a: Interval, b: Interval) -> Interval:
-    return max(a[0], b[0]), min(a[1], b[1])
+def arrive(y: Tensor, dim: int, trade: Trade, recvs: Messages) -> None:
+    """Put what was received in its place."""
+    for rank, runs in trade.recvs:
+        for run, part in zip(runs, _parts(recvs[rank], dim, runs), strict=True):
+            target = y.narrow(dim, run.target, run.count)
+            if part.data_ptr() != target.data_ptr():
+                target.copy_(part)
 
 
-def _room(like: Tensor, dim: int, rows: Interval) -> Tensor:
-    return like.new_empty((*like.shape[:dim], rows[1] - rows[0], *like.shape[dim + 1 :]))
+def depart_back(grad: Tensor, dim: int, trade: Trade) -> tuple[Tensor, Messages, Messages]:
+    """`depart` of the adjoint: what was received is sent back, what was left behind has gradient zero."""
+    dx = _room(grad, dim, trade.owned)
+    for low, high in trade.left:
+        dx.narrow(dim, low, high - low).zero_()
+    for run in trade.kept:
+        dx.narrow(dim, run.source, run.count).copy_(grad.narrow(dim, run.target, run.count))
+    sends = {
+        rank: _joined([grad.narrow(dim, run.target, run.count) for run in runs], dim) for rank, runs in trade.recvs
+    }
+    return dx, sends, {rank: _room(grad, dim, size(runs)) for rank, runs in trade.sends}
 
 
-def _rows(tensor: Tensor, dim: int, rows: Interval, held: Interval) -> Tensor:
-    """A view of these rows of a tensor that holds the rows `held`; no rows may lie anywhere."""
-    size = rows[1] - rows[0]
-    return tensor.narrow(dim, rows[0] - held[0] if size else 0, size)
+def arrive_back(dx: Tensor, dim: int, trade: Trade, recvs: Messages) -> None:
+    """Add what came back to the rows that had been sent."""
+    for rank, runs in trade.sends:
+        for run, part in zip(runs, _parts(recvs[rank], dim, runs), strict=True):
+            dx.narrow(dim, run.source, run.count).add_(part)
 
 
-def _receiver(y: Tensor, dim: int, rows: Interval, held: Interval) -> Tensor:
+def _pieces(rows: Interval | Pieces) -> Pieces:
+    if len(rows) == 2 and isinstance(rows[0], int):
+        return (rows,)
+    return rows
+
+
+def _room(like: Tensor, dim: int, rows: int) -> Tensor:
+    return like.new_empty((*like.shape[:dim], rows, *like.shape[dim + 1 :]))
+
+
+def _joined(parts: list[Tensor], dim: int) -> Tensor:
+    return (parts[0] if len(parts) == 1 else torch.cat(parts, dim)).contiguous()
+
+
+def _parts(message: Tensor, dim: int, runs: tuple[Run, ...]) -> tuple[Tensor, ...]:
+    return (message,) if len(runs) == 1 else torch.split(message, [run.count for run in runs], dim)
+
+
+def _receiver(y: Tensor, dim: int, runs: tuple[Run, ...]) -> Tensor:
     """Where a message for these rows of `y` is received: in place if they are contiguous."""
-    target = _rows(y, dim, rows, held)
-    return target if target.is_contiguous() else _room(y, dim, rows)
+    if len(runs) == 1:
+        target = y.narrow(dim, runs[0].target, runs[0].count)
+        if target.is_contiguous():
+            return target
+    return _room(y, dim, size(runs))

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from autopar.runtime.transport.base import Comm, Work, check_tensors, joined, restore, summable
 from autopar.runtime.transport.buffers import SUMMED, equal, in_a_row, pieces, raw, row, typed
+from autopar.runtime.transport.courier import Courier, Parcel
 from autopar.runtime.transport.node import Round
 from autopar.runtime.transport.sums import Sums
 
@@ -40,6 +41,7 @@ class MpiComm(Comm):
         self._size: int = comm.Get_size()
         self._seconds = 0.0
         self._sums: Sums | None = None
+        self._courier: Courier | None = None
 
     @staticmethod
     def duplicate(comm: MPI.Intracomm) -> MpiComm:
@@ -93,6 +95,9 @@ class MpiComm(Comm):
         work: Work
         if self._sums is not None and self._sums.at_home(total):
             work = _SharedSum(self, self._sums, self._sums.start(total))
+        elif self._over_network(total):
+            self._courier = self._courier or Courier(self._mpi)
+            work = _Sum(self, tensor, total, self._courier.all_reduce(total.view(-1)))
         else:
             work = _Sum(self, tensor, total, self._mpi.Iallreduce(MPI.IN_PLACE, typed(total), MPI.SUM))
         self._seconds += time.perf_counter() - start
@@ -178,10 +183,12 @@ class MpiComm(Comm):
 
     def free(self) -> None:
         if self._comm is not None and not MPI.Is_finalized():
+            if self._courier is not None:
+                self._courier.free()
             if self._sums is not None:
                 self._sums.free()
             self._comm.Free()
-        self._comm = self._sums = None
+        self._comm = self._sums = self._courier = None
 
     def abort(self, code: int) -> None:
         MPI.COMM_WORLD.Abort(code)
@@ -201,6 +208,12 @@ class MpiComm(Comm):
         """Alike on all ranks, since a sum has one size on all of them."""
         shared = self._shared()
         return shared.usable and (total.nbytes >= _STAGED_BYTES or shared.at_home(total))
+
+    def _over_network(self, total: Tensor) -> bool:
+        """Whether a sum is worth a thread: a large one, of which every rank is on a node of its own."""
+        if total.nbytes < _HOME_BYTES or self._size == 1:
+            return False
+        return not self._shared().usable and Courier.possible()
 
 
 class _SharedSum(Work):
@@ -224,13 +237,13 @@ class _SharedSum(Work):
 
 
 class _Sum(Work):
-    """An all-reduce that MPI has begun. `total` is what it writes to; it stays alive and unmoved until the end."""
+    """An all-reduce that MPI, or a courier, has begun. `total` is what it writes to; it stays alive and unmoved until the end."""
 
-    def __init__(self, comm: MpiComm, tensor: Tensor, total: Tensor, request: MPI.Request) -> None:
+    def __init__(self, comm: MpiComm, tensor: Tensor, total: Tensor, request: MPI.Request | Parcel) -> None:
         self._comm = comm
         self._tensor = tensor
         self._total = total
-        self._request: MPI.Request | None = request
+        self._request: MPI.Request | Parcel | None = request
 
     def wait(self) -> None:
         if self._request is not None:

@@ -201,7 +201,13 @@ class Sums:
             return self._rounds_.post(partial(_add, total, addends, targets))
         if self._peers is None:
             return self._rounds_.post()
-        return self._rounds_.post(partial(_add_and_send, total, addends, self._peers), partial(_spread, total, targets))
+        send = partial(self._add_and_send, total, addends)
+        return self._rounds_.post(send, partial(_spread, total, targets))
+
+    def _add_and_send(self, total: Tensor, addends: Sequence[Tensor]) -> MPI.Request:
+        assert self._peers is not None
+        _add(total, addends, ())
+        return self._peers.Iallreduce(MPI.IN_PLACE, typed(total), MPI.SUM)
 
     def _slice(self, numel: int, rank: int) -> tuple[int, int]:
         """The elements that `rank` of the node sums; none where its node has more ranks than the smallest has."""
@@ -220,11 +226,6 @@ def _add(total: Tensor, addends: Sequence[Tensor], targets: Sequence[Tensor]) ->
             chunk += addend[low : low + step]
         for target in targets:
             target[low : low + step].copy_(chunk)
-
-
-def _add_and_send(total: Tensor, addends: Sequence[Tensor], peers: MPI.Intracomm) -> MPI.Request:
-    _add(total, addends, ())
-    return peers.Iallreduce(MPI.IN_PLACE, typed(total), MPI.SUM)
 
 
 def _spread(total: Tensor, targets: Sequence[Tensor]) -> None:

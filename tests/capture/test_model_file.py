@@ -169,7 +169,7 @@ def test_compiler_is_not_imported():
     assert done.stdout.strip() == "['autopar.errors', 'autopar.model_file']"
 
 
-@pytest.mark.parametrize("name", ["mlp", "gpt2", "resnet", "unet"])
+@pytest.mark.parametrize("name", ["mlp", "gpt2", "resnet", "unet", "lenet5_model"])
 def test_examples_give_all_four(name):
     file = load(Path(__file__).parents[2] / "examples" / f"{name}.py")
     inputs = file.example_inputs()

@@ -20,7 +20,7 @@ SURFACE = {
     "inspect": "folder --view --json",
     "explain": "folder name --most --json",
     "run": "folder --steps --compare --save --seed --dtype --no-rebalance",
-    "verify": "folder --steps --seed --json",
+    "verify": "folder --adjoint -n --grid --steps --seed --verbose --json",
 }
 
 
@@ -90,6 +90,10 @@ def test_version():
         ("run build --stps 3", "--stps; did you mean '--steps'?"),
         ("run build --dtype float23", "--dtype 'float23' is unknown; did you mean 'float32'?"),
         ("verify build --steps 0", "--steps: '0' is not a whole number of at least 1"),
+        ("verify", "without folder"),
+        ("verify --adjoint -n 0", "-n: '0' is not a whole number of at least 1"),
+        ("verify --adjoint -n 2 --grid 2", "-n with --grid"),
+        ("verify build --grid 2", "-n and --grid with a folder"),
         ("verify build --sed 1", "--sed; did you mean '--seed'?"),
     ],
 )

@@ -6,8 +6,10 @@ import random
 
 import pytest
 from compiling import compiled, drawn, lowered
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from autopar.codegen.check import UnsoundProgram, check, check_order, events
+from autopar.codegen.check import Event, UnsoundProgram, check, check_order, events
 from autopar.codegen.steps import Convert, Held, Loop, Run, Update
 from autopar.layout import Copied, Partial, Replicate, Shard
 
@@ -263,3 +265,55 @@ def test_ranks_of_different_groups_need_not_keep_step():
     check_order({(i, j): inner if i else [] for i in range(2) for j in range(2)})
     with pytest.raises(UnsoundProgram):
         check_order({(i, j): inner if j else [] for i in range(2) for j in range(2)})
+
+
+def step_by_step(by_rank):
+    """Whether all ranks get through, found by letting any group go on that can, until none can."""
+    at = dict.fromkeys(by_rank, 0)
+
+    def head(rank):
+        return by_rank[rank][at[rank]] if at[rank] < len(by_rank[rank]) else None
+
+    def beside(rank, axis):
+        return [
+            one for one in by_rank if all(i == axis or a == b for i, (a, b) in enumerate(zip(one, rank, strict=True)))
+        ]
+
+    while True:
+        able = [
+            rank for rank in by_rank if head(rank) and all(head(o) == head(rank) for o in beside(rank, head(rank).axis))
+        ]
+        if not able:
+            return all(at[rank] == len(queue) for rank, queue in by_rank.items())
+        for one in beside(able[0], head(able[0]).axis):
+            at[one] += 1
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), max_size=5),
+    st.lists(st.tuples(st.integers(0, 5), st.integers(0, 4), st.integers(0, 4)), max_size=2),
+)
+def test_ranks_get_through_exactly_where_a_simulation_does(kinds, swaps):
+    every = [Event("all_sum", axis, (name,)) for axis, name in kinds]
+    ranks = list(itertools.product(range(2), range(3)))
+    queues = {rank: list(every) for rank in ranks}
+    for rank, i, j in swaps:
+        queue = queues[ranks[rank]]
+        if max(i, j) < len(queue):
+            queue[i], queue[j] = queue[j], queue[i]
+    if step_by_step(queues):
+        check_order(queues)
+    else:
+        with pytest.raises(UnsoundProgram, match="wait"):
+            check_order(queues)
+
+
+def test_a_large_grid_takes_one_visit_per_entry():
+    """4096 ranks: looking at all pairs of them would take minutes."""
+    every = [Event("all_sum", i % 2, (i,)) for i in range(100)]
+    ranks = list(itertools.product(range(64), range(64)))
+    check_order(dict.fromkeys(ranks, every))
+    late = [*every[:90], every[92], every[91], every[90], *every[93:]]
+    with pytest.raises(UnsoundProgram, match="and 4080 ranks more"):
+        check_order(dict.fromkeys(ranks, every) | {(63, 63): late})

@@ -1,5 +1,6 @@
 """What calls, parameters and inputs may do on a whole grid: all that is legal, and nothing else."""
 
+import functools
 import itertools
 
 import pytest
@@ -10,8 +11,16 @@ from autopar.errors import ConfigError
 from autopar.graph import Value
 from autopar.grid import GridShape
 from autopar.layout import Copied, Partial, Replicate, Shard
-from autopar.ops.rule import choices
-from autopar.partitioner.strategies import demands, describe, homes, operand_layouts, result_layouts, whole_strategy
+from autopar.ops.rule import choices, fills
+from autopar.partitioner.strategies import (
+    demands,
+    describe,
+    filled_factors,
+    homes,
+    operand_layouts,
+    result_layouts,
+    whole_strategy,
+)
 
 GRIDS = [GridShape.parse(text) for text in ("2", "3", "2x2", "2x1")]
 
@@ -159,3 +168,18 @@ def test_demands_are_the_layouts_of_all_readers():
         assert set(layouts) == expected
         assert len(layouts) == len(expected)
     assert not found[graph.loss]
+
+
+@pytest.mark.parametrize("grid", [*GRIDS, GridShape.parse("3x2")], ids=str)
+@pytest.mark.parametrize("name", EVERY)
+def test_filled_factors_are_what_a_strategy_must_leave_on_every_rank(name, grid):
+    """Balanced cuts of these factors leave a rank empty exactly where the operator's rule says so."""
+    for item in described(name, GridShape.parse("1x1" if len(grid.sizes) > 1 else "1")).values():
+        every = choices(item.rule, item.call, {})
+        for strategy in itertools.product(every, repeat=len(grid.sizes)):
+            found = filled_factors(item.rule, strategy)
+            least = [functools.reduce(lambda rows, axis: rows // grid.sizes[axis], axes, rows) for axes, rows in found]
+            assert all(least) == fills(item.rule, strategy, grid.sizes)
+            assert {axis for axes, _ in found for axis in axes} == {
+                axis for axis, choice in enumerate(strategy) if choice.letter in item.rule.filled
+            }

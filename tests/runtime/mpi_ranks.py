@@ -5,6 +5,7 @@
 
 import itertools
 
+import partition_ranks
 import test_conversions
 import test_windows
 import torch
@@ -121,7 +122,7 @@ def many_grids():
 
 def main():
     test_conversions.simulate = on_mpi
-    for part in (types, conversions, windows, statistics, many_grids):
+    for part in (types, conversions, windows, statistics, partition_ranks.partitions, many_grids):
         part()
         if MPI.COMM_WORLD.Get_rank() == 0:
             print(part.__name__, flush=True)

@@ -2,13 +2,15 @@
 
 import itertools
 import math
+import random
+import statistics
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autopar.errors import ConfigError
-from autopar.runtime.balance import Movable, Settings, allot, decide, position_times, propose
+from autopar.runtime.balance import Movable, Settings, allot, decide, patience, position_times, propose
 
 SPEEDS = st.lists(st.floats(0.1, 10.0), min_size=1, max_size=4)
 
@@ -38,11 +40,16 @@ def simulated(sizes, rows, extent, slowness, fixed=0.0, steps=6, noise=lambda st
     history = [rows]
     options = Settings(**options)
     stride = math.prod(sizes[1:])
-    for step in range(steps):
+    window, step = options.window, 0
+    for _ in range(steps):
         seconds = [
-            (fixed + history[-1][rank // stride]) * slow * noise(step, rank) for rank, slow in enumerate(slowness)
+            [(fixed + history[-1][rank // stride]) * slow * noise(i, rank) for rank, slow in enumerate(slowness)]
+            for i in range(step, step + window)
         ]
-        move = decide(sizes, [Movable(0, (bounds_of(history[-1]),))], seconds, max(seconds), max(seconds), options)
+        step += window
+        wall = statistics.median(map(max, seconds))
+        move = decide(sizes, [Movable(0, (bounds_of(history[-1]),))], seconds, wall, wall, options)
+        window = patience(window, move is not None, options)
         if move is None:
             history.append(history[-1])
             continue
@@ -82,6 +89,42 @@ def test_balanced_ranks_with_noise_stay():
     assert simulated((2,), [32, 32], 64, [1.0, 1.0], noise=noise, steps=30)[-1] == [32, 32]
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_spikes_do_not_move_a_boundary(seed):
+    """One step in six takes three times as long, on one rank or the other."""
+    draw = random.Random(seed)
+    spikes = {(step, rank): draw.random() < 1 / 6 for step in range(2000) for rank in range(2)}
+    history = simulated((2,), [32, 32], 64, [1.0, 1.0], noise=lambda *at: 3.0 if spikes[at] else 1.0, steps=60)
+    assert sum(before != after for before, after in itertools.pairwise(history)) <= 2
+    assert sum(rows != [32, 32] for rows in history) <= 2
+
+
+def test_a_window_in_which_few_steps_agree_moves_nothing():
+    axes = [Movable(0, ((0, 8, 16),))]
+    even, slow = [1.0, 1.0], [1.0, 2.0]
+    assert decide((2,), axes, [slow, slow, slow, slow, even], 2.0, 0.0, Settings()) is not None
+    assert decide((2,), axes, [slow, slow, even, slow, even], 2.0, 0.0, Settings()) is None  # the median is slow
+    assert decide((2,), axes, [slow, slow, even, slow, even], 2.0, 0.0, Settings(agreement=0.5)) is not None
+
+
+def test_patience_grows_with_moves_and_falls_without():
+    options = Settings(window=4, longest=10)
+    windows = list(
+        itertools.accumulate([True, True, False, False, False], lambda w, m: patience(w, m, options), initial=4)
+    )
+    assert windows == [4, 8, 10, 5, 4, 4]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.floats(0.05, 5.0), st.floats(0.05, 5.0), st.integers(2, 16))
+def test_a_position_keeps_its_least_share(first, second, channels):
+    movable = Movable(0, ((0, 50, 100),), share=1 / channels)
+    move = propose((2,), movable, [first, second])
+    if move is not None:
+        bounds = [math.floor(cut * channels + 0.5) for cut in move.cuts]
+        assert all(low < high for low, high in itertools.pairwise(bounds))
+
+
 def test_a_shard_keeps_its_last_row():
     assert simulated((3,), [1, 1, 2], 4, [1.0, 100.0, 1.0])[-1][1] == 1
     assert simulated((3,), [1, 1, 0], 2, [1.0, 9.0, 1.0])[-1] == [1, 1, 0]
@@ -108,18 +151,20 @@ def test_the_slowest_rank_of_a_position_counts():
 
 def test_the_axis_that_saves_most_is_moved():
     axes = [Movable(0, ((0, 8, 16),)), Movable(1, ((0, 50, 100),))]
-    assert decide((2, 2), axes, [1.0, 3.0, 1.0, 3.0], 3.0, 0.0, Settings()).axis == 1
-    assert decide((2, 2), axes, [1.0, 1.0, 3.0, 3.0], 3.0, 0.0, Settings()).axis == 0
-    assert decide((2, 2), [], [1.0, 1.0, 3.0, 3.0], 3.0, 0.0, Settings()) is None
+    assert decide((2, 2), axes, [[1.0, 3.0, 1.0, 3.0]], 3.0, 0.0, Settings()).axis == 1
+    assert decide((2, 2), axes, [[1.0, 1.0, 3.0, 3.0]], 3.0, 0.0, Settings()).axis == 0
+    assert decide((2, 2), [], [[1.0, 1.0, 3.0, 3.0]], 3.0, 0.0, Settings()) is None
 
 
 def test_a_move_that_costs_more_than_it_saves_is_not_made():
     axes = [Movable(0, ((0, 8, 16),))]
-    assert decide((2,), axes, [1.0, 2.0], 2.0, 1.0, Settings(horizon=10)) is not None
-    assert decide((2,), axes, [1.0, 2.0], 2.0, 9.0, Settings(horizon=10)) is None
-    assert decide((2,), axes, [1.0, 2.0], 100.0, 1.0, Settings()) is None
+    assert decide((2,), axes, [[1.0, 2.0]], 2.0, 1.0, Settings(horizon=10)) is not None
+    assert decide((2,), axes, [[1.0, 2.0]], 2.0, 9.0, Settings(horizon=10)) is None
+    assert decide((2,), axes, [[1.0, 2.0]], 100.0, 1.0, Settings()) is None
 
 
 def test_settings_are_checked():
     with pytest.raises(ConfigError, match="window and horizon"):
         Settings(window=0)
+    with pytest.raises(ConfigError, match="longest at least window"):
+        Settings(window=9, longest=8)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autopar.runtime import convolution
-from autopar.runtime.convolution import convolve, in_halves
+from autopar.runtime.convolution import convolve, convolve_transposed, in_halves, transposed_in_halves
 
 
 @settings(deadline=None, max_examples=80)
@@ -33,6 +33,58 @@ def test_halves_make_the_whole(data):
         torch.autograd.grad(got, [x, weight, bias], dy), torch.autograd.grad(wanted, [x, weight, bias], dy), strict=True
     ):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+@settings(deadline=None, max_examples=80)
+@given(data=st.data())
+def test_transposed_halves_make_the_whole(data):
+    """Windows that overlap, touch or leave gaps; odd and even numbers of rows."""
+    cut = data.draw(st.integers(0, 2))
+    kernel, stride, dilation = (tuple(data.draw(st.integers(1, 3)) for _ in range(3)) for _ in range(3))
+    others = [i for i in range(3) if i != cut]
+    padding, extra = [0, 0, 0], [0, 0, 0]
+    for i in others:
+        padding[i] = data.draw(st.integers(0, dilation[i] * (kernel[i] - 1) // 2))
+        extra[i] = data.draw(st.integers(0, max(stride[i], dilation[i]) - 1))
+    shape = [data.draw(st.integers(2 if i == cut else 1, 5)) for i in range(3)]
+    generator = torch.Generator().manual_seed(0)
+    x, weight = (
+        torch.randn(size, generator=generator, dtype=torch.float64, requires_grad=True)
+        for size in [(1, 2, *shape), (2, 3, *kernel)]
+    )
+    wanted = F.conv_transpose3d(x, weight, None, stride, padding, extra, 1, dilation)
+    got = transposed_in_halves(x, weight, stride, tuple(padding), tuple(extra), dilation, cut)
+    torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
+    dy = torch.randn(wanted.shape, generator=generator, dtype=torch.float64)
+    for ours, theirs in zip(
+        torch.autograd.grad(got, [x, weight], dy), torch.autograd.grad(wanted, [x, weight], dy), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_where_the_transposed_is_cut(monkeypatch):
+    generator = torch.Generator().manual_seed(1)
+    calls = []
+
+    def spy(*arguments):
+        calls.append(arguments)
+        return transposed_in_halves(*arguments)
+
+    monkeypatch.setattr(convolution, "transposed_in_halves", spy)
+
+    def cut(channels, kernel, stride, padding, batch=1):
+        calls.clear()
+        x = torch.randn(batch, channels, 9, 12, 12, generator=generator)
+        weight, bias = torch.randn(channels, 8, *[kernel] * 3, generator=generator), torch.ones(8)
+        got = convolve_transposed(x, weight, bias, (stride,) * 3, (0, padding, padding), (0,) * 3, (1,) * 3, 1)
+        wanted = F.conv_transpose3d(x.double(), weight.double(), bias.double(), stride, (0, padding, padding))
+        torch.testing.assert_close(got.double(), wanted, rtol=1e-4, atol=1e-4)
+        return bool(calls)
+
+    assert cut(8, 3, 1, 1)
+    assert not cut(8, 3, 1, 1, batch=2)
+    assert not cut(8, 2, 2, 0)  # windows do not overlap: torch's own way is a matrix product
+    assert not cut(1, 3, 1, 1)  # not worth it
 
 
 def taken(monkeypatch, x, weight, padding=(0, 1, 1), groups=1):

@@ -1,5 +1,7 @@
 """Bucketed sums of gradients: right whatever order backward goes in on each rank, and for unused parameters."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -56,16 +58,21 @@ DTYPES = st.sampled_from([torch.float64, torch.float32])
     st.tuples(*[LAYOUTS] * 5),
     st.tuples(*[DTYPES] * 5),
     st.sampled_from([1, 20, 60, 1 << 20]),
-    st.lists(USES, min_size=1, max_size=3),
+    st.lists(st.tuples(USES, st.booleans()), min_size=1, max_size=4),
     st.booleans(),
 )
-def test_sums_over_the_copied_axes(layouts, dtypes, bucket_bytes, rounds, different_orders):
+def test_sums_over_the_copied_axes(layouts, dtypes, bucket_bytes, passes, different_orders):
+    """Several backward passes, of which some leave their sums to a later one; the last never does."""
+    rounds = [uses for uses, _ in passes]
+    held = [later for _, later in passes[:-1]] + [False]
+
     def rank():
         grid = Grid("2x2")
         probe = Probe(grid, layouts, dtypes, bucket_bytes)
         for number, uses in enumerate(rounds):
             turned = uses[grid.rank % max(len(uses), 1) :] + uses[: grid.rank % max(len(uses), 1)]
-            probe.backward(turned if different_orders else uses, number + 1)
+            with probe.sums.accumulate() if held[number] else nullcontext():
+                probe.backward(turned if different_orders else uses, number + 1)
         for i, one in enumerate(probe.parameters.values()):
             if not any(i in uses for uses in rounds):
                 assert one.grad is None

@@ -7,6 +7,7 @@ import torch
 from compiled_folder import MODEL, PROGRAM, write
 
 from autopar.runtime import simulate
+from autopar.runtime.primitives.all_sum import _AllSum
 from autopar.runtime.verify import compare, main
 
 
@@ -14,8 +15,30 @@ def test_the_program_as_compiled_is_right(tmp_path, capsys):
     program = write(tmp_path)
     simulate(2, lambda: main([str(program.parent)]))
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 9
-    assert all(line.startswith("ok ") for line in lines)
+    assert lines[0].startswith("ok     adjoint test")
+    assert [line.split()[:2] for line in lines[1:4]] == [["line", "primitive"], ["13", "copy"], ["14", "all_sum"]]
+    assert len(lines) == 13
+    assert all(line.startswith("ok ") for line in lines[4:])
+
+
+def test_adjoints_alone(tmp_path, capsys):
+    program = write(tmp_path)
+    simulate(2, lambda: main([str(program.parent), "--adjoint", "--json"]))
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["line"], row["what"], row["shape"]) for row in rows] == [(13, "copy", [4, 3]), (14, "all_sum", [4, 2])]
+    assert all(row["relative"] <= row["tolerance"] == 1e-12 for row in rows)
+
+
+def test_a_wrong_adjoint_is_found(tmp_path, capsys, monkeypatch):
+    """The mistake of today's stacks: an all-reduce whose backward is one again."""
+    monkeypatch.setattr(_AllSum, "backward", staticmethod(lambda ctx, grad: (grad * 2, None)))
+    program = write(tmp_path)
+    with pytest.raises(SystemExit):
+        simulate(2, lambda: main([str(program.parent), "--adjoint"]))
+    said = capsys.readouterr()
+    assert said.out.startswith("FAILS  adjoint test")
+    assert "adjoint test: line 14: all_sum over axis0: " in said.err
+    assert "backward is not the adjoint of forward" in said.err
 
 
 @pytest.mark.parametrize(

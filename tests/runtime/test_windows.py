@@ -200,22 +200,6 @@ def test_corners_come_right_with_two_split_dims():
     simulate(4, rank_main)
 
 
-def test_halo_numbers_of_the_paper():
-    """Hewett and Grady's appendix, rows per side: n = 11 and kernel 5 on 3 ranks; n = 20 and pooling by 2 on 6."""
-    from autopar.runtime.primitives.halo import _trade
-
-    def halos(n, ranks, kernel, stride, m):
-        from autopar.layout import even_bounds
-
-        out = even_bounds(m, ranks)
-        wanted = tuple((a * stride, (b - 1) * stride + kernel) for a, b in itertools.pairwise(out))
-        trades = [_trade(rank, even_bounds(n, ranks), wanted) for rank in range(ranks)]
-        return [(t.owned[0] - t.wanted[0], t.wanted[1] - t.owned[1]) for t in trades]
-
-    assert halos(11, 3, 5, 1, 7) == [(0, 3), (1, 1), (3, 0)]
-    assert halos(20, 6, 2, 2, 10) == [(0, 0), (0, 0), (0, 1), (-1, 2), (-2, 1), (-1, 0)]
-
-
 def test_nothing_is_copied_where_nothing_is_fetched():
     """A pointwise convolution, and a pooling whose windows end at the boundary, run on the operand itself."""
     from autopar.runtime.primitives.halo import halo

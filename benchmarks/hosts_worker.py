@@ -1,0 +1,74 @@
+"""One rank of several_hosts.py: times sums between hosts, or training steps, and prints JSON on rank 0."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import torch
+from mpi4py import MPI
+
+from autopar.runtime.transport.mpi import MpiComm
+from contenders.compiled import Compiled
+from models import EVERY
+
+WORLD = MPI.COMM_WORLD
+
+
+def sums(bytes_: str, rounds: str) -> dict[str, float]:
+    """Seconds of an all-reduce: autopar's in place and on any tensor, and MPI's own."""
+    comm = MpiComm.duplicate(WORLD)
+    numel = int(bytes_) // 4
+    home, other = comm.empty(numel, torch.float32).zero_(), torch.zeros(numel)
+    calls = {
+        "autopar in place": lambda: comm.all_reduce(home),
+        "autopar": lambda: comm.all_reduce(other),
+        "MPI": lambda: WORLD.Allreduce(MPI.IN_PLACE, other.numpy()),
+    }
+    found: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(int(rounds)):
+        for name, call in calls.items():
+            found[name].append(slowest(call))
+    comm.release(home)
+    comm.free()
+    return {name: median(times[1:]) for name, times in found.items()}
+
+
+def steps(model: str, folder: str, rounds: str) -> dict[str, float]:
+    """Seconds of a training step and of its parts: with sums behind backward, with blocking sums, with none."""
+    overlapped = Compiled(EVERY[model](False), Path(folder))
+    blocking = Compiled(EVERY[model](False), Path(folder), bucket_bytes=1 << 40)  # one bucket, full at the end
+    found: dict[str, list[float]] = {name: [] for name in ("forward", "backward", "overlapped", "blocking")}
+    for _ in range(int(rounds)):
+        found["overlapped"].append(slowest(overlapped.step))
+        found["blocking"].append(slowest(blocking.step))
+        with overlapped.session.accumulate():
+            WORLD.Barrier()
+            start = time.perf_counter()
+            loss = overlapped.loss()
+            found["forward"].append(WORLD.allreduce(time.perf_counter() - start, MPI.MAX))
+            found["backward"].append(slowest(loss.backward))
+        overlapped.optimizer.zero_grad()
+    size = float(sum(overlapped.session.bucket_sizes))
+    for trainer in (blocking, overlapped):
+        trainer.close()
+    return {name: median(times[1:]) for name, times in found.items()} | {"gradient_bytes": size}
+
+
+def slowest(call: Callable[[], object]) -> float:
+    """Seconds of one call on the slowest rank."""
+    WORLD.Barrier()
+    start = time.perf_counter()
+    call()
+    return WORLD.allreduce(time.perf_counter() - start, MPI.MAX)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    result = {"sums": sums, "steps": steps}[sys.argv[1]](*sys.argv[2:])
+    if WORLD.rank == 0:
+        print(json.dumps(result), flush=True)

@@ -1,0 +1,104 @@
+"""Sums and training between hosts: two hosts made on this machine, with a link of known speed between them.
+
+    python benchmarks/several_hosts.py [--rate 1gbit] [--json]          as root; see hosts.py for what it needs
+
+Two measurements, each against what the link allows (wire time: the bytes that one host has to send, at the nominal rate):
+
+    all-reduce    4 MiB on 2 hosts x 2 ranks: autopar sums within the host first, so that every byte crosses once; MPI's own
+    training      the ResNet on 2 hosts x 1 rank. Gradient sums travel while backward still computes, so that the bound is
+                  forward + max(backward, wire time of the gradients); blocking sums take forward + backward + wire time
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+import autopar
+from autopar.costmodel import machine as machines
+from autopar.runtime.launch import mpiexec
+from hosts import hosts, missing, run
+from models import EVERY, batch, seeded
+
+WORKER = Path(__file__).with_name("hosts_worker.py")
+UNITS = {"kbit": 1e3, "mbit": 1e6, "gbit": 1e9}
+BYTES = 4 << 20
+MODEL = "resnet"
+
+
+def ask(per_host: int, *words: str) -> dict[str, float]:
+    """What rank 0 of the worker prints, when it runs on this many ranks of every host."""
+    output = run(per_host, [sys.executable, "-m", "mpi4py", str(WORKER), *words], mpiexec())
+    found: dict[str, float] = json.loads(output.splitlines()[-1])
+    return found
+
+
+def compile_for_hosts(folder: Path, rate: float) -> None:
+    """The model for two ranks that a slow link joins."""
+    cpu = machines.load("cpu")
+    machine = replace(cpu, ranks_per_node=1, overlap=1.0, inter=replace(cpu.inter, beta=rate))
+    model = EVERY[MODEL](False)
+    autopar.compile(seeded(model), batch(model), grid="2", machine=machine, optimizer="sgd", name=MODEL).save(folder)
+
+
+def measure(options: argparse.Namespace) -> dict[str, dict[str, float]]:
+    number, unit = re.fullmatch(r"(\d+)([kmg]bit)", options.rate).groups()  # type: ignore[union-attr]  # checked
+    rate = float(number) * UNITS[unit] / 8
+    with tempfile.TemporaryDirectory() as place, hosts(2, options.rate):
+        sums = ask(2, "sums", str(BYTES), str(options.rounds))
+        folder = Path(place) / "build"
+        compile_for_hosts(folder, rate)
+        training = ask(1, "steps", MODEL, str(folder), str(options.rounds))
+    wire = training["gradient_bytes"] / rate
+    training["wire"] = wire
+    training["bound"] = training["forward"] + max(training["backward"], wire)
+    return {"all_reduce": {"wire": BYTES / rate} | sums, "training": training}
+
+
+def table(title: str, rows: dict[str, float], base: str) -> Table:
+    shown = Table("", title=title, title_justify="left")
+    shown.add_column("ms", justify="right")
+    shown.add_column(f"of {base}", justify="right")
+    for name, seconds in rows.items():
+        shown.add_row(name, f"{seconds * 1e3:.1f}", f"{seconds / rows[base]:.2f}")
+    return shown
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rate", default="1gbit", help="of every host's link, as 1gbit or 500mbit")
+    parser.add_argument("--rounds", type=int, default=9, help="turns, of which the first does not count (9)")
+    parser.add_argument("--json", action="store_true", help="print JSON, and no table")
+    options = parser.parse_args()
+    if not re.fullmatch(r"\d+[kmg]bit", options.rate):
+        parser.error(f"--rate {options.rate}: a whole number and kbit, mbit or gbit, as in 500mbit")
+    if lacking := missing():
+        parser.error(f"cannot make hosts on this machine: {lacking}")
+    return options
+
+
+def main() -> None:
+    options = arguments()
+    found = measure(options)
+    if options.json:
+        print(json.dumps(found, indent=1))
+        return
+    console = Console()
+    training = dict(found["training"])
+    size = training.pop("gradient_bytes")
+    console.print(
+        table(f"all-reduce of {BYTES >> 20} MiB, 2 hosts x 2 ranks, {options.rate}", found["all_reduce"], "wire")
+    )
+    console.print(table(f"ResNet, 2 hosts x 1 rank, {size / 1e6:.1f} MB of gradients", training, "bound"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""A tensor without elements, which stands on a rank for what other ranks hold, or compute.
+
+forward    y = ()                           no entries: the operator is the 0 x n matrix
+adjoint    dx = 0                           its transpose, n x 0, applied to no entries
+
+So ``nothing(x, w)`` is what a rank outside a partition returns from a layer: its gradient reaches `x` and `w`, and with
+them the communication that made them, in which the other ranks wait for this one.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+from autopar.runtime.primitives.function import apply
+
+
+class _Context(FunctionCtx):
+    shapes: tuple[tuple[torch.Size, torch.dtype], ...]
+
+
+class _Nothing(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: _Context, *inputs: Tensor) -> Tensor:
+        ctx.shapes = tuple((x.shape, x.dtype) for x in inputs)
+        return inputs[0].new_empty(0)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: _Context, grad: Tensor) -> tuple[Tensor, ...]:
+        return tuple(torch.zeros(shape, dtype=dtype) for shape, dtype in ctx.shapes)
+
+
+def nothing(*inputs: Tensor) -> Tensor:
+    """A tensor of shape (0,) that depends on `inputs`, through which backward reaches them with gradients of zero."""
+    return apply(_Nothing, *inputs) if inputs else torch.empty(0)

@@ -1,0 +1,117 @@
+"""What ranks note of themselves is what others read: calls, counts, states; nothing stays behind."""
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from autopar.errors import ConfigError
+from autopar.runtime import journal, watchdog
+from autopar.runtime.journal import CALLS, GROUPS, Journal
+
+
+@pytest.fixture
+def file(tmp_path):
+    return journal.make(tmp_path, 3)
+
+
+def text(number):
+    return journal.text(f"call {number}", "build/program.py:7", "a = 1", "float32 [2]", "model", (1, 2))
+
+
+def test_calls_and_counts_are_read_as_they_were_noted(file):
+    first, second = (Journal(file, place, 3, rank) for place, rank in enumerate((4, 7)))
+    group, other = first.join(50), first.join(60)
+    for number in range(1, 16):
+        assert first.enter(group, text(number)) == number
+        assert first.waiting() == number
+        first.leave()
+        assert first.waiting() == 0
+    assert second.join(50).count == 0
+    first.repeat(other, text(99), 3)
+    mine, its = journal.read(first.memory)
+    assert (mine.rank, its.rank, mine.process, mine.inside, its.inside) == (4, 7, os.getpid(), True, False)
+    assert (mine.entered, its.entered) == ({50: 15, 60: 0}, {50: 0})
+    assert [call.what for call in mine.calls] == ["call 99", *(f"call {n}" for n in range(15, 6, -1))]
+    assert len(mine.calls) == CALLS
+    assert mine.waiting == mine.calls[0]
+    assert (mine.calls[0].group, mine.calls[0].number, mine.calls[1].number) == (60, 3, 15)
+    assert str(mine.calls[1]) == "call 15 at build/program.py:7, float32 [2], over model"
+    assert mine.calls[0].peers == (1, 2)
+    assert mine.since == mine.calls[0].begin
+    assert [seen.calls for seen in journal.read(file.read_bytes())] == [mine.calls, ()]
+
+
+def test_places_of_groups_are_used_again_and_more_groups_than_places_are_not_counted(file):
+    one = Journal(file, 0, 3, 0)
+    groups = [one.join(key) for key in range(1, GROUPS + 2)]
+    assert [one.enter(group, text(1)) for group in groups] == [1] * GROUPS + [0]
+    one.quit(groups[3])
+    one.quit(groups[3])
+    assert one.enter(groups[3], text(1)) == 0
+    assert one.enter(one.join(77), text(1)) == 1
+    assert journal.read(one.memory)[0].entered == {key: 1 for key in range(1, GROUPS + 1) if key != 4} | {77: 1}
+
+
+def test_a_text_that_is_too_long_keeps_what_matters(file):
+    one = Journal(file, 0, 3, 0)
+    said = journal.text(
+        "w" * 100, "x" * 500 + "/program.py:7", "s" * 400, "t" * 200, "o" * 90, tuple(range(5000, 5200))
+    )
+    one.enter(one.join(1), said)
+    (seen,) = journal.read(one.memory)
+    assert seen.calls[0].where.endswith("/program.py:7")
+    one.enter(one.join(2), journal.text("w", "x", "\u00e9" * 100, "t", "o", ()))
+    assert journal.read(one.memory)[0].calls[0].what == "w"
+
+
+def test_a_journal_that_nobody_holds_has_ended(file):
+    one, other = Journal(file, 0, 3, 0), Journal(file, 1, 3, 1)
+    del other
+    gc.collect()
+    assert [seen.state for seen in journal.read(one.memory)] == ["running", "ended"]
+
+
+def test_one_rank_of_a_host_may_speak(file):
+    ranks = [Journal(file, place, 3, place) for place in range(3)]
+    assert [one.claim() for one in ranks] == [True, False, False]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the state of another process is read from /proc")
+def test_the_state_of_a_process():
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    born = journal.started(process.pid)
+    assert born
+    assert journal.process_state(process.pid, born) == "running"
+    process.send_signal(signal.SIGSTOP)
+    until = time.monotonic() + 30
+    while journal.process_state(process.pid, born) == "running" and time.monotonic() < until:
+        time.sleep(0.01)
+    assert journal.process_state(process.pid, born) == "stopped"
+    process.kill()
+    process.communicate()
+    assert journal.process_state(process.pid, born) == "gone"
+    assert journal.process_state(os.getpid(), born + 1) == "gone", "another process under the same number"
+    assert journal.process_state(process.pid, 0) == "running", "where nothing is known nobody is accused"
+
+
+def test_settings():
+    assert watchdog.settings({}) == watchdog.Settings(False, 600.0)
+    assert watchdog.settings({"AUTOPAR_CHECK": "1"}) == watchdog.Settings(True, 60.0)
+    assert watchdog.settings({"AUTOPAR_CHECK": "0", "AUTOPAR_TIMEOUT": "2.5"}) == watchdog.Settings(False, 2.5)
+    assert watchdog.settings({"AUTOPAR_CHECK": "", "AUTOPAR_TIMEOUT": "0"}) == watchdog.Settings(False, 0.0)
+
+
+@pytest.mark.parametrize("value", ["soon", "-1", "nan", "inf", "1 minute"])
+def test_a_limit_that_is_none_is_refused(value):
+    with pytest.raises(ConfigError, match=r"AUTOPAR_TIMEOUT: is .*\n  rule: it is the number of seconds"):
+        watchdog.settings({"AUTOPAR_TIMEOUT": value})
+
+
+def test_a_mode_that_is_none_is_refused():
+    with pytest.raises(ConfigError, match="AUTOPAR_CHECK: is 'yes'\n  rule: it is 0 or 1"):
+        watchdog.settings({"AUTOPAR_CHECK": "yes"})
