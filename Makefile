@@ -28,8 +28,10 @@ run: $(STAMP)
 	$(BIN)/autopar compile examples/gpt2.py --grid 2 -o build
 	$(BIN)/autopar run build --steps 60 --compare 3
 
+# Tests that start ranks of their own want the cores for themselves; the others share them, a file at a time.
 test: lint
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --dist loadfile -m "not spmd and not fault"
+	$(BIN)/python -m pytest -q -m "spmd or fault"
 
 lint: $(STAMP) types
 	$(BIN)/ruff check .

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autopar.errors import ConfigError, refusal
@@ -71,6 +72,27 @@ class GridShape:
         if self.names == tuple(f"axis{i}" for i in range(len(self.names))):
             return "x".join(map(str, self.sizes))
         return ",".join(f"{name}={size}" for name, size in zip(self.names, self.sizes, strict=True))
+
+
+def unravel(place: int, shape: Sequence[int]) -> tuple[int, ...]:
+    """The index of a place in an array, row-major: the position of a rank.
+
+    >>> unravel(5, (2, 3))
+    (1, 2)
+    """
+    index = []
+    for extent in reversed(shape):
+        place, at = divmod(place, extent)
+        index.append(at)
+    return tuple(reversed(index))
+
+
+def ravel(index: Sequence[int], shape: Sequence[int]) -> int:
+    """The inverse of `unravel`."""
+    place = 0
+    for at, extent in zip(index, shape, strict=True):
+        place = place * extent + at
+    return place
 
 
 def _number(digits: str) -> int:

@@ -50,10 +50,7 @@ def table(kind: str, ranks: int, rows: Mapping[int, Times]) -> Table:
         shown.add_column(name, justify="right")
     for size, times in rows.items():
         ours = times.get("autopar in place", times["autopar"])
-        ratios = [
-            times["autopar"] / times["MPI"] if ours == times["autopar"] else min(ours, times["autopar"]) / times["MPI"]
-        ]
-        ratios += [ours / times["gloo"]]
+        ratios = [min(ours, times["autopar"]) / times["MPI"], ours / times["gloo"]]
         if "autopar in place" in names:
             ratios.append(ours / times["copy"])
         shown.add_row(

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-BRIDGE = "autopar-bridge"[:15]
+BRIDGE = "autopar-bridge"
 NETWORK = "10.78.0"
 NEEDED = ("ip", "tc", "unshare")
 

@@ -11,7 +11,6 @@ The parent compiles, trains sequentially, and starts itself with ``--worker`` on
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import statistics
 import subprocess
@@ -31,10 +30,9 @@ from torch import Tensor, nn
 
 import autopar
 from autopar.runtime import default_world
-from autopar.runtime.description import read_description
-from autopar.runtime.initial import module_values
 from autopar.runtime.launch import command
 from autopar.runtime.session import Parallel
+from contenders.compiled import open_session
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 import lenet5_model
@@ -63,13 +61,7 @@ def by_hand(seed: int, dtype: torch.dtype, folder: Path) -> Trained:
 
 
 def compiled(seed: int, dtype: torch.dtype, folder: Path) -> Trained:
-    spec = importlib.util.spec_from_file_location("program", folder / "compiled" / "program.py")
-    assert spec
-    assert spec.loader
-    program = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(program)
-    described = read_description(folder / "compiled" / "plan.json")
-    net = Parallel(program.PROGRAM, described, module_values(twin(seed, dtype)), dtype=dtype)
+    net = open_session(folder / "compiled", twin(seed, dtype), dtype)
     return net.full_state_dict, net
 
 

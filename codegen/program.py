@@ -165,6 +165,7 @@ class _Writer:
 
         returned = ", ".join(str(names(held)) for held in outputs)
         rows = [row for line in body for row in self._rows(line, names, returned if line is body[-1] else "")]
+        rows = [*_images_first(arguments, rows), *rows]
         if not rows or not rows[-1][0].startswith("    return "):
             rows.append((f"    return {returned}", ""))
         return "\n".join([f"def {name}({', '.join(['p', *arguments])}):", *_with_comments(rows)])
@@ -192,6 +193,20 @@ class _Writer:
         amounts += [self.text.inside[run.described.node.name] for run in runs]
         exchanged = exchange_text(*map(sum, zip(*amounts, strict=True)))
         return ", ".join(part for part in (*parts, exchanged) if part)
+
+
+def _images_first(arguments: Sequence[str], rows: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Images that a convolution reads are put into the order of memory in which oneDNN and cuDNN work; what is computed
+    from them keeps it, and no convolution has to reorder its operands again (docs/results.md).
+    """
+    read = [name for name in arguments if any(f"F.conv2d({name}, " in statement for statement, _ in rows)]
+    return [
+        (
+            f"    {name} = {name}.contiguous(memory_format=torch.channels_last)",
+            "the order in which convolutions are fast",
+        )
+        for name in read
+    ]
 
 
 def _with_comments(rows: Sequence[tuple[str, str]]) -> list[str]:

@@ -21,39 +21,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autopar.layout import Copied, Layout, Partial, Replicate, Shard
+from autopar.layout import Layout
 from autopar.runtime.adjoints import Operator, Pullback, differentiated
-from autopar.runtime.primitives.all_gather import all_gather
-from autopar.runtime.primitives.all_sum import all_sum
-from autopar.runtime.primitives.all_to_all import all_to_all
-from autopar.runtime.primitives.copy import copy
-from autopar.runtime.primitives.gather import gather
-from autopar.runtime.primitives.halo import halo
-from autopar.runtime.primitives.keep import keep
-from autopar.runtime.primitives.once import once
-from autopar.runtime.primitives.reduce_scatter import reduce_scatter
-from autopar.runtime.primitives.split import split
-from autopar.runtime.primitives.take import take
-from autopar.runtime.primitives.zero_fill import zero_fill
+from autopar.runtime.primitives.table import COPIED, PARTIAL, PRIMITIVES, SHARD
 from autopar.runtime.transport.base import Comm
 
-REPLICATE, COPIED, PARTIAL, SHARD = Replicate(), Copied(), Partial(), Shard(0)
-_PRIMITIVES: tuple[tuple[Callable[..., Tensor], Layout, Layout], ...] = (
-    (split, REPLICATE, SHARD),
-    (keep, REPLICATE, PARTIAL),
-    (copy, REPLICATE, COPIED),
-    (gather, SHARD, REPLICATE),
-    (all_to_all, SHARD, SHARD),
-    (zero_fill, SHARD, PARTIAL),
-    (all_gather, SHARD, COPIED),
-    (all_sum, PARTIAL, REPLICATE),
-    (reduce_scatter, PARTIAL, SHARD),
-    (once, COPIED, REPLICATE),
-    (take, COPIED, SHARD),
-    (halo, SHARD, SHARD),
-)
 _BY_CODE: Mapping[CodeType, tuple[Callable[..., Tensor], Layout, Layout]] = {
-    inspect.unwrap(one[0]).__code__: one for one in _PRIMITIVES
+    inspect.unwrap(one[0]).__code__: one for one in PRIMITIVES
 }
 _OF_PRIMITIVES, _OF_TRANSPORT = "autopar.runtime.primitives", "autopar.runtime.transport"
 

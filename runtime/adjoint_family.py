@@ -9,6 +9,7 @@ Windows are drawn for all axes of the grid at once, one spatial dim each.
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from autopar.runtime.primitives.keep import keep
 from autopar.runtime.primitives.once import once
 from autopar.runtime.primitives.reduce_scatter import reduce_scatter
 from autopar.runtime.primitives.split import split
+from autopar.runtime.primitives.table import CONVERSIONS, COPIED, PARTIAL, SHARD
 from autopar.runtime.primitives.take import take
 from autopar.runtime.primitives.zero_fill import zero_fill
 from autopar.runtime.transport.base import Comm
@@ -39,7 +41,6 @@ from autopar.runtime.windows import avg_pool, conv, conv_transpose, pad
 
 NDIM = 3
 WINDOWS = ("conv", "conv_transpose", "avg_pool", "pad", "interpolate")
-REPLICATE, COPIED, PARTIAL, SHARD = Replicate(), Copied(), Partial(), Shard(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +109,7 @@ def _conversion(source: Layout, target: Layout, draw: random.Random, grid: Grid)
     for dim in range(NDIM):
         readings = [s for s in (a, b) if isinstance(s, Shard) and s.dim == dim]
         if readings:
-            piece = 1
-            for one in readings:
-                piece *= one.blocks * one.unit
+            piece = math.prod(one.blocks * one.unit for one in readings)
             shape[dim] = piece * draw.randint(0, max(2, (2 * axis.size + 3) // (piece if len(readings) > 1 else 1)))
     extent = 0
     if isinstance(a, Shard):
@@ -162,18 +161,8 @@ def _cell(source: Layout, target: Layout) -> Entry:
 
 
 FAMILY: Mapping[str, Entry] = {
-    "split": _cell(REPLICATE, SHARD),
-    "keep": _cell(REPLICATE, PARTIAL),
-    "copy": _cell(REPLICATE, COPIED),
-    "gather": _cell(SHARD, REPLICATE),
-    "all_to_all": _cell(SHARD, SHARD),
-    "zero_fill": _cell(SHARD, PARTIAL),
-    "all_gather": _cell(SHARD, COPIED),
-    "all_sum": _cell(PARTIAL, REPLICATE),
-    "reduce_scatter": _cell(PARTIAL, SHARD),
+    **{function.__name__: _cell(source, target) for function, source, target in CONVERSIONS},
     "copy(all_sum)": _cell(PARTIAL, COPIED),
-    "once": _cell(COPIED, REPLICATE),
-    "take": _cell(COPIED, SHARD),
     "keep(once)": _cell(COPIED, PARTIAL),
     "halo": Entry(_halo, SHARD, SHARD),
     **{kind: Entry(partial(_window, kind), SHARD, SHARD) for kind in WINDOWS},
@@ -187,17 +176,10 @@ def random_grids(draw: random.Random, ranks: int, count: int) -> list[GridShape]
         for number in range(1, ranks + 1)
         for length in (1, 2, 3)
         for axes in itertools.product(range(1, number + 1), repeat=length)
-        if _product(axes) == number
+        if math.prod(axes) == number
     ]
     chosen = [(ranks,), *(draw.choice(sizes) for _ in range(count - 1))]
     return [GridShape.parse("x".join(map(str, axes))) for axes in chosen]
-
-
-def _product(numbers: tuple[int, ...]) -> int:
-    found = 1
-    for number in numbers:
-        found *= number
-    return found
 
 
 def _cut_axes(draw: random.Random, grid: Grid) -> Axis:

@@ -92,12 +92,11 @@ def decide(
     if not proposed:
         return None
     axis, best = min(proposed, key=lambda pair: (pair[1].after - pair[1].before, pair[1].axis))
-    if (best.before - best.after) * settings.horizon <= cost:
+    saved, enough = best.before - best.after, settings.threshold * step
+    if saved * settings.horizon <= cost or saved <= enough:
         return None
-    enough = [
-        one > settings.threshold * step for one in (best.before - best.after, *_savings(sizes, axis, best, seconds))
-    ]
-    return best if enough[0] and sum(enough[1:]) >= settings.agreement * len(seconds) else None
+    agreeing = sum(one > enough for one in _savings(sizes, axis, best, seconds))
+    return best if agreeing >= settings.agreement * len(seconds) else None
 
 
 def propose(sizes: Sequence[int], movable: Movable, seconds: Sequence[float]) -> Move | None:

@@ -158,11 +158,15 @@ class GradientSums:
         _engine.queue_callback(self._finish)
 
     def _put_aside(self) -> None:
-        """Keep gradients that are sums already from being summed again."""
+        """Keep gradients that are sums already from being summed again.
+
+        Where this round leaves its sums to a later one, the first rank of each group keeps them as its addend: gradients
+        that are cleared before that round are forgotten on all ranks, as they should be.
+        """
         self._earlier = {}
-        for parameter in self._home:
-            if parameter.grad is not None:
-                self._earlier[parameter] = parameter.grad.clone()
+        for parameter, bucket in self._home.items():
+            if parameter.grad is not None and (self._summing or bucket.comm.rank):
+                self._earlier |= {parameter: parameter.grad.clone()} if self._summing else {}
                 parameter.grad = None
 
     def free(self) -> None:

@@ -14,9 +14,10 @@ import os
 from collections.abc import Iterable
 
 from autopar.errors import ConfigError, ProgramMismatch, refusal
-from autopar.grid import GridShape
+from autopar.grid import GridShape, ravel, unravel
 from autopar.layout import even_bounds
 from autopar.runtime.transport.base import Comm
+from autopar.runtime.transport.staged import stage
 from autopar.runtime.transport.watched import label, watch
 from autopar.runtime.transport.world import default_world, simulated_world
 
@@ -85,17 +86,17 @@ class Grid:
         self.comm = comm if comm is not None else default_world()
         if self.comm.size != self.shape.size:
             raise ProgramMismatch(_wrong_size(self.shape, self.comm.size))
-        self.comm = watch(self.comm)
+        self.comm = watch(stage(self.comm))
         self.rank = self.comm.rank
         self.size = self.comm.size
-        self.position = _position(self.rank, self.shape.sizes)
+        self.position = unravel(self.rank, self.shape.sizes)
         self.axes = tuple(self._axis(i) for i in range(len(self.shape.sizes)))
 
     def _axis(self, i: int) -> Axis:
         """The axis whose ranks agree with this one on all other coordinates."""
         others = tuple(0 if j == i else at for j, at in enumerate(self.position))
         name = self.shape.names[i]
-        comm = self.comm.split(_rank(others, self.shape.sizes), self.position[i])
+        comm = self.comm.split(ravel(others, self.shape.sizes), self.position[i])
         return Axis(name, label(comm, name))
 
     def free(self) -> None:
@@ -107,27 +108,6 @@ class Grid:
 
     def __repr__(self) -> str:
         return f"Grid({str(self.shape)!r}, rank {self.rank} at {self.position})"
-
-
-def _position(rank: int, sizes: tuple[int, ...]) -> tuple[int, ...]:
-    """The coordinates of `rank`, row-major.
-
-    >>> _position(5, (4, 2))
-    (2, 1)
-    """
-    position = []
-    for size in reversed(sizes):
-        rank, at = divmod(rank, size)
-        position.append(at)
-    return tuple(reversed(position))
-
-
-def _rank(position: tuple[int, ...], sizes: tuple[int, ...]) -> int:
-    """The inverse of `_position`."""
-    rank = 0
-    for at, size in zip(position, sizes, strict=True):
-        rank = rank * size + at
-    return rank
 
 
 def _wrong_size(shape: GridShape, size: int) -> str:

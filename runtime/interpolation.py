@@ -119,6 +119,11 @@ def interpolate(
         raise ConfigError(refusal(where, f"size={size}, scale_factor={scale_factor}", "exactly one of them is given"))
     sizes = (size,) * spatial if isinstance(size, int) else size
     factors = (float(scale_factor),) * spatial if isinstance(scale_factor, int | float) else scale_factor
+    if len(sizes or factors or ()) != spatial:
+        given = f"size={size}" if factors is None else f"scale_factor={scale_factor}"
+        raise ConfigError(
+            refusal(where, given, f"there is one number for each of the {spatial} spatial dims, or one for all")
+        )
     return wide(x, [Interpolate(sizes, factors, mode, align_corners, x.dtype)], over)
 
 

@@ -15,9 +15,11 @@ otherwise it has no name any more by the time that it is used.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import mmap
 import os
+import signal
 import struct
 import tempfile
 import threading
@@ -159,12 +161,15 @@ class Journal:
         return True
 
 
+def memory_folder() -> Path:
+    """Where files lie in memory rather than on a disk, if there is such a place."""
+    memory = Path("/dev/shm")
+    return memory if memory.is_dir() and os.access(memory, os.W_OK) else Path(tempfile.gettempdir())
+
+
 def make(folder: Path | None, ranks: int) -> Path:
     """A new file for this many ranks."""
-    if folder is None:
-        memory = Path("/dev/shm")
-        folder = memory if memory.is_dir() and os.access(memory, os.W_OK) else Path(tempfile.gettempdir())
-    descriptor, name = tempfile.mkstemp(prefix=f"{NAME}-", dir=folder)
+    descriptor, name = tempfile.mkstemp(prefix=f"{NAME}-", dir=folder or memory_folder())
     try:
         os.truncate(descriptor, ranks * AREA)
     finally:
@@ -217,6 +222,13 @@ def process_state(process: int, born: int) -> str:
     if not said or int(said[19]) != born or said[0] in ("Z", "X"):
         return "gone"
     return "stopped" if said[0] in ("T", "t") else "running"
+
+
+def kill(one: Seen) -> None:
+    """Kill a rank that is still there: a stopped one hears nothing else."""
+    if one.born and process_state(one.process, one.born) != "gone":
+        with contextlib.suppress(ProcessLookupError):  # it may have come to its end just now
+            os.kill(one.process, signal.SIGKILL)
 
 
 def started(process: int) -> int:

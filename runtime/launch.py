@@ -22,8 +22,8 @@ from types import FrameType
 from typing import BinaryIO
 
 from autopar.errors import ConfigError, refusal
-from autopar.runtime import failure, stalls, watchdog
-from autopar.runtime.journal import Seen, process_state
+from autopar.runtime import failure, journal, stalls, watchdog
+from autopar.runtime.journal import Seen
 
 TERMINAL = "AUTOPAR_TERMINAL"
 _KILLED = re.compile(rb"PID (\d+)|process rank (\d+) with PID")
@@ -42,11 +42,12 @@ def launch(target: Path | str, ranks: int, arguments: Sequence[str] = (), *, qui
     line = command(target, ranks, arguments)
     if not quiet:
         print(shlex.join(line), flush=True)
-    with tempfile.TemporaryDirectory(prefix="autopar-", dir=_memory()) as folder:
+    with tempfile.TemporaryDirectory(prefix="autopar-", dir=journal.memory_folder()) as folder:
         status, output, stopped = _run(line, _environment(folder))
         seen = watchdog.read(Path(folder))
         if stopped:
-            _clean_up(seen)
+            for one in seen:
+                journal.kill(one)
             print(f"\nthe job was ended by {stopped}", file=sys.stderr, flush=True)
         elif status or _lost(seen):
             status = status or 1
@@ -85,12 +86,6 @@ def _environment(folder: str) -> dict[str, str]:
     if hasattr(os, "geteuid") and os.geteuid() == 0:  # in containers everybody is root, and Open MPI wants to be told
         environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     return environment
-
-
-def _memory() -> Path | None:
-    """Where the ranks write what they do: in memory rather than on a disk, if possible."""
-    memory = Path("/dev/shm")
-    return memory if os.access(memory, os.W_OK) else None
 
 
 def _run(line: Sequence[str], environment: dict[str, str]) -> tuple[int, bytes, str]:
@@ -143,13 +138,6 @@ def _end(job: subprocess.Popen[bytes]) -> int:
         except (subprocess.TimeoutExpired, KeyboardInterrupt):
             continue
     return job.wait()
-
-
-def _clean_up(seen: Sequence[Seen]) -> None:
-    """Kill what is left of the ranks on this machine: a stopped one hears nothing else."""
-    for one in seen:
-        if process_state(one.process, one.born) != "gone":
-            os.kill(one.process, signal.SIGKILL)
 
 
 def _lost(seen: Sequence[Seen]) -> list[Seen]:

@@ -92,8 +92,23 @@ def _left(padding: Sequence[int], blocks: Sequence[Block]) -> tuple[int, ...]:
     return tuple(0 if block.ready else p for p, block in zip(padding, blocks, strict=True))
 
 
+class _Weighted(Layer):
+    """What convolutions have in common."""
+
+    __slots__ = ()
+    weight: Tensor
+    bias: Tensor | None
+
+    @property
+    def spatial(self) -> int:
+        return self.weight.dim() - 2
+
+    def learned(self) -> tuple[Tensor, ...]:
+        return (self.weight,) if self.bias is None else (self.weight, self.bias)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class Conv(Layer):
+class Conv(_Weighted):
     """`torch.nn.functional.conv{1,2,3}d`; `mode` is the padding mode, as of `torch.nn.Conv2d`."""
 
     weight: Tensor
@@ -103,10 +118,6 @@ class Conv(Layer):
     dilation: Numbers = 1
     groups: int = 1
     mode: str = "zeros"
-
-    @property
-    def spatial(self) -> int:
-        return self.weight.dim() - 2
 
     def reach(self, i: int, extent: int) -> Reach:
         numbers = (each(one, self.spatial)[i] for one in (self.stride, self.padding, self.dilation))
@@ -119,12 +130,9 @@ class Conv(Layer):
     def channels(self, given: int) -> int:
         return len(self.weight)
 
-    def learned(self) -> tuple[Tensor, ...]:
-        return (self.weight,) if self.bias is None else (self.weight, self.bias)
-
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ConvTranspose(Layer):
+class ConvTranspose(_Weighted):
     """`torch.nn.functional.conv_transpose{1,2,3}d`."""
 
     weight: Tensor
@@ -134,10 +142,6 @@ class ConvTranspose(Layer):
     output_padding: Numbers = 0
     groups: int = 1
     dilation: Numbers = 1
-
-    @property
-    def spatial(self) -> int:
-        return self.weight.dim() - 2
 
     def reach(self, i: int, extent: int) -> Spread:
         numbers = (
@@ -159,9 +163,6 @@ class ConvTranspose(Layer):
 
     def channels(self, given: int) -> int:
         return self.weight.shape[1] * self.groups
-
-    def learned(self) -> tuple[Tensor, ...]:
-        return (self.weight,) if self.bias is None else (self.weight, self.bias)
 
 
 @dataclass(frozen=True, slots=True)

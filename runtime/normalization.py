@@ -131,7 +131,7 @@ class _BatchNorm(torch.autograd.Function):
     def backward(ctx: _Context, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, mean, var, *given = ctx.saved_tensors
         weight = given[0] if given else None
-        grad = grad.contiguous()
+        grad = grad.contiguous(memory_format=_format(x))
         scale = torch.ones_like(mean) if weight is None else weight
         dw, db = torch.zeros_like(mean), torch.zeros_like(mean)
         if x.numel():  # the sums alone: writing w r dy as well, only to add to it below, takes ten times as long
@@ -147,6 +147,13 @@ class _BatchNorm(torch.autograd.Function):
             dx.addcmul_(grad, (scale * torch.rsqrt(var + ctx.eps)).view(-1, *[1] * (x.dim() - 2)))
         needed = ctx.needs_input_grad
         return dx, dw if needed[1] else None, db if needed[2] else None, None, None, None, None, None
+
+
+def _format(x: Tensor) -> torch.memory_format:
+    """In which order the elements of `x` lie, so that its gradient may lie alike."""
+    if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
+        return torch.channels_last
+    return torch.contiguous_format
 
 
 def _through_statistics(

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from autopar.errors import ConfigError, ProgramMismatch, refusal
+from autopar.grid import ravel, unravel
 from autopar.layout import even_bounds
 from autopar.runtime.grid import Axis
 from autopar.runtime.transport.base import Comm
@@ -200,27 +201,6 @@ def one_rank(name: str, partition: Partition) -> None:
     if partition.size != 1:
         rule = "the whole tensor is held by a partition of one rank, as `Partition(comm, (1,))`"
         raise ConfigError(refusal(name, f"the whole tensor on {partition}", rule, (), "repartition"))
-
-
-def unravel(place: int, shape: Sequence[int]) -> tuple[int, ...]:
-    """The index, row-major, of a place in an array.
-
-    >>> unravel(5, (2, 3))
-    (1, 2)
-    """
-    index = []
-    for extent in reversed(shape):
-        place, at = divmod(place, extent)
-        index.append(at)
-    return tuple(reversed(index))
-
-
-def ravel(index: Sequence[int], shape: Sequence[int]) -> int:
-    """The inverse of `unravel`."""
-    place = 0
-    for at, extent in zip(index, shape, strict=True):
-        place = place * extent + at
-    return place
 
 
 def _check(shape: tuple[int, ...], ranks: tuple[int, ...], size: int) -> None:

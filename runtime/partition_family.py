@@ -16,9 +16,10 @@ from functools import partial
 
 from torch import Tensor
 
+from autopar.grid import unravel
 from autopar.layout import Shard
 from autopar.runtime.adjoints import conversion_error
-from autopar.runtime.partition import Bounds, Partition, Spread, spread, unravel
+from autopar.runtime.partition import Bounds, Partition, spread
 from autopar.runtime.primitives.all_sum_reduce import all_sum_reduce
 from autopar.runtime.primitives.broadcast import broadcast
 from autopar.runtime.primitives.gather_to import gather_to
@@ -110,11 +111,6 @@ def _operand(case: PartitionCase, source: Partition, target: Partition) -> Shape
     if case.name == "sum_reduce":
         return case.shapes[spread(target, source).number[place]]
     return case.shapes[0 if case.name == "all_sum_reduce" else place]
-
-
-def copies_of(case: PartitionCase, source: Partition, target: Partition) -> Spread:
-    """Who copies what to whom in a broadcast or, backwards, in a sum-reduce."""
-    return spread(target, source) if case.name == "sum_reduce" else spread(source, target)
 
 
 def _draw_same(name: str, draw: random.Random, ranks: int) -> PartitionCase:

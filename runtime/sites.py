@@ -52,7 +52,7 @@ def here(frame: FrameType | None) -> Site:
         elif kind == _INSIDE and what != "sum of gradients":
             if code.co_name == "backward" and isinstance(site := _forward(frame), Site):
                 return _adjoint(site)
-            what = code.co_qualname if hasattr(code, "co_qualname") else code.co_name
+            what = code.co_qualname
         frame = frame.f_back
     return _site("", 0, what)
 

@@ -1,8 +1,8 @@
 """Who waits for whom, worked out from what a host's ranks have noted, and said so that a person can act on it.
 
 A rank in call k of a group waits for those ranks of the group that have entered fewer than k of its calls; in an
-exchange, for the peers that are not in one. A rank can go on if it computes, or if all that it waits for can go on. Who
-cannot, waits in vain: for a rank that has ended, or in a circle.
+exchange, for the peers that are not in one. A rank can go on if it computes or is stopped (its call may be over, and only
+itself not know), or if all that it waits for can go on. Who cannot, waits in vain: for a rank that has ended, or in a circle.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from autopar.errors import refusal
 from autopar.runtime.journal import Seen
 
 _TABLES = 8  # ranks with different last calls that are shown in full
+_PLURAL = {"waits": "wait", "is": "are", "has": "have"}
 
 
 def awaited(one: Seen, every: Sequence[Seen]) -> list[int]:
@@ -28,9 +29,8 @@ def awaited(one: Seen, every: Sequence[Seen]) -> list[int]:
 
 def in_vain(every: Sequence[Seen]) -> set[int]:
     """The ranks that wait and can never go on."""
-    alive = [one for one in every if one.state in ("running", "stopped")]
-    waits = {one.rank: ranks for one in alive if (ranks := awaited(one, every))}
-    free = {one.rank for one in alive} - set(waits)
+    waits = {one.rank: ranks for one in every if one.state == "running" and (ranks := awaited(one, every))}
+    free = {one.rank for one in every if one.state in ("running", "stopped")} - set(waits)
     while more := {rank for rank, ranks in waits.items() if rank not in free and free.issuperset(ranks)}:
         free |= more
     return set(waits) - free
@@ -114,8 +114,9 @@ def _together(every: Sequence[Seen], text: Callable[[Seen], str], seconds: Calla
     for said, members in groups.items():
         head, *source = said.split("\n")
         longest = max(map(seconds, members))
-        several = head if len(members) == 1 else head.replace("waits ", "wait ", 1).replace("is ", "are ", 1)
-        lines.append("\n".join([f"{_ranks([one.rank for one in members])} {several} ({longest:.1f} s)", *source]))
+        verb, rest = head.split(" ", 1)
+        verb = verb if len(members) == 1 else _PLURAL[verb]
+        lines.append("\n".join([f"{_ranks([one.rank for one in members])} {verb} {rest} ({longest:.1f} s)", *source]))
     return lines
 
 

@@ -42,7 +42,7 @@ from autopar.runtime.session import Parallel
 from autopar.runtime.together import agree, together
 from autopar.runtime.widen import Widened
 
-FLOOR = 1e-6
+FLOOR = 1e-4  # of the largest tensor: a gradient that cancels to zero keeps the rounding of its terms, and is no finer
 DRAWS, CHANGE = 5, 1e-6
 State = Mapping[str, Tensor]
 

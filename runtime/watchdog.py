@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 import os
-import signal
 import socket
 import threading
 import time
@@ -154,5 +153,5 @@ def _tell(notes: Journal, comm: Comm, elsewhere: int) -> None:
     time.sleep(_GRACE)
     for one in every:
         if one.state == "stopped":
-            os.kill(one.process, signal.SIGKILL)
+            journal.kill(one)
     os._exit(STATUS)

@@ -111,7 +111,7 @@ class Heading:
 def milliseconds(seconds: float) -> str:
     """``1.84 ms``, or seconds from one second on."""
     if seconds >= 0.9995:
-        return f"{seconds:.3g} s" if seconds < 1000 else f"{seconds:.0f} s"
+        return f"{seconds:.3g} s" if seconds < 999.5 else f"{seconds:.0f} s"
     return f"{seconds * 1e3:.3g} ms"
 
 

@@ -7,7 +7,7 @@ from itertools import chain
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from autopar.runtime.description import read_description
 from autopar.runtime.gradients import BUCKET_BYTES
@@ -17,23 +17,25 @@ from autopar.runtime.sources import from_file
 from models import Model, batch, seeded
 
 
-def open_session(folder: Path, model: Model, bucket_bytes: int = BUCKET_BYTES) -> Parallel:
-    """The compiled folder with the model's seeded parameters. The one place here that knows how a folder is loaded."""
+def open_session(
+    folder: Path, module: nn.Module, dtype: torch.dtype | None = None, bucket_bytes: int = BUCKET_BYTES
+) -> Parallel:
+    """The compiled folder with a module's parameters. The one place here that knows how a folder is loaded."""
     spec = importlib.util.spec_from_file_location("program", folder / "program.py")
     assert spec
     assert spec.loader
     program = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(program)
     constants = folder / "constants.safetensors"
-    values = chain(module_values(seeded(model)), from_file(constants) if constants.exists() else ())
-    return Parallel(program.PROGRAM, read_description(folder / "plan.json"), values, bucket_bytes=bucket_bytes)
+    values = chain(module_values(module), from_file(constants) if constants.exists() else ())
+    return Parallel(program.PROGRAM, read_description(folder / "plan.json"), values, dtype, bucket_bytes)
 
 
 class Compiled:
     """This rank's part of the model."""
 
     def __init__(self, model: Model, folder: Path, bucket_bytes: int = BUCKET_BYTES) -> None:
-        self.session = open_session(folder, model, bucket_bytes)
+        self.session = open_session(folder, seeded(model), bucket_bytes=bucket_bytes)
         self.rank = self.session.grid.rank
         self.inputs = batch(model)
         self.optimizer = torch.optim.SGD(self.session.parameters(), lr=model.rate)

@@ -43,7 +43,9 @@ class Agreement:
         """`x` as autograd has to see it: on every rank with a gradient, or on none."""
         if x.requires_grad or not self.gradient:
             return x
-        return x.detach().requires_grad_() if holds else torch.empty(0, dtype=self.dtype, requires_grad=True)
+        if holds:
+            return x.detach().requires_grad_()
+        return torch.empty(0, dtype=self.dtype, device=x.device, requires_grad=True)
 
     def refuse(self, given: str, rule: str, ranks: Iterable[int], fix: str = "") -> ProgramMismatch:
         """The error for tensors of wrong shapes, the same on all ranks; names what each of `ranks` brings."""
@@ -81,4 +83,4 @@ def agree(name: str, x: Tensor, comm: Comm, holders: Sequence[int]) -> Agreement
 def returned(dx: Tensor, brought: Brought) -> Tensor:
     """The gradient of what a rank has brought: `dx` where that counted, and otherwise zeros of its shape."""
     shape, dtype = brought
-    return dx if dx.shape == shape else torch.zeros(shape, dtype=dtype)
+    return dx if dx.shape == shape else dx.new_zeros(shape, dtype=dtype)

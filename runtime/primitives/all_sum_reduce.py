@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from autopar.errors import ConfigError, refusal
-from autopar.runtime.partition import Partition, unravel
+from autopar.grid import unravel
+from autopar.runtime.partition import Partition
 from autopar.runtime.primitives.agreement import Agreement, Brought, agree, returned
 from autopar.runtime.primitives.function import apply
 from autopar.runtime.transport.base import Comm
@@ -34,7 +35,7 @@ class _AllSumReduce(torch.autograd.Function):
     @staticmethod
     def forward(ctx: _Context, x: Tensor, comm: Comm | None, dtype: torch.dtype) -> Tensor:
         ctx.comm, ctx.brought = comm, (x.shape, x.dtype)
-        return torch.empty(0, dtype=dtype) if comm is None else _sum(x, comm)
+        return x.new_empty(0, dtype=dtype) if comm is None else _sum(x, comm)
 
     @staticmethod
     @once_differentiable

@@ -12,7 +12,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from autopar.runtime.partition import Box, Decomposition, Partition, unravel
+from autopar.grid import unravel
+from autopar.runtime.partition import Box, Decomposition, Partition
 from autopar.runtime.primitives.agreement import Agreement
 from autopar.runtime.transport.base import Comm
 
@@ -20,7 +21,7 @@ from autopar.runtime.transport.base import Comm
 def rearrange(x: Tensor, dtype: torch.dtype, comm: Comm, source: Decomposition, target: Decomposition) -> Tensor:
     """This rank's part under `target`, without elements if it has none; `x` is its part under `source`, if any."""
     mine, wanted = source.box(comm.rank), target.box(comm.rank)
-    y = torch.empty(0 if wanted is None else [high - low for low, high in wanted], dtype=dtype)
+    y = x.new_empty((0,) if wanted is None else [high - low for low, high in wanted], dtype=dtype)
     sends = {rank: x[_within(box, mine)].contiguous() for rank, box in _meetings(mine, target)}
     places = {rank: y[_within(box, wanted)] for rank, box in _meetings(wanted, source)}
     if comm.rank in sends:

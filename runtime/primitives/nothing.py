@@ -17,21 +17,24 @@ from autopar.runtime.primitives.function import apply
 
 
 class _Context(FunctionCtx):
-    shapes: tuple[tuple[torch.Size, torch.dtype], ...]
+    inputs: tuple[tuple[torch.Size, torch.dtype, torch.device], ...]
 
 
 class _Nothing(torch.autograd.Function):
     @staticmethod
     def forward(ctx: _Context, *inputs: Tensor) -> Tensor:
-        ctx.shapes = tuple((x.shape, x.dtype) for x in inputs)
-        return inputs[0].new_empty(0)
+        ctx.inputs = tuple((x.shape, x.dtype, x.device) for x in inputs)
+        return next((x for x in inputs if x.is_floating_point() or x.is_complex()), inputs[0]).new_empty(0)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: _Context, grad: Tensor) -> tuple[Tensor, ...]:
-        return tuple(torch.zeros(shape, dtype=dtype) for shape, dtype in ctx.shapes)
+        return tuple(torch.zeros(shape, dtype=dtype, device=device) for shape, dtype, device in ctx.inputs)
 
 
 def nothing(*inputs: Tensor) -> Tensor:
-    """A tensor of shape (0,) that depends on `inputs`, through which backward reaches them with gradients of zero."""
+    """A tensor of shape (0,) that depends on `inputs`, through which backward reaches them with gradients of zero.
+
+    It has the type of the first that can have a gradient, so that it leads backward past indices, too.
+    """
     return apply(_Nothing, *inputs) if inputs else torch.empty(0)

@@ -31,13 +31,13 @@ class _SendReceive(torch.autograd.Function):
     def forward(ctx: _Context, x: Tensor, source: Partition, target: Partition, agreed: Agreement) -> Tensor:
         ctx.ends, ctx.agreed, ctx.brought = (source, target), agreed, (x.shape, x.dtype)
         shape = (0,) if target.place is None else agreed.shapes[source.ranks[target.place]]
-        return _send(x, source, target, torch.empty(shape, dtype=agreed.dtype))
+        return _send(x, source, target, x.new_empty(shape, dtype=agreed.dtype))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: _Context, grad: Tensor) -> tuple[Tensor | None, ...]:
         source, target = ctx.ends
-        dx = torch.empty(ctx.brought[0] if source.active else (0,), dtype=ctx.agreed.dtype)
+        dx = grad.new_empty(ctx.brought[0] if source.active else (0,), dtype=ctx.agreed.dtype)
         return returned(_send(grad, target, source, dx), ctx.brought), None, None, None
 
 

@@ -36,14 +36,14 @@ class Copies:
 
     def down(self, x: Tensor) -> Tensor:
         """This rank's copy, without elements where it has none; `x` counts on the first ranks."""
-        held = {i: self._room(i) if at else x.contiguous() for i, at in self._mine().items()}
+        held = {i: self._room(x, i) if at else x.contiguous() for i, at in self._mine().items()}
         for span in self._spans():
             sends, recvs = self._below(span), self._above(span)
             self.comm.exchange(
                 {rank: held[i] for rank, i in sends.items()}, {rank: held[i] for rank, i in recvs.items()}
             )
         if self.number is None:
-            return torch.empty(0, dtype=self.dtype)
+            return x.new_empty(0, dtype=self.dtype)
         return held[self.number].clone() if self.number == self.first else held[self.number]
 
     def up(self, y: Tensor) -> Tensor:
@@ -54,14 +54,14 @@ class Copies:
         sums = {} if self.number is None else {self.number: summable(y.contiguous())}
         for span in reversed(self._spans()):
             sends, recvs = self._above(span), self._below(span)
-            addends = {i: summable(self._room(i)) for i in recvs.values()}
+            addends = {i: summable(self._room(y, i)) for i in recvs.values()}
             self.comm.exchange(
                 {rank: sums[i] for rank, i in sends.items()}, {rank: addends[i] for rank, i in recvs.items()}
             )
             for i, addend in addends.items():
                 sums[i] = addend.add_(sums[i]) if i in sums else addend
         if self.first is None:
-            return torch.empty(0, dtype=self.dtype)
+            return y.new_empty(0, dtype=self.dtype)
         total = sums[self.first]
         total = torch.view_as_complex(total) if self.dtype.is_complex else total.to(self.dtype)
         return total.clone() if len(self.groups[self.first]) == 1 else total
@@ -84,8 +84,8 @@ class Copies:
         """The rank, if any, that hands it to this one."""
         return {self.groups[i][at - span]: i for i, at in self._mine().items() if span <= at < 2 * span}
 
-    def _room(self, i: int) -> Tensor:
-        return torch.empty(self.shapes[i], dtype=self.dtype)
+    def _room(self, like: Tensor, i: int) -> Tensor:
+        return like.new_empty(self.shapes[i], dtype=self.dtype)
 
 
 def copies_from(small: Partition, large: Partition, agreed: Agreement) -> Copies:

@@ -14,6 +14,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from autopar.runtime.transport.device import cuda_aware
+
 
 class Work(Protocol):
     """A collective under way. Its tensor is not to be touched until `wait` has returned."""
@@ -119,7 +121,7 @@ def joined(parts: Sequence[Tensor]) -> Tensor:
 
 
 def check_tensors(where: str, tensors: Sequence[Tensor]) -> None:
-    """Tensors handed to a communicator are contiguous and in CPU memory; anything else is a mistake of ours."""
+    """Tensors handed to a communicator are contiguous and where it can reach them; anything else is a mistake of ours."""
     for tensor in tensors:
         assert tensor.is_contiguous(), f"{where}: a tensor of shape {tuple(tensor.shape)} is not contiguous"
-        assert tensor.is_cpu, f"{where}: a tensor lies on {tensor.device}, not in CPU memory"
+        assert tensor.is_cpu or cuda_aware(), f"{where}: a tensor lies on {tensor.device}, not in CPU memory"

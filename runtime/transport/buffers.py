@@ -70,6 +70,11 @@ def row(tensors: Sequence[Tensor], size: int) -> Buffer:
     return _raw(tensors[0].data_ptr(), size * len(tensors), size)
 
 
+def typed_row(tensors: Sequence[Tensor]) -> Buffer:
+    """Equal addends that lie in a row, one per rank."""
+    return _typed(tensors[0].data_ptr(), tensors[0].numel() * len(tensors), tensors[0].dtype, len(tensors))
+
+
 # Building a message costs as much as sending a small one: those of the last addresses are kept. They hold no memory.
 @lru_cache(maxsize=4096)
 def _typed(address: int, numel: int, dtype: torch.dtype, ranks: int) -> Buffer:

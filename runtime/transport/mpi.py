@@ -23,13 +23,14 @@ from mpi4py import MPI
 from torch import Tensor
 
 from autopar.runtime.transport.base import Comm, Work, check_tensors, joined, restore, summable
-from autopar.runtime.transport.buffers import SUMMED, equal, in_a_row, pieces, raw, row, typed
+from autopar.runtime.transport.buffers import SUMMED, equal, in_a_row, pieces, raw, row, typed, typed_row
 from autopar.runtime.transport.courier import Courier, Parcel
 from autopar.runtime.transport.node import Round
 from autopar.runtime.transport.sums import Sums
 
 _HOME_BYTES = 128 << 10  # from here on, a tensor in shared memory is summed there
 _STAGED_BYTES = 1 << 20  # from here on, any other tensor is summed through shared memory
+_CROWDED_BYTES = 8 << 20  # and from here on, if ranks have to share cores, where every wait is a change of process
 
 
 class MpiComm(Comm):
@@ -82,7 +83,7 @@ class MpiComm(Comm):
 
     def _all_reduce(self, tensor: Tensor) -> None:
         total = summable(tensor)
-        if total.nbytes >= _HOME_BYTES and self._through_memory(total):
+        if total.is_cpu and total.nbytes >= _HOME_BYTES and self._through_memory(total):
             self._shared().all_reduce(total)
         else:
             self._mpi.Allreduce(MPI.IN_PLACE, typed(total), MPI.SUM)
@@ -120,10 +121,18 @@ class MpiComm(Comm):
     def reduce_scatter(self, parts: Sequence[Tensor], out: Tensor) -> None:
         start = time.perf_counter()
         check_tensors("reduce_scatter", (*parts, out))
-        plain = out.dtype in SUMMED
-        addends = parts if plain else [summable(part) for part in parts]
-        total = out if plain else summable(out)
-        if self._size > 1 and sum([part.nbytes for part in addends]) >= _STAGED_BYTES and self._shared().one_node:
+        size = out.nbytes
+        small = size * self._size < _STAGED_BYTES
+        if small and out.dtype in SUMMED and equal(parts, size) and in_a_row(parts, size):
+            self._mpi.Reduce_scatter_block(typed_row(parts), typed(out), MPI.SUM)
+        else:
+            self._reduce_scatter(parts, out)
+        self._seconds += time.perf_counter() - start
+
+    def _reduce_scatter(self, parts: Sequence[Tensor], out: Tensor) -> None:
+        addends = [summable(part) for part in parts]
+        total = summable(out)
+        if self._staged(sum(part.nbytes for part in addends)) and self._shared().calm:
             self._shared().reduce_scatter(addends, total)
         else:
             source = joined(addends)  # named, for it has to outlive the call: MPI knows its address only
@@ -131,9 +140,7 @@ class MpiComm(Comm):
                 self._mpi.Reduce_scatter_block(typed(source, self._size), typed(total), MPI.SUM)
             else:
                 self._mpi.Reduce_scatter(typed(source), typed(total), [part.numel() for part in addends], MPI.SUM)
-        if not plain:
-            restore(out, total)
-        self._seconds += time.perf_counter() - start
+        restore(out, total)
 
     def all_to_all(self, sends: Sequence[Tensor], recvs: Sequence[Tensor], even: bool = False) -> None:
         start = time.perf_counter()
@@ -207,7 +214,13 @@ class MpiComm(Comm):
     def _through_memory(self, total: Tensor) -> bool:
         """Alike on all ranks, since a sum has one size on all of them."""
         shared = self._shared()
-        return shared.usable and (total.nbytes >= _STAGED_BYTES or shared.at_home(total))
+        return shared.usable and (shared.at_home(total) or self._staged(total.nbytes))
+
+    def _staged(self, size: int) -> bool:
+        """Whether a sum of `size` bytes is worth the way through shared memory."""
+        if size < _STAGED_BYTES or self._size == 1:
+            return False
+        return size >= _CROWDED_BYTES or self._shared().calm
 
     def _over_network(self, total: Tensor) -> bool:
         """Whether a sum is worth a thread: a large one, of which every rank is on a node of its own."""

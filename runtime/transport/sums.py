@@ -38,7 +38,11 @@ _MEMORY = Path("/dev/shm")
 
 
 class Sums:
-    """The sums of one communicator. Making and freeing it is collective; `usable` is alike on all ranks."""
+    """The sums of one communicator. Making and freeing it is collective.
+
+    Alike on all ranks: `usable`, whether any two ranks share a node; `one_node`, whether all do; `calm`, whether each of
+    them then has a core for itself.
+    """
 
     def __init__(self, comm: MPI.Intracomm) -> None:
         self._comm = comm
@@ -47,6 +51,8 @@ class Sums:
         self._slices = min(sizes)
         self.one_node = self._slices == comm.size
         self.usable = max(sizes) > 1
+        cores = comm.allgather(len(os.sched_getaffinity(0)))
+        self.calm = self.one_node and all(node <= own for node, own in zip(sizes, cores, strict=True))
         self._peers: MPI.Intracomm | None = None
         if self.usable and not self.one_node:
             self._peers = self._peers_of(comm)

@@ -95,6 +95,23 @@ def test_a_parameter_that_only_some_ranks_use():
     simulate(2, rank)
 
 
+@pytest.mark.parametrize("to_none", [True, False])
+def test_gradients_that_are_cleared_before_their_sum_are_forgotten(to_none):
+    """Those from before the passes that leave their sums to later ones, too."""
+
+    def rank():
+        probe = Probe(Grid("2x1"), [WHOLE] * 5, [torch.float64] * 5, 64)
+        probe.backward([0, 1], 5)
+        with probe.sums.accumulate():
+            probe.backward([0], 7)
+        torch.optim.SGD(probe.parameters.values(), lr=1.0).zero_grad(set_to_none=to_none)
+        probe.backward([0, 1], 1)
+        assert probe.parameters["p0"].grad.tolist() == [3.0] * 3
+        assert probe.parameters["p1"].grad.tolist() == [[6.0] * 2] * 2
+
+    simulate(2, rank)
+
+
 def test_buckets_are_filled_in_reverse_order_and_not_beyond_their_size():
     def rank():
         probe = Probe(Grid("2x1"), [WHOLE] * 5, [torch.float64] * 5, 48)

@@ -97,6 +97,8 @@ def test_only_the_rows_that_are_read_are_wanted():
         ({"size": 4, "mode": "bilinear"}, "the modes are nearest, nearest-exact, area, linear"),
         ({"size": 4, "scale_factor": 2.0}, "exactly one"),
         ({}, "exactly one"),
+        ({"size": (4, 4)}, r"size=\(4, 4\)\n  rule: there is one number for each of the 1 spatial dims"),
+        ({"scale_factor": ()}, "one number for each"),
     ],
 )
 def test_refusals(given, message):

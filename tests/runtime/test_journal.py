@@ -1,5 +1,6 @@
 """What ranks note of themselves is what others read: calls, counts, states; nothing stays behind."""
 
+import dataclasses
 import gc
 import os
 import signal
@@ -92,9 +93,13 @@ def test_the_state_of_a_process():
     while journal.process_state(process.pid, born) == "running" and time.monotonic() < until:
         time.sleep(0.01)
     assert journal.process_state(process.pid, born) == "stopped"
-    process.kill()
+    seen = journal.Seen(0, process.pid, born, "stopped", True, 0.0, {}, ())
+    journal.kill(dataclasses.replace(seen, born=born + 1))
+    assert journal.process_state(process.pid, born) == "stopped", "another process is left alone"
+    journal.kill(seen)
     process.communicate()
     assert journal.process_state(process.pid, born) == "gone"
+    journal.kill(seen)  # and is no error
     assert journal.process_state(os.getpid(), born + 1) == "gone", "another process under the same number"
     assert journal.process_state(process.pid, 0) == "running", "where nothing is known nobody is accused"
 

@@ -116,6 +116,14 @@ def test_an_exchange_waits_for_its_peers_only():
     assert in_vain([first, trading, one(2, "ended")]) == {1}
 
 
+def test_a_rank_that_was_stopped_in_an_exchange_may_have_what_it_needs():
+    """Its message has come, the sender has gone on to a sum, and both go on once it is let go on."""
+    stopped = one(1, "stopped", waits=call(5, 0, peers=(0,)), entered={6: 0})
+    sender = one(0, waits=call(6, 1), entered={6: 1})
+    assert awaited(stopped, [sender, stopped]) == [0]
+    assert not in_vain([sender, stopped])
+
+
 def test_ranks_of_other_hosts_may_still_come():
     """Only ranks that have noted the group are known; who is not known is not held against anybody."""
     waits = one(0, waits=call(5, 2), entered={5: 2})
@@ -137,6 +145,15 @@ def test_the_account_tells_all_ranks_and_groups_those_alike():
         "  fix: find out who has stopped rank 3: `kill -CONT` lets it go on",
         "last calls of ranks 0-2, 5:",
     ]
+
+
+def test_several_ranks_have_plural_verbs_and_nothing_else_changes():
+    said = Call("analysis is done", "build/program.py:7", "", "", "", (), 5, 1, 1.0)
+    waits = [one(rank, waits=said, entered={5: 1}) for rank in (0, 1)]
+    ended = [one(rank, "ended", entered={5: 0}) for rank in (2, 3)]
+    text = account(0, [*waits, *ended], 4.0, 0)
+    assert "  - ranks 0, 1 wait for ranks 2, 3 in analysis is done at build/program.py:7 (1.0 s)" in text
+    assert "  - ranks 2, 3 have ended, before" in text
 
 
 def test_the_fix_depends_on_the_cause():

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autopar.runtime import simulate
-from autopar.runtime.partition import Decomposition
-from autopar.runtime.partition_family import PARTITION_FAMILY, copies_of, draw_case, live
+from autopar.runtime.partition import Decomposition, spread
+from autopar.runtime.partition_family import PARTITION_FAMILY, draw_case, live
 from autopar.runtime.primitives.memory import Add, Allocate, Chain, Clear, Deallocate, copy, matrix, move
 from autopar.runtime.transport.world import default_world
 
@@ -74,10 +74,10 @@ def derivation(case, source, target, sizes):
     if case.name == "send_receive":
         steps = [copy(x[a], y[b]) for a, b in zip(source.ranks, target.ranks, strict=True)]
     elif case.name == "broadcast":
-        number = copies_of(case, source, target).number
+        number = spread(source, target).number
         steps = [copy(x[source.ranks[i]], y[b]) for b, i in zip(target.ranks, number, strict=True)]
     elif case.name == "sum_reduce":
-        number = copies_of(case, source, target).number
+        number = spread(target, source).number
         steps = [Add(x[a], y[target.ranks[i]]) for a, i in zip(source.ranks, number, strict=True)]
     elif case.name == "all_sum_reduce":
         array = torch.tensor(source.ranks).reshape(source.shape)

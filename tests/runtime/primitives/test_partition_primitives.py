@@ -21,7 +21,8 @@ from autopar.runtime import (
     simulate,
     sum_reduce,
 )
-from autopar.runtime.partition_family import PARTITION_FAMILY, case_error, copies_of, draw_case, live
+from autopar.runtime.partition import spread
+from autopar.runtime.partition_family import PARTITION_FAMILY, case_error, draw_case, live
 
 CASES = st.tuples(st.sampled_from(sorted(PARTITION_FAMILY)), st.integers(1, 8), st.integers(0, 2**32))
 
@@ -44,10 +45,10 @@ def whole_of(plain, xs, source, target):
     if plain.name == "send_receive":
         return {to: xs[origin] for origin, to in zip(source.ranks, target.ranks, strict=True)}
     if plain.name == "broadcast":
-        number = copies_of(plain, source, target).number
+        number = spread(source, target).number
         return {rank: xs[source.ranks[i]] for rank, i in zip(target.ranks, number, strict=True)}
     if plain.name == "sum_reduce":
-        number = copies_of(plain, source, target).number
+        number = spread(target, source).number
         return {
             rank: sum(xs[origin] for origin, j in zip(source.ranks, number, strict=True) if j == i)
             for i, rank in enumerate(target.ranks)
@@ -139,6 +140,9 @@ def test_nothing_leads_backward_with_zeros():
     y.sum().backward()
     assert torch.equal(x.grad, torch.zeros(2, 3))
     assert torch.equal(w.grad, torch.zeros(4))
+    table = torch.ones(3, 2, requires_grad=True)
+    nothing(torch.tensor([0, 2]), table).sum().backward()  # of an embedding
+    assert torch.equal(table.grad, torch.zeros(3, 2))
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.int8, torch.int32, torch.int64, torch.uint8, torch.float32])
@@ -155,6 +159,20 @@ def test_types(name, dtype):
             return y.dtype
 
     assert simulate(6, rank_main) == [dtype] * 6
+
+
+@pytest.mark.parametrize("name", sorted({*PARTITION_FAMILY} - {"all_sum_reduce"}))
+def test_results_lie_where_operands_do(name):
+    """On a device without memory, which is all that one rank needs where nothing is summed or sent."""
+
+    def rank_main():
+        with live(drawn(name, 1, 2), default_world()) as here:
+            x = torch.ones(here.shape, device="meta", requires_grad=True)
+            y = here.function(x)
+            (dx,) = torch.autograd.grad(y, x, torch.ones_like(y))
+            return y.device.type, dx.device.type, nothing(x, y).device.type
+
+    assert simulate(1, rank_main) == [("meta", "meta", "meta")]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -1,0 +1,181 @@
+"""A communicator that also takes tensors of a device, whatever the communicator under it can reach.
+
+    stage(comm)  ->  the same ranks and calls;  device.py has the copies and the host buffers
+
+Device tensors are copied to pinned host memory, the wrapped method works there, and results are copied back on the
+current stream. A call waits for the device before data leave it, since MPI knows nothing of streams; it does not wait
+for what it copies back. Tensors of the CPU pass through, and one call may have both.
+
+Over a CUDA-aware MPI, device pointers go straight to it where that is safe: sums, broadcasts, exchanges, all-to-alls,
+and all-gathers of one size. The rest is staged there too: Open MPI takes no device memory in collectives that do not
+block, what is not in one piece of memory has no common address on a device, and sums through a node's shared memory are
+the CPU's work. A blocking sum over such an MPI has its tensor on the device on all ranks or on none.
+
+A communicator over NCCL would stand in the place of `Staged`: another implementation of `Comm`, made in `stage` from
+the same `comm`, over which it tells NCCL's identifier to all ranks, and to which it leaves CPU tensors and objects.
+"""
+
+# ruff: noqa: D102  (the methods of a communicator are described once, in base.py)
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from autopar.runtime.transport.base import Comm, Work, restore, summable
+from autopar.runtime.transport.device import CUDA, Host, Laid, cuda_aware
+from autopar.runtime.transport.watched import Watched
+from autopar.runtime.transport.world import simulated_world
+
+
+def stage(comm: Comm) -> Comm:
+    """`comm` itself without CUDA; otherwise one that takes device tensors too. What is watched was staged before."""
+    if isinstance(comm, Staged | Watched) or not torch.cuda.is_available():
+        return comm
+    return Staged(comm, Host(CUDA), simulated_world() is None and cuda_aware())
+
+
+class Staged(Comm):
+    """`inner`, which device tensors reach through `host`, or, where `direct` and it can, as they are."""
+
+    def __init__(self, inner: Comm, host: Host, direct: bool = False) -> None:
+        self._inner = inner
+        self._host = host
+        self._direct = direct
+        self._on_host = host.device.on_host
+
+    @property
+    def rank(self) -> int:
+        return self._inner.rank
+
+    @property
+    def size(self) -> int:
+        return self._inner.size
+
+    @property
+    def seconds(self) -> float:
+        """Without the waits for the device: those are for computing, whoever does the waiting."""
+        return self._inner.seconds
+
+    def empty(self, numel: int, dtype: torch.dtype) -> Tensor:
+        return self._inner.empty(numel, dtype)
+
+    def release(self, tensor: Tensor) -> None:
+        self._inner.release(tensor)
+
+    def all_reduce(self, tensor: Tensor) -> None:
+        if self._on_host(tensor):
+            self._inner.all_reduce(tensor)
+            return
+        total = summable(tensor) if self._direct else tensor  # MPI cannot convert on the device; torch can
+        both = (total,)
+        with self._reached(both, both, True) as ((place,), _):
+            self._inner.all_reduce(place)
+        restore(tensor, total)
+
+    def start_all_reduce(self, tensor: Tensor) -> Work:
+        """As in base.py; waits until the tensor is computed, so that all ranks begin their sums in one order."""
+        if self._on_host(tensor):
+            return self._inner.start_all_reduce(tensor)
+        laid = self._host.lay((tensor,))
+        laid.fetch()
+        return _Work(self._inner.start_all_reduce(laid.places[0]), laid)
+
+    def all_gather(self, tensor: Tensor, outs: Sequence[Tensor]) -> None:
+        if self._on_host(tensor) and self._all_on_host(outs):
+            self._inner.all_gather(tensor, outs)
+            return
+        one_size = len({out.nbytes for out in outs}) == 1
+        with self._reached((tensor,), outs, one_size) as ((sent,), places):
+            self._inner.all_gather(sent, places)
+
+    def reduce_scatter(self, parts: Sequence[Tensor], out: Tensor) -> None:
+        if self._on_host(out) and self._all_on_host(parts):
+            self._inner.reduce_scatter(parts, out)
+            return
+        with self._reached(parts, (out,), False) as (sent, (place,)):
+            self._inner.reduce_scatter(sent, place)
+
+    def all_to_all(self, sends: Sequence[Tensor], recvs: Sequence[Tensor], even: bool = False) -> None:
+        if self._all_on_host(sends) and self._all_on_host(recvs):
+            self._inner.all_to_all(sends, recvs, even)
+            return
+        with self._reached(sends, recvs, not even) as (sent, places):  # even messages may have to be joined first
+            self._inner.all_to_all(sent, places, even)
+
+    def exchange(self, sends: dict[int, Tensor], recvs: dict[int, Tensor]) -> None:
+        if self._all_on_host(sends.values()) and self._all_on_host(recvs.values()):
+            self._inner.exchange(sends, recvs)
+            return
+        with self._reached(tuple(sends.values()), tuple(recvs.values()), True) as (sent, places):
+            self._inner.exchange(dict(zip(sends, sent, strict=True)), dict(zip(recvs, places, strict=True)))
+
+    def broadcast(self, tensor: Tensor, root: int) -> None:
+        if self._on_host(tensor):
+            self._inner.broadcast(tensor, root)
+            return
+        gives, takes = ((tensor,), ()) if self.rank == root else ((), (tensor,))
+        with self._reached(gives, takes, True) as (sent, places):
+            self._inner.broadcast((*sent, *places)[0], root)
+
+    def gather_objects(self, item: object) -> list[object]:
+        return self._inner.gather_objects(item)
+
+    def split(self, color: int, key: int) -> Comm:
+        return Staged(self._inner.split(color, key), self._host, self._direct)
+
+    def barrier(self) -> None:
+        self._inner.barrier()
+
+    def free(self) -> None:
+        self._inner.free()
+
+    def abort(self, code: int) -> None:
+        self._inner.abort(code)
+
+    def _all_on_host(self, tensors: Iterable[Tensor]) -> bool:
+        return all(map(self._on_host, tensors))
+
+    @contextmanager
+    def _reached(
+        self, gives: Sequence[Tensor], takes: Sequence[Tensor], straight: bool
+    ) -> Iterator[tuple[Sequence[Tensor], Sequence[Tensor]]]:
+        """Where the wrapped method finds what this rank gives, and leaves what it takes; the same if these are one.
+
+        `straight` says that the method takes device memory as it is, if MPI does.
+        """
+        if self._direct and straight:
+            self._host.settle((*gives, *takes))
+            yield gives, takes
+            return
+        given = self._host.lay(gives)
+        given.fetch()
+        taken = given if takes is gives else self._host.lay(takes)
+        yield given.places, taken.places
+        taken.bring()
+        given.leave()
+
+
+class _Work(Work):
+    """A sum under way on the host; the tensor gets it on the stream that is current when the end is seen."""
+
+    def __init__(self, work: Work, laid: Laid) -> None:
+        self._work = work
+        self._laid: Laid | None = laid
+
+    def wait(self) -> None:
+        if self._laid is not None:
+            self._work.wait()
+            self._finish(self._laid)
+
+    def test(self) -> bool:
+        if self._laid is not None and self._work.test():
+            self._finish(self._laid)
+        return self._laid is None
+
+    def _finish(self, laid: Laid) -> None:
+        self._laid = None
+        laid.bring()
