@@ -165,8 +165,11 @@ class GradientSums:
         """
         self._earlier = {}
         for parameter, bucket in self._home.items():
-            if parameter.grad is not None and (self._summing or bucket.comm.rank):
-                self._earlier |= {parameter: parameter.grad.clone()} if self._summing else {}
+            if parameter.grad is None:
+                continue
+            if self._summing:
+                self._earlier[parameter] = parameter.grad.clone()
+            if self._summing or bucket.comm.rank:
                 parameter.grad = None
 
     def free(self) -> None:

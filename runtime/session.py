@@ -36,6 +36,9 @@ from autopar.runtime.transport.world import simulated_world
 class Parallel(nn.Module):
     """The model on a grid.
 
+    Gradients of copied parameters lie in memory that the next backward pass overwrites, and that `rebalance` and `free`
+    give back: clone what is to be kept for longer.
+
     Raises ProgramMismatch where program and description do not fit, CheckpointError for the source. `dtype` replaces
     every floating-point dtype of parameters, buffers and inputs. `state_dict` holds this rank's parts;
     `full_state_dict` the whole.

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 
@@ -32,6 +33,18 @@ _PAGE = 4096
 _SPINS = 300  # looks at the counters before a waiting rank offers its core to others
 
 Stage = Callable[[], MPI.Request | None]
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _offer_core() -> None:
+    if hasattr(os, "sched_yield"):
+        os.sched_yield()
+    else:
+        time.sleep(1e-6)
 
 
 class Shared:
@@ -99,7 +112,7 @@ class Rounds:
         self._open: deque[Round] = deque()
         self._lock = threading.Lock()
         self._mine[_POSTED] = self._mine[_ACTED] = 0
-        self._spins = _SPINS if len(os.sched_getaffinity(0)) >= comm.size else 0
+        self._spins = _SPINS if cores() >= comm.size else 0
         self._control.sync()
         comm.Barrier()
 
@@ -132,7 +145,7 @@ class Rounds:
             looks += 1
             if looks > self._spins and not one.over:
                 self._comm.Iprobe()  # what MPI still has to send for others moves only when it is called
-                os.sched_yield()
+                _offer_core()
 
     def free(self) -> None:
         """Give the counters' memory back; nothing may be under way."""

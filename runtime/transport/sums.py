@@ -29,7 +29,7 @@ from mpi4py import MPI
 from torch import Tensor
 
 from autopar.runtime.transport.buffers import typed
-from autopar.runtime.transport.node import Round, Rounds, Shared
+from autopar.runtime.transport.node import Round, Rounds, Shared, cores
 
 _BLOCK_BYTES = 1 << 19  # of one slot
 _CHUNK_BYTES = 1 << 18  # added and spread at once: what was added is still in the cache when it is spread
@@ -51,8 +51,7 @@ class Sums:
         self._slices = min(sizes)
         self.one_node = self._slices == comm.size
         self.usable = max(sizes) > 1
-        cores = comm.allgather(len(os.sched_getaffinity(0)))
-        self.calm = self.one_node and all(node <= own for node, own in zip(sizes, cores, strict=True))
+        self.calm = self.one_node and comm.allreduce(cores(), MPI.MIN) >= comm.size
         self._peers: MPI.Intracomm | None = None
         if self.usable and not self.one_node:
             self._peers = self._peers_of(comm)
