@@ -165,7 +165,8 @@ class _Writer:
 
         returned = ", ".join(str(names(held)) for held in outputs)
         rows = [row for line in body for row in self._rows(line, names, returned if line is body[-1] else "")]
-        rows = [*_images_first(arguments, rows), *rows]
+        inputs = [one for one in arguments if name == "forward"]  # a block's arguments come from convolutions already
+        rows = [*_images_first(inputs, rows), *rows]
         if not rows or not rows[-1][0].startswith("    return "):
             rows.append((f"    return {returned}", ""))
         return "\n".join([f"def {name}({', '.join(['p', *arguments])}):", *_with_comments(rows)])
@@ -196,8 +197,8 @@ class _Writer:
 
 
 def _images_first(arguments: Sequence[str], rows: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Images that a convolution reads are put into the order of memory in which oneDNN and cuDNN work; what is computed
-    from them keeps it, and no convolution has to reorder its operands again (docs/results.md).
+    """Images that a convolution reads are put into the order of memory in which oneDNN works; what is computed from them
+    keeps it, and no convolution has to reorder its operands again (docs/results.md).
     """
     read = [name for name in arguments if any(f"F.conv2d({name}, " in statement for statement, _ in rows)]
     return [
