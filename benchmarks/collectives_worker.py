@@ -47,8 +47,8 @@ def contenders(comm: MpiComm, world: MPI.Intracomm, numel: int) -> dict[str, dic
     ranks, part = world.size, -(-numel // world.size)
     whole, other = written(numel), written(numel)
     at_home = comm.empty(numel, torch.float32).zero_()
-    padded, target, piece = written(part * ranks), written(part * ranks), written(part)
-    parts, targets = list(padded.split(part)), list(target.split(part))
+    padded, target = written(part * ranks).view(ranks, part), written(part * ranks).view(ranks, part)
+    piece, parts, targets = written(part), list(padded), list(target)
     copy = lambda: other.copy_(whole)  # noqa: E731
     return {
         "all_reduce": {
@@ -62,19 +62,19 @@ def contenders(comm: MpiComm, world: MPI.Intracomm, numel: int) -> dict[str, dic
             "copy": copy,
             "MPI": lambda: world.Reduce_scatter_block(padded.numpy(), piece.numpy()),
             "gloo": lambda: gloo.reduce_scatter(piece, parts),
-            "autopar": lambda: comm.reduce_scatter(parts, piece),
+            "autopar": lambda: comm.reduce_scatter(padded, piece),
         },
         "all_gather": {
             "copy": copy,
             "MPI": lambda: world.Allgather(piece.numpy(), target.numpy()),
             "gloo": lambda: gloo.all_gather(targets, piece),
-            "autopar": lambda: comm.all_gather(piece, targets),
+            "autopar": lambda: comm.all_gather(piece, target),
         },
         "all_to_all": {
             "copy": copy,
             "MPI": lambda: world.Alltoall(padded.numpy(), target.numpy()),
             "gloo": lambda: gloo.all_to_all_single(target, padded),
-            "autopar": lambda: comm.all_to_all(parts, targets, even=True),
+            "autopar": lambda: comm.all_to_all(padded, target),
         },
     }
 

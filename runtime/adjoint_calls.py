@@ -24,7 +24,7 @@ from torch import Tensor
 from autopar.layout import Layout
 from autopar.runtime.adjoints import Operator, Pullback, differentiated
 from autopar.runtime.primitives.table import COPIED, PARTIAL, PRIMITIVES, SHARD
-from autopar.runtime.transport.base import Comm
+from autopar.runtime.transport.base import Comm, pieces_of
 
 _BY_CODE: Mapping[CodeType, tuple[Callable[..., Tensor], Layout, Layout]] = {
     inspect.unwrap(one[0]).__code__: one for one in PRIMITIVES
@@ -149,13 +149,13 @@ def _start_all_reduce(comm: Comm, given: Mapping[str, Any]) -> Sent:
 
 def _all_gather(comm: Comm, given: Mapping[str, Any]) -> Sent:
     """Shard to Copied; the adjoint is a reduce-scatter."""
-    gathered, scattered = _gathering(comm, [out.numel() for out in given["outs"]])
+    gathered, scattered = _gathering(comm, [out.numel() for out in pieces_of(given["outs"])])
     return (given["tensor"].numel(),), lambda x: (gathered(x), scattered), SHARD, COPIED
 
 
 def _reduce_scatter(comm: Comm, given: Mapping[str, Any]) -> Sent:
     """Partial to Shard; the adjoint is an all-gather."""
-    sizes = [part.numel() for part in given["parts"]]
+    sizes = [part.numel() for part in pieces_of(given["parts"])]
     gathered, scattered = _gathering(comm, sizes)
     return (sum(sizes),), lambda x: (scattered(x), gathered), PARTIAL, SHARD
 
@@ -176,7 +176,7 @@ def _gathering(comm: Comm, sizes: Sequence[int]) -> tuple[Pullback, Pullback]:
 
 def _all_to_all(comm: Comm, given: Mapping[str, Any]) -> Sent:
     """Shard to Shard; the adjoint sends everything back."""
-    sent, received = ([part.numel() for part in given[name]] for name in ("sends", "recvs"))
+    sent, received = ([part.numel() for part in pieces_of(given[name])] for name in ("sends", "recvs"))
 
     def moved(x: Tensor, sizes: Sequence[int], others: Sequence[int]) -> Tensor:
         y = x.new_empty(sum(others))

@@ -92,7 +92,7 @@ def _combine(local: Tensor, axis: Axis) -> Tensor:
     """The statistics (count, means, squares) of all ranks of the axis together."""
     channels = len(local) // 2
     every = local.new_empty(axis.size, len(local))
-    axis.comm.all_gather(local, every.unbind())
+    axis.comm.all_gather(local, every)
     counts, means, squares = every[:, :1], every[:, 1 : 1 + channels], every[:, 1 + channels :]
     count = counts.sum()
     mean = (counts * means).sum(0) / count.clamp(min=1)

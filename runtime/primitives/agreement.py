@@ -63,7 +63,7 @@ def agree(name: str, x: Tensor, comm: Comm, holders: Sequence[int]) -> Agreement
     assert len(mine) <= _WORDS, f"{name}: a tensor of {x.dim()} dims"
     words = torch.tensor(mine + [0] * (_WORDS - len(mine)))
     every = torch.empty(comm.size, _WORDS, dtype=torch.int64)
-    comm.all_gather(words, list(every))
+    comm.all_gather(words, every)
     brought: list[list[int]] = every.tolist()
     types = [_TYPES[words[0]] for words in brought]
     if len({types[rank] for rank in holders}) > 1:

@@ -20,6 +20,7 @@ from autopar.layout import Shard
 from autopar.runtime.grid import Axis
 from autopar.runtime.primitives.cut import Cut, cut_extent, cut_local
 from autopar.runtime.primitives.function import Context, apply
+from autopar.runtime.transport.base import pieces_of
 
 
 class _AllToAll(torch.autograd.Function):
@@ -48,14 +49,16 @@ def all_to_all(x: Tensor, axis: Axis, source: Shard, target: Shard, extent: int)
 def _redistribute(x: Tensor, axis: Axis, source: Cut, target: Cut) -> Tensor:
     if source.dim == target.dim:
         return _recut(x, axis, source, target)
-    parts = target.parts(x)
-    for rank, part in enumerate(parts):
-        target_region = target.region(x, rank)
-        part.copy_(target_region.reshape(part.shape))
-    out = x.new_empty(source.shape(parts[axis.index]))
-    pieces = source.parts(out)
-    axis.comm.all_to_all(parts, pieces, even=source.even and target.even)
-    for rank, piece in enumerate(pieces):
+    sends = target.room(x)
+    for rank, part in enumerate(sends):
+        part.copy_(target.region(x, rank).reshape(part.shape))
+    out = x.new_empty(source.shape(sends[axis.index]))
+    recvs = source.room(out)
+    if source.even and target.even:
+        axis.comm.all_to_all(sends, recvs)
+    else:
+        axis.comm.all_to_all(pieces_of(sends), pieces_of(recvs))
+    for rank, piece in enumerate(recvs):
         source.place(piece, out, rank)
     return out
 

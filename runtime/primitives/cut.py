@@ -7,7 +7,6 @@ A dim of extent n is read as ``blocks x m x unit`` and the middle factor is cut 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from autopar.errors import ProgramMismatch, refusal
 from autopar.runtime.grid import Axis
+from autopar.runtime.transport.base import Pieces
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +68,22 @@ class Cut:
         extent = self.extent if rank is None else self.size(rank)
         return (*like.shape[: self.dim], extent, *like.shape[self.dim + 1 :])
 
-    def parts(self, like: Tensor) -> tuple[Tensor, ...]:
-        """Room for one part per rank, one after another in one piece of memory."""
+    def room(self, like: Tensor) -> Pieces:
+        """Room for every rank's part, one after another in one piece of memory."""
         shapes = [self.shape(like, rank) for rank in range(self.ranks)]
+        if self.even:
+            return like.new_empty((self.ranks, *shapes[0]))
         sizes = [torch.Size(shape).numel() for shape in shapes]
-        room = torch.split(like.new_empty(sum(sizes)), sizes)
-        return tuple(piece.view(shape) for piece, shape in zip(room, shapes, strict=True))
+        parts = torch.split(like.new_empty(sum(sizes)), sizes)
+        return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+    def in_order(self, whole: Tensor) -> Pieces | None:
+        """Every rank's part of a contiguous tensor, where these lie one after another in its memory."""
+        if self.blocks != 1 or any(n != 1 for n in whole.shape[: self.dim]):
+            return None
+        if self.even:
+            return whole.view(self.ranks, *self.shape(whole, 0))
+        return [self.region(whole, rank) for rank in range(self.ranks)]
 
 
 def cut_whole(x: Tensor, dim: int, axis: Axis, blocks: int, unit: int) -> Cut:
@@ -105,33 +115,27 @@ def cut_local(x: Tensor, dim: int, axis: Axis, extent: int, blocks: int, unit: i
 def gather_parts(x: Tensor, axis: Axis, cut: Cut) -> Tensor:
     """The whole tensor, of which this rank holds the part `x`."""
     whole = x.new_empty(cut.shape(x))
-    regions = [cut.region(whole, rank) for rank in range(cut.ranks)]
-    if all(region.is_contiguous() for region in regions):
-        axis.comm.all_gather(x.contiguous(), regions)
+    parts = cut.in_order(whole)
+    if parts is not None:
+        axis.comm.all_gather(x.contiguous(), parts)
         return whole
-    parts = cut.parts(x)
+    parts = cut.room(x)
     axis.comm.all_gather(x.contiguous(), parts)
-    place_all(cut, parts, whole)
-    return whole
-
-
-def place_all(cut: Cut, parts: Sequence[Tensor], whole: Tensor) -> None:
-    """Write every rank's part to where it belongs in `whole`."""
     for rank, part in enumerate(parts):
         cut.place(part, whole, rank)
+    return whole
 
 
 def sum_parts(whole: Tensor, axis: Axis, cut: Cut) -> Tensor:
     """This rank's part of the sum over the axis of `whole`."""
     source = whole.contiguous()
-    regions = [cut.region(source, rank) for rank in range(cut.ranks)]
-    if not all(region.is_contiguous() for region in regions):
-        parts = cut.parts(whole)
-        for part, region in zip(parts, regions, strict=True):
-            part.copy_(region.reshape(part.shape))
-        regions = list(parts)
     out = whole.new_empty(cut.shape(whole, axis.index))
-    axis.comm.reduce_scatter(regions, out)
+    parts = cut.in_order(source)
+    if parts is None:
+        parts = cut.room(whole)
+        for rank, part in enumerate(parts):
+            part.copy_(cut.region(source, rank).reshape(part.shape))
+    axis.comm.reduce_scatter(parts, out)
     return out
 
 

@@ -16,6 +16,10 @@ from torch import Tensor
 
 from autopar.runtime.transport.device import cuda_aware
 
+Pieces = (
+    Sequence[Tensor] | Tensor
+)  # one per rank; a tensor is cut along its first dim, which is best where all are equal
+
 
 class Work(Protocol):
     """A collective under way. Its tensor is not to be touched until `wait` has returned."""
@@ -58,16 +62,16 @@ class Comm(Protocol):
     def start_all_reduce(self, tensor: Tensor) -> Work:
         """Begin `all_reduce`; the sum stands in `tensor` once the returned work is done."""
 
-    def all_gather(self, tensor: Tensor, outs: Sequence[Tensor]) -> None:
+    def all_gather(self, tensor: Tensor, outs: Pieces) -> None:
         """Fill ``outs[i]`` with rank i's `tensor`. Sizes may differ between ranks; any may be empty."""
 
-    def reduce_scatter(self, parts: Sequence[Tensor], out: Tensor) -> None:
+    def reduce_scatter(self, parts: Pieces, out: Tensor) -> None:
         """Fill `out` with the sum over all ranks of their ``parts[rank]``."""
 
-    def all_to_all(self, sends: Sequence[Tensor], recvs: Sequence[Tensor], even: bool = False) -> None:
+    def all_to_all(self, sends: Pieces, recvs: Pieces) -> None:
         """Send ``sends[j]`` to rank j and fill ``recvs[i]`` from rank i. Sizes may differ; any may be empty.
 
-        `even` promises that all messages of all ranks have one size, which is faster for small ones.
+        Both are sequences, or both are tensors, alike on all ranks.
         """
 
     def exchange(self, sends: dict[int, Tensor], recvs: dict[int, Tensor]) -> None:
@@ -90,6 +94,11 @@ class Comm(Protocol):
 
     def abort(self, code: int) -> None:
         """End the whole job, not this group alone, with exit status `code`."""
+
+
+def pieces_of(given: Pieces) -> Sequence[Tensor]:
+    """The pieces one by one."""
+    return given.unbind() if isinstance(given, Tensor) else given
 
 
 def summable(tensor: Tensor) -> Tensor:

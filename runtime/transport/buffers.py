@@ -9,6 +9,8 @@ import torch
 from mpi4py import MPI
 from torch import Tensor
 
+from autopar.runtime.transport.base import check_tensors
+
 Buffer = list[object]  # what mpi4py takes for a message: [memory, count(s), (displacements,) datatype]
 
 _TYPES = {
@@ -30,16 +32,25 @@ SUMMED = frozenset(_TYPES)  # the types that MPI can add as they are
 
 def typed(tensor: Tensor, ranks: int = 1) -> Buffer:
     """A tensor to be summed; its elements are counted per rank."""
+    assert tensor.is_contiguous(), _scattered(tensor)
     return _typed(tensor.data_ptr(), tensor.numel(), tensor.dtype, ranks)
 
 
 def raw(tensor: Tensor) -> Buffer:
     """A tensor to be moved."""
+    assert tensor.is_contiguous(), _scattered(tensor)
     return _raw(tensor.data_ptr(), tensor.nbytes)
+
+
+def raw_row(tensor: Tensor, ranks: int) -> Buffer:
+    """A tensor to be moved in equal pieces, one per rank."""
+    assert tensor.is_contiguous(), _scattered(tensor)
+    return _raw(tensor.data_ptr(), tensor.nbytes, ranks)
 
 
 def pieces(tensors: Sequence[Tensor]) -> Buffer:
     """One piece per rank, each wherever it lies in memory: sizes and displacements in bytes from the lowest address."""
+    check_tensors("pieces", tensors)
     sizes = [tensor.nbytes for tensor in tensors]
     places = [tensor.data_ptr() for tensor in tensors]
     held = [(place, place + size) for place, size in zip(places, sizes, strict=True) if size]
@@ -49,32 +60,6 @@ def pieces(tensors: Sequence[Tensor]) -> Buffer:
     return [_memory(base, end - base), (sizes, displacements), MPI.BYTE]
 
 
-def equal(tensors: Sequence[Tensor], size: int) -> bool:
-    """Whether all tensors have this many bytes."""
-    sizes = [tensor.nbytes for tensor in tensors]
-    return sizes.count(size) == len(sizes)
-
-
-def in_a_row(tensors: Sequence[Tensor], size: int) -> bool:
-    """Whether the tensors lie one after another in memory, `size` bytes each."""
-    place: int = tensors[0].data_ptr()
-    for tensor in tensors:
-        if tensor.data_ptr() != place:
-            return False
-        place += size
-    return True
-
-
-def row(tensors: Sequence[Tensor], size: int) -> Buffer:
-    """Equal pieces that lie in a row, one per rank."""
-    return _raw(tensors[0].data_ptr(), size * len(tensors), size)
-
-
-def typed_row(tensors: Sequence[Tensor]) -> Buffer:
-    """Equal addends that lie in a row, one per rank."""
-    return _typed(tensors[0].data_ptr(), tensors[0].numel() * len(tensors), tensors[0].dtype, len(tensors))
-
-
 # Building a message costs as much as sending a small one: those of the last addresses are kept. They hold no memory.
 @lru_cache(maxsize=4096)
 def _typed(address: int, numel: int, dtype: torch.dtype, ranks: int) -> Buffer:
@@ -82,9 +67,13 @@ def _typed(address: int, numel: int, dtype: torch.dtype, ranks: int) -> Buffer:
 
 
 @lru_cache(maxsize=4096)
-def _raw(address: int, size: int, count: int | None = None) -> Buffer:
-    return [_memory(address, size), size if count is None else count, MPI.BYTE]
+def _raw(address: int, size: int, ranks: int = 1) -> Buffer:
+    return [_memory(address, size), size // ranks, MPI.BYTE]
 
 
 def _memory(address: int, size: int) -> MPI.memory | None:
     return MPI.memory.fromaddress(address, size) if size else None
+
+
+def _scattered(tensor: Tensor) -> str:
+    return f"a tensor of shape {tuple(tensor.shape)} and strides {tensor.stride()} is not contiguous"

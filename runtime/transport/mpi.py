@@ -22,8 +22,8 @@ import torch
 from mpi4py import MPI
 from torch import Tensor
 
-from autopar.runtime.transport.base import Comm, Work, check_tensors, joined, restore, summable
-from autopar.runtime.transport.buffers import SUMMED, equal, in_a_row, pieces, raw, row, typed, typed_row
+from autopar.runtime.transport.base import Comm, Pieces, Work, check_tensors, joined, pieces_of, restore, summable
+from autopar.runtime.transport.buffers import SUMMED, pieces, raw, raw_row, typed
 from autopar.runtime.transport.courier import Courier, Parcel
 from autopar.runtime.transport.node import Round
 from autopar.runtime.transport.sums import Sums
@@ -74,7 +74,6 @@ class MpiComm(Comm):
 
     def all_reduce(self, tensor: Tensor) -> None:
         start = time.perf_counter()
-        check_tensors("all_reduce", (tensor,))
         if tensor.dtype in SUMMED and tensor.nbytes < _HOME_BYTES:  # the shortest way: here every microsecond counts
             self._mpi.Allreduce(MPI.IN_PLACE, typed(tensor), MPI.SUM)
         else:
@@ -91,7 +90,6 @@ class MpiComm(Comm):
 
     def start_all_reduce(self, tensor: Tensor) -> Work:
         start = time.perf_counter()
-        check_tensors("start_all_reduce", (tensor,))
         total = summable(tensor)
         work: Work
         if self._sums is not None and self._sums.at_home(total):
@@ -104,65 +102,63 @@ class MpiComm(Comm):
         self._seconds += time.perf_counter() - start
         return work
 
-    def all_gather(self, tensor: Tensor, outs: Sequence[Tensor]) -> None:
+    def all_gather(self, tensor: Tensor, outs: Pieces) -> None:
         start = time.perf_counter()
-        check_tensors("all_gather", (tensor, *outs))
-        size = tensor.nbytes
-        if not equal(outs, size):
-            self._mpi.Allgatherv(raw(tensor), pieces(outs))
-        elif in_a_row(outs, size):
-            self._mpi.Allgather(raw(tensor), row(outs, size))
+        if isinstance(outs, Tensor):
+            self._mpi.Allgather(raw(tensor), raw_row(outs, self._size))
         else:
-            room = _like(outs)
-            self._mpi.Allgather(raw(tensor), row(room, size))
-            _copy(room, outs)
+            self._all_gather(tensor, outs)
         self._seconds += time.perf_counter() - start
 
-    def reduce_scatter(self, parts: Sequence[Tensor], out: Tensor) -> None:
-        start = time.perf_counter()
-        check_tensors("reduce_scatter", (*parts, out))
-        size = out.nbytes
-        small = size * self._size < _STAGED_BYTES
-        if small and out.dtype in SUMMED and equal(parts, size) and in_a_row(parts, size):
-            self._mpi.Reduce_scatter_block(typed_row(parts), typed(out), MPI.SUM)
+    def _all_gather(self, tensor: Tensor, outs: Sequence[Tensor]) -> None:
+        if len({out.nbytes for out in outs}) == 1:
+            room = outs[0].new_empty(self._size, outs[0].numel())
+            self._mpi.Allgather(raw(tensor), raw_row(room, self._size))
+            for piece, out in zip(room, outs, strict=True):
+                out.view(-1).copy_(piece)
         else:
-            self._reduce_scatter(parts, out)
+            self._mpi.Allgatherv(raw(tensor), pieces(outs))
+
+    def reduce_scatter(self, parts: Pieces, out: Tensor) -> None:
+        start = time.perf_counter()
+        if isinstance(parts, Tensor) and parts.nbytes < _STAGED_BYTES and parts.dtype in SUMMED:
+            self._mpi.Reduce_scatter_block(typed(parts, self._size), typed(out), MPI.SUM)
+        else:
+            self._reduce_scatter(pieces_of(parts), out)
         self._seconds += time.perf_counter() - start
 
     def _reduce_scatter(self, parts: Sequence[Tensor], out: Tensor) -> None:
+        check_tensors("reduce_scatter", (*parts, out))
         addends = [summable(part) for part in parts]
         total = summable(out)
         if self._staged(sum(part.nbytes for part in addends)) and self._shared().calm:
             self._shared().reduce_scatter(addends, total)
         else:
             source = joined(addends)  # named, for it has to outlive the call: MPI knows its address only
-            if equal(addends, total.nbytes):
+            if {part.nbytes for part in addends} == {total.nbytes}:
                 self._mpi.Reduce_scatter_block(typed(source, self._size), typed(total), MPI.SUM)
             else:
                 self._mpi.Reduce_scatter(typed(source), typed(total), [part.numel() for part in addends], MPI.SUM)
         restore(out, total)
 
-    def all_to_all(self, sends: Sequence[Tensor], recvs: Sequence[Tensor], even: bool = False) -> None:
+    def all_to_all(self, sends: Pieces, recvs: Pieces) -> None:
         start = time.perf_counter()
-        check_tensors("all_to_all", (*sends, *recvs))
-        if even:
-            size = sends[0].nbytes
-            source = sends if in_a_row(sends, size) else _like(sends)
-            target = recvs if in_a_row(recvs, size) else _like(recvs)
-            _copy(sends, source)
-            self._mpi.Alltoall(row(source, size), row(target, size))
-            _copy(target, recvs)
+        if isinstance(sends, Tensor):
+            assert isinstance(recvs, Tensor), "all_to_all: messages of one size are sent, but others are expected"
+            self._mpi.Alltoall(raw_row(sends, self._size), raw_row(recvs, self._size))
         else:
-            others = [rank for rank in range(self._size) if rank != self._rank]
-            requests = [self._mpi.Irecv(raw(recvs[rank]), rank) for rank in others if recvs[rank].numel()]
-            requests += [self._mpi.Isend(raw(sends[rank]), rank) for rank in others if sends[rank].numel()]
-            recvs[self._rank].view(-1).copy_(sends[self._rank].view(-1))
-            MPI.Request.Waitall(requests)
+            self._all_to_all(sends, pieces_of(recvs))
         self._seconds += time.perf_counter() - start
+
+    def _all_to_all(self, sends: Sequence[Tensor], recvs: Sequence[Tensor]) -> None:
+        others = [rank for rank in range(self._size) if rank != self._rank]
+        requests = [self._mpi.Irecv(raw(recvs[rank]), rank) for rank in others if recvs[rank].numel()]
+        requests += [self._mpi.Isend(raw(sends[rank]), rank) for rank in others if sends[rank].numel()]
+        recvs[self._rank].view(-1).copy_(sends[self._rank].view(-1))
+        MPI.Request.Waitall(requests)
 
     def exchange(self, sends: dict[int, Tensor], recvs: dict[int, Tensor]) -> None:
         start = time.perf_counter()
-        check_tensors("exchange", (*sends.values(), *recvs.values()))
         requests = [self._mpi.Irecv(raw(tensor), source) for source, tensor in recvs.items()]
         requests += [self._mpi.Isend(raw(tensor), to) for to, tensor in sends.items()]
         MPI.Request.Waitall(requests)
@@ -170,7 +166,6 @@ class MpiComm(Comm):
 
     def broadcast(self, tensor: Tensor, root: int) -> None:
         start = time.perf_counter()
-        check_tensors("broadcast", (tensor,))
         self._mpi.Bcast(raw(tensor), root)
         self._seconds += time.perf_counter() - start
 
@@ -276,14 +271,3 @@ class _Sum(Work):
     def _finish(self) -> None:
         restore(self._tensor, self._total)
         self._request = None
-
-
-def _like(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Room for tensors of one size, in a row."""
-    return list(tensors[0].new_empty(len(tensors), tensors[0].numel()).unbind())
-
-
-def _copy(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> None:
-    if sources is not targets:
-        for source, target in zip(sources, targets, strict=True):
-            target.view(-1).copy_(source.view(-1))

@@ -25,7 +25,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from autopar.runtime.transport.base import Comm, Work, restore, summable
+from autopar.runtime.transport.base import Comm, Pieces, Work, restore, summable
 from autopar.runtime.transport.device import CUDA, Host, Laid, cuda_aware
 from autopar.runtime.transport.watched import Watched
 from autopar.runtime.transport.world import simulated_world
@@ -84,27 +84,29 @@ class Staged(Comm):
         laid.fetch()
         return _Work(self._inner.start_all_reduce(laid.places[0]), laid)
 
-    def all_gather(self, tensor: Tensor, outs: Sequence[Tensor]) -> None:
-        if self._on_host(tensor) and self._all_on_host(outs):
+    def all_gather(self, tensor: Tensor, outs: Pieces) -> None:
+        takes = _listed(outs)
+        if self._on_host(tensor) and self._all_on_host(takes):
             self._inner.all_gather(tensor, outs)
             return
-        one_size = len({out.nbytes for out in outs}) == 1
-        with self._reached((tensor,), outs, one_size) as ((sent,), places):
-            self._inner.all_gather(sent, places)
+        with self._reached((tensor,), takes, isinstance(outs, Tensor)) as ((sent,), places):
+            self._inner.all_gather(sent, _as_given(outs, places))
 
-    def reduce_scatter(self, parts: Sequence[Tensor], out: Tensor) -> None:
-        if self._on_host(out) and self._all_on_host(parts):
+    def reduce_scatter(self, parts: Pieces, out: Tensor) -> None:
+        gives = _listed(parts)
+        if self._on_host(out) and self._all_on_host(gives):
             self._inner.reduce_scatter(parts, out)
             return
-        with self._reached(parts, (out,), False) as (sent, (place,)):
-            self._inner.reduce_scatter(sent, place)
+        with self._reached(gives, (out,), False) as (sent, (place,)):
+            self._inner.reduce_scatter(_as_given(parts, sent), place)
 
-    def all_to_all(self, sends: Sequence[Tensor], recvs: Sequence[Tensor], even: bool = False) -> None:
-        if self._all_on_host(sends) and self._all_on_host(recvs):
-            self._inner.all_to_all(sends, recvs, even)
+    def all_to_all(self, sends: Pieces, recvs: Pieces) -> None:
+        gives, takes = _listed(sends), _listed(recvs)
+        if self._all_on_host(gives) and self._all_on_host(takes):
+            self._inner.all_to_all(sends, recvs)
             return
-        with self._reached(sends, recvs, not even) as (sent, places):  # even messages may have to be joined first
-            self._inner.all_to_all(sent, places, even)
+        with self._reached(gives, takes, True) as (sent, places):
+            self._inner.all_to_all(_as_given(sends, sent), _as_given(recvs, places))
 
     def exchange(self, sends: dict[int, Tensor], recvs: dict[int, Tensor]) -> None:
         if self._all_on_host(sends.values()) and self._all_on_host(recvs.values()):
@@ -157,6 +159,15 @@ class Staged(Comm):
         yield given.places, taken.places
         taken.bring()
         given.leave()
+
+
+def _listed(given: Pieces) -> Sequence[Tensor]:
+    return (given,) if isinstance(given, Tensor) else given
+
+
+def _as_given(given: Pieces, tensors: Sequence[Tensor]) -> Pieces:
+    """What stands for the tensors of `given`, as one tensor if that is one."""
+    return tensors[0] if isinstance(given, Tensor) else tensors
 
 
 class _Work(Work):

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from autopar.errors import CommError, refusal
-from autopar.runtime.transport.base import Comm, Work, check_tensors, restore, summable
+from autopar.runtime.transport.base import Comm, Pieces, Work, check_tensors, pieces_of, restore, summable
 from autopar.runtime.transport.world import use_world
 
 T = TypeVar("T")
@@ -180,18 +180,21 @@ class ThreadComm(Comm):
         check_tensors("start_all_reduce", [tensor])
         return _Sum(self, tensor, "start_all_reduce")
 
-    def all_gather(self, tensor: Tensor, outs: Sequence[Tensor]) -> None:
+    def all_gather(self, tensor: Tensor, outs: Pieces) -> None:
+        outs = pieces_of(outs)
         check_tensors("all_gather", [tensor, *outs])
         for out, sent in zip(outs, self._meet("all_gather", tensor.clone()), strict=True):
             out.copy_(_same_size("all_gather", sent, out))
 
-    def reduce_scatter(self, parts: Sequence[Tensor], out: Tensor) -> None:
+    def reduce_scatter(self, parts: Pieces, out: Tensor) -> None:
+        parts = pieces_of(parts)
         check_tensors("reduce_scatter", [*parts, out])
         given = self._meet("reduce_scatter", [summable(part).clone() for part in parts])
         restore_sum(out, [sent[self._rank] for sent in given])
 
-    def all_to_all(self, sends: Sequence[Tensor], recvs: Sequence[Tensor], even: bool = False) -> None:
-        assert not even or len({part.nbytes for part in (*sends, *recvs)}) == 1, "messages of one size were promised"
+    def all_to_all(self, sends: Pieces, recvs: Pieces) -> None:
+        assert isinstance(sends, Tensor) == isinstance(recvs, Tensor), "messages of one size, or of any"
+        sends, recvs = (pieces_of(given) for given in (sends, recvs))
         check_tensors("all_to_all", [*sends, *recvs])
         given = self._meet("all_to_all", [part.clone() for part in sends])
         for recv, sent in zip(recvs, given, strict=True):

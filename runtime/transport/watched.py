@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,7 +25,7 @@ from autopar.runtime import fingerprint, journal, sites, watchdog
 from autopar.runtime.fingerprint import Print
 from autopar.runtime.journal import Journal
 from autopar.runtime.sites import Site
-from autopar.runtime.transport.base import Comm, Work
+from autopar.runtime.transport.base import Comm, Pieces, Work, pieces_of
 from autopar.runtime.transport.world import simulated_world
 
 
@@ -109,24 +109,25 @@ class Watched(Comm):
         finally:
             self._end()
 
-    def all_gather(self, tensor: Tensor, outs: Sequence[Tensor]) -> None:
+    def all_gather(self, tensor: Tensor, outs: Pieces) -> None:
         self._begin("all_gather", tensor, (tensor,), outs)
         try:
             self._inner.all_gather(tensor, outs)
         finally:
             self._end()
 
-    def reduce_scatter(self, parts: Sequence[Tensor], out: Tensor) -> None:
+    def reduce_scatter(self, parts: Pieces, out: Tensor) -> None:
         self._begin("reduce_scatter", out, parts)
         try:
             self._inner.reduce_scatter(parts, out)
         finally:
             self._end()
 
-    def all_to_all(self, sends: Sequence[Tensor], recvs: Sequence[Tensor], even: bool = False) -> None:
+    def all_to_all(self, sends: Pieces, recvs: Pieces) -> None:
+        even = isinstance(sends, Tensor)
         self._begin("all_to_all", sends[self.rank], sends, recvs, "even" if even else "")
         try:
-            self._inner.all_to_all(sends, recvs, even)
+            self._inner.all_to_all(sends, recvs)
         finally:
             self._end()
 
@@ -186,15 +187,14 @@ class Watched(Comm):
         finally:
             self._end()
 
-    def _begin(
-        self, call: str, tensor: Tensor, gives: Sequence[Tensor], takes: Sequence[Tensor] = (), detail: str = ""
-    ) -> None:
+    def _begin(self, call: str, tensor: Tensor, gives: Pieces, takes: Pieces = (), detail: str = "") -> None:
         site = sites.here(sys._getframe(2))
         if self._notes is not None and self._count is not None:
             self._notes.enter(self._count, _text(call, site, tensor.shape, tensor.dtype, self.label, ()))
         if self._check:
             try:
-                self._compare(fingerprint.take(call, site, gives, takes, detail))
+                given, taken = (pieces_of(one) for one in (gives, takes))
+                self._compare(fingerprint.take(call, site, given, taken, detail))
             except BaseException:
                 self._end()
                 raise

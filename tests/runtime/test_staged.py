@@ -94,7 +94,10 @@ def every_call(comm: Comm, place, seed, dtype):
     comm.all_gather(given(5), [room(5) for _ in range(ranks)])
     comm.reduce_scatter([given(size) for size in uneven[0]], room(uneven[0][rank]))
     comm.all_to_all([given(size) for size in uneven[rank]], [room(row[rank]) for row in uneven])
-    comm.all_to_all([given(3) for _ in range(ranks)], [room(3) for _ in range(ranks)], even=True)
+    comm.all_to_all([given(3) for _ in range(ranks)], [room(3) for _ in range(ranks)])
+    comm.all_gather(given(5), room(5 * ranks).view(ranks, 5))
+    comm.reduce_scatter(given(4 * ranks).view(ranks, 4), room(4))
+    comm.all_to_all(given(3 * ranks).view(ranks, 3), room(3 * ranks).view(ranks, 3))
     for _ in range(3):  # the second may meet a buffer that is still being copied to the device
         comm.broadcast(given(4) if rank == 0 else room(4), 0)
     for step in range(1, ranks):
@@ -139,10 +142,10 @@ def test_a_cuda_aware_mpi_is_given_device_tensors_where_that_is_safe():
         guard = Guard(default_world(), [])
         buffers = Buffers()
         every_call(Staged(guard, buffers.host, True), on_device, 3, torch.float16)
-        scattered = next(tensors for name, tensors in guard.calls if name == "all_gather")
-        even = [tensors for name, tensors in guard.calls if name == "all_to_all"][1]
-        assert len({one.numel() for one in scattered}) > 1
-        return guard.reached_by_device(), any(isinstance(one, OnDevice) for one in (*scattered, *even))
+        uneven, listed, whole = ([*tensors] for name, tensors in guard.calls if name == "all_gather")
+        assert len({one.numel() for one in uneven}) > 1
+        assert all(isinstance(one, OnDevice) for one in whole)
+        return guard.reached_by_device(), any(isinstance(one, OnDevice) for one in (*uneven, *listed))
 
     assert simulate(3, on_rank) == [(STRAIGHT, False)] * 3
 
