@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -65,7 +66,8 @@ class Watched(Comm):
         self._inner = inner
         self._group = group
         self._notes = notes
-        self._check = check
+        self._words = inner.split(0, inner.rank) if check else None  # comparisons never meet what they compare
+        self._unsettled: deque[_Comparison] = deque()
         self._splits = 0
         self.label = group.label
         self._count = None if notes is None else notes.join(group.key)
@@ -100,9 +102,9 @@ class Watched(Comm):
     def start_all_reduce(self, tensor: Tensor) -> Work:
         site = sites.here(sys._getframe(1))
         check = None
-        if self._check:
-            mine = fingerprint.take("start_all_reduce", site, (tensor,), ())
-            check = _Comparison(self, mine, fingerprint.summary(mine))
+        if self._words is not None:
+            check = _Comparison(fingerprint.take("start_all_reduce", site, (tensor,), ()), self._words)
+            self._unsettled.append(check)
         number = self._note("start_all_reduce", site, tensor)
         try:
             return _Work(self, self._inner.start_all_reduce(tensor), tensor, number, check)
@@ -138,14 +140,14 @@ class Watched(Comm):
             first = next(iter((*recvs.values(), *sends.values())), None)
             self._notes.repeat(self._count, _text("exchange", site, *_kind(first), self.label, peers), 0)
         try:
-            if self._check:
-                self._compare_messages(site, sends, recvs)
+            if self._words is not None:
+                self._compare_messages(self._words, site, sends, recvs)
             self._inner.exchange(sends, recvs)
         finally:
             self._end()
 
     def broadcast(self, tensor: Tensor, root: int) -> None:
-        self._begin("broadcast", tensor, (tensor,), (), f"from {self._group.members[root]}" if self._check else "")
+        self._begin("broadcast", tensor, (tensor,), (), f"from {self._group.members[root]}" if self._words else "")
         try:
             self._inner.broadcast(tensor, root)
         finally:
@@ -162,13 +164,15 @@ class Watched(Comm):
         name = _key(f"{self._group.key} {self._splits} {color}")
         self._splits += 1
         group = _Group(name, members, f"ranks {', '.join(map(str, members))}")
-        return Watched(inner, group, self._notes, self._check)
+        return Watched(inner, group, self._notes, self._words is not None)
 
     def barrier(self) -> None:
         with self._noted("barrier"):
             self._inner.barrier()
 
     def free(self) -> None:
+        if self._words is not None:
+            self._words.free()
         self._inner.free()
         if self._notes is not None and self._count is not None:
             self._notes.quit(self._count)
@@ -191,7 +195,7 @@ class Watched(Comm):
         site = sites.here(sys._getframe(2))
         if self._notes is not None and self._count is not None:
             self._notes.enter(self._count, _text(call, site, tensor.shape, tensor.dtype, self.label, ()))
-        if self._check:
+        if self._words is not None:
             try:
                 given, taken = (pieces_of(one) for one in (gives, takes))
                 self._compare(fingerprint.take(call, site, given, taken, detail))
@@ -214,41 +218,53 @@ class Watched(Comm):
             self._notes.leave()
 
     def _compare(self, mine: Print) -> None:
-        if self._check:
-            every = [fingerprint.unpack(one) for one in self._inner.gather_objects(fingerprint.pack(mine))]
+        self._settle()
+        if self._words is not None:
+            every = [fingerprint.unpack(one) for one in self._words.gather_objects(fingerprint.pack(mine))]
             fingerprint.compare(every, self._group.members, self.label)
 
-    def _compare_messages(self, site: Site, sends: dict[int, Tensor], recvs: dict[int, Tensor]) -> None:
+    def _settle(self, last: _Comparison | None = None) -> None:
+        """Finish the comparisons of sums under way in the order of their beginning, all or those up to `last`.
+
+        Only here are words exchanged about them, never when a rank merely looks: it would wait for others that may be
+        waiting for it over another group.
+        """
+        while self._unsettled and (last is None or last.open):
+            first = self._unsettled.popleft()
+            first.wait()
+            if not first.fits:
+                self._unsettled.clear()
+                self._compare(first.mine)
+
+    def _compare_messages(self, words: Comm, site: Site, sends: dict[int, Tensor], recvs: dict[int, Tensor]) -> None:
         mine = fingerprint.take("exchange", site, (), ())
         expected = {source: fingerprint.letter(mine, tensor) for source, tensor in recvs.items()}
         got = {source: torch.empty_like(one) for source, one in expected.items()}
-        self._inner.exchange({to: fingerprint.letter(mine, tensor) for to, tensor in sends.items()}, got)
+        words.exchange({to: fingerprint.letter(mine, tensor) for to, tensor in sends.items()}, got)
         fingerprint.open_letters(expected, got, self._group.members, self.rank, self.label)
 
 
 class _Comparison:
     """A comparison that waits for nobody: a sum of numbers goes ahead of the sum that is checked."""
 
-    def __init__(self, comm: Watched, mine: Print, numbers: Tensor) -> None:
-        self._comm = comm
-        self._mine = mine
-        self._numbers = numbers
-        self._work: Work | None = comm._inner.start_all_reduce(numbers)
+    def __init__(self, mine: Print, words: Comm) -> None:
+        self.mine = mine
+        self.open = True
+        self._ranks = words.size
+        self._numbers = fingerprint.summary(mine)
+        self._work = words.start_all_reduce(self._numbers)
 
     def wait(self) -> None:
-        if self._work is not None:
-            self._work.wait()
-            self._finish()
+        self._work.wait()
+        self.open = False
 
     def test(self) -> bool:
-        if self._work is not None and self._work.test():
-            self._finish()
-        return self._work is None
+        """Whether the numbers are there, and fit; what does not fit stays as it is until it is waited for."""
+        return not self.open or (self._work.test() and self.fits)
 
-    def _finish(self) -> None:
-        self._work = None
-        if not fingerprint.alike(self._numbers, self._comm.size):
-            self._comm._compare(self._mine)
+    @property
+    def fits(self) -> bool:
+        return fingerprint.alike(self._numbers, self._ranks)
 
 
 class _Work(Work):
@@ -265,7 +281,7 @@ class _Work(Work):
         self._comm._note_wait(sites.here(sys._getframe(1)), self._tensor, self._number)
         try:
             if self._check is not None:
-                self._check.wait()
+                self._comm._settle(self._check)
             self._work.wait()
         finally:
             self._comm._end()

@@ -214,3 +214,20 @@ def test_every_order_of_unequal_hashes_is_seen():
     for numbers in itertools.product((0, 1, 3), repeat=3):
         sums = torch.tensor([sum(numbers), sum(n * n for n in numbers)])
         assert alike(sums, 3) == (len(set(numbers)) == 1)
+
+
+def test_sums_that_differ_are_told_where_ranks_begin_more_of_them_before_they_look(checked):
+    """Rank 1 looks at its first sum at once, the others after a second one and after a call over another group."""
+
+    def program():
+        first, second = Grid("3x2").axes
+        comm = first.comm
+        works = [comm.start_all_reduce(torch.ones(one_rank(first, 3, 2)))]
+        if first.index == 1:
+            assert not any(works[0].test() for _ in range(100))
+        works.append(comm.start_all_reduce(torch.ones(4)))
+        all_sum(torch.ones(2), second)
+        works[-1].wait()
+
+    with pytest.raises(CommError, match=r"(?s)axis0: the sizes do not fit.*rank.* float32 \[2\].*rank.* float32 \[3\]"):
+        simulate(6, program)
