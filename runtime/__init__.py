@@ -37,10 +37,10 @@ from autopar.runtime.primitives.zero_fill import zero_fill
 from autopar.runtime.program import Program
 from autopar.runtime.session import Parallel
 from autopar.runtime.transport.threads import simulate
-from autopar.runtime.transport.world import default_world
 from autopar.runtime.wide import wide
 from autopar.runtime.wide_cost import wide_saves
 from autopar.runtime.windows import avg_pool, conv, conv_transpose, max_pool, pad
+from autopar.runtime.world import default_world
 
 __all__ = [
     "AvgPool",
