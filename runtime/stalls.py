@@ -43,9 +43,9 @@ def account(me: int, every: Sequence[Seen], now: float, elsewhere: int) -> str:
     where = f"rank {me}, {mine.waiting}" if mine.waiting else f"rank {me}"
     given = f"has waited for {now - mine.since:.1f} s" + (", and would wait for ever" if vain else "")
     rule = "all ranks of a group enter the same calls, in one order"
-    lines = _together(every, lambda one: _state(one, every), lambda one: now - one.since)
+    lines = _together(every, lambda one: _state(one, every, elsewhere), lambda one: now - one.since)
     lines += [f"{elsewhere} ranks on other hosts, which speak for themselves"] if elsewhere else []
-    return refusal(where, given, rule, lines, _fix(every, vain)) + "\n" + _tables(every, now)
+    return refusal(where, given, rule, lines, _fix(every, vain, elsewhere)) + "\n" + _tables(every, now)
 
 
 def last_seen(one: Seen) -> str:
@@ -55,7 +55,7 @@ def last_seen(one: Seen) -> str:
     return f"{'in' if one.inside else 'after'} {one.calls[0]}{_source(one.calls[0].source)}"
 
 
-def _state(one: Seen, every: Sequence[Seen]) -> str:
+def _state(one: Seen, every: Sequence[Seen], elsewhere: int) -> str:
     call = one.waiting
     if one.state == "ended":
         return f"has ended, {last_seen(one)}"
@@ -68,11 +68,11 @@ def _state(one: Seen, every: Sequence[Seen]) -> str:
     ranks = awaited(one, every)
     source = _source(call.source)
     if not ranks:
-        return f"is in {call}, which all others have entered{source}"
+        return f"is in {call}, which all others{' on this host' if elsewhere else ''} have entered{source}"
     return f"waits for {_ranks(ranks)} in {call}{source}"
 
 
-def _fix(every: Sequence[Seen], vain: bool) -> str:
+def _fix(every: Sequence[Seen], vain: bool, elsewhere: int) -> str:
     found: dict[str, list[int]] = {}
     for one in every:
         found.setdefault("computing" if one.state == "running" and not one.inside else one.state, []).append(one.rank)
@@ -87,6 +87,8 @@ def _fix(every: Sequence[Seen], vain: bool) -> str:
     if "computing" in found:
         slow = _ranks(found["computing"])
         return f"if {slow} only needs longer, set AUTOPAR_TIMEOUT to more seconds (0: no limit)"
+    if elsewhere:
+        return "look at the other hosts: a rank there is late or has ended, or the network between them is down"
     return "all have entered: the network, or sizes that differ (AUTOPAR_CHECK=1 compares them)"
 
 

@@ -171,6 +171,9 @@ def test_the_fix_depends_on_the_cause():
     assert "a rank has left out a call, or made one too many, near these lines" in account(0, circle, 10.0, 0)
     together = [waits, one(1, waits=call(5, 2), entered={5: 2})]
     assert "which all others have entered" in account(0, together, 10.0, 0)
+    apart = account(0, together, 10.0, 2)
+    assert "which all others on this host have entered" in apart
+    assert "look at the other hosts" in apart
 
 
 def test_where_a_rank_was_last_seen():
