@@ -83,8 +83,25 @@ def scattered(comm, chance):
         whole = given(sum(sizes), dtype, turn)
         out = torch.empty(sizes[ME], dtype=dtype)
         late(chance)
-        comm.reduce_scatter(list(whole.split(sizes)), out)
+        comm.reduce_scatter(list(whole.split(sizes)) if turn % 2 else whole.view(RANKS, -1), out)
         assert torch.equal(out, total(sum(sizes), dtype, turn).split(sizes)[ME]), (turn, sizes, dtype)
+
+
+def gathered(comm, chance):
+    """Parts of one size and of any, empty ones too, in one piece of memory and apart."""
+    for turn in range(TURNS // 4):
+        size = SIZES[turn % len(SIZES)]
+        sizes = [
+            size + 7 * ((rank + turn) % RANKS) if turn % 3 else size * (rank != turn % RANKS) for rank in range(RANKS)
+        ]
+        every = [torch.full((n,), turn + 1000.0 * rank) for rank, n in enumerate(sizes)]
+        outs = [torch.empty(n + 1)[1:].zero_() for n in sizes]
+        late(chance)
+        comm.all_gather(every[ME], outs)
+        assert all(torch.equal(one, other) for one, other in zip(outs, every, strict=True)), (turn, sizes)
+        table = torch.empty(RANKS, size)
+        comm.all_gather(torch.full((size,), float(turn + ME)), table)
+        assert torch.equal(table, turn + torch.arange(float(RANKS)).view(-1, 1).expand(RANKS, size)), (turn, size)
 
 
 def same_bits(comm, chance):
@@ -105,7 +122,7 @@ def main(staged_bytes):
     mpi._STAGED_BYTES = mpi._CROWDED_BYTES = mpi._HOME_BYTES = int(
         staged_bytes
     )  # so that small tensors, too, go through memory
-    for part in (private, at_home, overlapping, scattered, same_bits):
+    for part in (private, at_home, overlapping, scattered, gathered, same_bits):
         comm = MpiComm.world()
         part(comm, random.Random(ME))
         comm.free()
