@@ -14,13 +14,15 @@ FOLDERS := codegen configs costmodel partitioner runtime
 # Ranks share the cores: one thread each.
 export OMP_NUM_THREADS := 1
 
-.PHONY: help run test lint types format benchmark clean
+.PHONY: help run test zoo lint types format operators benchmark clean
 
 help:
 	@echo "make run        compile examples/gpt2.py for two ranks, train it, compare it with the sequential model"
 	@echo "make test       lint, then the tests"
+	@echo "make zoo        every model family on every grid, 60 pairs; \`make test\` takes 15 of them"
 	@echo "make lint       ruff, ruff format, mypy --strict, and the rules of the house"
 	@echo "make format     let ruff mend what it can"
+	@echo "make operators  write docs/operators.md from the records of the operators"
 	@echo "make benchmark  step times beside one process, DDP, DTensor and hand-written MPI"
 	@echo "make clean      remove what make made"
 
@@ -30,8 +32,11 @@ run: $(STAMP)
 
 # Tests that start ranks of their own want the cores for themselves; the others share them, a file at a time.
 test: lint
-	$(BIN)/python -m pytest -q -n auto --dist loadfile -m "not spmd and not fault"
+	$(BIN)/python -m pytest -q -n auto --dist loadfile -m "not spmd and not fault and not zoo"
 	$(BIN)/python -m pytest -q -m "spmd or fault"
+
+zoo: $(STAMP)
+	$(BIN)/python -m pytest -q -n auto tests/zoo
 
 lint: $(STAMP) types
 	$(BIN)/ruff check .
@@ -47,6 +52,9 @@ types: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+operators: $(STAMP)
+	$(BIN)/python -W ignore -m autopar.ops.catalogue docs/operators.md
 
 benchmark: $(STAMP)
 	$(BIN)/python benchmarks/step_time.py

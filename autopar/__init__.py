@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from autopar.compiler import Compiled, compile
     from autopar.folder import load
+    from autopar.ops.op import register_operator
     from autopar.parallel import parallelize
     from autopar.plan import Plan, load_plan
+    from autopar.proof import prove_operator
 
 __version__ = "0.1.0"
 
@@ -23,9 +25,11 @@ _HOMES = {
     "load": "autopar.folder",
     "load_plan": "autopar.plan",
     "parallelize": "autopar.parallel",
+    "prove_operator": "autopar.proof",
+    "register_operator": "autopar.ops.op",
 }
 
-__all__ = ["Compiled", "Plan", "compile", "load", "load_plan", "parallelize"]
+__all__ = ["Compiled", "Plan", "compile", "load", "load_plan", "parallelize", "prove_operator", "register_operator"]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 (any public name)

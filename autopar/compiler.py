@@ -16,27 +16,32 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autopar import alternatives, pins, report
 from autopar.codegen import check, program, steps
+from autopar.codegen.batch import Baked, variant
 from autopar.costmodel import machine as machines
 from autopar.costmodel.machine import Machine
 from autopar.costmodel.memory import optimizer_copies
 from autopar.errors import ConfigError, refusal
 from autopar.graph import Graph
-from autopar.graph import check as check_graph
 from autopar.grid import GridShape
+from autopar.ops.describe import without_record
+from autopar.ops.discover import explore
 from autopar.partitioner import build
 from autopar.partitioner.problem import NoChoice, Solution
 from autopar.partitioner.solve import check_method, solve
-from autopar.plan import ModelSource, Options, Plan
+from autopar.plan import BatchPlan, ModelSource, Options, Plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import torch
+
+    from autopar.capture import Captured
 
 Progress = Callable[[str, str, float], None]  # stage, what came out, seconds
 
@@ -78,6 +83,7 @@ def compile(
     pin: Sequence[str] = (),
     optimizer: str = "adamw",
     loss: str | None = None,
+    outputs: str | Sequence[str] = (),
     name: str | None = None,
     source: ModelSource | None = None,
     time_limit: float = 60.0,
@@ -89,7 +95,8 @@ def compile(
     tensors, or a function returning one. `machine` is a shipped profile's name, the path of a TOML file, or a `Machine`;
     `memory` the limit per rank, as bytes or ``"16GiB"``; without it the machine's.
     `solver` is ``auto``, ``ilp``, ``search`` or ``exhaustive``; `pin` fixes choices (``"*.c_fc: n@model"``); `optimizer` is what
-    its state is accounted for: ``sgd``, ``momentum`` or ``adamw``; `loss` names the output to train on; `time_limit` is in seconds.
+    its state is accounted for: ``sgd``, ``momentum`` or ``adamw``; `loss` names the output to train on, `outputs` others that the
+    program returns beside it (``("logits",)``); `time_limit` is in seconds.
 
     Raises CaptureError, ConfigError, or InfeasiblePlan where no plan meets the memory limit.
     """
@@ -101,20 +108,24 @@ def compile(
     asked = None if memory is None else float(machines.parse_bytes(memory))
     limit = float(profile.memory_bytes) if asked is None else asked
     chosen = pins.parse(pin, shape)
-    options = Options(asked, solver, optimizer, tuple(pin), loss, time_limit)
+    options = Options(asked, solver, optimizer, tuple(pin), loss, time_limit, _names(outputs))
     _check(options)
     with _timed(tell, "captured") as said:
-        captured = capture(model, example_inputs, name=name or _name_of(model), loss=loss)
+        captured = capture(model, example_inputs, name=name or _name_of(model), loss=loss, outputs=options.outputs)
         graph = captured.graph
-        check_graph(graph)
         said(f"{len(graph.nodes)} operators, {_count(graph)} parameters")
+    explore(without_record(graph), partial(tell, "discovered"))
     built, solution = _planned(
         graph, shape, profile, limit, optimizer, pins.apply(chosen, graph), solver, time_limit, tell
     )
     with _timed(tell, "emitted") as said:
-        plan, text = _emit(built, solution, options, source or ModelSource("", ""), captured.graph.name)
+        plan, text = _emit(built, solution, options, source or ModelSource("", ""), captured)
         said(f"{len(text.splitlines())} lines")
     return Compiled(plan, text, graph, captured.constants, built, solution, model)
+
+
+def _names(outputs: str | Sequence[str]) -> tuple[str, ...]:
+    return (outputs,) if isinstance(outputs, str) else tuple(outputs)
 
 
 def _check(options: Options) -> None:
@@ -159,19 +170,36 @@ def _planned(
 
 
 def _emit(
-    built: build.Built, solution: Solution, options: Options, source: ModelSource, title: str
+    built: build.Built, solution: Solution, options: Options, source: ModelSource, captured: Captured
 ) -> tuple[Plan, str]:
-    from autopar.runtime import __all__ as exported
-
     decision = build.decide(built, solution.choice)
     lowered = steps.lower(built.graph, decision, built.described, built.repeats, built.grid, built.machine)
     check.check(lowered, decision.homes, built.grid)
     draft = report.plan(built, solution, decision, lowered, options, source)
+    text, rows = _text(built, decision, lowered, draft, captured)
+    outputs = report.outputs(built.graph, captured.larger if not rows.fixed else None, lowered)
+    hashed = hashlib.sha256(text.encode()).hexdigest()
+    draft = replace(draft, batch=rows, outputs=outputs, evaluation=captured.evaluation)
+    return replace(draft, program_sha256=hashed), text
+
+
+def _text(
+    built: build.Built, decision: build.Decision, lowered: steps.Program, draft: Plan, captured: Captured
+) -> tuple[str, BatchPlan]:
+    """The program, for any number of rows where the model allows it, and what it says about its batch."""
+    from autopar.runtime import __all__ as exported
+
     seconds = {node.name: node.seconds_forward + node.seconds_backward for node in draft.nodes}
     inside = {node.name: report.exchanged(node) for node in draft.nodes}
-    heading = program.Text(title, Path(source.path).name, built.grid, seconds, inside)
-    text = program.emit(built.graph, decision, lowered, heading, frozenset(exported))
-    return replace(draft, program_sha256=hashlib.sha256(text.encode()).hexdigest()), text
+    heading = program.Text(built.graph.name, Path(draft.model.path).name, built.grid, seconds, inside)
+    emit = partial(program.emit, built.graph, decision, lowered, heading, frozenset(exported))
+    if captured.larger is None:
+        return emit(), BatchPlan(0, (), captured.fixed, ())
+    try:
+        one = variant(built.graph, captured.larger, decision.homes)
+        return emit(one), BatchPlan(one.rows, one.inputs, "", report.filled_by_rows(built, decision, one))
+    except Baked as why:
+        return emit(), BatchPlan(0, (), str(why), ())
 
 
 @contextmanager

@@ -131,6 +131,7 @@ def recompile(folder: str | Path) -> Compiled:
         pin=plan.options.pins,
         optimizer=plan.options.optimizer,
         loss=plan.options.loss,
+        outputs=plan.options.outputs,
         name=plan.name,
         source=ModelSource(str(path), file.sha256, file.attribute),
         time_limit=plan.options.time_limit,
@@ -178,6 +179,7 @@ def _again(plan: Plan, path: Path, folder: Path) -> str:
     given += [] if options.memory is None else ["--memory", f"{options.memory:.0f}"]
     given += [] if options.optimizer == "adamw" else ["--optimizer", options.optimizer]
     given += [] if options.loss is None else ["--loss", options.loss]
+    given += [word for output in options.outputs for word in ("--return", output)]
     given += [word for pin in options.pins for word in ("--pin", pin)]
     return shlex.join([*given, "-o", str(folder)])
 

@@ -107,7 +107,11 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """A functional graph: inputs, parameters, nodes in execution order, the loss, and the buffers that a step updates."""
+    """A functional graph: inputs, parameters, nodes in execution order, the loss, and the buffers that a step updates.
+
+    `outputs` are the other results of forward that the program returns, by their path in what forward returns;
+    `loss_path` is the loss's.
+    """
 
     name: str
     inputs: tuple[Input, ...]
@@ -116,6 +120,13 @@ class Graph:
     values: dict[str, Value]
     loss: str
     updates: tuple[tuple[str, str], ...] = ()  # (name of the buffer, name of the value that replaces it after the step)
+    outputs: tuple[tuple[str, str], ...] = ()  # (path in what forward returns, name of the value)
+    loss_path: str = ""
+
+    @property
+    def returned(self) -> tuple[str, ...]:
+        """The values that leave the program: the loss, then the outputs."""
+        return (self.loss, *(value for _, value in self.outputs))
 
     def producers(self) -> dict[str, Node]:
         """The node that yields each value; inputs and parameters have none."""
@@ -142,6 +153,6 @@ def check(graph: Graph) -> None:
             assert name not in ready, f"{node.name} makes {name} a second time"
             ready.add(name)
     assert ready == set(graph.values), f"undescribed or unmade values: {sorted(ready ^ set(graph.values))}"
-    assert graph.loss in ready, f"the loss {graph.loss} is never made"
+    assert all(name in ready for name in graph.returned), f"one of the outputs {graph.returned} is never made"
     buffers = {item.name for item in graph.parameters}
     assert all(name in buffers and value in ready for name, value in graph.updates), "an update of an unknown buffer"

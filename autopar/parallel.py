@@ -36,9 +36,15 @@ class Parallelized(Parallel):
     """A `Parallel` that knows the plan it follows and the source of the program it runs."""
 
     def __init__(
-        self, program: Program, description: Description, values: Iterator[tuple[str, Tensor]], plan: Plan, source: str
+        self,
+        program: Program,
+        description: Description,
+        values: Iterator[tuple[str, Tensor]],
+        plan: Plan,
+        source: str,
+        seed: int,
     ) -> None:
-        super().__init__(program, description, values)
+        super().__init__(program, description, values, seed=seed)
         self.plan = plan
         self.source = source
 
@@ -54,13 +60,21 @@ def parallelize(
     pin: Sequence[str] = (),
     optimizer: str = "adamw",
     loss: str | None = None,
+    outputs: str | Sequence[str] = (),
     seed: int = 0,
 ) -> Parallelized:
     """The model on the ranks of this job, one part per rank. Collective.
 
     Arguments are those of `autopar.compile`. A live module keeps its values; a function's are made from `seed`, each rank
-    making its part. Returns an ``nn.Module`` whose forward takes whole inputs on every rank and returns the loss. Raises what
-    `autopar.compile` raises, on every rank, and ProgramMismatch where the job's ranks are not the grid's.
+    making its part; dropout draws from `seed`, too. Returns an ``nn.Module`` whose forward takes whole inputs on every rank
+    and returns the loss; with `outputs` an object with the model's own fields, ``.loss`` and these, each put together on all
+    ranks when it is first read.
+
+    A batch may have any number of rows, unless the model counts them in a way of its own (``plan.batch.fixed``). ``eval()``
+    and ``train()`` are as usual where the model differs in batch norm and dropout alone (``plan.evaluation``). Called under
+    ``torch.autocast``, this compiles a program with the casts that autocast makes.
+
+    Raises what `autopar.compile` raises, on every rank, and ProgramMismatch where the job's ranks are not the grid's.
     """
     shape = grid if isinstance(grid, GridShape) else GridShape.parse(grid)
     world = default_world()
@@ -72,7 +86,7 @@ def parallelize(
 
         result = compile(
             model, example_inputs, grid=shape, machine=machine, memory=memory, solver=solver, pin=pin,
-            optimizer=optimizer, loss=loss,
+            optimizer=optimizer, loss=loss, outputs=outputs,
         )  # fmt: skip
         return result.source, to_json(result.plan), dict(result.constants)
 
@@ -80,7 +94,7 @@ def parallelize(
     description = parse_description(text, "the plan")
     known = {name for item in description.parameters for name in (item.name, *item.aliases)}
     values = ((name, value) for name, value in _values(model, constants, world, seed) if name in known)
-    return Parallelized(_load(source), description, values, from_json(text, "the plan"), source)
+    return Parallelized(_load(source), description, values, from_json(text, "the plan"), source, seed)
 
 
 def _from_rank0(

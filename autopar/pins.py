@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from autopar.errors import ConfigError, nearest, refusal
-from autopar.graph import Graph
+from autopar.graph import Graph, Node
 from autopar.grid import GridShape
-from autopar.ops.describe import rule_of
+from autopar.ops.describe import call_of, record_of_call
+from autopar.ops.op import Op
 from autopar.ops.rule import Rule
 
 _MODES = ("replicate", "copied", "linear")
@@ -51,15 +52,18 @@ def parse(texts: Sequence[str], grid: GridShape) -> tuple[Pin, ...]:
 def apply(pins: Sequence[Pin], graph: Graph) -> dict[str, dict[int, str]]:
     """Per call what it must do on which axis. Raises ConfigError where a pin matches nothing, or contradicts another."""
     found: dict[str, dict[int, str]] = {}
-    rules = {node.name: rule_of(graph, node) for node in graph.nodes}
-    paths = {node.name: node.module for node in graph.nodes}
+    if not pins:
+        return found
+    known = {node.name: record_of_call(call_of(graph, node)) for node in graph.nodes}
     for pin in pins:
         matched = [
-            name for name, path in paths.items() if fnmatchcase(path, pin.pattern) or fnmatchcase(name, pin.pattern)
+            node for node in graph.nodes if fnmatchcase(node.module, pin.pattern) or fnmatchcase(node.name, pin.pattern)
         ]
-        able = [name for name in matched if pin.choice in (*rules[name].letters, *_MODES)]
+        if not matched:
+            raise _unmatched(pin, graph)
+        able = [node.name for node in matched if pin.choice in (*known[node.name][1].letters, *_MODES)]
         if not able:
-            raise _unmatched(pin, matched, rules, paths)
+            raise _unable(pin, matched, known)
         for name in able:
             if found.setdefault(name, {}).setdefault(pin.axis, pin.choice) != pin.choice:
                 given = [found[name][pin.axis], pin.choice]
@@ -70,13 +74,36 @@ def apply(pins: Sequence[Pin], graph: Graph) -> dict[str, dict[int, str]]:
     return found
 
 
-def _unmatched(pin: Pin, matched: Sequence[str], rules: Mapping[str, Rule], paths: Mapping[str, str]) -> ConfigError:
-    if not matched:
-        near = nearest(pin.pattern, [*paths.values(), *paths])
-        fix = "take a module path or call out of `autopar inspect FOLDER --view module` of a plan without the pin"
-        rule = "a pin's pattern matches module paths or calls"
-        return ConfigError(refusal(f"pin {pin.pattern!r}", f"matches no module or call{near}", rule, fix=fix))
-    letters = [f"{name}: {' '.join(rules[name].letters) or 'none'}" for name in matched[:10]]
-    rule = f"a pin names a letter of the operator, or {', '.join(_MODES)}"
-    given = f"no call there has the letter {pin.choice!r}"
-    return ConfigError(refusal(f"pin {pin.pattern!r}", given, rule, letters, "pin one of the letters above"))
+def _unmatched(pin: Pin, graph: Graph) -> ConfigError:
+    near = nearest(pin.pattern, [name for node in graph.nodes for name in (node.module, node.name) if name])
+    fix = "take a module path or call out of `autopar inspect FOLDER --view module` of a plan without the pin"
+    rule = "a pin's pattern matches module paths or calls"
+    return ConfigError(refusal(f"pin {pin.pattern!r}", f"matches no module or call{near}", rule, fix=fix))
+
+
+def _unable(pin: Pin, matched: Sequence[Node], known: Mapping[str, tuple[Op, Rule]]) -> ConfigError:
+    """The refusal of a letter that no call there has, or that none may split."""
+    where = f"pin {pin.pattern!r}" + (f" on {matched[0].source}: `{matched[0].code}`" if matched[0].source else "")
+    every = list(dict.fromkeys(letter for node in matched for letter in known[node.name][1].letters))
+    reasons = dict.fromkeys(filter(None, (_reason(pin.choice, *known[node.name]) for node in matched)))
+    given = next(iter(reasons), f"no call there has the letter {pin.choice!r}{nearest(pin.choice, [*every, *_MODES])}")
+    rule = f"a pin names a letter of the operator that may be split, or {', '.join(_MODES)}"
+    lines = [_letters(node, *known[node.name]) for node in matched[:10]]
+    lines += [f"and {len(matched) - 10} more"] if len(matched) > 10 else []
+    fix = "pin one of the letters above" if every else f"pin {' or '.join(_MODES[:2])}, or another call"
+    return ConfigError(refusal(where, given, rule, lines, fix))
+
+
+def _letters(node: Node, op: Op, rule: Rule) -> str:
+    """A call's letters with their extents, and its notation."""
+    extents = ", ".join(f"{letter} ({rule.extents[letter]})" for letter in rule.letters)
+    return f"{node.name}: {extents or 'no letter'}; {op.note}"
+
+
+def _reason(letter: str, op: Op, rule: Rule) -> str:
+    """Why a letter that a call has is not split, or nothing where it has none of that name."""
+    if rule.refused or letter not in rule.extents:
+        return ""
+    if letter in rule.frozen:
+        return f"the letter {letter!r} of {op.name} is frozen: each result needs all of that dim, so it stays whole"
+    return f"the letter {letter!r} of {op.name} has extent {rule.extents[letter]}, which cannot be split"

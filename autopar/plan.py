@@ -153,6 +153,35 @@ class Options:
     pins: tuple[str, ...]
     loss: str | None
     time_limit: float
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OutputPlan:
+    """What the program returns beside the loss: its path in what forward returns, and the layouts in which it is left.
+
+    `rows` are the dims that grow with the batch.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    layouts: tuple[str, ...]
+    rows: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPlan:
+    """The batch: how many `rows` were compiled for, and the `inputs` that have them along dim 0.
+
+    A step may bring another number of rows, unless `fixed` says why not. `filled` are the factors of the plan's that grow
+    with the batch: every rank needs a row of them.
+    """
+
+    rows: int
+    inputs: tuple[str, ...]
+    fixed: str
+    filled: tuple[tuple[tuple[str, ...], int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +206,10 @@ class Plan:
     single: float  # predicted seconds of the same step on one rank
     solver: SolverReport
     filled: tuple[tuple[tuple[str, ...], int], ...]  # (axes, extent) of each factor of which every rank needs a row
+    batch: BatchPlan
+    evaluation: str  # why the program cannot evaluate, empty where it can
+    loss: str  # the path of the loss in what forward returns
+    outputs: tuple[OutputPlan, ...]
 
 
 def to_json(plan: Plan) -> str:

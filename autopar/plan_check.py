@@ -35,6 +35,9 @@ def offenders(plan: Plan) -> Iterator[str]:
         yield from _bad_layouts(one.name, one.layouts, len(axes))
         if one.kind not in _KINDS or one.dtype not in ITEMSIZE:
             yield f"{one.name}: {one.dtype!r}, {one.kind!r} is no dtype and kind"
+    for output in plan.outputs:
+        yield from _bad_layouts(output.name, output.layouts, len(axes))
+        yield from [f"{output.name}: {output.dtype!r} is no dtype"] * (output.dtype not in ITEMSIZE)
     for node in plan.nodes:
         yield from _bad_choices(node, len(axes))
     known = {node.name for node in plan.nodes}

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 import autopar
+from autopar.codegen.batch import Variant, run_for
 from autopar.codegen.steps import Program, conversions
 from autopar.costmodel import compute, memory
 from autopar.errors import InfeasiblePlan, refusal
@@ -22,11 +23,13 @@ from autopar.partitioner.strategies import Described, Strategy, filled_factors, 
 from autopar.plan import (
     VERSION,
     AxisChoice,
+    BatchPlan,
     ConversionPlan,
     InnerPlan,
     ModelSource,
     NodePlan,
     Options,
+    OutputPlan,
     Plan,
     Predicted,
     SolverReport,
@@ -37,7 +40,7 @@ from autopar.plan import (
 def plan(
     built: Built, solution: Solution, decision: Decision, program: Program, chosen: Options, source: ModelSource
 ) -> Plan:
-    """The record of a decision; the program's hash is filled in when there is a program."""
+    """The record of a decision; what the program says of itself is filled in when there is a program."""
     graph = built.graph
     resident = residents(graph, built.described)
     nodes = tuple(
@@ -75,7 +78,22 @@ def plan(
             sum(len(one) for one in built.options.values()),
         ),
         filled=_filled(built, decision),
+        batch=BatchPlan(0, (), "no input has rows", ()),
+        evaluation="",
+        loss=graph.loss_path,
+        outputs=(),
     )
+
+
+def outputs(graph: Graph, larger: Graph | None, program: Program) -> tuple[OutputPlan, ...]:
+    """What the program returns beside the loss; `larger` is the graph with more rows."""
+    found = []
+    for (path, name), held in zip(graph.outputs, program.outputs, strict=True):
+        one = graph.values[name]
+        more = larger.values[name].shape if larger is not None else one.shape
+        rows = tuple(dim for dim, (n, m) in enumerate(zip(one.shape, more, strict=True)) if n != m)
+        found.append(OutputPlan(path, one.shape, one.dtype, tuple(map(str, held.layouts)), rows))
+    return tuple(found)
 
 
 def _filled(built: Built, decision: Decision) -> tuple[tuple[tuple[str, ...], int], ...]:
@@ -89,9 +107,30 @@ def _filled(built: Built, decision: Decision) -> tuple[tuple[tuple[str, ...], in
     return tuple(sorted(found))
 
 
+def filled_by_rows(built: Built, decision: Decision, variant: Variant) -> tuple[tuple[tuple[str, ...], int], ...]:
+    """Those of the filled factors that grow with the batch."""
+    found = set()
+    for name, strategy in decision.strategies.items():
+        item = built.described[name]
+        described, other = run_for(variant, item, strategy)
+        pairs = zip(
+            sorted(filled_factors(item.rule, strategy)), sorted(filled_factors(described.rule, other)), strict=True
+        )
+        found |= {(axes, extent) for (axes, extent), (_, more) in pairs if extent != more}
+    return tuple(sorted((tuple(built.grid.names[axis] for axis in axes), extent) for axes, extent in found))
+
+
 def _hash(graph: Graph) -> str:
     """Of everything that a graph is: two graphs with one hash are the same model on the same inputs."""
-    parts = (graph.inputs, graph.parameters, graph.nodes, sorted(graph.values.items()), graph.loss, graph.updates)
+    parts = (
+        graph.inputs,
+        graph.parameters,
+        graph.nodes,
+        sorted(graph.values.items()),
+        graph.loss,
+        graph.outputs,
+        graph.updates,
+    )
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 

@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 import autopar
-from models import EVERY, batch, seeded
+from models import batch, seeded
+from zoo_models import EVERY
 
 
 def main(name: str, size: str, grid: str, folder: str, *pins: str) -> None:

@@ -16,7 +16,7 @@ from typing import TextIO
 import torch
 
 from contenders import BALANCED, CONTENDERS, Trainer, start
-from models import EVERY
+from zoo_models import EVERY
 
 
 def main(address: str, contender_name: str, model_name: str, size: str, folder: str) -> None:

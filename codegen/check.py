@@ -50,6 +50,9 @@ def check(program: Program, homes: Mapping[str, Layouts], grid: GridShape) -> No
     _check_types(program.steps, held, homes)
     if program.loss not in held or any(not isinstance(one, Replicate) for one in program.loss.layouts):
         raise UnsoundProgram(f"the loss is returned as {program.loss}, which is not held whole on every rank")
+    missing = [one for one in program.outputs if one not in held]
+    if missing or any(isinstance(layout, Partial) for one in program.outputs for layout in one.layouts):
+        raise UnsoundProgram(f"the outputs are returned as {program.outputs}, of which {missing} are not made")
     entered = events(program)  # the same steps on every rank: what differs is whom a rank meets
     check_order(dict.fromkeys(itertools.product(*map(range, grid.sizes)), entered))
 

@@ -13,9 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+from autopar.codegen.batch import Variant, conversion_for, merged, run_for
 from autopar.codegen.conversions import conversion_text
 from autopar.codegen.extents import Split, local_extent
 from autopar.codegen.steps import Convert, Held, Loop, Run, Step, Update, running
+from autopar.costmodel.redistribute import Step as Conversion
 from autopar.graph import Dtype, Graph, Ref
 from autopar.ops.op import Expr, Local
 from autopar.partitioner.blocks import Repeat
@@ -24,6 +26,8 @@ Names = Callable[[Held], Expr]
 
 _WIDTH = 88  # a line that inlining would make longer stays two lines
 _HEAVY = ("matmul", "conv", "attention", "reduce")
+_COUNTER = "num_batches_tracked"  # a batch norm's buffer
+_CALL = ("batch", "training")  # what a namespace says of the call: parameters of these names are read as items
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,11 @@ class Line:
         return sum(isinstance(step, Run) and step.described.op.work in _HEAVY for step in self.steps)
 
     @property
+    def random(self) -> bool:
+        """Whether it draws random numbers."""
+        return any(isinstance(step, Run) and step.described.op.random for step in self.steps)
+
+    @property
     def movable(self) -> bool:
         """Whether the line is one expression that may stand inside another."""
         return len(self.writes) == 1 and all(isinstance(step, Run | Convert) for step in self.steps)
@@ -48,12 +57,16 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """What printing a function needs to know: the graph, the axes' names in the program, and how a parameter is written."""
+    """What printing a function needs to know: the graph, the axes' names in the program, and how a parameter is written.
+
+    With a `variant`, numbers that follow the batch are written ``p.batch``.
+    """
 
     graph: Graph
     axes: tuple[str, ...]
     parameters: Mapping[str, str]  # value -> expression, as "p.c_fc.weight"
     functions: Mapping[str, str]  # first call of a repeat -> name of the function of its blocks
+    variant: Variant | None = None
 
 
 def lines(steps: Sequence[Step], outputs: Sequence[Held], style: Style) -> list[Line]:
@@ -83,13 +96,7 @@ def _line(step: Step, style: Style) -> Line | None:
     if isinstance(step, Run):
         return Line(_kept(step), step.reads, partial(_run_text, step, style), (step,))
     if isinstance(step, Convert):
-        shape = style.graph.values[step.reads.value].shape
-        return Line(
-            (step.writes,),
-            (step.reads,),
-            lambda names: conversion_text(step.conversion, names(step.reads), shape, style.axes),
-            (step,),
-        )
+        return Line((step.writes,), (step.reads,), partial(_convert_text, step, style), (step,))
     if isinstance(step, Loop):
         return Line(step.writes, step.reads, partial(_loop_text, step, style), (step,))
     return _update_line(step, style)
@@ -107,12 +114,36 @@ def _update_line(step: Update, style: Style) -> Line | None:
     node = style.graph.producers()[step.reads.value]
     target = style.parameters[step.home]
     if node.target == "aten.add.Tensor" and node.args[0] == Ref(step.home) and isinstance(node.args[1], int):
-        counted = f"{target}.add_({node.args[1]})"  # the sum itself is printed nowhere unless it has another reader
+        training = node.args[1] == 1 and step.buffer.endswith(_COUNTER)  # counted in training only
+        # the sum itself is printed nowhere unless it has another reader
+        counted = f"{target}.add_({'p.training' if training else node.args[1]})"
         return Line((), (step.reads,), lambda names: counted, (step,))
     return Line((), (step.reads,), lambda names: f"{target}.copy_({names(step.reads)})", (step,))
 
 
+def _convert_text(step: Convert, style: Style, names: Names) -> str:
+    def text(conversion: Conversion, graph: Graph) -> str:
+        return conversion_text(conversion, names(step.reads), graph.values[step.reads.value].shape, style.axes)
+
+    printed, variant = text(step.conversion, style.graph), style.variant
+    if variant is None:
+        return printed
+    other = text(conversion_for(variant, step.reads.value, step.conversion), variant.graph)
+    return merged(printed, other, variant.rows, variant.other)
+
+
 def _run_text(step: Run, style: Style, names: Names) -> str:
+    printed, variant = _call_text(step, style, names), style.variant
+    if variant is None:
+        return printed
+    node = step.described.node
+    described, strategy = run_for(variant, step.described, step.strategy)
+    other = _call_text(replace(step, described=described, strategy=strategy), style, names)
+    place = f"{node.source}: `{node.code}`" if node.source else node.name
+    return merged(printed, other, variant.rows, variant.other, place)
+
+
+def _call_text(step: Run, style: Style, names: Names) -> str:
     reads = iter(step.reads)
 
     def printed(argument: object) -> object:
@@ -135,7 +166,9 @@ def local_of(step: Run, axes: Sequence[str]) -> Local:
     extents = {
         letter: local_extent(extent, cuts.get(letter, ())) for letter, extent in step.described.rule.extents.items()
     }
-    return Local({letter: tuple(one.axis for one in splits) for letter, splits in cuts.items()}, extents)
+    axes_of = {letter: tuple(one.axis for one in splits) for letter, splits in cuts.items()}
+    readings = {letter: tuple((one.axis, one.blocks, one.unit) for one in splits) for letter, splits in cuts.items()}
+    return Local(axes_of, extents, readings)
 
 
 def _loop_text(step: Loop, style: Style, names: Names) -> str:
@@ -172,6 +205,8 @@ def _inline(plain: list[Line], outputs: Sequence[Held], style: Style) -> list[Li
                 continue
             if _changed(plain[at + 1 : i]) & {one.value for one in kept[at].reads}:
                 continue  # it would read a buffer's new value
+            if kept[at].random and any(one.random for one in (line, *plain[at + 1 : i])):
+                continue  # the order in which numbers are drawn is that of the model
             merged = _merge(kept[at], line, held)
             if merged is not None and _short(merged, style):
                 line = merged
@@ -227,7 +262,7 @@ def path_text(name: str) -> str:
     for part in name.split("."):
         if part.isdigit():
             text += f"[{part}]"
-        elif part.isidentifier() and not keyword.iskeyword(part):
+        elif part.isidentifier() and not keyword.iskeyword(part) and part not in _CALL:
             text += f".{part}"
         else:
             text += f"[{part!r}]"

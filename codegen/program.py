@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import autopar
 from autopar.codegen import naming
+from autopar.codegen.batch import Variant
 from autopar.codegen.lines import Line, Names, Style, expression, lines, path_text
 from autopar.codegen.steps import Convert, Held, Loop, Program, Run, Step
 from autopar.codegen.tables import layout_tables
@@ -36,18 +37,29 @@ class Text:
     inside: Mapping[str, tuple[float, float, float]]  # bytes forward, bytes back and seconds exchanged inside a call
 
 
-def emit(graph: Graph, decision: Decision, program: Program, text: Text, exported: frozenset[str]) -> str:
-    """The program's source. `exported` are the names that `autopar.runtime` offers."""
+def emit(
+    graph: Graph,
+    decision: Decision,
+    program: Program,
+    text: Text,
+    exported: frozenset[str],
+    variant: Variant | None = None,
+) -> str:
+    """The program's source. `exported` are the names that `autopar.runtime` offers.
+
+    With a `variant` it runs with any number of rows. Raises Baked where it cannot.
+    """
     loops = [step for step in program.steps if isinstance(step, Loop)]
     reserved = {*exported, *_OWN, *keyword.kwlist, *dir(builtins)}
     axes = tuple(name.upper() for name in text.grid.names)
     arguments = _argument_names(graph, {*exported, *axes, *_OWN, *keyword.kwlist})
     functions = _function_names([step.repeat for step in loops], {*reserved, *axes, *arguments.values()})
     reserved |= {*axes, *functions.values()}
-    writer = _Writer(graph, decision, axes, arguments, functions, frozenset(reserved), text)
+    writer = _Writer(graph, decision, axes, arguments, functions, frozenset(reserved), text, variant)
     body = [*(writer.block(step) for step in loops), writer.forward(program)]
-    code = "\n\n\n".join([*body, _MAIN])
-    tables = layout_tables(graph, decision.homes)
+    code = "\n\n\n".join([*body, _MAIN.replace("PARAMETERS)", "PARAMETERS, OUTPUTS)") if graph.outputs else _MAIN])
+    outputs = {path: held.layouts for (path, _), held in zip(graph.outputs, program.outputs, strict=True)}
+    tables = layout_tables(graph, decision.homes, outputs)
     head = [f'"""{_title(text)}"""\n', _imports(f"{tables}\n{code}", exported), "", _grid(text.grid, axes), tables]
     return "\n".join(head) + "\n\n\n" + code + "\n"
 
@@ -56,6 +68,7 @@ _OWN = (
     "F",
     "GRID",
     "INPUTS",
+    "OUTPUTS",
     "PARAMETERS",
     "PROGRAM",
     "forward",
@@ -125,21 +138,24 @@ class _Writer:
     functions: Mapping[str, str]
     reserved: frozenset[str]
     text: Text
+    variant: Variant | None
 
     def forward(self, program: Program) -> str:
         """The function of the whole model."""
         paths = {item.value: path_text(item.name) for item in self.graph.parameters}
-        style = Style(self.graph, self.axes, paths, self.functions)
+        style = Style(self.graph, self.axes, paths, self.functions, self.variant)
         homes = self.decision.homes
         given = {Held(value, homes[value]): name for value, name in self.arguments.items()}
-        return self.function("forward", list(self.arguments.values()), program.steps, given, (program.loss,), style)
+        return self.function(
+            "forward", list(self.arguments.values()), program.steps, given, (program.loss, *program.outputs), style
+        )
 
     def block(self, step: Loop) -> str:
         """The function of a repeated block; `p` is the block's own namespace."""
         member = f"{step.repeat.prefix}.{step.repeat.members[0]}."
         inside = [item for item in self.graph.parameters if item.name.startswith(member)]
         paths = {item.value: path_text(item.name.removeprefix(member)) for item in inside}
-        style = Style(self.graph, self.axes, paths, self.functions)
+        style = Style(self.graph, self.axes, paths, self.functions, self.variant)
         given: dict[Held, str] = {}
         for held in step.entries:
             given[held] = _unused(re.sub(r"_\d+$", "", held.value), {*given.values(), *self.reserved})

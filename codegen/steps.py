@@ -15,7 +15,7 @@ from autopar.costmodel.redistribute import Step as Conversion
 from autopar.costmodel.redistribute import plan_conversion
 from autopar.graph import ITEMSIZE, Graph, Node, Ref
 from autopar.grid import GridShape
-from autopar.layout import Layouts, Replicate
+from autopar.layout import Layout, Layouts, Partial, Replicate, Shard
 from autopar.partitioner.blocks import Repeat
 from autopar.partitioner.build import Decision
 from autopar.partitioner.strategies import Described, Strategy, operand_layouts, result_layouts
@@ -80,10 +80,11 @@ Step = Run | Convert | Update | Loop
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """The steps of one training step, and the loss they end in."""
+    """The steps of one training step, the loss they end in, and the other outputs as they lie then."""
 
     steps: tuple[Step, ...]
     loss: Held
+    outputs: tuple[Held, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,8 @@ def lower(
             scope.run(node)
     whole: Layouts = tuple(Replicate() for _ in grid.sizes)
     loss = scope.convert(graph.loss, whole, "", "")
-    return Program(_needed(scope.steps, (loss,)), loss)
+    outputs = tuple(scope.leave(name) for _, name in graph.outputs)
+    return Program(_needed(scope.steps, (loss, *outputs)), loss, outputs)
 
 
 def _needed(steps: Sequence[Step], outputs: Sequence[Held]) -> tuple[Step, ...]:
@@ -171,6 +173,13 @@ class _Scope:
                 have.append(one.after)
         return Held(name, wanted)
 
+    def leave(self, name: str) -> Held:
+        """A value as it leaves the program: as it lies, unless that is a sum still to be made, or parts of blocks."""
+        plain = [layouts for layouts in self.held[name] if all(map(_leaves, layouts))]
+        if plain:
+            return Held(name, plain[0])
+        return self.convert(name, tuple(one if _leaves(one) else Replicate() for one in self.held[name][0]), "", "")
+
     def _conversions(self, name: str, source: Layouts, target: Layouts) -> tuple[Conversion, ...]:
         value = self.context.graph.values[name]
         itemsize = ITEMSIZE[value.dtype]
@@ -224,6 +233,12 @@ class _Scope:
         node = next(node for node in repeat.nodes[block] if name in node.outputs)
         strategy = self.context.decision.strategies[repeat.nodes[0][repeat.nodes[block].index(node)].name]
         return Held(name, result_layouts(strategy, node.outputs.index(name)))
+
+
+def _leaves(layout: Layout) -> bool:
+    if isinstance(layout, Shard):
+        return (layout.blocks, layout.unit) == (1, 1)
+    return not isinstance(layout, Partial)
 
 
 def running(step: Run) -> tuple[str, ...]:

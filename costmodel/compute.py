@@ -34,7 +34,7 @@ from autopar.graph import ITEMSIZE, Value
 from autopar.grid import GridShape
 from autopar.layout import Copied, Layouts, even_bounds
 from autopar.ops.op import Op
-from autopar.ops.rule import Call, Choice, Rule, Window
+from autopar.ops.rule import Call, Choice, Rule, Window, whole_choice
 
 _PRODUCTS = ("matmul", "conv")
 
@@ -46,16 +46,34 @@ def node_seconds(
     if op.work == "view":
         return 0.0, 0.0
     rate = machine.rate(op.work, call.results[0].dtype)
-    flops = whole_flops(call, rule, op) * local_share(rule, choices, grid)
+    flops = whole_flops(call, rule, op) * local_share(rule, choices, grid) * _skew(call, rule, op, choices, grid)
     read = operand_bytes(call, choices, grid)
     made = result_bytes(call, choices, grid)
-    forward = _roofline(flops, sum(read) + sum(made), rate, machine)
+    ahead, back = _launches(call, rule, op, choices, grid)
+    forward = _roofline(flops, sum(read) + sum(made), rate, machine) + ahead * machine.launch_floor
     needed = [value.differentiable for value in call.operands]
     if not any(needed) or not any(value.differentiable for value in call.results):
         return forward, 0.0
     saved = sum(read) if op.saves == "inputs" else sum(made) if op.saves == "output" else 0
     moved = saved + sum(made) + sum(size for size, wanted in zip(read, needed, strict=True) if wanted)
-    return forward, _roofline(flops * op.backward * _needed_share(call, rule, op), moved, rate, machine)
+    computed = _roofline(flops * op.backward * _needed_share(call, rule, op), moved, rate, machine)
+    return forward, computed + back * machine.launch_floor
+
+
+def _skew(call: Call, rule: Rule, op: Op, choices: tuple[Choice, ...], grid: GridShape) -> float:
+    """How much more than an even share the busiest rank computes (`Op.skew`)."""
+    if op.skew is None:
+        return 1.0
+    cuts = [(one.letter, parts) for one, parts in zip(choices, grid.sizes, strict=True) if one.mode == "split"]
+    return math.prod(op.skew(call, rule, letter, parts) for letter, parts in cuts)
+
+
+def _launches(call: Call, rule: Rule, op: Op, choices: tuple[Choice, ...], grid: GridShape) -> tuple[int, int]:
+    """The small operations of the distributed form (`Op.launches`), forward and backward; of the axis with most of them."""
+    if op.launches is None:
+        return 0, 0
+    cuts = [one.letter for one, parts in zip(choices, grid.sizes, strict=True) if one.mode == "split" and parts > 1]
+    return max((op.launches(call, rule, letter) for letter in cuts), default=(0, 0))
 
 
 def _roofline(flops: float, nbytes: float, rate: float, machine: Machine) -> float:
@@ -105,11 +123,14 @@ def inner_conversions(
         if choice.letter in rule.windows:
             found += _halos(call, rule, choices, axis, grid, link)
         for inner in op.inner(call, rule, choice.letter) if op.inner else ():
+            own = [choice if choice.letter in inner.letters else whole_choice(call, "replicate") for choice in choices]
+            part = local_share(rule, tuple(own), grid)
+            sizes = (inner.forward * part, inner.adjoint * part)
             if inner.primitive == "all_sum":
-                seconds = [all_sum_seconds(link, ranks, float(n)) if n else 0.0 for n in (inner.forward, inner.adjoint)]
+                seconds = [all_sum_seconds(link, ranks, float(n)) if n else 0.0 for n in sizes]
             else:
-                seconds = [halo_seconds(link, float(n)) for n in (inner.forward, inner.adjoint)]
-            found.append(Conversion(inner.primitive, axis, inner.forward, inner.adjoint, seconds[0], seconds[1]))
+                seconds = [halo_seconds(link, float(n)) for n in sizes]
+            found.append(Conversion(inner.primitive, axis, *sizes, seconds[0], seconds[1]))
     return tuple(found)
 
 
@@ -124,6 +145,8 @@ def _halos(
         for dim, names in enumerate(dims):
             if names == (letter,):
                 rows, neighbours = halo_rows(value.shape[dim], rule.extents[letter], parts, rule.windows[letter])
+                if not rows:
+                    continue  # windows of one row each: nothing is sent
                 local = local_shape(value.shape, tuple(choice.operands[i] for choice in choices), grid)
                 size = float(rows * math.prod(local[:dim] + local[dim + 1 :]) * ITEMSIZE[value.dtype])
                 seconds = halo_seconds(link, size, neighbours)
@@ -147,10 +170,11 @@ def halo_rows(extent: int, result: int, parts: int, window: Window) -> tuple[int
     begin, last = rows[:-1], rows[1:] - 1
     reach = window.dilation * (window.kernel - 1)
     if window.transposed:
-        low = -((reach - begin - window.padding) // window.stride)
-        high = (last + window.padding) // window.stride
+        stride, padding = int(window.stride), int(window.padding)
+        low, high = -((reach - begin - padding) // stride), (last + padding) // stride
     else:
-        low, high = begin * window.stride - window.padding, last * window.stride - window.padding + reach
+        low, high = (np.floor(rows * window.stride - window.padding).astype(int) for rows in (begin, last))
+        high = high + reach
     low, high = np.maximum(low, 0), np.minimum(high, extent - 1)
     active = (begin <= last) & (low <= high)
     if not active.any():
@@ -166,15 +190,19 @@ def halo_rows(extent: int, result: int, parts: int, window: Window) -> tuple[int
 def gradient_sums(value: Value, home: Layouts, grid: GridShape, machine: Machine) -> tuple[Conversion, ...]:
     """One all_sum of the local gradient per axis where the parameter is Copied; seconds are the exposed ones.
 
-    Gradients travel in buckets with many others, so a single one pays for its bytes and not for a message of its own.
+    Gradients travel in buckets with many others, so a single one pays for its bytes and not for a message of its own. The
+    runtime sums over all these axes at once: the fastest link takes the whole gradient, and the next of them a part, as
+    many of which there are as ranks before. Where links are alike, that is one sum over the product of the axes.
     """
     size = float(local_bytes(value.shape, ITEMSIZE[value.dtype], home, grid))
+    links = axis_links(machine, grid)
+    copied = [axis for axis, layout in enumerate(home) if isinstance(layout, Copied) and grid.sizes[axis] > 1]
     found = []
-    for axis, (layout, link, ranks) in enumerate(zip(home, axis_links(machine, grid), grid.sizes, strict=True)):
-        if isinstance(layout, Copied) and ranks > 1:
-            bucketed = all_sum_seconds(replace(link, alpha=0.0), ranks, size)
-            found.append(Conversion("all_sum", axis, 0.0, size, 0.0, bucketed * (1 - machine.overlap)))
-    return tuple(found)
+    for axis in sorted(copied, key=lambda axis: -links[axis].beta):
+        bucketed = all_sum_seconds(replace(links[axis], alpha=0.0), grid.sizes[axis], size)
+        found.append(Conversion("all_sum", axis, 0.0, size, 0.0, bucketed * (1 - machine.overlap)))
+        size /= grid.sizes[axis]
+    return tuple(sorted(found, key=lambda one: one.axis))
 
 
 def parameter_seconds(

@@ -160,14 +160,16 @@ def _contains(token: object, wanted: str) -> bool:
 
 def _hands_on_only(graph: Graph, runs: tuple[_Run, ...], outputs: set[int]) -> bool:
     """Whether nothing but the carried values leaves a block, and those only for the next block (or, of the last, anyone)."""
-    reader_of = graph.consumers()
+    reader_of, leaving = graph.consumers(), set(graph.returned)
     for i, run in enumerate(runs):
         following = runs[i + 1].nodes if i + 1 < len(runs) else ()
         inside = {node.name for node in run.nodes}
         allowed = inside | {node.name for node in following}
         for position, name in enumerate(run.values):
             readers = {node.name for node in reader_of[name]}
-            if name == graph.loss or (not readers <= inside and position not in outputs):
+            if name in leaving and (following or position not in outputs):
+                return False
+            if not readers <= inside and position not in outputs:
                 return False
             if following and not readers <= allowed:
                 return False

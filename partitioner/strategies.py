@@ -15,7 +15,7 @@ from autopar.errors import ConfigError, refusal
 from autopar.graph import Graph, Node, Value
 from autopar.grid import GridShape
 from autopar.layout import Copied, Layout, Layouts, Partial, Replicate, Shard
-from autopar.ops.describe import call_of, op_of, rule_of
+from autopar.ops.describe import call_of, record_of_call
 from autopar.ops.op import Op
 from autopar.ops.rule import Call, Choice, Rule, choices, fills, whole_choice
 from autopar.partitioner.granules import of_letters, propagate
@@ -36,12 +36,14 @@ class Described:
 
 def describe(graph: Graph, grid: GridShape, pins: Mapping[str, Mapping[int, str]]) -> dict[str, Described]:
     """Every node with its legal strategies. `pins` maps a node's name to the letter (or mode) it must take per axis."""
-    calls = {node.name: (call_of(graph, node), rule_of(graph, node)) for node in graph.nodes}
+    given = {node.name: call_of(graph, node) for node in graph.nodes}
+    known = {name: record_of_call(call) for name, call in given.items()}
+    calls = {name: (given[name], rule) for name, (_, rule) in known.items()}
     granules = propagate(graph, calls)
     found = {}
     for node in graph.nodes:
         call, rule = calls[node.name]
-        op = op_of(node)
+        op = known[node.name][0]
         pinned = pins.get(node.name, {})
         strategies = _strategies(call, rule, op, of_letters(granules, call, rule), grid, pinned)
         if not strategies:

@@ -7,11 +7,30 @@ if __name__ != "autopar.runtime":
     raise ImportError("import autopar.runtime, not runtime: a second copy under the bare name would be a silent bug")
 
 from autopar.layout import Copied, Partial, Replicate, Shard
+from autopar.runtime.attention import attention
+from autopar.runtime.draws import drawing, recompute
+from autopar.runtime.dropout import (
+    alpha_dropout,
+    bernoulli,
+    bernoulli_of,
+    drop_path,
+    dropout,
+    feature_dropout,
+    rand,
+    rand_like,
+    randint,
+    randn,
+    randn_like,
+)
+from autopar.runtime.embedding import embedding
+from autopar.runtime.experts import expert_linear, experts
 from autopar.runtime.grid import Axis, Grid
+from autopar.runtime.indexing import lookup, lookup_along, scatter_along, update_rows
 from autopar.runtime.interpolation import Interpolate, interpolate
 from autopar.runtime.layers import AvgPool, Conv, ConvTranspose, MaxPool, Pad
-from autopar.runtime.losses import cross_entropy
+from autopar.runtime.losses import cross_entropy, nll_loss
 from autopar.runtime.main import main
+from autopar.runtime.moves import cat, flip, roll, select_row, slice_rows, unfold
 from autopar.runtime.normalization import batch_norm
 from autopar.runtime.partition import Partition
 from autopar.runtime.primitives.all_gather import all_gather
@@ -35,7 +54,11 @@ from autopar.runtime.primitives.sum_reduce import sum_reduce
 from autopar.runtime.primitives.take import take
 from autopar.runtime.primitives.zero_fill import zero_fill
 from autopar.runtime.program import Program
+from autopar.runtime.scan import cumsum
 from autopar.runtime.session import Parallel
+from autopar.runtime.softmax import log_softmax, softmax
+from autopar.runtime.standardization import group_norm, layer_norm, rms_norm
+from autopar.runtime.statistics import amax, amin, largest, logsumexp, norm, smallest, std, var
 from autopar.runtime.transport.threads import simulate
 from autopar.runtime.wide import wide
 from autopar.runtime.wide_cost import wide_saves
@@ -62,32 +85,74 @@ __all__ = [
     "all_sum",
     "all_sum_reduce",
     "all_to_all",
+    "alpha_dropout",
+    "amax",
+    "amin",
+    "attention",
     "avg_pool",
     "batch_norm",
+    "bernoulli",
+    "bernoulli_of",
     "broadcast",
+    "cat",
     "conv",
     "conv_transpose",
     "copy",
     "cross_entropy",
+    "cumsum",
     "default_world",
+    "drawing",
+    "drop_path",
+    "dropout",
+    "embedding",
+    "expert_linear",
+    "experts",
+    "feature_dropout",
+    "flip",
     "gather",
     "gather_to",
+    "group_norm",
     "halo",
     "interpolate",
     "keep",
+    "largest",
+    "layer_norm",
+    "log_softmax",
+    "logsumexp",
+    "lookup",
+    "lookup_along",
     "main",
     "max_pool",
+    "nll_loss",
+    "norm",
     "nothing",
     "once",
     "pad",
+    "rand",
+    "rand_like",
+    "randint",
+    "randn",
+    "randn_like",
+    "recompute",
     "reduce_scatter",
     "repartition",
+    "rms_norm",
+    "roll",
     "scatter",
+    "scatter_along",
+    "select_row",
     "send_receive",
     "simulate",
+    "slice_rows",
+    "smallest",
+    "softmax",
     "split",
+    "std",
     "sum_reduce",
     "take",
+    "unfold",
+    "update_rows",
+    "var",
     "wide",
     "wide_saves",
     "zero_fill",

@@ -56,7 +56,7 @@ def examine_program(opened: Job, file: str, seed: int) -> list[Communication]:
         batch = job.cast(next(job.batches(opened)), torch.float64)
     with Widened(), Recorder(file) as forward:
         loss = job.loss_of(job.call(parallel, batch))
-    with Recorder() as backward:
+    with Widened(), Recorder() as backward:
         loss.backward()  # type: ignore[no-untyped-call]
     found = examine(opened.program.grid, [*forward.calls, *backward.calls], seed)
     parallel.free()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,11 +35,24 @@ class Described:
 
 
 @dataclass(frozen=True, slots=True)
+class Output:
+    """What a program returns beside the loss: its path in what the model returns, its whole shape, dims that are rows."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    rows: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Description:
     """What a program expects: inputs in the order of forward's arguments, parameters and buffers, and its origin.
 
     `model_path` is relative to the plan's folder, and empty for a model that was compiled live. `sha256` is the
-    plan's own. `filled` are the factors of which every rank must hold a row, see `autopar.runtime.filled`.
+    plan's own. `filled` are the factors of which every rank must hold a row, see `autopar.runtime.filled`. `batched` are
+    the inputs whose dim 0 is the batch of `rows`; a step may bring any number of them, unless `fixed` says why not.
+    `loss` is the path of the loss in what the model returns, `evaluation` says why the program cannot evaluate.
+    `filled_by_rows` are those of the filled factors that grow with the batch.
     """
 
     name: str
@@ -52,6 +65,13 @@ class Description:
     program_sha256: str = ""
     sha256: str = ""
     filled: tuple[tuple[tuple[str, ...], int], ...] = ()
+    loss: str = ""
+    outputs: tuple[Output, ...] = ()
+    evaluation: str = ""
+    filled_by_rows: tuple[tuple[tuple[str, ...], int], ...] = ()
+    rows: int = 0
+    batched: tuple[str, ...] = ()
+    fixed: str = ""
 
 
 def read_description(path: Path) -> Description:
@@ -109,7 +129,7 @@ def _check_version(data: Mapping[str, Any], where: str) -> None:
 
 
 def _from_data(data: Mapping[str, Any], digest: str) -> Description:
-    model = data["model"]
+    model, batch = data["model"], data.get("batch", {})
     parameters = tuple(_described(item) for item in data["parameters"])
     unknown = sorted({item.kind for item in parameters} - set(KINDS))
     if unknown:
@@ -124,8 +144,24 @@ def _from_data(data: Mapping[str, Any], digest: str) -> Description:
         model_sha256=_text(model["sha256"]),
         program_sha256=_text(data["program_sha256"]),
         sha256=digest,
-        filled=tuple((tuple(map(_text, axes)), int(extent)) for axes, extent in data.get("filled", ())),
+        filled=_filled(data.get("filled", ())),
+        loss=_text(data.get("loss", "")),
+        outputs=tuple(_output(item) for item in data.get("outputs", ())),
+        evaluation=_text(data.get("evaluation", "")),
+        filled_by_rows=_filled(batch.get("filled", ())),
+        rows=int(batch.get("rows", 0)),
+        batched=tuple(map(_text, batch.get("inputs", ()))),
+        fixed=_text(batch.get("fixed", "")),
     )
+
+
+def _filled(rows: Sequence[Any]) -> tuple[tuple[tuple[str, ...], int], ...]:
+    return tuple((tuple(map(_text, axes)), int(extent)) for axes, extent in rows)
+
+
+def _output(item: Mapping[str, Any]) -> Output:
+    rows = tuple(map(int, item.get("rows", ())))
+    return Output(_text(item["name"]), tuple(map(int, item["shape"])), dtype_of(_text(item["dtype"])), rows)
 
 
 def _described(item: Mapping[str, Any]) -> Described:

@@ -35,7 +35,9 @@ def least_share(axes: Sequence[Axis], moved: int, filled: Sequence[Filled]) -> f
     return max(shares)
 
 
-def check_filled(axes: Sequence[Axis], filled: Sequence[Filled]) -> None:
+def check_filled(
+    axes: Sequence[Axis], filled: Sequence[Filled], where: str = "cuts", fix: str = "cut less unevenly"
+) -> None:
     """Raise ConfigError, with all offenders, where the axes' cuts leave a rank without a row of a filled factor."""
     live = {axis.name: axis for axis in axes}
     offenders = []
@@ -48,7 +50,7 @@ def check_filled(axes: Sequence[Axis], filled: Sequence[Filled]) -> None:
     if offenders:
         rule = "an operator of this program needs a row on every rank: its channels or groups are split over the axis"
         given = ", ".join(f"{axis.name} at {axis.cuts}" for axis in axes if axis.cuts is not None)
-        raise ConfigError(refusal("cuts", given or "balanced", rule, offenders, "cut less unevenly"))
+        raise ConfigError(refusal(where, given or "balanced", rule, offenders, fix))
 
 
 def _parts(bounds: Sequence[int]) -> list[int]:

@@ -69,6 +69,10 @@ class Axis:
         bounds = self.bounds(extent)
         return bounds[self.index + 1] - bounds[self.index]
 
+    def start(self, extent: int) -> int:
+        """The first of this rank's rows of a dim of `extent` rows."""
+        return self.bounds(extent)[self.index]
+
     def __repr__(self) -> str:
         return f"Axis({self.name!r}, index {self.index} of {self.size})"
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from autopar.errors import ProgramMismatch, nearest, refusal
 from autopar.runtime.description import Described, dtype_name
+from autopar.runtime.precision import precise
 from autopar.runtime.together import agree
 from autopar.runtime.transport.base import Comm
 
@@ -37,8 +38,13 @@ def check(
     given: Mapping[str, object],
     shapes: Mapping[str, tuple[int, ...]],
     dtype: torch.dtype | None,
+    batched: Sequence[str] = (),
+    fixed: str = "",
 ) -> dict[str, Tensor]:
-    """The given inputs as tensors of these shapes; floating point becomes `dtype` if given. Raises ProgramMismatch."""
+    """The given inputs as tensors of these shapes; floating point becomes `dtype` if given. Raises ProgramMismatch.
+
+    The `batched` inputs may have any number of rows along dim 0, all of them the same, unless `fixed` says why not.
+    """
     problems = []
     tensors: dict[str, Tensor] = {}
     for item in described:
@@ -46,14 +52,36 @@ def check(
         if not isinstance(value, Tensor):
             problems.append(f"{item.name} is {type(value).__name__}, not a tensor")
             continue
-        wanted = dtype if dtype is not None and item.dtype.is_floating_point else item.dtype
-        if tuple(value.shape) != shapes[item.name]:
+        wanted = precise(item.dtype, dtype)
+        if not _fits(tuple(value.shape), shapes[item.name], free=item.name in batched):
             problems.append(f"{item.name} has shape {tuple(value.shape)}, compiled for {shapes[item.name]}")
         if value.dtype not in (item.dtype, wanted):
             problems.append(f"{item.name} has dtype {dtype_name(value.dtype)}, compiled for {dtype_name(item.dtype)}")
         tensors[item.name] = value.to(wanted)
-    _refuse(described, problems)
+    rows = {name: tensors[name].shape[0] for name in batched if name in tensors and tensors[name].dim()}
+    if len(set(rows.values())) > 1:
+        problems.append(f"they differ in their rows: {', '.join(f'{name} has {n}' for name, n in rows.items())}")
+    _refuse(described, problems, fixed)
     return tensors
+
+
+def _fits(shape: tuple[int, ...], wanted: tuple[int, ...], *, free: bool) -> bool:
+    return shape == wanted or (free and len(shape) == len(wanted) and shape[0] > 0 and shape[1:] == wanted[1:])
+
+
+def agree_on_rows(comm: Comm, rows: int, error: Exception | None) -> None:
+    """Raise on every rank if any rank brings an error, or another number of rows than the others. Collective."""
+    numbers = torch.tensor([error is not None, rows, rows * rows], dtype=torch.int64)
+    comm.all_reduce(numbers)
+    failed, total, squares = numbers.tolist()
+    if not failed and squares * comm.size != total * total:  # equal numbers alone have no variance
+        every = comm.gather_objects(rows)
+        lines = [f"rank {rank} passes {rows} rows" for rank, rows in enumerate(every)]
+        rule = "every rank passes the same whole batch, and takes its own part of it"
+        fix = "make the loader of every rank yield the same batches, or pass parts to forward_parts"
+        error = ProgramMismatch(refusal("inputs of the step", "they differ from rank to rank", rule, lines, fix))
+    if failed or error is not None:
+        agree(comm, "inputs of the step", error)
 
 
 def check_alike(comm: Comm, tensors: Mapping[str, Tensor]) -> None:
@@ -73,8 +101,11 @@ def _digest(tensor: Tensor) -> str:
     return hashlib.sha256(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
-def _refuse(described: Sequence[Described], problems: Sequence[str]) -> None:
+def _refuse(described: Sequence[Described], problems: Sequence[str], fixed: str = "") -> None:
     if problems:
+        fix = "pass such inputs, or compile again for these"
+        if fixed:
+            fix = f"drop or pad a last batch that is smaller: the number of rows cannot change, for {fixed}"
         wanted = ", ".join(f"{item.name} {dtype_name(item.dtype)}{list(item.shape)}" for item in described)
         raise ProgramMismatch(
             refusal(
@@ -82,6 +113,6 @@ def _refuse(described: Sequence[Described], problems: Sequence[str]) -> None:
                 "they are not those that were compiled for",
                 f"every step takes {wanted}",
                 problems,
-                "pass such inputs (drop or pad a last batch that is smaller), or compile again for these",
+                fix,
             )
         )

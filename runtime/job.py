@@ -25,6 +25,8 @@ from autopar.errors import ConfigError, ProgramMismatch, refusal
 from autopar.model_file import ModelFile, load
 from autopar.runtime.description import Description, read_description
 from autopar.runtime.initial import initial_values, module_values
+from autopar.runtime.outputs import Outputs, at_path
+from autopar.runtime.precision import in_precision
 from autopar.runtime.program import Program
 from autopar.runtime.replay import RANDOM_STATE
 from autopar.runtime.sources import Source, from_file, from_rank0
@@ -140,8 +142,12 @@ def _batches(job: Job) -> Iterator[Inputs]:
             )
 
 
-def loss_of(output: object) -> Tensor:
-    """The loss in what a model returns: called loss, or the only scalar. Raises ConfigError."""
+def loss_of(output: object, path: str = "") -> Tensor:
+    """The loss in what a model returns: at a path, else called loss, else the only scalar. Raises ConfigError."""
+    if isinstance(output, Outputs | Tensor):
+        return output if isinstance(output, Tensor) else output.loss
+    if path:
+        return at_path(output, path)  # type: ignore[return-value]
     items = dict(output) if isinstance(output, Mapping) else vars(output) if hasattr(output, "loss") else {}
     if isinstance(items.get("loss"), Tensor):
         return items["loss"]  # type: ignore[no-any-return]
@@ -161,12 +167,10 @@ def call(model: nn.Module, batch: Inputs) -> Any:  # noqa: ANN401 (whatever the 
 
 
 def cast(batch: Inputs, dtype: torch.dtype | None) -> Inputs:
-    """The batch with floating-point tensors in `dtype`."""
+    """The batch with floating-point and complex tensors as precise as `dtype`."""
 
     def one(value: Any) -> Any:  # noqa: ANN401
-        return (
-            value.to(dtype) if dtype is not None and isinstance(value, Tensor) and value.is_floating_point() else value
-        )
+        return in_precision(value, dtype) if isinstance(value, Tensor) else value
 
     return {name: one(value) for name, value in batch.items()} if isinstance(batch, dict) else tuple(map(one, batch))
 

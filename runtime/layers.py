@@ -120,8 +120,8 @@ class Conv(_Weighted):
     mode: str = "zeros"
 
     def reach(self, i: int, extent: int) -> Reach:
-        numbers = (each(one, self.spatial)[i] for one in (self.stride, self.padding, self.dilation))
-        return Window(self.weight.shape[2 + i], *numbers)
+        stride, padding, gap = (each(one, self.spatial)[i] for one in (self.stride, self.padding, self.dilation))
+        return Window(self.weight.shape[2 + i], stride, padding, gap)
 
     def run(self, x: Tensor, blocks: Sequence[Block]) -> Tensor:
         steps, pads, gaps = (each(one, self.spatial) for one in (self.stride, self.padding, self.dilation))
@@ -165,57 +165,83 @@ class ConvTranspose(_Weighted):
         return self.weight.shape[1] * self.groups
 
 
+class _Pool(Layer):
+    """What poolings have in common."""
+
+    __slots__ = ()
+    kernel: Sequence[int]
+    stride: Numbers | None
+    padding: Numbers
+    ceil_mode: bool
+
+    @property
+    def spatial(self) -> int:
+        return len(self.kernel)
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """The stride of every spatial dim; that of the kernel where none is given."""
+        return each(self.stride or self.kernel, self.spatial)
+
+    def reach(self, i: int, extent: int) -> Window:
+        return Window(self.kernel[i], self.steps[i], each(self.padding, self.spatial)[i], ceil=self.ceil_mode)
+
+    def extended(self, x: Tensor, blocks: Sequence[Block]) -> tuple[Tensor, tuple[int, ...]]:
+        """The operand, and the padding that is left to torch; with ceil_mode none, the operand being padded as far as read."""
+        pads = _left(each(self.padding, self.spatial), blocks)
+        if not self.ceil_mode:
+            return x, pads
+        around: list[int] = []
+        for i, block in reversed(list(enumerate(blocks))):
+            start, stop = self.reach(i, block.extent).reads(block.extent, block.rows)
+            around += (0, 0) if block.ready else (-start, stop - block.extent)
+        return F.pad(x, around, value=self.value), (0,) * self.spatial
+
+
 @dataclass(frozen=True, slots=True)
-class MaxPool(Layer):
+class MaxPool(_Pool):
     """`torch.nn.functional.max_pool{1,2,3}d`."""
 
     kernel: Sequence[int]
     stride: Numbers | None = None
     padding: Numbers = 0
     dilation: Numbers = 1
+    ceil_mode: bool = False
     value: ClassVar[float] = -math.inf
 
-    @property
-    def spatial(self) -> int:
-        return len(self.kernel)
-
-    def reach(self, i: int, extent: int) -> Reach:
-        given = (self.kernel if self.stride is None else self.stride, self.padding, self.dilation)
-        return Window(self.kernel[i], *(each(one, self.spatial)[i] for one in given))
+    def reach(self, i: int, extent: int) -> Window:
+        gap = each(self.dilation, self.spatial)[i]
+        return Window(self.kernel[i], self.steps[i], each(self.padding, self.spatial)[i], gap, self.ceil_mode)
 
     def run(self, x: Tensor, blocks: Sequence[Block]) -> Tensor:
-        steps = each(self.kernel if self.stride is None else self.stride, self.spatial)
-        pads = _left(each(self.padding, self.spatial), blocks)
-        return _MAX_POOL[self.spatial - 1](x, tuple(self.kernel), steps, pads, each(self.dilation, self.spatial))
+        x, pads = self.extended(x, blocks)
+        return _MAX_POOL[self.spatial - 1](x, tuple(self.kernel), self.steps, pads, each(self.dilation, self.spatial))
 
 
 @dataclass(frozen=True, slots=True)
-class AvgPool(Layer):
-    """`torch.nn.functional.avg_pool{1,2,3}d`."""
+class AvgPool(_Pool):
+    """`torch.nn.functional.avg_pool{1,2,3}d`; `divisor_override` is divided by instead of the rows of a window."""
 
     kernel: Sequence[int]
     stride: Numbers | None = None
     padding: Numbers = 0
     count_include_pad: bool = True
-
-    @property
-    def spatial(self) -> int:
-        return len(self.kernel)
-
-    def reach(self, i: int, extent: int) -> Window:
-        stride = each(self.kernel if self.stride is None else self.stride, self.spatial)
-        return Window(self.kernel[i], stride[i], each(self.padding, self.spatial)[i])
+    ceil_mode: bool = False
+    divisor_override: int | None = None
 
     def run(self, x: Tensor, blocks: Sequence[Block]) -> Tensor:
-        steps = each(self.kernel if self.stride is None else self.stride, self.spatial)
         pads = each(self.padding, self.spatial)
-        y = _AVG_POOL[self.spatial - 1](x, tuple(self.kernel), steps, _left(pads, blocks))
-        if self.count_include_pad or not any(pads):
+        x, left = self.extended(x, blocks)
+        y = _AVG_POOL[self.spatial - 1](x, tuple(self.kernel), self.steps, left)
+        if self.divisor_override is not None:
+            return y * (math.prod(self.kernel) / self.divisor_override)
+        if (self.count_include_pad and not self.ceil_mode) or not (any(pads) or self.ceil_mode):
             return y
         for i, block in enumerate(blocks):
-            start = torch.arange(*block.rows, device=y.device) * steps[i] - pads[i]
-            real = (start + self.kernel[i]).clamp(max=block.extent) - start.clamp(min=0)  # rows that are no padding
-            y = y * (self.kernel[i] / real.to(y.dtype)).view(-1, *[1] * (self.spatial - 1 - i))
+            counted = pads[i] if self.count_include_pad else 0  # rows of padding at either end that are counted
+            start = torch.arange(*block.rows, device=y.device) * self.steps[i] - pads[i]
+            rows = (start + self.kernel[i]).clamp(max=block.extent + counted) - start.clamp(min=-counted)
+            y = y * (self.kernel[i] / rows.to(y.dtype)).view(-1, *[1] * (self.spatial - 1 - i))
         return y
 
 

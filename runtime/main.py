@@ -22,7 +22,10 @@ from torch import Tensor, nn
 
 from autopar.errors import ConfigError, nearest, refusal
 from autopar.runtime import failure, job, sources
+from autopar.runtime.drawn import Drawn
+from autopar.runtime.draws import drawing
 from autopar.runtime.job import Job
+from autopar.runtime.precision import module_in_precision
 from autopar.runtime.program import Program
 from autopar.runtime.progress import Progress, show
 from autopar.runtime.scheduler import Scheduler
@@ -97,7 +100,7 @@ def run(opened: Job, given: argparse.Namespace) -> None:
     dtype = DTYPES.get(given.dtype)
     for note in opened.notes:
         show(comm.rank, f"note: {note}")
-    parallel = Parallel(opened.program, opened.description, job.values(opened, given.seed), dtype)
+    parallel = Parallel(opened.program, opened.description, job.values(opened, given.seed), dtype, seed=given.seed)
     with together(comm, "making the optimizer"):
         optimizer = make_optimizer(opened, list(parallel.parameters()))
     beside = _Beside(opened, given, dtype) if given.compare and comm.rank == 0 else None
@@ -152,13 +155,16 @@ class _Beside:
     """The sequential model on rank 0, from the same initial values, over the same batches."""
 
     def __init__(self, opened: Job, given: argparse.Namespace, dtype: torch.dtype | None) -> None:
-        self._dtype = dtype
-        self._model = job.sequential(opened, given.seed).to(dtype or None).train()
+        self._dtype, self._path = dtype, opened.description.loss
+        self._seed, self._steps = given.seed, 0
+        self._model = module_in_precision(job.sequential(opened, given.seed), dtype).train()
         self._optimizer = make_optimizer(opened, list(self._model.parameters()))
 
     def step(self, batch: job.Inputs) -> float:
-        """One sequential step; returns its loss."""
-        loss = job.loss_of(job.call(self._model, job.cast(batch, self._dtype)))
+        """One sequential step, with the random numbers of the program's; returns its loss."""
+        self._steps += 1
+        with drawing(self._seed, self._steps), Drawn():
+            loss = job.loss_of(job.call(self._model, job.cast(batch, self._dtype)), self._path)
         _update(loss, self._optimizer)
         return loss.item()
 
@@ -170,7 +176,7 @@ def _next(parallel: Parallel, batches: object, dtype: torch.dtype | None) -> job
 
 
 def _step(parallel: Parallel, batch: job.Inputs, optimizer: torch.optim.Optimizer) -> float:
-    loss: Tensor = job.call(parallel, batch)
+    loss = job.loss_of(job.call(parallel, batch))
     _update(loss, optimizer)
     return loss.item()
 

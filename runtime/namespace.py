@@ -3,6 +3,9 @@
 ``transformer.h.0.ln_1.weight`` is read ``p.transformer.h[0].ln_1.weight``. Components that are numbers are indices,
 and a namespace iterates over its numbered entries in order (``for layer in p.transformer.h``). A component that is
 not a Python identifier is read ``p["odd-name"]``, and so may any other be.
+
+Like a module's `self`, every level also says what the current call is: ``p.training`` is true in training and false in
+evaluation, ``p.batch`` is the number of rows of the whole batch.
 """
 
 from __future__ import annotations
@@ -15,6 +18,16 @@ from torch import Tensor
 from autopar.errors import nearest
 
 
+class Call:
+    """What a call of the program is, shared by all levels of its namespace and set anew for each call."""
+
+    __slots__ = ("batch", "training")
+
+    def __init__(self, batch: int = 0, training: bool = True) -> None:
+        self.batch = batch
+        self.training = training
+
+
 class Namespace:
     """A level of the tree of names: every entry is a tensor or another `Namespace`.
 
@@ -24,7 +37,10 @@ class Namespace:
     (tensor([1.]), 2, torch.Size([2]))
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+    __slots__ = ("__dict__", "_call")
+
+    def __init__(self, tensors: Mapping[str, Tensor], call: Call | None = None) -> None:
+        self._call = call or Call()
         groups: dict[str, dict[str, Tensor]] = {}
         entries = vars(self)
         for name, tensor in tensors.items():
@@ -35,7 +51,17 @@ class Namespace:
                 entries[first] = tensor
         for first, group in groups.items():
             assert first not in entries, f"{first!r} is both a tensor and a module"
-            entries[first] = Namespace(group)
+            entries[first] = Namespace(group, self._call)
+
+    @property
+    def training(self) -> bool:
+        """Whether the call trains: a batch norm uses the batch's statistics, dropout drops."""
+        return self._call.training
+
+    @property
+    def batch(self) -> int:
+        """How many rows the inputs of this call have along their batch dim, on all ranks together."""
+        return self._call.batch
 
     def __getitem__(self, key: int | str) -> Any:  # noqa: ANN401 (a tensor or a namespace, as for an attribute)
         """The entry of this name or number."""

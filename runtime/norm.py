@@ -27,7 +27,8 @@ def global_norm(grid: Grid, gradients: Iterable[tuple[Tensor, Layouts]], norm_ty
     if math.isinf(norm_type):
         largest = max((float(one.abs().max()) for one in mine), default=0.0)
         return max(float(str(one)) for one in grid.comm.gather_objects(str(largest)))  # JSON has no infinity
-    powers = (torch.linalg.vector_norm(one, norm_type, dtype=torch.float64) ** norm_type for one in mine)
+    sizes = (one.abs() if one.is_complex() else one for one in mine)
+    powers = (torch.linalg.vector_norm(one, norm_type, dtype=torch.float64) ** norm_type for one in sizes)
     total = sum(powers, start=torch.zeros((), dtype=torch.float64)).reshape(1)
     grid.comm.all_reduce(total)
     return float(float(total) ** (1.0 / norm_type))

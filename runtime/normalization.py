@@ -28,22 +28,25 @@ from autopar.runtime.primitives.function import apply
 
 def batch_norm(
     x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
     momentum: float = 0.1,
     eps: float = 1e-5,
     over: tuple[Axis, ...] = (),
+    training: bool = True,
 ) -> Tensor:
     """Normalise `x` [batch, channel, ...] by the statistics of all ranks of `over`, axes that split batch or space.
+
+    Not in `training` by the running statistics, without any communication.
 
     Updates the running statistics in place, alike on every rank, with the unbiased variance. Raises ProgramMismatch
     where a channel has a single value in the whole batch.
     """
     axes = tuple(axis for axis in over if axis.size > 1)
-    if not axes:
-        return F.batch_norm(x, running_mean, running_var, weight, bias, True, momentum, eps)
+    if not axes or not training:
+        return F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
     count, mean, squares = _statistics(x.detach(), axes)
     if count < 2:
         where = f"batch norm of {x.shape[1]} channels over {', '.join(axis.name for axis in axes)}"
@@ -64,13 +67,13 @@ def _statistics(x: Tensor, axes: tuple[Axis, ...]) -> tuple[float, Tensor, Tenso
     if x.numel():
         wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
         local[0] = x.numel() // channels
-        local[1 : 1 + channels], local[1 + channels :] = _local_statistics(wide)
+        local[1 : 1 + channels], local[1 + channels :] = local_statistics(wide)
     for axis in axes:
-        local = _combine(local, axis)
+        local = combine(local, axis)
     return local[0].item(), local[1 : 1 + channels], local[1 + channels :]
 
 
-def _local_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+def local_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and sum of squared deviations per channel of `x`, in float64.
 
     Two passes: with c the mean up to rounding and d = x - c, the mean is ``c + sum d / n`` and the squares are
@@ -88,7 +91,7 @@ def _local_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     return near.double() + rest / count, squares.double() - rest * rest / count
 
 
-def _combine(local: Tensor, axis: Axis) -> Tensor:
+def combine(local: Tensor, axis: Axis) -> Tensor:
     """The statistics (count, means, squares) of all ranks of the axis together."""
     channels = len(local) // 2
     every = local.new_empty(axis.size, len(local))
@@ -143,7 +146,7 @@ class _BatchNorm(torch.autograd.Function):
             axis.comm.all_reduce(sums)
         dx = torch.empty_like(x)
         if x.numel():
-            dx = _through_statistics(x, mean, var, weight, sums / ctx.count, ctx.eps)
+            dx = through_statistics(x, mean, var, weight, sums / ctx.count, ctx.eps)
             dx.addcmul_(grad, (scale * torch.rsqrt(var + ctx.eps)).view(-1, *[1] * (x.dim() - 2)))
         needed = ctx.needs_input_grad
         return dx, dw if needed[1] else None, db if needed[2] else None, None, None, None, None, None
@@ -156,9 +159,7 @@ def _format(x: Tensor) -> torch.memory_format:
     return torch.contiguous_format
 
 
-def _through_statistics(
-    x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, sums: Tensor, eps: float
-) -> Tensor:
+def through_statistics(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, sums: Tensor, eps: float) -> Tensor:
     """``-w r (S / n + xhat T / n)``, the gradient through m and v: affine in x, so one pass of the forward kernel."""
     r = torch.rsqrt(var + eps)
     scale = -r if weight is None else -weight * r

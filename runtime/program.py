@@ -9,13 +9,12 @@ its siblings.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-
-from torch import Tensor
+from dataclasses import dataclass, field
+from typing import Any
 
 from autopar.errors import ProgramMismatch, nearest, refusal
 from autopar.layout import Layout, Layouts, Partial, Shard
-from autopar.runtime.description import Described
+from autopar.runtime.description import Described, Output
 from autopar.runtime.grid import Grid
 
 
@@ -24,14 +23,16 @@ class Program:
     """One training step on a grid.
 
     `forward(p, *inputs)` takes the namespace of local parameters and the local parts of the inputs, in the order of
-    `inputs`, and returns the loss, a scalar that is the same on all ranks. `inputs` maps each input's name, `parameters`
-    each name or pattern, to one layout per grid axis.
+    `inputs`, and returns the loss, a scalar that is the same on all ranks; with `outputs` a tuple of the loss and the
+    local parts of these. `inputs` maps each input's name, `parameters` each name or pattern, `outputs` the path of each
+    in what the model returns, to one layout per grid axis.
     """
 
     grid: Grid
-    forward: Callable[..., Tensor]
+    forward: Callable[..., Any]
     inputs: Mapping[str, Sequence[Layout]]
     parameters: Mapping[str, Sequence[Layout]]
+    outputs: Mapping[str, Sequence[Layout]] = field(default_factory=dict)
 
 
 def parameter_layouts(program: Program, described: Sequence[Described]) -> dict[str, Layouts]:
@@ -71,6 +72,16 @@ def input_layouts(program: Program, described: Sequence[Described]) -> dict[str,
         problems += [f"{item.name}: {fault}" for fault in faults if item.name in program.inputs]
     _refuse("INPUTS of the program", problems)
     return {item.name: tuple(program.inputs[item.name]) for item in described}
+
+
+def output_layouts(program: Program, described: Sequence[Output]) -> dict[str, Layouts]:
+    """The layouts of every described output, by path, in the program's order. Raises ProgramMismatch with all offenders."""
+    shapes = {item.name: item.shape for item in described}
+    problems = [f"{name!r} is no output{nearest(name, shapes)}" for name in program.outputs if name not in shapes]
+    for name, layouts in program.outputs.items():
+        problems += [f"{name}: {fault}" for fault in _faults(tuple(layouts), shapes.get(name, ()), program.grid)]
+    _refuse("OUTPUTS of the program", problems)
+    return {name: tuple(layouts) for name, layouts in program.outputs.items()}
 
 
 def matches(pattern: str, name: str) -> bool:

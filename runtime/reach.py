@@ -52,16 +52,21 @@ class Window:
     stride: int = 1
     padding: int = 0
     dilation: int = 1
+    ceil: bool = False  # whether a last window that reaches beyond the padding counts, if it begins before it
 
     def extent(self, n: int) -> int:
-        return max(0, (n + 2 * self.padding - self.dilation * (self.kernel - 1) - 1) // self.stride + 1)
+        free = n + 2 * self.padding - self.dilation * (self.kernel - 1) - 1
+        if not self.ceil:
+            return max(0, free // self.stride + 1)
+        rows = -(-free // self.stride) + 1
+        return max(0, rows - 1 if (rows - 1) * self.stride >= n + self.padding else rows)
 
     def reads(self, n: int, rows: Interval) -> Interval:
         first = rows[0] * self.stride - self.padding
         return first, first + (rows[1] - rows[0] - 1) * self.stride + self.dilation * (self.kernel - 1) + 1
 
     def margins(self, n: int) -> Interval:
-        return self.padding, self.padding
+        return self.padding, max(self.padding, self.reads(n, (0, self.extent(n)))[1] - n) if self.ceil else self.padding
 
 
 @dataclass(frozen=True, slots=True)

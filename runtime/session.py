@@ -18,17 +18,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autopar.errors import ProgramMismatch, refusal
-from autopar.layout import Layouts
-from autopar.runtime import inputs, norm, sources
+from autopar.errors import ConfigError, ProgramMismatch, refusal
+from autopar.layout import Layouts, Shard
+from autopar.runtime import inputs, norm, optimizer_state, sources
 from autopar.runtime.allocator import keep_freed_memory
 from autopar.runtime.description import Described, Description
+from autopar.runtime.draws import Drawn, drawing
+from autopar.runtime.filled import check_filled
 from autopar.runtime.gradients import BUCKET_BYTES, GradientSums
-from autopar.runtime.namespace import Namespace
-from autopar.runtime.program import Program, input_layouts, parameter_layouts
+from autopar.runtime.namespace import Call, Namespace
+from autopar.runtime.outputs import Outputs
+from autopar.runtime.program import Program, input_layouts, output_layouts, parameter_layouts
 from autopar.runtime.rebalance import move
+from autopar.runtime.scaler import GradScaler
 from autopar.runtime.sources import Source
-from autopar.runtime.state import gather_whole, local_shape, view_part
+from autopar.runtime.state import cuts, gather_whole, local_shape, view_part
 from autopar.runtime.together import agree, together
 from autopar.runtime.transport.world import simulated_world
 
@@ -37,11 +41,15 @@ class Parallel(nn.Module):
     """The model on a grid.
 
     Gradients of copied parameters lie in memory that the next backward pass overwrites, and that `rebalance` and `free`
-    give back: clone what is to be kept for longer.
+    give back: clone what is to be kept for longer. Sums over ranks are made at the end of every backward pass, or once for
+    all of those inside `no_sync` and the one after.
+
+    A batch may have any number of rows (`description.fixed` says why not), and `eval()` and `train()` are as usual
+    (`description.evaluation` says why not). Clip by `clip_grad_norm_` here: torch's own sees this rank's part only.
 
     Raises ProgramMismatch where program and description do not fit, CheckpointError for the source. `dtype` replaces
-    every floating-point dtype of parameters, buffers and inputs. `state_dict` holds this rank's parts;
-    `full_state_dict` the whole.
+    every floating-point dtype of parameters, buffers and inputs, `seed` is that of dropout. `state_dict` holds this rank's
+    parts, `full_state_dict` the whole.
     """
 
     def __init__(
@@ -51,18 +59,25 @@ class Parallel(nn.Module):
         source: Source,
         dtype: torch.dtype | None = None,
         bucket_bytes: int = BUCKET_BYTES,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         self.program = program
         self.description = description
         self.grid = program.grid
         self._dtype = dtype
+        self._free = () if description.fixed else description.batched  # the inputs that may have any number of rows
+        self._call = Call(description.rows)
+        self.seed = seed
+        self._steps = 0  # calls in training so far: random numbers differ from call to call
+        self.drawn: tuple[Drawn, ...] = ()  # the random tensors of the last call
         if simulated_world() is None:
             keep_freed_memory()
         self._compared = False  # whether all ranks were given the same inputs in the first step
         with together(self.grid.comm, "setting up the program"):
             self._check_grid()
             self._inputs = input_layouts(program, description.inputs)
+            self._outputs = output_layouts(program, description.outputs)
             self._layouts = parameter_layouts(program, description.parameters)
             self._homes = {item: self._layouts[item.name] for item in description.parameters}
             self._tensors = sources.load(source, self._homes, self.grid.axes, dtype)
@@ -87,33 +102,57 @@ class Parallel(nn.Module):
         """The layouts of each parameter and buffer over the grid's axes."""
         return MappingProxyType(self._layouts)
 
+    def train(self, mode: bool = True) -> Parallel:
+        """Training or evaluation, as of any module. Raises ConfigError where the model evaluates in another way."""
+        if not mode and self.description.evaluation:
+            rule = "batch norm by running statistics and no dropout: other differences need a program of their own"
+            fix = "evaluate the model itself: model.load_state_dict(parallel.full_state_dict())"
+            raise ConfigError(refusal("evaluation", self.description.evaluation, rule, fix=fix))
+        super().train(mode)
+        return self
+
     @property
     def communication_seconds(self) -> float:
         """Wall seconds that this rank has spent inside communication calls so far."""
         return self.grid.comm.seconds + sum(axis.comm.seconds for axis in self.grid.axes) + self._sums.seconds
 
-    def forward(self, *args: object, **kwargs: object) -> Tensor:
+    def forward(self, *args: object, **kwargs: object) -> Any:  # noqa: ANN401 (a tensor, or `Outputs`)
         """The loss of a whole batch, of which this rank computes its part. Every rank passes the same whole inputs.
 
+        A program that was compiled for further outputs returns `Outputs`: the loss and these, as the model names them.
         Arguments are those of the model's forward. Raises ProgramMismatch, on all ranks, for another name, shape or
         dtype.
         """
-        shapes = {item.name: item.shape for item in self.description.inputs}
-        given = self._checked(args, kwargs, shapes)
+        given, error = self._checked(args, kwargs, {item.name: item.shape for item in self.description.inputs})
+        rows = self._rows(given)
+        inputs.agree_on_rows(self.grid.comm, rows, error)
+        self._check_filled(rows)
         if not self._compared:
             inputs.check_alike(self.grid.comm, given)
             self._compared = True
+        self._call.batch = rows
         return self._step({name: view_part(one, self._inputs[name], self.grid.axes) for name, one in given.items()})
 
-    def forward_parts(self, *args: object, **kwargs: object) -> Tensor:
-        """`forward` for inputs of which every rank passes its own part only, as `input_layouts` says."""
-        shapes = {item.name: self.input_shape(item.name) for item in self.description.inputs}
-        return self._step(self._checked(args, kwargs, shapes))
+    def forward_parts(self, *args: object, **kwargs: object) -> Any:  # noqa: ANN401
+        """`forward` for inputs of which every rank passes its own part only, as `input_layouts` and `input_shape` say."""
+        given, error = self._checked(args, kwargs, None)
+        batch = self._whole_rows(given)
+        if error is None:
+            try:
+                shapes = {item.name: self.input_shape(item.name, batch) for item in self.description.inputs}
+                inputs.check(self.description.inputs, given, shapes, self._dtype)
+            except ProgramMismatch as refused:
+                error = refused
+        agree(self.grid.comm, "inputs of the step", error)
+        self._check_filled(batch)
+        self._call.batch = batch
+        return self._step(given)
 
-    def input_shape(self, name: str) -> tuple[int, ...]:
-        """The shape of this rank's part of an input, as the grid is cut now."""
+    def input_shape(self, name: str, batch: int | None = None) -> tuple[int, ...]:
+        """The shape of this rank's part of an input, as the grid is cut now, for a whole batch of so many rows."""
         item = next(item for item in self.description.inputs if item.name == name)
-        return local_shape(item.shape, self._inputs[name], self.grid.axes)
+        shape = item.shape if batch is None or name not in self._free else (batch, *item.shape[1:])
+        return local_shape(shape, self._inputs[name], self.grid.axes)
 
     def full_state_dict(self, *, rank0_only: bool = False) -> dict[str, Tensor]:
         """All parameters and buffers whole, under the model's own names, tied names included. Collective.
@@ -160,8 +199,32 @@ class Parallel(nn.Module):
         """
         return self._sums.accumulate()
 
+    def no_sync(self) -> AbstractContextManager[None]:
+        """`accumulate`, by the name that `torch.nn.parallel.DistributedDataParallel` gives it."""
+        return self.accumulate()
+
+    def grad_scaler(self, **options: Any) -> GradScaler:  # noqa: ANN401 (torch's options)
+        """A `torch.amp.GradScaler` for float16, whose verdict about an overflow is the same on all ranks."""
+        return GradScaler(self.grid.comm, **options)
+
+    def full_optimizer_state_dict(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        """The state of an optimizer over these parameters, whole, by parameter names. Collective."""
+        return optimizer_state.full(optimizer, self._owners(), self.grid.axes)
+
+    def load_full_optimizer_state_dict(self, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+        """Take this rank's part of what `full_optimizer_state_dict` gave, on this grid or another. Collective."""
+        with together(self.grid.comm, "loading the optimizer's state"):
+            optimizer_state.load(optimizer, state, self._owners(), self.grid.axes)
+
+    def clip_grad_value_(self, clip_value: float) -> None:
+        """`torch.nn.utils.clip_grad_value_`: every element of every gradient into [-clip_value, clip_value]."""
+        nn.utils.clip_grad_value_(self.parameters(), clip_value)
+
     def clip_grad_norm_(self, max_norm: float, norm_type: float = 2.0, error_if_nonfinite: bool = False) -> Tensor:
-        """`torch.nn.utils.clip_grad_norm_` over the whole model; returns the norm before. Collective."""
+        """`torch.nn.utils.clip_grad_norm_` over the whole model; returns the norm before. Collective.
+
+        torch's own function, given `parallel.parameters()`, would see this rank's parts only, and clip by their norm.
+        """
         gradients = [
             (gradient, self._homes[item])
             for item in self._homes
@@ -171,7 +234,7 @@ class Parallel(nn.Module):
         if error_if_nonfinite and not torch.isfinite(torch.tensor(total)):
             raise RuntimeError(f"the norm of order {norm_type} of all gradients is {total}, so they cannot be clipped")
         norm.scale(self.parameters(), total, float(max_norm))
-        return torch.tensor(total, dtype=gradients[0][0].dtype if gradients else torch.float32)
+        return torch.tensor(total, dtype=gradients[0][0].dtype.to_real() if gradients else torch.float32)
 
     def rebalance(
         self, axis: str, cuts: Sequence[float] | None, optimizer: torch.optim.Optimizer | None = None
@@ -191,24 +254,69 @@ class Parallel(nn.Module):
         grid = f"grid {str(self.grid.shape)!r}, rank {self.grid.rank}"
         return f"Parallel({self.description.name!r}, {grid}, {here} of {whole} parameters)"
 
+    def _owners(self) -> dict[Tensor, tuple[Described, Layouts]]:
+        return {self._tensors[item.name]: (item, layouts) for item, layouts in self._homes.items()}
+
     def _movable(self) -> list[tuple[Described, Layouts, Tensor]]:
         return [(item, layouts, self._tensors[item.name]) for item, layouts in self._homes.items()]
 
     def _checked(
-        self, args: Sequence[object], kwargs: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]]
-    ) -> dict[str, Tensor]:
+        self, args: Sequence[object], kwargs: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]] | None
+    ) -> tuple[dict[str, Tensor], ProgramMismatch | None]:
+        """The inputs as tensors of these shapes, of any shape without; the ranks have yet to agree on the outcome."""
         described = self.description.inputs
-        tensors: dict[str, Tensor] = {}
-        error: ProgramMismatch | None = None
         try:
-            tensors = inputs.check(described, inputs.bind(described, args, kwargs), shapes, self._dtype)
+            given = inputs.bind(described, args, kwargs)
+            wanted = shapes or {name: tuple(getattr(value, "shape", ())) for name, value in given.items()}
+            free = self._free if shapes else ()
+            return inputs.check(described, given, wanted, self._dtype, free, self.description.fixed), None
         except ProgramMismatch as refused:
-            error = refused
-        agree(self.grid.comm, "inputs of the step", error)
-        return tensors
+            return {}, refused
 
-    def _step(self, parts: Mapping[str, Tensor]) -> Tensor:
-        return self._sums.attach(self.program.forward(self._namespace, *(parts[name] for name in self.program.inputs)))
+    def _rows(self, given: Mapping[str, Tensor]) -> int:
+        """The rows of the whole batch in these whole inputs."""
+        return given[self._free[0]].shape[0] if self._free and given else self.description.rows
+
+    def _whole_rows(self, given: Mapping[str, Tensor]) -> int:
+        """The rows of the whole batch, of which every rank has its part in these inputs. Collective."""
+        if not self._free:
+            return self.description.rows
+        name = self._free[0]
+        pairs = zip(self.grid.axes, self._inputs[name], strict=True)
+        counts = all((isinstance(one, Shard) and one.dim == 0) or axis.index == 0 for axis, one in pairs)
+        total = torch.tensor([given[name].shape[0] if counts and given and given[name].dim() else 0])
+        self.grid.comm.all_reduce(total)
+        return int(total)
+
+    def _check_filled(self, rows: int) -> None:
+        """Raise ConfigError, alike on every rank, where so few rows leave a rank without one that needs one."""
+        described = self.description
+        if rows != described.rows and described.filled_by_rows:
+            check_filled(
+                self.grid.axes,
+                [(axes, extent * rows // described.rows) for axes, extent in described.filled_by_rows],
+                f"a batch of {rows} rows",
+                "drop a batch of so few rows, or evaluate it on fewer ranks",
+            )
+
+    def _step(self, parts: Mapping[str, Tensor]) -> Any:  # noqa: ANN401
+        self._call.training = self.training
+        self._steps += self.training
+        with drawing(self.seed, self._steps, self.training) as draws:
+            returned = self.program.forward(self._namespace, *(parts[name] for name in self.program.inputs))
+        self.drawn = tuple(draws.made)
+        if not self.program.outputs:
+            return self._sums.attach(returned)
+        loss, *others = returned
+        described = {item.name: item for item in self.description.outputs}
+        found = {}
+        for (name, layouts), part in zip(self._outputs.items(), others, strict=True):
+            item = described[name]
+            grown = (
+                n * self._call.batch // self.description.rows if i in item.rows else n for i, n in enumerate(item.shape)
+            )
+            found[name] = (part.detach(), cuts(tuple(grown), layouts, self.grid.axes))
+        return Outputs(self.description.loss, self._sums.attach(loss), found)
 
     def _check_grid(self) -> None:
         if str(self.grid.shape) != self.description.grid:
@@ -221,7 +329,7 @@ class Parallel(nn.Module):
         current = dict(self.named_parameters()) | dict(self.named_buffers())
         self._tensors = {name: current[name] for name in self._tensors}
         every = {name: self._tensors[item.name] for item in self._homes for name in (item.name, *item.aliases)}
-        self._namespace = Namespace(every)
+        self._namespace = Namespace(every, self._call)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Parallel:  # noqa: ANN401 (torch's own signature)
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]

@@ -22,6 +22,7 @@ from autopar.errors import CheckpointError, nearest, refusal
 from autopar.layout import Layouts
 from autopar.runtime.description import Described
 from autopar.runtime.grid import Axis
+from autopar.runtime.precision import precise
 from autopar.runtime.state import Runs, local_shape, rows, take_part
 from autopar.runtime.transport.base import Comm
 
@@ -125,8 +126,7 @@ def save(state: Mapping[str, Tensor], path: Path) -> None:
 
 
 def _made(item: Described, part: Tensor, dtype: torch.dtype | None) -> Tensor:
-    wanted = dtype if dtype is not None and item.dtype.is_floating_point else item.dtype
-    value = part.to(wanted)
+    value = part.to(precise(item.dtype, dtype))
     return (
         nn.Parameter(value, requires_grad=item.kind == "parameter") if item.kind in ("parameter", "frozen") else value
     )

@@ -4,15 +4,20 @@ On every rank the program, on rank 0 also the sequential model, is trained from 
 batches: with SGD and momentum and with AdamW in float64, and with SGD in float32. Losses of all steps, every gradient
 of the last one, and all parameters and buffers afterwards are compared. The difference of a tensor is relative to its
 largest element, or to a ten-thousandth of the largest in all tensors where that is more (a gradient that is zero but for
-rounding has no digits to compare). In float64, casts to float32 inside the model are left out on both sides.
+rounding has no digits to compare). In float64, casts to narrower types inside the model are left out on both sides.
+
+Dropout stays on: the model is given the random numbers of the program (`drawn`), which go by their place in the whole
+tensor and not by the ranks. A model that draws otherwise than the program is refused, and not called different.
 
 Before that, all that a step of the program communicates is put to the adjoint test (`adjoint_program`).
 
 Two runs may differ by more than rounding where the model magnifies it: at a kink, where one ReLU whose operand is zero
 up to rounding passes a gradient in one run and none in the other; or where AdamW normalises a gradient that is zero but
 for rounding, such as that of a bias before a batch norm. Where a case exceeds its tolerance, the sequential model is
-therefore trained again, a few times, from parameters changed by some roundings; twice the most that this does to it is
-allowed as well, and said.
+therefore trained again, a few times, from parameters changed by some roundings, or by one of bfloat16 or float16 where it
+computes in these; twice the most that this does to it is allowed as well, and said.
+
+After that a smaller batch, evaluation and outputs are compared (`verify_uses`).
 """
 
 from __future__ import annotations
@@ -22,9 +27,10 @@ import json
 import math
 import runpy
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -32,17 +38,22 @@ import torch
 from torch import Tensor, nn
 
 from autopar.errors import ConfigError, ProgramMismatch, refusal
-from autopar.runtime import adjoint_program, failure, job
+from autopar.runtime import adjoint_program, failure, job, verify_uses
 from autopar.runtime.adjoint_program import Communication
 from autopar.runtime.adjoints import TOLERANCE
 from autopar.runtime.description import dtype_name
+from autopar.runtime.drawn import Drawn
+from autopar.runtime.draws import Drawn as Drawing
+from autopar.runtime.draws import Draws, drawing
 from autopar.runtime.job import Job
 from autopar.runtime.main import share_cores
+from autopar.runtime.precision import module_in_precision
 from autopar.runtime.program import Program
 from autopar.runtime.progress import show
 from autopar.runtime.session import Parallel
 from autopar.runtime.together import agree, together
-from autopar.runtime.widen import Widened
+from autopar.runtime.transport.base import Comm
+from autopar.runtime.widen import Narrowest, Widened
 
 FLOOR = 1e-4  # of the largest tensor: a gradient that cancels to zero keeps the rounding of its terms, and is no finer
 DRAWS, ROUNDINGS = 5, 8  # changes of the parameters that are tried, and how large they are, in roundings of the type
@@ -115,14 +126,51 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _compared(opened: Job, given: argparse.Namespace) -> list[Difference]:
     """The differences of all cases, each printed as soon as it is known. Collective."""
-    _refuse_random(opened, given.seed)
+    drawn = _refuse_random(opened, given.seed)
+    if drawn and not given.json:
+        comm = opened.program.grid.comm
+        show(comm.rank, f"note: the model draws {drawn} random tensors in a step; here it draws the program's numbers")
     found: list[Difference] = []
     for case in CASES:
         found += verify(opened, case, given.steps, given.seed)
         if not given.json:
             for one in found[-3:]:
                 show(opened.program.grid.comm.rank, _line(one))
-    return found
+    used = _used(opened, given.seed)
+    for one in used if not given.json else ():
+        show(opened.program.grid.comm.rank, _line(one))
+    return found + used
+
+
+def _used(opened: Job, seed: int) -> list[Difference]:
+    """What is compared beside training (`verify_uses`), in float64. Collective."""
+    comm, tolerance = opened.program.grid.comm, CASES[0].tolerance
+    with together(comm, "reading the batches"):
+        batch = job.cast(next(job.batches(opened)), torch.float64)
+    mine = verify_uses.of_program(opened, batch, seed)
+    found: list[Difference] = []
+    with together(comm, "running the sequential model"):
+        if comm.rank == 0:
+            model = verify_uses.of_model(opened, batch, seed)
+            found = [
+                Difference(f"{what}, float64", "values", *compare(mine[what], model[what]), tolerance) for what in model
+            ]
+            if any(one.relative > tolerance for one in found):
+                draw = torch.Generator().manual_seed(seed)
+                nudged = [verify_uses.of_model(opened, batch, seed, partial(_nudge, draw=draw)) for _ in range(DRAWS)]
+                moved = [max(compare(one[what], model[what])[0] for one in nudged) for what in model]
+                found = [
+                    replace(one, tolerance=max(tolerance, 2 * most)) for one, most in zip(found, moved, strict=True)
+                ]
+    return _shared(comm, found)
+
+
+def _nudge(model: nn.Module, draw: torch.Generator, rounding: float = 0.0) -> None:
+    """Change every parameter by some roundings of its type, or by one of the narrowest that the model computes in."""
+    with torch.no_grad():
+        for one in model.parameters():
+            noise = torch.randn(one.shape, generator=draw, dtype=one.dtype)
+            one.mul_(1 + max(ROUNDINGS * torch.finfo(one.dtype).eps, rounding) * noise)
 
 
 def verify(opened: Job, case: Case, steps: int, seed: int) -> list[Difference]:
@@ -130,15 +178,17 @@ def verify(opened: Job, case: Case, steps: int, seed: int) -> list[Difference]:
     comm = opened.program.grid.comm
     with together(comm, "reading the batches"):
         batches = [job.cast(batch, case.dtype) for batch in islice(job.batches(opened), steps)]
-    parallel = Parallel(opened.program, opened.description, job.values(opened, seed), case.dtype)
-    losses = _train(parallel, batches, case)
+    parallel = Parallel(opened.program, opened.description, job.values(opened, seed), case.dtype, seed=seed)
+    losses, mine = _train(parallel, batches, case, seed, opened.description.loss)
     gradients, state = parallel.full_gradients(), parallel.full_state_dict()
     parallel.free()
     found: list[Difference] = []
     with together(comm, "training the sequential model"):
         if comm.rank == 0:
-            model = job.sequential(opened, seed).to(case.dtype).train()
-            expected = _train(model, batches, case)
+            model = module_in_precision(job.sequential(opened, seed), case.dtype).train()
+            with Narrowest() as seen:
+                expected, others = _train(model, batches, case, seed, opened.description.loss)
+            _same_draws(opened, mine, others)
             wanted = {name: one.grad for name, one in model.named_parameters() if one.grad is not None}
             held = {name: one for name, one in model.state_dict().items() if name in state}
             pairs = (("losses", losses, expected), ("gradients", gradients, wanted), ("state", state, held))
@@ -146,8 +196,13 @@ def verify(opened: Job, case: Case, steps: int, seed: int) -> list[Difference]:
                 Difference(_title(case), what, *compare(mine, other), case.tolerance) for what, mine, other in pairs
             ]
             if any(one.relative > one.tolerance for one in found):
-                kinks = _sensitivity(opened, case, batches, seed, [other for _, _, other in pairs])
+                kinks = _sensitivity(opened, case, batches, seed, [other for _, _, other in pairs], seen.rounding)
                 found = [replace(one, tolerance=max(one.tolerance, 2 * k)) for one, k in zip(found, kinks, strict=True)]
+    return _shared(comm, found)
+
+
+def _shared(comm: Comm, found: Sequence[Difference]) -> list[Difference]:
+    """Rank 0's differences, on every rank. Collective."""
     every = comm.gather_objects([[one.case, one.what, str(one.relative), one.worst, one.tolerance] for one in found])
     rows: list[tuple[str, str, str, str, float]] = every[0]  # type: ignore[assignment]
     return [
@@ -155,38 +210,55 @@ def verify(opened: Job, case: Case, steps: int, seed: int) -> list[Difference]:
     ]
 
 
-def _refuse_random(opened: Job, seed: int) -> None:
-    """Raise ConfigError, on all ranks, for a model that draws random numbers as it trains. Collective."""
+def _refuse_random(opened: Job, seed: int) -> int:
+    """Raise ConfigError, on all ranks, for a model that is random even where its random numbers are given. Collective.
+
+    Returns, on rank 0, how many random tensors the model draws in a step.
+    """
+    drawn = 0
     with together(opened.program.grid.comm, "looking for randomness in the model"):
         if opened.program.grid.comm.rank == 0:
-            model = job.sequential(opened, seed).double().train()
+            model = module_in_precision(job.sequential(opened, seed), torch.float64).train()
             batch = job.cast(next(job.batches(opened)), torch.float64)
-            with torch.no_grad(), Widened():
-                losses = [float(job.loss_of(job.call(model, batch))) for _ in range(2)]
+            losses = []
+            for _ in range(2):
+                with torch.no_grad(), Widened(), drawing(seed, 1) as draws, Drawn():
+                    losses.append(float(job.loss_of(job.call(model, batch), opened.description.loss)))
+                drawn = len(draws.made)
             if losses[0] != losses[1]:
                 given = f"the loss of one batch is {losses[0]:.9g} and then {losses[1]:.9g}"
                 rule = (
-                    "a comparison needs a model that computes the same twice; this one draws random numbers (dropout?)"
+                    "a comparison needs a model that computes the same twice where its random numbers are the same; "
+                    "this one changes for another reason (a buffer that counts calls, Python's random?)"
                 )
-                raise ConfigError(
-                    refusal(str(opened.folder), given, rule, fix="set its dropout to 0 and compile again")
-                )
+                fix = "make it compute the same again, and compile again"
+                raise ConfigError(refusal(str(opened.folder), given, rule, fix=fix))
+    return drawn
+
+
+def _same_draws(opened: Job, mine: Sequence[Drawing], others: Sequence[Drawing]) -> None:
+    """Raise ConfigError where program and model do not draw the same random tensors in the same order."""
+    if list(mine) != list(others):
+        place = next(i for i in range(len(mine) + len(others)) if list(mine[i : i + 1]) != list(others[i : i + 1]))
+        said = [
+            f"{who}: {f'{drawn[place][0]} {drawn[place][1]}' if place < len(drawn) else 'nothing'}"
+            for who, drawn in (("the program", mine), ("the model", others))
+        ]
+        rule = "to be compared, both draw the same random tensors in the same order"
+        fix = "set the probability of what the model draws and does not use to 0"
+        raise ConfigError(refusal(str(opened.folder), f"random tensor {place + 1} of a step differs", rule, said, fix))
 
 
 def _sensitivity(
-    opened: Job, case: Case, batches: Sequence[job.Inputs], seed: int, expected: Sequence[State]
+    opened: Job, case: Case, batches: Sequence[job.Inputs], seed: int, expected: Sequence[State], rounding: float
 ) -> list[float]:
     """How far losses, gradients and state of the sequential model move when its parameters change by some roundings."""
     moved = [0.0 for _ in expected]
     draw = torch.Generator().manual_seed(seed)
     for _ in range(DRAWS):
-        model = job.sequential(opened, seed).to(case.dtype).train()
-        with torch.no_grad():
-            for one in model.parameters():
-                one.mul_(
-                    1 + ROUNDINGS * torch.finfo(one.dtype).eps * torch.randn(one.shape, generator=draw, dtype=one.dtype)
-                )
-        losses = _train(model, batches, case)
+        model = module_in_precision(job.sequential(opened, seed), case.dtype).train()
+        _nudge(model, draw, rounding)
+        losses, _ = _train(model, batches, case, seed, opened.description.loss)
         gradients = {name: one.grad for name, one in model.named_parameters() if one.grad is not None}
         state = {name: one for name, one in model.state_dict().items() if name in expected[2]}
         for i, (mine, other) in enumerate(zip((losses, gradients, state), expected, strict=True)):
@@ -203,7 +275,7 @@ def compare(found: State, expected: State) -> tuple[float, str]:
     worst = (0.0, "")
     for name, other in expected.items():
         scale = max(_largest(other), FLOOR * largest) or 1.0
-        difference = _largest(found[name].double() - other.double()) / scale
+        difference = _largest(_wide(found[name]) - _wide(other)) / scale
         if math.isnan(difference):
             return difference, name
         worst = max(worst, (difference, name), key=lambda pair: pair[0])
@@ -211,20 +283,42 @@ def compare(found: State, expected: State) -> tuple[float, str]:
 
 
 def _largest(tensor: Tensor) -> float:
-    return float(tensor.detach().double().abs().max()) if tensor.numel() else 0.0
+    return float(_wide(tensor).abs().max()) if tensor.numel() else 0.0
 
 
-def _train(model: nn.Module, batches: Sequence[job.Inputs], case: Case) -> dict[str, Tensor]:
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.detach().to(torch.complex128 if tensor.is_complex() else torch.float64)
+
+
+def _train(
+    model: nn.Module, batches: Sequence[job.Inputs], case: Case, seed: int, path: str
+) -> tuple[dict[str, Tensor], tuple[Drawing, ...]]:
+    """The losses of the steps, and what random tensors the last one drew; the model itself draws those of the program."""
+    made: tuple[Drawing, ...] = ()
     optimizer = case.optimizer(list(model.parameters()))
     losses = {}
     for step, batch in enumerate(batches, 1):
         optimizer.zero_grad()
-        with Widened() if case.dtype == torch.float64 else nullcontext():
-            loss = job.loss_of(job.call(model, batch))
-        loss.backward()  # type: ignore[no-untyped-call]
+        with (
+            Widened() if case.dtype == torch.float64 else nullcontext(),
+            _numbers_of_program(model, seed, step) as draws,
+        ):
+            loss = job.loss_of(job.call(model, batch), path)
+            made = model.drawn if isinstance(model, Parallel) else tuple(draws.made)
+            loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         losses[f"step {step}"] = loss.detach()
-    return losses
+    return losses, made
+
+
+@contextmanager
+def _numbers_of_program(model: nn.Module, seed: int, step: int) -> Iterator[Draws]:
+    """A step in which the model draws what the program draws by itself."""
+    if isinstance(model, Parallel):
+        yield Draws(seed)
+    else:
+        with drawing(seed, step) as draws, Drawn():
+            yield draws
 
 
 def _title(case: Case) -> str:
@@ -234,7 +328,7 @@ def _title(case: Case) -> str:
 def _line(one: Difference) -> str:
     verdict = "ok    " if one.relative <= one.tolerance else "DIFFER"
     where = f"  at {one.worst}" if one.worst else ""
-    usual = next(case.tolerance for case in CASES if _title(case) == one.case)
+    usual = next((case.tolerance for case in CASES if _title(case) == one.case), CASES[0].tolerance)
     if one.tolerance > usual:
         reason = f"twice what the sequential model moves when its parameters change by {ROUNDINGS} roundings"
         where += f"  (more than {usual:.0e}: {reason})"

@@ -69,9 +69,10 @@ def max_pool(
     padding: Numbers = 0,
     dilation: Numbers = 1,
     over: Over | None = None,
+    ceil_mode: bool = False,
 ) -> Tensor:
     """`torch.nn.functional.max_pool{1,2,3}d` of `x` [batch, channel, *space], split as in `conv`."""
-    return wide(x, [MaxPool(kernel, stride, padding, dilation)], over)
+    return wide(x, [MaxPool(kernel, stride, padding, dilation, ceil_mode)], over)
 
 
 def avg_pool(
@@ -81,9 +82,11 @@ def avg_pool(
     padding: Numbers = 0,
     count_include_pad: bool = True,
     over: Over | None = None,
+    ceil_mode: bool = False,
+    divisor_override: int | None = None,
 ) -> Tensor:
     """`torch.nn.functional.avg_pool{1,2,3}d` of `x` [batch, channel, *space], split as in `conv`."""
-    return wide(x, [AvgPool(kernel, stride, padding, count_include_pad)], over)
+    return wide(x, [AvgPool(kernel, stride, padding, count_include_pad, ceil_mode, divisor_override)], over)
 
 
 def pad(

@@ -1,11 +1,13 @@
 """Puts this folder on the path, so that tests in subfolders can import the helpers that stand here; golden programs."""
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+os.environ.setdefault("AUTOPAR_CACHE", "off")  # tests keep nothing in the user's home
 GOLDEN = Path(__file__).parent / "golden"
 
 

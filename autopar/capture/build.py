@@ -20,6 +20,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
+from autopar.capture.refuse import check_tensors
 from autopar.capture.source import frames_of_error, innermost
 from autopar.errors import CaptureError, nearest, refusal
 
@@ -77,6 +78,8 @@ def arguments(examples: Examples, built: Built) -> tuple[tuple[object, ...], dic
     """Positional and keyword arguments of forward; every tensor a separate one, on the module's device."""
     args, kwargs = ((), dict(examples)) if isinstance(examples, Mapping) else (tuple(examples), {})
     _check_signature(built.module, args, kwargs)
+    check_tensors(f"example_inputs of {type(built.module).__name__}", input_pairs(args, kwargs))
+    check_tensors(type(built.module).__name__, [*built.module.named_parameters(), *built.module.named_buffers()])
     place = _placer(built)
     return tuple(place(value) for value in args), {key: place(value) for key, value in kwargs.items()}
 
@@ -98,8 +101,12 @@ def input_names(module: nn.Module, args: tuple[object, ...], kwargs: Mapping[str
 
 def describe(args: tuple[object, ...], kwargs: Mapping[str, object]) -> list[str]:
     """One line per argument: ``x: float32 (8, 3)``."""
-    named = [*((f"argument {i}", value) for i, value in enumerate(args)), *kwargs.items()]
-    return [f"{name}: {_spell(value)}" for name, value in named]
+    return [f"{name}: {_spell(value)}" for name, value in input_pairs(args, kwargs)]
+
+
+def input_pairs(args: tuple[object, ...], kwargs: Mapping[str, object]) -> list[tuple[str, object]]:
+    """Every argument with what to call it."""
+    return [*((f"argument {i}", value) for i, value in enumerate(args)), *kwargs.items()]
 
 
 def _spell(value: object) -> str:
@@ -163,8 +170,11 @@ def _check_signature(module: nn.Module, args: tuple[object, ...], kwargs: Mappin
         unknown = [f"{key}: forward has no such argument{nearest(key, known)}" for key in kwargs if key not in known]
         fix = "give every argument that has no default, by position (a tuple) or by name (a dict)"
         raise CaptureError(refusal(where, str(error), takes, unknown + describe(args, kwargs), fix)) from None
-    named = [*((f"argument {i}", value) for i, value in enumerate(args)), *kwargs.items()]
-    nested = [f"{key}: {type(value).__name__}" for key, value in named if isinstance(value, list | tuple | dict | set)]
+    nested = [
+        f"{key}: {type(value).__name__}"
+        for key, value in input_pairs(args, kwargs)
+        if isinstance(value, list | tuple | dict | set)
+    ]
     if nested:
         rule = "every input is a tensor or a plain value"
         fix = "give tensors as separate arguments of forward"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -13,8 +14,11 @@ from torch.export import ExportedProgram
 
 from autopar.capture.build import LOG, Built, Examples, Model, arguments, build, build_on_cpu, input_names, real_buffers
 from autopar.capture.export import export
+from autopar.capture.modes import evaluation
 from autopar.capture.names import rename
+from autopar.capture.paths import TARGET as PATH
 from autopar.capture.rewrite import dead_code
+from autopar.capture.rows import rows_of, with_more_rows
 from autopar.capture.simplify import simplify
 from autopar.capture.translate import constant_values, translate
 from autopar.errors import CaptureError, refusal
@@ -23,33 +27,45 @@ from autopar.graph import Graph, check
 
 @dataclass(frozen=True, slots=True)
 class Captured:
-    """A graph, and the values of its parameters of kind "constant" by name."""
+    """A graph, and the values of its parameters of kind "constant" by name.
+
+    `larger` is the graph of the same model with another number of rows in its batch, or None where `fixed` says why
+    there is none. `evaluation` says why the program of this graph cannot evaluate, and is empty where it can.
+    """
 
     graph: Graph
     constants: dict[str, torch.Tensor]
+    larger: Graph | None = None
+    fixed: str = ""
+    evaluation: str = ""
 
 
 def capture(
-    model: Model, example_inputs: Examples | Callable[[], Examples], *, name: str, loss: str | None = None
+    model: Model,
+    example_inputs: Examples | Callable[[], Examples],
+    *,
+    name: str,
+    loss: str | None = None,
+    outputs: Sequence[str] = (),
 ) -> Captured:
     """The graph of one training step of `model`, up to its loss.
 
     `model` is an nn.Module (also a traced fx.GraphModule) or, better, a function that returns one: it is then called on
     the meta device. `example_inputs` is a tuple for positional or a dict for keyword arguments, or a function that
     returns one. `loss` names the output to differentiate where it is neither the only scalar nor called ``loss``:
-    a key, a field or an index, nested ones joined by dots.
+    a key, a field or an index, nested ones joined by dots. `outputs` names others to return beside it, in the same way.
 
     Raises CaptureError where the model cannot be made, called, or turned into one straight graph.
     """
     examples = example_inputs() if callable(example_inputs) else example_inputs
     built = build(model, name)
     try:
-        return _capture(built, examples, name, loss)
+        return _capture(built, examples, name, loss, outputs)
     except CaptureError as error:
         if built.mode is None or built.rebuild is None or not _may_succeed_on_cpu(error):
             raise
         LOG.info("%s cannot be traced without memory; it is made on the CPU and traced again", name)
-    return _capture(build_on_cpu(built.rebuild, name), examples, name, loss)
+    return _capture(build_on_cpu(built.rebuild, name), examples, name, loss, outputs)
 
 
 def _may_succeed_on_cpu(error: CaptureError) -> bool:
@@ -60,16 +76,46 @@ def _may_succeed_on_cpu(error: CaptureError) -> bool:
 _UNKNOWN = "its value is not known"
 
 
-def _capture(built: Built, examples: Examples, name: str, loss: str | None) -> Captured:
+def _capture(built: Built, examples: Examples, name: str, loss: str | None, outputs: Sequence[str]) -> Captured:
+    captured = partial(_graph, built, name=name, loss=loss, outputs=outputs)
+    graph, constants = captured(examples)
+    larger, fixed = _larger(captured, examples, constants)
+    paths = sum(node.target == PATH for node in graph.nodes)
+    why = evaluation(built.module, *arguments(examples, built), built.mode, paths)
+    return Captured(graph, constants, larger, fixed, why)
+
+
+def _larger(
+    captured: Callable[[Examples], tuple[Graph, dict[str, torch.Tensor]]],
+    examples: Examples,
+    constants: Mapping[str, torch.Tensor],
+) -> tuple[Graph | None, str]:
+    """The graph with more rows, or why there is none: the batch is part of the model."""
+    if rows_of(examples) < 2:
+        return None, "it was compiled for a batch of one row" if rows_of(examples) else "no input has rows"
+    try:
+        graph, others = captured(with_more_rows(examples))
+    except CaptureError as error:
+        return None, f"with another number of rows, {' '.join(str(error).splitlines()[:2])}"
+    for key in constants.keys() | others.keys():
+        one, two = constants.get(key), others.get(key)
+        if one is None or two is None or one.shape != two.shape or not torch.equal(one, two):
+            return None, f"the constant {key} depends on the number of rows"
+    return graph, ""
+
+
+def _graph(
+    built: Built, examples: Examples, name: str, loss: str | None, outputs: Sequence[str]
+) -> tuple[Graph, dict[str, torch.Tensor]]:
     args, kwargs = arguments(examples, built)
     program = export(built.module, args, kwargs, name)
     positional = input_names(built.module, args, kwargs)[: len(args)]
-    graph = dead_code(translate(program, built.module, positional, name, loss))
+    graph = dead_code(translate(program, built.module, positional, name, loss, outputs))
     constants = _constants(graph, program, built)
     graph = rename(simplify(graph, constants))
     check(graph)
     used = {item.name for item in graph.parameters if item.kind == "constant"}
-    return Captured(graph, {key: tensor for key, tensor in constants.items() if key in used})
+    return graph, {key: tensor for key, tensor in constants.items() if key in used}
 
 
 def _constants(graph: Graph, program: ExportedProgram, built: Built) -> dict[str, torch.Tensor]:

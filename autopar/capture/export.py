@@ -1,8 +1,8 @@
 """`torch.export` with refusals that a user can act on: a module and its arguments to a functional FX graph.
 
-``export(strict=False)`` runs forward once on fake tensors; ``run_decompositions({})`` then removes in-place updates and
-keeps composite operators whole. It also forgets ``torch.no_grad()`` regions, and with them that no gradient flows
-through their results; these are therefore marked with a detach before.
+``export(strict=False)`` runs forward once on fake tensors; ``run_decompositions`` then removes in-place updates and keeps
+composite operators whole, but for the few of `decompose`. It also forgets ``torch.no_grad()`` regions, and with them that
+no gradient flows through their results; these are therefore marked with a detach before.
 """
 
 from __future__ import annotations
@@ -11,33 +11,29 @@ import contextlib
 import io
 import logging
 import operator
+import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import fx, nn
 from torch.export import ExportedProgram
-from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
+from autopar.capture import decompose, refuse
 from autopar.capture.build import describe
 from autopar.capture.source import frames_of_error, innermost, user_files
-from autopar.errors import CaptureError, refusal
-
-_DATA_WORDS = ("data-dependent", "datadependent", ".numpy()", "_local_scalar_dense", ".item()", ".tolist()")
-DATA_RULE = "one program serves all steps, so forward must not look at the numbers in a tensor"
-DATA_FIX = (
-    "keep it a tensor: choose with torch.where instead of `if`, drop .item(), .tolist() and .numpy(), multiply by a "
-    "mask instead of indexing with one; or decide by a Python value that is set before training"
-)
+from autopar.errors import CaptureError
 
 
 def export(module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], name: str) -> ExportedProgram:
     """The functional program of ``module(*args, **kwargs)`` in its own training mode. Raises CaptureError."""
     try:
-        with _quiet():
+        with quiet():
             program = torch.export.export(module, args, kwargs, strict=False)
+            lines = _lines_inside(program.graph_module)
             _keep_no_grad(program.graph_module)
-            functional: ExportedProgram = program.run_decompositions({})
+            functional: ExportedProgram = program.run_decompositions(decompose.table())
+            _restore_lines(functional.graph_module, lines)
             return functional
     except Exception as error:  # forward is the user's and may raise anything
         raise CaptureError(_explain(error, module, args, kwargs, name)) from error
@@ -48,12 +44,25 @@ def _explain(
 ) -> str:
     frame = innermost(frames_of_error(error), user_files(module))
     where = f"{frame.place}: `{frame.code}`" if frame else f"{name} ({type(module).__name__})"
-    said = (str(error).strip() or type(error).__name__).splitlines()[0]
-    if isinstance(error, GuardOnDataDependentSymNode) or any(word in str(error).lower() for word in _DATA_WORDS):
-        return refusal(where, "forward depends on the values of a tensor", DATA_RULE, [said], DATA_FIX)
-    given = f"forward stops with {type(error).__name__}: {said}"
-    fix = "mend this line, or make example_inputs what the model expects"
-    return refusal(where, given, "forward must run on the example inputs", describe(args, kwargs), fix)
+    return refuse.explain(error, where, describe(args, kwargs))
+
+
+def _lines_inside(root: fx.GraphModule) -> dict[str, str]:
+    """The user's stack of each call in a nested graph (a no_grad region), by the call's name there; unclear ones left out."""
+    found: dict[str, set[str]] = {}
+    for part in root.modules():
+        if isinstance(part, fx.GraphModule) and part is not root:
+            for node in part.graph.nodes:
+                found.setdefault(node.name, set()).add(node.meta.get("stack_trace") or "")
+    return {name: next(iter(stacks)) for name, stacks in found.items() if len(stacks) == 1}
+
+
+def _restore_lines(root: fx.GraphModule, lines: Mapping[str, str]) -> None:
+    """Nested graphs are inlined by running them: their calls then stand on lines of generated code, ``mul_ = torch.ops...``."""
+    for node in root.graph.nodes:
+        names = re.findall(r"<eval_with_key>[^\n]*\n\s*(\w+) =", node.meta.get("stack_trace") or "")
+        if names and lines.get(names[-1]):
+            node.meta["stack_trace"] = lines[names[-1]]
 
 
 def _keep_no_grad(root: fx.GraphModule) -> None:
@@ -75,13 +84,14 @@ def _detach_after(graph: fx.Graph, node: fx.Node) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """torch logs and prints what it raises as well; the exception says it once and in our words."""
     level = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
         with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)  # torch's own use of it
+            warnings.filterwarnings("ignore", message=".*_flat_weights")  # nn.LSTM's own list of its parameters
             yield
     finally:
         logging.disable(level)

@@ -10,33 +10,19 @@ from functools import reduce
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 
 from autopar.graph import Argument, Dtype, Graph, Node, Ref
+from autopar.ops.op import record_of
 
 Tensor = torch.Tensor
 
 
-def affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """``autopar.affine``: x[..., k] @ weight[k, n] + bias[n]."""
-    return x @ weight if bias is None else x @ weight + bias
-
-
-def batch_norm(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, var: Tensor, momentum: float, eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """``autopar.batch_norm``: x normalised by its own statistics, and the running statistics after this step."""
-    new_mean, new_var = mean.detach().clone(), var.detach().clone()
-    return F.batch_norm(x, new_mean, new_var, weight, bias, True, momentum, eps), new_mean, new_var
-
-
-_OWN: dict[str, Callable[..., object]] = {"autopar.affine": affine, "autopar.batch_norm": batch_norm}
-
-
 def operator(target: str) -> Callable[..., object]:
-    """The function that a node's target names: ``"aten.linear.default"`` or one of our own."""
-    if target in _OWN:
-        return _OWN[target]
+    """The function that a node's target names: ``"aten.linear.default"``, or one of our own, which its record defines."""
+    if target.startswith("autopar."):
+        op = record_of(target)
+        assert op is not None and op.means is not None, f"no record says what {target} means"
+        return op.means
     found: Any = reduce(getattr, target.split("."), torch.ops)
     return cast("Callable[..., object]", found)
 

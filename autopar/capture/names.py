@@ -21,6 +21,7 @@ from autopar.graph import Graph, Node
 # Words that a generated program uses for something else.
 _RUNTIME = (
     "all_gather all_sum all_to_all avg_pool batch_norm conv conv_transpose copy cross_entropy forward gather keep main "
+    "group_norm interpolate layer_norm log_softmax pad rms_norm softmax "
     "max_pool once reduce_scatter split take zero_fill math p torch self Copied F Grid Partial Program Replicate Shard"
 )
 RESERVED = frozenset({*keyword.kwlist, *keyword.softkwlist, *dir(builtins), *_RUNTIME.split()})
@@ -45,6 +46,10 @@ def rename(graph: Graph) -> Graph:
         give(item.value, item.name)
     if graph.loss not in names and all(graph.loss != item.value for item in graph.parameters):
         give(graph.loss, "loss")
+    for path, value in graph.outputs:
+        known = value in names or any(value == item.value for item in graph.parameters)
+        if not known and not path.rsplit(".", 1)[-1].isdecimal():
+            give(value, path.rsplit(".", 1)[-1])
     leaves = _single_results(graph)
     counters = {value: buffer.rsplit(".", 1)[-1] for buffer, value in graph.updates}
     for node in graph.nodes:
@@ -70,6 +75,8 @@ def _renamed(graph: Graph, names: dict[str, str]) -> Graph:
         {names[name]: replace(value, name=names[name]) for name, value in graph.values.items()},
         names[graph.loss],
         tuple((buffer, names[value]) for buffer, value in graph.updates),
+        tuple((path, names[value]) for path, value in graph.outputs),
+        graph.loss_path,
     )
 
 

@@ -33,9 +33,19 @@ _POINTWISE = frozenset(
 
 
 def batch_norm(graph: Graph) -> Graph:
-    """``autopar.batch_norm`` with args (x, weight, bias, mean, var, momentum, eps) for a batch norm in training."""
+    """``autopar.batch_norm`` with args (x, weight, bias, mean, var, momentum, eps) for a batch norm in training.
+
+    ``autopar.batch_norm_unkept`` with args (x, weight, bias, eps) for one that keeps no running statistics.
+    """
 
     def one(node: Node) -> Node:
+        if (
+            node.target == "aten._native_batch_norm_legit.no_stats"
+            and node.args[3] is True
+            and not any(node.outputs[1:])
+        ):
+            args = (*node.args[:3], node.args[5])
+            return replace(node, target="autopar.batch_norm_unkept", args=args, outputs=node.outputs[:1])
         if node.target != "aten._native_batch_norm_legit_functional.default" or node.args[5] is not True:
             return node
         y, mean, rstd, new_mean, new_var = node.outputs
@@ -63,7 +73,7 @@ def affine(graph: Graph) -> Graph:
             nodes.append(node)
             continue
         after = readers[node.outputs[0]]
-        if len(after) != 1 or not _restores_rows(graph, node, after[0]) or node.outputs[0] == graph.loss:
+        if len(after) != 1 or not _restores_rows(graph, node, after[0]) or node.outputs[0] in graph.returned:
             nodes.append(call)
             continue
         base = made[x].inputs[0] if x in made and made[x].target == _RESHAPE else x

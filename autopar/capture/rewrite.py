@@ -43,17 +43,19 @@ def drop_identities(graph: Graph, same: Mapping[str, str]) -> Graph:
             final[name] = root
     nodes = [read_instead(node, final) for node in graph.nodes if not any(name in same for name in node.outputs)]
     updates = tuple((buffer, final.get(value, value)) for buffer, value in graph.updates)
-    return with_nodes(replace(graph, loss=final.get(graph.loss, graph.loss), updates=updates), nodes)
+    outputs = tuple((path, final.get(value, value)) for path, value in graph.outputs)
+    loss = final.get(graph.loss, graph.loss)
+    return with_nodes(replace(graph, loss=loss, updates=updates, outputs=outputs), nodes)
 
 
 def dead_code(graph: Graph) -> Graph:
-    """Keep what the loss and the buffer updates need; unread results become ``""``, unread constants go.
+    """Keep what the loss, the outputs and the buffer updates need; unread results become ``""``, unread constants go.
 
     An update of a buffer by itself goes too. Inputs, parameters and buffers stay even where nothing reads them.
     """
     own = {item.name: item.value for item in graph.parameters}
     updates = tuple((buffer, value) for buffer, value in graph.updates if own[buffer] != value)
-    needed = {graph.loss, *(value for _, value in updates)}
+    needed = {*graph.returned, *(value for _, value in updates)}
     kept: list[Node] = []
     for node in reversed(graph.nodes):
         if needed & set(node.outputs):
@@ -74,7 +76,7 @@ def static_values(graph: Graph) -> frozenset[str]:
 
 def random(node: Node) -> bool:
     """Whether two calls may give different numbers."""
-    return any(word in node.target for word in ("rand", "dropout", "bernoulli", "normal", "multinomial"))
+    return any(word in node.target for word in ("rand", "dropout", "bernoulli", "normal", "uniform", "multinomial"))
 
 
 def slice_of(graph: Graph, name: str) -> tuple[Node, ...]:

@@ -12,8 +12,11 @@ from dataclasses import replace
 import torch
 
 from autopar.capture.attention import plain_attention
+from autopar.capture.joins import name_fills, slices_of_joins
+from autopar.capture.paths import drop_path
 from autopar.capture.patterns import affine, batch_norm, gelu
 from autopar.capture.rewrite import dead_code, drop_identities
+from autopar.capture.routing import experts
 from autopar.graph import Argument, Dtype, Graph, Node, Ref
 
 _COPIES = frozenset(
@@ -33,8 +36,8 @@ _SAME_SHAPE = frozenset({"aten.reshape.default", "aten.expand.default", "aten._t
 def simplify(graph: Graph, constants: Mapping[str, torch.Tensor]) -> Graph:
     """All passes. `constants` holds values of constants by their user name, as far as they are known."""
     graph = drop_copies(expand_broadcasts(dead_code(graph)))
-    graph = drop_neutral(drop_dropout(graph))
-    graph = drop_same_shape(affine(batch_norm(graph)))
+    graph = drop_neutral(slices_of_joins(name_fills(plain_dropout(drop_dropout(drop_path(graph))), constants)))
+    graph = experts(drop_same_shape(affine(batch_norm(graph))))
     graph = gelu(plain_attention(graph, constants))
     return dead_code(drop_same_shape(merge_reshapes(graph)))
 
@@ -74,6 +77,17 @@ def drop_dropout(graph: Graph) -> Graph:
         return node.target in _DROPOUT and (not node.args[1] or node.args[2] is False)
 
     return drop_identities(graph, {node.outputs[0]: node.inputs[0] for node in graph.nodes if same(node)})
+
+
+def plain_dropout(graph: Graph) -> Graph:
+    """``aten.dropout`` for one that also yields its mask, where nobody reads that."""
+
+    def one(node: Node) -> Node:
+        if node.target != "aten.native_dropout.default" or node.outputs[1]:
+            return node
+        return replace(node, target="aten.dropout.default", outputs=node.outputs[:1])
+
+    return replace(graph, nodes=tuple(one(node) for node in graph.nodes))
 
 
 def drop_neutral(graph: Graph) -> Graph:

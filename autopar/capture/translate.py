@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -17,9 +17,9 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
+from autopar.capture import refuse
 from autopar.capture.canonical import canonical
-from autopar.capture.export import DATA_FIX, DATA_RULE
-from autopar.capture.source import Frame, frames_of_text, innermost, user_files
+from autopar.capture.source import frames_of_text, innermost, user_files
 from autopar.errors import CaptureError, nearest, refusal
 from autopar.graph import Graph, Input, Node, Parameter, Ref, Value
 
@@ -41,9 +41,17 @@ class _State:
 
 
 def translate(
-    program: ExportedProgram, module: nn.Module, positional: tuple[str, ...], name: str, loss: str | None
+    program: ExportedProgram,
+    module: nn.Module,
+    positional: tuple[str, ...],
+    name: str,
+    loss: str | None,
+    outputs: Sequence[str] = (),
 ) -> Graph:
-    """The graph of `program`; `positional` names its positional inputs. Raises CaptureError."""
+    """The graph of `program` up to its loss and these other outputs. Raises CaptureError.
+
+    `positional` names the positional inputs.
+    """
     state = _State(user_files(module))
     nodes = list(program.graph.nodes)
     parameters = _parameters(program, module, state)
@@ -51,9 +59,10 @@ def translate(
     for node in nodes:
         if node.op == "call_function" and str(node.target) not in _CHECKS:
             _translate_node(node, state)
-    chosen = _loss(program, state, name, loss)
+    path, chosen = _loss(program, state, name, loss)
+    returned = _returned(program, state, name, outputs)
     updates = _updates(program, state)
-    return Graph(name, inputs, parameters, tuple(state.nodes), state.values, chosen, updates)
+    return Graph(name, inputs, parameters, tuple(state.nodes), state.values, chosen, updates, returned, path)
 
 
 def constant_values(program: ExportedProgram) -> dict[str, torch.Tensor]:
@@ -113,7 +122,7 @@ def _translate_node(node: fx.Node, state: _State) -> None:
         return  # folded into the call that it picks from
     frame = innermost(frames_of_text(node.meta.get("stack_trace") or ""), state.files)
     results = _results(node)
-    _refuse_untraceable(node, results, frame)
+    refuse.check_node(node, results, frame)
     target, args, kwargs = canonical(node, state.ref)
     names = [node.name] if not isinstance(node.meta["val"], list | tuple) else [""] * len(results)
     for user in node.users:
@@ -136,22 +145,6 @@ def _results(node: fx.Node) -> list[object]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def _refuse_untraceable(node: fx.Node, results: list[object], frame: Frame | None) -> None:
-    """A number taken out of a tensor, a shape that depends on numbers, or control flow as an operator."""
-    where = f"{frame.place}: `{frame.code}`" if frame else f"operator {node.target}"
-    if isinstance(node.target, torch._ops.HigherOrderOperator):
-        rule = "a graph is a straight list of operators"
-        fix = "write both branches or all iterations out, and choose with torch.where"
-        raise CaptureError(refusal(where, f"{node.target} is control flow inside the graph", rule, fix=fix))
-    for result in results:
-        if not isinstance(result, torch.Tensor):
-            given = f"{node.target} takes a Python number out of a tensor"
-            raise CaptureError(refusal(where, given, DATA_RULE, fix=DATA_FIX))
-        if not all(isinstance(n, int) for n in result.shape):
-            given = f"the shape of {node.target}'s result depends on the values of a tensor"
-            raise CaptureError(refusal(where, given, DATA_RULE, fix=DATA_FIX))
-
-
 def _module(node: fx.Node) -> str:
     """Path of the innermost module on the stack; the marks of repeated calls (``fc@1``) are dropped."""
     stack = node.meta.get("nn_module_stack") or {}
@@ -167,27 +160,20 @@ def _value(name: str, tensor: object, flows: bool) -> Value:
 
 
 def _updates(program: ExportedProgram, state: _State) -> tuple[tuple[str, str], ...]:
-    """Which value replaces which buffer after the step. Inputs may not be written to."""
+    """Which value replaces which buffer after the step. Inputs and parameters may not be written to."""
+    refuse.check_writes(program, state.files)
     found = []
     for spec in program.graph_signature.output_specs:
         if spec.kind is OutputKind.BUFFER_MUTATION:
             found.append((str(spec.target), state.alias.get(spec.arg.name, spec.arg.name)))
-        elif spec.kind in (OutputKind.USER_INPUT_MUTATION, OutputKind.PARAMETER_MUTATION):
-            what = "an input" if spec.kind is OutputKind.USER_INPUT_MUTATION else "a parameter"
-            rule = "forward writes to buffers only: parameters are the optimizer's, inputs the caller's"
-            fix = "write to a clone, or register the tensor with register_buffer"
-            raise CaptureError(refusal("forward", f"it writes to {what} in place", rule, [str(spec.target)], fix))
     return tuple(found)
 
 
-def _loss(program: ExportedProgram, state: _State, name: str, wanted: str | None) -> str:
-    """The value of the loss: what `wanted` names, else an output called loss, else the only scalar."""
-    outputs = {
-        path: value for path, value in _outputs(program).items() if value in state.values or value in state.alias
-    }
-    outputs = {path: state.alias.get(value, value) for path, value in outputs.items()}
+def _loss(program: ExportedProgram, state: _State, name: str, wanted: str | None) -> tuple[str, str]:
+    """The path and the value of the loss: what `wanted` names, else an output called loss, else the only scalar."""
+    outputs = _known_outputs(program, state)
     scalars = [path for path, value in outputs.items() if state.values[value].shape == ()]
-    lines = [f"{path or 'the output'}: {_spell(state.values[value])}" for path, value in outputs.items()]
+    lines = _spelled(outputs, state)
     if wanted is not None and wanted not in outputs:
         given = f"there is no output {wanted!r}{nearest(wanted, outputs)}"
         raise CaptureError(
@@ -203,7 +189,28 @@ def _loss(program: ExportedProgram, state: _State, name: str, wanted: str | None
     if not state.values[outputs[path]].differentiable:
         rule = "the loss must depend on a parameter that requires grad"
         raise CaptureError(refusal(f"loss of {name}", f"no gradient flows to {path or 'the output'}", rule, lines))
-    return outputs[path]
+    return path, outputs[path]
+
+
+def _returned(program: ExportedProgram, state: _State, name: str, wanted: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """The outputs that were asked for, each with its value. Raises CaptureError for one that forward does not return."""
+    outputs = _known_outputs(program, state)
+    missing = [f"{path!r} is none{nearest(path, outputs)}" for path in wanted if path not in outputs]
+    if missing:
+        rule = "an output is a tensor that forward returns, by its key, field or index: " + ", ".join(outputs)
+        fix = "name one of those, nested ones joined by dots"
+        raise CaptureError(refusal(f"outputs of {name}", "not returned by forward", rule, missing, fix))
+    return tuple((path, outputs[path]) for path in dict.fromkeys(wanted))
+
+
+def _known_outputs(program: ExportedProgram, state: _State) -> dict[str, str]:
+    """Every tensor that forward returns by its path, and its value in the graph."""
+    found = {path: state.alias.get(value, value) for path, value in _outputs(program).items()}
+    return {path: value for path, value in found.items() if value in state.values}
+
+
+def _spelled(outputs: Mapping[str, str], state: _State) -> list[str]:
+    return [f"{path or 'the output'}: {_spell(state.values[value])}" for path, value in outputs.items()]
 
 
 def _outputs(program: ExportedProgram) -> Mapping[str, str]:

@@ -2,7 +2,8 @@
 
 With ``--json`` one object: ``folder``; ``split``, per axis and word (batch, features, ...) the share of compute time;
 ``stages``, seconds of each; ``predicted_seconds`` and ``predicted_bytes`` of one step on one rank; ``single_seconds``, the same
-step on one rank alone; ``gap``, the cost's relative distance from the proven bound; ``without_rule``, operators that run whole.
+step on one rank alone; ``gap``, the cost's relative distance from the proven bound; ``without_rule``, operators that run whole,
+and ``without_rule_share``, their share of the compute; ``discovered``, the letters of operators that were found by running them.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--loss", metavar="OUTPUT", help="the output to train on, where it is not a scalar or called loss"
     )
+    also = "an output that the program returns beside the loss, as in logits; repeatable"
+    parser.add_argument("--return", action="append", default=[], dest="outputs", metavar="OUTPUT", help=also)
 
 
 def add(commands: Any) -> None:  # noqa: ANN401 (argparse's type for this is private)
@@ -93,6 +96,7 @@ def _compiled(arguments: argparse.Namespace, progress: Any) -> Compiled:  # noqa
         pin=arguments.pin,
         optimizer=arguments.optimizer,
         loss=arguments.loss,
+        outputs=arguments.outputs,
         name=file.name,
         source=ModelSource(str(file.path), file.sha256, file.attribute),
         time_limit=arguments.time_limit,
@@ -102,6 +106,7 @@ def _compiled(arguments: argparse.Namespace, progress: Any) -> Compiled:  # noqa
 
 def _facts(plan: Plan, folder: Path, stages: dict[str, float]) -> dict[str, object]:
     from autopar.cli.chosen import shares
+    from autopar.unruled import discovered, unruled, unruled_share
 
     return {
         "folder": str(folder),
@@ -111,7 +116,9 @@ def _facts(plan: Plan, folder: Path, stages: dict[str, float]) -> dict[str, obje
         "predicted_bytes": plan.predicted.bytes,
         "single_seconds": plan.single,
         "gap": plan.solver.gap,
-        "without_rule": sorted({node.target for node in plan.nodes if not node.ruled}),
+        "without_rule": sorted({one.target for one in unruled(plan)}),
+        "without_rule_share": unruled_share(plan),
+        "discovered": sorted([one.target, one.letters] for one in discovered(plan)),
     }
 
 

@@ -4,12 +4,16 @@ The model is priced again, as it was compiled. Calls of repeated blocks share a 
 of them together. With ``--json`` a list with one object per entry: ``module``, ``call``, ``target``, ``letters``, ``source``,
 ``code``, ``times`` (calls that share the choice) and ``alternatives``, cheapest first: ``choice`` (axis -> letter, or replicate,
 copied, linear), ``own_seconds``, ``around_seconds``, ``change_seconds`` (of the step, the other calls staying), ``chosen``.
+
+``--record`` prints Python instead: the records of the named operators whose letters were found by running them, to paste into
+the model's file or to keep beside it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from autopar.cli.options import count, results_only
@@ -35,6 +39,8 @@ def add(commands: Any) -> None:  # noqa: ANN401
     parser.add_argument("folder", help="what `autopar compile` wrote")
     parser.add_argument("name", help="a module path, a call's name, or a pattern over either ('*.c_fc')")
     parser.add_argument("--most", type=count(1), default=12, metavar="N", help="alternatives to show per operator (12)")
+    record = "print the discovered rules of these operators as Python, ready to paste"
+    parser.add_argument("--record", action="store_true", help=record)
     parser.add_argument("--json", action="store_true", help="print all alternatives as JSON")
     parser.set_defaults(run=run)
 
@@ -49,16 +55,42 @@ def run(arguments: argparse.Namespace) -> int:
     with results_only(arguments.json):
         compiled = recompile(arguments.folder)
     calls = compiled.explain(arguments.name).calls
+    if arguments.record:
+        print(_records(compiled, arguments.name, [node for node, _, _ in calls]), end="")
+        return 0
     if arguments.json:
         print(json.dumps([_facts(compiled, *call) for call in calls]))
         return 0
     for node, times, alternatives in calls:
-        say(*_title(compiled, node, times))
+        say(*_title(compiled, node, times), *_without_rule(compiled, node))
         show(_table(compiled, alternatives, arguments.most))
     note(*_LEGEND)
     if compiled.plan.options.pins:
         note(f"Pinned calls have no other choice: {', '.join(compiled.plan.options.pins)}")
     return 0
+
+
+def _records(compiled: Compiled, name: str, nodes: Sequence[Node]) -> str:
+    """The records of the calls whose letters were discovered, each once. Raises ConfigError where there are none."""
+    from autopar.errors import ConfigError, refusal
+    from autopar.ops import discover
+
+    described = [compiled.built.described[node.name] for node in nodes]
+    texts = dict.fromkeys(discover.record_source(one.call) for one in described if discover.is_discovered(one.op))
+    if not texts:
+        known = list(dict.fromkeys(f"{one.node.name} ({one.node.target}): {one.op.note}" for one in described))
+        rule = "a record can be printed of an operator whose letters were found by running it"
+        fix = "name a call in the table of such operators that `autopar inspect` shows"
+        raise ConfigError(refusal(f"explain {name!r} --record", "none of these calls is one", rule, known[:10], fix))
+    return "\n".join(texts)
+
+
+def _without_rule(compiled: Compiled, node: Node) -> list[str]:
+    """Why a call runs whole, where it does for lack of a rule."""
+    from autopar.ops import discover
+
+    described = compiled.built.described[node.name]
+    return [f"it has no rule, and none was found: {discover.why_not(described.call)}"] if described.rule.refused else []
 
 
 def _title(compiled: Compiled, node: Node, times: int) -> list[str]:

@@ -96,6 +96,10 @@ def _summary(saved: Saved) -> Table:
         + (f", memory limit {size(plan.options.memory)}" if plan.options.memory else "")
         + (f", pins {'; '.join(plan.options.pins)}" if plan.options.pins else ""),
     }
+    if plan.batch.fixed:
+        rows["batch"] = f"as compiled only: {plan.batch.fixed}"
+    if plan.evaluation:
+        rows["evaluation"] = f"not by this program: {plan.evaluation}"
     if saved.edited:
         rows["edited"] = "program.py was edited by hand: it need not do what this plan says"
     made = table("", "")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from autopar.plan import ConversionPlan, InnerPlan, NodePlan, Plan
+from autopar.unruled import HOW, discovered, unruled, unruled_share
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -148,17 +149,21 @@ def amounts(one: ConversionPlan | InnerPlan) -> str:
 
 
 def show_fallbacks(plan: Plan) -> None:
-    """The operators without a rule, how often they occur, and their share of the compute; nothing where there are none."""
-    total = sum(node.seconds_forward + node.seconds_backward for node in plan.nodes) or 1.0
-    counts: dict[str, list[float]] = {}
-    for node in plan.nodes:
-        if not node.ruled:
-            counts.setdefault(node.target, []).append(node.seconds_forward + node.seconds_backward)
-    made = table("operator", "calls", "compute share")
-    for target, seconds in sorted(counts.items(), key=lambda item: -sum(item[1])):
-        made.add_row(target, str(len(seconds)), f"{sum(seconds) / total:.1%}")
-    if counts:
-        show(made, title="these operators have no rule and run whole on every rank (add a record in autopar/ops/)")
+    """Operators without a rule, and those whose rule was found by running them; nothing where there are none."""
+    found, whole = discovered(plan), unruled(plan)
+    if found:
+        made = table("operator", "discovered letters", "calls", "compute share", "where")
+        for one in found:
+            made.add_row(short(one.target), one.letters, str(one.calls), f"{one.share:.1%}", one.source)
+        show(made, title="these operators have no rule; their letters were found by running them on small shards")
+        say("`autopar explain FOLDER NAME --record` prints such a rule as a record to keep", "")
+    if whole:
+        made = table("operator", "calls", "compute share", "where")
+        for one in whole:
+            made.add_row(short(one.target), str(one.calls), f"{one.share:.1%}", one.source)
+        made.add_row("together", str(sum(one.calls for one in whole)), f"{unruled_share(plan):.1%}", "")
+        show(made, title="these operators have no rule and run whole on every rank")
+        say(f"{HOW} says how to add a rule; `autopar explain FOLDER NAME` why none was found", "")
 
 
 def shown(plan: Plan) -> list[tuple[NodePlan, int]]:

@@ -1,1 +1,28 @@
-"""Operators: the letter notation (`rule`), the record (`op`), and one file per operator family, listed in `library`."""
+"""Operators: the letter notation (`rule`), the record (`op`), and one file per operator family, listed in `library`.
+
+What a record is written with is offered here, for users' own (docs/adding_an_operator.md):
+
+    Op, Inner, Sample, T      the record, the messages inside its distributed form, samples and their tensors
+    letters, with_linear      a rule from its notation, and the operands in which the call is linear
+    function, method, invoke  emitters of ``f(x, y, option=value)`` and ``x.f(option=value)``, and the text of one call
+"""
+
+from autopar.ops.op import Inner, Local, Op, Sample, T, register_operator
+from autopar.ops.rule import Call, Rule, letters, with_linear
+from autopar.ops.text import function, invoke, method
+
+__all__ = [
+    "Call",
+    "Inner",
+    "Local",
+    "Op",
+    "Rule",
+    "Sample",
+    "T",
+    "function",
+    "invoke",
+    "letters",
+    "method",
+    "register_operator",
+    "with_linear",
+]

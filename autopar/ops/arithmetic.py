@@ -99,7 +99,9 @@ _operator(
     Sample((_X, T((4, 6), "bool"))),
 )  # fmt: skip
 _operator(
-    "div", ("aten.div.Tensor", "aten.div.Scalar", "aten.div.Tensor_mode"), _first, _emit_div, "inputs",
+    "div",
+    ("aten.div.Tensor", "aten.div.Scalar", "aten.div.Tensor_mode", "aten.div.Scalar_mode", "aten.true_divide.Tensor"),
+    _first, _emit_div, "inputs",
     Sample((_X, T((6,), "unit"))), Sample((_X, 4.0)),
     Sample((_X, 2.0), (("rounding_mode", "floor"),), "aten.div.Tensor_mode"),
 )  # fmt: skip
@@ -116,10 +118,11 @@ def _where_rule(call: Call) -> Rule:
 
 
 _operator(
-    "where", ("aten.where.self", "aten.where.ScalarOther", "aten.where.ScalarSelf"), _where_rule,
+    "where", ("aten.where.self", "aten.where.ScalarOther", "aten.where.ScalarSelf", "aten.where.Scalar"), _where_rule,
     function("torch.where", 3), "inputs",
     Sample((T((4, 6), "bool"), _X, _ROW)), Sample((T((4, 6), "bool"), _X, 0.0), target="aten.where.ScalarOther"),
     Sample((T((4, 6), "bool"), -1.0, _X), target="aten.where.ScalarSelf"),
+    Sample((T((4, 6), "bool"), 1.0, 0.0), target="aten.where.Scalar"),
 )  # fmt: skip
 
 
@@ -188,17 +191,103 @@ for _name, _symbol in _LOGICAL.items():
     _operator(
         _name, (f"aten.{_name}",), _pointwise, infix(_symbol), "", Sample((T((4, 6), "bool"), T((6,), "bool")))
     )  # fmt: skip
-
-for _name in ("maximum", "minimum", "atan2", "fmod", "remainder", "logical_and", "logical_or", "logical_xor"):
-    _overload = "Tensor" if _name in ("fmod", "remainder") else "default"
-    _sample = Sample((_X, T((6,), "unit")), target=f"aten.{_name}.{_overload}")
-    _scalar = (f"aten.{_name}.Scalar",) if _overload == "Tensor" else ()
+for _name, _symbol in (("and", "&"), ("or", "|"), ("xor", "^")):
+    _scalars = (f"aten.bitwise_{_name}.Scalar", f"aten.bitwise_{_name}.Scalar_Tensor")
     _operator(
-        _name, (f"aten.{_name}.{_overload}", *_scalar), _pointwise, function(f"torch.{_name}", 2), "inputs", _sample
+        f"bitwise_{_name}_number", (*_scalars, f"aten.__{_name}__.Scalar"), _pointwise, infix(_symbol), "",
+        Sample((T((4, 6), "index 9"), 5)), Sample((5, T((4, 6), "index 9")), target=_scalars[1]),
     )  # fmt: skip
+
+# Functions of two tensors: torch's name, overloads (with a number in place of one tensor), and two samples' kinds.
+_PAIRS: dict[str, tuple[tuple[str, ...], str, str]] = {
+    "maximum": (("default",), "normal", "normal"),
+    "minimum": (("default",), "normal", "normal"),
+    "fmax": (("default",), "normal", "normal"),
+    "fmin": (("default",), "normal", "normal"),
+    "max": (("other",), "normal", "normal"),
+    "min": (("other",), "normal", "normal"),
+    "atan2": (("default",), "normal", "unit"),
+    "fmod": (("Tensor", "Scalar"), "normal", "unit"),
+    "remainder": (("Tensor", "Scalar", "Scalar_Tensor"), "normal", "unit"),
+    "logical_and": (("default",), "bool", "bool"),
+    "logical_or": (("default",), "bool", "bool"),
+    "logical_xor": (("default",), "bool", "bool"),
+    "copysign": (("Tensor", "Scalar"), "normal", "constant"),
+    "hypot": (("default",), "normal", "normal"),
+    "heaviside": (("default",), "constant", "constant"),
+    "igamma": (("default",), "positive", "positive"),
+    "igammac": (("default",), "positive", "positive"),
+    "gcd": (("default",), "index 9", "index 9"),
+    "lcm": (("default",), "index 9", "index 9"),
+    "ldexp": (("Tensor",), "normal", "index 4"),
+    "logaddexp": (("default",), "normal", "normal"),
+    "logaddexp2": (("default",), "normal", "normal"),
+    "nextafter": (("default",), "constant", "constant"),
+    "xlogy": (("Tensor", "Scalar_Other", "Scalar_Self"), "normal", "unit"),
+    "special_xlog1py": (("default", "other_scalar", "self_scalar"), "normal", "unit"),
+    "bitwise_left_shift": (("Tensor", "Tensor_Scalar", "Scalar_Tensor"), "index 9", "index 4"),
+    "bitwise_right_shift": (("Tensor", "Tensor_Scalar", "Scalar_Tensor"), "index 9", "index 4"),
+}
+_POLYNOMIALS: tuple[str, ...] = (
+    "chebyshev_polynomial_t",
+    "chebyshev_polynomial_u",
+    "chebyshev_polynomial_v",
+    "chebyshev_polynomial_w",
+)
+_POLYNOMIALS += tuple(f"shifted_{_name}" for _name in _POLYNOMIALS)
+_POLYNOMIALS += ("hermite_polynomial_h", "hermite_polynomial_he", "laguerre_polynomial_l", "legendre_polynomial_p")
+_PAIRS |= {f"special_{_name}": (("default", "x_scalar", "n_scalar"), "positive", "positive") for _name in _POLYNOMIALS}
+
+
+def _pair_samples(name: str, overloads: tuple[str, ...], left: str, right: str) -> list[Sample]:
+    """Two tensors, and a number in place of either where an overload takes one."""
+    x, y = T((4, 6), left), T((6,), right)
+    number = 2 if left.startswith("index") else 1.5
+    first, second = ("Scalar_Tensor", "self_scalar", "Scalar_Self"), ("Scalar", "Tensor_Scalar", "Scalar_Other")
+    found = [Sample((x, y))]
+    other = "positive" if name == "remainder" else right  # torch knows no gradient of that one
+    found += [Sample((number, T((4, 6), other)), (), f"aten.{name}.{one}") for one in overloads if one in first]
+    return found + [Sample((x, number), (), f"aten.{name}.{one}") for one in overloads if one in second]
+
+
+for _name, (_overloads, _left, _right) in _PAIRS.items():
+    _printed = f"torch.{_name}" if not _name.startswith("special_") else f"torch.special.{_name[8:]}"
+    _operator(
+        f"{_name}_pair" if _name in ("max", "min") else _name, tuple(f"aten.{_name}.{one}" for one in _overloads),
+        _pointwise, function(_printed, 2), "inputs", *_pair_samples(_name, _overloads, _left, _right),
+    )  # fmt: skip
+
+
+def _emit_clamp(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """``x.clamp(min=low, max=high)`` with bounds that are tensors."""
+    kind = call.node.target.split(".")[1]
+    low = pick(args, kwargs, 1, "min") if kind != "clamp_max" else None
+    high = pick(args, kwargs, 1, "max") if kind == "clamp_max" else pick(args, kwargs, 2, "max")
+    return invoke(f"{atom(args[0])}.clamp", (), [("min", low, None), ("max", high, None)])
+
+
 _operator(
-    "floor_divide", ("aten.floor_divide.default",), _pointwise, infix("//"), "",
+    "clamp_tensor", ("aten.clamp.Tensor", "aten.clip.Tensor", "aten.clamp_min.Tensor", "aten.clamp_max.Tensor"),
+    _pointwise, _emit_clamp, "inputs",
+    Sample((_X, T((6,), "constant"), T((4, 6), "positive"))), Sample((_X, None, T((6,)))),
+    Sample((_X, T((6,))), target="aten.clamp_min.Tensor"), Sample((_X, T((4, 1))), target="aten.clamp_max.Tensor"),
+)  # fmt: skip
+_operator(
+    "floor_divide", ("aten.floor_divide.default", "aten.floor_divide.Scalar"), _pointwise, infix("//"), "",
     Sample((T((4, 6), "index 9"), 2)),
+)  # fmt: skip
+
+
+_operator(
+    "float_power", ("aten.float_power.Tensor_Scalar", "aten.float_power.Tensor_Tensor", "aten.float_power.Scalar"),
+    _pointwise, function("torch.float_power", 2), "inputs",
+    Sample((_X, 2.0)), Sample((_POSITIVE, T((6,))), target="aten.float_power.Tensor_Tensor"),
+    Sample((2.0, _X), target="aten.float_power.Scalar"),
+)  # fmt: skip
+_operator(
+    "isclose", ("aten.isclose.default",), _pointwise,
+    function("torch.isclose", 2, ("rtol", 1e-5), ("atol", 1e-8), ("equal_nan", False)), "",
+    Sample((T((4, 6), "constant"), T((6,), "constant"))),
 )  # fmt: skip
 
 

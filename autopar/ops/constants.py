@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from autopar.graph import Dtype
-from autopar.ops.op import Emit, Local, Op, Sample, T, register
+from autopar.ops.op import Emit, Expr, Local, Op, Sample, T, register
+from autopar.ops.place import by_place, over, start
 from autopar.ops.rule import Call, Dims, Rule
 from autopar.ops.text import atom, invoke, literal, sizes
 
@@ -72,10 +73,32 @@ def _emit_like(name: str, fill: int = 0) -> Emit:
     return emit
 
 
+def _counting(call: Call) -> Rule:
+    """Whole numbers, one step from each to the next: a rank counts its own."""
+    if not all(isinstance(arg, int) for arg in call.node.args):
+        return _one_row(call)
+    return by_place(_filled(call), ["d0"])
+
+
+def _emit_arange(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """``torch.arange(16)``, or ``torch.arange(DATA.start(16), DATA.start(16) + DATA.part(16))``."""
+    whole = all(isinstance(arg, int) for arg in args)
+    dtype = _dtype(call, "int64" if whole else _DEFAULT_DTYPE)
+    first = start(rule, local, "d0") if whole else ""
+    if not first:
+        return invoke("torch.arange", args, dtype)
+    begin, step = args[0] if len(args) > 1 else 0, args[2] if len(args) > 2 else 1
+    rows = sizes(rule, local, rule.results[0])[0]
+    scale, shift = (f"{step} * " if step != 1 else ""), (f"{begin} + " if begin else "")
+    low = f"{shift}{scale}{first}"
+    high = f"{shift}{scale}({first} + {rows})" if scale else f"{low} + {rows}"
+    return invoke("torch.arange", (Expr(low), Expr(high), *([step] if step != 1 else [])), dtype)
+
+
 def _emit_literal(name: str) -> Emit:
     def emit(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
         whole = all(isinstance(arg, int) for arg in args)
-        assumed = "int64" if name == "arange" and whole else _DEFAULT_DTYPE
+        assumed = "int64" if name.endswith("_indices") and whole else _DEFAULT_DTYPE
         return invoke(f"torch.{name}", args, _dtype(call, assumed))
 
     return emit
@@ -88,10 +111,22 @@ def _constant(name: str, targets: tuple[str, ...], rule: Any, emit: Emit, *sampl
 _FLOAT64 = (("dtype", Dtype("float64")),)
 _INT64 = (("dtype", Dtype("int64")),)
 
-for _name in ("zeros", "ones", "empty"):
-    _targets = (f"aten.{_name}.memory_format",) if _name == "empty" else (f"aten.{_name}.default",)
-    _made = (Sample(((4, 6),), _FLOAT64), Sample(((6,),), _INT64), Sample(((),))) if _name != "empty" else ()
-    _constant(_name, _targets, _filled, _emit_sized(_name), *_made)
+for _name in ("zeros", "ones"):
+    _constant(
+        _name, (f"aten.{_name}.default",), _filled, _emit_sized(_name),
+        Sample(((4, 6),), _FLOAT64), Sample(((6,),), _INT64), Sample(((),)),
+    )  # fmt: skip
+
+
+def _emit_empty(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """Nobody reads what stands there: it has no sample."""
+    name = call.node.target.split(".")[1]
+    emit = _emit_like(name) if name == "empty_like" else _emit_sized(name)
+    return emit(call, rule, local, args, kwargs)
+
+
+_EMPTY = ("aten.empty.memory_format", "aten.empty_like.default", "aten.new_empty.default")
+_constant("empty", _EMPTY, _filled, _emit_empty)
 _constant(
     "full",
     ("aten.full.default",),
@@ -112,9 +147,76 @@ for _name in ("new_zeros", "new_ones"):
     )  # fmt: skip
 _constant("new_full", ("aten.new_full.default",), _filled, _emit_sized("new_full", 2), Sample((T((4, 6)), (3, 4), 0.5)))
 _constant(
-    "arange", ("aten.arange.default", "aten.arange.start", "aten.arange.start_step"), _one_row, _emit_literal("arange"),
+    "arange", ("aten.arange.default", "aten.arange.start", "aten.arange.start_step"), _counting, _emit_arange,
     Sample((6,)), Sample((1, 6), _FLOAT64, "aten.arange.start"), Sample((0, 6, 2), target="aten.arange.start_step"),
+    Sample((9, 0, -2), target="aten.arange.start_step"), Sample((0.5, 3.0), _FLOAT64, "aten.arange.start"),
 )  # fmt: skip
-_constant("eye", ("aten.eye.default", "aten.eye.m"), _one_row, _emit_literal("eye"), Sample((4,), _FLOAT64))
+_constant(
+    "eye",
+    ("aten.eye.default", "aten.eye.m"),
+    _one_row,
+    _emit_literal("eye"),
+    Sample((4,), _FLOAT64),
+    Sample((4, 6), _FLOAT64, "aten.eye.m"),
+)
 _constant("linspace", ("aten.linspace.default",), _one_row, _emit_literal("linspace"), Sample((0.0, 1.0, 5), _FLOAT64))
 _constant("scalar_tensor", ("aten.scalar_tensor.default",), _one_row, _emit_literal("tensor"), Sample((2.5,), _FLOAT64))
+
+
+def _one_hot(call: Call) -> Rule:
+    """A new last dim, of as many classes as are asked for; their number must be."""
+    classes = call.arg(1, "num_classes", -1)
+    if not isinstance(classes, int) or classes < 1:
+        raise ValueError("as many classes as the largest index says")
+    names: Dims = tuple((f"d{i}",) for i in range(len(call.operands[0].shape)))
+    extents = {f"d{i}": n for i, n in enumerate(call.operands[0].shape)} | {"v": classes}
+    return by_place(Rule((names,), ((*names, ("v",)),), extents), ["v"])
+
+
+def _emit_one_hot(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """``F.one_hot(x, 8)``, and of its classes this rank's where they are split."""
+    text = f"F.one_hot({args[0]}, {rule.extents['v']})"
+    if over(rule, local, "v"):
+        return f"{text}.narrow(-1, {start(rule, local, 'v')}, {local.extent['v']})"
+    return text
+
+
+register(
+    Op(
+        "one_hot", ("aten.one_hot.default",), "d* -> d* v", _one_hot, _emit_one_hot, work="memory", backward=0.0,
+        saves="", samples=(Sample((T((4, 6), "index 5"), 5)), Sample((T((6,), "index 4"), 4))),
+    )
+)  # fmt: skip
+
+
+def _meshgrid(call: Call) -> Rule:
+    """Every result has the letters of all operands."""
+    names = [f"m{i}" for i in range(len(call.operands))]
+    order = [names[1], names[0], *names[2:]] if dict(call.node.kwargs).get("indexing") == "xy" else names
+    extents = {name: max(1, value.numel) for name, value in zip(names, call.operands, strict=True)}
+    operands = tuple(((name,),) if value.shape else () for name, value in zip(names, call.operands, strict=True))
+    after: Dims = tuple((name,) for name in order)
+    return Rule(operands, tuple(after if value.name else () for value in call.results), extents)
+
+
+def _emit_meshgrid(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    return invoke("torch.meshgrid", args[0], [("indexing", kwargs.get("indexing", "ij"), None)])
+
+
+register(
+    Op(
+        "meshgrid", ("aten.meshgrid.default", "aten.meshgrid.indexing"), "m, n -> m n, m n", _meshgrid, _emit_meshgrid,
+        work="view", saves="",
+        samples=(
+            Sample(((T((4,)), T((6,))),)),
+            Sample(((T((4,)), T((6,))),), (("indexing", "ij"),), "aten.meshgrid.indexing"),
+            Sample(((T((4,)), T((6,))),), (("indexing", "xy"),), "aten.meshgrid.indexing"),
+        ),
+    )
+)  # fmt: skip
+for _name, _sample in (
+    ("hann_window", (5,)), ("hamming_window", (5,)), ("blackman_window", (5,)), ("tril_indices", (4, 3)),
+    ("triu_indices", (4, 3, 1)),
+):  # fmt: skip
+    _constant(_name, (f"aten.{_name}.default",), _one_row, _emit_literal(_name), Sample(_sample))
+_constant("logspace", ("aten.logspace.default",), _one_row, _emit_literal("logspace"), Sample((0.0, 1.0, 5), _FLOAT64))

@@ -2,19 +2,23 @@
 
 call_of(graph, node) -> Call     the node with shapes and dtypes
 op_of(node) -> Op                the record, or the fallback
-rule_of(graph, node) -> Rule     its letters; no letter to split where there is no record or the record refuses the call
+record_of_call(call) -> Op, Rule the record and the letters of a call; where there is no record, or it refuses the call,
+                                 what running it on small shards shows; no letter to split where that shows nothing
+rule_of(graph, node) -> Rule     the letters alone
+without_record(graph) -> Calls   those that running them must tell about
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from typing import Any
 
 from autopar.graph import Graph, Node, Value
 from autopar.ops.fallback import FALLBACK, emit_whole, whole_rule
-from autopar.ops.op import Local, Op, registry
+from autopar.ops.op import Local, Op, record_of
 from autopar.ops.rule import Call, Rule
 
 _UNREAD = Value("", (), "float32", False)
@@ -27,10 +31,8 @@ def call_of(graph: Graph, node: Node) -> Call:
 
 
 @cache
-def _of_target(target: str) -> Op:
-    op = registry().get(target)
-    if op is None:
-        return FALLBACK
+def _guarded(op: Op) -> Op:
+    """The record, with calls that it refuses printed by the fallback."""
     emit = op.emit
 
     def guarded(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
@@ -41,15 +43,43 @@ def _of_target(target: str) -> Op:
 
 def op_of(node: Node) -> Op:
     """The record of the node's target, or the fallback. A call that the record refuses is printed by the fallback."""
-    return _of_target(node.target)
+    op = record_of(node.target)
+    return FALLBACK if op is None else _guarded(op)
+
+
+def record_of_call(call: Call) -> tuple[Op, Rule]:
+    """The record and the letters of a call: those of its record, or of a record that running it gives (`discover`).
+
+    Nothing may be split where there is neither.
+    """
+    from autopar.ops import discover  # torch is not needed where every call has a record
+
+    op = op_of(call.node)
+    with suppress(ValueError):
+        rule = op.rule(call)
+        if not rule.refused:
+            return op, rule
+    found = discover.discovered(call)
+    if found is None:
+        return op, whole_rule(call)
+    return (found if op is FALLBACK else discover.priced_as(found, op)), found.rule(call)
+
+
+def without_record(graph: Graph) -> list[Call]:
+    """The calls that have no record, or whose record refuses them."""
+    found = []
+    for call in (call_of(graph, node) for node in graph.nodes):
+        try:
+            if op_of(call.node).rule(call).refused:
+                found.append(call)
+        except ValueError:
+            found.append(call)
+    return found
 
 
 def rule_of_call(call: Call) -> Rule:
-    """The letters of a call, nothing to split where its record raises ValueError."""
-    try:
-        return op_of(call.node).rule(call)
-    except ValueError:
-        return whole_rule(call)
+    """The letters of a call."""
+    return record_of_call(call)[1]
 
 
 def rule_of(graph: Graph, node: Node) -> Rule:

@@ -5,13 +5,15 @@ Most are one line of a table. Signs, casts and copies are linear, and let partia
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from autopar.graph import Dtype
 from autopar.ops.op import Emit, Local, Op, Sample, T, register
 from autopar.ops.rule import Call, Rule, broadcast, floating, with_linear
-from autopar.ops.text import atom, function, literal, method
+from autopar.ops.text import atom, function, invoke, literal, method
 
 _X = T((4, 6))
 _POSITIVE = T((4, 6), "unit")
@@ -78,6 +80,11 @@ _FUNCTIONS: tuple[tuple[str, Emit, str, tuple[tuple[object, ...], ...]], ...] = 
     ("clamp_min", method("clamp", ("min", None)), "inputs", ((_X, -0.5),)),
     ("clamp_max", method("clamp", ("max", None)), "inputs", ((_X, 0.5),)),
     ("threshold", function("F.threshold", 3), "inputs", ((_X, 0.1, 0.0),)),
+    ("clip", method("clamp", ("min", None), ("max", None)), "inputs", ((_X, -0.5, 0.5),)),
+    ("hardshrink", function("F.hardshrink", 1, ("lambd", 0.5)), "inputs", ((_X,), (_X, 0.2))),
+    ("softshrink", function("F.softshrink", 1, ("lambd", 0.5)), "inputs", ((_X,), (_X, 0.2))),
+    ("celu", function("F.celu", 1, ("alpha", 1.0)), "inputs", ((_X,), (_X, 0.5))),
+    ("logit", function("torch.logit", 1, ("eps", None)), "inputs", ((_POSITIVE,), (_POSITIVE, 1e-3))),
     ("nan_to_num", method("nan_to_num", ("nan", 0.0), ("posinf", None), ("neginf", None)), "inputs", ((_X, 1.0),)),
 )
 
@@ -87,8 +94,71 @@ def _samples(*calls: Iterable[object]) -> tuple[Sample, ...]:
 
 
 for _name, _emit, _saves, _calls in _FUNCTIONS:
-    _targets = (f"aten.{_name}.default",)
+    _targets = (f"aten.{_name}.default", *(("aten.special_expit.default",) if _name == "sigmoid" else ()))
     register(Op(_name, _targets, "d* -> d*", _unary, _emit, saves=_saves, samples=_samples(*_calls)))
+
+# More functions of torch: name, domain of the sample, what autograd keeps. All are printed ``torch.name(x)``.
+_MORE = {
+    "acos": "inputs", "acosh": "inputs", "angle": "inputs", "asin": "inputs", "asinh": "inputs", "atanh": "inputs",
+    "cosh": "inputs", "deg2rad": "", "digamma": "inputs", "erfc": "inputs", "erfinv": "output", "frac": "",
+    "i0": "inputs", "lgamma": "inputs", "log10": "inputs", "rad2deg": "", "sgn": "", "signbit": "", "isneginf": "",
+    "isposinf": "", "sinc": "inputs", "sinh": "inputs", "tan": "output", "trunc": "", "positive": "", "conj_physical": "",
+    "special_airy_ai": "", "special_bessel_j0": "", "special_bessel_j1": "", "special_bessel_y0": "",
+    "special_bessel_y1": "", "special_entr": "inputs", "special_erfcx": "inputs", "special_i0e": "inputs",
+    "special_i1": "inputs", "special_i1e": "inputs", "special_log_ndtr": "inputs", "special_modified_bessel_i0": "",
+    "special_modified_bessel_i1": "", "special_modified_bessel_k0": "", "special_modified_bessel_k1": "",
+    "special_ndtri": "inputs", "special_scaled_modified_bessel_k0": "", "special_scaled_modified_bessel_k1": "",
+    "special_spherical_bessel_j0": "",
+}  # fmt: skip
+_NO_DERIVATIVE = re.compile(r"special_(airy|bessel|modified|scaled|spherical)|signbit|isneginf|isposinf")
+for _name, _saves in _MORE.items():
+    _printed = f"torch.{_name}" if not _name.startswith("special_") else f"torch.special.{_name[8:]}"
+    _kind = "positive" if _NO_DERIVATIVE.match(_name) else "complex" if _name == "acosh" else "unit"
+    register(
+        Op(
+            _name, (f"aten.{_name}.default",), "d* -> d*", _unary, function(_printed, 1), saves=_saves,
+            samples=_samples((T((4, 6), _kind),)),
+        )
+    )  # fmt: skip
+
+
+def _emit_first_number(name: str) -> Emit:
+    """``torch.polygamma(1, x)``: a number before the tensor, or after it."""
+
+    def emit(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+        return invoke(name, args)
+
+    return emit
+
+
+for _name, _sample in (("polygamma", (1, _POSITIVE)), ("mvlgamma", (T((4, 6), "positive"), 1))):
+    register(
+        Op(
+            _name, (f"aten.{_name}.default",), "d* -> d*", _unary, _emit_first_number(f"torch.{_name}"),
+            samples=_samples(_sample),
+        )
+    )  # fmt: skip
+register(
+    Op(
+        name="round_decimals",
+        targets=("aten.round.decimals",),
+        note="d* -> d*",
+        rule=_unary,
+        emit=function("torch.round", 1, ("decimals", 0)),
+        saves="",
+        samples=(Sample((_X,), (("decimals", 1),)),),
+    )
+)
+register(
+    Op(
+        name="frexp",
+        targets=("aten.frexp.Tensor",),
+        note="d* -> d*, d*",
+        rule=_unary,
+        emit=function("torch.frexp", 1),
+        samples=_samples((_X,)),
+    )
+)
 
 register(
     Op(
@@ -113,15 +183,28 @@ def _emit_cast(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwar
 
 def _cast(call: Call) -> Rule:
     """The first operand's elements in another dtype; a second tensor (`type_as`) only lends its dtype."""
-    if len(call.operands) > 1:
-        raise ValueError("the dtype of another tensor")
-    return _linear_unary(call)
+    first = replace(call, operands=call.operands[:1])
+    rule = _linear_unary(first)
+    if len(call.operands) == 1:
+        return rule
+    lent = call.operands[1]
+    extents = {f"x{i}": n for i, n in enumerate(lent.shape)}
+    whole = {letter: frozenset({0}) for letter in extents}  # whatever is split of it changes nothing
+    operands = (*rule.operands, tuple((letter,) for letter in extents))
+    return replace(rule, operands=operands, extents={**rule.extents, **extents}, whole=whole)
 
 
 register(
     Op(
         name="to",
-        targets=("aten._to_copy.default", "aten.to.dtype", "aten.to.dtype_layout", "aten.to.device"),
+        targets=(
+            "aten._to_copy.default",
+            "aten.to.dtype",
+            "aten.to.dtype_layout",
+            "aten.to.device",
+            "aten.to.other",
+            "aten.type_as.default",
+        ),
         note="d* -> d*",
         rule=_cast,
         emit=_emit_cast,
@@ -130,6 +213,7 @@ register(
         samples=(
             Sample((_X,), (("dtype", Dtype("float64")),)),
             Sample((T((4, 6), "bool"), Dtype("float64")), target="aten.to.dtype"),
+            Sample((T((4, 6), "index 9"), T((3,))), target="aten.type_as.default"),
         ),
     )
 )
@@ -137,13 +221,6 @@ register(
 
 def _emit_identity(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
     return str(args[0])
-
-
-def _quiet_dropout(call: Call) -> Rule:
-    """Dropout that drops nothing. Raises ValueError where it draws random numbers."""
-    if call.arg(1, "p", 0.5) and call.arg(2, "train", True) is not False:
-        raise ValueError("random numbers")
-    return _linear_unary(call)
 
 
 register(
@@ -161,18 +238,6 @@ register(
         work="view",
         saves="",
         samples=_samples((_X,)),
-    )
-)
-register(
-    Op(
-        name="dropout",
-        targets=("aten.dropout.default",),
-        note="d* -> d*, where it drops nothing",
-        rule=_quiet_dropout,
-        emit=_emit_identity,
-        work="view",
-        saves="",
-        samples=_samples((_X, 0.0, True), (_X, 0.5, False)),
     )
 )
 register(

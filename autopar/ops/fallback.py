@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import types
 from collections.abc import Mapping
+from functools import reduce
 from typing import Any
 
 from autopar.graph import Value
 from autopar.ops.op import Local, Op
 from autopar.ops.rule import Call, Dims, Rule
-from autopar.ops.text import invoke
+from autopar.ops.text import literal
 
 
 def whole_rule(call: Call) -> Rule:
@@ -35,10 +36,26 @@ def emit_whole(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwar
     """The call as torch knows it."""
     import torch
 
-    _, name, overload = call.node.target.split(".")
-    generated = isinstance(getattr(torch, name, None), types.BuiltinFunctionType)
-    function = f"torch.{name}" if generated else f"torch.ops.aten.{name}.{overload}"
-    return invoke(function, args, [(key, value, None) for key, value in kwargs.items()])
+    space, name, _ = call.node.target.split(".")
+    listed = any(
+        isinstance(arg, tuple) and None in arg for arg in args
+    )  # torch.f takes no None inside a list of tensors
+    generated = space == "aten" and isinstance(getattr(torch, name, None), types.BuiltinFunctionType) and not listed
+    function = f"torch.{name}" if generated else f"torch.ops.{call.node.target}"
+    function = function.removesuffix(".default") if space != "aten" else function
+    given = [literal(value) for value in args]
+    while given and args[len(given) - 1] is None and _optional(call.node.target, len(given) - 1):
+        given.pop()
+    given += [f"{key}={literal(value)}" for key, value in kwargs.items() if value is not None]
+    return f"{function}({', '.join(given)})"
+
+
+def _optional(target: str, position: int) -> bool:
+    """Whether an argument may be left out."""
+    import torch
+
+    found: Any = reduce(getattr, target.split("."), torch.ops)
+    return bool(found._schema.arguments[position].has_default_value())
 
 
 FALLBACK = Op(

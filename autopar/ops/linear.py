@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from autopar.ops.op import Local, Op, Sample, T, register
 from autopar.ops.rule import Call, Rule, letters, with_linear
 from autopar.ops.text import atom, function
+
+if TYPE_CHECKING:
+    import torch
 
 
 def biased(rule: Rule) -> Rule:
@@ -52,6 +55,11 @@ def _affine(call: Call) -> Rule:
     return biased(letters("b* k, k n, n? -> b* n", call))
 
 
+def _product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """x[..., k] @ weight[k, n] + bias[n]."""
+    return x @ weight if bias is None else x @ weight + bias
+
+
 def _emit_affine(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
     product = f"{atom(args[0])} @ {atom(args[1])}"
     return f"{product} + {atom(args[2])}" if len(args) > 2 and args[2] is not None else product
@@ -66,6 +74,7 @@ register(
         emit=_emit_affine,
         work="matmul",
         backward=2.0,
+        means=_product,
         samples=(
             Sample((T((3, 4, 6)), T((6, 8)), T((8,)))),
             Sample((T((5, 6)), T((6, 4)), None)),

@@ -1,7 +1,8 @@
 """Losses. A mean over samples is a sum over a count: each rank yields its addend, local sum / global count.
 
-The class dim is whole. Cross entropy counts the samples that are not ignored inside its distributed form; the count
-of an elementwise loss is the number of elements, a literal.
+Cross entropy counts the samples that are not ignored inside its distributed form; the count of an elementwise loss is
+the number of elements, a literal. The classes (a vocabulary) may be split as well: a rank's addend is then a sum over
+its own columns, and one number per sample is exchanged (`autopar.runtime.losses`).
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from autopar.graph import Ref
+from autopar.graph import ITEMSIZE
 from autopar.ops.op import Emit, Inner, Local, Op, Sample, T, register
-from autopar.ops.rule import Call, Dims, Rule, broadcast
-from autopar.ops.text import atom, axes_text, invoke, options, pick
+from autopar.ops.rule import Call, Dims, Rule, broadcast, with_linear
+from autopar.ops.text import axes_text, invoke, options, pick, place_text
 
 _WORDS = ("none", "mean", "sum")
 _MEAN = 1
@@ -22,12 +23,14 @@ _MEAN = 1
 
 def _reduction(call: Call, position: int) -> str:
     number = call.arg(position, "reduction", _MEAN)
+    if number not in range(len(_WORDS)):
+        raise ValueError(f"reduction {number}")
     assert isinstance(number, int)
     return _WORDS[number]
 
 
 def _classified(call: Call) -> Rule:
-    """x[n, [v], d...] against class indices [n, d...] or probabilities like x; class weights [v]."""
+    """x[n, v, d...] against class indices [n, d...] or probabilities like x; class weights [v]."""
     x, target = call.operands[:2]
     at = 1 if len(x.shape) > 1 else 0
     dims: Dims = tuple((f"d{i}",) if i > at else ("v",) if i == at else ("n",) for i in range(len(x.shape)))
@@ -35,28 +38,44 @@ def _classified(call: Call) -> Rule:
     extents = {names[0]: n for names, n in zip(dims, x.shape, strict=True)}
     operands = (dims, dims if target.shape == x.shape else samples, *((("v",),) for _ in call.operands[2:]))
     result = samples if _reduction(call, 3) == "none" else ()
-    return Rule(operands, (result,), extents, frozenset({"v"}))
+    trained = any(value.differentiable for value in call.operands[2:])  # class weights with a gradient: nobody does
+    return Rule(operands, (result,), extents, frozenset({"v"} if trained else ()))
 
 
 def _sample_axes(rule: Rule, local: Local) -> tuple[str, ...]:
     return local.axes(tuple(name for name in rule.extents if name != "v"))
 
 
-def _emit_cross_entropy(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    """The plain call where no sample dim is split; otherwise this rank's addend of the mean."""
-    axes = _sample_axes(rule, local)
-    weight, word = pick(args, kwargs, 2, "weight"), _reduction(call, 3)
-    rest = options(args, kwargs, 4, [("ignore_index", -100), ("label_smoothing", 0.0)])
-    shared = [("weight", weight, None), *rest]
-    if not axes or word != "mean":
-        return invoke("F.cross_entropy", args[:2], [*shared, ("reduction", word, "mean")])
-    return invoke("cross_entropy", args[:2], [("over", axes_text(axes), None), *shared])
+def _emit_classified(name: str, more: tuple[tuple[str, object], ...]) -> Emit:
+    def emit(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+        """The plain call where nothing is split that it sums over; otherwise this rank's addend."""
+        axes, word = _sample_axes(rule, local), _reduction(call, 3)
+        weight, rest = pick(args, kwargs, 2, "weight"), options(args, kwargs, 4, more)
+        shared = [("weight", weight, None), *rest, ("reduction", word, "mean")]
+        if "v" not in local.splits and (not axes or word != "mean"):
+            return invoke(f"F.{name}", args[:2], shared)
+        over = axes_text(axes) if axes and word == "mean" else None
+        return invoke(
+            name, args[:2], [("over", over, None), *shared, ("classes", place_text(rule, local, ("v",)), None)]
+        )
+
+    return emit
 
 
-def _count_inner(call: Call, rule: Rule, letter: str) -> tuple[Inner, ...]:
-    """One number over the axis: how many samples count."""
-    mean = _reduction(call, 3) == "mean" and letter != "v"
-    return (Inner("all_sum", 8.0, 0.0),) if mean else ()
+def _samples(call: Call) -> int:
+    """How many samples there are."""
+    x = call.operands[0]
+    return x.numel // x.shape[1 if len(x.shape) > 1 else 0]
+
+
+def _cross_entropy_inner(call: Call, rule: Rule, letter: str) -> tuple[Inner, ...]:
+    """Over the samples one number, how many count; over the classes one per sample, twice where they are weighted."""
+    if letter != "v":
+        return (Inner("all_sum", 8.0, 0.0),) if _reduction(call, 3) == "mean" else ()
+    samples = tuple(name for name in rule.extents if name != "v")
+    size = float(_samples(call) * ITEMSIZE[call.operands[0].dtype])
+    weighted = len(call.operands) > 2 or call.operands[1].shape == call.operands[0].shape
+    return (Inner("all_sum", size, 0.0, samples),) * (2 if weighted else 1)
 
 
 def _flops(call: Call, rule: Rule) -> float:
@@ -67,12 +86,13 @@ register(
     Op(
         name="cross_entropy",
         targets=("aten.cross_entropy_loss.default",),
-        note="n [v] d*, n d*, v? -> (a sum over n d*)",
+        note="n v d*, n d*, v? -> (a sum over n v d*)",
         rule=_classified,
-        emit=_emit_cross_entropy,
+        emit=_emit_classified("cross_entropy", (("ignore_index", -100), ("label_smoothing", 0.0))),
         work="reduce",
         flops=_flops,
-        inner=_count_inner,
+        inner=_cross_entropy_inner,
+        launches=lambda call, rule, letter: (14, 6) if letter == "v" else (0, 0),
         samples=(
             Sample((T((6, 5)), T((6,), "index 5"))),
             Sample((T((4, 5, 3)), T((4, 3), "index 5"), None, 1, 2)),
@@ -80,43 +100,42 @@ register(
             Sample((T((4, 3)), T((4,), "index 3"), None, 2)),
             Sample((T((4, 3)), T((4,), "index 3"), None, 0)),
             Sample((T((4, 3)), T((4, 3), "positive"))),
+            Sample((T((6, 4)), T((6,), "labels 4"), T((4,), "positive"))),
+            Sample((T((2, 4, 3)), T((2, 4, 3), "positive"), T((4,), "positive"), 1, -100, 0.2)),
+            Sample((T((2, 6, 2)), T((2, 2), "labels 6"), None, 0, -100, 0.1)),
         ),
     )
 )
 
 
 def _nll(call: Call) -> Rule:
-    """Raises ValueError for a mean under class weights: its count is a sum of weights."""
-    if isinstance(call.arg(2, "weight"), Ref) and _reduction(call, 3) == "mean":
-        raise ValueError("a weighted mean")
-    return _classified(call)
+    """Linear in the log probabilities."""
+    return with_linear(_classified(call), {0})
 
 
-def _emit_nll(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    """Where samples are split, the local sum over the count of all samples that are not ignored."""
-    axes, word = _sample_axes(rule, local), _reduction(call, 3)
-    rest = [("weight", pick(args, kwargs, 2, "weight"), None), *options(args, kwargs, 4, [("ignore_index", -100)])]
-    if not axes or word != "mean":
-        return invoke("F.nll_loss", args[:2], [*rest, ("reduction", word, "mean")])
-    count = f"({atom(args[1])} != {pick(args, kwargs, 4, 'ignore_index', -100)}).sum()"
-    for axis in axes:
-        count = f"all_sum({count}, {axis})"
-    return f"{invoke('F.nll_loss', args[:2], [*rest, ('reduction', 'sum', 'mean')])} / {count}"
+def _nll_inner(call: Call, rule: Rule, letter: str) -> tuple[Inner, ...]:
+    """One number over the axis: how many samples count, or the sum of their weights."""
+    mean = _reduction(call, 3) == "mean" and (letter != "v" or len(call.operands) > 2)
+    return (Inner("all_sum", 8.0, 0.0),) if mean else ()
 
 
 register(
     Op(
         name="nll_loss",
         targets=("aten.nll_loss_nd.default", "aten.nll_loss.default", "aten.nll_loss2d.default"),
-        note="n [v] d*, n d*, v? -> (a sum over n d*)",
+        note="n v d*, n d*, v? -> (a sum over n v d*)",
         rule=_nll,
-        emit=_emit_nll,
+        emit=_emit_classified("nll_loss", (("ignore_index", -100),)),
         work="reduce",
-        inner=_count_inner,
+        inner=_nll_inner,
+        launches=lambda call, rule, letter: (8, 4) if letter == "v" else (0, 0),
         samples=(
             Sample((T((6, 5)), T((6,), "index 5"), None, 1, 2)),
             Sample((T((4, 5, 3)), T((4, 3), "index 5"))),
             Sample((T((4, 3)), T((4,), "index 3"), T((3,), "positive"), 2)),
+            Sample((T((6, 4)), T((6,), "labels 4"), T((4,), "positive"))),
+            Sample((T((2, 6, 2)), T((2, 2), "labels 6"), None, 0)),
+            Sample((T((2, 6, 2, 3)), T((2, 2, 3), "labels 6")), target="aten.nll_loss2d.default"),
         ),
     )
 )

@@ -1,16 +1,18 @@
 """One record per operator, and the registry that finds the record of a call.
 
 Adding an operator is one `register(Op(...))` in one file of this folder. A generic test (`tests/ops/test_rules.py`)
-then proves every letter of its rule by execution on the record's own samples.
+then proves every letter of its rule by execution on the record's own samples. A user's own operator gets its record
+by `register_operator`, which is `autopar.register_operator` (docs/adding_an_operator.md).
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from autopar.errors import refusal
+from autopar.errors import ConfigError, refusal
 from autopar.ops.rule import Call, Rule
 
 
@@ -18,9 +20,12 @@ from autopar.ops.rule import Call, Rule
 class T:
     """A tensor in a sample: its shape and what it is filled with.
 
-    kind: ``"normal"`` (float64, with gradient), ``"unit"`` (float64 in (0.1, 0.9), with gradient), ``"constant"``
-    (float64, no gradient), ``"positive"`` (float64 in (0.5, 1.5), no gradient), ``"bool"``, or ``"index N"`` (int64
-    below N).
+    With a gradient: ``"normal"``, ``"unit"`` (in (0.1, 0.9)), ``"complex"`` (complex128). Without: ``"constant"``
+    (normal), ``"positive"`` (in (0.5, 1.5)), ``"probabilities D"`` (positive, sum 1 along dim D), ``"bool"``, ``"mask"``
+    (bool, at least one true along the last dim); and int64: ``"index N"`` (below N), ``"labels N"`` (below N, some of
+    them -100), ``"sorted N"`` (ascending along the last dim), ``"distinct N"`` (no number twice along the last dim).
+    Real ones are float64; ``"float32"``, ``"float16"`` or ``"bfloat16"`` in front makes them that, compared as exactly
+    as the dtype allows: ``"bfloat16 unit"``, ``"float32"`` for ``"float32 normal"``.
     """
 
     shape: tuple[int, ...]
@@ -38,11 +43,15 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Inner:
-    """Communication inside a distributed form over the axis that splits a letter: bytes per rank, both ways."""
+    """Communication inside a distributed form over the axis that splits a letter: bytes per rank, both ways.
+
+    The bytes are those of the whole call; of `letters`, those that other axes split, a rank's message has its part only.
+    """
 
     primitive: str  # "all_sum" or "halo"
     forward: float
     adjoint: float
+    letters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +60,12 @@ class Local:
 
     splits    letter -> the names of the axes that split it, outermost first (``("DATA",)``); whole letters are absent
     extent    letter -> the Python expression of its local extent, a number or a product (``"MODEL.part(6) * 64"``)
-    mode      "" or what the call does on some axis where nothing is split; emitters rarely need it
+    readings  letter -> (axis, blocks, unit) of each of its splits, outermost first: how its extent is read to be cut
     """
 
     splits: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     extent: Mapping[str, str] = field(default_factory=dict)
+    readings: Mapping[str, tuple[tuple[str, int, int], ...]] = field(default_factory=dict)
 
     def axes(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """The axes that split any of these letters, each once."""
@@ -65,9 +75,9 @@ class Local:
 Emit = Callable[[Call, Rule, Local, tuple[Any, ...], Mapping[str, Any]], str]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Op:
-    """Everything about one operator.
+    """Everything about one operator. Two records are never equal, so that they are quick keys.
 
     targets   the ATen overloads it covers, as ``"aten.linear.default"``
     rule      the letters of a call; raises ValueError for a form it does not cover, which then runs whole on every rank
@@ -79,7 +89,13 @@ class Op:
     backward  backward operations per forward operation
     saves     what autograd keeps for backward: "inputs", "output", or "" (nothing)
     inner     communication inside the distributed form when a letter is split; windows are accounted for already
+    skew      operations of the busiest rank over those of an even share, when a letter is split over so many ranks
+    launches  small operations that the distributed form takes beside the call itself when a letter is split, (forward,
+              backward): each takes the time that any operator takes
+    random    it draws random numbers: such calls keep their order in the program (`autopar.runtime.draws`)
     note      letters as one line for reports and docs
+    means     what a target of ours (``"autopar.x"``, which torch does not have) computes, as a function of the node's
+              arguments; it returns a tensor, or a tuple with one entry per result
     """
 
     name: str
@@ -93,6 +109,10 @@ class Op:
     saves: str = "inputs"
     inner: Callable[[Call, Rule, str], tuple[Inner, ...]] | None = None
     samples: tuple[Sample, ...] = ()
+    means: Callable[..., object] | None = None
+    skew: Callable[[Call, Rule, str, int], float] | None = None
+    launches: Callable[[Call, Rule, str], tuple[int, int]] | None = None
+    random: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +129,9 @@ class Expr:
         return self.text
 
 
-_REGISTRY: dict[str, Op] = {}
+_REGISTRY: dict[str, Op] = {}  # the records of this folder, by target
+_OWN: dict[str, Op] = {}  # those of the user
+_HOMES: dict[Op, str] = {}  # the module that a record of this folder stands in
 
 
 def register(op: Op) -> Op:
@@ -118,11 +140,53 @@ def register(op: Op) -> Op:
     if taken:
         raise ValueError(refusal(f"operator {op.name}", "registered twice", "one record per ATen target", taken))
     _REGISTRY.update(dict.fromkeys(op.targets, op))
+    frame = inspect.currentframe()
+    assert frame is not None
+    assert frame.f_back is not None
+    _HOMES[op] = frame.f_back.f_globals["__name__"]
     return op
 
 
-def registry() -> dict[str, Op]:
-    """Every record by ATen target."""
+def home_of(op: Op) -> str:
+    """The module that registered a record: its family."""
+    return _HOMES[op]
+
+
+def register_operator(op: Op) -> Op:
+    """Make a record of your own the record of its targets, in place of one that they may have; returns it.
+
+    Call it in the model's file, or anywhere before `autopar.compile` and `autopar.parallelize`. A later record of the
+    same targets counts, so that a file may be loaded twice. Raises ConfigError for a target that torch does not have.
+    """
+    unknown = [target for target in op.targets if not _exists(target)]
+    if unknown or not op.targets:
+        given = "torch has no such operator" if unknown else "it has no targets"
+        rule = "a record names overloads that torch.ops has, as aten.linear.default"
+        fix = "register the operator with torch.library first, and write namespace.name.overload"
+        raise ConfigError(refusal(f"operator {op.name}", given, rule, unknown, fix))
+    _OWN.update(dict.fromkeys(op.targets, op))
+    return op
+
+
+def _exists(target: str) -> bool:
+    """Whether torch.ops has this overload."""
+    import torch
+
+    found: Any = torch.ops
+    for part in target.split("."):
+        found = getattr(found, part, None)
+    return target.count(".") == 2 and found is not None
+
+
+def record_of(target: str) -> Op | None:
+    """The record of a target: the user's own, the library's, or None."""
     import autopar.ops.library  # noqa: F401  (fills the registry; importing it any earlier would be a cycle)
+
+    return _OWN.get(target) or _REGISTRY.get(target)
+
+
+def registry() -> dict[str, Op]:
+    """Every record of the library by ATen target."""
+    import autopar.ops.library  # noqa: F401
 
     return dict(_REGISTRY)

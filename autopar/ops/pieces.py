@@ -2,18 +2,18 @@
 
 Cutting a dim into q equal pieces of n rows is ``(q n) -> n, n, n`` with q frozen: each rank cuts its own part of
 every piece. That is how one fused query-key-value dim is split by heads. Joining equal extents is the mirror image.
-Unequal pieces, slices and paddings need the dim whole: it is frozen, under another letter on each side where its
-extent changes.
+Where a split dim is sliced, rolled, reversed, or joined of unequal extents, rows move to the ranks that have them in
+the result (`autopar.runtime.moves`). Cutting it into unequal pieces needs it whole.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
-from autopar.ops.op import Emit, Local, Op, Sample, T, register
-from autopar.ops.rule import Call, Dims, Rule, with_linear
+from autopar.ops.op import Emit, Inner, Local, Op, Sample, T, register
+from autopar.ops.place import axis_of, by_place, over
+from autopar.ops.rule import Call, Dims, Rule, Window, with_linear
 from autopar.ops.text import atom, invoke, literal, normal_dim, pick
 
 
@@ -113,61 +113,97 @@ _view(
 
 
 def _slice(call: Call) -> Rule:
-    return frozen_dims(call, [_dim_of(call, 1)])
+    """Rows ``start + j step``: a window of one row, so that parts of a split dim are fetched from their owners."""
+    shape, result = call.operands[0].shape, call.results[0].shape
+    dim, (start, _, step) = _dim_of(call, 1), _bounds(call)
+    if not shape[dim] or result[dim] < 2:
+        return frozen_dims(call, [dim])
+    names = _names(shape, {})
+    extents = {f"d{i}": n for i, n in enumerate(result)}
+    rule = Rule((names,), (names,), extents, windows={f"d{dim}": Window(1, step, -start)})
+    return with_linear(rule, {0})
+
+
+def _bounds(call: Call) -> tuple[int, int, int]:
+    """Start, stop and step, counted from the front."""
+    given = (call.arg(2, "start"), call.arg(3, "end"), call.arg(4, "step", 1))
+    return slice(*given).indices(call.operands[0].shape[_dim_of(call, 1)])
 
 
 def _emit_slice(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    """``x[:, 2:5]``."""
+    """``x[:, 2:5]``, or ``slice_rows(x, 1, 2, 5, 1, (DATA, 6))`` where that dim is split."""
     dim, extent = _dim_of(call, 1), call.operands[0].shape[_dim_of(call, 1)]
-    step = pick(args, kwargs, 4, "step", 1)
-    start, stop, _ = slice(pick(args, kwargs, 2, "start"), pick(args, kwargs, 3, "end")).indices(extent)
+    start, stop, step = _bounds(call)
+    axis = axis_of(local, f"d{dim}")
+    if axis:
+        return f"slice_rows({args[0]}, {dim}, {start}, {stop}, {step}, ({axis}, {extent}))"
     text = f"{start or ''}:{stop if stop < extent else ''}" + (f":{step}" if step != 1 else "")
     return f"{atom(args[0])}[{':, ' * dim}{text}]"
 
 
 def _select(call: Call) -> Rule:
-    """One row of a dim, which goes away."""
+    """One row of a dim, which goes away. Where it is split, the rank that has the row yields it."""
     dim, shape = _dim_of(call, 1), call.operands[0].shape
     names = _names(shape, {})
     after = tuple(one for i, one in enumerate(names) if i != dim)
     extents = {f"d{i}": n for i, n in enumerate(shape)}
-    return with_linear(Rule((names,), (after,), extents, frozenset({f"d{dim}"})), {0})
+    return by_place(with_linear(Rule((names,), (after,), extents), {0}), [f"d{dim}"])
 
 
 def _emit_select(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    return f"{atom(args[0])}[{':, ' * _dim_of(call, 1)}{pick(args, kwargs, 2, 'index')}]"
+    dim, index = _dim_of(call, 1), pick(args, kwargs, 2, "index")
+    split = over(rule, local, f"d{dim}")
+    if split:
+        return f"select_row({args[0]}, {dim}, {index}, {split})"
+    return f"{atom(args[0])}[{':, ' * dim}{index}]"
 
 
 _view(
-    "slice", ("aten.slice.Tensor",), "[d], others split -> the same", _slice, _emit_slice,
+    "slice", ("aten.slice.Tensor",), "a d~ b -> a d~ b", _slice, _emit_slice,
     Sample((T((4, 6)), 1, 1, 5)), Sample((T((6, 4)), 0, 0, 6, 2)), Sample((T((2, 6, 4)), 1, -2, 2**62)),
+    Sample((T((4, 9)), 1, 1, 8, 3)), Sample((T((6, 4), "index 9"), 0, 2, 5)), Sample((T((6, 4)), 0, 5, 6)),
 )  # fmt: skip
 _view(
-    "select", ("aten.select.int",), "a [d] b -> a b", _select, _emit_select,
+    "select", ("aten.select.int",), "a d b -> a b", _select, _emit_select,
     Sample((T((4, 3, 2)), 1, 2)), Sample((T((4, 6)), 0, -1)),
 )  # fmt: skip
 
 
+def _cat_dim(call: Call) -> int:
+    """The dim along which tensors are joined; hstack, vstack and dstack are joins of tensors with enough dims."""
+    name, ndim = call.node.target.split(".")[1], len(call.operands[0].shape)
+    if name == "cat":
+        return _dim_of(call, 1)
+    dim = {"hstack": min(1, ndim - 1), "vstack": 0, "dstack": 2}[name]
+    if ndim <= dim or (name == "vstack" and ndim < 2):
+        raise ValueError("tensors that get a new dim")
+    return dim
+
+
 def _cat(call: Call) -> Rule:
-    """``n, n -> (q n)`` for equal extents, q frozen; otherwise the dim is whole on all sides."""
-    dim, ndim = _dim_of(call, 1), len(call.results[0].shape)
+    """``n, n -> (q n)`` for equal extents, q frozen; otherwise rows of the operands move to where the result has them."""
+    dim, ndim = _cat_dim(call), len(call.results[0].shape)
     if any(len(value.shape) != ndim for value in call.operands):
         raise ValueError("a legacy cat with an empty tensor")
     rows = [value.shape[dim] for value in call.operands]
+    names = _names(call.results[0].shape, {})
     extents = {f"d{i}": n for i, n in enumerate(call.results[0].shape)}
     if len(set(rows)) == 1:
         operands = tuple(_names(value.shape, {dim: ("n",)}) for value in call.operands)
         extents |= {"q": len(rows), "n": rows[0]}
         rule = Rule(operands, (_names(call.results[0].shape, {dim: ("q", "n")}),), extents, frozenset({"q"}))
     else:
-        operands = tuple(_names(value.shape, {dim: (f"p{i}",)}) for i, value in enumerate(call.operands))
-        parts = {f"p{i}": n for i, n in enumerate(rows)}
-        rule = Rule(operands, (_names(call.results[0].shape, {}),), extents | parts, frozenset({f"d{dim}", *parts}))
+        rule = by_place(Rule(tuple(names for _ in rows), (names,), extents), [f"d{dim}"])
     return with_linear(rule, range(len(rows)))
 
 
 def _emit_cat(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    dim = _dim_of(call, 1)
+    """``torch.cat((x, y), 1)``, or ``cat((x, y), 1, DATA, (1, 196))`` where unequal operands are split there."""
+    dim = _cat_dim(call)
+    axis = axis_of(local, f"d{dim}")
+    if axis and rule.windows:
+        extents = tuple(value.shape[dim] for value in call.operands)
+        return f"cat({literal(args[0])}, {dim}, {axis}, {literal(extents)})"
     return invoke("torch.cat", (args[0],) if dim == 0 else (args[0], dim))
 
 
@@ -194,7 +230,10 @@ def _memory(
 
 
 _memory(
-    "cat", ("aten.cat.default",), "n, n, ... -> (q n)", _cat, _emit_cat,
+    "cat", ("aten.cat.default", "aten.hstack.default", "aten.vstack.default", "aten.dstack.default"), "n, n, ... -> (q n)",
+    _cat, _emit_cat, Sample(((T((4, 2)), T((4, 3))),), target="aten.hstack.default"),
+    Sample(((T((4, 2, 1)), T((4, 2, 1))),), target="aten.dstack.default"),
+    Sample(((T((2, 1)), T((2, 6)), T((2, 3))), 1)), Sample(((T((1, 4), "index 9"), T((6, 4), "index 9")),)),
     Sample(((T((2, 4, 3)), T((2, 4, 3))), 1)), Sample(((T((4, 2)), T((4, 3))), -1)),
     Sample(((T((4, 6)), T((4, 6), "constant"), T((4, 6))),)),
 )  # fmt: skip
@@ -204,71 +243,106 @@ _memory(
 )  # fmt: skip
 
 
-def _pad(call: Call) -> Rule:
-    """Padded dims are whole. Linear where the padding is zeros or rows of x."""
-    given = call.node.args[1]
-    assert isinstance(given, tuple)
-    ndim = len(call.operands[0].shape)
-    dims = [ndim - 1 - i for i in range(len(given) // 2) if given[2 * i] or given[2 * i + 1]]
-    rule = frozen_dims(call, dims)
-    if "constant_pad_nd" in call.node.target:
-        return rule if not call.arg(2, "value", 0) else with_linear(rule)
-    mode, value = call.arg(2, "mode", "constant"), call.arg(3, "value")
-    if mode != "constant":  # torch's kernels refuse empty channels there
-        return _with_filled(rule, ndim, len(given) // 2)
-    return rule if not value else with_linear(rule)
-
-
-def _with_filled(rule: Rule, ndim: int, padded: int) -> Rule:
-    letters = {f"d{dim}" for dim in range(1, ndim) if dim >= ndim - padded - 1}
-    return replace(rule, filled=frozenset(letters))
-
-
-def _emit_pad(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    if "constant_pad_nd" in call.node.target:
-        return invoke("F.pad", args[:2], [("value", pick(args, kwargs, 2, "value", 0), 0)])
-    mode, value = pick(args, kwargs, 2, "mode", "constant"), pick(args, kwargs, 3, "value", 0)
-    return invoke("F.pad", args[:2], [("mode", mode, "constant"), ("value", value, 0)])
-
-
-_memory(
-    "pad", ("aten.pad.default", "aten.constant_pad_nd.default"), "[d] -> [d'], others split", _pad, _emit_pad,
-    Sample((T((2, 4, 6)), (1, 2))), Sample((T((2, 4, 6)), (0, 0, 1, 0), "constant", 1.5)),
-    Sample((T((2, 4, 6)), (1, 1), "reflect")), Sample((T((2, 4, 6)), (0, 1)), target="aten.constant_pad_nd.default"),
-)  # fmt: skip
+def _moved_dims(call: Call) -> tuple[int, ...]:
+    """The dims that are rolled or reversed."""
+    given = call.arg(2, "dims", ()) if "roll" in call.node.target else call.node.args[1]
+    dims = given if isinstance(given, tuple) else (given,)
+    return tuple(normal_dim(dim, len(call.operands[0].shape)) for dim in dims)
 
 
 def _flip(call: Call) -> Rule:
-    """Reversed or rolled dims are whole."""
-    roll = "roll" in call.node.target
-    given = call.arg(2, "dims", ()) if roll else call.node.args[1]
-    dims = given if isinstance(given, tuple) else (given,)
+    """Rows in another order: parts of a split dim are fetched from their owners."""
+    dims = _moved_dims(call)
     if not dims:
         raise ValueError("a roll of the flattened tensor")
-    return frozen_dims(call, [normal_dim(dim, len(call.operands[0].shape)) for dim in dims])
+    names = _names(call.operands[0].shape, {})
+    rule = Rule((names,), (names,), {f"d{i}": n for i, n in enumerate(call.operands[0].shape)})
+    return by_place(with_linear(rule, {0}), [f"d{dim}" for dim in dims])
 
 
 def _emit_flip(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    return invoke(f"{atom(args[0])}.{'roll' if 'roll' in call.node.target else 'flip'}", args[1:])
+    """``x.roll(2, 1)``, or ``roll(x, 2, 1, {1: (DATA, 16)})``; the same for flip."""
+    name = "roll" if "roll" in call.node.target else "flip"
+    split = {dim: over(rule, local, f"d{dim}") for dim in _moved_dims(call)}
+    parts = [f"{dim}: {one}" for dim, one in sorted(split.items()) if one]
+    if parts:
+        given = (literal(args[1]), literal(_moved_dims(call))) if name == "roll" else (literal(_moved_dims(call)),)
+        return f"{name}({args[0]}, {', '.join(given)}, {{{', '.join(parts)}}})"
+    return invoke(f"{atom(args[0])}.{name}", args[1:])
 
 
-_memory(
-    "flip", ("aten.flip.default", "aten.roll.default"), "[d], others split -> the same", _flip, _emit_flip,
-    Sample((T((4, 6)), (1,))), Sample((T((4, 6)), (2,), (-1,)), target="aten.roll.default"),
+def _moved(call: Call, rule: Rule, letter: str) -> tuple[Inner, ...]:
+    """The rows that change their rank: those that a roll is long, at most all of a rank's; a flip moves all."""
+    if letter not in rule.windows:
+        return ()
+    value, dim = call.operands[0], int(letter[1:])
+    n, rows = value.shape[dim], value.shape[dim] // 2
+    if "roll" in call.node.target:
+        shifts = call.node.args[1]
+        shift = (shifts if isinstance(shifts, tuple) else (shifts,))[_moved_dims(call).index(dim)]
+        assert isinstance(shift, int)
+        rows = min(shift % n, n - shift % n, rows)
+    size = float(value.nbytes // n * rows)
+    others = tuple(name for dims in rule.operands[0] for name in dims if name != letter)
+    return (Inner("halo", size, size if value.differentiable else 0.0, others),)
+
+
+register(
+    Op(
+        "flip", ("aten.flip.default", "aten.roll.default"), "a d b -> a d b", _flip, _emit_flip, work="memory",
+        saves="", inner=_moved,
+        samples=(
+            Sample((T((4, 6)), (1,))), Sample((T((4, 6)), (2,), (-1,)), target="aten.roll.default"),
+            Sample((T((4, 6)), (-1, 2), (0, 1)), target="aten.roll.default"),
+            Sample((T((4, 6), "index 9"), (-1,), (0,)), target="aten.roll.default"),
+        ),
+    )
 )  # fmt: skip
 
 
-def _triangle(call: Call) -> Rule:
-    ndim = len(call.operands[0].shape)
-    return frozen_dims(call, [ndim - 2, ndim - 1])
+def _windows(call: Call) -> Rule:
+    """``x.unfold(dim, size, step)``: windows along a dim, their rows in a last dim."""
+    shape, result = call.operands[0].shape, call.results[0].shape
+    dim, size, step = (call.node.args[i] for i in (1, 2, 3))
+    assert isinstance(size, int)
+    assert isinstance(step, int)
+    names = _names(shape, {normal_dim(dim, len(shape)): ("w",)})
+    extents = {f"d{i}": n for i, n in enumerate(shape)} | {"w": result[normal_dim(dim, len(shape))], "k": size}
+    rule = Rule((names,), ((*names, ("k",)),), extents, frozenset({"k"}), {"w": Window(size, step)})
+    return with_linear(rule, {0})
 
 
-def _emit_triangle(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    diagonal = pick(args, kwargs, 1, "diagonal", 0)
-    return invoke(f"{atom(args[0])}.{call.node.target.split('.')[1]}", (diagonal,) if diagonal else ())
+def _emit_windows(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """``x.unfold(1, 3, 2)``, or ``unfold(x, 1, 3, 2, (DATA, 16))`` where that dim is split."""
+    dim = normal_dim(args[1], len(call.operands[0].shape))
+    axis = axis_of(local, "w")
+    if axis:
+        return f"unfold({args[0]}, {dim}, {args[2]}, {args[3]}, ({axis}, {call.operands[0].shape[dim]}))"
+    return invoke(f"{atom(args[0])}.unfold", (dim, *args[2:]))
 
 
 _memory(
-    "triangle", ("aten.tril.default", "aten.triu.default"), "b* [m] [n] -> b* [m] [n]", _triangle, _emit_triangle,
-    Sample((T((2, 4, 4)),)), Sample((T((4, 3, 3)), 1), target="aten.triu.default"),
+    "unfold", ("aten.unfold.default",), "a w~ b -> a w~ b [k]", _windows, _emit_windows,
+    Sample((T((4, 6)), 1, 3, 2)), Sample((T((6, 4)), -2, 2, 1)), Sample((T((4, 9), "index 9"), 1, 2, 3)),
+)  # fmt: skip
+
+
+def _glu(call: Call) -> Rule:
+    """``(q n) -> n`` with two whole halves: every rank holds its part of both."""
+    shape = call.operands[0].shape
+    dim = _dim_of(call, 1, -1)
+    names, after = _names(shape, {dim: ("q", "n")}), _names(shape, {dim: ("n",)})
+    extents = {f"d{i}": n for i, n in enumerate(shape)} | {"q": 2, "n": shape[dim] // 2}
+    return Rule((names,), (after,), extents, frozenset({"q"}))
+
+
+def _emit_glu(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    return invoke("F.glu", (args[0],), [("dim", _dim_of(call, 1, -1), len(call.operands[0].shape) - 1)])
+
+
+register(
+    Op(
+        "glu", ("aten.glu.default",), "a (q n) b -> a n b", _glu, _emit_glu, backward=2.0,
+        samples=(Sample((T((4, 8)),)), Sample((T((8, 3)), 0))),
+    )
 )  # fmt: skip

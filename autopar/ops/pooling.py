@@ -1,7 +1,9 @@
 """Poolings: windows over spatial letters, no sum over channels.
 
-Rounding the extent up, and a divisor of one's own, have no distributed form: the spatial dims are whole there. An
-adaptive average to one row is a mean over all rows, a sum over letters like any other.
+The places of maxima are counted in the whole plane: where they are read, space is whole. An adaptive pooling chooses its
+windows by the extents. Along a dim that becomes one row, an adaptive average is a mean over all rows, a sum over a
+letter like any other; along others it is an interpolation (mode area). An adaptive maximum is a pooling where
+the extents divide; otherwise its space is whole.
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ def _pool(call: Call) -> _Pool:
 
 
 def _rule(call: Call) -> Rule:
-    """n and c are free; spatial letters are windowed, or frozen where the split form would be another function."""
+    """n and c are free; spatial letters are windowed, or frozen where the places of the maxima are read."""
     pool = _pool(call)
     names = SPATIAL[pool.ndim]
     sizes = zip(pool.kernel, pool.stride, pool.padding, pool.dilation, strict=True)
@@ -64,7 +66,7 @@ def _rule(call: Call) -> Rule:
     rule = with_windows(letters(f"{batch}c {space} -> {results}", call), windows, names)
     rule = replace(rule, filled=frozenset("c"))
     positions = len(call.results) > 1 and bool(call.results[1].name)  # flat indices into the whole plane
-    if pool.ceil_mode or positions or pool.divisor is not None:
+    if positions:
         rule = with_whole_space(rule, names)
     return rule if "max" in call.node.target else with_linear(rule, {0})
 
@@ -114,9 +116,11 @@ register(
             Sample((T((2, 4, 7, 6)), (3, 3), (2, 2), (1, 1))),
             Sample((T((2, 4, 8, 6)), (2, 2))),
             Sample((T((2, 4, 7, 5)), (2, 2), (2, 2), (0, 0), (1, 1), True)),
+            Sample((T((2, 3, 8, 6)), (3, 2), (3, 3), (1, 1), (1, 1), True)),
             Sample((T((2, 3, 9)), (3,), (1,), (1,), (2,)), target="aten.max_pool1d.default"),
             Sample((T((1, 2, 4, 5, 4)), (2, 2, 2)), target="aten.max_pool3d.default"),
             Sample((T((2, 4, 6, 6)), (2, 2)), target="aten.max_pool2d_with_indices.default"),
+            Sample((T((1, 2, 4, 2, 5)), (2, 1, 2)), target="aten.max_pool3d_with_indices.default"),
         ),
     )
 )
@@ -133,6 +137,9 @@ register(
         samples=(
             Sample((T((2, 4, 7, 6)), (3, 3), (2, 2), (1, 1))),
             Sample((T((2, 4, 7, 6)), (2, 2), (2, 2), (1, 1), False, False)),
+            Sample((T((2, 3, 8, 5)), (3, 2), (3, 2), (1, 0), True)),
+            Sample((T((2, 3, 7, 6)), (3, 3), (2, 2), (1, 1), True, False)),
+            Sample((T((2, 3, 7, 6)), (2, 2), (2, 2), (0, 0), True, True, 3)),
             Sample((T((2, 3, 8)), (2,)), target="aten.avg_pool1d.default"),
             Sample((T((1, 2, 4, 5, 4)), (2, 2, 2)), target="aten.avg_pool3d.default"),
         ),
@@ -140,26 +147,44 @@ register(
 )
 
 
-def _adaptive(call: Call) -> Rule:
-    """To one row: a sum over all rows. To any other number of rows: the dim is whole."""
-    x, y = call.operands[0].shape, call.results[0].shape
+def _adaptive_sizes(call: Call) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The spatial extents before and after."""
     n = _ndim(call)
-    to_one = set(y[-n:]) == {1}
-    given = " ".join(name if to_one else f"[x{name}]" for name in SPATIAL[n])
-    after = " ".join("1" if to_one else f"[y{name}]" for name in SPATIAL[n])
-    batch = "n " if len(x) == n + 2 else ""
-    rule = letters(f"{batch}c {given} -> {batch}c {after}", call)
-    return replace(with_linear(rule, {0}), filled=frozenset("c"))
+    read = next(value for value in call.results if value.name)
+    return call.operands[0].shape[-n:], read.shape[-n:]
+
+
+def _adaptive(call: Call) -> Rule:
+    """Averages: a dim that becomes one row is summed over, any other is windowed."""
+    before, after = _adaptive_sizes(call)
+    names = SPATIAL[_ndim(call)]
+    batch = "n " if len(call.operands[0].shape) == len(names) + 2 else ""
+    left, right = marks(names), " ".join("1" if m == 1 else f"{name}~" for name, m in zip(names, after, strict=True))
+    rule = letters(f"{batch}c {left} -> {batch}c {right}", call)
+    extents = dict(rule.extents) | {name: n for name, n, m in zip(names, before, after, strict=True) if m == 1}
+    windows = {
+        name: Window(-(-n // m) + (n % m > 0), n / m) for name, n, m in zip(names, before, after, strict=True) if m > 1
+    }
+    rule = replace(with_linear(rule, {0}), extents=extents, windows=windows, filled=frozenset("c"))
+    return rule if batch else with_whole_space(rule, tuple(windows))
 
 
 def _emit_adaptive(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    """This rank's addend of the mean where a spatial letter is split."""
-    x, y = call.operands[0].shape, call.results[0].shape
-    n = _ndim(call)
-    summed = tuple(range(len(x) - n, len(x)))
-    if not local.axes(SPATIAL[n]):
-        return invoke(f"F.adaptive_avg_pool{n}d", (args[0], collapse(y[-n:])))
-    return f"{atom(args[0])}.sum({literal(collapse(summed))}, keepdim=True) / {math.prod(x[-n:])}"
+    """This rank's addend of the mean over the dims that become one row, where one of them is split; then the others."""
+    before, after = _adaptive_sizes(call)
+    n, ndim = len(after), len(call.operands[0].shape)
+    ones = [i for i, m in enumerate(after) if m == 1]
+    x = args[0]
+    if local.axes(tuple(SPATIAL[n][i] for i in ones)):
+        dims = tuple(ndim - n + i for i in ones)
+        count = math.prod(before[i] for i in ones)
+        x = Expr(f"{atom(x)}.sum({literal(collapse(dims))}, keepdim=True) / {count}", atom=False)
+        if len(ones) == n:
+            return str(x)
+    spaces = over(call, rule, local)
+    if spaces:
+        return invoke("interpolate", (x, after), [("mode", "area", None), ("over", Expr(spaces), None)])
+    return invoke(f"F.adaptive_avg_pool{n}d", (x, collapse(after)))
 
 
 register(
@@ -172,16 +197,105 @@ register(
             "aten._adaptive_avg_pool2d.default",
             "aten._adaptive_avg_pool3d.default",
         ),
-        note="n c h w -> n c 1 1",
+        note="n c h~ w~ -> n c h~ w~, n c h w -> n c 1 1",
         rule=_adaptive,
         emit=_emit_adaptive,
         work="reduce",
+        flops=lambda call, rule: float(call.operands[0].numel),
         saves="",
         samples=(
             Sample((T((2, 4, 5, 6)), (1, 1))),
-            Sample((T((2, 4, 6, 6)), (2, 3))),
+            Sample((T((2, 4, 6, 7)), (2, 3))),
+            Sample((T((2, 3, 5, 4)), (5, 1))),
             Sample((T((2, 4, 6)), (1,)), target="aten.adaptive_avg_pool1d.default"),
+            Sample((T((2, 4, 3)), (5,)), target="aten.adaptive_avg_pool1d.default"),
             Sample((T((1, 2, 2, 3, 4)), (1, 1, 1)), target="aten.adaptive_avg_pool3d.default"),
+            Sample((T((2, 3, 4, 5)), (2, 1)), target="aten._adaptive_avg_pool2d.default"),
+            Sample((T((1, 2, 4, 3, 2)), (2, 2, 1)), target="aten._adaptive_avg_pool3d.default"),
+        ),
+    )
+)
+
+
+def _adaptive_max(call: Call) -> Rule:
+    """Windowed where every extent divides and nobody reads the places, otherwise whole in space."""
+    before, after = _adaptive_sizes(call)
+    names = SPATIAL[_ndim(call)]
+    batch = "n " if len(call.operands[0].shape) == len(names) + 2 else ""
+    space = marks(names)
+    rule = letters(f"{batch}c {space} -> {', '.join(f'{batch}c {space}' for _ in call.results)}", call)
+    windows = [Window(-(-n // m), n / m) for n, m in zip(before, after, strict=True)]
+    rule = replace(with_windows(rule, windows, names), filled=frozenset("c"))
+    regular = all(n % m == 0 for n, m in zip(before, after, strict=True))
+    return rule if regular and not _places_read(call) else with_whole_space(rule, names)
+
+
+def _places_read(call: Call) -> bool:
+    return bool(call.results[1].name)
+
+
+def _emit_adaptive_max(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    before, after = _adaptive_sizes(call)
+    spaces = over(call, rule, local)
+    if spaces:
+        kernel = tuple(n // m for n, m in zip(before, after, strict=True))
+        return f"({invoke('max_pool', (args[0], kernel), [('over', Expr(spaces), None)])}, None)"
+    places = _places_read(call)
+    options = [("return_indices", places, False)]
+    text = invoke(f"F.adaptive_max_pool{len(after)}d", (args[0], collapse(after)), options)
+    return text if places else f"({text}, None)"
+
+
+register(
+    Op(
+        name="adaptive_max_pool",
+        targets=(
+            "aten.adaptive_max_pool2d.default",
+            "aten.adaptive_max_pool1d.default",
+            "aten.adaptive_max_pool3d.default",
+        ),
+        note="n c h~ w~ -> n c h~ w~",
+        rule=_adaptive_max,
+        emit=_emit_adaptive_max,
+        work="reduce",
+        flops=lambda call, rule: float(call.operands[0].numel),
+        samples=(
+            Sample((T((2, 4, 6, 4)), (3, 2))),
+            Sample((T((2, 3, 5, 4)), (3, 2))),
+            Sample((T((2, 4, 6)), (3,)), target="aten.adaptive_max_pool1d.default"),
+            Sample((T((1, 2, 4, 2, 3)), (2, 2, 1)), target="aten.adaptive_max_pool3d.default"),
+        ),
+    )
+)
+
+
+def _unpool(call: Call) -> Rule:
+    """Batch and channels are free: places are counted in the whole plane of either side."""
+    names = SPATIAL[_ndim(call)]
+    before, after = (" ".join(f"[{side}{name}]" for name in names) for side in "xy")
+    batch = "n " if len(call.operands[0].shape) == len(names) + 2 else ""
+    rule = letters(f"{batch}c {before}, {batch}c {before} -> {batch}c {after}", call)
+    return replace(with_linear(rule, {0}), filled=frozenset("nc"))
+
+
+def _emit_unpool(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    return invoke(f"torch.ops.{call.node.target}", args)
+
+
+register(
+    Op(
+        name="max_unpool",
+        targets=("aten.max_unpool2d.default", "aten.max_unpool3d.default"),
+        note="n c [h] [w], n c [h] [w] -> n c [h'] [w']",
+        rule=_unpool,
+        emit=_emit_unpool,
+        work="memory",
+        samples=(
+            Sample((T((2, 4, 2, 3)), T((2, 4, 2, 3), "index 24"), (4, 6))),
+            Sample(
+                (T((2, 2, 1, 2, 1)), T((2, 2, 1, 2, 1), "index 16"), (2, 4, 2), (2, 2, 2), (0, 0, 0)),
+                target="aten.max_unpool3d.default",
+            ),
         ),
     )
 )

@@ -1,7 +1,8 @@
-"""Reductions over dims. A sum is partial where a summed letter is split; other reductions need their dims whole.
+"""Reductions over dims. A sum is partial where a summed letter is split; others have their result on every rank.
 
-sum   y[b] = sum_d x[b, d]                  a mean is this rank's sum over the count of all rows
-amax  y[b] = max_d x[b, d], d frozen        also scans, sorts and everything else along one dim
+sum    y[b] = sum_d x[b, d]               a mean is this rank's sum over the count of all rows
+amax   y[b] = max_d x[b, d]               the distributed form (`autopar.runtime.amax`, `var`, `norm` ...) sums, or
+                                          compares, over the axes that split d, and y is whole on all of them
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from autopar.ops.op import Emit, Local, Op, Sample, T, register
+from autopar.ops.op import Emit, Inner, Local, Op, Sample, T, register
+from autopar.ops.place import by_place, over
 from autopar.ops.rule import Call, Dims, Rule, floating, with_linear
-from autopar.ops.text import atom, invoke, literal, normal_dim, pick
-from autopar.ops.window import collapse
+from autopar.ops.text import atom, axes_text, invoke, normal_dim, pick
 
 _X = T((4, 6))
 
@@ -46,8 +47,15 @@ def _keepdim(call: Call) -> bool:
 
 
 def _sum(call: Call) -> Rule:
+    """Partial sums of floating numbers; integers are summed over the axes, so that nobody adds up what is no sum."""
     rule = _reduced(call, _dims(call, 1))
-    return with_linear(rule, {0}) if floating(call.operands[0]) else rule
+    if any(floating(value) for value in call.results):
+        return with_linear(rule, {0}) if floating(call.operands[0]) else rule
+    return replace(rule, whole={f"d{dim}": frozenset({0}) for dim in _dims(call, 1)})
+
+
+def _summed_axes(call: Call, local: Local, position: int) -> tuple[str, ...]:
+    return local.axes(tuple(f"d{dim}" for dim in _dims(call, position)))
 
 
 def _arguments(call: Call, position: int) -> str:
@@ -60,7 +68,10 @@ def _arguments(call: Call, position: int) -> str:
 
 
 def _emit_sum(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    return f"{atom(args[0])}.sum{_arguments(call, 1)}"
+    text = f"{atom(args[0])}.sum{_arguments(call, 1)}"
+    for axis in () if floating(call.results[0]) else _summed_axes(call, local, 1):
+        text = f"all_sum({text}, {axis})"
+    return text
 
 
 def _emit_mean(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
@@ -95,8 +106,18 @@ def _reduce(
     emit: Emit,
     saves: str,
     *samples: Sample,
+    sums: int = 0,
 ) -> None:
-    register(Op(name, targets, note, rule, emit, work="reduce", flops=_flops, saves=saves, samples=samples))
+    """`sums` says how many messages as large as the result a split of a summed letter takes."""
+
+    def inner(call: Call, rule: Rule, letter: str) -> tuple[Inner, ...]:
+        size = float(next(value for value in call.results if value.name).nbytes)
+        kept = tuple(dict.fromkeys(name for dims in rule.results for names in dims for name in names))
+        return (Inner("all_sum", size, 0.0, kept),) * sums if letter in rule.whole else ()
+
+    register(
+        Op(name, targets, note, rule, emit, work="reduce", flops=_flops, saves=saves, inner=inner, samples=samples)
+    )
 
 
 _reduce(
@@ -118,6 +139,30 @@ def _whole_dims(position: int) -> Callable[[Call], Rule]:
     return rule
 
 
+def _over_dims(position: int) -> Callable[[Call], Rule]:
+    """The dims may be split: the results are whole on every rank."""
+
+    def rule(call: Call) -> Rule:
+        found = _reduced(call, _dims(call, position))
+        every = frozenset(range(len(call.results)))
+        return replace(found, whole={f"d{dim}": every for dim in _dims(call, position)})
+
+    return rule
+
+
+def _emit_over(plain: str, split: str) -> Emit:
+    """``x.amax(1)``, or ``amax(x, 1, over=(DATA,))`` where a reduced dim is split."""
+
+    def emit(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+        axes, gone = _summed_axes(call, local, 1), _dims(call, 1)
+        if not axes:
+            return f"{atom(args[0])}.{plain}{_arguments(call, 1)}"
+        given = (args[0], gone[0] if len(gone) == 1 else gone)
+        return invoke(split, given, [("keepdim", _keepdim(call), False), ("over", axes_text(axes), None)])
+
+    return emit
+
+
 def _emit_method(name: str, position: int = 1) -> Emit:
     def emit(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
         return f"{atom(args[0])}.{name}{_arguments(call, position)}"
@@ -127,96 +172,198 @@ def _emit_method(name: str, position: int = 1) -> Emit:
 
 for _name in ("amax", "amin"):
     _reduce(
-        _name, (f"aten.{_name}.default",), "a [d] b -> a b", _whole_dims(1), _emit_method(_name), "inputs",
-        Sample((_X, (1,))), Sample((T((2, 4, 3)), (0, 2), True)), Sample((_X,)),
+        _name, (f"aten.{_name}.default",), "a d b -> a b", _over_dims(1), _emit_over(_name, _name), "inputs",
+        Sample((_X, (1,))), Sample((T((2, 4, 3)), (0, 2), True)), Sample((_X,)), Sample((T((4, 6), "index 3"), (1,))),
+        sums=2,
     )  # fmt: skip
-for _name in ("max", "min"):
-    _reduce(
-        _name, (f"aten.{_name}.dim", f"aten.{_name}.default"), "a [d] b -> a b, a b", _whole_dims(1),
-        _emit_method(_name), "inputs",
-        Sample((_X, 1)), Sample((T((3, 4)), 0, True)), Sample((_X,), target=f"aten.{_name}.default"),
-    )  # fmt: skip
-for _name in ("argmax", "argmin"):
-    _reduce(
-        _name, (f"aten.{_name}.default",), "a [d] b -> a b", _whole_dims(1), _emit_method(_name), "",
-        Sample((_X, 1)), Sample((_X, 0, True)), Sample((_X,)),
-    )  # fmt: skip
-for _name in ("any", "all"):
-    _reduce(
-        _name, (f"aten.{_name}.dim", f"aten.{_name}.default"), "a [d] b -> a b", _whole_dims(1),
-        _emit_method(_name), "",
-        Sample((T((4, 6), "bool"), 1)), Sample((T((4, 6), "bool"),), target=f"aten.{_name}.default"),
-    )  # fmt: skip
-for _name, _method in (("prod.dim_int", "prod"), ("logsumexp.default", "logsumexp")):
-    _reduce(
-        _method, (f"aten.{_name}",), "a [d] b -> a b", _whole_dims(1), _emit_method(_method), "inputs",
-        Sample((_X, 1 if _method == "prod" else (1,))),
-    )  # fmt: skip
+_reduce(
+    "logsumexp", ("aten.logsumexp.default",), "a d b -> a b", _over_dims(1), _emit_over("logsumexp", "logsumexp"),
+    "inputs", Sample((_X, (1,))), Sample((T((2, 4, 3)), (0, 2), True)), sums=2,
+)  # fmt: skip
 
 
-def _emit_var(name: str) -> Emit:
+def _placed(call: Call) -> Rule:
+    """The extreme of one dim and where it is; without a dim, of all."""
+    if call.arg(1, "dim") is None:
+        found = _over_dims(1)(call)
+        return replace(found, frozen=frozenset(found.extents)) if "arg" in call.node.target else found
+    return by_place(_over_dims(1)(call), [f"d{dim}" for dim in _dims(call, 1)])
+
+
+def _emit_placed(name: str, split: str, whole: str) -> Emit:
+    """``x.max(1)``, or ``largest(x, 1, over=(MODEL, 50))``; of all elements ``amax(x, (0, 1), over=(MODEL,))``."""
+
     def emit(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-        """``x.var(1, correction=0)``."""
-        gone = _dims(call, 1)
-        correction = kwargs.get("correction")
-        if ".dim" in call.node.target:
-            correction = int(bool(pick(args, kwargs, 2, "unbiased", True)))
-        rest = [("correction", correction, 1 if correction != 0 else None), ("keepdim", _keepdim(call), False)]
-        return f"{atom(args[0])}.{name}{invoke('', (collapse(gone) if len(gone) == 1 else gone,), rest)}"
+        axes, gone = _summed_axes(call, local, 1), _dims(call, 1)
+        if not axes:
+            return f"{atom(args[0])}.{name}{_arguments(call, 1)}"
+        if call.arg(1, "dim") is None:
+            return invoke(whole, (args[0], gone), [("over", axes_text(axes), None)])
+        one = over(rule, local, f"d{gone[0]}")
+        text = invoke(split, (args[0], gone[0]), [("keepdim", _keepdim(call), False), ("over", one, None)])
+        return f"{text}[1]" if name.startswith("arg") else text
 
     return emit
+
+
+for _name, _split, _all in (("max", "largest", "amax"), ("min", "smallest", "amin")):
+    _reduce(
+        _name, (f"aten.{_name}.dim", f"aten.{_name}.default"), "a d b -> a b, a b", _placed,
+        _emit_placed(_name, _split, _all), "inputs",
+        Sample((_X, 1)), Sample((T((3, 4)), 0, True)), Sample((_X,), target=f"aten.{_name}.default"),
+        Sample((T((4, 6), "index 3"), 1)), sums=2,
+    )  # fmt: skip
+    _reduce(
+        f"arg{_name}", (f"aten.arg{_name}.default",), "a d b -> a b", _placed,
+        _emit_placed(f"arg{_name}", _split, _all), "",
+        Sample((_X, 1)), Sample((_X, 0, True)), Sample((_X,)), Sample((T((4, 6), "index 3"), 1)), sums=2,
+    )  # fmt: skip
+
+
+def _emit_any(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """A sum of booleans is whether any is true; all are true where none is false."""
+    name = call.node.target.split(".")[1]
+    axes, text = _summed_axes(call, local, 1), f"{atom(args[0])}.{name}{_arguments(call, 1)}"
+    if axes and name == "all":
+        text = f"~{text}"
+    for axis in axes:
+        text = f"all_sum({text}, {axis})"
+    return f"~{text}" if axes and name == "all" else text
+
+
+for _name in ("any", "all"):
+    _reduce(
+        _name, (f"aten.{_name}.dim", f"aten.{_name}.default", f"aten.{_name}.dims"), "a d b -> a b", _over_dims(1),
+        _emit_any, "",
+        Sample((T((4, 6), "bool"), 1)), Sample((T((4, 6), "bool"),), target=f"aten.{_name}.default"), sums=1,
+    )  # fmt: skip
+_reduce(
+    "prod", ("aten.prod.dim_int", "aten.prod.default"), "a [d] b -> a b", _whole_dims(1), _emit_method("prod"),
+    "inputs", Sample((_X, 1)), Sample((_X,), target="aten.prod.default"),
+)  # fmt: skip
+_reduce(
+    "nanmean", ("aten.nanmean.default",), "a [d] b -> a b", _plain_dtype(_whole_dims(1)), _emit_method("nanmean"),
+    "inputs", Sample((_X, (1,))),
+)  # fmt: skip
+_reduce(
+    "nansum", ("aten.nansum.default",), "a d b -> a b", _plain_dtype(lambda call: _reduced(call, _dims(call, 1))),
+    _emit_method("nansum"), "inputs", Sample((_X, (1,))), Sample((T((2, 4, 3)), (0, 2), True)),
+)  # fmt: skip
+
+
+def _emit_spread(name: str) -> Emit:
+    """``x.var(1, correction=0)``, or the function of the runtime where a reduced dim is split."""
+
+    def emit(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+        gone, axes = _dims(call, 1), _summed_axes(call, local, 1)
+        correction = kwargs.get("correction", 1)
+        if call.node.target.endswith((".dim", ".default")):
+            at = 2 if call.node.target.endswith(".dim") else 1
+            correction = int(bool(pick(args, kwargs, at, "unbiased", True)))
+        dims = gone[0] if len(gone) == 1 else gone
+        rest = [("correction", correction, 1), ("keepdim", _keepdim(call), False)]
+        if axes:
+            return invoke(name, (args[0], dims), [*rest, ("over", axes_text(axes), None)])
+        return f"{atom(args[0])}.{name}{invoke('', (dims,), rest)}"
+
+    return emit
+
+
+def _spread(call: Call) -> Rule:
+    """Variance and deviation. The form without dims has `unbiased` where others have them."""
+    if call.node.target.endswith(".default"):
+        return _over_dims(9)(call)
+    return _over_dims(1)(call)
 
 
 for _name in ("var", "std"):
     _reduce(
-        _name, (f"aten.{_name}.correction", f"aten.{_name}.dim"), "a [d] b -> a b", _whole_dims(1), _emit_var(_name),
+        _name, (f"aten.{_name}.correction", f"aten.{_name}.dim", f"aten.{_name}.default"), "a d b -> a b", _spread,
+        _emit_spread(_name),
         "inputs", Sample((_X, (1,))), Sample((T((2, 4, 3)), (0, 2)), (("correction", 0), ("keepdim", True))),
-        Sample((_X, (1,), False, True), target=f"aten.{_name}.dim"),
+        Sample((_X, (1,), False, True), target=f"aten.{_name}.dim"), sums=2,
     )  # fmt: skip
 
 
-def _along(call: Call) -> Rule:
-    """The same letters on both sides, the dim of a scan or a sort whole (its extent may change: the k of a top-k)."""
-    at = 2 if "topk" in call.node.target else 1
-    shape = call.operands[0].shape
-    dim = normal_dim(call.arg(at, "dim", -1), len(shape))
-    names: Dims = tuple((f"d{i}",) for i in range(len(shape)))
-    after = tuple(("y",) if i == dim else name for i, name in enumerate(names))
-    first = next(value for value in call.results if value.name)
-    extents = {f"d{i}": n for i, n in enumerate(shape)} | {"y": first.shape[dim] if first.shape else 1}
-    rule = Rule(
-        (names,), tuple(after if value.name else () for value in call.results), extents, frozenset({f"d{dim}", "y"})
-    )
-    return with_linear(rule, {0}) if "cumsum" in call.node.target and floating(call.operands[0]) else rule
+def _norm_dims(call: Call) -> tuple[int, ...]:
+    return _dims(call, 2)
 
 
-def _emit_along(name: str, *table: tuple[int, str, object]) -> Emit:
-    def emit(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-        at = 2 if name == "topk" else 1
-        given = [literal(args[1])] if name == "topk" else []
-        dim = pick(args, kwargs, at, "dim", -1)
-        rest = [(option, pick(args, kwargs, place, option, default), default) for place, option, default in table]
-        return invoke(f"{atom(args[0])}.{name}", (*([args[1]] if given else []), dim), rest)
+def _norm(call: Call) -> Rule:
+    if call.results[0].dtype not in (call.operands[0].dtype, call.operands[0].dtype.replace("complex128", "float64")):
+        raise ValueError("a norm in another dtype")
+    return _over_dims(2)(call)
 
-    return emit
+
+def _emit_norm(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    gone, axes = _dims(call, 2), _summed_axes(call, local, 2)
+    order = pick(args, kwargs, 1, "ord", 2)
+    rest = [("ord", order, 2), ("dim", gone[0] if len(gone) == 1 else gone, None), ("keepdim", _keepdim(call), False)]
+    if axes:
+        return invoke("norm", (args[0],), [*rest, ("over", axes_text(axes), None)])
+    return invoke("torch.linalg.vector_norm", (args[0],), rest)
 
 
 _reduce(
-    "cumsum", ("aten.cumsum.default",), "a [d] b -> a d b", _along, _emit_along("cumsum"), "",
-    Sample((_X, 1)), Sample((T((4, 6), "index 5"), -1)),
+    "norm", ("aten.linalg_vector_norm.default",), "a d b -> a b", _norm, _emit_norm, "inputs",
+    Sample((_X,)), Sample((_X, 2, (1,), True)), Sample((T((2, 4, 3)), 1, (0, 2))),
+    Sample((_X, float("inf"), (1,))), Sample((T((4, 6), "complex"), 2, (1,))), sums=1,
 )  # fmt: skip
+
+
+def _counted(call: Call) -> Rule:
+    """Counts are summed over the axes. Raises ValueError where the largest element says what the bins are."""
+    low, high = call.arg(2, "min", 0), call.arg(3, "max", 0)
+    if "histc" in call.node.target and low == high:
+        raise ValueError("bins between the smallest and the largest element")
+    if "histc" not in call.node.target:
+        gone = _dims(call, 1)
+        return replace(_reduced(call, gone), whole={f"d{dim}": frozenset({0}) for dim in gone})
+    names: Dims = tuple((f"d{i}",) for i in range(len(call.operands[0].shape)))
+    extents = {f"d{i}": n for i, n in enumerate(call.operands[0].shape)}
+    rule = Rule((names,), ((("v",),),), extents | {"v": call.results[0].shape[0]}, frozenset({"v"}))
+    return replace(rule, whole={name: frozenset({0}) for name in extents})
+
+
+def _emit_counted(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    name = call.node.target.split(".")[1]
+    axes = local.axes(tuple(rule.whole))
+    given = args if name == "histc" else (args[0], *((_dims(call, 1),) if len(args) > 1 else ()))
+    text = invoke(f"torch.{name}", given)
+    for axis in axes:
+        text = f"all_sum({text}, {axis})"
+    return text
+
+
 _reduce(
-    "cumprod", ("aten.cumprod.default",), "a [d] b -> a d b", _along, _emit_along("cumprod"), "inputs", Sample((_X, 1))
-)
-_reduce(
-    "sort", ("aten.sort.default",), "a [d] b -> a d b, a d b", _along, _emit_along("sort", (2, "descending", False)),
-    "output", Sample((_X, 1, True)), Sample((_X, 0)),
+    "count", ("aten.histc.default", "aten.count_nonzero.default", "aten.count_nonzero.dim_IntList"), "d* -> [v]",
+    _counted, _emit_counted, "",
+    Sample((T((24,), "constant"), 4, -1, 1)), Sample((T((4, 6), "bool"),), target="aten.count_nonzero.default"),
+    Sample((T((4, 6), "index 3"), (1,)), target="aten.count_nonzero.dim_IntList"), sums=1,
 )  # fmt: skip
+
+
+def _emit_pair(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """``torch.var_mean(x, 1, correction=0)``."""
+    name, gone = call.node.target.split(".")[1], _dims(call, 1)
+    dims = gone[0] if len(gone) == 1 else gone
+    if name == "aminmax":
+        return invoke(
+            "torch.aminmax", (args[0],), [("dim", kwargs.get("dim"), None), ("keepdim", _keepdim(call), False)]
+        )
+    correction = kwargs.get("correction", 1)
+    if call.node.target.endswith(".dim"):
+        correction = int(bool(pick(args, kwargs, 2, "unbiased", True)))
+    rest = [("correction", correction, 1), ("keepdim", _keepdim(call), False)]
+    return invoke(f"torch.{name}", (args[0], dims), rest)
+
+
+for _name in ("var_mean", "std_mean"):
+    _reduce(
+        _name, (f"aten.{_name}.correction", f"aten.{_name}.dim"), "a [d] b -> a b, a b", _whole_dims(1), _emit_pair,
+        "inputs", Sample((_X, (1,))), Sample((_X, (0,), False, True), target=f"aten.{_name}.dim"),
+    )  # fmt: skip
 _reduce(
-    "argsort", ("aten.argsort.default",), "a [d] b -> a d b", _along, _emit_along("argsort", (2, "descending", False)),
-    "", Sample((_X, 1)),
-)  # fmt: skip
-_reduce(
-    "topk", ("aten.topk.default",), "a [d] b -> a k b, a k b", _along,
-    _emit_along("topk", (3, "largest", True), (4, "sorted", True)), "output", Sample((_X, 2, 1)),
+    "aminmax", ("aten.aminmax.default",), "a [d] b -> a b, a b", _whole_dims(1), _emit_pair, "inputs",
+    Sample((_X,), (("dim", 1),)), Sample((_X,), (("dim", 0), ("keepdim", True))),
 )  # fmt: skip

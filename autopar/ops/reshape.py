@@ -282,3 +282,75 @@ register(
         samples=(Sample((T((2, 4, 3)), 2, 1)),),
     )
 )
+
+
+def _tile(call: Call) -> Rule:
+    """``repeat`` with fewer counts than dims."""
+    given = _repeats(call)
+    ndim = len(call.operands[0].shape)
+    return _tiled(call, (*(1 for _ in range(ndim - len(given))), *given), outer=True)
+
+
+def _emit_tile(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    first = len(call.results[0].shape) - len(_repeats(call))
+    counts = [local.extent.get(f"r{first + i}", str(n)) for i, n in enumerate(_repeats(call))]
+    return f"{atom(args[0])}.tile({', '.join(counts)})"
+
+
+register(
+    Op(
+        "tile", ("aten.tile.default",), "n -> (r n)", _tile, _emit_tile, work="memory", saves="",
+        samples=(Sample((T((4, 3)), (2,))), Sample((T((3,)), (2, 4)))),
+    )
+)  # fmt: skip
+
+
+def _repeat_each(call: Call) -> Rule:
+    """Rows of one dim as often as a tensor says: the dim is whole, before and after, and so is the tensor."""
+    dim = call.arg(2, "dim")
+    if not isinstance(dim, int) or call.arg(3, "output_size") is None:
+        raise ValueError("as many rows as the numbers in a tensor say")
+    shape, result, at = call.operands[0].shape, call.results[0].shape, dim % len(call.operands[0].shape)
+    before: Dims = tuple((f"d{i}",) for i in range(len(shape)))
+    after: Dims = tuple(("y",) if i == at else name for i, name in enumerate(before))
+    extents = {f"d{i}": n for i, n in enumerate(shape)} | {"y": result[at], "r": call.operands[1].numel}
+    counts: Dims = (("r",),) if call.operands[1].shape else ()
+    return with_linear(Rule((before, counts), (after,), extents, frozenset({f"d{at}", "y", "r"})), {0})
+
+
+def _emit_repeat_each(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    dim = normal_dim(pick(args, kwargs, 2, "dim"), len(call.operands[0].shape))
+    return f"{atom(args[0])}.repeat_interleave({args[1]}, {dim}, output_size={call.results[0].shape[dim]})"
+
+
+register(
+    Op(
+        "repeat_each", ("aten.repeat_interleave.self_Tensor",), "a [d] b, [r] -> a [y] b", _repeat_each,
+        _emit_repeat_each, work="memory", samples=(Sample((T((6, 4)), T((4,), "distinct 4"), 1), (("output_size", 6),)),),
+    )
+)  # fmt: skip
+
+
+def _channel_shuffle(call: Call) -> Rule:
+    """Channels ``(g c)`` become ``(c g)``; torch is told the number of groups, which are whole."""
+    shape, groups = call.operands[0].shape, call.node.args[1]
+    assert isinstance(groups, int)
+    extents = {f"d{i}": n for i, n in enumerate(shape)} | {"g": groups, "c": shape[1] // groups}
+    rest: Dims = tuple((f"d{i}",) for i in range(2, len(shape)))
+    before: Dims = (("d0",), ("g", "c"), *rest)
+    after: Dims = (("d0",), ("c", "g"), *rest)
+    return with_linear(Rule((before,), (after,), extents, frozenset({"g"}), filled=frozenset({"d0", "c"})), {0})
+
+
+def _emit_channel_shuffle(
+    call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> str:
+    return f"F.channel_shuffle({args[0]}, {args[1]})"
+
+
+register(
+    Op(
+        "channel_shuffle", ("aten.channel_shuffle.default",), "n (g c) s* -> n (c g) s*", _channel_shuffle,
+        _emit_channel_shuffle, work="memory", saves="", samples=(Sample((T((2, 8, 3)), 2)),),
+    )
+)  # fmt: skip

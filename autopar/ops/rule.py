@@ -55,13 +55,14 @@ class Call:
 class Window:
     """How rows of a result depend on rows of an operand along one dim.
 
-    Plain: result row j reads operand rows ``j*stride - padding + dilation*i`` for i in range(kernel).
+    Plain: result row j reads operand rows ``floor(j*stride - padding) + dilation*i`` for i in range(kernel). Stride and
+    padding are fractions where rows are interpolated.
     Transposed: operand row j adds to those rows of the result.
     """
 
     kernel: int
-    stride: int = 1
-    padding: int = 0
+    stride: float = 1
+    padding: float = 0
     dilation: int = 1
     transposed: bool = False
 
@@ -119,7 +120,7 @@ class Choice:
 
 def broadcast(call: Call) -> Rule:
     """The rule of an elementwise call: right-aligned dims, one letter each, `d0 d1 ...` over the result's dims."""
-    shape = call.results[0].shape
+    shape = next(value.shape for value in call.results if value.name)
     names = tuple(f"d{i}" for i in range(len(shape)))
     extents = dict(zip(names, shape, strict=True))
     operands = []
@@ -127,7 +128,7 @@ def broadcast(call: Call) -> Rule:
         skip = len(shape) - len(value.shape)
         operands.append(tuple((names[skip + i],) if n == shape[skip + i] else () for i, n in enumerate(value.shape)))
     whole = tuple((name,) for name in names)
-    return Rule(tuple(operands), tuple(whole for _ in call.results), extents)
+    return Rule(tuple(operands), tuple(whole if value.name else () for value in call.results), extents)
 
 
 def letters(notation: str, call: Call, positions: Iterable[int] | None = None) -> Rule:
@@ -152,8 +153,9 @@ def letters(notation: str, call: Call, positions: Iterable[int] | None = None) -
     frozen = frozenset(re.findall(r"\[\s*([a-z]\w*)", notation))
     tensors = [_dims(text, value) for text, value in given]
     frozen |= {letter for dims in tensors for dim in dims for letter in dim if letter.rstrip("0123456789") in frozen}
-    extents = _extents(tensors, [value for _, value in given], frozenset(re.findall(r"([a-z]\w*)~", notation)))
-    carried = [_drop_broadcast(dims, value, extents) for dims, (_, value) in zip(tensors, given, strict=True)]
+    windowed = frozenset(re.findall(r"([a-z]\w*)~", notation))
+    extents = _extents(tensors, [value for _, value in given], windowed)
+    carried = [_drop_broadcast(dims, value, extents, windowed) for dims, (_, value) in zip(tensors, given, strict=True)]
     count = len(call.operands)
     return Rule(tuple(carried[:count]), tuple(carried[count:]), extents, frozen)
 
@@ -212,11 +214,12 @@ def _extents(tensors: list[Dims], values: list[Value], windowed: frozenset[str])
     return extents
 
 
-def _drop_broadcast(dims: Dims, value: Value, extents: Mapping[str, int]) -> Dims:
+def _drop_broadcast(dims: Dims, value: Value, extents: Mapping[str, int], windowed: frozenset[str]) -> Dims:
+    """The dims without the letters of those of extent 1 that stand for more; one row of a windowed letter is one row."""
     if not value.name:
         return ()
     return tuple(
-        () if n == 1 and len(names) == 1 and extents[names[0]] != 1 else names
+        () if n == 1 and len(names) == 1 and extents[names[0]] != 1 and names[0] not in windowed else names
         for names, n in zip(dims, value.shape, strict=True)
     )
 

@@ -64,6 +64,26 @@ def axes_text(axes: Sequence[str]) -> Expr:
     return Expr(f"({axes[0]},)" if len(axes) == 1 else f"({', '.join(axes)})")
 
 
+def place_text(rule: Rule, local: Local, names: Sequence[str]) -> Expr | None:
+    """``(MODEL, 1024)``: the axis and the whole extent of a dim, as `autopar.runtime.places` reads it; None if unsplit."""
+    whole = math.prod(rule.extents[name] for name in names)
+    cuts = []
+    for at, name in enumerate(names):
+        before = math.prod(rule.extents[one] for one in names[:at])
+        after = math.prod(rule.extents[one] for one in names[at + 1 :])
+        for axis, blocks, unit in local.readings.get(name, ()):
+            reading = (before * blocks, after * unit)
+            cuts.append(f"({axis}, {whole})" if reading == (1, 1) else f"({axis}, {whole}, {reading[0]}, {reading[1]})")
+    return Expr(cuts[0] if len(cuts) == 1 else f"({', '.join(cuts)})") if cuts else None
+
+
+def over_text(rule: Rule, local: Local, dims: Iterable[Sequence[str]]) -> Expr | None:
+    """``{0: (DATA, 8), 2: (MODEL, 1024)}``: the places of all split dims; None where none is split."""
+    places = [(dim, place_text(rule, local, names)) for dim, names in enumerate(dims)]
+    found = [f"{dim}: {place}" for dim, place in places if place]
+    return Expr("{" + ", ".join(found) + "}") if found else None
+
+
 def same(value: object, default: object) -> bool:
     """Whether a literal says what torch assumes anyway; tensors never do."""
     if isinstance(value, Expr) or isinstance(default, Expr):

@@ -56,7 +56,7 @@ class Cut:
 
     def part(self, whole: Tensor, rank: int) -> Tensor:
         """The part of `whole` that is this rank's, contiguous; a view where it lies in one piece."""
-        return self.region(whole, rank).reshape(self.shape(whole, rank)).contiguous()
+        return in_memory(self.region(whole, rank).reshape(self.shape(whole, rank)))
 
     def place(self, part: Tensor, whole: Tensor, rank: int) -> None:
         """Write this rank's `part` to where it belongs in `whole`."""
@@ -84,6 +84,11 @@ class Cut:
         if self.even:
             return whole.view(self.ranks, *self.shape(whole, 0))
         return [self.region(whole, rank) for rank in range(self.ranks)]
+
+
+def in_memory(x: Tensor) -> Tensor:
+    """`x` as its elements lie in memory one after another: no lazy conjugate, as gradients of complex numbers may be."""
+    return x.resolve_conj().resolve_neg().contiguous()
 
 
 def cut_whole(x: Tensor, dim: int, axis: Axis, blocks: int, unit: int) -> Cut:
@@ -117,10 +122,10 @@ def gather_parts(x: Tensor, axis: Axis, cut: Cut) -> Tensor:
     whole = x.new_empty(cut.shape(x))
     parts = cut.in_order(whole)
     if parts is not None:
-        axis.comm.all_gather(x.contiguous(), parts)
+        axis.comm.all_gather(in_memory(x), parts)
         return whole
     parts = cut.room(x)
-    axis.comm.all_gather(x.contiguous(), parts)
+    axis.comm.all_gather(in_memory(x), parts)
     for rank, part in enumerate(parts):
         cut.place(part, whole, rank)
     return whole
@@ -128,7 +133,7 @@ def gather_parts(x: Tensor, axis: Axis, cut: Cut) -> Tensor:
 
 def sum_parts(whole: Tensor, axis: Axis, cut: Cut) -> Tensor:
     """This rank's part of the sum over the axis of `whole`."""
-    source = whole.contiguous()
+    source = in_memory(whole)
     out = whole.new_empty(cut.shape(whole, axis.index))
     parts = cut.in_order(source)
     if parts is None:

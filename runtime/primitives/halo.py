@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from autopar.runtime.grid import Axis
-from autopar.runtime.primitives.cut import cut_local
+from autopar.runtime.primitives.cut import cut_local, in_memory
 from autopar.runtime.primitives.function import apply
 from autopar.runtime.primitives.trade import Interval, Pieces, Run, Trade, size, trade
 
@@ -123,7 +123,7 @@ def _room(like: Tensor, dim: int, rows: int) -> Tensor:
 
 
 def _joined(parts: list[Tensor], dim: int) -> Tensor:
-    return (parts[0] if len(parts) == 1 else torch.cat(parts, dim)).contiguous()
+    return in_memory(parts[0] if len(parts) == 1 else torch.cat(parts, dim))
 
 
 def _parts(message: Tensor, dim: int, runs: tuple[Run, ...]) -> tuple[Tensor, ...]:

@@ -40,19 +40,45 @@ def test_json_is_one_object_even_where_the_model_file_prints(tmp_path):
     assert "hello\n" in err
     assert set(facts) == {
         "folder", "split", "stages", "predicted_seconds", "predicted_bytes", "single_seconds", "gap", "without_rule",
+        "without_rule_share", "discovered",
     }  # fmt: skip
     assert facts["folder"] == str(tmp_path / "build")
     assert list(facts["stages"]) == ["captured", "priced", "solved", "emitted"]
     assert sum(facts["split"]["axis0"].values()) == pytest.approx(1)
     assert 0 < facts["predicted_seconds"] < facts["single_seconds"]
-    assert facts["without_rule"] == []
+    assert (facts["without_rule"], facts["without_rule_share"], facts["discovered"]) == ([], 0, [])
+
+
+CUSTOM = """
+if not hasattr(torch.ops.clicase, "mixed"):  # a file may be loaded twice
+    LIBRARY = torch.library.Library("clicase", "FRAGMENT")
+    LIBRARY.define("mixed(Tensor x) -> Tensor")
+    LIBRARY.impl("mixed", lambda x: x - x.sum(), "CompositeExplicitAutograd")
+    LIBRARY.define("scaled(Tensor x, int n) -> Tensor")
+    LIBRARY.impl("scaled", lambda x, n: x / n * x.shape[1], "CompositeExplicitAutograd")
+"""
 
 
 def test_operators_without_a_rule_are_listed(tmp_path):
-    model = write(tmp_path, NET.replace("F.relu(self.fc1(x))", "torch.sinc(self.fc1(x))"))
-    out = done("compile", model, "--grid", "2", "-o", tmp_path / "build")
-    assert "these operators have no rule and run whole on every rank (add a record in autopar/ops/)" in out.splitlines()
-    assert re.search(r"sinc\S* +1 +[\d.]+%", out)
+    text = NET.replace("class Net", f"{CUSTOM}\n\nclass Net", 1)
+    calls = "s = torch.ops.clicase.scaled(x, 64)\n            t = torch.ops.clicase.mixed(s)\n        h = h + t.sum()"
+    text = text.replace("F.relu(self.fc1(x))", f"self.fc1(x)\n        with torch.no_grad():\n            {calls}")
+    out = done("compile", write(tmp_path, text), "--grid", "2", "-o", tmp_path / "build")
+    assert re.search(r"^discovered +clicase.scaled: a b -> a b  ", out, re.MULTILINE)
+    assert re.search(r"^discovered +clicase.mixed: runs whole: no dim of it can be split", out, re.MULTILINE)
+    assert re.search(r"clicase.scaled +a b -> a b +1 +[\d.]+% +\w+.py:\d+", out)
+    assert "these operators have no rule and run whole on every rank" in out.splitlines()
+    assert re.search(r"clicase.mixed +1 +[\d.]+% +\w+.py:\d+", out)
+    assert re.search(r"together +1 +[\d.]+%", out)
+    assert "docs/adding_an_operator.md says how to add a rule" in out
+    assert re.search(r"clicase.mixed +1 +[\d.]+%", done("inspect", tmp_path / "build"))
+    assert "none was found: no dim of it can be split" in done("explain", tmp_path / "build", "mixed")
+    record = done("explain", tmp_path / "build", "scaled", "--record")
+    assert 'targets=("clicase.scaled.default",),' in record
+    compile(record, "record.py", "exec")
+    status, _, err = run("explain", tmp_path / "build", "fc1", "--record")
+    assert status == 1
+    assert "none of these calls is one" in err
 
 
 def test_options_reach_the_plan(tmp_path):
@@ -210,7 +236,9 @@ def test_memory_limit_that_cannot_be_met_says_what_would_do(tmp_path):
         (["fc1: n@"], "unknown axis ''"),
         (["fc1: n@axs0"], "unknown axis 'axs0'; did you mean 'axis0'?"),
         (["fc9: n@axis0"], "matches no module or call; did you mean 'fc"),
-        (["fc1: q@axis0"], "- fc1: b0 k n"),
+        (["fc1: q@axis0"], "- fc1: b0 (8), k (64), n (256); b* k, n k, n? -> b* n"),
+        (["fc1: q@axis0"], "h = F.relu(self.fc1(x))`: no call there has the letter 'q'"),
+        (["fc1: b@axis0"], "did you mean 'b0'?"),
         (["fc1: n@axis0", "fc?: k@axis0"], "contradict each other"),
         (["fc1: copied@axis0"], "the call cannot do what is pinned"),
     ],

@@ -267,6 +267,26 @@ def test_gradient_sums_and_updates():
     assert compute.parameter_seconds(weight, "buffer", (Copied(), Copied()), "sgd", grid, machine) == (0, 0)
 
 
+@given(st.sampled_from(["4x2", "2x4", "3x5", "2x2x2", "1x7"]), st.floats(0.0, 1.0))
+def test_gradients_are_summed_over_all_axes_at_once(grid, overlap):
+    """On one kind of link several axes cost what one axis of as many ranks costs, whatever their order."""
+    weight, shape = Value("w", (N, K), "float32", True), GridShape.parse(grid)
+    machine = dataclasses.replace(MACHINE, overlap=overlap)
+    (whole,) = compute.gradient_sums(weight, (Copied(),), GridShape.parse(str(shape.size)), machine)
+    apart = compute.gradient_sums(weight, (Copied(),) * len(shape.sizes), shape, machine)
+    assert sum(one.seconds for one in apart) == pytest.approx(whole.seconds)
+
+
+def test_between_nodes_goes_what_a_node_has_cut():
+    """Four nodes of two ranks: the slow link carries half of the gradient for each rank, wherever its axis stands."""
+    weight = Value("w", (N, K), "float32", True)
+    machine = dataclasses.replace(MACHINE, ranks_per_node=2, intra=Link(0.0, 1e10), inter=Link(0.0, 1e9), overlap=0.0)
+    across, inside = compute.gradient_sums(weight, (Copied(), Copied()), GridShape.parse("4x2"), machine)
+    assert (across.axis, inside.axis) == (0, 1)
+    assert across.seconds == pytest.approx(all_sum_seconds(Link(0.0, 1e9), 4, N * K * 4 / 2))
+    assert inside.seconds == pytest.approx(all_sum_seconds(Link(0.0, 1e10), 2, N * K * 4))
+
+
 def test_an_unknown_optimizer():
     weight = Value("w", (N, K), "float32", True)
     with pytest.raises(ConfigError, match="did you mean 'adamw'"):

@@ -40,7 +40,9 @@ def compiled(tmp_path_factory):
         file = files(name)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(
-                autopar.capture, "capture", lambda model, inputs, *, name, loss: capture(model, inputs, name, loss)
+                autopar.capture,
+                "capture",
+                lambda model, inputs, *, name, loss, outputs: capture(model, inputs, name, loss),
             )
             source = ModelSource(str(file.path), file.sha256, file.attribute)
             one = compile(file.model, file.example_inputs, grid=grid, machine=MACHINE, name=name, source=source)

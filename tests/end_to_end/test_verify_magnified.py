@@ -38,5 +38,5 @@ def test_a_bias_before_a_batch_norm(tmp_path, capsys):
     capsys.readouterr()
     simulate(3, lambda: verify([str(build)]))
     rows = [line for line in capsys.readouterr().out.splitlines() if "allowed" in line]
-    assert len(rows) == 10
+    assert len(rows) == 12
     assert all(row.startswith("ok ") for row in rows)

@@ -1,12 +1,13 @@
 """What the emitted calls look like: the text of a rank-local call for some splits of its letters."""
 
 import pytest
-from rule_proof import emitted, whole_of
 
 from autopar.graph import Dtype
 from autopar.ops.op import Expr, Sample, T, registry
 from autopar.ops.rule import choices, split_choice
 from autopar.ops.text import atom, invoke, literal
+from autopar.proof.run import emitted
+from autopar.proof.whole import whole_of
 
 RECORDS = registry()
 
@@ -48,6 +49,24 @@ LINES = [
      "max_pool(x0, (3, 3), stride=2, padding=1, over={2: (DATA, 8)})"),
     ("aten.adaptive_avg_pool2d.default", Sample((T((2, 3, 8, 4)), (1, 1))), ("h", ""),
      "x0.sum((2, 3), keepdim=True) / 32"),
+    ("aten.conv2d.padding", Sample((T((2, 3, 8, 8)), T((4, 3, 2, 2)), None, (1, 1), "same")), ("h", ""),
+     "conv(pad(x0, (0, 1, 0, 1), over={2: (DATA, 8)}), x1, over={2: (DATA, 9)})"),
+    ("aten.upsample_bilinear2d.vec", Sample((T((2, 3, 8, 8)), None, False, (2.0, 2.0))), ("n", ""),
+     'F.interpolate(x0, scale_factor=2.0, mode="bilinear", align_corners=False)'),
+    ("aten.upsample_bilinear2d.vec", Sample((T((2, 3, 8, 8)), (9, 5), True, None)), ("h", ""),
+     'interpolate(x0, (9, 5), mode="bilinear", align_corners=True, over={2: (DATA, 8)})'),
+    ("aten.pad.default", Sample((T((2, 3, 8, 8)), (1, 1, 2, 0), "reflect")), ("d2", ""),
+     'pad(x0, (1, 1, 2, 0), mode="reflect", over={2: (DATA, 8)})'),
+    ("aten.group_norm.default", Sample((T((2, 4, 6, 5)), 2, T((4,)), T((4,)))), ("g", "s0"),
+     "group_norm(x0, DATA.part(2), x1, x2, over=(MODEL,))"),
+    ("aten.group_norm.default", Sample((T((2, 4, 6, 5)), 2, T((4,)), T((4,)))), ("n", "g"),
+     "F.group_norm(x0, MODEL.part(2), x1, x2)"),
+    ("aten.layer_norm.default", Sample((T((4, 6)), (6,), T((6,)), T((6,)))), ("b0", "m0"),
+     "layer_norm(x0, 1, x1, x2, over=(MODEL,))"),
+    ("aten.softmax.int", Sample((T((4, 6)), -1)), ("b0", ""), "F.softmax(x0, -1)"),
+    ("aten.softmax.int", Sample((T((4, 6)), -1)), ("b0", "v"), "softmax(x0, -1, over=(MODEL,))"),
+    ("aten.fft_rfft2.default", Sample((T((2, 3, 8, 8)), None, (-2, -1), "ortho")), ("d0", "d1"),
+     'torch.fft.rfft2(x0, norm="ortho")'),
     ("aten.mean.dim", Sample((T((4, 6)), (1,))), ("d0", ""), "x0.mean(1)"),
     ("aten.mean.dim", Sample((T((4, 6)), (1,))), ("", "d1"), "x0.sum(1) / 6"),
     ("aten.cross_entropy_loss.default", Sample((T((4, 6)), T((4,), "index 6"))), ("", ""), "F.cross_entropy(x0, x1)"),
@@ -59,9 +78,25 @@ LINES = [
     ("aten.embedding.default", Sample((T((7, 4)), T((3,), "index 7"))), ("b0", "d"), "F.embedding(x1, x0)"),
     ("aten.scaled_dot_product_attention.default", Sample((*[T((2, 4, 3, 2))] * 3, None, 0.0, True)), ("b0", "b1"),
      "F.scaled_dot_product_attention(x0, x1, x2, is_causal=True)"),
+    ("aten.scaled_dot_product_attention.default", Sample((*[T((2, 4, 3, 2))] * 3, None, 0.0, True)), ("t", "b1"),
+     "attention(x0, x1, x2, is_causal=True, over={2: (DATA, 3)})"),
+    ("aten.scaled_dot_product_attention.default", Sample((*[T((2, 4, 3, 2))] * 3,)), ("t", "b1"),
+     "F.scaled_dot_product_attention(x0, x1, x2)"),
+    ("aten.scaled_dot_product_attention.default", Sample((*[T((2, 4, 3, 2))] * 3, None, 0.1)), ("s", "b1"),
+     "attention(x0, x1, x2, dropout_p=0.1, over={1: (MODEL, 4), 3: (DATA, 3)})"),
+    ("aten.dropout.default", Sample((T((4, 3, 6)), 0.1, True)), ("d0", "d2"),
+     "dropout(x0, 0.1, over={0: (DATA, 4), 2: (MODEL, 6)})"),
+    ("aten.dropout.default", Sample((T((4, 6)), 0.1, True)), ("d0", "d0"),
+     "dropout(x0, 0.1, over={0: ((DATA, 4), (MODEL, 4))})"),
+    ("aten.rand.default", Sample(((4, 1, 1),), (("dtype", Dtype("float64")),)), ("d0", ""),
+     "rand((DATA.part(4), 1, 1), over={0: (DATA, 4)}, dtype=torch.float64)"),
+    ("aten.cross_entropy_loss.default", Sample((T((4, 6)), T((4,), "index 6"))), ("n", "v"),
+     "cross_entropy(x0, x1, over=(DATA,), classes=(MODEL, 6))"),
+    ("aten.embedding.default", Sample((T((8, 4)), T((3,), "index 8"), 2)), ("v", "d"),
+     "embedding(x1, x0, padding_idx=2, over=(DATA, 8))"),
     ("autopar.batch_norm",
      Sample((T((4, 3)), T((3,)), T((3,)), T((3,), "constant"), T((3,), "positive"), 0.1, 1e-5)), ("n", ""),
-     "batch_norm(x0, x1, x2, x3, x4, over=(DATA,))"),
+     "batch_norm(x0, x1, x2, x3, x4, training=p.training, over=(DATA,))"),
 ]  # fmt: skip
 
 

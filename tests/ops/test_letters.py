@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from discover_operators import REFUSED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -125,16 +126,21 @@ def test_notation_that_does_not_fit_is_refused():
         letters("b* k, n l, q -> b* n", one)
 
 
-def test_a_call_without_record_or_refused_runs_whole():
-    known = {"x": value("x", 4, 6), "y": value("y", 4, 6), "z": value("z", 4, 5)}
-    dropout = Node("a", "aten.dropout.default", (Ref("x"), 0.5, True), (), ("y",))
-    diff = Node("b", "aten.diff.default", (Ref("x"),), (), ("z",))
-    graph = Graph("g", (), (), (dropout, diff), known, "z")
-    for node, line in ((dropout, "torch.dropout(x, 0.5, True)"), (diff, "torch.diff(x)")):
-        rule, op = rule_of(graph, node), op_of(node)
-        assert rule.refused
-        assert rule.letters == ()
-        assert op.emit(call_of(graph, node), rule, None, tuple(_name(arg) for arg in node.args), {}) == line
+def test_a_call_without_letters_runs_whole():
+    known = {"x": value("x", 4, 4), "y": value("y", 4, 4)}
+    assert "discovery.noise.default" in REFUSED
+    node = Node("a", "discovery.noise.default", (Ref("x"),), (), ("y",))
+    graph = Graph("g", (), (), (node,), known, "y")
+    rule, op = rule_of(graph, node), op_of(node)
+    assert rule.refused
+    assert rule.letters == ()
+    for target, line in (
+        ("discovery.noise.default", "torch.ops.discovery.noise(x)"),
+        ("aten.matrix_exp.default", "torch.matrix_exp(x)"),
+        ("aten.linalg_inv.default", "torch.ops.aten.linalg_inv.default(x)"),
+    ):
+        call = replace(call_of(graph, node), node=replace(node, target=target))
+        assert op.emit(call, rule, None, (_name(Ref("x")),), {}) == line
 
 
 def _name(argument):

@@ -57,11 +57,15 @@ def test_space_for_the_unet_at_batch_1():
 
 
 def test_two_letters_for_gpt2_on_4x2():
-    """Batch over the four, heads and features over the two. Batch over all eight ranks costs more: its gradients are sums."""
+    """Batch over the four; over the two the batch in attention, and the features of the wide layers.
+
+    Batch over all eight ranks everywhere costs more, since its gradients are sums; so do heads and features everywhere.
+    """
     found = plan("gpt2", "4x2")
-    assert {one[0] for one in splits(found, "affine")} == {"b0"}
-    assert set(splits(found, "affine")) == {("b0", "n"), ("b0", "k")}
-    assert set(splits(found, "scaled_dot_product_attention")) == {("b0", "b1")}
+    assert set(splits(found, "affine")) == {("b0", "b0"), ("b0", "n"), ("b0", "k")}
+    assert set(splits(found, "scaled_dot_product_attention")) == {("b0", "b0")}
+    features = plan("gpt2", "4x2", pin=("*.c_attn: n@axis1", "*.c_fc: n@axis1", "*.c_proj: k@axis1"))
+    assert features.solver.cost > found.solver.cost * 1.005
     batch = plan("gpt2", "4x2", pin=("*.c_*: b0@axis0", "*.c_*: b0@axis1"))
     assert set(splits(batch, "affine")) == {("b0", "b0")}
     assert batch.solver.cost > found.solver.cost * 1.01

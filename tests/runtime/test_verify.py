@@ -17,7 +17,7 @@ def test_the_program_as_compiled_is_right(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("ok     adjoint test")
     assert [line.split()[:2] for line in lines[1:4]] == [["line", "primitive"], ["13", "copy"], ["14", "all_sum"]]
-    assert len(lines) == 13
+    assert len(lines) == 14
     assert all(line.startswith("ok ") for line in lines[4:])
 
 

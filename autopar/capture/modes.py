@@ -1,0 +1,165 @@
+"""Whether the program of a training step can also evaluate: what a model does otherwise in evaluation than in training.
+
+A program has one flag, ``p.training``: batch norms use their running statistics and dropout drops nothing where it is
+false. So forward is run twice on fake tensors, in training and in evaluation, and its calls are compared in order; they
+must be the same but for dropout, the counting of batches, and the flag of batch norms.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
+
+from autopar.capture.export import quiet
+from autopar.capture.paths import without_paths
+
+_DROPOUT = frozenset(
+    {"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout", "feature_alpha_dropout"}
+)
+_RECURRENT = frozenset({"lstm", "gru", "rnn_tanh", "rnn_relu"})
+_FLAGS = frozenset({"training", "dropout_p"})
+_QUIET = frozenset(
+    {"__get__", "__set__", "dim", "size", "numel", "is_floating_point", "__len__", "__hash__", "__format__"}
+)
+_BATCH_NORM = "batch_norm"
+Call = tuple[object, ...]
+
+
+class _Log(TorchFunctionMode):
+    """Every torch call of forward: its name, the shapes of its tensors and its literals."""
+
+    def __init__(self, counters: frozenset[int], evaluating: bool) -> None:
+        super().__init__()
+        self._evaluating = evaluating
+        self.calls: list[Call] = []
+        self._counters = counters
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401 (whatever the call returns)
+        """Note the call and make it."""
+        given, name = dict(kwargs or {}), getattr(func, "__name__", str(func))
+        if self._evaluating and _drops(name, args, given):
+            self.calls.append((name, "that drops something"))
+        if name == _BATCH_NORM:
+            self.calls.append(_batch_norm(*args, **given))
+        elif name in _RECURRENT:  # among its arguments, dropout and whether it trains
+            self.calls.append((name, *map(_literal, (one for one in args if not isinstance(one, bool | float)))))
+        elif name not in _DROPOUT | _QUIET and not (args and id(args[0]) in self._counters):
+            literals = tuple((key, _literal(given[key])) for key in sorted(given.keys() - _FLAGS))
+            self.calls.append((name, *map(_literal, args), *literals))
+        return func(*args, **given)
+
+
+def evaluation(
+    module: nn.Module,
+    args: tuple[object, ...],
+    kwargs: Mapping[str, object],
+    fake: FakeTensorMode | None,
+    paths: int = 0,
+) -> str:
+    """Why a program of the training step cannot evaluate; empty where it can.
+
+    `fake` is the mode of a module without memory, `paths` the number of drop paths in the program.
+    """
+    if not module.training:
+        return ""
+    try:
+        with quiet(), _modes_kept(module):
+            training, evaluating = (_calls(module.train(mode), args, kwargs, fake) for mode in (True, False))
+    except Exception as error:  # forward is the user's, and fake tensors have their own limits
+        return f"forward cannot be tried in evaluation: {type(error).__name__}: {str(error).strip().splitlines()[:1]}"
+    for one, two in itertools.zip_longest(without_paths(training, paths), evaluating):
+        if not _alike(one, two):
+            return f"forward {_says(one)} in training, and {_says(two)} in evaluation"
+    return ""
+
+
+def _calls(
+    module: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object], fake: FakeTensorMode | None
+) -> list[Call]:
+    state = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
+    mode = fake or FakeTensorMode(allow_non_fake_inputs=True)
+    if fake is None:
+        made = {id(one): mode.from_tensor(one) for one in state.values()}
+        state = {name: made[id(one)] for name, one in state.items()}
+        args, kwargs = tree_map_only(Tensor, mode.from_tensor, (args, dict(kwargs)))
+    counters = frozenset(id(one) for name, one in state.items() if name.endswith("num_batches_tracked"))
+    log = _Log(counters, not module.training)
+    with mode, log, _exporting():
+        torch.func.functional_call(module, state, args, dict(kwargs))
+    return log.calls
+
+
+def _drops(name: str, args: Sequence[Any], given: Mapping[str, Any]) -> bool:
+    """Whether a call is a dropout that is on: in evaluation, too, where the model does not say otherwise."""
+    if name == "scaled_dot_product_attention":
+        return bool(given.get("dropout_p", args[4] if len(args) > 4 else 0.0))
+    on = given.get("training", given.get("train", args[2] if len(args) > 2 else True))
+    return name in _DROPOUT and on is not False and bool(given.get("p", args[1] if len(args) > 1 else 0.5))
+
+
+def _literal(value: object) -> object:
+    if isinstance(value, Tensor):
+        return ("tensor", *value.shape)
+    if isinstance(value, tuple | list):
+        return tuple(map(_literal, value))
+    return value if isinstance(value, bool | int | float | str | torch.dtype | None) else type(value).__name__
+
+
+def _batch_norm(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Call:
+    return (_BATCH_NORM, _literal(x), eps, running_mean is not None, training)
+
+
+def _alike(one: Call | None, two: Call | None) -> bool:
+    """Whether the two modes make the same call; a batch norm that keeps statistics must take its batch's in training only."""
+    if one is None or two is None or one[0] != two[0] or one[0] != _BATCH_NORM:
+        return one == two
+    kept, training, evaluating = one[-2], one[-1], two[-1]
+    return one[:-1] == two[:-1] and (evaluating == (training and not kept))
+
+
+def _says(call: Call | None) -> str:
+    return f"calls {call[0]}({', '.join(map(str, call[1:]))})"[:120] if call else "calls nothing more"
+
+
+@contextlib.contextmanager
+def _exporting() -> Iterator[None]:
+    """While active, models that ask whether they are exported are told so, and call what fake tensors can do."""
+    before = torch.compiler._is_exporting_flag, torch.compiler._is_compiling_flag
+    torch.compiler._is_exporting_flag = torch.compiler._is_compiling_flag = True
+    try:
+        yield
+    finally:
+        torch.compiler._is_exporting_flag, torch.compiler._is_compiling_flag = before
+
+
+@contextlib.contextmanager
+def _modes_kept(module: nn.Module) -> Iterator[None]:
+    before = [(part, part.training) for part in module.modules()]
+    try:
+        yield
+    finally:
+        for part, training in before:
+            part.training = training

@@ -1,0 +1,177 @@
+"""The trial itself: every rank evaluates the emitted expression on its parts, forward and backward; all is compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from autopar import runtime
+from autopar.codegen.extents import Split, local_extent
+from autopar.graph import Ref
+from autopar.grid import GridShape
+from autopar.layout import Layouts, dual
+from autopar.ops.op import Expr, Local, Op, Sample
+from autopar.ops.rule import Choice, Rule, choices
+from autopar.proof.jobs import Job, jobs, readings
+from autopar.proof.parts import compare, laid_out, spread_out
+from autopar.proof.whole import Whole, every, whole_of
+from autopar.runtime import Axis, Grid, drawing, simulate
+
+GRIDS = ("data=2", "data=3", "data=2,model=2")
+NAMES: dict[str, Any] = {"torch": torch, "F": F, "p": SimpleNamespace(training=True)} | {
+    name: getattr(runtime, name) for name in runtime.__all__
+}  # a program may use these
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What one rank finds: results that somebody reads and gradients by place, each in its place in the whole."""
+
+    results: dict[int, torch.Tensor]
+    gradients: dict[int, torch.Tensor]
+
+
+def prove_operator(op: Op) -> int:
+    """Prove a record on all its samples, as `prove` does each. Raises AssertionError; returns how much was tried."""
+    assert op.samples, f"the record of {op.name} brings no samples to prove it on"
+    return sum(prove(op, sample) for sample in op.samples)
+
+
+def prove(
+    op: Op,
+    sample: Sample,
+    read: Callable[[int], bool] = every,
+    grids: Sequence[str] = GRIDS,
+    some: tuple[int, int] = (0, 1),
+    few: bool = False,
+) -> int:
+    """Try everything that the rule allows for the sample. Raises AssertionError; returns how much was tried.
+
+    `read` says which results somebody reads. With ``some=(i, n)`` only every n-th thing is tried, from the i-th on;
+    with `few` every choice, but under fewer cuts, and fewer pairs.
+    """
+    whole = whole_of(op, sample, read)
+    rule = op.rule(whole.call)
+    found = choices(rule, whole.call, readings(rule))
+    tried = 0
+    for spec in grids:
+        sizes = GridShape.parse(spec).sizes
+        todo = list(jobs(rule, found, sizes, few))[some[0] :: some[1]]
+        lines = [emitted(op, whole, rule, job.strategy, ("DATA", "MODEL")[: len(sizes)]) for job in todo]
+        if todo:
+            _check(whole, todo, _on_ranks(whole, todo, lines, spec), sizes)
+        tried += len(todo)
+    return tried
+
+
+def _on_ranks(whole: Whole, todo: Sequence[Job], lines: Sequence[str], spec: str) -> list[list[Found]]:
+    """What every rank finds for every job."""
+
+    def rank() -> list[Found]:
+        axes = Grid(spec).axes
+        return [run_rank(whole, job, line, axes) for job, line in zip(todo, lines, strict=True)]
+
+    return simulate(GridShape.parse(spec).size, rank)
+
+
+def _check(whole: Whole, todo: Sequence[Job], ranks: Sequence[Sequence[Found]], sizes: tuple[int, ...]) -> None:
+    for at, job in enumerate(todo):
+        where = f"{whole.call.node.target} {[str(one) for one in job.strategy]} cuts {job.cuts}"
+        for i, value in enumerate(whole.call.results):
+            if value.name:
+                layouts = results_of(job, i)
+                what = f"{where}: result {i} as {[str(one) for one in layouts]}"
+                compare(what, [rank[at].results[i] for rank in ranks], layouts, sizes, whole.results[i])
+        for i, gradient in enumerate(whole.gradients):
+            if gradient is not None:
+                layouts = tuple(map(dual, operands_of(job, i)))
+                what = f"{where}: gradient {i} as {[str(one) for one in layouts]}"
+                compare(what, [rank[at].gradients[i] for rank in ranks], layouts, sizes, gradient)
+
+
+def operands_of(job: Job, i: int) -> Layouts:
+    """The layouts of operand i over all axes."""
+    return tuple(choice.operands[i] for choice in job.strategy)
+
+
+def results_of(job: Job, i: int) -> Layouts:
+    """The layouts of result i over all axes."""
+    return tuple(choice.results[i] for choice in job.strategy)
+
+
+def run_rank(whole: Whole, job: Job, line: str, axes: tuple[Axis, ...]) -> Found:
+    """What this rank computes by evaluating the line, each tensor in its place in the whole."""
+    for axis, cuts in zip(axes, job.cuts, strict=True):
+        axis.move(cuts)
+    inputs = []
+    for i, (tensor, gradient) in enumerate(zip(whole.operands, whole.gradients, strict=True)):
+        part = laid_out(tensor, operands_of(job, i), axes, 1000 * (i + 1))
+        inputs.append(part.requires_grad_() if gradient is not None else part)
+    env = NAMES | {axis.name.upper(): axis for axis in axes} | {f"x{i}": tensor for i, tensor in enumerate(inputs)}
+    try:
+        with drawing(0, 0):
+            out = eval(line, env)
+        if whole.call.node.target == "autopar.batch_norm":  # it changes its running statistics in place
+            out = (out, inputs[-2], inputs[-1])
+        parts = (out,) if isinstance(out, torch.Tensor) else tuple(out)
+        assert len(parts) == len(whole.results), f"{len(parts)} results, not {len(whole.results)}"
+        return Found(_results(whole, job, parts, axes), _gradients(whole, job, parts, inputs, axes))
+    except Exception as error:
+        error.add_note(f"{line}   {[str(one) for one in job.strategy]} cuts {job.cuts}")
+        raise
+
+
+def _results(whole: Whole, job: Job, parts: Sequence[torch.Tensor], axes: tuple[Axis, ...]) -> dict[int, torch.Tensor]:
+    found = {}
+    for i, (part, full) in enumerate(zip(parts, whole.results, strict=True)):
+        if whole.call.results[i].name:
+            assert part.dtype == full.dtype, f"result {i} is {part.dtype}, not {full.dtype}"
+            found[i] = spread_out(part.detach(), full.shape, results_of(job, i), axes)
+    return found
+
+
+def _gradients(
+    whole: Whole, job: Job, parts: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor], axes: tuple[Axis, ...]
+) -> dict[int, torch.Tensor]:
+    """Backward from cotangents by the duals of the results' layouts."""
+    roots, seeds = [], []
+    for i, (part, cotangent) in enumerate(zip(parts, whole.cotangents, strict=True)):
+        if cotangent is not None and part.requires_grad:
+            roots.append(part)
+            seeds.append(laid_out(cotangent, tuple(map(dual, results_of(job, i))), axes, 5000 * (i + 1)))
+    leaves = {i: tensor for i, tensor in enumerate(inputs) if tensor.requires_grad}
+    grads = (
+        torch.autograd.grad(roots, list(leaves.values()), seeds, materialize_grads=True)
+        if roots
+        else [torch.zeros_like(leaf) for leaf in leaves.values()]
+    )
+    return {
+        i: spread_out(grad, whole.operands[i].shape, tuple(map(dual, operands_of(job, i))), axes)
+        for i, grad in zip(leaves, grads, strict=True)
+    }
+
+
+def emitted(op: Op, whole: Whole, rule: Rule, strategy: tuple[Choice, ...], axes: tuple[str, ...]) -> str:
+    """The expression for the rank-local call, as codegen asks for it."""
+    cuts: dict[str, list[Split]] = {}
+    for axis, choice in zip(axes, strategy, strict=True):
+        if choice.mode == "split":
+            cuts.setdefault(choice.letter, []).append(Split(axis, choice.blocks, choice.unit))
+    extents = {letter: local_extent(n, cuts.get(letter, ())) for letter, n in rule.extents.items()}
+    axes_of = {letter: tuple(one.axis for one in splits) for letter, splits in cuts.items()}
+    readings = {letter: tuple((one.axis, one.blocks, one.unit) for one in splits) for letter, splits in cuts.items()}
+    local = Local(axes_of, extents, readings)
+
+    def printed(argument: Any) -> Any:  # noqa: ANN401
+        if isinstance(argument, Ref):
+            return Expr(argument.name)
+        return tuple(map(printed, argument)) if isinstance(argument, tuple) else argument
+
+    node = whole.call.node
+    args, kwargs = tuple(map(printed, node.args)), {name: printed(value) for name, value in node.kwargs}
+    return op.emit(whole.call, rule, local, args, kwargs)

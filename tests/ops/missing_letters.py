@@ -1,0 +1,70 @@
+"""Letters that execution shows to be legal, but a record's rule does not offer.
+
+`autopar.ops.discover_search` finds the letters of a call by running it: every combination of operand dims is tried, on
+small made-up shapes, forward and backward, with results put together along a dim or summed. It needs no record, and so
+it says what a record leaves out. Only calls with an operand dim that the rule never cuts are looked at.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import msgspec
+
+from autopar.ops.discover_child import in_child
+from autopar.ops.discover_form import form_of
+from autopar.ops.discover_search import Verdict, search
+from autopar.ops.op import Op
+from autopar.ops.rule import Call, Rule, shard_of
+from autopar.proof.whole import whole_of
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A letter by its dim in every operand, -1 where an operand lacks it; and the call that has it."""
+
+    target: str
+    dims: tuple[int, ...]
+    call: Call
+
+
+def missing(op: Op, most: int) -> list[Missing]:
+    """The letters that the record's rule leaves out in its samples, at most so many of them per target."""
+    found: dict[tuple[str, tuple[int, ...]], Missing] = {}
+    searched: Counter[str] = Counter()
+    for sample in op.samples:
+        call = whole_of(op, sample).call
+        try:
+            rule = op.rule(call)
+        except ValueError:
+            continue
+        offered = {dims_of(rule, letter) for letter in rule.letters}
+        if call.node.target.startswith("autopar.") or searched[call.node.target] == most or not _uncut(call, offered):
+            continue
+        searched[call.node.target] += 1
+        for letter in _searched(call).letters:
+            if letter.operands not in offered:
+                found[call.node.target, letter.operands] = Missing(call.node.target, letter.operands, call)
+    return list(found.values())
+
+
+def _searched(call: Call) -> Verdict:
+    """What the search finds; nothing where torch's own code crashes on its shapes."""
+    answer = in_child(lambda: msgspec.json.encode(search(form_of(call))), 60.0)
+    return Verdict() if answer is None else msgspec.json.decode(answer, type=Verdict)
+
+
+def dims_of(rule: Rule, letter: str) -> tuple[int, ...]:
+    """The dim that is cut in every operand where this letter is split."""
+    shards = (shard_of(dims, rule.extents, letter) for dims in rule.operands)
+    return tuple(-1 if shard is None else shard.dim for shard in shards)
+
+
+def _uncut(call: Call, offered: set[tuple[int, ...]]) -> bool:
+    """Whether some operand has a dim of several rows that no letter cuts."""
+    return any(
+        n > 1 and all(dims[i] != dim for dims in offered)
+        for i, value in enumerate(call.operands)
+        for dim, n in enumerate(value.shape)
+    )
