@@ -21,8 +21,9 @@ def operator(target: str) -> Callable[..., object]:
     """The function that a node's target names: ``"aten.linear.default"``, or one of our own, which its record defines."""
     if target.startswith("autopar."):
         op = record_of(target)
-        assert op is not None and op.means is not None, f"no record says what {target} means"
-        return op.means
+        means = op.means if op is not None else None
+        assert means is not None, f"no record says what {target} means"
+        return means
     found: Any = reduce(getattr, target.split("."), torch.ops)
     return cast("Callable[..., object]", found)
 
