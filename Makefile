@@ -19,7 +19,7 @@ export OMP_NUM_THREADS := 1
 help:
 	@echo "make run        compile examples/gpt2.py for two ranks, train it, compare it with the sequential model"
 	@echo "make test       lint, then the tests"
-	@echo "make zoo        every model family on every grid, 60 pairs; \`make test\` takes 15 of them"
+	@echo "make zoo        every model on every grid, 84 pairs; \`make test\` takes 27 of them"
 	@echo "make lint       ruff, ruff format, mypy --strict, and the rules of the house"
 	@echo "make format     let ruff mend what it can"
 	@echo "make operators  write docs/operators.md from the records of the operators"
@@ -30,13 +30,11 @@ run: $(STAMP)
 	$(BIN)/autopar compile examples/gpt2.py --grid 2 -o build
 	$(BIN)/autopar run build --steps 60 --compare 3
 
-# Tests that start ranks of their own want the cores for themselves; the others share them, a file at a time.
 test: lint
-	$(BIN)/python -m pytest -q -n auto --dist loadfile -m "not spmd and not fault and not zoo"
-	$(BIN)/python -m pytest -q -m "spmd or fault"
+	$(BIN)/python -m pytest -q -n auto --dist loadfile -m "not zoo"
 
 zoo: $(STAMP)
-	$(BIN)/python -m pytest -q -n auto tests/zoo
+	$(BIN)/python -m pytest -q -n auto --dist loadfile tests/zoo tests/end_to_end/test_models.py
 
 lint: $(STAMP) types
 	$(BIN)/ruff check .

@@ -13,7 +13,6 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 # Data parallelism normalises each part of a batch by itself, which is another model: not asked for the ResNet.
 CONTENDERS = {
-    "gpt2": ["single1", "autopar"],
     "resnet": ["single1", "autopar"],
     "mlp": ["single1", "ddp", "dtensor", "hand", "autopar"],
     "unet": ["single1", "mpi", "autopar"],

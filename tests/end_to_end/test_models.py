@@ -25,7 +25,7 @@ from autopar.runtime.job import open_job
 from autopar.runtime.verify import CASES, verify
 
 MODELS = Path(__file__).parent / "models"
-GRIDS = ("2", "3", "4", "2x2", "4x2", "2x2x2")
+GRIDS = ("3", "4x2", "2x2x2", *(pytest.param(grid, marks=pytest.mark.zoo) for grid in ("2", "4", "2x2")))
 MACHINE = dataclasses.replace(load_machine("cpu"), name="quick", launch_floor=1e-9, intra=Link(1e-9, 1e12))
 
 
