@@ -89,7 +89,7 @@ def search(core: Core, effort: Effort, deadline: float, known: float = math.inf)
         if start is not None:
             state.offer(start)
     found = Found(state.choice, state.cost, dual, impossible)
-    if state.choice is None or relative_gap(state.cost, dual.bound) <= effort.enough:
+    if state.choice is None or not effort.rounds or relative_gap(state.cost, dual.bound) <= effort.enough:
         return found
     _round_up(state, dual)
     _improve(state, dual, effort.rounds)

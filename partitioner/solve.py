@@ -6,6 +6,9 @@
     2. with it: reduce, ascend the dual with prices for memory, repair and improve the choices seen on the way (`search`)
     3. leave out every strategy and pair that would raise the bound above the known cost, reduce again; 2 while this pays
     4. eliminate what is left, or give it to the integer program (`search` stops before that)
+
+Problems of which the reductions leave more than `_LARGE` pairs of strategies go to `large` instead, which works on bound and
+choice until time is up.
 """
 
 from __future__ import annotations
@@ -28,6 +31,13 @@ from autopar.partitioner.search import Effort, Found, search
 METHODS = ("auto", "ilp", "search", "exhaustive")
 _LIGHT = Effort(sweeps=60, rounds=1, enough=0.02)
 """What `auto` searches before the integer program."""
+_BOUND_ONLY = Effort(sweeps=25, rounds=0)
+"""The same for problems of more than `_MANY` pairs: there the integer program is done before the local search is."""
+_MANY = 40_000
+_LARGE = 400_000
+"""Problems with tables of more entries in all are not for the integer program: HiGHS takes minutes for its first bound."""
+_NODES = 5_000
+"""Problems of more nodes are not reduced first."""
 _WIDEST = 64
 """Nodes with more strategies are first thinned by the bound, then tested for dominance."""
 
@@ -50,11 +60,17 @@ def check_method(method: str) -> None:
         raise ConfigError(refusal("solver", given, "a solver is one of those", METHODS))
 
 
-def solve(problem: Problem, method: str = "auto", time_limit: float = 60.0) -> Solution:
+Progress = Callable[[float, float], None]
+
+
+def solve(
+    problem: Problem, method: str = "auto", time_limit: float = 60.0, progress: Progress = lambda cost, bound: None
+) -> Solution:
     """The cheapest choice of strategies that meets the limit, with its bound.
 
     `time_limit`, in seconds, ends the search; what it is doing then is finished first. Where no choice was found until then
-    but there is one, the one with the least peak memory is returned.
+    but there is one, the one with the least peak memory is returned. Large problems tell `progress` the least cost (`inf` for
+    none) and the bound, whenever one of them changes.
 
     Raises PlanError for a malformed problem, ConfigError for an unknown method, NoChoice (an InfeasiblePlan that carries
     `least_peak`) where no choice meets the limit.
@@ -65,7 +81,10 @@ def solve(problem: Problem, method: str = "auto", time_limit: float = 60.0) -> S
     check(problem)
     if method == "exhaustive":
         return solve_exhaustively(problem)
-    answer = methods[method](problem, began + time_limit)
+    if method in ("auto", "search") and _is_large(problem):
+        answer = _large(problem, began + time_limit, progress)
+    else:
+        answer = methods[method](problem, began + time_limit)
     choice, found_by = answer.choice, answer.method
     if choice is None:
         least = least_peak(problem, time_limit)
@@ -76,6 +95,32 @@ def solve(problem: Problem, method: str = "auto", time_limit: float = 60.0) -> S
     assert fits(peak, problem.limit), "a solver returned a choice above the limit"
     seconds = time.perf_counter() - began
     return Solution(choice, cost, min(answer.bound, cost), found_by, seconds, peak)
+
+
+def _is_large(problem: Problem) -> bool:
+    """Whether more than `_LARGE` pairs remain after the reductions, which are tried where they take no more than seconds."""
+    if sum(edge.costs.size for edge in problem.edges) <= _LARGE:
+        return False
+    if len(problem.nodes) > _NODES:
+        return True
+    f = factors(problem)
+    try:
+        reduce(f, widest=_WIDEST)
+    except Wiped:
+        return False
+    return sum(table.size for table in f.tables.values()) > _LARGE
+
+
+def _large(problem: Problem, deadline: float, progress: Progress) -> _Answer:
+    """The search for large problems; where it finds nothing that fits, NoChoice with what comes nearest."""
+    from autopar.partitioner.large import solve_large  # it loads numba, which takes a second
+
+    # The margin is for what is under way at the end, and for the check of the result.
+    left = deadline - time.perf_counter()
+    best = solve_large(problem, deadline - min(0.5 + 0.02 * left, 0.5 * left), progress)
+    if best.choice is None:
+        raise _no_choice(problem, best.nearest)
+    return _Answer(best.choice, best.cost, best.bound, "prices and forests")
 
 
 def _ilp(problem: Problem, deadline: float) -> _Answer:
@@ -107,7 +152,8 @@ def _auto(problem: Problem, deadline: float, effort: Effort = _LIGHT, programs: 
         reduce(f, widest=_WIDEST)
         while True:
             small = core(f)
-            found = search(small, effort, deadline, best.cost)
+            many = programs and sum(edge.costs.size for edge in small.edges) > _MANY
+            found = search(small, _BOUND_ONLY if many else effort, deadline, best.cost)
             best = _better(best, _answer(f, found.choice, found.cost, found.dual.bound, best.method))
             if found.proven or found.impossible:
                 return replace(best, impossible=found.impossible)

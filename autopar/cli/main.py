@@ -15,10 +15,10 @@ from typing import Any, NoReturn
 
 import autopar
 from autopar.cli import compile as compile_command
-from autopar.cli import explain, inspect, run, verify
+from autopar.cli import explain, inspect, run, solve, verify
 from autopar.errors import AutoparError, nearest, refusal
 
-_COMMANDS = (compile_command, inspect, explain, run, verify)
+_COMMANDS = (compile_command, inspect, explain, run, verify, solve)
 _FORM = "a command line has the form of the usage"
 
 

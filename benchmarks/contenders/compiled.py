@@ -27,8 +27,11 @@ def open_session(
     program = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(program)
     constants = folder / "constants.safetensors"
+    description = read_description(folder / "plan.json")
+    known = {name for item in description.parameters for name in (item.name, *item.aliases)}
     values = chain(module_values(module), from_file(constants) if constants.exists() else ())
-    return Parallel(program.PROGRAM, read_description(folder / "plan.json"), values, dtype, bucket_bytes)
+    read = ((name, value) for name, value in values if name in known)  # a module may have buffers that nobody reads
+    return Parallel(program.PROGRAM, description, read, dtype, bucket_bytes)
 
 
 class Compiled:

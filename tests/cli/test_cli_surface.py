@@ -21,6 +21,7 @@ SURFACE = {
     "explain": "folder name --most --record --json",
     "run": "folder --steps --compare --save --seed --dtype --no-rebalance",
     "verify": "folder --adjoint -n --grid --steps --seed --verbose --json",
+    "solve": "problem --time-limit --solver --json",
 }
 
 

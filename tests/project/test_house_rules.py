@@ -35,7 +35,10 @@ OWNERS = {
     "torch.export": ("autopar/capture/",),
 }
 # Modules that find plans. (Others of the partitioner say what a plan is made of, and codegen reads those.)
-SOLVERS = tuple(f"autopar.partitioner.{name}" for name in ("ilp", "exhaustive", "reduce", "heuristic", "search"))
+SOLVERS = tuple(
+    f"autopar.partitioner.{name}"
+    for name in ("ilp", "exhaustive", "reduce", "search", "dual", "flat", "kernels", "forests", "large")
+)
 # What the files of a folder may not import.
 FORBIDDEN = {
     "costmodel": ("torch", "mpi4py", "pulp", "autopar.partitioner", "autopar.codegen", "autopar.runtime"),
