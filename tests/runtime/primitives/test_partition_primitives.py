@@ -4,7 +4,7 @@ import random
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from autopar.errors import ConfigError, ProgramMismatch
@@ -115,6 +115,7 @@ def test_values(case):
 @pytest.mark.parametrize("name", sorted(PARTITION_FAMILY))
 @settings(deadline=None, max_examples=15)
 @given(seed=st.integers(0, 2**32))
+@example(seed=1788)
 def test_backward_reaches_every_rank_whoever_needs_it(name, seed):
     """One rank alone has a parameter; all ranks' results then lead backward, and nobody waits in vain."""
     plain = drawn(name, 5, seed)
@@ -127,7 +128,8 @@ def test_backward_reaches_every_rank_whoever_needs_it(name, seed):
             assert y.requires_grad
             y.sum().backward()
             with torch.no_grad():
-                assert not here.function(x).requires_grad
+                again = here.function(x)
+            assert again is x or not again.requires_grad  # where nothing moves, x itself is returned
             return (x.grad is not None) == x.requires_grad
 
     assert all(simulate(5, rank_main))
