@@ -33,6 +33,7 @@ _DIRECT_BYTES = (
     64 << 10
 )  # from here on, every rank sends its uneven part to all others itself: half of Allgatherv's time
 _STAGED_BYTES = 1 << 20  # from here on, any other tensor is summed through shared memory
+_SCATTERED_BYTES = 4 << 20  # from here on, a reduce-scatter goes through shared memory
 _CROWDED_BYTES = 8 << 20  # and from here on, if ranks have to share cores, where every wait is a change of process
 
 
@@ -121,7 +122,7 @@ class MpiComm(Comm):
 
     def reduce_scatter(self, parts: Pieces, out: Tensor) -> None:
         start = time.perf_counter()
-        if isinstance(parts, Tensor) and parts.nbytes < _STAGED_BYTES and parts.dtype in SUMMED:
+        if isinstance(parts, Tensor) and parts.nbytes < _SCATTERED_BYTES and parts.dtype in SUMMED:
             self._mpi.Reduce_scatter_block(typed(parts, self._size), typed(out), MPI.SUM)
         else:
             self._reduce_scatter(pieces_of(parts), out)
@@ -131,7 +132,8 @@ class MpiComm(Comm):
         check_tensors("reduce_scatter", (*parts, out))
         addends = [summable(part) for part in parts]
         total = summable(out)
-        if self._staged(sum(part.nbytes for part in addends)) and self._shared().calm:
+        size = sum(part.nbytes for part in addends)
+        if size >= _SCATTERED_BYTES and self._staged(size) and self._shared().calm:
             self._shared().reduce_scatter(addends, total)
         else:
             source = joined(addends)  # named, for it has to outlive the call: MPI knows its address only

@@ -119,7 +119,7 @@ def same_bits(comm, chance):
 
 
 def main(staged_bytes):
-    mpi._STAGED_BYTES = mpi._CROWDED_BYTES = mpi._HOME_BYTES = int(
+    mpi._STAGED_BYTES = mpi._SCATTERED_BYTES = mpi._CROWDED_BYTES = mpi._HOME_BYTES = int(
         staged_bytes
     )  # so that small tensors, too, go through memory
     for part in (private, at_home, overlapping, scattered, gathered, same_bits):
