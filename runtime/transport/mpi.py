@@ -217,7 +217,8 @@ class MpiComm(Comm):
         """Whether a sum of `size` bytes is worth the way through shared memory."""
         if size < _STAGED_BYTES or self._size == 1:
             return False
-        return size >= _CROWDED_BYTES or self._shared().calm
+        shared = self._shared()
+        return size >= _CROWDED_BYTES or shared.calm or not shared.one_node  # a network is slower than any wait
 
     def _over_network(self, total: Tensor) -> bool:
         """Whether a sum is worth a thread: a large one, of which every rank is on a node of its own."""
