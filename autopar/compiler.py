@@ -57,6 +57,7 @@ class Compiled:
     built: build.Built
     solution: Solution
     model: object
+    captured: Captured
 
     def save(self, folder: str | Path) -> Path:
         """Write ``program.py`` and ``plan.json`` (and constants or a live module's parameters) into `folder`."""
@@ -67,6 +68,40 @@ class Compiled:
     def explain(self, name: str) -> alternatives.Explanation:
         """The alternatives of the calls that `name` (a module path, call name or pattern) matches, with their costs."""
         return alternatives.explain(self.built, self.solution.choice, name)
+
+    def replan(
+        self,
+        *,
+        grid: str | GridShape | None = None,
+        machine: str | Path | Machine | None = None,
+        memory: str | float | None = None,
+        solver: str | None = None,
+        pin: Sequence[str] | None = None,
+        optimizer: str | None = None,
+        time_limit: float | None = None,
+        progress: Progress | None = None,
+    ) -> Compiled:
+        """What if: the same model planned anew, without capturing it again. What is left out stays as it was compiled.
+
+        ``memory="machine"`` takes a limit away and leaves the machine's own. Pins name axes: where they are left out and
+        the grid has other axes, they are refused as `compile` refuses them.
+
+        Raises what `compile` raises after the capture: ConfigError, InfeasiblePlan.
+        """
+        old = self.plan.options
+        asked = old.memory if memory is None else None if memory == "machine" else float(machines.parse_bytes(memory))
+        options = replace(
+            old,
+            memory=asked,
+            solver=old.solver if solver is None else solver,
+            pins=old.pins if pin is None else tuple(pin),
+            optimizer=old.optimizer if optimizer is None else optimizer,
+            time_limit=old.time_limit if time_limit is None else time_limit,
+        )
+        shape = _shape(self.plan.grid if grid is None else grid)
+        profile = self.plan.machine if machine is None else _profile(machine)
+        _check(options)
+        return _finish(self.captured, self.model, shape, profile, options, self.plan.model, progress or _silent)
 
     def __repr__(self) -> str:
         return f"Compiled({self.plan.name!r}, grid={self.plan.grid!r}, {self.plan.predicted.seconds * 1e3:.3g} ms per step)"
@@ -102,26 +137,52 @@ def compile(
     """
     from autopar.capture import capture
 
-    tell = progress or (lambda stage, text, seconds: None)
-    shape = grid if isinstance(grid, GridShape) else GridShape.parse(grid)
-    profile = machine if isinstance(machine, Machine) else machines.load(machine)
+    tell = progress or _silent
+    shape, profile = _shape(grid), _profile(machine)
     asked = None if memory is None else float(machines.parse_bytes(memory))
-    limit = float(profile.memory_bytes) if asked is None else asked
-    chosen = pins.parse(pin, shape)
     options = Options(asked, solver, optimizer, tuple(pin), loss, time_limit, _names(outputs))
     _check(options)
+    pins.parse(pin, shape)
     with _timed(tell, "captured") as said:
         captured = capture(model, example_inputs, name=name or _name_of(model), loss=loss, outputs=options.outputs)
         graph = captured.graph
         said(f"{len(graph.nodes)} operators, {_count(graph)} parameters")
     explore(without_record(graph), partial(tell, "discovered"))
+    return _finish(captured, model, shape, profile, options, source or ModelSource("", ""), tell)
+
+
+def _finish(
+    captured: Captured,
+    model: object,
+    grid: GridShape,
+    machine: Machine,
+    options: Options,
+    source: ModelSource,
+    tell: Progress,
+) -> Compiled:
+    """All that follows the capture: price, solve, emit."""
+    graph = captured.graph
+    limit = float(machine.memory_bytes) if options.memory is None else options.memory
+    pinned = pins.apply(pins.parse(options.pins, grid), graph)
     built, solution = _planned(
-        graph, shape, profile, limit, optimizer, pins.apply(chosen, graph), solver, time_limit, tell
+        graph, grid, machine, limit, options.optimizer, pinned, options.solver, options.time_limit, tell
     )
     with _timed(tell, "emitted") as said:
-        plan, text = _emit(built, solution, options, source or ModelSource("", ""), captured)
+        plan, text = _emit(built, solution, options, source, captured)
         said(f"{len(text.splitlines())} lines")
-    return Compiled(plan, text, graph, captured.constants, built, solution, model)
+    return Compiled(plan, text, graph, captured.constants, built, solution, model, captured)
+
+
+def _shape(grid: str | GridShape) -> GridShape:
+    return grid if isinstance(grid, GridShape) else GridShape.parse(grid)
+
+
+def _profile(machine: str | Path | Machine) -> Machine:
+    return machine if isinstance(machine, Machine) else machines.load(machine)
+
+
+def _silent(stage: str, text: str, seconds: float) -> None:
+    """Progress that nobody asked for."""
 
 
 def _names(outputs: str | Sequence[str]) -> tuple[str, ...]:
