@@ -26,6 +26,7 @@ from autopar.codegen.batch import Baked, variant
 from autopar.costmodel import machine as machines
 from autopar.costmodel.machine import Machine
 from autopar.costmodel.memory import optimizer_copies
+from autopar.costmodel.timings import UNMEASURED, Timings
 from autopar.errors import ConfigError, refusal
 from autopar.graph import Graph
 from autopar.grid import GridShape
@@ -34,6 +35,7 @@ from autopar.ops.discover import explore
 from autopar.partitioner import build
 from autopar.partitioner.problem import NoChoice, Solution
 from autopar.partitioner.solve import check_method, solve
+from autopar.partitioner.strategies import describe
 from autopar.plan import BatchPlan, ModelSource, Options, Plan
 
 if TYPE_CHECKING:
@@ -79,6 +81,7 @@ class Compiled:
         pin: Sequence[str] | None = None,
         optimizer: str | None = None,
         time_limit: float | None = None,
+        measure: bool | None = None,
         progress: Progress | None = None,
     ) -> Compiled:
         """What if: the same model planned anew, without capturing it again. What is left out stays as it was compiled.
@@ -97,6 +100,7 @@ class Compiled:
             pins=old.pins if pin is None else tuple(pin),
             optimizer=old.optimizer if optimizer is None else optimizer,
             time_limit=old.time_limit if time_limit is None else time_limit,
+            measure=old.measure if measure is None else measure,
         )
         shape = _shape(self.plan.grid if grid is None else grid)
         profile = self.plan.machine if machine is None else _profile(machine)
@@ -122,6 +126,7 @@ def compile(
     name: str | None = None,
     source: ModelSource | None = None,
     time_limit: float = 60.0,
+    measure: bool = False,
     progress: Progress | None = None,
 ) -> Compiled:
     """Compile a model for a process grid.
@@ -131,7 +136,8 @@ def compile(
     `memory` the limit per rank, as bytes or ``"16GiB"``; without it the machine's.
     `solver` is ``auto``, ``ilp``, ``search`` or ``exhaustive``; `pin` fixes choices (``"*.c_fc: n@model"``); `optimizer` is what
     its state is accounted for: ``sgd``, ``momentum`` or ``adamw``; `loss` names the output to train on, `outputs` others that the
-    program returns beside it (``("logits",)``); `time_limit` is in seconds.
+    program returns beside it (``("logits",)``); `time_limit` is in seconds. With `measure` every distinct call is timed on this
+    machine at its exact local shapes, which takes seconds to minutes the first time, and the plan is made by these times.
 
     Raises CaptureError, ConfigError, or InfeasiblePlan where no plan meets the memory limit.
     """
@@ -140,7 +146,7 @@ def compile(
     tell = progress or _silent
     shape, profile = _shape(grid), _profile(machine)
     asked = None if memory is None else float(machines.parse_bytes(memory))
-    options = Options(asked, solver, optimizer, tuple(pin), loss, time_limit, _names(outputs))
+    options = Options(asked, solver, optimizer, tuple(pin), loss, time_limit, _names(outputs), measure)
     _check(options)
     pins.parse(pin, shape)
     with _timed(tell, "captured") as said:
@@ -164,9 +170,7 @@ def _finish(
     graph = captured.graph
     limit = float(machine.memory_bytes) if options.memory is None else options.memory
     pinned = pins.apply(pins.parse(options.pins, grid), graph)
-    built, solution = _planned(
-        graph, grid, machine, limit, options.optimizer, pinned, options.solver, options.time_limit, tell
-    )
+    built, solution = _planned(graph, grid, machine, limit, options, pinned, tell)
     with _timed(tell, "emitted") as said:
         plan, text = _emit(built, solution, options, source, captured)
         said(f"{len(text.splitlines())} lines")
@@ -199,28 +203,43 @@ def _check(options: Options) -> None:
         )
 
 
+def _measured(
+    graph: Graph, grid: GridShape, machine: Machine, pinned: Mapping[str, Mapping[int, str]], tell: Progress
+) -> Timings:
+    """Seconds of every call under every strategy, timed on this machine or known from before."""
+    from autopar.measure import measure
+
+    with _timed(tell, "measured") as said:
+        timings, jobs, new = measure(graph, describe(graph, grid, pinned), grid, machine)
+        said(f"{jobs} distinct calls, {new} of them timed now")
+    return timings
+
+
 def _planned(
     graph: Graph,
     grid: GridShape,
     machine: machines.Machine,
     limit: float,
-    optimizer: str,
+    options: Options,
     pinned: Mapping[str, Mapping[int, str]],
-    solver: str,
-    time_limit: float,
     tell: Progress,
 ) -> tuple[build.Built, Solution]:
     """Price and solve; parameters are gathered for use only where nothing else fits the memory limit."""
+    optimizer = options.optimizer
+    timings = _measured(graph, grid, machine, pinned, tell) if options.measure else UNMEASURED
     for gathered in (False, True):
         with _timed(tell, "priced") as said:
-            built = build.build(graph, grid, machine, limit=limit, optimizer=optimizer, pins=pinned, gathered=gathered)
+            built = build.build(
+                graph, grid, machine,
+                limit=limit, optimizer=optimizer, pins=pinned, gathered=gathered, timings=timings,
+            )  # fmt: skip
             count = sum(len(options) for options in built.options.values())
             said(
                 f"{len(built.keys)} variables, {count} strategies{', parameters gathered for use' if gathered else ''}"
             )
         try:
             with _timed(tell, "solved") as said:
-                solution = solve(built.problem, method=solver, time_limit=time_limit)
+                solution = solve(built.problem, method=options.solver, time_limit=options.time_limit)
                 said(f"{solution.method}, gap {solution.gap:.2%}")
         except NoChoice as error:
             if gathered:

@@ -154,6 +154,7 @@ class Options:
     loss: str | None
     time_limit: float
     outputs: tuple[str, ...]
+    measure: bool = False  # whether calls were timed on the machine
 
 
 @dataclass(frozen=True, slots=True)

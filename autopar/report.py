@@ -145,7 +145,7 @@ def _choice(choice: Choice) -> AxisChoice:
 
 def _node(built: Built, item: Described, strategy: Strategy, resident: frozenset[str]) -> NodePlan:
     given = (item.call, item.rule, item.op, strategy, built.grid, built.machine)
-    forward, backward = compute.node_seconds(*given)
+    forward, backward = compute.node_seconds(*given, built.timings)
     names = built.grid.names
     inner = tuple(
         InnerPlan(
@@ -230,7 +230,8 @@ def _single(built: Built, optimizer: str) -> float:
     total = 0.0
     for item in built.described.values():
         whole = whole_strategy(item.call, built.grid)
-        total += sum(compute.node_seconds(item.call, item.rule, item.op, whole, built.grid, built.machine))
+        given = (item.call, item.rule, item.op, whole, built.grid, built.machine)
+        total += sum(compute.node_seconds(*given, built.timings))
     for parameter in built.graph.parameters:
         value = built.graph.values[parameter.value]
         home = tuple(choice.operands[0] for choice in _replicated(built))

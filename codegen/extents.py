@@ -13,6 +13,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from autopar.layout import Layouts, Shard
+from autopar.ops.op import Local
+from autopar.ops.rule import Choice, Rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,3 +87,15 @@ def splits_of(layouts: Layouts, dim: int, axes: Sequence[str], without: int | No
         for i, (name, layout) in enumerate(zip(axes, layouts, strict=True))
         if i != without and isinstance(layout, Shard) and layout.dim == dim
     ]
+
+
+def local_of(rule: Rule, strategy: Sequence[Choice], axes: Sequence[str]) -> Local:
+    """What an emitter is told about the rank-local call of a strategy; `axes` are the axes' names in the program."""
+    cuts: dict[str, list[Split]] = {}
+    for axis, choice in zip(axes, strategy, strict=True):
+        if choice.mode == "split":
+            cuts.setdefault(choice.letter, []).append(Split(axis, choice.blocks, choice.unit))
+    extents = {letter: local_extent(extent, cuts.get(letter, ())) for letter, extent in rule.extents.items()}
+    axes_of = {letter: tuple(one.axis for one in splits) for letter, splits in cuts.items()}
+    readings = {letter: tuple((one.axis, one.blocks, one.unit) for one in splits) for letter, splits in cuts.items()}
+    return Local(axes_of, extents, readings)

@@ -15,11 +15,11 @@ from functools import partial
 
 from autopar.codegen.batch import Variant, conversion_for, merged, run_for
 from autopar.codegen.conversions import conversion_text
-from autopar.codegen.extents import Split, local_extent
+from autopar.codegen.extents import local_of
 from autopar.codegen.steps import Convert, Held, Loop, Run, Step, Update, running
 from autopar.costmodel.redistribute import Step as Conversion
 from autopar.graph import Dtype, Graph, Ref
-from autopar.ops.op import Expr, Local
+from autopar.ops.op import Expr
 from autopar.partitioner.blocks import Repeat
 
 Names = Callable[[Held], Expr]
@@ -154,21 +154,7 @@ def _call_text(step: Run, style: Style, names: Names) -> str:
     node, rule = step.described.node, step.described.rule
     args = tuple(printed(argument) for argument in node.args)
     kwargs = {name: printed(value) for name, value in node.kwargs}
-    return step.described.op.emit(step.described.call, rule, local_of(step, style.axes), args, kwargs)
-
-
-def local_of(step: Run, axes: Sequence[str]) -> Local:
-    """What the emitter is told about the rank-local call."""
-    cuts: dict[str, list[Split]] = {}
-    for axis, choice in zip(axes, step.strategy, strict=True):
-        if choice.mode == "split":
-            cuts.setdefault(choice.letter, []).append(Split(axis, choice.blocks, choice.unit))
-    extents = {
-        letter: local_extent(extent, cuts.get(letter, ())) for letter, extent in step.described.rule.extents.items()
-    }
-    axes_of = {letter: tuple(one.axis for one in splits) for letter, splits in cuts.items()}
-    readings = {letter: tuple((one.axis, one.blocks, one.unit) for one in splits) for letter, splits in cuts.items()}
-    return Local(axes_of, extents, readings)
+    return step.described.op.emit(step.described.call, rule, local_of(rule, step.strategy, style.axes), args, kwargs)
 
 
 def _loop_text(step: Loop, style: Style, names: Names) -> str:

@@ -30,6 +30,7 @@ from autopar.costmodel.communication import Conversion, all_sum_seconds, halo_se
 from autopar.costmodel.local import largest_part, local_bytes, local_shape, operand_bytes, result_bytes
 from autopar.costmodel.machine import Link, Machine, axis_links
 from autopar.costmodel.memory import optimizer_copies
+from autopar.costmodel.timings import UNMEASURED, Timings
 from autopar.graph import ITEMSIZE, Value
 from autopar.grid import GridShape
 from autopar.layout import Copied, Layouts, even_bounds
@@ -40,11 +41,23 @@ _PRODUCTS = ("matmul", "conv")
 
 
 def node_seconds(
-    call: Call, rule: Rule, op: Op, choices: tuple[Choice, ...], grid: GridShape, machine: Machine
+    call: Call,
+    rule: Rule,
+    op: Op,
+    choices: tuple[Choice, ...],
+    grid: GridShape,
+    machine: Machine,
+    timings: Timings = UNMEASURED,
 ) -> tuple[float, float]:
-    """(forward, backward) seconds of the call on the rank with the largest shards, one choice per axis."""
+    """(forward, backward) seconds of the call on the rank with the largest shards, one choice per axis.
+
+    What `timings` knows of the call is taken as it is.
+    """
     if op.work == "view":
         return 0.0, 0.0
+    measured = timings.of(call.node.name, choices)
+    if measured is not None:
+        return measured
     rate = machine.rate(op.work, call.results[0].dtype)
     flops = whole_flops(call, rule, op) * local_share(rule, choices, grid) * _skew(call, rule, op, choices, grid)
     read = operand_bytes(call, choices, grid)

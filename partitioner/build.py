@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from autopar.costmodel import compute, memory, redistribute
 from autopar.costmodel.local import local_bytes
 from autopar.costmodel.machine import Machine
+from autopar.costmodel.timings import UNMEASURED, Timings
 from autopar.graph import ITEMSIZE, Graph, Node, Ref
 from autopar.grid import GridShape
 from autopar.layout import Layouts, Replicate, Shard
@@ -54,6 +55,7 @@ class Built:
     options: Mapping[str, Sequence[Strategy] | Sequence[Layouts]]
     tied: Mapping[str, str]
     problem: Problem
+    timings: Timings = UNMEASURED
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,17 +77,18 @@ def build(
     optimizer: str,
     pins: Mapping[str, Mapping[int, str]],
     gathered: bool,
+    timings: Timings = UNMEASURED,
 ) -> Built:
     """Price everything. `limit` is bytes per rank or None; `optimizer` one of ``sgd``, ``momentum``, ``adamw``.
 
-    `gathered` allows parameters to be stored in parts and gathered for use.
+    `gathered` allows parameters to be stored in parts and gathered for use; `timings` are taken in place of predicted seconds.
     """
     described = describe(graph, grid, pins)
     repeats = tuple(one for one in blocks.find(graph) if _same_options(one, described))
     draft = _Draft(
         graph, grid, machine, described, optimizer, gathered,
         frozenset() if gathered else frozenset(item.value for item in graph.parameters), _ties(graph, repeats),
-        repeats, graph.producers(), graph.consumers(), residents(graph, described), running_statistics(graph),
+        repeats, graph.producers(), graph.consumers(), residents(graph, described), running_statistics(graph), timings,
     )  # fmt: skip
     draft.add_homes()
     draft.add_calls()
@@ -95,7 +98,7 @@ def build(
     nodes = tuple(Choices(key, draft.costs[key], draft.bytes[key], *draft.spans[key]) for key in keys)
     edges = tuple(Edge(position[a], position[b], costs) for (a, b), costs in draft.edges.items())
     return Built(
-        graph, grid, machine, described, repeats, keys, draft.options, draft.tied, Problem(nodes, edges, limit)
+        graph, grid, machine, described, repeats, keys, draft.options, draft.tied, Problem(nodes, edges, limit), timings
     )
 
 
@@ -195,6 +198,7 @@ class _Draft:
     readers: Mapping[str, tuple[Node, ...]]
     resident: Mapping[str, frozenset[str]]
     fixed: frozenset[str]
+    timings: Timings
     options: dict[str, Sequence[Strategy] | Sequence[Layouts]] = field(default_factory=dict)
     costs: dict[str, Matrix] = field(default_factory=dict)
     bytes: dict[str, Matrix] = field(default_factory=dict)
@@ -262,8 +266,9 @@ class _Draft:
 
     def call_seconds(self, item: Described, strategy: Strategy) -> float:
         """Forward and backward seconds of a call on one rank, its inner communication included."""
-        forward, backward = compute.node_seconds(item.call, item.rule, item.op, strategy, self.grid, self.machine)
-        inner = compute.inner_conversions(item.call, item.rule, item.op, strategy, self.grid, self.machine)
+        given = (item.call, item.rule, item.op, strategy, self.grid, self.machine)
+        forward, backward = compute.node_seconds(*given, self.timings)
+        inner = compute.inner_conversions(*given)
         return forward + backward + sum(one.seconds_forward + one.seconds_adjoint for one in inner)
 
     def add_edges(self) -> None:

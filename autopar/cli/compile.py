@@ -32,6 +32,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--time-limit", type=seconds, default=60.0, metavar="SECONDS", help="for the solver (60)")
     pin = "fix what calls do, as in '*.c_fc: n@axis1': the pattern is over module paths, letters are the operator's; repeatable"
     parser.add_argument("--pin", action="append", default=[], metavar="'PATTERN: LETTER@AXIS'", help=pin)
+    timed = "time every distinct call on this machine, at its exact local shapes, and plan by that"
+    parser.add_argument("--measure", action="store_true", help=timed)
     optimizers = ["sgd", "momentum", "adamw"]
     parser.add_argument(
         "--optimizer", default="adamw", choices=optimizers, help="whose state the memory counts (adamw)"
@@ -100,6 +102,7 @@ def _compiled(arguments: argparse.Namespace, progress: Any) -> Compiled:  # noqa
         name=file.name,
         source=ModelSource(str(file.path), file.sha256, file.attribute),
         time_limit=arguments.time_limit,
+        measure=arguments.measure,
         progress=progress,
     )
 

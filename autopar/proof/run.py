@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 
 from autopar import runtime
-from autopar.codegen.extents import Split, local_extent
+from autopar.codegen.extents import local_of
 from autopar.graph import Ref
 from autopar.grid import GridShape
 from autopar.layout import Layouts, dual
-from autopar.ops.op import Expr, Local, Op, Sample
+from autopar.ops.op import Expr, Op, Sample
 from autopar.ops.rule import Choice, Rule, choices
 from autopar.proof.jobs import Job, jobs, readings
 from autopar.proof.parts import compare, laid_out, spread_out
@@ -158,14 +158,7 @@ def _gradients(
 
 def emitted(op: Op, whole: Whole, rule: Rule, strategy: tuple[Choice, ...], axes: tuple[str, ...]) -> str:
     """The expression for the rank-local call, as codegen asks for it."""
-    cuts: dict[str, list[Split]] = {}
-    for axis, choice in zip(axes, strategy, strict=True):
-        if choice.mode == "split":
-            cuts.setdefault(choice.letter, []).append(Split(axis, choice.blocks, choice.unit))
-    extents = {letter: local_extent(n, cuts.get(letter, ())) for letter, n in rule.extents.items()}
-    axes_of = {letter: tuple(one.axis for one in splits) for letter, splits in cuts.items()}
-    readings = {letter: tuple((one.axis, one.blocks, one.unit) for one in splits) for letter, splits in cuts.items()}
-    local = Local(axes_of, extents, readings)
+    local = local_of(rule, strategy, axes)
 
     def printed(argument: Any) -> Any:  # noqa: ANN401
         if isinstance(argument, Ref):

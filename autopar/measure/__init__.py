@@ -1,0 +1,58 @@
+"""How long every distinct call of a model takes at its exact local shapes, forward and backward, on this machine.
+
+    job      a call under a strategy -> the line that the program would run, and the tensors that it would be given
+    worker   a job -> seconds, in a process of its own
+    pool     as many workers as ranks share this machine, all at the same job at the same time
+    cache    what is known on disk
+
+`measure` puts them together: described calls -> `Timings`, which the cost model takes in place of its roofline.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+
+from autopar.costmodel.machine import Machine
+from autopar.costmodel.timings import Timings
+from autopar.graph import Graph
+from autopar.grid import GridShape
+from autopar.measure import cache
+from autopar.measure.job import Job, images_of, job_of
+from autopar.measure.pool import Pool
+from autopar.ops.rule import Choice
+from autopar.partitioner.strategies import Described
+
+__all__ = ["measure"]
+
+Shown = Callable[[int, int], None]  # jobs done, of how many
+
+
+def measure(
+    graph: Graph,
+    described: Mapping[str, Described],
+    grid: GridShape,
+    machine: Machine,
+    shown: Shown = lambda done, count: None,
+) -> tuple[Timings, int, int]:
+    """(timings, jobs, of which newly timed). Views take no time; what cannot be run alone is left to the roofline."""
+    parameters = frozenset(item.value for item in graph.parameters)
+    images = images_of(graph)
+    wanted: dict[tuple[str, tuple[Choice, ...]], Job] = {}
+    for name, item in described.items():
+        if item.op.work != "view":
+            for strategy in item.strategies:
+                wanted[name, strategy] = job_of(item, strategy, grid, parameters, images)
+    workers = max(1, min(grid.size, machine.ranks_per_node, os.cpu_count() or 1))
+    jobs = list(dict.fromkeys(wanted.values()))
+    known = cache.read(workers)
+    todo = [one for one in jobs if cache.key(one) not in known]
+    if todo:
+        with Pool(workers) as pool:
+            for done, one in enumerate(todo):
+                shown(done, len(todo))
+                known[cache.key(one)] = pool.time(one)
+        shown(len(todo), len(todo))
+        cache.write(workers, known)
+    found = {place: known[cache.key(one)] for place, one in wanted.items()}
+    return Timings({place: seconds for place, seconds in found.items() if seconds is not None}), len(jobs), len(todo)

@@ -1,0 +1,80 @@
+"""A communicator that sends nothing: the local half of a distributed form runs as it would, and nobody has to answer."""
+
+# ruff: noqa: D102  (the methods of a communicator are described once, in base.py)
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from autopar.runtime.transport.base import Pieces, pieces_of
+
+
+class _Done:
+    """A collective that is done."""
+
+    def wait(self) -> None:
+        return
+
+    def test(self) -> bool:
+        return True
+
+
+class Mute:
+    """The `rank`-th of `size` ranks, all others silent. What others would send reads as zeros, sums as this rank's addend."""
+
+    def __init__(self, rank: int, size: int) -> None:
+        self.rank = rank
+        self.size = size
+        self.seconds = 0.0
+
+    def empty(self, numel: int, dtype: torch.dtype) -> Tensor:
+        return torch.empty(numel, dtype=dtype)
+
+    def release(self, tensor: Tensor) -> None:
+        return
+
+    def all_reduce(self, tensor: Tensor) -> None:
+        return
+
+    def start_all_reduce(self, tensor: Tensor) -> _Done:
+        return _Done()
+
+    def all_gather(self, tensor: Tensor, outs: Pieces) -> None:
+        for i, out in enumerate(pieces_of(outs)):
+            if i == self.rank:
+                out.copy_(tensor)
+            else:
+                out.zero_()
+
+    def reduce_scatter(self, parts: Pieces, out: Tensor) -> None:
+        out.copy_(pieces_of(parts)[self.rank])
+
+    def all_to_all(self, sends: Pieces, recvs: Pieces) -> None:
+        for i, out in enumerate(pieces_of(recvs)):
+            if i == self.rank:
+                out.copy_(pieces_of(sends)[i])
+            else:
+                out.zero_()
+
+    def exchange(self, sends: dict[int, Tensor], recvs: dict[int, Tensor]) -> None:
+        for out in recvs.values():
+            out.zero_()
+
+    def broadcast(self, tensor: Tensor, root: int) -> None:
+        return
+
+    def gather_objects(self, item: object) -> list[object]:
+        return [item] * self.size
+
+    def split(self, color: int, key: int) -> Mute:
+        return self
+
+    def barrier(self) -> None:
+        return
+
+    def free(self) -> None:
+        return
+
+    def abort(self, code: int) -> None:
+        raise SystemExit(code)
