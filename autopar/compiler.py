@@ -145,6 +145,7 @@ def compile(
 
     tell = progress or _silent
     shape, profile = _shape(grid), _profile(machine)
+    machines.check_ranks(profile, shape)
     asked = None if memory is None else float(machines.parse_bytes(memory))
     options = Options(asked, solver, optimizer, tuple(pin), loss, time_limit, _names(outputs), measure)
     _check(options)

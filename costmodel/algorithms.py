@@ -32,6 +32,7 @@ all-to-all costs at most a gather, a gather or a scatter at most a sum, and a su
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeVar
@@ -39,7 +40,7 @@ from typing import Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from autopar.costmodel.machine import Link, Machine
+from autopar.costmodel.machine import Link, Machine, crowding
 from autopar.grid import GridShape
 
 Collective = Literal["gather", "scatter", "sum", "all_to_all"]
@@ -48,12 +49,16 @@ Bytes = TypeVar("Bytes", float, NDArray[np.float64])  # one number of bytes, or 
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """Where the ranks of an axis are: `inside` of them in each of `across` nodes, and the links of both kinds."""
+    """Where the ranks of an axis are: `inside` of them in each of `across` nodes, and the links of both kinds.
+
+    What is copied takes `crowding` times as long as on a core of its own; `intra` is slowed by it already.
+    """
 
     inside: int
     across: int
     intra: Link
     inter: Link
+    crowding: float = 1.0
 
     @property
     def ranks(self) -> int:
@@ -63,19 +68,25 @@ class Reach:
 
 @functools.lru_cache(maxsize=1024)
 def reaches(machine: Machine, grid: GridShape) -> tuple[Reach, ...]:
-    """The reach of every axis, ranks numbered row-major and `ranks_per_node` consecutive ones in a node.
+    """The reach of every axis, ranks numbered row-major and `ranks_per_node` consecutive ones in a node."""
+    return tuple(reach_of(machine, grid, (axis,)) for axis in range(len(grid.sizes)))
+
+
+@functools.lru_cache(maxsize=1024)
+def reach_of(machine: Machine, grid: GridShape, axes: tuple[int, ...]) -> Reach:
+    """The reach of the groups of ranks that differ on these axes only.
 
     Groups whose ranks lie unevenly in their nodes, or not alike in all groups, count as one rank per node.
     """
     nodes = (np.arange(grid.size) // machine.ranks_per_node).reshape(grid.sizes)
-    found = []
-    for axis, size in enumerate(grid.sizes):
-        groups = np.moveaxis(nodes, axis, -1).reshape(-1, size)
-        counts = {tuple(np.unique(group, return_counts=True)[1].tolist()) for group in groups}
-        even = len(counts) == 1 and len(set(next(iter(counts)))) == 1
-        inside = next(iter(counts))[0] if even else 1
-        found.append(Reach(inside, size // inside, machine.intra, machine.inter))
-    return tuple(found)
+    size = math.prod(grid.sizes[axis] for axis in axes)
+    groups = np.moveaxis(nodes, axes, range(-len(axes), 0)).reshape(-1, size)
+    counts = {tuple(np.unique(group, return_counts=True)[1].tolist()) for group in groups}
+    even = len(counts) == 1 and len(set(next(iter(counts)))) == 1
+    inside = next(iter(counts))[0] if even else 1
+    crowded = crowding(machine, grid)
+    intra = Link(machine.intra.alpha * crowded, machine.intra.beta / crowded)
+    return Reach(inside, size // inside, intra, machine.inter, crowded)
 
 
 def rounds(ranks: int) -> int:
@@ -137,10 +148,9 @@ def two_level(collective: Collective, reach: Reach, nbytes: Bytes) -> Bytes:
 
 def seconds(collective: Collective, reach: Reach, nbytes: Bytes) -> Bytes:
     """The cheapest way; nothing for one rank."""
-    found = _least(
-        flat(collective, reach.intra if reach.across == 1 else reach.inter, reach.ranks, nbytes),
-        two_level(collective, reach, nbytes),
-    )
+    if reach.across == 1 or reach.inside == 1:
+        return flat(collective, reach.intra if reach.across == 1 else reach.inter, reach.ranks, nbytes)
+    found = _least(flat(collective, reach.inter, reach.ranks, nbytes), two_level(collective, reach, nbytes))
     if collective == "sum":
         return _least(found, seconds("scatter", reach, nbytes) + seconds("gather", reach, nbytes))
     return found

@@ -1,36 +1,44 @@
-"""Seconds of every primitive, forward and adjoint, over one grid axis: alpha-beta formulas and memory traffic.
+"""Seconds of every primitive, forward and adjoint, over one grid axis: as measured, or by formula.
 
-A message of n bytes takes alpha + n / beta seconds; p is the number of ranks of the axis, L = ceil(log2 p). Sources: R.
-Thakur, R. Rabenseifner, W. Gropp, "Optimization of Collective Communication Operations in MPICH", IJHPCA 19(1), 2005
-and Hewett and Grady, arXiv 2006.03108, for which primitive is the adjoint of which. Libraries choose an
-algorithm by size, so a price is the least of those that apply. The additions inside a sum are part of beta, which is
-measured with sums.
+A primitive of the conversion table moves data in two of these ways, one forward and one for its adjoint (`MOVES`; which
+primitive is the adjoint of which: Hewett and Grady, arXiv 2006.03108):
 
-    all_gather, reduce_scatter   L alpha + (p-1)/p n/beta                     Bruck; recursive halving
-    all_sum                      min(L (alpha + n/beta),                      recursive doubling
-                                     2 L alpha + 2 (p-1)/p n/beta)            Rabenseifner
-    all_to_all                   min((p-1) alpha + (p-1)/p n/beta,            pairwise
-                                     L (alpha + n/2/beta))                    Bruck
-    halo                         m alpha + n/beta                             m neighbours on the farther side
+    slice       copy a part out of a local tensor             launch floor + bytes read and written / memory bandwidth
+    fill        write a local tensor, zeros or a part         the same
+    gather      all-gather     )
+    scatter     reduce-scatter ) over the axis, and packing   by the cheapest algorithm for a message of alpha + n / beta
+    sum         all-reduce     )                              (`algorithms` has formulas and sources), and one copy of what
+    all_to_all                 )                              a gather, scatter or exchange packs or unpacks
+    halo        m neighbours on the farther side              m alpha + n / beta
 
-n is the whole tensor of the axis for the first three, one rank's part for all_to_all, the rows of one rank for halo.
-All of them grow with n and with p, and are zero for p = 1. Gathers, scatters and exchanges also pack or unpack what they
-move, one copy of it. What moves inside a rank's memory (a slice, a fill with
-zeros) takes the launch floor plus the bytes read and written over the memory bandwidth.
+n is the whole tensor of the axis for gather, scatter and sum, one rank's part for all_to_all, the rows of one rank for
+halo. Where the machine's profile has a fit f, measured over p0 ranks, it goes before the formula. On p ranks
+
+    f(0) A(p) / A(p0) + (f(n) - f(0)) B(p) / B(p0)      A = rounds of the algorithm, B = messages of n bytes that it sends
+
+    gather, scatter, all_to_all   A = L, B = (p-1)/p      sum   A = 2 L, B = 2 (p-1)/p      halo   A = B = 1
+
+A sum costs at most a scatter and a gather. An axis of m ranks in each of k nodes is priced on two levels, n/m between
+nodes, as by `algorithms.two_level`. All prices grow with n and with p, and are zero for p = 1. The additions inside a
+sum are part of what is measured, and of beta.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from autopar.costmodel.machine import Link, Machine
+from autopar.costmodel import algorithms
+from autopar.costmodel.algorithms import Collective, Reach
+from autopar.costmodel.machine import Fit, Link, Machine
 from autopar.layout import Copied, Layout, Partial, Replicate, Shard
 
 Bytes = TypeVar("Bytes", float, NDArray[np.float64])  # one number of bytes, or many at once
+BUCKET = float(4 << 20)  # bytes of gradients that are summed together, as `autopar.runtime.gradients` does
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +75,19 @@ _CELLS = {
     (Copied, Replicate): "once",
     (Copied, Shard): "take",
 }
+MOVES = {
+    "split": ("slice", "gather"),
+    "keep": ("fill", ""),
+    "copy": ("", "sum"),
+    "gather": ("gather", "slice"),
+    "all_to_all": ("all_to_all", "all_to_all"),
+    "zero_fill": ("fill", "slice"),
+    "all_gather": ("gather", "scatter"),
+    "all_sum": ("sum", ""),
+    "reduce_scatter": ("scatter", "gather"),
+    "once": ("", "fill"),
+    "take": ("slice", "fill"),
+}
 
 
 def primitive_of(before: Layout, after: Layout) -> str | None:
@@ -74,52 +95,8 @@ def primitive_of(before: Layout, after: Layout) -> str | None:
     return None if before == after else _CELLS.get((type(before), type(after)))
 
 
-def _least(one: Bytes, other: Bytes) -> Bytes:
-    if isinstance(one, np.ndarray):
-        return np.minimum(one, other)
-    return min(one, other)
-
-
-def _rounds(ranks: int) -> int:
-    return (ranks - 1).bit_length()
-
-
-def all_gather_seconds(link: Link, ranks: int, whole: Bytes) -> Bytes:
-    """Every rank ends with the `whole` bytes of which each held a part; reduce_scatter costs the same, backwards."""
-    return _rounds(ranks) * link.alpha + whole * ((ranks - 1) / ranks / link.beta)
-
-
-def all_sum_seconds(link: Link, ranks: int, whole: Bytes) -> Bytes:
-    """Every rank ends with the sum of all ranks' `whole` bytes."""
-    rounds = _rounds(ranks)
-    doubling = rounds * link.alpha + whole * (rounds / link.beta)
-    return _least(doubling, 2 * rounds * link.alpha + whole * (2 * (ranks - 1) / ranks / link.beta))
-
-
-def all_to_all_seconds(link: Link, ranks: int, part: Bytes) -> Bytes:
-    """Every rank sends a p-th of its `part` bytes to each other rank."""
-    rounds = _rounds(ranks)
-    pairwise = (ranks - 1) * link.alpha + part * ((ranks - 1) / ranks / link.beta)
-    return _least(pairwise, rounds * link.alpha + part * (rounds / 2 / link.beta))
-
-
-def halo_seconds(link: Link, rows: float, neighbours: int = 1) -> float:
-    """A rank receives `rows` bytes from up to `neighbours` ranks on each side; nothing where it needs none."""
-    return neighbours * link.alpha + rows / link.beta if rows and neighbours else 0.0
-
-
-def slice_seconds(machine: Machine, part: Bytes) -> Bytes:
-    """Copy `part` bytes out of a local tensor."""
-    return machine.launch_floor + part * (2 / machine.memory_bandwidth)
-
-
-def fill_seconds(machine: Machine, written: Bytes) -> Bytes:
-    """Read and write `written` bytes in all."""
-    return machine.launch_floor + written * (1 / machine.memory_bandwidth)
-
-
 def price(
-    primitive: str, machine: Machine, link: Link, ranks: int, before: Bytes, after: Bytes
+    primitive: str, machine: Machine, reach: Reach, before: Bytes, after: Bytes
 ) -> tuple[Bytes, Bytes, Bytes, Bytes]:
     """(bytes forward, bytes adjoint, seconds forward, seconds adjoint) of a primitive of the conversion table.
 
@@ -127,28 +104,115 @@ def price(
     converts nothing: all four are zero.
     """
     nothing = before * 0.0
-    if ranks == 1:
+    if reach.ranks == 1:
         return nothing, nothing, nothing, nothing
-    if primitive in ("gather", "all_gather", "split", "reduce_scatter"):
-        whole = after if primitive in ("gather", "all_gather") else before
-        part = before if primitive in ("gather", "all_gather") else after
-        wire = all_gather_seconds(link, ranks, whole) + slice_seconds(machine, whole)
-        if primitive == "split":
-            return nothing, whole, slice_seconds(machine, part), wire
-        if primitive == "gather":
-            return whole, nothing, wire, slice_seconds(machine, part)
-        return whole, whole, wire, wire
-    if primitive in ("all_sum", "copy"):
-        wire = all_sum_seconds(link, ranks, before)
-        return (before, nothing, wire, nothing) if primitive == "all_sum" else (nothing, before, nothing, wire)
-    if primitive in ("keep", "once"):
-        zeros = fill_seconds(machine, before)
-        return (nothing, nothing, zeros, nothing) if primitive == "keep" else (nothing, nothing, nothing, zeros)
-    if primitive == "take":
-        return nothing, nothing, slice_seconds(machine, after), fill_seconds(machine, before + after)
-    if primitive == "zero_fill":
-        return nothing, nothing, fill_seconds(machine, before + after), slice_seconds(machine, before)
-    assert primitive == "all_to_all", primitive
     most = -_least(-before, -after)
-    wire = all_to_all_seconds(link, ranks, most) + slice_seconds(machine, most)
-    return most, most, wire, wire
+    part = -most + before + after
+    sizes = {"slice": part, "fill": most if primitive in ("keep", "once") else before + after, "": nothing}
+    moves = MOVES[primitive]
+    sent = [nothing if move in sizes else most for move in moves]
+    ahead, back = (nothing if not move else seconds(move, machine, reach, sizes.get(move, most)) for move in moves)
+    return sent[0], sent[1], ahead, back
+
+
+def seconds(move: str, machine: Machine, reach: Reach, nbytes: Bytes) -> Bytes:
+    """Seconds of one of the movements above over an axis of more than one rank; nothing for one."""
+    if move in ("slice", "fill"):
+        return _local(move, machine, reach, nbytes)
+    if reach.ranks == 1:
+        return nbytes * 0.0
+    if move == "sum" and machine.fits:
+        apart = seconds("scatter", machine, reach, nbytes) + seconds("gather", machine, reach, nbytes)
+        return _least(_wire(move, machine, reach, nbytes), apart)
+    return _wire(move, machine, reach, nbytes)
+
+
+def _wire(move: str, machine: Machine, reach: Reach, nbytes: Bytes) -> Bytes:
+    if not any(fit.move == move for fit in machine.fits):
+        packed = nbytes * 0.0 if move == "sum" else _local("slice", machine, reach, nbytes)
+        return algorithms.seconds(_collective(move), reach, nbytes) + packed
+    if reach.across == 1 or reach.inside == 1:
+        return _level(move, machine, reach, "intra" if reach.across == 1 else "inter", nbytes)
+    crossing = nbytes if move == "all_to_all" else nbytes * (1 / reach.inside)
+    return _level(move, machine, reach, "intra", nbytes) + _level(move, machine, reach, "inter", crossing)
+
+
+def halo_seconds(machine: Machine, reach: Reach, rows: float, neighbours: int = 1) -> float:
+    """A rank receives `rows` bytes from up to `neighbours` ranks on each side; nothing where it needs none.
+
+    Of the ranks in a node only the last has a neighbour in another, so that it has the link of all to itself.
+    """
+    if not rows or not neighbours:
+        return 0.0
+    found = []
+    for place, ranks, size in (("intra", reach.inside, rows), ("inter", reach.across, rows / reach.inside)):
+        link, fit = (reach.intra if place == "intra" else reach.inter), machine.fit(place, "halo")
+        slowed = reach.crowding if place == "intra" else 1.0
+        if ranks > 1 and fit is not None:
+            found.append((_at(fit, 0.0) * neighbours + _at(fit, size) - _at(fit, 0.0)) * slowed)
+        elif ranks > 1:
+            found.append(neighbours * link.alpha + size / link.beta)
+    return max(found, default=0.0)
+
+
+def gradient_seconds(machine: Machine, reach: Reach, nbytes: float) -> float:
+    """The sum of a gradient of so many bytes, which travels in a bucket with others; before any of it hides.
+
+    A gradient pays for its share of a bucket, and not for a message of its own.
+    """
+    if reach.ranks == 1 or not nbytes:
+        return 0.0
+    if not any(fit.move == "gradient_sum" for fit in machine.fits):
+        intra, inter = (Link(0.0, link.beta) for link in (reach.intra, reach.inter))
+        return algorithms.seconds("sum", Reach(reach.inside, reach.across, intra, inter), nbytes)
+    size = max(nbytes, BUCKET)
+    return nbytes / size * seconds("gradient_sum", machine, reach, size)
+
+
+def exposed(machine: Machine, reach: Reach) -> float:
+    """The share of a gradient sum that does not hide behind backward."""
+    if reach.across > 1 and machine.overlap_inter is not None:
+        return 1.0 - machine.overlap_inter
+    return 1.0 - machine.overlap
+
+
+def _collective(move: str) -> Collective:
+    assert move in ("gather", "scatter", "all_to_all", "sum", "gradient_sum"), move
+    return "sum" if move == "gradient_sum" else move  # type: ignore[return-value]  # just checked
+
+
+def _local(move: str, machine: Machine, reach: Reach, nbytes: Bytes) -> Bytes:
+    fit = machine.fit("local", move)
+    if fit is not None:
+        return _at(fit, nbytes) * reach.crowding
+    traffic = nbytes * (2 / machine.memory_bandwidth if move == "slice" else 1 / machine.memory_bandwidth)
+    return (traffic + machine.launch_floor) * reach.crowding
+
+
+def _level(move: str, machine: Machine, reach: Reach, place: str, nbytes: Bytes) -> Bytes:
+    """Over the ranks of one node, or over one rank of every node."""
+    ranks = reach.inside if place == "intra" else reach.across
+    fit = machine.fit(place, move)
+    if fit is None:
+        link = reach.intra if place == "intra" else reach.inter
+        packed = nbytes * 0.0 if _collective(move) == "sum" else _local("slice", machine, reach, nbytes)
+        return algorithms.flat(_collective(move), link, ranks, nbytes) + packed
+    start = _at(fit, 0.0)
+    rounds = algorithms.rounds(ranks) / algorithms.rounds(fit.ranks)
+    share = (1 - 1 / ranks) / (1 - 1 / fit.ranks)
+    slowed = reach.crowding if place == "intra" else 1.0
+    return ((_at(fit, nbytes) - start) * share + start * rounds) * slowed
+
+
+def _at(fit: Fit, nbytes: Bytes) -> Bytes:
+    """The fit's seconds for so many bytes."""
+    total = nbytes * (1 / fit.beta[0]) + fit.alpha
+    for until, (before, behind) in zip(fit.until, pairwise(fit.beta), strict=True):
+        total = total + (-_least(-nbytes, nbytes * 0.0 - until) - until) * (1 / behind - 1 / before)
+    return total
+
+
+def _least(one: Bytes, other: Bytes) -> Bytes:
+    if isinstance(one, np.ndarray):
+        return np.minimum(one, other)
+    return min(one, other)

@@ -22,13 +22,14 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import replace
 
 import numpy as np
 
-from autopar.costmodel.communication import Conversion, all_sum_seconds, halo_seconds
+from autopar.costmodel.algorithms import reach_of, reaches
+from autopar.costmodel.communication import Conversion, exposed, gradient_seconds, halo_seconds
+from autopar.costmodel.communication import seconds as move_seconds
 from autopar.costmodel.local import largest_part, local_bytes, local_shape, operand_bytes, result_bytes
-from autopar.costmodel.machine import Link, Machine, axis_links
+from autopar.costmodel.machine import Machine
 from autopar.costmodel.memory import optimizer_copies
 from autopar.costmodel.timings import UNMEASURED, Timings
 from autopar.graph import ITEMSIZE, Value
@@ -128,27 +129,26 @@ def inner_conversions(
     call: Call, rule: Rule, op: Op, choices: tuple[Choice, ...], grid: GridShape, machine: Machine
 ) -> tuple[Conversion, ...]:
     """What the call itself sends: halos of split windows, and what its distributed form sums (`Op.inner`), per axis."""
-    links = axis_links(machine, grid)
     found: list[Conversion] = []
-    for axis, (choice, link, ranks) in enumerate(zip(choices, links, grid.sizes, strict=True)):
-        if choice.mode != "split" or ranks == 1:
+    for axis, (choice, reach) in enumerate(zip(choices, reaches(machine, grid), strict=True)):
+        if choice.mode != "split" or reach.ranks == 1:
             continue
         if choice.letter in rule.windows:
-            found += _halos(call, rule, choices, axis, grid, link)
+            found += _halos(call, rule, choices, axis, grid, machine)
         for inner in op.inner(call, rule, choice.letter) if op.inner else ():
             own = [choice if choice.letter in inner.letters else whole_choice(call, "replicate") for choice in choices]
             part = local_share(rule, tuple(own), grid)
             sizes = (inner.forward * part, inner.adjoint * part)
             if inner.primitive == "all_sum":
-                seconds = [all_sum_seconds(link, ranks, float(n)) if n else 0.0 for n in sizes]
+                seconds = [move_seconds("sum", machine, reach, float(n)) if n else 0.0 for n in sizes]
             else:
-                seconds = [halo_seconds(link, float(n)) for n in sizes]
+                seconds = [halo_seconds(machine, reach, float(n)) for n in sizes]
             found.append(Conversion(inner.primitive, axis, *sizes, seconds[0], seconds[1]))
     return tuple(found)
 
 
 def _halos(
-    call: Call, rule: Rule, choices: tuple[Choice, ...], axis: int, grid: GridShape, link: Link
+    call: Call, rule: Rule, choices: tuple[Choice, ...], axis: int, grid: GridShape, machine: Machine
 ) -> list[Conversion]:
     """The halo of every operand that carries the windowed letter; axes that cut one letter act as one long axis."""
     letter = choices[axis].letter
@@ -162,7 +162,7 @@ def _halos(
                     continue  # windows of one row each: nothing is sent
                 local = local_shape(value.shape, tuple(choice.operands[i] for choice in choices), grid)
                 size = float(rows * math.prod(local[:dim] + local[dim + 1 :]) * ITEMSIZE[value.dtype])
-                seconds = halo_seconds(link, size, neighbours)
+                seconds = halo_seconds(machine, reaches(machine, grid)[axis], size, neighbours)
                 back = int(value.differentiable)
                 found.append(Conversion("halo", axis, size, back * size, seconds, back * seconds))
     return found
@@ -204,17 +204,18 @@ def gradient_sums(value: Value, home: Layouts, grid: GridShape, machine: Machine
     """One all_sum of the local gradient per axis where the parameter is Copied; seconds are the exposed ones.
 
     Gradients travel in buckets with many others, so a single one pays for its bytes and not for a message of its own. The
-    runtime sums over all these axes at once: the fastest link takes the whole gradient, and the next of them a part, as
-    many of which there are as ranks before. Where links are alike, that is one sum over the product of the axes.
+    runtime sums over all these axes at once; an axis is said to cost what that sum costs more than the sum over the
+    axes with better links.
     """
     size = float(local_bytes(value.shape, ITEMSIZE[value.dtype], home, grid))
-    links = axis_links(machine, grid)
     copied = [axis for axis, layout in enumerate(home) if isinstance(layout, Copied) and grid.sizes[axis] > 1]
-    found = []
-    for axis in sorted(copied, key=lambda axis: -links[axis].beta):
-        bucketed = all_sum_seconds(replace(links[axis], alpha=0.0), grid.sizes[axis], size)
-        found.append(Conversion("all_sum", axis, 0.0, size, 0.0, bucketed * (1 - machine.overlap)))
-        size /= grid.sizes[axis]
+    found, before = [], 0.0
+    copied.sort(key=lambda axis: reaches(machine, grid)[axis].across)
+    for i, axis in enumerate(copied):
+        reach = reach_of(machine, grid, tuple(sorted(copied[: i + 1])))
+        total = gradient_seconds(machine, reach, size) * exposed(machine, reach)
+        found.append(Conversion("all_sum", axis, 0.0, size, 0.0, max(total - before, 0.0)))
+        before = max(total, before)
     return tuple(sorted(found, key=lambda one: one.axis))
 
 
@@ -229,4 +230,4 @@ def parameter_seconds(
         return 0.0, 0.0
     moved = local_bytes(value.shape, ITEMSIZE[value.dtype], home, grid) * (3 + 2 * optimizer_copies(optimizer))
     sums = sum(one.seconds for one in gradient_sums(value, home, grid, machine))
-    return sums, max(machine.launch_floor, moved / machine.memory_bandwidth)
+    return sums, max(machine.launch_floor, moved / machine.update_rate(optimizer))

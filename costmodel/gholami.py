@@ -16,7 +16,8 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 import msgspec
 
 from autopar.costmodel.integrated import Layer
-from autopar.costmodel.machine import Link, parse_bytes
+from autopar.costmodel.machine import Link
+from autopar.costmodel.sizes import parse_bytes
 from autopar.errors import ConfigError, nearest, refusal
 
 Count = Annotated[int, msgspec.Meta(ge=1)]

@@ -2,35 +2,44 @@
 
 A profile says how fast one rank computes (peak per dtype times an efficiency per class of work, memory bandwidth, and a
 floor per operator) and how fast two ranks exchange (alpha seconds per message, beta bytes per second) inside a node and
-between nodes. `beta` is what one rank gets while all ranks of its node communicate at once. Nothing here is measured
-while a model is compiled: the same profile gives the same plan everywhere.
+between nodes. `beta` is what one rank gets while all ranks of its node communicate at once. A profile may also hold what
+`autopar calibrate` has measured: seconds of every kind of movement as a function of its bytes (`Fit`), which then
+take the place of the formulas. Nothing is measured while a model is compiled: the same profile gives the same plan
+everywhere.
 """
 
 from __future__ import annotations
 
-import functools
-import math
-import re
 import tomllib
-from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from autopar.costmodel import machine_entries
+from autopar.costmodel.machine_entries import LINK_MOVES, LOCAL_MOVES, OPTIMIZERS, WORKS
+from autopar.costmodel.sizes import parse_bytes
 from autopar.errors import ConfigError, nearest, refusal
-from autopar.graph import ITEMSIZE
 from autopar.grid import GridShape
 
+__all__ = [
+    "LINK_MOVES",
+    "LOCAL_MOVES",
+    "OPTIMIZERS",
+    "WORKS",
+    "Fit",
+    "Link",
+    "Machine",
+    "check",
+    "check_ranks",
+    "crowding",
+    "load",
+    "parse_bytes",
+    "shipped",
+    "table",
+]
+
 _FIX = "compare with a profile that ships with autopar, in autopar/configs/machines"
-WORKS = ("matmul", "conv", "attention", "pointwise", "reduce", "memory")
-_UNITS = {"": 1, "B": 1} | {
-    prefix + suffix: base**power
-    for power, prefix in enumerate("KMGT", start=1)
-    for suffix, base in (("B", 1000), ("iB", 1024))
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +48,38 @@ class Link:
 
     alpha: float
     beta: float
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """Seconds of one kind of movement by its bytes, as measured: `alpha`, then pieces of constant rate.
+
+    place   ``local`` (inside a rank's memory), ``intra`` (between ranks of a node) or ``inter``
+    move    what moves, see `LOCAL_MOVES` and `LINK_MOVES`; docs/machines.md says which primitives
+    ranks   of one group when it was measured; 1 for ``local``
+    until   bytes at which the rate changes, rising
+    beta    bytes per second up to ``until[0]``, from there to ``until[1]``, ..., and beyond the last
+
+    The time is continuous and grows with the bytes.
+    """
+
+    place: str
+    move: str
+    ranks: int
+    alpha: float
+    until: tuple[float, ...]
+    beta: tuple[float, ...]
+
+    def pieces(self) -> list[tuple[float, float, float]]:
+        """Every piece as (up to so many bytes, alpha, beta), where it takes alpha + bytes / beta."""
+        found = []
+        alpha, last = self.alpha, None
+        for beta, until in zip(self.beta, (*self.until, float("inf")), strict=True):
+            if last is not None:
+                alpha += last[0] / last[1] - last[0] / beta
+            found.append((until, alpha, beta))
+            last = until, beta
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +95,15 @@ class Machine:
     intra, inter      links between ranks of one node, and of two
     flops             peak operations per second by dtype
     efficiency        attainable share of the peak by class of work, see `WORKS`
+
+    and, where known,
+
+    cores_per_node       more ranks than these slow each other down (`crowding`)
+    nodes                how many there are; larger grids are refused
+    overlap_inter        `overlap` of sums between nodes, whose waiting takes no processor
+    efficiency_backward  where it differs from `efficiency`
+    update               bytes per second, reads plus writes, of an optimizer's step; otherwise memory_bandwidth
+    fits                 measured times, which go before formulas
     """
 
     name: str
@@ -66,25 +116,37 @@ class Machine:
     inter: Link
     flops: tuple[tuple[str, float], ...]
     efficiency: tuple[tuple[str, float], ...]
+    cores_per_node: int | None = None
+    nodes: int | None = None
+    overlap_inter: float | None = None
+    efficiency_backward: tuple[tuple[str, float], ...] = ()
+    update: tuple[tuple[str, float], ...] = ()
+    fits: tuple[Fit, ...] = ()
 
-    def rate(self, work: str, dtype: str) -> float:
+    def rate(self, work: str, dtype: str, backward: bool = False) -> float:
         """Operations per second that a class of work reaches; dtypes without a peak of their own count as float32."""
-        peaks = dict(self.flops)
-        return peaks.get(dtype, peaks["float32"]) * dict(self.efficiency)[work]
+        peaks, shares = dict(self.flops), dict(self.efficiency)
+        if backward:
+            shares |= dict(self.efficiency_backward)
+        return peaks.get(dtype, peaks["float32"]) * shares[work]
+
+    def update_rate(self, optimizer: str) -> float:
+        """Bytes per second that an optimizer's step reads and writes."""
+        return dict(self.update).get(optimizer, self.memory_bandwidth)
+
+    def fit(self, place: str, move: str) -> Fit | None:
+        """What was measured of this movement, if anything."""
+        for one in self.fits:
+            if one.move == move and one.place == place:
+                return one
+        return None
 
 
-def parse_bytes(text: str | float) -> int:
-    """A number of bytes: ``"12GiB"``, ``"1.5 GB"``, ``"512MiB"``, ``"4096"``, or a number. Raises ConfigError.
-
-    >>> parse_bytes("12GiB") == 12 * 2**30
-    True
-    """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?(?:[eE]\+?\d+)?)\s*([KMGT]?i?B?)\s*", str(text), re.IGNORECASE)
-    units = {unit.lower(): size for unit, size in _UNITS.items()}
-    if isinstance(text, bool) or found is None or found.group(2).lower() not in units:
-        rule = "bytes are a number and a unit out of B, KB, KiB, MB, MiB, GB, GiB, TB, TiB"
-        raise ConfigError(refusal(f"size {str(text)!r}", "not a number of bytes", rule, fix="write e.g. 12GiB"))
-    return int(float(found.group(1)) * units[found.group(2).lower()])
+_PLAIN = (
+    *("name", "ranks_per_node", "cores_per_node", "nodes", "memory_bytes", "memory_bandwidth", "launch_floor"),
+    *("overlap", "overlap_inter"),
+)
+_PAIRS = ("flops", "efficiency", "efficiency_backward", "update")
 
 
 def load(name_or_path: str | Path) -> Machine:
@@ -95,16 +157,29 @@ def load(name_or_path: str | Path) -> Machine:
     """
     text, where = _read(name_or_path)
     try:
-        table = tomllib.loads(text)
+        given = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(refusal(where, f"not TOML: {error}", "a profile is a TOML file", fix=_FIX)) from error
-    return _record(table, where)
+    return _record(given, where)
 
 
 def check(machine: Machine) -> None:
     """Raise ConfigError unless the record's entries are such as those of a file must be."""
-    tables = {"flops": dict(machine.flops), "efficiency": dict(machine.efficiency)}
-    _record(asdict(machine) | tables, f"machine profile {machine.name!r}")
+    _record(table(machine), f"machine profile {machine.name!r}")
+
+
+def table(machine: Machine) -> dict[str, Any]:
+    """The profile as the table that a TOML file holds; parts that are not known are left out."""
+    found: dict[str, Any] = {key: getattr(machine, key) for key in _PLAIN if getattr(machine, key) is not None}
+    for key in ("intra", "inter"):
+        link: Link = getattr(machine, key)
+        found[key] = {"alpha": link.alpha, "beta": link.beta}
+    found |= {key: dict(getattr(machine, key)) for key in _PAIRS if getattr(machine, key)}
+    for fit in machine.fits:
+        group = found.setdefault("fits", {}).setdefault(fit.place, {} if fit.place == "local" else {"ranks": fit.ranks})
+        until = {"until": list(fit.until)} if fit.until else {}
+        group[fit.move] = {"alpha": fit.alpha} | until | {"beta": list(fit.beta)}
+    return found
 
 
 def shipped() -> tuple[str, ...]:
@@ -128,104 +203,27 @@ def _read(name_or_path: str | Path) -> tuple[str, str]:
         raise ConfigError(refusal(where, "cannot be read", rule, [str(error)], _FIX)) from error
 
 
-# Every entry and its kind; `_MEANING` says what a kind allows.
-_SCALARS = {
-    "name": "text",
-    "ranks_per_node": "count",
-    "memory_bytes": "bytes",
-    "memory_bandwidth": "rate",
-    "launch_floor": "seconds",
-    "overlap": "share",
-}
-_TABLES = {
-    "intra": {"alpha": "seconds", "beta": "rate"},
-    "inter": {"alpha": "seconds", "beta": "rate"},
-    "flops": {dtype: "positive" for dtype in ITEMSIZE},
-    "efficiency": {work: "fraction" for work in WORKS},
-}
-_MEANING = {
-    "text": "a text",
-    "count": "a whole number of at least 1",
-    "bytes": 'a positive number of bytes, as 1e9 or "12GiB"',
-    "rate": 'a positive number of bytes per second, as 1e9 or "6GiB"',
-    "positive": "a positive number",
-    "seconds": "a number of at least 0",
-    "share": "a number from 0 to 1",
-    "fraction": "a number above 0 and at most 1",
-}
-
-
-def _record(table: dict[str, Any], where: str) -> Machine:
-    offenders: list[str] = []
-    scalars = _entries(table, _SCALARS, set(_SCALARS), "", offenders, also=set(_TABLES))
-    tables: dict[str, dict[str, Any]] = {}
-    for key, kinds in _TABLES.items():
-        needed = {"float32"} if key == "flops" else set(kinds)
-        inner = table.get(key, {})
-        if not isinstance(inner, dict):
-            offenders.append(f"{key}: {inner!r} is not a table")
-            inner = {}
-        tables[key] = _entries(inner, kinds, needed, f"{key}.", offenders)
-    if offenders:
+def _record(given: dict[str, Any], where: str) -> Machine:
+    found, wrong = machine_entries.read(given)
+    if wrong:
         rule = "a profile has every entry, no other, and values that make sense"
-        raise ConfigError(refusal(where, f"{len(offenders)} entries are wrong", rule, offenders, _FIX))
-    return Machine(
-        **scalars,
-        intra=Link(**tables["intra"]),
-        inter=Link(**tables["inter"]),
-        flops=tuple(sorted(tables["flops"].items())),
-        efficiency=tuple(sorted(tables["efficiency"].items())),
-    )
+        raise ConfigError(refusal(where, f"{len(wrong)} entries are wrong", rule, wrong, _FIX))
+    links = {key: Link(**found[key]) for key in ("intra", "inter")}
+    pairs = {key: tuple(sorted(found[key].items())) for key in _PAIRS}
+    return Machine(**(found | links | pairs | {"fits": tuple(Fit(**one) for one in found["fits"])}))
 
 
-def _entries(
-    given: dict[str, Any],
-    kinds: dict[str, str],
-    needed: set[str],
-    prefix: str,
-    offenders: list[str],
-    also: Collection[str] = (),
-) -> dict[str, Any]:
-    """The values of one table; what is wrong with it is appended to `offenders`."""
-    known = [*kinds, *sorted(also)]
-    offenders += [f"{prefix}{key}: unknown{nearest(key, known)}" for key in given if key not in known]
-    offenders += [f"{prefix}{key}: missing, {_MEANING[kinds[key]]}" for key in kinds if key in needed - set(given)]
-    found: dict[str, Any] = {}
-    for key, kind in kinds.items():
-        if key in given:
-            found[key] = _value(given[key], kind)
-            if found[key] is None:
-                offenders.append(f"{prefix}{key}: {given[key]!r} is not {_MEANING[kind]}")
-    return found
+def crowding(machine: Machine, grid: GridShape) -> float:
+    """How many times longer a rank computes and copies because ranks of its node share cores; 1 where cores suffice."""
+    if machine.cores_per_node is None:
+        return 1.0
+    return max(1.0, min(grid.size, machine.ranks_per_node) / machine.cores_per_node)
 
 
-def _value(given: object, kind: str) -> object:
-    """The value as its kind demands, or None where it does not."""
-    if kind == "text":
-        return given if isinstance(given, str) and given else None
-    if kind in ("bytes", "rate") and isinstance(given, str):
-        try:
-            given = parse_bytes(given)
-        except ConfigError:
-            return None
-    if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given) or given < 0:
-        return None
-    if (given == 0 and kind not in ("seconds", "share")) or (given > 1 and kind in ("share", "fraction")):
-        return None
-    if kind == "count":
-        return given if isinstance(given, int) else None
-    return int(given) if kind == "bytes" else float(given)
-
-
-@functools.lru_cache(maxsize=1024)
-def axis_links(machine: Machine, grid: GridShape) -> tuple[Link, ...]:
-    """The link that each axis uses: `intra` where all ranks of each of its groups share a node, otherwise `inter`.
-
-    Ranks are numbered row-major over the grid, outermost axis first, and `ranks_per_node` consecutive ranks share a
-    node.
-    """
-    nodes = (np.arange(grid.size) // machine.ranks_per_node).reshape(grid.sizes)
-    return tuple(
-        machine.intra if bool((nodes == nodes.take([0], axis=axis)).all()) else machine.inter
-        for axis in range(len(grid.sizes))
-    )
+def check_ranks(machine: Machine, grid: GridShape) -> None:
+    """Raise ConfigError for a grid of more ranks than the machine's nodes hold."""
+    if machine.nodes is not None and grid.size > machine.nodes * machine.ranks_per_node:
+        room = f"{machine.nodes} nodes of {machine.ranks_per_node} ranks"
+        rule = f"the machine {machine.name!r} has {room}, {machine.nodes * machine.ranks_per_node} in all"
+        fix = "take a smaller grid, or set nodes and ranks_per_node of the profile to what there is"
+        raise ConfigError(refusal(f"grid {grid}", f"{grid.size} ranks do not fit", rule, fix=fix))

@@ -4,8 +4,9 @@ It is asked for a price while a plan is sought and for the steps when the progra
 runs. A step changes the layout on one axis through one cell of the conversion table; `copy(all_sum)` and `keep(once)`
 are two steps. Every step turns one description of the same tensor (and of its gradient) into another, so any chain is
 correct and the cheapest is a shortest path. Per axis, a chain may pass through the source's layout, the target's,
-Replicate and Copied; a state is one of these per axis, and an edge costs seconds forward plus adjoint, with the bytes
-that the *other* axes leave.
+Replicate and Copied, and where prices are measured, Partial (a machine may sum faster than it gathers; by formula it
+never pays). A state is one of these per axis, and an edge costs seconds forward plus adjoint, with the bytes that the
+*other* axes leave.
 
 Where two axes cut the same factor of a dim, the outer axis cuts first. Only the inner axis can then be changed by local
 means: a step that splits, gathers or moves an outer axis's part of that factor is legal only after the inner cut has
@@ -28,9 +29,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from autopar.costmodel.algorithms import reaches
 from autopar.costmodel.communication import price, primitive_of
 from autopar.costmodel.local import compatible, local_shape, same_factor
-from autopar.costmodel.machine import Machine, axis_links
+from autopar.costmodel.machine import Machine
 from autopar.grid import GridShape
 from autopar.layout import Copied, Layout, Layouts, Partial, Replicate
 
@@ -64,13 +66,14 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class _Space:
-    """The states that pick one layout of `alphabets[a]` on each axis a, and all edges.
+    """The states that pick one layout of `alphabets[a]` on each axis a, of which any chain may use the first `ways`; all edges.
 
     edges[a][(x, y, *rest)] is the cost of changing axis a from its x-th to its y-th layout while the other axes, in
     order, stay at `rest`; infinite where that is illegal.
     """
 
     alphabets: tuple[tuple[Layout, ...], ...]
+    ways: int
     edges: tuple[Floats, ...]
     nbytes: Floats
     legal: NDArray[np.bool_]
@@ -103,7 +106,8 @@ def plan_conversion(
     assert compatible(shape, target, grid), f"no tensor of shape {shape} lies as {target} on {grid}"
     if source == target:
         return ()
-    space = _space(shape, itemsize, differentiable, _alphabets([source, target], differentiable), grid, machine)
+    alphabets = _alphabets([source, target], differentiable, bool(machine.fits))
+    space = _space(shape, itemsize, differentiable, alphabets, grid, machine)
     path = _shortest(space, _index(space, source), _index(space, target))
     layouts = [tuple(one[i] for one, i in zip(space.alphabets, state, strict=True)) for state in path]
     sizes = [float(space.nbytes[state]) for state in path]
@@ -147,7 +151,8 @@ def _matrix(
     grid: GridShape,
     machine: Machine,
 ) -> Floats:
-    space = _space(shape, itemsize, differentiable, _alphabets([*rows, *columns], differentiable), grid, machine)
+    alphabets = _alphabets([*rows, *columns], differentiable, bool(machine.fits))
+    space = _space(shape, itemsize, differentiable, alphabets, grid, machine)
     return _least(space, rows, columns)
 
 
@@ -157,10 +162,17 @@ def _distinct(layouts: list[Layouts]) -> tuple[list[Layouts], list[int]]:
     return unique, [place[one] for one in layouts]
 
 
-def _alphabets(layouts: Sequence[Layouts], differentiable: bool) -> tuple[tuple[Layout, ...], ...]:
-    """Per axis Replicate, Copied, and every layout that occurs."""
-    whole: tuple[Layout, ...] = (Replicate(), Copied()) if differentiable else (Replicate(),)
-    return tuple(tuple(dict.fromkeys((*whole, *column))) for column in zip(*layouts, strict=True))
+def _alphabets(layouts: Sequence[Layouts], differentiable: bool, measured: bool) -> tuple[tuple[Layout, ...], ...]:
+    """Per axis what any chain may pass through, see `_ways`, and every layout that occurs."""
+    return tuple(
+        tuple(dict.fromkeys((*_ways(differentiable, measured), *column))) for column in zip(*layouts, strict=True)
+    )
+
+
+def _ways(differentiable: bool, measured: bool) -> tuple[Layout, ...]:
+    if not differentiable:
+        return (Replicate(),)
+    return (Replicate(), Copied(), Partial()) if measured else (Replicate(), Copied())
 
 
 def _index(space: _Space, layouts: Layouts) -> Index:
@@ -191,7 +203,8 @@ def _space(
         _edges(axis, alphabets[axis], nbytes, movable[axis], differentiable, grid, machine)
         for axis in range(len(counts))
     )
-    return _Space(alphabets, edges, nbytes, legal)
+    ways = len(_ways(differentiable, bool(machine.fits)))
+    return _Space(alphabets, ways, edges, nbytes, legal)
 
 
 def _edges(
@@ -212,10 +225,10 @@ def _edges(
             primitive = primitive_of(before, after)
             if primitive is not None:
                 cells.setdefault(primitive, []).append((x, y))
-    link = axis_links(machine, grid)[axis]
+    reach = reaches(machine, grid)[axis]
     for primitive, pairs in cells.items():
         xs, ys = (list(column) for column in zip(*pairs, strict=True))
-        _, _, forward, adjoint = price(primitive, machine, link, grid.sizes[axis], held[xs], held[ys])
+        _, _, forward, adjoint = price(primitive, machine, reach, held[xs], held[ys])
         seconds = forward + adjoint if differentiable else forward
         costs[xs, ys] = np.where(free[xs] & free[ys], seconds, np.inf)
     return costs
@@ -249,9 +262,7 @@ def _step(
     axis = next(i for i, (one, other) in enumerate(zip(before, after, strict=True)) if one != other)
     primitive = primitive_of(before[axis], after[axis])
     assert primitive is not None
-    sent, returned, forward, adjoint = price(
-        primitive, machine, axis_links(machine, grid)[axis], grid.sizes[axis], held, made
-    )
+    sent, returned, forward, adjoint = price(primitive, machine, reaches(machine, grid)[axis], held, made)
     if not differentiable:
         returned = adjoint = 0.0
     return Step(primitive, axis, before, after, sent, returned, forward, adjoint)
@@ -262,7 +273,7 @@ def _least(space: _Space, rows: Sequence[Layouts], columns: Sequence[Layouts]) -
     starts = np.array([_index(space, one) for one in rows])
     ends = np.array([_index(space, one) for one in columns])
     axes = range(starts.shape[1])
-    closed = [_closed(space.edges[axis], space.alphabets[axis]) for axis in axes]
+    closed = [_closed(space.edges[axis], space.ways) for axis in axes]
     costs = np.full((len(rows), len(columns)), np.inf)
     for order in itertools.permutations(axes):
         total = np.zeros_like(costs)
@@ -280,14 +291,16 @@ def _least(space: _Space, rows: Sequence[Layouts], columns: Sequence[Layouts]) -
     return costs
 
 
-def _closed(edges: Floats, alphabet: tuple[Layout, ...]) -> Floats:
-    """Least costs of one axis alone, ``[x, y, *rest]``: directly, or by way of Replicate and Copied."""
+def _closed(edges: Floats, ways: int) -> Floats:
+    """Least costs of one axis alone, ``[x, y, *rest]``: directly, or by way of the first `ways` layouts."""
     direct = edges.copy()
-    same = np.arange(len(alphabet))
+    same = np.arange(len(edges))
     direct[same, same] = 0.0
-    whole = [i for i, one in enumerate(alphabet) if isinstance(one, Replicate | Copied)]
-    to_whole = np.minimum.reduce([direct[:, [w]] + direct[[w]][:, whole] for w in whole])
-    closed = np.minimum.reduce([direct, *(to_whole[:, [k]] + direct[[w]] for k, w in enumerate(whole))])
+    among = direct[:ways, :ways]
+    for k in range(ways if ways > 2 else 0):
+        among = np.minimum(among, among[:, [k]] + among[[k]])
+    to_way = np.minimum.reduce([direct[:, [w]] + among[[w]] for w in range(ways)])
+    closed = np.minimum.reduce([direct, *(to_way[:, [w]] + direct[[w]] for w in range(ways))])
     return np.asarray(closed)
 
 
@@ -295,7 +308,7 @@ _CHUNK = 512  # pairs relaxed at once: their edges fit a cache
 
 
 def _relaxed(space: _Space, starts: NDArray[np.int_], ends: NDArray[np.int_]) -> Floats:
-    """Least costs per pair of states. Each pair may use four layouts per axis: its own two, Replicate and Copied."""
+    """Least costs per pair of states. Each pair may use few layouts per axis: its own two, and what any chain may."""
     pieces = range(0, len(starts), _CHUNK)
     return np.concatenate([_relax(space, starts[i : i + _CHUNK].T, ends[i : i + _CHUNK].T) for i in pieces])
 
@@ -303,9 +316,9 @@ def _relaxed(space: _Space, starts: NDArray[np.int_], ends: NDArray[np.int_]) ->
 def _relax(space: _Space, starts: NDArray[np.int_], ends: NDArray[np.int_]) -> Floats:
     """`_relaxed` for states ``[axis, pair]``. Pairs are the last dim of everything, so that loops over them are long."""
     axes, pairs = starts.shape
-    whole = [i for i, one in enumerate(space.alphabets[0]) if isinstance(one, Replicate | Copied)]
-    allowed = [np.stack([starts[axis], ends[axis], *(np.full(pairs, i) for i in whole)]) for axis in range(axes)]
-    width = len(allowed[0])  # Replicate and Copied come first in every alphabet
+    ways = [np.full(pairs, i) for i in range(space.ways)]  # they come first in every alphabet
+    allowed = [np.stack([starts[axis], ends[axis], *ways]) for axis in range(axes)]
+    width = len(allowed[0])
     edges = [_gathered(space.edges[axis], allowed, axis) for axis in range(axes)]
     best = np.full((*([width] * axes), pairs), np.inf)
     best[(0,) * axes] = 0.0  # every axis at its first choice, the source

@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autopar.costmodel import algorithms as al
-from autopar.costmodel import communication
 from autopar.costmodel.algorithms import Reach
 from autopar.costmodel.machine import Link, load
 from autopar.grid import GridShape
@@ -176,18 +175,6 @@ def test_the_price_is_that_of_the_cheapest_algorithm_or_less(collective, reach, 
         assert al.seconds(collective, reach, nbytes) == pytest.approx(min(named.values()), rel=1e-9)
 
 
-@given(st.integers(1, 600), INTER, BYTES)
-def test_on_one_kind_of_link_prices_are_those_of_communication(ranks, link, nbytes):
-    reach = Reach(ranks, 1, link, link)
-    same = {
-        "gather": communication.all_gather_seconds,
-        "sum": communication.all_sum_seconds,
-        "all_to_all": communication.all_to_all_seconds,
-    }
-    for collective, price in same.items():
-        assert al.seconds(collective, reach, nbytes) == pytest.approx(price(link, ranks, nbytes), rel=1e-9)
-
-
 @given(st.sampled_from(COLLECTIVES), REACHES, st.lists(BYTES, min_size=1, max_size=5))
 def test_many_sizes_at_once(collective, reach, sizes):
     many = al.seconds(collective, reach, np.array(sizes))
@@ -212,3 +199,22 @@ def test_reaches(grid, per_node, expected):
     found = al.reaches(machine, GridShape.parse(grid))
     assert [(one.inside, one.across) for one in found] == expected
     assert all((one.intra, one.inter) == (machine.intra, machine.inter) for one in found)
+
+
+@pytest.mark.parametrize(
+    ("axes", "expected"), [((0,), (2, 2)), ((1,), (2, 1)), ((0, 1), (4, 2)), ((1, 2), (2, 3)), ((0, 1, 2), (1, 24))]
+)
+def test_the_reach_of_several_axes(axes, expected):
+    grid = {(1, 2): "4x2x3", (0, 1, 2): "4x2x3"}.get(axes, "4x2")
+    machine = dataclasses.replace(load("cpu"), ranks_per_node={"4x2": 4, "4x2x3": 2 if axes == (1, 2) else 5}[grid])
+    found = al.reach_of(machine, GridShape.parse(grid), axes)
+    assert (found.inside, found.across) == expected
+
+
+def test_ranks_that_share_cores_slow_what_is_copied():
+    machine = dataclasses.replace(load("cpu"), cores_per_node=2, ranks_per_node=8)
+    alone, crowded, full = (al.reaches(machine, GridShape.parse(grid))[0] for grid in ("2", "4", "16"))
+    assert (alone.crowding, crowded.crowding, full.crowding) == (1.0, 2.0, 4.0)
+    assert alone.intra == machine.intra
+    assert crowded.intra == Link(machine.intra.alpha * 2, machine.intra.beta / 2)
+    assert full.inter == machine.inter

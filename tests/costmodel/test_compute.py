@@ -6,7 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autopar.costmodel import compute
-from autopar.costmodel.communication import all_sum_seconds, halo_seconds
+from autopar.costmodel.algorithms import Reach, reaches
+from autopar.costmodel.communication import halo_seconds
+from autopar.costmodel.communication import seconds as move_seconds
 from autopar.costmodel.machine import Link, load
 from autopar.errors import ConfigError
 from autopar.graph import Node, Ref, Value
@@ -16,6 +18,7 @@ from autopar.ops.op import Inner, Op
 from autopar.ops.rule import Call, Window, letters, split_choice, whole_choice
 
 MACHINE = load("cpu")
+INSIDE = Reach(4, 1, MACHINE.intra, MACHINE.inter)
 B, K, N = 4096, 1024, 2048
 
 
@@ -210,7 +213,7 @@ def test_the_halo_of_a_split_window():
     (halo,) = inner(call, rule, CONV, "h", "4")
     assert (halo.primitive, halo.axis) == ("halo", 0)
     assert halo.bytes_forward == halo.bytes_adjoint == 2 * (2 * 16 * 48) * 4
-    assert halo.seconds_forward == halo.seconds_adjoint == halo_seconds(MACHINE.intra, halo.bytes_forward)
+    assert halo.seconds_forward == halo.seconds_adjoint == halo_seconds(MACHINE, INSIDE, halo.bytes_forward)
     assert inner(call, rule, CONV, "k", "4") == ()
     assert inner(call, rule, CONV, "h", "1") == ()
 
@@ -239,16 +242,21 @@ def test_sums_inside_a_distributed_form():
     call, rule = pointwise(1000)
     record = op("reduce", inner=lambda call, rule, letter: (Inner("all_sum", 256, 128), Inner("halo", 64, 0)))
     total, halo = inner(call, rule, record, "d", "4")
-    assert total.seconds == all_sum_seconds(MACHINE.intra, 4, 256.0) + all_sum_seconds(MACHINE.intra, 4, 128.0)
+    (reach,) = reaches(MACHINE, GridShape.parse("4"))
+    assert total.seconds == sum(move_seconds("sum", MACHINE, reach, size) for size in (256.0, 128.0))
     assert (total.bytes_forward, total.bytes_adjoint) == (256, 128)
     assert (halo.primitive, halo.seconds_forward, halo.seconds_adjoint) == (
         "halo",
-        halo_seconds(MACHINE.intra, 64.0),
+        halo_seconds(MACHINE, reach, 64.0),
         0,
     )
 
 
 # ---- parameters
+
+
+def all_sum_seconds(link, ranks, size):
+    return move_seconds("sum", MACHINE, Reach(ranks, 1, link, link), size)
 
 
 def test_gradient_sums_and_updates():

@@ -1,12 +1,12 @@
+import dataclasses
 import itertools
 import tomllib
 from importlib import resources
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from autopar.costmodel.machine import WORKS, Link, Machine, axis_links, load, parse_bytes, shipped
+from autopar.costmodel import machine as machines
+from autopar.costmodel.machine import WORKS, Fit, Link, load, parse_bytes, shipped
 from autopar.errors import ConfigError
 from autopar.grid import GridShape
 
@@ -138,25 +138,101 @@ def test_what_is_not_a_size(text):
         parse_bytes(text)
 
 
-def machine(ranks_per_node):
-    works = tuple((work, 1.0) for work in sorted(WORKS))
-    return Machine("m", ranks_per_node, 1, 1.0, 0.0, 0.0, Link(1.0, 1.0), Link(2.0, 2.0), (("float32", 1.0),), works)
+MORE = """
+cores_per_node = 4
+nodes = 2
+overlap_inter = 0.9
+"""
+TABLES = """
+[efficiency_backward]
+conv = 0.3
+
+[update]
+adamw = "9GB"
+
+[fits.local]
+slice = {alpha = 2e-5, beta = [1e10]}
+
+[fits.intra]
+ranks = 2
+gather = {alpha = 2e-5, until = ["64KiB", "1MiB"], beta = [1e9, 5e9, 2e9]}
+
+[fits.inter]
+ranks = 3
+sum = {alpha = 1e-4, beta = ["125MB"]}
+"""
 
 
-@given(st.integers(1, 9), st.lists(st.integers(1, 4), min_size=1, max_size=3))
-def test_an_axis_is_inside_where_each_group_shares_a_node(ranks_per_node, sizes):
-    grid = GridShape(tuple(f"a{i}" for i in range(len(sizes))), tuple(sizes))
-    node = {p: i // ranks_per_node for i, p in enumerate(itertools.product(*map(range, sizes)))}
-    links = axis_links(machine(ranks_per_node), grid)
-    for axis, link in enumerate(links):
-        groups = {}
-        for position, at in node.items():
-            groups.setdefault(position[:axis] + position[axis + 1 :], set()).add(at)
-        assert (link.alpha == 1.0) == all(len(group) == 1 for group in groups.values())
+def full(tmp_path, more=MORE, tables=TABLES):
+    return written(tmp_path, more + TEXT + tables)
 
 
-def test_links_of_a_cluster():
-    inside, across = load("h100").intra, load("h100").inter
-    assert axis_links(load("h100"), GridShape.parse("4x8")) == (across, inside)
-    assert axis_links(load("h100"), GridShape.parse("2x4")) == (inside, inside)
-    assert axis_links(load("h100"), GridShape.parse("2x3x4")) == (across, across, inside)
+def test_optional_parts(tmp_path):
+    machine = load(full(tmp_path))
+    assert (machine.cores_per_node, machine.nodes, machine.overlap_inter) == (4, 2, 0.9)
+    assert machine.rate("conv", "float32") == pytest.approx(2e11 * 0.55)
+    assert machine.rate("conv", "float32", backward=True) == pytest.approx(2e11 * 0.3)
+    assert machine.rate("matmul", "float32", backward=True) == machine.rate("matmul", "float32")
+    assert (machine.update_rate("adamw"), machine.update_rate("sgd")) == (9e9, machine.memory_bandwidth)
+    assert machine.fit("intra", "gather") == Fit("intra", "gather", 2, 2e-5, (65536.0, 2.0**20), (1e9, 5e9, 2e9))
+    assert machine.fit("inter", "gather") is None
+    assert machine.fit("inter", "sum").ranks == 3
+    assert hash(machine) == hash(load(full(tmp_path)))
+    plain = load("cpu")
+    assert (plain.cores_per_node, plain.nodes, plain.overlap_inter, plain.fits) == (None, None, None, ())
+    assert plain.rate("conv", "float32", backward=True) == plain.rate("conv", "float32")
+
+
+def test_pieces_meet():
+    pieces = Fit("intra", "gather", 2, 2e-5, (65536.0, 2.0**20), (1e9, 5e9, 2e9)).pieces()
+    assert [until for until, _, _ in pieces] == [65536.0, 2.0**20, float("inf")]
+    for (until, alpha, beta), (_, more, rate) in itertools.pairwise(pieces):
+        assert alpha + until / beta == pytest.approx(more + until / rate)
+
+
+def test_a_profile_is_its_table(tmp_path):
+    for machine in (load("h100"), load(full(tmp_path))):
+        machines.check(machine)
+        assert machines._record(machines.table(machine), "again") == machine
+    with pytest.raises(ConfigError, match="launch_floor: -1"):
+        machines.check(dataclasses.replace(load("cpu"), launch_floor=-1.0))
+
+
+@pytest.mark.parametrize(
+    ("before", "behind", "said"),
+    [
+        ("cores_per_node = 4", "cores_per_nod = 4", "cores_per_nod: unknown; did you mean 'cores_per_node'?"),
+        ("nodes = 2", "nodes = 0", "nodes: 0 is not a whole number of at least 1"),
+        ("overlap_inter = 0.9", "overlap_inter = 9", "overlap_inter: 9 is not a number from 0 to 1"),
+        ("[efficiency_backward]", "[efficiency_backwards]", "did you mean 'efficiency_backward'?"),
+        ('adamw = "9GB"', 'adam = "9GB"', "update.adam: unknown; did you mean 'adamw'?"),
+        ('adamw = "9GB"', 'adamw = "9 Gbit"', "update.adamw: '9 Gbit' is not a positive number of bytes per second"),
+        ("[fits.local]", "[fits.locl]", "fits.locl: unknown; did you mean 'local'?"),
+        ("slice = {", "slise = {", "fits.local.slise: unknown; did you mean 'slice'?"),
+        ("sum = {", "slice = {", "fits.inter.slice: unknown"),
+        ("ranks = 3", "ranks = 1", "fits.inter.ranks: 1 is not a whole number of at least 2"),
+        ("ranks = 3\n", "", "fits.inter.ranks: missing"),
+        ("alpha = 1e-4, beta", "beta", "fits.inter.sum.alpha: missing"),
+        ("alpha = 2e-5, until", "alpha = -2e-5, until", "fits.intra.gather.alpha: -2e-05 is not"),
+        ('"64KiB", "1MiB"', '"1MiB", "64KiB"', "fits.intra.gather.until: ['1MiB', '64KiB'] is not a list of rising"),
+        ('"64KiB", "1MiB"', '"64KiB", "1 Mbit"', "fits.intra.gather.until:"),
+        ("[1e9, 5e9, 2e9]", "[1e9, 5e9]", "fits.intra.gather.beta: [1000000000.0, 5000000000.0] is not a list of"),
+        ("[1e9, 5e9, 2e9]", "[1e9, -5e9, 2e9]", "fits.intra.gather.beta:"),
+        ("[1e9, 5e9, 2e9]", "1e9", "fits.intra.gather.beta:"),
+        ('sum = {alpha = 1e-4, beta = ["125MB"]}', "sum = 3", "fits.inter.sum: 3 is not a table"),
+    ],
+)
+def test_what_an_optional_part_must_be(tmp_path, before, behind, said):
+    whole = MORE + TEXT + TABLES
+    assert before in whole
+    with pytest.raises(ConfigError) as caught:
+        load(written(tmp_path, whole.replace(before, behind)))
+    assert said in str(caught.value)
+
+
+def test_grids_that_the_machine_has_no_room_for(tmp_path):
+    machine = dataclasses.replace(load(full(tmp_path)), ranks_per_node=4)
+    machines.check_ranks(machine, GridShape.parse("4x2"))
+    machines.check_ranks(load("cpu"), GridShape.parse("1000"))
+    with pytest.raises(ConfigError, match="2 nodes of 4 ranks, 8 in all"):
+        machines.check_ranks(machine, GridShape.parse("3x3"))

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from autopar.costmodel.algorithms import reaches
 from autopar.costmodel.communication import price, primitive_of
 from autopar.costmodel.local import compatible, local_shape
-from autopar.costmodel.machine import Link, Machine, axis_links
+from autopar.costmodel.machine import Link, Machine
 from autopar.costmodel.redistribute import conversion_matrix, plain, plan_conversion
 from autopar.grid import GridShape
 from autopar.layout import Copied, Partial, Replicate, Shard, even_bounds
@@ -280,7 +281,7 @@ def direct(shape, itemsize, gradient, one, other, grid):
     (axis,) = [axis for axis in range(len(one)) if one[axis] != other[axis]]
     sizes = [float(itemsize * math.prod(local_shape(shape, layouts, grid))) for layouts in (one, other)]
     name = primitive_of(one[axis], other[axis])
-    _, _, forward, adjoint = price(name, MACHINE, axis_links(MACHINE, grid)[axis], grid.sizes[axis], *sizes)
+    _, _, forward, adjoint = price(name, MACHINE, reaches(MACHINE, grid)[axis], *sizes)
     return [forward + (adjoint if gradient else 0.0)]
 
 
