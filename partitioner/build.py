@@ -17,6 +17,7 @@ from autopar.graph import Graph, Ref
 from autopar.grid import GridShape
 from autopar.layout import Layouts
 from autopar.partitioner import blocks
+from autopar.partitioner.conversions import Conversions
 from autopar.partitioner.draft import Draft
 from autopar.partitioner.problem import Choices, Edge, Problem
 from autopar.partitioner.strategies import Described, Strategy, describe
@@ -75,6 +76,7 @@ def build(
         graph, grid, machine, described, optimizer, gathered,
         frozenset() if gathered else frozenset(item.value for item in graph.parameters), ties(graph, repeats),
         repeats, graph.producers(), graph.consumers(), residents(graph, described), running_statistics(graph), timings,
+        Conversions(grid, machine),
     )  # fmt: skip
     draft.add_homes()
     draft.add_calls()

@@ -13,19 +13,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
-from autopar.costmodel import compute, memory, redistribute
+from autopar.costmodel import compute, memory
 from autopar.costmodel.local import local_bytes
 from autopar.costmodel.machine import Machine
 from autopar.costmodel.timings import Timings
-from autopar.graph import ITEMSIZE, Graph, Node
+from autopar.graph import ITEMSIZE, Graph, Node, Value
 from autopar.grid import GridShape
-from autopar.layout import Layouts, Replicate, Shard
+from autopar.layout import Layouts, Replicate
 from autopar.partitioner.blocks import Repeat
-from autopar.partitioner.strategies import Described, Strategy, demands, homes, operand_layouts, result_layouts, unique
-
-Matrix = NDArray[np.float64]
+from autopar.partitioner.conversions import Conversions, Matrix
+from autopar.partitioner.strategies import Described, Strategy, demands, homes, unique
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +44,13 @@ class Draft:
     resident: Mapping[str, frozenset[str]]
     fixed: frozenset[str]
     timings: Timings
+    conversions: Conversions
     options: dict[str, Sequence[Strategy] | Sequence[Layouts]] = field(default_factory=dict)
     costs: dict[str, Matrix] = field(default_factory=dict)
     bytes: dict[str, Matrix] = field(default_factory=dict)
     spans: dict[str, tuple[int, int]] = field(default_factory=dict)
     edges: dict[tuple[str, str], Matrix] = field(default_factory=dict)
-    matrices: dict[tuple[object, ...], Matrix] = field(default_factory=dict)
+    fanned: dict[tuple[int, ...], tuple[object, Sequence[Layouts]]] = field(default_factory=dict)
 
     def put(
         self,
@@ -81,16 +80,24 @@ class Draft:
             options = homes(value, demanded[item.value], self.grid, gathered=False)
             held = [local_bytes(value.shape, ITEMSIZE[value.dtype], home, self.grid) for home in options]
             self.put("home:" + item.value, options, [0.0] * len(options), held, span)
+        known: dict[tuple[object, ...], tuple[Sequence[Layouts], list[float], list[int]]] = {}
         for parameter in self.graph.parameters:
             value = self.graph.values[parameter.value]
             first = self.tied.get("home:" + parameter.value, "home:" + parameter.value).removeprefix("home:")
-            options = homes(self.graph.values[first], demanded[first], self.grid, gathered=self.gathered)
-            costs = [
-                sum(compute.parameter_seconds(value, parameter.kind, home, self.optimizer, self.grid, self.machine))
-                for home in options
-            ]
-            held = [memory.parameter_bytes(value, parameter.kind, home, self.optimizer, self.grid) for home in options]
-            self.put("home:" + parameter.value, options, costs, held, span)
+            key = (first, value.shape, value.dtype, parameter.kind)
+            if key not in known:
+                known[key] = self.priced_homes(parameter.kind, self.graph.values[first], demanded[first])
+            self.put("home:" + parameter.value, *known[key], span)
+
+    def priced_homes(
+        self, kind: str, value: Value, demanded: Sequence[Layouts]
+    ) -> tuple[Sequence[Layouts], list[float], list[int]]:
+        """Where a parameter may live, with the seconds of its gradient sum and update and its bytes."""
+        options = homes(value, demanded, self.grid, gathered=self.gathered)
+        given = (self.optimizer, self.grid, self.machine)
+        costs = [sum(compute.parameter_seconds(value, kind, home, *given)) for home in options]
+        held = [memory.parameter_bytes(value, kind, home, self.optimizer, self.grid) for home in options]
+        return options, costs, held
 
     def add_calls(self) -> None:
         """Calls: compute, inner communication, and what they keep for backward until then."""
@@ -138,7 +145,7 @@ class Draft:
         source, yields = self.source(self.graph.loss)
         whole: Layouts = tuple(Replicate() for _ in self.grid.sizes)
         key = self.tied.get(source, source)
-        self.costs[key] = self.costs[key] + self.matrix(self.graph.loss, yields, (whole,))[:, 0]
+        self.costs[key] = self.costs[key] + self.seconds(self.graph.loss, yields, (whole,))[:, 0]
 
     def uses(self, name: str) -> list[tuple[str, Sequence[Layouts]]]:
         """The variables that ask for a value, and the layouts of their options.
@@ -148,7 +155,7 @@ class Draft:
         entered = [(one, at) for one in self.repeats for entry, at in one.carried if one.entries[entry] == name]
         inside = {node.name for repeat, _ in entered for node in repeat.nodes[0]}
         found: list[tuple[str, Sequence[Layouts]]] = [
-            ("node:" + node.name, _operand(self.described[node.name], operand))
+            ("node:" + node.name, self.conversions.operands(self.described[node.name], operand))
             for node in self.readers[name]
             if node.name not in inside
             for operand in _places(node.inputs, name)
@@ -160,8 +167,7 @@ class Draft:
         if name in self.makers:
             node = self.makers[name]
             result = node.outputs.index(name)
-            strategies = self.described[node.name].strategies
-            return "node:" + node.name, tuple(result_layouts(one, result) for one in strategies)
+            return "node:" + node.name, self.conversions.results(self.described[node.name], result)
         key = "home:" + name
         return key, self.options[self.tied.get(key, key)]  # type: ignore[return-value]
 
@@ -175,13 +181,21 @@ class Draft:
     ) -> tuple[str, Sequence[Layouts]]:
         """A variable for the layouts that a tensor is converted to once for all its readers."""
         key = "fan:" + name
-        options: Sequence[Layouts] = unique([*yields, *(one for _, wants in uses for one in wants)])
+        options = self.layouts((yields, *(wants for _, wants in uses)))
         known = self.options.get(self.tied.get(key, key), options)
-        assert set(known) == set(options), f"{key} is tied to {self.tied.get(key)}, which has other options"
+        if known is not options:
+            assert set(known) == set(options), f"{key} is tied to {self.tied.get(key)}, which has other options"
         nothing = [0.0] * len(known)
         self.put(key, known, nothing, nothing, (0, 1))
         self.link(name, source, yields, key, known, times)  # type: ignore[arg-type]
         return key, known  # type: ignore[return-value]
+
+    def layouts(self, lists: tuple[Sequence[Layouts], ...]) -> Sequence[Layouts]:
+        """The distinct layouts of several lists of options; the same object for the same lists."""
+        key = tuple(map(id, lists))
+        if key not in self.fanned:
+            self.fanned[key] = lists, unique(one for options in lists for one in options)
+        return self.fanned[key][1]
 
     def link(
         self,
@@ -194,9 +208,9 @@ class Draft:
     ) -> None:
         """Add the conversion of a value between two variables, so many times, to their edge."""
         a, b = self.tied.get(source, source), self.tied.get(reader, reader)
-        costs = self.matrix(name, yields, wants) * times
+        costs = self.seconds(name, yields, wants) * times
         if name in self.whole_use:
-            costs = costs + _gathering(yields, wants)
+            costs = costs + self.conversions.whole(yields, wants)
         if a == b:  # one block's result is the next block's operand, and the blocks share the variable
             self.costs[a] = self.costs[a] + np.diagonal(costs)
         elif (b, a) in self.edges:
@@ -204,34 +218,11 @@ class Draft:
         else:
             self.edges[a, b] = self.edges.get((a, b), 0.0) + costs
 
-    def matrix(self, name: str, yields: Sequence[Layouts], wants: Sequence[Layouts]) -> Matrix:
-        """Seconds of converting a value, forward and adjoint, from every option of its maker to every option of a reader."""
+    def seconds(self, name: str, yields: Sequence[Layouts], wants: Sequence[Layouts]) -> Matrix:
+        """Seconds of converting a value between all options; what batch norms change in place is never converted."""
         if name in self.fixed:
             return np.array([[0.0 if one == other else np.inf for other in wants] for one in yields])
-        value = self.graph.values[name]
-        rows, columns = unique(yields), unique(wants)
-        key = (value.shape, value.dtype, value.differentiable, rows, columns)
-        if key not in self.matrices:
-            self.matrices[key] = redistribute.conversion_matrix(
-                value.shape, ITEMSIZE[value.dtype], value.differentiable, rows, columns, self.grid, self.machine
-            )
-        at_row = {layouts: i for i, layouts in enumerate(rows)}
-        at_column = {layouts: i for i, layouts in enumerate(columns)}
-        pick = np.ix_([at_row[one] for one in yields], [at_column[one] for one in wants])
-        return self.matrices[key][pick]
-
-
-def _gathering(yields: Sequence[Layouts], wants: Sequence[Layouts]) -> Matrix:
-    """Infinite where a parameter that lies in parts over some axis would be made whole over it."""
-    made, used = (
-        np.array([[isinstance(one, Shard) for one in layouts] for layouts in side]) for side in (yields, wants)
-    )
-    lost = (made[:, None, :] & ~used[None, :, :]).any(axis=2)
-    return np.where(lost, np.inf, 0.0)
-
-
-def _operand(item: Described, operand: int) -> tuple[Layouts, ...]:
-    return tuple(operand_layouts(strategy, operand) for strategy in item.strategies)
+        return self.conversions.seconds(self.graph.values[name], yields, wants)
 
 
 def _places(inputs: Sequence[str], name: str) -> list[int]:

@@ -19,6 +19,7 @@ from autopar.ops.describe import call_of, record_of_call
 from autopar.ops.op import Op
 from autopar.ops.rule import Call, Choice, Rule, choices, fills, whole_choice
 from autopar.partitioner.granules import of_letters, propagate
+from autopar.partitioner.likeness import likeness
 
 Strategy = tuple[Choice, ...]  # one choice per axis
 
@@ -35,20 +36,27 @@ class Described:
 
 
 def describe(graph: Graph, grid: GridShape, pins: Mapping[str, Mapping[int, str]]) -> dict[str, Described]:
-    """Every node with its legal strategies. `pins` maps a node's name to the letter (or mode) it must take per axis."""
+    """Every node with its legal strategies. `pins` maps a node's name to the letter (or mode) it must take per axis.
+
+    Calls that are alike share one tuple of strategies.
+    """
     given = {node.name: call_of(graph, node) for node in graph.nodes}
     known = {name: record_of_call(call) for name, call in given.items()}
     calls = {name: (given[name], rule) for name, (_, rule) in known.items()}
     granules = propagate(graph, calls)
-    found = {}
+    found: dict[str, Described] = {}
+    alike: dict[tuple[object, ...], Described] = {}
     for node in graph.nodes:
         call, rule = calls[node.name]
         op = known[node.name][0]
-        pinned = pins.get(node.name, {})
-        strategies = _strategies(call, rule, op, of_letters(granules, call, rule), grid, pinned)
-        if not strategies:
-            raise _unmeetable(node, pinned, grid)
-        found[node.name] = Described(node, op, call, rule, strategies)
+        pinned, readings = pins.get(node.name, {}), of_letters(granules, call, rule)
+        key = (likeness(call), id(op), tuple(sorted(pinned.items())), tuple(sorted(readings.items())))
+        if key not in alike or alike[key].rule != rule:
+            strategies = _strategies(call, rule, op, readings, grid, pinned)
+            if not strategies:
+                raise _unmeetable(node, pinned, grid)
+            alike[key] = Described(node, op, call, rule, strategies)
+        found[node.name] = Described(node, op, call, alike[key].rule, alike[key].strategies)
     return found
 
 
@@ -171,11 +179,14 @@ def _plain(layout: Layout) -> Layout:
 
 def demands(graph: Graph, described: Mapping[str, Described]) -> dict[str, tuple[Layouts, ...]]:
     """Per value, the distinct layouts in which its consumers may ask for it."""
+    asked: dict[tuple[int, int], Sequence[Layouts]] = {}  # by the identity of shared strategies, and the operand
     found: dict[str, dict[Layouts, None]] = {name: {} for name in graph.values}
     for item in described.values():
         for operand, name in enumerate(item.node.inputs):
-            for strategy in item.strategies:
-                found[name][operand_layouts(strategy, operand)] = None
+            key = (id(item.strategies), operand)
+            if key not in asked:
+                asked[key] = unique(operand_layouts(strategy, operand) for strategy in item.strategies)
+            found[name].update(dict.fromkeys(asked[key]))
     return {name: tuple(layouts) for name, layouts in found.items()}
 
 
