@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from autopar.costmodel.machine import Machine
 from autopar.costmodel.timings import Timings
@@ -49,10 +49,22 @@ def measure(
     todo = [one for one in jobs if cache.key(one) not in known]
     if todo:
         with Pool(workers) as pool:
-            for done, one in enumerate(todo):
-                shown(done, len(todo))
-                known[cache.key(one)] = pool.time(one)
-        shown(len(todo), len(todo))
+            known |= _timed(pool, todo, shown)
         cache.write(workers, known)
     found = {place: known[cache.key(one)] for place, one in wanted.items()}
     return Timings({place: seconds for place, seconds in found.items() if seconds is not None}), len(jobs), len(todo)
+
+
+def _timed(pool: Pool, jobs: Sequence[Job], shown: Shown) -> cache.Known:
+    """Every job twice, some time apart, and the shorter of the two: what else the machine did meanwhile is not the call's."""
+    found: cache.Known = {}
+    for done, one in enumerate([*jobs, *jobs]):
+        shown(done, 2 * len(jobs))
+        key, now = cache.key(one), pool.time(one)
+        before = found.get(key)
+        if now is None or before is None:
+            found[key] = now
+        else:
+            found[key] = (min(before[0], now[0]), min(before[1], now[1]))
+    shown(2 * len(jobs), 2 * len(jobs))
+    return found

@@ -32,7 +32,7 @@ _NAMES: dict[str, Any] = {"torch": torch, "F": F, "p": SimpleNamespace(training=
 _FILL = 64 << 20  # bytes of operands and results in all sets together: more than the caches of a core hold
 _MOST = 24  # sets
 _ROUNDS = 5
-_ENOUGH = 0.3  # seconds that the rounds of one job may take, beyond the first three
+_ENOUGH = 0.2  # seconds that the rounds of one job may take, beyond the first three
 
 
 def seconds(job: Job) -> tuple[float, float] | None:
