@@ -1,0 +1,236 @@
+"""Predicted against measured: seconds and memory of a step, for the four models with several plans each, on two ranks.
+
+Every plan is priced three times: by the shipped profile `cpu`, by a profile calibrated here, and by that profile with every
+call timed at its local shapes (`autopar compile --measure`). Then all plans of a model run in turns in the same minutes, as
+in step_time.py, and a plan's time is the median of its steps.
+
+    error       predicted / measured - 1
+    rank corr.  Spearman's, over all plans of all models: do the prices order plans as the clock does?
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+import autopar
+from autopar.codegen import steps
+from autopar.compiler import Compiled
+from autopar.costmodel import machine as machines
+from autopar.costmodel.machine import Machine
+from autopar.costmodel.timings import UNMEASURED
+from autopar.errors import InfeasiblePlan
+from autopar.partitioner import build
+from autopar.report import plan as reported
+from contenders import CONTENDERS
+from jobs import Job
+from models import MODELS, Model, batch, seeded
+
+SETTLE = 1
+PRICES = ("shipped", "calibrated", "measured")
+
+# What the plans of a model are pinned to, beside the one that the planner chooses freely.
+PLANS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "gpt2": {
+        "chosen": (),
+        "batch": ("*: b0@axis0",),
+        "heads and features": (
+            "*.attn.c_attn: n@axis0", "*.attn: b1@axis0", "*.attn.c_proj: k@axis0",
+            "*.c_fc: n@axis0", "*.mlp.c_proj: k@axis0",
+        ),
+        "features in": ("*.c_attn: k@axis0", "*.c_fc: k@axis0", "*.c_proj: n@axis0"),
+        "vocabulary": ("lm_head: n@axis0", "*.attn: b0@axis0"),
+        "layers whole": ("transformer.h.*: replicate@axis0",),
+    },
+    "resnet": {
+        "chosen": (),
+        "batch": ("*: n@axis0",),
+        "rows": ("*convolution: h@axis0", "*normalization: s0@axis0"),
+        "channels out": ("*convolution: k@axis0",),
+        "channels in": ("*layers*convolution: c@axis0",),
+        "late stages whole": ("resnet.encoder.stages.3*: replicate@axis0",),
+    },
+    "mlp": {
+        "chosen": (),
+        "batch": ("fc*: b0@axis0",),
+        "features out": ("fc*: n@axis0",),
+        "features in": ("fc*: k@axis0",),
+        "first two whole": ("fc1: replicate@axis0", "fc2: replicate@axis0"),
+    },
+    "unet": {
+        "chosen": (),
+        "depth": ("*: d@axis0",),
+        "width": ("*: w@axis0",),
+        "channels out": ("*.0: k@axis0", "*.3: k@axis0"),
+        "channels in": ("*.3: c@axis0", "up*.0: c@axis0"),
+        "bottom whole": ("bottom.*: replicate@axis0",),
+    },
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One plan: predicted seconds by each way of pricing, measured seconds, and bytes."""
+
+    model: str
+    plan: str
+    predicted: Mapping[str, float]
+    seconds: float
+    spread: float
+    predicted_bytes: int
+
+    def error(self, price: str) -> float:
+        return self.predicted[price] / self.seconds - 1
+
+
+def priced(compiled: Compiled, machine: Machine, measured: bool) -> float:
+    """Predicted seconds of a step of this very plan under another profile, with or without measured calls."""
+    old, grid = compiled.built, compiled.built.grid
+    pins = pinned(compiled)
+    built = build.build(
+        old.graph, grid, machine,
+        limit=None, optimizer="sgd", pins=pins, gathered=False, timings=old.timings if measured else UNMEASURED,
+    )  # fmt: skip
+    decision = build.decide(built, compiled.solution.choice)
+    lowered = steps.lower(built.graph, decision, built.described, built.repeats, grid, machine)
+    plan = reported(built, compiled.solution, decision, lowered, compiled.plan.options, compiled.plan.model)
+    return plan.predicted.seconds
+
+
+def pinned(compiled: Compiled) -> dict[str, dict[int, str]]:
+    from autopar import pins
+
+    return pins.apply(pins.parse(compiled.plan.options.pins, compiled.built.grid), compiled.graph)
+
+
+def prepare(model: Model, machine: Machine, small: bool, place: Path, log: Console) -> dict[str, Compiled]:
+    """Every plan of the model, compiled with measured calls into a folder of its own."""
+    found: dict[str, Compiled] = {}
+    for number, (label, pins) in enumerate(PLANS[model.name].items()):
+        try:
+            compiled = autopar.compile(
+                seeded(model), batch(model),
+                grid="2", machine=machine, optimizer="sgd", name=model.name, pin=pins, measure=True,
+            )  # fmt: skip
+        except (autopar.errors.ConfigError, InfeasiblePlan) as error:
+            log.print(f"{model.name}, {label}: {error}", markup=False, style="red")
+            continue
+        folder = place / f"{model.name}-{number}"
+        folder.mkdir()
+        compiled.save(folder / "compiled")
+        found[label] = compiled
+    return found
+
+
+def measure(
+    model: Model, labels: Sequence[str], options: argparse.Namespace, place: Path, log: Console
+) -> dict[str, list[float]]:
+    """Seconds of the steps of every plan, which take turns."""
+    numbers = list(PLANS[model.name])
+    jobs: dict[str, Job] = {}
+    times: dict[str, list[float]] = {label: [] for label in labels}
+    try:
+        for label in labels:
+            folder = place / f"{model.name}-{numbers.index(label)}"
+            jobs[label] = Job(CONTENDERS["autopar"], model.name, options.small, folder)
+        for number in track(range(options.rounds), f"{model.name}: rounds", console=log, transient=True):
+            for label in list(jobs)[:: 1 if number % 2 == 0 else -1]:
+                times[label] += jobs[label].steps(SETTLE + options.steps).seconds[SETTLE:]
+    finally:
+        for job in jobs.values():
+            job.close()
+    return times
+
+
+def rank_correlation(rows: Sequence[Row], price: str) -> float:
+    """Spearman's: the correlation of ranks."""
+    ranks = [
+        np.argsort(np.argsort(values)) for values in ([r.predicted[price] for r in rows], [r.seconds for r in rows])
+    ]
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
+def rows_of(name: str, machine: Machine, options: argparse.Namespace, log: Console) -> list[Row]:
+    model = MODELS[name](options.small)
+    shipped = replace(machines.load("cpu"), memory_bytes=machine.memory_bytes)
+    with tempfile.TemporaryDirectory() as place:
+        plans = prepare(model, machine, options.small, Path(place), log)
+        times = measure(model, list(plans), options, Path(place), log)
+    rows = []
+    for label, compiled in plans.items():
+        predicted = {
+            "shipped": priced(compiled, shipped, measured=False),
+            "calibrated": priced(compiled, machine, measured=False),
+            "measured": compiled.plan.predicted.seconds,
+        }
+        steps_taken = times[label]
+        low, high = np.percentile(steps_taken, [25, 75])
+        middle = median(steps_taken)
+        rows.append(Row(name, label, predicted, middle, float(high - low) / 2 / middle, compiled.plan.predicted.bytes))
+    return rows
+
+
+def table(rows: Sequence[Row]) -> Table:
+    shown = Table("model", "plan", title="one step on two ranks, predicted / measured", title_justify="left")
+    for heading in ("measured, ms", "+-", *PRICES, *(f"{price}, error" for price in PRICES)):
+        shown.add_column(heading, justify="right")
+    for row in rows:
+        figures = [f"{row.predicted[price] * 1e3:.1f}" for price in PRICES]
+        errors = [f"{row.error(price):+.1%}" for price in PRICES]
+        shown.add_row(row.model, row.plan, f"{row.seconds * 1e3:.1f}", f"{row.spread:.1%}", *figures, *errors)
+    return shown
+
+
+def summary(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
+    return {
+        price: {
+            "worst_error": max(abs(row.error(price)) for row in rows),
+            "median_error": median(abs(row.error(price)) for row in rows),
+            "rank_correlation": rank_correlation(rows, price),
+        }
+        for price in PRICES
+    }
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), metavar="MODEL")
+    parser.add_argument("--machine", default="cpu", help="a calibrated profile: autopar calibrate -n 2 -o FILE (cpu)")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of every plan (5)")
+    parser.add_argument("--steps", type=int, default=3, help="timed steps in a turn (3)")
+    parser.add_argument("--small", action="store_true", help="tiny models: a test of the benchmark itself")
+    parser.add_argument("--json", action="store_true", help="print JSON, and no table")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = arguments()
+    log = Console(stderr=options.json, width=170)
+    machine = machines.load(options.machine)
+    rows = [row for name in options.models for row in rows_of(name, machine, options, log)]
+    if options.json:
+        print(json.dumps({"rows": [asdict(row) for row in rows], "summary": summary(rows)}, indent=1))
+        return
+    log.print(table(rows))
+    for price, found in summary(rows).items():
+        log.print(
+            f"  {price}: worst error {found['worst_error']:.1%}, median {found['median_error']:.1%}, "
+            f"rank correlation {found['rank_correlation']:.3f} over {len(rows)} plans",
+            highlight=False,
+        )
+    log.print(f"load of the machine in the last minute: {os.getloadavg()[0]:.1f}", highlight=False)
+
+
+if __name__ == "__main__":
+    main()
