@@ -15,6 +15,7 @@ from autopar.costmodel.local import local_shape
 from autopar.graph import Graph, Ref, Value
 from autopar.grid import GridShape
 from autopar.ops.op import Expr
+from autopar.ops.rule import Choice
 from autopar.partitioner.strategies import Described, Strategy, operand_layouts
 
 
@@ -53,14 +54,23 @@ def job_of(
     args = tuple(map(printed, item.node.args))
     kwargs = {name: printed(value) for name, value in item.node.kwargs}
     text = item.op.emit(item.call, item.rule, local_of(item.rule, strategy, names), args, kwargs)
-    cut = [choice.mode == "split" and size > 1 for choice, size in zip(strategy, grid.sizes, strict=True)]
-    used = [(name, size, i) for i, (name, size) in enumerate(zip(names, grid.sizes, strict=True)) if name in text]
-    axes = tuple((name, size, size - 1 if item.op.skew is not None and cut[i] else 0) for name, size, i in used)
+    axes = tuple(
+        (name, size, size - 1 if _grows(item, choice, grid) else 0)
+        for name, size, choice in zip(names, grid.sizes, strategy, strict=True)
+        if name in text
+    )
     operands: dict[str, Operand] = {}
     for i, (name, value) in enumerate(zip(item.node.inputs, item.call.operands, strict=True)):
         shape = local_shape(value.shape, operand_layouts(strategy, i), grid)
         operands.setdefault(name, Operand(shape, value.dtype, value.differentiable, name in parameters, name in images))
     return Job(text, axes, tuple(operands.values()))
+
+
+def _grows(item: Described, choice: Choice, grid: GridShape) -> bool:
+    """Whether the last rank has most to do: work grows along the rows that are cut, and all parts have as many of them."""
+    if item.op.skew is None or choice.mode != "split":
+        return False
+    return item.rule.extents[choice.letter] // (choice.blocks * choice.unit) % grid.size == 0
 
 
 def images_of(graph: Graph) -> frozenset[str]:

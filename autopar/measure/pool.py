@@ -41,22 +41,22 @@ class Pool:
 
     def time(self, job: Job) -> tuple[float, float] | None:
         """(forward, backward) seconds, or None where the call cannot be run alone."""
-        for pipe in self._pipes:
-            pipe.send(job)
-        answers = [self._answer(pipe, job) for pipe in self._pipes]
+        try:
+            for pipe in self._pipes:
+                pipe.send(job)
+            answers = [self._answer(pipe) for pipe in self._pipes]
+        except (EOFError, OSError) as error:
+            given = f"the process that timed `{job.text}` has ended, or is too slow"
+            rule = f"a call runs alone, on made-up tensors, within {_PATIENCE:.0f} s"
+            raise AutoparError(refusal("--measure", given, rule, fix="compile without --measure")) from error
         known = [one for one in answers if one is not None]
         return (median(one for one, _ in known), median(one for _, one in known)) if known else None
 
-    def _answer(self, pipe: Connection, job: Job) -> tuple[float, float] | None:
-        try:
-            if pipe.poll(_PATIENCE):
-                answer: tuple[float, float] | None = pipe.recv()
-                return answer
-        except EOFError:
-            pass
-        rule = f"a call runs alone, on made-up tensors, within {_PATIENCE:.0f} s"
-        given = f"the process that timed `{job.text}` has ended, or is too slow"
-        raise AutoparError(refusal("--measure", given, rule, fix="compile without --measure"))
+    def _answer(self, pipe: Connection) -> tuple[float, float] | None:
+        if not pipe.poll(_PATIENCE):
+            raise EOFError
+        answer: tuple[float, float] | None = pipe.recv()
+        return answer
 
 
 def _serve(pipe: Connection) -> None:

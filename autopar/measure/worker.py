@@ -37,8 +37,7 @@ _ENOUGH = 0.2  # seconds that the rounds of one job may take, beyond the first t
 
 def seconds(job: Job) -> tuple[float, float] | None:
     """(forward, backward), or None where the call cannot be run on made-up tensors."""
-    code = compile(job.text, "<call>", "eval")
-    axes = {name: Axis(name.lower(), Mute(index, size)) for name, size, index in job.axes}
+    code, axes = _prepared(job)
     below = _below(job, code, axes)
     if below is None:
         return None
@@ -50,6 +49,16 @@ def seconds(job: Job) -> tuple[float, float] | None:
     while len(times) < 3 or (len(times) < _ROUNDS and time.perf_counter() - start < _ENOUGH):
         times.append(_round(sets))
     return median(one for one, _ in times) / count, median(one for _, one in times) / count
+
+
+def runs(job: Job) -> bool:
+    """Whether the call can be run on made-up tensors, forward and backward."""
+    return _below(job, *_prepared(job)) is not None
+
+
+def _prepared(job: Job) -> tuple[CodeType, dict[str, Axis]]:
+    axes = {name: Axis(name.lower(), Mute(index, size)) for name, size, index in job.axes}
+    return compile(job.text, "<call>", "eval"), axes
 
 
 class _Set:
