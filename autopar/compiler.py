@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from autopar.capture import Captured
 
 Progress = Callable[[str, str, float], None]  # stage, what came out, seconds
+_SILENCE = 10.0  # seconds that calls may be timed for without a word
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,8 +211,16 @@ def _measured(
     """Seconds of every call under every strategy, timed on this machine or known from before."""
     from autopar.measure import measure
 
+    began = told = time.perf_counter()
+
+    def shown(done: int, count: int) -> None:
+        nonlocal told
+        if time.perf_counter() - told > _SILENCE:
+            told = time.perf_counter()
+            tell("measuring", f"{done} of {count} runs", told - began)
+
     with _timed(tell, "measured") as said:
-        timings, jobs, new = measure(graph, describe(graph, grid, pinned), grid, machine)
+        timings, jobs, new = measure(graph, describe(graph, grid, pinned), grid, machine, shown)
         said(f"{jobs} distinct calls, {new} of them timed now")
     return timings
 
