@@ -80,6 +80,7 @@ class Compiled:
         memory: str | float | None = None,
         solver: str | None = None,
         pin: Sequence[str] | None = None,
+        ban: Sequence[str] | None = None,
         optimizer: str | None = None,
         time_limit: float | None = None,
         measure: bool | None = None,
@@ -87,8 +88,8 @@ class Compiled:
     ) -> Compiled:
         """What if: the same model planned anew, without capturing it again. What is left out stays as it was compiled.
 
-        ``memory="machine"`` takes a limit away and leaves the machine's own. Pins name axes: where they are left out and
-        the grid has other axes, they are refused as `compile` refuses them.
+        ``memory="machine"`` takes a limit away and leaves the machine's own. Pins and bans name axes: where they are
+        left out and the grid has other axes, they are refused as `compile` refuses them.
 
         Raises what `compile` raises after the capture: ConfigError, InfeasiblePlan.
         """
@@ -99,6 +100,7 @@ class Compiled:
             memory=asked,
             solver=old.solver if solver is None else solver,
             pins=old.pins if pin is None else tuple(pin),
+            bans=old.bans if ban is None else tuple(ban),
             optimizer=old.optimizer if optimizer is None else optimizer,
             time_limit=old.time_limit if time_limit is None else time_limit,
             measure=old.measure if measure is None else measure,
@@ -121,6 +123,7 @@ def compile(
     memory: str | float | None = None,
     solver: str = "auto",
     pin: Sequence[str] = (),
+    ban: Sequence[str] = (),
     optimizer: str = "adamw",
     loss: str | None = None,
     outputs: str | Sequence[str] = (),
@@ -135,10 +138,11 @@ def compile(
     `model` is an ``nn.Module`` or a function that returns one (called on the meta device); `example_inputs` a tuple or dict of
     tensors, or a function returning one. `machine` is a shipped profile's name, the path of a TOML file, or a `Machine`;
     `memory` the limit per rank, as bytes or ``"16GiB"``; without it the machine's.
-    `solver` is ``auto``, ``ilp``, ``search`` or ``exhaustive``; `pin` fixes choices (``"*.c_fc: n@model"``); `optimizer` is what
-    its state is accounted for: ``sgd``, ``momentum`` or ``adamw``; `loss` names the output to train on, `outputs` others that the
-    program returns beside it (``("logits",)``); `time_limit` is in seconds. With `measure` every distinct call is timed on this
-    machine at its exact local shapes, which takes seconds to minutes the first time, and the plan is made by these times.
+    `solver` is ``auto``, ``ilp``, ``search`` or ``exhaustive``; `pin` fixes choices (``"*.c_fc: n@model"``,
+    ``"wte.weight: shard 0@data"``) and `ban` rules them out; `optimizer` is what its state is accounted for: ``sgd``,
+    ``momentum`` or ``adamw``; `loss` names the output to train on, `outputs` others that the program returns beside it
+    (``("logits",)``); `time_limit` is in seconds. With `measure` every distinct call is timed on this machine at its exact
+    local shapes, which takes seconds to minutes the first time, and the plan is made by these times.
 
     Raises CaptureError, ConfigError, or InfeasiblePlan where no plan meets the memory limit.
     """
@@ -148,9 +152,9 @@ def compile(
     shape, profile = _shape(grid), _profile(machine)
     machines.check_ranks(profile, shape)
     asked = None if memory is None else float(machines.parse_bytes(memory))
-    options = Options(asked, solver, optimizer, tuple(pin), loss, time_limit, _names(outputs), measure)
+    options = Options(asked, solver, optimizer, tuple(pin), tuple(ban), loss, time_limit, _names(outputs), measure)
     _check(options)
-    pins.parse(pin, shape)
+    _wishes(options, shape)
     with _timed(tell, "captured") as said:
         captured = capture(model, example_inputs, name=name or _name_of(model), loss=loss, outputs=options.outputs)
         graph = captured.graph
@@ -171,12 +175,16 @@ def _finish(
     """All that follows the capture: price, solve, emit."""
     graph = captured.graph
     limit = float(machine.memory_bytes) if options.memory is None else options.memory
-    pinned = pins.apply(pins.parse(options.pins, grid), graph)
-    built, solution = _planned(graph, grid, machine, limit, options, pinned, tell)
+    wishes = pins.apply(_wishes(options, grid), graph, grid)
+    built, solution = _planned(graph, grid, machine, limit, options, wishes, tell)
     with _timed(tell, "emitted") as said:
         plan, text = _emit(built, solution, options, source, captured)
         said(f"{len(text.splitlines())} lines")
     return Compiled(plan, text, graph, captured.constants, built, solution, model, captured)
+
+
+def _wishes(options: Options, grid: GridShape) -> tuple[pins.Pin, ...]:
+    return (*pins.parse(options.pins, grid), *pins.parse(options.bans, grid, ban=True))
 
 
 def _shape(grid: str | GridShape) -> GridShape:
@@ -231,19 +239,19 @@ def _planned(
     machine: machines.Machine,
     limit: float,
     options: Options,
-    pinned: Mapping[str, Mapping[int, str]],
+    wishes: pins.Wishes,
     tell: Progress,
 ) -> tuple[build.Built, Solution]:
     """Price and solve; parameters are gathered for use only where nothing else fits the memory limit."""
     optimizer = options.optimizer
-    timings = _measured(graph, grid, machine, pinned, tell) if options.measure else UNMEASURED
+    timings = _measured(graph, grid, machine, wishes.calls, tell) if options.measure else UNMEASURED
     for gathered in (False, True):
         with _timed(tell, "priced") as said:
             built = build.build(
-                graph, grid, machine,
-                limit=limit, optimizer=optimizer, pins=pinned, gathered=gathered, timings=timings,
+                graph, grid, machine, limit=limit, optimizer=optimizer, pins=wishes.calls, gathered=gathered,
+                timings=timings, asked=wishes.asked,
             )  # fmt: skip
-            count = sum(len(options) for options in built.options.values())
+            count = sum(map(len, built.options.values()))
             said(
                 f"{len(built.keys)} variables, {count} strategies{', parameters gathered for use' if gathered else ''}"
             )
@@ -253,7 +261,7 @@ def _planned(
                 said(f"{solution.method}, gap {solution.gap:.2%}")
         except NoChoice as error:
             if gathered:
-                raise report.no_plan(built, error, optimizer) from error
+                raise report.no_plan(built, error, options.optimizer) from error
         else:
             return built, solution
     raise AssertionError("the second round returns or raises")

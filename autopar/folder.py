@@ -129,6 +129,7 @@ def recompile(folder: str | Path) -> Compiled:
         memory=plan.options.memory,
         solver=plan.options.solver,
         pin=plan.options.pins,
+        ban=plan.options.bans,
         optimizer=plan.options.optimizer,
         loss=plan.options.loss,
         outputs=plan.options.outputs,
@@ -181,6 +182,7 @@ def _again(plan: Plan, path: Path, folder: Path) -> str:
     given += [] if options.loss is None else ["--loss", options.loss]
     given += [word for output in options.outputs for word in ("--return", output)]
     given += [word for pin in options.pins for word in ("--pin", pin)]
+    given += [word for ban in options.bans for word in ("--ban", ban)]
     return shlex.join([*given, "-o", str(folder)])
 
 

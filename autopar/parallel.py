@@ -58,6 +58,7 @@ def parallelize(
     memory: str | float | None = None,
     solver: str = "auto",
     pin: Sequence[str] = (),
+    ban: Sequence[str] = (),
     optimizer: str = "adamw",
     loss: str | None = None,
     outputs: str | Sequence[str] = (),
@@ -85,7 +86,7 @@ def parallelize(
         from autopar.compiler import compile
 
         result = compile(
-            model, example_inputs, grid=shape, machine=machine, memory=memory, solver=solver, pin=pin,
+            model, example_inputs, grid=shape, machine=machine, memory=memory, solver=solver, pin=pin, ban=ban,
             optimizer=optimizer, loss=loss, outputs=outputs,
         )  # fmt: skip
         return result.source, to_json(result.plan), dict(result.constants)

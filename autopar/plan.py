@@ -17,7 +17,7 @@ from autopar import plan_check
 from autopar.costmodel.machine import Machine
 from autopar.errors import PlanError, nearest, refusal
 
-VERSION = 1
+VERSION = 2
 _AGAIN = "compile the model again with `autopar compile`"
 
 
@@ -151,6 +151,7 @@ class Options:
     solver: str
     optimizer: str
     pins: tuple[str, ...]
+    bans: tuple[str, ...]
     loss: str | None
     time_limit: float
     outputs: tuple[str, ...]

@@ -17,6 +17,7 @@ from autopar.graph import Graph, Ref
 from autopar.grid import GridShape
 from autopar.layout import Layouts
 from autopar.partitioner import blocks
+from autopar.partitioner.asked import NOTHING, Asked, narrowed, same_homes
 from autopar.partitioner.conversions import Conversions
 from autopar.partitioner.draft import Draft
 from autopar.partitioner.problem import Choices, Edge, Problem
@@ -65,16 +66,19 @@ def build(
     pins: Mapping[str, Mapping[int, str]],
     gathered: bool,
     timings: Timings = UNMEASURED,
+    asked: Asked = NOTHING,
 ) -> Built:
     """Price everything. `limit` is bytes per rank or None; `optimizer` one of ``sgd``, ``momentum``, ``adamw``.
 
-    `gathered` allows parameters to be stored in parts and gathered for use; `timings` are taken in place of predicted seconds.
+    `gathered` allows parameters to be stored in parts and gathered for use; `timings` are taken in place of predicted seconds;
+    `asked` is what the choice is narrowed to beside the pins.
     """
-    described = describe(graph, grid, pins)
-    repeats = tuple(one for one in blocks.find(graph) if same_options(one, described))
+    described = narrowed(describe(graph, grid, pins), asked, grid)
+    repeats = tuple(one for one in blocks.find(graph) if same_options(one, described) and same_homes(one, asked))
+    stored = frozenset(item.value for item in graph.parameters if gathered or asked.gathers(item.value))
     draft = Draft(
-        graph, grid, machine, described, optimizer, gathered,
-        frozenset() if gathered else frozenset(item.value for item in graph.parameters), ties(graph, repeats),
+        graph, grid, machine, described, optimizer, asked, stored,
+        frozenset(item.value for item in graph.parameters) - stored, ties(graph, repeats),
         repeats, graph.producers(), graph.consumers(), residents(graph, described), running_statistics(graph), timings,
         Conversions(grid, machine),
     )  # fmt: skip

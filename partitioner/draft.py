@@ -21,6 +21,7 @@ from autopar.costmodel.timings import Timings
 from autopar.graph import ITEMSIZE, Graph, Node, Value
 from autopar.grid import GridShape
 from autopar.layout import Layouts, Replicate
+from autopar.partitioner.asked import Asked, open_homes
 from autopar.partitioner.blocks import Repeat
 from autopar.partitioner.conversions import Conversions, Matrix
 from autopar.partitioner.strategies import Described, Strategy, demands, homes, unique
@@ -35,7 +36,8 @@ class Draft:
     machine: Machine
     described: Mapping[str, Described]
     optimizer: str
-    gathered: bool
+    asked: Asked
+    stored: frozenset[str]  # parameters that may be stored in parts and gathered for use
     whole_use: frozenset[str]  # parameters that may not be stored in parts and used whole
     tied: dict[str, str]
     repeats: Sequence[Repeat]
@@ -78,6 +80,7 @@ class Draft:
         for item in self.graph.inputs:
             value = self.graph.values[item.value]
             options = homes(value, demanded[item.value], self.grid, gathered=False)
+            options = open_homes(self.asked, item.value, options, self.grid)
             held = [local_bytes(value.shape, ITEMSIZE[value.dtype], home, self.grid) for home in options]
             self.put("home:" + item.value, options, [0.0] * len(options), held, span)
         known: dict[tuple[object, ...], tuple[Sequence[Layouts], list[float], list[int]]] = {}
@@ -93,7 +96,8 @@ class Draft:
         self, kind: str, value: Value, demanded: Sequence[Layouts]
     ) -> tuple[Sequence[Layouts], list[float], list[int]]:
         """Where a parameter may live, with the seconds of its gradient sum and update and its bytes."""
-        options = homes(value, demanded, self.grid, gathered=self.gathered)
+        options = homes(value, demanded, self.grid, gathered=value.name in self.stored)
+        options = open_homes(self.asked, value.name, options, self.grid)
         given = (self.optimizer, self.grid, self.machine)
         costs = [sum(compute.parameter_seconds(value, kind, home, *given)) for home in options]
         held = [memory.parameter_bytes(value, kind, home, self.optimizer, self.grid) for home in options]

@@ -20,6 +20,7 @@ from autopar.ops.op import Op
 from autopar.ops.rule import Call, Choice, Rule, choices, fills, whole_choice
 from autopar.partitioner.granules import of_letters, propagate
 from autopar.partitioner.likeness import likeness
+from autopar.partitioner.words import does
 
 Strategy = tuple[Choice, ...]  # one choice per axis
 
@@ -98,7 +99,7 @@ def _on_axis(every: tuple[Choice, ...], rule: Rule, size: int, pin: str | None) 
     if size == 1:
         return [choice for choice in every if choice.mode == "replicate"]
     if pin is not None:
-        return [choice for choice in every if pin in (choice.letter, choice.mode)]
+        return [choice for choice in every if does(choice, pin)]
     return [
         choice
         for choice in every

@@ -18,7 +18,7 @@ import torch
 import autopar
 from autopar.errors import ProgramMismatch, refusal
 
-VERSION = 1
+VERSION = 2
 KINDS = ("parameter", "frozen", "buffer", "constant")
 _AGAIN = "compile the model again with `autopar compile`"
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autopar.errors import PlanError
-from autopar.plan import from_json, load_plan, to_json
+from autopar.plan import VERSION, from_json, load_plan, to_json
 from autopar.runtime.description import parse_description
 
 QUICKLY = settings(deadline=None, max_examples=150)
@@ -39,7 +39,7 @@ def test_a_plan_is_read_back(name, grid, tmp_path):
 
 def test_a_plan_is_plain_json_that_names_its_version():
     read = json.loads(text())
-    assert read["version"] == 1
+    assert read["version"] == VERSION == 2
     assert list(read)[:3] == ["version", "autopar", "name"]
     assert text().isascii()
     assert text().endswith("}\n")
@@ -52,7 +52,7 @@ def refused(damaged, says="rule: "):
     assert "fix: " in str(caught.value)
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None, -1, 1.5, [1]])
+@pytest.mark.parametrize("version", [0, 1, 3, "1", None, -1, 1.5, [1]])
 def test_another_version(version):
     refused(json.dumps({**json.loads(text()), "version": version}), "version")
 
@@ -68,7 +68,7 @@ def test_another_release():
 
 
 @pytest.mark.parametrize(
-    "damaged", ["", "{", "[]", "null", "1", '"plan"', "{}", "\x00", "[" * 100_000, '{"version": 1}', "[1, 2"]
+    "damaged", ["", "{", "[]", "null", "1", '"plan"', "{}", "\x00", "[" * 100_000, '{"version": 2}', "[1, 2"]
 )
 def test_not_a_plan(damaged):
     refused(damaged)

@@ -30,8 +30,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     solvers = ["auto", "ilp", "search", "exhaustive"]
     parser.add_argument("--solver", default="auto", choices=solvers, help="how the plan is found (auto)")
     parser.add_argument("--time-limit", type=seconds, default=60.0, metavar="SECONDS", help="for the solver (60)")
-    pin = "fix what calls do, as in '*.c_fc: n@axis1': the pattern is over module paths, letters are the operator's; repeatable"
-    parser.add_argument("--pin", action="append", default=[], metavar="'PATTERN: LETTER@AXIS'", help=pin)
+    pin = (
+        "fix what calls do, as in '*.c_fc: n@axis1': the pattern is over module paths, letters are the operator's; or where "
+        "parameters lie, as in '*.c_fc.weight: shard 0@axis1'; an axis * is every axis; repeatable"
+    )
+    form = "'PATTERN: LETTER@AXIS'"
+    parser.add_argument("--pin", action="append", default=[], metavar=form, help=pin)
+    parser.add_argument("--ban", action="append", default=[], metavar=form, help="rule that out instead; repeatable")
     timed = "time every distinct call on this machine, at its exact local shapes, and plan by that"
     parser.add_argument("--measure", action="store_true", help=timed)
     optimizers = ["sgd", "momentum", "adamw"]
@@ -96,6 +101,7 @@ def _compiled(arguments: argparse.Namespace, progress: Any) -> Compiled:  # noqa
         memory=arguments.memory,
         solver=arguments.solver,
         pin=arguments.pin,
+        ban=arguments.ban,
         optimizer=arguments.optimizer,
         loss=arguments.loss,
         outputs=arguments.outputs,

@@ -67,6 +67,8 @@ def run(arguments: argparse.Namespace) -> int:
     note(*_LEGEND)
     if compiled.plan.options.pins:
         note(f"Pinned calls have no other choice: {', '.join(compiled.plan.options.pins)}")
+    if compiled.plan.options.bans:
+        note(f"Banned, and not among the choices: {', '.join(compiled.plan.options.bans)}")
     return 0
 
 

@@ -94,7 +94,8 @@ def _summary(saved: Saved) -> Table:
         f"{report.variables} variables, {report.strategies} strategies",
         "for": f"grid {plan.grid}, machine {plan.machine.name}, optimizer {plan.options.optimizer}"
         + (f", memory limit {size(plan.options.memory)}" if plan.options.memory else "")
-        + (f", pins {'; '.join(plan.options.pins)}" if plan.options.pins else ""),
+        + (f", pins {'; '.join(plan.options.pins)}" if plan.options.pins else "")
+        + (f", bans {'; '.join(plan.options.bans)}" if plan.options.bans else ""),
     }
     if plan.batch.fixed:
         rows["batch"] = f"as compiled only: {plan.batch.fixed}"

@@ -247,6 +247,34 @@ def test_bad_pins(tmp_path, pins, said):
     assert said in compile_refused(tmp_path, "--grid", "2", *(word for pin in pins for word in ("--pin", pin)))
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--ban", "fc1"], "ban 'fc1': not a ban"),
+        (["--ban", "fc9: n@*"], "ban 'fc9': matches no module or call; did you mean 'fc"),
+        (["--ban", "fc1.wieght: shard@*"], "matches no parameter or input; did you mean 'fc1.weight'?"),
+        (["--ban", "fc*: n@*", "--pin", "fc1: n@axis0"], "pin 'fc1': n@axis0 against ban 'fc*': n@axis0"),
+        (
+            [
+                "--ban",
+                "fc1: b0@*",
+                "--ban",
+                "fc1: n@*",
+                "--ban",
+                "fc1: k@*",
+                "--ban",
+                "fc1: whole@*",
+                "--ban",
+                "fc1: linear@*",
+            ],
+            "nothing left to do",
+        ),
+    ],
+)
+def test_bad_bans(tmp_path, words, said):
+    assert said in compile_refused(tmp_path, "--grid", "2", *words)
+
+
 def test_output_that_is_a_file(tmp_path):
     assert "net.py is a file" in compile_refused(tmp_path, "--grid", "2", output="net.py")
     assert "net.py is a file" in compile_refused(tmp_path, "--grid", "2", output="net.py/build")

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import autopar
+from autopar.runtime.description import VERSION
 
 MODEL = """
 import torch
@@ -73,7 +74,7 @@ def write(root, model=MODEL, program=PROGRAM, changes=None):
     (root / "model.py").write_text(model)
     (folder / "program.py").write_text(program)
     plan = {
-        "version": 1,
+        "version": VERSION,
         "autopar": autopar.__version__,
         "name": "model",
         "grid": "2",
