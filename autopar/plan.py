@@ -32,7 +32,7 @@ class ModelSource:
 
 @dataclass(frozen=True, slots=True)
 class TensorPlan:
-    """An input, parameter or buffer: what it is, and the layouts in which the program receives it."""
+    """An input, parameter or buffer: what it is, the layouts in which the program receives it, and the calls that read it."""
 
     name: str
     shape: tuple[int, ...]
@@ -40,6 +40,7 @@ class TensorPlan:
     kind: str  # "input", or the kind of a graph.Parameter
     layouts: tuple[str, ...]
     aliases: tuple[str, ...] = ()
+    readers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,10 @@ class ConversionPlan:
 
 @dataclass(frozen=True, slots=True)
 class Predicted:
-    """One training step on one rank: seconds by cause and peak bytes by cause."""
+    """One training step on one rank: seconds by cause and peak bytes by cause.
+
+    `gradients` are the seconds of gradient sums that do not hide behind backward, by the step's timeline.
+    """
 
     compute: float
     communication: float

@@ -31,7 +31,9 @@ def offenders(plan: Plan) -> Iterator[str]:
     except ConfigError as error:
         yield str(error).replace("\n", "; ")
         return
+    known = {node.name for node in plan.nodes}
     for one in (*plan.inputs, *plan.parameters):
+        yield from (f"{one.name}: {name!r} is no call" for name in one.readers if name not in known)
         yield from _bad_layouts(one.name, one.layouts, len(axes))
         if one.kind not in _KINDS or one.dtype not in ITEMSIZE:
             yield f"{one.name}: {one.dtype!r}, {one.kind!r} is no dtype and kind"
@@ -40,7 +42,6 @@ def offenders(plan: Plan) -> Iterator[str]:
         yield from [f"{output.name}: {output.dtype!r} is no dtype"] * (output.dtype not in ITEMSIZE)
     for node in plan.nodes:
         yield from _bad_choices(node, len(axes))
-    known = {node.name for node in plan.nodes}
     for conversion in plan.conversions:
         yield from (f"{conversion.value}: {name!r} is no call" for name in conversion.consumers if name not in known)
     moved: list[ConversionPlan | InnerPlan] = [*plan.conversions, *(one for node in plan.nodes for one in node.inner)]

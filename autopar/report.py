@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 import autopar
+from autopar import tasks
 from autopar.codegen.batch import Variant, run_for
 from autopar.codegen.steps import Program, conversions
 from autopar.costmodel import compute, memory
+from autopar.costmodel.timeline import simulate
 from autopar.errors import InfeasiblePlan, refusal
 from autopar.graph import Graph, Value
 from autopar.layout import Layouts
@@ -48,6 +50,10 @@ def plan(
         for node in graph.nodes
     )
     converted = _conversions(built, program)
+    parameters = _parameters(graph, decision)
+    repeats = tuple((one.prefix, one.members) for one in built.repeats)
+    update = _update(built, decision, chosen.optimizer)
+    parts = tasks.Parts(built.grid, built.machine, nodes, converted, repeats, parameters, update)
     return Plan(
         version=VERSION,
         autopar=autopar.__version__,
@@ -61,14 +67,11 @@ def plan(
         inputs=tuple(
             _tensor(item.name, graph.values[item.value], "input", decision.homes[item.value]) for item in graph.inputs
         ),
-        parameters=tuple(
-            _tensor(item.name, graph.values[item.value], item.kind, decision.homes[item.value], item.aliases)
-            for item in graph.parameters
-        ),
+        parameters=parameters,
         nodes=nodes,
         conversions=converted,
-        repeats=tuple((one.prefix, one.members) for one in built.repeats),
-        predicted=_predicted(built, decision, nodes, converted, chosen.optimizer),
+        repeats=repeats,
+        predicted=_predicted(built, decision, parts, chosen.optimizer),
         single=_single(built, chosen.optimizer),
         solver=SolverReport(
             solution.method,
@@ -82,6 +85,18 @@ def plan(
         evaluation="",
         loss=graph.loss_path,
         outputs=(),
+    )
+
+
+def _parameters(graph: Graph, decision: Decision) -> tuple[TensorPlan, ...]:
+    readers = graph.consumers()
+    return tuple(
+        replace(
+            _tensor(item.name, graph.values[item.value], item.kind, decision.homes[item.value]),
+            aliases=item.aliases,
+            readers=tuple(node.name for node in readers[item.value]),
+        )
+        for item in graph.parameters
     )
 
 
@@ -134,8 +149,8 @@ def _hash(graph: Graph) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
-def _tensor(name: str, value: Value, kind: str, layouts: Layouts, aliases: tuple[str, ...] = ()) -> TensorPlan:
-    return TensorPlan(name, value.shape, value.dtype, kind, tuple(map(str, layouts)), aliases)
+def _tensor(name: str, value: Value, kind: str, layouts: Layouts) -> TensorPlan:
+    return TensorPlan(name, value.shape, value.dtype, kind, tuple(map(str, layouts)))
 
 
 def _choice(choice: Choice) -> AxisChoice:
@@ -196,32 +211,34 @@ def _conversions(built: Built, program: Program) -> tuple[ConversionPlan, ...]:
     )
 
 
-def _predicted(
-    built: Built,
-    decision: Decision,
-    nodes: Sequence[NodePlan],
-    converted: Sequence[ConversionPlan],
-    optimizer: str,
-) -> Predicted:
-    moved = sum(one.times * (one.seconds_forward + one.seconds_adjoint) for one in converted)
-    inside = sum(one.seconds_forward + one.seconds_adjoint for node in nodes for one in node.inner)
+def _update(built: Built, decision: Decision, optimizer: str) -> float:
+    """Seconds of the optimizer's step."""
     values = built.graph.values
-    sums = update = 0.0
+    return sum(
+        compute.parameter_seconds(
+            values[item.value], item.kind, decision.homes[item.value], optimizer, built.grid, built.machine
+        )[1]
+        for item in built.graph.parameters
+    )
+
+
+def _predicted(built: Built, decision: Decision, parts: tasks.Parts, optimizer: str) -> Predicted:
+    moved = sum(one.times * (one.seconds_forward + one.seconds_adjoint) for one in parts.conversions)
+    inside = sum(one.seconds_forward + one.seconds_adjoint for node in parts.nodes for one in node.inner)
+    values = built.graph.values
     held = np.zeros(3)
     for item in built.graph.parameters:
-        given = (values[item.value], item.kind, decision.homes[item.value], optimizer, built.grid)
-        gradient, step = compute.parameter_seconds(*given, built.machine)
-        sums, update = sums + gradient, update + step
-        held += np.array(memory.parameter_parts(*given))
+        home = decision.homes[item.value]
+        held += np.array(memory.parameter_parts(values[item.value], item.kind, home, optimizer, built.grid))
     return Predicted(
-        compute=sum(node.seconds_forward + node.seconds_backward for node in nodes),
+        compute=sum(node.seconds_forward + node.seconds_backward for node in parts.nodes),
         communication=moved + inside,
-        gradients=sums,
-        update=update,
+        gradients=float(simulate(tasks.tasks(parts), watch=()).exposed[0]),
+        update=parts.update,
         parameters_bytes=int(held[0]),
         gradients_bytes=int(held[1]),
         optimizer_bytes=int(held[2]),
-        activations_bytes=sum(node.saved_bytes for node in nodes),
+        activations_bytes=sum(node.saved_bytes for node in parts.nodes),
     )
 
 

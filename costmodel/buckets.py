@@ -1,0 +1,81 @@
+"""Gradient sums as the runtime makes them: in buckets, which start while backward runs.
+
+The rule is that of `autopar.runtime.gradients`: parameters in reverse order; those of one dtype that are summed over the same axes
+fill buckets of 4 MiB (a larger gradient has one of its own), each with one flag per parameter behind the gradients; the
+buckets are in order of the last parameter in each, and one starts only after the one before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from autopar.costmodel.communication import all_sum_seconds
+from autopar.costmodel.machine import Machine, axis_links
+from autopar.graph import ITEMSIZE
+from autopar.grid import GridShape
+
+BUCKET_BYTES = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Gradient:
+    """The gradient of one parameter on one rank: the `axes` it is summed over, its bytes, and when it is there.
+
+    `done` is the place in backward after which the parameter's addend is complete.
+    """
+
+    name: str
+    axes: tuple[int, ...]
+    dtype: str
+    nbytes: int
+    done: int
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """Gradients that are summed in one go, flags included; `done` is the place in backward after which it starts."""
+
+    axes: tuple[int, ...]
+    nbytes: int
+    members: tuple[str, ...]
+    done: int
+
+
+def fill(gradients: Sequence[Gradient], limit: int = BUCKET_BYTES) -> tuple[Bucket, ...]:
+    """The buckets, in the order in which they start; `gradients` are in order of the parameters."""
+    groups: dict[tuple[tuple[int, ...], str], list[list[Gradient]]] = {}
+    order = [one for one in reversed(gradients) if one.axes]
+    for one in order:
+        several = groups.setdefault((one.axes, one.dtype), [])
+        if not several or sum(other.nbytes for other in several[-1]) + one.nbytes > limit:
+            several.append([])
+        several[-1].append(one)
+    place = {one.name: i for i, one in enumerate(order)}
+    found: list[Bucket] = []
+    filled = [members for several in groups.values() for members in several]
+    for members in sorted(filled, key=lambda members: place[members[-1].name]):
+        first = members[0]
+        size = sum(one.nbytes for one in members) + len(members) * ITEMSIZE[first.dtype]
+        done = max([one.done for one in members] + [one.done for one in found[-1:]])
+        found.append(Bucket(first.axes, size, tuple(one.name for one in members), done))
+    return tuple(found)
+
+
+def seconds(bucket: Bucket, grid: GridShape, machine: Machine) -> tuple[float, float]:
+    """(on the compute lane, on the communication lane): what the ranks sum themselves, and what goes on behind backward.
+
+    The fastest link takes the whole bucket, and the next of them a part, as many of which there are as ranks before.
+    """
+    links = axis_links(machine, grid)
+    size, total = float(bucket.nbytes), 0.0
+    for axis in sorted(bucket.axes, key=lambda axis: -links[axis].beta):
+        total += all_sum_seconds(links[axis], grid.sizes[axis], size)
+        size /= grid.sizes[axis]
+    return total * (1 - machine.overlap), total * machine.overlap
+
+
+def shared(bucket: Bucket, axes: Sequence[int], grid: GridShape, machine: Machine) -> bool:
+    """Whether an exchange over `axes` takes a link that the bucket's hidden sum takes too."""
+    links = axis_links(machine, grid)
+    return machine.overlap > 0 and any(links[axis] == links[other] for axis in axes for other in bucket.axes)

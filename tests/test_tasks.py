@@ -1,0 +1,104 @@
+"""The tasks of a plan: all of its seconds, each once, in an order that a program can have; and what a plan predicts by them."""
+
+import dataclasses
+
+import pytest
+from compiling import QUICK, SLOW, compiled
+
+from autopar import tasks
+from autopar.costmodel import compute
+from autopar.costmodel.machine import Link
+from autopar.costmodel.timeline import simulate
+from autopar.grid import GridShape
+from autopar.layout import parse_layout
+from autopar.plan import from_json, to_json
+
+CASES = [("mlp", "2"), ("conv", "2x2"), ("attention", "2"), ("gpt", "2x2"), ("gpt", "4")]
+FREE = dataclasses.replace(SLOW, intra=Link(0.0, 1e9), inter=Link(0.0, 1e9), overlap=0.0)
+
+
+def plan(name, grid, machine=FREE):
+    return compiled(name, grid, machine).plan
+
+
+@pytest.mark.parametrize(("name", "grid"), CASES)
+@pytest.mark.parametrize("machine", [FREE, SLOW, QUICK], ids=lambda one: one.name)
+def test_a_plan_s_seconds_are_those_of_its_tasks(name, grid, machine):
+    found = plan(name, grid, machine)
+    done = tasks.of(found)
+    seconds = {kind: 0.0 for kind in ("forward", "backward", "communication", "gradients", "update")}
+    for task in done:
+        seconds[task.kind] += task.seconds
+    predicted = found.predicted
+    assert seconds["forward"] + seconds["backward"] == pytest.approx(predicted.compute)
+    assert seconds["communication"] == pytest.approx(predicted.communication)
+    assert seconds["update"] == pytest.approx(predicted.update)
+    assert simulate(done).seconds == pytest.approx(predicted.seconds)
+    assert predicted.gradients >= seconds["gradients"] - 1e-15
+    assert tasks.events(from_json(to_json(found), "plan.json")) == tasks.events(found)
+
+
+@pytest.mark.parametrize(("name", "grid"), CASES)
+def test_without_overlap_the_sums_are_those_that_the_planner_priced(name, grid):
+    """Without latencies: the planner does not know the buckets. Flags are all that a bucket has besides its gradients."""
+    one = compiled(name, grid, FREE)
+    graph, homes = one.graph, {item.name: item for item in one.plan.parameters}
+    shape = GridShape.parse(grid)
+    separable = sum(
+        compute.parameter_seconds(
+            graph.values[item.value],
+            item.kind,
+            tuple(map(parse_layout, homes[item.name].layouts)),
+            "adamw",
+            shape,
+            FREE,
+        )[0]
+        for item in graph.parameters
+    )
+    flags = 2 * 8 * len(graph.parameters) * len(shape.sizes) / FREE.intra.beta
+    assert separable <= one.plan.predicted.gradients + 1e-15
+    assert one.plan.predicted.gradients <= separable + flags
+
+
+@pytest.mark.parametrize(("name", "grid"), CASES)
+def test_what_hides_makes_a_step_shorter_and_never_longer_than_the_sum_of_all(name, grid):
+    one = plan(name, grid)
+    seconds = []
+    for overlap in (0.0, 0.25, 0.5, 1.0):
+        machine = dataclasses.replace(FREE, overlap=overlap)
+        done = tasks.of(dataclasses.replace(one, machine=machine))
+        seconds.append(simulate(done).seconds)
+        assert seconds[-1] <= sum(task.seconds + task.hidden for task in done) * (1 + 1e-12)
+        assert seconds[-1] >= sum(task.seconds for task in done) * (1 - 1e-12)
+    assert seconds == sorted(seconds, reverse=True)
+
+
+@pytest.mark.parametrize(("name", "grid"), CASES)
+def test_backward_is_forward_in_reverse_and_no_sum_comes_before_its_gradients(name, grid):
+    found = plan(name, grid)
+    done = tasks.of(found)
+    forward = [task.name for task in done if task.kind == "forward"]
+    assert forward == [node.name for node in found.nodes]
+    assert [task.name for task in done if task.kind == "backward"] == forward[::-1]
+    place = {task.name: i for i, task in enumerate(done) if task.kind == "backward"}
+    for number, bucket in enumerate(tasks.sums(tasks.parts(found))):
+        at = next(i for i, task in enumerate(done) if task.name == f"bucket {number}" and task.kind == "gradients")
+        for member in bucket.members:
+            readers = next(one.readers for one in found.parameters if one.name == member)
+            assert readers
+            assert all(place[name] < at for name in readers)
+
+
+def test_conversions_of_repeated_blocks_take_place_in_every_block():
+    found = plan("gpt", "2")
+    repeated = [one for one in found.conversions if one.times > 1 and one.consumers]
+    assert repeated
+    forward = [task for task in tasks.of(found) if task.kind in ("forward", "communication")]
+    for one in repeated:
+        blocks = [
+            task.detail.split()[0].split(".")[1]
+            for task in forward
+            if task.kind == "communication" and task.name == one.value
+        ]
+        assert {block: blocks.count(block) for block in "012"} == dict.fromkeys("012", blocks.count("0"))
+        assert blocks.count("0") >= 1
