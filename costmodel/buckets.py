@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from autopar.costmodel.communication import all_sum_seconds
-from autopar.costmodel.machine import Machine, axis_links
+from autopar.costmodel import communication
+from autopar.costmodel.algorithms import reach_of
+from autopar.costmodel.machine import Machine
 from autopar.graph import ITEMSIZE
 from autopar.grid import GridShape
 
@@ -65,17 +66,17 @@ def fill(gradients: Sequence[Gradient], limit: int = BUCKET_BYTES) -> tuple[Buck
 def seconds(bucket: Bucket, grid: GridShape, machine: Machine) -> tuple[float, float]:
     """(on the compute lane, on the communication lane): what the ranks sum themselves, and what goes on behind backward.
 
-    The fastest link takes the whole bucket, and the next of them a part, as many of which there are as ranks before.
+    A bucket is one message. Where the profile has measured such sums, they are taken, and sums in general otherwise.
     """
-    links = axis_links(machine, grid)
-    size, total = float(bucket.nbytes), 0.0
-    for axis in sorted(bucket.axes, key=lambda axis: -links[axis].beta):
-        total += all_sum_seconds(links[axis], grid.sizes[axis], size)
-        size /= grid.sizes[axis]
-    return total * (1 - machine.overlap), total * machine.overlap
+    reach = reach_of(machine, grid, bucket.axes)
+    measured = any(fit.move == "gradient_sum" for fit in machine.fits)
+    total = communication.seconds("gradient_sum" if measured else "sum", machine, reach, float(bucket.nbytes))
+    share = communication.exposed(machine, reach)
+    return total * share, total * (1 - share)
 
 
-def shared(bucket: Bucket, axes: Sequence[int], grid: GridShape, machine: Machine) -> bool:
+def shared(bucket: Bucket, axes: tuple[int, ...], grid: GridShape, machine: Machine) -> bool:
     """Whether an exchange over `axes` takes a link that the bucket's hidden sum takes too."""
-    links = axis_links(machine, grid)
-    return machine.overlap > 0 and any(links[axis] == links[other] for axis in axes for other in bucket.axes)
+    one, other = reach_of(machine, grid, bucket.axes), reach_of(machine, grid, axes)
+    inside, across = one.inside > 1 and other.inside > 1, one.across > 1 and other.across > 1
+    return communication.exposed(machine, one) < 1 and (inside or across)
