@@ -115,17 +115,22 @@ class _Record:
 class _State:
     """Where the two lanes of every rank are free, and what has been added up so far."""
 
+    size: int
     shape: tuple[int, ...]
     watched: list[int]
-    clock: Times
-    wire: Times
-    compute: Times
-    communication: Times
-    exposed: Times
-    waiting: Times
     records: list[_Record] = field(default_factory=list)
     flight: list[_Record] = field(default_factory=list)  # on the communication lane
     keep: bool = True
+    clock: Times = field(init=False)
+    wire: Times = field(init=False)
+    compute: Times = field(init=False)
+    communication: Times = field(init=False)
+    exposed: Times = field(init=False)
+    waiting: Times = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.clock = self.wire = self.compute = np.zeros(self.size)
+        self.communication = self.exposed = self.waiting = np.zeros(self.size)
 
     def note(self, task: Task, lane: str, kind: str, start: Times, end: Times) -> None:
         if self.keep and self.watched:
@@ -180,8 +185,7 @@ def simulate(
     speed = np.ones(size)
     for rank, factor in factors.items():
         speed[rank] = factor
-    zeros = [np.zeros(size) for _ in range(6)]
-    state = _State(tuple(shape), [0] if alike else list(watch), *zeros)
+    state = _State(size, tuple(shape), [0] if alike else list(watch))
     draw = np.random.default_rng(seed)
     found: list[float] = []
     last = 0.0
@@ -191,8 +195,10 @@ def simulate(
         last, state.keep = last + found[-1], False
     sums = steps * sum(task.seconds + task.hidden for task in tasks if task.kind == "gradients")
     events = {rank: tuple(_events(state.records, 0 if alike else i)) for i, rank in enumerate(watch)}
-    totals = (state.compute, state.communication, state.exposed, state.waiting)
-    return Ranks(tuple(found), *(np.broadcast_to(one, (ranks,)) for one in totals), sums, events)
+    compute, communication, exposed, waiting = (
+        np.broadcast_to(one, (ranks,)) for one in (state.compute, state.communication, state.exposed, state.waiting)
+    )
+    return Ranks(tuple(found), compute, communication, exposed, waiting, sums, events)
 
 
 def _step(state: _State, tasks: Sequence[Task], speed: Times, jitter: float, draw: np.random.Generator) -> None:
