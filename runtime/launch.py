@@ -31,15 +31,22 @@ _KEPT = 65536  # bytes of output that are searched for MPI's own account of the 
 _PATIENCE = 3.0  # seconds that mpiexec is given for ending its ranks, before it is asked again
 
 
-def launch(target: Path | str, ranks: int, arguments: Sequence[str] = (), *, quiet: bool = False) -> int:
+def launch(
+    target: Path | str,
+    ranks: int,
+    arguments: Sequence[str] = (),
+    *,
+    quiet: bool = False,
+    options: Sequence[str] = (),
+) -> int:
     """Run a program file, or a module given by name, on `ranks` MPI ranks, and return the job's exit status.
 
-    Output streams through. On failure the first cause comes last. `quiet` leaves out the mpiexec line. An interrupt
-    or a termination of this process ends the job. Raises ConfigError where there is no mpiexec, and for a variable
-    that is not understood.
+    `options` go to mpiexec. Output streams through. On failure the first cause comes last. `quiet` leaves out the
+    mpiexec line. An interrupt or a termination of this process ends the job. Raises ConfigError where there is no
+    mpiexec, and for a variable that is not understood.
     """
     watchdog.settings()
-    line = command(target, ranks, arguments)
+    line = command(target, ranks, arguments, options)
     if not quiet:
         print(shlex.join(line), flush=True)
     with tempfile.TemporaryDirectory(prefix="autopar-", dir=journal.memory_folder()) as folder:
@@ -55,12 +62,17 @@ def launch(target: Path | str, ranks: int, arguments: Sequence[str] = (), *, qui
     return status
 
 
-def command(target: Path | str, ranks: int, arguments: Sequence[str] = ()) -> list[str]:
-    """The mpiexec line. Raises ConfigError where there is no mpiexec."""
+def command(target: Path | str, ranks: int, arguments: Sequence[str] = (), options: Sequence[str] = ()) -> list[str]:
+    """The mpiexec line, with `options` for mpiexec itself. Raises ConfigError where there is no mpiexec."""
     program = ["-m", target] if isinstance(target, str) else [str(target)]
     launcher = mpiexec()
     more = ["--oversubscribe"] if _is_open_mpi(launcher) else []
-    return [launcher, *more, "-n", str(ranks), sys.executable, "-m", "mpi4py", *program, *arguments]
+    return [launcher, *more, *options, "-n", str(ranks), sys.executable, "-m", "mpi4py", *program, *arguments]
+
+
+def host_options(hosts: str) -> list[str]:
+    """The options that name hosts and their ranks, ``a:2,b:2``, to this environment's mpiexec."""
+    return ["--host" if _is_open_mpi(mpiexec()) else "-hosts", hosts]
 
 
 def mpiexec() -> str:

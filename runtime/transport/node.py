@@ -40,6 +40,15 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def places() -> list[int]:
+    """For every rank of the job, the first rank of its node. Collective over all ranks."""
+    world = MPI.COMM_WORLD
+    node = world.Split_type(MPI.COMM_TYPE_SHARED, world.rank)
+    first: int = node.bcast(world.rank)
+    node.Free()
+    return world.allgather(first)
+
+
 def _offer_core() -> None:
     if hasattr(os, "sched_yield"):
         os.sched_yield()

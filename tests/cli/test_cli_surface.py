@@ -22,6 +22,7 @@ SURFACE = {
     "explain": "folder name --most --record --json",
     "run": "folder --steps --compare --save --seed --dtype --no-rebalance",
     "verify": "folder --adjoint -n --grid --steps --seed --verbose --json",
+    "calibrate": "-n -o --output --hosts --base --from --accept-noise --quick --json mpiexec",
     "solve": "problem --time-limit --solver --json",
 }
 

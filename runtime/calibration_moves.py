@@ -1,0 +1,213 @@
+"""How long data take to move: every primitive of the conversion table, forward and adjoint, halos and sums of gradients.
+
+All of it goes through the functions that programs call, on an axis of a live grid, so that autograd's part and packing
+are in what is measured. Tensors are cut along their second dim: parts do not lie in one piece, as most do not in a model. Of an
+adjoint, what the backward pass of an identity takes is subtracted, since a training step starts autograd only once.
+
+Between the ranks of one node and between nodes the same is measured, on groups that lie in one node or have one rank in
+each; all groups work at the same time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from autopar.layout import Shard
+from autopar.runtime.calibration_clock import Call, Pace, timed
+from autopar.runtime.grid import Axis, Grid
+from autopar.runtime.primitives.all_gather import all_gather
+from autopar.runtime.primitives.all_sum import all_sum
+from autopar.runtime.primitives.all_to_all import all_to_all
+from autopar.runtime.primitives.copy import copy
+from autopar.runtime.primitives.gather import gather
+from autopar.runtime.primitives.halo import halo
+from autopar.runtime.primitives.keep import keep
+from autopar.runtime.primitives.once import once
+from autopar.runtime.primitives.reduce_scatter import reduce_scatter
+from autopar.runtime.primitives.split import split
+from autopar.runtime.primitives.take import take
+from autopar.runtime.primitives.zero_fill import zero_fill
+from autopar.runtime.transport.base import Comm
+
+BUCKET_BYTES = 4 << 20
+_LEAST = 64
+_TOO_LONG = 0.4  # seconds of a call after which no larger ones are tried
+_SHARE = 0.1  # of a measured adjoint that is left at least when the identity's time is subtracted
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """Seconds of `primitive` in `direction` (``forward`` or ``adjoint``), once per repeat, on the slowest rank.
+
+    place is ``intra``, ``inter``, or ``local`` where nothing is sent; ranks those of one group; before and after the
+    bytes of the local tensor on both sides of the primitive. Beside the primitives of the conversion table there are
+    ``halo`` (bytes of the rows that a rank gets), ``gradient_sum`` (bytes of the gradients) and ``message`` (two ranks exchange).
+    """
+
+    primitive: str
+    direction: str
+    place: str
+    ranks: int
+    before: int
+    after: int
+    seconds: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Setup:
+    """What to call for one size, and how many bytes the tensor has before and after; `close` gives memory back."""
+
+    forward: Call | None
+    adjoint: Call | None
+    before: int
+    after: int
+    close: Call = lambda: None
+
+
+# What is measured on which tensor: the whole, this rank's part of it, or rows that neighbours want.
+_TABLE: dict[str, Callable[[Axis, int], _Setup]] = {
+    "split": lambda axis, n: _conversion(lambda x: split(x, 1, axis), _whole(axis, n), "both"),
+    "take": lambda axis, n: _conversion(lambda x: take(x, 1, axis), _whole(axis, n), "both"),
+    "keep": lambda axis, n: _conversion(lambda x: keep(x, axis), _whole(axis, n), "forward"),
+    "once": lambda axis, n: _conversion(lambda x: once(x, axis), _whole(axis, n), "adjoint"),
+    "copy": lambda axis, n: _conversion(lambda x: copy(x, axis), _whole(axis, n), "adjoint"),
+    "all_sum": lambda axis, n: _conversion(lambda x: all_sum(x, axis), _whole(axis, n), "forward"),
+    "reduce_scatter": lambda axis, n: _conversion(lambda x: reduce_scatter(x, 1, axis), _whole(axis, n), "both"),
+    "gather": lambda axis, n: _conversion(lambda x: gather(x, 1, axis, _extent(x, axis)), _part(axis, n), "both"),
+    "all_gather": lambda axis, n: _conversion(
+        lambda x: all_gather(x, 1, axis, _extent(x, axis)), _part(axis, n), "both"
+    ),
+    "zero_fill": lambda axis, n: _conversion(lambda x: zero_fill(x, 1, axis, _extent(x, axis)), _part(axis, n), "both"),
+    "all_to_all": lambda axis, n: _conversion(
+        lambda x: all_to_all(x, axis, Shard(0), Shard(1), x.shape[0] * axis.size), _whole(axis, n), "both"
+    ),
+    "halo": lambda axis, n: _halo(axis, n),  # noqa: PLW0108 (defined below)
+    "gradient_sum": lambda axis, n: _gradients(axis, n),  # noqa: PLW0108
+    "message": lambda axis, n: _message(axis, n),  # noqa: PLW0108
+}
+PRIMITIVES = tuple(_TABLE)
+_SENT = {  # which directions send something; the others are local
+    **dict.fromkeys(("reduce_scatter", "all_gather", "all_to_all", "halo"), ("forward", "adjoint")),
+    **dict.fromkeys(("gather", "all_sum", "gradient_sum", "message"), ("forward",)),
+    **dict.fromkeys(("split", "copy"), ("adjoint",)),
+}
+
+
+def movements(
+    world: Comm, group: Comm, place: str, pace: Pace, local: bool, tell: Callable[[str], None]
+) -> Iterator[Moved]:
+    """Everything over the ranks of `group`; what stays in a rank's memory only where `local` says so.
+
+    Collective over `world`, of which every rank belongs to a group of the same size.
+    """
+    grid = Grid(str(group.size), group)
+    axis = grid.axes[0]
+    identity = median(timed(world, _backward(_ones((1, 1)), lambda x: x.view_as(x))[1], pace))
+    for primitive, build in _TABLE.items():
+        if not local and primitive not in _SENT:
+            continue
+        tell(f"{primitive}, {place}")
+        wanted = {"forward", "adjoint"} if local else set(_SENT[primitive])
+        for nbytes in _sizes(pace):
+            setup = build(axis, nbytes)
+            for direction, call in (("forward", setup.forward), ("adjoint", setup.adjoint)):
+                if call is None or direction not in wanted:
+                    continue
+                seconds = timed(world, call, pace)
+                if median(seconds) > _TOO_LONG:
+                    wanted.discard(direction)
+                if direction == "adjoint":
+                    seconds = tuple(max(one - identity, _SHARE * one) for one in seconds)
+                where = place if direction in _SENT.get(primitive, ()) else "local"
+                yield Moved(primitive, direction, where, axis.size, setup.before, setup.after, seconds)
+            setup.close()
+    grid.free()
+
+
+def _sizes(pace: Pace) -> list[int]:
+    return [_LEAST * 4**i for i in range(int(math.log(pace.most / _LEAST, 4)) + 1)]
+
+
+def _ones(shape: tuple[int, ...]) -> Tensor:
+    return torch.ones(shape, requires_grad=True)
+
+
+def _whole(axis: Axis, nbytes: int) -> Tensor:
+    """About so many bytes in rows and columns, of which the axis cuts the columns evenly."""
+    numel = max(nbytes // 4, axis.size)
+    rows = min(1024, 1 << max(0, (int(math.log2(numel)) - 1) // 2))
+    return _ones((rows, -(-numel // rows // axis.size) * axis.size))
+
+
+def _part(axis: Axis, nbytes: int) -> Tensor:
+    whole = _whole(axis, nbytes)
+    return _ones((whole.shape[0], whole.shape[1] // axis.size))
+
+
+def _extent(part: Tensor, axis: Axis) -> int:
+    return part.shape[1] * axis.size
+
+
+def _backward(x: Tensor, function: Callable[[Tensor], Tensor]) -> tuple[Tensor, Call]:
+    y = function(x)
+    grad = torch.ones_like(y)
+    return y, lambda: torch.autograd.grad(y, x, grad, retain_graph=True)
+
+
+def _conversion(function: Callable[[Tensor], Tensor], x: Tensor, wanted: str) -> _Setup:
+    y, adjoint = _backward(x, function)
+
+    def forward() -> Tensor:
+        return function(x)
+
+    either = forward if wanted != "adjoint" else None, adjoint if wanted != "forward" else None
+    return _Setup(*either, x.nbytes, y.nbytes)
+
+
+def _halo(axis: Axis, nbytes: int) -> _Setup:
+    """Every rank has two rows, and wants one more on each side."""
+    sides = min(2, axis.size - 1)
+    x = _ones((4, 2, max(1, nbytes // 16 // sides)))
+    bounds = axis.bounds(2 * axis.size)
+    wanted = [(max(low - 1, 0), min(high + 1, bounds[-1])) for low, high in pairwise(bounds)]
+    _, adjoint = _backward(x, lambda x: halo(x, 1, axis, bounds[-1], wanted))
+    size = x.nbytes // 2 * sides
+    return _Setup(lambda: halo(x, 1, axis, bounds[-1], wanted), adjoint, size, size)
+
+
+def _gradients(axis: Axis, nbytes: int) -> _Setup:
+    """Gradients are copied into buckets where sums go fastest, and all buckets are summed."""
+    count, numel = max(1, nbytes // BUCKET_BYTES), max(1, min(nbytes, BUCKET_BYTES) // 4)
+    grads = [torch.ones(numel) for _ in range(count)]
+    buckets = [axis.comm.empty(numel, torch.float32).zero_() for _ in range(count)]
+
+    def forward() -> list[Tensor]:
+        works = []
+        for grad, bucket in zip(grads, buckets, strict=True):
+            bucket.copy_(grad)
+            works.append(axis.comm.start_all_reduce(bucket))
+        for work in works:
+            work.wait()
+        return buckets
+
+    def close() -> None:
+        for bucket in buckets:
+            axis.comm.release(bucket)
+
+    return _Setup(forward, None, 4 * numel * count, 4 * numel * count, close)
+
+
+def _message(axis: Axis, nbytes: int) -> _Setup:
+    """Pairs of ranks exchange messages, both ways at once; the last rank of an odd number looks on."""
+    other = axis.index ^ 1
+    send, recv = torch.ones(max(1, nbytes // 4)), torch.empty(max(1, nbytes // 4))
+    pair = {other: send} if other < axis.size else {}
+    back = {other: recv} if other < axis.size else {}
+    return _Setup(lambda: axis.comm.exchange(pair, back), None, send.nbytes, recv.nbytes)

@@ -1,0 +1,81 @@
+"""What the ranks of a calibration write, on simulated ranks; and that the cost model reads it as it is meant."""
+
+import dataclasses
+import json
+
+import pytest
+
+from autopar.costmodel import communication, measured
+from autopar.costmodel.machine import LINK_MOVES, LOCAL_MOVES
+from autopar.errors import ConfigError
+from autopar.runtime import calibration, calibration_moves
+from autopar.runtime.calibration_clock import Pace, timed
+from autopar.runtime.primitives.table import PRIMITIVES
+from autopar.runtime.transport.threads import simulate
+from autopar.runtime.transport.world import default_world
+
+TINY = Pace(repeats=2, block=0.0, most=1024)
+
+
+def measure(places):
+    return calibration.measure(default_world(), places, TINY, lambda text: None)
+
+
+def test_every_primitive_is_measured_in_both_directions(tmp_path):
+    found = simulate(4, lambda: measure([0, 0, 2, 2]))
+    path = tmp_path / "raw.json"
+    path.write_text(json.dumps(dataclasses.asdict(found[0])))
+    raw = measured.read(path)
+    assert (raw.hosts, raw.ranks_per_node, len(raw.places)) == (2, 2, 4)
+    moves = {(one.place, one.move) for one in raw.moved}
+    assert moves == {
+        *(("local", move) for move in LOCAL_MOVES),
+        *((place, move) for place in ("intra", "inter") for move in (*LINK_MOVES, "message")),
+    }
+    seen = {(one.primitive, one.direction) for one in raw.moved}
+    priced = {
+        (primitive, direction)
+        for primitive, pair in communication.MOVES.items()
+        for direction, move in zip(("forward", "adjoint"), pair, strict=True)
+        if move
+    }
+    assert priced <= seen
+    assert {one.ranks for one in raw.moved} == {2}
+    assert all(len(one.seconds) == 2 for one in raw.moved)
+    assert 0 <= raw.overlap_intra <= 1
+    assert 0 <= raw.overlap_inter <= 1
+    assert {one.kind for one in raw.computed} == {"operator", "memory", "floor", "update"}
+    assert measured.VERSION == calibration.VERSION
+
+
+def test_one_rank_measures_what_it_computes():
+    (raw,) = simulate(1, lambda: measure([0]))
+    assert raw.moved == ()
+    assert raw.overlap_intra is raw.overlap_inter is None
+    assert raw.computed
+
+
+def test_all_ranks_know_the_same():
+    first, second = simulate(2, calibration_times)
+    assert first == second
+
+
+def calibration_times():
+    return timed(default_world(), lambda: None, TINY)
+
+
+def test_the_primitives_are_those_of_the_runtime():
+    table = {function.__name__ for function, _, _ in PRIMITIVES}
+    assert set(calibration_moves.PRIMITIVES) == table | {"gradient_sum", "message"}
+
+
+@pytest.mark.parametrize(("places", "each"), [([0], 1), ([0, 0], 2), ([0, 1], 1), ([0, 0, 0, 3, 3, 3], 3)])
+def test_ranks_per_node(places, each):
+    assert calibration.ranks_per_node(places) == each
+
+
+@pytest.mark.parametrize("places", [[0, 0, 2], [0, 1, 0, 1], [0, 1, 1]])
+def test_uneven_nodes_are_refused(places):
+    with pytest.raises(ConfigError, match="equally many ranks each") as caught:
+        calibration.ranks_per_node(places)
+    assert str(caught.value).count("a node has the ranks") == 2
