@@ -1,0 +1,59 @@
+import subprocess
+import sys
+
+import torch
+import torch.nn.functional as F
+
+from autopar.runtime.memory_use import memory_use
+
+SIZE = 256 * 256 * 4
+
+
+def test_what_a_step_holds():
+    x, w = torch.randn(256, 256), torch.randn(256, 256, requires_grad=True)
+    with memory_use() as used:
+        y = F.relu(x @ w)  # two tensors, of which the product is freed
+        del y
+    assert [round((one.nbytes - used.before) / SIZE) for one in used.timeline] == [1, 2, 1, 0]
+    assert used.peak == used.before + 2 * SIZE
+    assert used.peak_during == "relu"
+    assert used.timeline[0].during == "matmul"
+    assert used.timeline[-1].during == ""
+    assert all(one.seconds >= 0 for one in used.timeline)
+
+
+def test_backward_is_followed_too():
+    x, w = torch.randn(256, 256), torch.randn(256, 256, requires_grad=True)
+    with memory_use() as used:
+        F.relu(x @ w).sum().backward()
+    assert used.timeline[-1].nbytes == used.before + w.grad.nbytes
+    assert used.peak_during == "ReluBackward0"  # its output, and the gradient that it makes
+    assert round((used.peak - used.before) / SIZE) == 2
+
+
+def test_what_was_held_before_counts_once_and_until_it_is_freed():
+    with memory_use() as nothing:
+        pass
+    kept = torch.zeros(1000, 1000)
+    view, kept.grad = kept[5:], torch.ones(1000, 1000)
+    with memory_use() as used:
+        kept.grad = None
+        view = view[1:]
+        more = torch.zeros(500, 1000)
+        kept = view.sum()
+    assert used.before - nothing.before == 8_000_000
+    assert used.peak == used.before
+    assert used.peak_during == ""
+    assert used.timeline[-1].nbytes == nothing.before + 6_000_000 + 4
+    assert more.nbytes == 2_000_000
+
+
+def test_nothing_is_written_to_the_terminal():
+    code = (
+        "import torch; from autopar.runtime.memory_use import memory_use\n"
+        "with memory_use() as used: torch.ones(5)\n"
+        "print(used.peak - used.before)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) >= 20
+    assert done.stderr == ""
