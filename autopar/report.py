@@ -173,7 +173,7 @@ def _node(built: Built, item: Described, strategy: Strategy, resident: frozenset
         )
         for one in compute.inner_conversions(*given)
     )
-    saved = memory.saved_bytes(item.call, item.op, strategy, built.grid, resident)
+    saved = memory.saved_bytes(item.call, item.rule, item.op, strategy, built.grid, resident)
     node, shape = item.node, item.call.results[0].shape
     return NodePlan(
         node.name, node.target, item.op.note, node.module, node.source, node.code, shape,

@@ -7,23 +7,27 @@ live all the time. A value dies after its last use, and a view is another name o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from autopar.costmodel.local import local_bytes, operand_bytes, result_bytes
+from autopar.costmodel.local import largest_part, local_bytes, local_shape, operand_bytes, result_bytes
 from autopar.errors import ConfigError, nearest, refusal
 from autopar.graph import ITEMSIZE, Graph, Value
 from autopar.grid import GridShape
 from autopar.layout import Layouts
+from autopar.ops.kept import words
 from autopar.ops.op import Op
-from autopar.ops.rule import Call, Choice
+from autopar.ops.rule import Call, Choice, Rule
 
 __all__ = [
     "Held",
     "Lifetime",
+    "kept",
+    "kept_names",
     "lifetimes",
     "local_bytes",
     "optimizer_copies",
@@ -85,22 +89,95 @@ def saved_interval(index: int, count: int) -> Interval:
     return index, 2 * count - index
 
 
+def kept(call: Call, rule: Rule, op: Op, choices: tuple[Choice, ...], grid: GridShape) -> list[tuple[str, int]]:
+    """(value, local bytes) of all that the call keeps for its backward; the value is "" for tensors made for that alone."""
+    if op.work == "view" or not any(value.differentiable for value in call.results):
+        return []
+    split = {choice.letter for choice, size in zip(choices, grid.sizes, strict=True) if choice.letter and size > 1}
+    layouts = [tuple(zip(*(getattr(one, side) for one in choices), strict=True)) for side in ("operands", "results")]
+    tensors = {f"x{i}": pair for i, pair in enumerate(zip(call.operands, layouts[0], strict=True))}
+    tensors |= {f"y{i}": pair for i, pair in enumerate(zip(call.results, layouts[1], strict=True)) if pair[0].name}
+    found: dict[tuple[str, str], int] = {}
+    for word in _plain_words(words(call, rule, op, split), call):
+        if "@" in word:
+            size = _letter_bytes(word, rule, choices, grid)
+        else:
+            kind, at = word[:-2] if word[-2] in "xy" else word[:-3], word[-2:] if word[-2] in "xy" else word[-3:]
+            if at not in tensors:
+                continue
+            size = _tensor_bytes(kind, *tensors[at], rule, choices, grid)
+            if not kind:
+                found[tensors[at][0].name, ""] = size
+                continue
+        found["", f"{len(found)}"] = size
+    return [(name, size) for (name, _), size in found.items()]
+
+
+def kept_names(call: Call, rule: Rule, op: Op) -> frozenset[str]:
+    """The operands and results that the call keeps where no letter is split."""
+    if op.work == "view" or not any(value.differentiable for value in call.results):
+        return frozenset()
+    tensors = {f"x{i}": value.name for i, value in enumerate(call.operands)}
+    tensors |= {f"y{i}": value.name for i, value in enumerate(call.results) if value.name}
+    return frozenset(tensors[word] for word in _plain_words(words(call, rule, op, ()), call) if word in tensors)
+
+
+def _plain_words(text: str, call: Call) -> list[str]:
+    """The words without those that stand for several, and without conditions: ``x0/1`` stays where operand 1 has a gradient."""
+    found = []
+    for word in text.split():
+        if word in ("inputs", "ints"):
+            found += [f"x{i}" for i, one in enumerate(call.operands) if word == "inputs" or _counts(one)]
+        elif "/" in word:
+            first, other = word.split("/")
+            if int(other) < len(call.operands) and call.operands[int(other)].differentiable:
+                found.append(first)
+        else:
+            found.append(word)
+    return list(dict.fromkeys(found)) if "=" not in text else found
+
+
+def _counts(value: Value) -> bool:
+    return value.dtype.startswith(("int", "uint", "bool"))
+
+
+def _tensor_bytes(
+    kind: str, value: Value, layouts: Layouts, rule: Rule, choices: tuple[Choice, ...], grid: GridShape
+) -> int:
+    """Bytes of a local tensor, of one like it (``=``, ``8:``), or of one with its neighbours' rows (``~``)."""
+    if kind.endswith(":"):
+        return local_bytes(value.shape, int(kind[:-1]), layouts, grid)
+    if kind != "~":
+        return local_bytes(value.shape, ITEMSIZE[value.dtype], layouts, grid)
+    shape = list(local_shape(value.shape, layouts, grid))
+    for choice in choices:
+        window = rule.windows.get(choice.letter)
+        if window is not None and not window.transposed:
+            dim = next(i for i, names in enumerate(rule.operands[0]) if choice.letter in names)
+            shape[dim] += max(0, window.dilation * (window.kernel - 1))
+    return math.prod(shape) * ITEMSIZE[value.dtype]
+
+
+def _letter_bytes(word: str, rule: Rule, choices: tuple[Choice, ...], grid: GridShape) -> int:
+    """``8@n,c``: of so many letters that rank's share is the largest."""
+    size, names = word.split("@")
+    total = int(size)
+    for name, _, more in (one.partition("+") for one in names.split(",") if one):
+        cuts = [
+            (one.blocks, one.unit, parts) for one, parts in zip(choices, grid.sizes, strict=True) if one.letter == name
+        ]
+        total *= largest_part(rule.extents[name], cuts) + int(more or 0)
+    return total
+
+
 def saved_bytes(
-    call: Call, op: Op, choices: tuple[Choice, ...], grid: GridShape, resident: Collection[str] = ()
+    call: Call, rule: Rule, op: Op, choices: tuple[Choice, ...], grid: GridShape, resident: Collection[str] = ()
 ) -> int:
     """Bytes the call keeps for its backward; nothing for values named in `resident`, which are held anyway.
 
     Consumers that save the same local tensor share it: name it in `resident` of all but the first.
     """
-    if op.work == "view" or not any(value.differentiable for value in call.results):
-        return 0
-    if op.saves == "inputs":
-        sizes = zip(call.operands, operand_bytes(call, choices, grid), strict=True)
-    elif op.saves == "output":
-        sizes = zip(call.results, result_bytes(call, choices, grid), strict=True)
-    else:
-        return 0
-    return sum({value.name: size for value, size in sizes if value.name not in resident}.values())
+    return sum(size for name, size in kept(call, rule, op, choices, grid) if not name or name not in resident)
 
 
 def transient_bytes(call: Call, op: Op, choices: tuple[Choice, ...], grid: GridShape) -> tuple[int, int]:

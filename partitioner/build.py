@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from autopar.costmodel import memory
 from autopar.costmodel.machine import Machine
 from autopar.costmodel.timings import UNMEASURED, Timings
 from autopar.graph import Graph, Ref
@@ -100,8 +101,8 @@ def residents(graph: Graph, described: Mapping[str, Described]) -> dict[str, fro
     found = {}
     for node in graph.nodes:
         found[node.name] = frozenset(held & {*node.inputs, *node.outputs})
-        saves = described[node.name].op.saves
-        held |= set(node.inputs if saves == "inputs" else node.outputs if saves == "output" else ())
+        item = described[node.name]
+        held |= memory.kept_names(item.call, item.rule, item.op)
     return found
 
 

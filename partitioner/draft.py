@@ -116,7 +116,7 @@ class Draft:
                 costs = [self.call_seconds(item, strategy) for strategy in item.strategies]
                 resident = self.resident[node.name]
                 held = [
-                    memory.saved_bytes(item.call, item.op, strategy, self.grid, resident)
+                    memory.saved_bytes(item.call, item.rule, item.op, strategy, self.grid, resident)
                     for strategy in item.strategies
                 ]
                 memo[key] = (costs, held)

@@ -8,7 +8,7 @@ by `register_operator`, which is `autopar.register_operator` (docs/adding_an_ope
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,7 +87,9 @@ class Op:
     flops     forward operations of the whole call; default: two per point of the letter space for matmul, conv and
               attention, one per result element otherwise
     backward  backward operations per forward operation
-    saves     what autograd keeps for backward: "inputs", "output", or "" (nothing)
+    saves     what backward reads, for its price: "inputs", "output", or "" (nothing)
+    keeps     what autograd keeps for backward where `saves` does not say it: words of `autopar.ops.kept`, or a function
+              ``keeps(call, rule, split letters) -> words``
     inner     communication inside the distributed form when a letter is split; windows are accounted for already
     skew      operations of the busiest rank over those of an even share, when a letter is split over so many ranks
     launches  small operations that the distributed form takes beside the call itself when a letter is split, (forward,
@@ -113,6 +115,7 @@ class Op:
     skew: Callable[[Call, Rule, str, int], float] | None = None
     launches: Callable[[Call, Rule, str], tuple[int, int]] | None = None
     random: bool = False
+    keeps: str | Callable[[Call, Rule, Collection[str]], str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

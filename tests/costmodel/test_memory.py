@@ -8,7 +8,7 @@ from autopar.errors import ConfigError
 from autopar.graph import Graph, Input, Node, Parameter, Ref, Value, check
 from autopar.grid import GridShape
 from autopar.layout import Copied, Replicate, Shard
-from autopar.ops.op import Op
+from autopar.ops.op import Op, record_of
 from autopar.ops.rule import Call, letters, split_choice, whole_choice
 
 GRID = GridShape.parse("4x2")
@@ -79,27 +79,61 @@ def test_saved_and_transient_bytes_are_local():
     call, rule = linear_call()
     choices = (split_choice(rule, call, "b"), split_choice(rule, call, "n"))
     x, w, y = 64 * 32 * 4 // 4, 16 * 32 * 4 // 2, 64 * 16 * 4 // 8
-    assert memory.saved_bytes(call, OPS["linear"], choices, GRID) == x + w
-    assert memory.saved_bytes(call, OPS["linear"], choices, GRID, resident=("w",)) == x
-    assert memory.saved_bytes(call, OPS["relu"], choices, GRID) == y
-    assert memory.saved_bytes(call, OPS["add"], choices, GRID) == 0
-    assert memory.saved_bytes(call, OPS["view"], choices, GRID) == 0
+    assert memory.saved_bytes(call, rule, OPS["linear"], choices, GRID) == x + w
+    assert memory.saved_bytes(call, rule, OPS["linear"], choices, GRID, resident=("w",)) == x
+    assert memory.saved_bytes(call, rule, OPS["relu"], choices, GRID) == y
+    assert memory.saved_bytes(call, rule, OPS["add"], choices, GRID) == 0
+    assert memory.saved_bytes(call, rule, OPS["view"], choices, GRID) == 0
     assert memory.transient_bytes(call, OPS["linear"], choices, GRID) == (y, y + x + w)
     assert memory.transient_bytes(call, OPS["view"], choices, GRID) == (0, 0)
     whole = tuple(whole_choice(call, "copied") for _ in "ab")
-    assert memory.saved_bytes(call, OPS["linear"], whole, GRID) == 64 * 32 * 4 + 16 * 32 * 4
+    assert memory.saved_bytes(call, rule, OPS["linear"], whole, GRID) == 64 * 32 * 4 + 16 * 32 * 4
 
 
 def test_a_tensor_read_twice_is_kept_once():
     x = Value("x", (64,), "float32", True)
     call = Call(Node("y", "mul", (Ref("x"), Ref("x")), (), ("y",)), (x, x), (Value("y", (64,), "float32", True),))
-    assert memory.saved_bytes(call, OPS["linear"], (whole_choice(call, "copied"),) * 2, GRID) == 256
+    rule = letters("n, n -> n", call)
+    assert memory.saved_bytes(call, rule, OPS["linear"], (whole_choice(call, "copied"),) * 2, GRID) == 256
 
 
 def test_nothing_is_kept_where_no_gradient_flows():
     x = Value("x", (64,), "float32", False)
     call = Call(Node("y", "mul", (Ref("x"),), (), ("y",)), (x,), (Value("y", (64,), "float32", False),))
-    assert memory.saved_bytes(call, OPS["linear"], (whole_choice(call, "replicate"),) * 2, GRID) == 0
+    rule = letters("n -> n", call)
+    assert memory.saved_bytes(call, rule, OPS["linear"], (whole_choice(call, "replicate"),) * 2, GRID) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "kept"),
+    [
+        ("x0/1 x1", {"x": 64 * 32, "w": 16 * 32}),  # whole bytes; x is split in four by b, w in two by n
+        ("8:y0 x7", {"": 64 * 16 * 2}),
+        ("=x0 =x0", {"": 2 * 64 * 32}),
+        ("ints 2@b,n+1", {"": None}),
+    ],
+)
+def test_words(words, kept):
+    call, rule = linear_call()
+    choices = (split_choice(rule, call, "b"), split_choice(rule, call, "n"))
+    parts = {"x": 4, "w": 2, "": 8 if "y0" in words else 4}
+    found = {}
+    for name, size in memory.kept(call, rule, op(keeps=words), choices, GRID):
+        found[name] = found.get(name, 0) + size
+    expected = {name: 4 * size // parts[name] if size else 2 * 16 * (8 + 1) for name, size in kept.items()}
+    assert found == expected
+
+
+def test_rows_of_neighbours_are_kept_with_a_window():
+    x, w = Value("x", (2, 4, 16, 6), "float32", True), Value("w", (8, 4, 3, 3), "float32", True)
+    node = Node("y", "aten.conv2d.default", (Ref("x"), Ref("w"), None, (1, 1), (1, 1)), (), ("y",))
+    call = Call(node, (x, w), (Value("y", (2, 8, 16, 6), "float32", True),))
+    record = record_of(node.target)
+    rule = record.rule(call)
+    choices = (split_choice(rule, call, "h"), split_choice(rule, call, "n"))
+    sizes = memory.kept(call, rule, record, choices, GRID)
+    assert sizes == [("", 1 * 4 * (16 // 4 + 2) * 6 * 4), ("w", w.nbytes)]
+    assert memory.kept_names(call, rule, record) == {"x", "w"}
 
 
 @pytest.mark.parametrize(("optimizer", "copies"), [("sgd", 0), ("momentum", 1), ("adamw", 2)])
