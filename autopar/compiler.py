@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,27 +24,24 @@ from autopar.codegen.batch import Baked, variant
 from autopar.costmodel import machine as machines
 from autopar.costmodel.machine import Machine
 from autopar.costmodel.memory import optimizer_copies
-from autopar.costmodel.timings import UNMEASURED, Timings
-from autopar.errors import ConfigError, refusal
+from autopar.errors import ConfigError, nearest, refusal
 from autopar.graph import Graph
 from autopar.grid import GridShape
 from autopar.ops.describe import without_record
 from autopar.ops.discover import explore
 from autopar.partitioner import build
-from autopar.partitioner.problem import NoChoice, Solution
-from autopar.partitioner.solve import check_method, solve
-from autopar.partitioner.strategies import describe
+from autopar.partitioner.problem import Solution
+from autopar.partitioner.solve import check_method
 from autopar.plan import BatchPlan, ModelSource, Options, Plan
+from autopar.rounds import planned
+from autopar.stages import Progress, timed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import torch
 
     from autopar.capture import Captured
 
-Progress = Callable[[str, str, float], None]  # stage, what came out, seconds
-_SILENCE = 10.0  # seconds that calls may be timed for without a word
+RECOMPUTE = ("auto", "always", "never")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +79,7 @@ class Compiled:
         optimizer: str | None = None,
         time_limit: float | None = None,
         measure: bool | None = None,
+        recompute: str | None = None,
         progress: Progress | None = None,
     ) -> Compiled:
         """What if: the same model planned anew, without capturing it again. What is left out stays as it was compiled.
@@ -104,6 +100,7 @@ class Compiled:
             optimizer=old.optimizer if optimizer is None else optimizer,
             time_limit=old.time_limit if time_limit is None else time_limit,
             measure=old.measure if measure is None else measure,
+            recompute=old.recompute if recompute is None else recompute,
         )
         shape = _shape(self.plan.grid if grid is None else grid)
         profile = self.plan.machine if machine is None else _profile(machine)
@@ -131,6 +128,7 @@ def compile(
     source: ModelSource | None = None,
     time_limit: float = 60.0,
     measure: bool = False,
+    recompute: str = "auto",
     progress: Progress | None = None,
 ) -> Compiled:
     """Compile a model for a process grid.
@@ -143,6 +141,8 @@ def compile(
     ``momentum`` or ``adamw``; `loss` names the output to train on, `outputs` others that the program returns beside it
     (``("logits",)``); `time_limit` is in seconds. With `measure` every distinct call is timed on this machine at its exact
     local shapes, which takes seconds to minutes the first time, and the plan is made by these times.
+    `recompute` says whether the forward of repeated blocks is computed again in backward, so that less is kept: ``auto`` where
+    the memory limit makes that worth it, ``always`` or ``never``.
 
     Raises CaptureError, ConfigError, or InfeasiblePlan where no plan meets the memory limit.
     """
@@ -152,10 +152,12 @@ def compile(
     shape, profile = _shape(grid), _profile(machine)
     machines.check_ranks(profile, shape)
     asked = None if memory is None else float(machines.parse_bytes(memory))
-    options = Options(asked, solver, optimizer, tuple(pin), tuple(ban), loss, time_limit, _names(outputs), measure)
+    options = Options(
+        asked, solver, optimizer, tuple(pin), tuple(ban), loss, time_limit, _names(outputs), measure, recompute
+    )
     _check(options)
     _wishes(options, shape)
-    with _timed(tell, "captured") as said:
+    with timed(tell, "captured") as said:
         captured = capture(model, example_inputs, name=name or _name_of(model), loss=loss, outputs=options.outputs)
         graph = captured.graph
         said(f"{len(graph.nodes)} operators, {_count(graph)} parameters")
@@ -176,8 +178,8 @@ def _finish(
     graph = captured.graph
     limit = float(machine.memory_bytes) if options.memory is None else options.memory
     wishes = pins.apply(_wishes(options, grid), graph, grid)
-    built, solution = _planned(graph, grid, machine, limit, options, wishes, tell)
-    with _timed(tell, "emitted") as said:
+    built, solution = planned(graph, grid, machine, limit, options, wishes, tell)
+    with timed(tell, "emitted") as said:
         plan, text = _emit(built, solution, options, source, captured)
         said(f"{len(text.splitlines())} lines")
     return Compiled(plan, text, graph, captured.constants, built, solution, model, captured)
@@ -207,64 +209,13 @@ def _check(options: Options) -> None:
     """Refuse what would only be found out after the capture."""
     check_method(options.solver)
     optimizer_copies(options.optimizer)
+    if options.recompute not in RECOMPUTE:
+        given = f"{options.recompute!r} is unknown{nearest(options.recompute, RECOMPUTE)}"
+        raise ConfigError(refusal("recompute", given, "repeated blocks are computed again by one of those", RECOMPUTE))
     if not 0 < options.time_limit < math.inf:
         raise ConfigError(
             refusal("time limit", f"{options.time_limit:g} s", "a time limit is a number of seconds above 0")
         )
-
-
-def _measured(
-    graph: Graph, grid: GridShape, machine: Machine, pinned: Mapping[str, Mapping[int, str]], tell: Progress
-) -> Timings:
-    """Seconds of every call under every strategy, timed on this machine or known from before."""
-    from autopar.measure import measure
-
-    began = told = time.perf_counter()
-
-    def shown(done: int, count: int) -> None:
-        nonlocal told
-        if time.perf_counter() - told > _SILENCE:
-            told = time.perf_counter()
-            tell("measuring", f"{done} of {count} runs", told - began)
-
-    with _timed(tell, "measured") as said:
-        timings, jobs, new = measure(graph, describe(graph, grid, pinned), grid, machine, shown)
-        said(f"{jobs} distinct calls, {new} of them timed now")
-    return timings
-
-
-def _planned(
-    graph: Graph,
-    grid: GridShape,
-    machine: machines.Machine,
-    limit: float,
-    options: Options,
-    wishes: pins.Wishes,
-    tell: Progress,
-) -> tuple[build.Built, Solution]:
-    """Price and solve; parameters are gathered for use only where nothing else fits the memory limit."""
-    optimizer = options.optimizer
-    timings = _measured(graph, grid, machine, wishes.calls, tell) if options.measure else UNMEASURED
-    for gathered in (False, True):
-        with _timed(tell, "priced") as said:
-            built = build.build(
-                graph, grid, machine, limit=limit, optimizer=optimizer, pins=wishes.calls, gathered=gathered,
-                timings=timings, asked=wishes.asked,
-            )  # fmt: skip
-            count = sum(map(len, built.options.values()))
-            said(
-                f"{len(built.keys)} variables, {count} strategies{', parameters gathered for use' if gathered else ''}"
-            )
-        try:
-            with _timed(tell, "solved") as said:
-                solution = solve(built.problem, method=options.solver, time_limit=options.time_limit)
-                said(f"{solution.method}, gap {solution.gap:.2%}")
-        except NoChoice as error:
-            if gathered:
-                raise report.no_plan(built, error, options.optimizer) from error
-        else:
-            return built, solution
-    raise AssertionError("the second round returns or raises")
 
 
 def _emit(
@@ -298,14 +249,6 @@ def _text(
         return emit(one), BatchPlan(one.rows, one.inputs, "", report.filled_by_rows(built, decision, one))
     except Baked as why:
         return emit(), BatchPlan(0, (), str(why), ())
-
-
-@contextmanager
-def _timed(tell: Progress, stage: str) -> Iterator[Callable[[str], None]]:
-    start = time.perf_counter()
-    said: list[str] = []
-    yield said.append
-    tell(stage, said[0] if said else "", time.perf_counter() - start)
 
 
 def _name_of(model: object) -> str:

@@ -160,6 +160,7 @@ class Options:
     time_limit: float
     outputs: tuple[str, ...]
     measure: bool = False  # whether calls were timed on the machine
+    recompute: str = "auto"  # whether repeated blocks are computed again in backward: auto, always or never
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +214,7 @@ class Plan:
     solver: SolverReport
     filled: tuple[tuple[tuple[str, ...], int], ...]  # (axes, extent) of each factor of which every rank needs a row
     batch: BatchPlan
+    recomputed: tuple[bool, ...]  # per entry of `repeats`, whether backward computes its blocks' forward again
     evaluation: str  # why the program cannot evaluate, empty where it can
     loss: str  # the path of the loss in what forward returns
     outputs: tuple[OutputPlan, ...]

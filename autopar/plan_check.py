@@ -52,6 +52,8 @@ def offenders(plan: Plan) -> Iterator[str]:
         yield from (f"filled: {name!r} is no axis{nearest(name, axes)}" for name in names if name not in axes)
         yield from [f"filled: an extent of {extent}"] * (extent < 1)
     yield from (f"repeats of {prefix!r} has no members" for prefix, members in plan.repeats if not members)
+    if len(plan.recomputed) != len(plan.repeats):
+        yield f"recomputed tells of {len(plan.recomputed)} repeats, of which there are {len(plan.repeats)}"
     yield from _negative(dataclasses.asdict(plan), "")
 
 

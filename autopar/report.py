@@ -19,6 +19,7 @@ from autopar.graph import Graph, Value
 from autopar.layout import Layouts
 from autopar.ops.fallback import FALLBACK
 from autopar.ops.rule import Choice
+from autopar.partitioner.again import kept_bytes, key_of
 from autopar.partitioner.build import Built, Decision, residents
 from autopar.partitioner.problem import NoChoice, Solution
 from autopar.partitioner.strategies import Described, Strategy, filled_factors, whole_strategy
@@ -71,6 +72,7 @@ def plan(
         nodes=nodes,
         conversions=converted,
         repeats=repeats,
+        recomputed=tuple(key_of(one) in built.again.repeats for one in built.repeats),
         predicted=_predicted(built, decision, parts, chosen.optimizer),
         single=_single(built, chosen.optimizer),
         solver=SolverReport(
@@ -161,23 +163,25 @@ def _choice(choice: Choice) -> AxisChoice:
 def _node(built: Built, item: Described, strategy: Strategy, resident: frozenset[str]) -> NodePlan:
     given = (item.call, item.rule, item.op, strategy, built.grid, built.machine)
     forward, backward = compute.node_seconds(*given, built.timings)
+    twice = item.node.name in built.again.calls  # forward runs again, in backward
     names = built.grid.names
     inner = tuple(
         InnerPlan(
             one.primitive,
             names[one.axis],
             one.bytes_forward,
-            one.bytes_adjoint,
+            one.bytes_adjoint + twice * one.bytes_forward,
             one.seconds_forward,
-            one.seconds_adjoint,
+            one.seconds_adjoint + twice * one.seconds_forward,
         )
         for one in compute.inner_conversions(*given)
     )
-    saved = memory.saved_bytes(item.call, item.rule, item.op, strategy, built.grid, resident)
+    saved = kept_bytes(item, strategy, built.grid, resident, built.again)
     node, shape = item.node, item.call.results[0].shape
     return NodePlan(
         node.name, node.target, item.op.note, node.module, node.source, node.code, shape,
-        tuple(map(_choice, strategy)), forward, backward, int(saved), item.op is not FALLBACK and not item.rule.refused, inner,
+        tuple(map(_choice, strategy)), forward, backward + twice * forward, saved,
+        item.op is not FALLBACK and not item.rule.refused, inner,
     )  # fmt: skip
 
 

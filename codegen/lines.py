@@ -165,7 +165,8 @@ def _loop_text(step: Loop, style: Style, names: Names) -> str:
     renamed = {after: before for after, before in starts.items() if after != before}
     first = f"{', '.join(renamed)} = {', '.join(renamed.values())}\n" if renamed else ""
     targets = ", ".join(str(names(held)) for held in step.writes)
-    call = f"{style.functions[step.repeat.nodes[0][0].name]}(layer, {', '.join(map(str, given))})"
+    function, call = style.functions[step.repeat.nodes[0][0].name], ", ".join(["layer", *map(str, given)])
+    call = f"recompute({function}, {call})" if step.again else f"{function}({call})"
     return f"{first}for layer in {_members(step.repeat)}:\n    {targets} = {call}"
 
 

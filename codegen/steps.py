@@ -8,7 +8,7 @@ become one function and a loop.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autopar.costmodel.machine import Machine
 from autopar.costmodel.redistribute import Step as Conversion
@@ -16,6 +16,7 @@ from autopar.costmodel.redistribute import plan_conversion
 from autopar.graph import ITEMSIZE, Graph, Node, Ref
 from autopar.grid import GridShape
 from autopar.layout import Layout, Layouts, Partial, Replicate, Shard
+from autopar.partitioner.again import key_of
 from autopar.partitioner.blocks import Repeat
 from autopar.partitioner.build import Decision
 from autopar.partitioner.strategies import Described, Strategy, operand_layouts, result_layouts
@@ -63,7 +64,8 @@ class Update:
 class Loop:
     """A function over repeated blocks: `entries` go in, `outputs` come out of a block and into the next one's entries.
 
-    `carried` pairs an entry with the output that replaces it. `writes` are the last block's outputs.
+    `carried` pairs an entry with the output that replaces it. `writes` are the last block's outputs. Where `again`, backward
+    computes each block's forward once more.
     """
 
     repeat: Repeat
@@ -73,6 +75,7 @@ class Loop:
     carried: tuple[tuple[int, int], ...]
     reads: tuple[Held, ...]
     writes: tuple[Held, ...]
+    again: bool = False
 
 
 Step = Run | Convert | Update | Loop
@@ -147,10 +150,13 @@ def _updates(graph: Graph) -> dict[str, list[tuple[str, str, str]]]:
 class _Scope:
     """The steps of one function while they are collected, and what its variables hold."""
 
-    def __init__(self, context: _Context, held: dict[str, list[Layouts]], fans: dict[str, Layouts]) -> None:
+    def __init__(
+        self, context: _Context, held: dict[str, list[Layouts]], fans: dict[str, Layouts], runs: int = 1
+    ) -> None:
         self.context = context
         self.held = held
         self.fans = fans
+        self.runs = runs  # of forward in a step
         self.steps: list[Step] = []
 
     def obtain(self, name: str, wanted: Layouts, reader: str, module: str) -> Held:
@@ -184,7 +190,8 @@ class _Scope:
         value = self.context.graph.values[name]
         itemsize = ITEMSIZE[value.dtype]
         grid, machine = self.context.grid, self.context.machine
-        return plan_conversion(value.shape, itemsize, value.differentiable, source, target, grid, machine)
+        found = plan_conversion(value.shape, itemsize, value.differentiable, source, target, grid, machine, self.runs)
+        return tuple(map(_run_again, found)) if self.runs > 1 else found
 
     def run(self, node: Node) -> None:
         """Add a call, and the buffer updates that its results are."""
@@ -216,13 +223,15 @@ class _Scope:
             made = outputs[over[i]].value if i in over else name
             fans[name] = self.context.decision.fans.get(made, layouts)
         homes = {name: [layouts] for name, layouts in self.context.decision.homes.items()}
-        inner = _Scope(self.context, homes | {held.value: [held.layouts] for held in entries}, fans)
+        again = key_of(repeat) in self.context.decision.again.repeats
+        given = homes | {held.value: [held.layouts] for held in entries}
+        inner = _Scope(self.context, given, fans, 2 if again else 1)
         for node in repeat.nodes[0]:
             inner.run(node)
         last = len(repeat.nodes) - 1
         writes = tuple(self._made(repeat, last, position) for position in repeat.outputs())
         self.steps.append(
-            Loop(repeat, _needed(inner.steps, outputs), tuple(entries), outputs, carried, tuple(reads), writes)
+            Loop(repeat, _needed(inner.steps, outputs), tuple(entries), outputs, carried, tuple(reads), writes, again)
         )
         for held in writes:
             self.held[held.value] = [held.layouts]
@@ -233,6 +242,12 @@ class _Scope:
         node = next(node for node in repeat.nodes[block] if name in node.outputs)
         strategy = self.context.decision.strategies[repeat.nodes[0][repeat.nodes[block].index(node)].name]
         return Held(name, result_layouts(strategy, node.outputs.index(name)))
+
+
+def _run_again(one: Conversion) -> Conversion:
+    """The conversion with the second run of its forward counted where it happens, in backward."""
+    sent, seconds = one.bytes_forward + one.bytes_adjoint, one.seconds_forward + one.seconds_adjoint
+    return replace(one, bytes_adjoint=sent, seconds_adjoint=seconds)
 
 
 def _leaves(layout: Layout) -> bool:

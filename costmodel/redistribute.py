@@ -96,8 +96,11 @@ def plan_conversion(
     target: Layouts,
     grid: GridShape,
     machine: Machine,
+    runs: int = 1,
 ) -> tuple[Step, ...]:
     """The cheapest chain of steps from `source` to `target` for a tensor of this shape; empty where they are the same.
+
+    Forward runs `runs` times in a step and the adjoint once: so the chains are compared. A step's price is that of one run.
 
     Both must be `compatible` with the shape. The chain begins and ends with the layouts as `plain` reads them.
     """
@@ -107,7 +110,7 @@ def plan_conversion(
     if source == target:
         return ()
     alphabets = _alphabets([source, target], differentiable, bool(machine.fits))
-    space = _space(shape, itemsize, differentiable, alphabets, grid, machine)
+    space = _space(shape, itemsize, differentiable, alphabets, grid, machine, runs)
     path = _shortest(space, _index(space, source), _index(space, target))
     layouts = [tuple(one[i] for one, i in zip(space.alphabets, state, strict=True)) for state in path]
     sizes = [float(space.nbytes[state]) for state in path]
@@ -125,8 +128,9 @@ def conversion_matrix(
     targets: Sequence[Layouts],
     grid: GridShape,
     machine: Machine,
+    runs: int = 1,
 ) -> Floats:
-    """Seconds (forward plus adjoint) of `plan_conversion` for every pair, ``[source, target]``.
+    """Seconds (forward, `runs` times, plus adjoint) of `plan_conversion` for every pair, ``[source, target]``.
 
     Where two axes cut one dim, a chain may go back and forth between the axes and be a little cheaper than told here.
     Infinite where one of the two is not `compatible` with the shape.
@@ -137,7 +141,7 @@ def conversion_matrix(
         return np.zeros((len(first), len(last)))
     rows, from_row = _distinct(first)
     columns, from_column = _distinct(last)
-    costs = _matrix(shape, itemsize, differentiable, tuple(rows), tuple(columns), grid, machine)
+    costs = _matrix(shape, itemsize, differentiable, tuple(rows), tuple(columns), grid, machine, runs)
     return costs[np.ix_(from_row, from_column)]
 
 
@@ -150,9 +154,10 @@ def _matrix(
     columns: tuple[Layouts, ...],
     grid: GridShape,
     machine: Machine,
+    runs: int,
 ) -> Floats:
     alphabets = _alphabets([*rows, *columns], differentiable, bool(machine.fits))
-    space = _space(shape, itemsize, differentiable, alphabets, grid, machine)
+    space = _space(shape, itemsize, differentiable, alphabets, grid, machine, runs)
     return _least(space, rows, columns)
 
 
@@ -187,6 +192,7 @@ def _space(
     alphabets: tuple[tuple[Layout, ...], ...],
     grid: GridShape,
     machine: Machine,
+    runs: int,
 ) -> _Space:
     counts = tuple(len(one) for one in alphabets)
     nbytes = np.full(counts, float(itemsize))
@@ -200,7 +206,7 @@ def _space(
         for axis, layout in enumerate(layouts):
             movable[(axis, *state)] = legal[state] and not any(same_factor(layout, one) for one in layouts[axis + 1 :])
     edges = tuple(
-        _edges(axis, alphabets[axis], nbytes, movable[axis], differentiable, grid, machine)
+        _edges(axis, alphabets[axis], nbytes, movable[axis], differentiable, grid, machine, runs)
         for axis in range(len(counts))
     )
     ways = len(_ways(differentiable, bool(machine.fits)))
@@ -215,6 +221,7 @@ def _edges(
     differentiable: bool,
     grid: GridShape,
     machine: Machine,
+    runs: int,
 ) -> Floats:
     """Costs of all steps over one axis, one evaluation per primitive."""
     held, free = np.moveaxis(nbytes, axis, 0), np.moveaxis(movable, axis, 0)
@@ -229,7 +236,7 @@ def _edges(
     for primitive, pairs in cells.items():
         xs, ys = (list(column) for column in zip(*pairs, strict=True))
         _, _, forward, adjoint = price(primitive, machine, reach, held[xs], held[ys])
-        seconds = forward + adjoint if differentiable else forward
+        seconds = runs * forward + adjoint if differentiable else runs * forward
         costs[xs, ys] = np.where(free[xs] & free[ys], seconds, np.inf)
     return costs
 

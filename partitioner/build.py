@@ -8,7 +8,7 @@ of repeated blocks share a variable, whose cost is the sum over the blocks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from autopar.costmodel import memory
@@ -18,6 +18,7 @@ from autopar.graph import Graph, Ref
 from autopar.grid import GridShape
 from autopar.layout import Layouts
 from autopar.partitioner import blocks
+from autopar.partitioner.again import KEPT, Again, again
 from autopar.partitioner.asked import NOTHING, Asked, narrowed, same_homes
 from autopar.partitioner.conversions import Conversions
 from autopar.partitioner.draft import Draft
@@ -32,6 +33,7 @@ class Built:
 
     keys      per variable ``"node:NAME"``, ``"home:VALUE"`` or ``"fan:VALUE"``
     options   per variable its strategies (of a call) or layouts (of a tensor)
+    again     the repeated blocks whose forward is computed again in backward
     tied      key of a later block's variable -> key of the first block's, which stands for it
     """
 
@@ -45,6 +47,7 @@ class Built:
     tied: Mapping[str, str]
     problem: Problem
     timings: Timings = UNMEASURED
+    again: Again = KEPT
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,7 @@ class Decision:
     strategies: Mapping[str, Strategy]
     homes: Mapping[str, Layouts]
     fans: Mapping[str, Layouts]
+    again: Again = KEPT
 
 
 def build(
@@ -68,20 +72,23 @@ def build(
     gathered: bool,
     timings: Timings = UNMEASURED,
     asked: Asked = NOTHING,
+    recomputed: Collection[str] = (),
 ) -> Built:
     """Price everything. `limit` is bytes per rank or None; `optimizer` one of ``sgd``, ``momentum``, ``adamw``.
 
     `gathered` allows parameters to be stored in parts and gathered for use; `timings` are taken in place of predicted seconds;
-    `asked` is what the choice is narrowed to beside the pins.
+    `asked` is what the choice is narrowed to beside the pins. `recomputed` names
+    repeated blocks (`again.key_of`) of which forward is computed again in backward.
     """
     described = narrowed(describe(graph, grid, pins), asked, grid)
     repeats = tuple(one for one in blocks.find(graph) if same_options(one, described) and same_homes(one, asked))
+    twice = again(repeats, recomputed)
     stored = frozenset(item.value for item in graph.parameters if gathered or asked.gathers(item.value))
     draft = Draft(
         graph, grid, machine, described, optimizer, asked, stored,
         frozenset(item.value for item in graph.parameters) - stored, ties(graph, repeats),
         repeats, graph.producers(), graph.consumers(), residents(graph, described), running_statistics(graph), timings,
-        Conversions(grid, machine),
+        Conversions(grid, machine), twice,
     )  # fmt: skip
     draft.add_homes()
     draft.add_calls()
@@ -91,7 +98,17 @@ def build(
     nodes = tuple(Choices(key, draft.costs[key], draft.bytes[key], *draft.spans[key]) for key in keys)
     edges = tuple(Edge(position[a], position[b], costs) for (a, b), costs in draft.edges.items())
     return Built(
-        graph, grid, machine, described, repeats, keys, draft.options, draft.tied, Problem(nodes, edges, limit), timings
+        graph,
+        grid,
+        machine,
+        described,
+        repeats,
+        keys,
+        draft.options,
+        draft.tied,
+        Problem(nodes, edges, limit),
+        timings,
+        twice,
     )
 
 
@@ -129,4 +146,5 @@ def decide(built: Built, choice: Sequence[int]) -> Decision:
         strategies,  # type: ignore[arg-type]
         {name: of("home:" + name) for name in outside},  # type: ignore[misc]
         {name: of("fan:" + name) for name in fanned},  # type: ignore[misc]
+        built.again,
     )

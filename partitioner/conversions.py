@@ -47,14 +47,17 @@ class Conversions:
             self.lists[key] = item.strategies, tuple(result_layouts(one, result) for one in item.strategies)
         return self.lists[key][1]
 
-    def seconds(self, value: Value, yields: Options, wants: Options) -> Matrix:
-        """Seconds of converting a value, forward and adjoint, from every option of its maker to every option of a reader."""
-        key = (id(yields), id(wants), value.shape, value.dtype, value.differentiable)
+    def seconds(self, value: Value, yields: Options, wants: Options, runs: int = 1) -> Matrix:
+        """Seconds of converting a value, forward and adjoint, from every option of its maker to every option of a reader.
+
+        Forward runs so many times, the adjoint once.
+        """
+        key = (id(yields), id(wants), value.shape, value.dtype, value.differentiable, runs)
         if key not in self.found:
             rows, row = self._distinct(yields)
             columns, column = self._distinct(wants)
             costs = conversion_matrix(
-                value.shape, ITEMSIZE[value.dtype], value.differentiable, rows, columns, self.grid, self.machine
+                value.shape, ITEMSIZE[value.dtype], value.differentiable, rows, columns, self.grid, self.machine, runs
             )
             self.found[key] = yields, wants, costs[np.ix_(row, column)]
         return self.found[key][2]

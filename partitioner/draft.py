@@ -21,6 +21,7 @@ from autopar.costmodel.timings import Timings
 from autopar.graph import ITEMSIZE, Graph, Node, Value
 from autopar.grid import GridShape
 from autopar.layout import Layouts, Replicate
+from autopar.partitioner.again import Again, kept_bytes
 from autopar.partitioner.asked import Asked, open_homes
 from autopar.partitioner.blocks import Repeat
 from autopar.partitioner.conversions import Conversions, Matrix
@@ -47,6 +48,7 @@ class Draft:
     fixed: frozenset[str]
     timings: Timings
     conversions: Conversions
+    again: Again
     options: dict[str, Sequence[Strategy] | Sequence[Layouts]] = field(default_factory=dict)
     costs: dict[str, Matrix] = field(default_factory=dict)
     bytes: dict[str, Matrix] = field(default_factory=dict)
@@ -106,28 +108,24 @@ class Draft:
     def add_calls(self) -> None:
         """Calls: compute, inner communication, and what they keep for backward until then."""
         steps = 2 * len(self.graph.nodes)
-        memo: dict[str, tuple[list[float], list[float]]] = {}
+        memo: dict[tuple[object, ...], tuple[list[float], list[int]]] = {}
         for i, node in enumerate(self.graph.nodes):
             item = self.described[node.name]
-            key = self.tied.get("node:" + node.name, "node:" + node.name)
-            if key in self.options:
-                costs, held = memo[key]
-            else:
-                costs = [self.call_seconds(item, strategy) for strategy in item.strategies]
-                resident = self.resident[node.name]
-                held = [
-                    memory.saved_bytes(item.call, item.rule, item.op, strategy, self.grid, resident)
-                    for strategy in item.strategies
-                ]
-                memo[key] = (costs, held)
-            self.put("node:" + node.name, item.strategies, costs, held, (i, steps - i))
+            key = (self.tied.get("node:" + node.name, "node:" + node.name), node.name in self.again.later)
+            if key not in memo:
+                costs = memo[key[0], not key[1]][0] if key[1] else [self.call_seconds(item, s) for s in item.strategies]
+                given = (self.grid, self.resident[node.name], self.again)
+                memo[key] = costs, [kept_bytes(item, strategy, *given) for strategy in item.strategies]
+            self.put("node:" + node.name, item.strategies, *memo[key], (i, steps - i))
 
     def call_seconds(self, item: Described, strategy: Strategy) -> float:
-        """Forward and backward seconds of a call on one rank, its inner communication included."""
+        """Seconds of a call on one rank: forward and backward, what it sends included, and forward again where it is."""
         given = (item.call, item.rule, item.op, strategy, self.grid, self.machine)
         forward, backward = compute.node_seconds(*given, self.timings)
         inner = compute.inner_conversions(*given)
-        return forward + backward + sum(one.seconds_forward + one.seconds_adjoint for one in inner)
+        forward += sum(one.seconds_forward for one in inner)
+        backward += sum(one.seconds_adjoint for one in inner)
+        return forward + backward + (forward if item.node.name in self.again.calls else 0.0)
 
     def add_edges(self) -> None:
         """Conversions: from the producer, through a fan where several calls read the tensor, to each reader."""
@@ -136,11 +134,12 @@ class Draft:
         for name in self.graph.values:
             source, yields = self.source(name)
             times = 2 if name in handed else 1  # what enters the first block is converted as what it hands on
-            uses = self.uses(name)
+            uses, runs = self.uses(name), self.runs(name)
             if len({reader for reader, _ in uses}) > 1:
-                source, yields = self.fan(name, source, yields, uses, times)
+                source, yields = self.fan(name, source, yields, uses, times, runs)
+                runs = max(runs, *(1 + (one.removeprefix("node:") in self.again.calls) for one, _ in uses))
             for reader, wants in uses:
-                self.link(name, source, yields, reader, wants, times)
+                self.link(name, source, yields, reader, wants, times, runs)
         for buffer, name in targets.items():
             home = next(item.value for item in self.graph.parameters if item.name == buffer)
             source, yields = self.source(name)
@@ -150,6 +149,12 @@ class Draft:
         whole: Layouts = tuple(Replicate() for _ in self.grid.sizes)
         key = self.tied.get(source, source)
         self.costs[key] = self.costs[key] + self.seconds(self.graph.loss, yields, (whole,))[:, 0]
+
+    def runs(self, name: str) -> int:
+        """How often forward converts a value in a step: twice inside a block that is computed again."""
+        readers = [node.name for node in self.readers[name]]
+        made = name not in self.makers or self.makers[name].name in self.again.calls
+        return 2 if made and readers and all(one in self.again.calls for one in readers) else 1
 
     def uses(self, name: str) -> list[tuple[str, Sequence[Layouts]]]:
         """The variables that ask for a value, and the layouts of their options.
@@ -182,6 +187,7 @@ class Draft:
         yields: Sequence[Layouts],
         uses: Sequence[tuple[str, Sequence[Layouts]]],
         times: int,
+        runs: int,
     ) -> tuple[str, Sequence[Layouts]]:
         """A variable for the layouts that a tensor is converted to once for all its readers."""
         key = "fan:" + name
@@ -191,7 +197,7 @@ class Draft:
             assert set(known) == set(options), f"{key} is tied to {self.tied.get(key)}, which has other options"
         nothing = [0.0] * len(known)
         self.put(key, known, nothing, nothing, (0, 1))
-        self.link(name, source, yields, key, known, times)  # type: ignore[arg-type]
+        self.link(name, source, yields, key, known, times, runs)  # type: ignore[arg-type]
         return key, known  # type: ignore[return-value]
 
     def layouts(self, lists: tuple[Sequence[Layouts], ...]) -> Sequence[Layouts]:
@@ -209,10 +215,11 @@ class Draft:
         reader: str,
         wants: Sequence[Layouts],
         times: int = 1,
+        runs: int = 1,
     ) -> None:
-        """Add the conversion of a value between two variables, so many times, to their edge."""
+        """Add the conversion of a value between two variables, so many times, to their edge; each runs forward `runs` times."""
         a, b = self.tied.get(source, source), self.tied.get(reader, reader)
-        costs = self.seconds(name, yields, wants) * times
+        costs = self.seconds(name, yields, wants, runs) * times
         if name in self.whole_use:
             costs = costs + self.conversions.whole(yields, wants)
         if a == b:  # one block's result is the next block's operand, and the blocks share the variable
@@ -222,11 +229,11 @@ class Draft:
         else:
             self.edges[a, b] = self.edges.get((a, b), 0.0) + costs
 
-    def seconds(self, name: str, yields: Sequence[Layouts], wants: Sequence[Layouts]) -> Matrix:
+    def seconds(self, name: str, yields: Sequence[Layouts], wants: Sequence[Layouts], runs: int = 1) -> Matrix:
         """Seconds of converting a value between all options; what batch norms change in place is never converted."""
         if name in self.fixed:
             return np.array([[0.0 if one == other else np.inf for other in wants] for one in yields])
-        return self.conversions.seconds(self.graph.values[name], yields, wants)
+        return self.conversions.seconds(self.graph.values[name], yields, wants, runs)
 
 
 def _places(inputs: Sequence[str], name: str) -> list[int]:

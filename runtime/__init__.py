@@ -8,7 +8,7 @@ if __name__ != "autopar.runtime":
 
 from autopar.layout import Copied, Partial, Replicate, Shard
 from autopar.runtime.attention import attention
-from autopar.runtime.draws import drawing, recompute
+from autopar.runtime.draws import drawing
 from autopar.runtime.dropout import (
     alpha_dropout,
     bernoulli,
@@ -54,6 +54,7 @@ from autopar.runtime.primitives.sum_reduce import sum_reduce
 from autopar.runtime.primitives.take import take
 from autopar.runtime.primitives.zero_fill import zero_fill
 from autopar.runtime.program import Program
+from autopar.runtime.recompute import recompute
 from autopar.runtime.scan import cumsum
 from autopar.runtime.session import Parallel
 from autopar.runtime.softmax import log_softmax, softmax

@@ -12,7 +12,7 @@ split (features) do ranks draw numbers that others keep. Bernoulli numbers are 3
 is several times faster than `torch.bernoulli` on a CPU.
 
 A step is a context, ``with drawing(seed, step): ...``, which `autopar.runtime.Parallel` opens around forward. Backward
-draws nothing: what it needs was saved. `recompute` saves memory and computes forward again there, with the same numbers.
+draws nothing: what it needs was saved; where `recompute` computes forward again there, it draws the same numbers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from contextvars import ContextVar
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from autopar.errors import ConfigError, refusal
 from autopar.runtime.places import Over, Rows, rows_of, take_rows, whole_shape
@@ -178,24 +177,15 @@ def _mixed(key: int, number: int) -> int:
     return (x ^ x >> 31) & (2**63 - 1)
 
 
-def recompute(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """``function(*inputs)``, of which backward keeps the inputs alone and computes it again, with the same random numbers.
-
-    Use it in place of `torch.utils.checkpoint.checkpoint` in a program. Every rank does so alike.
-    """
-    draws = current()
-    start, end = draws.calls, 0
-
-    def again(*inputs: Tensor) -> Tensor:
-        nonlocal end
-        token = _STEP.set(draws)
-        before, draws.calls = draws.calls, start
-        try:
-            return function(*inputs)
-        finally:
-            end, draws.calls = draws.calls, before
-            _STEP.reset(token)
-
-    result: Tensor = checkpoint(again, *inputs, use_reentrant=False, preserve_rng_state=False)
-    draws.calls = end
-    return result
+@contextmanager
+def replaying(draws: Draws, start: int) -> Iterator[None]:
+    """The step of `draws` once more, from its call number `start` on; afterwards it counts on from where it was."""
+    token = _STEP.set(draws)
+    before, draws.calls = draws.calls, start
+    made = len(draws.made)
+    try:
+        yield
+    finally:
+        del draws.made[made:]
+        draws.calls = before
+        _STEP.reset(token)

@@ -57,7 +57,7 @@ def compiled(name, grid, machine=SLOW, solve=None, **options):
     """What `autopar.compile` makes of a model; `solve` replaces the solver."""
     patches = [mock.patch("autopar.capture.capture", return_value=captured(name))]
     if solve is not None:
-        patches.append(mock.patch("autopar.compiler.solve", lambda problem, **_: solve(problem)))
+        patches.append(mock.patch("autopar.rounds.solve", lambda problem, **_: solve(problem)))
     for patch in patches:
         patch.start()
     try:

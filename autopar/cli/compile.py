@@ -39,6 +39,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ban", action="append", default=[], metavar=form, help="rule that out instead; repeatable")
     timed = "time every distinct call on this machine, at its exact local shapes, and plan by that"
     parser.add_argument("--measure", action="store_true", help=timed)
+    twice = (
+        "whether backward computes repeated blocks again, to keep less: auto where the memory limit asks for it (auto)"
+    )
+    parser.add_argument("--recompute", default="auto", choices=["auto", "always", "never"], help=twice)
     optimizers = ["sgd", "momentum", "adamw"]
     parser.add_argument(
         "--optimizer", default="adamw", choices=optimizers, help="whose state the memory counts (adamw)"
@@ -109,6 +113,7 @@ def _compiled(arguments: argparse.Namespace, progress: Any) -> Compiled:  # noqa
         source=ModelSource(str(file.path), file.sha256, file.attribute),
         time_limit=arguments.time_limit,
         measure=arguments.measure,
+        recompute=arguments.recompute,
         progress=progress,
     )
 

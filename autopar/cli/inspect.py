@@ -97,6 +97,9 @@ def _summary(saved: Saved) -> Table:
         + (f", pins {'; '.join(plan.options.pins)}" if plan.options.pins else "")
         + (f", bans {'; '.join(plan.options.bans)}" if plan.options.bans else ""),
     }
+    twice = [prefix for (prefix, _), again in zip(plan.repeats, plan.recomputed, strict=True) if again]
+    if twice:
+        rows["recompute"] = f"{', '.join(twice)}: backward keeps what goes into a block, and computes the block again"
     if plan.batch.fixed:
         rows["batch"] = f"as compiled only: {plan.batch.fixed}"
     if plan.evaluation:

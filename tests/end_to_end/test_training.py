@@ -67,7 +67,7 @@ def model():
 def compiled(grid, seed):
     """The program under a choice that is drawn; the examples are in float32 as the parameters are."""
     examples = {name: one.float() if one.is_floating_point() else one for name, one in batch(0).items()}
-    with mock.patch("autopar.compiler.solve", lambda problem, **_: drawn(seed)(problem)):
+    with mock.patch("autopar.rounds.solve", lambda problem, **_: drawn(seed)(problem)):
         return autopar.compile(model(), examples, grid=grid, machine=SLOW, outputs=("logits", "more.0"))
 
 

@@ -1,0 +1,159 @@
+"""The rounds in which a plan is sought: what costs time or messages is offered only where the memory limit asks for it.
+
+    1. parameters are stored as they are used, and no block is computed twice. Where the limit costs nothing, this is the plan
+    2. where it does, or nothing fits: parameters may be stored in parts and gathered for use (ZeRO, FSDP), and every set of
+       repeated blocks may be computed again in backward (`partitioner.again`)
+
+A set whose cost without any limit is not below the best plan's cannot hold a better one, and is left out: the answer is the best
+of all sets. Of a graph with more than `_MOST` kinds of repeated blocks the sets are the first, the first two, and so on.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from dataclasses import dataclass, replace
+
+from autopar import report
+from autopar.costmodel.machine import Machine
+from autopar.costmodel.timings import UNMEASURED, Timings
+from autopar.graph import Graph
+from autopar.grid import GridShape
+from autopar.partitioner.again import key_of, offered
+from autopar.partitioner.build import Built, build, running_statistics
+from autopar.partitioner.problem import NoChoice, Solution
+from autopar.partitioner.solve import solve
+from autopar.partitioner.strategies import describe
+from autopar.pins import Wishes
+from autopar.plan import Options
+from autopar.stages import Progress, timed
+
+_MOST = 4
+_SILENCE = 10.0  # seconds that calls may be timed for without a word
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """What all rounds have in common."""
+
+    graph: Graph
+    grid: GridShape
+    machine: Machine
+    limit: float
+    options: Options
+    wishes: Wishes
+    timings: Timings
+    tell: Progress
+
+    def priced(self, gathered: bool, recomputed: frozenset[str]) -> Built:
+        with timed(self.tell, "priced") as said:
+            built = build(
+                self.graph, self.grid, self.machine, limit=self.limit, optimizer=self.options.optimizer,
+                pins=self.wishes.calls, gathered=gathered, timings=self.timings, asked=self.wishes.asked,
+                recomputed=recomputed,
+            )  # fmt: skip
+            count = sum(len(options) for options in built.options.values())
+            parts = [f"{len(built.keys)} variables, {count} strategies"]
+            parts += ["parameters gathered for use"] if gathered else []
+            parts += [f"{one.prefix} computed again" for one in built.repeats if key_of(one) in recomputed]
+            said(", ".join(parts))
+        return built
+
+    def solved(self, built: Built) -> Solution:
+        with timed(self.tell, "solved") as said:
+            solution = solve(built.problem, method=self.options.solver, time_limit=self.options.time_limit)
+            said(f"{solution.method}, gap {solution.gap:.2%}")
+        return solution
+
+    def floor(self, built: Built) -> float:
+        """A bound on the cost with the limit left out."""
+        return solve(replace(built.problem, limit=None), time_limit=self.options.time_limit).bound
+
+
+def planned(
+    graph: Graph,
+    grid: GridShape,
+    machine: Machine,
+    limit: float,
+    options: Options,
+    wishes: Wishes,
+    tell: Progress,
+) -> tuple[Built, Solution]:
+    """Price and solve, in rounds. Raises InfeasiblePlan where no plan of any round meets the limit."""
+    timings = _measured(graph, grid, machine, wishes, tell) if options.measure else UNMEASURED
+    search = _Search(graph, grid, machine, limit, options, wishes, timings, tell)
+    plain = search.priced(False, frozenset())
+    sets = _sets(plain, options.recompute)
+    if sets[0]:
+        plain = search.priced(False, sets[0])
+    try:
+        found = search.solved(plain)
+    except NoChoice as error:
+        return _cheapest(search, sets, None, (plain, error))
+    if found.cost <= search.floor(plain) * (1 + 1e-12):
+        return plain, found
+    return _cheapest(search, sets, (plain, found), None)
+
+
+def _sets(plain: Built, recompute: str) -> tuple[frozenset[str], ...]:
+    """The sets of repeated blocks that may be computed again, the preferred first."""
+    names = [key_of(one) for one in offered(plain.graph, plain.repeats, running_statistics(plain.graph))]
+    if recompute == "always":
+        return (frozenset(names),)
+    if recompute == "never":
+        return (frozenset(),)
+    if len(names) > _MOST:
+        return tuple(frozenset(names[:count]) for count in range(len(names) + 1))
+    return tuple(frozenset(one) for size in range(len(names) + 1) for one in itertools.combinations(names, size))
+
+
+def _cheapest(
+    search: _Search,
+    sets: tuple[frozenset[str], ...],
+    best: tuple[Built, Solution] | None,
+    failed: tuple[Built, NoChoice] | None,
+) -> tuple[Built, Solution]:
+    """The cheapest plan of all sets, with a bound on all of them."""
+    bound = math.inf if best is None else best[1].bound
+    for one in sets:
+        try:
+            built = search.priced(True, one)
+            floor = search.floor(built)
+            if best is not None and floor >= best[1].cost:
+                continue
+            solution = search.solved(built)
+        except NoChoice as error:
+            failed = (built, error) if failed is None or _less(error, failed[1]) else failed
+            continue
+        bound = min(bound, solution.bound)
+        best = (built, solution) if best is None or solution.cost < best[1].cost else best
+    if best is None:
+        assert failed is not None
+        raise report.no_plan(*failed, search.options.optimizer) from failed[1]
+    return best[0], replace(best[1], bound=min(bound, best[1].cost))
+
+
+def _less(error: NoChoice, other: NoChoice) -> bool:
+    """Whether one set misses the limit by less than another."""
+    return (math.inf if error.least_peak is None else error.least_peak) < (
+        math.inf if other.least_peak is None else other.least_peak
+    )
+
+
+def _measured(graph: Graph, grid: GridShape, machine: Machine, wishes: Wishes, tell: Progress) -> Timings:
+    """Seconds of every call under every strategy, timed on this machine or known from before."""
+    from autopar.measure import measure
+
+    began = told = time.perf_counter()
+
+    def shown(done: int, count: int) -> None:
+        nonlocal told
+        if time.perf_counter() - told > _SILENCE:
+            told = time.perf_counter()
+            tell("measuring", f"{done} of {count} runs", told - began)
+
+    with timed(tell, "measured") as said:
+        timings, jobs, new = measure(graph, describe(graph, grid, wishes.calls), grid, machine, shown)
+        said(f"{jobs} distinct calls, {new} of them timed now")
+    return timings

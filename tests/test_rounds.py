@@ -1,0 +1,151 @@
+"""Blocks computed again in backward: the same numbers, the price that is told, and taken where a memory limit asks for it."""
+
+import pytest
+import torch
+from compiling import CPU, SLOW, assert_computes_the_same, captured, compiled, digests
+from torch import nn
+
+import autopar
+from autopar.costmodel.compute import parameter_seconds
+from autopar.errors import ConfigError, InfeasiblePlan
+from autopar.grid import GridShape
+from autopar.partitioner.again import again, key_of, offered
+from autopar.partitioner.build import build, decide, running_statistics
+from autopar.partitioner.problem import NoChoice
+from autopar.partitioner.solve import solve
+from autopar.plan import to_json
+from autopar.runtime import drawing, simulate
+from autopar.runtime.description import parse_description
+from autopar.runtime.drawn import Drawn
+from autopar.runtime.initial import module_values
+from autopar.runtime.session import Parallel
+
+
+def stack(dropout=0.0, norm=False, layers=3):
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.up, self.down = nn.Linear(8, 16), nn.Linear(16, 8)
+            self.norm = nn.BatchNorm1d(8) if norm else nn.LayerNorm(8)
+            self.dropout = nn.Dropout(dropout)
+
+        def forward(self, x):
+            return x + self.dropout(self.down(torch.relu(self.up(self.norm(x)))))
+
+    class Stack(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.ModuleList(Block() for _ in range(layers))
+
+        def forward(self, x):
+            for layer in self.layers:
+                x = layer(x)
+            return x.square().mean()
+
+    return Stack()
+
+
+@pytest.mark.parametrize(("name", "grid"), [("gpt", "2x2"), ("wide_gpt", "3")])
+def test_computed_again_it_is_the_same(name, grid):
+    one = compiled(name, grid, recompute="always")
+    assert one.plan.recomputed == (True,)
+    assert " = recompute(" in one.source
+    assert_computes_the_same(one, name)
+
+
+@pytest.mark.parametrize("grid", ["2", "2x2"])
+@pytest.mark.parametrize("how", ["always", "never"])
+def test_what_is_told_is_what_was_solved_for(how, grid):
+    one = compiled("gpt", grid, recompute=how)
+    built, told = one.built, one.plan.predicted
+    homes = decide(built, one.solution.choice).homes
+    sums = sum(
+        parameter_seconds(built.graph.values[item.value], item.kind, homes[item.value], "adamw", built.grid, SLOW)[0]
+        for item in built.graph.parameters
+    )
+    assert told.compute + told.communication + told.update + sums == pytest.approx(one.solution.cost)
+
+
+def test_dropout_draws_the_same_again():
+    torch.manual_seed(0)
+    model, x = stack(dropout=0.5).double(), torch.randn(6, 8, dtype=torch.float64)
+    one = autopar.compile(stack(dropout=0.5), (x.float(),), grid="2", machine=SLOW, recompute="always")
+    assert one.plan.recomputed == (True,)
+    with drawing(7, 1), Drawn():
+        wanted = torch.autograd.grad(model(x), list(model.parameters()))
+    description = parse_description(to_json(one.plan), "plan.json")
+
+    def rank():
+        names = {"__name__": "program"}
+        exec(compile(one.source, "program.py", "exec"), names)
+        parallel = Parallel(names["PROGRAM"], description, list(module_values(model)), dtype=torch.float64, seed=7)
+        parallel(x).backward()
+        return parallel.full_gradients()
+
+    for found in simulate(2, rank):
+        for (key, _), value in zip(model.named_parameters(), wanted, strict=True):
+            torch.testing.assert_close(found[key], value, rtol=1e-10, atol=1e-12)
+
+
+def test_blocks_that_change_buffers_are_not_computed_again():
+    one = autopar.compile(stack(norm=True), (torch.randn(6, 8),), grid="2", machine=SLOW, recompute="always")
+    assert one.plan.recomputed == (False,)
+    assert "recompute(" not in one.source
+
+
+def test_a_limit_that_keeping_breaks_makes_it_compute_again():
+    with pytest.raises(InfeasiblePlan):
+        compiled("gpt", "2", recompute="never", memory=24_000)
+    one = compiled("gpt", "2", memory=24_000)
+    assert one.plan.recomputed == (True,)
+    assert one.plan.predicted.activations_bytes < compiled("gpt", "2").plan.predicted.activations_bytes / 2
+    assert digests(one) == digests(compiled("gpt", "2", memory=24_000))
+    assert_computes_the_same(one, "gpt")
+
+
+@pytest.mark.parametrize("memory", [30_000, 24_000, 21_000, 18_000])
+def test_the_cheapest_of_all_sets(memory):
+    graph, grid = captured("gpt").graph, GridShape.parse("2")
+    costs = []
+    for recomputed in ((), tuple(map(key_of, offered(graph, _repeats(graph, grid), running_statistics(graph))))):
+        built = _built(graph, grid, memory, recomputed)
+        try:
+            costs.append(solve(built.problem, method="ilp").cost)
+        except NoChoice:
+            continue
+    if not costs:
+        with pytest.raises(InfeasiblePlan, match="needs at least"):
+            compiled("gpt", "2", memory=memory)
+        return
+    one = compiled("gpt", "2", memory=memory)
+    assert one.solution.cost == pytest.approx(min(costs), rel=1e-9)
+    assert one.solution.bound == pytest.approx(min(costs), rel=1e-6)
+
+
+def _built(graph, grid, memory, recomputed=()):
+    given = {"limit": memory, "optimizer": "adamw", "pins": {}, "gathered": True}
+    return build(graph, grid, SLOW, **given, recomputed=recomputed)
+
+
+def _repeats(graph, grid):
+    return _built(graph, grid, None).repeats
+
+
+def test_of_limits_that_bind_a_smaller_one_is_never_cheaper():
+    costs = [compiled("gpt", "2", memory=memory).solution.cost for memory in (29_300, 27_000, 25_000, 21_000)]
+    assert costs == sorted(costs)
+
+
+def test_what_is_kept():
+    graph = captured("gpt").graph
+    repeats = _repeats(graph, GridShape.parse("2"))
+    record = again(repeats, [key_of(repeats[0])])
+    assert len(record.calls) == 3 * len(repeats[0].nodes[0])
+    assert len(record.later) == 2 * len(repeats[0].nodes[0])
+    assert len(record.handed) == 3
+    assert again(repeats, []).calls == frozenset()
+
+
+def test_an_unknown_word_is_refused():
+    with pytest.raises(ConfigError, match="did you mean 'never'"):
+        compiled("mlp", "2", machine=CPU, recompute="nevr")
