@@ -141,8 +141,7 @@ def compile(
     ``momentum`` or ``adamw``; `loss` names the output to train on, `outputs` others that the program returns beside it
     (``("logits",)``); `time_limit` is in seconds. With `measure` every distinct call is timed on this machine at its exact
     local shapes, which takes seconds to minutes the first time, and the plan is made by these times.
-    `recompute` says whether the forward of repeated blocks is computed again in backward, so that less is kept: ``auto`` where
-    the memory limit makes that worth it, ``always`` or ``never``.
+    `recompute`: whether backward computes repeated blocks again, to keep less, ``auto`` (for the limit), ``always``, ``never``.
 
     Raises CaptureError, ConfigError, or InfeasiblePlan where no plan meets the memory limit.
     """
@@ -152,9 +151,8 @@ def compile(
     shape, profile = _shape(grid), _profile(machine)
     machines.check_ranks(profile, shape)
     asked = None if memory is None else float(machines.parse_bytes(memory))
-    options = Options(
-        asked, solver, optimizer, tuple(pin), tuple(ban), loss, time_limit, _names(outputs), measure, recompute
-    )
+    wished = (tuple(pin), tuple(ban))
+    options = Options(asked, solver, optimizer, *wished, loss, time_limit, _names(outputs), measure, recompute)
     _check(options)
     _wishes(options, shape)
     with timed(tell, "captured") as said:
