@@ -16,8 +16,8 @@ from autopar.partitioner.solve import METHODS
 
 # Changing this breaks people's scripts: new options are fine, others need a note in the changelog.
 SURFACE = {
-    "compile": "model --grid --machine --memory --solver --time-limit --pin --ban --measure --recompute --optimizer --loss --return "
-    "-o --output --json",
+    "compile": "model --grid --machine --memory --solver --time-limit --pin --ban --measure --recompute --optimizer --loss "
+    "--return -o --output --json",
     "inspect": "folder --view --json",
     "explain": "folder name --most --record --json",
     "run": "folder --steps --compare --save --seed --dtype --no-rebalance",
