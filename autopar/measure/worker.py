@@ -22,7 +22,6 @@ from torch import Tensor
 from autopar import runtime
 from autopar.measure.job import Job, Operand
 from autopar.measure.mute import Mute
-from autopar.runtime.drawn import Drawn
 from autopar.runtime.draws import drawing
 from autopar.runtime.grid import Axis
 
@@ -78,7 +77,7 @@ class _Set:
 
 def _round(sets: list[_Set]) -> tuple[float, float]:
     """Seconds of all sets forward, and of all backward."""
-    with drawing(0, 0), Drawn():
+    with drawing(0, 0):
         start = time.perf_counter()
         results = [one for item in sets for one in item.run()]
         forward = time.perf_counter() - start
@@ -97,7 +96,7 @@ def _count(job: Job, code: CodeType, axes: dict[str, Axis], below: int) -> int:
     one = _Set(job, axes, below, code)
     _round([one])
     taken = sum(_round([one]))
-    with drawing(0, 0), Drawn():
+    with drawing(0, 0):
         size = sum(x.nbytes for x in (*one.operands, *one.run()))
     return max(1, min(_MOST, -(-_FILL // max(size, 1)), int(0.08 / max(taken, 1e-6))))
 
