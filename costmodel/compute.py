@@ -6,8 +6,8 @@
 (S. Williams, A. Waterman, D. Patterson, "Roofline", CACM 52(4), 2009.) flops of the whole call are scaled by the local
 share of every split letter, bytes are those of the largest shards; an axis where nothing is split does not make the
 call smaller. A product (matmul, convolution) computes one gradient per operand under its sum, and only those that
-someone needs: the first layer's input asks for none. Views are free. More ranks than cores slow each other down: that
-is not modelled.
+someone needs: the first layer's input asks for none. Views are free. More ranks than cores slow each other down
+(`machine.crowding`). Calls that were timed at their local shapes (`Timings`) take what they took.
 
 Halos: a windowed letter needs rows of the operand beyond the rank's own. The rows are computed for every rank from
 balanced bounds of the operand and of the result, and the largest number counts. The adjoint sends as many back.
@@ -26,10 +26,10 @@ import math
 import numpy as np
 
 from autopar.costmodel.algorithms import reach_of, reaches
-from autopar.costmodel.communication import Conversion, exposed, gradient_seconds, halo_seconds
+from autopar.costmodel.communication import Conversion, exposed, filling_seconds, gradient_seconds, halo_seconds
 from autopar.costmodel.communication import seconds as move_seconds
 from autopar.costmodel.local import largest_part, local_bytes, local_shape, operand_bytes, result_bytes
-from autopar.costmodel.machine import Machine
+from autopar.costmodel.machine import Machine, crowding
 from autopar.costmodel.memory import optimizer_copies
 from autopar.costmodel.timings import UNMEASURED, Timings
 from autopar.graph import ITEMSIZE, Value
@@ -56,10 +56,18 @@ def node_seconds(
     """
     if op.work == "view":
         return 0.0, 0.0
+    crowded = crowding(machine, grid)
     measured = timings.of(call.node.name, choices)
-    if measured is not None:
-        return measured
-    rate = machine.rate(op.work, call.results[0].dtype)
+    forward, backward = measured or _predicted(call, rule, op, choices, grid, machine)
+    return forward * crowded, backward * crowded
+
+
+def _predicted(
+    call: Call, rule: Rule, op: Op, choices: tuple[Choice, ...], grid: GridShape, machine: Machine
+) -> tuple[float, float]:
+    """The roofline on a core of one's own."""
+    dtype = call.results[0].dtype
+    rate = machine.rate(op.work, dtype)
     flops = whole_flops(call, rule, op) * local_share(rule, choices, grid) * _skew(call, rule, op, choices, grid)
     read = operand_bytes(call, choices, grid)
     made = result_bytes(call, choices, grid)
@@ -70,6 +78,7 @@ def node_seconds(
         return forward, 0.0
     saved = sum(read) if op.saves == "inputs" else sum(made) if op.saves == "output" else 0
     moved = saved + sum(made) + sum(size for size, wanted in zip(read, needed, strict=True) if wanted)
+    rate = machine.rate(op.work, dtype, backward=True)
     computed = _roofline(flops * op.backward * _needed_share(call, rule, op), moved, rate, machine)
     return forward, computed + back * machine.launch_floor
 
@@ -214,6 +223,7 @@ def gradient_sums(value: Value, home: Layouts, grid: GridShape, machine: Machine
     for i, axis in enumerate(copied):
         reach = reach_of(machine, grid, tuple(sorted(copied[: i + 1])))
         total = gradient_seconds(machine, reach, size) * exposed(machine, reach)
+        total += filling_seconds(machine, reach, size)
         found.append(Conversion("all_sum", axis, 0.0, size, 0.0, max(total - before, 0.0)))
         before = max(total, before)
     return tuple(sorted(found, key=lambda one: one.axis))
@@ -230,4 +240,4 @@ def parameter_seconds(
         return 0.0, 0.0
     moved = local_bytes(value.shape, ITEMSIZE[value.dtype], home, grid) * (3 + 2 * optimizer_copies(optimizer))
     sums = sum(one.seconds for one in gradient_sums(value, home, grid, machine))
-    return sums, max(machine.launch_floor, moved / machine.update_rate(optimizer))
+    return sums, max(machine.launch_floor, moved / machine.update_rate(optimizer)) * crowding(machine, grid)

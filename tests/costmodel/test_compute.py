@@ -9,7 +9,7 @@ from autopar.costmodel import compute
 from autopar.costmodel.algorithms import Reach, reaches
 from autopar.costmodel.communication import halo_seconds
 from autopar.costmodel.communication import seconds as move_seconds
-from autopar.costmodel.machine import Link, load
+from autopar.costmodel.machine import Fit, Link, load
 from autopar.errors import ConfigError
 from autopar.graph import Node, Ref, Value
 from autopar.grid import GridShape
@@ -52,6 +52,21 @@ def test_a_product_runs_at_its_rate():
     assert forward == pytest.approx(flops / (2e11 * 0.4))
     assert backward == pytest.approx(2 * forward)
     assert seconds(call, rule, LINEAR, ["copied"]) == (forward, backward)
+
+
+def test_more_ranks_than_cores_share_them():
+    call, rule = linear()
+    alone = seconds(call, rule, LINEAR, ["b"])
+    for cores, times in ((8, 1), (4, 1), (2, 2), (1, 4)):
+        crowded = dataclasses.replace(MACHINE, cores_per_node=cores)
+        assert seconds(call, rule, LINEAR, ["b"], machine=crowded) == pytest.approx([times * one for one in alone])
+
+
+def test_backward_may_have_a_rate_of_its_own():
+    call, rule = linear()
+    forward, backward = seconds(call, rule, LINEAR, ["b"])
+    slow = dataclasses.replace(MACHINE, efficiency_backward=(("matmul", 0.2),))
+    assert seconds(call, rule, LINEAR, ["b"], machine=slow) == pytest.approx((forward, 2 * backward))
 
 
 @pytest.mark.parametrize("letter", ["b", "k", "n"])
@@ -293,6 +308,15 @@ def test_between_nodes_goes_what_a_node_has_cut():
     assert (across.axis, inside.axis) == (0, 1)
     assert across.seconds == pytest.approx(all_sum_seconds(Link(0.0, 1e9), 4, N * K * 4 / 2))
     assert inside.seconds == pytest.approx(all_sum_seconds(Link(0.0, 1e10), 2, N * K * 4))
+
+
+def test_a_gradient_is_copied_into_the_bucket_that_is_summed_in_place():
+    weight, grid = Value("w", (N, K), "float32", True), GridShape.parse("2")
+    fits = (Fit("intra", "gradient_sum", 2, 0.0, (), (1e9,)), Fit("local", "slice", 1, 1e-6, (), (2e9,)))
+    machine = dataclasses.replace(MACHINE, fits=fits)
+    size = N * K * 4
+    (one,) = compute.gradient_sums(weight, (Copied(),), grid, machine)
+    assert one.seconds == pytest.approx(size / 1e9 + 1e-6 + size / 2e9)
 
 
 def test_an_unknown_optimizer():
