@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autopar import alternatives, pins, report
+from autopar import alternatives, baselines, grids, pins, report
 from autopar.codegen import check, program, steps
 from autopar.codegen.batch import Baked, variant
 from autopar.costmodel import machine as machines
@@ -34,7 +34,7 @@ from autopar.partitioner.problem import Solution
 from autopar.partitioner.solve import check_method
 from autopar.plan import BatchPlan, ModelSource, Options, Plan
 from autopar.rounds import planned
-from autopar.stages import Progress, timed
+from autopar.stages import Progress, silent, timed
 
 if TYPE_CHECKING:
     import torch
@@ -46,7 +46,10 @@ RECOMPUTE = ("auto", "always", "never")
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """A compiled model: the plan, the program's source, and what they were made from."""
+    """A compiled model: the plan, the program's source, and what they were made from.
+
+    `grids` are those that were tried, where the grid was to be found.
+    """
 
     plan: Plan
     source: str
@@ -56,6 +59,7 @@ class Compiled:
     solution: Solution
     model: object
     captured: Captured
+    grids: tuple[grids.Tried, ...] = ()
 
     def save(self, folder: str | Path) -> Path:
         """Write ``program.py`` and ``plan.json`` (and constants or a live module's parameters) into `folder`."""
@@ -80,6 +84,8 @@ class Compiled:
         time_limit: float | None = None,
         measure: bool | None = None,
         recompute: str | None = None,
+        plan: str | None = None,
+        ranks: int | None = None,
         progress: Progress | None = None,
     ) -> Compiled:
         """What if: the same model planned anew, without capturing it again. What is left out stays as it was compiled.
@@ -90,10 +96,9 @@ class Compiled:
         Raises what `compile` raises after the capture: ConfigError, InfeasiblePlan.
         """
         old = self.plan.options
-        asked = old.memory if memory is None else None if memory == "machine" else float(machines.parse_bytes(memory))
         options = replace(
             old,
-            memory=asked,
+            memory=old.memory if memory is None else None if memory == "machine" else _limit(memory),
             solver=old.solver if solver is None else solver,
             pins=old.pins if pin is None else tuple(pin),
             bans=old.bans if ban is None else tuple(ban),
@@ -101,11 +106,13 @@ class Compiled:
             time_limit=old.time_limit if time_limit is None else time_limit,
             measure=old.measure if measure is None else measure,
             recompute=old.recompute if recompute is None else recompute,
+            plan=old.plan if plan is None else plan,
         )
-        shape = _shape(self.plan.grid if grid is None else grid)
+        where = self.plan.grid if grid is None else grid
         profile = self.plan.machine if machine is None else _profile(machine)
-        _check(options)
-        return _finish(self.captured, self.model, shape, profile, options, self.plan.model, progress or _silent)
+        _check(options, where, ranks, profile)
+        given = (self.captured, self.model, profile, options, self.plan.model, progress or silent)
+        return _on_grid(where, ranks, *given)
 
     def __repr__(self) -> str:
         return f"Compiled({self.plan.name!r}, grid={self.plan.grid!r}, {self.plan.predicted.seconds * 1e3:.3g} ms per step)"
@@ -129,9 +136,11 @@ def compile(
     time_limit: float = 60.0,
     measure: bool = False,
     recompute: str = "auto",
+    plan: str = baselines.FREE,
+    ranks: int | None = None,
     progress: Progress | None = None,
 ) -> Compiled:
-    """Compile a model for a process grid.
+    """Compile a model for a process grid; ``grid="auto"`` finds the best one of `ranks` ranks.
 
     `model` is an ``nn.Module`` or a function that returns one (called on the meta device); `example_inputs` a tuple or dict of
     tensors, or a function returning one. `machine` is a shipped profile's name, the path of a TOML file, or a `Machine`;
@@ -142,25 +151,42 @@ def compile(
     (``("logits",)``); `time_limit` is in seconds. With `measure` every distinct call is timed on this machine at its exact
     local shapes, which takes seconds to minutes the first time, and the plan is made by these times.
     `recompute`: whether backward computes repeated blocks again, to keep less, ``auto`` (for the limit), ``always``, ``never``.
+    `plan` is ``auto``, or a fixed one to compare with: ``data``, ``model``, ``domain``, ``megatron``, ``zero``, ``integrated``.
 
     Raises CaptureError, ConfigError, or InfeasiblePlan where no plan meets the memory limit.
     """
     from autopar.capture import capture
 
-    tell = progress or _silent
-    shape, profile = _shape(grid), _profile(machine)
-    machines.check_ranks(profile, shape)
-    asked = None if memory is None else float(machines.parse_bytes(memory))
-    wished = (tuple(pin), tuple(ban))
-    options = Options(asked, solver, optimizer, *wished, loss, time_limit, _names(outputs), measure, recompute)
-    _check(options)
-    _wishes(options, shape)
+    tell, profile = progress or silent, _profile(machine)
+    given = (tuple(pin), tuple(ban), loss, time_limit, _names(outputs), measure, recompute, plan)
+    options = Options(None if memory is None else _limit(memory), solver, optimizer, *given)
+    _check(options, grid, ranks, profile)
     with timed(tell, "captured") as said:
         captured = capture(model, example_inputs, name=name or _name_of(model), loss=loss, outputs=options.outputs)
-        graph = captured.graph
-        said(f"{len(graph.nodes)} operators, {_count(graph)} parameters")
-    explore(without_record(graph), partial(tell, "discovered"))
-    return _finish(captured, model, shape, profile, options, source or ModelSource("", ""), tell)
+        said(f"{len(captured.graph.nodes)} operators, {_count(captured.graph)} parameters")
+    explore(without_record(captured.graph), partial(tell, "discovered"))
+    return _on_grid(grid, ranks, captured, model, profile, options, source or ModelSource("", ""), tell)
+
+
+def _on_grid(
+    grid: str | GridShape,
+    ranks: int | None,
+    captured: Captured,
+    model: object,
+    machine: Machine,
+    options: Options,
+    source: ModelSource,
+    tell: Progress,
+) -> Compiled:
+    """Plan a captured model on a grid, or on the best one of so many ranks."""
+
+    def on(shape: GridShape, options: Options) -> Compiled:
+        return _finish(captured, model, shape, machine, options, source, tell)
+
+    if grid == grids.AUTO:
+        assert ranks is not None
+        return grids.search(ranks, machine, options, on)
+    return on(_shape(grid), options)
 
 
 def _finish(
@@ -175,8 +201,12 @@ def _finish(
     """All that follows the capture: price, solve, emit."""
     graph = captured.graph
     limit = float(machine.memory_bytes) if options.memory is None else options.memory
-    wishes = pins.apply(_wishes(options, grid), graph, grid)
-    built, solution = planned(graph, grid, machine, limit, options, wishes, tell)
+
+    def wishes_of(asked: Options) -> pins.Wishes:
+        wishes = pins.apply(_wishes(asked, grid), graph, grid)
+        return wishes if asked.plan == baselines.FREE else baselines.narrowed(asked.plan, captured, grid, wishes)
+
+    built, solution = planned(graph, grid, machine, limit, options, wishes_of, tell)
     with timed(tell, "emitted") as said:
         plan, text = _emit(built, solution, options, source, captured)
         said(f"{len(text.splitlines())} lines")
@@ -195,17 +225,22 @@ def _profile(machine: str | Path | Machine) -> Machine:
     return machine if isinstance(machine, Machine) else machines.load(machine)
 
 
-def _silent(stage: str, text: str, seconds: float) -> None:
-    """Progress that nobody asked for."""
-
-
 def _names(outputs: str | Sequence[str]) -> tuple[str, ...]:
     return (outputs,) if isinstance(outputs, str) else tuple(outputs)
 
 
-def _check(options: Options) -> None:
+def _limit(memory: str | float) -> float:
+    return float(machines.parse_bytes(memory))
+
+
+def _check(options: Options, grid: str | GridShape, ranks: int | None, machine: Machine) -> None:
     """Refuse what would only be found out after the capture."""
+    grids.check(grid, ranks)
+    if grid != grids.AUTO:
+        machines.check_ranks(machine, _shape(grid))
+        _wishes(options, _shape(grid))
     check_method(options.solver)
+    baselines.check(options.plan)
     optimizer_copies(options.optimizer)
     if options.recompute not in RECOMPUTE:
         given = f"{options.recompute!r} is unknown{nearest(options.recompute, RECOMPUTE)}"

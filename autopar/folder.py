@@ -130,6 +130,7 @@ def recompile(folder: str | Path) -> Compiled:
         solver=plan.options.solver,
         pin=plan.options.pins,
         ban=plan.options.bans,
+        plan=plan.options.plan,
         optimizer=plan.options.optimizer,
         loss=plan.options.loss,
         outputs=plan.options.outputs,
@@ -183,6 +184,7 @@ def _again(plan: Plan, path: Path, folder: Path) -> str:
     given += [word for output in options.outputs for word in ("--return", output)]
     given += [word for pin in options.pins for word in ("--pin", pin)]
     given += [word for ban in options.bans for word in ("--ban", ban)]
+    given += [] if options.plan == "auto" else ["--plan", options.plan]
     return shlex.join([*given, "-o", str(folder)])
 
 

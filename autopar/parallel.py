@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from autopar import errors
 from autopar.errors import AutoparError
 from autopar.grid import GridShape
+from autopar.grids import AUTO
 from autopar.plan import Plan, from_json, to_json
 from autopar.runtime.description import Description, parse_description
 from autopar.runtime.grid import Grid
@@ -66,10 +67,10 @@ def parallelize(
 ) -> Parallelized:
     """The model on the ranks of this job, one part per rank. Collective.
 
-    Arguments are those of `autopar.compile`. A live module keeps its values; a function's are made from `seed`, each rank
-    making its part; dropout draws from `seed`, too. Returns an ``nn.Module`` whose forward takes whole inputs on every rank
-    and returns the loss; with `outputs` an object with the model's own fields, ``.loss`` and these, each put together on all
-    ranks when it is first read.
+    Arguments are those of `autopar.compile`; ``grid="auto"`` takes the best grid of the job's ranks. A live module keeps its
+    values; a function's are made from `seed`, each rank making its part; dropout draws from `seed`, too. Returns an
+    ``nn.Module`` whose forward takes whole inputs on every rank and returns the loss; with `outputs` an object with the
+    model's own fields, ``.loss`` and these, each put together on all ranks when it is first read.
 
     A batch may have any number of rows, unless the model counts them in a way of its own (``plan.batch.fixed``). ``eval()``
     and ``train()`` are as usual where the model differs in batch norm and dropout alone (``plan.evaluation``). Called under
@@ -77,9 +78,10 @@ def parallelize(
 
     Raises what `autopar.compile` raises, on every rank, and ProgramMismatch where the job's ranks are not the grid's.
     """
-    shape = grid if isinstance(grid, GridShape) else GridShape.parse(grid)
     world = default_world()
-    if world.size != shape.size:
+    ranks = world.size if grid == AUTO else None
+    shape = grid if isinstance(grid, GridShape) or ranks is not None else GridShape.parse(grid)
+    if isinstance(shape, GridShape) and world.size != shape.size:
         Grid(shape, world)  # raises, and says which launcher to use
 
     def compiled() -> tuple[str, str, dict[str, Tensor]]:
@@ -87,7 +89,7 @@ def parallelize(
 
         result = compile(
             model, example_inputs, grid=shape, machine=machine, memory=memory, solver=solver, pin=pin, ban=ban,
-            optimizer=optimizer, loss=loss, outputs=outputs,
+            optimizer=optimizer, loss=loss, outputs=outputs, ranks=ranks,
         )  # fmt: skip
         return result.source, to_json(result.plan), dict(result.constants)
 

@@ -161,6 +161,7 @@ class Options:
     outputs: tuple[str, ...]
     measure: bool = False  # whether calls were timed on the machine
     recompute: str = "auto"  # whether repeated blocks are computed again in backward: auto, always or never
+    plan: str = "auto"  # or the baseline that was asked for
 
 
 @dataclass(frozen=True, slots=True)

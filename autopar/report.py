@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -14,14 +13,13 @@ from autopar.codegen.batch import Variant, run_for
 from autopar.codegen.steps import Program, conversions
 from autopar.costmodel import compute, memory
 from autopar.costmodel.timeline import simulate
-from autopar.errors import InfeasiblePlan, refusal
 from autopar.graph import Graph, Value
 from autopar.layout import Layouts
 from autopar.ops.fallback import FALLBACK
 from autopar.ops.rule import Choice
 from autopar.partitioner.again import kept_bytes, key_of
 from autopar.partitioner.build import Built, Decision, residents
-from autopar.partitioner.problem import NoChoice, Solution
+from autopar.partitioner.problem import Solution
 from autopar.partitioner.strategies import Described, Strategy, filled_factors, whole_strategy
 from autopar.plan import (
     VERSION,
@@ -263,42 +261,3 @@ def _single(built: Built, optimizer: str) -> float:
 def _replicated(built: Built) -> Strategy:
     first = next(item for item in built.described.values() if item.call.operands)
     return whole_strategy(first.call, built.grid)
-
-
-def no_plan(built: Built, error: NoChoice, optimizer: str) -> InfeasiblePlan:
-    """Why no plan fits: by how much the limit is missed, what takes the memory, and what would help."""
-    limit, least = built.problem.limit, error.least_peak
-    assert limit is not None
-    if least is None:
-        rule = "neighbouring calls must be able to hand tensors to each other"
-        where, fix = f"{built.graph.name} on grid {built.grid}", "take pins away, or use a smaller grid"
-        return InfeasiblePlan(refusal(where, "no choice of splits is possible", rule, fix=fix))
-    if least <= limit:
-        given = f"the solver found no plan in time, though one needs {_bytes(least)} only"
-        rule, fix = "a plan fits the limit, and is found within the time limit", "raise --time-limit or --memory"
-        return InfeasiblePlan(refusal(f"memory limit {_bytes(limit)} per rank", given, rule, fix=fix))
-    return _over_memory(built, limit, least, optimizer)
-
-
-def _over_memory(built: Built, limit: float, least: float, optimizer: str) -> InfeasiblePlan:
-    graph = built.graph
-    trained = sum(graph.values[item.value].nbytes for item in graph.parameters if item.kind == "parameter")
-    state = memory.optimizer_copies(optimizer)
-    ways = [f"raise --memory to {_bytes(least, up=True)}", "use more ranks", "use a smaller batch"]
-    ways += ["count an optimizer with less state (--optimizer sgd)"] if state else []
-    return InfeasiblePlan(
-        refusal(
-            f"memory limit {_bytes(limit)} per rank",
-            f"{graph.name} on grid {built.grid} needs at least {_bytes(least)} per rank, {_bytes(least - limit)} more",
-            "parameters, gradients, optimizer state and saved activations of a step fit the limit at every time",
-            [f"parameters, gradients and {optimizer} state are {_bytes(trained * (2 + state))} before any split"],
-            ", or ".join(ways),
-        )
-    )
-
-
-def _bytes(size: float, *, up: bool = False) -> str:
-    """``1.25 GiB``; with `up` as an option's value, not less than `size`."""
-    units = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))
-    unit, scale = next((one for one in units if size >= one[1]), ("B", 1))
-    return f"{math.ceil(size / scale * 100) / 100:.2f}{unit}" if up else f"{size / scale:.2f} {unit}"

@@ -13,13 +13,15 @@ from __future__ import annotations
 import itertools
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from autopar import report
+from autopar.baselines import FREE
 from autopar.costmodel.machine import Machine
 from autopar.costmodel.timings import UNMEASURED, Timings
 from autopar.graph import Graph
 from autopar.grid import GridShape
+from autopar.infeasible import no_plan
 from autopar.partitioner.again import key_of, offered
 from autopar.partitioner.build import Built, build, running_statistics
 from autopar.partitioner.problem import NoChoice, Solution
@@ -27,7 +29,7 @@ from autopar.partitioner.solve import solve
 from autopar.partitioner.strategies import describe
 from autopar.pins import Wishes
 from autopar.plan import Options
-from autopar.stages import Progress, timed
+from autopar.stages import Progress, silent, timed
 
 _MOST = 4
 _SILENCE = 10.0  # seconds that calls may be timed for without a word
@@ -42,6 +44,7 @@ class _Search:
     machine: Machine
     limit: float
     options: Options
+    wishes_of: Callable[[Options], Wishes]
     wishes: Wishes
     timings: Timings
     tell: Progress
@@ -66,6 +69,12 @@ class _Search:
             said(f"{solution.method}, gap {solution.gap:.2%}")
         return solution
 
+    def again(self, options: Options, recomputed: frozenset[str]) -> Built:
+        """What would be priced under other pins, bans or another fixed plan, with every way to save memory."""
+        wishes = self.wishes_of(options)
+        quiet = replace(self, options=options, wishes=wishes, tell=silent)
+        return quiet.priced(options.plan == FREE, recomputed)
+
     def floor(self, built: Built) -> float:
         """A bound on the cost with the limit left out."""
         return solve(replace(built.problem, limit=None), time_limit=self.options.time_limit).bound
@@ -77,12 +86,16 @@ def planned(
     machine: Machine,
     limit: float,
     options: Options,
-    wishes: Wishes,
+    wishes_of: Callable[[Options], Wishes],
     tell: Progress,
 ) -> tuple[Built, Solution]:
-    """Price and solve, in rounds. Raises InfeasiblePlan where no plan of any round meets the limit."""
+    """Price and solve, in rounds; `wishes_of` says what pins, bans and a fixed plan ask for.
+
+    Raises InfeasiblePlan where no plan of any round meets the limit.
+    """
+    wishes = wishes_of(options)
     timings = _measured(graph, grid, machine, wishes, tell) if options.measure else UNMEASURED
-    search = _Search(graph, grid, machine, limit, options, wishes, timings, tell)
+    search = _Search(graph, grid, machine, limit, options, wishes_of, wishes, timings, tell)
     plain = search.priced(False, frozenset())
     sets = _sets(plain, options.recompute)
     if sets[0]:
@@ -118,7 +131,7 @@ def _cheapest(
     bound = math.inf if best is None else best[1].bound
     for one in sets:
         try:
-            built = search.priced(True, one)
+            built = search.priced(search.options.plan == FREE, one)  # a fixed plan stores parameters as it says
             floor = search.floor(built)
             if best is not None and floor >= best[1].cost:
                 continue
@@ -130,7 +143,7 @@ def _cheapest(
         best = (built, solution) if best is None or solution.cost < best[1].cost else best
     if best is None:
         assert failed is not None
-        raise report.no_plan(*failed, search.options.optimizer) from failed[1]
+        raise no_plan(*failed, search.options, lambda asked: search.again(asked, sets[-1])) from failed[1]
     return best[0], replace(best[1], bound=min(bound, best[1].cost))
 
 

@@ -16,3 +16,7 @@ def timed(tell: Progress, stage: str) -> Iterator[Callable[[str], None]]:
     said: list[str] = [""]
     yield said.append
     tell(stage, said[-1], time.perf_counter() - start)
+
+
+def silent(stage: str, text: str, seconds: float) -> None:
+    """Progress that nobody asked for."""

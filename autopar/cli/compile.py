@@ -3,28 +3,33 @@
 With ``--json`` one object: ``folder``; ``split``, per axis and word (batch, features, ...) the share of compute time;
 ``stages``, seconds of each; ``predicted_seconds`` and ``predicted_bytes`` of one step on one rank; ``single_seconds``, the same
 step on one rank alone; ``gap``, the cost's relative distance from the proven bound; ``without_rule``, operators that run whole,
-and ``without_rule_share``, their share of the compute; ``discovered``, the letters of operators that were found by running them.
+and ``without_rule_share``, their share of the compute; ``discovered``, the letters of operators that were found by running
+them; ``grid``; ``grids``, those that were tried where it was ``auto``: ``grid``, ``seconds``, ``bytes``, ``gap``, ``refused``.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autopar.cli.options import results_only, seconds
+from autopar.cli.options import count, results_only, seconds
 
 if TYPE_CHECKING:
     from autopar.compiler import Compiled
-    from autopar.plan import Plan
+    from autopar.grids import Tried
 
 NAME = "compile"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options that say how to plan; `explain` takes them from the plan instead."""
-    parser.add_argument("--grid", required=True, help="sizes or named axes of ranks: 2, 4x2, data=4,model=2")
+    shapes = "sizes or named axes of ranks: 2, 4x2, data=4,model=2; auto finds the best one of -n ranks"
+    parser.add_argument("--grid", required=True, help=shapes)
+    parser.add_argument("-n", dest="ranks", type=count(1), metavar="RANKS", help="ranks of a grid that is auto")
     parser.add_argument("--machine", default="cpu", help="a shipped profile (cpu, h100, ...) or a TOML file (cpu)")
     parser.add_argument("--memory", metavar="SIZE", help="limit per rank, as in 16GiB; the machine's without it")
     solvers = ["auto", "ilp", "search", "exhaustive"]
@@ -43,6 +48,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "whether backward computes repeated blocks again, to keep less: auto where the memory limit asks for it (auto)"
     )
     parser.add_argument("--recompute", default="auto", choices=["auto", "always", "never"], help=twice)
+    plans = ["auto", "data", "model", "domain", "megatron", "zero", "integrated"]
+    fixed = "a fixed plan instead of the best one (auto); see `autopar compare`"
+    parser.add_argument("--plan", default="auto", choices=plans, help=fixed)
     optimizers = ["sgd", "momentum", "adamw"]
     parser.add_argument(
         "--optimizer", default="adamw", choices=optimizers, help="whose state the memory counts (adamw)"
@@ -79,19 +87,20 @@ def run(arguments: argparse.Namespace) -> int:
             say(f"{stage:<10} {text:<52} {seconds:6.1f} s")
 
     with results_only(arguments.json):
-        compiled = _compiled(arguments, progress)
+        compiled = compiled_from(arguments, progress)
     edited = is_edited(output)
     compiled.save(output)
     if arguments.json:
-        print(json.dumps(_facts(compiled.plan, output, stages)))
+        print(json.dumps(_facts(compiled, output, stages)))
         return 0
     if edited:
         say(f"kept       the program that was edited by hand, as {output / EDITED}")
-    _report(compiled.plan, output)
+    _report(compiled, output)
     return 0
 
 
-def _compiled(arguments: argparse.Namespace, progress: Any) -> Compiled:  # noqa: ANN401
+def compiled_from(arguments: argparse.Namespace, progress: Any) -> Compiled:  # noqa: ANN401
+    """What the model and the options of a command line compile to."""
     from autopar.compiler import compile
     from autopar.model_file import load
     from autopar.plan import ModelSource
@@ -101,11 +110,13 @@ def _compiled(arguments: argparse.Namespace, progress: Any) -> Compiled:  # noqa
         file.model,
         file.example_inputs,
         grid=arguments.grid,
+        ranks=arguments.ranks,
         machine=arguments.machine,
         memory=arguments.memory,
         solver=arguments.solver,
         pin=arguments.pin,
         ban=arguments.ban,
+        plan=arguments.plan,
         optimizer=arguments.optimizer,
         loss=arguments.loss,
         outputs=arguments.outputs,
@@ -118,12 +129,15 @@ def _compiled(arguments: argparse.Namespace, progress: Any) -> Compiled:  # noqa
     )
 
 
-def _facts(plan: Plan, folder: Path, stages: dict[str, float]) -> dict[str, object]:
+def _facts(compiled: Compiled, folder: Path, stages: dict[str, float]) -> dict[str, object]:
     from autopar.cli.chosen import shares
     from autopar.unruled import discovered, unruled, unruled_share
 
+    plan = compiled.plan
     return {
         "folder": str(folder),
+        "grid": plan.grid,
+        "grids": [asdict(one) for one in compiled.grids],
         "split": shares(plan),
         "stages": stages,
         "predicted_seconds": plan.predicted.seconds,
@@ -136,11 +150,13 @@ def _facts(plan: Plan, folder: Path, stages: dict[str, float]) -> dict[str, obje
     }
 
 
-def _report(plan: Plan, folder: Path) -> None:
+def _report(compiled: Compiled, folder: Path) -> None:
     from autopar.cli.chosen import sentence
     from autopar.cli.show import milliseconds, say, show_fallbacks, size
 
-    predicted = plan.predicted
+    plan, predicted = compiled.plan, compiled.plan.predicted
+    if compiled.grids:
+        _show_grids(compiled.grids, plan.grid)
     gain = plan.single / predicted.seconds if predicted.seconds else 1.0
     say(
         f"split      {sentence(plan)}",
@@ -149,3 +165,16 @@ def _report(plan: Plan, folder: Path) -> None:
         f"next       autopar inspect {folder}; autopar run {folder}",
     )
     show_fallbacks(plan)
+
+
+def _show_grids(grids: Sequence[Tried], chosen: str) -> None:
+    from autopar.cli.show import milliseconds, show, size, table
+
+    made = table("grid", "step time", "memory", "gap", "")
+    for one in grids:
+        if one.refused:
+            made.add_row(one.grid, "", "", "", one.refused)
+        else:
+            mark = "chosen" if one.grid == chosen else ""
+            made.add_row(one.grid, milliseconds(one.seconds), size(one.bytes), f"{one.gap:.2%}", mark)
+    show(made)

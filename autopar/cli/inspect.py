@@ -94,6 +94,7 @@ def _summary(saved: Saved) -> Table:
         f"{report.variables} variables, {report.strategies} strategies",
         "for": f"grid {plan.grid}, machine {plan.machine.name}, optimizer {plan.options.optimizer}"
         + (f", memory limit {size(plan.options.memory)}" if plan.options.memory else "")
+        + (f", plan {plan.options.plan}" if plan.options.plan != "auto" else "")
         + (f", pins {'; '.join(plan.options.pins)}" if plan.options.pins else "")
         + (f", bans {'; '.join(plan.options.bans)}" if plan.options.bans else ""),
     }

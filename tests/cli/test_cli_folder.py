@@ -15,8 +15,8 @@ from torch import nn
 
 import autopar
 from autopar import folder as folders
-from autopar import report
 from autopar.errors import ConfigError, PlanError
+from autopar.infeasible import no_plan
 from autopar.partitioner.problem import NoChoice
 from autopar.plan import from_json, to_json
 
@@ -313,6 +313,6 @@ def test_names_that_would_break_the_program_text(tmp_path):
 )
 def test_reasons_for_no_plan(compiled, limit, least, said):
     built = replace(compiled.built, problem=replace(compiled.built.problem, limit=limit))
-    text = str(report.no_plan(built, NoChoice("", limit, least), "adamw"))
+    text = str(no_plan(built, NoChoice("", limit, least), compiled.plan.options, lambda options: built))
     assert said in text
     assert "\n  fix: " in text

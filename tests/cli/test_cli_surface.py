@@ -11,14 +11,18 @@ import pytest
 from cli_case import refused, run
 
 import autopar
+from autopar.baselines import BASELINES
 from autopar.cli.main import parser
 from autopar.partitioner.solve import METHODS
 
 # Changing this breaks people's scripts: new options are fine, others need a note in the changelog.
 SURFACE = {
-    "compile": "model --grid --machine --memory --solver --time-limit --pin --ban --measure --recompute --optimizer --loss "
-    "--return -o --output --json",
+    "compile": "model --grid -n --machine --memory --solver --time-limit --pin --ban --measure --recompute --plan --optimizer "
+    "--loss --return -o --output --json",
+    "compare": "model --grid -n --machine --memory --solver --time-limit --pin --ban --measure --recompute --plan --optimizer "
+    "--loss --return --json",
     "inspect": "folder --view --json",
+    "diff": "first second --most --json",
     "explain": "folder name --most --record --json",
     "run": "folder --steps --compare --save --seed --dtype --no-rebalance",
     "verify": "folder --adjoint -n --grid --steps --seed --verbose --json",
@@ -47,6 +51,7 @@ def test_names_of_commands_and_options():
 def test_choices_are_those_of_the_compiler():
     options = {action.dest: action for action in commands()["compile"]._actions}
     assert tuple(options["solver"].choices) == METHODS
+    assert tuple(options["plan"].choices) == ("auto", *BASELINES)
     assert options["grid"].required
 
 

@@ -1,0 +1,83 @@
+"""A plan beside the fixed ones: the same model, grid and machine, planned as each baseline says, under the same prices.
+
+The memory limit holds for the chosen plan. The baselines are planned without it, so that the table can say what they would
+take; those that do not fit are no rivals.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from autopar import baselines
+from autopar.errors import AutoparError
+
+if TYPE_CHECKING:
+    from autopar.compiler import Compiled
+    from autopar.stages import Progress
+
+UNLIMITED = 2.0**70
+"""Bytes: more than any machine has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """One plan: what it does, and what a step takes on one rank. Seconds and bytes are predicted.
+
+    cost      what the solver minimised, and the ratio compares
+    ratio     the chosen plan's cost as a part of this one's
+    fits      whether the memory limit is met
+    refused   why there is no such plan; the numbers are then 0
+    """
+
+    plan: str
+    title: str
+    cost: float = 0.0
+    seconds: float = 0.0
+    communication: float = 0.0
+    bytes: int = 0
+    fits: bool = False
+    ratio: float = 0.0
+    refused: str = ""
+
+
+def compare(compiled: Compiled, progress: Progress | None = None) -> tuple[Compared, ...]:
+    """The plan as it was compiled, then every baseline that the model has, in the order of `autopar.baselines`."""
+    options, machine = compiled.plan.options, compiled.plan.machine
+    limit = float(machine.memory_bytes) if options.memory is None else options.memory
+    title = "as planned" if options.plan == baselines.FREE else baselines.BASELINES[options.plan].title
+    cost = compiled.plan.solver.cost
+    found = [_row(compiled, "chosen", title, limit, cost)]
+    for name, one in baselines.BASELINES.items():
+        try:
+            fixed = compiled.replan(plan=name, memory=UNLIMITED, progress=progress)
+            found.append(_row(fixed, name, one.title, limit, cost))
+        except AutoparError as error:
+            found.append(Compared(name, one.title, refused=_why(error)))
+    return tuple(found)
+
+
+def best(rows: tuple[Compared, ...]) -> Compared | None:
+    """The cheapest baseline that fits, None where there is none."""
+    return min((one for one in rows[1:] if not one.refused and one.fits), key=lambda one: one.cost, default=None)
+
+
+def _row(compiled: Compiled, name: str, title: str, limit: float, cost: float) -> Compared:
+    predicted = compiled.plan.predicted
+    own = compiled.plan.solver.cost
+    return Compared(
+        plan=name,
+        title=title,
+        cost=own,
+        seconds=predicted.seconds,
+        communication=predicted.communication + predicted.gradients,
+        bytes=predicted.bytes,
+        fits=predicted.bytes <= limit,
+        ratio=cost / own if own else 1.0,
+    )
+
+
+def _why(error: AutoparError) -> str:
+    """The first line of a refusal without where it was."""
+    line = str(error).splitlines()[0]
+    return line.partition("does not apply: ")[2] or line

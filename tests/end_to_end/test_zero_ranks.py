@@ -1,0 +1,50 @@
+"""ZeRO by itself: under a limit that data parallelism breaks, parameters are stored in parts, and two ranks train as one does."""
+
+import pytest
+from spmd import mpiexec
+
+import autopar
+from autopar.cli.main import main
+
+MODEL = """
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.wide = nn.Linear(16, 512)
+        self.slim = nn.Linear(512, 16)
+
+    def forward(self, x, y):
+        return F.mse_loss(self.slim(torch.tanh(self.wide(x))), y)
+
+
+model = Net
+
+
+def example_inputs():
+    return {"x": torch.randn(64, 16), "y": torch.randn(64, 16)}
+"""
+BATCH = ["--pin", "wide: b0@axis0", "--pin", "slim: b0@axis0", "--pin", "tanh: d0@axis0"]
+
+
+@pytest.mark.spmd
+@pytest.mark.parametrize("given", [BATCH, ["--plan", "zero"]], ids=["by itself", "baseline"])
+def test_parameters_in_parts_train_as_the_sequential_model(tmp_path, monkeypatch, given):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.py").write_text(MODEL)
+    assert main(["compile", "model.py", "--grid", "2", "--plan", "data", "-o", "data"]) == 0
+    data = autopar.load_plan("data")
+    assert {one.layouts for one in data.parameters} == {("copied",)}
+    limit = str(int(data.predicted.bytes * 0.75))
+    assert main(["compile", "model.py", "--grid", "2", "--plan", "data", "--memory", limit, "-o", "data"]) == 1
+    assert main(["compile", "model.py", "--grid", "2", "--memory", limit, *given, "-o", "zero"]) == 0
+    plan = autopar.load_plan("zero")
+    assert "shard 0" in {one.layouts[0] for one in plan.parameters}
+    assert plan.predicted.bytes <= int(limit)
+    done = mpiexec(2, ["-m", "autopar.runtime.verify", "zero", "--steps", "3"], cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [line for line in done.stdout.splitlines() if line.startswith("ok ")]

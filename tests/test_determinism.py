@@ -1,0 +1,58 @@
+"""The same input and settings give the same plan and program, bit for bit: in other processes, and whatever the time limit."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from compiling import SLOW, compiled
+
+from autopar.plan import to_json
+
+TESTS = Path(__file__).parent
+CODE = """
+import hashlib, sys
+sys.path.insert(0, {tests!r})
+from compiling import SLOW, compiled
+from autopar.plan import to_json
+for name, options in {cases!r}:
+    one = compiled(name, machine=SLOW, **options)
+    print(hashlib.sha256((one.source + to_json(one.plan)).encode()).hexdigest())
+"""
+CASES = [
+    ("gpt", {"grid": "2x2"}),
+    ("gpt", {"grid": "2x2", "memory": "24KiB"}),
+    ("conv", {"grid": "2", "solver": "ilp"}),
+    ("conv", {"grid": "auto", "ranks": 4}),
+    ("gpt", {"grid": "2x2", "plan": "megatron", "ban": ["*.attn.*: b0@*"]}),
+]
+
+
+def digest(one):
+    return hashlib.sha256((one.source + to_json(one.plan)).encode()).hexdigest()
+
+
+def test_processes_that_hash_otherwise_plan_alike():
+    code = CODE.format(tests=str(TESTS), cases=CASES)
+    jobs = [
+        subprocess.Popen(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONHASHSEED": seed}
+        )
+        for seed in ("1", "31337")
+    ]
+    found = [job.communicate(timeout=120)[0].split() for job in jobs]
+    assert found[0] == found[1] == [digest(compiled(name, machine=SLOW, **options)) for name, options in CASES]
+
+
+@pytest.mark.parametrize("solver", ["auto", "ilp", "search"])
+def test_an_optimal_plan_does_not_depend_on_the_time_limit(solver):
+    short, long = (compiled("gpt", "2x2", machine=SLOW, solver=solver, time_limit=limit) for limit in (5.0, 500.0))
+    assert short.plan.solver.gap == long.plan.solver.gap == 0
+    assert short.source == long.source
+    assert (short.plan.nodes, short.plan.parameters, short.plan.solver) == (
+        long.plan.nodes,
+        long.plan.parameters,
+        long.plan.solver,
+    )

@@ -1,0 +1,92 @@
+"""Where no plan fits: which constraint binds, by how much, and that the limits, pins and bans which the message names do help."""
+
+import re
+
+import pytest
+from compiling import SLOW, compiled
+
+from autopar.errors import InfeasiblePlan
+
+
+def refused(one, **what):
+    with pytest.raises(InfeasiblePlan) as caught:
+        one.replan(**what)
+    return str(caught.value)
+
+
+def nearest_limit(text):
+    return re.search(r"raise --memory to (\S+?)[,\n]", text + "\n").group(1)
+
+
+@pytest.fixture(scope="module")
+def gpt():
+    return compiled("gpt", "2", machine=SLOW)
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        {},
+        {"optimizer": "sgd"},
+        {"grid": "2x2"},
+        {"pin": ["*.qkv: b0@axis0", "*.up: b0@axis0"]},
+        {"ban": ["*.weight: shard@*", "*.bias: shard@*"]},
+        {"plan": "data"},
+        {"plan": "zero", "grid": "2x2"},
+    ],
+)
+def test_the_nearest_limit_works_and_nothing_below_it(gpt, what):
+    text = refused(gpt, memory=1000, **what)
+    assert "memory limit 1000.00 B per rank: gpt on grid" in text
+    limit = nearest_limit(text)
+    one = gpt.replan(memory=limit, **what)
+    asked = one.plan.options.memory
+    assert one.solution.peak <= asked
+    below = refused(gpt, memory=asked - 11, **what)  # the limit is rounded up to hundredths of a KiB
+    assert nearest_limit(below) == limit
+    assert re.search(r"needs at least (\S+) KiB per rank", text).group(1) == re.search(
+        r"at least (\S+) KiB", below
+    ).group(1)
+
+
+def test_a_ban_that_binds_is_named(gpt):
+    bans = ["*.weight: shard@*", "*.bias: shard@*"]
+    free = gpt.replan(memory=nearest_limit(refused(gpt, memory=1000)))
+    text = refused(gpt, memory=free.plan.options.memory, ban=bans)
+    assert "gpt on grid 2 with its bans needs at least" in text
+    assert "- without ban '*.weight: shard@*' a plan needs" in text
+    assert "- without all of them a plan fits" in text
+    assert "take away all of them" in text
+    assert gpt.replan(memory=free.plan.options.memory, ban=[]).plan.predicted.bytes <= free.plan.options.memory
+
+
+def test_what_is_named_makes_a_difference(gpt):
+    """A pin of what would be done anyway is not to blame."""
+    least = gpt.replan(memory=nearest_limit(refused(gpt, memory=1000)))
+    node = next(one for one in least.plan.nodes if one.module.endswith(".up"))
+    text = refused(gpt, memory=1000, pin=[f"{node.module}: {node.choices[0].letter}@axis0"])
+    assert "with its pins" in text
+    assert "without" not in text
+
+
+def test_a_baseline_that_does_not_fit_says_that_another_plan_would(gpt):
+    data = gpt.replan(plan="data")
+    limit = int(data.solution.peak * 0.8)
+    text = refused(gpt, plan="data", memory=limit)
+    assert "with its plan 'data' needs at least" in text
+    assert "- without plan 'data' a plan fits" in text
+    assert "take away plan 'data'" in text
+    assert gpt.replan(memory=limit).plan.predicted.bytes <= limit
+
+
+def test_pins_that_leave_no_choice_are_named():
+    """Running statistics are never converted: a batch norm split by channels wants them in parts, and they are pinned whole."""
+    conv = compiled("conv", "2", machine=SLOW)
+    pins = ["norm: c@axis0", "norm.running_mean: whole@axis0"]
+    text = refused(conv, pin=pins)
+    assert "conv on grid 2: the pins and bans leave no choice of splits" in text
+    assert "- without pin 'norm: c@axis0' a plan fits" in text
+    assert "- without pin 'norm.running_mean: whole@axis0' a plan fits" in text
+    assert "fix: take away pin 'norm: c@axis0'" in text
+    conv.replan(pin=pins[:1])
+    conv.replan(pin=pins[1:2])
