@@ -76,7 +76,7 @@ class Ranks:
 
     steps          seconds of every step, from the end of the one before on the last rank to its own
     compute, communication, exposed, waiting    seconds of all steps per rank: its own work; exchanges under way; gradient
-                   sums that do not hide; waiting for other ranks
+                   sums that do not hide; waiting for other ranks, at last for the end of all. Together they are all of the time
     sums           seconds of gradient sums in all, hidden or not, over all steps
     events         of the first step, of the ranks that were asked for
     """
@@ -193,6 +193,7 @@ def simulate(
         _step(state, tasks, speed, jitter, draw)
         found.append(float(state.clock.max()) - last)
         last, state.keep = last + found[-1], False
+    state.waiting = state.waiting + (last - state.clock)
     sums = steps * sum(task.seconds + task.hidden for task in tasks if task.kind == "gradients")
     events = {rank: tuple(_events(state.records, 0 if alike else i)) for i, rank in enumerate(watch)}
     compute, communication, exposed, waiting = (

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from autopar.cli.chosen import sentence
-from autopar.cli.show import Heading, cut, milliseconds, note, say, show, size, table
+from autopar.cli.show import cut, milliseconds, note, say, show, size, table
 from autopar.costmodel.machine import Machine
 from autopar.costmodel.timeline import Event, Ranks
 from autopar.plan import Plan
@@ -151,6 +151,9 @@ def show_curve(plan: Plan, machine: Machine, noise: Noise, points: Sequence[Poin
             made.add_row(*_cells(one))
         what = "the same batch on all" if kind == "strong" else "the batch grows with the ranks"
         show(made, title=f"{plan.name} on {machine.name}, {kind} scaling: {what}{disturbed}, predicted", cut="split")
+    for one in points:
+        if one.why:
+            say(f"{one.ranks} ranks, {one.scaling}: {one.why}")
     note(
         BAR,
         "exchanges: the share of the step in x and g; memory: the peak of one rank",
@@ -161,7 +164,7 @@ def show_curve(plan: Plan, machine: Machine, noise: Noise, points: Sequence[Poin
 def _cells(one: Point) -> tuple[Any, ...]:
     rows = str(one.rows) if one.rows else ""
     if one.plan is None:
-        return str(one.ranks), rows, "-", Heading(one.why), "", "", "", "", "", ""
+        return str(one.ranks), rows, "-", "no plan, see below", "", "", "", "", "", ""
     return (
         str(one.ranks), rows, one.plan.grid, cut(sentence(one.plan)), milliseconds(one.seconds), _bar(one),
         f"{one.speedup:.3g}", f"{one.efficiency:.1%}", f"{_share(one):.1%}", size(one.plan.predicted.bytes),

@@ -27,6 +27,7 @@ SURFACE = {
     "run": "folder --steps --compare --save --seed --dtype --no-rebalance",
     "verify": "folder --adjoint -n --grid --steps --seed --verbose --json",
     "calibrate": "-n -o --output --hosts --base --from --accept-noise --quick --json mpiexec",
+    "simulate": "folder --grid --ranks --scaling --batch --machine --slow --jitter --seed --steps --trace --svg --json",
     "solve": "problem --time-limit --solver --json",
 }
 

@@ -70,12 +70,12 @@ def test_a_step_is_at_least_each_lane_and_at_most_all_of_it(tasks, slow, jitter)
     assert found.seconds >= max(found.compute) - 1e-9
     assert found.seconds >= hidden - 1e-9
     parts = found.compute + found.communication + found.exposed + found.waiting
-    assert np.all(parts <= found.seconds + 1e-9)
+    np.testing.assert_allclose(parts, found.seconds, rtol=1e-9, atol=1e-9)
     assert found.sums == pytest.approx(spent(tasks, "gradients") + hidden)
     if not slow and not jitter:
         most = sum(task.seconds + task.hidden for task in tasks)
         assert sum(task.seconds for task in tasks) - 1e-9 <= found.seconds <= most + 1e-9
-        assert max(found.waiting) == 0.0
+        assert max(found.waiting) == pytest.approx(0.0, abs=1e-9)
 
 
 @settings(max_examples=100, deadline=None)
@@ -125,9 +125,9 @@ def test_a_chain_takes_forward_and_the_longer_of_backward_and_wire(layers, forwa
 def test_an_exchange_waits_for_its_axis_only():
     tasks = [Task("f", "forward", 1.0), Task("x", "communication", 0.5, axes=(1,))]
     found = run(tasks, slow={4: 3.0})
-    assert found.waiting.tolist() == [0, 0, 0, 2, 0, 2]
+    assert found.waiting.tolist() == [2, 2, 2, 2, 0, 2]  # at the exchange, or for the end
     assert found.steps == (3.5,)
-    assert found.critical in (0, 1, 2, 4)
+    assert found.critical == 4
     waits = [one for one in found.events[3] if one.kind == "wait"]
     assert [(one.name, one.start, one.end) for one in waits] == [("x", 1.0, 3.0)]
 
@@ -135,7 +135,9 @@ def test_an_exchange_waits_for_its_axis_only():
 def test_a_halo_waits_for_neighbours_only():
     tasks = [Task("f", "forward", 1.0), Task("x", "communication", 0.5, axes=(0,), near=True)]
     found = simulate(tasks, (5,), slow={0: 2.0}, watch=range(5))
-    assert found.waiting.tolist() == [0, 1, 0, 0, 0]
+    assert found.waiting.tolist() == [0, 1, 1, 1, 1]
+    waited = [[one.end - one.start for one in found.events[rank] if one.kind == "wait"] for rank in range(5)]
+    assert waited == [[], [1.0], [], [], []]
 
 
 def test_an_exchange_on_the_same_link_holds_sums_up():
