@@ -1,8 +1,8 @@
 """The rounds in which a plan is sought: what costs time or messages is offered only where the memory limit asks for it.
 
-    1. parameters are stored as they are used, and no block is computed twice. Where the limit costs nothing, this is the plan
-    2. where it does, or nothing fits: parameters may be stored in parts and gathered for use (ZeRO, FSDP), and every set of
-       repeated blocks may be computed again in backward (`partitioner.again`)
+    1. no limit; parameters are stored as they are used, and no block is computed twice. If that meets the limit, it is the plan
+    2. with the limit; parameters may be stored in parts and gathered for use (ZeRO, FSDP), and every set of repeated blocks may
+       be computed again in backward (`partitioner.again`)
 
 A set whose cost without any limit is not below the best plan's cannot hold a better one, and is left out: the answer is the best
 of all sets. Of a graph with more than `_MOST` kinds of repeated blocks the sets are the first, the first two, and so on.
@@ -24,7 +24,7 @@ from autopar.grid import GridShape
 from autopar.infeasible import no_plan
 from autopar.partitioner.again import key_of, offered
 from autopar.partitioner.build import Built, build, running_statistics
-from autopar.partitioner.problem import NoChoice, Solution
+from autopar.partitioner.problem import NoChoice, Solution, fits
 from autopar.partitioner.solve import solve
 from autopar.partitioner.strategies import describe
 from autopar.pins import Wishes
@@ -63,9 +63,10 @@ class _Search:
             said(", ".join(parts))
         return built
 
-    def solved(self, built: Built) -> Solution:
+    def solved(self, built: Built, limited: bool = True) -> Solution:
+        problem = built.problem if limited else replace(built.problem, limit=None)
         with timed(self.tell, "solved") as said:
-            solution = solve(built.problem, method=self.options.solver, time_limit=self.options.time_limit)
+            solution = solve(problem, method=self.options.solver, time_limit=self.options.time_limit)
             said(f"{solution.method}, gap {solution.gap:.2%}")
         return solution
 
@@ -101,12 +102,10 @@ def planned(
     if sets[0]:
         plain = search.priced(False, sets[0])
     try:
-        found = search.solved(plain)
+        free = search.solved(plain, limited=False)
     except NoChoice as error:
-        return _cheapest(search, sets, None, (plain, error))
-    if found.cost <= search.floor(plain) * (1 + 1e-12):
-        return plain, found
-    return _cheapest(search, sets, (plain, found), None)
+        raise no_plan(plain, error, options, lambda asked: search.again(asked, sets[0])) from error
+    return (plain, free) if fits(free.peak, limit) else _cheapest(search, sets)
 
 
 def _sets(plain: Built, recompute: str) -> tuple[frozenset[str], ...]:
@@ -121,19 +120,15 @@ def _sets(plain: Built, recompute: str) -> tuple[frozenset[str], ...]:
     return tuple(frozenset(one) for size in range(len(names) + 1) for one in itertools.combinations(names, size))
 
 
-def _cheapest(
-    search: _Search,
-    sets: tuple[frozenset[str], ...],
-    best: tuple[Built, Solution] | None,
-    failed: tuple[Built, NoChoice] | None,
-) -> tuple[Built, Solution]:
+def _cheapest(search: _Search, sets: tuple[frozenset[str], ...]) -> tuple[Built, Solution]:
     """The cheapest plan of all sets, with a bound on all of them."""
-    bound = math.inf if best is None else best[1].bound
+    best: tuple[Built, Solution] | None = None
+    failed: tuple[Built, NoChoice] | None = None
+    bound = math.inf
     for one in sets:
+        built = search.priced(search.options.plan == FREE, one)  # a fixed plan stores parameters as it says
         try:
-            built = search.priced(search.options.plan == FREE, one)  # a fixed plan stores parameters as it says
-            floor = search.floor(built)
-            if best is not None and floor >= best[1].cost:
+            if best is not None and search.floor(built) >= best[1].cost:
                 continue
             solution = search.solved(built)
         except NoChoice as error:
