@@ -131,6 +131,8 @@ def recompile(folder: str | Path) -> Compiled:
         pin=plan.options.pins,
         ban=plan.options.bans,
         plan=plan.options.plan,
+        measure=plan.options.measure,
+        recompute=plan.options.recompute,
         optimizer=plan.options.optimizer,
         loss=plan.options.loss,
         outputs=plan.options.outputs,
@@ -185,6 +187,8 @@ def _again(plan: Plan, path: Path, folder: Path) -> str:
     given += [word for pin in options.pins for word in ("--pin", pin)]
     given += [word for ban in options.bans for word in ("--ban", ban)]
     given += [] if options.plan == "auto" else ["--plan", options.plan]
+    given += ["--measure"] if options.measure else []
+    given += [] if options.recompute == "auto" else ["--recompute", options.recompute]
     return shlex.join([*given, "-o", str(folder)])
 
 

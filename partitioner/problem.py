@@ -25,6 +25,10 @@ ROUNDING = 1e-12
 """Sums of memory that differ by this fraction of the limit are equal: they differ in the order of their terms only."""
 
 
+_MOST = 1e300
+"""Sums above are refused: solvers add and multiply them further."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Choices:
     """One node: `costs[s]` and `memory[s]` of its strategies s, the memory held in the time steps start <= t < stop."""
@@ -158,6 +162,7 @@ def merge(problem: Problem) -> Problem:
 def check(problem: Problem) -> None:
     """Raise PlanError, with every offender, unless the problem is well formed."""
     offenders = [*_bad_nodes(problem), *_bad_edges(problem)]
+    offenders += [] if offenders else _overflows(problem)
     if problem.limit is not None and not problem.limit >= 0:
         offenders.append(f"the limit is {problem.limit}, not a number >= 0")
     if offenders:
@@ -165,6 +170,26 @@ def check(problem: Problem) -> None:
             "finite memory >= 0, costs without NaN, one memory per cost, intervals forwards, edges that fit their nodes"
         )
         raise PlanError(refusal("partition problem", "malformed", rule, offenders))
+
+
+def _overflows(problem: Problem) -> list[str]:
+    """Sums that are no finite numbers, although their terms are."""
+    tables = [*(node.costs for node in problem.nodes), *(edge.costs for edge in problem.edges)]
+    costs = [float(np.abs(table[np.isfinite(table)]).max(initial=0.0)) for table in tables]
+    held = [float(node.memory.max(initial=0.0)) for node in problem.nodes]
+    return [
+        f"the {what} overflow: their sum is above {_MOST:g}"
+        for what, terms in (("costs", costs), ("memory", held))
+        if _sum(terms) > _MOST
+    ]
+
+
+def _sum(terms: Sequence[float]) -> float:
+    """The sum of terms >= 0, infinite where it overflows."""
+    try:
+        return math.fsum(terms)
+    except OverflowError:
+        return math.inf
 
 
 def _bad_nodes(problem: Problem) -> Iterator[str]:

@@ -33,10 +33,11 @@ class Contender:
     module: str
     launch: Literal["alone", "gloo", "mpi"]
     threads: int = 1
+    processes: int = 2
 
     @property
     def ranks(self) -> int:
-        return 1 if self.launch == "alone" else 2
+        return 1 if self.launch == "alone" else self.processes
 
 
 CONTENDERS = {

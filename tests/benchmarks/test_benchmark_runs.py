@@ -40,6 +40,21 @@ def test_contenders_train_the_same_model(model: str):
     assert "1 process, 1 thread" in record["autopar_over"]
 
 
+def test_the_chosen_plan_beside_the_fixed_ones():
+    short = ["--models", "mlp", "--ranks", "2", "--rounds", "1", "--steps", "2"]
+    found = run("baselines.py", *short, "--plans", "model", "domain", "megatron")
+    (record,) = found["records"]
+    plans = {plan["plan"]: plan for plan in record["plans"]}
+    assert list(plans) == ["chosen", "model", "domain", "megatron"]
+    assert plans["megatron"]["refused"] == "the same program as model"
+    assert plans["domain"]["refused"].startswith("there is no spatial dim")
+    ran = [plan for plan in plans.values() if not plan["refused"]]
+    assert all(plan["losses"] == pytest.approx(plans["chosen"]["losses"], rel=1e-5) for plan in ran)
+    assert record["fastest_baseline"] in plans
+    assert record["chosen_over_fastest"] > 0
+    assert -1 <= record["order"] <= 1
+
+
 def test_a_slowed_rank_leaves_the_numbers_alone():
     record = run("rebalance.py", "--steps", "14", "--slow-at", "6", "--pin", "*: d@axis0")
     assert len(record["seconds"]) == len(record["rows"]) == len(record["compute"]) == 14
