@@ -32,7 +32,7 @@ from autopar.ops.discover import explore
 from autopar.partitioner import build
 from autopar.partitioner.problem import Solution
 from autopar.partitioner.solve import check_method
-from autopar.plan import BatchPlan, ModelSource, Options, Plan
+from autopar.plan import BatchPlan, ModelSource, Options, Place, Plan
 from autopar.rounds import planned
 from autopar.stages import Progress, silent, timed
 
@@ -258,17 +258,17 @@ def _emit(
     lowered = steps.lower(built.graph, decision, built.described, built.repeats, built.grid, built.machine)
     check.check(lowered, decision.homes, built.grid)
     draft = report.plan(built, solution, decision, lowered, options, source)
-    text, rows = _text(built, decision, lowered, draft, captured)
+    (text, places), rows = _text(built, decision, lowered, draft, captured)
     outputs = report.outputs(built.graph, captured.larger if not rows.fixed else None, lowered)
     hashed = hashlib.sha256(text.encode()).hexdigest()
-    draft = replace(draft, batch=rows, outputs=outputs, evaluation=captured.evaluation)
+    draft = replace(draft, batch=rows, outputs=outputs, evaluation=captured.evaluation, places=places)
     return replace(draft, program_sha256=hashed), text
 
 
 def _text(
     built: build.Built, decision: build.Decision, lowered: steps.Program, draft: Plan, captured: Captured
-) -> tuple[str, BatchPlan]:
-    """The program, for any number of rows where the model allows it, and what it says about its batch."""
+) -> tuple[tuple[str, tuple[Place, ...]], BatchPlan]:
+    """The program with its places, for any number of rows where the model allows it, and what it says about its batch."""
     from autopar.runtime import __all__ as exported
 
     seconds = {node.name: node.seconds_forward + node.seconds_backward for node in draft.nodes}

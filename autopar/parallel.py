@@ -22,11 +22,15 @@ from autopar.errors import AutoparError
 from autopar.grid import GridShape
 from autopar.grids import AUTO
 from autopar.plan import Plan, from_json, to_json
+from autopar.profile import FILE
+from autopar.runtime import profile_run
 from autopar.runtime.description import Description, parse_description
 from autopar.runtime.grid import Grid
 from autopar.runtime.initial import initial_values, module_values
+from autopar.runtime.profiler import Profiler
 from autopar.runtime.program import Program
 from autopar.runtime.session import Parallel
+from autopar.runtime.together import together
 from autopar.runtime.transport.base import Comm
 from autopar.runtime.transport.world import default_world
 
@@ -48,6 +52,24 @@ class Parallelized(Parallel):
         super().__init__(program, description, values, seed=seed)
         self.plan = plan
         self.source = source
+
+    def profiler(self) -> Profiler:
+        """Profiles steps of this model: ``with profiler.step(optimizer): loss = parallel(**batch); ...`` (docs/report.md)."""
+        return Profiler(self, [(place.function, place.text) for place in self.plan.places])
+
+    def save_profile(self, profiler: Profiler, folder: str | Path) -> None:
+        """Write program, plan and what was profiled into `folder`, for ``autopar report``. Collective.
+
+        Raises ConfigError on all ranks where no step was profiled, and CommError where the folder cannot be written.
+        """
+        plan, folder = to_json(self.plan), Path(folder)
+        profile = profile_run.gathered(self, profiler, self.source, plan)
+        with together(self.grid.comm, f"writing {folder}"):
+            if self.grid.rank == 0:
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / "program.py").write_text(self.source, encoding="utf-8", newline="\n")
+                (folder / "plan.json").write_text(plan, encoding="utf-8", newline="\n")
+                profile_run.save(profile, folder / FILE)
 
 
 def parallelize(

@@ -193,6 +193,20 @@ class BatchPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where in the program a call or a conversion is: the expression `text` in a function.
+
+    `calls` are the names of the call in the rounds of a repeated block, of one call otherwise; `conversion` is a place in the
+    plan's list. The text is empty where a call prints nothing of its own.
+    """
+
+    function: str
+    text: str
+    calls: tuple[str, ...]
+    conversion: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """Everything that was decided for one model on one grid."""
 
@@ -219,6 +233,7 @@ class Plan:
     evaluation: str  # why the program cannot evaluate, empty where it can
     loss: str  # the path of the loss in what forward returns
     outputs: tuple[OutputPlan, ...]
+    places: tuple[Place, ...]  # in the order of the text
 
 
 def to_json(plan: Plan) -> str:

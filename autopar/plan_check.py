@@ -44,6 +44,10 @@ def offenders(plan: Plan) -> Iterator[str]:
         yield from _bad_choices(node, len(axes))
     for conversion in plan.conversions:
         yield from (f"{conversion.value}: {name!r} is no call" for name in conversion.consumers if name not in known)
+    for place in plan.places:
+        yield from (f"place {place.text}: {name!r} is no call" for name in place.calls if name not in known)
+        if place.conversion is not None and place.conversion >= len(plan.conversions):
+            yield f"place {place.text}: conversion {place.conversion} of {len(plan.conversions)}"
     moved: list[ConversionPlan | InnerPlan] = [*plan.conversions, *(one for node in plan.nodes for one in node.inner)]
     yield from (
         f"{one.primitive}: {one.axis!r} is no axis{nearest(one.axis, axes)}" for one in moved if one.axis not in axes

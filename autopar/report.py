@@ -85,6 +85,7 @@ def plan(
         evaluation="",
         loss=graph.loss_path,
         outputs=(),
+        places=(),
     )
 
 

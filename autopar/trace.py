@@ -1,30 +1,49 @@
 """Events in time as Chrome trace JSON, which Perfetto and chrome://tracing show.
 
-One process of the trace per process (a rank, or "predicted"), one thread per lane; times are microseconds.
+One process of the trace per process (a rank, or "predicted"), one thread per lane; times are microseconds, to the nanosecond,
+so that events of a lane that touch do not overlap by rounding. Same events, same bytes.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from autopar.costmodel.timeline import Event
+from autopar.errors import ConfigError, refusal
 
-LANES = ("compute", "communication")
+LANES = (
+    "compute",
+    "communication",
+)  # of every process, in this order; others follow in the order of their first events
 
 
 def chrome(processes: Sequence[tuple[str, Sequence[Event]]]) -> dict[str, Any]:
-    """The trace of these processes, each a name and its events."""
-    return {"displayTimeUnit": "ms", "traceEvents": list(_records(processes))}
+    """The trace of these processes, each a name and its events; the pid is the place in the list."""
+    records = [record for pid, (name, events) in enumerate(processes) for record in _records(pid, name, events)]
+    return {"displayTimeUnit": "ms", "traceEvents": records}
 
 
-def _records(processes: Sequence[tuple[str, Sequence[Event]]]) -> Iterator[dict[str, Any]]:
-    for pid, (name, events) in enumerate(processes):
-        yield {"ph": "M", "name": "process_name", "pid": pid, "args": {"name": name}}
-        yield {"ph": "M", "name": "process_sort_index", "pid": pid, "args": {"sort_index": pid}}
-        for tid, lane in enumerate(LANES):
-            yield {"ph": "M", "name": "thread_name", "pid": pid, "tid": tid, "args": {"name": lane}}
-        for one in events:
-            times = {"ts": one.start * 1e6, "dur": (one.end - one.start) * 1e6}
-            about = {"name": one.name, "cat": one.kind, "args": {"kind": one.kind, "detail": one.detail}}
-            yield {"ph": "X", "pid": pid, "tid": LANES.index(one.lane), **times, **about}
+def write(file: Path, processes: Sequence[tuple[str, Sequence[Event]]]) -> None:
+    """Write the trace. Raises ConfigError where the file cannot be written."""
+    try:
+        file.write_text(json.dumps(chrome(processes), sort_keys=True) + "\n", encoding="utf-8")
+    except OSError as error:
+        rule = "a trace is a file of its own"
+        given = f"cannot be written: {error}"
+        raise ConfigError(refusal(f"--trace {file}", given, rule, fix="name a file that can be written")) from error
+
+
+def _records(pid: int, name: str, events: Sequence[Event]) -> Iterator[dict[str, Any]]:
+    lanes = list(dict.fromkeys((*LANES, *(one.lane for one in events))))
+    yield {"ph": "M", "name": "process_name", "pid": pid, "args": {"name": name}}
+    yield {"ph": "M", "name": "process_sort_index", "pid": pid, "args": {"sort_index": pid}}
+    for tid, lane in enumerate(lanes):
+        yield {"ph": "M", "name": "thread_name", "pid": pid, "tid": tid, "args": {"name": lane}}
+        yield {"ph": "M", "name": "thread_sort_index", "pid": pid, "tid": tid, "args": {"sort_index": tid}}
+    for one in sorted(events, key=lambda one: (lanes.index(one.lane), one.start, one.end)):
+        start, end = round(one.start * 1e6, 3), round(one.end * 1e6, 3)
+        about = {"name": one.name, "cat": one.kind, "args": {"kind": one.kind, "detail": one.detail}}
+        yield {"ph": "X", "pid": pid, "tid": lanes.index(one.lane), "ts": start, "dur": round(end - start, 3), **about}

@@ -27,17 +27,22 @@ Names = Callable[[Held], Expr]
 _WIDTH = 88  # a line that inlining would make longer stays two lines
 _HEAVY = ("matmul", "conv", "attention", "reduce")
 _COUNTER = "num_batches_tracked"  # a batch norm's buffer
+MARK = "_step"  # a call of this name marks a step's text; no program calls it
 _CALL = ("batch", "training")  # what a namespace says of the call: parameters of these names are read as items
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One statement: the variables it writes (None for an unused result) and reads, its text, and the steps it carries out."""
+    """One statement: the variables it writes (None for an unused result) and reads, its text, and the steps it carries out.
+
+    `marked` is the text with a mark around what each step prints (`autopar.codegen.places`), None where no step has a place.
+    """
 
     writes: tuple[Held | None, ...]
     reads: tuple[Held, ...]
     text: Callable[[Names], str]
     steps: tuple[Step, ...]
+    marked: Callable[[Names], str] | None = None
 
     @property
     def heavy(self) -> int:
@@ -94,12 +99,25 @@ def _in_place(steps: Sequence[Step]) -> list[Step]:
 
 def _line(step: Step, style: Style) -> Line | None:
     if isinstance(step, Run):
-        return Line(_kept(step), step.reads, partial(_run_text, step, style), (step,))
+        return _marked(Line(_kept(step), step.reads, partial(_run_text, step, style), (step,)))
     if isinstance(step, Convert):
-        return Line((step.writes,), (step.reads,), partial(_convert_text, step, style), (step,))
+        return _marked(Line((step.writes,), (step.reads,), partial(_convert_text, step, style), (step,)))
     if isinstance(step, Loop):
         return Line(step.writes, step.reads, partial(_loop_text, step, style), (step,))
     return _update_line(step, style)
+
+
+def label(step: Step) -> str:
+    """What a step is called in marks: within a function no other step is called so."""
+    if isinstance(step, Run):
+        return f"run {step.described.node.name}"
+    if isinstance(step, Convert):
+        return f"convert {step.writes.value} {' '.join(map(str, step.writes.layouts))}"
+    return f"update {step.buffer if isinstance(step, Update) else ''}"
+
+
+def _marked(line: Line) -> Line:
+    return replace(line, marked=lambda names: f"{MARK}({label(line.steps[0])!r}, {line.text(names)})")
 
 
 def _kept(step: Run) -> tuple[Held | None, ...]:
@@ -117,8 +135,12 @@ def _update_line(step: Update, style: Style) -> Line | None:
         training = node.args[1] == 1 and step.buffer.endswith(_COUNTER)  # counted in training only
         # the sum itself is printed nowhere unless it has another reader
         counted = f"{target}.add_({'p.training' if training else node.args[1]})"
-        return Line((), (step.reads,), lambda names: counted, (step,))
-    return Line((), (step.reads,), lambda names: f"{target}.copy_({names(step.reads)})", (step,))
+        return _marked(Line((), (step.reads,), lambda names: counted, (step,)))
+
+    def text(names: Names) -> str:
+        return f"{target}.copy_({names(step.reads)})"
+
+    return Line((), (step.reads,), text, (step,), marked=text)
 
 
 def _convert_text(step: Convert, style: Style, names: Names) -> str:
@@ -216,11 +238,19 @@ def _merge(inner: Line, outer: Line, held: Held) -> Line | None:
     at = outer.reads.index(held)
     reads = (*outer.reads[:at], *inner.reads, *outer.reads[at + 1 :])
 
-    def text(names: Names) -> str:
-        inside = expression(inner.text(names))
-        return outer.text(lambda one: inside if one == held else names(one))
+    text = _inserted(inner.text, outer.text, held)
+    marked = _inserted(inner.marked, outer.marked, held) if inner.marked and outer.marked else None
+    return replace(outer, reads=reads, text=text, steps=(*inner.steps, *outer.steps), marked=marked)
 
-    return replace(outer, reads=reads, text=text, steps=(*inner.steps, *outer.steps))
+
+def _inserted(inner: Callable[[Names], str], outer: Callable[[Names], str], held: Held) -> Callable[[Names], str]:
+    """The outer text with the inner one where it reads `held`."""
+
+    def text(names: Names) -> str:
+        inside = expression(inner(names))
+        return outer(lambda one: inside if one == held else names(one))
+
+    return text
 
 
 def _short(line: Line, style: Style) -> bool:

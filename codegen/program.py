@@ -14,6 +14,7 @@ import autopar
 from autopar.codegen import naming
 from autopar.codegen.batch import Variant
 from autopar.codegen.lines import Line, Names, Style, expression, lines, path_text
+from autopar.codegen.places import Numbers, numbers, places
 from autopar.codegen.steps import Convert, Held, Loop, Program, Run, Step
 from autopar.codegen.tables import layout_tables
 from autopar.graph import Graph
@@ -21,6 +22,7 @@ from autopar.grid import GridShape
 from autopar.ops.op import Expr
 from autopar.partitioner.blocks import Repeat
 from autopar.partitioner.build import Decision
+from autopar.plan import Place
 
 _COLUMN = 88  # where comments start, or further left where all statements are shorter
 _WIDEST = 150  # a comment that would end beyond stands above its line
@@ -44,8 +46,8 @@ def emit(
     text: Text,
     exported: frozenset[str],
     variant: Variant | None = None,
-) -> str:
-    """The program's source. `exported` are the names that `autopar.runtime` offers.
+) -> tuple[str, tuple[Place, ...]]:
+    """The program's source, and where in it the steps are. `exported` are the names that `autopar.runtime` offers.
 
     With a `variant` it runs with any number of rows. Raises Baked where it cannot.
     """
@@ -56,12 +58,13 @@ def emit(
     functions = _function_names([step.repeat for step in loops], {*reserved, *axes, *arguments.values()})
     reserved |= {*axes, *functions.values()}
     writer = _Writer(graph, decision, axes, arguments, functions, frozenset(reserved), text, variant)
-    body = [*(writer.block(step) for step in loops), writer.forward(program)]
+    written = [*(writer.block(program, step) for step in loops), writer.forward(program)]
+    body = [code for code, _ in written]
     code = "\n\n\n".join([*body, _MAIN.replace("PARAMETERS)", "PARAMETERS, OUTPUTS)") if graph.outputs else _MAIN])
     outputs = {path: held.layouts for (path, _), held in zip(graph.outputs, program.outputs, strict=True)}
     tables = layout_tables(graph, decision.homes, outputs)
     head = [f'"""{_title(text)}"""\n', _imports(f"{tables}\n{code}", exported), "", _grid(text.grid, axes), tables]
-    return "\n".join(head) + "\n\n\n" + code + "\n"
+    return "\n".join(head) + "\n\n\n" + code + "\n", tuple(place for _, places in written for place in places)
 
 
 _OWN = (
@@ -140,17 +143,17 @@ class _Writer:
     text: Text
     variant: Variant | None
 
-    def forward(self, program: Program) -> str:
+    def forward(self, program: Program) -> tuple[str, list[Place]]:
         """The function of the whole model."""
         paths = {item.value: path_text(item.name) for item in self.graph.parameters}
         style = Style(self.graph, self.axes, paths, self.functions, self.variant)
         homes = self.decision.homes
         given = {Held(value, homes[value]): name for value, name in self.arguments.items()}
-        return self.function(
-            "forward", list(self.arguments.values()), program.steps, given, (program.loss, *program.outputs), style
-        )
+        known = numbers(program, self.graph)
+        outputs = (program.loss, *program.outputs)
+        return self.function("forward", list(self.arguments.values()), program.steps, given, outputs, style, known)
 
-    def block(self, step: Loop) -> str:
+    def block(self, program: Program, step: Loop) -> tuple[str, list[Place]]:
         """The function of a repeated block; `p` is the block's own namespace."""
         member = f"{step.repeat.prefix}.{step.repeat.members[0]}."
         inside = [item for item in self.graph.parameters if item.name.startswith(member)]
@@ -160,7 +163,8 @@ class _Writer:
         for held in step.entries:
             given[held] = _unused(re.sub(r"_\d+$", "", held.value), {*given.values(), *self.reserved})
         name = self.functions[step.repeat.nodes[0][0].name]
-        return self.function(name, list(given.values()), step.body, given, step.outputs, style)
+        known = numbers(program, self.graph, step)
+        return self.function(name, list(given.values()), step.body, given, step.outputs, style, known)
 
     def function(
         self,
@@ -170,8 +174,9 @@ class _Writer:
         given: Mapping[Held, str],
         outputs: Sequence[Held],
         style: Style,
-    ) -> str:
-        """One function: its lines with comments, and the return."""
+        known: Numbers,
+    ) -> tuple[str, list[Place]]:
+        """One function: its lines with comments, and the return; and where in it the `known` steps are."""
         body = lines(steps, outputs, style)
         bases = {item.value: _base(item.name) for item in self.graph.parameters}
         named = naming.assign(body, given, outputs, bases, self.reserved)
@@ -185,7 +190,8 @@ class _Writer:
         rows = [*_images_first(inputs, rows), *rows]
         if not rows or not rows[-1][0].startswith("    return "):
             rows.append((f"    return {returned}", ""))
-        return "\n".join([f"def {name}({', '.join(['p', *arguments])}):", *_with_comments(rows)])
+        code = "\n".join([f"def {name}({', '.join(['p', *arguments])}):", *_with_comments(rows)])
+        return code, places(name, body, names, known)
 
     def _rows(self, line: Line, names: Names, returned: str) -> list[tuple[str, str]]:
         """The line's statements with their comments."""

@@ -139,6 +139,18 @@ class GradientSums:
         finally:
             self._summing = before
 
+    @contextmanager
+    def over(self, other: Callable[[Comm, int], Comm]) -> Iterator[None]:
+        """Make the sums over `other(communicator, number of the bucket)` for now. Nothing is to be rebuilt meanwhile."""
+        before = [bucket.comm for bucket in self._buckets]
+        for i, bucket in enumerate(self._buckets):
+            bucket.comm = other(bucket.comm, i)
+        try:
+            yield
+        finally:
+            for bucket, comm in zip(self._buckets, before, strict=True):
+                bucket.comm = comm
+
     def attach(self, loss: Tensor) -> Tensor:
         """The loss, such that its backward pass sums the gradients."""
         if not (self._buckets and torch.is_grad_enabled() and loss.requires_grad):

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from autopar.errors import ConfigError, nearest, refusal
-from autopar.runtime import failure, job, sources
+from autopar.profile import LEAST
+from autopar.runtime import failure, job, profile_run, sources
 from autopar.runtime.drawn import Drawn
 from autopar.runtime.draws import drawing
 from autopar.runtime.job import Job
@@ -60,6 +61,7 @@ def parse(arguments: Sequence[str] | None, rank: int) -> argparse.Namespace | No
     )
     parser.add_argument("--seed", type=int, default=0, help="of the initial parameters (0)")
     parser.add_argument("--dtype", choices=sorted(DTYPES), help="run in another precision than compiled")
+    parser.add_argument("--profile", action="store_true", help="profile the last steps into profile.json")
     parser.add_argument("--no-rebalance", action="store_true", help="keep the boundaries between ranks as they are")
     words = list(sys.argv[1:] if arguments is None else arguments)
     if {"-h", "--help"} & set(words):
@@ -71,6 +73,8 @@ def parse(arguments: Sequence[str] | None, rank: int) -> argparse.Namespace | No
     problems += [
         f"--{name} {value} is negative" for name in ("steps", "compare") if (value := getattr(given, name)) < 0
     ]
+    if given.profile and given.steps < LEAST:
+        problems.append(f"--profile needs {LEAST} steps or more, not {given.steps}")
     if problems:
         raise ConfigError(refusal("command line", "not understood", "see --help", problems))
     return given
@@ -105,12 +109,16 @@ def run(opened: Job, given: argparse.Namespace) -> None:
         optimizer = make_optimizer(opened, list(parallel.parameters()))
     beside = _Beside(opened, given, dtype) if given.compare and comm.rank == 0 else None
     scheduler = Scheduler(parallel, optimizer)
-    times = train(opened, given, dtype, parallel, optimizer, scheduler, beside)
+    profiled = profile_run.Schedule(opened, parallel, optimizer, given.steps) if given.profile else None
+    times = train(opened, given, dtype, parallel, optimizer, scheduler, beside, profiled)
     if given.save is not None:
         state = parallel.full_state_dict(rank0_only=True)
         with together(comm, f"writing {given.save}"):
             if comm.rank == 0:
                 sources.save(state, given.save)
+    if profiled is not None:
+        for line in profiled.write():
+            show(comm.rank, line)
     for line in _summary(opened, given, scheduler, times):
         show(comm.rank, line)
 
@@ -123,6 +131,7 @@ def train(
     optimizer: torch.optim.Optimizer,
     scheduler: Scheduler,
     beside: _Beside | None,
+    profiled: profile_run.Schedule | None = None,
 ) -> list[float]:
     """The steps; returns the wall seconds of each."""
     batches = job.batches(opened)
@@ -131,7 +140,10 @@ def train(
         for step in range(1, given.steps + 1):
             batch = _next(parallel, batches, dtype)
             start = time.perf_counter()
-            if given.no_rebalance:
+            if profiled is not None:
+                with profiled.step(step):
+                    loss = _step(parallel, batch, optimizer)
+            elif given.no_rebalance:
                 loss = _step(parallel, batch, optimizer)
             else:
                 with scheduler.step():

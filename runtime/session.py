@@ -10,7 +10,7 @@ them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import MappingProxyType
 from typing import Any
@@ -34,6 +34,7 @@ from autopar.runtime.scaler import GradScaler
 from autopar.runtime.sources import Source
 from autopar.runtime.state import cuts, gather_whole, local_shape, view_part
 from autopar.runtime.together import agree, together
+from autopar.runtime.transport.base import Comm
 from autopar.runtime.transport.world import simulated_world
 
 
@@ -188,6 +189,10 @@ class Parallel(nn.Module):
     def bucket_sizes(self) -> list[int]:
         """The bytes of each sum of gradients, in the order in which they are summed."""
         return self._sums.bytes
+
+    def sums_over(self, other: Callable[[Comm, int], Comm]) -> AbstractContextManager[None]:
+        """Sums of gradients over other communicators: what `other` makes of that of each bucket, by its number."""
+        return self._sums.over(other)
 
     def accumulate(self) -> AbstractContextManager[None]:
         """Gradient accumulation: backward passes inside leave their sums over ranks to the first one after.

@@ -14,11 +14,11 @@ from io import TextIOWrapper
 from typing import Any, NoReturn
 
 import autopar
-from autopar.cli import calibrate, compare, diff, explain, inspect, run, simulate, solve, verify
+from autopar.cli import calibrate, compare, diff, explain, inspect, report, run, simulate, solve, verify
 from autopar.cli import compile as compile_command
 from autopar.errors import AutoparError, nearest, refusal
 
-_COMMANDS = (compile_command, compare, inspect, explain, diff, run, verify, simulate, solve, calibrate)
+_COMMANDS = (compile_command, compare, inspect, explain, diff, run, report, verify, simulate, solve, calibrate)
 _FORM = "a command line has the form of the usage"
 
 

@@ -16,7 +16,7 @@ def add(commands: Any) -> None:  # noqa: ANN401
     text = "train a compiled model on MPI ranks"
     parser = commands.add_parser(NAME, help=text, description=text.capitalize() + ".", allow_abbrev=False)
     parser.add_argument("folder", help="what `autopar compile` wrote")
-    parser.add_argument("--steps", type=count(0), default=100, metavar="N", help="training steps (100)")
+    parser.add_argument("--steps", type=count(0), metavar="N", help="training steps (100; with --profile 20)")
     beside = "run the sequential model beside the first N steps (0)"
     parser.add_argument("--compare", type=count(0), default=0, metavar="N", help=beside)
     parser.add_argument(
@@ -25,21 +25,30 @@ def add(commands: Any) -> None:  # noqa: ANN401
     parser.add_argument("--seed", type=int, default=0, help="of the initial parameters (0)")
     parser.add_argument("--dtype", choices=["float32", "float64"], help="run in another precision than compiled")
     parser.add_argument("--no-rebalance", action="store_true", help="keep the boundaries between ranks as they are")
+    profiled = "profile the last steps, for `autopar report`; boundaries stay as they are"
+    parser.add_argument("--profile", action="store_true", help=profiled)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Launch, and return the job's exit status."""
+    from autopar.errors import ConfigError, refusal
     from autopar.folder import PROGRAM, load
     from autopar.grid import GridShape
+    from autopar.profile import LEAST
     from autopar.runtime.launch import launch
 
     saved = load(arguments.folder)
     if arguments.save:
         _check_file(Path(arguments.save))
-    given = ["--steps", str(arguments.steps), "--compare", str(arguments.compare), "--seed", str(arguments.seed)]
+    if arguments.profile and arguments.steps is not None and arguments.steps < LEAST:
+        rule = f"a profile needs {LEAST} steps or more: some to warm up, some with and some without it"
+        raise ConfigError(refusal("--profile", f"with --steps {arguments.steps}", rule, fix=f"--steps {LEAST}"))
+    steps = arguments.steps if arguments.steps is not None else 20 if arguments.profile else 100
+    given = ["--steps", str(steps), "--compare", str(arguments.compare), "--seed", str(arguments.seed)]
     given += ["--save", arguments.save] if arguments.save else []
     given += ["--dtype", arguments.dtype] if arguments.dtype else []
+    given += ["--profile"] if arguments.profile else []
     given += ["--no-rebalance"] if arguments.no_rebalance else []
     return launch(saved.folder / PROGRAM, GridShape.parse(saved.plan.grid).size, given)
 

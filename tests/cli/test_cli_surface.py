@@ -24,10 +24,11 @@ SURFACE = {
     "inspect": "folder --view --json",
     "diff": "first second --most --json",
     "explain": "folder name --most --record --json",
-    "run": "folder --steps --compare --save --seed --dtype --no-rebalance",
+    "run": "folder --steps --compare --save --seed --dtype --no-rebalance --profile",
     "verify": "folder --adjoint -n --grid --steps --seed --verbose --json",
     "calibrate": "-n -o --output --hosts --base --from --accept-noise --quick --json mpiexec",
     "simulate": "folder --grid --ranks --scaling --batch --machine --slow --jitter --seed --steps --trace --svg --json",
+    "report": "folder --json --trace --top",
     "solve": "problem --time-limit --solver --json",
 }
 

@@ -47,7 +47,14 @@ FORBIDDEN = {
     "runtime": ("networkx", "pulp", "highspy"),
 }
 # What the files of `runtime` may import from autopar: a generated program must never load the compiler.
-RUNTIME_MAY = ("autopar.runtime", "autopar.errors", "autopar.layout", "autopar.grid", "autopar.model_file")
+RUNTIME_MAY = (
+    "autopar.runtime",
+    "autopar.errors",
+    "autopar.layout",
+    "autopar.grid",
+    "autopar.model_file",
+    "autopar.profile",
+)
 
 
 @dataclass(frozen=True)
