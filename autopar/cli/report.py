@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,13 +124,9 @@ def _memory(saved: Saved, found: profile.Profile) -> Table:
     made = table("memory per rank", "predicted", "measured", "least", "ratio")
     for column in made.columns[1:]:
         column.justify = "right"
-    for name, held in (
-        ("parameters", one.parameters_bytes),
-        ("gradients", one.gradients_bytes),
-        ("optimizer", one.optimizer_bytes),
-        ("activations", one.activations_bytes),
-    ):
-        made.add_row(name, size(held), "", "", "")
+    parts = [field.name for field in fields(one) if field.name.endswith("_bytes")]
+    for name in parts:
+        made.add_row(name.removesuffix("_bytes"), size(getattr(one, name)), "", "", "")
     if peaks:
         made.add_row("peak", size(one.bytes), size(max(peaks)), size(min(peaks)), _ratio(max(peaks), one.bytes))
     else:
