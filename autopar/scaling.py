@@ -4,7 +4,7 @@ strong   the same batch on p ranks            speed-up t(1) / t(p)
 weak     p times the batch on p ranks         speed-up p t(1) / t(p): so much more of the batch per second
 
 t(1) is the predicted step on one rank that holds everything, whether or not its memory would do. Efficiency is the speed-up
-over p. For every number of ranks the model is planned anew on several grids, of one axis and of two in both orders, and the
+over p. For every number of ranks the model is planned anew on several grids, of one axis and of two (`grids_of`), and the
 plan with the shortest predicted step counts. The model is captured once per batch.
 """
 
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autopar import tasks
+from autopar import grids, tasks
 from autopar.costmodel import machine as machines
 from autopar.costmodel.machine import Machine
 from autopar.costmodel.timeline import Ranks, simulate
@@ -89,17 +89,16 @@ class Point:
         return self.speedup / self.ranks
 
 
-def grids_of(ranks: int, names: Sequence[str] = ()) -> tuple[GridShape, ...]:
-    """The grids to try: one axis, and two in both orders, those nearest to a square first; at most `MOST`.
+def grids_of(ranks: int, machine: Machine, names: Sequence[str] = ()) -> tuple[GridShape, ...]:
+    """The grids to try: one axis, then two, those nearest to a square first, in both orders where nodes differ; at most `MOST`.
 
     With `names`, which pins speak of, all grids have just these axes, of which some may have one rank.
     """
     if names:
         found = sorted(_products(ranks, len(names)), key=lambda sizes: (max(sizes) / min(sizes), sizes))
         return tuple(GridShape(tuple(names), sizes) for sizes in found[:MOST])
-    pairs = [sizes for sizes in _products(ranks, 2) if min(sizes) > 1]
-    pairs.sort(key=lambda sizes: (max(sizes) / min(sizes), sizes))
-    return (GridShape(("axis0",), (ranks,)), *(GridShape(("axis0", "axis1"), pair) for pair in pairs[: MOST - 1]))
+    shapes = [shape for shape in grids.candidates(ranks, machine) if len(shape.sizes) <= 2]
+    return tuple(shapes[:MOST]) or (GridShape.parse("1"),)
 
 
 def _products(number: int, parts: int) -> list[tuple[int, ...]]:
@@ -194,9 +193,10 @@ class _Captured:
     def single(self, rows: int, machine: Machine) -> float:
         """Seconds of a step with so many rows on one rank, whether or not they fit its memory."""
         if rows not in self.singles:
-            model, names = self.of(rows), GridShape.parse(self.base.plan.grid).names
-            one = GridShape(names, (1,) * len(names))
-            self.singles[rows] = model.replan(grid=one, machine=machine, memory=1e30, measure=False).plan.single
+            one = self.of(rows).replan(
+                grid="1", machine=machine, memory=1e30, measure=False, pin=(), ban=(), plan="auto", recompute="never"
+            )
+            self.singles[rows] = one.plan.single
         return self.singles[rows]
 
 
@@ -241,13 +241,20 @@ def check_rows(plan: Plan, folder: str | Path) -> None:
 
 
 def asked(
-    ranks: Sequence[int], grids: Sequence[GridShape], kinds: Sequence[str], rows: int | None, plan: Plan
+    ranks: Sequence[int],
+    shapes: Sequence[GridShape],
+    kinds: Sequence[str],
+    rows: int | None,
+    plan: Plan,
+    machine: Machine,
 ) -> Iterator[Asked]:
     """The points for these numbers of ranks and these grids; `rows` is the batch, of one rank where scaling is weak."""
     options = plan.options
     names = GridShape.parse(plan.grid).names if options.pins or options.bans else ()
     for kind in kinds:
-        for count, chosen in [(one, grids_of(one, names)) for one in ranks] + [(one.size, (one,)) for one in grids]:
+        for count, chosen in [(one, grids_of(one, machine, names)) for one in ranks] + [
+            (one.size, (one,)) for one in shapes
+        ]:
             times = count if kind == "weak" else 1
             known = plan.batch.rows if rows is None else rows
             yield Asked(kind, count, chosen, known * times if kind == "weak" or rows is not None else None)

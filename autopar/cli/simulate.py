@@ -188,7 +188,7 @@ def _scaling(
     kinds = ("strong", "weak") if arguments.scaling == "both" else (arguments.scaling,)
     if "weak" in kinds or arguments.batch:
         scaling.check_rows(plan, arguments.folder)
-    points: list[Asked] = list(scaling.asked(arguments.ranks, grids, kinds, arguments.batch, plan))
+    points: list[Asked] = list(scaling.asked(arguments.ranks, grids, kinds, arguments.batch, plan, machine))
     scaling.check(points, machine, noise.slow)
 
     def told(point: Point, tried: int, seconds: float) -> None:

@@ -167,7 +167,7 @@ def _cells(one: Point) -> tuple[Any, ...]:
         return str(one.ranks), rows, "-", "no plan, see below", "", "", "", "", "", ""
     return (
         str(one.ranks), rows, one.plan.grid, cut(sentence(one.plan)), milliseconds(one.seconds), _bar(one),
-        f"{one.speedup:.3g}", f"{one.efficiency:.1%}", f"{_share(one):.1%}", size(one.plan.predicted.bytes),
+        f"{one.speedup:.3g}" if one.speedup < 999.5 else f"{one.speedup:.0f}", f"{one.efficiency:.1%}", f"{_share(one):.1%}", size(one.plan.predicted.bytes),
     )  # fmt: skip
 
 
