@@ -167,8 +167,12 @@ def _cells(one: Point) -> tuple[Any, ...]:
         return str(one.ranks), rows, "-", "no plan, see below", "", "", "", "", "", ""
     return (
         str(one.ranks), rows, one.plan.grid, cut(sentence(one.plan)), milliseconds(one.seconds), _bar(one),
-        f"{one.speedup:.3g}" if one.speedup < 999.5 else f"{one.speedup:.0f}", f"{one.efficiency:.1%}", f"{_share(one):.1%}", size(one.plan.predicted.bytes),
+        _times(one.speedup), f"{one.efficiency:.1%}", f"{_share(one):.1%}", size(one.plan.predicted.bytes),
     )  # fmt: skip
+
+
+def _times(value: float) -> str:
+    return f"{value:.3g}" if value < 999.5 else f"{value:.0f}"
 
 
 def _bar(one: Point) -> str:
