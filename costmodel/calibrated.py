@@ -20,7 +20,10 @@ MOST_ERROR = 0.2  # of a fit, relative, at the median point
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One fit with what it rests on: primitives (with ' their adjoints), points, the typical spread of a point's repeats."""
+    """One fit with what it rests on: primitives (with ' their adjoints) and how many points.
+
+    spread is the typical one of a point's repeats, apart how far primitives are from the middle of those of one size.
+    """
 
     place: str
     move: str
@@ -30,6 +33,7 @@ class Row:
     smallest: float
     largest: float
     spread: float
+    apart: float
     curve: Curve
 
 
@@ -80,11 +84,22 @@ def _rows(moved: Iterable[Moved]) -> Iterable[Row]:
     for place, move in order:
         points = groups.get((place, move), [])
         if points:
-            sizes = [one.bytes for one in points]
-            curve = fit(sizes, [median(one.seconds) for one in points])
-            names = dict.fromkeys(one.primitive + "'" * (one.direction == "adjoint") for one in points)
-            typical = median(spread(one.seconds) for one in points)
-            yield Row(place, move, points[0].ranks, tuple(names), len(points), min(sizes), max(sizes), typical, curve)
+            yield _row(place, move, points)
+
+
+def _row(place: str, move: str, points: Sequence[Moved]) -> Row:
+    """Primitives that move data alike differ a little: the curve goes through the middle of all of one size."""
+    sizes: dict[float, list[float]] = {}
+    for one in points:
+        sizes.setdefault(one.bytes, []).append(median(one.seconds))
+    known = {size: median(times) for size, times in sizes.items()}
+    curve = fit(list(known), list(known.values()))
+    apart = [abs(time / known[size] - 1) for size, times in sizes.items() for time in times]
+    names = dict.fromkeys(one.primitive + "'" * (one.direction == "adjoint") for one in points)
+    typical = median(spread(one.seconds) for one in points)
+    return Row(
+        place, move, points[0].ranks, tuple(names), len(points), min(sizes), max(sizes), typical, median(apart), curve
+    )  # fmt: skip
 
 
 def _fit(row: Row, crowded: float) -> Fit:
@@ -138,9 +153,9 @@ def _rates(computed: Sequence[Computed]) -> Iterable[Rate]:
     units = {"operator": "op/s", "memory": "B/s", "update": "B/s", "floor": "s"}
     for one in computed:
         value = median(one.seconds) / one.amount if one.kind == "floor" else one.rate
-        about = [one.work] if one.kind == "operator" else []
-        about += [one.kind if one.kind != "operator" else "", one.name, one.dtype, one.direction]
-        yield Rate(" ".join(word for word in about if word), value, units[one.kind], spread(one.seconds))
+        about = [one.work, one.name, one.dtype] if one.kind == "operator" else [one.kind, one.name]
+        about += [one.direction] if one.kind == "operator" else []
+        yield Rate(" ".join(about), value, units[one.kind], spread(one.seconds))
 
 
 def _noise(rows: Sequence[Row], computed: Sequence[Computed]) -> Iterable[str]:
@@ -153,4 +168,4 @@ def _noise(rows: Sequence[Row], computed: Sequence[Computed]) -> Iterable[str]:
     for one in computed:
         if spread(one.seconds) > MOST_SPREAD:
             width = f"{spread(one.seconds):.0%} of their median, more than {MOST_SPREAD:.0%}"
-            yield f"{one.name} ({one.dtype}, {one.direction}): repeats spread by {width}"
+            yield f"{one.kind} {one.name} ({one.dtype}, {one.direction}): repeats spread by {width}"

@@ -4,7 +4,8 @@ A primitive of the conversion table moves data in two of these ways, one forward
 primitive is the adjoint of which: Hewett and Grady, arXiv 2006.03108):
 
     slice       copy a part out of a local tensor             launch floor + bytes read and written / memory bandwidth
-    fill        write a local tensor, zeros or a part         the same
+    fill        put a part into zeros                         the same
+    zeros       a local tensor of zeros                       the same
     gather      all-gather     )
     scatter     reduce-scatter ) over the axis, and packing   by the cheapest algorithm for a message of alpha + n / beta
     sum         all-reduce     )                              (`algorithms` has formulas and sources), and one copy of what
@@ -34,7 +35,7 @@ from numpy.typing import NDArray
 
 from autopar.costmodel import algorithms
 from autopar.costmodel.algorithms import Collective, Reach
-from autopar.costmodel.machine import Fit, Link, Machine
+from autopar.costmodel.machine import LOCAL_MOVES, Fit, Link, Machine
 from autopar.layout import Copied, Layout, Partial, Replicate, Shard
 
 Bytes = TypeVar("Bytes", float, NDArray[np.float64])  # one number of bytes, or many at once
@@ -77,7 +78,7 @@ _CELLS = {
 }
 MOVES = {
     "split": ("slice", "gather"),
-    "keep": ("fill", ""),
+    "keep": ("zeros", ""),
     "copy": ("", "sum"),
     "gather": ("gather", "slice"),
     "all_to_all": ("all_to_all", "all_to_all"),
@@ -85,7 +86,7 @@ MOVES = {
     "all_gather": ("gather", "scatter"),
     "all_sum": ("sum", ""),
     "reduce_scatter": ("scatter", "gather"),
-    "once": ("", "fill"),
+    "once": ("", "zeros"),
     "take": ("slice", "fill"),
 }
 
@@ -108,7 +109,7 @@ def price(
         return nothing, nothing, nothing, nothing
     most = -_least(-before, -after)
     part = -most + before + after
-    sizes = {"slice": part, "fill": most if primitive in ("keep", "once") else before + after, "": nothing}
+    sizes = {"slice": part, "fill": before + after, "zeros": before, "": nothing}
     moves = MOVES[primitive]
     sent = [nothing if move in sizes else most for move in moves]
     ahead, back = (nothing if not move else seconds(move, machine, reach, sizes.get(move, most)) for move in moves)
@@ -117,7 +118,7 @@ def price(
 
 def seconds(move: str, machine: Machine, reach: Reach, nbytes: Bytes) -> Bytes:
     """Seconds of one of the movements above over an axis of more than one rank; nothing for one."""
-    if move in ("slice", "fill"):
+    if move in LOCAL_MOVES:
         return _local(move, machine, reach, nbytes)
     if reach.ranks == 1:
         return nbytes * 0.0

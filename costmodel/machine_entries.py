@@ -16,7 +16,7 @@ from autopar.graph import ITEMSIZE
 
 WORKS = ("matmul", "conv", "attention", "pointwise", "reduce", "memory")
 OPTIMIZERS = ("sgd", "momentum", "adamw")
-LOCAL_MOVES = ("slice", "fill")
+LOCAL_MOVES = ("slice", "fill", "zeros")
 LINK_MOVES = ("gather", "scatter", "sum", "all_to_all", "halo", "gradient_sum")
 
 # Every entry and its kind; `_MEANING` says what a kind allows.

@@ -40,8 +40,7 @@ class Moved:
         """By which the movement is priced."""
         if self.move == "slice":
             return float(min(self.before, self.after))
-        both = self.move == "fill" and self.primitive not in ("keep", "once")
-        return float(self.before + self.after if both else max(self.before, self.after))
+        return float(self.before + self.after if self.move == "fill" else max(self.before, self.after))
 
 
 @dataclass(frozen=True, slots=True)

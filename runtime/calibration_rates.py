@@ -51,7 +51,7 @@ class _Operator:
 def _linear(dtype: torch.dtype, rows: int, wide: int, out: int) -> _Operator:
     return _Operator(
         "matmul",
-        f"linear {rows}x{wide}x{out}",
+        f"{rows}x{wide}x{out}",
         ((rows, wide), (out, wide)),
         F.linear,
         2.0 * rows * wide * out,
@@ -63,7 +63,7 @@ def _linear(dtype: torch.dtype, rows: int, wide: int, out: int) -> _Operator:
 def _conv(*shape: int, out: int, function: Callable[..., Tensor]) -> _Operator:
     weight = (out, shape[1], *[3] * (len(shape) - 2))
     count = 2.0 * shape[0] * out * math.prod(shape[2:]) * math.prod(weight[1:])
-    return _Operator("conv", f"{function.__name__} {'x'.join(map(str, shape))}", (shape, weight),
+    return _Operator("conv", f"{len(shape) - 2}d {'x'.join(map(str, shape))}", (shape, weight),
                      lambda x, w: function(x, w, padding=1), count, 2.0)  # fmt: skip
 
 
@@ -71,7 +71,7 @@ def _attention(tokens: int, causal: bool) -> _Operator:
     batch, heads, wide = 4, 6, 64
     count = 2.0 * batch * heads * tokens * tokens * 2 * wide * (0.5 if causal else 1.0)
     return _Operator(
-        "attention", f"attention{' causal' * causal} {tokens}", ((batch, heads, tokens, wide),) * 3,
+        "attention", f"{tokens}{' causal' * causal}", ((batch, heads, tokens, wide),) * 3,
         lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=causal), count, 2.5,
     )  # fmt: skip
 

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 from autopar.cli.options import count
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from autopar.costmodel.calibrated import Calibrated, Row
     from autopar.costmodel.measured import Raw
 
@@ -133,36 +135,29 @@ def _refused(found: Calibrated, output: Path) -> str:
 def _show(found: Calibrated, raw: Raw) -> None:
     from autopar.cli.show import show, table
 
-    made = table(
-        "movement",
-        "place",
-        "ranks",
-        "up to",
-        "alpha, us time",
-        "beta",
-        "error, median change",
-        "worst change",
-        "spread share",
-    )
+    made = table("movement", "place", "ranks", "up to", "alpha", "beta", "error", "worst", "apart", "spread")
     for row in found.rows:
-        for i, cells in enumerate(_pieces(row)):
-            about = (_named(row), row.place, str(row.ranks)) if not i else ("", "", "")
-            quality = (
-                (f"{row.curve.median_error:.1%}", f"{row.curve.worst_error:.0%}", f"{row.spread:.0%}")
-                if not i
-                else ("",) * 3
-            )
-            made.add_row(*about, *cells, *quality)
-    for column, name in zip(made.columns[4:], ("alpha", "beta", "median error", "worst", "spread"), strict=True):
-        column.header, column.justify = name, "right"
+        quality = row.curve.median_error, row.curve.worst_error, row.apart, row.spread
+        about = [(_named(row), row.place, str(row.ranks)), tuple(f"{one:.1%}" for one in quality)]
+        for cells in _pieces(row):
+            made.add_row(*about[0], *cells, *about[1])
+            about = [("",) * 3, ("",) * 4]
     if found.rows:
-        show(made, title="seconds by bytes: alpha + bytes / beta in each piece")
-    rates = table("rate", "per second", "spread share")
+        _numbers(made, 4)
+        show(
+            made,
+            title="seconds by bytes: alpha + bytes / beta in each piece; errors of the fit at half of all sizes, and at worst",
+        )
+    rates = table("rate", "per second", "spread")
     for one in found.rates:
-        rates.add_row(one.name, _rate(one.value, one.unit), f"{one.spread:.0%}")
-    for column in rates.columns[1:]:
-        column.justify = "right"
+        rates.add_row(one.name, _rate(one.value, one.unit), f"{one.spread:.1%}")
+    _numbers(rates, 1)
     show(rates, title=f"{len(raw.places)} ranks computing at once")
+
+
+def _numbers(made: Table, first: int) -> None:
+    for column in made.columns[first:]:
+        column.justify = "right"
 
 
 def _pieces(row: Row) -> list[tuple[str, str, str]]:

@@ -153,6 +153,7 @@ def test_by_formula_the_cheapest_algorithm_counts_and_a_copy_to_pack():
         ("all_to_all", 8, 1e9, 7 * 3e-6 + 7 / 8 * 0.5 + 5e-6 + 2e9 / 1.5e10),
         ("slice", 4, 3e6, 5e-6 + 6e6 / 1.5e10),
         ("fill", 4, 3e6, 5e-6 + 3e6 / 1.5e10),
+        ("zeros", 4, 3e6, 5e-6 + 3e6 / 1.5e10),
     ],
 )
 def test_values_by_hand(move, ranks, size, expected):
