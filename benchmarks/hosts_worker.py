@@ -1,4 +1,4 @@
-"""One rank of several_hosts.py: times sums between hosts, or training steps, and prints JSON on rank 0."""
+"""One rank of several_hosts.py and several_hosts_prediction.py: times what it is told to, and prints JSON on rank 0."""
 
 from __future__ import annotations
 
@@ -59,6 +59,22 @@ def steps(model: str, folder: str, rounds: str) -> dict[str, float]:
     return {name: median(times[1:]) for name, times in found.items()} | {"gradient_bytes": size}
 
 
+def exchange(bytes_: str, rounds: str) -> dict[str, float]:
+    """Seconds of plain MPI messages of so many bytes, both ways at once, between the ranks with the same place on two hosts."""
+    send, recv = torch.zeros(int(bytes_) // 4).numpy(), torch.zeros(int(bytes_) // 4).numpy()
+    other = (WORLD.rank + WORLD.size // 2) % WORLD.size
+    times = [slowest(lambda: WORLD.Sendrecv(send, other, recvbuf=recv, source=other)) for _ in range(int(rounds))]
+    return {"seconds": median(times[1:])}
+
+
+def train(model: str, folder: str, rounds: str, size: str) -> dict[str, float]:
+    """Seconds of a training step of a compiled program; size is ``small`` or ``full``."""
+    trainer = Compiled(EVERY[model](size == "small"), Path(folder))
+    times = [slowest(trainer.step) for _ in range(int(rounds))]
+    trainer.close()
+    return {"seconds": median(times[1:])}
+
+
 def slowest(call: Callable[[], object]) -> float:
     """Seconds of one call on the slowest rank."""
     WORLD.Barrier()
@@ -69,6 +85,6 @@ def slowest(call: Callable[[], object]) -> float:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    result = {"sums": sums, "steps": steps}[sys.argv[1]](*sys.argv[2:])
+    result = {"sums": sums, "steps": steps, "exchange": exchange, "train": train}[sys.argv[1]](*sys.argv[2:])
     if WORLD.rank == 0:
         print(json.dumps(result), flush=True)

@@ -22,7 +22,7 @@ import torch
 
 from autopar.errors import ConfigError, refusal
 from autopar.runtime.allocator import keep_freed_memory
-from autopar.runtime.calibration_clock import QUICK, Pace
+from autopar.runtime.calibration_clock import QUICK, Clock, Pace
 from autopar.runtime.calibration_moves import Moved, movements
 from autopar.runtime.calibration_rates import Computed, overlap, rates
 from autopar.runtime.transport.base import Comm
@@ -59,6 +59,7 @@ def measure(world: Comm, places: Sequence[int], pace: Pace, tell: Tell) -> Raw:
     Raises ConfigError, on all ranks alike, unless the nodes hold consecutive ranks, equally many each.
     """
     start = time.perf_counter()
+    clock = Clock(world, pace)
     each = ranks_per_node(places)
     node = world.rank // each
     moved: list[Moved] = []
@@ -67,11 +68,11 @@ def measure(world: Comm, places: Sequence[int], pace: Pace, tell: Tell) -> Raw:
     for place, (color, size) in groups.items():
         if size > 1:
             group = world.split(color, world.rank)
-            moved += movements(world, group, place, pace, not moved, tell)
+            moved += movements(clock, group, place, not moved, tell)
             tell(f"overlap, {place}")
-            hidden[place] = overlap(world, group, pace)
+            hidden[place] = overlap(clock, group)
             group.free()
-    computed = tuple(rates(world, pace, tell))
+    computed = tuple(rates(clock, tell))
     software = f"Python {platform.python_version()}, torch {torch.__version__}"
     return Raw(
         VERSION, pace == QUICK, tuple(places), cores(world, places), software, time.perf_counter() - start,

@@ -18,47 +18,59 @@ Call = Callable[[], object]
 _MOST_CALLS = 400
 _LONG = 0.05  # seconds of one call from which on few repeats must do
 _FEW = 3
+_TRIES = 3
 _CALM = 0.15  # the spread of repeats that are believed at once
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How much is measured: `repeats` blocks of at least `block` seconds, tensors of up to `most` bytes, so many `tries`."""
+    """How much is measured: `repeats` blocks of at least `block` seconds, tensors of up to `most` bytes.
+
+    Calls whose repeats differ are measured again for `patience` seconds in all.
+    """
 
     repeats: int = 9
     block: float = 4e-3
     most: int = 16 << 20
-    tries: int = 3
+    patience: float = 10.0
 
 
-QUICK = Pace(repeats=3, block=2e-4, most=64 << 10, tries=1)
+QUICK = Pace(repeats=3, block=2e-4, most=64 << 10, patience=0.0)
 
 
-def timed(world: Comm, call: Call, pace: Pace) -> tuple[float, ...]:
-    """Seconds of one call, once per repeat; all ranks of `world` do the same, and the slowest counts."""
-    call()
-    (once,) = _blocks(world, call, 1, 1)
-    count = max(1, min(_MOST_CALLS, int(pace.block / max(once, 1e-9))))
-    repeats = min(pace.repeats, _FEW) if once > _LONG else pace.repeats
-    tries = [_blocks(world, call, count, repeats)]
-    while spread(tries[-1]) > _CALM and len(tries) < pace.tries:
-        tries.append(_blocks(world, call, count, repeats))
-    return min(tries, key=spread)
+class Clock:
+    """A stop-watch that all ranks of `world` hold: they time the same calls, and the slowest rank counts."""
+
+    def __init__(self, world: Comm, pace: Pace) -> None:
+        self.world = world
+        self.pace = pace
+        self._patience = pace.patience
+
+    def time(self, call: Call) -> tuple[float, ...]:
+        """Seconds of one call, once per repeat. Collective; alike on all ranks."""
+        call()
+        (once,) = self._blocks(call, 1, 1)
+        count = max(1, min(_MOST_CALLS, int(self.pace.block / max(once, 1e-9))))
+        repeats = min(self.pace.repeats, _FEW) if once > _LONG else self.pace.repeats
+        tries = [self._blocks(call, count, repeats)]
+        while spread(tries[-1]) > _CALM and len(tries) < _TRIES and self._patience > 0:
+            tries.append(self._blocks(call, count, repeats))
+            self._patience -= sum(tries[-1]) * count
+        return min(tries, key=spread)
+
+    def _blocks(self, call: Call, count: int, repeats: int) -> tuple[float, ...]:
+        mine = []
+        for _ in range(repeats):
+            self.world.barrier()
+            start = time.perf_counter()
+            for _ in range(count):
+                call()
+            mine.append((time.perf_counter() - start) / count)
+        everybody: list[list[float]] = self.world.gather_objects(mine)  # type: ignore[assignment]  # what each has given
+        return tuple(max(column) for column in zip(*everybody, strict=True))
 
 
 def spread(seconds: Sequence[float]) -> float:
     """The distance between the quartiles, as a part of the median."""
     low, _, high = quantiles(seconds, n=4) if len(seconds) > 1 else (seconds[0],) * 3
     return (high - low) / median(seconds)
-
-
-def _blocks(world: Comm, call: Call, count: int, repeats: int) -> tuple[float, ...]:
-    mine = []
-    for _ in range(repeats):
-        world.barrier()
-        start = time.perf_counter()
-        for _ in range(count):
-            call()
-        mine.append((time.perf_counter() - start) / count)
-    everybody: list[list[float]] = world.gather_objects(mine)  # type: ignore[assignment]  # what each has just given
-    return tuple(max(column) for column in zip(*everybody, strict=True))

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from autopar.layout import Shard
-from autopar.runtime.calibration_clock import Call, Pace, timed
+from autopar.runtime.calibration_clock import Call, Clock
 from autopar.runtime.grid import Axis, Grid
 from autopar.runtime.primitives.all_gather import all_gather
 from autopar.runtime.primitives.all_sum import all_sum
@@ -38,7 +38,7 @@ from autopar.runtime.transport.base import Comm
 
 BUCKET_BYTES = 4 << 20
 _LEAST = 64
-_TOO_LONG = 0.4  # seconds of a call after which no larger ones are tried
+_TOO_LONG = 0.1  # seconds of a call after which no larger ones are tried
 _SHARE = 0.1  # of a measured adjoint that is left at least when the identity's time is subtracted
 
 
@@ -100,27 +100,25 @@ _SENT = {  # which directions send something; the others are local
 }
 
 
-def movements(
-    world: Comm, group: Comm, place: str, pace: Pace, local: bool, tell: Callable[[str], None]
-) -> Iterator[Moved]:
+def movements(clock: Clock, group: Comm, place: str, local: bool, tell: Callable[[str], None]) -> Iterator[Moved]:
     """Everything over the ranks of `group`; what stays in a rank's memory only where `local` says so.
 
-    Collective over `world`, of which every rank belongs to a group of the same size.
+    Collective over the clock's ranks, of which every rank belongs to a group of the same size.
     """
     grid = Grid(str(group.size), group)
     axis = grid.axes[0]
-    identity = median(timed(world, _backward(_ones((1, 1)), lambda x: x.view_as(x))[1], pace))
+    identity = median(clock.time(_backward(_ones((1, 1)), lambda x: x.view_as(x))[1]))
     for primitive, build in _TABLE.items():
         if not local and primitive not in _SENT:
             continue
         tell(f"{primitive}, {place}")
         wanted = {"forward", "adjoint"} if local else set(_SENT[primitive])
-        for nbytes in _sizes(pace):
+        for nbytes in _sizes(clock.pace.most):
             setup = build(axis, nbytes)
             for direction, call in (("forward", setup.forward), ("adjoint", setup.adjoint)):
                 if call is None or direction not in wanted:
                     continue
-                seconds = timed(world, call, pace)
+                seconds = clock.time(call)
                 if median(seconds) > _TOO_LONG:
                     wanted.discard(direction)
                 if direction == "adjoint":
@@ -131,8 +129,8 @@ def movements(
     grid.free()
 
 
-def _sizes(pace: Pace) -> list[int]:
-    return [_LEAST * 4**i for i in range(int(math.log(pace.most / _LEAST, 4)) + 1)]
+def _sizes(most: int) -> list[int]:
+    return [_LEAST * 4**i for i in range(int(math.log(most / _LEAST, 4)) + 1)]
 
 
 def _ones(shape: tuple[int, ...]) -> Tensor:

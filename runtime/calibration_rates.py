@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from autopar.runtime.calibration_clock import Pace, timed
+from autopar.runtime.calibration_clock import Clock
 from autopar.runtime.transport.base import Comm
 
 
@@ -119,31 +119,31 @@ _TOUCHED = {"sgd": 3, "momentum": 5, "adamw": 7}  # numbers read and written per
 _PARAMETERS = ((2048, 2048),) * 2 + ((512, 1024),) * 4 + ((1024,),) * 12  # 41 MB: more than a cache holds
 
 
-def rates(world: Comm, pace: Pace, tell: Callable[[str], None]) -> Iterator[Computed]:
-    """Everything that one rank computes. Collective over `world`."""
-    for one in _operators(pace.most < _SMALL):
+def rates(clock: Clock, tell: Callable[[str], None]) -> Iterator[Computed]:
+    """Everything that one rank computes. Collective over its ranks."""
+    for one in _operators(clock.pace.most < _SMALL):
         tell(f"{one.name}, {str(one.dtype).removeprefix('torch.')}")
-        yield from _operator(world, one, pace)
+        yield from _operator(clock, one)
     tell("memory bandwidth")
-    yield from _memory(world, pace)
+    yield from _memory(clock)
     tell("an operator's floor")
-    yield from _floor(world, pace)
+    yield from _floor(clock)
     for name in _OPTIMIZERS:
         tell(f"optimizer {name}")
-        yield _update(world, name, pace)
+        yield _update(clock, name)
 
 
-def overlap(world: Comm, group: Comm, pace: Pace) -> float:
+def overlap(clock: Clock, group: Comm) -> float:
     """The share of a sum over `group` that hides behind products of matrices, as gradient sums do behind backward.
 
     With a the seconds of the sum, b those of as long a computation, and c those of both at once: (a + b - c) / a.
     """
-    numel = min(8 << 20, pace.most) // 4
+    numel = min(8 << 20, clock.pace.most) // 4
     bucket = group.empty(numel, torch.float32).zero_()
     x = torch.ones(256, 512)
     w = torch.ones(512, 512)
-    alone = median(timed(world, lambda: group.start_all_reduce(bucket).wait(), pace))
-    product = median(timed(world, lambda: x @ w, pace))
+    alone = median(clock.time(lambda: group.start_all_reduce(bucket).wait()))
+    product = median(clock.time(lambda: x @ w))
     count = max(1, round(alone / product))
 
     def both() -> None:
@@ -157,32 +157,32 @@ def overlap(world: Comm, group: Comm, pace: Pace) -> float:
         for _ in range(count):
             torch.mm(x, w)
 
-    together, computing = median(timed(world, both, pace)), median(timed(world, compute, pace))
+    together, computing = median(clock.time(both)), median(clock.time(compute))
     group.release(bucket)
     return min(1.0, max(0.0, (alone + computing - together) / alone))
 
 
-def _operator(world: Comm, one: _Operator, pace: Pace) -> Iterator[Computed]:
+def _operator(clock: Clock, one: _Operator) -> Iterator[Computed]:
     operands = [torch.rand(shape, dtype=torch.float32).to(one.dtype).requires_grad_() for shape in one.shapes]
     y = one.function(*operands)
     grad = torch.ones_like(y)
-    forward = timed(world, lambda: one.function(*operands), pace)
+    forward = clock.time(lambda: one.function(*operands))
     about = ("operator", one.name, one.work, str(one.dtype).removeprefix("torch."))
     yield Computed(*about, "forward", one.operations, forward)
     if one.backward:
-        backward = timed(world, lambda: torch.autograd.grad(y, operands, grad, retain_graph=True), pace)
+        backward = clock.time(lambda: torch.autograd.grad(y, operands, grad, retain_graph=True))
         yield Computed(*about, "backward", one.operations * one.backward, backward)
 
 
-def _memory(world: Comm, pace: Pace) -> Iterator[Computed]:
-    source, target = torch.ones(pace.most), torch.ones(pace.most)
-    copied = timed(world, lambda: target.copy_(source), pace)
+def _memory(clock: Clock) -> Iterator[Computed]:
+    source, target = torch.ones(clock.pace.most), torch.ones(clock.pace.most)
+    copied = clock.time(lambda: target.copy_(source))
     yield Computed("memory", "copy in place", "", "float32", "forward", 2.0 * source.nbytes, copied)
-    added = timed(world, lambda: source + target, pace)
+    added = clock.time(lambda: source + target)
     yield Computed("memory", "sum of two", "", "float32", "forward", 3.0 * source.nbytes, added)
 
 
-def _floor(world: Comm, pace: Pace) -> Iterator[Computed]:
+def _floor(clock: Clock) -> Iterator[Computed]:
     """A chain of operators on next to nothing."""
     x, weight, links = torch.ones(4, 16), torch.ones(16, 16, requires_grad=True), 8
 
@@ -195,17 +195,17 @@ def _floor(world: Comm, pace: Pace) -> Iterator[Computed]:
     y = chain()
     grad = torch.ones_like(y)
     count = 4.0 * links
-    yield Computed("floor", "forward", "", "float32", "forward", count, timed(world, chain, pace))
-    back = timed(world, lambda: torch.autograd.grad(y, weight, grad, retain_graph=True), pace)
+    yield Computed("floor", "forward", "", "float32", "forward", count, clock.time(chain))
+    back = clock.time(lambda: torch.autograd.grad(y, weight, grad, retain_graph=True))
     yield Computed("floor", "backward", "", "float32", "backward", count, back)
 
 
-def _update(world: Comm, name: str, pace: Pace) -> Computed:
-    shapes = _PARAMETERS if pace.most >= _SMALL else ((64, 64),) * 3
+def _update(clock: Clock, name: str) -> Computed:
+    shapes = _PARAMETERS if clock.pace.most >= _SMALL else ((64, 64),) * 3
     parameters = [torch.nn.Parameter(torch.ones(shape)) for shape in shapes]
     for one in parameters:
         one.grad = torch.ones_like(one)
     optimizer = _OPTIMIZERS[name](parameters)
-    seconds = timed(world, optimizer.step, pace)
+    seconds = clock.time(optimizer.step)
     moved = 4.0 * _TOUCHED[name] * sum(one.numel() for one in parameters)
     return Computed("update", name, name, "float32", "forward", moved, seconds)

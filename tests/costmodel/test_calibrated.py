@@ -1,6 +1,7 @@
 """From measurements of a known machine to its profile, and back from the profile's text."""
 
 import dataclasses
+import math
 
 import made_up
 import pytest
@@ -104,8 +105,9 @@ def test_noise_is_told_by_how_much(tmp_path):
 def test_a_poor_fit_is_told_by_how_much(tmp_path):
     given = made_up.raw()
     sums = [one for one in given["moved"] if one["primitive"] in ("all_sum", "copy")]
-    for i, one in enumerate(sums):
-        one["seconds"] = [seconds * (1 if i % 2 else 4) for seconds in one["seconds"]]
+    for one in sums:
+        factor = 1 if math.log(one["before"], 4) % 2 < 1 else 4
+        one["seconds"] = [seconds * factor for seconds in one["seconds"]]
     (said,) = calibrate(measured.read(made_up.written(tmp_path, given)), BASE, "mine").noise
     assert said.startswith("sum (intra): the fit is off by ")
     assert said.endswith("at half of the points, more than 20%")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import time
 
 import pytest
 
@@ -9,12 +10,12 @@ from autopar.costmodel import communication, measured
 from autopar.costmodel.machine import LINK_MOVES, LOCAL_MOVES
 from autopar.errors import ConfigError
 from autopar.runtime import calibration, calibration_moves
-from autopar.runtime.calibration_clock import Pace, timed
+from autopar.runtime.calibration_clock import Clock, Pace
 from autopar.runtime.primitives.table import PRIMITIVES
 from autopar.runtime.transport.threads import simulate
 from autopar.runtime.transport.world import default_world
 
-TINY = Pace(repeats=2, block=0.0, most=1024)
+TINY = Pace(repeats=2, block=0.0, most=1024, patience=0.0)
 
 
 def measure(places):
@@ -60,8 +61,26 @@ def test_all_ranks_know_the_same():
     assert first == second
 
 
+def test_repeats_that_differ_are_made_again_while_patience_lasts():
+    calls = []
+
+    def uneven():
+        calls.append(None)
+        time.sleep(0.002 * (len(calls) % 3 == 0))
+
+    def count(patience):
+        calls.clear()
+        (seconds,) = simulate(1, lambda: Clock(default_world(), Pace(6, 0.0, 64, patience)).time(uneven))
+        assert len(seconds) == 6
+        return len(calls)
+
+    assert count(0.0) == 2 + 6
+    assert count(9.0) == 2 + 3 * 6
+    assert count(1e-9) == 2 + 2 * 6
+
+
 def calibration_times():
-    return timed(default_world(), lambda: None, TINY)
+    return Clock(default_world(), TINY).time(lambda: None)
 
 
 def test_the_primitives_are_those_of_the_runtime():
