@@ -19,9 +19,9 @@ halo. Where the machine's profile has a fit f, measured over p0 ranks, it goes b
 
     gather, scatter, all_to_all   A = L, B = (p-1)/p      sum   A = 2 L, B = 2 (p-1)/p      halo   A = B = 1
 
-A sum costs at most a scatter and a gather. An axis of m ranks in each of k nodes is priced on two levels, n/m between
-nodes, as by `algorithms.two_level`. All prices grow with n and with p, and are zero for p = 1. The additions inside a
-sum are part of what is measured, and of beta.
+A sum costs at most a scatter and a gather, zeros at most what a fill does. An axis of m ranks in each of k nodes is
+priced on two levels, n/m between nodes, as by `algorithms.two_level`. All prices grow with n and with p, and are zero for
+p = 1. The additions inside a sum are part of what is measured, and of beta.
 """
 
 from __future__ import annotations
@@ -193,6 +193,12 @@ def _collective(move: str) -> Collective:
 
 
 def _local(move: str, machine: Machine, reach: Reach, nbytes: Bytes) -> Bytes:
+    if move == "zeros" and machine.fits:
+        return _least(_memory(move, machine, reach, nbytes), _memory("fill", machine, reach, nbytes))
+    return _memory(move, machine, reach, nbytes)
+
+
+def _memory(move: str, machine: Machine, reach: Reach, nbytes: Bytes) -> Bytes:
     fit = machine.fit("local", move)
     if fit is not None:
         return _at(fit, nbytes) * reach.crowding
