@@ -86,7 +86,7 @@ def build(
     stored = frozenset(item.value for item in graph.parameters if gathered or asked.gathers(item.value))
     draft = Draft(
         graph, grid, machine, described, optimizer, asked, stored,
-        frozenset(item.value for item in graph.parameters) - stored, ties(graph, repeats),
+        frozenset(item.value for item in graph.parameters), ties(graph, repeats),
         repeats, graph.producers(), graph.consumers(), residents(graph, described), running_statistics(graph), timings,
         Conversions(grid, machine), twice,
     )  # fmt: skip

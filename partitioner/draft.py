@@ -25,7 +25,7 @@ from autopar.partitioner.again import Again, kept_bytes
 from autopar.partitioner.asked import Asked, open_homes
 from autopar.partitioner.blocks import Repeat
 from autopar.partitioner.conversions import Conversions, Matrix
-from autopar.partitioner.strategies import Described, Strategy, demands, homes, unique
+from autopar.partitioner.strategies import Described, Strategy, demands, gathered_homes, homes, unique
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Draft:
     optimizer: str
     asked: Asked
     stored: frozenset[str]  # parameters that may be stored in parts and gathered for use
-    whole_use: frozenset[str]  # parameters that may not be stored in parts and used whole
+    parameters: frozenset[str]
     tied: dict[str, str]
     repeats: Sequence[Repeat]
     makers: Mapping[str, Node]
@@ -49,6 +49,9 @@ class Draft:
     timings: Timings
     conversions: Conversions
     again: Again
+    plain: dict[str, int] = field(
+        default_factory=dict
+    )  # per parameter its homes that are used as they lie: the first ones
     options: dict[str, Sequence[Strategy] | Sequence[Layouts]] = field(default_factory=dict)
     costs: dict[str, Matrix] = field(default_factory=dict)
     bytes: dict[str, Matrix] = field(default_factory=dict)
@@ -81,7 +84,7 @@ class Draft:
         span = (0, 2 * len(self.graph.nodes))
         for item in self.graph.inputs:
             value = self.graph.values[item.value]
-            options = homes(value, demanded[item.value], self.grid, gathered=False)
+            options = homes(value, demanded[item.value], self.grid)
             options = open_homes(self.asked, item.value, options, self.grid)
             held = [local_bytes(value.shape, ITEMSIZE[value.dtype], home, self.grid) for home in options]
             self.put("home:" + item.value, options, [0.0] * len(options), held, span)
@@ -97,12 +100,21 @@ class Draft:
     def priced_homes(
         self, kind: str, value: Value, demanded: Sequence[Layouts]
     ) -> tuple[Sequence[Layouts], list[float], list[int]]:
-        """Where a parameter may live, with the seconds of its gradient sum and update and its bytes."""
-        options = homes(value, demanded, self.grid, gathered=value.name in self.stored)
-        options = open_homes(self.asked, value.name, options, self.grid)
+        """Where a parameter may live, with the seconds of its gradient sum and update and its bytes.
+
+        Homes that are used as they lie come first; then those that are gathered for use, with the bytes of what they are gathered
+        to, which is kept until backward. A layout may be both.
+        """
+        plain = homes(value, demanded, self.grid)
+        gathered = gathered_homes(value, demanded, self.grid) if value.name in self.stored else {}
+        kept = dict.fromkeys(open_homes(self.asked, value.name, dict.fromkeys([*plain, *gathered]), self.grid))
+        options = [*(one for one in plain if one in kept), *(one for one in gathered if one in kept)]
+        self.plain[value.name] = sum(one in kept for one in plain)
         given = (self.optimizer, self.grid, self.machine)
         costs = [sum(compute.parameter_seconds(value, kind, home, *given)) for home in options]
         held = [memory.parameter_bytes(value, kind, home, self.optimizer, self.grid) for home in options]
+        for at in range(self.plain[value.name], len(options)):
+            held[at] += local_bytes(value.shape, ITEMSIZE[value.dtype], gathered[options[at]], self.grid)
         return options, costs, held
 
     def add_calls(self) -> None:
@@ -220,8 +232,12 @@ class Draft:
         """Add the conversion of a value between two variables, so many times, to their edge; each runs forward `runs` times."""
         a, b = self.tied.get(source, source), self.tied.get(reader, reader)
         costs = self.seconds(name, yields, wants, runs) * times
-        if name in self.whole_use:
-            costs = costs + self.conversions.whole(yields, wants)
+        if name in self.parameters:
+            barred = self.conversions.whole(yields, wants)
+            if source.startswith("home:"):
+                plain = self.plain[a.removeprefix("home:")]
+                barred = np.where(np.arange(len(yields))[:, None] < plain, barred, 0.0)
+            costs = costs + barred
         if a == b:  # one block's result is the next block's operand, and the blocks share the variable
             self.costs[a] = self.costs[a] + np.diagonal(costs)
         elif (b, a) in self.edges:

@@ -154,24 +154,37 @@ def whole_strategy(call: Call, grid: GridShape) -> Strategy:
     return tuple(whole_choice(call, "replicate") for _ in grid.sizes)
 
 
-def homes(value: Value, demanded: Iterable[Layouts], grid: GridShape, *, gathered: bool) -> tuple[Layouts, ...]:
-    """The layouts a parameter or input may live in: those its users ask for, a Partial one being kept whole instead.
-
-    Where `gathered` is allowed, a parameter may also lie sharded along its first dim where its users want it Copied: it is then
-    gathered before use and its gradient reduce-scattered (ZeRO, FSDP), which takes less memory and more messages.
-    """
+def homes(value: Value, demanded: Iterable[Layouts], grid: GridShape) -> tuple[Layouts, ...]:
+    """The layouts a parameter or input may live in: those its users ask for, a Partial one being kept whole instead."""
     found: dict[Layouts, None] = {tuple(Replicate() for _ in grid.sizes): None}
-    for layouts in demanded:
-        home = tuple(Replicate() if isinstance(one, Partial) else one for one in layouts)
-        found[home] = None
-        if gathered and value.differentiable and value.shape:
-            options: list[list[Layout]] = [
-                [one, Shard(0)] if isinstance(one, Copied) and value.shape[0] >= size else [one]
-                for one, size in zip(home, grid.sizes, strict=True)
-            ]
-            found.update(dict.fromkeys(itertools.product(*options)))
+    found.update(dict.fromkeys(map(_kept_whole, demanded)))
     plain = found if value.differentiable else dict.fromkeys(tuple(_plain(one) for one in home) for home in found)
     return tuple(home for home in plain if compatible(value.shape, home, grid))
+
+
+def gathered_homes(value: Value, demanded: Iterable[Layouts], grid: GridShape) -> dict[Layouts, Layouts]:
+    """The layouts in which a parameter may lie in parts along its first dim where its users want it Copied, each with what it is
+    gathered to (of several the one that takes most memory).
+
+    It is gathered before use, kept whole for backward, and its gradient reduce-scattered (ZeRO, FSDP): less memory, more messages.
+    """
+    found: dict[Layouts, Layouts] = {}
+    if not (value.differentiable and value.shape):
+        return found
+    for used in map(_kept_whole, demanded):
+        options: list[list[Layout]] = [
+            [one, Shard(0)] if isinstance(one, Copied) and value.shape[0] >= size else [one]
+            for one, size in zip(used, grid.sizes, strict=True)
+        ]
+        for home in itertools.product(*options):
+            if home != used and compatible(value.shape, home, grid):
+                known = found.setdefault(home, used)
+                found[home] = max(known, used, key=lambda one: sum(isinstance(layout, Copied) for layout in one))
+    return found
+
+
+def _kept_whole(layouts: Layouts) -> Layouts:
+    return tuple(Replicate() if isinstance(one, Partial) else one for one in layouts)
 
 
 def _plain(layout: Layout) -> Layout:

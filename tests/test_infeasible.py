@@ -60,13 +60,11 @@ def test_a_ban_that_binds_is_named(gpt):
     assert gpt.replan(memory=free.plan.options.memory, ban=[]).plan.predicted.bytes <= free.plan.options.memory
 
 
-def test_what_is_named_makes_a_difference(gpt):
-    """A pin of what would be done anyway is not to blame."""
-    least = gpt.replan(memory=nearest_limit(refused(gpt, memory=1000)))
-    node = next(one for one in least.plan.nodes if one.module.endswith(".up"))
-    text = refused(gpt, memory=1000, pin=[f"{node.module}: {node.choices[0].letter}@axis0"])
+def test_what_is_needed_without_a_pin_is_what_the_model_needs(gpt):
+    text = refused(gpt, memory=1000, pin=["blocks.*.up: b0@axis0"])
     assert "with its pins" in text
-    assert "without" not in text
+    without = re.search(r"without pin 'blocks\.\*\.up: b0@axis0' a plan needs (\S+) KiB", text)
+    assert without.group(1) == re.search(r"needs at least (\S+) KiB", refused(gpt, memory=1000)).group(1)
 
 
 def test_a_baseline_that_does_not_fit_says_that_another_plan_would(gpt):

@@ -16,6 +16,7 @@ from autopar.partitioner.strategies import (
     demands,
     describe,
     filled_factors,
+    gathered_homes,
     homes,
     operand_layouts,
     result_layouts,
@@ -126,7 +127,7 @@ TABLE = Value("t", (8, 6), "float32", False)
 def test_homes_are_what_the_readers_ask_for_and_never_addends():
     grid = GridShape.parse("2x2")
     wanted = [(Copied(), Shard(1)), (Partial(), Copied()), (Shard(0), Shard(0))]
-    found = homes(WEIGHT, wanted, grid, gathered=False)
+    found = homes(WEIGHT, wanted, grid)
     assert set(found) == {
         (Replicate(), Replicate()),
         (Copied(), Shard(1)),
@@ -136,20 +137,20 @@ def test_homes_are_what_the_readers_ask_for_and_never_addends():
 
 
 def test_homes_of_what_has_no_gradient_are_never_copied():
-    found = homes(TABLE, [(Copied(), Shard(1)), (Replicate(), Copied())], GridShape.parse("2x2"), gathered=True)
-    assert set(found) == {(Replicate(), Replicate()), (Replicate(), Shard(1))}
+    grid, wanted = GridShape.parse("2x2"), [(Copied(), Shard(1)), (Replicate(), Copied())]
+    assert set(homes(TABLE, wanted, grid)) == {(Replicate(), Replicate()), (Replicate(), Shard(1))}
+    assert gathered_homes(TABLE, wanted, grid) == {}
 
 
 def test_homes_of_parameters_that_may_be_gathered():
     grid = GridShape.parse("2x2")
-    found = homes(WEIGHT, [(Copied(), Copied())], grid, gathered=True)
-    assert {(Copied(), Shard(0)), (Shard(0), Copied()), (Shard(0), Shard(0)), (Copied(), Copied())} <= set(found)
+    whole = (Copied(), Copied())
+    parts = [(Copied(), Shard(0)), (Shard(0), Copied()), (Shard(0), Shard(0))]
+    assert gathered_homes(WEIGHT, [whole], grid) == dict.fromkeys(parts, whole)
+    assert gathered_homes(WEIGHT, [(Copied(), Shard(0)), whole], grid)[Shard(0), Shard(0)] == whole  # the larger of two
     thin = Value("w", (3, 6), "float32", True)
-    assert (Shard(0), Shard(0)) not in homes(thin, [(Copied(), Copied())], GridShape.parse("4x4"), gathered=True)
-    assert set(homes(Value("s", (), "float32", True), [(Copied(), Copied())], grid, gathered=True)) == {
-        (Replicate(), Replicate()),
-        (Copied(), Copied()),
-    }
+    assert (Shard(0), Shard(0)) not in gathered_homes(thin, [whole], GridShape.parse("4x4"))
+    assert gathered_homes(Value("s", (), "float32", True), [whole], grid) == {}
 
 
 def test_demands_are_the_layouts_of_all_readers():
