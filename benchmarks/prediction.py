@@ -25,6 +25,7 @@ from rich.progress import track
 from rich.table import Table
 
 import autopar
+from autopar import pins
 from autopar.codegen import steps
 from autopar.compiler import Compiled
 from autopar.costmodel import machine as machines
@@ -97,31 +98,28 @@ class Row:
 def priced(compiled: Compiled, machine: Machine, measured: bool) -> float:
     """Predicted seconds of a step of this very plan under another profile, with or without measured calls."""
     old, grid = compiled.built, compiled.built.grid
-    pins = pinned(compiled)
+    wishes = pins.apply(pins.parse(compiled.plan.options.pins, grid), old.graph, grid)
     built = build.build(
         old.graph, grid, machine,
-        limit=None, optimizer="sgd", pins=pins, gathered=False, timings=old.timings if measured else UNMEASURED,
+        limit=None, optimizer="sgd", pins=wishes.calls, asked=wishes.asked, gathered=False,
+        timings=old.timings if measured else UNMEASURED,
     )  # fmt: skip
+    assert built.keys == old.keys
+    assert built.options == old.options
     decision = build.decide(built, compiled.solution.choice)
     lowered = steps.lower(built.graph, decision, built.described, built.repeats, grid, machine)
     plan = reported(built, compiled.solution, decision, lowered, compiled.plan.options, compiled.plan.model)
     return plan.predicted.seconds
 
 
-def pinned(compiled: Compiled) -> dict[str, dict[int, str]]:
-    from autopar import pins
-
-    return pins.apply(pins.parse(compiled.plan.options.pins, compiled.built.grid), compiled.graph)
-
-
 def prepare(model: Model, machine: Machine, small: bool, place: Path, log: Console) -> dict[str, Compiled]:
     """Every plan of the model, compiled with measured calls into a folder of its own."""
     found: dict[str, Compiled] = {}
-    for number, (label, pins) in enumerate(PLANS[model.name].items()):
+    for number, (label, pinned) in enumerate(PLANS[model.name].items()):
         try:
             compiled = autopar.compile(
                 seeded(model), batch(model),
-                grid="2", machine=machine, optimizer="sgd", name=model.name, pin=pins, measure=True,
+                grid="2", machine=machine, optimizer="sgd", name=model.name, pin=pinned, measure=True,
             )  # fmt: skip
         except (autopar.errors.ConfigError, InfeasiblePlan) as error:
             log.print(f"{model.name}, {label}: {error}", markup=False, style="red")
