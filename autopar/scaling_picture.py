@@ -71,7 +71,11 @@ class _Frame:
         x, y = self.at(point.ranks, point.speedup)
         about = f"{point.ranks} ranks, {point.plan.grid}: {point.seconds * 1e3:.3g} ms, {point.efficiency:.0%}"
         yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{COLORS[point.scaling]}"><title>{escape(about)}</title></circle>'
-        yield _text(x + 5, y + 13, point.plan.grid, size=8)
+        if point.scaling == "weak":  # that curve is the upper one
+            yield _text(max(x - 5, LEFT + 24), y - 6, point.plan.grid, anchor="end", size=8)
+        else:
+            right = x > LEFT + PLOT_WIDTH - 40
+            yield _text(x if right else x + 5, y + 13, point.plan.grid, anchor="end" if right else "start", size=8)
 
 
 def _text(
