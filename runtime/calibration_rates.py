@@ -122,7 +122,7 @@ _PARAMETERS = ((2048, 2048),) * 2 + ((512, 1024),) * 4 + ((1024,),) * 12  # 41 M
 def rates(clock: Clock, tell: Callable[[str], None]) -> Iterator[Computed]:
     """Everything that one rank computes. Collective over its ranks."""
     for one in _operators(clock.pace.most < _SMALL):
-        tell(f"{one.name}, {str(one.dtype).removeprefix('torch.')}")
+        tell(f"{one.work} {one.name}, {str(one.dtype).removeprefix('torch.')}")
         yield from _operator(clock, one)
     tell("memory bandwidth")
     yield from _memory(clock)
