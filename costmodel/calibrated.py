@@ -22,7 +22,8 @@ MOST_ERROR = 0.2  # of a fit, relative, at the median point
 class Row:
     """One fit with what it rests on: primitives (with ' their adjoints) and how many points.
 
-    spread is the typical one of a point's repeats, apart how far primitives are from the middle of those of one size.
+    slowest is how many seconds the largest takes, spread is the typical one of a point's repeats, and apart how far
+    primitives are from the middle of those of one size.
     """
 
     place: str
@@ -32,6 +33,7 @@ class Row:
     points: int
     smallest: float
     largest: float
+    slowest: float
     spread: float
     apart: float
     curve: Curve
@@ -62,7 +64,7 @@ def calibrate(raw: Raw, base: Machine, name: str) -> Calibrated:
     crowded = max(1.0, raw.ranks_per_node / raw.cores)
     rows = tuple(_rows(raw.moved))
     machine = replace(_computed(raw.computed, base, crowded), name=name, cores_per_node=raw.cores)
-    links = {row.place: row.curve for row in rows if row.move == "message"}
+    links = {row.place: row for row in rows if row.move == "message"}
     if "intra" in links:
         machine = replace(machine, intra=_link(links["intra"], crowded), overlap=rounded(raw.overlap_intra or 0.0))
     if "inter" in links:
@@ -97,9 +99,8 @@ def _row(place: str, move: str, points: Sequence[Moved]) -> Row:
     apart = [abs(time / known[size] - 1) for size, times in sizes.items() for time in times]
     names = dict.fromkeys(one.primitive + "'" * (one.direction == "adjoint") for one in points)
     typical = median(spread(one.seconds) for one in points)
-    return Row(
-        place, move, points[0].ranks, tuple(names), len(points), min(sizes), max(sizes), typical, median(apart), curve
-    )  # fmt: skip
+    bounds = (min(sizes), max(sizes), known[max(sizes)])
+    return Row(place, move, points[0].ranks, tuple(names), len(points), *bounds, typical, median(apart), curve)
 
 
 def _fit(row: Row, crowded: float) -> Fit:
@@ -108,9 +109,10 @@ def _fit(row: Row, crowded: float) -> Fit:
     return Fit(row.place, row.move, ranks, alpha, row.curve.until, beta)
 
 
-def _link(curve: Curve, crowded: float) -> Link:
-    """What one message costs: its start, and the rate of large ones."""
-    return Link(rounded(curve.alpha / crowded), rounded(curve.beta[-1] * crowded))
+def _link(row: Row, crowded: float) -> Link:
+    """What one message costs: its start, and the rate of the largest that was measured."""
+    rate = row.largest / max(row.slowest - row.curve.alpha, row.slowest / 2)
+    return Link(rounded(row.curve.alpha / crowded), rounded(rate * crowded))
 
 
 def _computed(computed: Sequence[Computed], base: Machine, crowded: float) -> Machine:

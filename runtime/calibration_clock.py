@@ -29,10 +29,10 @@ class Pace:
     Calls whose repeats differ are measured again for `patience` seconds in all.
     """
 
-    repeats: int = 9
+    repeats: int = 7
     block: float = 4e-3
     most: int = 16 << 20
-    patience: float = 10.0
+    patience: float = 5.0
 
 
 QUICK = Pace(repeats=3, block=2e-4, most=64 << 10, patience=0.0)
