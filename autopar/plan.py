@@ -140,6 +140,9 @@ class SolverReport:
     bound: float
     variables: int
     strategies: int
+    tied_loss: (
+        float | None
+    )  # share of the cost that repeated blocks of one choice cost more, at most; None: not computed
 
     @property
     def gap(self) -> float:

@@ -79,6 +79,7 @@ def plan(
             max(0.0, min(solution.bound, solution.cost)),
             len(built.keys),
             sum(len(one) for one in built.options.values()),
+            built.tied_loss,
         ),
         filled=_filled(built, decision),
         batch=BatchPlan(0, (), "no input has rows", ()),

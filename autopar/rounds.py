@@ -32,6 +32,7 @@ from autopar.plan import Options
 from autopar.stages import Progress, silent, timed
 
 _MOST = 4
+_FEW = 500_000  # prices of conversions: with more, blocks apart are not planned only to tell what tying costs
 _SILENCE = 10.0  # seconds that calls may be timed for without a word
 
 
@@ -105,7 +106,27 @@ def planned(
         free = search.solved(plain, limited=False)
     except NoChoice as error:
         raise no_plan(plain, error, options, lambda asked: search.again(asked, sets[0])) from error
-    return (plain, free) if fits(free.peak, limit) else _cheapest(search, sets)
+    if fits(free.peak, limit):
+        return replace(plain, tied_loss=_tied_loss(search, plain, free)), free
+    return _cheapest(search, sets)
+
+
+def _tied_loss(search: _Search, tied: Built, solution: Solution) -> float | None:
+    """By which share of its cost a plan without a limit would be cheaper, at most, if every block chose for itself.
+
+    None where to find out takes long, or blocks are computed again.
+    """
+    if not tied.repeats or solution.cost <= 0:
+        return 0.0
+    prices = sum(edge.costs.size for edge in tied.problem.edges) * max(len(one.nodes) for one in tied.repeats)
+    if prices > _FEW or tied.again.repeats:
+        return None
+    apart = build(
+        search.graph, search.grid, search.machine, limit=None, optimizer=search.options.optimizer,
+        pins=search.wishes.calls, gathered=False, timings=search.timings, asked=search.wishes.asked,
+        untied=True,
+    )  # fmt: skip
+    return max(0.0, solution.cost - solve(apart.problem, time_limit=search.options.time_limit).bound) / solution.cost
 
 
 def _sets(plain: Built, recompute: str) -> tuple[frozenset[str], ...]:

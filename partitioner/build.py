@@ -34,6 +34,7 @@ class Built:
     keys      per variable ``"node:NAME"``, ``"home:VALUE"`` or ``"fan:VALUE"``
     options   per variable its strategies (of a call) or layouts (of a tensor)
     again     the repeated blocks whose forward is computed again in backward
+    tied_loss by which share of its cost the best plan would be cheaper at most if blocks shared no choice; None: not known
     tied      key of a later block's variable -> key of the first block's, which stands for it
     """
 
@@ -48,6 +49,7 @@ class Built:
     problem: Problem
     timings: Timings = UNMEASURED
     again: Again = KEPT
+    tied_loss: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +75,17 @@ def build(
     timings: Timings = UNMEASURED,
     asked: Asked = NOTHING,
     recomputed: Collection[str] = (),
+    untied: bool = False,
 ) -> Built:
     """Price everything. `limit` is bytes per rank or None; `optimizer` one of ``sgd``, ``momentum``, ``adamw``.
 
     `gathered` allows parameters to be stored in parts and gathered for use; `timings` are taken in place of predicted seconds;
     `asked` is what the choice is narrowed to beside the pins. `recomputed` names
-    repeated blocks (`again.key_of`) of which forward is computed again in backward.
+    repeated blocks (`again.key_of`) of which forward is computed again in backward. `untied` lets every block choose for itself.
     """
     described = narrowed(describe(graph, grid, pins), asked, grid)
-    repeats = tuple(one for one in blocks.find(graph) if same_options(one, described) and same_homes(one, asked))
+    found = () if untied else blocks.find(graph)
+    repeats = tuple(one for one in found if same_options(one, described) and same_homes(one, asked))
     twice = again(repeats, recomputed)
     stored = frozenset(item.value for item in graph.parameters if gathered or asked.gathers(item.value))
     draft = Draft(

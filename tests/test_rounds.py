@@ -149,3 +149,21 @@ def test_what_is_kept():
 def test_an_unknown_word_is_refused():
     with pytest.raises(ConfigError, match="did you mean 'never'"):
         compiled("mlp", "2", machine=CPU, recompute="nevr")
+
+
+@pytest.mark.parametrize("grid", ["2", "2x2"])
+@pytest.mark.parametrize("name", ["gpt", "wide_gpt"])
+def test_what_it_costs_that_blocks_share_a_choice_is_told(name, grid):
+    one = compiled(name, grid)
+    given = {"limit": None, "optimizer": "adamw", "pins": {}, "gathered": False}
+    apart = build(one.graph, GridShape.parse(grid), SLOW, **given, untied=True)
+    assert len(apart.keys) > 2 * len(one.built.keys)
+    least = solve(apart.problem).cost
+    assert one.plan.solver.tied_loss == pytest.approx(1 - least / one.solution.cost, abs=1e-9)
+    assert 0 <= one.plan.solver.tied_loss <= 0.01
+
+
+def test_it_is_not_told_where_it_was_not_computed():
+    assert compiled("mlp", "2").plan.solver.tied_loss == 0
+    assert compiled("gpt", "2", recompute="always").plan.solver.tied_loss is None
+    assert compiled("gpt", "2", memory=24_000).plan.solver.tied_loss is None

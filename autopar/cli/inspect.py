@@ -35,7 +35,7 @@ from autopar.cli.show import (
 )
 from autopar.folder import Saved, load
 from autopar.grid import GridShape
-from autopar.plan import ConversionPlan, NodePlan, Plan, to_json
+from autopar.plan import ConversionPlan, NodePlan, Plan, SolverReport, to_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -79,6 +79,11 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _tied(report: SolverReport) -> str:
+    """What it costs that repeated blocks share one choice, where that was computed."""
+    return "" if report.tied_loss is None else f", at most {report.tied_loss:.2%} for blocks that share one choice"
+
+
 def _summary(saved: Saved) -> Table:
     plan = saved.plan
     one, report = plan.predicted, plan.solver
@@ -91,7 +96,7 @@ def _summary(saved: Saved) -> Table:
         "memory": f"{size(one.bytes)} per rank: parameters {size(one.parameters_bytes)}, gradients {size(one.gradients_bytes)}, "
         f"optimizer {size(one.optimizer_bytes)}, activations {size(one.activations_bytes)}",
         "solver": f"{report.method}: cost {milliseconds(report.cost)}, bound {milliseconds(report.bound)}, gap {report.gap:.2%}, "
-        f"{report.variables} variables, {report.strategies} strategies",
+        f"{report.variables} variables, {report.strategies} strategies" + _tied(report),
         "for": f"grid {plan.grid}, machine {plan.machine.name}, optimizer {plan.options.optimizer}"
         + (f", memory limit {size(plan.options.memory)}" if plan.options.memory else "")
         + (f", plan {plan.options.plan}" if plan.options.plan != "auto" else "")

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,6 +7,7 @@ from random_problems import layered_problem, random_problem
 
 from autopar.errors import ConfigError, InfeasiblePlan, PlanError
 from autopar.partitioner.problem import Choices, Edge, NoChoice, Problem, evaluate, fits
+from autopar.partitioner.reduce import Wiped, eliminate_all, factors, reduce, restore
 from autopar.partitioner.solve import solve
 
 SEEDS = range(500)
@@ -59,6 +61,24 @@ def test_every_solver_agrees_with_trying_every_choice(seed, method, truth):
     else:
         assert cost == pytest.approx(best.cost)
         assert found.gap == 0
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_elimination_alone_agrees_with_the_integer_program(seed):
+    """The exact methods by themselves, on the problem without its limit: neither leans on the other."""
+    problem = replace(random_problem(seed), limit=None)
+    f = factors(problem)
+    try:
+        reduce(f)
+        done = eliminate_all(f, 1e9, 1e7)
+    except Wiped:
+        with pytest.raises(NoChoice):
+            solve(problem, "ilp")
+        return
+    assert done
+    assert (
+        evaluate(problem, restore(f, {}))[0] == pytest.approx(f.constant) == pytest.approx(solve(problem, "ilp").cost)
+    )
 
 
 @pytest.mark.parametrize("seed", range(4))
