@@ -80,12 +80,12 @@ def build(
     """Price everything. `limit` is bytes per rank or None; `optimizer` one of ``sgd``, ``momentum``, ``adamw``.
 
     `gathered` allows parameters to be stored in parts and gathered for use; `timings` are taken in place of predicted seconds;
-    `asked` is what the choice is narrowed to beside the pins. `recomputed` names
-    repeated blocks (`again.key_of`) of which forward is computed again in backward. `untied` lets every block choose for itself.
+    `asked` is what the choice is narrowed to beside the pins. `recomputed` names repeated blocks (`again.key_of`) of which forward
+    is computed again in backward; `untied` lets every block choose for itself.
     """
     described = narrowed(describe(graph, grid, pins), asked, grid)
-    found = () if untied else blocks.find(graph)
-    repeats = tuple(one for one in found if same_options(one, described) and same_homes(one, asked))
+    repeats = () if untied else blocks.find(graph)
+    repeats = tuple(one for one in repeats if same_options(one, described) and same_homes(one, asked))
     twice = again(repeats, recomputed)
     stored = frozenset(item.value for item in graph.parameters if gathered or asked.gathers(item.value))
     draft = Draft(
@@ -97,9 +97,8 @@ def build(
     draft.add_homes()
     draft.add_calls()
     draft.add_edges()
-    keys = tuple(draft.options)
-    position = {key: i for i, key in enumerate(keys)}
-    nodes = tuple(Choices(key, draft.costs[key], draft.bytes[key], *draft.spans[key]) for key in keys)
+    position = {key: i for i, key in enumerate(draft.options)}
+    nodes = tuple(Choices(key, draft.costs[key], draft.bytes[key], *draft.spans[key]) for key in position)
     edges = tuple(Edge(position[a], position[b], costs) for (a, b), costs in draft.edges.items())
     return Built(
         graph,
