@@ -106,7 +106,7 @@ def build(
         machine,
         described,
         repeats,
-        keys,
+        tuple(position),
         draft.options,
         draft.tied,
         Problem(nodes, edges, limit),
