@@ -133,6 +133,7 @@ def show(links: list[Link], steps: list[Step], console: Console) -> None:
     for name in (
         "ranks per host",
         "nominal",
+        "payload",
         "plain messages",
         "calibrated",
         "off",
