@@ -108,7 +108,9 @@ class ConversionPlan:
 class Predicted:
     """One training step on one rank: seconds by cause and peak bytes by cause.
 
-    `gradients` are the seconds of gradient sums that do not hide behind backward, by the step's timeline.
+    `gradients` are the seconds of gradient sums that do not hide behind backward, by the step's timeline. The bytes are those
+    that are held at the peak, when `peak_during` runs (`autopar.codegen.held`): whole inputs; parameters; gradients, or the
+    buckets that they lie in; the optimizer's state; what is kept for backward; buffers of conversions; what comes and goes.
     """
 
     compute: float
@@ -119,6 +121,10 @@ class Predicted:
     gradients_bytes: int
     optimizer_bytes: int
     activations_bytes: int
+    inputs_bytes: int
+    buffers_bytes: int
+    transients_bytes: int
+    peak_during: str
 
     @property
     def seconds(self) -> float:
@@ -128,7 +134,8 @@ class Predicted:
     @property
     def bytes(self) -> int:
         """The peak."""
-        return self.parameters_bytes + self.gradients_bytes + self.optimizer_bytes + self.activations_bytes
+        standing = self.inputs_bytes + self.parameters_bytes + self.gradients_bytes + self.optimizer_bytes
+        return standing + self.activations_bytes + self.buffers_bytes + self.transients_bytes
 
 
 @dataclass(frozen=True, slots=True)

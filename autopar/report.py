@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 
-import numpy as np
-
 import autopar
 from autopar import tasks
 from autopar.codegen.batch import Variant, run_for
+from autopar.codegen.held import Footprint, footprint
 from autopar.codegen.steps import Program, conversions
-from autopar.costmodel import compute, memory
+from autopar.costmodel import compute
 from autopar.costmodel.timeline import simulate
 from autopar.graph import Graph, Value
 from autopar.layout import Layouts
@@ -71,7 +70,7 @@ def plan(
         conversions=converted,
         repeats=repeats,
         recomputed=tuple(key_of(one) in built.again.repeats for one in built.repeats),
-        predicted=_predicted(built, decision, parts, chosen.optimizer),
+        predicted=_predicted(parts, footprint(built, decision, program, chosen.optimizer)),
         single=_single(built, chosen.optimizer),
         solver=SolverReport(
             solution.method,
@@ -226,23 +225,16 @@ def _update(built: Built, decision: Decision, optimizer: str) -> float:
     )
 
 
-def _predicted(built: Built, decision: Decision, parts: tasks.Parts, optimizer: str) -> Predicted:
+def _predicted(parts: tasks.Parts, held: Footprint) -> Predicted:
     moved = sum(one.times * (one.seconds_forward + one.seconds_adjoint) for one in parts.conversions)
     inside = sum(one.seconds_forward + one.seconds_adjoint for node in parts.nodes for one in node.inner)
-    values = built.graph.values
-    held = np.zeros(3)
-    for item in built.graph.parameters:
-        home = decision.homes[item.value]
-        held += np.array(memory.parameter_parts(values[item.value], item.kind, home, optimizer, built.grid))
     return Predicted(
         compute=sum(node.seconds_forward + node.seconds_backward for node in parts.nodes),
         communication=moved + inside,
         gradients=float(simulate(tasks.tasks(parts), watch=()).exposed[0]),
         update=parts.update,
-        parameters_bytes=int(held[0]),
-        gradients_bytes=int(held[1]),
-        optimizer_bytes=int(held[2]),
-        activations_bytes=sum(node.saved_bytes for node in parts.nodes),
+        peak_during=held.where(held.at),
+        **{f"{kind}_bytes": size for kind, size in held.parts(held.at).items()},
     )
 
 

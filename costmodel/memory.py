@@ -19,7 +19,7 @@ from autopar.errors import ConfigError, nearest, refusal
 from autopar.graph import ITEMSIZE, Graph, Value
 from autopar.grid import GridShape
 from autopar.layout import Layouts
-from autopar.ops.kept import words
+from autopar.ops.kept import scratch, words
 from autopar.ops.op import Op
 from autopar.ops.rule import Call, Choice, Rule
 
@@ -36,8 +36,10 @@ __all__ = [
     "peak",
     "saved_bytes",
     "saved_interval",
+    "scratch_bytes",
     "timeline",
     "transient_bytes",
+    "update_copies",
 ]
 
 Interval = tuple[int, int]
@@ -46,12 +48,13 @@ _COPIES = {"sgd": 0, "momentum": 1, "adamw": 2}
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Bytes that are held over the steps ``start <= t < end``."""
+    """Bytes of some kind that are held over the steps ``start <= t < end``."""
 
     name: str
     start: int
     end: int
     nbytes: int
+    kind: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,14 @@ def optimizer_copies(optimizer: str) -> int:
         given = f"unknown{nearest(optimizer, _COPIES)}"
         raise ConfigError(refusal(f"optimizer {optimizer!r}", given, f"one of {', '.join(_COPIES)}"))
     return _COPIES[optimizer]
+
+
+def update_copies(optimizer: str) -> int:
+    """How many tensors of the largest parameter's size torch makes while it updates that parameter.
+
+    AdamW divides the root of a state by a number, and holds both.
+    """
+    return 2 if optimizer == "adamw" else 0
 
 
 def parameter_parts(value: Value, kind: str, home: Layouts, optimizer: str, grid: GridShape) -> tuple[int, int, int]:
@@ -93,12 +104,30 @@ def kept(call: Call, rule: Rule, op: Op, choices: tuple[Choice, ...], grid: Grid
     """(value, local bytes) of all that the call keeps for its backward; the value is "" for tensors made for that alone."""
     if op.work == "view" or not any(value.differentiable for value in call.results):
         return []
-    split = {choice.letter for choice, size in zip(choices, grid.sizes, strict=True) if choice.letter and size > 1}
+    return _sizes(words(call, rule, op, split_letters(choices, grid)), call, rule, choices, grid)
+
+
+def split_letters(choices: tuple[Choice, ...], grid: GridShape) -> frozenset[str]:
+    """The letters that lie on several ranks."""
+    return frozenset(one.letter for one, size in zip(choices, grid.sizes, strict=True) if one.letter and size > 1)
+
+
+def scratch_bytes(call: Call, rule: Rule, op: Op, choices: tuple[Choice, ...], grid: GridShape) -> tuple[int, int]:
+    """(forward, backward): bytes of what comes and goes inside the call, beside operands, results and gradients."""
+    ahead, back = (
+        sum(size for _, size in _sizes(text, call, rule, choices, grid))
+        for text in scratch(call, rule, op, split_letters(choices, grid))
+    )
+    return ahead, back
+
+
+def _sizes(text: str, call: Call, rule: Rule, choices: tuple[Choice, ...], grid: GridShape) -> list[tuple[str, int]]:
+    """What words name: values with their local bytes, and new tensors under the name ""."""
     layouts = [tuple(zip(*(getattr(one, side) for one in choices), strict=True)) for side in ("operands", "results")]
     tensors = {f"x{i}": pair for i, pair in enumerate(zip(call.operands, layouts[0], strict=True))}
     tensors |= {f"y{i}": pair for i, pair in enumerate(zip(call.results, layouts[1], strict=True)) if pair[0].name}
     found: dict[tuple[str, str], int] = {}
-    for word in _plain_words(words(call, rule, op, split), call):
+    for word in _plain_words(text, call):
         if "@" in word:
             size = _letter_bytes(word, rule, choices, grid)
         else:

@@ -93,8 +93,11 @@ def _summary(saved: Saved) -> Table:
         "step": f"{milliseconds(one.seconds)}, {gain:.2f}x over one rank ({milliseconds(plan.single)})",
         "time": f"compute {milliseconds(one.compute)}, communication {milliseconds(one.communication)}, "
         f"gradient sums {milliseconds(one.gradients)}, update {milliseconds(one.update)}",
-        "memory": f"{size(one.bytes)} per rank: parameters {size(one.parameters_bytes)}, gradients {size(one.gradients_bytes)}, "
-        f"optimizer {size(one.optimizer_bytes)}, activations {size(one.activations_bytes)}",
+        "memory": f"{size(one.bytes)} per rank at its peak, {one.peak_during}: parameters {size(one.parameters_bytes)}, "
+        f"gradients {size(one.gradients_bytes)}, optimizer {size(one.optimizer_bytes)}, activations "
+        f"{size(one.activations_bytes)}, inputs {size(one.inputs_bytes)}, "
+        f"buffers and transients {size(one.buffers_bytes + one.transients_bytes)}"
+        + ("; above the limit, which counts what is kept" if one.bytes > (plan.options.memory or one.bytes) else ""),
         "solver": f"{report.method}: cost {milliseconds(report.cost)}, bound {milliseconds(report.bound)}, gap {report.gap:.2%}, "
         f"{report.variables} variables, {report.strategies} strategies" + _tied(report),
         "for": f"grid {plan.grid}, machine {plan.machine.name}, optimizer {plan.options.optimizer}"

@@ -30,11 +30,19 @@ def words(call: Call, rule: Rule, op: Op, split: Collection[str]) -> str:
     return given if isinstance(given, str) else given(call, rule, split)
 
 
+def scratch(call: Call, rule: Rule, op: Op, split: Collection[str]) -> tuple[str, str]:
+    """Tensors that come and go while the call runs, forward and backward, in the same words: beside operands, results and
+    gradients the most that is held at once."""
+    given = _SCRATCH.get(op.name) if _ours(op) else None
+    return given(call, rule, split) if callable(given) else given or ("", "")
+
+
 def _ours(op: Op) -> bool:
     """Whether the record is the library's: a user's may have the name of one of ours."""
     from autopar.ops.op import registry
 
-    return registry().get(op.targets[0]) is op if op.targets else False
+    record = registry().get(op.targets[0]) if op.targets else None
+    return record is not None and record.name == op.name
 
 
 def _size(call: Call) -> int:
@@ -46,14 +54,18 @@ def _of(rule: Rule, *, but: Collection[str] = ()) -> str:
     return ",".join(name for dim in rule.operands[0] for name in dim if name not in but)
 
 
+def _reaching(rule: Rule, split: Collection[str]) -> bool:
+    """Whether windows need rows of neighbours; where kernel and stride are equal, cuts fall between windows."""
+    return any(name in split and one.kernel != one.stride for name, one in rule.windows.items())
+
+
 def _windowed(rest: str) -> Words:
     """Operand 0 as the window reads it, and the rest."""
 
     def kept(call: Call, rule: Rule, split: Collection[str]) -> str:
         if call.node.target.endswith(".padding") and call.arg(4, "padding", "valid") == "same" and not split:
             return f"{_same(call, rule)} {rest}"
-        reaching = [name for name, one in rule.windows.items() if name in split and (one.kernel > 1 or one.stride != 1)]
-        return f"{'~' if reaching else ''}x0 {rest}"
+        return f"{'~' if _reaching(rule, split) else ''}x0 {rest}"
 
     return kept
 
@@ -151,10 +163,17 @@ def _power(call: Call, rule: Rule, split: Collection[str]) -> str:
 
 def _entropy(call: Call, rule: Rule, split: Collection[str]) -> str:
     """The logarithms of the probabilities; and where the targets are probabilities, what they are multiplied with."""
+    if _classes(rule) & set(split):  # every rank keeps its columns, and a number per sample
+        return "x0 x1 x2"
     if _counts(call):
         return "=x0 x1 x2"
     smoothed = len(call.operands) > 2 or call.arg(5, "label_smoothing", 0.0) != 0
     return "=x0 =x0 x2" if smoothed else "=x0 x1"
+
+
+def _classes(rule: Rule) -> set[str]:
+    dims = rule.operands[0]
+    return set(dims[min(1, len(dims) - 1)])
 
 
 def _counts(call: Call) -> bool:
@@ -212,4 +231,45 @@ _KEPT: dict[str, Words] = {
     "fourier": _transformed,
     **dict.fromkeys(("special_erfcx", "special_i0e", "special_i1", "special_i1e", "special_log_ndtr"), "x0 y0"),
     "elu": "x0", "selu": "x0", "erfinv": "x0", "special_ndtri": "y0",
+}  # fmt: skip
+
+
+def _conv_scratch(call: Call, rule: Rule, split: Collection[str]) -> tuple[str, str]:
+    """oneDNN works in an order of its own, with channels in blocks of 16.
+
+    Images that are not split lie in an order that it takes, and only weights are copied. Else the result, its gradient and
+    the operand are copied, and where it has fewer channels the blocks are filled up.
+    """
+    x, weight, y = call.operands[0], call.operands[1].shape, call.results[0]
+    plain = len(weight) == 4 and not _reaching(rule, split)
+    if plain or len(weight) == 3 or all(n == 1 for n in weight[2:]):
+        return ("=x1", "=x1") if len(weight) == 4 else ("", "")
+    at, size = len(x.shape) - len(weight) + 1, _size(call)
+    read, made = (-(-size * _blocks(one.shape[at]) // one.shape[at]) for one in (x, y))
+    forward = f"=x0 {made - size}:y0" if x.shape[at] >= _BLOCK else f"{made}:y0"
+    return forward, f"{made}:y0 {read - size if read > size else size}:x0"
+
+
+_BLOCK = 16
+
+
+def _blocks(channels: int) -> int:
+    """So many channels in whole blocks."""
+    return -(-channels // _BLOCK) * _BLOCK
+
+
+def _entropy_scratch(call: Call, rule: Rule, split: Collection[str]) -> tuple[str, str]:
+    """Backward goes by way of the gradient of the logarithms; over split classes, forward by way of exponentials."""
+    return ("=x0", "") if _classes(rule) & set(split) else ("", "=x0")
+
+
+def _batch_scratch(call: Call, rule: Rule, split: Collection[str]) -> tuple[str, str]:
+    return ("", "=x0") if rule.whole.keys() & set(split) else ("", "")
+
+
+_LOSS = ("=x0", "")
+_SCRATCH: dict[str, tuple[str, str] | Callable[[Call, Rule, Collection[str]], tuple[str, str]]] = {
+    "affine": ("=y0", ""), "conv": _conv_scratch, "conv_transpose": _conv_scratch, "batch_norm": _batch_scratch,
+    "cross_entropy": _entropy_scratch,
+    "mse_loss": _LOSS, "l1_loss": _LOSS, "smooth_l1_loss": _LOSS, "huber_loss": _LOSS,
 }  # fmt: skip

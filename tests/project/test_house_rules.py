@@ -23,6 +23,7 @@ MAX_FILE, MAX_FUNCTION = 400, 50
 # Dataclasses that may change, each with the reason. Beside them: a class named with an underscore, which is the working
 # state of the functions of its own file.
 MUTABLE = {
+    "codegen/held_walk.py:Walk": "the state of an execution, which every step of it changes",
     "partitioner/reduce.py:Factors": "tables that reductions rewrite in place, thousands of times",
     "partitioner/search.py:Search": "the best choice so far, which several searches improve in turn",
 }

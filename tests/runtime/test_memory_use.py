@@ -1,8 +1,13 @@
+import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
 import torch
 import torch.nn.functional as F
+from spmd import mpiexec
 
 from autopar.runtime.memory_use import memory_use
 
@@ -57,3 +62,15 @@ def test_nothing_is_written_to_the_terminal():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) >= 20
     assert done.stderr == ""
+
+
+@pytest.mark.spmd
+def test_two_ranks_hold_what_their_plans_predict():
+    here = Path(__file__).parent
+    path = os.pathsep.join([str(here.parent), os.environ.get("PYTHONPATH", "")])
+    done = mpiexec(2, [here / "memory_ranks.py"], environment={"PYTHONPATH": path})
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout)
+    assert list(found) == ["mlp", "whole mlp", "gpt", "images"]
+    for predicted, measured, said, ran in found.values():
+        assert predicted == pytest.approx(measured, rel=0.1), (said, ran)
