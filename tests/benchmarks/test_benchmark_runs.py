@@ -61,3 +61,11 @@ def test_a_slowed_rank_leaves_the_numbers_alone():
     assert {sum(rows) for rows in record["rows"]} == {8}
     assert record["best"] > 0
     assert record["difference"]["value"] < 1e-4
+
+
+def test_memory_is_predicted_and_measured():
+    found = run("memory.py", "--models", "mlp")
+    ran = [one for one in found if not one["refused"]]
+    assert [(one["ranks"], one["plan"]) for one in ran] == [(2, "auto"), (2, "data"), (2, "model"), (1, "auto")]
+    assert all(one["predicted"] > 0 and one["measured"] > 0 for one in ran)
+    assert [one["plan"] for one in found if one["refused"]] == ["domain"]
