@@ -243,7 +243,7 @@ def _conv_scratch(call: Call, rule: Rule, split: Collection[str]) -> tuple[str, 
     x, weight, y = call.operands[0], call.operands[1].shape, call.results[0]
     plain = len(weight) == 4 and not _reaching(rule, split)
     if plain or len(weight) == 3 or all(n == 1 for n in weight[2:]):
-        return ("=x1", "=x1") if len(weight) == 4 else ("", "")
+        return ("=x1", "=x1 =x1") if len(weight) == 4 else ("", "")
     at, size = len(x.shape) - len(weight) + 1, _size(call)
     read, made = (-(-size * _blocks(one.shape[at]) // one.shape[at]) for one in (x, y))
     forward = f"=x0 {made - size}:y0" if x.shape[at] >= _BLOCK else f"{made}:y0"
