@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from autopar import baselines
 from autopar.errors import AutoparError
+from autopar.partitioner.problem import fits
 
 if TYPE_CHECKING:
     from autopar.compiler import Compiled
@@ -26,7 +27,7 @@ class Compared:
 
     cost      what the solver minimised, and the ratio compares
     ratio     the chosen plan's cost as a part of this one's
-    fits      whether the memory limit is met
+    fits      whether what is kept from call to call meets the memory limit
     refused   why there is no such plan; the numbers are then 0
     """
 
@@ -72,7 +73,7 @@ def _row(compiled: Compiled, name: str, title: str, limit: float, cost: float) -
         seconds=predicted.seconds,
         communication=predicted.communication + predicted.gradients,
         bytes=predicted.bytes,
-        fits=predicted.bytes <= limit,
+        fits=fits(compiled.solution.peak, limit),
         ratio=cost / own if own else 1.0,
     )
 

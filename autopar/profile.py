@@ -15,8 +15,6 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
 import autopar
 from autopar.errors import ConfigError, refusal
 
@@ -103,11 +101,15 @@ class Profile:
 
 def to_json(profile: Profile) -> str:
     """The profile as JSON text."""
+    import msgspec  # a program that is not profiled does not load it
+
     return msgspec.json.encode(profile).decode() + "\n"
 
 
 def from_json(text: str, where: str) -> Profile:
     """Read a profile. Raises ConfigError where the text is damaged, or another schema version wrote it."""
+    import msgspec  # a program that is not profiled does not load it
+
     try:
         head = msgspec.json.decode(text, type=dict[str, object])
         if head.get("version") != VERSION:

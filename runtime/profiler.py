@@ -27,7 +27,6 @@ from functools import partial
 from types import FunctionType
 from typing import Any
 
-import msgspec
 import torch
 from torch import Tensor
 
@@ -152,6 +151,8 @@ class Profiler:
         totals: list[Any] = comm.gather_objects([step.total for step in self._steps])
         longest = [max(each) for each in zip(*totals, strict=True)]
         middle = sorted(range(len(longest)), key=longest.__getitem__)[(len(longest) - 1) // 2]
+        import msgspec  # a program that is not profiled does not load it
+
         every = comm.gather_objects(msgspec.to_builtins(self._mine(middle)))
         return tuple(msgspec.convert(one, RankProfile) for one in every)
 

@@ -15,9 +15,11 @@ from small_models import MODELS
 import autopar
 from autopar.capture import capture
 from autopar.codegen.steps import lower
+from autopar.costmodel.compute import parameter_seconds
 from autopar.costmodel.machine import Link
 from autopar.costmodel.machine import load as load_machine
 from autopar.grid import GridShape
+from autopar.layout import parse_layout
 from autopar.partitioner.build import decide
 from autopar.partitioner.problem import Solution, evaluate
 from autopar.plan import to_json
@@ -65,6 +67,17 @@ def compiled(name, grid, machine=SLOW, solve=None, **options):
     finally:
         for patch in patches:
             patch.stop()
+
+
+def as_priced(one):
+    """A plan's predicted seconds with gradient sums as the planner prices them: one by one, where the program has buckets."""
+    homes = {item.name: tuple(map(parse_layout, item.layouts)) for item in one.plan.parameters}
+    given = (one.plan.options.optimizer, GridShape.parse(one.plan.grid), one.plan.machine)
+    sums = sum(
+        parameter_seconds(one.graph.values[item.value], item.kind, homes[item.name], *given)[0]
+        for item in one.graph.parameters
+    )
+    return one.plan.predicted.seconds - one.plan.predicted.gradients + sums
 
 
 def drawn(seed):

@@ -38,10 +38,10 @@ def test_there_are_enough_plans():
     assert sum(map(len, prediction.PLANS.values())) >= 20
 
 
-@pytest.mark.parametrize("name", ["mlp", "unet"])
-def test_a_plan_is_priced_anew_as_it_was(name):
+@pytest.mark.parametrize(("name", "labels"), [("mlp", ("chosen", "features in")), ("unet", ("depth",))])
+def test_a_plan_is_priced_anew_as_it_was(name, labels):
     model = MODELS[name](True)
-    for pins in prediction.PLANS[name].values():
+    for pins in (prediction.PLANS[name][label] for label in labels):
         compiled = autopar.compile(seeded(model), batch(model), grid="2", optimizer="sgd", name=name, pin=pins)
         again = prediction.priced(compiled, machines.load("cpu"), measured=False)
         assert again == pytest.approx(compiled.plan.predicted.seconds, rel=1e-9)
