@@ -66,16 +66,14 @@ def fill(gradients: Sequence[Gradient], limit: int = BUCKET_BYTES) -> tuple[Buck
 def seconds(bucket: Bucket, grid: GridShape, machine: Machine) -> tuple[float, float]:
     """(on the compute lane, on the communication lane): what the ranks sum themselves, and what goes on behind backward.
 
-    A bucket is one message, into which its members are copied first. Where the profile has measured such sums, they are
-    taken, and sums in general otherwise.
+    A bucket is one message. Where the profile has measured such sums (filling included), they are taken, and sums in general
+    otherwise.
     """
     reach = reach_of(machine, grid, bucket.axes)
     measured = any(fit.move == "gradient_sum" for fit in machine.fits)
     total = communication.seconds("gradient_sum" if measured else "sum", machine, reach, float(bucket.nbytes))
     share = communication.exposed(machine, reach)
-    one = bucket.nbytes / len(bucket.members)
-    copied = len(bucket.members) * communication.filling_seconds(machine, reach, one)
-    return copied + total * share, total * (1 - share)
+    return total * share, total * (1 - share)
 
 
 def shared(bucket: Bucket, axes: tuple[int, ...], grid: GridShape, machine: Machine) -> bool:

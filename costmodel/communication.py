@@ -170,16 +170,6 @@ def gradient_seconds(machine: Machine, reach: Reach, nbytes: float) -> float:
     return nbytes / size * seconds("gradient_sum", machine, reach, size)
 
 
-def filling_seconds(machine: Machine, reach: Reach, nbytes: float) -> float:
-    """A gradient of so many bytes is copied into the bucket that is summed in place.
-
-    Nothing where sums in place were not measured: the link's rate is that of sums which copy.
-    """
-    if reach.ranks == 1 or not nbytes or not any(fit.move == "gradient_sum" for fit in machine.fits):
-        return 0.0
-    return float(_local("slice", machine, reach, nbytes))
-
-
 def exposed(machine: Machine, reach: Reach) -> float:
     """The share of a gradient sum that does not hide behind backward."""
     if reach.across > 1 and machine.overlap_inter is not None:

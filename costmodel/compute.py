@@ -26,7 +26,7 @@ import math
 import numpy as np
 
 from autopar.costmodel.algorithms import reach_of, reaches
-from autopar.costmodel.communication import Conversion, exposed, filling_seconds, gradient_seconds, halo_seconds
+from autopar.costmodel.communication import Conversion, exposed, gradient_seconds, halo_seconds
 from autopar.costmodel.communication import seconds as move_seconds
 from autopar.costmodel.local import largest_part, local_bytes, local_shape, operand_bytes, result_bytes
 from autopar.costmodel.machine import Machine, crowding
@@ -223,7 +223,6 @@ def gradient_sums(value: Value, home: Layouts, grid: GridShape, machine: Machine
     for i, axis in enumerate(copied):
         reach = reach_of(machine, grid, tuple(sorted(copied[: i + 1])))
         total = gradient_seconds(machine, reach, size) * exposed(machine, reach)
-        total += filling_seconds(machine, reach, size)
         found.append(Conversion("all_sum", axis, 0.0, size, 0.0, max(total - before, 0.0)))
         before = max(total, before)
     return tuple(sorted(found, key=lambda one: one.axis))

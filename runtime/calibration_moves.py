@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, cycle, pairwise
 from statistics import median
 
 import torch
@@ -38,6 +38,7 @@ from autopar.runtime.transport.base import Comm
 
 BUCKET_BYTES = 4 << 20
 _LEAST = 64
+_COLD, _SETS = 64 << 20, 16  # bytes of gradients that no cache holds, and of how many sets at most
 _TOO_LONG = 0.1  # seconds of a call after which no larger ones are tried
 _SHARE = 0.1  # of a measured adjoint that is left at least when the identity's time is subtracted
 
@@ -181,22 +182,27 @@ def _halo(axis: Axis, nbytes: int) -> _Setup:
 
 
 def _gradients(axis: Axis, nbytes: int) -> _Setup:
-    """Gradients are copied into buckets where sums go fastest, and all buckets are summed."""
+    """Gradients are copied into buckets where sums go fastest, and all buckets are summed.
+
+    Every call takes other ones: those of a step have left the caches since the step before.
+    """
     count, numel = max(1, nbytes // BUCKET_BYTES), max(1, min(nbytes, BUCKET_BYTES) // 4)
-    grads = [torch.ones(numel) for _ in range(count)]
-    buckets = [axis.comm.empty(numel, torch.float32).zero_() for _ in range(count)]
+    sets = max(1, min(_SETS, _COLD // max(nbytes, 1)))
+    grads = [[torch.ones(numel) for _ in range(count)] for _ in range(sets)]
+    buckets = [[axis.comm.empty(numel, torch.float32).zero_() for _ in range(count)] for _ in range(sets)]
+    turns = cycle(range(sets))
 
     def forward() -> list[Tensor]:
-        works = []
-        for grad, bucket in zip(grads, buckets, strict=True):
+        works, turn = [], next(turns)
+        for grad, bucket in zip(grads[turn], buckets[turn], strict=True):
             bucket.copy_(grad)
             works.append(axis.comm.start_all_reduce(bucket))
         for work in works:
             work.wait()
-        return buckets
+        return buckets[turn]
 
     def close() -> None:
-        for bucket in buckets:
+        for bucket in chain.from_iterable(buckets):
             axis.comm.release(bucket)
 
     return _Setup(forward, None, 4 * numel * count, 4 * numel * count, close)

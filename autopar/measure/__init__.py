@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from statistics import median
 
 from autopar.costmodel.machine import Machine
 from autopar.costmodel.timings import Timings
@@ -26,6 +27,7 @@ from autopar.partitioner.strategies import Described
 __all__ = ["measure"]
 
 Shown = Callable[[int, int], None]  # jobs done, of how many
+_PASSES = 3
 
 
 def measure(
@@ -55,16 +57,16 @@ def measure(
     return Timings({place: seconds for place, seconds in found.items() if seconds is not None}), len(jobs), len(todo)
 
 
-def _timed(pool: Pool, jobs: Sequence[Job], shown: Shown) -> cache.Known:
-    """Every job twice, some time apart, and the shorter of the two: what else the machine did meanwhile is not the call's."""
-    found: cache.Known = {}
-    for done, one in enumerate([*jobs, *jobs]):
-        shown(done, 2 * len(jobs))
-        key, now = cache.key(one), pool.time(one)
-        before = found.get(key)
-        if now is None or before is None:
-            found[key] = now
-        else:
-            found[key] = (min(before[0], now[0]), min(before[1], now[1]))
-    shown(2 * len(jobs), 2 * len(jobs))
-    return found
+def _timed(pool: Pool, jobs: list[Job], shown: Shown) -> cache.Known:
+    """Every job several times, some time apart, and the one in the middle: what else the machine did once is not the call's."""
+    found: dict[str, list[tuple[float, float] | None]] = {}
+    for done, one in enumerate(jobs * _PASSES):
+        shown(done, _PASSES * len(jobs))
+        found.setdefault(cache.key(one), []).append(pool.time(one))
+    shown(_PASSES * len(jobs), _PASSES * len(jobs))
+    return {key: _middle(times) for key, times in found.items()}
+
+
+def _middle(times: Sequence[tuple[float, float] | None]) -> tuple[float, float] | None:
+    known = [one for one in times if one is not None]
+    return (median(one for one, _ in known), median(one for _, one in known)) if known else None

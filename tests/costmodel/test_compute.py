@@ -9,7 +9,7 @@ from autopar.costmodel import compute
 from autopar.costmodel.algorithms import Reach, reaches
 from autopar.costmodel.communication import halo_seconds
 from autopar.costmodel.communication import seconds as move_seconds
-from autopar.costmodel.machine import Fit, Link, load
+from autopar.costmodel.machine import Link, load
 from autopar.errors import ConfigError
 from autopar.graph import Node, Ref, Value
 from autopar.grid import GridShape
@@ -308,15 +308,6 @@ def test_between_nodes_goes_what_a_node_has_cut():
     assert (across.axis, inside.axis) == (0, 1)
     assert across.seconds == pytest.approx(all_sum_seconds(Link(0.0, 1e9), 4, N * K * 4 / 2))
     assert inside.seconds == pytest.approx(all_sum_seconds(Link(0.0, 1e10), 2, N * K * 4))
-
-
-def test_a_gradient_is_copied_into_the_bucket_that_is_summed_in_place():
-    weight, grid = Value("w", (N, K), "float32", True), GridShape.parse("2")
-    fits = (Fit("intra", "gradient_sum", 2, 0.0, (), (1e9,)), Fit("local", "slice", 1, 1e-6, (), (2e9,)))
-    machine = dataclasses.replace(MACHINE, fits=fits)
-    size = N * K * 4
-    (one,) = compute.gradient_sums(weight, (Copied(),), grid, machine)
-    assert one.seconds == pytest.approx(size / 1e9 + 1e-6 + size / 2e9)
 
 
 def test_an_unknown_optimizer():
