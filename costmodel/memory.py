@@ -8,15 +8,15 @@ live all the time. A value dies after its last use, and a view is another name o
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from autopar.costmodel.local import largest_part, local_bytes, local_shape, operand_bytes, result_bytes
+from autopar.costmodel.local import largest_part, local_bytes, local_shape
 from autopar.errors import ConfigError, nearest, refusal
-from autopar.graph import ITEMSIZE, Graph, Value
+from autopar.graph import ITEMSIZE, Value
 from autopar.grid import GridShape
 from autopar.layout import Layouts
 from autopar.ops.kept import scratch, words
@@ -25,24 +25,19 @@ from autopar.ops.rule import Call, Choice, Rule
 
 __all__ = [
     "Held",
-    "Lifetime",
     "kept",
     "kept_names",
-    "lifetimes",
     "local_bytes",
     "optimizer_copies",
     "parameter_bytes",
     "parameter_parts",
     "peak",
     "saved_bytes",
-    "saved_interval",
     "scratch_bytes",
     "timeline",
-    "transient_bytes",
     "update_copies",
 ]
 
-Interval = tuple[int, int]
 _COPIES = {"sgd": 0, "momentum": 1, "adamw": 2}
 
 
@@ -55,14 +50,6 @@ class Held:
     end: int
     nbytes: int
     kind: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Lifetime:
-    """When a value is held, and when its gradient is (None where no gradient flows)."""
-
-    value: Interval
-    gradient: Interval | None
 
 
 def optimizer_copies(optimizer: str) -> int:
@@ -93,11 +80,6 @@ def parameter_parts(value: Value, kind: str, home: Layouts, optimizer: str, grid
 def parameter_bytes(value: Value, kind: str, home: Layouts, optimizer: str, grid: GridShape) -> int:
     """All three `parameter_parts` together."""
     return sum(parameter_parts(value, kind, home, optimizer, grid))
-
-
-def saved_interval(index: int, count: int) -> Interval:
-    """When node `index` of `count` holds what it saves for its backward."""
-    return index, 2 * count - index
 
 
 def kept(call: Call, rule: Rule, op: Op, choices: tuple[Choice, ...], grid: GridShape) -> list[tuple[str, int]]:
@@ -207,65 +189,6 @@ def saved_bytes(
     Consumers that save the same local tensor share it: name it in `resident` of all but the first.
     """
     return sum(size for name, size in kept(call, rule, op, choices, grid) if not name or name not in resident)
-
-
-def transient_bytes(call: Call, op: Op, choices: tuple[Choice, ...], grid: GridShape) -> tuple[int, int]:
-    """(forward, backward): bytes made by the call at its own two steps: results; gradients of results and operands."""
-    if op.work == "view":
-        return 0, 0
-    made = result_bytes(call, choices, grid)
-    read = operand_bytes(call, choices, grid)
-    gradients = [size for value, size in zip(call.results, made, strict=True) if value.differentiable]
-    wanted = [size for value, size in zip(call.operands, read, strict=True) if value.differentiable]
-    return sum(made), sum(gradients) + sum(wanted) if gradients else 0
-
-
-def lifetimes(graph: Graph, ops: Mapping[str, Op]) -> dict[str, Lifetime]:
-    """When every tensor that a node makes is held, by name; views appear under the tensor they look at.
-
-    `ops` are the records by ATen target; a target without a record is taken to save its inputs. A value lives until
-    its last use; where a node saves it, until the last backward that reads it. Its gradient lives from the backward
-    of its last reader to that of its maker. Inputs and parameters are held all the time, and do not appear.
-    """
-    count = len(graph.nodes)
-    root = _roots(graph, ops)
-    made = {name: i for i, node in enumerate(graph.nodes) for name in node.outputs if root.get(name) == name}
-    last, saver = dict(made), dict.fromkeys(made, count)
-    for i, node in enumerate(graph.nodes):
-        saves = _saved_names(graph, i, ops)
-        for name in {root.get(one, one) for one in (*node.inputs, *node.outputs)} & made.keys():
-            last[name] = max(last[name], i)
-            if any(root.get(one, one) == name for one in saves):
-                saver[name] = min(saver[name], i)
-    gradient = {root[name] for name in root if graph.values[name].differentiable}
-    return {
-        name: Lifetime(
-            (start, 2 * count - saver[name] if saver[name] < count else last[name] + 1),
-            (2 * count - 1 - last[name], 2 * count - start) if name in gradient else None,
-        )
-        for name, start in made.items()
-    }
-
-
-def _roots(graph: Graph, ops: Mapping[str, Op]) -> dict[str, str]:
-    """Every made value's own name, or for a view the name of the tensor it looks at."""
-    root: dict[str, str] = {}
-    for node in graph.nodes:
-        op = ops.get(node.target)
-        looks_at = node.inputs[0] if op is not None and op.work == "view" and node.inputs else None
-        for name in filter(None, node.outputs):
-            root[name] = root.get(looks_at, looks_at) if looks_at else name
-    return root
-
-
-def _saved_names(graph: Graph, index: int, ops: Mapping[str, Op]) -> tuple[str, ...]:
-    node = graph.nodes[index]
-    op = ops.get(node.target)
-    outputs = tuple(name for name in node.outputs if name)
-    if not any(graph.values[name].differentiable for name in outputs) or (op is not None and op.work == "view"):
-        return ()
-    saves = op.saves if op is not None else "inputs"
-    return {"inputs": node.inputs, "output": outputs}.get(saves, ())
 
 
 def timeline(held: Iterable[Held], steps: int) -> NDArray[np.int64]:

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from autopar.costmodel import memory
 from autopar.errors import ConfigError
-from autopar.graph import Graph, Input, Node, Parameter, Ref, Value, check
+from autopar.graph import Node, Ref, Value
 from autopar.grid import GridShape
 from autopar.layout import Copied, Replicate, Shard
 from autopar.ops.op import Op, record_of
@@ -27,55 +27,13 @@ OPS = {
 }
 
 
-def graph():
-    """0 h = linear(x, w); 1 v = view(h); 2 r = relu(v); 3 a = add(r, v); 4 y = linear(a, w); 5 loss = sum(y)"""
-    nodes = tuple(
-        Node(out, target, tuple(Ref(name) for name in args), (), (out,))
-        for out, target, args in (
-            ("h", "linear", ("x", "w")),
-            ("v", "view", ("h",)),
-            ("r", "relu", ("v",)),
-            ("a", "add", ("r", "v")),
-            ("y", "linear", ("a", "w")),
-            ("loss", "sum", ("y",)),
-        )
-    )
-    values = {name: Value(name, (8, 8), "float32", name != "x") for name in "xwhvray"}
-    values["loss"] = Value("loss", (), "float32", True)
-    found = Graph("g", (Input("x", "x"),), (Parameter("w", "w", "parameter"),), nodes, values, "loss")
-    check(found)
-    return found
-
-
-def test_lifetimes():
-    lives = memory.lifetimes(graph(), OPS)
-    assert lives == {
-        "h": memory.Lifetime((0, 4), (8, 12)),  # read through its view by node 3, saved by nobody
-        "r": memory.Lifetime((2, 10), (8, 10)),  # relu keeps its output until its own backward, step 9
-        "a": memory.Lifetime((3, 8), (7, 9)),  # the second linear keeps it until step 7
-        "y": memory.Lifetime((4, 6), (6, 8)),
-        "loss": memory.Lifetime((5, 6), (6, 7)),
-    }
-
-
-def test_an_operator_without_record_keeps_its_inputs():
-    lives = memory.lifetimes(graph(), {name: OPS[name] for name in OPS if name != "add"})
-    assert lives["h"].value == (0, 9)  # node 3 reads it again at step 8
-    assert lives["r"].value == (2, 10)
-
-
-def test_saved_interval_is_mirrored():
-    assert memory.saved_interval(0, 6) == (0, 12)
-    assert memory.saved_interval(5, 6) == (5, 7)
-
-
 def linear_call():
     x, w = Value("x", (64, 32), "float32", True), Value("w", (16, 32), "float32", True)
     call = Call(Node("y", "linear", (Ref("x"), Ref("w")), (), ("y",)), (x, w), (Value("y", (64, 16), "float32", True),))
     return call, letters("b k, n k -> b n", call)
 
 
-def test_saved_and_transient_bytes_are_local():
+def test_saved_bytes_are_local():
     call, rule = linear_call()
     choices = (split_choice(rule, call, "b"), split_choice(rule, call, "n"))
     x, w, y = 64 * 32 * 4 // 4, 16 * 32 * 4 // 2, 64 * 16 * 4 // 8
@@ -84,8 +42,6 @@ def test_saved_and_transient_bytes_are_local():
     assert memory.saved_bytes(call, rule, OPS["relu"], choices, GRID) == y
     assert memory.saved_bytes(call, rule, OPS["add"], choices, GRID) == 0
     assert memory.saved_bytes(call, rule, OPS["view"], choices, GRID) == 0
-    assert memory.transient_bytes(call, OPS["linear"], choices, GRID) == (y, y + x + w)
-    assert memory.transient_bytes(call, OPS["view"], choices, GRID) == (0, 0)
     whole = tuple(whole_choice(call, "copied") for _ in "ab")
     assert memory.saved_bytes(call, rule, OPS["linear"], whole, GRID) == 64 * 32 * 4 + 16 * 32 * 4
 
