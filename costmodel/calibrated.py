@@ -12,7 +12,8 @@ from statistics import mean, median
 
 from autopar.costmodel.fit import Curve, fit, rounded
 from autopar.costmodel.machine import LINK_MOVES, LOCAL_MOVES, OPTIMIZERS, WORKS, Fit, Link, Machine
-from autopar.costmodel.measured import Computed, Moved, Raw, spread
+from autopar.costmodel.measured import movement, per_second, priced_bytes
+from autopar.measurements import Computed, Moved, Raw, spread
 
 MOST_SPREAD = 0.3  # of the repeats, between the quartiles; of a fit's points the median counts
 MOST_ERROR = 0.2  # of a fit, relative, at the median point
@@ -81,7 +82,7 @@ def calibrate(raw: Raw, base: Machine, name: str) -> Calibrated:
 def _rows(moved: Iterable[Moved]) -> Iterable[Row]:
     groups: dict[tuple[str, str], list[Moved]] = {}
     for one in moved:
-        groups.setdefault((one.place, one.move), []).append(one)
+        groups.setdefault((one.place, movement(one)), []).append(one)
     order = [(place, move) for place in ("local", "intra", "inter") for move in ("message", *LOCAL_MOVES, *LINK_MOVES)]
     for place, move in order:
         points = groups.get((place, move), [])
@@ -93,7 +94,7 @@ def _row(place: str, move: str, points: Sequence[Moved]) -> Row:
     """Primitives that move data alike differ a little: the curve goes through the middle of all of one size."""
     sizes: dict[float, list[float]] = {}
     for one in points:
-        sizes.setdefault(one.bytes, []).append(median(one.seconds))
+        sizes.setdefault(priced_bytes(one), []).append(median(one.seconds))
     known = {size: median(times) for size, times in sizes.items()}
     curve = fit(list(known), list(known.values()))
     apart = [abs(time / known[size] - 1) for size, times in sizes.items() for time in times]
@@ -118,7 +119,7 @@ def _link(row: Row, crowded: float) -> Link:
 def _computed(computed: Sequence[Computed], base: Machine, crowded: float) -> Machine:
     rates = {
         (work, back): median(
-            one.rate
+            per_second(one)
             for one in computed
             if (one.work, one.dtype, one.direction) == (work, "float32", "backward" if back else "forward")
         )
@@ -129,16 +130,16 @@ def _computed(computed: Sequence[Computed], base: Machine, crowded: float) -> Ma
     }
     peak = rounded(max(rates.values()))
     products = {
-        one.dtype: one.rate * crowded for one in computed if (one.work, one.direction) == ("matmul", "forward")
+        one.dtype: per_second(one) * crowded for one in computed if (one.work, one.direction) == ("matmul", "forward")
     } | {"float32": rates["matmul", False]}
     flops = {dtype: rounded(peak * rate / products["float32"]) for dtype, rate in products.items()}
     shares = {work: _share(rates[work, False] / peak) for work in WORKS}
     back = {work: _share(rates[work, True] / peak) for work in WORKS if (work, True) in rates}
     floors = [median(one.seconds) / one.amount for one in computed if one.kind == "floor"]
-    update = {one.work: rounded(one.rate * crowded) for one in computed if one.kind == "update"}
+    update = {one.work: rounded(per_second(one) * crowded) for one in computed if one.kind == "update"}
     return replace(
         base,
-        memory_bandwidth=rounded(mean(one.rate for one in computed if one.kind == "memory") * crowded),
+        memory_bandwidth=rounded(mean(per_second(one) for one in computed if one.kind == "memory") * crowded),
         launch_floor=rounded(mean(floors) / crowded),
         flops=tuple(sorted(flops.items())),
         efficiency=tuple(sorted(shares.items())),
@@ -154,7 +155,7 @@ def _share(part: float) -> float:
 def _rates(computed: Sequence[Computed]) -> Iterable[Rate]:
     units = {"operator": "op/s", "memory": "B/s", "update": "B/s", "floor": "s"}
     for one in computed:
-        value = median(one.seconds) / one.amount if one.kind == "floor" else one.rate
+        value = median(one.seconds) / one.amount if one.kind == "floor" else per_second(one)
         about = [one.work, one.name, one.dtype] if one.kind == "operator" else [one.kind, one.name]
         about += [one.direction] if one.kind == "operator" else []
         yield Rate(" ".join(about), value, units[one.kind], spread(one.seconds))

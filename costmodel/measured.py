@@ -1,96 +1,38 @@
-"""What `autopar.runtime.calibration` writes: the records, and reading them. The two agree on names and on `VERSION`."""
+"""Reads what `autopar.runtime.calibration` has written, and says what its measurements mean to the cost model."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import median
 
 import msgspec
 
 from autopar.costmodel.communication import MOVES
 from autopar.errors import ConfigError, refusal
+from autopar.measurements import VERSION, Computed, Moved, Raw
 
-VERSION = 1
-_OTHERS = {"halo": "halo", "gradient_sum": "gradient_sum", "message": "message"}
-
-
-@dataclass(frozen=True, slots=True)
-class Moved:
-    """Seconds of a primitive in one direction at one size, once per repeat; before and after are bytes."""
-
-    primitive: str
-    direction: str
-    place: str
-    ranks: int
-    before: int
-    after: int
-    seconds: tuple[float, ...]
-
-    @property
-    def move(self) -> str:
-        """The movement that this is, see `autopar.costmodel.communication`; ``message`` is a plain exchange."""
-        if self.primitive in _OTHERS:
-            return _OTHERS[self.primitive]
-        return MOVES[self.primitive][self.direction == "adjoint"]
-
-    @property
-    def bytes(self) -> float:
-        """By which the movement is priced."""
-        if self.move == "slice":
-            return float(min(self.before, self.after))
-        return float(self.before + self.after if self.move == "fill" else max(self.before, self.after))
+_OTHERS = ("halo", "gradient_sum", "message")  # movements of their own
 
 
-@dataclass(frozen=True, slots=True)
-class Computed:
-    """Seconds of a computation, once per repeat; kind is operator, memory, floor or update."""
-
-    kind: str
-    name: str
-    work: str
-    dtype: str
-    direction: str
-    amount: float
-    seconds: tuple[float, ...]
-
-    @property
-    def rate(self) -> float:
-        """What it does per second."""
-        return self.amount / median(self.seconds)
+def movement(one: Moved) -> str:
+    """The movement that this is, see `autopar.costmodel.communication`; ``message`` is a plain exchange."""
+    if one.primitive in _OTHERS:
+        return one.primitive
+    return MOVES[one.primitive][one.direction == "adjoint"]
 
 
-@dataclass(frozen=True, slots=True)
-class Raw:
-    """One calibration's measurements; places has for every rank the first rank of its node."""
-
-    version: int
-    quick: bool
-    places: tuple[int, ...]
-    cores: int
-    software: str
-    seconds: float
-    moved: tuple[Moved, ...]
-    computed: tuple[Computed, ...]
-    overlap_intra: float | None
-    overlap_inter: float | None
-
-    @property
-    def ranks_per_node(self) -> int:
-        """Alike on all nodes."""
-        return self.places.count(self.places[0])
-
-    @property
-    def hosts(self) -> int:
-        """How many nodes there were."""
-        return len(set(self.places))
+def priced_bytes(one: Moved) -> float:
+    """The bytes by which its movement is priced."""
+    what = movement(one)
+    if what == "slice":
+        return float(min(one.before, one.after))
+    return float(one.before + one.after if what == "fill" else max(one.before, one.after))
 
 
-def spread(seconds: tuple[float, ...]) -> float:
-    """The distance between the quartiles of the repeats, as a part of their median."""
-    low, _, high = quantiles(seconds, n=4) if len(seconds) > 1 else (seconds[0],) * 3
-    return (high - low) / median(seconds)
+def per_second(one: Computed) -> float:
+    """What it does per second."""
+    return one.amount / median(one.seconds)
 
 
 def read(path: Path) -> Raw:

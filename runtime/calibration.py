@@ -21,36 +21,17 @@ from pathlib import Path
 import torch
 
 from autopar.errors import ConfigError, refusal
+from autopar.measurements import VERSION, Moved, Raw
 from autopar.runtime.allocator import keep_freed_memory
 from autopar.runtime.calibration_clock import QUICK, Clock, Pace
-from autopar.runtime.calibration_moves import Moved, movements
-from autopar.runtime.calibration_rates import Computed, overlap, rates
+from autopar.runtime.calibration_moves import movements
+from autopar.runtime.calibration_rates import overlap, rates
 from autopar.runtime.transport.base import Comm
 from autopar.runtime.transport.staged import stage
 from autopar.runtime.transport.watched import watch
 from autopar.runtime.transport.world import default_world, simulated_world
 
-VERSION = 1
 Tell = Callable[[str], None]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Raw:
-    """What was measured. `places` has for every rank the first rank of its node; cores are those of the smallest node.
-
-    overlap is None where there is no such link.
-    """
-
-    version: int
-    quick: bool
-    places: tuple[int, ...]
-    cores: int
-    software: str
-    seconds: float
-    moved: tuple[Moved, ...]
-    computed: tuple[Computed, ...]
-    overlap_intra: float | None
-    overlap_inter: float | None
 
 
 def measure(world: Comm, places: Sequence[int], pace: Pace, tell: Tell) -> Raw:

@@ -8,10 +8,10 @@ those that differ least are kept.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import median, quantiles
 
+from autopar.measurements import spread
 from autopar.runtime.transport.base import Comm
 
 Call = Callable[[], object]
@@ -68,9 +68,3 @@ class Clock:
             mine.append((time.perf_counter() - start) / count)
         everybody: list[list[float]] = self.world.gather_objects(mine)  # type: ignore[assignment]  # what each has given
         return tuple(max(column) for column in zip(*everybody, strict=True))
-
-
-def spread(seconds: Sequence[float]) -> float:
-    """The distance between the quartiles, as a part of the median."""
-    low, _, high = quantiles(seconds, n=4) if len(seconds) > 1 else (seconds[0],) * 3
-    return (high - low) / median(seconds)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from autopar.layout import Shard
+from autopar.measurements import Moved
 from autopar.runtime.calibration_clock import Call, Clock
 from autopar.runtime.grid import Axis, Grid
 from autopar.runtime.primitives.all_gather import all_gather
@@ -41,24 +42,6 @@ _LEAST = 64
 _COLD, _SETS = 64 << 20, 16  # bytes of gradients that no cache holds, and of how many sets at most
 _TOO_LONG = 0.1  # seconds of a call after which no larger ones are tried
 _SHARE = 0.1  # of a measured adjoint that is left at least when the identity's time is subtracted
-
-
-@dataclass(frozen=True, slots=True)
-class Moved:
-    """Seconds of `primitive` in `direction` (``forward`` or ``adjoint``), once per repeat, on the slowest rank.
-
-    place is ``intra``, ``inter``, or ``local`` where nothing is sent; ranks those of one group; before and after the
-    bytes of the local tensor on both sides of the primitive. Beside the primitives of the conversion table there are
-    ``halo`` (bytes of the rows that a rank gets), ``gradient_sum`` (bytes of the gradients) and ``message`` (two ranks exchange).
-    """
-
-    primitive: str
-    direction: str
-    place: str
-    ranks: int
-    before: int
-    after: int
-    seconds: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,26 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from autopar.measurements import Computed
 from autopar.runtime.calibration_clock import Clock
 from autopar.runtime.transport.base import Comm
-
-
-@dataclass(frozen=True, slots=True)
-class Computed:
-    """Seconds of one call, once per repeat, on the slowest rank.
-
-    kind is ``operator``, ``memory``, ``floor`` or ``update``. Of an operator, work is its class and direction ``forward``
-    or ``backward``; of an update, work is the optimizer. amount counts operations of an operator, operators of a floor, and
-    otherwise bytes read and written.
-    """
-
-    kind: str
-    name: str
-    work: str
-    dtype: str
-    direction: str
-    amount: float
-    seconds: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)

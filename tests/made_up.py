@@ -29,7 +29,8 @@ def repeats(seconds, noise):
 
 
 def moved(places, noise=0.01):
-    from autopar.costmodel.measured import Moved
+    from autopar.costmodel.measured import priced_bytes
+    from autopar.measurements import Moved
 
     found = []
     for place in places:
@@ -42,7 +43,7 @@ def moved(places, noise=0.01):
                     before, after = (part if primitive in GROWS else whole), (part if primitive in SHRINKS else whole)
                     one = Moved(primitive, direction, where or place, 2, before, after, (1.0,))
                     alpha, beta = RATES[where or place]
-                    seconds = repeats(alpha + one.bytes / beta, noise)
+                    seconds = repeats(alpha + priced_bytes(one) / beta, noise)
                     found.append((primitive, direction, where or place, 2, before, after, seconds))
     keys = ("primitive", "direction", "place", "ranks", "before", "after", "seconds")
     return [dict(zip(keys, one, strict=True)) for one in found]

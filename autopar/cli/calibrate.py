@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from autopar.costmodel.calibrated import Calibrated, Row
-    from autopar.costmodel.measured import Raw
+    from autopar.measurements import Raw
 
 NAME = "calibrate"
 _MODULE = "autopar.runtime.calibration"

@@ -13,6 +13,7 @@ from autopar.costmodel.communication import MOVES
 from autopar.costmodel.machine import LINK_MOVES, LOCAL_MOVES, Fit, load
 from autopar.costmodel.machine_text import number, rate, size, text
 from autopar.errors import ConfigError
+from autopar.measurements import Moved
 
 BASE = load("cpu")
 POINT = {
@@ -146,7 +147,7 @@ def test_numbers_for_people():
 
 def test_bytes_of_a_measurement_are_those_of_the_price():
     def bytes_of(primitive, direction, before, after):
-        return measured.Moved(primitive, direction, "intra", 2, before, after, (1.0,)).bytes
+        return measured.priced_bytes(Moved(primitive, direction, "intra", 2, before, after, (1.0,)))
 
     assert bytes_of("split", "forward", 100, 50) == 50  # a slice
     assert bytes_of("split", "adjoint", 100, 50) == 100  # a gather

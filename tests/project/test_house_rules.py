@@ -53,6 +53,7 @@ RUNTIME_MAY = (
     "autopar.errors",
     "autopar.layout",
     "autopar.grid",
+    "autopar.measurements",
     "autopar.model_file",
     "autopar.profile",
 )
