@@ -26,6 +26,7 @@ from autopar.baselines import BASELINES, NotApplicable
 from contenders import Contender
 from jobs import Job, JobFailed
 from models import MODELS, Model, batch, seeded
+from options import add_json, add_names, add_ranks, add_small, add_turns, described
 
 SETTLE = 1  # steps before the clock counts, in every turn
 CHOSEN = "chosen"
@@ -145,18 +146,13 @@ def table(model: Model, ranks: int, rows: Sequence[Measured]) -> Table:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--models", nargs="+", choices=MODELS, default=list(MODELS), metavar="MODEL", help=str(list(MODELS))
-    )
-    parser.add_argument("--ranks", nargs="+", type=int, default=[2, 4], metavar="N", help="numbers of ranks (2 4)")
-    parser.add_argument(
-        "--plans", nargs="+", choices=BASELINES, default=list(BASELINES), metavar="PLAN", help=str(list(BASELINES))
-    )
-    parser.add_argument("--rounds", type=int, default=7, help="turns of every plan (7)")
-    parser.add_argument("--steps", type=int, default=3, help="timed steps in a turn (3)")
-    parser.add_argument("--small", action="store_true", help="tiny models: a test of the benchmark itself")
-    parser.add_argument("--json", action="store_true", help="print JSON, and no table")
+    parser = described(__doc__)
+    add_names(parser, "--models", MODELS, "MODEL")
+    add_ranks(parser, (2, 4))
+    add_names(parser, "--plans", BASELINES, "PLAN")
+    add_turns(parser, 7, "every plan")
+    add_small(parser)
+    add_json(parser)
     return parser.parse_args()
 
 

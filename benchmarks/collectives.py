@@ -13,7 +13,6 @@ All are given torch tensors in memory that has been written to; MPI gets them as
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -25,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from autopar.runtime.launch import command as mpi_command
+from options import add_json, add_ranks, described
 
 WORKER = Path(__file__).with_name("collectives_worker.py")
 SIZES = tuple(4**power for power in range(1, 14))  # 4 B to 64 MiB
@@ -60,11 +60,11 @@ def table(kind: str, ranks: int, rows: Mapping[int, Times]) -> Table:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ranks", type=int, nargs="+", default=[2, 4], help="numbers of ranks (2 4)")
+    parser = described(__doc__)
+    add_ranks(parser, (2, 4))
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES), help="bytes (4 to 64 Mi, by fours)")
     parser.add_argument("--rounds", type=int, default=9, help="turns of every contender (9)")
-    parser.add_argument("--json", action="store_true", help="print JSON, and no table")
+    add_json(parser)
     options = parser.parse_args()
     console = Console(stderr=options.json)
     records = []

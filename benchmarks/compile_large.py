@@ -23,6 +23,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from options import add_json, described
+
 STAGES = ("captured", "priced", "solved", "emitted")
 
 
@@ -137,10 +139,10 @@ def table(rows: list[Measured], title: str) -> Table:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = described(__doc__)
     parser.add_argument("cases", nargs="*", help=f"{', '.join(CASES)} (all)")
     parser.add_argument("--no-depth", action="store_true", help="leave out how it grows with depth")
-    parser.add_argument("--json", action="store_true", help="print JSON, and no table")
+    add_json(parser)
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:

@@ -28,6 +28,7 @@ import gholami2018_picture as picture
 from autopar.costmodel import gholami_figures as figures
 from autopar.costmodel.gholami import Panel, Paper, load
 from autopar.errors import AutoparError
+from options import add_json, described
 
 LIMITS = {"9d": 2.5}  # pixels
 LIMIT = 1.5
@@ -175,12 +176,12 @@ def deviations_text(paper: Paper) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = described(__doc__)
     parser.add_argument("--settings", type=Path, metavar="FILE", help="other settings than those that ship")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="write the bars as an SVG")
     parser.add_argument("--bars", action="store_true", help="print every bar")
     parser.add_argument("--planner", action="store_true", help="compile the network for every grid as well")
-    parser.add_argument("--json", action="store_true", help="print JSON, and no table")
+    add_json(parser)
     options = parser.parse_args()
     try:
         paper = load(options.settings)

@@ -24,6 +24,7 @@ import autopar
 from autopar.errors import ConfigError
 from autopar.runtime.launch import command
 from models import MODELS, Model, batch, seeded
+from options import add_json, add_names, add_small, described
 
 WORKER = Path(__file__).with_name("memory_worker.py")
 PLANS = ("auto", "data", "model", "domain")
@@ -92,13 +93,11 @@ def table(found: list[Result]) -> Table:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--models", nargs="+", choices=MODELS, default=list(MODELS), metavar="MODEL", help=str(list(MODELS))
-    )
+    parser = described(__doc__)
+    add_names(parser, "--models", MODELS, "MODEL")
     parser.add_argument("--optimizer", choices=("sgd", "momentum", "adamw"), default="adamw", help="(adamw)")
-    parser.add_argument("--small", action="store_true", help="tiny models: a test of the benchmark itself")
-    parser.add_argument("--json", action="store_true", help="print JSON, and no table")
+    add_small(parser)
+    add_json(parser)
     options = parser.parse_args()
     found = [one for name in options.models for one in results(MODELS[name](options.small), options)]
     if options.json:

@@ -37,6 +37,7 @@ from autopar.report import plan as reported
 from contenders import CONTENDERS
 from jobs import Job
 from models import MODELS, Model, batch, seeded
+from options import add_json, add_names, add_small, add_turns, described
 
 SETTLE = 1
 PRICES = ("shipped", "calibrated", "measured")
@@ -202,13 +203,12 @@ def summary(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), metavar="MODEL")
+    parser = described(__doc__)
+    add_names(parser, "--models", MODELS, "MODEL")
     parser.add_argument("--machine", default="cpu", help="a calibrated profile: autopar calibrate -n 2 -o FILE (cpu)")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of every plan (5)")
-    parser.add_argument("--steps", type=int, default=3, help="timed steps in a turn (3)")
-    parser.add_argument("--small", action="store_true", help="tiny models: a test of the benchmark itself")
-    parser.add_argument("--json", action="store_true", help="print JSON, and no table")
+    add_turns(parser, 5, "every plan")
+    add_small(parser)
+    add_json(parser)
     return parser.parse_args()
 
 

@@ -35,6 +35,7 @@ from contenders import BALANCED
 from contenders.single import Single
 from jobs import Job
 from models import EVERY, SMOOTH, Model
+from options import add_json, described
 
 COMPILER = Path(__file__).with_name("compile_model.py")
 SPIN = "import os, sys\nos.sched_setaffinity(0, {int(sys.argv[1])})\nwhile True: pass"
@@ -169,14 +170,14 @@ def show(record: Record, log: Console) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = described(__doc__)
     about = "smooth_unet: space is split; short_gpt2: the batch"
     parser.add_argument("--model", choices=EVERY, default=next(iter(SMOOTH)), help=about)
     parser.add_argument("--pin", nargs="*", default=[], help="pins for the compiler, as 'PATTERN: LETTER@AXIS'")
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--slow-at", type=int, default=12, help="the step before which the competitor comes")
     parser.add_argument("--small", action="store_true", help="a tiny model: a test of the benchmark itself")
-    parser.add_argument("--json", action="store_true")
+    add_json(parser)
     options = parser.parse_args()
     if len(os.sched_getaffinity(0)) < 2:
         parser.error("two cores are needed: each rank is held to one")

@@ -27,6 +27,7 @@ from autopar.costmodel import machine as machines
 from autopar.runtime.launch import mpiexec
 from hosts import hosts, missing, run
 from models import EVERY, batch, seeded
+from options import add_json, described
 
 WORKER = Path(__file__).with_name("hosts_worker.py")
 UNITS = {"kbit": 1e3, "mbit": 1e6, "gbit": 1e9}
@@ -73,10 +74,10 @@ def table(title: str, rows: dict[str, float], base: str) -> Table:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = described(__doc__)
     parser.add_argument("--rate", default="1gbit", help="of every host's link, as 1gbit or 500mbit")
     parser.add_argument("--rounds", type=int, default=9, help="turns, of which the first does not count (9)")
-    parser.add_argument("--json", action="store_true", help="print JSON, and no table")
+    add_json(parser)
     options = parser.parse_args()
     if not re.fullmatch(r"\d+[kmg]bit", options.rate):
         parser.error(f"--rate {options.rate}: a whole number and kbit, mbit or gbit, as in 500mbit")

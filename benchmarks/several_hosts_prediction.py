@@ -39,6 +39,7 @@ from autopar.plan import Plan
 from autopar.runtime.launch import mpiexec
 from hosts import hosts, missing, run
 from models import MODELS, batch, seeded
+from options import add_json, add_names, add_ranks, add_small, described
 
 WORKER = Path(__file__).with_name("hosts_worker.py")
 UNITS = {"kbit": 1e3, "mbit": 1e6, "gbit": 1e9}
@@ -158,18 +159,16 @@ def show(links: list[Link], steps: list[Step], console: Console) -> None:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = described(__doc__)
     parser.add_argument("--rates", nargs="+", default=["1gbit", "500mbit"], help="of every host's link (1gbit 500mbit)")
-    parser.add_argument("--ranks", nargs="+", type=int, default=[1, 2], help="per host (1 2)")
-    parser.add_argument(
-        "--models", nargs="*", choices=MODELS, default=list(MODELS), metavar="MODEL", help=str(list(MODELS))
-    )
+    add_ranks(parser, (1, 2), "per host")
+    add_names(parser, "--models", MODELS, "MODEL", least=0)
     parser.add_argument("--rounds", type=int, default=5, help="steps, of which the first does not count (5)")
     parser.add_argument(
         "--measure", action="store_true", help="price calls by timing them, as `compile --measure` does"
     )
-    parser.add_argument("--small", action="store_true", help="tiny models: a test of the benchmark itself")
-    parser.add_argument("--json", action="store_true", help="print JSON, and no table")
+    add_small(parser)
+    add_json(parser)
     options = parser.parse_args()
     for one in options.rates:
         if not re.fullmatch(r"\d+[kmg]bit", one):

@@ -27,6 +27,7 @@ from rich.table import Table
 from contenders import CONTENDERS, Contender, refusal
 from jobs import Job, JobFailed
 from models import MODELS, Model
+from options import add_json, add_names, add_small, add_turns, described
 
 COMPILER = Path(__file__).with_name("compile_model.py")
 SETTLE = 1  # steps before the clock counts, in every turn: the caches belong to whoever ran before
@@ -170,22 +171,12 @@ def as_json(model: Model, results: Sequence[Result]) -> dict[str, object]:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--models", nargs="+", choices=MODELS, default=list(MODELS), metavar="MODEL", help=str(list(MODELS))
-    )
-    parser.add_argument(
-        "--contenders",
-        nargs="+",
-        choices=CONTENDERS,
-        default=list(CONTENDERS),
-        metavar="NAME",
-        help=str(list(CONTENDERS)),
-    )
-    parser.add_argument("--rounds", type=int, default=7, help="turns of every contender (7)")
-    parser.add_argument("--steps", type=int, default=3, help="timed steps in a turn (3)")
-    parser.add_argument("--small", action="store_true", help="tiny models: a test of the benchmark itself")
-    parser.add_argument("--json", action="store_true", help="print JSON, and no table")
+    parser = described(__doc__)
+    add_names(parser, "--models", MODELS, "MODEL")
+    add_names(parser, "--contenders", CONTENDERS)
+    add_turns(parser, 7, "every contender")
+    add_small(parser)
+    add_json(parser)
     return parser.parse_args()
 
 

@@ -20,6 +20,7 @@ from rich.table import Table
 import autopar
 from contenders import CONTENDERS
 from models import batch
+from options import add_json, add_names, add_small, add_turns, described
 from step_time import as_json, measure, ratio
 from step_time import table as measured_table
 from zoo_models import FAMILIES, family
@@ -98,17 +99,16 @@ def table(rows: Sequence[Row], grid: str) -> Table:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = described(__doc__)
     names = sorted(FAMILIES)
-    parser.add_argument("--predict", nargs="*", choices=names, default=names, metavar="NAME", help=str(names))
+    add_names(parser, "--predict", names, least=0)
     parser.add_argument(
         "--measure", nargs="+", choices=names, default=[], metavar="NAME", help="time the steps of these"
     )
     parser.add_argument("--grid", default="2", help="of the predictions (2)")
-    parser.add_argument("--rounds", type=int, default=7, help="turns of one process and of two ranks (7)")
-    parser.add_argument("--steps", type=int, default=3, help="timed steps in a turn (3)")
-    parser.add_argument("--small", action="store_true", help="tiny models: a test of the benchmark itself")
-    parser.add_argument("--json", action="store_true", help="print JSON, and no table")
+    add_turns(parser, 7, "one process and of two ranks")
+    add_small(parser)
+    add_json(parser)
     return parser.parse_args()
 
 
