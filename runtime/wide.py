@@ -158,8 +158,9 @@ def _continued(x: Tensor, dim: int, step: Step, mode: str, value: float) -> Tens
     before, (low, high), after = inside(step.positions, n)
     if mode == "zeros":
         return F.pad(x, [0, 0] * (x.dim() - 1 - dim) + [before, after], value=value) if before or after else x
-    if step.held in ((), (step.positions,)) or (mode == "circular" and stop - start <= n):
-        return x  # on a ring the pieces lie in the order of the positions already
+    ring = mode == "circular" and stop - start <= n and step.held == shown(step.positions, n, mode)
+    if ring or step.held in ((), (step.positions,)):
+        return x  # on a ring that was fetched, the pieces lie in the order of the positions already
     base = step.held[0][0]
     parts = [_shown(x, dim, range(start, start + before), n, mode, base)] if before else []
     parts += [x.narrow(dim, low - base, high - low)] if low < high else []
