@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from autopar import baselines
+from autopar import baselines, shares
 from autopar.errors import AutoparError
 from autopar.partitioner.problem import fits
 
@@ -25,7 +25,7 @@ UNLIMITED = 2.0**70
 class Compared:
     """One plan: what it does, and what a step takes on one rank. Seconds and bytes are predicted.
 
-    cost      what the solver minimised, and the ratio compares
+    cost      what the solver minimised, and the ratio compares; of all plans under the prices of the chosen one
     ratio     the chosen plan's cost as a part of this one's
     fits      whether what is kept from call to call meets the memory limit
     refused   why there is no such plan; the numbers are then 0
@@ -47,12 +47,11 @@ def compare(compiled: Compiled, progress: Progress | None = None) -> tuple[Compa
     options, machine = compiled.plan.options, compiled.plan.machine
     limit = float(machine.memory_bytes) if options.memory is None else options.memory
     title = "as planned" if options.plan == baselines.FREE else baselines.BASELINES[options.plan].title
-    cost = compiled.plan.solver.cost
-    found = [_row(compiled, "chosen", title, limit, cost)]
+    found = [_row(compiled, compiled, "chosen", title, limit)]
     for name, one in baselines.BASELINES.items():
         try:
             fixed = compiled.replan(plan=name, memory=UNLIMITED, progress=progress)
-            found.append(_row(fixed, name, one.title, limit, cost))
+            found.append(_row(fixed, compiled, name, one.title, limit))
         except AutoparError as error:
             found.append(Compared(name, one.title, refused=_why(error)))
     return tuple(found)
@@ -63,9 +62,9 @@ def best(rows: tuple[Compared, ...]) -> Compared | None:
     return min((one for one in rows[1:] if not one.refused and one.fits), key=lambda one: one.cost, default=None)
 
 
-def _row(compiled: Compiled, name: str, title: str, limit: float, cost: float) -> Compared:
-    predicted = compiled.plan.predicted
-    own = compiled.plan.solver.cost
+def _row(compiled: Compiled, chosen: Compiled, name: str, title: str, limit: float) -> Compared:
+    predicted, cost = compiled.plan.predicted, chosen.plan.solver.cost
+    own = shares.cost(compiled.built, compiled.solution.choice, chosen.built.unhidden)
     return Compared(
         plan=name,
         title=title,

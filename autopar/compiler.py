@@ -29,6 +29,7 @@ from autopar.graph import Graph
 from autopar.grid import GridShape
 from autopar.ops.describe import without_record
 from autopar.ops.discover import explore
+from autopar.outcome import Outcome
 from autopar.partitioner import build
 from autopar.partitioner.problem import Solution
 from autopar.partitioner.solve import check_method
@@ -206,11 +207,11 @@ def _finish(
         wishes = pins.apply(_wishes(asked, grid), graph, grid)
         return wishes if asked.plan == baselines.FREE else baselines.narrowed(asked.plan, captured, grid, wishes)
 
-    built, solution = planned(graph, grid, machine, limit, options, wishes_of, tell)
+    found = planned(graph, grid, machine, limit, options, wishes_of, tell)
     with timed(tell, "emitted") as said:
-        plan, text = _emit(built, solution, options, source, captured)
+        plan, text = _emit(found, options, source, captured)
         said(f"{len(text.splitlines())} lines")
-    return Compiled(plan, text, graph, captured.constants, built, solution, model, captured)
+    return Compiled(plan, text, graph, captured.constants, found.built, found.solution, model, captured)
 
 
 def _wishes(options: Options, grid: GridShape) -> tuple[pins.Pin, ...]:
@@ -251,13 +252,10 @@ def _check(options: Options, grid: str | GridShape, ranks: int | None, machine: 
         )
 
 
-def _emit(
-    built: build.Built, solution: Solution, options: Options, source: ModelSource, captured: Captured
-) -> tuple[Plan, str]:
-    decision = build.decide(built, solution.choice)
-    lowered = steps.lower(built.graph, decision, built.described, built.repeats, built.grid, built.machine)
+def _emit(found: Outcome, options: Options, source: ModelSource, captured: Captured) -> tuple[Plan, str]:
+    built, decision, lowered = found.built, found.decision, found.program
     check.check(lowered, decision.homes, built.grid)
-    draft = report.plan(built, solution, decision, lowered, options, source)
+    draft = report.plan(found, options, source)
     (text, places), rows = _text(built, decision, lowered, draft, captured)
     outputs = report.outputs(built.graph, captured.larger if not rows.fixed else None, lowered)
     hashed = hashlib.sha256(text.encode()).hexdigest()

@@ -140,7 +140,10 @@ class Predicted:
 
 @dataclass(frozen=True, slots=True)
 class SolverReport:
-    """How the plan was found. Wall-clock seconds are not part of it, so that same input gives same bytes."""
+    """How the plan was found. Wall-clock seconds are not part of it, so that same input gives same bytes.
+
+    `unhidden` is the share of what the machine hides of gradient sums that `cost` and `bound` take as waited for.
+    """
 
     method: str
     cost: float
@@ -150,6 +153,7 @@ class SolverReport:
     tied_loss: (
         float | None
     )  # share of the cost that repeated blocks of one choice cost more, at most; None: not computed
+    unhidden: float = 0.0
 
     @property
     def gap(self) -> float:

@@ -1,31 +1,21 @@
-"""What is said about a decision: the plan's record, and why a memory limit cannot be met."""
+"""What is said about an outcome: the plan's record."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
 
 import autopar
-from autopar import tasks
 from autopar.codegen.batch import Variant, run_for
-from autopar.codegen.held import Footprint, footprint
-from autopar.codegen.steps import Program, conversions
+from autopar.codegen.steps import Program
 from autopar.costmodel import compute
-from autopar.costmodel.timeline import simulate
-from autopar.graph import Graph, Value
-from autopar.layout import Layouts
-from autopar.ops.fallback import FALLBACK
-from autopar.ops.rule import Choice
-from autopar.partitioner.again import kept_bytes, key_of
-from autopar.partitioner.build import Built, Decision, residents
-from autopar.partitioner.problem import Solution
-from autopar.partitioner.strategies import Described, Strategy, filled_factors, whole_strategy
+from autopar.graph import Graph
+from autopar.outcome import Outcome, tensor
+from autopar.partitioner.again import key_of
+from autopar.partitioner.build import Built, Decision
+from autopar.partitioner.strategies import Strategy, filled_factors, whole_strategy
 from autopar.plan import (
     VERSION,
-    AxisChoice,
     BatchPlan,
-    ConversionPlan,
-    InnerPlan,
     ModelSource,
     NodePlan,
     Options,
@@ -33,25 +23,13 @@ from autopar.plan import (
     Plan,
     Predicted,
     SolverReport,
-    TensorPlan,
 )
 
 
-def plan(
-    built: Built, solution: Solution, decision: Decision, program: Program, chosen: Options, source: ModelSource
-) -> Plan:
-    """The record of a decision; what the program says of itself is filled in when there is a program."""
+def plan(found: Outcome, chosen: Options, source: ModelSource) -> Plan:
+    """The record of an outcome; what the program says of itself is filled in when there is a program."""
+    built, solution, decision, parts = found.built, found.solution, found.decision, found.parts
     graph = built.graph
-    resident = residents(graph, built.described)
-    nodes = tuple(
-        _node(built, built.described[node.name], decision.strategies[node.name], resident[node.name])
-        for node in graph.nodes
-    )
-    converted = _conversions(built, program)
-    parameters = _parameters(graph, decision)
-    repeats = tuple((one.prefix, one.members) for one in built.repeats)
-    update = _update(built, decision, chosen.optimizer)
-    parts = tasks.Parts(built.grid, built.machine, nodes, converted, repeats, parameters, update)
     return Plan(
         version=VERSION,
         autopar=autopar.__version__,
@@ -63,14 +41,14 @@ def plan(
         graph_sha256=_hash(graph),
         program_sha256="",
         inputs=tuple(
-            _tensor(item.name, graph.values[item.value], "input", decision.homes[item.value]) for item in graph.inputs
+            tensor(item.name, graph.values[item.value], "input", decision.homes[item.value]) for item in graph.inputs
         ),
-        parameters=parameters,
-        nodes=nodes,
-        conversions=converted,
-        repeats=repeats,
+        parameters=parts.parameters,
+        nodes=parts.nodes,
+        conversions=parts.conversions,
+        repeats=parts.repeats,
         recomputed=tuple(key_of(one) in built.again.repeats for one in built.repeats),
-        predicted=_predicted(parts, footprint(built, decision, program, chosen.optimizer)),
+        predicted=_predicted(found),
         single=_single(built, chosen.optimizer),
         solver=SolverReport(
             solution.method,
@@ -79,6 +57,7 @@ def plan(
             len(built.keys),
             sum(len(one) for one in built.options.values()),
             built.tied_loss,
+            built.unhidden,
         ),
         filled=_filled(built, decision),
         batch=BatchPlan(0, (), "no input has rows", ()),
@@ -86,18 +65,6 @@ def plan(
         loss=graph.loss_path,
         outputs=(),
         places=(),
-    )
-
-
-def _parameters(graph: Graph, decision: Decision) -> tuple[TensorPlan, ...]:
-    readers = graph.consumers()
-    return tuple(
-        replace(
-            _tensor(item.name, graph.values[item.value], item.kind, decision.homes[item.value]),
-            aliases=item.aliases,
-            readers=tuple(node.name for node in readers[item.value]),
-        )
-        for item in graph.parameters
     )
 
 
@@ -150,40 +117,6 @@ def _hash(graph: Graph) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
-def _tensor(name: str, value: Value, kind: str, layouts: Layouts) -> TensorPlan:
-    return TensorPlan(name, value.shape, value.dtype, kind, tuple(map(str, layouts)))
-
-
-def _choice(choice: Choice) -> AxisChoice:
-    operands, results = tuple(map(str, choice.operands)), tuple(map(str, choice.results))
-    return AxisChoice(choice.mode, choice.letter, choice.blocks, choice.unit, operands, results)
-
-
-def _node(built: Built, item: Described, strategy: Strategy, resident: frozenset[str]) -> NodePlan:
-    given = (item.call, item.rule, item.op, strategy, built.grid, built.machine)
-    forward, backward = compute.node_seconds(*given, built.timings)
-    twice = item.node.name in built.again.calls  # forward runs again, in backward
-    names = built.grid.names
-    inner = tuple(
-        InnerPlan(
-            one.primitive,
-            names[one.axis],
-            one.bytes_forward,
-            one.bytes_adjoint + twice * one.bytes_forward,
-            one.seconds_forward,
-            one.seconds_adjoint + twice * one.seconds_forward,
-        )
-        for one in compute.inner_conversions(*given)
-    )
-    saved = kept_bytes(item, strategy, built.grid, resident, built.again)
-    node, shape = item.node, item.call.results[0].shape
-    return NodePlan(
-        node.name, node.target, item.op.note, node.module, node.source, node.code, shape,
-        tuple(map(_choice, strategy)), forward, backward + twice * forward, saved,
-        item.op is not FALLBACK and not item.rule.refused, inner,
-    )  # fmt: skip
-
-
 def exchanged(node: NodePlan) -> tuple[float, float, float]:
     """Bytes forward, bytes back and seconds that a call exchanges inside."""
     return (
@@ -193,46 +126,13 @@ def exchanged(node: NodePlan) -> tuple[float, float, float]:
     )
 
 
-def _conversions(built: Built, program: Program) -> tuple[ConversionPlan, ...]:
-    names = built.grid.names
-    return tuple(
-        ConversionPlan(
-            value=step.reads.value,
-            primitive=step.conversion.primitive,
-            axis=names[step.conversion.axis],
-            before=tuple(map(str, step.conversion.before)),
-            after=tuple(map(str, step.conversion.after)),
-            consumers=(step.reader,) if step.reader else (),
-            module=step.module,
-            times=times,
-            bytes_forward=step.conversion.bytes_forward,
-            bytes_adjoint=step.conversion.bytes_adjoint,
-            seconds_forward=step.conversion.seconds_forward,
-            seconds_adjoint=step.conversion.seconds_adjoint,
-        )
-        for step, times in conversions(program)
-    )
-
-
-def _update(built: Built, decision: Decision, optimizer: str) -> float:
-    """Seconds of the optimizer's step."""
-    values = built.graph.values
-    return sum(
-        compute.parameter_seconds(
-            values[item.value], item.kind, decision.homes[item.value], optimizer, built.grid, built.machine
-        )[1]
-        for item in built.graph.parameters
-    )
-
-
-def _predicted(parts: tasks.Parts, held: Footprint) -> Predicted:
-    moved = sum(one.times * (one.seconds_forward + one.seconds_adjoint) for one in parts.conversions)
-    inside = sum(one.seconds_forward + one.seconds_adjoint for node in parts.nodes for one in node.inner)
+def _predicted(found: Outcome) -> Predicted:
+    held = found.held
     return Predicted(
-        compute=sum(node.seconds_forward + node.seconds_backward for node in parts.nodes),
-        communication=moved + inside,
-        gradients=float(simulate(tasks.tasks(parts), watch=()).exposed[0]),
-        update=parts.update,
+        compute=found.compute,
+        communication=found.communication,
+        gradients=found.gradients,
+        update=found.parts.update,
         peak_during=held.where(held.at),
         **{f"{kind}_bytes": size for kind, size in held.parts(held.at).items()},
     )

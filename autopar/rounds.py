@@ -14,14 +14,16 @@ import itertools
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+from autopar import shares
 from autopar.baselines import FREE
 from autopar.costmodel.machine import Machine
 from autopar.costmodel.timings import UNMEASURED, Timings
 from autopar.graph import Graph
 from autopar.grid import GridShape
 from autopar.infeasible import no_plan
+from autopar.outcome import Outcome, outcome
 from autopar.partitioner.again import key_of, offered
 from autopar.partitioner.build import Built, build, running_statistics
 from autopar.partitioner.problem import NoChoice, Solution, fits
@@ -49,8 +51,15 @@ class _Search:
     wishes: Wishes
     timings: Timings
     tell: Progress
+    unhidden: float = 0.0  # the share of hidden gradient sums that is waited for
+    known: dict[tuple[bool, frozenset[str]], Built] = field(default_factory=dict)  # what has been priced
 
     def priced(self, gathered: bool, recomputed: frozenset[str]) -> Built:
+        if (gathered, recomputed) not in self.known:
+            self.known[gathered, recomputed] = self.built(gathered, recomputed)
+        return shares.priced(self.known[gathered, recomputed], self.unhidden)
+
+    def built(self, gathered: bool, recomputed: frozenset[str]) -> Built:
         with timed(self.tell, "priced") as said:
             built = build(
                 self.graph, self.grid, self.machine, limit=self.limit, optimizer=self.options.optimizer,
@@ -64,17 +73,16 @@ class _Search:
             said(", ".join(parts))
         return built
 
-    def solved(self, built: Built, limited: bool = True) -> Solution:
-        problem = built.problem if limited else replace(built.problem, limit=None)
+    def solved(self, built: Built) -> Solution:
         with timed(self.tell, "solved") as said:
-            solution = solve(problem, method=self.options.solver, time_limit=self.options.time_limit)
+            solution = solve(built.problem, method=self.options.solver, time_limit=self.options.time_limit)
             said(f"{solution.method}, gap {solution.gap:.2%}")
         return solution
 
     def again(self, options: Options, recomputed: frozenset[str]) -> Built:
         """What would be priced under other pins, bans or another fixed plan, with every way to save memory."""
         wishes = self.wishes_of(options)
-        quiet = replace(self, options=options, wishes=wishes, tell=silent)
+        quiet = replace(self, options=options, wishes=wishes, tell=silent, known={})
         return quiet.priced(options.plan == FREE, recomputed)
 
     def floor(self, built: Built) -> float:
@@ -90,7 +98,7 @@ def planned(
     options: Options,
     wishes_of: Callable[[Options], Wishes],
     tell: Progress,
-) -> tuple[Built, Solution]:
+) -> Outcome:
     """Price and solve, in rounds; `wishes_of` says what pins, bans and a fixed plan ask for.
 
     Raises InfeasiblePlan where no plan of any round meets the limit.
@@ -98,17 +106,30 @@ def planned(
     wishes = wishes_of(options)
     timings = _measured(graph, grid, machine, wishes, tell) if options.measure else UNMEASURED
     search = _Search(graph, grid, machine, limit, options, wishes_of, wishes, timings, tell)
+
+    def told(share: float, change: float) -> None:
+        what = f"gradient sums, {share:.0%} of what was to hide counted"
+        tell("repriced", f"{what}; the step is {abs(change):.1%} {'shorter' if change >= 0 else 'longer'}", 0.0)
+
+    found = shares.shortest(lambda share: _sought(replace(search, unhidden=share)), told)
+    if found.built.problem.limit is not None:
+        return found
+    return replace(found, built=replace(found.built, tied_loss=_tied_loss(search, found.built, found.solution)))
+
+
+def _sought(search: _Search) -> Outcome:
+    """The rounds, with gradient sums at one price."""
     plain = search.priced(False, frozenset())
-    sets = _sets(plain, options.recompute)
+    sets = _sets(plain, search.options.recompute)
     if sets[0]:
         plain = search.priced(False, sets[0])
+    open_ended = replace(plain, problem=replace(plain.problem, limit=None))
     try:
-        free = search.solved(plain, limited=False)
+        free = search.solved(open_ended)
     except NoChoice as error:
-        raise no_plan(plain, error, options, lambda asked: search.again(asked, sets[0])) from error
-    if fits(free.peak, limit):
-        return replace(plain, tied_loss=_tied_loss(search, plain, free)), free
-    return _cheapest(search, sets)
+        raise no_plan(plain, error, search.options, lambda asked: search.again(asked, sets[0])) from error
+    built, solution = (open_ended, free) if fits(free.peak, search.limit) else _cheapest(search, sets)
+    return outcome(built, solution, search.options.optimizer)
 
 
 def _tied_loss(search: _Search, tied: Built, solution: Solution) -> float | None:
@@ -126,6 +147,7 @@ def _tied_loss(search: _Search, tied: Built, solution: Solution) -> float | None
         pins=search.wishes.calls, gathered=False, timings=search.timings, asked=search.wishes.asked,
         untied=True,
     )  # fmt: skip
+    apart = shares.priced(apart, tied.unhidden)
     return max(0.0, solution.cost - solve(apart.problem, time_limit=search.options.time_limit).bound) / solution.cost
 
 

@@ -21,8 +21,6 @@ from autopar.grid import GridShape
 from autopar.layout import Copied, parse_layout
 from autopar.plan import ConversionPlan, InnerPlan, NodePlan, Plan, TensorPlan
 
-_Repeats = Sequence[tuple[str, tuple[str, ...]]]
-
 
 @dataclass(frozen=True, slots=True)
 class Parts:
@@ -30,10 +28,10 @@ class Parts:
 
     grid: GridShape
     machine: Machine
-    nodes: Sequence[NodePlan]
-    conversions: Sequence[ConversionPlan]
-    repeats: _Repeats
-    parameters: Sequence[TensorPlan]
+    nodes: tuple[NodePlan, ...]
+    conversions: tuple[ConversionPlan, ...]
+    repeats: tuple[tuple[str, tuple[str, ...]], ...]
+    parameters: tuple[TensorPlan, ...]
     update: float
 
 

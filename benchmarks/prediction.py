@@ -26,14 +26,13 @@ from rich.table import Table
 
 import autopar
 from autopar import pins
-from autopar.codegen import steps
 from autopar.compiler import Compiled
 from autopar.costmodel import machine as machines
 from autopar.costmodel.machine import Machine
 from autopar.costmodel.timings import UNMEASURED
 from autopar.errors import InfeasiblePlan
+from autopar.outcome import outcome
 from autopar.partitioner import build
-from autopar.report import plan as reported
 from contenders import CONTENDERS
 from jobs import Job
 from models import MODELS, Model, batch, seeded
@@ -107,10 +106,7 @@ def priced(compiled: Compiled, machine: Machine, measured: bool) -> float:
     )  # fmt: skip
     assert built.keys == old.keys
     assert built.options == old.options
-    decision = build.decide(built, compiled.solution.choice)
-    lowered = steps.lower(built.graph, decision, built.described, built.repeats, grid, machine)
-    plan = reported(built, compiled.solution, decision, lowered, compiled.plan.options, compiled.plan.model)
-    return plan.predicted.seconds
+    return outcome(built, compiled.solution, compiled.plan.options.optimizer).seconds
 
 
 def prepare(model: Model, machine: Machine, small: bool, place: Path, log: Console) -> dict[str, Compiled]:

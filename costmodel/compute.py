@@ -15,7 +15,7 @@ balanced bounds of the operand and of the result, and the largest number counts.
 Parameters: one whose home layout on an axis is Copied has a gradient that is a sum over that axis. The runtime sums
 such gradients in flat buckets while backward still runs, so a part of the time is hidden. What a whole step exposes,
 max(0, sums - hidden), is not a sum over parameters; each is priced at the share 1 - `Machine.overlap` of its own sum
-instead.
+instead, and `autopar.shares` says with which overlap that is right.
 """
 
 from __future__ import annotations

@@ -35,6 +35,7 @@ class Built:
     options   per variable its strategies (of a call) or layouts (of a tensor)
     again     the repeated blocks whose forward is computed again in backward
     tied_loss by which share of its cost the best plan would be cheaper at most if blocks shared no choice; None: not known
+    unhidden  the share of what the machine hides of gradient sums that is priced as waited for
     tied      key of a later block's variable -> key of the first block's, which stands for it
     """
 
@@ -50,6 +51,7 @@ class Built:
     timings: Timings = UNMEASURED
     again: Again = KEPT
     tied_loss: float | None = None
+    unhidden: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

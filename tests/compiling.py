@@ -27,6 +27,7 @@ from autopar.runtime import simulate
 from autopar.runtime.description import parse_description
 from autopar.runtime.initial import module_values
 from autopar.runtime.session import Parallel
+from autopar.shares import as_if
 
 EVERY = MODELS | ODD
 CPU = load_machine("cpu")
@@ -72,7 +73,8 @@ def compiled(name, grid, machine=SLOW, solve=None, **options):
 def as_priced(one):
     """A plan's predicted seconds with gradient sums as the planner prices them: one by one, where the program has buckets."""
     homes = {item.name: tuple(map(parse_layout, item.layouts)) for item in one.plan.parameters}
-    given = (one.plan.options.optimizer, GridShape.parse(one.plan.grid), one.plan.machine)
+    machine = as_if(one.plan.machine, one.plan.solver.unhidden)
+    given = (one.plan.options.optimizer, GridShape.parse(one.plan.grid), machine)
     sums = sum(
         parameter_seconds(one.graph.values[item.value], item.kind, homes[item.name], *given)[0]
         for item in one.graph.parameters

@@ -84,6 +84,12 @@ def _tied(report: SolverReport) -> str:
     return "" if report.tied_loss is None else f", at most {report.tied_loss:.2%} for blocks that share one choice"
 
 
+def _sums(report: SolverReport) -> str:
+    """That gradient sums were priced as waited for, where they were."""
+    share = f"{report.unhidden:.0%} of what could hide of gradient sums"
+    return f"; the cost counts {share}" if report.unhidden else ""
+
+
 def _summary(saved: Saved) -> Table:
     plan = saved.plan
     one, report = plan.predicted, plan.solver
@@ -99,7 +105,7 @@ def _summary(saved: Saved) -> Table:
         f"buffers and transients {size(one.buffers_bytes + one.transients_bytes)}"
         + ("; above the limit, which counts what is kept" if one.bytes > (plan.options.memory or one.bytes) else ""),
         "solver": f"{report.method}: cost {milliseconds(report.cost)}, bound {milliseconds(report.bound)}, gap {report.gap:.2%}, "
-        f"{report.variables} variables, {report.strategies} strategies" + _tied(report),
+        f"{report.variables} variables, {report.strategies} strategies" + _tied(report) + _sums(report),
         "for": f"grid {plan.grid}, machine {plan.machine.name}, optimizer {plan.options.optimizer}"
         + (f", memory limit {size(plan.options.memory)}" if plan.options.memory else "")
         + (f", plan {plan.options.plan}" if plan.options.plan != "auto" else "")
