@@ -1,15 +1,16 @@
 """The two tables of a program: the layouts of its inputs and of its parameters, as short as they can be said.
 
-A parameter is found by an exact name before a pattern, and by a pattern with fewer stars before one with more
-(`autopar.runtime.program`). So the parameters that blocks have in common take one row, ``h.*.mlp.c_fc.weight``, and one that lies
-otherwise than its siblings a row of its own.
+A parameter is found by an exact name before a pattern, and by a pattern with fewer stars before one with more; a star is one
+component of a name (`autopar.runtime.program`). So the parameters that blocks have in common take one row,
+``h.*.mlp.c_fc.weight``, one that lies otherwise than its siblings has a row of its own below it, and ``h.*.attn.*`` does not
+reach ``h.0.attn.out.weight``.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from autopar.graph import Graph
 from autopar.layout import Layout, Layouts, Shard
@@ -28,74 +29,90 @@ def layout_tables(graph: Graph, homes: Mapping[str, Layouts], outputs: Mapping[s
 
 
 def parameter_rows(layouts: Mapping[str, Layouts]) -> Rows:
-    """Names or patterns, and their layouts: what `autopar.runtime.program.parameter_layouts` reads back as `layouts`."""
+    """Names or patterns, and their layouts: what `autopar.runtime.program.parameter_layouts` reads back as `layouts`.
+
+    Without any one of the rows it would not. Rows of a module stand together, the rule before its exceptions.
+    """
     rows = dict(layouts)
-    for shorten in (_numbered, _of_modules, _of_depths):
-        shorter = shorten(rows)
-        if all(_read(shorter, name) == {one} for name, one in layouts.items()):
-            rows = shorter
-    return rows
+    for pattern_of in (_any_number, _any_of_module, _any_of_depth):
+        if pattern_of is not _any_of_depth or len(rows) > _MOST_ROWS:
+            rows = _needed(_shorter(rows, pattern_of, layouts), layouts)
+    modules = {name: _module(_any_number(name)) for name in layouts}
+    order = {module: place for place, module in enumerate(dict.fromkeys(modules.values()))}
+
+    def place(row: str) -> tuple[int, int]:
+        return min(order[modules[name]] for name in _covered(row, layouts)), -row.count("*")
+
+    return {row: rows[row] for row in sorted(rows, key=place)}
 
 
-def _read(rows: Rows, name: str) -> set[Layouts]:
-    """The layouts that the strongest rows for a name give: those with the fewest stars."""
-    parts = name.split(".")
-    matching = [row for row in rows if len(row.split(".")) == len(parts) and _covers(row.split("."), parts)]
-    fewest = min(row.count("*") for row in matching)
-    return {rows[row] for row in matching if row.count("*") == fewest}
+def _any_number(name: str) -> str:
+    """``h.*.fc.weight``: the same in every block."""
+    return re.sub(r"(?<![^.])\d+(?![^.])", "*", name)
 
 
-def _covers(pattern: Sequence[str], parts: Sequence[str]) -> bool:
-    return all(one in ("*", other) for one, other in zip(pattern, parts, strict=True))
+def _any_of_module(name: str) -> str:
+    """``ln_1.*``: all parameters of a module."""
+    return f"{_module(name)}.*" if _module(name) else name
 
 
-def _numbered(layouts: Mapping[str, Layouts]) -> Rows:
-    """One row for the parameters that differ in the numbers of their path only, and one for each that lies otherwise."""
+def _any_of_depth(name: str) -> str:
+    """``*.*.weight``: all names of the same length and last component."""
+    return "*." * name.count(".") + name.rpartition(".")[2]
+
+
+def _module(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _shorter(rows: Rows, pattern_of: Callable[[str], str], layouts: Mapping[str, Layouts]) -> Rows:
+    """Rows of the same pattern become one row, which has their commonest layouts; those that lie otherwise stay.
+
+    One that is in another's way now may not be when others have become shorter: again, as long as any has.
+    """
+    before = len(rows)
     groups: dict[str, list[str]] = {}
-    for name in layouts:
-        groups.setdefault(re.sub(r"(?<![^.])\d+(?![^.])", "*", name), []).append(name)
-    rows: Rows = {}
-    for pattern, names in groups.items():
-        usual, count = Counter(layouts[name] for name in names).most_common(1)[0]
+    for row in rows:
+        groups.setdefault(pattern_of(row), []).append(row)
+    for pattern, members in groups.items():
+        usual, count = Counter(rows[row] for row in members).most_common(1)[0]
         if count > 1:
-            rows[pattern] = usual
-        rows |= {name: layouts[name] for name in names if count == 1 or layouts[name] != usual}
+            gone = {row for row in members if rows[row] == usual}
+            shorter = {row: one for row, one in rows.items() if row not in gone} | {pattern: usual}
+            if _right(shorter, layouts, _covered(pattern, layouts)):
+                rows = shorter
+    return _shorter(rows, pattern_of, layouts) if len(rows) < before else rows
+
+
+def _needed(rows: Rows, layouts: Mapping[str, Layouts]) -> Rows:
+    """Without the rows that others make needless, narrow ones first. One that is gone may make another needless."""
+    before = None
+    while rows != before:
+        before = rows
+        for row in sorted(rows, key=lambda row: row.count("*")):
+            rest = {other: one for other, one in rows.items() if other != row}
+            if _right(rest, layouts, _covered(row, layouts)):
+                rows = rest
     return rows
 
 
-def _of_modules(rows: Rows) -> Rows:
-    """One row for all parameters of a module that lie the same way: ``ln_1.*``."""
-    groups: dict[str, list[str]] = {}
-    for name in rows:
-        groups.setdefault(name.rpartition(".")[0], []).append(name)
-    found: Rows = {}
-    for module, names in groups.items():
-        if (
-            not re.search(r"(^|\.)\d+(\.|$)", module)
-            and module
-            and len(names) > 1
-            and len({rows[name] for name in names}) == 1
-        ):
-            found[f"{module}.*"] = rows[names[0]]
-        else:
-            found.update({name: rows[name] for name in names})
-    return found
+def _right(rows: Rows, layouts: Mapping[str, Layouts], names: Sequence[str]) -> bool:
+    """Whether the strongest rows for each of these names, those with the fewest stars, give what was decided for it."""
+    found: dict[str, tuple[int, set[Layouts]]] = {name: (0, {rows[name]}) for name in names if name in rows}
+    for row in sorted((row for row in rows if "*" in row), key=lambda row: row.count("*")):
+        for name in _covered(row, names):
+            stars, read = found.setdefault(name, (row.count("*"), set()))
+            if row.count("*") == stars:
+                read.add(rows[row])
+    return all(name in found and found[name][1] == {layouts[name]} for name in names)
 
 
-def _of_depths(rows: Rows) -> Rows:
-    """In a long table: one row for names of the same length and last component, if they all lie the same way."""
-    if len(rows) <= _MOST_ROWS:
-        return rows
-    groups: dict[tuple[int, str], list[str]] = {}
-    for name in rows:
-        groups.setdefault((name.count("."), name.rpartition(".")[2]), []).append(name)
-    found: Rows = {}
-    for (depth, last), names in groups.items():
-        if len(names) > 1 and len({rows[name] for name in names}) == 1:
-            found[".".join(["*"] * depth + [last])] = rows[names[0]]
-        else:
-            found.update({name: rows[name] for name in names})
-    return found
+def _covered(row: str, names: Collection[str]) -> list[str]:
+    """The names that a row speaks of."""
+    if "*" not in row:
+        return [row] if row in names else []
+    reach = re.compile(r"\.".join("[^.]*" if part == "*" else re.escape(part) for part in row.split(".")))
+    return [name for name in names if reach.fullmatch(name)]
 
 
 def _table(rows: Mapping[str, Layouts]) -> str:

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autopar.codegen.tables import layout_text, parameter_rows
+from autopar.errors import ProgramMismatch
 from autopar.layout import Copied, Partial, Replicate, Shard
 from autopar.runtime import Grid, Program, simulate
 from autopar.runtime.description import Described
@@ -48,16 +49,49 @@ def test_layouts_without_any_order(layouts):
     assert read_back(parameter_rows(layouts), layouts) == layouts
 
 
-def test_blocks_share_a_row_and_the_odd_one_has_its_own():
-    layouts = {f"h.{i}.fc.{name}": LAYOUTS[i == 3] for i in range(5) for name in ("weight", "bias")} | {
-        "h.2.ln": LAYOUTS[2]
-    }
-    assert parameter_rows(layouts) == {
-        "h.*.fc.*": LAYOUTS[0],
-        "h.3.fc.weight": LAYOUTS[1],
-        "h.3.fc.bias": LAYOUTS[1],
-        "h.2.ln": LAYOUTS[2],
-    }
+@settings(deadline=None)
+@given(st.one_of(homes(), st.dictionaries(st.lists(st.sampled_from(PARTS), min_size=2, max_size=3).map(".".join),
+                                          st.sampled_from(LAYOUTS), min_size=1, max_size=40)))  # fmt: skip
+def test_no_row_can_be_left_out(layouts):
+    rows = parameter_rows(layouts)
+    described = [Described(name, (4,), torch.float32) for name in layouts]
+
+    def needless(row):
+        rest = {other: one for other, one in rows.items() if other != row}
+        try:
+            return parameter_layouts(Program(Grid("1"), print, {}, rest), described) == layouts
+        except ProgramMismatch:
+            return False
+
+    assert simulate(1, lambda: [row for row in rows if needless(row)])[0] == []
+
+
+def test_blocks_share_a_row_and_the_odd_one_has_its_own_below_it():
+    layouts = {f"h.{i}.{layer}.{name}": LAYOUTS[(i, layer) == (3, "fc")]
+               for i in range(5) for layer in ("fc", "ln") for name in ("weight", "bias")} | {"h.2.scale": LAYOUTS[2]}  # fmt: skip
+    assert list(parameter_rows(layouts).items()) == [
+        ("h.*.fc.*", LAYOUTS[0]),
+        ("h.3.fc.*", LAYOUTS[1]),
+        ("h.*.ln.*", LAYOUTS[0]),
+        ("h.2.scale", LAYOUTS[2]),
+    ]
+
+
+def test_a_star_is_one_component():
+    """As in torch's TransformerEncoderLayer, whose attention has parameters of its own and a layer inside."""
+    names = ("in_proj_weight", "in_proj_bias", "out_proj.weight", "out_proj.bias")
+    layouts = {f"layers.{i}.self_attn.{name}": LAYOUTS[0] for i in range(3) for name in names}
+    assert list(parameter_rows(layouts)) == ["layers.*.self_attn.*", "layers.*.self_attn.out_proj.*"]
+
+
+def test_the_rule_stands_before_its_exceptions():
+    norm = dict.fromkeys(("norm.weight", "norm.bias"), LAYOUTS[1])
+    counts = dict.fromkeys(("norm.running_mean", "norm.running_var", "norm.num_batches_tracked"), LAYOUTS[0])
+    assert list(parameter_rows({**norm, "head.weight": LAYOUTS[2], **counts}).items()) == [
+        ("norm.*", LAYOUTS[0]),
+        *norm.items(),
+        ("head.weight", LAYOUTS[2]),
+    ]
 
 
 def test_a_module_whose_parameters_lie_alike_takes_one_row():

@@ -8,11 +8,9 @@ AXIS0, AXIS1 = GRID.axes
 INPUTS = {"images": [Shard(2), Shard(3)], "labels": [Replicate(), Replicate()]}
 PARAMETERS = {
     "conv1.weight": [Copied(), Copied()],
+    "norm.*": [Replicate(), Replicate()],
     "norm.weight": [Copied(), Copied()],
     "norm.bias": [Copied(), Copied()],
-    "norm.running_mean": [Replicate(), Replicate()],
-    "norm.running_var": [Replicate(), Replicate()],
-    "norm.num_batches_tracked": [Replicate(), Replicate()],
     "conv2.*": [Copied(), Copied()],
     "head.weight": [Shard(1, blocks=4, unit=8), Shard(1, blocks=32)],
     "head.bias": [Replicate(), Replicate()],
