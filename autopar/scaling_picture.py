@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from xml.sax.saxutils import escape
 
 from autopar.scaling import Point
@@ -74,11 +75,17 @@ class _Frame:
         yield _text(8, TOP - 10, "speed-up over one rank")
 
     def curve(self, points: Sequence[Point]) -> Iterator[str]:
-        places = [self.at(point.ranks, point.speedup) for point in points]
+        """A line through the best grid for every number of ranks; the others lie below it."""
+        groups = [
+            sorted(group, key=lambda point: -point.speedup) for _, group in groupby(points, lambda one: one.ranks)
+        ]
+        places = [self.at(group[0].ranks, group[0].speedup) for group in groups]
         yield from _line(places, COLORS[points[0].scaling])
-        for place, point in enumerate(points):
+        for place, group in enumerate(groups):
             before, after = places[max(place - 1, 0)], places[min(place + 1, len(places) - 1)]
-            yield from _mark(point, places[place], before[1], after[1])
+            yield from (_dot(point, self.at(point.ranks, point.speedup)) for point in group)
+            if group[0].ranks > 1:
+                yield from _grids(group, places[place], before[1], after[1])
 
 
 def _powers(low: int, high: float) -> range:
@@ -92,19 +99,26 @@ def _line(points: Sequence[tuple[float, float]], color: str, *, dashed: bool = F
     yield f'<polyline points="{places}" fill="none" stroke="{color}" stroke-width="2"{style}/>'
 
 
-def _mark(point: Point, at: tuple[float, float], before: float, after: float) -> Iterator[str]:
-    """A point and its grid, where the curve does not pass: its neighbours are at these heights, counted downwards."""
+def _dot(point: Point, at: tuple[float, float]) -> str:
     assert point.plan is not None
-    x, y = at
     about = f"{point.ranks} ranks, {point.plan.grid}: {point.seconds * 1e3:.3g} ms, {point.efficiency:.0%}"
-    color = COLORS[point.scaling]
-    yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{color}"><title>{escape(about)}</title></circle>'
-    if point.ranks == 1:
-        return
-    if point.scaling == "weak":  # that curve is the upper one, and its grids stand to the left
-        yield _text(x - 5, y - 6 if before >= y else y + 13, point.plan.grid, anchor="end", size=8, color=color)
-    else:
-        yield _text(x + 5, y + 13 if after <= y else y - 6, point.plan.grid, size=8, color=color)
+    place = f'cx="{at[0]:.1f}" cy="{at[1]:.1f}" r="3.5"'
+    return f'<circle {place} fill="{COLORS[point.scaling]}"><title>{escape(about)}</title></circle>'
+
+
+def _grids(points: Sequence[Point], at: tuple[float, float], before: float, after: float) -> Iterator[str]:
+    """The grids of points at one place, the best one next to it, where the curve does not pass.
+
+    Its neighbours are at these heights, counted downwards. Weak scaling is the upper curve, with its grids to the left.
+    """
+    x, y = at
+    kind = points[0].scaling
+    above = before >= y if kind == "weak" else after > y
+    for line, point in enumerate(points):
+        assert point.plan is not None
+        height = y - 6 - 9 * line if above else y + 13 + 9 * line
+        side, anchor = (x - 5, "end") if kind == "weak" else (x + 5, "start")
+        yield _text(side, height, point.plan.grid, anchor=anchor, size=8, color=COLORS[kind])
 
 
 def _text(

@@ -80,8 +80,21 @@ def test_the_scale_begins_at_one_where_only_rounding_is_below():
 
 def test_long_axes_name_every_other_power():
     named = names(svg("a", points("strong", "linear", [1, 2**20])))
-    assert named.count("1048576") == named.count("4") == 2
+    assert "1048576" in named
+    assert named.count("4") == 2  # of ranks, of speed-ups
     assert "2" not in named
+
+
+def test_grids_of_the_same_ranks_stand_below_each_other_and_the_best_one_on_the_curve():
+    plans = {grid: SimpleNamespace(grid=grid) for grid in ("32", "8x4", "4x8", "2x16")}
+    found = [Point("strong", 32, 64, plan, 1.0, 1 / (20 + place % 3)) for place, plan in enumerate(plans.values())]
+    picture = svg("a", [*points("strong", "linear", [1, 8]), *found])
+    heights = {one.text: box(one)[3] for one in elements(picture, "text") if one.text in ("8x4", "4x8", "2x16")}
+    assert heights["8x4"] - heights["4x8"] == 9
+    assert heights["2x16"] - heights["8x4"] == 2 * 9
+    curve = next(one for one in elements(picture, "polyline") if one.get("stroke") == "#b04848")
+    best = next(one for one in elements(picture, "circle") if one[0].text.startswith("32 ranks, 4x8"))
+    assert curve.get("points").endswith(f" {best.get('cx')},{best.get('cy')}")
 
 
 def test_the_legend_says_what_the_batch_is():

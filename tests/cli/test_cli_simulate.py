@@ -143,7 +143,7 @@ def test_a_curve_as_table_and_picture(build, tmp_path):
     assert text.count(" 1024 ") >= 3
     root = ET.parse(tmp_path / "curve.svg").getroot()
     kinds = [one.tag.rpartition("}")[2] for one in root.iter()]
-    assert kinds.count("polyline") == 3  # ideal, strong, weak
+    assert kinds.count("polyline") == 2 * 3  # ideal, strong, weak, and the same in the legend
     assert kinds.count("circle") == 6
 
 
