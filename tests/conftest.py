@@ -1,5 +1,10 @@
-"""Puts this folder on the path, so that tests in subfolders can import the helpers that stand here; golden programs."""
+"""Puts this folder on the path, so that tests in subfolders can import the helpers that stand here; golden programs; order.
 
+Files that take long come first, so that at the end no worker of pytest-xdist is left alone with one of them
+(`--no-loadscope-reorder`: they are handed out in the order of the tests here, not by how many tests they have).
+"""
+
+import gc
 import os
 import sys
 from pathlib import Path
@@ -9,10 +14,36 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 os.environ.setdefault("AUTOPAR_CACHE", "off")  # tests keep nothing in the user's home
 GOLDEN = Path(__file__).parent / "golden"
+LONG = (  # the longest first; the order of the others does not matter
+    "benchmarks/test_benchmark_runs.py", "faults/test_stuck_jobs.py", "end_to_end/test_models.py", "zoo/test_zoo.py",
+    "runtime/test_mpi.py", "faults/test_checked_jobs.py", "runtime/test_sums.py", "benchmarks/test_zoo_benchmark.py",
+    "faults/test_job_failures.py", "runtime/test_memory_use.py", "examples/test_by_hand.py", "capture/test_capture_small.py",
+    "codegen/test_program.py", "codegen/test_steps.py", "ops/test_rules.py", "end_to_end/test_training_ranks.py",
+    "end_to_end/test_zero_ranks.py", "partitioner/test_strategies.py", "partitioner/test_large.py", "test_infeasible.py",
+    "examples/test_planner_docs.py", "runtime/primitives/test_partition_mpi.py", "test_determinism.py",
+)  # fmt: skip
 
 
 def pytest_addoption(parser):
     parser.addoption("--accept", action="store_true", help="rewrite the golden programs in tests/golden")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """No garbage is looked for among thousands of tests while they are collected, nor later: all are kept."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def pytest_collection_modifyitems(items):
+    here = Path(__file__).parent
+    places = {here / name: at for at, name in enumerate(LONG)}
+    assert all(path.exists() for path in places), "LONG names a file that is not there"
+    items.sort(key=lambda item: places.get(item.path, len(LONG)))
 
 
 @pytest.fixture

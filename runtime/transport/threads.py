@@ -8,6 +8,10 @@ have. A message is an entry in a queue from one rank to another. Since all waiti
 (every rank waits or has ended, and nobody can go on) is seen at once and told with what each rank waits for; a
 failure of one rank ends all.
 
+Ranks take turns: one computes until it waits, then the next. Threads that all call torch at once hand Python's lock to
+one another at every operator, from core to core, and are slower together than one after the other. A turn is no lock: a
+rank that has been kept from it for `_PATIENCE` goes on beside the others, so that long operators still run side by side.
+
 Simulated ranks share torch's random number generator: draw from an explicit generator where numbers matter.
 """
 
@@ -19,7 +23,8 @@ import json
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -30,6 +35,8 @@ from autopar.runtime.transport.base import Comm, Pieces, Work, check_tensors, pi
 from autopar.runtime.transport.world import use_world
 
 T = TypeVar("T")
+
+_PATIENCE = 0.05  # seconds that a rank waits for its turn
 
 
 def simulate(ranks: int, function: Callable[[], T], timeout: float = 60.0) -> list[T]:
@@ -45,7 +52,7 @@ def simulate(ranks: int, function: Callable[[], T], timeout: float = 60.0) -> li
 
     def run(rank: int) -> None:
         try:
-            with use_world(ThreadComm(world, everyone, rank)):
+            with world.turns(), use_world(ThreadComm(world, everyone, rank)):
                 results[rank] = function()
         except BaseException as error:  # handed on to the caller of simulate, whatever it is
             world.fail(error)
@@ -74,6 +81,32 @@ class _World:
         self.ended: set[int] = set()
         self.failure: BaseException | None = None
         self.groups: dict[tuple[int, int, int], _Group] = {}
+        self._turn = threading.Lock()
+        self._has_turn: int | None = None  # this thread
+        self._takes_turns: set[int] = set()  # threads that are ranks; others, which a rank has started, run beside
+
+    @contextmanager
+    def turns(self) -> Iterator[None]:
+        """This thread is a rank: it computes in its turn."""
+        self._takes_turns.add(threading.get_ident())
+        self.take_turn()
+        try:
+            yield
+        finally:
+            self.give_turn()
+            self._takes_turns.remove(threading.get_ident())
+
+    def take_turn(self) -> None:
+        """Called without the lock, after whatever may have waited."""
+        me = threading.get_ident()
+        if me in self._takes_turns and self._has_turn != me and self._turn.acquire(timeout=_PATIENCE):
+            self._has_turn = me
+
+    def give_turn(self) -> None:
+        """Another rank's turn, if it was this thread's."""
+        if self._has_turn == threading.get_ident():
+            self._has_turn = None
+            self._turn.release()
 
     def fail(self, error: BaseException) -> None:
         with self.changed:
@@ -105,6 +138,7 @@ class _World:
             self.waiting[rank] = (what, ready)
             self._look_for_deadlock()
             self._raise_if_failed()
+            self.give_turn()
             if not self.changed.wait(limit - time.monotonic()) and time.monotonic() >= limit and not ready():
                 self._raise_if_failed()
                 error = self._stuck(f"rank {rank} has waited for {self.timeout:g} s")
@@ -214,6 +248,7 @@ class ThreadComm(Comm):
                 what = f"exchange, for a message from {self._name(source)}"
                 self._world.wait(self._group.members[self._rank], what, queue.__len__)
                 tensor.copy_(_same_size("exchange", queue.popleft(), tensor))
+        self._world.take_turn()
         self._seconds += time.perf_counter() - start
 
     def broadcast(self, tensor: Tensor, root: int) -> None:
@@ -275,6 +310,7 @@ class ThreadComm(Comm):
             self._group.taken[number] += 1
             if self._group.taken[number] == self.size:
                 del self._group.rounds[number], self._group.taken[number]
+        self._world.take_turn()
         self._seconds += time.perf_counter() - start
         calls = [given[rank][0] for rank in range(self.size)]
         if len(set(calls)) > 1:
@@ -306,6 +342,8 @@ class _Sum(Work):
             arrived = self._done or self._comm._arrived(self._number)
         if arrived:
             self.wait()
+        else:
+            self._comm._world.give_turn()  # who asks again and again must not keep the others from arriving
         return arrived
 
 
