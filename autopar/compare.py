@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from autopar import baselines, shares
 from autopar.errors import AutoparError
-from autopar.partitioner.problem import fits
 
 if TYPE_CHECKING:
     from autopar.compiler import Compiled
@@ -27,7 +26,7 @@ class Compared:
 
     cost      what the solver minimised, and the ratio compares; of all plans under the prices of the chosen one
     ratio     the chosen plan's cost as a part of this one's
-    fits      whether what is kept from call to call meets the memory limit
+    fits      whether the peak meets the memory limit
     refused   why there is no such plan; the numbers are then 0
     """
 
@@ -72,7 +71,7 @@ def _row(compiled: Compiled, chosen: Compiled, name: str, title: str, limit: flo
         seconds=predicted.seconds,
         communication=predicted.communication + predicted.gradients,
         bytes=predicted.bytes,
-        fits=fits(compiled.solution.peak, limit),
+        fits=predicted.bytes <= limit,
         ratio=cost / own if own else 1.0,
     )
 

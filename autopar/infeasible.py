@@ -1,10 +1,9 @@
 """Why there is no plan: which constraint binds, by how much, and the nearest limit, pin or ban that would let one through.
 
-memory      the least peak that any choice reaches is above the limit: that peak is the nearest limit that works
+memory      the least peak that was found is above the limit: that peak is the nearest limit that works (`autopar.peaks`)
 pins, bans  no choice is left at all: those are named without which there is one
 both        the least peak is above the limit, and less than that without some pin or ban
 a baseline  counts like a pin
-time        a choice fits, and was not found
 """
 
 from __future__ import annotations
@@ -15,16 +14,17 @@ from dataclasses import dataclass, replace
 
 from autopar.costmodel import memory
 from autopar.errors import ConfigError, InfeasiblePlan, refusal
-from autopar.partitioner.build import Built
+from autopar.graph import Graph
+from autopar.grid import GridShape
 from autopar.partitioner.problem import NoChoice
-from autopar.partitioner.solve import solve
+from autopar.peaks import Fitted
 from autopar.plan import Options
 
 _TRIALS = 8
 """Pins and bans that are taken away one by one to see whether they bind."""
 
-Again = Callable[[Options], Built]
-"""The same model priced with other pins and bans, and every way to save memory."""
+Again = Callable[[Options], float]
+"""The least peak found, or any within the limit, under other pins and bans; raises NoChoice where there is no plan at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,22 +35,19 @@ class _Trial:
     peak: float
 
 
-def no_plan(built: Built, error: NoChoice, options: Options, again: Again) -> InfeasiblePlan:
+def no_plan(
+    graph: Graph, grid: GridShape, limit: float, missed: Fitted | None, options: Options, again: Again
+) -> InfeasiblePlan:
     """Why no plan fits: by how much the limit is missed, what binds, and what would help."""
-    limit, least = built.problem.limit, error.least_peak
-    assert limit is not None
-    where = f"{built.graph.name} on grid {built.grid}"
-    if least is None:
-        return _impossible(where, limit, list(_trials(options, again, limit)))
-    if least <= limit:
-        given = f"the solver found no plan in time, though one needs {_bytes(least)} only"
-        rule, fix = "a plan fits the limit, and is found within the time limit", "raise --time-limit or --memory"
-        return InfeasiblePlan(refusal(f"memory limit {_bytes(limit)} per rank", given, rule, fix=fix))
-    freer = [one for one in _trials(options, again, limit) if one.peak < least]
-    return _over_memory(built, limit, least, options, freer)
+    where = f"{graph.name} on grid {grid}"
+    trials = list(_trials(options, again))
+    if missed is None:
+        return _impossible(where, limit, trials)
+    freer = [one for one in trials if one.peak < missed.least.held.peak]
+    return _over_memory(graph, where, limit, missed, options, freer)
 
 
-def _trials(options: Options, again: Again, limit: float) -> Iterator[_Trial]:
+def _trials(options: Options, again: Again) -> Iterator[_Trial]:
     """The least peak without each pin, ban and baseline, and without all of them."""
     others = [
         (f"pin {text!r}", replace(options, pins=(*options.pins[:i], *options.pins[i + 1 :])))
@@ -64,16 +61,13 @@ def _trials(options: Options, again: Again, limit: float) -> Iterator[_Trial]:
     if len(others) > 1:
         others = [*others[:_TRIALS], ("all of them", replace(options, pins=(), bans=(), plan="auto"))]
     for what, asked in others:
-        yield _Trial(what, _least(again, asked, limit))
+        yield _Trial(what, _least(again, asked))
 
 
-def _least(again: Again, options: Options, limit: float) -> float:
+def _least(again: Again, options: Options) -> float:
     try:
-        problem = again(options).problem
-        return min(solve(replace(problem, limit=limit), time_limit=options.time_limit).peak, limit)
-    except NoChoice as error:
-        return math.inf if error.least_peak is None else error.least_peak
-    except ConfigError:
+        return again(options)
+    except (NoChoice, ConfigError):
         return math.inf
 
 
@@ -88,24 +82,29 @@ def _impossible(where: str, limit: float, trials: list[_Trial]) -> InfeasiblePla
     return InfeasiblePlan(refusal(where, "the pins and bans leave no choice of splits", rule, lines, fix))
 
 
-def _over_memory(built: Built, limit: float, least: float, options: Options, freer: list[_Trial]) -> InfeasiblePlan:
-    graph, state = built.graph, memory.optimizer_copies(options.optimizer)
+def _over_memory(
+    graph: Graph, where: str, limit: float, missed: Fitted, options: Options, freer: list[_Trial]
+) -> InfeasiblePlan:
+    held, state = missed.least.held, memory.optimizer_copies(options.optimizer)
+    least = held.peak
     trained = sum(graph.values[item.value].nbytes for item in graph.parameters if item.kind == "parameter")
-    ways = [f"raise --memory to {_bytes(least, up=True)}"]
+    ways = [f"raise --memory to {amount(least, up=True)}"]
     ways += [f"take away {one.what}" for one in freer if one.peak <= limit][:3]
     ways += ["use more ranks", "use a smaller batch"]
+    ways += ["raise --time-limit, which cut the search short"] if missed.hurried else []
     ways += ["count an optimizer with less state (--optimizer sgd)"] if state else []
     asked = [*(["pins"] if options.pins else []), *(["bans"] if options.bans else [])]
     asked += [f"plan {options.plan!r}"] if options.plan != "auto" else []
     under = f" with its {' and '.join(asked)}" if asked else ""
     lines = [
-        f"parameters, gradients and {options.optimizer} state are {_bytes(trained * (2 + state))} before any split"
+        f"most is held in {held.where(held.at)}",
+        f"parameters, gradients and {options.optimizer} state are {amount(trained * (2 + state))} before any split",
     ]
     return InfeasiblePlan(
         refusal(
-            f"memory limit {_bytes(limit)} per rank",
-            f"{graph.name} on grid {built.grid}{under} needs at least {_bytes(least)} per rank, {_bytes(least - limit)} more",
-            "parameters, gradients, optimizer state and saved activations of a step fit the limit at every time",
+            f"memory limit {amount(limit)} per rank",
+            f"{where}{under} needs {amount(least)} per rank, {amount(least - limit)} more: the least peak found",
+            "all that a rank holds in a step fits the limit at every time",
             lines + [_without(one, limit) for one in freer],
             ", or ".join(ways),
         )
@@ -116,11 +115,11 @@ def _without(one: _Trial, limit: float) -> str:
     """What taking something away would change."""
     if one.peak <= limit:
         return f"without {one.what} a plan fits"
-    return f"without {one.what} a plan needs {_bytes(one.peak)} per rank"
+    return f"without {one.what} a plan needs {amount(one.peak)} per rank"
 
 
-def _bytes(size: float, *, up: bool = False) -> str:
-    """``1.25 GiB``; with `up` as an option's value, not less than `size`."""
+def amount(size: float, *, up: bool = False) -> str:
+    """Bytes in words: ``1.25 GiB``; with `up` as an option's value, not less than `size`."""
     units = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))
     unit, scale = next((one for one in units if size >= one[1]), ("B", 1))
     return f"{math.ceil(size / scale * 100) / 100:.2f}{unit}" if up else f"{size / scale:.2f} {unit}"

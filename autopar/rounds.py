@@ -1,8 +1,8 @@
 """The rounds in which a plan is sought: what costs time or messages is offered only where the memory limit asks for it.
 
-    1. no limit; parameters are stored as they are used, and no block is computed twice. If that meets the limit, it is the plan
-    2. with the limit; parameters may be stored in parts and gathered for use (ZeRO, FSDP), and every set of repeated blocks may
-       be computed again in backward (`partitioner.again`)
+    1. no limit; parameters are stored as they are used, and no block is computed twice. If this meets the limit, it is the plan
+    2. with the limit (`autopar.peaks`); parameters may be stored in parts and gathered for use (ZeRO, FSDP), and every set of
+       repeated blocks may be computed again in backward (`partitioner.again`)
 
 A set whose cost without any limit is not below the best plan's cannot hold a better one, and is left out: the answer is the best
 of all sets. Of a graph with more than `_MOST` kinds of repeated blocks the sets are the first, the first two, and so on.
@@ -22,13 +22,14 @@ from autopar.costmodel.machine import Machine
 from autopar.costmodel.timings import UNMEASURED, Timings
 from autopar.graph import Graph
 from autopar.grid import GridShape
-from autopar.infeasible import no_plan
+from autopar.infeasible import amount, no_plan
 from autopar.outcome import Outcome, outcome
 from autopar.partitioner.again import key_of, offered
 from autopar.partitioner.build import Built, build, running_statistics
-from autopar.partitioner.problem import NoChoice, Solution, fits
+from autopar.partitioner.problem import NoChoice, Solution
 from autopar.partitioner.solve import solve
 from autopar.partitioner.strategies import describe
+from autopar.peaks import Fitted, fitted
 from autopar.pins import Wishes
 from autopar.plan import Options
 from autopar.stages import Progress, silent, timed
@@ -73,21 +74,27 @@ class _Search:
             said(", ".join(parts))
         return built
 
-    def solved(self, built: Built) -> Solution:
+    def carried(self, built: Built) -> Outcome:
+        """The solution of a problem, carried out on paper. Raises NoChoice."""
         with timed(self.tell, "solved") as said:
             solution = solve(built.problem, method=self.options.solver, time_limit=self.options.time_limit)
-            said(f"{solution.method}, gap {solution.gap:.2%}")
-        return solution
+            found = outcome(built, solution, self.options.optimizer)
+            limit = built.problem.limit
+            under = "" if limit is None else f", {amount(limit)} kept at most, {amount(found.held.peak)} at the peak"
+            said(f"{solution.method}, gap {solution.gap:.2%}{under}")
+        return found
 
-    def again(self, options: Options, recomputed: frozenset[str]) -> Built:
-        """What would be priced under other pins, bans or another fixed plan, with every way to save memory."""
+    def fitted(self, recomputed: frozenset[str], below: float = math.inf) -> Fitted | None:
+        """The search for a peak within the limit; a fixed plan stores parameters as it says."""
+        built = self.priced(self.options.plan == FREE, recomputed)
+        return fitted(built, self.limit, self.carried, below)
+
+    def least(self, options: Options, sets: tuple[frozenset[str], ...]) -> float:
+        """The least peak found under other pins, bans or another fixed plan. Raises NoChoice, ConfigError."""
         wishes = self.wishes_of(options)
         quiet = replace(self, options=options, wishes=wishes, tell=silent, known={})
-        return quiet.priced(options.plan == FREE, recomputed)
-
-    def floor(self, built: Built) -> float:
-        """A bound on the cost with the limit left out."""
-        return solve(replace(built.problem, limit=None), time_limit=self.options.time_limit).bound
+        found = [quiet.fitted(one) for one in dict.fromkeys((sets[0], sets[-1]))]
+        return min(one.least.held.peak for one in found if one is not None)
 
 
 def planned(
@@ -123,13 +130,12 @@ def _sought(search: _Search) -> Outcome:
     sets = _sets(plain, search.options.recompute)
     if sets[0]:
         plain = search.priced(False, sets[0])
-    open_ended = replace(plain, problem=replace(plain.problem, limit=None))
     try:
-        free = search.solved(open_ended)
+        free = search.carried(replace(plain, problem=replace(plain.problem, limit=None)))
     except NoChoice as error:
-        raise no_plan(plain, error, search.options, lambda asked: search.again(asked, sets[0])) from error
-    built, solution = (open_ended, free) if fits(free.peak, search.limit) else _cheapest(search, sets)
-    return outcome(built, solution, search.options.optimizer)
+        given = (search.graph, search.grid, search.limit, None, search.options)
+        raise no_plan(*given, lambda asked: search.least(asked, sets)) from error
+    return free if free.held.peak <= search.limit else _cheapest(search, sets, free)
 
 
 def _tied_loss(search: _Search, tied: Built, solution: Solution) -> float | None:
@@ -163,33 +169,24 @@ def _sets(plain: Built, recompute: str) -> tuple[frozenset[str], ...]:
     return tuple(frozenset(one) for size in range(len(names) + 1) for one in itertools.combinations(names, size))
 
 
-def _cheapest(search: _Search, sets: tuple[frozenset[str], ...]) -> tuple[Built, Solution]:
-    """The cheapest plan of all sets, with a bound on all of them."""
-    best: tuple[Built, Solution] | None = None
-    failed: tuple[Built, NoChoice] | None = None
+def _cheapest(search: _Search, sets: tuple[frozenset[str], ...], free: Outcome) -> Outcome:
+    """The cheapest plan of all sets, with a bound on all of them; `free`, which does not fit, is the plan without a limit."""
+    best: Outcome | None = None
+    missed = Fitted(None, free)
     bound = math.inf
     for one in sets:
-        built = search.priced(search.options.plan == FREE, one)  # a fixed plan stores parameters as it says
-        try:
-            if best is not None and search.floor(built) >= best[1].cost:
-                continue
-            solution = search.solved(built)
-        except NoChoice as error:
-            failed = (built, error) if failed is None or _less(error, failed[1]) else failed
+        found = search.fitted(one, math.inf if best is None else best.solution.cost)
+        if found is None:
             continue
-        bound = min(bound, solution.bound)
-        best = (built, solution) if best is None or solution.cost < best[1].cost else best
+        if found.best is None:
+            missed = found if found.least.held.peak < missed.least.held.peak else missed
+            continue
+        bound = min(bound, found.best.solution.bound)
+        best = found.best if best is None or found.best.solution.cost < best.solution.cost else best
     if best is None:
-        assert failed is not None
-        raise no_plan(*failed, search.options, lambda asked: search.again(asked, sets[-1])) from failed[1]
-    return best[0], replace(best[1], bound=min(bound, best[1].cost))
-
-
-def _less(error: NoChoice, other: NoChoice) -> bool:
-    """Whether one set misses the limit by less than another."""
-    return (math.inf if error.least_peak is None else error.least_peak) < (
-        math.inf if other.least_peak is None else other.least_peak
-    )
+        given = (search.graph, search.grid, search.limit, missed, search.options)
+        raise no_plan(*given, lambda asked: search.least(asked, sets))
+    return replace(best, solution=replace(best.solution, bound=min(bound, best.solution.cost)))
 
 
 def _measured(graph: Graph, grid: GridShape, machine: Machine, wishes: Wishes, tell: Progress) -> Timings:

@@ -49,7 +49,7 @@ def test_what_is_left_out_stays(first):
 
 
 def test_refusals_are_those_of_compile(first):
-    with pytest.raises(InfeasiblePlan, match="needs at least"):
+    with pytest.raises(InfeasiblePlan, match="the least peak found"):
         first.replan(memory=100)
     with pytest.raises(ConfigError, match="did you mean 'ilp'"):
         first.replan(solver="ipl")

@@ -164,10 +164,6 @@ def _report(compiled: Compiled, folder: Path) -> None:
         f"wrote      {folder / 'program.py'}  {folder / 'plan.json'}",
         f"next       autopar inspect {folder}; autopar run {folder}",
     )
-    limit = plan.options.memory or plan.machine.memory_bytes
-    if predicted.bytes > limit:
-        over = f"{size(predicted.bytes - limit)} above the limit, which counts what is kept from call to call"
-        say(f"memory     the peak ({predicted.peak_during}) is {over}; a lower --memory leaves room for it")
     show_fallbacks(plan)
 
 

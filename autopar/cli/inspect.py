@@ -102,8 +102,7 @@ def _summary(saved: Saved) -> Table:
         "memory": f"{size(one.bytes)} per rank at its peak, {one.peak_during}: parameters {size(one.parameters_bytes)}, "
         f"gradients {size(one.gradients_bytes)}, optimizer {size(one.optimizer_bytes)}, activations "
         f"{size(one.activations_bytes)}, inputs {size(one.inputs_bytes)}, "
-        f"buffers and transients {size(one.buffers_bytes + one.transients_bytes)}"
-        + ("; above the limit, which counts what is kept" if one.bytes > (plan.options.memory or one.bytes) else ""),
+        f"buffers and transients {size(one.buffers_bytes + one.transients_bytes)}",
         "solver": f"{report.method}: cost {milliseconds(report.cost)}, bound {milliseconds(report.bound)}, gap {report.gap:.2%}, "
         f"{report.variables} variables, {report.strategies} strategies" + _tied(report) + _sums(report),
         "for": f"grid {plan.grid}, machine {plan.machine.name}, optimizer {plan.options.optimizer}"

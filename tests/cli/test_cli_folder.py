@@ -15,9 +15,11 @@ from torch import nn
 
 import autopar
 from autopar import folder as folders
+from autopar.costmodel.memory import Held
 from autopar.errors import ConfigError, PlanError
 from autopar.infeasible import no_plan
-from autopar.partitioner.problem import NoChoice
+from autopar.outcome import outcome
+from autopar.peaks import Fitted
 from autopar.plan import from_json, to_json
 
 CPU = Path(autopar.__file__).parents[1] / "configs" / "machines" / "cpu.toml"
@@ -300,19 +302,21 @@ def test_names_that_would_break_the_program_text(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("limit", "least", "said"),
+    ("limit", "least", "said", "fix"),
     [
-        (1000.0, None, "tiny on grid 2: no choice of splits is possible"),
-        (
-            5000.0,
-            2048.0,
-            "memory limit 4.88 KiB per rank: the solver found no plan in time, though one needs 2.00 KiB only",
-        ),
-        (1000.0, 3 * 2**30, "tiny on grid 2 needs at least 3.00 GiB per rank, 3.00 GiB more"),
+        (1000.0, None, "tiny on grid 2: no choice of splits is possible", "use a smaller grid"),
+        (1000.0, 3 * 2**30, "tiny on grid 2 needs 3.00 GiB per rank, 3.00 GiB more", "raise --memory to 3.00GiB"),
+        (1000.0, 3 * 2**30, "the least peak found", "raise --time-limit, which cut the search short"),
     ],
 )
-def test_reasons_for_no_plan(compiled, limit, least, said):
-    built = replace(compiled.built, problem=replace(compiled.built.problem, limit=limit))
-    text = str(no_plan(built, NoChoice("", limit, least), compiled.plan.options, lambda options: built))
+def test_reasons_for_no_plan(compiled, limit, least, said, fix):
+    missed = None
+    if least is not None:
+        found = outcome(compiled.built, compiled.solution, "adamw")
+        held = replace(found.held, held=(Held("all", 0, 1, least, "parameters"),))
+        missed = Fitted(None, replace(found, held=held), hurried="time" in fix)
+    given = (compiled.graph, compiled.built.grid, limit, missed, compiled.plan.options)
+    text = str(no_plan(*given, lambda options: 0.0))
+    assert fix in text.partition("\n  fix: ")[2]
     assert said in text
     assert "\n  fix: " in text

@@ -140,7 +140,7 @@ def test_a_limit_that_cannot_be_met_says_what_would_do(name, grid):
     assert limit == 100
     assert missing == pytest.approx(least - limit, abs=0.01 * least)
     advised = re.search(r"raise --memory to (\S+?),", message).group(1)
-    assert compiled(name, grid, memory=advised).solution.peak <= amounts(advised)[0]
+    assert compiled(name, grid, memory=advised).plan.predicted.bytes <= amounts(advised)[0]
     with pytest.raises(InfeasiblePlan):
         compiled(name, grid, memory=least * 0.98)
 
@@ -163,12 +163,12 @@ def test_parameters_are_gathered_for_use_only_where_nothing_else_fits():
     pins = ("fc*: b0@axis0", "relu: d0@axis0", "loss: d0@axis0")
     whole = compiled("mlp", "2", pin=pins)
     assert {one.primitive for one in whole.plan.conversions} == {"all_sum"}
-    limit = whole.solution.peak * 0.9
+    limit = whole.plan.predicted.bytes * 0.9
     parts = compiled("mlp", "2", pin=pins, memory=limit)
     gathered = {one.value for one in parts.plan.conversions if "gather" in one.primitive}
     assert gathered
     assert gathered <= {"fc1_weight", "fc1_bias", "fc2_weight", "fc2_bias"}
-    assert parts.solution.peak <= limit
+    assert parts.plan.predicted.bytes <= limit
     assert parts.solution.cost > whole.solution.cost
 
 
