@@ -1,12 +1,10 @@
 """Group, layer and RMS normalisation where the normalised elements lie on several ranks.
 
-Each normalises sets of elements: those of a sample and a group of channels, or those of the last dims. Let every rank
-hold k_i elements of a set, with mean m_i and sum of squared deviations M_i. One all-gather per axis brings
-(k_i, m_i, M_i) of all sets together, and every rank combines them alike (Chan, Golub and LeVeque 1979; no difference of
-large sums):
+Each normalises sets of elements: those of a sample and a group of channels, or those of the last dims. With k, m and M the
+number of elements of a set on all ranks, their mean and the sum of their squared deviations, which one all-gather per axis
+tells every rank (moments.py):
 
-    k = sum k_i        m = sum k_i m_i / k       M = sum M_i + k_i (m_i - m)^2       v = M / k
-    y = w z + b        z = (x - m) r             r = (v + eps)^(-1/2)
+    y = w z + b        z = (x - m) r             r = (v + eps)^(-1/2)                v = M / k
 
 RMS normalisation has m = 0 and v = sum of all x^2 / k, one all-reduce. m and v depend on every x of the set, which gives
 two sums in the adjoint (one for RMS), one all-reduce per axis:
@@ -23,13 +21,15 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from autopar.runtime.grid import Axis
-from autopar.runtime.normalization import combine, local_statistics, through_statistics
+from autopar.runtime.moments import Vector, channel_sums, combine, local_moments
+from autopar.runtime.normalization import normalise
 from autopar.runtime.primitives.function import apply
 
 _HALVES = (torch.float16, torch.bfloat16)  # computed with in float32
@@ -118,51 +118,43 @@ class _Normalised(torch.autograd.Function):
         eps: float,
         axes: tuple[Axis, ...],
     ) -> Tensor:
-        ctx.count, mean, squares = _statistics(x, sets, axes)
+        ctx.count, means, squares = _statistics(x, sets, axes)
         each = x.shape[1] // max(sets, 1)
-        mean = mean.to(x.dtype).repeat_interleave(each)
-        var = (squares / max(ctx.count, 1)).to(x.dtype).repeat_interleave(each)
+        mean = torch.from_numpy(means.repeat(each)).to(x)
+        var = torch.from_numpy((squares / max(ctx.count, 1)).repeat(each)).to(x)
         ctx.save_for_backward(x, mean, var, *(() if weight is None else (weight,)))
         ctx.sets, ctx.eps, ctx.axes = sets, eps, axes
-        return F.batch_norm(x, mean, var, weight, bias, False, 0.0, eps) if x.numel() else torch.empty_like(x)
+        return normalise(x, weight, bias, mean, var, eps)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: _Context, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, mean, var, *given = ctx.saved_tensors
-        scale = given[0] if given else torch.ones_like(mean)
-        dw, db = torch.zeros_like(mean), torch.zeros_like(mean)
-        if x.numel():
-            grad = grad.contiguous()
-            _, dw, db = torch.ops.aten.native_batch_norm_backward(
-                grad, x, scale, mean, var, None, None, False, ctx.eps, [False, True, True]
-            )
+        grad = grad.contiguous()
+        dw, db = channel_sums(grad, x, mean, var, ctx.eps) if x.numel() else (torch.zeros_like(mean),) * 2
+        sums, scale = torch.stack([dw, db]), torch.rsqrt(var + ctx.eps)
+        through = scale / -ctx.count
+        for weight in given:
+            sums, scale = sums * weight, scale * weight
         each = x.shape[1] // max(ctx.sets, 1)
-        sums = torch.stack([scale * db, scale * dw]).view(2, ctx.sets, each).sum(2)
+        sums = sums if each == 1 else sums.view(2, ctx.sets, each).sum(2)
         for axis in ctx.axes:
             axis.comm.all_reduce(sums)
-        dx = torch.empty_like(x)
-        if x.numel():
-            spread = (sums / ctx.count).repeat_interleave(each, 1)
-            dx = through_statistics(x, mean, var, None, spread, ctx.eps)
-            dx.addcmul_(grad, (scale * torch.rsqrt(var + ctx.eps)).view(-1, 1))
+        spread = sums if each == 1 else sums.repeat_interleave(each, 1)
+        dx = normalise(x, *spread.mul_(through), mean, var, ctx.eps).addcmul_(grad, scale.view(-1, 1))
         needed = ctx.needs_input_grad
         return dx, dw if needed[1] else None, db if needed[2] else None, None, None, None
 
 
-def _statistics(x: Tensor, sets: int, axes: tuple[Axis, ...]) -> tuple[float, Tensor, Tensor]:
-    """Count, and mean and squared deviations of every set over all ranks of the axes, in float64."""
-    rows, count = x.shape[1], x.shape[2]
-    each = rows // max(sets, 1)
-    local = torch.zeros(1 + 2 * sets, dtype=torch.float64)
-    if x.numel():
-        means, squares = (one.view(sets, each) for one in local_statistics(x))
-        middle = means.mean(1)
-        local[0], local[1 : 1 + sets] = count * each, middle
-        local[1 + sets :] = squares.sum(1) + count * (means - middle[:, None]).square().sum(1)
-    for axis in axes:
-        local = combine(local, axis)
-    return local[0].item(), local[1 : 1 + sets], local[1 + sets :]
+def _statistics(x: Tensor, sets: int, axes: tuple[Axis, ...]) -> tuple[float, Vector, Vector]:
+    """Count, and mean and squared deviations of every set over all ranks of the axes."""
+    if not x.numel():
+        return combine(0, np.zeros(sets), np.zeros(sets), axes)
+    rows, count = x.shape[1:]
+    means, squares = (one.reshape(sets, rows // sets) for one in local_moments(x))
+    middle = means.mean(1)
+    squares = squares + count * (means - middle[:, None]) ** 2
+    return combine(count * rows // sets, middle, squares.sum(1), axes)
 
 
 class _RootMeanSquare(torch.autograd.Function):
