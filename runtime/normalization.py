@@ -108,8 +108,8 @@ class _BatchNorm(torch.autograd.Function):
         scale = torch.rsqrt(var + ctx.eps)
         for weight in given:
             scale *= weight
-        through = sums.mul_(scale / -ctx.count)
-        dx = normalise(x, *through, mean, var, ctx.eps).addcmul_(grad, scale.view(-1, *[1] * (x.dim() - 2)))
+        slope, shift = sums.mul_(scale / -ctx.count).unbind()
+        dx = normalise(x, slope, shift, mean, var, ctx.eps).addcmul_(grad, scale.view(-1, *[1] * (x.dim() - 2)))
         needed = ctx.needs_input_grad
         return dx, dw if needed[1] else None, db if needed[2] else None, None, None, None, None, None
 

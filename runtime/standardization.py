@@ -141,7 +141,8 @@ class _Normalised(torch.autograd.Function):
         for axis in ctx.axes:
             axis.comm.all_reduce(sums)
         spread = sums if each == 1 else sums.repeat_interleave(each, 1)
-        dx = normalise(x, *spread.mul_(through), mean, var, ctx.eps).addcmul_(grad, scale.view(-1, 1))
+        slope, shift = spread.mul_(through).unbind()
+        dx = normalise(x, slope, shift, mean, var, ctx.eps).addcmul_(grad, scale.view(-1, 1))
         needed = ctx.needs_input_grad
         return dx, dw if needed[1] else None, db if needed[2] else None, None, None, None
 
