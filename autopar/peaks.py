@@ -36,12 +36,14 @@ Carry = Callable[[Built], Outcome]
 class Fitted:
     """What a search came to: the cheapest outcome found whose peak fits, None where none does; and the one with the least peak.
 
-    `hurried` where the solver's time was up before it knew of a limit whether anything meets it.
+    `hurried` where the solver's time was up before it knew of a limit whether anything meets it. `closer` looks beside the least
+    peak for a lower one.
     """
 
     best: Outcome | None
     least: Outcome
     hurried: bool = False
+    closer: Callable[[], Fitted] | None = None
 
 
 def fitted(built: Built, limit: float, carry: Carry, below: float = math.inf) -> Fitted | None:
@@ -61,8 +63,12 @@ def fitted(built: Built, limit: float, carry: Carry, below: float = math.inf) ->
     if rung is not None:
         best = ladder.between(rung, limit)
         return Fitted(best, best)
-    lowest = ladder.lowest()
-    return Fitted(lowest if lowest.held.peak <= limit else None, lowest, ladder.hurried)
+
+    def closer() -> Fitted:
+        lowest = ladder.lowest()
+        return Fitted(lowest if lowest.held.peak <= limit else None, lowest, ladder.hurried)
+
+    return Fitted(None, min(ladder.outcomes(), key=lambda one: one.held.peak), ladder.hurried, closer)
 
 
 def _limited(built: Built, limit: float | None) -> Built:
@@ -80,6 +86,10 @@ class _Ladder:
     last: int | None = None
     least: float = 0.0
     hurried: bool = False
+
+    def outcomes(self) -> list[Outcome]:
+        """Everything that was found."""
+        return [self.top, *filter(None, self.known.values())]
 
     def height(self, rung: int) -> float:
         """The solver's limit there."""

@@ -93,8 +93,10 @@ class _Search:
         """The least peak found under other pins, bans or another fixed plan. Raises NoChoice, ConfigError."""
         wishes = self.wishes_of(options)
         quiet = replace(self, options=options, wishes=wishes, tell=silent, known={})
-        found = [quiet.fitted(one) for one in dict.fromkeys((sets[0], sets[-1]))]
-        return min(one.least.held.peak for one in found if one is not None)
+        found = [one for one in map(quiet.fitted, dict.fromkeys((sets[0], sets[-1]))) if one is not None]
+        if all(one.best is None for one in found):
+            found = [one if one.closer is None else one.closer() for one in found]
+        return min(one.least.held.peak for one in found)
 
 
 def planned(
@@ -172,21 +174,32 @@ def _sets(plain: Built, recompute: str) -> tuple[frozenset[str], ...]:
 def _cheapest(search: _Search, sets: tuple[frozenset[str], ...], free: Outcome) -> Outcome:
     """The cheapest plan of all sets, with a bound on all of them; `free`, which does not fit, is the plan without a limit."""
     best: Outcome | None = None
-    missed = Fitted(None, free)
+    missed: list[Fitted] = []
     bound = math.inf
     for one in sets:
         found = search.fitted(one, math.inf if best is None else best.solution.cost)
         if found is None:
             continue
         if found.best is None:
-            missed = found if found.least.held.peak < missed.least.held.peak else missed
+            missed.append(found)
             continue
         bound = min(bound, found.best.solution.bound)
         best = found.best if best is None or found.best.solution.cost < best.solution.cost else best
     if best is None:
-        given = (search.graph, search.grid, search.limit, missed, search.options)
-        raise no_plan(*given, lambda asked: search.least(asked, sets))
+        return _closest(search, sets, [Fitted(None, free), *missed])
     return replace(best, solution=replace(best.solution, bound=min(bound, best.solution.cost)))
+
+
+def _closest(search: _Search, sets: tuple[frozenset[str], ...], missed: list[Fitted]) -> Outcome:
+    """A plan beside those that miss the limit by least, or why there is none."""
+    closer = [one if one.closer is None else one.closer() for one in missed]
+    least = min(closer, key=lambda one: one.least.held.peak)
+    best = min((one.best for one in closer if one.best is not None), key=lambda one: one.solution.cost, default=None)
+    if best is None:
+        least = replace(least, hurried=any(one.hurried for one in closer))
+        given = (search.graph, search.grid, search.limit, least, search.options)
+        raise no_plan(*given, lambda asked: search.least(asked, sets))
+    return best
 
 
 def _measured(graph: Graph, grid: GridShape, machine: Machine, wishes: Wishes, tell: Progress) -> Timings:
