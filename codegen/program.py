@@ -60,7 +60,7 @@ def emit(
     writer = _Writer(graph, decision, axes, arguments, functions, frozenset(reserved), text, variant)
     written = [*(writer.block(program, step) for step in loops), writer.forward(program)]
     body = [code for code, _ in written]
-    code = "\n\n\n".join([*body, _MAIN.replace("PARAMETERS)", "PARAMETERS, OUTPUTS)") if graph.outputs else _MAIN])
+    code = "\n\n\n".join([*body, _main(bool(graph.outputs), images=any(_LAST in one for one in body))])
     outputs = {path: held.layouts for (path, _), held in zip(graph.outputs, program.outputs, strict=True)}
     tables = layout_tables(graph, decision.homes, outputs)
     head = [f'"""{_title(text)}"""\n', _imports(f"{tables}\n{code}", exported), "", _grid(text.grid, axes), tables]
@@ -79,9 +79,13 @@ _OWN = (
     "p",
     "torch",
 )  # what the program itself calls so
-_MAIN = """PROGRAM = Program(GRID, forward, INPUTS, PARAMETERS)
-if __name__ == "__main__":
-    main(PROGRAM, __file__)"""
+_LAST = "memory_format=torch.channels_last"
+
+
+def _main(outputs: bool, images: bool) -> str:
+    """The program's last lines. Where images lie channels last, filters do: their gradients come in this order."""
+    given = ["GRID", "forward", "INPUTS", "PARAMETERS", *["OUTPUTS"] * outputs, *["filters=torch.channels_last"] * images]
+    return f'PROGRAM = Program({", ".join(given)})\nif __name__ == "__main__":\n    main(PROGRAM, __file__)'
 
 
 def _title(text: Text) -> str:
@@ -225,7 +229,7 @@ def _images_first(arguments: Sequence[str], rows: Sequence[tuple[str, str]]) -> 
     read = [name for name in arguments if any(f"F.conv2d({name}, " in statement for statement, _ in rows)]
     return [
         (
-            f"    {name} = {name}.contiguous(memory_format=torch.channels_last)",
+            f"    {name} = {name}.contiguous({_LAST})",
             "the order in which convolutions are fast",
         )
         for name in read

@@ -14,7 +14,8 @@ zeros; each bucket also sums one flag per parameter, so that a parameter that no
 in the sequential model. Gradients from earlier backward passes are put aside before and added after, so that they are
 not summed twice.
 
-The buckets lie where the transport sums without copies (`Comm.empty`). A sum moves only when somebody asks, so every
+A view in a bucket has the strides of its parameter, which lies in one piece: what autograd hands over is in that order, and
+the optimizer reads both alike. The buckets lie where the transport sums without copies (`Comm.empty`). A sum moves only when somebody asks, so every
 hook asks (`Work.test`). A gradient is a view of a bucket that the next backward pass overwrites unless it is still the
 parameter's `grad` then: clone what is to be kept for longer.
 """
@@ -212,7 +213,7 @@ class GradientSums:
         bucket = _Bucket(comm, members, comm.empty(total, members[0].dtype).zero_())
         start = 0
         for one in members:
-            bucket.views[one] = bucket.flat[start : start + one.numel()].view(one.shape)
+            bucket.views[one] = bucket.flat.as_strided(one.shape, one.stride(), bucket.flat.storage_offset() + start)
             start += one.numel()
         return bucket
 

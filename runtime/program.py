@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from autopar.errors import ProgramMismatch, nearest, refusal
 from autopar.layout import Layout, Layouts, Partial, Shard
 from autopar.runtime.description import Described, Output
@@ -25,7 +27,8 @@ class Program:
     `forward(p, *inputs)` takes the namespace of local parameters and the local parts of the inputs, in the order of
     `inputs`, and returns the loss, a scalar that is the same on all ranks; with `outputs` a tuple of the loss and the
     local parts of these. `inputs` maps each input's name, `parameters` each name or pattern, `outputs` the path of each
-    in what the model returns, to one layout per grid axis.
+    in what the model returns, to one layout per grid axis. `filters` is the order of memory in which parameters of four
+    dims are stored: where images lie channels last, so do the gradients of convolutions' weights.
     """
 
     grid: Grid
@@ -33,6 +36,7 @@ class Program:
     inputs: Mapping[str, Sequence[Layout]]
     parameters: Mapping[str, Sequence[Layout]]
     outputs: Mapping[str, Sequence[Layout]] = field(default_factory=dict)
+    filters: torch.memory_format = torch.contiguous_format
 
 
 def parameter_layouts(program: Program, described: Sequence[Described]) -> dict[str, Layouts]:

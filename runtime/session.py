@@ -81,7 +81,7 @@ class Parallel(nn.Module):
             self._outputs = output_layouts(program, description.outputs)
             self._layouts = parameter_layouts(program, description.parameters)
             self._homes = {item: self._layouts[item.name] for item in description.parameters}
-            self._tensors = sources.load(source, self._homes, self.grid.axes, dtype)
+            self._tensors = sources.load(source, self._homes, self.grid.axes, dtype, program.filters)
         for item in description.parameters:
             for name in (item.name, *item.aliases):
                 _register(self, name, self._tensors[item.name], item.kind)

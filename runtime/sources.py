@@ -81,9 +81,15 @@ def from_rank0(source: Iterable[tuple[str, Tensor]], comm: Comm) -> Iterator[tup
 
 
 def load(
-    source: Source, homes: Mapping[Described, Layouts], axes: Sequence[Axis], dtype: torch.dtype | None
+    source: Source,
+    homes: Mapping[Described, Layouts],
+    axes: Sequence[Axis],
+    dtype: torch.dtype | None,
+    filters: torch.memory_format = torch.contiguous_format,
 ) -> dict[str, Tensor]:
     """This rank's part of every described tensor; parameters are `nn.Parameter`. `dtype` replaces floating point.
+
+    Parameters of four dims lie in the order `filters`.
 
     Names that are tied may come under any of their names. Raises CheckpointError with everything that is missing, of
     another shape, or not described at all.
@@ -100,7 +106,7 @@ def load(
             found[item.name] = torch.empty(0)
         elif item.name not in found:
             part = value.part(homes[item], axes) if isinstance(value, Stored) else take_part(value, homes[item], axes)
-            found[item.name] = _made(item, part, dtype)
+            found[item.name] = _made(item, part, dtype, filters)
     problems += [f"{item.name} is missing" for item in homes if item.name not in found]
     if problems:
         rule = "every parameter and buffer of the plan is given once, whole, under its own name"
@@ -125,8 +131,9 @@ def save(state: Mapping[str, Tensor], path: Path) -> None:
     aside.replace(path)
 
 
-def _made(item: Described, part: Tensor, dtype: torch.dtype | None) -> Tensor:
+def _made(item: Described, part: Tensor, dtype: torch.dtype | None, filters: torch.memory_format) -> Tensor:
     value = part.to(precise(item.dtype, dtype))
-    return (
-        nn.Parameter(value, requires_grad=item.kind == "parameter") if item.kind in ("parameter", "frozen") else value
-    )
+    if item.kind not in ("parameter", "frozen"):
+        return value
+    value = value.contiguous(memory_format=filters) if value.dim() == 4 else value
+    return nn.Parameter(value, requires_grad=item.kind == "parameter")

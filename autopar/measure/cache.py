@@ -16,7 +16,7 @@ import autopar
 from autopar.measure.job import Job
 from autopar.ops import discover_cache
 
-_VERSION = 1
+_VERSION = 2
 Known = dict[str, tuple[float, float] | None]
 
 

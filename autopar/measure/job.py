@@ -75,14 +75,15 @@ def _grows(item: Described, choice: Choice, grid: GridShape) -> bool:
 
 def images_of(graph: Graph) -> frozenset[str]:
     """The values whose memory is in the order of images in the emitted program: what is computed from images that a
-    two-dimensional convolution reads (`autopar.codegen.program`)."""
+    two-dimensional convolution reads, and then all parameters of four dims (`autopar.codegen.program`)."""
     found = {node.inputs[0] for node in graph.nodes if _is_conv2d(graph.values, node.target, node.inputs)} & {
         item.value for item in graph.inputs
     }
     for node in graph.nodes:
         if any(name in found for name in node.inputs):
             found |= {name for name in node.outputs if name and len(graph.values[name].shape) == 4}
-    return frozenset(found)
+    filters = {item.value for item in graph.parameters if len(graph.values[item.value].shape) == 4}
+    return frozenset(found | filters if found else found)
 
 
 def _is_conv2d(values: Mapping[str, Value], target: str, inputs: tuple[str, ...]) -> bool:

@@ -1,16 +1,19 @@
 """Times one job in this process: forward and backward seconds of a call, as within a training step.
 
-A step runs a call among many others: its weights and what it saved have left the caches by the time they are wanted, its
-input has just been made. So a job runs K times forward, on K sets of tensors, and then K times backward, in one pass of
-autograd's engine; K is such that the sets fill the caches. The least of several rounds' medians would flatter: the median
-counts.
+In a step, a call finds the caches as the call before it has left them: its weights, what it saved for backward, and the
+code that it runs have gone from them, its input (or the gradient that comes back) has just been made. So before every run
+memory is copied that no cache holds, and then the input is written. A small operation takes several times as long as in a loop.
+
+Backward, K runs follow each other in one pass of autograd's engine, each behind a mark (`_Mark`) that stops the clock of
+the run before, clears the caches, and starts the clock. A run of nothing says what that takes, and is subtracted.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import chain
 from statistics import median
 from types import CodeType, SimpleNamespace
 from typing import Any
@@ -28,10 +31,10 @@ from autopar.runtime.grid import Axis
 _NAMES: dict[str, Any] = {"torch": torch, "F": F, "p": SimpleNamespace(training=True)} | {
     name: getattr(runtime, name) for name in runtime.__all__
 }
-_FILL = 64 << 20  # bytes of operands and results in all sets together: more than the caches of a core hold
-_MOST = 24  # sets
-_ROUNDS = 5
-_ENOUGH = 0.2  # seconds that the rounds of one job may take, beyond the first three
+_CLEARED = 16 << 20  # bytes that are copied to clear the caches: more than those of a core hold
+_MOST = 4  # runs in one pass
+_PASSES = 3
+_LONG = 0.02  # seconds of a run of which there are few
 
 
 def seconds(job: Job) -> tuple[float, float] | None:
@@ -40,14 +43,13 @@ def seconds(job: Job) -> tuple[float, float] | None:
     below = _below(job, code, axes)
     if below is None:
         return None
-    count = _count(job, code, axes, below)
-    sets = [_Set(job, axes, below, code) for _ in range(count)]
-    times: list[tuple[float, float]] = []
-    start = time.perf_counter()
-    _round(sets)
-    while len(times) < 3 or (len(times) < _ROUNDS and time.perf_counter() - start < _ENOUGH):
-        times.append(_round(sets))
-    return median(one for one, _ in times) / count, median(one for _, one in times) / count
+    watch = _Watch()
+    _round(sets := [_Set(job, axes, below, code)], watch)
+    forward, backward = _round(sets, watch)
+    count = max(1, min(_MOST, int(_LONG / max(forward[0] + backward[0], 1e-9))))
+    sets += [_Set(job, axes, below, code) for _ in range(count - 1)]
+    passes = [_round(sets, watch) for _ in range(_PASSES)]
+    return median(chain.from_iterable(one for one, _ in passes)), median(chain.from_iterable(one for _, one in passes))
 
 
 def runs(job: Job) -> bool:
@@ -60,14 +62,53 @@ def _prepared(job: Job) -> tuple[CodeType, dict[str, Axis]]:
     return compile(job.text, "<call>", "eval"), axes
 
 
+class _Watch:
+    """A stop-watch that clears the caches before it starts, by copying so many bytes."""
+
+    def __init__(self, cleared: int = _CLEARED) -> None:
+        self._memory = torch.zeros(2, cleared // 4)
+        self.laps: list[float] = []
+        self._began = 0.0
+
+    def start(self, made: Sequence[Tensor]) -> None:
+        """Begin a lap, in which `made` has just been computed."""
+        self._memory[0].copy_(self._memory[1])
+        for one in made:
+            one.copy_(one.clone())
+        self._began = time.perf_counter()
+
+    def stop(self) -> None:
+        """End the lap, if one was begun."""
+        now = time.perf_counter()
+        if self._began:
+            self.laps.append(now - self._began)
+        self._began = 0.0
+
+
+class _Mark(torch.autograd.Function):
+    """The identity; in backward it ends a lap and begins the next."""
+
+    @staticmethod
+    def forward(ctx: Any, watch: _Watch, *results: Tensor) -> tuple[Tensor, ...]:  # noqa: ANN401 (torch's context)
+        ctx.watch = watch
+        return tuple(one.view_as(one) for one in results)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        ctx.watch.stop()
+        ctx.watch.start(grads)
+        return None, *grads
+
+
 class _Set:
     """Operands of one run, and the run."""
 
     def __init__(self, job: Job, axes: dict[str, Axis], below: int, code: CodeType) -> None:
         self._code = code
-        self.operands = [_made(one, below) for one in job.operands]
-        self.leaves = [one for one in self.operands if one.requires_grad]
-        self._env = _NAMES | axes | {f"x{i}": one for i, one in enumerate(self.operands)}
+        operands = [_made(one, below) for one in job.operands]
+        self.leaves = [one for one in operands if one.requires_grad]
+        self.fresh = [one.detach() for one, of in zip(operands, job.operands, strict=True) if not of.parameter]
+        self._env = _NAMES | axes | {f"x{i}": one for i, one in enumerate(operands)}
 
     def run(self) -> list[Tensor]:
         """The results."""
@@ -75,30 +116,31 @@ class _Set:
         return [out] if isinstance(out, Tensor) else [one for one in out if isinstance(one, Tensor)]
 
 
-def _round(sets: list[_Set]) -> tuple[float, float]:
-    """Seconds of all sets forward, and of all backward."""
+def _round(sets: Sequence[_Set], watch: _Watch) -> tuple[list[float], list[float]]:
+    """Seconds of every set's run forward, and backward."""
+    nothing = torch.zeros(1, requires_grad=True)
+    roots = list(_marked(watch, nothing))
     with drawing(0, 0):
-        start = time.perf_counter()
-        results = [one for item in sets for one in item.run()]
-        forward = time.perf_counter() - start
-    roots = [one for one in results if one.requires_grad]
+        for item in sets:
+            watch.start(item.fresh)
+            results = item.run()
+            watch.stop()
+            roots += _marked(watch, *(one for one in results if one.requires_grad))
+    forward, watch.laps = watch.laps, []
     leaves = [leaf for item in sets for leaf in item.leaves]
-    if not roots or not leaves:
-        return forward, 0.0
+    if len(roots) == 1 or not leaves:
+        return forward, [0.0] * len(sets)
     seeds = [torch.ones_like(one) for one in roots]
-    start = time.perf_counter()
-    torch.autograd.grad(roots, leaves, seeds, allow_unused=True)
-    return forward, time.perf_counter() - start
+    torch.autograd.grad(roots, [*leaves, nothing], seeds, allow_unused=True)
+    watch.stop()
+    (*backward, empty), watch.laps = watch.laps, []
+    assert len(backward) == len(sets), "autograd goes backward through one run after another, the last run first"
+    return forward, [max(one - empty, 0.0) for one in backward]
 
 
-def _count(job: Job, code: CodeType, axes: dict[str, Axis], below: int) -> int:
-    """How many sets: enough to fill the caches, fewer where one run is long."""
-    one = _Set(job, axes, below, code)
-    _round([one])
-    taken = sum(_round([one]))
-    with drawing(0, 0):
-        size = sum(x.nbytes for x in (*one.operands, *one.run()))
-    return max(1, min(_MOST, -(-_FILL // max(size, 1)), int(0.08 / max(taken, 1e-6))))
+def _marked(watch: _Watch, *results: Tensor) -> tuple[Tensor, ...]:
+    marked: tuple[Tensor, ...] = _Mark.apply(watch, *results) if results else ()  # type: ignore[no-untyped-call]
+    return marked
 
 
 def _made(operand: Operand, below: int) -> Tensor:
@@ -127,7 +169,7 @@ def _below(job: Job, code: CodeType, axes: dict[str, Axis]) -> int | None:
 
 
 def _try(job: Job, axes: dict[str, Axis], below: int, code: CodeType) -> None:
-    _round([_Set(job, axes, below, code)])
+    _round([_Set(job, axes, below, code)], _Watch(0))
 
 
 def _runs(function: Callable[[], object]) -> bool:
