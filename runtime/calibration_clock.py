@@ -1,21 +1,22 @@
-"""A stop-watch for all ranks at once: how long a call takes on the slowest rank, several times over.
+"""How long a call takes on the slowest rank within a training step, several times over.
 
-A short call is repeated until a block of calls takes a few milliseconds, so that neither the clock nor the barrier
-before the block counts for much. Where repeats differ, somebody else was at work: they are made again, twice at most, and
-those that differ least are kept.
+All ranks clear their caches, meet at a barrier, and make the call (`autopar.runtime.stopwatch`). Where repeats differ, somebody
+else was at work: they are made again, twice at most, and those that differ least are kept.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from autopar.measurements import spread
+from autopar.runtime.stopwatch import CLEARED, Watch, begin, end
 from autopar.runtime.transport.base import Comm
 
 Call = Callable[[], object]
-_MOST_CALLS = 400
 _LONG = 0.05  # seconds of one call from which on few repeats must do
 _FEW = 3
 _TRIES = 3
@@ -24,18 +25,18 @@ _CALM = 0.15  # the spread of repeats that are believed at once
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How much is measured: `repeats` blocks of at least `block` seconds, tensors of up to `most` bytes.
+    """How much is measured: `repeats` of every call, each behind a copy of `cleared` bytes, on tensors of up to `most` bytes.
 
     Calls whose repeats differ are measured again for `patience` seconds in all.
     """
 
-    repeats: int = 7
-    block: float = 4e-3
+    repeats: int = 9
+    cleared: int = CLEARED
     most: int = 16 << 20
     patience: float = 5.0
 
 
-QUICK = Pace(repeats=3, block=2e-4, most=64 << 10, patience=0.0)
+QUICK = Pace(repeats=3, cleared=1 << 20, most=64 << 10, patience=0.0)
 
 
 class Clock:
@@ -45,26 +46,42 @@ class Clock:
         self.world = world
         self.pace = pace
         self._patience = pace.patience
+        self._watch = Watch(pace.cleared, world.barrier)
 
     def time(self, call: Call) -> tuple[float, ...]:
-        """Seconds of one call, once per repeat. Collective; alike on all ranks."""
-        call()
-        (once,) = self._blocks(call, 1, 1)
-        count = max(1, min(_MOST_CALLS, int(self.pace.block / max(once, 1e-9))))
+        """Seconds of the call, once per repeat. Collective; alike on all ranks."""
+
+        def lap() -> None:
+            self._watch.start()
+            call()
+            self._watch.stop()
+
+        return self._timed(lap)
+
+    def adjoint(self, function: Callable[..., Tensor], *operands: Tensor) -> tuple[float, ...]:
+        """Seconds of backward through the function of these operands, once per repeat. Collective; alike on all ranks."""
+        (y,) = begin(self._watch, function(*end(self._watch, *operands)))
+        grad = torch.ones_like(y)
+        return self._timed(lambda: torch.autograd.grad(y, operands, grad, retain_graph=True))
+
+    def _timed(self, lap: Call) -> tuple[float, ...]:
+        lap()
+        self._laps()
+        lap()
+        (once,) = self._laps()
         repeats = min(self.pace.repeats, _FEW) if once > _LONG else self.pace.repeats
-        tries = [self._blocks(call, count, repeats)]
+        tries = [self._repeated(lap, repeats)]
         while spread(tries[-1]) > _CALM and len(tries) < _TRIES and self._patience > 0:
-            tries.append(self._blocks(call, count, repeats))
-            self._patience -= sum(tries[-1]) * count
+            tries.append(self._repeated(lap, repeats))
+            self._patience -= sum(tries[-1])
         return min(tries, key=spread)
 
-    def _blocks(self, call: Call, count: int, repeats: int) -> tuple[float, ...]:
-        mine = []
+    def _repeated(self, lap: Call, repeats: int) -> tuple[float, ...]:
         for _ in range(repeats):
-            self.world.barrier()
-            start = time.perf_counter()
-            for _ in range(count):
-                call()
-            mine.append((time.perf_counter() - start) / count)
-        everybody: list[list[float]] = self.world.gather_objects(mine)  # type: ignore[assignment]  # what each has given
+            lap()
+        return self._laps()
+
+    def _laps(self) -> tuple[float, ...]:
+        """What the watch has, on the slowest rank."""
+        everybody: list[list[float]] = self.world.gather_objects(self._watch.taken())  # type: ignore[assignment]  # what each has given
         return tuple(max(column) for column in zip(*everybody, strict=True))

@@ -1,8 +1,7 @@
 """How long data take to move: every primitive of the conversion table, forward and adjoint, halos and sums of gradients.
 
 All of it goes through the functions that programs call, on an axis of a live grid, so that autograd's part and packing
-are in what is measured. Tensors are cut along their second dim: parts do not lie in one piece, as most do not in a model. Of an
-adjoint, what the backward pass of an identity takes is subtracted, since a training step starts autograd only once.
+are in what is measured. Tensors are cut along their second dim: parts do not lie in one piece, as most do not in a model.
 
 Between the ranks of one node and between nodes the same is measured, on groups that lie in one node or have one rank in
 each; all groups work at the same time.
@@ -11,9 +10,9 @@ each; all groups work at the same time.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from itertools import chain, cycle, pairwise
+from itertools import pairwise
 from statistics import median
 
 import torch
@@ -39,17 +38,18 @@ from autopar.runtime.transport.base import Comm
 
 BUCKET_BYTES = 4 << 20
 _LEAST = 64
-_COLD, _SETS = 64 << 20, 16  # bytes of gradients that no cache holds, and of how many sets at most
 _TOO_LONG = 0.1  # seconds of a call after which no larger ones are tried
-_SHARE = 0.1  # of a measured adjoint that is left at least when the identity's time is subtracted
 
 
 @dataclass(frozen=True, slots=True)
 class _Setup:
-    """What to call for one size, and how many bytes the tensor has before and after; `close` gives memory back."""
+    """What to call for one size, and how many bytes the tensor has before and after; `close` gives memory back.
+
+    The adjoint is that of a function at a tensor.
+    """
 
     forward: Call | None
-    adjoint: Call | None
+    adjoint: tuple[Callable[[Tensor], Tensor], Tensor] | None
     before: int
     after: int
     close: Call = lambda: None
@@ -91,7 +91,6 @@ def movements(clock: Clock, group: Comm, place: str, local: bool, tell: Callable
     """
     grid = Grid(str(group.size), group)
     axis = grid.axes[0]
-    identity = median(clock.time(_backward(_ones((1, 1)), lambda x: x.view_as(x))[1]))
     for primitive, build in _TABLE.items():
         if not local and primitive not in _SENT:
             continue
@@ -99,18 +98,20 @@ def movements(clock: Clock, group: Comm, place: str, local: bool, tell: Callable
         wanted = {"forward", "adjoint"} if local else set(_SENT[primitive])
         for nbytes in _sizes(clock.pace.most):
             setup = build(axis, nbytes)
-            for direction, call in (("forward", setup.forward), ("adjoint", setup.adjoint)):
-                if call is None or direction not in wanted:
-                    continue
-                seconds = clock.time(call)
+            for direction, seconds in _timed(clock, setup, wanted):
                 if median(seconds) > _TOO_LONG:
                     wanted.discard(direction)
-                if direction == "adjoint":
-                    seconds = tuple(max(one - identity, _SHARE * one) for one in seconds)
                 where = place if direction in _SENT.get(primitive, ()) else "local"
                 yield Moved(primitive, direction, where, axis.size, setup.before, setup.after, seconds)
             setup.close()
     grid.free()
+
+
+def _timed(clock: Clock, setup: _Setup, wanted: Collection[str]) -> Iterator[tuple[str, tuple[float, ...]]]:
+    if setup.forward is not None and "forward" in wanted:
+        yield "forward", clock.time(setup.forward)
+    if setup.adjoint is not None and "adjoint" in wanted:
+        yield "adjoint", clock.adjoint(*setup.adjoint)
 
 
 def _sizes(most: int) -> list[int]:
@@ -137,20 +138,9 @@ def _extent(part: Tensor, axis: Axis) -> int:
     return part.shape[1] * axis.size
 
 
-def _backward(x: Tensor, function: Callable[[Tensor], Tensor]) -> tuple[Tensor, Call]:
-    y = function(x)
-    grad = torch.ones_like(y)
-    return y, lambda: torch.autograd.grad(y, x, grad, retain_graph=True)
-
-
 def _conversion(function: Callable[[Tensor], Tensor], x: Tensor, wanted: str) -> _Setup:
-    y, adjoint = _backward(x, function)
-
-    def forward() -> Tensor:
-        return function(x)
-
-    either = forward if wanted != "adjoint" else None, adjoint if wanted != "forward" else None
-    return _Setup(*either, x.nbytes, y.nbytes)
+    adjoint = (function, x) if wanted != "forward" else None
+    return _Setup((lambda: function(x)) if wanted != "adjoint" else None, adjoint, x.nbytes, function(x).nbytes)
 
 
 def _halo(axis: Axis, nbytes: int) -> _Setup:
@@ -159,33 +149,30 @@ def _halo(axis: Axis, nbytes: int) -> _Setup:
     x = _ones((4, 2, max(1, nbytes // 16 // sides)))
     bounds = axis.bounds(2 * axis.size)
     wanted = [(max(low - 1, 0), min(high + 1, bounds[-1])) for low, high in pairwise(bounds)]
-    _, adjoint = _backward(x, lambda x: halo(x, 1, axis, bounds[-1], wanted))
     size = x.nbytes // 2 * sides
-    return _Setup(lambda: halo(x, 1, axis, bounds[-1], wanted), adjoint, size, size)
+
+    def rows(x: Tensor) -> Tensor:
+        return halo(x, 1, axis, bounds[-1], wanted)
+
+    return _Setup(lambda: rows(x), (rows, x), size, size)
 
 
 def _gradients(axis: Axis, nbytes: int) -> _Setup:
-    """Gradients are copied into buckets where sums go fastest, and all buckets are summed.
-
-    Every call takes other ones: those of a step have left the caches since the step before.
-    """
+    """Gradients are copied into buckets where sums go fastest, and all buckets are summed."""
     count, numel = max(1, nbytes // BUCKET_BYTES), max(1, min(nbytes, BUCKET_BYTES) // 4)
-    sets = max(1, min(_SETS, _COLD // max(nbytes, 1)))
-    grads = [[torch.ones(numel) for _ in range(count)] for _ in range(sets)]
-    buckets = [[axis.comm.empty(numel, torch.float32).zero_() for _ in range(count)] for _ in range(sets)]
-    turns = cycle(range(sets))
+    grads = [torch.ones(numel) for _ in range(count)]
+    buckets = [axis.comm.empty(numel, torch.float32).zero_() for _ in range(count)]
 
-    def forward() -> list[Tensor]:
-        works, turn = [], next(turns)
-        for grad, bucket in zip(grads[turn], buckets[turn], strict=True):
+    def forward() -> None:
+        works = []
+        for grad, bucket in zip(grads, buckets, strict=True):
             bucket.copy_(grad)
             works.append(axis.comm.start_all_reduce(bucket))
         for work in works:
             work.wait()
-        return buckets[turn]
 
     def close() -> None:
-        for bucket in chain.from_iterable(buckets):
+        for bucket in buckets:
             axis.comm.release(bucket)
 
     return _Setup(forward, None, 4 * numel * count, 4 * numel * count, close)

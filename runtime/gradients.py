@@ -15,9 +15,9 @@ in the sequential model. Gradients from earlier backward passes are put aside be
 not summed twice.
 
 A view in a bucket has the strides of its parameter, which lies in one piece: what autograd hands over is in that order, and
-the optimizer reads both alike. The buckets lie where the transport sums without copies (`Comm.empty`). A sum moves only when somebody asks, so every
-hook asks (`Work.test`). A gradient is a view of a bucket that the next backward pass overwrites unless it is still the
-parameter's `grad` then: clone what is to be kept for longer.
+the optimizer reads both alike. The buckets lie where the transport sums without copies (`Comm.empty`). A sum moves only
+when somebody asks, so every hook asks (`Work.test`). A gradient is a view of a bucket that the next backward pass
+overwrites unless it is still the parameter's `grad` then: clone what is to be kept for longer.
 """
 
 from __future__ import annotations

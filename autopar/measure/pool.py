@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import multiprocessing
 from multiprocessing.connection import Connection
-from statistics import median
 from types import TracebackType
 
 from autopar.errors import AutoparError, refusal
@@ -17,7 +16,7 @@ _PATIENCE = 120.0  # seconds for one job
 
 
 class Pool:
-    """So many workers. `time` is theirs in the middle."""
+    """So many workers. The slowest counts, for whom the others would wait."""
 
     def __init__(self, workers: int) -> None:
         context = multiprocessing.get_context("fork")
@@ -50,7 +49,7 @@ class Pool:
             rule = f"a call runs alone, on made-up tensors, within {_PATIENCE:.0f} s"
             raise AutoparError(refusal("--measure", given, rule, fix="compile without --measure")) from error
         known = [one for one in answers if one is not None]
-        return (median(one for one, _ in known), median(one for _, one in known)) if known else None
+        return (max(one for one, _ in known), max(one for _, one in known)) if known else None
 
     def _answer(self, pipe: Connection) -> tuple[float, float] | None:
         if not pipe.poll(_PATIENCE):

@@ -1,16 +1,12 @@
 """Times one job in this process: forward and backward seconds of a call, as within a training step.
 
-In a step, a call finds the caches as the call before it has left them: its weights, what it saved for backward, and the
-code that it runs have gone from them, its input (or the gradient that comes back) has just been made. So before every run
-memory is copied that no cache holds, and then the input is written. A small operation takes several times as long as in a loop.
-
-Backward, K runs follow each other in one pass of autograd's engine, each behind a mark (`_Mark`) that stops the clock of
-the run before, clears the caches, and starts the clock. A run of nothing says what that takes, and is subtracted.
+Forward, and backward in one pass of autograd's engine, a few runs follow each other, each behind a mark that stops the clock
+of the run before, clears the caches, and starts the clock (`autopar.runtime.stopwatch`). A run of nothing says what that
+takes by itself, and is subtracted.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import chain
@@ -27,11 +23,11 @@ from autopar.measure.job import Job, Operand
 from autopar.measure.mute import Mute
 from autopar.runtime.draws import drawing
 from autopar.runtime.grid import Axis
+from autopar.runtime.stopwatch import Watch, begin
 
 _NAMES: dict[str, Any] = {"torch": torch, "F": F, "p": SimpleNamespace(training=True)} | {
     name: getattr(runtime, name) for name in runtime.__all__
 }
-_CLEARED = 16 << 20  # bytes that are copied to clear the caches: more than those of a core hold
 _MOST = 4  # runs in one pass
 _PASSES = 3
 _LONG = 0.02  # seconds of a run of which there are few
@@ -43,7 +39,7 @@ def seconds(job: Job) -> tuple[float, float] | None:
     below = _below(job, code, axes)
     if below is None:
         return None
-    watch = _Watch()
+    watch = Watch()
     _round(sets := [_Set(job, axes, below, code)], watch)
     forward, backward = _round(sets, watch)
     count = max(1, min(_MOST, int(_LONG / max(forward[0] + backward[0], 1e-9))))
@@ -62,44 +58,6 @@ def _prepared(job: Job) -> tuple[CodeType, dict[str, Axis]]:
     return compile(job.text, "<call>", "eval"), axes
 
 
-class _Watch:
-    """A stop-watch that clears the caches before it starts, by copying so many bytes."""
-
-    def __init__(self, cleared: int = _CLEARED) -> None:
-        self._memory = torch.zeros(2, cleared // 4)
-        self.laps: list[float] = []
-        self._began = 0.0
-
-    def start(self, made: Sequence[Tensor]) -> None:
-        """Begin a lap, in which `made` has just been computed."""
-        self._memory[0].copy_(self._memory[1])
-        for one in made:
-            one.copy_(one.clone())
-        self._began = time.perf_counter()
-
-    def stop(self) -> None:
-        """End the lap, if one was begun."""
-        now = time.perf_counter()
-        if self._began:
-            self.laps.append(now - self._began)
-        self._began = 0.0
-
-
-class _Mark(torch.autograd.Function):
-    """The identity; in backward it ends a lap and begins the next."""
-
-    @staticmethod
-    def forward(ctx: Any, watch: _Watch, *results: Tensor) -> tuple[Tensor, ...]:  # noqa: ANN401 (torch's context)
-        ctx.watch = watch
-        return tuple(one.view_as(one) for one in results)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        ctx.watch.stop()
-        ctx.watch.start(grads)
-        return None, *grads
-
-
 class _Set:
     """Operands of one run, and the run."""
 
@@ -116,31 +74,26 @@ class _Set:
         return [out] if isinstance(out, Tensor) else [one for one in out if isinstance(one, Tensor)]
 
 
-def _round(sets: Sequence[_Set], watch: _Watch) -> tuple[list[float], list[float]]:
+def _round(sets: Sequence[_Set], watch: Watch) -> tuple[list[float], list[float]]:
     """Seconds of every set's run forward, and backward."""
     nothing = torch.zeros(1, requires_grad=True)
-    roots = list(_marked(watch, nothing))
+    roots = list(begin(watch, nothing))
     with drawing(0, 0):
         for item in sets:
             watch.start(item.fresh)
             results = item.run()
             watch.stop()
-            roots += _marked(watch, *(one for one in results if one.requires_grad))
-    forward, watch.laps = watch.laps, []
+            roots += begin(watch, *results) if (results := [one for one in results if one.requires_grad]) else []
+    forward = watch.taken()
     leaves = [leaf for item in sets for leaf in item.leaves]
     if len(roots) == 1 or not leaves:
         return forward, [0.0] * len(sets)
     seeds = [torch.ones_like(one) for one in roots]
     torch.autograd.grad(roots, [*leaves, nothing], seeds, allow_unused=True)
     watch.stop()
-    (*backward, empty), watch.laps = watch.laps, []
+    *backward, empty = watch.taken()
     assert len(backward) == len(sets), "autograd goes backward through one run after another, the last run first"
     return forward, [max(one - empty, 0.0) for one in backward]
-
-
-def _marked(watch: _Watch, *results: Tensor) -> tuple[Tensor, ...]:
-    marked: tuple[Tensor, ...] = _Mark.apply(watch, *results) if results else ()  # type: ignore[no-untyped-call]
-    return marked
 
 
 def _made(operand: Operand, below: int) -> Tensor:
@@ -169,7 +122,7 @@ def _below(job: Job, code: CodeType, axes: dict[str, Axis]) -> int | None:
 
 
 def _try(job: Job, axes: dict[str, Axis], below: int, code: CodeType) -> None:
-    _round([_Set(job, axes, below, code)], _Watch(0))
+    _round([_Set(job, axes, below, code)], Watch(0))
 
 
 def _runs(function: Callable[[], object]) -> bool:

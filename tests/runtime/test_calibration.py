@@ -15,7 +15,7 @@ from autopar.runtime.primitives.table import PRIMITIVES
 from autopar.runtime.transport.threads import simulate
 from autopar.runtime.transport.world import default_world
 
-TINY = Pace(repeats=2, block=0.0, most=1024, patience=0.0)
+TINY = Pace(repeats=2, cleared=0, most=1024, patience=0.0)
 
 
 def measure(places):
@@ -70,7 +70,7 @@ def test_repeats_that_differ_are_made_again_while_patience_lasts():
 
     def count(patience):
         calls.clear()
-        (seconds,) = simulate(1, lambda: Clock(default_world(), Pace(6, 0.0, 64, patience)).time(uneven))
+        (seconds,) = simulate(1, lambda: Clock(default_world(), Pace(6, 0, 64, patience)).time(uneven))
         assert len(seconds) == 6
         return len(calls)
 
