@@ -60,7 +60,7 @@ def emit(
     writer = _Writer(graph, decision, axes, arguments, functions, frozenset(reserved), text, variant)
     written = [*(writer.block(program, step) for step in loops), writer.forward(program)]
     body = [code for code, _ in written]
-    code = "\n\n\n".join([*body, _main(bool(graph.outputs), images=any(_LAST in one for one in body))])
+    code = "\n\n\n".join([*body, ending(bool(graph.outputs), images=any(_LAST in one for one in body))])
     outputs = {path: held.layouts for (path, _), held in zip(graph.outputs, program.outputs, strict=True)}
     tables = layout_tables(graph, decision.homes, outputs)
     head = [f'"""{_title(text)}"""\n', _imports(f"{tables}\n{code}", exported), "", _grid(text.grid, axes), tables]
@@ -82,7 +82,7 @@ _OWN = (
 _LAST = "memory_format=torch.channels_last"
 
 
-def _main(outputs: bool, images: bool) -> str:
+def ending(outputs: bool, images: bool) -> str:
     """The program's last lines. Where images lie channels last, filters do: their gradients come in this order."""
     given = [
         "GRID",

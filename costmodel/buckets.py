@@ -12,11 +12,12 @@ from dataclasses import dataclass
 
 from autopar.costmodel import communication
 from autopar.costmodel.algorithms import reach_of
-from autopar.costmodel.machine import Machine
+from autopar.costmodel.machine import Machine, crowding
 from autopar.graph import ITEMSIZE
 from autopar.grid import GridShape
 
 BUCKET_BYTES = 4 << 20
+_STEPS = 3  # small operations per gradient: autograd accumulates it, a hook is called, the hook copies it
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ def fill(gradients: Sequence[Gradient], limit: int = BUCKET_BYTES) -> tuple[Buck
 
 
 def seconds(bucket: Bucket, grid: GridShape, machine: Machine) -> tuple[float, float]:
-    """(on the compute lane, on the communication lane): what the ranks sum themselves, and what goes on behind backward.
+    """(on the compute lane, on the communication lane): what the ranks fill and sum themselves, and what goes on behind backward.
 
     A bucket is one message. Where the profile has measured such sums (filling included), they are taken, and sums in general
     otherwise.
@@ -73,7 +74,12 @@ def seconds(bucket: Bucket, grid: GridShape, machine: Machine) -> tuple[float, f
     measured = any(fit.move == "gradient_sum" for fit in machine.fits)
     total = communication.seconds("gradient_sum" if measured else "sum", machine, reach, float(bucket.nbytes))
     share = communication.exposed(machine, reach)
-    return total * share, total * (1 - share)
+    return total * share + len(bucket.members) * filling(grid, machine), total * (1 - share)
+
+
+def filling(grid: GridShape, machine: Machine) -> float:
+    """Seconds that it takes one gradient to get into its bucket beside its bytes."""
+    return _STEPS * machine.launch_floor * crowding(machine, grid)
 
 
 def shared(bucket: Bucket, axes: tuple[int, ...], grid: GridShape, machine: Machine) -> bool:
