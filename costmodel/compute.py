@@ -25,7 +25,6 @@ import math
 
 import numpy as np
 
-from autopar.costmodel import buckets
 from autopar.costmodel.algorithms import reach_of, reaches
 from autopar.costmodel.communication import Conversion, exposed, gradient_seconds, halo_seconds
 from autopar.costmodel.communication import seconds as move_seconds
@@ -239,8 +238,7 @@ def parameter_seconds(
     if kind != "parameter":
         return 0.0, 0.0
     moved = local_bytes(value.shape, ITEMSIZE[value.dtype], home, grid) * (3 + 2 * optimizer_copies(optimizer))
-    sums = gradient_sums(value, home, grid, machine)
-    filled = buckets.filling(grid, machine) if sums else 0.0
-    return filled + sum(one.seconds for one in sums), max(
+    sums = sum(one.seconds for one in gradient_sums(value, home, grid, machine))
+    return sums, max(
         machine.launch_floor, moved / machine.update_rate(optimizer)
     ) * crowding(machine, grid)
