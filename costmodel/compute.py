@@ -239,6 +239,4 @@ def parameter_seconds(
         return 0.0, 0.0
     moved = local_bytes(value.shape, ITEMSIZE[value.dtype], home, grid) * (3 + 2 * optimizer_copies(optimizer))
     sums = sum(one.seconds for one in gradient_sums(value, home, grid, machine))
-    return sums, max(
-        machine.launch_floor, moved / machine.update_rate(optimizer)
-    ) * crowding(machine, grid)
+    return sums, max(machine.launch_floor, moved / machine.update_rate(optimizer)) * crowding(machine, grid)
