@@ -52,7 +52,7 @@ class Description:
     plan's own. `filled` are the factors of which every rank must hold a row, see `autopar.runtime.filled`. `batched` are
     the inputs whose dim 0 is the batch of `rows`; a step may bring any number of them, unless `fixed` says why not.
     `loss` is the path of the loss in what the model returns, `evaluation` says why the program cannot evaluate.
-    `filled_by_rows` are those of the filled factors that grow with the batch.
+    `filled_by_rows` are those of the filled factors that grow with the batch. `optimizer` is what the plan was made for.
     """
 
     name: str
@@ -72,6 +72,7 @@ class Description:
     rows: int = 0
     batched: tuple[str, ...] = ()
     fixed: str = ""
+    optimizer: str = "adamw"
 
 
 def read_description(path: Path) -> Description:
@@ -152,6 +153,7 @@ def _from_data(data: Mapping[str, Any], digest: str) -> Description:
         rows=int(batch.get("rows", 0)),
         batched=tuple(map(_text, batch.get("inputs", ()))),
         fixed=_text(batch.get("fixed", "")),
+        optimizer=_text(data.get("options", {}).get("optimizer", "adamw")),
     )
 
 

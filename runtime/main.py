@@ -157,10 +157,13 @@ def train(
 
 
 def make_optimizer(opened: Job, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """The model file's own optimizer, AdamW where it has none."""
+    """The model file's own optimizer; where it has none, the one that the plan was made for."""
     if opened.file is not None and opened.file.optimizer is not None:
         return opened.file.optimizer(parameters)
-    return torch.optim.AdamW(parameters, lr=LEARNING_RATE)
+    if opened.description.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=LEARNING_RATE)
+    momentum = 0.9 if opened.description.optimizer == "momentum" else 0.0
+    return torch.optim.SGD(parameters, lr=LEARNING_RATE, momentum=momentum)
 
 
 class _Beside:

@@ -53,7 +53,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plan", default="auto", choices=plans, help=fixed)
     optimizers = ["sgd", "momentum", "adamw"]
     parser.add_argument(
-        "--optimizer", default="adamw", choices=optimizers, help="whose state the memory counts (adamw)"
+        "--optimizer",
+        default="adamw",
+        choices=optimizers,
+        help="what to plan for, and to train with where the model file has none of its own (adamw)",
     )
     parser.add_argument(
         "--loss", metavar="OUTPUT", help="the output to train on, where it is not a scalar or called loss"

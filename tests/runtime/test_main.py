@@ -64,6 +64,27 @@ def test_example_inputs_where_there_are_no_batches(tmp_path, capsys):
     assert "difference 0" in capsys.readouterr().out
 
 
+STOCK = {
+    "sgd": "torch.optim.SGD(parameters, lr=1e-3)",
+    "momentum": "torch.optim.SGD(parameters, lr=1e-3, momentum=0.9)",
+    "adamw": "torch.optim.AdamW(parameters, lr=1e-3)",
+}
+
+
+@pytest.mark.parametrize("name", sorted(STOCK))
+def test_the_plans_optimizer_where_the_file_has_none(tmp_path, capsys, name):
+    own, saved = tmp_path / "own", tmp_path / "stock"
+    model = MODEL[: MODEL.index("def optimizer")]
+    for folder, text in ((own, f"{model}def optimizer(parameters):\n    return {STOCK[name]}\n"), (saved, model)):
+        folder.mkdir()
+        program = write(folder, model=text, changes={"options": {"optimizer": name}})
+        start(program, "--steps", 3, "--no-rebalance", "--save", folder / "out.safetensors")
+    expected, found = load_file(own / "out.safetensors"), load_file(saved / "out.safetensors")
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+    assert "trained    3 steps" in capsys.readouterr().out
+
+
 def test_a_module_made_by_the_file_is_rank_0s(tmp_path, capsys):
     text = MODEL.replace("def model():\n    return Model()", "torch.seed()\nmodel = Model()")
     start(write(tmp_path, model=text), "--steps", 1)
