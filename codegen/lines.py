@@ -217,7 +217,7 @@ def _inline(plain: list[Line], outputs: Sequence[Held], style: Style) -> list[Li
             if kept[at].random and any(one.random for one in (line, *plain[at + 1 : i])):
                 continue  # the order in which numbers are drawn is that of the model
             merged = _merge(kept[at], line, held)
-            if merged is not None and _short(merged, style):
+            if merged is not None and _width(merged, style) <= max(_WIDTH, _width(line, style)):
                 line = merged
                 del kept[at]
         kept[i] = line
@@ -253,8 +253,9 @@ def _inserted(inner: Callable[[Names], str], outer: Callable[[Names], str], held
     return text
 
 
-def _short(line: Line, style: Style) -> bool:
-    return len(line.text(lambda held: plain_name(held, style))) <= _WIDTH
+def _width(line: Line, style: Style) -> int:
+    """About how wide the line is printed."""
+    return len(line.text(lambda held: plain_name(held, style)))
 
 
 def plain_name(held: Held, style: Style) -> Expr:
