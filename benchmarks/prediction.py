@@ -38,7 +38,7 @@ from jobs import Job
 from models import MODELS, Model, batch, seeded
 from options import add_json, add_names, add_small, add_turns, described
 
-SETTLE = 1
+SETTLE = 2
 PRICES = ("shipped", "calibrated", "measured")
 
 # What the plans of a model are pinned to, beside the one that the planner chooses freely.
