@@ -3,7 +3,8 @@
     with hosts(2, "1gbit"):
         run(2, ["python", "-m", "mpi4py", "program.py"])       # two ranks on each host
 
-Inside a host, ranks share memory; between hosts they speak TCP over links of the given rate. Needs Linux, root, `ip`
+Inside a host, ranks share memory; between hosts they speak TCP over links of the given rate. The hosts share out this machine's
+cores, where there is one for each. Needs Linux, root, `ip`
 and `tc` (iproute2), `unshare` (util-linux), and an MPICH whose mpiexec can be given a launcher of its own.
 """
 
@@ -80,8 +81,14 @@ def enter(words: Sequence[str]) -> None:
     while rest[0].startswith("-"):
         rest.pop(0)
     name, *command = rest
+    os.sched_setaffinity(0, cores(_present().index(name), len(_present()), sorted(os.sched_getaffinity(0))))
     inside = f"hostname {name}; {' '.join(command)}"
     os.execvp("ip", ["ip", "netns", "exec", name, "unshare", "--uts", "sh", "-c", inside])
+
+
+def cores(place: int, number: int, every: Sequence[int]) -> Sequence[int]:
+    """The cores of one of so many hosts: a share of its own, or all of them where there are fewer than hosts."""
+    return every[place * len(every) // number : (place + 1) * len(every) // number] or every
 
 
 def _name(i: int) -> str:
