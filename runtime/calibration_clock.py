@@ -30,7 +30,7 @@ class Pace:
     Calls whose repeats differ are measured again for `patience` seconds in all.
     """
 
-    repeats: int = 9
+    repeats: int = 12
     cleared: int = CLEARED
     most: int = 16 << 20
     patience: float = 5.0
