@@ -21,7 +21,7 @@ def test_the_table_has_the_plan_and_every_baseline(tmp_path):
 
 
 def test_as_json(tmp_path):
-    rows = json.loads(done("compare", write(tmp_path), "--grid", "2", "--memory", "600KiB", "--json"))
+    rows = json.loads(done("compare", write(tmp_path), "--grid", "2", "--memory", "1MiB", "--json"))
     by_name = {row["plan"]: row for row in rows}
     assert rows[0]["plan"] == "chosen"
     assert rows[0]["fits"]
