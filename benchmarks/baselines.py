@@ -60,12 +60,15 @@ def order(rows: Sequence[Measured]) -> float | None:
     return sum((one > 0) - (one < 0) for one in agree) / len(agree) if agree else None
 
 
-def compiled_plans(model: Model, ranks: int, plans: Sequence[str], folder: Path) -> list[Measured]:
+def compiled_plans(model: Model, ranks: int, options: argparse.Namespace, folder: Path) -> list[Measured]:
     """Compile the free plan and every fixed one into ``folder/NAME/compiled``; one program under two names is kept once."""
-    free = autopar.compile(seeded(model), batch(model), grid=str(ranks), optimizer="sgd", name=model.name)
+    free = autopar.compile(
+        seeded(model), batch(model),
+        grid=str(ranks), optimizer="sgd", name=model.name, machine=options.machine, measure=options.measure,
+    )  # fmt: skip
     sources: dict[str, str] = {}
     found = []
-    for name in (CHOSEN, *plans):
+    for name in (CHOSEN, *options.plans):
         try:
             one = free if name == CHOSEN else free.replan(plan=name)
         except NotApplicable as error:
@@ -82,7 +85,7 @@ def compiled_plans(model: Model, ranks: int, plans: Sequence[str], folder: Path)
 def measure(model: Model, ranks: int, options: argparse.Namespace, log: Console) -> list[Measured]:
     """All plans of one model on so many ranks, taking turns."""
     with tempfile.TemporaryDirectory() as place:
-        rows = compiled_plans(model, ranks, options.plans, Path(place))
+        rows = compiled_plans(model, ranks, options, Path(place))
         jobs: dict[str, Job] = {}
         try:
             for row in rows:
@@ -150,6 +153,8 @@ def arguments() -> argparse.Namespace:
     add_names(parser, "--models", MODELS, "MODEL")
     add_ranks(parser, (2, 4))
     add_names(parser, "--plans", BASELINES, "PLAN")
+    parser.add_argument("--machine", default="cpu", help="the profile to plan with (cpu)")
+    parser.add_argument("--measure", action="store_true", help="time calls first, as `compile --measure` does")
     add_turns(parser, 7, "every plan")
     add_small(parser)
     add_json(parser)

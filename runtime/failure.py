@@ -25,6 +25,7 @@ from autopar.runtime.transport.base import Comm
 FOLDER = "AUTOPAR_ERRORS"
 _INTERRUPTED = 130  # what a shell says of a process that an interrupt has ended
 _GRACE = 5.0  # seconds for another rank to end the job
+_PASSED_ON = 0.2  # seconds in which mpiexec reads what was printed: it may drop that once a rank has ended the job
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +130,10 @@ def rank_of_process(place: Path, process: int) -> int | None:
 
 
 def _say(text: str) -> None:
-    """Print in one piece: what several ranks print at once would mix otherwise."""
+    """Print in one piece: what several ranks print at once would mix otherwise. Ends when mpiexec has passed it on."""
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
+    time.sleep(_PASSED_ON)
 
 
 def _write(failure: Failure) -> None:

@@ -16,7 +16,8 @@ from autopar.layout import Layouts, Shard
 from autopar.runtime.description import Described
 from autopar.runtime.filled import Filled, check_filled
 from autopar.runtime.grid import Grid
-from autopar.runtime.state import gather_whole, memory_format, take_part
+from autopar.runtime.primitives.cut import order
+from autopar.runtime.state import gather_whole, take_part
 
 Held = tuple[Described, Layouts, Tensor]
 
@@ -58,7 +59,7 @@ def _moved(
     grid.axes[axis].move(cuts[1])
     moved = take_part(whole, layouts, grid.axes)
     grid.axes[axis].move(cuts[0])
-    return moved.contiguous(memory_format=memory_format(part))
+    return moved.contiguous(memory_format=order(part))
 
 
 def _move_tensor(tensor: Tensor, optimizer: torch.optim.Optimizer | None, moved: Callable[[Tensor], Tensor]) -> None:

@@ -77,12 +77,6 @@ def _left(layout: Shard, whole: int, factor: Factor, before: Sequence[tuple[Fact
     return blocks, extent, unit
 
 
-def memory_format(tensor: Tensor) -> torch.memory_format:
-    """Channels last where the tensor lies so, in one piece, and contiguous otherwise."""
-    last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
-    return torch.channels_last if last and not tensor.is_contiguous() else torch.contiguous_format
-
-
 def local_shape(shape: Sequence[int], layouts: Layouts, axes: Sequence[Axis]) -> tuple[int, ...]:
     """The shape of this rank's part."""
     local = list(shape)

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from autopar.runtime.grid import Axis
+from autopar.runtime.primitives.cut import order
 from autopar.runtime.primitives.function import Context, apply
 
 
@@ -19,7 +20,7 @@ class _AllSum(torch.autograd.Function):
     def forward(ctx: Context, x: Tensor, axis: Axis) -> Tensor:
         y = x.clone(memory_format=torch.contiguous_format)
         axis.comm.all_reduce(y)
-        return y
+        return y.contiguous(memory_format=order(x))
 
     @staticmethod
     @once_differentiable

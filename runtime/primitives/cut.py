@@ -3,6 +3,9 @@
 A dim of extent n is read as ``blocks x m x unit`` and the middle factor is cut at the axis's bounds for m (see
 `autopar.layout.Shard`). `Cut` is that reading with the bounds filled in. Rank i then holds, in every block, the rows
 ``bounds[i] * unit`` to ``bounds[i+1] * unit``; its part of the dim is those runs one after another.
+
+What is sent lies in the order of the dims, whatever order of memory a rank's tensor has: ranks may differ in that. What a
+conversion makes lies in the order of what it was given (`order`), so that images stay channels last.
 """
 
 from __future__ import annotations
@@ -55,8 +58,8 @@ class Cut:
         return unfolded.narrow(self.dim + 1, low, high - low)
 
     def part(self, whole: Tensor, rank: int) -> Tensor:
-        """The part of `whole` that is this rank's, contiguous; a view where it lies in one piece."""
-        return in_memory(self.region(whole, rank).reshape(self.shape(whole, rank)))
+        """The part of `whole` that is this rank's, in one piece of memory; a view where it lies so."""
+        return in_memory(self.region(whole, rank).reshape(self.shape(whole, rank)), order(whole))
 
     def place(self, part: Tensor, whole: Tensor, rank: int) -> None:
         """Write this rank's `part` to where it belongs in `whole`."""
@@ -86,9 +89,15 @@ class Cut:
         return [self.region(whole, rank) for rank in range(self.ranks)]
 
 
-def in_memory(x: Tensor) -> Tensor:
+def order(x: Tensor) -> torch.memory_format:
+    """Channels last where `x` lies so, in one piece, and contiguous otherwise."""
+    last = x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last else torch.contiguous_format
+
+
+def in_memory(x: Tensor, form: torch.memory_format = torch.contiguous_format) -> Tensor:
     """`x` as its elements lie in memory one after another: no lazy conjugate, as gradients of complex numbers may be."""
-    return x.resolve_conj().resolve_neg().contiguous()
+    return x.resolve_conj().resolve_neg().contiguous(memory_format=form)
 
 
 def cut_whole(x: Tensor, dim: int, axis: Axis, blocks: int, unit: int) -> Cut:
@@ -123,9 +132,10 @@ def gather_parts(x: Tensor, axis: Axis, cut: Cut) -> Tensor:
     parts = cut.in_order(whole)
     if parts is not None:
         axis.comm.all_gather(in_memory(x), parts)
-        return whole
+        return whole.contiguous(memory_format=order(x))
     parts = cut.room(x)
     axis.comm.all_gather(in_memory(x), parts)
+    whole = torch.empty_like(whole, memory_format=order(x)) if cut.blocks == 1 else whole
     for rank, part in enumerate(parts):
         cut.place(part, whole, rank)
     return whole
@@ -141,11 +151,12 @@ def sum_parts(whole: Tensor, axis: Axis, cut: Cut) -> Tensor:
         for rank, part in enumerate(parts):
             part.copy_(cut.region(source, rank).reshape(part.shape))
     axis.comm.reduce_scatter(parts, out)
-    return out
+    return out.contiguous(memory_format=order(whole))
 
 
 def fill_with_zeros(part: Tensor, cut: Cut, rank: int) -> Tensor:
     """The whole tensor with this rank's part in its place and zeros elsewhere."""
     whole = part.new_zeros(cut.shape(part))
+    whole = whole.contiguous(memory_format=order(part)) if cut.blocks == 1 else whole
     cut.place(part, whole, rank)
     return whole

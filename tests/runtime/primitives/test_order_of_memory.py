@@ -1,0 +1,68 @@
+"""Conversions of images that lie channels last on some ranks or all: the same numbers, in the order of what was given."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from autopar.runtime import Grid, all_gather, all_sum, copy, gather, reduce_scatter, simulate, split, take, zero_fill
+from autopar.runtime.primitives.cut import order
+
+WHOLE = {  # of a whole tensor over the axis
+    "split": lambda x, dim, axis, extent: split(x, dim, axis),
+    "take": lambda x, dim, axis, extent: take(x, dim, axis),
+    "reduce_scatter": lambda x, dim, axis, extent: reduce_scatter(x, dim, axis),
+    "all_sum": lambda x, dim, axis, extent: all_sum(x, axis),
+    "copy": lambda x, dim, axis, extent: copy(x, axis),
+}
+PARTS = {"gather": gather, "all_gather": all_gather, "zero_fill": zero_fill}
+
+
+def made(rank, shape, last):
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(rank), dtype=torch.float64)
+    return x.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+
+
+def step(name, shape, dim, cuts, lasts):
+    """On every rank: the result, its gradient, and the orders of what was given and made, forward and backward."""
+
+    def rank():
+        grid = Grid(str(len(lasts)))
+        (axis,) = grid.axes
+        axis.move(cuts)
+        local = list(shape)
+        if name in PARTS:
+            local[dim] = axis.part(shape[dim])
+        x = made(grid.rank, local, lasts[grid.rank]).requires_grad_()
+        y = (WHOLE | PARTS)[name](x, dim, axis, shape[dim])
+        dy = made(7 if name in ("gather", "all_sum") else grid.rank + 9, y.shape, lasts[grid.rank])
+        (dx,) = torch.autograd.grad(y, x, dy)
+        return y.detach(), dx, (order(x), order(y)), (order(dy), order(dx))
+
+    return simulate(len(lasts), rank)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    name=st.sampled_from(sorted(WHOLE | PARTS)),
+    dim=st.integers(0, 3),
+    shape=st.tuples(*[st.integers(1, 5)] * 4),
+    lasts=st.lists(st.booleans(), min_size=2, max_size=3),
+    data=st.data(),
+)
+def test_ranks_may_differ_in_the_order_of_memory(name, dim, shape, lasts, data):
+    points = data.draw(st.none() | st.lists(st.sampled_from((0.0, 0.3, 0.5, 1.0)), min_size=2, max_size=2))
+    cuts = None if points is None else (0.0, *sorted(points[: len(lasts) - 1]), 1.0)
+    ours = step(name, shape, dim, cuts, lasts)
+    plain = step(name, shape, dim, cuts, [False] * len(lasts))
+    for (y, dx, _, _), (wanted, wanted_dx, _, _) in zip(ours, plain, strict=True):
+        assert torch.equal(y, wanted)
+        assert torch.equal(dx, wanted_dx)
+
+
+@pytest.mark.parametrize("dim", [0, 1, 2])
+@pytest.mark.parametrize("name", sorted(WHOLE | PARTS))
+def test_what_is_made_lies_as_what_was_given(name, dim):
+    for _, _, forward, backward in step(name, (4, 6, 4, 3), dim, None, [True, True]):
+        assert forward == (torch.channels_last,) * 2
+        assert backward == (torch.channels_last,) * 2
