@@ -1,7 +1,7 @@
 """Puts this folder on the path, so that tests in subfolders can import the helpers that stand here; golden programs; order.
 
 Files that take long come first, so that at the end no worker of pytest-xdist is left alone with one of them
-(`--no-loadscope-reorder`: they are handed out in the order of the tests here, not by how many tests they have).
+(`--no-loadscope-reorder`: they are handed out in this order, not by how many tests they have).
 """
 
 import gc
@@ -10,22 +10,44 @@ import sys
 from pathlib import Path
 
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 sys.path.insert(0, str(Path(__file__).parent))
 os.environ.setdefault("AUTOPAR_CACHE", "off")  # tests keep nothing in the user's home
 GOLDEN = Path(__file__).parent / "golden"
-LONG = (  # the longest first; the order of the others does not matter
-    "benchmarks/test_benchmark_runs.py", "faults/test_stuck_jobs.py", "end_to_end/test_models.py", "zoo/test_zoo.py",
-    "runtime/test_mpi.py", "faults/test_checked_jobs.py", "runtime/test_sums.py", "benchmarks/test_zoo_benchmark.py",
-    "faults/test_job_failures.py", "runtime/test_memory_use.py", "examples/test_by_hand.py", "capture/test_capture_small.py",
-    "codegen/test_program.py", "codegen/test_steps.py", "ops/test_rules.py", "end_to_end/test_training_ranks.py",
-    "end_to_end/test_zero_ranks.py", "partitioner/test_strategies.py", "partitioner/test_large.py", "test_infeasible.py",
-    "examples/test_planner_docs.py", "runtime/primitives/test_partition_mpi.py", "test_determinism.py",
+JOBS = frozenset(  # what they do is start jobs of several ranks
+    {
+        "benchmarks/test_benchmark_runs.py", "faults/test_stuck_jobs.py", "runtime/test_mpi.py", "faults/test_checked_jobs.py",
+        "runtime/test_sums.py", "benchmarks/test_zoo_benchmark.py", "faults/test_job_failures.py", "runtime/test_memory_use.py",
+        "examples/test_by_hand.py", "end_to_end/test_training_ranks.py", "end_to_end/test_zero_ranks.py",
+        "runtime/primitives/test_partition_mpi.py", "runtime/test_profile_mpi.py", "runtime/test_program_mpi.py",
+    }
+)  # fmt: skip
+LONG = (  # of the others; after them in any order
+    "end_to_end/test_models.py", "zoo/test_zoo.py", "capture/test_capture_small.py", "codegen/test_program.py",
+    "codegen/test_steps.py", "ops/test_rules.py", "partitioner/test_strategies.py", "partitioner/test_large.py",
+    "test_infeasible.py", "examples/test_planner_docs.py", "test_determinism.py",
 )  # fmt: skip
 
 
 def pytest_addoption(parser):
     parser.addoption("--accept", action="store_true", help="rewrite the golden programs in tests/golden")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    return Files(config, log) if config.getoption("dist") == "loadfile" else None
+
+
+class Files(LoadFileScheduling):
+    """A file is run by one worker, and where there are two workers, all of JOBS by the same.
+
+    Ranks that wait for one another do not sleep: on two cores two jobs at a time take longer than one after the other.
+    """
+
+    def _split_scope(self, nodeid):
+        file = nodeid.split("::", 1)[0]
+        return "jobs" if self.numnodes <= 2 and file.removeprefix("tests/") in JOBS else file
 
 
 @pytest.hookimpl(wrapper=True)
@@ -41,9 +63,9 @@ def pytest_collection():
 
 def pytest_collection_modifyitems(items):
     here = Path(__file__).parent
-    places = {here / name: at for at, name in enumerate(LONG)}
-    assert all(path.exists() for path in places), "LONG names a file that is not there"
-    items.sort(key=lambda item: places.get(item.path, len(LONG)))
+    places = {here / name: at for at, name in enumerate([*sorted(JOBS), *LONG])}
+    assert all(path.exists() for path in places), "JOBS or LONG names a file that is not there"
+    items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 @pytest.fixture
