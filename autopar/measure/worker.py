@@ -83,7 +83,8 @@ def _round(sets: Sequence[_Set], watch: Watch) -> tuple[list[float], list[float]
             watch.start(item.fresh)
             results = item.run()
             watch.stop()
-            roots += begin(watch, *results) if (results := [one for one in results if one.requires_grad]) else []
+            trained = [one for one in results if one.requires_grad]
+            roots += begin(watch, *trained) if trained else ()
     forward = watch.taken()
     leaves = [leaf for item in sets for leaf in item.leaves]
     if len(roots) == 1 or not leaves:
