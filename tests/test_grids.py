@@ -72,9 +72,9 @@ def test_a_grid_without_a_plan_is_left_out():
 
 def test_no_grid_at_all_says_why_for_each():
     with pytest.raises(InfeasiblePlan, match=r"no grid has a plan(.|\n)*- 4: memory limit(.|\n)*- 2x2: memory limit"):
-        compiled("gpt", "auto", machine=SLOW, ranks=4, memory=100)
+        compiled("mlp", "auto", machine=SLOW, ranks=4, memory=100)
     with pytest.raises(ConfigError, match="no grid has a plan"):
-        compiled("gpt", "auto", machine=SLOW, ranks=4, pin=["blocks.*.up: n@model"])
+        compiled("mlp", "auto", machine=SLOW, ranks=4, pin=["fc1: n@model"])
 
 
 @pytest.mark.parametrize(

@@ -29,26 +29,27 @@ def gpt():
 
 
 @pytest.mark.parametrize(
-    "what",
+    ("name", "what"),
     [
-        {},
-        {"optimizer": "sgd"},
-        {"recompute": "always"},
-        {"recompute": "never"},
-        {"pin": ["*.qkv: b0@axis0", "*.up: b0@axis0"]},
-        {"ban": ["*.weight: shard@*", "*.bias: shard@*"]},
-        {"plan": "data"},
-        {"plan": "zero"},
+        ("gpt", {}),
+        ("gpt", {"recompute": "always"}),
+        ("gpt", {"pin": ["*.qkv: b0@axis0", "*.up: b0@axis0"]}),
+        ("gpt", {"plan": "zero"}),
+        ("wide_mlp", {"optimizer": "sgd"}),
+        ("wide_mlp", {"recompute": "never"}),
+        ("wide_mlp", {"ban": ["*.weight: shard@*", "*.bias: shard@*"]}),
+        ("wide_mlp", {"plan": "data"}),
     ],
 )
-def test_the_nearest_limit_works_and_nothing_below_it(gpt, what):
-    text = refused(gpt, memory=1000, **what)
-    assert "memory limit 1000.00 B per rank: gpt on grid" in text
+def test_the_nearest_limit_works_and_nothing_below_it(gpt, name, what):
+    first = gpt if name == "gpt" else compiled(name, "2", machine=SLOW)
+    text = refused(first, memory=1000, **what)
+    assert f"memory limit 1000.00 B per rank: {name} on grid" in text
     limit = nearest_limit(text)
-    one = gpt.replan(memory=limit, **what)
+    one = first.replan(memory=limit, **what)
     asked = one.plan.options.memory
     assert one.plan.predicted.bytes <= asked
-    below = refused(gpt, memory=asked - 11, **what)  # the limit is rounded up to hundredths of a KiB
+    below = refused(first, memory=asked - 11, **what)  # the limit is rounded up to hundredths of a KiB
     assert nearest_limit(below) == limit
     assert needed(text) == needed(below)
     assert re.search(r"- most is held in (forward|backward) of \w+", text)

@@ -137,6 +137,6 @@ def test_a_model_on_meta_is_discovered_at_small_shapes():
         def forward(self, x):
             return gate(x, self.scale, 40_000).sum()
 
-    one = autopar.compile(Wide, {"x": torch.empty(60_000, 40_000, device="meta")}, grid="2", name="wide")
+    one = autopar.compile(Wide, {"x": torch.empty(60_000, 40_000, device="meta")}, grid="2", name="wide", memory="1TB")
     (found,) = discovered(one.plan)
     assert found.letters == "a b, b -> a b"
