@@ -84,15 +84,8 @@ _LAST = "memory_format=torch.channels_last"
 
 def ending(outputs: bool, images: bool) -> str:
     """The program's last lines. Where images lie channels last, filters do: their gradients come in this order."""
-    given = [
-        "GRID",
-        "forward",
-        "INPUTS",
-        "PARAMETERS",
-        *["OUTPUTS"] * outputs,
-        *["filters=torch.channels_last"] * images,
-    ]
-    return f'PROGRAM = Program({", ".join(given)})\nif __name__ == "__main__":\n    main(PROGRAM, __file__)'
+    more = ", OUTPUTS" * outputs + ", filters=torch.channels_last" * images
+    return f'PROGRAM = Program(GRID, forward, INPUTS, PARAMETERS{more})\nif __name__ == "__main__":\n    main(PROGRAM, __file__)'
 
 
 def _title(text: Text) -> str:

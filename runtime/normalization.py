@@ -23,6 +23,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from autopar.errors import ProgramMismatch, refusal
 from autopar.runtime.grid import Axis
 from autopar.runtime.moments import Vector, channel_sums, combine, local_moments
+from autopar.runtime.primitives.cut import order
 from autopar.runtime.primitives.function import apply
 
 _HALVES = (torch.float16, torch.bfloat16)  # summed in float32
@@ -100,7 +101,7 @@ class _BatchNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: _Context, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, mean, var, *given = ctx.saved_tensors
-        grad = grad.contiguous(memory_format=_format(x))
+        grad = grad.contiguous(memory_format=order(x))
         dw, db = channel_sums(grad, x, mean, var, ctx.eps) if x.numel() else (torch.zeros_like(mean),) * 2
         sums = torch.stack([dw, db])
         for axis in ctx.axes:
@@ -112,13 +113,6 @@ class _BatchNorm(torch.autograd.Function):
         dx = normalise(x, slope, shift, mean, var, ctx.eps).addcmul_(grad, scale.view(-1, *[1] * (x.dim() - 2)))
         needed = ctx.needs_input_grad
         return dx, dw if needed[1] else None, db if needed[2] else None, None, None, None, None, None
-
-
-def _format(x: Tensor) -> torch.memory_format:
-    """In which order the elements of `x` lie, so that its gradient may lie alike."""
-    if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
-        return torch.channels_last
-    return torch.contiguous_format
 
 
 def normalise(x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, var: Tensor, eps: float) -> Tensor:
