@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median, quantiles
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,8 @@ class Computed:
 class Raw:
     """What was measured. `places` has for every rank the first rank of its node; cores are those of the smallest node.
 
-    overlap is None where there is no such link.
+    What a rank does by itself (`computed`, and local movements) was done by as many ranks of a node as have a core each, and
+    what is sent by all ranks at once. overlap is None where there is no such link.
     """
 
     version: int

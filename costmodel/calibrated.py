@@ -1,7 +1,8 @@
 """From measurements to a machine profile: a fit per movement and place, rates per class of work, and how far to trust them.
 
-Ranks that share cores slow each other down; what was measured is divided by that (`crowding`), so that the profile says
-what a rank does on a core of its own. Where all ranks share one host, the link between hosts is that of the base profile.
+Ranks that share cores slow each other down. What a rank does by itself was measured on as many as have a core each; what ranks
+of one node exchange, on all of them, is divided by the `crowding`, so that the profile says what it takes on a core of
+one's own. Where all ranks share one host, the link between hosts is that of the base profile.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def calibrate(raw: Raw, base: Machine, name: str) -> Calibrated:
     """The profile `name`: `base` with everything that was measured in the place of what it had."""
     crowded = max(1.0, raw.ranks_per_node / raw.cores)
     rows = tuple(_rows(raw.moved))
-    machine = replace(_computed(raw.computed, base, crowded), name=name, cores_per_node=raw.cores)
+    machine = replace(_computed(raw.computed, base), name=name, cores_per_node=raw.cores)
     links = {row.place: row for row in rows if row.move == "message"}
     if "intra" in links:
         machine = replace(machine, intra=_link(links["intra"], crowded), overlap=rounded(raw.overlap_intra or 0.0))
@@ -73,7 +74,7 @@ def calibrate(raw: Raw, base: Machine, name: str) -> Calibrated:
         machine = replace(machine, inter=_link(links["inter"], 1.0), overlap_inter=hidden)
     if raw.hosts > 1:
         machine = replace(machine, ranks_per_node=raw.ranks_per_node)
-    fits = [_fit(row, 1.0 if row.place == "inter" else crowded) for row in rows if row.move != "message"]
+    fits = [_fit(row, crowded if row.place == "intra" else 1.0) for row in rows if row.move != "message"]
     kept = [one for one in base.fits if one.place == "inter" and "inter" not in links]
     machine = replace(machine, fits=(*fits, *kept))
     return Calibrated(machine, rows, tuple(_rates(raw.computed)), tuple(_noise(rows, raw.computed)))
@@ -116,31 +117,30 @@ def _link(row: Row, crowded: float) -> Link:
     return Link(rounded(row.curve.alpha / crowded), rounded(rate * crowded))
 
 
-def _computed(computed: Sequence[Computed], base: Machine, crowded: float) -> Machine:
+def _computed(computed: Sequence[Computed], base: Machine) -> Machine:
     rates = {
         (work, back): median(
             per_second(one)
             for one in computed
             if (one.work, one.dtype, one.direction) == (work, "float32", "backward" if back else "forward")
         )
-        * crowded
         for work in WORKS
         for back in (False, True)
         if any((one.work, one.direction) == (work, "backward" if back else "forward") for one in computed)
     }
     peak = rounded(max(rates.values()))
     products = {
-        one.dtype: per_second(one) * crowded for one in computed if (one.work, one.direction) == ("matmul", "forward")
+        one.dtype: per_second(one) for one in computed if (one.work, one.direction) == ("matmul", "forward")
     } | {"float32": rates["matmul", False]}
     flops = {dtype: rounded(peak * rate / products["float32"]) for dtype, rate in products.items()}
     shares = {work: _share(rates[work, False] / peak) for work in WORKS}
     back = {work: _share(rates[work, True] / peak) for work in WORKS if (work, True) in rates}
     floors = [median(one.seconds) / one.amount for one in computed if one.kind == "floor"]
-    update = {one.work: rounded(per_second(one) * crowded) for one in computed if one.kind == "update"}
+    update = {one.work: rounded(per_second(one)) for one in computed if one.kind == "update"}
     return replace(
         base,
-        memory_bandwidth=rounded(mean(per_second(one) for one in computed if one.kind == "memory") * crowded),
-        launch_floor=rounded(mean(floors) / crowded),
+        memory_bandwidth=rounded(mean(per_second(one) for one in computed if one.kind == "memory")),
+        launch_floor=rounded(mean(floors)),
         flops=tuple(sorted(flops.items())),
         efficiency=tuple(sorted(shares.items())),
         efficiency_backward=tuple(sorted(back.items())),

@@ -9,56 +9,95 @@ does the rest.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 
 from autopar.errors import ConfigError, refusal
-from autopar.measurements import VERSION, Moved, Raw
+from autopar.measurements import VERSION, Computed, Moved, Raw
 from autopar.runtime.allocator import keep_freed_memory
 from autopar.runtime.calibration_clock import QUICK, Clock, Pace
-from autopar.runtime.calibration_moves import movements
+from autopar.runtime.calibration_moves import kept, sent
 from autopar.runtime.calibration_rates import overlap, rates
+from autopar.runtime.grid import Axis
 from autopar.runtime.transport.base import Comm
 from autopar.runtime.transport.staged import stage
 from autopar.runtime.transport.watched import watch
 from autopar.runtime.transport.world import default_world, simulated_world
 
 Tell = Callable[[str], None]
+Record = TypeVar("Record", Moved, Computed)
+_NAP = 1e-3  # seconds
 
 
 def measure(world: Comm, places: Sequence[int], pace: Pace, tell: Tell) -> Raw:
-    """Everything, on all ranks of `world`. Collective; alike on all ranks.
+    """Everything, on all ranks of `world`. Collective; what was measured is alike on all ranks, of which one tells what it does.
 
     Raises ConfigError, on all ranks alike, unless the nodes hold consecutive ranks, equally many each.
     """
     start = time.perf_counter()
     clock = Clock(world, pace)
-    each = ranks_per_node(places)
-    node = world.rank // each
+    each, wide = ranks_per_node(places), cores(world, places)
+    few = _Few(world, world.rank % each >= each - wide, pace, tell)
     moved: list[Moved] = []
     hidden: dict[str, float] = {}
-    groups = {"intra": (node, each), "inter": (world.rank % each, world.size // each)}
+    groups = {"intra": (world.rank // each, each), "inter": (world.rank % each, world.size // each)}
     for place, (color, size) in groups.items():
         if size > 1:
             group = world.split(color, world.rank)
-            moved += movements(clock, group, place, not moved, tell)
-            tell(f"overlap, {place}")
+            axis = Axis(place, group)
+            moved += [] if moved else few.do(Moved, partial(kept, axis=axis))
+            moved += sent(clock, axis, place, _only(tell, world))
             hidden[place] = overlap(clock, group)
             group.free()
-    computed = tuple(rates(clock, tell))
+    computed = few.do(Computed, rates)
     software = f"Python {platform.python_version()}, torch {torch.__version__}"
     return Raw(
-        VERSION, pace == QUICK, tuple(places), cores(world, places), software, time.perf_counter() - start,
-        tuple(moved), computed, hidden.get("intra"), hidden.get("inter"),
+        VERSION, pace == QUICK, tuple(places), wide, software, time.perf_counter() - start,
+        tuple(moved), tuple(computed), hidden.get("intra"), hidden.get("inter"),
     )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Few:
+    """So many ranks of every node as it has cores, which measure what a rank does by itself; the others sleep meanwhile.
+
+    Where more ranks than cores do the same at once, a short call takes as long as one alone, or as long as the turn of another
+    rank: not what it takes in a step, in which turns are long against calls.
+    """
+
+    world: Comm
+    working: bool
+    pace: Pace
+    tell: Tell
+
+    def do(self, kind: type[Record], measurement: Callable[..., Iterable[Record]]) -> list[Record]:
+        """What the first that works has found, on all ranks."""
+        group = self.world.split(int(self.working), self.world.rank)
+        found = []
+        if self.working:
+            found = list(measurement(clock=Clock(group, self.pace), tell=_only(self.tell, group)))
+        over = self.world.start_all_reduce(torch.zeros(1))
+        while not over.test():
+            time.sleep(_NAP)
+        group.free()
+        every: list[list[dict[str, Any]]] = self.world.gather_objects([asdict(one) for one in found])  # type: ignore[assignment]
+        first = next(records for records in every if records)
+        return [kind(**one | {"seconds": tuple(one["seconds"])}) for one in first]
+
+
+def _only(tell: Tell, group: Comm) -> Tell:
+    """The first rank of a group tells."""
+    return tell if group.rank == 0 else lambda text: None
 
 
 def ranks_per_node(places: Sequence[int]) -> int:
@@ -92,8 +131,8 @@ def _places(world: Comm) -> list[int]:
 
 
 def _progress(world: Comm, quiet: bool) -> Tell:
-    """One line per thing that is measured, on rank 0 alone; on a terminal each takes the place of the one before."""
-    if quiet or world.rank:
+    """One line per thing that is measured; on a terminal each takes the place of the one before."""
+    if quiet:
         return lambda text: None
     over = os.environ.get("AUTOPAR_TERMINAL") == "1"
     return lambda text: print(f"\r\033[Kmeasuring {text}" if over else f"measuring {text}", end="" if over else "\n",
@@ -115,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tell = _progress(world, options.quiet)
     raw = measure(world, _places(world), QUICK if options.quick else Pace(), tell)
     if world.rank == 0:
-        options.out.write_text(json.dumps(dataclasses.asdict(raw)) + "\n", encoding="utf-8")
+        options.out.write_text(json.dumps(asdict(raw)) + "\n", encoding="utf-8")
         tell(
             f"took {raw.seconds:.0f} s\n" if os.environ.get("AUTOPAR_TERMINAL") == "1" else f"took {raw.seconds:.0f} s"
         )

@@ -3,8 +3,8 @@
 All of it goes through the functions that programs call, on an axis of a live grid, so that autograd's part and packing
 are in what is measured. Tensors are cut along their second dim: parts do not lie in one piece, as most do not in a model.
 
-Between the ranks of one node and between nodes the same is measured, on groups that lie in one node or have one rank in
-each; all groups work at the same time.
+What is sent is measured between the ranks of one node and between nodes alike, on groups that lie in one node or have one
+rank in each; all groups work at the same time. What stays in a rank's memory is measured once.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 from autopar.layout import Shard
 from autopar.measurements import Moved
 from autopar.runtime.calibration_clock import Call, Clock
-from autopar.runtime.grid import Axis, Grid
+from autopar.runtime.grid import Axis
 from autopar.runtime.primitives.all_gather import all_gather
 from autopar.runtime.primitives.all_sum import all_sum
 from autopar.runtime.primitives.all_to_all import all_to_all
@@ -34,7 +34,6 @@ from autopar.runtime.primitives.reduce_scatter import reduce_scatter
 from autopar.runtime.primitives.split import split
 from autopar.runtime.primitives.take import take
 from autopar.runtime.primitives.zero_fill import zero_fill
-from autopar.runtime.transport.base import Comm
 
 BUCKET_BYTES = 4 << 20
 _LEAST = 64
@@ -77,34 +76,44 @@ _TABLE: dict[str, Callable[[Axis, int], _Setup]] = {
     "message": lambda axis, n: _message(axis, n),  # noqa: PLW0108
 }
 PRIMITIVES = tuple(_TABLE)
-_SENT = {  # which directions send something; the others are local
+_SENT = {  # which directions send something
     **dict.fromkeys(("reduce_scatter", "all_gather", "all_to_all", "halo"), ("forward", "adjoint")),
     **dict.fromkeys(("gather", "all_sum", "gradient_sum", "message"), ("forward",)),
     **dict.fromkeys(("split", "copy"), ("adjoint",)),
 }
+_KEPT = {  # and which do not; the adjoint of gather, which only other ranks can lead to, is the forward of split
+    **dict.fromkeys(("take", "zero_fill"), ("forward", "adjoint")),
+    **dict.fromkeys(("split", "keep"), ("forward",)),
+    "once": ("adjoint",),
+}
 
 
-def movements(clock: Clock, group: Comm, place: str, local: bool, tell: Callable[[str], None]) -> Iterator[Moved]:
-    """Everything over the ranks of `group`; what stays in a rank's memory only where `local` says so.
-
-    Collective over the clock's ranks, of which every rank belongs to a group of the same size.
-    """
-    grid = Grid(str(group.size), group)
-    axis = grid.axes[0]
-    for primitive, build in _TABLE.items():
-        if not local and primitive not in _SENT:
-            continue
+def sent(clock: Clock, axis: Axis, place: str, tell: Callable[[str], None]) -> Iterator[Moved]:
+    """Everything that sends something over the axis. Collective over the clock's ranks, all on axes of one size."""
+    for primitive, directions in _SENT.items():
         tell(f"{primitive}, {place}")
-        wanted = {"forward", "adjoint"} if local else set(_SENT[primitive])
-        for nbytes in _sizes(clock.pace.most):
-            setup = build(axis, nbytes)
-            for direction, seconds in _timed(clock, setup, wanted):
-                if median(seconds) > _TOO_LONG:
-                    wanted.discard(direction)
-                where = place if direction in _SENT.get(primitive, ()) else "local"
-                yield Moved(primitive, direction, where, axis.size, setup.before, setup.after, seconds)
-            setup.close()
-    grid.free()
+        yield from _moved(clock, axis, primitive, directions, place)
+
+
+def kept(clock: Clock, axis: Axis, tell: Callable[[str], None]) -> Iterator[Moved]:
+    """Everything that stays in a rank's memory. Collective over the clock's ranks; nothing goes over the axis.
+
+    Rank 0 of the axis must not be alone in this: it has less to do than the others.
+    """
+    for primitive, directions in _KEPT.items():
+        tell(f"{primitive}, local")
+        yield from _moved(clock, axis, primitive, directions, "local")
+
+
+def _moved(clock: Clock, axis: Axis, primitive: str, directions: Collection[str], place: str) -> Iterator[Moved]:
+    wanted = set(directions)
+    for nbytes in _sizes(clock.pace.most):
+        setup = _TABLE[primitive](axis, nbytes)
+        for direction, seconds in _timed(clock, setup, wanted):
+            if median(seconds) > _TOO_LONG:
+                wanted.discard(direction)
+            yield Moved(primitive, direction, place, axis.size, setup.before, setup.after, seconds)
+        setup.close()
 
 
 def _timed(clock: Clock, setup: _Setup, wanted: Collection[str]) -> Iterator[tuple[str, tuple[float, ...]]]:

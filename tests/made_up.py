@@ -2,6 +2,8 @@
 
 import json
 
+from autopar.measurements import VERSION
+
 RATES = {"local": (2e-6, 2e10), "intra": (1e-5, 5e9), "inter": (2e-4, 1.2e8)}
 TABLE = {  # primitive -> directions that are measured, with where they happen (None: between ranks)
     "split": (("forward", "local"), ("adjoint", None)),
@@ -11,7 +13,7 @@ TABLE = {  # primitive -> directions that are measured, with where they happen (
     "copy": (("adjoint", None),),
     "all_sum": (("forward", None),),
     "reduce_scatter": (("forward", None), ("adjoint", None)),
-    "gather": (("forward", None), ("adjoint", "local")),
+    "gather": (("forward", None),),
     "all_gather": (("forward", None), ("adjoint", None)),
     "zero_fill": (("forward", "local"), ("adjoint", "local")),
     "all_to_all": (("forward", None), ("adjoint", None)),
@@ -75,7 +77,7 @@ def raw(places=(0, 0), cores=2, noise=0.01, **more):
     """The measurements of two ranks on one host; of (0, 0, 2, 2), two on each of two; of (0, 1) one on each."""
     links = [place for place, there in (("intra", places.count(0) > 1), ("inter", len(set(places)) > 1)) if there]
     found = {
-        "version": 1,
+        "version": VERSION,
         "quick": False,
         "places": list(places),
         "cores": cores,

@@ -9,7 +9,7 @@ import pytest
 from autopar.costmodel import communication, measured
 from autopar.costmodel.machine import LINK_MOVES, LOCAL_MOVES
 from autopar.errors import ConfigError
-from autopar.runtime import calibration, calibration_moves
+from autopar.runtime import calibration, calibration_moves, calibration_rates
 from autopar.runtime.calibration_clock import Clock, Pace
 from autopar.runtime.primitives.table import PRIMITIVES
 from autopar.runtime.transport.threads import simulate
@@ -40,13 +40,36 @@ def test_every_primitive_is_measured_in_both_directions(tmp_path):
         for direction, move in zip(("forward", "adjoint"), pair, strict=True)
         if move
     }
-    assert priced <= seen
+    assert priced - {("gather", "adjoint")} <= seen
+    assert communication.MOVES["gather"][1] == communication.MOVES["split"][0]
     assert {one.ranks for one in raw.moved} == {2}
     assert all(len(one.seconds) == 2 for one in raw.moved)
     assert 0 <= raw.overlap_intra <= 1
     assert 0 <= raw.overlap_inter <= 1
     assert {one.kind for one in raw.computed} == {"operator", "memory", "floor", "update"}
     assert raw == found[0]
+
+
+def test_as_many_ranks_compute_as_there_are_cores(monkeypatch):
+    monkeypatch.setattr(calibration, "cores", lambda world, places: 2)
+    computing: list[int] = []
+    exchanging: list[int] = []
+
+    def rates(clock, tell):
+        computing.append(default_world().rank)
+        yield from calibration_rates.rates(clock, tell)
+
+    def sent(clock, axis, place, tell):
+        exchanging.append(default_world().rank)
+        yield from calibration_moves.sent(clock, axis, place, tell)
+
+    monkeypatch.setattr(calibration, "rates", rates)
+    monkeypatch.setattr(calibration, "sent", sent)
+    found = simulate(6, lambda: measure([0, 0, 0, 3, 3, 3]))
+    assert sorted(computing) == [1, 2, 4, 5]
+    assert sorted(exchanging) == sorted(2 * list(range(6)))
+    assert [one.computed for one in found] == 6 * [found[0].computed]
+    assert [one.moved for one in found] == 6 * [found[0].moved]
 
 
 def test_one_rank_measures_what_it_computes():
