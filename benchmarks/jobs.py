@@ -90,14 +90,21 @@ class Job:
 
     def steps(self, count: int) -> Block:
         """Take `count` steps now, and return once all processes have taken them."""
+        first = self._ask({"steps": count})[0]
+        return Block(tuple(b - a for a, b in pairwise(first["times"])), tuple(first["losses"]))
+
+    def peak(self) -> int:
+        """Take one step more; the most bytes of tensors that a process held meanwhile, of all processes."""
+        return max(int(answer["peak"][0]) for answer in self._ask({"peak": 1}))
+
+    def _ask(self, message: dict[str, int]) -> list[dict[str, list[float]]]:
+        """The answers of all processes, in rank order."""
         try:
             for link in self.links:
-                link.ask({"steps": count})
-            answers = [link.answer() for link in self.links]
+                link.ask(message)
+            return [link.answer() for link in self.links]
         except (OSError, JobFailed) as error:
             raise JobFailed(self._last_words()) from error
-        times = answers[0]["times"]
-        return Block(tuple(b - a for a, b in pairwise(times)), tuple(answers[0]["losses"]))
 
     def _last_words(self) -> str:
         return f"{self.contender.title} failed:\n" + "\n".join(self.log.read_text().splitlines()[-20:])

@@ -2,9 +2,10 @@
 
 Every plan is priced three times: by the shipped profile `cpu`, by a profile calibrated here, and by that profile with every
 call timed at its local shapes (`autopar compile --measure`). Then all plans of a model run in turns in the same minutes, as
-in step_time.py, and a plan's time is the median of its steps.
+in step_time.py, and a plan's time is the median of its steps. In one step more, which does not count, every rank follows the
+bytes of its tensors.
 
-    error       predicted / measured - 1
+    error       predicted / measured - 1, of seconds and of the peak of bytes on the rank that holds most
     rank corr.  Spearman's, over all plans of all models: do the prices order plans as the clock does?
 """
 
@@ -26,6 +27,7 @@ from rich.table import Table
 
 import autopar
 from autopar import pins
+from autopar.cli.show import size
 from autopar.compiler import Compiled
 from autopar.costmodel import machine as machines
 from autopar.costmodel.machine import Machine
@@ -82,7 +84,7 @@ PLANS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One plan: predicted seconds by each way of pricing, measured seconds, and bytes."""
+    """One plan: predicted seconds by each way of pricing, measured seconds, and bytes at the peak."""
 
     model: str
     plan: str
@@ -90,9 +92,22 @@ class Row:
     seconds: float
     spread: float
     predicted_bytes: int
+    bytes: int
 
     def error(self, price: str) -> float:
         return self.predicted[price] / self.seconds - 1
+
+    @property
+    def bytes_error(self) -> float:
+        return self.predicted_bytes / self.bytes - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What a plan took: seconds of every step, and the most bytes that a rank held."""
+
+    seconds: list[float]
+    peak: int
 
 
 def priced(compiled: Compiled, machine: Machine, measured: bool) -> float:
@@ -130,8 +145,8 @@ def prepare(model: Model, machine: Machine, small: bool, place: Path, log: Conso
 
 def measure(
     model: Model, labels: Sequence[str], options: argparse.Namespace, place: Path, log: Console
-) -> dict[str, list[float]]:
-    """Seconds of the steps of every plan, which take turns."""
+) -> dict[str, Taken]:
+    """The steps of every plan, which take turns, and its peak."""
     numbers = list(PLANS[model.name])
     jobs: dict[str, Job] = {}
     times: dict[str, list[float]] = {label: [] for label in labels}
@@ -142,10 +157,10 @@ def measure(
         for number in track(range(options.rounds), f"{model.name}: rounds", console=log, transient=True):
             for label in list(jobs)[:: 1 if number % 2 == 0 else -1]:
                 times[label] += jobs[label].steps(SETTLE + options.steps).seconds[SETTLE:]
+        return {label: Taken(times[label], job.peak()) for label, job in jobs.items()}
     finally:
         for job in jobs.values():
             job.close()
-    return times
 
 
 def rank_correlation(rows: Sequence[Row], price: str) -> float:
@@ -161,7 +176,7 @@ def rows_of(name: str, machine: Machine, options: argparse.Namespace, log: Conso
     shipped = replace(machines.load("cpu"), memory_bytes=machine.memory_bytes)
     with tempfile.TemporaryDirectory() as place:
         plans = prepare(model, machine, options.small, Path(place), log)
-        times = measure(model, list(plans), options, Path(place), log)
+        taken = measure(model, list(plans), options, Path(place), log)
     rows = []
     for label, compiled in plans.items():
         predicted = {
@@ -169,26 +184,28 @@ def rows_of(name: str, machine: Machine, options: argparse.Namespace, log: Conso
             "calibrated": priced(compiled, machine, measured=False),
             "measured": compiled.plan.predicted.seconds,
         }
-        steps_taken = times[label]
-        low, high = np.percentile(steps_taken, [25, 75])
-        middle = median(steps_taken)
-        rows.append(Row(name, label, predicted, middle, float(high - low) / 2 / middle, compiled.plan.predicted.bytes))
+        low, high = np.percentile(taken[label].seconds, [25, 75])
+        middle = median(taken[label].seconds)
+        nbytes = (compiled.plan.predicted.bytes, taken[label].peak)
+        rows.append(Row(name, label, predicted, middle, float(high - low) / 2 / middle, *nbytes))
     return rows
 
 
 def table(rows: Sequence[Row]) -> Table:
     shown = Table("model", "plan", title="one step on two ranks, predicted / measured", title_justify="left")
-    for heading in ("measured, ms", "+-", *PRICES, *(f"{price}, error" for price in PRICES)):
+    for heading in ("measured, ms", "+-", *PRICES, *(f"{price}, error" for price in PRICES), "peak", "predicted", "error"):
         shown.add_column(heading, justify="right")
     for row in rows:
         figures = [f"{row.predicted[price] * 1e3:.1f}" for price in PRICES]
         errors = [f"{row.error(price):+.1%}" for price in PRICES]
-        shown.add_row(row.model, row.plan, f"{row.seconds * 1e3:.1f}", f"{row.spread:.1%}", *figures, *errors)
+        peaks = (size(row.bytes), size(row.predicted_bytes), f"{row.bytes_error:+.1%}")
+        shown.add_row(row.model, row.plan, f"{row.seconds * 1e3:.1f}", f"{row.spread:.1%}", *figures, *errors, *peaks)
     return shown
 
 
 def summary(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
-    return {
+    memory = [abs(row.bytes_error) for row in rows]
+    return {"peak": {"worst_error": max(memory), "median_error": median(memory)}} | {
         price: {
             "worst_error": max(abs(row.error(price)) for row in rows),
             "median_error": median(abs(row.error(price)) for row in rows),
@@ -210,19 +227,17 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     options = arguments()
-    log = Console(stderr=options.json, width=170)
+    log = Console(stderr=options.json, width=200)
     machine = machines.load(options.machine)
     rows = [row for name in options.models for row in rows_of(name, machine, options, log)]
     if options.json:
         print(json.dumps({"rows": [asdict(row) for row in rows], "summary": summary(rows)}, indent=1))
         return
     log.print(table(rows))
-    for price, found in summary(rows).items():
-        log.print(
-            f"  {price}: worst error {found['worst_error']:.1%}, median {found['median_error']:.1%}, "
-            f"rank correlation {found['rank_correlation']:.3f} over {len(rows)} plans",
-            highlight=False,
-        )
+    for what, found in summary(rows).items():
+        ranking = f", rank correlation {found['rank_correlation']:.3f}" if "rank_correlation" in found else ""
+        worst = f"worst error {found['worst_error']:.1%}, median {found['median_error']:.1%}"
+        log.print(f"  {what}: {worst}{ranking} over {len(rows)} plans", highlight=False)
     log.print(f"load of the machine in the last minute: {os.getloadavg()[0]:.1f}", highlight=False)
 
 

@@ -1,8 +1,8 @@
 """One process of a contender: it builds its model, says so, and steps when it is told to.
 
 Messages are JSON lines over a socket. The process says ``{"rank": r}`` once it is ready; ``{"steps": n}`` is answered
-by ``{"times": [...], "losses": [...]}``: the clock before the first step and after each. The end of the stream ends the
-process. Waiting for a message takes no processor time, as waiting inside MPI would.
+by ``{"times": [...], "losses": [...]}``: the clock before the first step and after each; ``{"peak": 1}`` by ``{"peak": [n]}``,
+the most bytes of tensors that the process held through one step more. The end of the stream ends the process. Waiting for a message takes no processor time, as waiting inside MPI would.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import json
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from typing import TextIO
 
 import torch
 
+from autopar.runtime.memory_use import memory_use
 from contenders import BALANCED, CONTENDERS, Trainer, start
 from zoo_models import EVERY
 
@@ -33,14 +35,25 @@ def main(address: str, contender_name: str, model_name: str, size: str, folder: 
 def serve(trainer: Trainer, commands: TextIO, answers: TextIO) -> None:
     say(answers, {"rank": trainer.rank})
     for line in commands:
-        times, losses = [time.perf_counter()], []
-        for _ in range(json.loads(line)["steps"]):
-            losses.append(trainer.step())
-            times.append(time.perf_counter())
-        say(answers, {"times": times, "losses": losses})
+        asked = json.loads(line)
+        say(answers, {"peak": [peak(trainer)]} if "peak" in asked else steps(trainer, asked["steps"]))
 
 
-def say(answers: TextIO, message: dict[str, object]) -> None:
+def steps(trainer: Trainer, count: int) -> dict[str, list[float]]:
+    times, losses = [time.perf_counter()], []
+    for _ in range(count):
+        losses.append(trainer.step())
+        times.append(time.perf_counter())
+    return {"times": times, "losses": losses}
+
+
+def peak(trainer: Trainer) -> int:
+    with memory_use() as used:
+        trainer.step()
+    return used.peak
+
+
+def say(answers: TextIO, message: Mapping[str, object]) -> None:
     answers.write(json.dumps(message) + "\n")
     answers.flush()
 

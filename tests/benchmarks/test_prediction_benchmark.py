@@ -15,7 +15,7 @@ from models import MODELS, batch, seeded  # noqa: E402
 
 
 def row(predicted, seconds):
-    return prediction.Row("m", "p", dict.fromkeys(prediction.PRICES, predicted), seconds, 0.0, 0)
+    return prediction.Row("m", "p", dict.fromkeys(prediction.PRICES, predicted), seconds, 0.0, 110, 100)
 
 
 def test_ranks_correlate_as_spearman_says():
@@ -28,9 +28,10 @@ def test_ranks_correlate_as_spearman_says():
 
 
 def test_the_summary_has_worst_and_median_errors():
-    found = prediction.summary([row(1.1, 1.0), row(0.8, 1.0), row(1.0, 1.0)])["measured"]
-    assert found["worst_error"] == pytest.approx(0.2)
-    assert found["median_error"] == pytest.approx(0.1)
+    found = prediction.summary([row(1.1, 1.0), row(0.8, 1.0), row(1.0, 1.0)])
+    assert found["measured"]["worst_error"] == pytest.approx(0.2)
+    assert found["measured"]["median_error"] == pytest.approx(0.1)
+    assert found["peak"] == pytest.approx({"worst_error": 0.1, "median_error": 0.1})
 
 
 def test_there_are_enough_plans():
