@@ -2,7 +2,8 @@
 
 Messages are JSON lines over a socket. The process says ``{"rank": r}`` once it is ready; ``{"steps": n}`` is answered
 by ``{"times": [...], "losses": [...]}``: the clock before the first step and after each; ``{"peak": 1}`` by ``{"peak": [n]}``,
-the most bytes of tensors that the process held through one step more. The end of the stream ends the process. Waiting for a message takes no processor time, as waiting inside MPI would.
+the most bytes of tensors that the process held through one step more. The end of the stream ends the process. Waiting for a
+message takes no processor time, as waiting inside MPI would.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ block at a time: what others sum is copied in while the block before it is being
 
 from __future__ import annotations
 
+import atexit
 import math
 import os
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ from mpi4py import MPI
 from torch import Tensor
 
 from autopar.runtime.transport.buffers import typed
+from autopar.runtime.transport.leaving import all_leave
 from autopar.runtime.transport.node import Round, Rounds, Shared, cores
 
 _BLOCK_BYTES = 1 << 19  # of one slot
@@ -58,6 +60,7 @@ class Sums:
         self._rounds = Rounds(self._node) if self.usable else None
         self._homes: dict[int, Shared] = {}
         self._slots: Shared | None = None
+        atexit.register(self._leave)
 
     def _peers_of(self, comm: MPI.Intracomm) -> MPI.Intracomm | None:
         """The ranks with this one's slice on all nodes; None for a rank without a slice."""
@@ -151,6 +154,7 @@ class Sums:
 
     def free(self) -> None:
         """Give all memory and communicators back; nothing may be under way."""
+        atexit.unregister(self._leave)
         for shared in self._homes.values():
             shared.free()
         self._homes.clear()
@@ -161,6 +165,10 @@ class Sums:
         if self._peers is not None:
             self._peers.Free()
         self._node.Free()
+
+    def _leave(self) -> None:
+        if all_leave(self._comm):
+            self.free()
 
     @property
     def _rounds_(self) -> Rounds:

@@ -67,3 +67,38 @@ def test_importing_the_runtime_does_not_start_mpi():
         "sys.exit('mpi4py' in sys.modules or 'autopar.capture' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+LEAVING = """
+import sys
+import torch
+from autopar.runtime.transport import node
+from autopar.runtime.transport.mpi import MpiComm
+
+free = node.Shared.free
+
+def told(self):
+    free(self)
+    print("freed", flush=True)
+
+node.Shared.free = told
+comm = MpiComm.world()
+comm.empty(1 << 16, torch.float32)
+how = sys.argv[1] if comm.rank == 1 else "ends"
+if how == "raises":
+    raise RuntimeError("the sky has fallen")
+if how == "exits":
+    sys.exit(3)
+if sys.argv[1] in ("raises", "exits"):
+    comm.barrier()
+"""
+
+
+@pytest.mark.spmd
+@pytest.mark.parametrize(("how", "freed"), [("ends", 4), ("raises", 0), ("exits", 0)])
+def test_shared_memory_is_freed_at_exit_if_all_ranks_come_to_it(how, freed, tmp_path):
+    script = tmp_path / "leaving.py"
+    script.write_text(LEAVING)
+    result = mpiexec(2, [script, how], timeout=30)
+    assert result.stdout.split() == freed * ["freed"]
+    assert (result.returncode == 0) == (how == "ends"), result.stderr
