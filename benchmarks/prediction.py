@@ -193,7 +193,15 @@ def rows_of(name: str, machine: Machine, options: argparse.Namespace, log: Conso
 
 def table(rows: Sequence[Row]) -> Table:
     shown = Table("model", "plan", title="one step on two ranks, predicted / measured", title_justify="left")
-    for heading in ("measured, ms", "+-", *PRICES, *(f"{price}, error" for price in PRICES), "peak", "predicted", "error"):
+    for heading in (
+        "measured, ms",
+        "+-",
+        *PRICES,
+        *(f"{price}, error" for price in PRICES),
+        "peak",
+        "predicted",
+        "error",
+    ):
         shown.add_column(heading, justify="right")
     for row in rows:
         figures = [f"{row.predicted[price] * 1e3:.1f}" for price in PRICES]

@@ -26,6 +26,7 @@ from autopar.errors import ConfigError, refusal
 from autopar.measurements import VERSION, Computed, Moved, Raw
 from autopar.runtime.allocator import keep_freed_memory
 from autopar.runtime.calibration_clock import QUICK, Clock, Pace
+from autopar.runtime.calibration_crowd import CrowdClock
 from autopar.runtime.calibration_moves import kept, sent
 from autopar.runtime.calibration_rates import overlap, rates
 from autopar.runtime.grid import Axis
@@ -36,7 +37,7 @@ from autopar.runtime.transport.world import default_world, simulated_world
 
 Tell = Callable[[str], None]
 Record = TypeVar("Record", Moved, Computed)
-_NAP = 1e-3  # seconds
+_NAP = 0.02  # seconds between the looks of those that rest
 
 
 def measure(world: Comm, places: Sequence[int], pace: Pace, tell: Tell) -> Raw:
@@ -45,8 +46,8 @@ def measure(world: Comm, places: Sequence[int], pace: Pace, tell: Tell) -> Raw:
     Raises ConfigError, on all ranks alike, unless the nodes hold consecutive ranks, equally many each.
     """
     start = time.perf_counter()
-    clock = Clock(world, pace)
     each, wide = ranks_per_node(places), cores(world, places)
+    clock = CrowdClock(world, pace) if each > wide else Clock(world, pace)
     few = _Few(world, world.rank % each >= each - wide, pace, tell)
     moved: list[Moved] = []
     hidden: dict[str, float] = {}

@@ -6,8 +6,10 @@ else was at work: they are made again, twice at most, and those that differ leas
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -26,17 +28,29 @@ _CALM = 0.15  # the spread of repeats that are believed at once
 @dataclass(frozen=True, slots=True)
 class Pace:
     """How much is measured: `repeats` of every call, each behind a copy of `cleared` bytes, on tensors of up to `most` bytes.
-
-    Calls whose repeats differ are measured again for `patience` seconds in all.
+    Calls whose repeats differ are measured again, until that has taken `patience` seconds in all.
     """
 
     repeats: int = 12
     cleared: int = CLEARED
     most: int = 16 << 20
-    patience: float = 5.0
+    patience: float = 10.0
 
 
 QUICK = Pace(repeats=3, cleared=1 << 20, most=64 << 10, patience=0.0)
+
+
+class Timer(Protocol):
+    """What measurements ask of a clock: seconds once per repeat, alike on all ranks of `world`, which call it together."""
+
+    world: Comm
+    pace: Pace
+
+    def time(self, call: Call) -> tuple[float, ...]:
+        """Of the call."""
+
+    def adjoint(self, function: Callable[..., Tensor], *operands: Tensor) -> tuple[float, ...]:
+        """Of backward through the function of these operands."""
 
 
 class Clock:
@@ -70,18 +84,25 @@ class Clock:
         lap()
         (once,) = self._laps()
         repeats = min(self.pace.repeats, _FEW) if once > _LONG else self.pace.repeats
-        tries = [self._repeated(lap, repeats)]
+        tries = [self._repeated(lap, repeats)[1]]
         while spread(tries[-1]) > _CALM and len(tries) < _TRIES and self._patience > 0:
-            tries.append(self._repeated(lap, repeats))
-            self._patience -= sum(tries[-1])
+            taken, laps = self._repeated(lap, repeats)
+            self._patience -= taken
+            tries.append(laps)
         return min(tries, key=spread)
 
-    def _repeated(self, lap: Call, repeats: int) -> tuple[float, ...]:
+    def _repeated(self, lap: Call, repeats: int) -> tuple[float, tuple[float, ...]]:
+        """Seconds of all of it, caches cleared included, and of every lap."""
+        start = time.perf_counter()
         for _ in range(repeats):
             lap()
-        return self._laps()
+        (taken,) = self._slowest([time.perf_counter() - start])
+        return taken, self._laps()
 
     def _laps(self) -> tuple[float, ...]:
-        """What the watch has, on the slowest rank."""
-        everybody: list[list[float]] = self.world.gather_objects(self._watch.taken())  # type: ignore[assignment]  # what each has given
+        return self._slowest(self._watch.taken())
+
+    def _slowest(self, mine: list[float]) -> tuple[float, ...]:
+        """What each rank has, on the slowest. Collective."""
+        everybody: list[list[float]] = self.world.gather_objects(mine)  # type: ignore[assignment]  # what each has given
         return tuple(max(column) for column in zip(*everybody, strict=True))

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from autopar.layout import Shard
 from autopar.measurements import Moved
-from autopar.runtime.calibration_clock import Call, Clock
+from autopar.runtime.calibration_clock import Call, Timer
 from autopar.runtime.grid import Axis
 from autopar.runtime.primitives.all_gather import all_gather
 from autopar.runtime.primitives.all_sum import all_sum
@@ -37,7 +37,7 @@ from autopar.runtime.primitives.zero_fill import zero_fill
 
 BUCKET_BYTES = 4 << 20
 _LEAST = 64
-_TOO_LONG = 0.1  # seconds of a call after which no larger ones are tried
+_TOO_LONG = 0.025  # seconds of a call after which no larger ones are tried
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +88,14 @@ _KEPT = {  # and which do not; the adjoint of gather, which only other ranks can
 }
 
 
-def sent(clock: Clock, axis: Axis, place: str, tell: Callable[[str], None]) -> Iterator[Moved]:
+def sent(clock: Timer, axis: Axis, place: str, tell: Callable[[str], None]) -> Iterator[Moved]:
     """Everything that sends something over the axis. Collective over the clock's ranks, all on axes of one size."""
     for primitive, directions in _SENT.items():
         tell(f"{primitive}, {place}")
         yield from _moved(clock, axis, primitive, directions, place)
 
 
-def kept(clock: Clock, axis: Axis, tell: Callable[[str], None]) -> Iterator[Moved]:
+def kept(clock: Timer, axis: Axis, tell: Callable[[str], None]) -> Iterator[Moved]:
     """Everything that stays in a rank's memory. Collective over the clock's ranks; nothing goes over the axis.
 
     Rank 0 of the axis must not be alone in this: it has less to do than the others.
@@ -105,7 +105,7 @@ def kept(clock: Clock, axis: Axis, tell: Callable[[str], None]) -> Iterator[Move
         yield from _moved(clock, axis, primitive, directions, "local")
 
 
-def _moved(clock: Clock, axis: Axis, primitive: str, directions: Collection[str], place: str) -> Iterator[Moved]:
+def _moved(clock: Timer, axis: Axis, primitive: str, directions: Collection[str], place: str) -> Iterator[Moved]:
     wanted = set(directions)
     for nbytes in _sizes(clock.pace.most):
         setup = _TABLE[primitive](axis, nbytes)
@@ -116,7 +116,7 @@ def _moved(clock: Clock, axis: Axis, primitive: str, directions: Collection[str]
         setup.close()
 
 
-def _timed(clock: Clock, setup: _Setup, wanted: Collection[str]) -> Iterator[tuple[str, tuple[float, ...]]]:
+def _timed(clock: Timer, setup: _Setup, wanted: Collection[str]) -> Iterator[tuple[str, tuple[float, ...]]]:
     if setup.forward is not None and "forward" in wanted:
         yield "forward", clock.time(setup.forward)
     if setup.adjoint is not None and "adjoint" in wanted:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from autopar.measurements import Computed
-from autopar.runtime.calibration_clock import Clock
+from autopar.runtime.calibration_clock import Timer
 from autopar.runtime.transport.base import Comm
 
 
@@ -102,7 +102,7 @@ _TOUCHED = {"sgd": 3, "momentum": 5, "adamw": 7}  # numbers read and written per
 _PARAMETERS = ((2048, 2048),) * 2 + ((512, 1024),) * 4 + ((1024,),) * 12  # 41 MB: more than a cache holds
 
 
-def rates(clock: Clock, tell: Callable[[str], None]) -> Iterator[Computed]:
+def rates(clock: Timer, tell: Callable[[str], None]) -> Iterator[Computed]:
     """Everything that one rank computes. Collective over its ranks."""
     for one in _operators(clock.pace.most < _SMALL):
         tell(f"{one.work} {one.name}, {str(one.dtype).removeprefix('torch.')}")
@@ -116,7 +116,7 @@ def rates(clock: Clock, tell: Callable[[str], None]) -> Iterator[Computed]:
         yield _update(clock, name)
 
 
-def overlap(clock: Clock, group: Comm) -> float:
+def overlap(clock: Timer, group: Comm) -> float:
     """The share of a sum over `group` that hides behind products of matrices, as gradient sums do behind backward.
 
     With a the seconds of the sum, b those of as long a computation, and c those of both at once: (a + b - c) / a.
@@ -145,7 +145,7 @@ def overlap(clock: Clock, group: Comm) -> float:
     return min(1.0, max(0.0, (alone + computing - together) / alone))
 
 
-def _operator(clock: Clock, one: _Operator) -> Iterator[Computed]:
+def _operator(clock: Timer, one: _Operator) -> Iterator[Computed]:
     operands = [torch.rand(shape, dtype=torch.float32).to(one.dtype).requires_grad_() for shape in one.shapes]
     forward = clock.time(lambda: one.function(*operands))
     about = ("operator", one.name, one.work, str(one.dtype).removeprefix("torch."))
@@ -155,7 +155,7 @@ def _operator(clock: Clock, one: _Operator) -> Iterator[Computed]:
         yield Computed(*about, "backward", one.operations * one.backward, backward)
 
 
-def _memory(clock: Clock) -> Iterator[Computed]:
+def _memory(clock: Timer) -> Iterator[Computed]:
     source, target = torch.ones(clock.pace.most), torch.ones(clock.pace.most)
     copied = clock.time(lambda: target.copy_(source))
     yield Computed("memory", "copy in place", "", "float32", "forward", 2.0 * source.nbytes, copied)
@@ -163,7 +163,7 @@ def _memory(clock: Clock) -> Iterator[Computed]:
     yield Computed("memory", "sum of two", "", "float32", "forward", 3.0 * source.nbytes, added)
 
 
-def _floor(clock: Clock) -> Iterator[Computed]:
+def _floor(clock: Timer) -> Iterator[Computed]:
     """Four operators on next to nothing."""
     x, weight = torch.ones(4, 16, requires_grad=True), torch.ones(16, 16, requires_grad=True)
 
@@ -174,7 +174,7 @@ def _floor(clock: Clock) -> Iterator[Computed]:
     yield Computed("floor", "backward", "", "float32", "backward", 4.0, clock.adjoint(chain, x, weight))
 
 
-def _update(clock: Clock, name: str) -> Computed:
+def _update(clock: Timer, name: str) -> Computed:
     shapes = _PARAMETERS if clock.pace.most >= _SMALL else ((64, 64),) * 3
     parameters = [torch.nn.Parameter(torch.ones(shape)) for shape in shapes]
     for one in parameters:
