@@ -163,7 +163,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rates", nargs="+", default=["1gbit", "500mbit"], help="of every host's link (1gbit 500mbit)")
     add_ranks(parser, (1, 2), "per host")
     add_names(parser, "--models", MODELS, "MODEL", least=0)
-    parser.add_argument("--rounds", type=int, default=5, help="steps, of which the first does not count (5)")
+    parser.add_argument("--rounds", type=int, default=13, help="steps, of which the first does not count (13)")
     parser.add_argument(
         "--measure", action="store_true", help="price calls by timing them, as `compile --measure` does"
     )

@@ -34,7 +34,7 @@ class Pace:
     repeats: int = 12
     cleared: int = CLEARED
     most: int = 16 << 20
-    patience: float = 10.0
+    patience: float = 5.0
 
 
 QUICK = Pace(repeats=3, cleared=1 << 20, most=64 << 10, patience=0.0)

@@ -23,11 +23,11 @@ from autopar.runtime.calibration_clock import Call, Pace
 from autopar.runtime.stopwatch import Watch, begin, end
 from autopar.runtime.transport.base import Comm
 
-_LAPS = 8
+_LAPS = 6
 _LONG = 0.03  # seconds of a loop after which there are no more laps
-_REPEATS = 8
-_FEW = 3  # repeats of loops of one lap
-_WORK = 8  # part of what clears the caches of a core on its own: the other ranks clear them as well
+_REPEATS = 6
+_FEW = 2  # repeats of loops of one lap
+_WORK = 4  # part of what clears the caches of a core on its own: the other ranks clear them as well
 _LEAST = 1e-6  # seconds; the difference of two loops can come out as nothing
 
 
@@ -61,7 +61,7 @@ class CrowdClock:
 
     def _added(self, lap: Call, without: Call) -> tuple[float, ...]:
         lap()
-        laps = min(_LAPS, math.ceil(_LONG / self._loop(lap, 1)))
+        laps = min(_LAPS, math.ceil(_LONG / max(_LEAST, self._loop(lap, 1))))
         repeats = min(_REPEATS if laps > 1 else _FEW, self.pace.repeats)
         pairs = [(self._loop(lap, laps), self._loop(without, laps)) for _ in range(repeats)]
         self._watch.taken()

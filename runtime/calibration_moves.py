@@ -37,7 +37,7 @@ from autopar.runtime.primitives.zero_fill import zero_fill
 
 BUCKET_BYTES = 4 << 20
 _LEAST = 64
-_TOO_LONG = 0.025  # seconds of a call after which no larger ones are tried
+_TOO_LONG = 0.05  # seconds of a call after which no larger ones are tried
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,6 +121,7 @@ def run(opened: Job, given: argparse.Namespace) -> None:
             show(comm.rank, line)
     for line in _summary(opened, given, scheduler, times):
         show(comm.rank, line)
+    comm.barrier()  # ranks that leave together free at exit what they share
 
 
 def train(

@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autopar.cli import hosts
 from autopar.cli.options import count
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def add(commands: Any) -> None:  # noqa: ANN401
     parser.add_argument(
         "-o", "--output", required=True, metavar="FILE", help="the profile to write, as in machine.toml"
     )
-    parser.add_argument("--hosts", metavar="LIST", help="hosts for mpiexec, as in a:2,b:2")
+    hosts.add_hosts(parser)
     parser.add_argument("--base", default="cpu", metavar="MACHINE", help="profile that has what is not measured (cpu)")
     given = "take measurements that a job of your own has written, instead of starting one"
     parser.add_argument("--from", dest="raw", metavar="FILE", help=given)
@@ -48,7 +49,7 @@ def add(commands: Any) -> None:  # noqa: ANN401
         "--quick", action="store_true", help="a trial with small tensors; its profile is not to be used"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
-    parser.add_argument("mpiexec", nargs="*", metavar="-- OPTION", help="options for mpiexec")
+    hosts.take_words(parser)
     parser.set_defaults(run=run)
 
 
@@ -102,10 +103,10 @@ def _check(arguments: argparse.Namespace, output: Path) -> None:
 
 
 def _measure(arguments: argparse.Namespace, file: Path) -> int:
-    from autopar.runtime.launch import host_options, launch
+    from autopar.runtime.launch import launch
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    options = [*(host_options(arguments.hosts) if arguments.hosts else ()), *arguments.mpiexec]
+    options = hosts.options(arguments.hosts, arguments.mpiexec)
     given = ["--out", str(file), *(["--quick"] if arguments.quick else []), *(["--quiet"] if arguments.json else [])]
     return launch(_MODULE, arguments.n or cores, given, quiet=True, options=options)
 

@@ -14,7 +14,7 @@ from io import TextIOWrapper
 from typing import Any, NoReturn
 
 import autopar
-from autopar.cli import calibrate, compare, diff, explain, inspect, report, run, simulate, solve, verify
+from autopar.cli import calibrate, compare, diff, explain, hosts, inspect, report, run, simulate, solve, verify
 from autopar.cli import compile as compile_command
 from autopar.errors import AutoparError, nearest, refusal
 
@@ -30,9 +30,14 @@ class Parser(argparse.ArgumentParser):
     def parse_args(self, args: Sequence[str] | None = None, namespace: None = None) -> argparse.Namespace:  # type: ignore[override]
         """Parse; words that nobody takes end with the nearest known options."""
         known: argparse.Namespace
-        known, rest = self.parse_known_args(args, namespace)
+        words, behind = list(sys.argv[1:] if args is None else args), []
+        if words and _subparser(self, words[0]).get_default("mpiexec") is not None:
+            words, behind = hosts.split(words)
+        known, rest = self.parse_known_args(words, namespace)
         if rest:
             _subparser(self, getattr(known, "command", "")).unknown(rest)
+        if behind:
+            known.mpiexec = behind
         return known
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # noqa: ANN401 (argparse has overloads)

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from autopar.cli import hosts
 from autopar.cli.options import count
 
 NAME = "run"
@@ -14,7 +15,8 @@ NAME = "run"
 def add(commands: Any) -> None:  # noqa: ANN401
     """Add the command."""
     text = "train a compiled model on MPI ranks"
-    parser = commands.add_parser(NAME, help=text, description=text.capitalize() + ".", allow_abbrev=False)
+    more = "Words after -- go to mpiexec, as in `autopar run build -- -hosts a:2,b:2`."
+    parser = commands.add_parser(NAME, help=text, description=f"{text.capitalize()}. {more}", allow_abbrev=False)
     parser.add_argument("folder", help="what `autopar compile` wrote")
     parser.add_argument("--steps", type=count(0), metavar="N", help="training steps (100; with --profile 20)")
     beside = "run the sequential model beside the first N steps (0)"
@@ -27,6 +29,8 @@ def add(commands: Any) -> None:  # noqa: ANN401
     parser.add_argument("--no-rebalance", action="store_true", help="keep the boundaries between ranks as they are")
     profiled = "profile the last steps, for `autopar report`; boundaries stay as they are"
     parser.add_argument("--profile", action="store_true", help=profiled)
+    hosts.add_hosts(parser)
+    hosts.take_words(parser)
     parser.set_defaults(run=run)
 
 
@@ -38,6 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     from autopar.profile import LEAST
     from autopar.runtime.launch import launch
 
+    options = hosts.options(arguments.hosts, arguments.mpiexec)
     saved = load(arguments.folder)
     if arguments.save:
         _check_file(Path(arguments.save))
@@ -50,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     given += ["--dtype", arguments.dtype] if arguments.dtype else []
     given += ["--profile"] if arguments.profile else []
     given += ["--no-rebalance"] if arguments.no_rebalance else []
-    return launch(saved.folder / PROGRAM, GridShape.parse(saved.plan.grid).size, given)
+    return launch(saved.folder / PROGRAM, GridShape.parse(saved.plan.grid).size, given, options=options)
 
 
 def _check_file(file: Path) -> None:

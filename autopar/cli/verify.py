@@ -11,6 +11,7 @@ import argparse
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from autopar.cli import hosts
 from autopar.cli.options import count
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def add(commands: Any) -> None:  # noqa: ANN401
     parser.add_argument("--steps", type=count(1), default=3, metavar="N", help="optimizer steps to compare after (3)")
     parser.add_argument("--seed", type=int, default=0, help="of the initial parameters, and of test vectors (0)")
     parser.add_argument("--verbose", action="store_true", help="show every communication, not the worst ones alone")
+    hosts.add_hosts(parser)
     parser.add_argument("--json", action="store_true", help="print the differences as JSON")
     parser.set_defaults(run=partial(run, parser))
 
@@ -47,19 +49,20 @@ def run(parser: Parser, arguments: argparse.Namespace) -> int:
     from autopar.grid import GridShape
     from autopar.runtime.launch import launch
 
+    start = partial(launch, quiet=arguments.json, options=hosts.options(arguments.hosts, []))
     given = ["--seed", str(arguments.seed), *(["--json"] if arguments.json else [])]
     if arguments.folder is None:
         _check_without_folder(parser, arguments)
         shape = GridShape.parse(arguments.grid) if arguments.grid else None
         given += ["--grid", str(shape)] if shape else []
         ranks = shape.size if shape else arguments.ranks or RANKS
-        return launch("autopar.runtime.adjoint_run", ranks, given, quiet=arguments.json)
+        return start("autopar.runtime.adjoint_run", ranks, given)
     if arguments.ranks or arguments.grid:
         parser.refuse("-n and --grid with a folder", "a compiled program has its grid", [parser.usage_line()])
     saved = load(arguments.folder)
     given += [f"--{name}" for name in ("adjoint", "verbose") if getattr(arguments, name)]
     given = [str(saved.folder), "--steps", str(arguments.steps), *given]
-    return launch("autopar.runtime.verify", GridShape.parse(saved.plan.grid).size, given, quiet=arguments.json)
+    return start("autopar.runtime.verify", GridShape.parse(saved.plan.grid).size, given)
 
 
 def _check_without_folder(parser: Parser, arguments: argparse.Namespace) -> None:

@@ -11,7 +11,7 @@ import time
 
 from mpi4py import MPI
 
-_PATIENCE = 2.0  # seconds for the other ranks: one that ends by sys.exit alone is to end the job soon
+_PATIENCE = 3.0  # seconds for the other ranks: one that ends by sys.exit alone is to end the job soon
 _NAP = 1e-3
 
 

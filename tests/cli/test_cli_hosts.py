@@ -1,0 +1,56 @@
+"""Where the ranks of `run` and `verify` start: `--hosts`, and words behind -- for mpiexec."""
+
+import pytest
+from cli_case import done, refused, run, write
+
+
+@pytest.fixture
+def built(tmp_path):
+    done("compile", write(tmp_path), "--grid", "2", "-o", tmp_path / "build")
+    return tmp_path / "build"
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    calls = []
+    monkeypatch.setattr("autopar.runtime.launch.launch", lambda *words, **more: calls.append((words, more)) or 7)
+    monkeypatch.setattr("autopar.runtime.launch.host_options", lambda hosts: ["-hosts", hosts])
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("words", "options"),
+    [
+        ((), []),
+        (("--hosts", "a:1,b:1"), ["-hosts", "a:1,b:1"]),
+        (("--", "-launcher", "ssh"), ["-launcher", "ssh"]),
+        (("--hosts", "a,b", "--steps", "3", "--", "-launcher", "ssh"), ["-hosts", "a,b", "-launcher", "ssh"]),
+    ],
+)
+def test_run_starts_where_it_is_told(words, options, built, launched):
+    assert run("run", built, *words)[0] == 7
+    ((given, more),) = launched
+    assert given[:2] == (built / "program.py", 2)
+    assert more["options"] == options
+
+
+def test_verify_starts_where_it_is_told(built, launched):
+    assert run("verify", built, "--hosts", "a,b")[0] == 7
+    assert run("verify", "--adjoint", "--hosts", "a,b")[0] == 7
+    assert [more["options"] for _, more in launched] == 2 * [["-hosts", "a,b"]]
+
+
+def test_words_for_mpiexec_begin_with_an_option(built, launched):
+    text = refused("run", built, "--", "a:2,b:2")
+    assert "'a:2,b:2' for mpiexec" in text
+    assert "  rule: what goes to mpiexec begins with one of its options" in text
+    assert not launched
+
+
+def test_other_commands_pass_nothing_on():
+    assert "'-launcher' is too much" in refused("diff", "one", "two", "--", "-launcher", status=2)
+
+
+@pytest.mark.spmd
+def test_a_host_that_is_this_machine(built):
+    assert run("run", built, "--steps", "2", "--hosts", "localhost:2")[0] == 0
