@@ -30,7 +30,8 @@ class Parser(argparse.ArgumentParser):
     def parse_args(self, args: Sequence[str] | None = None, namespace: None = None) -> argparse.Namespace:  # type: ignore[override]
         """Parse; words that nobody takes end with the nearest known options."""
         known: argparse.Namespace
-        words, behind = list(sys.argv[1:] if args is None else args), []
+        behind: list[str] = []
+        words = list(sys.argv[1:] if args is None else args)
         if words and _subparser(self, words[0]).get_default("mpiexec") is not None:
             words, behind = hosts.split(words)
         known, rest = self.parse_known_args(words, namespace)

@@ -33,7 +33,8 @@ def test_a_call_counts_by_what_it_adds(monkeypatch):
         (found,) = simulate(1, lambda: CrowdClock(default_world(), PACE).time(call))
         return found
 
-    assert measured(lambda: ticks.work(0.25)) == pytest.approx(3 * (0.25,))
+    assert measured(lambda: ticks.work(0.25)) == pytest.approx(2 * (0.25,))
+    assert measured(lambda: ticks.work(0.002)) == pytest.approx(3 * (0.002,))
     uneven = cycle((0.001, 0.003))
     assert measured(lambda: ticks.work(next(uneven))) == pytest.approx(3 * (0.002,))
     assert measured(lambda: None) == 3 * (calibration_crowd._LEAST,)
@@ -56,7 +57,7 @@ def test_backward_counts_without_forward_and_without_the_engine(monkeypatch):
 
     x, y = (torch.ones(3, requires_grad=True) for _ in range(2))
     (found,) = simulate(1, lambda: CrowdClock(default_world(), PACE).adjoint(Slow.apply, x, y))
-    assert found == pytest.approx(3 * (0.5,))
+    assert found == pytest.approx(2 * (0.5,))
 
 
 def test_the_slowest_rank_counts_and_all_know_it():
