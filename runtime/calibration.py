@@ -58,6 +58,7 @@ def measure(world: Comm, places: Sequence[int], pace: Pace, tell: Tell) -> Raw:
             axis = Axis(place, group)
             moved += [] if moved else few.do(Moved, partial(kept, axis=axis))
             moved += sent(clock, axis, place, _only(tell, world))
+            _only(tell, world)(f"overlap, {place}")
             hidden[place] = overlap(clock, group)
             group.free()
     computed = few.do(Computed, rates)
@@ -131,7 +132,7 @@ def _places(world: Comm) -> list[int]:
     return places()
 
 
-def _progress(world: Comm, quiet: bool) -> Tell:
+def _progress(quiet: bool) -> Tell:
     """One line per thing that is measured; on a terminal each takes the place of the one before."""
     if quiet:
         return lambda text: None
@@ -152,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     keep_freed_memory()
     world = watch(stage(default_world()))
-    tell = _progress(world, options.quiet)
+    tell = _progress(options.quiet)
     raw = measure(world, _places(world), QUICK if options.quick else Pace(), tell)
     if world.rank == 0:
         options.out.write_text(json.dumps(asdict(raw)) + "\n", encoding="utf-8")

@@ -28,6 +28,7 @@ _CALM = 0.15  # the spread of repeats that are believed at once
 @dataclass(frozen=True, slots=True)
 class Pace:
     """How much is measured: `repeats` of every call, each behind a copy of `cleared` bytes, on tensors of up to `most` bytes.
+
     Calls whose repeats differ are measured again, until that has taken `patience` seconds in all.
     """
 

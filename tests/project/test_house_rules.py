@@ -31,7 +31,9 @@ MUTABLE = {
 OWNERS = {
     "pulp": ("partitioner/ilp.py",),
     "highspy": ("partitioner/ilp.py",),
-    "mpi4py": tuple(f"runtime/transport/{name}.py" for name in ("mpi", "buffers", "courier", "leaving", "node", "sums")),
+    "mpi4py": tuple(
+        f"runtime/transport/{name}.py" for name in ("mpi", "buffers", "courier", "leaving", "node", "sums")
+    ),
     "torch.fx": ("autopar/capture/",),
     "torch.export": ("autopar/capture/",),
 }
