@@ -31,7 +31,7 @@ run: $(STAMP)
 	$(BIN)/autopar run build --steps 60 --compare 3
 
 test: lint
-	$(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder -m "not zoo" --ignore tests/project/test_house_rules.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder -m "not zoo" --ignore tests/project/test_house_rules.py
 
 zoo: $(STAMP)
 	$(BIN)/python -m pytest -q -n auto --dist loadfile tests/zoo tests/end_to_end/test_models.py

@@ -51,8 +51,8 @@ class Result:
 
 
 def results(model: Model, options: argparse.Namespace) -> Iterator[Result]:
-    """All plans of a model on two ranks, then one rank alone."""
-    for ranks, plan in [*((2, name) for name in PLANS), (1, "auto")]:
+    """The plans of a model on two ranks, then one rank alone."""
+    for ranks, plan in [*((2, name) for name in options.plans), (1, "auto")]:
         try:
             yield measure(model, ranks, plan, options)
         except ConfigError as error:
@@ -95,6 +95,7 @@ def table(found: list[Result]) -> Table:
 def main() -> None:
     parser = described(__doc__)
     add_names(parser, "--models", MODELS, "MODEL")
+    add_names(parser, "--plans", PLANS, "PLAN")
     parser.add_argument("--optimizer", choices=("sgd", "momentum", "adamw"), default="adamw", help="(adamw)")
     add_small(parser)
     add_json(parser)

@@ -11,9 +11,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-# Data parallelism normalises each part of a batch by itself, which is another model: not asked for the ResNet.
 CONTENDERS = {
-    "resnet": ["single1", "autopar"],
     "mlp": ["single1", "ddp", "dtensor", "hand", "autopar"],
     "unet": ["single1", "mpi", "autopar"],
 }
@@ -64,8 +62,8 @@ def test_a_slowed_rank_leaves_the_numbers_alone():
 
 
 def test_memory_is_predicted_and_measured():
-    found = run("memory.py", "--models", "mlp")
+    found = run("memory.py", "--models", "mlp", "--plans", "data", "domain")
     ran = [one for one in found if not one["refused"]]
-    assert [(one["ranks"], one["plan"]) for one in ran] == [(2, "auto"), (2, "data"), (2, "model"), (1, "auto")]
+    assert [(one["ranks"], one["plan"]) for one in ran] == [(2, "data"), (1, "auto")]
     assert all(one["predicted"] > 0 and one["measured"] > 0 for one in ran)
     assert [one["plan"] for one in found if one["refused"]] == ["domain"]
