@@ -24,7 +24,8 @@ RANKS = 4
 def add(commands: Any) -> None:  # noqa: ANN401
     """Add the command."""
     text = "compare a compiled model with the sequential one, and test adjoints"
-    parser = commands.add_parser(NAME, help=text, description=text.capitalize() + ".", allow_abbrev=False)
+    more = "Words after -- go to mpiexec, as in `autopar verify build -- -hosts a:2,b:2`."
+    parser = commands.add_parser(NAME, help=text, description=f"{text.capitalize()}. {more}", allow_abbrev=False)
     parser.add_argument("folder", nargs="?", help="what `autopar compile` wrote; may be left out with --adjoint")
     parser.add_argument("--adjoint", action="store_true", help="only the adjoint test: <Fx,y> = <x,F*y> in float64")
     parser.add_argument(
@@ -39,6 +40,7 @@ def add(commands: Any) -> None:  # noqa: ANN401
     parser.add_argument("--seed", type=int, default=0, help="of the initial parameters, and of test vectors (0)")
     parser.add_argument("--verbose", action="store_true", help="show every communication, not the worst ones alone")
     hosts.add_hosts(parser)
+    hosts.take_words(parser)
     parser.add_argument("--json", action="store_true", help="print the differences as JSON")
     parser.set_defaults(run=partial(run, parser))
 
@@ -49,7 +51,7 @@ def run(parser: Parser, arguments: argparse.Namespace) -> int:
     from autopar.grid import GridShape
     from autopar.runtime.launch import launch
 
-    start = partial(launch, quiet=arguments.json, options=hosts.options(arguments.hosts, []))
+    start = partial(launch, quiet=arguments.json, options=hosts.options(arguments.hosts, arguments.mpiexec))
     given = ["--seed", str(arguments.seed), *(["--json"] if arguments.json else [])]
     if arguments.folder is None:
         _check_without_folder(parser, arguments)

@@ -36,8 +36,8 @@ def test_run_starts_where_it_is_told(words, options, built, launched):
 
 def test_verify_starts_where_it_is_told(built, launched):
     assert run("verify", built, "--hosts", "a,b")[0] == 7
-    assert run("verify", "--adjoint", "--hosts", "a,b")[0] == 7
-    assert [more["options"] for _, more in launched] == 2 * [["-hosts", "a,b"]]
+    assert run("verify", "--adjoint", "--hosts", "a,b", "--", "-launcher", "ssh")[0] == 7
+    assert [more["options"] for _, more in launched] == [["-hosts", "a,b"], ["-hosts", "a,b", "-launcher", "ssh"]]
 
 
 def test_words_for_mpiexec_begin_with_an_option(built, launched):
