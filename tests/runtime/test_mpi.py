@@ -100,5 +100,5 @@ def test_shared_memory_is_freed_at_exit_if_all_ranks_come_to_it(how, freed, tmp_
     script = tmp_path / "leaving.py"
     script.write_text(LEAVING)
     result = mpiexec(2, [script, how], timeout=30)
-    assert result.stdout.split() == freed * ["freed"]
+    assert result.stdout.count("freed") == freed
     assert (result.returncode == 0) == (how == "ends"), result.stderr
