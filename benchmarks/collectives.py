@@ -23,7 +23,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from autopar.runtime.launch import command as mpi_command
+from autopar.jobs.launch import command as mpi_command
 from options import add_json, add_ranks, described
 
 WORKER = Path(__file__).with_name("collectives_worker.py")

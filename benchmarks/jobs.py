@@ -16,7 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TextIO
 
-from autopar.runtime.launch import command as mpi_command
+from autopar.jobs.launch import command as mpi_command
 from contenders import Contender
 
 WORKER = Path(__file__).with_name("worker.py")

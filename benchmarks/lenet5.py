@@ -29,8 +29,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import autopar
+from autopar.jobs.launch import command
 from autopar.runtime import default_world
-from autopar.runtime.launch import command
 from autopar.runtime.session import Parallel
 from contenders.compiled import open_session
 

@@ -22,7 +22,7 @@ from rich.table import Table
 
 import autopar
 from autopar.errors import ConfigError
-from autopar.runtime.launch import command
+from autopar.jobs.launch import command
 from models import MODELS, Model, batch, seeded
 from options import add_json, add_names, add_small, described
 

@@ -24,7 +24,7 @@ from rich.table import Table
 
 import autopar
 from autopar.costmodel import machine as machines
-from autopar.runtime.launch import mpiexec
+from autopar.jobs.launch import mpiexec
 from hosts import hosts, missing, run
 from models import EVERY, batch, seeded
 from options import add_json, described

@@ -35,8 +35,8 @@ from autopar.costmodel.machine import Machine, load
 from autopar.costmodel.machine_text import rate
 from autopar.costmodel.measured import read
 from autopar.graph import ITEMSIZE
+from autopar.jobs.launch import mpiexec
 from autopar.plan import Plan
-from autopar.runtime.launch import mpiexec
 from hosts import hosts, missing, run
 from models import MODELS, batch, seeded
 from options import add_json, add_names, add_ranks, add_small, described

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import sys
 from collections.abc import Sequence
@@ -18,11 +17,11 @@ from typing import Any
 
 from autopar.errors import CommError, refusal
 from autopar.grid import GridShape
+from autopar.jobs.settings import is_terminal
 from autopar.runtime import failure
 from autopar.runtime.adjoint_family import FAMILY, random_grids
 from autopar.runtime.adjoints import TOLERANCE, kind
 from autopar.runtime.grid import Grid
-from autopar.runtime.launch import TERMINAL
 from autopar.runtime.main import share_cores
 from autopar.runtime.partition_family import PARTITION_FAMILY, case_error, draw_case
 from autopar.runtime.progress import show
@@ -117,7 +116,7 @@ def print_table(found: Sequence[Verdict], grids: Sequence[GridShape]) -> None:
     for one in found:
         verdict = "ok" if one.worst <= one.tolerance else "FAILS"
         table.add_row(one.primitive, one.source, one.target, str(one.cases), f"{one.worst:.1e}", verdict)
-    console = Console(markup=False, highlight=False, force_terminal=os.environ.get(TERMINAL) == "1" or None)
+    console = Console(markup=False, highlight=False, force_terminal=is_terminal() or None)
     console.print(table)
     bad = sum(not one.worst <= one.tolerance for one in found)
     verdict = f"{bad} of {len(found)} primitives FAIL" if bad else "every primitive passes"
@@ -145,7 +144,7 @@ class _Progress:
         self._task: Any = None
 
     def __enter__(self) -> _Progress:
-        if self._shown and os.environ.get(TERMINAL) == "1":
+        if self._shown and is_terminal():
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 

@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 import torch
 
 from autopar.errors import ConfigError, refusal
+from autopar.jobs.settings import is_terminal
 from autopar.measurements import VERSION, Computed, Moved, Raw
 from autopar.runtime.allocator import keep_freed_memory
 from autopar.runtime.calibration_clock import QUICK, Clock, Pace
@@ -136,7 +137,7 @@ def _progress(quiet: bool) -> Tell:
     """One line per thing that is measured; on a terminal each takes the place of the one before."""
     if quiet:
         return lambda text: None
-    over = os.environ.get("AUTOPAR_TERMINAL") == "1"
+    over = is_terminal()
     return lambda text: print(f"\r\033[Kmeasuring {text}" if over else f"measuring {text}", end="" if over else "\n",
                               file=sys.stderr, flush=True)  # fmt: skip
 
@@ -157,9 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     raw = measure(world, _places(world), QUICK if options.quick else Pace(), tell)
     if world.rank == 0:
         options.out.write_text(json.dumps(asdict(raw)) + "\n", encoding="utf-8")
-        tell(
-            f"took {raw.seconds:.0f} s\n" if os.environ.get("AUTOPAR_TERMINAL") == "1" else f"took {raw.seconds:.0f} s"
-        )
+        tell(f"took {raw.seconds:.0f} s" + ("\n" if is_terminal() else ""))
     world.barrier()
     world.free()
 

@@ -1,41 +1,26 @@
 """The end of a job that fails: what each rank says, so that the first cause is what the user sees last.
 
-A rank that fails writes its cause into a folder that the launcher has made (``AUTOPAR_ERRORS``), prints it, and ends
-the job. The launcher, once everything else has been printed, repeats the first of them. Without a launcher the cause
-is still printed.
+A rank that fails leaves its cause for the launcher, prints it, and ends the job. The launcher, once everything else has
+been printed, repeats the first of them. Without a launcher the cause is still printed.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from autopar.errors import AutoparError
+from autopar.jobs.failures import Failure, announce, folder, write
 from autopar.runtime.fingerprint import told_by
 from autopar.runtime.together import is_alike
 from autopar.runtime.transport.base import Comm
 
-FOLDER = "AUTOPAR_ERRORS"
 _INTERRUPTED = 130  # what a shell says of a process that an interrupt has ended
 _GRACE = 5.0  # seconds for another rank to end the job
 _PASSED_ON = 0.2  # seconds in which mpiexec reads what was printed: it may drop that once a rank has ended the job
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why a rank ended: its message or traceback, when, and whether that says it for all ranks."""
-
-    rank: int
-    seconds: float
-    text: str
-    alike: bool
 
 
 @contextmanager
@@ -73,13 +58,13 @@ def _end(comm: Comm, error: Exception) -> None:
 
 def told(rank: int, text: str) -> None:
     """Say for all ranks why the job ends: at once, or where there is a launcher, by its last words."""
-    _write(Failure(rank, time.time(), text, True))
+    write(Failure(rank, time.time(), text, True))
     if folder() is None:
         _say(text)
 
 
 def _say_own(failure: Failure) -> None:
-    _write(failure)
+    write(failure)
     _say(f"rank {failure.rank}: {failure.text}")
 
 
@@ -105,44 +90,8 @@ def describe(error: Exception) -> str:
     return "".join(traceback.format_exception(error)).rstrip()
 
 
-def announce(rank: int) -> None:
-    """Leave this process's number for the launcher, since MPI names a killed process by that."""
-    place = folder()
-    if place is not None:
-        (place / f"process-{os.getpid()}").write_text(str(rank), encoding="utf-8")
-
-
-def first(place: Path) -> Failure | None:
-    """The earliest failure that the ranks have written."""
-    found = []
-    for path in sorted(place.glob("rank-*.json")):
-        try:
-            found.append(Failure(**json.loads(path.read_text(encoding="utf-8"))))
-        except (OSError, ValueError, TypeError):
-            continue  # the rank was ended while it wrote
-    return min(found, key=lambda failure: failure.seconds, default=None)
-
-
-def rank_of_process(place: Path, process: int) -> int | None:
-    """The rank that ran as this process on this machine, if it said so."""
-    path = place / f"process-{process}"
-    return int(path.read_text(encoding="utf-8")) if path.exists() else None
-
-
 def _say(text: str) -> None:
     """Print in one piece: what several ranks print at once would mix otherwise. Ends when mpiexec has passed it on."""
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
     time.sleep(_PASSED_ON)
-
-
-def _write(failure: Failure) -> None:
-    place = folder()
-    if place is not None:
-        (place / f"rank-{failure.rank:05d}.json").write_text(json.dumps(asdict(failure)), encoding="utf-8")
-
-
-def folder() -> Path | None:
-    """The launcher's folder, on the machine where the launcher runs."""
-    given = os.environ.get(FOLDER)
-    return Path(given) if given and Path(given).is_dir() else None

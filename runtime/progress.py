@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import sys
 from types import TracebackType
 from typing import Any
 
-from autopar.runtime.launch import TERMINAL
+from autopar.jobs.settings import is_terminal
 
 LINES = 20  # printed for a whole run where there is no terminal
 
@@ -66,5 +65,4 @@ class Progress:
 
 
 def _terminal() -> bool:
-    told = os.environ.get(TERMINAL) == "1"
-    return (told or sys.stdout.isatty()) and importlib.util.find_spec("rich") is not None
+    return (is_terminal() or sys.stdout.isatty()) and importlib.util.find_spec("rich") is not None

@@ -1,8 +1,5 @@
 """Ends a job in which a rank waits too long, or in vain, and says who waits for whom in which line of the program.
 
-    AUTOPAR_TIMEOUT   seconds that a rank may wait in one call: 600, in checked mode 60; 0 turns the watchdog off
-    AUTOPAR_CHECK     1: compare every call with those of the other ranks before it is made
-
 One thread per rank looks now and then at how long its own rank has been in its call. Beyond the limit, or a few seconds
 into a wait that nothing can end any more, the first rank of a host to notice gives an account of all ranks of the host,
 and the job is aborted with status 75. Time in which the whole job was suspended does not count.
@@ -10,47 +7,23 @@ and the job is aborted with status 75. Time in which the whole job was suspended
 
 from __future__ import annotations
 
-import math
 import os
 import socket
 import threading
 import time
 import weakref
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
-from autopar.errors import ConfigError, ProgramMismatch, refusal
-from autopar.runtime import failure, journal, stalls
-from autopar.runtime.journal import Journal, Seen
+from autopar.errors import ProgramMismatch, refusal
+from autopar.jobs import failures, journal, stalls
+from autopar.jobs.journal import Journal
+from autopar.jobs.settings import CHECK, TIMEOUT, Settings
+from autopar.runtime import failure
 from autopar.runtime.transport.base import Comm
 
-CHECK, TIMEOUT = "AUTOPAR_CHECK", "AUTOPAR_TIMEOUT"
 STATUS = 75
-_SECONDS, _CHECKED_SECONDS = 600.0, 60.0
 _VAIN = 2.0  # seconds before a wait is looked at for whether it can end
 _GRACE = 5.0  # seconds for the abort to end this process, before it ends itself
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """Whether calls are compared, and how many seconds a rank may wait; 0 is without limit."""
-
-    check: bool
-    seconds: float
-
-
-def settings(environment: Mapping[str, str] = os.environ) -> Settings:
-    """What the environment asks for. Raises ConfigError."""
-    check = environment.get(CHECK, "").strip() or "0"
-    if check not in ("0", "1"):
-        raise ConfigError(refusal(CHECK, f"is {check!r}", "it is 0 or 1"))
-    said = environment.get(TIMEOUT, "").strip()
-    seconds = _number(said) if said else _CHECKED_SECONDS if check == "1" else _SECONDS
-    if not 0 <= seconds < math.inf:
-        rule = "it is the number of seconds that a rank may wait in one call; 0 is without limit"
-        raise ConfigError(refusal(TIMEOUT, f"is {said!r}", rule))
-    return Settings(check == "1", seconds)
 
 
 def start(comm: Comm, wanted: Settings) -> Journal | None:
@@ -69,21 +42,6 @@ def start(comm: Comm, wanted: Settings) -> Journal | None:
     arguments = (weakref.ref(notes), notes.closed, comm, wanted.seconds, elsewhere)
     threading.Thread(target=_watch, args=arguments, name="autopar watchdog", daemon=True).start()
     return notes
-
-
-def read(folder: Path) -> list[Seen]:
-    """What the ranks that ran under this launcher's folder have noted."""
-    found: list[Seen] = []
-    for file in folder.glob(f"{journal.NAME}-*"):
-        found = found or journal.read(file.read_bytes())
-    return found
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
 
 
 def _facts(wanted: Settings) -> list[str]:
@@ -106,7 +64,7 @@ def _check_alike(said: list[str]) -> None:
 def _share(comm: Comm, here: list[int]) -> Journal:
     """The journal of this host's ranks `here`; of this rank alone where it cannot see the others' file."""
     first = comm.rank == here[0]
-    folder = failure.folder()
+    folder = failures.folder()
     if folder is not None and any(folder.glob(f"{journal.NAME}-*")):
         folder = None  # the launcher reads that of the first grid
     path = journal.make(folder, len(here)) if first else None

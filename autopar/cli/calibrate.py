@@ -103,7 +103,7 @@ def _check(arguments: argparse.Namespace, output: Path) -> None:
 
 
 def _measure(arguments: argparse.Namespace, file: Path) -> int:
-    from autopar.runtime.launch import launch
+    from autopar.jobs.launch import launch
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     options = hosts.options(arguments.hosts, arguments.mpiexec)

@@ -25,7 +25,7 @@ def split(words: Sequence[str]) -> tuple[list[str], list[str]]:
 def options(hosts: str | None, words: list[str]) -> list[str]:
     """What mpiexec is given. Raises ConfigError for words that are no options, or where there is no mpiexec."""
     from autopar.errors import ConfigError, refusal
-    from autopar.runtime.launch import host_options
+    from autopar.jobs.launch import host_options
 
     if words and not words[0].startswith("-"):
         rule = "what goes to mpiexec begins with one of its options"

@@ -39,8 +39,8 @@ def run(arguments: argparse.Namespace) -> int:
     from autopar.errors import ConfigError, refusal
     from autopar.folder import PROGRAM, load
     from autopar.grid import GridShape
+    from autopar.jobs.launch import launch
     from autopar.profile import LEAST
-    from autopar.runtime.launch import launch
 
     options = hosts.options(arguments.hosts, arguments.mpiexec)
     saved = load(arguments.folder)

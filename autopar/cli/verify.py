@@ -49,7 +49,7 @@ def run(parser: Parser, arguments: argparse.Namespace) -> int:
     """Run the comparison on the grid's ranks; the exit status is 1 where anything differs."""
     from autopar.folder import load
     from autopar.grid import GridShape
-    from autopar.runtime.launch import launch
+    from autopar.jobs.launch import launch
 
     start = partial(launch, quiet=arguments.json, options=hosts.options(arguments.hosts, arguments.mpiexec))
     given = ["--seed", str(arguments.seed), *(["--json"] if arguments.json else [])]

@@ -22,9 +22,11 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from autopar.runtime import fingerprint, journal, sites, watchdog
+from autopar.jobs import journal
+from autopar.jobs.journal import Journal
+from autopar.jobs.settings import settings
+from autopar.runtime import fingerprint, sites, watchdog
 from autopar.runtime.fingerprint import Print
-from autopar.runtime.journal import Journal
 from autopar.runtime.sites import Site
 from autopar.runtime.transport.base import Comm, Pieces, Work, pieces_of
 from autopar.runtime.transport.world import simulated_world
@@ -34,13 +36,13 @@ def watch(comm: Comm) -> Comm:
     """`comm`, watched and checked as the environment says. Collective. Raises ConfigError, ProgramMismatch."""
     if comm.size == 1 or isinstance(comm, Watched):
         return comm
-    settings = watchdog.settings()
+    wanted = settings()
     simulated = simulated_world() is not None
-    notes = None if simulated else watchdog.start(comm, settings)
-    if notes is None and not settings.check:
+    notes = None if simulated else watchdog.start(comm, wanted)
+    if notes is None and not wanted.check:
         return comm
     group = _Group(_key("world"), tuple(range(comm.size)), "all ranks")
-    return Watched(comm, group, notes, settings.check)
+    return Watched(comm, group, notes, wanted.check)
 
 
 def label(comm: Comm, text: str) -> Comm:

@@ -102,14 +102,14 @@ def test_bad_words(tmp_path, monkeypatch, words, said):
 
 
 def test_a_job_that_fails_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr("autopar.runtime.launch.launch", lambda *words, **more: 7)
+    monkeypatch.setattr("autopar.jobs.launch.launch", lambda *words, **more: 7)
     assert run("calibrate", "-o", tmp_path / "mine.toml")[0] == 7
     assert snapshot(tmp_path) == {}
 
 
 def test_what_is_started(tmp_path, monkeypatch):
     calls = []
-    monkeypatch.setattr("autopar.runtime.launch.launch", lambda *words, **more: calls.append((words, more)) or 1)
+    monkeypatch.setattr("autopar.jobs.launch.launch", lambda *words, **more: calls.append((words, more)) or 1)
     run("calibrate", "-n", "4", "--hosts", "a:2,b:2", "--quick", "-o", tmp_path / "mine.toml", "--", "-launcher", "ssh")
     ((target, ranks, given), more) = calls[0]
     assert (target, ranks) == ("autopar.runtime.calibration", 4)

@@ -12,7 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "runtime"))
 from compiled_folder import LAUNCH, PROGRAM, write
 
-from autopar.runtime.launch import command
+from autopar.jobs.launch import command
 
 MARK = "AUTOPAR_FAULT_TEST"
 SECONDS = 100

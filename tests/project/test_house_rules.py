@@ -55,6 +55,7 @@ RUNTIME_MAY = (
     "autopar.errors",
     "autopar.layout",
     "autopar.grid",
+    "autopar.jobs",
     "autopar.measurements",
     "autopar.model_file",
     "autopar.profile",

@@ -96,7 +96,7 @@ def digest(text):
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-LAUNCH = "import sys; from pathlib import Path; from autopar.runtime.launch import launch; " \
+LAUNCH = "import sys; from pathlib import Path; from autopar.jobs.launch import launch; " \
          "sys.exit(launch(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]))"  # fmt: skip
 
 

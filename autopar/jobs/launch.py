@@ -22,10 +22,10 @@ from types import FrameType
 from typing import BinaryIO
 
 from autopar.errors import ConfigError, refusal
-from autopar.runtime import failure, journal, stalls, watchdog
-from autopar.runtime.journal import Seen
+from autopar.jobs import failures, journal, stalls
+from autopar.jobs.journal import Seen
+from autopar.jobs.settings import TERMINAL, settings
 
-TERMINAL = "AUTOPAR_TERMINAL"
 _KILLED = re.compile(rb"PID (\d+)|process rank (\d+) with PID")
 _KEPT = 65536  # bytes of output that are searched for MPI's own account of the end
 _PATIENCE = 3.0  # seconds that mpiexec is given for ending its ranks, before it is asked again
@@ -45,13 +45,13 @@ def launch(
     mpiexec line. An interrupt or a termination of this process ends the job. Raises ConfigError where there is no
     mpiexec, and for a variable that is not understood.
     """
-    watchdog.settings()
+    settings()
     line = command(target, ranks, arguments, options)
     if not quiet:
         print(shlex.join(line), flush=True)
     with tempfile.TemporaryDirectory(prefix="autopar-", dir=journal.memory_folder()) as folder:
         status, output, stopped = _run(line, _environment(folder))
-        seen = watchdog.read(Path(folder))
+        seen = journal.read_folder(Path(folder))
         if stopped:
             for one in seen:
                 journal.kill(one)
@@ -92,7 +92,7 @@ def _is_open_mpi(launcher: str) -> bool:
 
 
 def _environment(folder: str) -> dict[str, str]:
-    environment = dict(os.environ) | {failure.FOLDER: folder, "PYTHONUNBUFFERED": "1"}
+    environment = dict(os.environ) | {failures.FOLDER: folder, "PYTHONUNBUFFERED": "1"}
     if sys.stdout.isatty():
         environment[TERMINAL] = "1"
     if hasattr(os, "geteuid") and os.geteuid() == 0:  # in containers everybody is root, and Open MPI wants to be told
@@ -171,12 +171,12 @@ def _pass_on(pipe: BinaryIO, stream: object, kept: bytearray) -> None:
 
 def _cause(folder: Path, status: int, output: bytes, seen: Sequence[Seen]) -> str:
     """What to show last."""
-    cause = failure.first(folder)
+    cause = failures.first(folder)
     if cause is not None:
         return f"\n{cause.text}" if cause.alike else f"\nthe job ended because rank {cause.rank} failed:\n{cause.text}"
     for found in _KILLED.finditer(output):
         process, rank = found.groups()
-        known = int(rank) if rank else failure.rank_of_process(folder, int(process))
+        known = int(rank) if rank else failures.rank_of_process(folder, int(process))
         if known is not None:
             place = [f", {stalls.last_seen(one)}" for one in seen if one.rank == known]
             said = f"rank {known} was killed or ended without a word (status {status})"

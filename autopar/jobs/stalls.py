@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from autopar.errors import refusal
-from autopar.runtime.journal import Seen
+from autopar.jobs.journal import Seen
 
 _TABLES = 8  # ranks with different last calls that are shown in full
 _PLURAL = {"waits": "wait", "is": "are", "has": "have"}

@@ -10,9 +10,8 @@ import time
 
 import pytest
 
-from autopar.errors import ConfigError
-from autopar.runtime import journal, watchdog
-from autopar.runtime.journal import CALLS, GROUPS, Journal
+from autopar.jobs import journal
+from autopar.jobs.journal import CALLS, GROUPS, Journal
 
 
 @pytest.fixture
@@ -102,21 +101,3 @@ def test_the_state_of_a_process():
     journal.kill(seen)  # and is no error
     assert journal.process_state(os.getpid(), born + 1) == "gone", "another process under the same number"
     assert journal.process_state(process.pid, 0) == "running", "where nothing is known nobody is accused"
-
-
-def test_settings():
-    assert watchdog.settings({}) == watchdog.Settings(False, 600.0)
-    assert watchdog.settings({"AUTOPAR_CHECK": "1"}) == watchdog.Settings(True, 60.0)
-    assert watchdog.settings({"AUTOPAR_CHECK": "0", "AUTOPAR_TIMEOUT": "2.5"}) == watchdog.Settings(False, 2.5)
-    assert watchdog.settings({"AUTOPAR_CHECK": "", "AUTOPAR_TIMEOUT": "0"}) == watchdog.Settings(False, 0.0)
-
-
-@pytest.mark.parametrize("value", ["soon", "-1", "nan", "inf", "1 minute"])
-def test_a_limit_that_is_none_is_refused(value):
-    with pytest.raises(ConfigError, match=r"AUTOPAR_TIMEOUT: is .*\n  rule: it is the number of seconds"):
-        watchdog.settings({"AUTOPAR_TIMEOUT": value})
-
-
-def test_a_mode_that_is_none_is_refused():
-    with pytest.raises(ConfigError, match="AUTOPAR_CHECK: is 'yes'\n  rule: it is 0 or 1"):
-        watchdog.settings({"AUTOPAR_CHECK": "yes"})

@@ -192,6 +192,12 @@ def read(memory: mmap.mmap | bytes) -> list[Seen]:
     return sorted((one for one in seen if one.process), key=lambda one: one.rank)
 
 
+def read_folder(folder: Path) -> list[Seen]:
+    """All areas of the file that the ranks under this launcher's folder have shared."""
+    file = next(folder.glob(f"{NAME}-*"), None)
+    return [] if file is None else read(file.read_bytes())
+
+
 def _read(memory: mmap.mmap | bytes, start: int) -> Seen:
     process, born, ended, rank, so_far, inside, left = _HEADER.unpack_from(memory, start)
     state = "ended" if ended else process_state(process, born)
