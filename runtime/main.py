@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from autopar.errors import ConfigError, nearest, refusal
 from autopar.profile import LEAST
 from autopar.runtime import failure, job, profile_run, sources
+from autopar.runtime.collector import load_optimizers
 from autopar.runtime.drawn import Drawn
 from autopar.runtime.draws import drawing
 from autopar.runtime.job import Job
@@ -45,6 +46,7 @@ def main(program: Program, file: str, arguments: Sequence[str] | None = None) ->
         with together(comm, "reading the command line"):
             given = parse(arguments, comm.rank)
         if given is not None:
+            load_optimizers()
             share_cores(comm)
             run(job.open_job(program, Path(file), given.seed), given)
 

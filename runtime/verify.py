@@ -41,6 +41,7 @@ from autopar.errors import ConfigError, ProgramMismatch, refusal
 from autopar.runtime import adjoint_program, failure, job, verify_uses
 from autopar.runtime.adjoint_program import Communication
 from autopar.runtime.adjoints import TOLERANCE
+from autopar.runtime.collector import load_optimizers
 from autopar.runtime.description import dtype_name
 from autopar.runtime.drawn import Drawn
 from autopar.runtime.draws import Drawn as Drawing
@@ -110,6 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     program: Program = runpy.run_path(str(path), run_name="program")["PROGRAM"]
     comm = program.grid.comm
     with failure.reported(comm):
+        load_optimizers()
         share_cores(comm)
         opened = job.open_job(program, path, given.seed)
         for note in opened.notes if not given.json else ():
