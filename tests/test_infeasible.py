@@ -55,22 +55,24 @@ def test_the_nearest_limit_works_and_nothing_below_it(gpt, name, what):
     assert re.search(r"- most is held in ((forward|backward) of [\w ]+|the optimizer's step)\n", text)
 
 
-def test_a_ban_that_binds_is_named(gpt):
+def test_a_ban_that_binds_is_named():
+    mlp = compiled("wide_mlp", "2", machine=SLOW)
     bans = ["*.weight: shard@*", "*.bias: shard@*"]
-    free = gpt.replan(memory=nearest_limit(refused(gpt, memory=1000)))
-    text = refused(gpt, memory=free.plan.options.memory, ban=bans)
-    assert "gpt on grid 2 with its bans needs" in text
+    free = mlp.replan(memory=nearest_limit(refused(mlp, memory=1000)))
+    text = refused(mlp, memory=free.plan.options.memory, ban=bans)
+    assert "wide_mlp on grid 2 with its bans needs" in text
     assert "- without ban '*.weight: shard@*' a plan needs" in text
     assert "- without all of them a plan fits" in text
     assert "take away all of them" in text
-    assert gpt.replan(memory=free.plan.options.memory, ban=[]).plan.predicted.bytes <= free.plan.options.memory
+    assert mlp.replan(memory=free.plan.options.memory, ban=[]).plan.predicted.bytes <= free.plan.options.memory
 
 
-def test_what_is_needed_without_a_pin_is_what_the_model_needs(gpt):
-    text = refused(gpt, memory=1000, pin=["blocks.*.up: b0@axis0"])
+def test_what_is_needed_without_a_pin_is_what_the_model_needs():
+    attention = compiled("attention", "2", machine=SLOW)
+    text = refused(attention, memory=1000, pin=["qkv: b0@axis0"])
     assert "with its pins" in text
-    without = re.search(r"without pin 'blocks\.\*\.up: b0@axis0' a plan needs (\S+) KiB", text)
-    assert without.group(1) == needed(refused(gpt, memory=1000))
+    without = re.search(r"without pin 'qkv: b0@axis0' a plan needs (\S+) KiB", text)
+    assert without.group(1) == needed(refused(attention, memory=1000))
 
 
 def test_a_baseline_that_does_not_fit_says_that_another_plan_would(gpt):
