@@ -115,11 +115,11 @@ def run(folder, program, by="autopar", **environment):
 
 
 def interrupted(folder, program, number, by="autopar"):
-    """Send the job's own process a signal once its ranks have printed what they do."""
+    """Send the job's own process a signal once both ranks have printed that they are ready."""
     job, word = start(folder, program, by)
-    job.stdout.readline()  # the launcher's own line, or that of a rank
-    while "ready" not in (line := job.stdout.readline()) and line:
-        pass
+    said = ""
+    while said.count("ready") < 2 and (line := job.stdout.readline()):  # two ranks' words may come as one line
+        said += line
     os.kill(job.pid, number)
     if by == "mpiexec":  # it passes the first on, which does not always reach the ranks, and ends them at the second
         try:
