@@ -17,12 +17,14 @@ from typing import TextIO
 
 import torch
 
+from autopar.runtime.collector import load_optimizers
 from autopar.runtime.memory_use import memory_use
 from contenders import BALANCED, CONTENDERS, Trainer, start
 from zoo_models import EVERY
 
 
 def main(address: str, contender_name: str, model_name: str, size: str, folder: str) -> None:
+    load_optimizers()  # nobody's steps are held up by a search for garbage
     contender = CONTENDERS.get(contender_name, BALANCED)
     torch.set_num_threads(contender.threads)
     trainer = start(contender, EVERY[model_name](size == "small"), folder)

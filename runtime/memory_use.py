@@ -102,8 +102,12 @@ def memory_use() -> Iterator[MemoryUse]:
 
 def _standing(freed: _Freed) -> int:
     """Bytes of the storages that are held now; `freed` is told of those that are freed later."""
+    frozen = gc.get_freeze_count() > 0
+    gc.unfreeze()  # what is frozen would not be listed
     gc.collect()
     found = gc.get_objects()
+    if frozen:
+        gc.freeze()
     parts, foreign = _windows(found)
     seen: dict[int, int] = {}
     for one in found:
