@@ -11,7 +11,9 @@ from __future__ import annotations
 import itertools
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
+
+import torch
 
 from autopar.errors import ConfigError, ProgramMismatch, refusal
 from autopar.grid import GridShape, ravel, unravel
@@ -34,6 +36,7 @@ class Axis:
         self.index = comm.rank
         self._cuts: tuple[float, ...] | None = None
         self._bounds: dict[int, tuple[int, ...]] = {}
+        self._agreed: dict[Hashable, bool] = {}
 
     @property
     def cuts(self) -> tuple[float, ...] | None:
@@ -72,6 +75,14 @@ class Axis:
     def start(self, extent: int) -> int:
         """The first of this rank's rows of a dim of `extent` rows."""
         return self.bounds(extent)[self.index]
+
+    def agree(self, question: Hashable, answer: bool) -> bool:
+        """Whether all ranks of the axis said yes when they were first asked this. Collective the first time."""
+        if question not in self._agreed:
+            objections = torch.tensor([not answer], dtype=torch.int64)
+            self.comm.all_reduce(objections)
+            self._agreed[question] = not objections.item()
+        return self._agreed[question]
 
     def __repr__(self) -> str:
         return f"Axis({self.name!r}, index {self.index} of {self.size})"

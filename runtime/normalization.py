@@ -23,8 +23,8 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from autopar.errors import ProgramMismatch, refusal
 from autopar.runtime.grid import Axis
 from autopar.runtime.moments import Vector, channel_sums, combine, local_moments
-from autopar.runtime.primitives.cut import order
 from autopar.runtime.primitives.function import apply
+from autopar.runtime.primitives.order import order
 
 _HALVES = (torch.float16, torch.bfloat16)  # summed in float32
 

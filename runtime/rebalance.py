@@ -16,7 +16,7 @@ from autopar.layout import Layouts, Shard
 from autopar.runtime.description import Described
 from autopar.runtime.filled import Filled, check_filled
 from autopar.runtime.grid import Grid
-from autopar.runtime.primitives.cut import order
+from autopar.runtime.primitives.order import order
 from autopar.runtime.state import gather_whole, take_part
 
 Held = tuple[Described, Layouts, Tensor]

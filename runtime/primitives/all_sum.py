@@ -11,16 +11,14 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from autopar.runtime.grid import Axis
-from autopar.runtime.primitives.cut import order
+from autopar.runtime.primitives.cut import sum_whole
 from autopar.runtime.primitives.function import Context, apply
 
 
 class _AllSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Context, x: Tensor, axis: Axis) -> Tensor:
-        y = x.clone(memory_format=torch.contiguous_format)
-        axis.comm.all_reduce(y)
-        return y.contiguous(memory_format=order(x))
+        return sum_whole(x, axis)
 
     @staticmethod
     @once_differentiable

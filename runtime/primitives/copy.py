@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from autopar.runtime.grid import Axis
-from autopar.runtime.primitives.cut import order
+from autopar.runtime.primitives.cut import sum_whole
 from autopar.runtime.primitives.function import Context, apply
 
 
@@ -24,9 +24,7 @@ class _Copy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ...]:
-        total = grad.clone(memory_format=torch.contiguous_format)  # autograd may hand the same tensor to others too
-        ctx.axis.comm.all_reduce(total)
-        return total.contiguous(memory_format=order(grad)), None
+        return sum_whole(grad, ctx.axis), None
 
 
 def copy(x: Tensor, axis: Axis) -> Tensor:

@@ -3,20 +3,18 @@
 A dim of extent n is read as ``blocks x m x unit`` and the middle factor is cut at the axis's bounds for m (see
 `autopar.layout.Shard`). `Cut` is that reading with the bounds filled in. Rank i then holds, in every block, the rows
 ``bounds[i] * unit`` to ``bounds[i+1] * unit``; its part of the dim is those runs one after another.
-
-What is sent lies in the order of the dims, whatever order of memory a rank's tensor has: ranks may differ in that. What a
-conversion makes lies in the order of what it was given (`order`), so that images stay channels last.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from autopar.errors import ProgramMismatch, refusal
 from autopar.runtime.grid import Axis
+from autopar.runtime.primitives.order import TURNED, are_images, in_memory, order, turn, turn_back
 from autopar.runtime.transport.base import Pieces
 
 
@@ -80,6 +78,10 @@ class Cut:
         parts = torch.split(like.new_empty(sum(sizes)), sizes)
         return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
+    def turned(self) -> Cut:
+        """This cut of an image whose channels have become its last dim."""
+        return replace(self, dim=TURNED.index(self.dim))
+
     def in_order(self, whole: Tensor) -> Pieces | None:
         """Every rank's part of a contiguous tensor, where these lie one after another in its memory."""
         if self.blocks != 1 or any(n != 1 for n in whole.shape[: self.dim]):
@@ -87,17 +89,6 @@ class Cut:
         if self.even:
             return whole.view(self.ranks, *self.shape(whole, 0))
         return [self.region(whole, rank) for rank in range(self.ranks)]
-
-
-def order(x: Tensor) -> torch.memory_format:
-    """Channels last where `x` lies so, in one piece, and contiguous otherwise."""
-    last = x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
-    return torch.channels_last if last else torch.contiguous_format
-
-
-def in_memory(x: Tensor, form: torch.memory_format = torch.contiguous_format) -> Tensor:
-    """`x` as its elements lie in memory one after another: no lazy conjugate, as gradients of complex numbers may be."""
-    return x.resolve_conj().resolve_neg().contiguous(memory_format=form)
 
 
 def cut_whole(x: Tensor, dim: int, axis: Axis, blocks: int, unit: int) -> Cut:
@@ -128,6 +119,12 @@ def cut_local(x: Tensor, dim: int, axis: Axis, extent: int, blocks: int, unit: i
 
 def gather_parts(x: Tensor, axis: Axis, cut: Cut) -> Tensor:
     """The whole tensor, of which this rank holds the part `x`."""
+    if are_images(x, axis, "gather", cut.shape(x)):
+        return turn_back(_gather(turn(x), axis, cut.turned()))
+    return _gather(x, axis, cut)
+
+
+def _gather(x: Tensor, axis: Axis, cut: Cut) -> Tensor:
     whole = x.new_empty(cut.shape(x))
     parts = cut.in_order(whole)
     if parts is not None:
@@ -143,6 +140,12 @@ def gather_parts(x: Tensor, axis: Axis, cut: Cut) -> Tensor:
 
 def sum_parts(whole: Tensor, axis: Axis, cut: Cut) -> Tensor:
     """This rank's part of the sum over the axis of `whole`."""
+    if are_images(whole, axis, "sum_parts", whole.shape):
+        return turn_back(_sum(turn(whole), axis, cut.turned()))
+    return _sum(whole, axis, cut)
+
+
+def _sum(whole: Tensor, axis: Axis, cut: Cut) -> Tensor:
     source = in_memory(whole)
     out = whole.new_empty(cut.shape(whole, axis.index))
     parts = cut.in_order(source)
@@ -152,6 +155,17 @@ def sum_parts(whole: Tensor, axis: Axis, cut: Cut) -> Tensor:
             part.copy_(cut.region(source, rank).reshape(part.shape))
     axis.comm.reduce_scatter(parts, out)
     return out.contiguous(memory_format=order(whole))
+
+
+def sum_whole(x: Tensor, axis: Axis) -> Tensor:
+    """The sum over the axis of `x`, in memory of its own."""
+    if are_images(x, axis, "sum", x.shape):
+        total = x.permute(TURNED).clone(memory_format=torch.contiguous_format)
+        axis.comm.all_reduce(total)
+        return turn_back(total)
+    total = x.clone(memory_format=torch.contiguous_format)
+    axis.comm.all_reduce(total)
+    return total.contiguous(memory_format=order(x))
 
 
 def fill_with_zeros(part: Tensor, cut: Cut, rank: int) -> Tensor:

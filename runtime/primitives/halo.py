@@ -24,8 +24,9 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from autopar.runtime.grid import Axis
-from autopar.runtime.primitives.cut import cut_local, in_memory
+from autopar.runtime.primitives.cut import cut_local
 from autopar.runtime.primitives.function import apply
+from autopar.runtime.primitives.order import in_memory
 from autopar.runtime.primitives.trade import Interval, Pieces, Run, Trade, size, trade
 
 Messages = dict[int, Tensor]  # by the rank that they go to or come from

@@ -5,8 +5,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autopar.runtime import Grid, all_gather, all_sum, copy, gather, reduce_scatter, simulate, split, take, zero_fill
-from autopar.runtime.primitives.cut import order
+from autopar.runtime import (
+    Grid,
+    Shard,
+    all_gather,
+    all_sum,
+    all_to_all,
+    copy,
+    gather,
+    reduce_scatter,
+    simulate,
+    split,
+    take,
+    zero_fill,
+)
+from autopar.runtime.primitives.order import order
 
 WHOLE = {  # of a whole tensor over the axis
     "split": lambda x, dim, axis, extent: split(x, dim, axis),
@@ -15,7 +28,12 @@ WHOLE = {  # of a whole tensor over the axis
     "all_sum": lambda x, dim, axis, extent: all_sum(x, axis),
     "copy": lambda x, dim, axis, extent: copy(x, axis),
 }
-PARTS = {"gather": gather, "all_gather": all_gather, "zero_fill": zero_fill}
+PARTS = {
+    "gather": gather,
+    "all_gather": all_gather,
+    "zero_fill": zero_fill,
+    "all_to_all": lambda x, dim, axis, extent: all_to_all(x, axis, Shard(dim), Shard((dim + 1) % 4), extent),
+}
 
 
 def made(rank, shape, last):
@@ -66,3 +84,28 @@ def test_what_is_made_lies_as_what_was_given(name, dim):
     for _, _, forward, backward in step(name, (4, 6, 4, 3), dim, None, [True, True]):
         assert forward == (torch.channels_last,) * 2
         assert backward == (torch.channels_last,) * 2
+
+
+def test_images_are_sent_as_they_lie_and_others_in_the_order_of_dims(monkeypatch):
+    """Whether all are images is asked once; a rank whose tensor lies otherwise later turns it."""
+
+    def rank():
+        grid = Grid("2")
+        (axis,) = grid.axes
+        sent, calls = [], []
+        gather_all, sum_all = axis.comm.all_gather, axis.comm.all_reduce
+        monkeypatch.setattr(axis.comm, "all_gather", lambda x, out: sent.append(x.data_ptr()) or gather_all(x, out))
+        monkeypatch.setattr(axis.comm, "all_reduce", lambda x: calls.append(x.shape) or sum_all(x))
+        found = []
+        for lasts in ((True, True), (True, False), (True, True)):
+            x = made(grid.rank, (2, 3, 4, 5), lasts[grid.rank])
+            found.append(all_gather(x, 1, axis, 6))
+            assert (sent[-1] == x.data_ptr()) == lasts[grid.rank]
+            assert order(found[-1]) == torch.channels_last
+        assert calls == [(1,)]
+        assert torch.equal(found[0], found[1])
+        plain = made(grid.rank, (2, 3, 4, 6), False)
+        assert order(all_gather(plain, 1, axis, 6)) == torch.contiguous_format
+        assert sent[-1] == plain.data_ptr()
+
+    simulate(2, rank)
