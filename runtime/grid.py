@@ -13,8 +13,6 @@ import math
 import os
 from collections.abc import Hashable, Iterable
 
-import torch
-
 from autopar.errors import ConfigError, ProgramMismatch, refusal
 from autopar.grid import GridShape, ravel, unravel
 from autopar.layout import even_bounds
@@ -79,9 +77,7 @@ class Axis:
     def agree(self, question: Hashable, answer: bool) -> bool:
         """Whether all ranks of the axis said yes when they were first asked this. Collective the first time."""
         if question not in self._agreed:
-            objections = torch.tensor([not answer], dtype=torch.int64)
-            self.comm.all_reduce(objections)
-            self._agreed[question] = not objections.item()
+            self._agreed[question] = all(self.comm.gather_objects(answer))
         return self._agreed[question]
 
     def __repr__(self) -> str:
