@@ -1,7 +1,9 @@
 """What failing ranks leave in a folder that the launcher has made, which then tells the first of them.
 
-rank-00003.json    why rank 3 failed
-process-4711       the rank that ran as process 4711, since MPI names a killed process by that
+    rank-00003.json    why rank 3 failed
+    process-4711       the rank that ran as process 4711, since MPI names a killed process by that
+
+Where there is no launcher, or it is on another machine, nothing is written.
 """
 
 from __future__ import annotations

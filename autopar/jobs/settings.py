@@ -1,8 +1,10 @@
 """What the environment asks of a job.
 
-AUTOPAR_TIMEOUT   seconds that a rank may wait in one call: 600, in checked mode 60; 0 turns the watchdog off
-AUTOPAR_CHECK     1: compare every call with those of the other ranks before it is made
-AUTOPAR_TERMINAL  1: what is printed ends up on a terminal; set by the launcher
+    AUTOPAR_TIMEOUT   seconds that a rank may wait in one call: 600, in checked mode 60; 0 turns the watchdog off
+    AUTOPAR_CHECK     1: compare every call with those of the other ranks before it is made
+    AUTOPAR_TERMINAL  1: what is printed ends up on a terminal; set by the launcher
+
+The first two are to be the same on all ranks, who compare them.
 """
 
 from __future__ import annotations
