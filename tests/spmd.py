@@ -24,9 +24,8 @@ def mpiexec(
     launcher = str(beside) if beside.exists() else "mpiexec"
     command = [launcher, "-n", str(ranks), sys.executable, "-m", "mpi4py", *map(str, arguments)]
     given = {**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})}
-    given.pop(
-        "PYTHONUNBUFFERED", None
-    )  # with it a line and its end are two writes, and another rank's line comes between
+    # With it a line and its end are two writes, and another rank's line comes between.
+    given.pop("PYTHONUNBUFFERED", None)
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=given, cwd=cwd, start_new_session=True
     )

@@ -18,9 +18,8 @@ from torch.autograd.function import once_differentiable
 
 from autopar.layout import Shard
 from autopar.runtime.grid import Axis
-from autopar.runtime.primitives.cut import Cut, cut_extent, cut_local
+from autopar.runtime.primitives.cut import Cut, as_they_lie, cut_extent, cut_local
 from autopar.runtime.primitives.function import Context, apply
-from autopar.runtime.primitives.order import are_images, turn, turn_back
 from autopar.runtime.transport.base import pieces_of
 
 
@@ -48,9 +47,7 @@ def all_to_all(x: Tensor, axis: Axis, source: Shard, target: Shard, extent: int)
 
 
 def _redistribute(x: Tensor, axis: Axis, source: Cut, target: Cut) -> Tensor:
-    if are_images(x, axis, "all_to_all", source.shape(x)):
-        return turn_back(_moved(turn(x), axis, source.turned(), target.turned()))
-    return _moved(x, axis, source, target)
+    return as_they_lie(_moved, x, source.shape(x), axis, source, target)
 
 
 def _moved(x: Tensor, axis: Axis, source: Cut, target: Cut) -> Tensor:

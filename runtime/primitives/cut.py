@@ -7,6 +7,7 @@ A dim of extent n is read as ``blocks x m x unit`` and the middle factor is cut 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -117,11 +118,16 @@ def cut_local(x: Tensor, dim: int, axis: Axis, extent: int, blocks: int, unit: i
     return cut
 
 
+def as_they_lie(move: Callable[..., Tensor], x: Tensor, whole: Sequence[int], axis: Axis, *cuts: Cut) -> Tensor:
+    """``move(x, axis, *cuts)`` of a part of a tensor of shape `whole`; of images with their channels as the last dim."""
+    if are_images(x, axis, move.__name__, whole):
+        return turn_back(move(turn(x), axis, *(cut.turned() for cut in cuts)))
+    return move(x, axis, *cuts)
+
+
 def gather_parts(x: Tensor, axis: Axis, cut: Cut) -> Tensor:
     """The whole tensor, of which this rank holds the part `x`."""
-    if are_images(x, axis, "gather", cut.shape(x)):
-        return turn_back(_gather(turn(x), axis, cut.turned()))
-    return _gather(x, axis, cut)
+    return as_they_lie(_gather, x, cut.shape(x), axis, cut)
 
 
 def _gather(x: Tensor, axis: Axis, cut: Cut) -> Tensor:
@@ -140,12 +146,10 @@ def _gather(x: Tensor, axis: Axis, cut: Cut) -> Tensor:
 
 def sum_parts(whole: Tensor, axis: Axis, cut: Cut) -> Tensor:
     """This rank's part of the sum over the axis of `whole`."""
-    if are_images(whole, axis, "sum_parts", whole.shape):
-        return turn_back(_sum(turn(whole), axis, cut.turned()))
-    return _sum(whole, axis, cut)
+    return as_they_lie(_sum_parts, whole, whole.shape, axis, cut)
 
 
-def _sum(whole: Tensor, axis: Axis, cut: Cut) -> Tensor:
+def _sum_parts(whole: Tensor, axis: Axis, cut: Cut) -> Tensor:
     source = in_memory(whole)
     out = whole.new_empty(cut.shape(whole, axis.index))
     parts = cut.in_order(source)
@@ -159,10 +163,10 @@ def _sum(whole: Tensor, axis: Axis, cut: Cut) -> Tensor:
 
 def sum_whole(x: Tensor, axis: Axis) -> Tensor:
     """The sum over the axis of `x`, in memory of its own."""
-    if are_images(x, axis, "sum", x.shape):
-        total = x.permute(TURNED).clone(memory_format=torch.contiguous_format)
-        axis.comm.all_reduce(total)
-        return turn_back(total)
+    return as_they_lie(_sum_whole, x, x.shape, axis)
+
+
+def _sum_whole(x: Tensor, axis: Axis) -> Tensor:
     total = x.clone(memory_format=torch.contiguous_format)
     axis.comm.all_reduce(total)
     return total.contiguous(memory_format=order(x))

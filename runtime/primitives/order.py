@@ -1,9 +1,9 @@
 """In which order of its dims a tensor lies in memory, and in which it is sent.
 
 Ranks may differ in the order of memory: what is sent lies in the order of the dims. But images that lie channels last on all ranks
-of an axis are sent so: to turn them to and fro takes longer than to send them. Whether they do is asked once per axis and
-shape (`Axis.agree`); a rank whose tensor lies otherwise afterwards turns it. What a conversion makes lies in the order of what
-it was given.
+of an axis are sent so: to turn them to and fro takes longer than to send them. Whether they do is asked once per axis and a
+conversion's shape (`Axis.agree`); a rank whose tensor lies otherwise afterwards turns it. What is made from images lies channels
+last then. Other gathers and sums make what lies in the order of what they were given.
 """
 
 from __future__ import annotations
