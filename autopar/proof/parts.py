@@ -59,7 +59,7 @@ def compare(
     what: str, parts: list[torch.Tensor], layouts: Layouts, shape: tuple[int, ...], expected: torch.Tensor
 ) -> None:
     """Sum what is in parts or addends, take one of what is whole, having seen that all are equal; compare."""
-    grid = torch.stack(parts).reshape(*shape, *expected.shape)
+    grid = torch.stack(parts).reshape((*shape, *expected.shape))
     for axis, layout in reversed(list(enumerate(layouts))):
         if isinstance(layout, Replicate | Copied):
             first = grid.narrow(axis, 0, 1)

@@ -59,6 +59,10 @@ def takes(op, sample, read):
         Sample((T((4, 6)), T((3, 6))), target="aten.cdist.default"),
         Sample((T((4, 6)), (T((4, 6), "bool"),), T(())), target="aten.index_put.default"),
         Sample((T((4, 6)), 0.0, True), target="aten.feature_dropout.default"),
+        Sample((T((6,)), T((6,)), T((6,), "constant")), target="aten.margin_ranking_loss.default"),
+        Sample((T((4, 6)), T((4, 6), "constant")), target="aten.hinge_embedding_loss.default"),
+        Sample((T((4, 6)), T((4, 6)), T((4,), "constant")), target="aten.cosine_embedding_loss.default"),
+        Sample((T((4, 6)), T((4, 6)), T((4, 6))), target="aten.triplet_margin_loss.default"),
     ],
     ids=lambda sample: sample.target,
 )
