@@ -1,0 +1,244 @@
+"""One operator of the database through the compiler: all samples together, one by one where something is not right.
+
+    tried(info, count, grids) -> Row     what came out, worst first: WRONG, CRASH, REFUSED, ok; or nocompare
+
+Each call of the graph is pinned to each of its letters in turn, those of all calls together, on every grid; the program
+runs on simulated ranks, and every result and gradient is compared with the module's own.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import autopar
+from autopar.capture import capture
+from autopar.compiler import Compiled
+from autopar.errors import AutoparError
+from autopar.graph import Graph, Node
+from autopar.grid import GridShape
+from autopar.layout import Partial
+from autopar.ops.describe import call_of, record_of_call
+from autopar.ops.rule import choices, fills
+from autopar.plan import to_json
+from autopar.runtime import simulate
+from autopar.runtime.description import parse_description
+from autopar.runtime.initial import module_values
+from autopar.runtime.session import Parallel
+from opdb_samples import Calls, Sample, operators, samples_of
+
+ORDER = ("WRONG", "CRASH", "REFUSED", "ok")  # the worst first
+CLOSE = {torch.float32: 1e-5, torch.complex64: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2, torch.complex32: 1e-2}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One operator: its status, letters that were split, programs that were run, and what is not right, by sample."""
+
+    name: str
+    status: str
+    samples: int = 0
+    right: int = 0
+    programs: int = 0
+    split: tuple[str, ...] = ()
+    whole: tuple[str, ...] = ()
+    why: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What was run so far."""
+
+    programs: int = 0
+    split: dict[str, None] = field(default_factory=dict)
+    whole: dict[str, None] = field(default_factory=dict)
+
+
+class Differs(Exception):
+    """A program that computes something else than the module."""
+
+
+def warm_up() -> None:
+    """Load what a capture loads, so that children need not."""
+    info = operators()["neg"]
+    capture(model := Calls(samples_of(info, 1)), model.inputs(), name="warm", loss="loss")
+
+
+def tried(name: str, info: Any, count: int, grids: Sequence[str]) -> Row:  # noqa: ANN401 (torch's OpInfo)
+    """Try an operator on so many samples."""
+    began = time.perf_counter()
+    samples, why = _comparable(info, count)
+    if not samples:
+        return Row(name, "nocompare", why=(why,))
+    seen = _Seen()
+    each = _each(samples, grids, seen)
+    status = min((status for status, _ in each), key=ORDER.index)
+    reasons = dict.fromkeys(f"{status}: {text}" for status, text in each if status != "ok")
+    right = sum(status == "ok" for status, _ in each)
+    seconds = round(time.perf_counter() - began, 1)
+    return Row(name, status, len(samples), right, seen.programs, tuple(seen.split), tuple(seen.whole), tuple(reasons), seconds)  # fmt: skip
+
+
+def _each(samples: list[Sample], grids: Sequence[str], seen: _Seen) -> list[tuple[str, str]]:
+    """Status and reason of every sample; halves are tried where not all are right."""
+    found = _outcome(samples, grids, seen)
+    if found[0] == "ok" or len(samples) == 1:
+        return [found] * len(samples)
+    half = len(samples) // 2
+    each = [*_each(samples[:half], grids, seen), *_each(samples[half:], grids, seen)]
+    if all(status == "ok" for status, _ in each):
+        each[-1] = (found[0], f"only together: {found[1]}")
+    return each
+
+
+def _comparable(info: Any, count: int) -> tuple[list[Sample], str]:  # noqa: ANN401
+    """The samples that eager runs, and runs alike twice; or why there are none."""
+    try:
+        samples = samples_of(info, count)
+    except Exception as error:
+        return [], f"no samples: {_short(error)}"
+    found, why = [], "no samples for this dtype"
+    for one in samples:
+        try:
+            first, second = (_eager(Calls([one])) for _ in range(2))
+            _compare(first, second, 0.0)
+            found.append(one)
+        except Differs:
+            why = "random"
+        except Exception as error:
+            why = f"eager: {_short(error)}"
+    return found, why
+
+
+def _eager(model: Calls) -> dict[str, Tensor]:
+    """Results and gradients of the module itself."""
+    model = copy.deepcopy(model)
+    out = model(**model.inputs())
+    out["loss"].backward()
+    gradients = {f"gradient of {name}": one.grad for name, one in model.named_parameters() if one.grad is not None}
+    return {**{name: one.detach() for name, one in out.items()}, **gradients}
+
+
+def _outcome(samples: list[Sample], grids: Sequence[str], seen: _Seen) -> tuple[str, str]:
+    """Status and reason of some samples together."""
+    model = Calls(samples)
+    expected = _eager(model)
+    try:
+        outputs = [name for name in expected if name.startswith("call")]
+        one = autopar.compile(model, model.inputs(), grid=grids[0], loss="loss", outputs=outputs)
+        for grid in grids:
+            for pins in _rounds(one.graph, grid, seen):
+                _try(one, model, expected, grid, pins)
+                seen.programs += 1
+    except Differs as error:
+        return "WRONG", str(error)
+    except AutoparError as error:
+        return "REFUSED", _refusal(error)
+    except Exception as error:
+        return "CRASH", _short(error)
+    return "ok", ""
+
+
+def _try(one: Compiled, model: Calls, expected: Mapping[str, Tensor], grid: str, pins: Sequence[str]) -> None:
+    """Plan and run with these pins, and compare. Raises Differs."""
+    planned = one.replan(grid=grid, pin=pins)
+    relative = _closeness(one.graph)
+    for rank, found in enumerate(_run(planned, model, list(expected))):
+        try:
+            _compare(expected, found, relative)
+        except Differs as error:
+            raise Differs(f"{error} on rank {rank} of grid {grid} under {', '.join(pins) or 'no pins'}") from None
+
+
+def _run(one: Compiled, model: Calls, wanted: Sequence[str]) -> list[dict[str, Tensor]]:
+    """What every rank finds: whole results, and whole gradients."""
+    code = compile(one.source, "program.py", "exec")
+    description = parse_description(to_json(one.plan), "plan.json")
+    known = {name for item in description.parameters for name in (item.name, *item.aliases)}
+    values = [*one.constants.items(), *(pair for pair in module_values(model) if pair[0] in known)]
+    inputs = {item.name: model.inputs()[item.name] for item in description.inputs}
+
+    def rank() -> dict[str, Tensor]:
+        names: dict[str, Any] = {"__name__": "program"}
+        exec(code, names)
+        parallel = Parallel(names["PROGRAM"], description, values)
+        out = parallel(**inputs)
+        loss = out.loss if hasattr(out, "loss") else out
+        loss.backward()
+        found = {name: out[name].detach() for name in wanted if name.startswith("call")}
+        found |= {f"gradient of {name}": one for name, one in parallel.full_gradients().items()}
+        return {"loss": loss.detach(), **found}
+
+    return simulate(GridShape.parse(one.plan.grid).size, rank)
+
+
+def _rounds(graph: Graph, grid: str, seen: _Seen) -> Iterator[list[str]]:
+    """Pins that take every call of the samples through all its letters, those of all calls at once; no pins first."""
+    offered = {}
+    for node in graph.nodes:
+        if node.module.startswith("call"):
+            letters = _letters(graph, node, GridShape.parse(grid).sizes)
+            target = node.target.removesuffix(".default")
+            (seen.split if letters else seen.whole)[target] = None
+            if letters:
+                offered[node.name] = letters
+    yield []
+    for turn in range(max(map(len, offered.values()), default=0)):
+        yield [f"{name}: {letters[turn % len(letters)]}@axis0" for name, letters in offered.items()]
+
+
+def _letters(graph: Graph, node: Node, sizes: tuple[int, ...]) -> list[str]:
+    """The letters that a call may split over the only axis of a grid."""
+    call = call_of(graph, node)
+    rule = record_of_call(call)[1]
+    found = {}
+    for choice in choices(rule, call, {}):
+        pairs = zip((*choice.operands, *choice.results), (*call.operands, *call.results), strict=True)
+        constants = any(isinstance(layout, Partial) and not value.differentiable for layout, value in pairs)
+        if choice.mode == "split" and not constants and fills(rule, (choice,), sizes):
+            found[choice.letter] = None
+    return list(found)
+
+
+def _closeness(graph: Graph) -> float:
+    """The tolerance: that of the least precise dtype in the graph."""
+    dtypes = {getattr(torch, value.dtype) for value in graph.values.values()}
+    return max((CLOSE.get(dtype, 1e-10) for dtype in dtypes), default=1e-10)
+
+
+def _compare(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], relative: float) -> None:
+    """Raise Differs for the first tensor that is not as expected. Infinities and NaN have their places."""
+    for name, one in expected.items():
+        if name not in found:
+            if bool(one.any()):
+                raise Differs(f"{name} is missing")
+            continue
+        other = found[name]
+        if other.shape != one.shape or other.dtype != one.dtype:
+            raise Differs(f"{name} is {other.dtype} {tuple(other.shape)}, not {one.dtype} {tuple(one.shape)}")
+        finite = one[torch.isfinite(one)].abs()
+        scale = max(1.0, float(finite.max())) if finite.numel() else 1.0
+        if not torch.allclose(other, one, rtol=0.0, atol=relative * scale, equal_nan=True):
+            raise Differs(f"{name} is off by {float((other - one).abs().nan_to_num(nan=float('inf')).max()) / scale:.3g}")
+
+
+def _refusal(error: AutoparError) -> str:
+    """A refusal without the place in our own harness, in one line."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return re.sub(r"\s+", " ", " | ".join(lines))[:400]
+
+
+def _short(error: BaseException) -> str:
+    """An exception and where it was raised."""
+    frames = [one for one in traceback.extract_tb(error.__traceback__) if "torch/" not in one.filename]
+    at = f" ({frames[-1].filename.split('/')[-1]}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {re.sub(chr(10), ' ', str(error))[:300]}{at}"
