@@ -59,8 +59,8 @@ def samples_of(info: Any, count: int) -> list[Sample]:  # noqa: ANN401 (torch's 
     torch.manual_seed(0)
     dtype, gradients = _dtype(info)
     listed = list(itertools.islice(info.sample_inputs("cpu", dtype, requires_grad=gradients), MOST))
-    step = max(1, -(-len(listed) // count))
-    return [_sample(info, one) for one in listed[::step]]
+    places = dict.fromkeys(i * len(listed) // count for i in range(count)) if len(listed) > count else range(len(listed))
+    return [_sample(info, listed[i]) for i in places]
 
 
 def _dtype(info: Any) -> tuple[torch.dtype, bool]:  # noqa: ANN401

@@ -64,6 +64,8 @@ def around(extent: int, splits: Sequence[Split], axis: Split) -> LocalShard:
 def _factors(extent: int, splits: Sequence[Split], of: Split | None = None) -> list[tuple[tuple[int, int], str]]:
     """The factors, outermost first, as ((unit, extent from there on), expression); `of` is taken as a boundary but not cut."""
     every = [*splits, of] if of else list(splits)
+    if extent == 0:
+        return [((0, 0), "0")]  # a letter that shares a dim with an empty one is split by nobody
     points = {1, extent} | {one.unit for one in every} | {extent // one.blocks for one in every}
     marks = sorted(points)
     found = []

@@ -98,6 +98,14 @@ def pad(
 ) -> Tensor:
     """`torch.nn.functional.pad` of the last ``len(padding) / 2`` dims of `x`, the last one first, split as in `conv`.
 
-    `mode` is zeros (torch's constant, with `value`), reflect, replicate or circular. Negative numbers cut rows off.
+    `mode` is zeros (torch's constant, with `value`), reflect, replicate or circular. Negative numbers cut rows off: a mirror
+    still shows these, a ring is closed without them.
     """
+    cut = [min(0, rows) for rows in padding]
+    if mode == "circular" and any(cut):
+        crop = Pad(cut)
+        x = wide(x, [crop], over)
+        first = x.dim() - crop.spatial
+        over = {dim: (axis, crop.reach(dim - first, n).extent(n)) for dim, (axis, n) in (over or {}).items()}
+        padding = [max(0, rows) for rows in padding]
     return wide(x, [Pad(padding, mode, value)], over)

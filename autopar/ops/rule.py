@@ -93,9 +93,11 @@ class Rule:
 
     @property
     def letters(self) -> tuple[str, ...]:
-        """Letters that may be split, in order of appearance."""
-        seen = dict.fromkeys(letter for dims in (*self.operands, *self.results) for dim in dims for letter in dim)
-        return tuple(letter for letter in seen if letter not in self.frozen and self.extents[letter] > 1)
+        """Letters that may be split, in order of appearance; none that is in a dim without elements."""
+        every = [dim for dims in (*self.operands, *self.results) for dim in dims]
+        seen = dict.fromkeys(letter for dim in every for letter in dim)
+        empty = {letter for dim in every if any(self.extents[one] == 0 for one in dim) for letter in dim}
+        return tuple(letter for letter in seen if letter not in self.frozen | empty and self.extents[letter] > 1)
 
 
 @dataclass(frozen=True, slots=True)
