@@ -14,12 +14,13 @@ FOLDERS := codegen configs costmodel partitioner runtime
 # Ranks share the cores: one thread each.
 export OMP_NUM_THREADS := 1
 
-.PHONY: help run test zoo lint types format operators benchmark clean
+.PHONY: help run test zoo opdb lint types format operators benchmark clean
 
 help:
 	@echo "make run        compile examples/gpt2.py for two ranks, train it, compare it with the sequential model"
 	@echo "make test       lint, then the tests"
 	@echo "make zoo        every model on every grid, 84 pairs; \`make test\` takes 27 of them"
+	@echo "make opdb       PyTorch's operator database, every letter: writes the table in docs/compatibility.md"
 	@echo "make lint       ruff, ruff format, mypy --strict, and the rules of the house"
 	@echo "make format     let ruff mend what it can"
 	@echo "make operators  write docs/operators.md from the records of the operators"
@@ -35,6 +36,9 @@ test: lint
 
 zoo: $(STAMP)
 	$(BIN)/python -m pytest -q -n auto --dist loadfile tests/zoo tests/end_to_end/test_models.py
+
+opdb: $(STAMP)
+	$(BIN)/python benchmarks/opdb.py --write
 
 lint: $(STAMP) types
 	$(BIN)/ruff check .

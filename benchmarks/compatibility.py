@@ -18,8 +18,5 @@ def write_section(name: str, text: str, document: Path = DOCUMENT) -> None:
     section = f"{begin}\n{text.strip()}\n{end}"
     whole = document.read_text(encoding="utf-8") if document.exists() else TITLE
     pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
-    if pattern.search(whole):
-        whole = pattern.sub(lambda _: section, whole)
-    else:
-        whole = f"{whole.rstrip()}\n\n{section}\n"
+    whole = pattern.sub(lambda _: section, whole) if pattern.search(whole) else f"{whole.rstrip()}\n\n{section}\n"
     document.write_text(whole, encoding="utf-8")

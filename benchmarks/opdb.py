@@ -26,10 +26,10 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from compatibility import write_section
 from opdb_samples import operators
 from opdb_table import section, summary
 from opdb_trial import Row, tried, warm_up
-from compatibility import write_section
 from options import described
 
 KEPT = Path("build") / "opdb.json"
@@ -107,7 +107,9 @@ def keep(rows: dict[str, Row], path: Path) -> None:
 
 def arguments() -> argparse.Namespace:
     parser = described(__doc__)
-    parser.add_argument("--names", nargs="+", default=[], metavar="NAME", help="only these; a name stands for its variants")
+    parser.add_argument(
+        "--names", nargs="+", default=[], metavar="NAME", help="only these; a name stands for its variants"
+    )
     parser.add_argument("--shard", default="1/1", metavar="I/N", help="every N-th operator, from the I-th on")
     parser.add_argument("--samples", type=int, default=8, help="samples of each, spread over all there are (8)")
     parser.add_argument("--grids", nargs="+", default=["2", "3"], help="grids of one axis (2 3)")
@@ -122,7 +124,9 @@ def arguments() -> argparse.Namespace:
 def chosen(options: argparse.Namespace, known: dict[str, Any], rows: dict[str, Row]) -> list[str]:
     """The operators that are to be tried."""
     first, step = map(int, options.shard.split("/"))
-    names = [name for name in known if not options.names or {name, name.split(".")[0], known[name].name} & {*options.names}]
+    names = [
+        name for name in known if not options.names or {name, name.split(".")[0], known[name].name} & {*options.names}
+    ]
     if options.again is None:
         names = [name for name in names if name not in rows]
     elif options.again:

@@ -59,7 +59,9 @@ def samples_of(info: Any, count: int) -> list[Sample]:  # noqa: ANN401 (torch's 
     torch.manual_seed(0)
     dtype, gradients = _dtype(info)
     listed = list(itertools.islice(info.sample_inputs("cpu", dtype, requires_grad=gradients), MOST))
-    places = dict.fromkeys(i * len(listed) // count for i in range(count)) if len(listed) > count else range(len(listed))
+    places = (
+        dict.fromkeys(i * len(listed) // count for i in range(count)) if len(listed) > count else range(len(listed))
+    )
     return [_sample(info, listed[i]) for i in places]
 
 

@@ -41,10 +41,9 @@ def section(rows: Iterable[Row]) -> str:
     bad = [row for row in rows if row.status in ORDER[:-1]]
     versions = f"torch {torch.__version__}, Python {platform.python_version()}, autopar {autopar.__version__}"
     programs = sum(row.programs for row in rows)
-    lines = [
-        HEADING, "", f"{datetime.datetime.now(datetime.UTC):%d %B %Y}, {versions}. {programs} programs were run.", "",
-        f"**{summary(rows)}.**", "", "Not right, or not in all samples:", "", "| operator | status | right | reason |", "|---|---|---|---|",
-    ]  # fmt: skip
+    today = f"{datetime.datetime.now(datetime.UTC):%d %B %Y}"
+    lines = [HEADING, "", f"{today}, {versions}. {programs} programs were run.", "", f"**{summary(rows)}.**", ""]
+    lines += ["Not right, or not in all samples:", "", "| operator | status | right | reason |", "|---|---|---|---|"]
     lines += [f"| `{row.name}` | {row.status} | {row.right} of {row.samples} | {_cell(row.why)} |" for row in bad]
     whole = [row for row in rows if row.status == "ok" and not is_split(row)]
     lines += ["", f"Right, and whole on every rank ({len(whole)}): {_names(whole)}."]

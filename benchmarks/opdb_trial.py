@@ -82,9 +82,17 @@ def tried(name: str, info: Any, count: int, grids: Sequence[str]) -> Row:  # noq
     each = _each(samples, grids, seen)
     status = min((status for status, _ in each), key=ORDER.index)
     reasons = dict.fromkeys(f"{status}: {text}" for status, text in each if status != "ok")
-    right = sum(status == "ok" for status, _ in each)
-    seconds = round(time.perf_counter() - began, 1)
-    return Row(name, status, len(samples), right, seen.programs, tuple(seen.split), tuple(seen.whole), tuple(reasons), seconds)  # fmt: skip
+    return Row(
+        name,
+        status,
+        len(samples),
+        sum(status == "ok" for status, _ in each),
+        seen.programs,
+        tuple(seen.split),
+        tuple(seen.whole),
+        tuple(reasons),
+        round(time.perf_counter() - began, 1),
+    )
 
 
 def _each(samples: list[Sample], grids: Sequence[str], seen: _Seen) -> list[tuple[str, str]]:
@@ -125,7 +133,10 @@ def _draws(sample: Sample) -> bool:
     seed, found = torch.manual_seed, []
     for offset in (0, 1):
         seed(offset)
-        with mock.patch.object(torch, "manual_seed", lambda given, offset=offset: seed(given + offset)), torch.no_grad():
+        with (
+            mock.patch.object(torch, "manual_seed", lambda given, offset=offset: seed(given + offset)),
+            torch.no_grad(),
+        ):
             leaves = [one.detach().clone() if isinstance(one, Tensor) else one for one in sample.leaves]
             found.append({str(i): one for i, one in enumerate(sample.call(leaves))})
     try:
@@ -245,7 +256,9 @@ def _compare(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], relati
         finite = one[torch.isfinite(one)].abs()
         scale = max(1.0, float(finite.max())) if finite.numel() else 1.0
         if not torch.allclose(other, one, rtol=0.0, atol=relative * scale, equal_nan=True):
-            raise Differs(f"{name} is off by {float((other - one).abs().nan_to_num(nan=float('inf')).max()) / scale:.3g}")
+            raise Differs(
+                f"{name} is off by {float((other - one).abs().nan_to_num(nan=float('inf')).max()) / scale:.3g}"
+            )
 
 
 def _refusal(error: AutoparError) -> str:
