@@ -4,35 +4,42 @@
     optimizer = torch.optim.AdamW(parallel.parameters())
     loss = parallel(**batch); loss.backward(); optimizer.step()
 
-Rank 0 compiles; all ranks receive the same program and plan, and keep their parts of the parameters.
+Rank 0 compiles; all ranks receive the same program and plan, and keep their parts of the parameters. A live module has
+rank 0's values, of which the others receive their parts; a function's values are made from a seed, each rank making its
+part. A batch may have any number of rows, unless the model counts them in a way of its own (``plan.batch.fixed``).
 """
 
 from __future__ import annotations
 
 import linecache
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from autopar import errors
-from autopar.errors import AutoparError
 from autopar.grid import GridShape
 from autopar.grids import AUTO
 from autopar.plan import Plan, from_json, to_json
 from autopar.profile import FILE
-from autopar.runtime import profile_run
+from autopar.runtime import handed, profile_run
 from autopar.runtime.description import Description, parse_description
-from autopar.runtime.grid import Grid
-from autopar.runtime.initial import initial_values, module_values
+from autopar.runtime.failure import end_scripts
+from autopar.runtime.grid import check_ranks
+from autopar.runtime.initial import initial_values
 from autopar.runtime.profiler import Profiler
 from autopar.runtime.program import Program
 from autopar.runtime.session import Parallel
-from autopar.runtime.together import together
+from autopar.runtime.sources import Made, Source
+from autopar.runtime.together import by_rank0, together
 from autopar.runtime.transport.base import Comm
-from autopar.runtime.transport.world import default_world
+from autopar.runtime.transport.world import default_world, simulated_world
+from autopar.stages import Progress
+
+if TYPE_CHECKING:
+    from autopar.compiler import Compiled
+    from autopar.costmodel.machine import Machine
 
 Model = nn.Module | Callable[[], nn.Module]
 
@@ -44,7 +51,7 @@ class Parallelized(Parallel):
         self,
         program: Program,
         description: Description,
-        values: Iterator[tuple[str, Tensor]],
+        values: Source,
         plan: Plan,
         source: str,
         seed: int,
@@ -77,7 +84,7 @@ def parallelize(
     example_inputs: Any,  # noqa: ANN401 (a tuple, a dict, or a function of one)
     *,
     grid: str | GridShape,
-    machine: str | Path = "cpu",
+    machine: str | Path | Machine = "cpu",
     memory: str | float | None = None,
     solver: str = "auto",
     pin: Sequence[str] = (),
@@ -85,72 +92,69 @@ def parallelize(
     optimizer: str = "adamw",
     loss: str | None = None,
     outputs: str | Sequence[str] = (),
+    name: str | None = None,
+    time_limit: float = 60.0,
+    measure: bool = False,
+    recompute: str = "auto",
+    plan: str = "auto",
+    progress: Progress | None = None,
     seed: int = 0,
 ) -> Parallelized:
-    """The model on the ranks of this job, one part per rank. Collective.
+    """The model on the ranks of this job, one part per rank. Collective. Arguments are those of `autopar.compile`.
 
-    Arguments are those of `autopar.compile`; ``grid="auto"`` takes the best grid of the job's ranks. A live module keeps its
-    values; a function's are made from `seed`, each rank making its part; dropout draws from `seed`, too. Returns an
-    ``nn.Module`` whose forward takes whole inputs on every rank and returns the loss; with `outputs` an object with the
-    model's own fields, ``.loss`` and these, each put together on all ranks when it is first read.
-
-    A batch may have any number of rows, unless the model counts them in a way of its own (``plan.batch.fixed``). ``eval()``
-    and ``train()`` are as usual where the model differs in batch norm and dropout alone (``plan.evaluation``). Called under
-    ``torch.autocast``, this compiles a program with the casts that autocast makes.
+    What counts is what rank 0 is given. ``grid="auto"`` takes the best grid of the job's ranks. Returns an ``nn.Module``
+    whose forward takes whole inputs on every rank and returns the loss; with `outputs` an object with the model's own
+    fields, ``.loss`` and these, each put together on all ranks when it is first read. Called under ``torch.autocast``,
+    this compiles a program with the casts that autocast makes. `seed` is that of dropout and of a model function.
 
     Raises what `autopar.compile` raises, on every rank, and ProgramMismatch where the job's ranks are not the grid's.
+    Whatever else ends the compilation on rank 0 is a CommError on the others.
     """
-    world = default_world()
-    ranks = world.size if grid == AUTO else None
-    shape = grid if isinstance(grid, GridShape) or ranks is not None else GridShape.parse(grid)
-    if isinstance(shape, GridShape) and world.size != shape.size:
-        Grid(shape, world)  # raises, and says which launcher to use
 
-    def compiled() -> tuple[str, str, dict[str, Tensor]]:
+    def compiled() -> Compiled:
         from autopar.compiler import compile
 
-        result = compile(
-            model, example_inputs, grid=shape, machine=machine, memory=memory, solver=solver, pin=pin, ban=ban,
-            optimizer=optimizer, loss=loss, outputs=outputs, ranks=ranks,
+        ranks = world.size if grid == AUTO else None
+        return compile(
+            model, example_inputs, grid=grid if ranks else _checked(grid, world.size), machine=machine, memory=memory,
+            solver=solver, pin=pin, ban=ban, optimizer=optimizer, loss=loss, outputs=outputs, name=name,
+            time_limit=time_limit, measure=measure, recompute=recompute, plan=plan, ranks=ranks, progress=progress,
         )  # fmt: skip
-        return result.source, to_json(result.plan), dict(result.constants)
 
-    source, text, constants = _from_rank0(world, compiled)
+    world = default_world()
+    return _started(compiled, model, world, seed)
+
+
+def _checked(grid: str | GridShape, ranks: int) -> GridShape:
+    """The grid, which the job's ranks make up. Raises ConfigError, ProgramMismatch."""
+    shape = grid if isinstance(grid, GridShape) else GridShape.parse(grid)
+    check_ranks(shape, ranks)
+    return shape
+
+
+def _started(compiled: Callable[[], Compiled], model: Model, world: Comm, seed: int) -> Parallelized:
+    """What rank 0 compiles, on every rank, with this rank's part of the model."""
+    constants: dict[str, Tensor] = {}
+
+    def made() -> list[object]:
+        result = compiled()
+        constants.update(result.constants)
+        return [result.source, to_json(result.plan), isinstance(model, nn.Module)]
+
+    if simulated_world() is None:
+        end_scripts(world, lambda: True)
+    source, text, live = by_rank0(world, "compiling", made)  # type: ignore[misc]
     description = parse_description(text, "the plan")
     known = {name for item in description.parameters for name in (item.name, *item.aliases)}
-    values = ((name, value) for name, value in _values(model, constants, world, seed) if name in known)
+    values = Made(pair for pair in _values(model, constants, world, seed, live=live) if pair[0] in known)
     return Parallelized(_load(source), description, values, from_json(text, "the plan"), source, seed)
 
 
-def _from_rank0(
-    world: Comm, work: Callable[[], tuple[str, str, dict[str, Tensor]]]
-) -> tuple[str, str, dict[str, Tensor]]:
-    """What rank 0 makes, on every rank; its error is everybody's."""
-    source, text, error = "", "", None
-    constants: dict[str, Tensor] = {}
-    if world.rank == 0:
-        try:
-            source, text, constants = work()
-        except AutoparError as raised:
-            error = raised
-    known = [one for one in type(error).__mro__ if one.__module__ == "autopar.errors"] if error else []
-    told = world.gather_objects([source, text, known[0].__name__ if known else "", str(error or "")])[0]
-    source, text, kind, message = (str(one) for one in told)  # type: ignore[attr-defined]
-    if error is not None:
-        raise error
-    if kind:
-        raise getattr(errors, kind)(message)
-    return source, text, constants
-
-
-def _values(model: Model, constants: Mapping[str, Tensor], world: Comm, seed: int) -> Iterator[tuple[str, Tensor]]:
-    """The initial values; constants are known to rank 0 only."""
-    rows = [[name, list(one.shape), str(one.dtype).removeprefix("torch.")] for name, one in sorted(constants.items())]
-    for name, shape, dtype in world.gather_objects(rows)[0]:  # type: ignore[attr-defined]
-        value = constants[name].contiguous() if name in constants else torch.empty(shape, dtype=getattr(torch, dtype))
-        world.broadcast(value, 0)
-        yield name, value
-    yield from module_values(model) if isinstance(model, nn.Module) else initial_values(model, seed)
+def _values(model: Model, constants: Mapping[str, Tensor], world: Comm, seed: int, *, live: bool) -> Source:
+    """The initial values, those of a live module and constants as rank 0 has them."""
+    yield from handed.from_rank0(constants, world)
+    own = model if isinstance(model, nn.Module) else None
+    yield from handed.live_values(own, world) if live else initial_values(model, seed)
 
 
 def _load(source: str) -> Program:

@@ -1,7 +1,8 @@
 """The end of a job that fails: what each rank says, so that the first cause is what the user sees last.
 
 A rank that fails leaves its cause for the launcher, prints it, and ends the job. The launcher, once everything else has
-been printed, repeats the first of them. Without a launcher the cause is still printed.
+been printed, repeats the first of them. Without a launcher the cause is still printed. Programs run inside `reported`; in
+anybody else's script, `end_scripts` sees to what nobody catches.
 """
 
 from __future__ import annotations
@@ -9,13 +10,13 @@ from __future__ import annotations
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import TracebackType
 
 from autopar.errors import AutoparError
 from autopar.jobs.failures import Failure, announce, folder, write
-from autopar.runtime.fingerprint import told_by
-from autopar.runtime.together import is_alike
+from autopar.runtime.together import is_alike, told_by
 from autopar.runtime.transport.base import Comm
 
 _INTERRUPTED = 130  # what a shell says of a process that an interrupt has ended
@@ -54,6 +55,32 @@ def _end(comm: Comm, error: Exception) -> None:
     else:
         time.sleep(_GRACE)
     comm.abort(1)
+
+
+def end_scripts(comm: Comm, first: Callable[[], bool]) -> None:
+    """From now on an exception that a script does not catch ends the whole job, its cause said once and last.
+
+    `first` tells whether this rank is the first to fail, of those that can know of each other.
+    """
+    if comm.size == 1:
+        return
+    usual = sys.__excepthook__
+
+    def ended(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if not isinstance(error, Exception):
+            usual(kind, error, trace)
+            return
+        sys.stdout.flush()  # of a rank that waits for its end, nothing would be seen
+        shared = 0 if is_alike(error) else told_by(error)
+        if comm.rank != shared if shared is not None else not first():
+            time.sleep(_GRACE)  # in which the other one says it and ends the job; unless that one has caught it
+        if shared is None:
+            _say_own(Failure(comm.rank, time.time(), describe(error), False))
+        else:
+            told(comm.rank, describe(error))
+        comm.abort(1)
+
+    sys.excepthook = ended
 
 
 def told(rank: int, text: str) -> None:

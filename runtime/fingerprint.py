@@ -21,10 +21,10 @@ from torch import Tensor
 
 from autopar.errors import CommError, refusal
 from autopar.runtime.sites import Site
+from autopar.runtime.together import tell_by
 
 Shape = tuple[int, ...]
 _ROOM = 1024  # bytes of a print that goes before a message
-_TOLD = "raised by every rank of a group, told by rank "
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,18 +107,10 @@ def open_letters(
         raise _error(f"messages over {over}", "what is sent is not what is expected", offenders, [members[me]])
 
 
-def told_by(error: BaseException) -> int | None:
-    """The rank that is to tell of this error, if all ranks of a group have raised it."""
-    notes = [note for note in getattr(error, "__notes__", ()) if note.startswith(_TOLD)]
-    return int(notes[0].removeprefix(_TOLD)) if notes else None
-
-
 def _error(where: str, given: str, offenders: Iterable[str], members: Sequence[int]) -> CommError:
     rule = "all ranks of a group enter the same calls in one order, from the same lines, with types and sizes that fit"
     fix = "look in these lines for what depends on the rank: a branch, the length of a loop, a shape"
-    error = CommError(refusal(where, given, rule, offenders, fix))
-    error.add_note(f"{_TOLD}{min(members)}")
-    return error
+    return tell_by(CommError(refusal(where, given, rule, offenders, fix)), min(members))
 
 
 def _by_print(every: Sequence[Print], members: Sequence[int]) -> list[str]:

@@ -12,13 +12,15 @@ import itertools
 import math
 import os
 from collections.abc import Hashable, Iterable
+from functools import partial
 
 from autopar.errors import ConfigError, ProgramMismatch, refusal
 from autopar.grid import GridShape, ravel, unravel
 from autopar.layout import even_bounds
+from autopar.runtime.failure import end_scripts
 from autopar.runtime.transport.base import Comm
 from autopar.runtime.transport.staged import stage
-from autopar.runtime.transport.watched import label, watch
+from autopar.runtime.transport.watched import first_to_fail, label, watch
 from autopar.runtime.transport.world import default_world, simulated_world
 
 _LAUNCHERS = ("SLURM_NTASKS", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "WORLD_SIZE")
@@ -95,9 +97,10 @@ class Grid:
         self.shape = GridShape.parse(spec) if isinstance(spec, str) else spec
         self._owned = comm is None and simulated_world() is None
         self.comm = comm if comm is not None else default_world()
-        if self.comm.size != self.shape.size:
-            raise ProgramMismatch(_wrong_size(self.shape, self.comm.size))
+        check_ranks(self.shape, self.comm.size)
         self.comm = watch(stage(self.comm))
+        if self._owned:
+            end_scripts(self.comm, partial(first_to_fail, self.comm))
         self.rank = self.comm.rank
         self.size = self.comm.size
         self.position = unravel(self.rank, self.shape.sizes)
@@ -119,6 +122,12 @@ class Grid:
 
     def __repr__(self) -> str:
         return f"Grid({str(self.shape)!r}, rank {self.rank} at {self.position})"
+
+
+def check_ranks(shape: GridShape, size: int) -> None:
+    """Raise ProgramMismatch where a job of so many ranks is not the grid's."""
+    if size != shape.size:
+        raise ProgramMismatch(_wrong_size(shape, size))
 
 
 def _wrong_size(shape: GridShape, size: int) -> str:

@@ -24,12 +24,13 @@ import autopar
 from autopar.errors import ConfigError, ProgramMismatch, refusal
 from autopar.model_file import ModelFile, load
 from autopar.runtime.description import Description, read_description
-from autopar.runtime.initial import initial_values, module_values
+from autopar.runtime.handed import live_values
+from autopar.runtime.initial import initial_values
 from autopar.runtime.outputs import Outputs, at_path
 from autopar.runtime.precision import in_precision
 from autopar.runtime.program import Program
 from autopar.runtime.replay import RANDOM_STATE
-from autopar.runtime.sources import Source, from_file, from_rank0
+from autopar.runtime.sources import Made, Source, from_file
 from autopar.runtime.together import agree, together
 from autopar.runtime.transport.base import Comm
 
@@ -95,7 +96,7 @@ def handshake(comm: Comm, facts: Mapping[str, str]) -> None:
 def values(job: Job, seed: int) -> Source:
     """The initial values, from the model file with this seed, or as they were stored. Iterating is collective."""
     known = {name for item in job.description.parameters for name in (item.name, *item.aliases)}
-    return ((name, value) for name, value in _values(job, seed) if name in known)
+    return Made((name, value) for name, value in _values(job, seed) if name in known)
 
 
 def sequential(job: Job, seed: int) -> nn.Module:
@@ -181,7 +182,7 @@ def _values(job: Job, seed: int) -> Iterator[tuple[str, Any]]:
     if job.file is None:
         yield from from_file(job.folder / "parameters.safetensors")
     elif isinstance(job.file.model, nn.Module):
-        yield from from_rank0(module_values(job.file.model), job.program.grid.comm)
+        yield from live_values(job.file.model, job.program.grid.comm)
     else:
         yield from initial_values(job.file.model, seed)
 

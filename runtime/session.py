@@ -82,6 +82,8 @@ class Parallel(nn.Module):
             self._layouts = parameter_layouts(program, description.parameters)
             self._homes = {item: self._layouts[item.name] for item in description.parameters}
             self._tensors = sources.load(source, self._homes, self.grid.axes, dtype, program.filters)
+        if isinstance(source, sources.Made):
+            source.check(self.grid.comm)
         for item in description.parameters:
             for name in (item.name, *item.aliases):
                 _register(self, name, self._tensors[item.name], item.kind)
@@ -172,7 +174,9 @@ class Parallel(nn.Module):
         """Take this rank's parts of whole tensors, given on every rank. Raises CheckpointError. Collective."""
         homes = {item: layouts for item, layouts in self._homes.items() if item.kind != "constant"}
         with together(self.grid.comm, "loading the parameters"):
-            loaded = sources.load(state.items(), homes, self.grid.axes, self._dtype)
+            given = sources.Made(state.items())
+            loaded = sources.load(given, homes, self.grid.axes, self._dtype)
+        given.check(self.grid.comm)
         with torch.no_grad():
             for name, value in loaded.items():
                 self._tensors[name].copy_(value)

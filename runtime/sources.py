@@ -1,11 +1,13 @@
 """Where initial values come from, one whole tensor (or less) at a time.
 
-A source is an iterable of (name, value), where a value is a whole tensor or a `Stored` one that is read by rows:
+A source is an iterable of (name, value), where a value is a whole tensor or something that gives a rank its part:
 
     initial.initial_values(build, seed)    a model function, replayed
     initial.module_values(module)          a live module
+    handed.from_rank0(values, comm)        rank 0's values, of which every rank receives its own part only
     from_file(path)                        a safetensors file, of which each rank reads its own rows only
-    from_rank0(source, comm)               any source of whole tensors, rank 0's values on every rank
+
+Where every rank makes the values by itself, `Made` notes what they were, and compares the ranks.
 """
 
 from __future__ import annotations
@@ -13,17 +15,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from autopar.errors import CheckpointError, nearest, refusal
 from autopar.layout import Layouts
+from autopar.runtime.checksum import checksum
 from autopar.runtime.description import Described
 from autopar.runtime.grid import Axis
 from autopar.runtime.precision import precise
 from autopar.runtime.state import Runs, local_shape, rows, take_part
+from autopar.runtime.together import alike
 from autopar.runtime.transport.base import Comm
 
 
@@ -54,8 +58,45 @@ class Stored:
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
 
 
-Value = Tensor | Stored
-Source = Iterable[tuple[str, Value]]
+class Parted(Protocol):
+    """A tensor that is not here as a whole."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the whole."""
+
+    def part(self, layouts: Layouts, axes: Sequence[Axis]) -> Tensor:
+        """This rank's part."""
+
+
+Source = Iterable[tuple[str, Tensor | Parted]]
+
+
+class Made:
+    """A source whose whole tensors every rank makes by itself: the same ones, unless `check` says otherwise."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._prints: dict[str, int] = {}
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor | Parted]]:
+        for name, value in self._source:
+            if isinstance(value, Tensor):
+                self._prints[name] = checksum(value)
+            yield name, value
+
+    def check(self, comm: Comm) -> None:
+        """Raise CheckpointError, on all ranks, where the ranks have made different values. Collective."""
+        every = comm.gather_objects(self._prints)
+        differ = [name for name in self._prints if len({one.get(name) for one in every}) > 1]  # type: ignore[attr-defined]
+        if differ:
+            given = "they differ from rank to rank"
+            rule = "every rank makes, or is given, the same whole values, and keeps its part of them"
+            fix = (
+                "load the same file on every rank; let a model function draw from torch's generator alone, which is seeded "
+                "alike, or give the model itself: rank 0's values are then everybody's"
+            )
+            raise alike(CheckpointError(refusal("values of the parameters", given, rule, differ[:10], fix)))
 
 
 def from_file(path: Path) -> Iterator[tuple[str, Stored]]:
@@ -70,14 +111,6 @@ def from_file(path: Path) -> Iterator[tuple[str, Stored]]:
     except (OSError, SafetensorError) as error:
         rule = "parameters are read from a safetensors file"
         raise CheckpointError(refusal(str(path), f"cannot be read: {error}", rule, fix="save it again")) from error
-
-
-def from_rank0(source: Iterable[tuple[str, Tensor]], comm: Comm) -> Iterator[tuple[str, Tensor]]:
-    """The same names with rank 0's values: for sources that may differ from rank to rank. Collective."""
-    for name, value in source:
-        tensor = value.detach().clone(memory_format=torch.contiguous_format)
-        comm.broadcast(tensor, 0)
-        yield name, tensor
 
 
 def load(
@@ -105,7 +138,7 @@ def load(
             problems.append(f"{name} has shape {tuple(value.shape)}, the model's is {item.shape}")
             found[item.name] = torch.empty(0)
         elif item.name not in found:
-            part = value.part(homes[item], axes) if isinstance(value, Stored) else take_part(value, homes[item], axes)
+            part = take_part(value, homes[item], axes) if isinstance(value, Tensor) else value.part(homes[item], axes)
             found[item.name] = _made(item, part, dtype, filters)
     problems += [f"{item.name} is missing" for item in homes if item.name not in found]
     if problems:

@@ -5,45 +5,85 @@
 
 Leaving the context, the ranks sum one number, and exchange their outcomes if any of them failed. Where all were
 refused for the same reason, that very error is raised, and otherwise a `CommError` that names the ranks and what each
-of them met. Such errors carry a note, so that only one of them need be printed. Inside the context there is to be no
-collective that only the ranks without an error would enter.
+of them met. Such errors carry a note, so that only one of them need be printed. A rank that leaves by `sys.exit` or by an
+interrupt goes its way, and the others raise. Inside the context there is to be no collective that only the ranks without
+an error would enter.
+
+`by_rank0` is for work that one rank does for all: what it makes, and what it raises, is everybody's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 
+from autopar import errors
 from autopar.errors import AutoparError, CommError, refusal
 from autopar.runtime.transport.base import Comm
 
 ALIKE = "raised alike on every rank"
+_TOLD = "raised by every rank of a group, told by rank "
 
 
 @contextmanager
 def together(comm: Comm, what: str) -> Iterator[None]:
     """Run the body on every rank and let all fail if one does. Collective. `what` says what the body does."""
-    error: Exception | None = None
+    error: BaseException | None = None
     try:
         yield
-    except Exception as raised:  # whatever it is, the other ranks must hear of it
+    except (Exception, SystemExit, KeyboardInterrupt) as raised:  # whatever it is, the other ranks must hear of it
         error = raised
     agree(comm, what, error)
 
 
-def agree(comm: Comm, what: str, error: Exception | None) -> None:
+def agree(comm: Comm, what: str, error: BaseException | None) -> None:
     """Raise on every rank if any rank brings an error. Collective; one sum of a number where nobody does."""
     objections = torch.tensor([error is not None], dtype=torch.int64)
     comm.all_reduce(objections)
     if not objections.item():
         return
-    outcomes = comm.gather_objects(None if error is None else [type(error).__name__, str(error)])
+    outcomes = comm.gather_objects(_outcome(error))
     failed = {rank: outcome for rank, outcome in enumerate(outcomes) if isinstance(outcome, list)}
+    if error is not None and not isinstance(error, Exception):
+        raise error
     if isinstance(error, AutoparError) and all(outcome == outcomes[0] for outcome in outcomes):
-        raise _noted(error)
-    raise _noted(CommError(_message(what, failed, comm.size))) from error
+        raise alike(error)
+    raise _others(what, failed, comm.size) from error
+
+
+def by_rank0(comm: Comm, what: str, work: Callable[[], object]) -> object:
+    """What rank 0 makes of plain JSON, on every rank. Collective.
+
+    Whatever `work` raises there, all ranks raise: the same kind with the same words where autopar refuses, and anything
+    else on rank 0 alone, a CommError that names it on the others.
+    """
+    made: object = None
+    error: BaseException | None = None
+    if comm.rank == 0:
+        try:
+            made = work()
+        except BaseException as raised:  # also an interrupt: the others would wait for ever
+            error = raised
+    outcome, made = comm.gather_objects([_outcome(error), made])[0]  # type: ignore[misc]
+    if outcome is None:
+        return made
+    kind = _known(outcome[0])
+    if isinstance(error, AutoparError):
+        raise alike(error)
+    if error is not None:
+        raise error
+    raise (
+        alike(kind(outcome[2])) if kind is not None else tell_by(CommError(_message(what, {0: outcome}, comm.size)), 0)
+    )
+
+
+def alike(error: AutoparError) -> AutoparError:
+    """The error, which every rank raises."""
+    if not is_alike(error):
+        error.add_note(ALIKE)
+    return error
 
 
 def is_alike(error: BaseException) -> bool:
@@ -51,17 +91,45 @@ def is_alike(error: BaseException) -> bool:
     return ALIKE in getattr(error, "__notes__", ())
 
 
-def _noted(error: AutoparError) -> AutoparError:
-    if not is_alike(error):
-        error.add_note(ALIKE)
+def told_by(error: BaseException) -> int | None:
+    """The rank that is to tell of this error, where the others have raised it as well."""
+    notes = [note for note in getattr(error, "__notes__", ()) if note.startswith(_TOLD)]
+    return int(notes[0].removeprefix(_TOLD)) if notes else None
+
+
+def tell_by(error: CommError, rank: int) -> CommError:
+    """The error, of which this rank is to tell."""
+    error.add_note(f"{_TOLD}{rank}")
     return error
+
+
+def _outcome(error: BaseException | None) -> list[str] | None:
+    """The kind of an error as users know it, whether its rank will tell of it, and its words."""
+    if error is None:
+        return None
+    known = [one for one in type(error).__mro__ if one.__module__ == errors.__name__]
+    silent = isinstance(error, SystemExit) and not error.code
+    own = isinstance(error, Exception) or silent
+    return [(known[0] if known else type(error)).__name__, "" if own else "goes its way", str(error)]
+
+
+def _known(name: str) -> type[AutoparError] | None:
+    found = getattr(errors, name, None)
+    return found if isinstance(found, type) and issubclass(found, AutoparError) else None
+
+
+def _others(what: str, failed: dict[int, list[str]], size: int) -> AutoparError:
+    """What the ranks raise that have not met the cause themselves, or met different ones."""
+    error = CommError(_message(what, failed, size))
+    telling = [rank for rank, (_, own_way, _) in failed.items() if own_way]
+    return tell_by(error, telling[0]) if telling else alike(error)
 
 
 def _message(what: str, failed: dict[int, list[str]], size: int) -> str:
     ranks = ", ".join(map(str, failed))
     given = f"failed on rank {ranks} of {size}" if len(failed) == 1 else f"failed on ranks {ranks} of {size}"
     causes: dict[str, list[int]] = {}
-    for rank, (kind, text) in failed.items():
+    for rank, (kind, _, text) in failed.items():
         causes.setdefault(f"{kind}: {text}", []).append(rank)
     lines = [f"rank {', '.join(map(str, who))}: {cause}" for cause, who in causes.items()]
     return refusal(what, given, "no rank goes on alone", lines)

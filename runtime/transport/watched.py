@@ -52,6 +52,11 @@ def label(comm: Comm, text: str) -> Comm:
     return comm
 
 
+def first_to_fail(comm: Comm) -> bool:
+    """Whether this rank is the first of its host to ask; whoever asks is about to say why the job ends."""
+    return not isinstance(comm, Watched) or comm.claim()
+
+
 @dataclass(frozen=True, slots=True)
 class _Group:
     """Which ranks these are: a number that is the same on all of them, and no other group's; their world ranks."""
@@ -178,6 +183,10 @@ class Watched(Comm):
         self._inner.free()
         if self._notes is not None and self._count is not None:
             self._notes.quit(self._count)
+
+    def claim(self) -> bool:
+        """Whether this is the first rank of the host to ask."""
+        return self._notes is None or self._notes.claim()
 
     def abort(self, code: int) -> None:
         self._inner.abort(code)

@@ -12,7 +12,7 @@ from autopar.errors import CheckpointError
 from autopar.layout import Replicate, Shard
 from autopar.runtime import Grid, simulate
 from autopar.runtime.description import Described
-from autopar.runtime.sources import from_file, from_rank0, load, save
+from autopar.runtime.sources import from_file, load, save
 from autopar.runtime.state import take_part
 
 
@@ -41,15 +41,6 @@ def test_a_file_that_is_none(tmp_path):
     (tmp_path / "torn.safetensors").write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{")
     with pytest.raises(CheckpointError, match="cannot be read"):
         list(from_file(tmp_path / "torn.safetensors"))
-
-
-def test_rank_0s_values_everywhere():
-    def rank():
-        comm = Grid("3").comm
-        pairs = [("a", torch.full((2,), float(comm.rank + 1))), ("b", torch.ones(2, 2).t() * comm.rank)]
-        return {name: value.tolist() for name, value in from_rank0(pairs, comm)}
-
-    assert simulate(3, rank) == [{"a": [1.0, 1.0], "b": [[0.0, 0.0], [0.0, 0.0]]}] * 3
 
 
 def test_every_misfit_is_named_at_once():
