@@ -143,7 +143,7 @@ def _started(compiled: Callable[[], Compiled], model: Model, world: Comm, seed: 
 
     if simulated_world() is None:
         end_scripts(world, lambda: True)
-    source, text, live = by_rank0(world, "compiling", made)  # type: ignore[misc]
+    source, text, live = by_rank0(world, "compiling", made)
     description = parse_description(text, "the plan")
     known = {name for item in description.parameters for name in (item.name, *item.aliases)}
     values = Made(pair for pair in _values(model, constants, world, seed, live=live) if pair[0] in known)

@@ -13,7 +13,7 @@ _HEAD = 1 << 16  # bytes
 
 def digest(tensor: Tensor) -> str:
     """Two tensors have the same only where all their bits are the same, in the same order."""
-    return hashlib.sha256(_bytes(tensor)).hexdigest()
+    return hashlib.sha256(_bytes(tensor).data).hexdigest()
 
 
 def checksum(tensor: Tensor) -> int:
@@ -21,7 +21,7 @@ def checksum(tensor: Tensor) -> int:
     data = _bytes(tensor)
     whole = len(data) // 8 * 8
     total = int(data[:whole].view(numpy.int64).sum(dtype=numpy.int64))
-    return zlib.crc32(data[:_HEAD], zlib.crc32(data[whole:], total & 0xFFFFFFFF)) ^ (total >> 32 & 0xFFFFFFFF)
+    return zlib.crc32(data[:_HEAD].data, zlib.crc32(data[whole:].data, total & 0xFFFFFFFF)) ^ (total >> 32 & 0xFFFFFFFF)
 
 
 def _bytes(tensor: Tensor) -> numpy.ndarray[tuple[int], numpy.dtype[numpy.uint8]]:

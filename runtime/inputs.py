@@ -7,13 +7,13 @@ goes on.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from autopar.errors import ProgramMismatch, nearest, refusal
+from autopar.runtime.checksum import digest
 from autopar.runtime.description import Described, dtype_name
 from autopar.runtime.precision import precise
 from autopar.runtime.together import agree
@@ -86,7 +86,7 @@ def agree_on_rows(comm: Comm, rows: int, error: Exception | None) -> None:
 
 def check_alike(comm: Comm, tensors: Mapping[str, Tensor]) -> None:
     """Raise ProgramMismatch, on all ranks, unless every rank was given the same whole inputs. Collective."""
-    mine = {name: _digest(tensor) for name, tensor in tensors.items()}
+    mine = {name: digest(tensor) for name, tensor in tensors.items()}
     every = comm.gather_objects(mine)
     differ = [name for name in mine if len({one[name] for one in every}) > 1]  # type: ignore[index]
     error = None
@@ -95,10 +95,6 @@ def check_alike(comm: Comm, tensors: Mapping[str, Tensor]) -> None:
         fix = "seed whatever draws or shuffles the batches alike on all ranks, or pass parts to forward_parts"
         error = ProgramMismatch(refusal("inputs of the first step", "they differ from rank to rank", rule, differ, fix))
     agree(comm, "inputs of the first step", error)
-
-
-def _digest(tensor: Tensor) -> str:
-    return hashlib.sha256(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
 def _refuse(described: Sequence[Described], problems: Sequence[str], fixed: str = "") -> None:

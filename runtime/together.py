@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -53,7 +54,7 @@ def agree(comm: Comm, what: str, error: BaseException | None) -> None:
     raise _others(what, failed, comm.size) from error
 
 
-def by_rank0(comm: Comm, what: str, work: Callable[[], object]) -> object:
+def by_rank0(comm: Comm, what: str, work: Callable[[], object]) -> Any:  # noqa: ANN401 (plain JSON)
     """What rank 0 makes of plain JSON, on every rank. Collective.
 
     Whatever `work` raises there, all ranks raise: the same kind with the same words where autopar refuses, and anything
@@ -66,7 +67,8 @@ def by_rank0(comm: Comm, what: str, work: Callable[[], object]) -> object:
             made = work()
         except BaseException as raised:  # also an interrupt: the others would wait for ever
             error = raised
-    outcome, made = comm.gather_objects([_outcome(error), made])[0]  # type: ignore[misc]
+    told: Any = comm.gather_objects([_outcome(error), made])[0]
+    outcome, made = told
     if outcome is None:
         return made
     kind = _known(outcome[0])
