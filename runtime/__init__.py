@@ -59,7 +59,18 @@ from autopar.runtime.scan import cumsum
 from autopar.runtime.session import Parallel
 from autopar.runtime.softmax import log_softmax, softmax
 from autopar.runtime.standardization import group_norm, layer_norm, rms_norm
-from autopar.runtime.statistics import amax, amin, largest, logsumexp, norm, smallest, std, var
+from autopar.runtime.statistics import (
+    amax,
+    amin,
+    largest,
+    largest_of_all,
+    logsumexp,
+    norm,
+    smallest,
+    smallest_of_all,
+    std,
+    var,
+)
 from autopar.runtime.transport.threads import simulate
 from autopar.runtime.wide import wide
 from autopar.runtime.wide_cost import wide_saves
@@ -117,6 +128,7 @@ __all__ = [
     "interpolate",
     "keep",
     "largest",
+    "largest_of_all",
     "layer_norm",
     "log_softmax",
     "logsumexp",
@@ -146,6 +158,7 @@ __all__ = [
     "simulate",
     "slice_rows",
     "smallest",
+    "smallest_of_all",
     "softmax",
     "split",
     "std",

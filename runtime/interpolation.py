@@ -139,7 +139,10 @@ def _resized(x: Tensor, dim: int, resize: Resize, block: Block) -> Tensor:
     wider = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
     total = wider.index_select(dim, rows[0]) * weights[0, mine].to(wider).view(shape)
     for tap, weight in zip(rows[1:], weights[1:], strict=True):
-        total = total + wider.index_select(dim, tap) * weight[mine].to(wider).view(shape)
+        part = wider.index_select(dim, tap) * weight[mine].to(wider).view(shape)
+        if resize.kind == "area":  # a row that is no tap of this result counts nothing, be it infinite
+            part = part.masked_fill((weight[mine] == 0).to(part.device).view(shape), 0)
+        total = total + part
     return total.to(x.dtype)
 
 

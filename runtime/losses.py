@@ -163,6 +163,7 @@ class _OverClasses(torch.autograd.Function):
         at = min(1, x.dim() - 1)
         wide = _wide(x)
         z = _log_sum_exp(wide, at, classes)
+        z.masked_fill_(z == math.inf, math.nan)  # log_softmax takes infinity from infinity
         soft = target.is_floating_point()
         loss, total = (_soft if soft else _hard)(wide, z, target, weight, ignore_index, smoothing, classes)
         ctx.save_for_backward(x, target, z, total, *(() if weight is None else (weight,)))
@@ -175,6 +176,10 @@ class _OverClasses(torch.autograd.Function):
         weight, rest = given[0] if given else None, ctx.smoothing / extent_of(ctx.classes)
         at = min(1, x.dim() - 1)
         wide, grad = _wide(x), _wide(grad)
+        if (
+            not target.is_floating_point()
+        ):  # where nothing counts, the gradient is infinite, and those of the logits are zero
+            grad = grad.masked_fill(target == ctx.ignore_index, 0)
         dx = (wide - z.unsqueeze(at)).exp_().mul_((total * grad).unsqueeze(at))
         into = None
         if target.is_floating_point():
@@ -188,7 +193,7 @@ class _OverClasses(torch.autograd.Function):
             if dx.shape[at]:
                 dx.scatter_add_(at, place.where(mine, 0).unsqueeze(at), -own.to(dx.dtype).unsqueeze(at))
             if ctx.smoothing:
-                kept = grad.masked_fill(target == ctx.ignore_index, 0).unsqueeze(at) * rest
+                kept = grad.unsqueeze(at) * rest
                 dx -= kept if weight is None else kept * _columns(weight, x)
         return dx.to(x.dtype), into, None, None, None, None
 

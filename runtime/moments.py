@@ -32,7 +32,8 @@ def local_moments(x: Tensor) -> tuple[Vector, Vector]:
     apart, zero = x - near.view(-1, *[1] * (x.dim() - 2)), torch.zeros_like(near)
     squares, rest = channel_sums(apart, apart, zero, zero, 1.0)
     left = rest.double().numpy() / count
-    return near.numpy() + left, squares.numpy() - count * left * left
+    mean = near.numpy()
+    return np.where(np.isfinite(mean), mean + left, mean), squares.numpy() - count * left * left
 
 
 def channel_sums(grad: Tensor, x: Tensor, mean: Tensor, var: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -52,6 +53,7 @@ def combine(count: float, mean: Vector, squares: Vector, axes: tuple[Axis, ...])
         table = every.numpy()
         counts, means = table[:, :1], table[:, 1 : 1 + len(mean)]
         count = float(counts.sum())
-        mean = (counts * means).sum(0) / max(count, 1.0)
-        squares = (table[:, 1 + len(mean) :] + counts * (means - mean) ** 2).sum(0)
+        with np.errstate(invalid="ignore"):  # infinity from infinity is not a number, as in torch
+            mean = (counts * means).sum(0) / max(count, 1.0)
+            squares = (table[:, 1 + len(mean) :] + counts * (means - mean) ** 2).sum(0)
     return count, mean, squares

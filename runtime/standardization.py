@@ -154,7 +154,8 @@ def _statistics(x: Tensor, sets: int, axes: tuple[Axis, ...]) -> tuple[float, Ve
     rows, count = x.shape[1:]
     means, squares = (one.reshape(sets, rows // sets) for one in local_moments(x))
     middle = means.mean(1)
-    squares = squares + count * (means - middle[:, None]) ** 2
+    with np.errstate(invalid="ignore"):
+        squares = squares + count * (means - middle[:, None]) ** 2
     return combine(count * rows // sets, middle, squares.sum(1), axes)
 
 

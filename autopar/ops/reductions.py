@@ -191,14 +191,14 @@ def _placed(call: Call) -> Rule:
 
 
 def _emit_placed(name: str, split: str, whole: str) -> Emit:
-    """``x.max(1)``, or ``largest(x, 1, over=(MODEL, 50))``; of all elements ``amax(x, (0, 1), over=(MODEL,))``."""
+    """``x.max(1)``, or ``largest(x, 1, over=(MODEL, 50))``; of all elements ``largest_of_all(x, over=(MODEL,))``."""
 
     def emit(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
         axes, gone = _summed_axes(call, local, 1), _dims(call, 1)
         if not axes:
             return f"{atom(args[0])}.{name}{_arguments(call, 1)}"
         if call.arg(1, "dim") is None:
-            return invoke(whole, (args[0], gone), [("over", axes_text(axes), None)])
+            return invoke(whole, (args[0],), [("over", axes_text(axes), None)])
         one = over(rule, local, f"d{gone[0]}")
         text = invoke(split, (args[0], gone[0]), [("keepdim", _keepdim(call), False), ("over", one, None)])
         return f"{text}[1]" if name.startswith("arg") else text
@@ -206,7 +206,7 @@ def _emit_placed(name: str, split: str, whole: str) -> Emit:
     return emit
 
 
-for _name, _split, _all in (("max", "largest", "amax"), ("min", "smallest", "amin")):
+for _name, _split, _all in (("max", "largest", "largest_of_all"), ("min", "smallest", "smallest_of_all")):
     _reduce(
         _name, (f"aten.{_name}.dim", f"aten.{_name}.default"), "a d b -> a b, a b", _placed,
         _emit_placed(_name, _split, _all), "inputs",
@@ -307,7 +307,8 @@ def _emit_norm(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwar
 _reduce(
     "norm", ("aten.linalg_vector_norm.default",), "a d b -> a b", _norm, _emit_norm, "inputs",
     Sample((_X,)), Sample((_X, 2, (1,), True)), Sample((T((2, 4, 3)), 1, (0, 2))),
-    Sample((_X, float("inf"), (1,))), Sample((T((4, 6), "complex"), 2, (1,))), sums=1,
+    Sample((_X, float("inf"), (1,))), Sample((T((4, 6), "complex"), 2, (1,))),
+    *(Sample((_X, order, (1,))) for order in (0, 0.5, 1.5, 3, -1, float("-inf"))), sums=1,
 )  # fmt: skip
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
@@ -9,6 +11,10 @@ from autopar.layout import Copied, Layouts, Partial, Replicate, Shard
 from autopar.runtime import Axis
 
 TOLERANCE = {torch.float32: 1e-4, torch.complex64: 1e-4, torch.float16: 1e-2, torch.bfloat16: 1e-1}  # else 1e-12
+_SPECIAL: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "not a number": torch.isnan,
+    "infinity": lambda x: torch.where(x.isinf(), x, 0),
+}
 _Rows = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
@@ -74,6 +80,9 @@ def _close(what: str, found: torch.Tensor, expected: torch.Tensor) -> None:
     if not (expected.dtype.is_floating_point or expected.dtype.is_complex):
         assert torch.equal(found, expected), what
     elif expected.numel():
+        for kind, of in _SPECIAL.items():
+            assert torch.equal(of(found), of(expected)), f"{what}: {kind} elsewhere"
+        found, expected = (torch.where(one.isfinite(), one, 0) for one in (found, expected))
         scale = max(1.0, float(expected.abs().max()))
         error = float((found - expected).abs().max()) / scale
         assert error <= TOLERANCE.get(expected.dtype, 1e-12), f"{what}: off by {error:g}"

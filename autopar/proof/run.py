@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +22,7 @@ from autopar.proof.parts import compare, laid_out, spread_out
 from autopar.proof.whole import Whole, every, whole_of
 from autopar.runtime import Axis, Grid, drawing, simulate
 
+MODES = ("replicate", "copied", "linear", "split")
 GRIDS = ("data=2", "data=3", "data=2,model=2")
 NAMES: dict[str, Any] = {"torch": torch, "F": F, "p": SimpleNamespace(training=True)} | {
     name: getattr(runtime, name) for name in runtime.__all__
@@ -55,9 +56,20 @@ def prove(
     `read` says which results somebody reads. With ``some=(i, n)`` only every n-th thing is tried, from the i-th on;
     with `few` every choice, but under fewer cuts, and fewer pairs.
     """
-    whole = whole_of(op, sample, read)
+    return prove_whole(op, whole_of(op, sample, read), grids, some, few)
+
+
+def prove_whole(
+    op: Op,
+    whole: Whole,
+    grids: Sequence[str] = GRIDS,
+    some: tuple[int, int] = (0, 1),
+    few: bool = False,
+    only: Collection[str] = MODES,
+) -> int:
+    """`prove` for a sample that has run whole, with choices of these modes only."""
     rule = op.rule(whole.call)
-    found = choices(rule, whole.call, readings(rule))
+    found = tuple(one for one in choices(rule, whole.call, readings(rule)) if one.mode in only)
     tried = 0
     for spec in grids:
         sizes = GridShape.parse(spec).sizes

@@ -16,6 +16,8 @@ from autopar.ops.rule import Call
 from autopar.runtime.drawn import Drawn
 from autopar.runtime.draws import drawing
 
+REFUSED = (RuntimeError, IndexError, ValueError, TypeError, AssertionError)  # what torch raises for a call that is none
+
 
 @dataclass(frozen=True, slots=True)
 class Whole:
@@ -71,14 +73,19 @@ def _others(kind: str, shape: tuple[int, ...], rest: str, generator: torch.Gener
     return uniform + 0.5 if kind == "positive" else (uniform + 0.5) / (uniform + 0.5).sum(int(rest), keepdim=True)
 
 
-def whole_of(op: Op, sample: Sample, read: Callable[[int], bool] = every) -> Whole:
-    """Run the sample undivided. `read` says which results somebody reads; the others have no name."""
+def whole_of(
+    op: Op,
+    sample: Sample,
+    read: Callable[[int], bool] = every,
+    fill: Callable[[T, torch.Generator], torch.Tensor] = filled,
+) -> Whole:
+    """Run the sample undivided. `read` says which results somebody reads; the others have no name. `fill` makes operands."""
     generator = torch.Generator().manual_seed(7)
     operands: list[torch.Tensor] = []
 
     def plain(argument: Any) -> Any:  # noqa: ANN401
         if isinstance(argument, T):
-            operands.append(filled(argument, generator))
+            operands.append(fill(argument, generator))
             return Ref(f"x{len(operands) - 1}")
         return tuple(map(plain, argument)) if isinstance(argument, tuple) else argument
 

@@ -1,0 +1,41 @@
+"""Every record where numbers are special: see `autopar.proof.limits`.
+
+By default a few fillings of every record, others from record to record; all of them with AUTOPAR_PROOF_EXAMPLES set.
+"""
+
+import pytest
+from rule_proof import EXAMPLES
+
+from autopar.ops.op import registry
+from autopar.proof.limits import fills, prove_limits
+
+OPS = {op.name: op for op in registry().values()}
+# Forms that the runtime computes in its own way, and in which something is divided, or compared, or masked.
+FORMS = (
+    "amax", "amin", "max", "min", "std", "var", "norm", "logsumexp", "softmax", "log_softmax", "cross_entropy", "nll_loss",
+    "batch_norm", "layer_norm", "group_norm", "rms_norm", "attention", "adaptive_avg_pool", "cumsum",
+)  # fmt: skip
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # torch on parts without rows
+
+
+def _tried(name, most):
+    """Some of the fillings of all samples of a record, spread evenly."""
+    op = OPS[name]
+    count = sum(1 for sample in op.samples for _ in fills(op, sample))
+    every = 1 if EXAMPLES else max(1, count // most)
+    return sum(
+        prove_limits(op, sample, grids=("data=2",), some=(i % every, every)) for i, sample in enumerate(op.samples)
+    )
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_distributed_form_at_its_limits(name):
+    assert _tried(name, 6 if name == "attention" else 16) > 0
+
+
+def test_other_records_at_their_limits():
+    """Without those that treat every number by itself: they are called as they are."""
+    for name in sorted(name for name, op in OPS.items() if op.samples and name not in FORMS):
+        if EXAMPLES or OPS[name].work != "pointwise":
+            _tried(name, 1)
