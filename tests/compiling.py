@@ -7,6 +7,7 @@ import hashlib
 import random
 from unittest import mock
 
+import live
 import numpy as np
 import torch
 from odd_models import ODD
@@ -53,7 +54,12 @@ def made(name):
 
 @functools.cache
 def captured(name):
-    return capture(EVERY[name][0], made(name)[1], name=name)
+    """A live model, captured; it is the same afterwards."""
+    model, inputs = made(name)
+    before = live.picture(model)
+    found = capture(model, inputs, name=name)
+    assert live.changes(before, live.picture(model)) == []
+    return found
 
 
 def compiled(name, grid, machine=SLOW, solve=None, **options):

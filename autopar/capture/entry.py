@@ -21,6 +21,7 @@ from autopar.capture.rewrite import dead_code
 from autopar.capture.rows import rows_of, with_more_rows
 from autopar.capture.simplify import simplify
 from autopar.capture.translate import constant_values, translate
+from autopar.capture.untouched import settings_kept
 from autopar.errors import CaptureError, refusal
 from autopar.graph import Graph, check
 
@@ -57,15 +58,16 @@ def capture(
 
     Raises CaptureError where the model cannot be made, called, or turned into one straight graph.
     """
-    examples = example_inputs() if callable(example_inputs) else example_inputs
-    built = build(model, name)
-    try:
-        return _capture(built, examples, name, loss, outputs)
-    except CaptureError as error:
-        if built.mode is None or built.rebuild is None or not _may_succeed_on_cpu(error):
-            raise
-        LOG.info("%s cannot be traced without memory; it is made on the CPU and traced again", name)
-    return _capture(build_on_cpu(built.rebuild, name), examples, name, loss, outputs)
+    with settings_kept():
+        examples = example_inputs() if callable(example_inputs) else example_inputs
+        built = build(model, name)
+        try:
+            return _capture(built, examples, name, loss, outputs)
+        except CaptureError as error:
+            if built.mode is None or built.rebuild is None or not _may_succeed_on_cpu(error):
+                raise
+            LOG.info("%s cannot be traced without memory; it is made on the CPU and traced again", name)
+        return _capture(build_on_cpu(built.rebuild, name), examples, name, loss, outputs)
 
 
 def _may_succeed_on_cpu(error: CaptureError) -> bool:

@@ -22,13 +22,14 @@ from torch.export import ExportedProgram
 from autopar.capture import decompose, refuse
 from autopar.capture.build import describe
 from autopar.capture.source import frames_of_error, innermost, user_files
+from autopar.capture.untouched import untouched
 from autopar.errors import CaptureError
 
 
 def export(module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], name: str) -> ExportedProgram:
     """The functional program of ``module(*args, **kwargs)`` in its own training mode. Raises CaptureError."""
     try:
-        with quiet():
+        with quiet(), untouched(module):
             program = torch.export.export(module, args, kwargs, strict=False)
             lines = _lines_inside(program.graph_module)
             _keep_no_grad(program.graph_module)

@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_map_only
 
 from autopar.capture.export import quiet
 from autopar.capture.paths import without_paths
+from autopar.capture.untouched import untouched
 
 _DROPOUT = frozenset(
     {"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout", "feature_alpha_dropout"}
@@ -77,7 +78,7 @@ def evaluation(
     if not module.training:
         return ""
     try:
-        with quiet(), _modes_kept(module):
+        with quiet(), untouched(module):
             training, evaluating = (_calls(module.train(mode), args, kwargs, fake) for mode in (True, False))
     except Exception as error:  # forward is the user's, and fake tensors have their own limits
         return f"forward cannot be tried in evaluation: {type(error).__name__}: {str(error).strip().splitlines()[:1]}"
@@ -90,7 +91,7 @@ def evaluation(
 def _calls(
     module: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object], fake: FakeTensorMode | None
 ) -> list[Call]:
-    state = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
+    state = _state(module)
     mode = fake or FakeTensorMode(allow_non_fake_inputs=True)
     if fake is None:
         made = {id(one): mode.from_tensor(one) for one in state.values()}
@@ -101,6 +102,16 @@ def _calls(
     with mode, log, _exporting():
         torch.func.functional_call(module, state, args, dict(kwargs))
     return log.calls
+
+
+def _state(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by the places where they stand, each once: a module registered twice is one place."""
+    return {
+        f"{path}.{key}".lstrip("."): tensor
+        for path, part in module.named_modules()
+        for key, tensor in (*part._parameters.items(), *part._buffers.items())
+        if tensor is not None
+    }
 
 
 def _drops(name: str, args: Sequence[Any], given: Mapping[str, Any]) -> bool:
@@ -153,13 +164,3 @@ def _exporting() -> Iterator[None]:
         yield
     finally:
         torch.compiler._is_exporting_flag, torch.compiler._is_compiling_flag = before
-
-
-@contextlib.contextmanager
-def _modes_kept(module: nn.Module) -> Iterator[None]:
-    before = [(part, part.training) for part in module.modules()]
-    try:
-        yield
-    finally:
-        for part, training in before:
-            part.training = training
