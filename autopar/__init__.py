@@ -6,6 +6,7 @@ Names are loaded when first used, so that a generated program, which imports `au
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from autopar.proof import prove_operator
 
 __version__ = "0.1.0"
+
+# In a checkout `autopar/` hides an installed autopar from whoever works there; its other packages then stand beside it.
+if not Path(__file__).with_name("runtime").exists():
+    __path__.append(str(Path(__file__).parents[1]))
 
 _HOMES = {
     "Compiled": "autopar.compiler",

@@ -27,17 +27,17 @@ class Compared:
     cost      what the solver minimised, and the ratio compares; of all plans under the prices of the chosen one
     ratio     the chosen plan's cost as a part of this one's
     fits      whether the peak meets the memory limit
-    refused   why there is no such plan; the numbers are then 0
+    refused   why there is no such plan; it has no numbers then
     """
 
     plan: str
     title: str
-    cost: float = 0.0
-    seconds: float = 0.0
-    communication: float = 0.0
-    bytes: int = 0
+    cost: float | None = None
+    seconds: float | None = None
+    communication: float | None = None
+    bytes: int | None = None
     fits: bool = False
-    ratio: float = 0.0
+    ratio: float | None = None
     refused: str = ""
 
 
@@ -58,7 +58,8 @@ def compare(compiled: Compiled, progress: Progress | None = None) -> tuple[Compa
 
 def best(rows: tuple[Compared, ...]) -> Compared | None:
     """The cheapest baseline that fits, None where there is none."""
-    return min((one for one in rows[1:] if not one.refused and one.fits), key=lambda one: one.cost, default=None)
+    able = [(one.cost, place) for place, one in enumerate(rows) if place and one.fits and one.cost is not None]
+    return rows[min(able)[1]] if able else None
 
 
 def _row(compiled: Compiled, chosen: Compiled, name: str, title: str, limit: float) -> Compared:

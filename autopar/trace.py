@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from autopar.costmodel.timeline import Event
-from autopar.errors import ConfigError, refusal
+from autopar.files import write_file
 
+RULE = "a trace is a file of its own"
 LANES = (
     "compute",
     "communication",
@@ -28,12 +29,7 @@ def chrome(processes: Sequence[tuple[str, Sequence[Event]]]) -> dict[str, Any]:
 
 def write(file: Path, processes: Sequence[tuple[str, Sequence[Event]]]) -> None:
     """Write the trace. Raises ConfigError where the file cannot be written."""
-    try:
-        file.write_text(json.dumps(chrome(processes), sort_keys=True) + "\n", encoding="utf-8")
-    except OSError as error:
-        rule = "a trace is a file of its own"
-        given = f"cannot be written: {error}"
-        raise ConfigError(refusal(f"--trace {file}", given, rule, fix="name a file that can be written")) from error
+    write_file("--trace", file, json.dumps(chrome(processes), sort_keys=True) + "\n", RULE)
 
 
 def _records(pid: int, name: str, events: Sequence[Event]) -> Iterator[dict[str, Any]]:

@@ -23,6 +23,7 @@ import pulp
 
 from autopar.partitioner.dual import Choice, used, value
 from autopar.partitioner.problem import Array, Choices, Edge, Problem, evaluate
+from autopar.partitioner.quiet import no_output
 from autopar.partitioner.reduce import Core, Wiped, core, factors, reduce, restore
 
 _INTEGRAL = 1e-6
@@ -190,9 +191,18 @@ def _memory(problem: Core, model: _Model, highest: pulp.LpVariable | None) -> No
         model.program.addConstraint(pulp.LpAffineExpression(terms) <= room * scale)
 
 
+class _Quiet(pulp.HiGHS):  # type: ignore[misc]
+    """PuLP's HiGHS, made without a word."""
+
+    def createAndConfigureSolver(self, lp: pulp.LpProblem) -> None:
+        """Make the solver and set its options."""
+        with no_output():
+            super().createAndConfigureSolver(lp)
+
+
 def _run(model: _Model, deadline: float, whole: bool) -> tuple[int, float]:
     """Solve, with whole node variables or without; PuLP's status of the solution, and the solver's lower bound."""
-    solver = pulp.HiGHS(
+    solver = _Quiet(
         mip=whole,
         msg=False,
         gapRel=0.0,

@@ -116,7 +116,7 @@ def print_table(found: Sequence[Verdict], grids: Sequence[GridShape]) -> None:
     for one in found:
         verdict = "ok" if one.worst <= one.tolerance else "FAILS"
         table.add_row(one.primitive, one.source, one.target, str(one.cases), f"{one.worst:.1e}", verdict)
-    console = Console(markup=False, highlight=False, force_terminal=is_terminal() or None)
+    console = Console(markup=False, highlight=False, force_terminal=is_terminal())
     console.print(table)
     bad = sum(not one.worst <= one.tolerance for one in found)
     verdict = f"{bad} of {len(found)} primitives FAIL" if bad else "every primitive passes"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import sys
 from types import TracebackType
 from typing import Any
 
@@ -65,4 +64,4 @@ class Progress:
 
 
 def _terminal() -> bool:
-    return (is_terminal() or sys.stdout.isatty()) and importlib.util.find_spec("rich") is not None
+    return is_terminal() and importlib.util.find_spec("rich") is not None

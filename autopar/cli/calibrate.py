@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from autopar.cli import hosts
 from autopar.cli.options import count
+from autopar.files import check_file, write_file
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 NAME = "calibrate"
 _MODULE = "autopar.runtime.calibration"
+_RULE = "a profile is one TOML file"
 
 
 def add(commands: Any) -> None:  # noqa: ANN401
@@ -80,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not written:
         print(f"autopar: {_refused(found, output)}", file=sys.stderr)
         return 1
-    output.write_text(_text(found, raw, arguments.base), encoding="utf-8")
+    write_file("-o", output, _text(found, raw, arguments.base), _RULE)
     if not arguments.json:
         _end(found, raw, output)
     return 0
@@ -92,9 +94,8 @@ def _check(arguments: argparse.Namespace, output: Path) -> None:
 
     if output.suffix != ".toml" or output.is_dir() or not output.absolute().parent.is_dir():
         given = "is a folder" if output.is_dir() else "is not a .toml file in a folder that exists"
-        raise ConfigError(
-            refusal(f"-o {output}", given, "a profile is one TOML file", fix="write e.g. -o machine.toml")
-        )
+        raise ConfigError(refusal(f"-o {output}", given, _RULE, fix="write e.g. -o machine.toml"))
+    check_file("-o", output, _RULE)
     both = [word for word, value in (("-n", arguments.n), ("--hosts", arguments.hosts)) if value]
     both += ["options for mpiexec"] if arguments.mpiexec else []
     if arguments.raw and both:

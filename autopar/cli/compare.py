@@ -2,7 +2,7 @@
 
 With ``--json`` a list with one object per plan, the chosen one first: ``plan``; ``title``; ``cost``, what the solver minimised, in
 seconds; ``seconds``, ``communication`` and ``bytes`` of a step on one rank, as predicted; ``fits``, whether the memory limit is
-met; ``ratio``, the chosen plan's cost as a part of this one's; ``refused``, why there is no such plan.
+met; ``ratio``, the chosen plan's cost as a part of this one's; ``refused``, why there is no such plan: its numbers are then null.
 """
 
 from __future__ import annotations
@@ -65,12 +65,20 @@ def _show(name: str, grid: str, rows: Sequence[Compared]) -> None:
     made = table("plan", "what it does", "step time", "exchange time", "memory", "fits", "chosen / it")
     for row in rows:
         if not row.refused:
-            numbers = milliseconds(row.seconds), milliseconds(row.communication), size(row.bytes)
-            made.add_row(row.plan, row.title, *numbers, "yes" if row.fits else "no", f"{row.ratio:.3f}")
+            numbers = milliseconds(_is(row.seconds)), milliseconds(_is(row.communication)), size(_is(row.bytes))
+            made.add_row(row.plan, row.title, *numbers, "yes" if row.fits else "no", f"{_is(row.ratio):.3f}")
     show(made, title=f"{name} on grid {grid}, one step on one rank, predicted")
     for row in rows:
         if row.refused:
             say(f"no {row.plan}: {row.refused}")
     rival = best(tuple(rows))
     if rival is not None:
-        note(f"The chosen plan costs {rows[0].cost / rival.cost:.1%} of the best fixed one that fits, {rival.plan}.")
+        note(
+            f"The chosen plan costs {_is(rows[0].cost) / _is(rival.cost):.1%} of the best fixed one that fits, {rival.plan}."
+        )
+
+
+def _is(number: float | None) -> float:
+    """A number of a plan that there is."""
+    assert number is not None
+    return number

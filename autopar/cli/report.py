@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from autopar import measured, profile
+from autopar import measured, profile, trace
 from autopar.cli.options import count
 from autopar.cli.show import cut, milliseconds, note, show, size, splits, table
+from autopar.files import check_file
 from autopar.folder import PLAN, Saved, load
 from autopar.grid import GridShape
 from autopar.measured import Comparison, Row
@@ -50,6 +51,8 @@ def add(commands: Any) -> None:  # noqa: ANN401
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the report."""
+    if arguments.trace:
+        check_file("--trace", Path(arguments.trace), trace.RULE)
     saved = load(arguments.folder)
     grid = GridShape.parse(saved.plan.grid)
     text = (saved.folder / PLAN).read_text(encoding="utf-8")
@@ -80,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _trace(file: Path, saved: Saved, found: profile.Profile) -> None:
-    from autopar import tasks, trace
+    from autopar import tasks
 
     ranks = [(f"rank {one.rank}, measured", measured.events(saved.plan, found, one)) for one in found.ranks]
     trace.write(file, [*ranks, ("predicted", tasks.events(saved.plan))])

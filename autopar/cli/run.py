@@ -8,6 +8,7 @@ from typing import Any
 
 from autopar.cli import hosts
 from autopar.cli.options import count
+from autopar.files import check_file
 
 NAME = "run"
 
@@ -40,12 +41,14 @@ def run(arguments: argparse.Namespace) -> int:
     from autopar.folder import PROGRAM, load
     from autopar.grid import GridShape
     from autopar.jobs.launch import launch
-    from autopar.profile import LEAST
+    from autopar.profile import FILE, LEAST
 
     options = hosts.options(arguments.hosts, arguments.mpiexec)
     saved = load(arguments.folder)
     if arguments.save:
-        _check_file(Path(arguments.save))
+        check_file("--save", Path(arguments.save), "parameters are saved as one file")
+    if arguments.profile:
+        check_file("--profile", saved.folder / FILE, "a profile is written beside the program")
     if arguments.profile and arguments.steps is not None and arguments.steps < LEAST:
         rule = f"a profile needs {LEAST} steps or more: some to warm up, some with and some without it"
         raise ConfigError(refusal("--profile", f"with --steps {arguments.steps}", rule, fix=f"--steps {LEAST}"))
@@ -56,12 +59,3 @@ def run(arguments: argparse.Namespace) -> int:
     given += ["--profile"] if arguments.profile else []
     given += ["--no-rebalance"] if arguments.no_rebalance else []
     return launch(saved.folder / PROGRAM, GridShape.parse(saved.plan.grid).size, given, options=options)
-
-
-def _check_file(file: Path) -> None:
-    """Refuse a file that cannot be written before the training, not after it."""
-    from autopar.errors import ConfigError, refusal
-
-    if file.is_dir() or not file.absolute().parent.is_dir():
-        given = "is a folder" if file.is_dir() else f"there is no folder {file.parent}"
-        raise ConfigError(refusal(f"--save {file}", given, "parameters are saved as one file", fix="name a file"))

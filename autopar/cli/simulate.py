@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from autopar.cli.options import count, results_only
 from autopar.errors import ConfigError, refusal
+from autopar.files import check_file, write_file
 
 if TYPE_CHECKING:
     from autopar.costmodel.machine import Machine
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 NAME = "simulate"
 _MOST = 2**20
+_RULES = {"--trace": "a trace is a file of its own", "--svg": "a picture is a file of its own"}
 
 
 def add(commands: Any) -> None:  # noqa: ANN401
@@ -106,11 +108,11 @@ def run(arguments: argparse.Namespace) -> int:
     from autopar.folder import load
     from autopar.grid import GridShape
 
-    plan = load(arguments.folder).plan
     grids = tuple(map(GridShape.parse, arguments.grid))
+    _check_files(arguments, grids)
+    plan = load(arguments.folder).plan
     machine = machines.load(arguments.machine) if arguments.machine else plan.machine
     noise = _noise(arguments)
-    _check_files(arguments, grids)
     if not grids and not arguments.ranks:
         _step(arguments, plan, machine, noise)
     else:
@@ -142,11 +144,9 @@ def _check_files(arguments: argparse.Namespace, grids: Sequence[GridShape]) -> N
     if needs and not curves:
         rule, fix = "a curve needs numbers of ranks", "add e.g. --ranks 1,2,4,8"
         raise ConfigError(refusal(", ".join(needs), "given without --grid or --ranks", rule, fix=fix))
-    for name in (arguments.trace, arguments.svg):
-        if name and (Path(name).is_dir() or not Path(name).absolute().parent.is_dir()):
-            raise ConfigError(
-                refusal(name, "cannot be written", "a file's folder exists", fix="make it, or name another")
-            )
+    for option, name in (("--trace", arguments.trace), ("--svg", arguments.svg)):
+        if name:
+            check_file(option, Path(name), _RULES[option])
 
 
 def _step(arguments: argparse.Namespace, plan: Plan, machine: Machine, noise: Noise) -> None:
@@ -168,10 +168,9 @@ def _step(arguments: argparse.Namespace, plan: Plan, machine: Machine, noise: No
     watched = sorted({0, found.critical, *noise.slow})[:16]
     events = replace(noise, steps=1).run(plan, watched).events
     if arguments.trace:
-        from autopar.trace import chrome
+        from autopar import trace
 
-        rows = [(f"predicted, rank {rank}", events[rank]) for rank in watched]
-        Path(arguments.trace).write_text(json.dumps(chrome(rows)) + "\n", encoding="utf-8")
+        trace.write(Path(arguments.trace), [(f"predicted, rank {rank}", events[rank]) for rank in watched])
     if arguments.json:
         print(json.dumps(simulated.step_facts(plan, noise, found, even)))
     else:
@@ -199,7 +198,7 @@ def _scaling(
         found = scaling.curve(recompile(arguments.folder), points, machine, noise, told)
     if arguments.svg:
         title = f"{plan.name} on {machine.name}, predicted"
-        Path(arguments.svg).write_text(scaling_picture.svg(title, found), encoding="utf-8")
+        write_file("--svg", Path(arguments.svg), scaling_picture.svg(title, found), _RULES["--svg"])
     if arguments.json:
         print(json.dumps(simulated.curve_facts(plan, machine, noise, found)))
     else:

@@ -21,12 +21,12 @@ from pathlib import Path
 from types import FrameType
 from typing import BinaryIO
 
+import autopar
 from autopar.errors import ConfigError, refusal
-from autopar.jobs import failures, journal, stalls
-from autopar.jobs.journal import Seen
+from autopar.jobs import ends, failures, journal
 from autopar.jobs.settings import TERMINAL, settings
 
-_KILLED = re.compile(rb"PID (\d+)|process rank (\d+) with PID")
+_HOST = re.compile(r"[^\s:,]+(:[1-9]\d*)?")
 _KEPT = 65536  # bytes of output that are searched for MPI's own account of the end
 _PATIENCE = 3.0  # seconds that mpiexec is given for ending its ranks, before it is asked again
 
@@ -56,9 +56,11 @@ def launch(
             for one in seen:
                 journal.kill(one)
             print(f"\nthe job was ended by {stopped}", file=sys.stderr, flush=True)
-        elif status or _lost(seen):
+        elif status or ends.lost(seen):
             status = status or 1
-            print(_cause(Path(folder), status, output, seen), file=sys.stderr, flush=True)
+            for one in seen if status < 0 else ():  # mpiexec was killed, and can end nobody any more
+                journal.kill(one)
+            print(ends.account(Path(folder), status, output, seen), file=sys.stderr, flush=True)
     return status
 
 
@@ -67,11 +69,22 @@ def command(target: Path | str, ranks: int, arguments: Sequence[str] = (), optio
     program = ["-m", target] if isinstance(target, str) else [str(target)]
     launcher = mpiexec()
     more = ["--oversubscribe"] if _is_open_mpi(launcher) else []
-    return [launcher, *more, *options, "-n", str(ranks), sys.executable, "-m", "mpi4py", *program, *arguments]
+    python = [sys.executable, "-P"] if isinstance(target, str) and _hidden(Path.cwd()) else [sys.executable]
+    return [launcher, *more, *options, "-n", str(ranks), *python, "-m", "mpi4py", *program, *arguments]
+
+
+def _hidden(folder: Path) -> bool:
+    """Whether modules that are started here by name would be those of another autopar, as in a checkout."""
+    other, own = folder / "autopar" / "__init__.py", Path(autopar.__file__)
+    return other.is_file() and not other.samefile(own)
 
 
 def host_options(hosts: str) -> list[str]:
-    """The options that name hosts and their ranks, ``a:2,b:2``, to this environment's mpiexec."""
+    """The options that name hosts and their ranks, ``a:2,b:2``, to this environment's mpiexec. Raises ConfigError."""
+    wrong = [repr(one) for one in hosts.split(",") if not _HOST.fullmatch(one)]
+    if wrong:
+        rule = "hosts are names, each with a number of ranks of at least 1 if any, joined by commas"
+        raise ConfigError(refusal("--hosts", f"{hosts!r} is no such list", rule, wrong, "write e.g. --hosts a:2,b:2"))
     return ["--host" if _is_open_mpi(mpiexec()) else "-hosts", hosts]
 
 
@@ -93,8 +106,7 @@ def _is_open_mpi(launcher: str) -> bool:
 
 def _environment(folder: str) -> dict[str, str]:
     environment = dict(os.environ) | {failures.FOLDER: folder, "PYTHONUNBUFFERED": "1"}
-    if sys.stdout.isatty():
-        environment[TERMINAL] = "1"
+    environment[TERMINAL] = "1" if sys.stdout.isatty() else "0"
     if hasattr(os, "geteuid") and os.geteuid() == 0:  # in containers everybody is root, and Open MPI wants to be told
         environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     return environment
@@ -152,11 +164,6 @@ def _end(job: subprocess.Popen[bytes]) -> int:
     return job.wait()
 
 
-def _lost(seen: Sequence[Seen]) -> list[Seen]:
-    """The ranks that are gone without having come to an end."""
-    return [one for one in seen if one.state == "gone"]
-
-
 def _pass_on(pipe: BinaryIO, stream: object, kept: bytearray) -> None:
     target: BinaryIO | None = getattr(stream, "buffer", None)
     while chunk := os.read(pipe.fileno(), 65536):
@@ -167,22 +174,3 @@ def _pass_on(pipe: BinaryIO, stream: object, kept: bytearray) -> None:
             target.flush()
         else:
             stream.write(chunk.decode(errors="replace"))  # type: ignore[attr-defined]  # a captured text stream
-
-
-def _cause(folder: Path, status: int, output: bytes, seen: Sequence[Seen]) -> str:
-    """What to show last."""
-    cause = failures.first(folder)
-    if cause is not None:
-        return f"\n{cause.text}" if cause.alike else f"\nthe job ended because rank {cause.rank} failed:\n{cause.text}"
-    for found in _KILLED.finditer(output):
-        process, rank = found.groups()
-        known = int(rank) if rank else failures.rank_of_process(folder, int(process))
-        if known is not None:
-            place = [f", {stalls.last_seen(one)}" for one in seen if one.rank == known]
-            said = f"rank {known} was killed or ended without a word (status {status})"
-            return f"\nthe job ended because {said}{''.join(place)}"
-    lines = [f"  rank {one.rank}: {stalls.last_seen(one)}" for one in _lost(seen)]
-    if not lines:
-        return f"\nthe job ended with status {status}; its own output above says why"
-    said = f"the job ended with status {status}; ranks ended or were ended without a word"
-    return "\n".join([f"\n{said}. They were last seen", *lines])

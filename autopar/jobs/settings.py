@@ -2,7 +2,7 @@
 
     AUTOPAR_TIMEOUT   seconds that a rank may wait in one call: 600, in checked mode 60; 0 turns the watchdog off
     AUTOPAR_CHECK     1: compare every call with those of the other ranks before it is made
-    AUTOPAR_TERMINAL  1: what is printed ends up on a terminal; set by the launcher
+    AUTOPAR_TERMINAL  1: what is printed ends up on a terminal, 0: elsewhere; set by the launcher
 
 The first two are to be the same on all ranks, who compare them.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -42,8 +43,9 @@ def settings(environment: Mapping[str, str] = os.environ) -> Settings:
 
 
 def is_terminal() -> bool:
-    """Whether the launcher's output is a terminal, which a rank itself cannot see."""
-    return os.environ.get(TERMINAL) == "1"
+    """Whether what is printed ends up on a terminal. A rank of a launcher cannot see that: some MPIs give it one of its own."""
+    said = os.environ.get(TERMINAL)
+    return sys.stdout.isatty() if said is None else said == "1"
 
 
 def _number(text: str) -> float:

@@ -28,6 +28,9 @@ def test_as_json(tmp_path):
     assert by_name["data"]["fits"]
     assert by_name["domain"]["refused"].startswith("there is no spatial dim")
     assert all(row["ratio"] <= 1 for row in rows if row["fits"])
+    assert all(
+        (row["cost"] is None) == bool(row["refused"]) for row in rows
+    )  # a plan that is none cannot be the cheapest
 
 
 @pytest.mark.parametrize("plan", ["data", "zero"])

@@ -262,3 +262,28 @@ def test_a_model_that_changed_is_refused(tmp_path):
     path.write_text(path.read_text() + "\n# another\n")
     assert "the file changed since it was compiled" in refused("simulate", tmp_path / "build", "--ranks", "2")
     assert facts(tmp_path / "build")["ranks"] == 2  # the plan alone needs no model
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "simulate build --trace FILE",
+        "simulate build --ranks 1,2 --svg FILE",
+        "report build --trace FILE",
+        "run build --save FILE",
+        "calibrate -o FILE",
+    ],
+)
+def test_files_that_cannot_be_written_are_refused_before_the_work(words, tmp_path, monkeypatch):
+    """By root too, whom no mode of a folder stops: the file system itself says no."""
+
+    def read_only(*, dir: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("autopar.files.tempfile.TemporaryFile", read_only)
+    monkeypatch.setattr(
+        "autopar.folder.load", lambda folder: pytest.fail("the work has begun") if "run" not in words else None
+    )
+    said = refused(*words.replace("FILE", str(tmp_path / "out.toml")).split())
+    assert "cannot be written: Read-only file system" in said
+    assert str(tmp_path / "out.toml") in said

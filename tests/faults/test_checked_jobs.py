@@ -56,7 +56,7 @@ def test_a_rank_that_is_killed_was_last_seen_somewhere(tmp_path):
     ended = run(tmp_path, in_forward(line))
     assert ended.status != 0
     assert not ended.left
-    assert "rank 1 was killed or ended without a word (status 9), after all_sum at build/program.py:14" in ended.last
+    assert "rank 1 was ended by SIGKILL (status 9), after all_sum at build/program.py:14" in ended.last
 
 
 def test_a_variable_that_is_not_understood(tmp_path):

@@ -157,6 +157,23 @@ def test_importing_the_runtime_does_not_import_the_compiler():
     assert not [name for name in loaded if name.startswith(compiler)]
 
 
-def test_every_module_imports():
-    text = f"import importlib\nfor name in {modules()!r}: importlib.import_module(name)"
-    must(python("-c", text, cwd=ROOT / "tests"))
+def test_every_module_imports_once_in_a_checkout_that_hides_an_installed_autopar():
+    """As with `pip install .` and a program that is started in the checkout: no finder knows the folders beside autopar/."""
+    twice = "files = [m.__file__ for m in list(sys.modules.values()) if getattr(m, '__file__', None)]"
+    ours = f"ours = [one for one in files if one.startswith({str(ROOT)!r}) and 'site-packages' not in one]"
+    text = f"{importing(modules(), ROOT)}\n{twice}\n{ours}\nassert len(ours) == len(set(ours)) and ours, sorted(ours)"
+    places = must(python("-c", text, cwd=ROOT / "tests")).splitlines()
+    assert all(line.split(" ", 1)[1].startswith(str(ROOT)) for line in places), places
+
+
+def test_ranks_load_the_autopar_that_starts_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from autopar.jobs import launch
+
+    folder = tmp_path / "autopar"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    monkeypatch.chdir(tmp_path)
+    assert "-P" in launch.command("autopar.proof.jobs", 2)
+    assert "-P" not in launch.command(Path("program.py"), 2)
+    monkeypatch.chdir(ROOT)
+    assert "-P" not in launch.command("autopar.proof.jobs", 2)

@@ -1,0 +1,37 @@
+"""Files that a command writes: refused by name before the work starts, and again where they cannot be written after it."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from autopar.errors import ConfigError, refusal
+
+
+def check_file(option: str, file: Path, what: str) -> None:
+    """Raise ConfigError where a file cannot be written: `what` is it, as in "a trace is one file". Leaves it as it is."""
+    folder = file.absolute().parent
+    if file.is_dir():
+        raise _unwritable(option, file, "cannot be written: it is a folder", what)
+    if not folder.is_dir():
+        raise _unwritable(option, file, f"cannot be written: there is no folder {file.parent}", what)
+    try:
+        if file.exists():
+            with file.open("r+b"):
+                return
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise _unwritable(option, file, f"cannot be written: {error.strerror or error}", what) from error
+
+
+def write_file(option: str, file: Path, text: str, what: str) -> None:
+    """Write a text. Raises ConfigError where that fails after all: a full disk, say."""
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise _unwritable(option, file, f"cannot be written: {error.strerror or error}", what) from error
+
+
+def _unwritable(option: str, file: Path, given: str, what: str) -> ConfigError:
+    return ConfigError(refusal(f"{option} {file}", given, what, fix="name a file in a folder that can be written"))
