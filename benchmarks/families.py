@@ -1,0 +1,172 @@
+"""One model of every family of timm, torchvision and transformers through the whole compiler: is each computed as it was?
+
+    python benchmarks/families.py [--libraries timm ...] [--names NAME ...] [--grids 2 2x2] [--workers 2] [--out FILE] [--write]
+
+Every family runs in a process of its own under a limit of time and memory; ranks are threads of it. Lines are added to `--out` as
+they are known, and what stands there is not tried again: a run that was stopped goes on. `--write` makes the table of
+docs/compatibility.md from that file. `make families` installs the libraries and does all of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
+from importlib.metadata import PackageNotFoundError, version
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+
+from rich.console import Console
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is downloaded: weights are random
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from family_sources import SOURCES, Subject
+from family_trial import Found, attempt
+from options import described
+
+GOOD = ("ok", "rounding")
+COUNTED = (*GOOD, "DIFFER", "REFUSED", "CRASH", "SLOW")
+MOST_MEMORY = 16 << 30
+Task = tuple[str, str, Callable[[], Subject]]
+
+
+def _child(task: Task, grids: Sequence[str], seconds: int, pipe: Connection) -> None:
+    """Try one family, and send what became of it. An alarm ends what takes too long."""
+    library, family, make = task
+    resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what libraries print
+    warnings.filterwarnings("ignore")
+    signal.alarm(seconds)
+    pipe.send(attempt(library, family, make, grids))
+
+
+def tried(tasks: Sequence[Task], grids: Sequence[str], seconds: int, workers: int) -> Iterator[list[Found]]:
+    """What becomes of every family, in the order in which they end."""
+    fork = multiprocessing.get_context("fork")
+    waiting, running = list(reversed(tasks)), {}
+    while waiting or running:
+        while waiting and len(running) < workers:
+            task = waiting.pop()
+            mine, theirs = fork.Pipe(duplex=False)
+            process = fork.Process(target=_child, args=(task, grids, seconds, theirs))
+            process.start()
+            theirs.close()
+            running[mine] = (task, process)
+        for pipe in wait(list(running)):
+            (library, family, _), process = running.pop(pipe)  # type: ignore[index]
+            try:
+                found: list[Found] = pipe.recv()  # type: ignore[union-attr]
+            except EOFError:
+                found = []
+            process.join()
+            slow = process.exitcode == -signal.SIGALRM
+            status, said = ("SLOW", f"stopped after {seconds} s") if slow else ("CRASH", f"ended by {process.exitcode}")
+            yield found or [Found(library, family, grid, status, message=said) for grid in grids]
+
+
+def read(path: Path | None) -> list[Found]:
+    """What an earlier run has found; of several lines for one family and grid the last."""
+    if path is None or not path.exists():
+        return []
+    lines = [Found(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+    return list({(one.library, one.family, one.grid): one for one in lines}.values())
+
+
+def section(found: Sequence[Found], today: str) -> list[str]:
+    """The table as lines of Markdown: counts by library and grid, and by name whatever is not simply right."""
+    tested = ", ".join(f"{name} {_version(name)}" for name in ("torch", *SOURCES))
+    lines = [f"{today}, {tested}; float64, two steps, every gradient, all parameters and buffers.", ""]
+    lines += ["| library | grid | counted | right | share | of these by rounding | median s | most s | calls split |"]
+    lines += ["|---|---|---|---|---|---|---|---|---|"]
+    for library in SOURCES:
+        for grid in sorted({one.grid for one in found}):
+            counted = [one for one in found if (one.library, one.grid) == (library, grid) and one.status in COUNTED]
+            if counted:
+                lines.append(_row(library, grid, counted))
+    for status, title in (
+        ("DIFFER", "Wrong"), ("CRASH", "Crashes"), ("SLOW", "Too slow"), ("REFUSED", "Refused"), ("rounding", "Equal within rounding"),
+    ):  # fmt: skip
+        rows = [one for one in found if one.status == status]
+        if rows:
+            lines += ["", f"**{title}**", ""]
+            lines += [f"- {one.library} {one.family}, grid {one.grid}: {_plain(one.message)}" for one in rows]
+    bare = Counter(one.library for one in found if one.status == "not built")
+    lines += ["", f"Not counted, since the library cannot run them at these sizes (lines): {dict(bare)}."]
+    return lines
+
+
+def _row(library: str, grid: str, counted: Sequence[Found]) -> str:
+    right = [one for one in counted if one.status in GOOD]
+    seconds = sorted(one.seconds for one in counted)
+    rounding = sum(one.status == "rounding" for one in right)
+    split = sum(one.split for one in right) / max(len(right), 1)
+    cells = [library, grid, len(counted), len(right), f"{len(right) / len(counted):.1%}", rounding]
+    cells += [f"{seconds[len(seconds) // 2]:.1f}", f"{seconds[-1]:.1f}", f"{split:.0%}"]
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def _plain(message: str) -> str:
+    return " ".join(message.split())[:240].replace("|", "/").replace("<", "(").replace(">", ")")
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name).partition("+")[0]
+    except PackageNotFoundError:
+        return "missing"
+
+
+def arguments() -> argparse.Namespace:
+    parser = described(__doc__)
+    parser.add_argument("--libraries", nargs="+", choices=SOURCES, default=list(SOURCES), metavar="LIBRARY")
+    parser.add_argument("--names", nargs="+", metavar="NAME", help="families (all)")
+    parser.add_argument("--grids", nargs="+", default=["2", "2x2"], metavar="GRID", help="2 2x2")
+    parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes at a time (2)")
+    parser.add_argument("--timeout", type=int, default=300, metavar="S", help="seconds for one family (300)")
+    parser.add_argument("--shard", default="0/1", metavar="I/N", help="every N-th family from the I-th on (0/1)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="results, a line of JSON each; those there are kept")
+    parser.add_argument("--write", action="store_true", help="write the table of docs/compatibility.md from --out")
+    parser.add_argument("--list", action="store_true", help="print the families and stop")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = arguments()
+    log = Console(highlight=False, soft_wrap=True)
+    tasks: list[Task] = [(library, name, make) for library in options.libraries for name, make in SOURCES[library]().items()]
+    at, of = map(int, options.shard.split("/"))
+    done = {(one.library, one.family) for one in read(options.out)}
+    tasks = [task for task in tasks if not options.names or task[1] in options.names][at::of]
+    if options.list:
+        log.print(f"{len(tasks)} families", *(f"{library}:{name}" for library, name, _ in tasks))
+        return
+    tasks = [task for task in tasks if task[:2] not in done]
+    start, bad = time.monotonic(), 0
+    for count, found in enumerate(tried(tasks, options.grids, options.timeout, options.workers), 1):
+        for one in found:
+            bad += one.status not in (*GOOD, "not built", "REFUSED")
+            log.print(f"{one.status:9} {one.library} {one.family:32} {one.grid:4} {one.seconds:6.1f} s  {one.message[:200]}", markup=False)
+        if options.out:
+            with options.out.open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(asdict(replace(one, seconds=round(one.seconds, 2)))) + "\n" for one in found)
+        if count % 10 == 0:
+            log.print(f"--- {count} of {len(tasks)} families, {(time.monotonic() - start) / count:.0f} s each")
+    if options.write:
+        from compatibility import write
+
+        write("families", section(read(options.out), time.strftime("%Y-%m-%d")))
+    sys.exit(bool(bad))
+
+
+if __name__ == "__main__":
+    main()

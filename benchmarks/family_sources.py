@@ -1,0 +1,314 @@
+"""One small model of every family of timm, torchvision and transformers, as its library makes it, with inputs that suit it.
+
+A family is a module of timm, an architecture of torchvision, or a model type of transformers. Nothing here is known of a family by
+its name but what its library says of it: configurations are shrunk by the names of their fields, and the first of a few sizes at which
+the library itself can run the model is taken. Drop-out is off, so that two runs can be compared. The names of transformers' inputs
+follow from the task.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import sys
+import types
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Inputs = tuple[Tensor, ...] | dict[str, Tensor]
+ROWS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A model that its library can run: a function that makes it, and inputs of `ROWS` rows. It returns its loss."""
+
+    make: Callable[[], nn.Module]
+    inputs: Inputs
+
+
+class TowardsPattern(nn.Module):
+    """A net whose every floating-point result is drawn towards numbers that are exact in all types, by mean squares."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """The sum of the mean squares."""
+        terms = [
+            (one - (torch.arange(one.shape[-1], device=one.device) % 5 - 2).to(one.dtype)).square().mean()
+            for one in _tensors(self.net(*inputs))
+            if one.is_floating_point()
+        ]
+        return torch.stack(terms).sum()
+
+
+class OwnLoss(nn.Module):
+    """A model of transformers that computes its loss from labels; further outputs are not looked at."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        """The loss."""
+        loss: Tensor = self.net(**inputs).loss
+        return loss
+
+
+def _tensors(output: object) -> Iterator[Tensor]:
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, Mapping):
+        for one in output.values():
+            yield from _tensors(one)
+    elif isinstance(output, list | tuple):
+        for one in output:
+            yield from _tensors(one)
+
+
+def without_dropout(net: nn.Module) -> nn.Module:
+    """The net in training mode, with every probability of dropping something at zero."""
+    for module in net.modules():
+        for name in ("p", "drop_prob", "drop_rate", "dropout", "layerdrop"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+    return net.train()
+
+
+def _first_that_runs(trials: Iterator[tuple[Callable[[], nn.Module], Inputs]]) -> Subject:
+    """The first trial whose step the library itself can run, forward and backward. Raises what the last one raised."""
+    last: Exception = ValueError("there is nothing to try")
+    while True:
+        try:
+            make, inputs = next(trials)
+            net = make()
+            if sum(one.numel() for one in net.parameters()) > MOST_PARAMETERS:
+                raise ValueError(f"more than {MOST_PARAMETERS / 1e6:.0f}M parameters")
+            loss = net(**inputs) if isinstance(inputs, dict) else net(*inputs)
+            loss.backward()
+            if not torch.isfinite(loss):
+                raise ValueError(f"the loss is {loss.item()}")
+            return Subject(make, inputs)
+        except StopIteration:
+            raise last from None
+        except Exception as error:  # a library may raise anything at sizes that its model does not take
+            last = error
+
+
+MOST_PARAMETERS = 80e6
+
+
+# --- timm ----------------------------------------------------------------------------------------------------------------
+
+
+def timm_families() -> dict[str, Callable[[], Subject]]:
+    """By module of timm the model whose name promises the least work."""
+    _torchvision()  # timm imports it
+    import timm
+
+    small = ("atto", "femto", "pico", "nano", "tiny", "mini", "_18", "18", "xs", "xx", "b0", "s0", "t0", "small")
+
+    def weight(name: str) -> tuple[bool, int, str]:
+        return not any(word in name for word in small), len(name), name
+
+    found = {}
+    for module in timm.list_modules():
+        names = timm.list_models(module=module)
+        if names:
+            found[module] = partial(_timm, min(names, key=weight))
+    return found
+
+
+def _timm(name: str) -> Subject:
+    import timm
+
+    def trials() -> Iterator[tuple[Callable[[], nn.Module], Inputs]]:
+        for sizes in ({"img_size": 64}, {"img_size": 96}, {}):
+            for pixels in (sizes.get("img_size", 96), 224, 256) if not sizes else (sizes["img_size"],):
+                make = partial(timm.create_model, name, num_classes=12, **sizes)
+                yield partial(_towards_pattern, make), (torch.randn(ROWS, 3, pixels, pixels),)
+
+    return _first_that_runs(trials())
+
+
+def _towards_pattern(make: Callable[[], nn.Module]) -> nn.Module:
+    return TowardsPattern(without_dropout(make()))
+
+
+# --- torchvision ---------------------------------------------------------------------------------------------------------
+
+
+def torchvision_families() -> dict[str, Callable[[], Subject]]:
+    """By file of torchvision's models the one with the fewest parameters; detectors, whose shapes follow their data, apart."""
+    models = _torchvision()
+    found: dict[str, str] = {}
+    for name in sorted(models.list_models(), key=lambda name: _parameters(models, name)):
+        family = models.get_model_builder(name).__module__.removeprefix("torchvision.models.")
+        if not family.startswith("detection"):
+            found.setdefault(family, name)
+    return {family: partial(_vision, name) for family, name in found.items()}
+
+
+def _parameters(models: Any, name: str) -> int:  # noqa: ANN401 (a module)
+    """How many parameters torchvision says that a model has."""
+    return int(next(iter(models.get_model_weights(name))).meta["num_params"])
+
+
+def _torchvision() -> Any:  # noqa: ANN401 (a module)
+    """torchvision's models; beside a torch for which its kernels are not built, without what describes these to torch."""
+    described = "torchvision._meta_registrations"
+    try:
+        import torchvision
+    except RuntimeError:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        sys.modules[described] = types.ModuleType(described)
+        import torchvision
+    return torchvision.models
+
+
+def _vision(name: str) -> Subject:
+    builder = _torchvision().get_model_builder(name)
+    known = inspect.signature(builder).parameters
+    plain = {key: None for key in ("weights", "weights_backbone") if key in known}
+
+    def trials() -> Iterator[tuple[Callable[[], nn.Module], Inputs]]:
+        for extra in ({"num_classes": 12}, {"num_classes": 12, "init_weights": False}, {}):
+            make = partial(_towards_pattern, partial(builder, **plain, **extra))
+            for shape in ((3, 64, 64), (3, 96, 96), (3, 224, 224), (3, 16, 64, 64), (3, 16, 224, 224)):
+                yield make, (torch.randn(ROWS, *shape),)
+            yield make, (torch.randn(ROWS, 3, 128, 128), torch.randn(ROWS, 3, 128, 128))  # pairs of images
+
+    return _first_that_runs(trials())
+
+
+# --- transformers --------------------------------------------------------------------------------------------------------
+
+SIZES: dict[str, Any] = {  # what fields of configurations become, where a configuration has them
+    **dict.fromkeys(("hidden_size", "d_model", "n_embd", "dim", "embed_dim", "embedding_size", "word_embed_proj_dim"), 32),
+    **dict.fromkeys(("num_hidden_layers", "n_layer", "num_layers", "n_layers", "encoder_layers", "decoder_layers"), 2),
+    **dict.fromkeys(("num_decoder_layers", "num_encoder_layers", "num_key_value_heads", "num_experts_per_tok"), 2),
+    **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_heads", "num_local_experts", "num_experts"), 4),
+    **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads", "n_routed_experts", "conv_kernel"), 4),
+    **dict.fromkeys(("intermediate_size", "ffn_dim", "n_inner", "encoder_ffn_dim", "decoder_ffn_dim", "d_ff"), 64),
+    **dict.fromkeys(("hidden_dim", "ffn_hidden_size", "max_position_embeddings", "n_positions", "max_length"), 64),
+    **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size"), 32),
+    **dict.fromkeys(("d_kv", "head_dim", "patch_size", "sliding_window", "state_size", "mamba_d_state", "rotary_dim"), 8),
+    **dict.fromkeys(("qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim"), 8),
+    **dict.fromkeys(("q_lora_rank", "kv_lora_rank"), 16),
+    **dict.fromkeys(("n_group", "topk_group", "bos_token_id", "first_k_dense_replace"), 1),
+    **dict.fromkeys(("pad_token_id", "decoder_start_token_id"), 0),
+    **{"vocab_size": 200, "image_size": 32, "eos_token_id": 2, "num_labels": 3, "use_cache": False},
+}
+DROPPING = ("drop", "dropout", "pdrop", "layerdrop")
+TASKS = {  # by task the table of models in transformers, in the order in which a type's task is chosen
+    "causal": "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
+    "seq2seq": "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
+    "masked": "MODEL_FOR_MASKED_LM_MAPPING_NAMES",
+    "image": "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES",
+    "text": "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
+    "speech": "MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES",
+    "audio": "MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES",
+    "sound": "MODEL_FOR_CTC_MAPPING_NAMES",
+    "video": "MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES",
+    "segments": "MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES",
+    "depth": "MODEL_FOR_DEPTH_ESTIMATION_MAPPING_NAMES",
+}
+
+
+def transformers_families() -> dict[str, Callable[[], Subject]]:
+    """By type of model the class of its first task that trains with labels."""
+    from transformers.models.auto import modeling_auto
+
+    found: dict[str, dict[str, str]] = {}
+    for task, table in TASKS.items():
+        for kind, cls in getattr(modeling_auto, table).items():
+            found.setdefault(kind, {})[task] = cls[0] if isinstance(cls, list | tuple) else cls
+    return {kind: partial(_transformer, kind, tasks) for kind, tasks in sorted(found.items())}
+
+
+def _transformer(kind: str, tasks: Mapping[str, str]) -> Subject:
+    def trials() -> Iterator[tuple[Callable[[], nn.Module], Inputs]]:
+        for task, cls in tasks.items():
+            for config in _configurations(kind):
+                yield partial(_own_loss, cls, config), _batch(config, task)
+
+    return _first_that_runs(trials())
+
+
+def _own_loss(cls: str, config: Any) -> nn.Module:  # noqa: ANN401 (a configuration)
+    import transformers
+
+    return OwnLoss(without_dropout(getattr(transformers, cls)(copy.deepcopy(config))))
+
+
+def _configurations(kind: str) -> Iterator[Any]:
+    """The type's configuration, ever less shrunk; each is tried."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    make = CONFIG_MAPPING[kind]
+    base = make()
+    fields = {name: value for name, value in SIZES.items() if hasattr(base, name)}
+    fields |= {name: 0.0 for name, value in vars(base).items() if isinstance(value, float) and _drops(name)}
+    for name, small in (("depths", lambda n: [1] * n), ("hidden_sizes", lambda n: [16 * (i + 1) for i in range(n)])):
+        if isinstance(getattr(base, name, None), list | tuple):
+            fields[name] = small(len(getattr(base, name)))
+    fewer = {"head_dim", "embed_dim", "dim", "hidden_dim"}
+    fewest = {"num_hidden_layers", "n_layer", "num_layers", "n_layers", "vocab_size", "use_cache"}
+    for kept in (fields.keys(), fields.keys() - fewer, fields.keys() & fewest):
+        try:
+            yield _consistent(make(**{name: fields[name] for name in fields if name in kept}))
+        except Exception:  # some configurations check themselves
+            continue
+
+
+def _drops(name: str) -> bool:
+    return any(word in name for word in DROPPING)
+
+
+def _consistent(config: Any) -> Any:  # noqa: ANN401 (a configuration)
+    """The configuration with as many entries in its list of layers as it has layers."""
+    layers = getattr(config, "num_hidden_layers", None)
+    if getattr(config, "layer_types", None) and isinstance(layers, int):
+        config.layer_types = list(config.layer_types)[:layers]
+    return config
+
+
+def _batch(config: Any, task: str) -> dict[str, Tensor]:  # noqa: ANN401 (a configuration)
+    size = getattr(config, "image_size", None) or 64
+    size = size[0] if isinstance(size, list | tuple) else size
+    channels = getattr(config, "num_channels", None) or 3
+    words = min(getattr(config, "vocab_size", None) or 200, 200)
+    kinds = torch.randint(0, 2, (ROWS,))
+    ids = torch.randint(3, words, (ROWS, 12))
+    answer = torch.randint(3, words, (ROWS, 8))
+    frames = torch.randn(ROWS, 400, getattr(config, "input_feat_per_channel", None) or 80)
+    wave = torch.randn(ROWS, 4000)
+    made: dict[str, dict[str, Tensor]] = {
+        "causal": {"input_ids": ids, "labels": ids.clone()},
+        "masked": {"input_ids": ids, "labels": ids.clone()},
+        "seq2seq": {"input_ids": ids, "labels": answer},
+        "text": {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": kinds},
+        "image": {"pixel_values": torch.randn(ROWS, channels, size, size), "labels": kinds},
+        "video": {"pixel_values": torch.randn(ROWS, getattr(config, "num_frames", 8), channels, size, size), "labels": kinds},
+        "segments": {"pixel_values": torch.randn(ROWS, channels, size, size), "labels": torch.randint(0, 2, (ROWS, size, size))},
+        "depth": {"pixel_values": torch.randn(ROWS, channels, size, size), "labels": torch.rand(ROWS, size, size)},
+        "speech": {"input_features": frames, "labels": answer},
+        "audio": {"input_values": wave, "labels": kinds},
+        "sound": {"input_values": wave, "labels": answer},
+    }  # fmt: skip
+    return made[task]
+
+
+SOURCES: dict[str, Callable[[], dict[str, Callable[[], Subject]]]] = {
+    "timm": timm_families,
+    "torchvision": torchvision_families,
+    "transformers": transformers_families,
+}

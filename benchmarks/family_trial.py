@@ -1,0 +1,135 @@
+"""One family through the whole compiler: captured once, planned for every grid, run beside the model by `autopar verify`'s own code.
+
+Ranks are threads of one process. What is compared are losses, every gradient, and all parameters and buffers after two steps of SGD
+with momentum in float64.
+"""
+
+from __future__ import annotations
+
+import runpy
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from autopar.compiler import Compiled, compile
+from autopar.costmodel.machine import Link, Machine
+from autopar.costmodel.machine import load as load_machine
+from autopar.errors import AutoparError
+from autopar.grid import GridShape
+from autopar.model_file import ModelFile
+from autopar.plan import ModelSource
+from autopar.runtime import simulate
+from autopar.runtime.description import read_description
+from autopar.runtime.job import Job
+from autopar.runtime.verify import CASES, Difference, verify
+from family_sources import Subject
+
+STEPS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What became of one family on one grid.
+
+    status    ok | rounding (equal within what rounding does to the model) | DIFFER | REFUSED | CRASH | SLOW | not built
+              (the library itself cannot make or run it here: not counted)
+    seconds   processor seconds that compiling took
+    whole     share of the predicted compute whose operators have no rule
+    split     share of the calls that are split over some axis
+    message   what was said, or how far numbers are apart
+    """
+
+    library: str
+    family: str
+    grid: str
+    status: str
+    seconds: float = 0.0
+    whole: float = 0.0
+    split: float = 0.0
+    message: str = ""
+
+
+def cheap_communication() -> Machine:
+    """The machine `cpu` where messages cost next to nothing, so that small models are split, too."""
+    cpu = load_machine("cpu")
+    return replace(cpu, name="quick", launch_floor=1e-9, intra=Link(1e-9, 1e12))
+
+
+def attempt(library: str, family: str, make: Callable[[], Subject], grids: Sequence[str]) -> list[Found]:
+    """What becomes of a family on every grid."""
+    torch.manual_seed(0)
+    try:
+        subject = make()
+    except Exception as error:  # the library's own
+        return [Found(library, family, grid, "not built", message=_said(error)) for grid in grids]
+    found: list[Found] = []
+    made: Compiled | None = None
+    for grid in grids:
+        start = time.process_time()
+        one = Found(library, family, grid, "ok")
+        try:
+            made = _compiled(subject, grid, family) if made is None else made.replan(grid=grid)
+            one = replace(one, seconds=time.process_time() - start, whole=_whole(made), split=_split(made))
+            found.append(_judged(one, _differences(made, subject, grid)))
+        except AutoparError as error:
+            found.append(replace(one, status="REFUSED", seconds=time.process_time() - start, message=_said(error)))
+        except Exception as error:  # ours, or torch's under our hands
+            message = f"{_said(error)} | {_place(error)}"
+            found.append(replace(one, status="CRASH", seconds=time.process_time() - start, message=message))
+    return found
+
+
+def _compiled(subject: Subject, grid: str, name: str) -> Compiled:
+    source = ModelSource("model.py", "", "model")
+    return compile(
+        subject.make, subject.inputs, grid=grid, machine=cheap_communication(), name=name, source=source, time_limit=30.0
+    )
+
+
+def _differences(made: Compiled, subject: Subject, grid: str) -> list[Difference]:
+    """What `verify` finds on rank 0."""
+    with TemporaryDirectory() as folder:
+        path = made.save(folder) / "program.py"
+        file = ModelFile(path, "model", "", "model", subject.make, lambda: subject.inputs, None, None)
+
+        def rank() -> list[Difference]:
+            program = runpy.run_path(str(path), run_name="program")["PROGRAM"]
+            opened = Job(path.parent, program, read_description(path.parent / "plan.json"), file, ())
+            return verify(opened, CASES[0], STEPS, 0)
+
+        return simulate(GridShape.parse(grid).size, rank, timeout=300.0)[0]
+
+
+def _judged(one: Found, differences: Sequence[Difference]) -> Found:
+    worst = max(differences, key=lambda each: each.relative / each.tolerance)
+    said = f"{worst.what} {worst.relative:.1e} at {worst.worst}, {worst.tolerance:.1e} allowed"
+    if not all(each.relative <= each.tolerance for each in differences):
+        return replace(one, status="DIFFER", message=said)
+    if any(each.relative > CASES[0].tolerance for each in differences):
+        return replace(one, status="rounding", message=said)
+    return one
+
+
+def _whole(made: Compiled) -> float:
+    seconds = {node.name: node.seconds_forward + node.seconds_backward for node in made.plan.nodes}
+    bare = sum(seconds[node.name] for node in made.plan.nodes if not node.ruled)
+    return bare / max(sum(seconds.values()), 1e-30)
+
+
+def _split(made: Compiled) -> float:
+    nodes = made.plan.nodes
+    return sum(any(choice.mode == "split" for choice in node.choices) for node in nodes) / max(len(nodes), 1)
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
+
+
+def _place(error: Exception) -> str:
+    frames = traceback.extract_tb(error.__traceback__)[-4:]
+    return " < ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in reversed(frames))
