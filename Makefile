@@ -14,13 +14,14 @@ FOLDERS := codegen configs costmodel partitioner runtime
 # Ranks share the cores: one thread each.
 export OMP_NUM_THREADS := 1
 
-.PHONY: help run test zoo opdb lint types format operators benchmark clean
+.PHONY: help run test zoo opdb families lint types format operators benchmark clean
 
 help:
 	@echo "make run        compile examples/gpt2.py for two ranks, train it, compare it with the sequential model"
 	@echo "make test       lint, then the tests"
 	@echo "make zoo        every model on every grid, 84 pairs; \`make test\` takes 27 of them"
 	@echo "make opdb       PyTorch's operator database, every letter: writes the table in docs/compatibility.md"
+	@echo "make families   one small model of every family of timm, torchvision and transformers: hours; docs/compatibility.md"
 	@echo "make lint       ruff, ruff format, mypy --strict, and the rules of the house"
 	@echo "make format     let ruff mend what it can"
 	@echo "make operators  write docs/operators.md from the records of the operators"
@@ -39,6 +40,10 @@ zoo: $(STAMP)
 
 opdb: $(STAMP)
 	$(BIN)/python benchmarks/opdb.py --write
+
+families: $(STAMP)
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[families]'
+	mkdir -p build && $(BIN)/python benchmarks/families.py --out build/families.jsonl --write
 
 lint: $(STAMP) types
 	$(BIN)/ruff check .

@@ -30,12 +30,22 @@ from rich.console import Console
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is downloaded: weights are random
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from compatibility import write_section
+
 from family_sources import SOURCES, Subject
 from family_trial import Found, attempt
 from options import described
 
 GOOD = ("ok", "rounding")
-COUNTED = (*GOOD, "DIFFER", "REFUSED", "CRASH", "SLOW")
+BAD = ("DIFFER", "CRASH", "SLOW")
+COUNTED = (*GOOD, "REFUSED", *BAD)
+TITLES = {
+    "DIFFER": "Wrong",
+    "CRASH": "Crashes",
+    "SLOW": "Too slow",
+    "REFUSED": "Refused",
+    "rounding": "Equal within what rounding does to the model",
+}
 MOST_MEMORY = 16 << 30
 Task = tuple[str, str, Callable[[], Subject]]
 
@@ -85,7 +95,12 @@ def read(path: Path | None) -> list[Found]:
 def section(found: Sequence[Found], today: str) -> list[str]:
     """The table as lines of Markdown: counts by library and grid, and by name whatever is not simply right."""
     tested = ", ".join(f"{name} {_version(name)}" for name in ("torch", *SOURCES))
-    lines = [f"{today}, {tested}; float64, two steps, every gradient, all parameters and buffers.", ""]
+    lines = [
+        "## Model families (`make families`)",
+        "",
+        f"{today}, {tested}; float64, two steps, every gradient, all parameters and buffers.",
+        "",
+    ]
     lines += ["| library | grid | counted | right | share | of these by rounding | median s | most s | calls split |"]
     lines += ["|---|---|---|---|---|---|---|---|---|"]
     for library in SOURCES:
@@ -93,9 +108,7 @@ def section(found: Sequence[Found], today: str) -> list[str]:
             counted = [one for one in found if (one.library, one.grid) == (library, grid) and one.status in COUNTED]
             if counted:
                 lines.append(_row(library, grid, counted))
-    for status, title in (
-        ("DIFFER", "Wrong"), ("CRASH", "Crashes"), ("SLOW", "Too slow"), ("REFUSED", "Refused"), ("rounding", "Equal within rounding"),
-    ):  # fmt: skip
+    for status, title in TITLES.items():
         rows = [one for one in found if one.status == status]
         if rows:
             lines += ["", f"**{title}**", ""]
@@ -140,31 +153,37 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def chosen(options: argparse.Namespace) -> list[Task]:
+    """The families that the options name, of which nothing is known yet."""
+    every = [(library, name, make) for library in options.libraries for name, make in SOURCES[library]().items()]
+    at, of = map(int, options.shard.split("/"))
+    named = [task for task in every if not options.names or task[1] in options.names][at::of]
+    done = {(one.library, one.family) for one in read(options.out)}
+    return [task for task in named if task[:2] not in done]
+
+
+def line(one: Found) -> str:
+    return f"{one.status:9} {one.library} {one.family:32} {one.grid:4} {one.seconds:6.1f} s  {one.message[:200]}"
+
+
 def main() -> None:
     options = arguments()
-    log = Console(highlight=False, soft_wrap=True)
-    tasks: list[Task] = [(library, name, make) for library in options.libraries for name, make in SOURCES[library]().items()]
-    at, of = map(int, options.shard.split("/"))
-    done = {(one.library, one.family) for one in read(options.out)}
-    tasks = [task for task in tasks if not options.names or task[1] in options.names][at::of]
+    log = Console(highlight=False, soft_wrap=True, markup=False)
+    tasks = chosen(options)
     if options.list:
-        log.print(f"{len(tasks)} families", *(f"{library}:{name}" for library, name, _ in tasks))
+        log.print(f"{len(tasks)} families:", *(f"{library}:{name}" for library, name, _ in tasks))
         return
-    tasks = [task for task in tasks if task[:2] not in done]
     start, bad = time.monotonic(), 0
     for count, found in enumerate(tried(tasks, options.grids, options.timeout, options.workers), 1):
         for one in found:
-            bad += one.status not in (*GOOD, "not built", "REFUSED")
-            log.print(f"{one.status:9} {one.library} {one.family:32} {one.grid:4} {one.seconds:6.1f} s  {one.message[:200]}", markup=False)
+            bad += one.status in BAD
+            log.print(line(one))
         if options.out:
             with options.out.open("a", encoding="utf-8") as file:
                 file.writelines(json.dumps(asdict(replace(one, seconds=round(one.seconds, 2)))) + "\n" for one in found)
-        if count % 10 == 0:
-            log.print(f"--- {count} of {len(tasks)} families, {(time.monotonic() - start) / count:.0f} s each")
+        log.print(f"--- {count} of {len(tasks)} families, {(time.monotonic() - start) / count:.0f} s each")
     if options.write:
-        from compatibility import write
-
-        write("families", section(read(options.out), time.strftime("%Y-%m-%d")))
+        write_section("families", "\n".join(section(read(options.out), time.strftime("%Y-%m-%d"))))
     sys.exit(bool(bad))
 
 

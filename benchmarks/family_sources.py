@@ -1,9 +1,9 @@
 """One small model of every family of timm, torchvision and transformers, as its library makes it, with inputs that suit it.
 
-A family is a module of timm, an architecture of torchvision, or a model type of transformers. Nothing here is known of a family by
-its name but what its library says of it: configurations are shrunk by the names of their fields, and the first of a few sizes at which
-the library itself can run the model is taken. Drop-out is off, so that two runs can be compared. The names of transformers' inputs
-follow from the task.
+A family is a module of timm, a file of torchvision's models, or a model type of transformers. Nothing here is known of a family
+by its name but what its library says of it: configurations are shrunk by the names of their fields, and the first of a few
+sizes at which the library itself can run the model is taken. Drop-out is off, so that two runs can be compared. The names of
+transformers' inputs follow from the task.
 """
 
 from __future__ import annotations
@@ -192,7 +192,9 @@ def _vision(name: str) -> Subject:
 # --- transformers --------------------------------------------------------------------------------------------------------
 
 SIZES: dict[str, Any] = {  # what fields of configurations become, where a configuration has them
-    **dict.fromkeys(("hidden_size", "d_model", "n_embd", "dim", "embed_dim", "embedding_size", "word_embed_proj_dim"), 32),
+    **dict.fromkeys(
+        ("hidden_size", "d_model", "n_embd", "dim", "embed_dim", "embedding_size", "word_embed_proj_dim"), 32
+    ),
     **dict.fromkeys(("num_hidden_layers", "n_layer", "num_layers", "n_layers", "encoder_layers", "decoder_layers"), 2),
     **dict.fromkeys(("num_decoder_layers", "num_encoder_layers", "num_key_value_heads", "num_experts_per_tok"), 2),
     **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_heads", "num_local_experts", "num_experts"), 4),
@@ -200,7 +202,9 @@ SIZES: dict[str, Any] = {  # what fields of configurations become, where a confi
     **dict.fromkeys(("intermediate_size", "ffn_dim", "n_inner", "encoder_ffn_dim", "decoder_ffn_dim", "d_ff"), 64),
     **dict.fromkeys(("hidden_dim", "ffn_hidden_size", "max_position_embeddings", "n_positions", "max_length"), 64),
     **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size"), 32),
-    **dict.fromkeys(("d_kv", "head_dim", "patch_size", "sliding_window", "state_size", "mamba_d_state", "rotary_dim"), 8),
+    **dict.fromkeys(
+        ("d_kv", "head_dim", "patch_size", "sliding_window", "state_size", "mamba_d_state", "rotary_dim"), 8
+    ),
     **dict.fromkeys(("qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim"), 8),
     **dict.fromkeys(("q_lora_rank", "kv_lora_rank"), 16),
     **dict.fromkeys(("n_group", "topk_group", "bos_token_id", "first_k_dense_replace"), 1),

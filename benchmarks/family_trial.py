@@ -1,7 +1,7 @@
-"""One family through the whole compiler: captured once, planned for every grid, run beside the model by `autopar verify`'s own code.
+"""One family through the whole compiler: captured once, planned for every grid, compared with the model by `verify`'s code.
 
-Ranks are threads of one process. What is compared are losses, every gradient, and all parameters and buffers after two steps of SGD
-with momentum in float64.
+Ranks are threads of one process. What is compared are losses, every gradient, and all parameters and buffers after two steps
+of SGD with momentum in float64.
 """
 
 from __future__ import annotations
@@ -87,7 +87,13 @@ def attempt(library: str, family: str, make: Callable[[], Subject], grids: Seque
 def _compiled(subject: Subject, grid: str, name: str) -> Compiled:
     source = ModelSource("model.py", "", "model")
     return compile(
-        subject.make, subject.inputs, grid=grid, machine=cheap_communication(), name=name, source=source, time_limit=30.0
+        subject.make,
+        subject.inputs,
+        grid=grid,
+        machine=cheap_communication(),
+        name=name,
+        source=source,
+        time_limit=30.0,
     )
 
 
