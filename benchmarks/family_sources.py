@@ -130,9 +130,9 @@ def _timm(name: str) -> Subject:
     import timm
 
     def trials() -> Iterator[tuple[Callable[[], nn.Module], Inputs]]:
-        for sizes in ({"img_size": 64}, {"img_size": 96}, {}):
-            for pixels in (sizes.get("img_size", 96), 224, 256) if not sizes else (sizes["img_size"],):
-                make = partial(timm.create_model, name, num_classes=12, **sizes)
+        for depth in ({}, {"depth": 2}, {"depths": (1, 1, 1, 1)}):
+            for pixels, size in ((64, {"img_size": 64}), (96, {"img_size": 96}), (96, {}), (224, {}), (256, {})):
+                make = partial(timm.create_model, name, num_classes=12, **size, **depth)
                 yield partial(_towards_pattern, make), (torch.randn(ROWS, 3, pixels, pixels),)
 
     return _first_that_runs(trials())
