@@ -21,7 +21,7 @@ help:
 	@echo "make test       lint, then the tests"
 	@echo "make zoo        every model on every grid, 84 pairs; \`make test\` takes 27 of them"
 	@echo "make opdb       PyTorch's operator database, every letter: writes the table in docs/compatibility.md"
-	@echo "make families   one small model of every family of timm, torchvision and transformers: hours; docs/compatibility.md"
+	@echo "make families   a small model of every family of timm, torchvision and transformers: hours; writes docs/compatibility.md"
 	@echo "make lint       ruff, ruff format, mypy --strict, and the rules of the house"
 	@echo "make format     let ruff mend what it can"
 	@echo "make operators  write docs/operators.md from the records of the operators"
