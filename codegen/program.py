@@ -19,6 +19,7 @@ from autopar.codegen.steps import Convert, Held, Loop, Program, Run, Step
 from autopar.codegen.tables import layout_tables
 from autopar.graph import Graph
 from autopar.grid import GridShape
+from autopar.ops.functions import Kept, functions_among
 from autopar.ops.op import Expr
 from autopar.partitioner.blocks import Repeat
 from autopar.partitioner.build import Decision
@@ -52,9 +53,11 @@ def emit(
     With a `variant` it runs with any number of rows. Raises Baked where it cannot.
     """
     loops = [step for step in program.steps if isinstance(step, Loop)]
-    reserved = {*exported, *_OWN, *keyword.kwlist, *dir(builtins)}
+    own = functions_among(node.target for node in graph.nodes)
+    taken = {*exported, *_OWN, *keyword.kwlist, *(one.printed for one in own)}
+    reserved = {*taken, *dir(builtins)}
     axes = tuple(name.upper() for name in text.grid.names)
-    arguments = _argument_names(graph, {*exported, *axes, *_OWN, *keyword.kwlist})
+    arguments = _argument_names(graph, {*taken, *axes})
     functions = _function_names([step.repeat for step in loops], {*reserved, *axes, *arguments.values()})
     reserved |= {*axes, *functions.values()}
     writer = _Writer(graph, decision, axes, arguments, functions, frozenset(reserved), text, variant)
@@ -62,7 +65,7 @@ def emit(
     body = [code for code, _ in written]
     code = "\n\n\n".join([*body, ending(bool(graph.outputs), images=any(_LAST in one for one in body))])
     outputs = {path: held.layouts for (path, _), held in zip(graph.outputs, program.outputs, strict=True)}
-    tables = layout_tables(graph, decision.homes, outputs)
+    tables = "\n".join([*_own(own), layout_tables(graph, decision.homes, outputs)])
     head = [f'"""{_title(text)}"""\n', _imports(f"{tables}\n{code}", exported), "", _grid(text.grid, axes), tables]
     return "\n".join(head) + "\n\n\n" + code + "\n", tuple(place for _, places in written for place in places)
 
@@ -109,6 +112,11 @@ def _imports(code: str, exported: frozenset[str]) -> str:
 def _grid(grid: GridShape, axes: Sequence[str]) -> str:
     targets = f"({axes[0]},)" if len(axes) == 1 else ", ".join(axes)
     return f'GRID = Grid("{grid}")\n{targets} = GRID.axes'
+
+
+def _own(own: Sequence[Kept]) -> list[str]:
+    """The functions of the model's own that the program calls, by the names under which they are found."""
+    return [f'{one.printed} = function("{one.module}", "{one.name}")' for one in own]
 
 
 def _argument_names(graph: Graph, taken: set[str]) -> dict[str, str]:

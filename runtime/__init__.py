@@ -24,6 +24,7 @@ from autopar.runtime.dropout import (
 )
 from autopar.runtime.embedding import embedding
 from autopar.runtime.experts import expert_linear, experts
+from autopar.runtime.functions import function
 from autopar.runtime.grid import Axis, Grid
 from autopar.runtime.indexing import lookup, lookup_along, scatter_along, update_rows
 from autopar.runtime.interpolation import Interpolate, interpolate
@@ -121,6 +122,7 @@ __all__ = [
     "experts",
     "feature_dropout",
     "flip",
+    "function",
     "gather",
     "gather_to",
     "group_norm",

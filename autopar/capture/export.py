@@ -21,6 +21,7 @@ from torch.export import ExportedProgram
 
 from autopar.capture import decompose, refuse
 from autopar.capture.build import describe
+from autopar.capture.functions import kept
 from autopar.capture.source import frames_of_error, innermost, user_files
 from autopar.capture.untouched import untouched
 from autopar.errors import CaptureError
@@ -29,13 +30,15 @@ from autopar.errors import CaptureError
 def export(module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], name: str) -> ExportedProgram:
     """The functional program of ``module(*args, **kwargs)`` in its own training mode. Raises CaptureError."""
     try:
-        with quiet(), untouched(module):
+        with quiet(), untouched(module), kept(module):
             program = torch.export.export(module, args, kwargs, strict=False)
             lines = _lines_inside(program.graph_module)
             _keep_no_grad(program.graph_module)
             functional: ExportedProgram = program.run_decompositions(decompose.table())
             _restore_lines(functional.graph_module, lines)
             return functional
+    except CaptureError:
+        raise
     except Exception as error:  # forward is the user's and may raise anything
         raise CaptureError(_explain(error, module, args, kwargs, name)) from error
 

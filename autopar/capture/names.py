@@ -95,6 +95,8 @@ def _wishes(node: Node, leaves: frozenset[str]) -> Iterable[str]:
     """What each result would like to be called."""
     parts = node.target.split(".")
     base = _SHORT.get(parts[1], parts[1].strip("_"))
+    if parts[0] != "aten":  # an operator or a function of the user's
+        base = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", base).lower()
     path = node.module.split(".")
     if node.name in leaves:
         base = f"{path[-2]}_{path[-1]}" if path[-1].isdigit() and len(path) > 1 else path[-1]

@@ -57,6 +57,11 @@ def frames_of_error(error: BaseException) -> tuple[Frame, ...]:
     return tuple(found)
 
 
+def frames_of_stack() -> tuple[Frame, ...]:
+    """The frames of the caller, outermost first."""
+    return tuple(Frame(one.filename, one.lineno or 0, (one.line or "").strip()) for one in traceback.extract_stack())
+
+
 def innermost(frames: Sequence[Frame], files: frozenset[str]) -> Frame | None:
     """The innermost frame in `files`, or else in anybody's code but torch's and ours; None where there is none."""
     known = [frame for frame in frames if frame.file in files]

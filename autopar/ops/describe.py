@@ -52,7 +52,7 @@ def record_of_call(call: Call) -> tuple[Op, Rule]:
 
     Nothing may be split where there is neither.
     """
-    from autopar.ops import discover  # torch is not needed where every call has a record
+    from autopar.ops import discover, functions  # torch is not needed where every call has a record
 
     op = op_of(call.node)
     with suppress(ValueError):
@@ -60,9 +60,10 @@ def record_of_call(call: Call) -> tuple[Op, Rule]:
         if not rule.refused:
             return op, rule
     found = discover.discovered(call)
+    joined = functions.kept(call.node.target) is not None
     if found is None:
-        return op, whole_rule(call)
-    return (found if op is FALLBACK else discover.priced_as(found, op)), found.rule(call)
+        return op, replace(whole_rule(call), joined=joined)
+    return (found if op is FALLBACK else discover.priced_as(found, op)), replace(found.rule(call), joined=joined)
 
 
 def without_record(graph: Graph) -> list[Call]:

@@ -21,6 +21,7 @@ import msgspec
 import torch
 
 import autopar
+from autopar.ops import functions
 from autopar.ops.discover_form import Form, experiment, operator
 from autopar.ops.discover_search import Verdict
 
@@ -53,12 +54,12 @@ def key(form: Form) -> str:
 
 
 def _source(target: str) -> str:
-    """The source of an operator that torch.library.custom_op made; nothing of any other."""
+    """The source of an operator that torch.library.custom_op made, or of a function; nothing of any other."""
     from torch._library.custom_ops import OPDEFS
 
-    made = OPDEFS.get("::".join(target.split(".")[:2]))
+    made, own = OPDEFS.get("::".join(target.split(".")[:2])), functions.kept(target)
     try:
-        return inspect.getsource(made._init_fn) if made is not None else ""
+        return inspect.getsource(own.function) if own else inspect.getsource(made._init_fn) if made is not None else ""
     except (OSError, TypeError):
         return ""
 

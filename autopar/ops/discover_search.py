@@ -17,6 +17,7 @@ from functools import partial
 
 import torch
 
+from autopar.ops import functions
 from autopar.ops.discover_form import Form, Made, Place, index_bound, lengthened, literals, made_up, operator, ties
 from autopar.ops.discover_trial import Letter, Round, Rows, Unfit, Whole, agrees, part_of, rounds, run, same, undivided
 
@@ -163,9 +164,12 @@ def _bench(form: Form, tied: frozenset[Place], mode: int, precision: torch.dtype
 def _taken(form: Form, made: Made, kinds: Sequence[Round], precision: torch.dtype) -> Iterator[Whole]:
     """The whole runs of the values that the operator takes. The first that gives finite numbers has a backward run."""
     backward = any(one.flows for one in form.operands)
+    own = functions.kept(form.target) is not None
     for at, values in enumerate(kinds):
         try:
-            whole = undivided(form, made, values, precision, backward=backward and at < 2)
+            whole = undivided(
+                form, made, values, precision, backward=backward and (at < 2 or (own and values.values != "special"))
+            )
         except Exception:
             if at < 2 and backward and _runs(form, made, values, precision):
                 raise
@@ -299,7 +303,8 @@ def _many_rows(bench: _Bench, letter: Letter) -> bool:
         return True
 
     def trial() -> bool:
-        whole = undivided(bench.form, made, Round("unit"), bench.precision, backward=False)
+        backward = functions.kept(bench.form.target) is not None and any(one.flows for one in bench.form.operands)
+        whole = undivided(bench.form, made, Round("unit"), bench.precision, backward=backward)
         n = _extent(made, letter)
         cut = (tuple(range(n // 3)), tuple(range(n // 3, n)))
         return agrees(bench.form, whole, letter, cut)

@@ -76,7 +76,8 @@ class Whole:
 
 
 def rounds(form: Form, below: int) -> tuple[Round, ...]:
-    """Values that an operator could treat differently; the first two are tried backward too."""
+    """Values that an operator could treat differently; the first two are tried backward too, all where backward is the
+    user's own: it may clip, or scale, what is large."""
     scales = [1e3, 1e-3, *(2 * number for number in numbers(form))]
     kinds = [("normal", 1.0), ("unit", 1.0), ("ties", 1.0), ("special", 1.0), *(("normal", scale) for scale in scales)]
     return tuple(Round(values, scale, below, seed) for seed, (values, scale) in enumerate(kinds))
@@ -140,7 +141,9 @@ def undivided(form: Form, made: Made, values: Round, precision: torch.dtype, *, 
     generator = torch.Generator().manual_seed(12)
     flows = [backward and one is not None and one.requires_grad for one in results]
     cotangents = tuple(
-        torch.randn(one.shape, generator=generator, dtype=one.dtype) if one is not None and flow else None
+        torch.randn(one.shape, generator=generator, dtype=one.dtype) * values.scale
+        if one is not None and flow
+        else None
         for one, flow in zip(results, flows, strict=True)
     )
     gradients = differentiated(results, cotangents, leaves) if backward else ()

@@ -33,7 +33,11 @@ def whole_rule(call: Call) -> Rule:
 
 def emit_whole(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
     """The call as torch knows it: ``torch.f(...)`` where that comes to this call, else the overload itself."""
+    from autopar.ops import functions
+
     target = call.node.target
+    if (own := functions.kept(target)) is not None:
+        return functions.text(own, args)
     space, name, _ = target.split(".")
     given, named = _trimmed(target, args), {key: value for key, value in kwargs.items() if value is not None}
     if space == "aten":

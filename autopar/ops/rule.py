@@ -77,6 +77,7 @@ class Rule:
               gives Partial results
     addends   operands added once to a sum (a bias): kept on one rank of the axis where a summed letter is split
     filled    letters of which every rank must hold at least one row, because torch refuses an empty part (channels)
+    joined    backward need not be linear in the gradient: addends of a gradient may not pass through it one by one
     refused   the record does not cover the call: it runs whole, and `autopar.ops.fallback` prints it
     """
 
@@ -89,6 +90,7 @@ class Rule:
     linear: tuple[frozenset[int], ...] = ()
     addends: frozenset[int] = frozenset()
     filled: frozenset[str] = frozenset()
+    joined: bool = False
     refused: bool = False
 
     @property
@@ -262,7 +264,7 @@ def choices(rule: Rule, call: Call, granules: Mapping[str, Iterable[tuple[int, i
     """Everything the call may do on one axis. `granules` gives per letter the (blocks, unit) readings to consider."""
     found = [whole_choice(call, "replicate")]
     flows = [value.differentiable for value in call.results if value.name]
-    if any(flows):
+    if any(flows) and not rule.joined:
         found.append(whole_choice(call, "copied"))
     if flows and all(flows):
         found += [linear_choice(call, group) for group in rule.linear]

@@ -1,0 +1,69 @@
+"""A model trained by torch and by its program on simulated ranks: losses and gradients of every step, side by side."""
+
+import copy
+
+import torch
+
+from autopar.grid import GridShape
+from autopar.plan import to_json
+from autopar.runtime import simulate
+from autopar.runtime.description import parse_description
+from autopar.runtime.initial import module_values
+from autopar.runtime.session import Parallel
+
+
+def steps_of(model, batches, gradients):
+    """Losses and gradients of a few steps of SGD."""
+    optimizer = torch.optim.SGD([one for one in model.parameters() if one.requires_grad], lr=0.05)
+    found = []
+    for batch in batches:
+        optimizer.zero_grad()
+        loss = model(**batch)
+        loss.backward()
+        found.append((loss.item(), {name: one.clone() for name, one in gradients().items()}))
+        optimizer.step()
+    return found
+
+
+def batches_like(inputs, steps):
+    """Batches in float64 of the shapes of example inputs; what is no floating-point tensor stays."""
+    draw = torch.Generator().manual_seed(5)
+    return [
+        {
+            name: torch.randn(one.shape, generator=draw, dtype=torch.float64) if one.is_floating_point() else one
+            for name, one in inputs.items()
+        }
+        for _ in range(steps)
+    ]
+
+
+def assert_trains_the_same(one, model, inputs, steps=2, relative=1e-10):
+    """The program's losses and gradients are those of `model`, which is left as it is, in float64."""
+    model = copy.deepcopy(model).double()
+    start, batches = copy.deepcopy(model), batches_like(inputs, steps)
+    expected = steps_of(
+        model, batches, lambda: {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    )
+    code = compile(one.source, "program.py", "exec")
+    description = parse_description(to_json(one.plan), "plan.json")
+    known = {name for item in description.parameters for name in (item.name, *item.aliases)}
+    values = [*one.constants.items(), *(pair for pair in module_values(start) if pair[0] in known)]
+
+    def rank():
+        names = {"__name__": "program"}
+        exec(code, names)
+        parallel = Parallel(names["PROGRAM"], description, values, dtype=torch.float64)
+        return steps_of(parallel, batches, parallel.full_gradients)
+
+    for found in simulate(GridShape.parse(one.plan.grid).size, rank):
+        for (loss, gradients), (wanted, others) in zip(found, expected, strict=True):
+            assert abs(loss - wanted) <= relative * max(abs(wanted), 1)
+            for name in gradients.keys() | others.keys():
+                _assert_close(gradients.get(name), others.get(name), relative, name)
+
+
+def _assert_close(found, wanted, relative, name):
+    """Gradients that are missing are zeros."""
+    found = torch.zeros_like(wanted) if found is None else found
+    wanted = torch.zeros_like(found) if wanted is None else wanted
+    assert float((found - wanted).abs().max()) <= relative * max(float(wanted.abs().max()), 1e-6), name
