@@ -27,6 +27,8 @@ from autopar.costmodel.memory import optimizer_copies
 from autopar.errors import ConfigError, nearest, refusal
 from autopar.graph import Graph
 from autopar.grid import GridShape
+from autopar.mistakes import ours
+from autopar.ops.broken import BrokenCall, whole_from_now
 from autopar.ops.describe import without_record
 from autopar.ops.discover import explore
 from autopar.outcome import Outcome
@@ -165,7 +167,8 @@ def compile(
     with timed(tell, "captured") as said:
         captured = capture(model, example_inputs, name=name or _name_of(model), loss=loss, outputs=options.outputs)
         said(f"{len(captured.graph.nodes)} operators, {_count(captured.graph)} parameters")
-    explore(without_record(captured.graph), partial(tell, "discovered"))
+    with ours(f"compiling {captured.graph.name}"):
+        explore(without_record(captured.graph), partial(tell, "discovered"))
     return _on_grid(grid, ranks, captured, model, profile, options, source or ModelSource("", ""), tell)
 
 
@@ -182,7 +185,8 @@ def _on_grid(
     """Plan a captured model on a grid, or on the best one of so many ranks."""
 
     def on(shape: GridShape, options: Options) -> Compiled:
-        return _finish(captured, model, shape, machine, options, source, tell)
+        with ours(f"compiling {captured.graph.name} for grid {shape}"):
+            return _finish(captured, model, shape, machine, options, source, tell)
 
     if grid == grids.AUTO:
         assert ranks is not None
@@ -200,6 +204,33 @@ def _finish(
     tell: Progress,
 ) -> Compiled:
     """All that follows the capture: price, solve, emit."""
+    while True:
+        try:
+            return _finished(captured, model, grid, machine, options, source, tell)
+        except BrokenCall as broken:
+            captured = _without(captured, broken)
+            tell("fell back", str(broken), 0.0)
+
+
+def _without(captured: Captured, broken: BrokenCall) -> Captured:
+    """The same model, in which the operator of that call runs whole on every rank."""
+    larger = captured.larger
+    names = {node.name for node in larger.nodes} if larger is not None else set()
+    larger = whole_from_now(larger, broken) if larger is not None and broken.name in names else None
+    fixed = captured.fixed or ("" if larger is not None else broken.why)
+    return replace(captured, graph=whole_from_now(captured.graph, broken), larger=larger, fixed=fixed)
+
+
+def _finished(
+    captured: Captured,
+    model: object,
+    grid: GridShape,
+    machine: Machine,
+    options: Options,
+    source: ModelSource,
+    tell: Progress,
+) -> Compiled:
+    """`_finish`, where no record fails. Raises BrokenCall."""
     graph = captured.graph
     limit = float(machine.memory_bytes) if options.memory is None else options.memory
 
@@ -254,13 +285,23 @@ def _check(options: Options, grid: str | GridShape, ranks: int | None, machine: 
 
 def _emit(found: Outcome, options: Options, source: ModelSource, captured: Captured) -> tuple[Plan, str]:
     built, decision, lowered = found.built, found.decision, found.program
-    check.check(lowered, decision.homes, built.grid)
+    _check_sound(lowered, decision, built.grid)
     draft = report.plan(found, options, source)
     (text, places), rows = _text(built, decision, lowered, draft, captured)
     outputs = report.outputs(built.graph, captured.larger if not rows.fixed else None, lowered)
     hashed = hashlib.sha256(text.encode()).hexdigest()
     draft = replace(draft, batch=rows, outputs=outputs, evaluation=captured.evaluation, places=places)
     return replace(draft, program_sha256=hashed), text
+
+
+def _check_sound(lowered: steps.Program, decision: build.Decision, grid: GridShape) -> None:
+    """Raises BrokenCall where a call is unsound under its record."""
+    try:
+        check.check(lowered, decision.homes, grid)
+    except check.UnsoundProgram as error:
+        if not error.call:
+            raise
+        raise BrokenCall(error.call, f"its record is unsound: {error}") from error
 
 
 def _text(

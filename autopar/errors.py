@@ -37,6 +37,10 @@ class CommError(AutoparError):
     """A failure seen by several ranks at once: every rank raises the same error, which names the ranks it began on."""
 
 
+class InternalError(AutoparError):
+    """A mistake of autopar's own: nothing that the user gave is wrong. The cause is the exception that shows it."""
+
+
 class CheckpointError(AutoparError):
     """Stored parameters that are missing, incomplete or of another shape."""
 

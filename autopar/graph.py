@@ -61,7 +61,8 @@ class Node:
     `target` is the ATen overload (``"aten.linear.default"``), `args` its positional arguments in the ATen schema's order with
     every default filled in up to the last one given, `kwargs` the rest as sorted pairs. `outputs` names one value per tensor
     result (an unused result is an empty string). `module` is the path of the module that made the call (``"h.0.mlp"``),
-    `source` where the user's code stands (``"model.py:12"``), `code` that line's text.
+    `source` where the user's code stands (``"model.py:12"``), `code` that line's text. `whole` says why the call runs whole on
+    every rank, whatever its record says; empty where the record holds.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Node:
     module: str = ""
     source: str = ""
     code: str = ""
+    whole: str = ""
 
     @property
     def inputs(self) -> tuple[str, ...]:

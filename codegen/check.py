@@ -32,7 +32,11 @@ CELLS: Mapping[str, tuple[type, type]] = {
 
 
 class UnsoundProgram(AssertionError):
-    """The steps are not a correct SPMD program: a mistake of the compiler, never of the user."""
+    """The steps are not a correct SPMD program: a mistake of the compiler, never of the user. `call` names the one at fault."""
+
+    def __init__(self, message: str, call: str = "") -> None:
+        super().__init__(message)
+        self.call = call
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +68,7 @@ def _check_types(steps: Sequence[Step], held: set[Held], homes: Mapping[str, Lay
         if missing:
             raise UnsoundProgram(f"{_name(step)} reads {missing}, which nothing has made before")
         if isinstance(step, Run):
-            _check_run(step)
+            _check_call(step)
             _check_in_place(step, homes)
             held |= {one for one in step.writes if one is not None}
         elif isinstance(step, Convert):
@@ -76,6 +80,14 @@ def _check_types(steps: Sequence[Step], held: set[Held], homes: Mapping[str, Lay
         else:
             _check_loop(step, homes)
             held |= set(step.writes)
+
+
+def _check_call(step: Run) -> None:
+    """`_check_run`, and whose call it is that is unsound: that one could run whole."""
+    try:
+        _check_run(step)
+    except UnsoundProgram as error:
+        raise UnsoundProgram(str(error), step.described.node.name) from None
 
 
 def _check_run(step: Run) -> None:

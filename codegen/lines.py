@@ -19,6 +19,7 @@ from autopar.codegen.extents import local_of
 from autopar.codegen.steps import Convert, Held, Loop, Run, Step, Update, running
 from autopar.costmodel.redistribute import Step as Conversion
 from autopar.graph import Dtype, Graph, Ref
+from autopar.ops.broken import failing
 from autopar.ops.op import Expr
 from autopar.partitioner.blocks import Repeat
 
@@ -176,7 +177,9 @@ def _call_text(step: Run, style: Style, names: Names) -> str:
     node, rule = step.described.node, step.described.rule
     args = tuple(printed(argument) for argument in node.args)
     kwargs = {name: printed(value) for name, value in node.kwargs}
-    return step.described.op.emit(step.described.call, rule, local_of(rule, step.strategy, style.axes), args, kwargs)
+    call = step.described.call
+    with failing(call):
+        return step.described.op.emit(call, rule, local_of(rule, step.strategy, style.axes), args, kwargs)
 
 
 def _loop_text(step: Loop, style: Style, names: Names) -> str:

@@ -15,6 +15,7 @@ from autopar.errors import ConfigError, refusal
 from autopar.graph import Graph, Node, Value
 from autopar.grid import GridShape
 from autopar.layout import Copied, Layout, Layouts, Partial, Replicate, Shard
+from autopar.ops.broken import rehearse
 from autopar.ops.describe import call_of, record_of_call
 from autopar.ops.op import Op
 from autopar.ops.rule import Call, Choice, Rule, choices, fills, whole_choice
@@ -53,6 +54,7 @@ def describe(graph: Graph, grid: GridShape, pins: Mapping[str, Mapping[int, str]
         pinned, readings = pins.get(node.name, {}), of_letters(granules, call, rule)
         key = (likeness(call), id(op), tuple(sorted(pinned.items())), tuple(sorted(readings.items())))
         if key not in alike or alike[key].rule != rule:
+            rehearse(op, rule, call)
             strategies = _strategies(call, rule, op, readings, grid, pinned)
             if not strategies:
                 raise _unmeetable(node, pinned, grid)

@@ -24,6 +24,7 @@ from autopar.capture.translate import constant_values, translate
 from autopar.capture.untouched import settings_kept
 from autopar.errors import CaptureError, refusal
 from autopar.graph import Graph, check
+from autopar.mistakes import ours
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +63,15 @@ def capture(
         examples = example_inputs() if callable(example_inputs) else example_inputs
         built = build(model, name)
         try:
-            return _capture(built, examples, name, loss, outputs)
+            with ours(f"capturing {name}"):
+                return _capture(built, examples, name, loss, outputs)
         except CaptureError as error:
             if built.mode is None or built.rebuild is None or not _may_succeed_on_cpu(error):
                 raise
             LOG.info("%s cannot be traced without memory; it is made on the CPU and traced again", name)
-        return _capture(build_on_cpu(built.rebuild, name), examples, name, loss, outputs)
+        built = build_on_cpu(built.rebuild, name)
+        with ours(f"capturing {name}"):
+            return _capture(built, examples, name, loss, outputs)
 
 
 def _may_succeed_on_cpu(error: CaptureError) -> bool:

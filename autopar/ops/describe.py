@@ -11,12 +11,12 @@ without_record(graph) -> Calls   those that running them must tell about
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from typing import Any
 
 from autopar.graph import Graph, Node, Value
+from autopar.ops.broken import flaw, told
 from autopar.ops.fallback import FALLBACK, emit_whole, whole_rule
 from autopar.ops.op import Local, Op, record_of
 from autopar.ops.rule import Call, Rule
@@ -43,39 +43,55 @@ def _guarded(op: Op) -> Op:
 
 def op_of(node: Node) -> Op:
     """The record of the node's target, or the fallback. A call that the record refuses is printed by the fallback."""
+    if node.whole:
+        return _because(node.whole)
     op = record_of(node.target)
     return FALLBACK if op is None else _guarded(op)
+
+
+@cache
+def _because(why: str) -> Op:
+    """The fallback of a call that its record fails."""
+    return replace(FALLBACK, note=f"{FALLBACK.note}: {why}")
 
 
 def record_of_call(call: Call) -> tuple[Op, Rule]:
     """The record and the letters of a call: those of its record, or of a record that running it gives (`discover`).
 
-    Nothing may be split where there is neither.
+    Nothing may be split where there is neither, nor where a stage has found the record wrong.
     """
     from autopar.ops import discover, functions  # torch is not needed where every call has a record
 
-    op = op_of(call.node)
-    with suppress(ValueError):
-        rule = op.rule(call)
-        if not rule.refused:
-            return op, rule
-    found = discover.discovered(call)
+    op, (rule, why) = op_of(call.node), _rule(call)
+    if rule is not None:
+        return op, rule
+    found = None if call.node.whole else discover.discovered(call)
     joined = functions.kept(call.node.target) is not None
     if found is None:
+        op = _because(why) if why and not call.node.target.startswith("autopar.") else op
         return op, replace(whole_rule(call), joined=joined)
     return (found if op is FALLBACK else discover.priced_as(found, op)), replace(found.rule(call), joined=joined)
 
 
+def _rule(call: Call) -> tuple[Rule | None, str]:
+    """The letters by the call's record; None where it has none or refuses the call, with the reason where it fails."""
+    op = op_of(call.node)
+    try:
+        rule = op.rule(call)
+    except ValueError:
+        return None, ""
+    except Exception as error:  # a rule is asked about calls that nobody thought of
+        return None, f"its rule fails: {told(error)}"
+    if rule.refused:
+        return None, ""
+    why = flaw(rule, call)
+    return (None, why) if why else (rule, "")
+
+
 def without_record(graph: Graph) -> list[Call]:
     """The calls that have no record, or whose record refuses them."""
-    found = []
-    for call in (call_of(graph, node) for node in graph.nodes):
-        try:
-            if op_of(call.node).rule(call).refused:
-                found.append(call)
-        except ValueError:
-            found.append(call)
-    return found
+    calls = (call_of(graph, node) for node in graph.nodes)
+    return [call for call in calls if not call.node.whole and _rule(call)[0] is None]
 
 
 def rule_of_call(call: Call) -> Rule:

@@ -192,7 +192,7 @@ def _dims(text: str, value: Value) -> Dims:
 
 
 def _extents(tensors: list[Dims], values: list[Value], windowed: frozenset[str]) -> dict[str, int]:
-    """The extent of every letter: the largest seen (a smaller one is a broadcast 1); of a windowed one the result's."""
+    """The extent of every letter: the largest seen (a smaller one is a broadcast 1) or 0; of a windowed one the result's."""
     extents: dict[str, int] = {}
     pairs = [
         (names, n, value.name)
@@ -202,14 +202,17 @@ def _extents(tensors: list[Dims], values: list[Value], windowed: frozenset[str])
     ]
     for names, n, _ in pairs:
         if len(names) == 1:
-            extents[names[0]] = n if names[0] in windowed else max(n, extents.get(names[0], 1))
+            known = extents.get(names[0], 1)
+            empty = n == 0 or known == 0
+            extents[names[0]] = n if names[0] in windowed else 0 if empty else max(n, known)
     for names, n, _ in (
         *pairs,
         *pairs,
     ):  # twice: a factor may be found only after a later tensor has given the other one
         unknown = [name for name in names if name not in extents]
         if len(names) > 1 and len(unknown) == 1:
-            extents[unknown[0]] = n // math.prod(extents[name] for name in names if name in extents)
+            known = math.prod(extents[name] for name in names if name in extents)
+            extents[unknown[0]] = n // known if known else 1
     for names, n, value in pairs:
         fits = n == math.prod(extents.get(name, 0) for name in names)
         broadcast_one = n == 1 and len(names) == 1

@@ -20,6 +20,7 @@ from autopar.layout import Shard
 from autopar.runtime.grid import Axis
 from autopar.runtime.primitives.cut import Cut, as_they_lie, cut_extent, cut_local
 from autopar.runtime.primitives.function import Context, apply
+from autopar.runtime.primitives.order import in_memory
 from autopar.runtime.transport.base import pieces_of
 
 
@@ -110,4 +111,4 @@ def _select(x: Tensor, dim: int, runs: list[tuple[int, int]]) -> Tensor:
     """The rows of the runs, one after another, in memory of their own."""
     if not runs:
         return x.new_empty((*x.shape[:dim], 0, *x.shape[dim + 1 :]))
-    return torch.cat([x.narrow(dim, start, size) for start, size in runs], dim)
+    return in_memory(torch.cat([x.narrow(dim, start, size) for start, size in runs], dim))

@@ -33,7 +33,7 @@ def in_memory(x: Tensor, form: torch.memory_format = torch.contiguous_format) ->
 
 def are_images(x: Tensor, axis: Axis, what: str, whole: Sequence[int]) -> bool:
     """Whether the ranks send `x`, a part of a tensor of shape `whole`, channels last. Collective the first time."""
-    if x.dim() != 4:
+    if x.dim() != 4 or 0 in whole:
         return False
     lies_so = x.numel() == 0 or x.is_contiguous(memory_format=torch.channels_last)
     return axis.agree((what, *whole), lies_so)
