@@ -50,7 +50,7 @@ class Dtype:
     name: str
 
 
-# What an argument of a node may be: None, bool, int, float, str, Ref, Dtype, or a tuple of these.
+# What an argument of a node may be: None, bool, int, float, complex, str, Ref, Dtype, or a tuple of these.
 Argument = object
 
 

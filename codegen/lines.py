@@ -21,6 +21,7 @@ from autopar.costmodel.redistribute import Step as Conversion
 from autopar.graph import Dtype, Graph, Ref
 from autopar.ops.broken import failing
 from autopar.ops.op import Expr
+from autopar.ops.text import atom, gives_list
 from autopar.partitioner.blocks import Repeat
 
 Names = Callable[[Held], Expr]
@@ -179,7 +180,8 @@ def _call_text(step: Run, style: Style, names: Names) -> str:
     kwargs = {name: printed(value) for name, value in node.kwargs}
     call = step.described.call
     with failing(call):
-        return step.described.op.emit(call, rule, local_of(rule, step.strategy, style.axes), args, kwargs)
+        text = step.described.op.emit(call, rule, local_of(rule, step.strategy, style.axes), args, kwargs)
+    return f"{atom(expression(text))}[0]" if len(node.outputs) == 1 and gives_list(node.target) else text
 
 
 def _loop_text(step: Loop, style: Style, names: Names) -> str:

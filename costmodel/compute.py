@@ -118,7 +118,7 @@ def _needed_share(call: Call, rule: Rule, op: Op) -> float:
 
 def whole_flops(call: Call, rule: Rule, op: Op) -> float:
     """Forward operations of the undivided call."""
-    if op.flops is not None:
+    if op.flops is not None and not rule.refused:
         return float(op.flops(call, rule))
     if op.work in (*_PRODUCTS, "attention"):
         return 2.0 * math.prod(rule.extents.values())

@@ -76,7 +76,7 @@ def _plain(value: object, ref: Callable[[fx.Node], Ref]) -> Argument:
         return tuple(_plain(item, ref) for item in value)
     if isinstance(value, _DROPPED):
         return None
-    assert value is None or isinstance(value, bool | int | float | str), f"an argument of type {type(value)}"
+    assert value is None or isinstance(value, bool | int | float | complex | str), f"an argument of type {type(value)}"
     return value
 
 

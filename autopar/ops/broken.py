@@ -30,7 +30,7 @@ class BrokenCall(Exception):
 def rehearse(op: Op, rule: Rule, call: Call) -> None:
     """Ask a record everything that a plan will ask it about a call. Raises BrokenCall where it fails."""
     with failing(call):
-        if op.flops is not None:
+        if op.flops is not None and not rule.refused:
             op.flops(call, rule)
         for split in ((), *((letter,) for letter in rule.letters)):
             kept.words(call, rule, op, split)

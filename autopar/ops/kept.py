@@ -25,7 +25,7 @@ Words = str | Callable[[Call, Rule, Collection[str]], str]
 def words(call: Call, rule: Rule, op: Op, split: Collection[str]) -> str:
     """What the call keeps where these letters are split."""
     given = op.keeps if op.keeps is not None else _KEPT.get(op.name) if _ours(op) else None
-    if given is None:
+    if given is None or rule.refused:  # words are of the record's letters
         return {"inputs": "inputs", "output": " ".join(f"y{i}" for i in range(len(call.results)))}.get(op.saves, "")
     return given if isinstance(given, str) else given(call, rule, split)
 
@@ -33,16 +33,16 @@ def words(call: Call, rule: Rule, op: Op, split: Collection[str]) -> str:
 def scratch(call: Call, rule: Rule, op: Op, split: Collection[str]) -> tuple[str, str]:
     """Tensors that come and go while the call runs, forward and backward, in the same words: beside operands, results and
     gradients the most that is held at once."""
-    given = _SCRATCH.get(op.name) if _ours(op) else None
+    given = _SCRATCH.get(op.name) if _ours(op) and not rule.refused else None
     return given(call, rule, split) if callable(given) else given or ("", "")
 
 
 def _ours(op: Op) -> bool:
-    """Whether the record is the library's: a user's may have the name of one of ours."""
+    """Whether the record is the library's: a user's, and one that was discovered, may have the name of one of ours."""
     from autopar.ops.op import registry
 
     record = registry().get(op.targets[0]) if op.targets else None
-    return record is not None and record.name == op.name
+    return record is not None and (record.name, record.note) == (op.name, op.note)
 
 
 def _size(call: Call) -> int:

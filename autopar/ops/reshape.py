@@ -294,7 +294,7 @@ def _tile(call: Call) -> Rule:
 def _emit_tile(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
     first = len(call.results[0].shape) - len(_repeats(call))
     counts = [local.extent.get(f"r{first + i}", str(n)) for i, n in enumerate(_repeats(call))]
-    return f"{atom(args[0])}.tile({', '.join(counts)})"
+    return f"{atom(args[0])}.tile({', '.join(counts) or '()'})"
 
 
 register(

@@ -6,13 +6,26 @@ or a plain literal; a size is the product of the local extents of a dim's letter
 
 from __future__ import annotations
 
+import cmath
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache, reduce
 from typing import Any
 
 from autopar.graph import Dtype
 from autopar.ops.op import Emit, Expr, Local
 from autopar.ops.rule import Call, Rule
+
+
+@cache
+def gives_list(target: str) -> bool:
+    """Whether an operator returns a list of tensors, so that an only result is the list's only entry."""
+    import torch
+
+    if target.startswith("autopar."):
+        return False
+    overload: Any = reduce(getattr, target.split("."), torch.ops)
+    return [str(one.type) for one in overload._schema.returns] == ["List[Tensor]"]
 
 
 def literal(value: object) -> str:
@@ -27,6 +40,8 @@ def literal(value: object) -> str:
         return f"torch.{value.name}"
     if isinstance(value, float) and not math.isfinite(value):
         return f'float("{value}")'
+    if isinstance(value, complex) and not cmath.isfinite(value):
+        return f"complex({literal(value.real)}, {literal(value.imag)})"
     if isinstance(value, tuple | list):
         inner = ", ".join(literal(item) for item in value)
         return f"({inner},)" if len(value) == 1 else f"({inner})"
