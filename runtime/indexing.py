@@ -64,6 +64,12 @@ def scatter_along(
     place, mine = _own(index, over)
     roomy = torch.cat([x, x.new_zeros((*x.shape[:dim], 1, *x.shape[dim + 1 :]))], dim)
     place = place.where(mine, x.shape[dim])
+    if isinstance(source, Tensor) and reduce in (
+        "prod",
+        "amax",
+        "amin",
+    ):  # what goes to others, NaN say, has no gradient here
+        source = source[tuple(map(slice, index.shape))].masked_fill(~mine, 0)
     return _scattered(roomy, dim, place, source, reduce, include_self).narrow(dim, 0, x.shape[dim])
 
 

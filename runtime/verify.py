@@ -54,7 +54,7 @@ from autopar.runtime.progress import show
 from autopar.runtime.session import Parallel
 from autopar.runtime.together import agree, together
 from autopar.runtime.transport.base import Comm
-from autopar.runtime.widen import Narrowest, Widened
+from autopar.runtime.widen import Narrowest, Widened, as_written
 
 FLOOR = 1e-4  # of the largest tensor: a gradient that cancels to zero keeps the rounding of its terms, and is no finer
 DRAWS, ROUNDINGS = 5, 8  # changes of the parameters that are tried, and how large they are, in roundings of the type
@@ -180,7 +180,9 @@ def verify(opened: Job, case: Case, steps: int, seed: int) -> list[Difference]:
     comm = opened.program.grid.comm
     with together(comm, "reading the batches"):
         batches = [job.cast(batch, case.dtype) for batch in islice(job.batches(opened), steps)]
-    parallel = Parallel(opened.program, opened.description, job.values(opened, seed), case.dtype, seed=seed)
+    values = job.values(opened, seed)
+    values = as_written(values) if case.dtype == torch.float64 else values
+    parallel = Parallel(opened.program, opened.description, values, case.dtype, seed=seed)
     losses, mine = _train(parallel, batches, case, seed, opened.description.loss)
     gradients, state = parallel.full_gradients(), parallel.full_state_dict()
     parallel.free()
@@ -224,7 +226,7 @@ def _refuse_random(opened: Job, seed: int) -> int:
             batch = job.cast(next(job.batches(opened)), torch.float64)
             losses = []
             for _ in range(2):
-                with torch.no_grad(), Widened(), drawing(seed, 1) as draws, Drawn():
+                with torch.no_grad(), Widened(True), drawing(seed, 1) as draws, Drawn():
                     losses.append(float(job.loss_of(job.call(model, batch), opened.description.loss)))
                 drawn = len(draws.made)
             if losses[0] != losses[1]:
@@ -302,7 +304,7 @@ def _train(
     for step, batch in enumerate(batches, 1):
         optimizer.zero_grad()
         with (
-            Widened() if case.dtype == torch.float64 else nullcontext(),
+            Widened(not isinstance(model, Parallel)) if case.dtype == torch.float64 else nullcontext(),
             _numbers_of_program(model, seed, step) as draws,
         ):
             loss = job.loss_of(job.call(model, batch), path)

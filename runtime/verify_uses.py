@@ -24,14 +24,16 @@ from autopar.runtime.job import Job
 from autopar.runtime.outputs import at_path
 from autopar.runtime.precision import module_in_precision
 from autopar.runtime.session import Parallel
-from autopar.runtime.widen import Widened
+from autopar.runtime.widen import Widened, as_written
 
 Found = dict[str, dict[str, Tensor]]  # by what is compared, tensors by name
 
 
 def of_program(opened: Job, batch: job.Inputs, seed: int) -> Found:
     """What the program computes from its first values, in float64. Collective."""
-    parallel = Parallel(opened.program, opened.description, job.values(opened, seed), torch.float64, seed=seed)
+    parallel = Parallel(
+        opened.program, opened.description, as_written(job.values(opened, seed)), torch.float64, seed=seed
+    )
     found = _used(parallel, opened.description, batch, seed)
     parallel.free()
     return found
@@ -73,7 +75,7 @@ def _gradients(model: nn.Module) -> dict[str, Tensor]:
 @contextmanager
 def _as_program(model: nn.Module, seed: int) -> Iterator[None]:
     """In float64 all the way; the model draws the random numbers that the program draws by itself."""
-    with Widened():
+    with Widened(written=not isinstance(model, Parallel)):
         if isinstance(model, Parallel):
             yield
         else:

@@ -3,7 +3,11 @@
 Models cast to float32 where they want precision beyond their weights' (logits before a loss, the inside of a norm), and
 make float32 tensors of their own (``torch.zeros(n)``, ``torch.arange(n) * 0.1``). In a float64 run the first lose
 precision, and two correct programs then differ by float32's rounding; the second do not fit float64 weights at all. Under
-`Widened`, what asks for float32 gets float64.
+`Widened`, what asks for float32 gets float64, and so does what asks for nothing: a model says ``linspace(0, 1, n)`` or
+``linspace(0, 1, n, dtype=x.dtype)``, and its program, which is captured in float32, says the same for both.
+
+Numbers written into the model, as in ``torch.tensor([0.1, 0.2])``, are the exception. The program holds them as capture has
+seen them, rounded to float32. So they are rounded here as well, and then computed with in float64.
 """
 
 from __future__ import annotations
@@ -16,17 +20,22 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from autopar.runtime.precision import in_precision
+from autopar.runtime.precision import in_precision, precise
+from autopar.runtime.sources import Made, Source
 
 _WIDER = {torch.float32: torch.float64, torch.complex64: torch.complex128}
 _ASKED = _WIDER | {torch.bfloat16: torch.float64, torch.float16: torch.float64}  # what autocast writes into a program
 
 
 class Widened(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Casts to float32, and new tensors of float32, become float64."""
+    """Casts to float32, and new tensors of float32, become float64. `written` says that it is the model that runs.
 
-    def __init__(self) -> None:
+    Then numbers of its text are `rounded`. Programs have none, but what the runtime brings over from numpy looks alike.
+    """
+
+    def __init__(self, written: bool = False) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.written = written
 
     def __torch_dispatch__(
         self,
@@ -40,12 +49,47 @@ class Widened(TorchDispatchMode):  # type: ignore[no-untyped-call]
             name: _ASKED.get(value, value) if isinstance(value, torch.dtype) else value
             for name, value in (kwargs or {}).items()
         }
+        if func is torch.ops.aten.lift_fresh.default:
+            return rounded(func(*args)) if self.written else func(*args)
         if func is torch.ops.aten._grouped_mm.default and args[0].dtype is torch.float64:
             return grouped_mm(*args, **given)
+        if any(one.alias_info is not None for one in (*func._schema.arguments, *func._schema.returns)):
+            return func(*args, **given)  # in place, or a view: of what it is given
+        args, given = tree_map(lambda one: in_precision(one, torch.float64) if _narrow(one) else one, (args, given))
         result = func(*args, **given)
-        if any(_narrow(one) for one in tree_leaves((args, given))):
-            return result
-        return tree_map(lambda one: in_precision(one, torch.float64) if _narrow(one) else one, result)
+        return _made_wide(func, args, given, result) if any(map(_narrow, tree_leaves(result))) else result
+
+
+def _made_wide(func: Any, args: tuple[Any, ...], given: dict[str, Any], result: Any) -> Any:  # noqa: ANN401
+    """A result that is float32 for want of a dtype, in float64: made again, so that its numbers are those of float64."""
+    drawn = torch.Tag.nondeterministic_seeded in func.tags
+    tensors = [one for one in tree_leaves((args, given)) if isinstance(one, Tensor)]
+    if not drawn and not tensors and any(one.name == "dtype" for one in func._schema.arguments):
+        return func(*args, **given | {"dtype": precise(_first_dtype(result), torch.float64)})
+    if not drawn and tensors and not any(one.is_floating_point() or one.is_complex() for one in tensors):
+        args, given = tree_map(lambda one: one.double() if isinstance(one, Tensor) else one, (args, given))
+        result = func(*args, **given)
+    return tree_map(lambda one: in_precision(one, torch.float64) if _narrow(one) else one, result)
+
+
+def _first_dtype(result: Any) -> torch.dtype:  # noqa: ANN401
+    dtype: torch.dtype = next(one.dtype for one in tree_leaves(result) if _narrow(one))
+    return dtype
+
+
+def rounded(tensor: Tensor) -> Tensor:
+    """A number that stands in the model's text, as the program holds it: rounded to float32, in float64."""
+    if tensor.dtype in _WIDER.values():
+        tensor = in_precision(tensor, torch.float32)
+    return in_precision(tensor, torch.float64)
+
+
+def as_written(values: Source) -> Source:
+    """What a program is given, with the numbers that stand in the model's text `rounded`, as `Widened` gives them to the model."""
+    return Made(
+        (name, rounded(one) if isinstance(one, Tensor) and name.startswith("lifted_tensor") else one)
+        for name, one in values
+    )
 
 
 class Narrowest(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -160,7 +160,14 @@ _constant(
     Sample((4, 6), _FLOAT64, "aten.eye.m"),
 )
 _constant("linspace", ("aten.linspace.default",), _one_row, _emit_literal("linspace"), Sample((0.0, 1.0, 5), _FLOAT64))
-_constant("scalar_tensor", ("aten.scalar_tensor.default",), _one_row, _emit_literal("tensor"), Sample((2.5,), _FLOAT64))
+_constant(
+    "scalar_tensor",
+    ("aten.scalar_tensor.default",),
+    _one_row,
+    _emit_literal("scalar_tensor"),
+    Sample((2.5,), _FLOAT64),
+    Sample((2,)),
+)
 
 
 def _one_hot(call: Call) -> Rule:

@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from autopar.runtime.widen import Widened
+from autopar.runtime.widen import Widened, as_written
 
 
 def test_casts_and_new_tensors_become_float64():
@@ -17,12 +17,37 @@ def test_casts_and_new_tensors_become_float64():
     torch.testing.assert_close(weight.grad, angles.sum(0).expand(3, 4))
 
 
-def test_float32_tensors_that_are_given_stay():
+def test_views_and_whole_numbers_stay():
     given = torch.ones(2)
     with Widened():
-        assert (given * 2).dtype == torch.float32
-        assert torch.arange(3).dtype == torch.int64
         assert given.split(1)[0].dtype == torch.float32
+        assert torch.arange(3).dtype == torch.int64
+
+
+def test_what_is_computed_of_float32_and_of_whole_numbers_is_float64():
+    given = torch.tensor([0.1, 0.7])
+    with Widened():
+        assert torch.equal(given / 3, given.double() / 3)
+        assert torch.equal(torch.arange(3) / 7, torch.arange(3).double() / 7)
+
+
+def test_what_asks_for_no_dtype_is_made_in_float64():
+    with Widened():
+        assert torch.equal(torch.linspace(0, 1, 4), torch.linspace(0, 1, 4, dtype=torch.float64))
+
+
+def test_numbers_of_the_text_are_rounded_as_the_program_holds_them():
+    with Widened(written=True):
+        found = [torch.tensor([0.1]), torch.tensor([0.1], dtype=torch.float64)]
+    expected = torch.tensor([0.1]).double()
+    assert all(torch.equal(one, expected) for one in found)
+    given = {
+        "lifted_tensor_0": torch.tensor([0.1], dtype=torch.float64),
+        "table": torch.tensor([0.1], dtype=torch.float64),
+    }
+    held = dict(as_written(given.items()))
+    assert torch.equal(held["lifted_tensor_0"], expected)
+    assert held["table"] is given["table"]
 
 
 def test_grouped_products_have_a_float64_form():
