@@ -53,7 +53,8 @@ def _child(task: Task, grids: Sequence[str], seconds: int, pipe: Connection) -> 
     """Try one family, and send what became of it. An alarm ends what takes too long."""
     library, family, make = task
     resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what libraries print
+    for stream in (1, 2):  # what libraries print
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
     warnings.filterwarnings("ignore")
     signal.alarm(seconds)
     pipe.send(attempt(library, family, make, grids))

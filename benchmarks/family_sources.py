@@ -229,6 +229,7 @@ TASKS = {  # by task the table of models in transformers, in the order in which 
 
 def transformers_families() -> dict[str, Callable[[], Subject]]:
     """By type of model the class of its first task that trains with labels."""
+    _torchvision()  # some of transformers' models import it
     from transformers.models.auto import modeling_auto
 
     found: dict[str, dict[str, str]] = {}
@@ -266,11 +267,20 @@ def _configurations(kind: str) -> Iterator[Any]:
             fields[name] = small(len(getattr(base, name)))
     fewer = {"head_dim", "embed_dim", "dim", "hidden_dim"}
     fewest = {"num_hidden_layers", "n_layer", "num_layers", "n_layers", "vocab_size", "use_cache"}
-    for kept in (fields.keys(), fields.keys() - fewer, fields.keys() & fewest):
+    for names in (fields.keys(), fields.keys() - fewer, fields.keys() & fewest, set()):
+        yield _consistent(make(**_taken(make, {name: fields[name] for name in fields if name in names})))
+
+
+def _taken(make: Callable[..., Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that a configuration takes: some refuse those that follow from others."""
+    taken: dict[str, Any] = {}
+    for name, value in fields.items():
         try:
-            yield _consistent(make(**{name: fields[name] for name in fields if name in kept}))
-        except Exception:  # some configurations check themselves
+            make(**taken, **{name: value})
+        except Exception:  # a library's own check
             continue
+        taken[name] = value
+    return taken
 
 
 def _drops(name: str) -> bool:
@@ -280,7 +290,7 @@ def _drops(name: str) -> bool:
 def _consistent(config: Any) -> Any:  # noqa: ANN401 (a configuration)
     """The configuration with as many entries in its list of layers as it has layers."""
     layers = getattr(config, "num_hidden_layers", None)
-    if getattr(config, "layer_types", None) and isinstance(layers, int):
+    if vars(config).get("layer_types") and isinstance(layers, int):
         config.layer_types = list(config.layer_types)[:layers]
     return config
 
