@@ -40,7 +40,7 @@ def initial_values(build: Callable[[], nn.Module], seed: int) -> Iterator[tuple[
             slots.setdefault(tensor, []).append(name)
         else:
             yield name, tensor
-    for slot, value in replay(recorder.records, tuple(slots), recorder.first_state):
+    for slot, value in replay(recorder.records, tuple(slots), recorder.first_state, recorder.states_after):
         for name in slots[slot]:
             yield name, value
 

@@ -44,6 +44,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.records: list[Record] = []
         self.first_state = Generator().manual_seed(seed).get_state()
+        self.states_after: dict[int, Tensor] = {}  # of the default generator, after records that draw from it
         self._tensors: list[tuple[FakeTensor, Any]] = []  # with their storages; kept, so that identities stay theirs
         self._numbers: dict[int, int] = {}
         self._states: dict[Generator, Tensor] = {torch.default_generator: self.first_state}
@@ -111,6 +112,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             random=random,
             resets=self._resets(args, kwargs) if random else (),
             scratch=None if filled is None else (tuple(filled.shape), filled.stride(), filled.dtype),
+            own=random and any(isinstance(leaf, Generator) for leaf in tree_leaves((args, kwargs))),
         )
 
     def _packed(self, leaf: Any) -> Any:
@@ -138,7 +140,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """What an operation returns that is no tensor."""
         slots = {leaf.number: leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Slot)}
         with unset_fake_temporarily():
-            found = replay(self.records, tuple(slots.values()), self.first_state)
+            found = replay(self.records, tuple(slots.values()), self.first_state, self.states_after)
             values = {slot.number: value.clone() for slot, value in found}
             args, kwargs = tree_map(
                 lambda leaf: values[leaf.number] if isinstance(leaf, Slot) else leaf, (args, kwargs)

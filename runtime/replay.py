@@ -38,7 +38,7 @@ class Record:
     `writes` are the storages it changes, `overwrites` the one of them of which it leaves nothing and reads nothing,
     `lazy` means that it only makes a view, or memory without values, and can wait until that is used. `resets` are
     states that generators were set to by hand before a random operation, `scratch` (shape, strides, dtype) of what it
-    fills in place.
+    fills in place, and `own` says that it draws from a generator of its own, not the default one.
     """
 
     function: Any
@@ -52,6 +52,7 @@ class Record:
     random: bool
     resets: tuple[tuple[Generator, Tensor], ...] = ()
     scratch: tuple[tuple[int, ...], tuple[int, ...], torch.dtype] | None = None
+    own: bool = False
 
     @property
     def makes(self) -> set[int]:
@@ -69,12 +70,15 @@ class Record:
         return self.random and not (self.reads[1:] if self.scratch else self.reads)
 
 
-def replay(records: Sequence[Record], wanted: Sequence[Slot], state: Tensor) -> Iterator[tuple[Slot, Tensor]]:
+def replay(
+    records: Sequence[Record], wanted: Sequence[Slot], state: Tensor, after: dict[int, Tensor]
+) -> Iterator[tuple[Slot, Tensor]]:
     """The values of the wanted tensors, each as soon as no operation that matters changes it any more.
 
-    `state` is the state of the default generator at the beginning; the generator itself is left as it is. A value is
-    to be used before the next one is asked for. The same storage may be wanted under several slots; they come one
-    after another.
+    `state` is the state of the default generator at the beginning; the generator itself is left as it is. `after` notes
+    its state after random operations, by their place: numbers that nobody wants are drawn once, and a function that looks
+    at values again and again is replayed in a time that does not grow with the square of its length. A value is to be used
+    before the next one is asked for. The same storage may be wanted under several slots; they come one after another.
     """
     run = _Replay(records, state)
     needed = _needed(records, wanted)
@@ -83,8 +87,10 @@ def replay(records: Sequence[Record], wanted: Sequence[Slot], state: Tensor) -> 
     for i, record in enumerate(records):
         if needed[i] and not record.lazy:
             run.perform(record)
-        elif record.random and i <= drawn and not needed[i]:
-            run.draw(record)
+        elif record.random and i <= drawn:
+            run.draw(record, after.get(i))
+        if record.random and i <= drawn and not record.own:
+            after[i] = run.state
         for storage in closing.get(i, ()):
             for slot in wanted:
                 if slot.storage == storage:
@@ -128,7 +134,7 @@ class _Replay:
         self._values: dict[int, Tensor] = {}
         self._in_storage: dict[int, list[int]] = {}
         self._makers = {number: record for record in records if record.lazy for number in record.makes}
-        self._state = state
+        self.state = state
 
     def value(self, slot: Slot) -> Tensor:
         if slot.number not in self._values:
@@ -143,8 +149,11 @@ class _Replay:
                 self._values[slot.number] = leaf
                 self._in_storage.setdefault(slot.storage, []).append(slot.number)
 
-    def draw(self, record: Record) -> None:
-        """Take the random numbers of an operation whose result nobody wants."""
+    def draw(self, record: Record, after: Tensor | None) -> None:
+        """Take the random numbers of an operation whose result nobody wants, unless the state after it is known."""
+        if after is not None:
+            self.state = after
+            return
         args = record.args
         if record.scratch is not None:
             shape, strides, dtype = record.scratch
@@ -164,11 +173,11 @@ class _Replay:
         default = torch.default_generator
         with RANDOM_STATE:
             before = default.get_state()
-            default.set_state(self._state)
+            default.set_state(self.state)
             for generator, state in record.resets:
                 generator.set_state(state)
             try:
                 return record.function(*args, **kwargs)
             finally:
-                self._state = default.get_state()
+                self.state = default.get_state()
                 default.set_state(before)

@@ -1,5 +1,6 @@
 """Deferred initialisation yields the bits of an eager one, one tensor at a time."""
 
+import functools
 import logging
 import weakref
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from autopar.runtime import simulate
+from autopar.runtime import replay, simulate
 from autopar.runtime.initial import initial_values, module_values
 
 SEED = 7
@@ -114,6 +115,29 @@ def test_replayed_values_are_the_eager_ones_to_the_bit(build, caplog):
         assert found[name].dtype == value.dtype
         assert torch.equal(found[name], value), name
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_looking_at_values_draws_nothing_twice(monkeypatch):
+    """A constructor that looks at what it has drawn, layer by layer (trunc_normal_ does), is replayed in linear time."""
+    drawn = []
+    real = replay._Replay._with_state
+    monkeypatch.setattr(replay._Replay, "_with_state", lambda self, *given: drawn.append(1) or real(self, *given))
+
+    def made(layers):
+        net = nn.Sequential(*(nn.Linear(6, 6) for _ in range(layers)))
+        for layer in net:
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+            assert layer.weight.abs().max() < 1
+        return net
+
+    counts = []
+    for layers in (4, 8, 16):
+        drawn.clear()
+        build = functools.partial(made, layers)
+        expected = eager(build)
+        assert all(torch.equal(value, expected[name]) for name, value in initial_values(build, SEED))
+        counts.append(len(drawn))
+    assert counts[2] - counts[1] == 2 * (counts[1] - counts[0]), counts
 
 
 def test_random_numbers_drawn_between_two_tensors_do_not_matter():
