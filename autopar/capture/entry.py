@@ -22,6 +22,7 @@ from autopar.capture.rows import rows_of, with_more_rows
 from autopar.capture.simplify import simplify
 from autopar.capture.translate import constant_values, translate
 from autopar.capture.untouched import settings_kept
+from autopar.capture.updates import refuse_chains, settle
 from autopar.errors import CaptureError, refusal
 from autopar.graph import Graph, check
 from autopar.mistakes import ours
@@ -116,9 +117,9 @@ def _graph(
     args, kwargs = arguments(examples, built)
     program = export(built.module, args, kwargs, name)
     positional = input_names(built.module, args, kwargs)[: len(args)]
-    graph = dead_code(translate(program, built.module, positional, name, loss, outputs))
+    graph = refuse_chains(dead_code(translate(program, built.module, positional, name, loss, outputs)))
     constants = _constants(graph, program, built)
-    graph = rename(simplify(graph, constants))
+    graph = rename(settle(simplify(graph, constants)))
     check(graph)
     used = {item.name for item in graph.parameters if item.kind == "constant"}
     return graph, {key: tensor for key, tensor in constants.items() if key in used}

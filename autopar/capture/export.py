@@ -24,6 +24,7 @@ from autopar.capture.build import describe
 from autopar.capture.functions import kept
 from autopar.capture.source import frames_of_error, innermost, user_files
 from autopar.capture.untouched import untouched
+from autopar.capture.written import writing
 from autopar.errors import CaptureError
 
 
@@ -31,7 +32,8 @@ def export(module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object
     """The functional program of ``module(*args, **kwargs)`` in its own training mode. Raises CaptureError."""
     try:
         with quiet(), untouched(module), kept(module):
-            program = torch.export.export(module, args, kwargs, strict=False)
+            with writing(module):
+                program = torch.export.export(module, args, kwargs, strict=False)
             lines = _lines_inside(program.graph_module)
             _keep_no_grad(program.graph_module)
             functional: ExportedProgram = program.run_decompositions(decompose.table())
@@ -77,7 +79,17 @@ def _keep_no_grad(root: fx.GraphModule) -> None:
                 if str(node.target) == "wrap_with_set_grad_enabled" and node.args[0] is False:
                     for user in [user for user in node.users if user.target is operator.getitem]:
                         _detach_after(part.graph, user)
+                    _detach_inputs(part, node)
             part.recompile()
+
+
+def _detach_inputs(outer: fx.GraphModule, region: fx.Node) -> None:
+    """Nothing that the region writes, to a buffer say, carries a gradient: it reads its own detached view of each tensor."""
+    inner = outer.get_submodule(str(region.args[1].target)) if isinstance(region.args[1], fx.Node) else None
+    if isinstance(inner, fx.GraphModule):
+        for node in [node for node in inner.graph.nodes if node.op == "placeholder"]:
+            if isinstance(node.meta.get("val"), torch.Tensor):
+                _detach_after(inner.graph, node)
 
 
 def _detach_after(graph: fx.Graph, node: fx.Node) -> None:

@@ -58,6 +58,15 @@ _FIXES = {
 }
 
 
+class NotAllowed(Exception):
+    """Raised inside forward while it is traced: what was given, the rule, a way out; the line is read off the stack."""
+
+    def __init__(self, given: str, rule: str, fix: str) -> None:
+        super().__init__(given)
+        self.rule = rule
+        self.fix = fix
+
+
 def unsupported(tensor: torch.Tensor) -> str:
     """Of what kind a tensor is that nothing here computes with, or nothing."""
     dtype = str(tensor.dtype).removeprefix("torch.")
@@ -153,6 +162,8 @@ def _line_of(program: ExportedProgram, spec: OutputSpec, files: frozenset[str]) 
 
 def explain(error: Exception, where: str, given: Sequence[str]) -> str:
     """The refusal of what torch.export, or forward under it, has raised; `given` describes the inputs."""
+    if isinstance(error, NotAllowed):
+        return refusal(where, str(error), error.rule, fix=error.fix)
     said = (str(error).strip() or type(error).__name__).splitlines()[0]
     words = f"{type(error).__name__} {error}".lower()
     if isinstance(error, GuardOnDataDependentSymNode) or any(word in words for word in _DATA_WORDS):

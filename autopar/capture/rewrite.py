@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
@@ -72,6 +73,11 @@ def static_values(graph: Graph) -> frozenset[str]:
         if all(name in static for name in node.inputs) and not random(node):
             static |= {name for name in node.outputs if name}
     return frozenset(static)
+
+
+def no_gradient(target: str) -> bool:
+    """Whether a call of this name yields what carries no gradient, whatever it reads."""
+    return re.match(r"aten\.(detach|new_\w+|\w+_like|sign)\.", target) is not None
 
 
 def random(node: Node) -> bool:

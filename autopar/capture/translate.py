@@ -19,11 +19,11 @@ from torch.utils import _pytree as pytree
 
 from autopar.capture import refuse
 from autopar.capture.canonical import canonical
+from autopar.capture.rewrite import no_gradient
 from autopar.capture.source import frames_of_text, innermost, user_files
 from autopar.errors import CaptureError, nearest, refusal
 from autopar.graph import Graph, Input, Node, Parameter, Ref, Value
 
-_NO_GRADIENT = re.compile(r"aten\.(detach|new_\w+|\w+_like|sign)\.")
 _CHECKS = frozenset({"aten._assert_tensor_metadata.default", "aten._assert_scalar.default", "aten._assert_async.msg"})
 
 
@@ -133,7 +133,7 @@ def _translate_node(node: fx.Node, state: _State) -> None:
             state.alias[user.name] = names[index]
     call = Node(node.name, target, args, kwargs, tuple(names), _module(node), frame.place if frame else "", "")
     call = Node(call.name, target, args, kwargs, call.outputs, call.module, call.source, frame.code if frame else "")
-    flows = _NO_GRADIENT.match(target) is None and any(state.values[name].differentiable for name in call.inputs)
+    flows = not no_gradient(target) and any(state.values[name].differentiable for name in call.inputs)
     for name, result in zip(names, results, strict=True):
         if name:
             state.values[name] = _value(name, result, flows)

@@ -227,7 +227,6 @@ register(
     Op(
         name="identity",
         targets=(
-            "aten.clone.default",
             "aten.alias.default",
             "aten.contiguous.default",
             "aten.lift_fresh_copy.default",
@@ -236,6 +235,17 @@ register(
         rule=_linear_unary,
         emit=_emit_identity,
         work="view",
+        saves="",
+        samples=_samples((_X,)),
+    )
+)
+register(
+    Op(
+        name="clone",
+        targets=("aten.clone.default",),
+        note="d* -> d*",
+        rule=_linear_unary,
+        emit=method("clone"),
         saves="",
         samples=_samples((_X,)),
     )
