@@ -1,4 +1,4 @@
-"""A model trained by torch and by its program on simulated ranks: losses and gradients of every step, side by side."""
+"""A model trained by torch and by its program on simulated ranks: losses and gradients of every step and what is left behind."""
 
 import copy
 
@@ -38,7 +38,7 @@ def batches_like(inputs, steps):
 
 
 def assert_trains_the_same(one, model, inputs, steps=2, relative=1e-10):
-    """The program's losses and gradients are those of `model`, which is left as it is, in float64."""
+    """The program's losses, gradients, parameters and buffers are those of `model`, which is left as it is, in float64."""
     model = copy.deepcopy(model).double()
     start, batches = copy.deepcopy(model), batches_like(inputs, steps)
     expected = steps_of(
@@ -53,9 +53,13 @@ def assert_trains_the_same(one, model, inputs, steps=2, relative=1e-10):
         names = {"__name__": "program"}
         exec(code, names)
         parallel = Parallel(names["PROGRAM"], description, values, dtype=torch.float64)
-        return steps_of(parallel, batches, parallel.full_gradients)
+        return steps_of(parallel, batches, parallel.full_gradients), parallel.full_state_dict()
 
-    for found in simulate(GridShape.parse(one.plan.grid).size, rank):
+    after = model.state_dict() | dict(model.named_buffers(remove_duplicate=False))
+    for found, state in simulate(GridShape.parse(one.plan.grid).size, rank):
+        assert state.keys() >= model.state_dict().keys()
+        for name, value in state.items():
+            _assert_close(value.detach().double(), after[name].detach().double(), relative, name)
         for (loss, gradients), (wanted, others) in zip(found, expected, strict=True):
             assert abs(loss - wanted) <= relative * max(abs(wanted), 1)
             for name in gradients.keys() | others.keys():

@@ -2,7 +2,7 @@
 
 x.data              x.detach(), which shares x's memory for writes, too
 x.data = y          x.detach().copy_(y)
-self.buffer = y     at the end of forward: buffer.copy_(y.detach()), of all assigned buffers after all are read;
+self.buffer = y     at the end of forward: buffer.copy_(y), of all assigned buffers after all are read;
                     the same for a parameter that takes no gradient
 """
 
@@ -96,10 +96,10 @@ def _store(slots: Sequence[_Slot], before: Sequence[Tensor | None]) -> None:
     ]
     for name, holder, key, old in changed:
         _check(name, old, holder.get(key))
-    values = [holder[key].detach().clone() for _, holder, key, _ in changed]
+    values = [holder[key].clone() for _, holder, key, _ in changed]
     for (_, holder, key, old), value in zip(changed, values, strict=True):
         assert old is not None
-        old.detach().copy_(value)
+        old.copy_(value)
         holder[key] = old
 
 
