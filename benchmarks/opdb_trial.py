@@ -54,11 +54,11 @@ class Row:
     seconds: float = 0.0
 
 
-@dataclass(slots=True)
-class _Seen:
-    """What was run so far."""
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The programs that were run so far, and the operators that some of them split, or none could."""
 
-    programs: int = 0
+    programs: list[str] = field(default_factory=list)
     split: dict[str, None] = field(default_factory=dict)
     whole: dict[str, None] = field(default_factory=dict)
 
@@ -78,7 +78,7 @@ def tried(name: str, info: Any, count: int, grids: Sequence[str]) -> Row:  # noq
     samples, why = _comparable(info, count)
     if not samples:
         return Row(name, "nocompare", why=(why,))
-    seen = _Seen()
+    seen = Seen()
     each = _each(samples, grids, seen)
     status = min((status for status, _ in each), key=ORDER.index)
     reasons = dict.fromkeys(f"{status}: {text}" for status, text in each if status != "ok")
@@ -87,7 +87,7 @@ def tried(name: str, info: Any, count: int, grids: Sequence[str]) -> Row:  # noq
         status,
         len(samples),
         sum(status == "ok" for status, _ in each),
-        seen.programs,
+        len(seen.programs),
         tuple(seen.split),
         tuple(seen.whole),
         tuple(reasons),
@@ -95,9 +95,9 @@ def tried(name: str, info: Any, count: int, grids: Sequence[str]) -> Row:  # noq
     )
 
 
-def _each(samples: list[Sample], grids: Sequence[str], seen: _Seen) -> list[tuple[str, str]]:
+def _each(samples: list[Sample], grids: Sequence[str], seen: Seen) -> list[tuple[str, str]]:
     """Status and reason of every sample; halves are tried where not all are right."""
-    found = _outcome(samples, grids, seen)
+    found = outcome(samples, grids, seen)
     if found[0] == "ok" or len(samples) == 1:
         return [found] * len(samples)
     half = len(samples) // 2
@@ -155,19 +155,20 @@ def _eager(model: Calls) -> dict[str, Tensor]:
     return {**{name: one.detach() for name, one in out.items()}, **gradients}
 
 
-def _outcome(samples: list[Sample], grids: Sequence[str], seen: _Seen) -> tuple[str, str]:
+def outcome(samples: list[Sample], grids: Sequence[str], seen: Seen | None = None) -> tuple[str, str]:
     """Status and reason of some samples together."""
+    seen = seen or Seen()
     model = Calls(samples)
     expected = _eager(model)
     try:
         outputs = [name for name in expected if name.startswith("call")]
         one = autopar.compile(model, model.inputs(), grid=grids[0], loss="loss", outputs=outputs)
         _try(one, model, expected)
-        seen.programs += 1
+        seen.programs.append(grids[0])
         for grid in grids:
             for pins in _rounds(one.graph, grid, seen):
                 _try(one.replan(grid=grid, pin=pins), model, expected)
-                seen.programs += 1
+                seen.programs.append(grid)
     except Differs as error:
         return "WRONG", str(error)
     except AutoparError as error:
@@ -210,7 +211,7 @@ def _run(one: Compiled, model: Calls, wanted: Sequence[str]) -> list[dict[str, T
     return simulate(GridShape.parse(one.plan.grid).size, rank)
 
 
-def _rounds(graph: Graph, grid: str, seen: _Seen) -> Iterator[list[str]]:
+def _rounds(graph: Graph, grid: str, seen: Seen) -> Iterator[list[str]]:
     """Pins that take every call of the samples through all its letters, those of all calls at once."""
     offered = {}
     for node in graph.nodes:
@@ -253,6 +254,10 @@ def _compare(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], relati
         other = found[name]
         if other.shape != one.shape or other.dtype != one.dtype:
             raise Differs(f"{name} is {other.dtype} {tuple(other.shape)}, not {one.dtype} {tuple(one.shape)}")
+        if not (one.is_floating_point() or one.is_complex()):
+            if not torch.equal(one, other):
+                raise Differs(f"{name} differs")
+            continue
         finite = one[torch.isfinite(one)].abs()
         scale = max(1.0, float(finite.max())) if finite.numel() else 1.0
         if not torch.allclose(other, one, rtol=0.0, atol=relative * scale, equal_nan=True):

@@ -199,8 +199,9 @@ register(
 def _meshgrid(call: Call) -> Rule:
     """Every result has the letters of all operands."""
     names = [f"m{i}" for i in range(len(call.operands))]
-    order = [names[1], names[0], *names[2:]] if dict(call.node.kwargs).get("indexing") == "xy" else names
-    extents = {name: max(1, value.numel) for name, value in zip(names, call.operands, strict=True)}
+    turned = dict(call.node.kwargs).get("indexing") == "xy"
+    order = [*names[1::-1], *names[2:]] if turned else names
+    extents = {name: value.numel for name, value in zip(names, call.operands, strict=True)}
     operands = tuple(((name,),) if value.shape else () for name, value in zip(names, call.operands, strict=True))
     after: Dims = tuple((name,) for name in order)
     return Rule(operands, tuple(after if value.name else () for value in call.results), extents)

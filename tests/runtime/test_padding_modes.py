@@ -104,10 +104,10 @@ def paddings(draw):
     shape, numbers = [], []
     for _ in range(spatial):
         n = draw(st.integers(1, 7))
-        most = {"reflect": n - 1, "circular": n}.get(mode, 4)
-        least = -1 if mode == "zeros" and n > 2 else 0
+        cuts = draw(st.sampled_from(((0, 0), (0, 0), (1, 0), (0, 2), (1, 1)) if n > 2 else ((0, 0),)))
+        most = {"reflect": n - 1, "circular": n - sum(cuts)}.get(mode, 4)  # a ring is closed without what is cut off
         shape.append(n)
-        numbers = [draw(st.integers(least, most)), draw(st.integers(least, most)), *numbers]
+        numbers = [*(-cut or draw(st.integers(0, most)) for cut in cuts), *numbers]
     return (1, 2, *shape), Pad(tuple(numbers), mode, draw(st.sampled_from((0.0, 2.5)))), draw(layouts(spatial))
 
 

@@ -34,6 +34,9 @@ PARTS = {
     "zero_fill": zero_fill,
     "all_to_all": lambda x, dim, axis, extent: all_to_all(x, axis, Shard(dim), Shard((dim + 1) % 4), extent),
 }
+# the same dim, read as blocks of a row: it is all the first rank's then
+RECUT = {"recut": lambda x, dim, axis, extent: all_to_all(x, axis, Shard(dim), Shard(dim, extent), extent)}
+EVERY = WHOLE | PARTS | RECUT
 
 
 def made(rank, shape, last):
@@ -49,10 +52,10 @@ def step(name, shape, dim, cuts, lasts):
         (axis,) = grid.axes
         axis.move(cuts)
         local = list(shape)
-        if name in PARTS:
+        if name in PARTS | RECUT:
             local[dim] = axis.part(shape[dim])
         x = made(grid.rank, local, lasts[grid.rank]).requires_grad_()
-        y = (WHOLE | PARTS)[name](x, dim, axis, shape[dim])
+        y = EVERY[name](x, dim, axis, shape[dim])
         dy = made(7 if name in ("gather", "all_sum") else grid.rank + 9, y.shape, lasts[grid.rank])
         (dx,) = torch.autograd.grad(y, x, dy)
         return y.detach(), dx, (order(x), order(y)), (order(dy), order(dx))
@@ -62,7 +65,7 @@ def step(name, shape, dim, cuts, lasts):
 
 @settings(deadline=None, max_examples=60)
 @given(
-    name=st.sampled_from(sorted(WHOLE | PARTS)),
+    name=st.sampled_from(sorted(EVERY)),
     dim=st.integers(0, 3),
     shape=st.tuples(*[st.integers(1, 5)] * 4),
     lasts=st.lists(st.booleans(), min_size=2, max_size=3),
