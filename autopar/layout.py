@@ -17,6 +17,7 @@ them scales gradients by the axis size and passes every shape check, so they are
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -74,6 +75,18 @@ def dual(layout: Layout) -> Layout:
     if isinstance(layout, Copied):
         return Partial()
     return layout
+
+
+def muddles(read: Iterable[Layout], made: Iterable[Layout]) -> bool:
+    """Whether a call would take one meaning of whole for the other, whatever it computes.
+
+    `read` and `made` are how a gradient's tensors lie on one axis before and behind the call. Behind Replicate every rank
+    has the whole gradient, behind all others an addend or a part of it. So a rank that reads Copied, whose gradients are
+    summed, may not make Replicate: the sum would count it once per rank. One that reads Replicate, whose gradients are
+    not, may make nothing else.
+    """
+    before, behind = set(map(type, read)), set(map(type, made))
+    return (Copied in before and Replicate in behind) or (Replicate in before and bool(behind - {Replicate}))
 
 
 def even_bounds(extent: int, parts: int) -> tuple[int, ...]:

@@ -1,7 +1,8 @@
 """Executes the steps of all ranks symbolically and proves them sound before a program is written.
 
 Two things are proved. Types: every step reads tensors that are held in exactly the layouts it asks for, every call does what its
-rule allows, every conversion is a legal cell of the table, so Replicate and Copied are never mixed. Order: every collective is
+rule allows, every conversion is a legal cell of the table, and where gradients flow no call reads one meaning of whole and makes
+the other, whatever its rule says, so Replicate and Copied are never mixed. Order: every collective is
 entered by all ranks of its axis in one order, so that no rank waits for one that does not come.
 """
 
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 
 from autopar.codegen.steps import Convert, Held, Loop, Program, Run, Step, Update, running
 from autopar.grid import GridShape
-from autopar.layout import Copied, Layouts, Partial, Replicate, Shard
+from autopar.layout import Copied, Layouts, Partial, Replicate, Shard, muddles
 from autopar.ops.rule import choices
 
 CELLS: Mapping[str, tuple[type, type]] = {
@@ -101,6 +102,22 @@ def _check_run(step: Run) -> None:
         for i, written in enumerate(step.writes):
             if written is not None and written.layouts[axis] != choice.results[i]:
                 raise UnsoundProgram(f"{item.node.name} yields {choice.results[i]} on axis {axis}, not {written}")
+    _check_meanings(step)
+
+
+def _check_meanings(step: Run) -> None:
+    """Where gradients flow, Replicate and Copied are not mixed, whatever the record says: layouts alone are looked at."""
+    call = step.described.call
+    read = [one.layouts for one, value in zip(step.reads, call.operands, strict=True) if value.differentiable]
+    written = zip(step.writes, call.results, strict=True)
+    made = [one.layouts for one, value in written if one is not None and value.differentiable]
+    for axis in range(len(step.strategy)):
+        before, behind = [one[axis] for one in read], [one[axis] for one in made]
+        if muddles(before, behind):
+            shown = f"{', '.join(map(str, before))} and makes {', '.join(map(str, behind))}"
+            raise UnsoundProgram(
+                f"{step.described.node.name} on axis {axis} reads {shown}: gradients of another meaning"
+            )
 
 
 def _check_in_place(step: Run, homes: Mapping[str, Layouts]) -> None:

@@ -4,7 +4,7 @@ Resizing n rows to m is, along one dim, ``y_j = sum_t w_tj x[r_tj]`` with taps t
 factor, where one is given), and g = (n - 1) / (m - 1), q = g j where corners are aligned:
 
     nearest         r = floor(g j)                                        nearest-exact   r = floor(g (j + 1/2))
-    linear          q = max(0, g (j + 1/2) - 1/2), r = floor(q) and the next, weights 1 - (q - r) and q - r
+    linear          q = max(0, g (j + 1/2) - 1/2), r = floor(q) and the next, weights 1 - (q - r) and q - r; q = j if m = n
     cubic           q = g (j + 1/2) - 1/2, r from floor(q) - 1 to floor(q) + 2, Keys' weights with a = -3/4
     area            r from floor(j n / m) to ceil((j + 1) n / m) - 1, equal weights
 
@@ -176,6 +176,8 @@ def _source(resize: Resize, n: int, j: Tensor) -> Tensor:
     """q of every result row."""
     m = resize.result
     one = torch.ones((), dtype=j.dtype)
+    if resize.kind == "linear" and m == n:  # torch then copies, whatever the factor
+        return j
     if resize.align:
         return j * (one * (n - 1) / (m - 1) if m > 1 else one * 0)
     g = one / resize.factor if resize.factor else one * n / m

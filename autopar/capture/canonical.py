@@ -84,16 +84,24 @@ def _front(name: str, value: Argument, node: fx.Node) -> Argument:
     """A dim or a tuple of dims, counted from the front."""
     if name not in _DIM_NAMES:
         return value
-    count = _ndim(node) + (str(node.target) in _ONE_MORE)
     if isinstance(value, tuple):
         return tuple(_front(name, item, node) for item in value)
-    return value + count if isinstance(value, int) and value < 0 else value
+    return value + (_counted(node) or 0) if isinstance(value, int) and value < 0 else value
 
 
-def _ndim(node: fx.Node) -> int:
-    first = node.args[0]
-    first = first[0] if isinstance(first, list | tuple) else first
-    return len(first.meta["val"].shape) if isinstance(first, fx.Node) else 0
+def _counted(node: fx.Node) -> int | None:
+    """How many dims a negative one is counted by: those of the first tensor, and one more for a few.
+
+    None where another tensor, or the result, has more of them: the dim may be one of that. It stays negative then.
+    """
+    if not isinstance(node.args[0], fx.Node | list | tuple):
+        return None
+    ndim, *others = [len(one.meta["val"].shape) for one in node.all_input_nodes if hasattr(one.meta["val"], "shape")]
+    if str(node.target) in _ONE_MORE:
+        return ndim + 1
+    made = node.meta["val"]
+    results = [len(one.shape) for one in (made if isinstance(made, list | tuple) else [made]) if one is not None]
+    return ndim if max([*others, *results]) <= ndim else None
 
 
 def _slice(args: list[Argument], node: fx.Node) -> list[Argument]:

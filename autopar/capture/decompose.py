@@ -15,6 +15,12 @@ Writes into parts of a tensor, which functionalization leaves behind, as joins o
     slice_scatter(x, y, dim, start, end)    cat(x[:start], y, x[end:])
     select_scatter(x, y, dim, i)            cat(x[:i], y[None], x[i + 1:])
     copy(x, y), fill(x, y)                  y expanded to x, in x's dtype
+
+Tensors that only lend a shape or a dtype, by that: a graph does not read them.
+
+    type_as(x, y), to(x, y)                 x.to(y.dtype)
+    expand_as(x, y), broadcast_to           x.expand(y.shape), also of each of broadcast_tensors
+    view_as(x, y), reshape_as(x, y)         x.reshape(y.shape)
 """
 
 from __future__ import annotations
@@ -57,6 +63,13 @@ def table() -> dict[Any, Callable[..., object]]:
         aten.fill.Scalar: fill,
         aten.min.other: torch.minimum,
         aten.max.other: torch.maximum,
+        aten.type_as.default: as_dtype_of,
+        aten.to.other: as_dtype_of,
+        aten.expand_as.default: expand_as,
+        aten.broadcast_to.default: broadcast_to,
+        aten.broadcast_tensors.default: broadcast_tensors,
+        aten.view_as.default: reshape_as,
+        aten.reshape_as.default: reshape_as,
     }
 
 
@@ -198,3 +211,29 @@ def copy(x: Tensor, y: Tensor, non_blocking: bool = False) -> Tensor:
 def fill(x: Tensor, value: float) -> Tensor:
     """One number in x's shape and dtype."""
     return torch.full_like(x, value)
+
+
+def as_dtype_of(x: Tensor, y: Tensor, *options: object) -> Tensor:
+    """x in y's dtype."""
+    return x.to(y.dtype)
+
+
+def expand_as(x: Tensor, y: Tensor) -> Tensor:
+    """x in y's shape."""
+    return x.expand(y.shape)
+
+
+def broadcast_to(x: Tensor, size: Sequence[int]) -> Tensor:
+    """x in this shape."""
+    return x.expand(size)
+
+
+def broadcast_tensors(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """All of them in the shape that they have together."""
+    shape = torch.broadcast_shapes(*(one.shape for one in tensors))
+    return [one.expand(shape) for one in tensors]
+
+
+def reshape_as(x: Tensor, y: Tensor) -> Tensor:
+    """x with y's dims."""
+    return x.reshape(y.shape)

@@ -145,6 +145,7 @@ def _plain_samples() -> tuple[Sample, ...]:
         Sample(
             (x, w, T((4,), "constant"), (1, 2), (0, 1), (1, 1), False, (0, 0), 1), target="aten.convolution.default"
         ),
+        Sample((x, T((4, 2, 1, 1)), b, (1, 1), (0, 0), (1, 1), False, (0, 0), 2), target="aten.convolution.default"),
         Sample((x, T((4, 1, 3, 2)), None, (2, 1), (1, 0), (1, 1), True, (1, 0), 2), target="aten.convolution.default"),
     )
 

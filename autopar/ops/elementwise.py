@@ -13,7 +13,7 @@ from typing import Any
 from autopar.graph import Dtype
 from autopar.ops.op import Emit, Local, Op, Sample, T, register
 from autopar.ops.rule import Call, Rule, broadcast, floating, with_linear
-from autopar.ops.text import atom, function, invoke, literal, method
+from autopar.ops.text import atom, function, invoke, literal, method, options, overload
 
 _X = T((4, 6))
 _POSITIVE = T((4, 6), "unit")
@@ -36,6 +36,12 @@ def _prefix(symbol: str) -> Emit:
     return emit
 
 
+def _emit_hardtanh(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """torch.nn.functional refuses bounds in the wrong order, which the operator takes."""
+    table = options(args, kwargs, 1, (("min_val", -1.0), ("max_val", 1.0)))
+    return invoke("F.hardtanh", args[:1], table) if table[0][1] <= table[1][1] else overload(call, args, kwargs)
+
+
 # Pointwise functions of one tensor: ATen name, how it is printed, what autograd keeps, further argument samples.
 _FUNCTIONS: tuple[tuple[str, Emit, str, tuple[tuple[object, ...], ...]], ...] = (
     ("relu", function("F.relu", 1), "output", ((_X,),)),
@@ -47,7 +53,7 @@ _FUNCTIONS: tuple[tuple[str, Emit, str, tuple[tuple[object, ...], ...]], ...] = 
     ("elu", function("F.elu", 1, ("alpha", 1.0)), "output", ((_X,), (_X, 0.5))),
     ("selu", function("F.selu", 1), "output", ((_X,),)),
     ("leaky_relu", function("F.leaky_relu", 1, ("negative_slope", 0.01)), "inputs", ((_X,), (_X, 0.2))),
-    ("hardtanh", function("F.hardtanh", 1, ("min_val", -1.0), ("max_val", 1.0)), "inputs", ((_X, -0.5, 0.5),)),
+    ("hardtanh", _emit_hardtanh, "inputs", ((_X, -0.5, 0.5),)),
     ("hardswish", function("F.hardswish", 1), "inputs", ((_X,),)),
     ("hardsigmoid", function("F.hardsigmoid", 1), "inputs", ((_X,),)),
     ("softplus", function("F.softplus", 1, ("beta", 1.0), ("threshold", 20.0)), "inputs", ((_X,), (_X, 2.0, 9.0))),
@@ -131,7 +137,7 @@ def _emit_first_number(name: str) -> Emit:
     return emit
 
 
-for _name, _sample in (("polygamma", (1, _POSITIVE)), ("mvlgamma", (T((4, 6), "positive"), 1))):
+for _name, _sample in (("polygamma", (1, _POSITIVE)), ("mvlgamma", (_POSITIVE, 1))):
     register(
         Op(
             _name, (f"aten.{_name}.default",), "d* -> d*", _unary, _emit_first_number(f"torch.{_name}"),
@@ -182,16 +188,10 @@ def _emit_cast(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwar
 
 
 def _cast(call: Call) -> Rule:
-    """The first operand's elements in another dtype; a second tensor (`type_as`) only lends its dtype."""
-    first = replace(call, operands=call.operands[:1])
-    rule = _linear_unary(first)
-    if len(call.operands) == 1:
-        return rule
-    lent = call.operands[1]
-    extents = {f"x{i}": n for i, n in enumerate(lent.shape)}
-    whole = {letter: frozenset({0}) for letter in extents}  # whatever is split of it changes nothing
-    operands = (*rule.operands, tuple((letter,) for letter in extents))
-    return replace(rule, operands=operands, extents={**rule.extents, **extents}, whole=whole)
+    """The first operand's elements in another dtype; a second tensor (`type_as`) lends its dtype, and has no letters."""
+    rule = _linear_unary(replace(call, operands=call.operands[:1]))
+    lent = tuple(tuple(() for _ in value.shape) for value in call.operands[1:])
+    return replace(rule, operands=(*rule.operands, *lent))
 
 
 register(
@@ -213,7 +213,10 @@ register(
         samples=(
             Sample((_X,), (("dtype", Dtype("float64")),)),
             Sample((T((4, 6), "bool"), Dtype("float64")), target="aten.to.dtype"),
+            Sample((_X, Dtype("float32")), target="aten.to.dtype"),
             Sample((T((4, 6), "index 9"), T((3,))), target="aten.type_as.default"),
+            Sample((_X, T((3,), "float32")), target="aten.type_as.default"),
+            Sample((_X, T((4, 6), "float32")), target="aten.to.other"),
         ),
     )
 )

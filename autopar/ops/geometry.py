@@ -42,21 +42,21 @@ def _shape(call: Call) -> tuple[int, ...]:
     return tuple(map(max, *padded))
 
 
-def _along(call: Call, dim: int, keepdim: bool) -> Rule:
-    """Both operands along one whole dim, which goes away."""
+def along(call: Call, given: object, keepdim: bool = False) -> Rule:
+    """Both operands along one whole dim of what they are broadcast to, which goes away."""
     rule = _full(call, _shape(call))
-    names = rule.results[0]
+    names, dim = rule.results[0], normal_dim(given, len(_shape(call)))
     kept = tuple(() if i == dim else name for i, name in enumerate(names) if keepdim or i != dim)
     return replace(rule, results=(kept,), frozen=frozenset({f"d{dim}"}))
 
 
 def _cosine(call: Call) -> Rule:
-    return _along(call, normal_dim(call.arg(2, "dim", 1), len(_shape(call))), False)
+    return along(call, call.arg(2, "dim", 1))
 
 
 def _pairwise(call: Call) -> Rule:
     """A distance with p = 1 is a sum over the coordinates."""
-    rule = _along(call, len(_shape(call)) - 1, bool(call.arg(4, "keepdim", False)))
+    rule = along(call, -1, bool(call.arg(4, "keepdim", False)))
     return replace(rule, frozen=frozenset()) if call.arg(2, "p", 2.0) == 1 else rule
 
 

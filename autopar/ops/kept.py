@@ -168,7 +168,8 @@ def _entropy(call: Call, rule: Rule, split: Collection[str]) -> str:
     if _counts(call):
         return "=x0 x1 x2"
     smoothed = len(call.operands) > 2 or call.arg(5, "label_smoothing", 0.0) != 0
-    return "=x0 =x0 x2" if smoothed else "=x0 x1"
+    learned = "x1 " * call.operands[1].differentiable  # the targets have a gradient themselves
+    return f"=x0 =x0 {learned}x2" if smoothed else "=x0 x1"
 
 
 def _classes(rule: Rule) -> set[str]:
@@ -227,7 +228,8 @@ _KEPT: dict[str, Words] = {
     "frexp": "y1",
     "logsumexp": "x0 y0", "logcumsumexp": "x0 y0", "log_sigmoid": "x0 =x0", "norm": "x0 y0", "prod": "x0 y0",
     "cumprod": "x0 y0", "std": "x0 y0", "std_mean": "x0 y0", "cdist": "x0 x1 y0", "hypot": "x0 x1 y0",
-    "copysign": "x0 y0", "complex": "x0 x1", "sgn": "x0 y0", "qr": "y0 y1", "inv": "y0", "solve_triangular": "x0 y0", "rot90": "",
+    "copysign": "x0 y0", "complex": "x0 x1", "sgn": "x0 y0", "qr": "y0 y1", "inv": "y0", "cholesky": "y0",
+    "eigh": "y0 y1", "solve_triangular": "x0 y0", "rot90": "",
     "fourier": _transformed,
     **dict.fromkeys(("special_erfcx", "special_i0e", "special_i1", "special_i1e", "special_log_ndtr"), "x0 y0"),
     "elu": "x0", "selu": "x0", "erfinv": "x0", "special_ndtri": "y0",

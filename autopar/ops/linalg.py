@@ -26,7 +26,7 @@ def _flops(call: Call, rule: Rule) -> float:
     return float(call.operands[0].numel * call.operands[0].shape[-1])
 
 
-_DEFINITE = T((6, 1, 1), "positive")
+_DEFINITE = T((4, 3, 3), "definite")
 _TABLE: tuple[tuple[str, str, str, tuple[set[int], ...], Emit, tuple[Sample, ...]], ...] = (
     ("inv", "aten.linalg_inv.default", "b* [n] [n] -> b* [n] [n]", (), function("torch.linalg.inv", 1), (Sample((_SQUARE,)),)),
     (
@@ -39,14 +39,14 @@ _TABLE: tuple[tuple[str, str, str, tuple[set[int], ...], Emit, tuple[Sample, ...
         (Sample((_SQUARE,)),),
     ),
     ("cholesky", "aten.linalg_cholesky.default", "b* [n] [n] -> b* [n] [n]", (),
-     function("torch.linalg.cholesky", 1), (Sample((_DEFINITE,)),)),
+     function("torch.linalg.cholesky", 1, ("upper", False)), (Sample((_DEFINITE,)), Sample((_DEFINITE,), (("upper", True),)))),
     ("qr", "aten.linalg_qr.default", "b* [n] [m] -> b* [n] [k], b* [k] [m]", (),
      function("torch.linalg.qr", 1, ("mode", "reduced")), (Sample((T((4, 3, 2)),)),)),
     ("svdvals", "aten.linalg_svdvals.default", "b* [n] [m] -> b* [k]", (), function("torch.linalg.svdvals", 1),
      (Sample((T((4, 3, 2)),)),)),
-    ("eigh", "aten.linalg_eigh.default", "b* [n] [n] -> b* [n], b* [n] [n]", (), function("torch.linalg.eigh", 1),
-     (Sample((T((4, 3, 3), "constant"),)),)),
-    ("eigvalsh", "aten.linalg_eigvalsh.default", "b* [n] [n] -> b* [n]", (), function("torch.linalg.eigvalsh", 1),
+    ("eigh", "aten.linalg_eigh.default", "b* [n] [n] -> b* [n], b* [n] [n]", (), function("torch.linalg.eigh", 1, ("UPLO", "L")),
+     (Sample((_SQUARE,)),)),
+    ("eigvalsh", "aten.linalg_eigvalsh.default", "b* [n] [n] -> b* [n]", (), function("torch.linalg.eigvalsh", 1, ("UPLO", "L")),
      (Sample((_SQUARE,)),)),
     ("solve_triangular", "aten.linalg_solve_triangular.default", "b* [n] [n], b* [n] m -> b* [n] m", ({1},),
      function("torch.linalg.solve_triangular", 2, ("upper", None), ("left", True), ("unitriangular", False)),

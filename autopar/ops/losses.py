@@ -103,6 +103,7 @@ register(
             Sample((T((6, 4)), T((6,), "labels 4"), T((4,), "positive"))),
             Sample((T((2, 4, 3)), T((2, 4, 3), "positive"), T((4,), "positive"), 1, -100, 0.2)),
             Sample((T((2, 6, 2)), T((2, 2), "labels 6"), None, 0, -100, 0.1)),
+            Sample((T((4, 3)), T((4, 3), "unit"), T((3,), "unit"))),
         ),
     )
 )
@@ -150,7 +151,7 @@ _ELEMENTWISE: tuple[tuple[str, str, int, int, _Options, tuple[tuple[object, ...]
     ("huber_loss", "F.huber_loss", 2, 2, ((3, "delta", 1.0),), ((_X, _Y, 1, 0.5),)),
     ("soft_margin_loss", "F.soft_margin_loss", 2, 2, (), ((_X, _P),)),
     (
-        "kl_div", "F.kl_div", 2, 2, (), ((_X, _P), (_X, _P, 2)),
+        "kl_div", "F.kl_div", 2, 2, (), ((_X, _P), (_X, _P, 2), (_X, T((4, 6), "unit"))),
     ),
     (
         "binary_cross_entropy", "F.binary_cross_entropy", 3, 2, ((2, "weight", None),),
@@ -161,7 +162,7 @@ _ELEMENTWISE: tuple[tuple[str, str, int, int, _Options, tuple[tuple[object, ...]
         ((2, "weight", None), (3, "pos_weight", None)),
         (
             (_X, _P), (_X, _P, None, T((6,), "positive")),
-            (_X, _P, T((4, 1), "positive"), None, 1), (_X, _P, None, None, 0),
+            (_X, _P, T((4, 1), "positive"), None, 1), (_X, _P, None, None, 0), (_X, _Y),
         ),
     ),
 )  # fmt: skip
@@ -170,6 +171,8 @@ _ELEMENTWISE: tuple[tuple[str, str, int, int, _Options, tuple[tuple[object, ...]
 def _elementwise_rule(position: int) -> Any:  # noqa: ANN401
     def rule(call: Call) -> Rule:
         """One letter per dim, aligned from the right; without reduction the result keeps them."""
+        if call.operands[0].shape != call.operands[1].shape:  # torch.nn.functional broadcasts before it calls
+            raise ValueError("a loss of tensors with different shapes")
         longest = max((value.shape for value in call.operands[:2]), key=len)
         shape = tuple(
             max(

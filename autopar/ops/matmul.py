@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from autopar.ops.geometry import along
 from autopar.ops.op import Emit, Local, Op, Sample, T, register
 from autopar.ops.rule import Call, Dims, Rule, letters, with_linear
 from autopar.ops.text import atom, function, invoke, literal
@@ -141,7 +142,9 @@ def _addbmm(call: Call) -> Rule:
 
 
 def _addmv(call: Call) -> Rule:
-    return _scaled(call, "m, m k, k -> m", (1, 2))
+    """torch keeps the one row of a broadcast term where the result has none."""
+    rule = _scaled(call, "m, m k, k -> m", (1, 2))
+    return rule if call.operands[0].shape == call.results[0].shape else replace(rule, filled=frozenset({"m"}))
 
 
 def _addr(call: Call) -> Rule:
@@ -174,7 +177,8 @@ def _weight_norm(call: Call) -> Rule:
 
 
 def _vecdot(call: Call) -> Rule:
-    return with_linear(letters("b* k, b* k -> b*", call), {0}, {1})
+    """Summed along a dim of what both are broadcast to."""
+    return with_linear(replace(along(call, call.arg(2, "dim", -1)), frozen=frozenset()), {0}, {1})
 
 
 _SCALES = (("beta", 1), ("alpha", 1))
@@ -209,8 +213,8 @@ _PRODUCTS: tuple[tuple[str, str, str, Callable[[Call], Rule], Emit, tuple[Sample
         (Sample((T((6, 4)), T((6, 1)), 0)), Sample((T((3, 4, 2)), T((1, 4, 1)), 1))),
     ),
     (
-        "vecdot", "aten.linalg_vecdot.default", "b* k, b* k -> b*", _vecdot, function("torch.linalg.vecdot", 2),
-        (Sample((_X, _X)),),
+        "vecdot", "aten.linalg_vecdot.default", "b* k, b* k -> b*", _vecdot, function("torch.linalg.vecdot", 2, ("dim", -1)),
+        (Sample((_X, _X)), Sample((T((2, 4, 6)), T((4, 1))), (("dim", 1),))),
     ),
 )  # fmt: skip
 for _name, _target, _note, _rule, _emit, _samples in _PRODUCTS:

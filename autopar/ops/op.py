@@ -20,7 +20,8 @@ from autopar.ops.rule import Call, Rule
 class T:
     """A tensor in a sample: its shape and what it is filled with.
 
-    With a gradient: ``"normal"``, ``"unit"`` (in (0.1, 0.9)), ``"complex"`` (complex128). Without: ``"constant"``
+    With a gradient: ``"normal"``, ``"unit"`` (in (0.1, 0.9)), ``"complex"`` (complex128), ``"definite"`` (matrices that
+    are symmetric and positive definite). Without: ``"constant"``
     (normal), ``"positive"`` (in (0.5, 1.5)), ``"probabilities D"`` (positive, sum 1 along dim D), ``"bool"``, ``"mask"``
     (bool, at least one true along the last dim); and int64: ``"index N"`` (below N), ``"labels N"`` (below N, some of
     them -100), ``"sorted N"`` (ascending along the last dim), ``"distinct N"`` (no number twice along the last dim).

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from autopar.graph import Dtype
 from autopar.ops.op import Emit, Expr, Local, Op, Sample, T, register
 from autopar.ops.rule import Call, Dims, Rule, with_linear
-from autopar.ops.text import invoke, literal, over_text, pick, sizes
+from autopar.ops.text import invoke, over_text, pick, sizes
 
 if TYPE_CHECKING:
     import torch
@@ -55,9 +55,9 @@ def _emit_like(name: str, given: int) -> Emit:
     """``rand_like(x)``, with the first `given` arguments."""
 
     def emit(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-        text = invoke(name, args[:given], [("over", over_text(rule, local, rule.results[0]), None)])
-        cast = call.results[0].dtype != call.operands[0].dtype
-        return f"{text}.to({literal(Dtype(call.results[0].dtype))})" if cast else text
+        if call.results[0].dtype != call.operands[0].dtype:  # drawn in that dtype
+            return _emit_sized(name.removesuffix("_like"))(call, rule, local, args, kwargs)
+        return invoke(name, args[:given], [("over", over_text(rule, local, rule.results[0]), None)])
 
     return emit
 
@@ -183,5 +183,5 @@ _random(
 )  # fmt: skip
 _random(
     "uniform", ("aten.uniform.default",), _every_dim, _emit_scaled("rand_like"), "",
-    Sample((T((4, 6), "constant"),)), Sample((T((4,), "constant"), -1.0, 2.0)),
+    Sample((T((4, 6)),)), Sample((T((4,), "constant"), -1.0, 2.0)),
 )  # fmt: skip

@@ -87,7 +87,7 @@ def _plain_dtype(rule: Callable[[Call], Rule]) -> Callable[[Call], Rule]:
     """Refuse a call that asks for another dtype than its result has anyway."""
 
     def checked(call: Call) -> Rule:
-        if floating(call.operands[0]) and call.results[0].dtype != call.operands[0].dtype:
+        if call.results[0].dtype != (call.operands[0].dtype if floating(call.operands[0]) else "int64"):
             raise ValueError("a sum in another dtype")
         return rule(call)
 
@@ -155,9 +155,11 @@ def _emit_over(plain: str, split: str) -> Emit:
 
     def emit(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
         axes, gone = _summed_axes(call, local, 1), _dims(call, 1)
-        if not axes:
+        if not axes and plain != "logsumexp":  # which has to be told its dims
             return f"{atom(args[0])}.{plain}{_arguments(call, 1)}"
         given = (args[0], gone[0] if len(gone) == 1 else gone)
+        if not axes:
+            return f"{atom(args[0])}.{plain}{invoke('', given[1:], [('keepdim', _keepdim(call), False)])}"
         return invoke(split, given, [("keepdim", _keepdim(call), False), ("over", axes_text(axes), None)])
 
     return emit
@@ -195,6 +197,8 @@ def _emit_placed(name: str, split: str, whole: str) -> Emit:
 
     def emit(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
         axes, gone = _summed_axes(call, local, 1), _dims(call, 1)
+        if not axes and call.arg(1, "dim") is None:
+            return f"{atom(args[0])}.{name}{invoke('', (), [('keepdim', _keepdim(call), False)])}"
         if not axes:
             return f"{atom(args[0])}.{name}{_arguments(call, 1)}"
         if call.arg(1, "dim") is None:
@@ -231,14 +235,22 @@ def _emit_any(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwarg
     return f"~{text}" if axes and name == "all" else text
 
 
+def _any(call: Call) -> Rule:
+    """Raises ValueError for no dims at all, which some forms take to be none, and others to be all."""
+    if call.arg(1, "dim") == ():
+        raise ValueError("no dims")
+    return _over_dims(1)(call)
+
+
 for _name in ("any", "all"):
     _reduce(
-        _name, (f"aten.{_name}.dim", f"aten.{_name}.default", f"aten.{_name}.dims"), "a d b -> a b", _over_dims(1),
+        _name, (f"aten.{_name}.dim", f"aten.{_name}.default", f"aten.{_name}.dims"), "a d b -> a b", _any,
         _emit_any, "",
         Sample((T((4, 6), "bool"), 1)), Sample((T((4, 6), "bool"),), target=f"aten.{_name}.default"), sums=1,
     )  # fmt: skip
 _reduce(
-    "prod", ("aten.prod.dim_int", "aten.prod.default"), "a [d] b -> a b", _whole_dims(1), _emit_method("prod"),
+    "prod", ("aten.prod.dim_int", "aten.prod.default"), "a [d] b -> a b", _plain_dtype(_whole_dims(1)),
+    _emit_method("prod"),
     "inputs", Sample((_X, 1)), Sample((_X,), target="aten.prod.default"),
 )  # fmt: skip
 _reduce(
@@ -255,7 +267,8 @@ def _emit_spread(name: str) -> Emit:
     """``x.var(1, correction=0)``, or the function of the runtime where a reduced dim is split."""
 
     def emit(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-        gone, axes = _dims(call, 1), _summed_axes(call, local, 1)
+        place = _dims_place(call)
+        gone, axes = _dims(call, place), _summed_axes(call, local, place)
         correction = kwargs.get("correction", 1)
         if call.node.target.endswith((".dim", ".default")):
             at = 2 if call.node.target.endswith(".dim") else 1
@@ -270,10 +283,15 @@ def _emit_spread(name: str) -> Emit:
 
 
 def _spread(call: Call) -> Rule:
-    """Variance and deviation. The form without dims has `unbiased` where others have them."""
-    if call.node.target.endswith(".default"):
-        return _over_dims(9)(call)
-    return _over_dims(1)(call)
+    """Variance and deviation. Raises ValueError for no dims at all, of which torch's gradient is another."""
+    if call.arg(_dims_place(call), "dim") == ():
+        raise ValueError("no dims")
+    return _over_dims(_dims_place(call))(call)
+
+
+def _dims_place(call: Call) -> int:
+    """Where dims are given: the form without them has `unbiased` there."""
+    return 9 if call.node.target.endswith(".default") else 1
 
 
 for _name in ("var", "std"):
@@ -359,9 +377,16 @@ def _emit_pair(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwar
     return invoke(f"torch.{name}", (args[0], dims), rest)
 
 
+def _pair(call: Call) -> Rule:
+    """Raises ValueError for no dims at all, of which torch's gradient is another."""
+    if call.arg(1, "dim") == ():
+        raise ValueError("no dims")
+    return _whole_dims(1)(call)
+
+
 for _name in ("var_mean", "std_mean"):
     _reduce(
-        _name, (f"aten.{_name}.correction", f"aten.{_name}.dim"), "a [d] b -> a b, a b", _whole_dims(1), _emit_pair,
+        _name, (f"aten.{_name}.correction", f"aten.{_name}.dim"), "a [d] b -> a b, a b", _pair, _emit_pair,
         "inputs", Sample((_X, (1,))), Sample((_X, (0,), False, True), target=f"aten.{_name}.dim"),
     )  # fmt: skip
 _reduce(

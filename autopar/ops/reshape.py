@@ -98,6 +98,7 @@ _view(
     Sample((T((2, 4, 3)), 1, 2), target="aten.flatten.using_ints"),
     Sample((T((2, 12, 3)), 1, (3, 4)), target="aten.unflatten.int"),
     Sample((T((4, 6), "index 9"), (24,)), target="aten.view.default"),
+    Sample((T((4, 6)), (4, 2, 3)), target="aten.view.default"),
 )
 
 

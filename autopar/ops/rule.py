@@ -7,7 +7,7 @@ A rule is written as one line, operands before the arrow and results after it:
     layer_norm    b* [n], n?, n? -> b* n
 
     k         a letter: one dim of this extent
-    b*        any number of dims (letters b0, b1, ...); at most one such letter per tensor
+    b*        any number of dims (letters b0, b1, ...), aligned from the right; at most one such letter per tensor
     (h d)     one dim that is the row-major product of several letters
     [v]       a frozen letter: the dim must be whole. Frozen anywhere means frozen everywhere
     h~        a windowed letter: an operand's extent differs from the result's, and a rank needs its neighbours' rows
@@ -29,7 +29,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from autopar.graph import Node, Value
-from autopar.layout import Copied, Layout, Partial, Replicate, Shard
+from autopar.layout import Copied, Layout, Partial, Replicate, Shard, muddles
 
 Dims = tuple[
     tuple[str, ...], ...
@@ -155,7 +155,8 @@ def letters(notation: str, call: Call, positions: Iterable[int] | None = None) -
     given += zip(right, call.results, strict=True)
     given = [(text if value.name else "", value) for text, value in given]
     frozen = frozenset(re.findall(r"\[\s*([a-z]\w*)", notation))
-    tensors = [_dims(text, value) for text, value in given]
+    spans = [_span(text, value) for text, value in given]
+    tensors = [_dims(text, value, max(spans)) for text, value in given]
     frozen |= {letter for dims in tensors for dim in dims for letter in dim if letter.rstrip("0123456789") in frozen}
     windowed = frozenset(re.findall(r"([a-z]\w*)~", notation))
     extents = _extents(tensors, [value for _, value in given], windowed)
@@ -173,9 +174,17 @@ def _tensors_by_position(call: Call) -> dict[int, Value]:
     return {i: next(values) for i, argument in enumerate(arguments) if isinstance(argument, Ref)}
 
 
-def _dims(text: str, value: Value) -> Dims:
-    """The letters of each dim as written, starred letters expanded to the tensor's number of dims."""
-    tokens = re.findall(r"\([^)]*\)|\[[^]]*\]|[^\s()\[\]]+", text)
+_TOKEN = re.compile(r"\([^)]*\)|\[[^]]*\]|[^\s()\[\]]+")
+
+
+def _span(text: str, value: Value) -> int:
+    """How many dims a tensor's starred letter stands for."""
+    return len(value.shape) - len(_TOKEN.findall(text)) + 1 if "*" in text and value.name else 0
+
+
+def _dims(text: str, value: Value, most: int) -> Dims:
+    """The letters of each dim as written, a starred letter as the last ones of the `most` that it stands for anywhere."""
+    tokens = _TOKEN.findall(text)
     dims: list[tuple[str, ...]] = []
     if not value.name:
         return ()  # nobody reads this result: its dims do not matter
@@ -183,7 +192,7 @@ def _dims(text: str, value: Value) -> Dims:
         names = tuple(name.rstrip("~") for name in re.sub(r"[()\[\]]", " ", token).split())
         if names and names[0].endswith("*"):
             star = names[0][:-1]
-            dims += [(f"{star}{i}",) for i in range(len(value.shape) - len(tokens) + 1)]
+            dims += [(f"{star}{i}",) for i in range(most - _span(text, value), most)]
         else:
             dims.append(() if names == ("1",) else names)
     if len(dims) != len(value.shape):
@@ -276,7 +285,14 @@ def choices(rule: Rule, call: Call, granules: Mapping[str, Iterable[tuple[int, i
             choice = split_choice(rule, call, letter, blocks, unit)
             if choice is not None:
                 found.append(choice)
-    return tuple(dict.fromkeys(found))
+    return tuple(choice for choice in dict.fromkeys(found) if not muddled(call, choice.operands, choice.results))
+
+
+def muddled(call: Call, operands: Sequence[Layout], results: Sequence[Layout]) -> bool:
+    """Whether these layouts of one axis take one meaning of whole for the other where gradients flow."""
+    read = [layout for layout, value in zip(operands, call.operands, strict=True) if value.differentiable]
+    made = [layout for layout, value in zip(results, call.results, strict=True) if value.name and value.differentiable]
+    return muddles(read, made)
 
 
 def whole_choice(call: Call, mode: str) -> Choice:

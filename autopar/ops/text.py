@@ -135,15 +135,31 @@ def function(name: str, operands: int, *table: tuple[str, object]) -> Emit:
     """An emitter of ``name(operands..., option=value)``; `table` lists the options and torch's defaults."""
 
     def emit(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+        if _unsaid(args, kwargs, operands, table):
+            return overload(call, args, kwargs)
         return invoke(name, args[:operands], options(args, kwargs, operands, table))
 
     return emit
+
+
+def _unsaid(args: Sequence[Any], kwargs: Mapping[str, Any], start: int, table: Sequence[tuple[str, object]]) -> bool:
+    """Whether there are arguments of which the table knows nothing."""
+    more = any(one is not None for one in args[start + len(table) :])
+    return more or any(name not in dict(table) for name, one in kwargs.items() if one is not None)
+
+
+def overload(call: Call, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    """``torch.ops.aten.x.overload(...)``: the call itself, where the function that is otherwise printed cannot say it."""
+    named = [(name, value, None) for name, value in kwargs.items()]
+    return invoke(f"torch.ops.{call.node.target}", args, named)
 
 
 def method(name: str, *table: tuple[str, object]) -> Emit:
     """An emitter of ``x.name(option=value)``."""
 
     def emit(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+        if _unsaid(args, kwargs, 1, table):
+            return overload(call, args, kwargs)
         return invoke(f"{atom(args[0])}.{name}", (), options(args, kwargs, 1, table))
 
     return emit

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -61,22 +61,32 @@ def spread_out(part: torch.Tensor, shape: torch.Size, layouts: Layouts, axes: tu
     return whole
 
 
+def tolerance(tensors: Iterable[torch.Tensor]) -> float:
+    """How exactly what is computed of and into these can be compared: as their coarsest dtype allows."""
+    return max((TOLERANCE.get(one.dtype, 1e-12) for one in tensors), default=1e-12)
+
+
 def compare(
-    what: str, parts: list[torch.Tensor], layouts: Layouts, shape: tuple[int, ...], expected: torch.Tensor
+    what: str,
+    parts: list[torch.Tensor],
+    layouts: Layouts,
+    shape: tuple[int, ...],
+    expected: torch.Tensor,
+    within: float = 1e-12,
 ) -> None:
     """Sum what is in parts or addends, take one of what is whole, having seen that all are equal; compare."""
     grid = torch.stack(parts).reshape((*shape, *expected.shape))
     for axis, layout in reversed(list(enumerate(layouts))):
         if isinstance(layout, Replicate | Copied):
             first = grid.narrow(axis, 0, 1)
-            _close(f"{what}: copies differ", grid, first.expand_as(grid))
+            _close(f"{what}: copies differ", grid, first.expand_as(grid), within)
             grid = grid.select(axis, 0)
         else:
             grid = grid.sum(axis, dtype=grid.dtype) if grid.dtype != torch.bool else grid.any(axis)
-    _close(what, grid, expected)
+    _close(what, grid, expected, within)
 
 
-def _close(what: str, found: torch.Tensor, expected: torch.Tensor) -> None:
+def _close(what: str, found: torch.Tensor, expected: torch.Tensor, within: float) -> None:
     if not (expected.dtype.is_floating_point or expected.dtype.is_complex):
         assert torch.equal(found, expected), what
     elif expected.numel():
@@ -85,4 +95,4 @@ def _close(what: str, found: torch.Tensor, expected: torch.Tensor) -> None:
         found, expected = (torch.where(one.isfinite(), one, 0) for one in (found, expected))
         scale = max(1.0, float(expected.abs().max()))
         error = float((found - expected).abs().max()) / scale
-        assert error <= TOLERANCE.get(expected.dtype, 1e-12), f"{what}: off by {error:g}"
+        assert error <= within, f"{what}: off by {error:g}"

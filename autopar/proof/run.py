@@ -15,10 +15,12 @@ from autopar.codegen.extents import local_of
 from autopar.graph import Ref
 from autopar.grid import GridShape
 from autopar.layout import Layouts, dual
+from autopar.ops.fallback import FALLBACK, whole_rule
 from autopar.ops.op import Expr, Op, Sample
 from autopar.ops.rule import Choice, Rule, choices
+from autopar.proof.gradients import unasked
 from autopar.proof.jobs import Job, jobs, readings
-from autopar.proof.parts import compare, laid_out, spread_out
+from autopar.proof.parts import compare, laid_out, spread_out, tolerance
 from autopar.proof.whole import Whole, every, whole_of
 from autopar.runtime import Axis, Grid, drawing, simulate
 
@@ -40,6 +42,8 @@ class Found:
 def prove_operator(op: Op) -> int:
     """Prove a record on all its samples, as `prove` does each. Raises AssertionError; returns how much was tried."""
     assert op.samples, f"the record of {op.name} brings no samples to prove it on"
+    missing = unasked(op)
+    assert not missing, f"the record of {op.name} brings no samples with a gradient of {', '.join(missing)}"
     return sum(prove(op, sample) for sample in op.samples)
 
 
@@ -81,6 +85,31 @@ def prove_whole(
     return tried
 
 
+def prove_text(op: Op, whole: Whole) -> bool:
+    """Evaluate what is printed for the undivided call: the record's text, or the fallback's where the record refuses it.
+
+    Raises AssertionError where that is not the call, forward or backward; returns whether the record covers it.
+    """
+    rule = rule_or_none(op, whole)
+    refused = rule is None or rule.refused
+    if refused and op.random:
+        return False  # numbers drawn by torch are drawn anew
+    alone = Job((), ())
+    line = emitted(
+        *((FALLBACK, whole, whole_rule(whole.call)) if rule is None or refused else (op, whole, rule)), (), ()
+    )
+    _check(whole, [alone], [[run_rank(whole, alone, line, ())]], ())
+    return not refused
+
+
+def rule_or_none(op: Op, whole: Whole) -> Rule | None:
+    """The record's rule for the call; None where the record refuses it."""
+    try:
+        return op.rule(whole.call)
+    except ValueError:
+        return None
+
+
 def _on_ranks(whole: Whole, todo: Sequence[Job], lines: Sequence[str], spec: str) -> list[list[Found]]:
     """What every rank finds for every job."""
 
@@ -92,18 +121,19 @@ def _on_ranks(whole: Whole, todo: Sequence[Job], lines: Sequence[str], spec: str
 
 
 def _check(whole: Whole, todo: Sequence[Job], ranks: Sequence[Sequence[Found]], sizes: tuple[int, ...]) -> None:
+    within = tolerance((*whole.operands, *whole.results))
     for at, job in enumerate(todo):
         where = f"{whole.call.node.target} {[str(one) for one in job.strategy]} cuts {job.cuts}"
         for i, value in enumerate(whole.call.results):
             if value.name:
                 layouts = results_of(job, i)
                 what = f"{where}: result {i} as {[str(one) for one in layouts]}"
-                compare(what, [rank[at].results[i] for rank in ranks], layouts, sizes, whole.results[i])
+                compare(what, [rank[at].results[i] for rank in ranks], layouts, sizes, whole.results[i], within)
         for i, gradient in enumerate(whole.gradients):
             if gradient is not None:
                 layouts = tuple(map(dual, operands_of(job, i)))
                 what = f"{where}: gradient {i} as {[str(one) for one in layouts]}"
-                compare(what, [rank[at].gradients[i] for rank in ranks], layouts, sizes, gradient)
+                compare(what, [rank[at].gradients[i] for rank in ranks], layouts, sizes, gradient, within)
 
 
 def operands_of(job: Job, i: int) -> Layouts:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -66,6 +66,9 @@ def _others(kind: str, shape: tuple[int, ...], rest: str, generator: torch.Gener
     if kind in ("normal", "constant", "complex"):
         dtype = torch.complex128 if kind == "complex" else torch.float64
         return torch.randn(shape, generator=generator, dtype=dtype).requires_grad_(kind != "constant")
+    if kind == "definite":
+        drawn = torch.randn(shape, generator=generator, dtype=torch.float64)
+        return (drawn @ drawn.mT + torch.eye(shape[-1], dtype=torch.float64)).requires_grad_()
     uniform = torch.rand(shape, generator=generator, dtype=torch.float64)
     if kind == "unit":
         return (0.1 + 0.8 * uniform).requires_grad_()
@@ -73,14 +76,16 @@ def _others(kind: str, shape: tuple[int, ...], rest: str, generator: torch.Gener
     return uniform + 0.5 if kind == "positive" else (uniform + 0.5) / (uniform + 0.5).sum(int(rest), keepdim=True)
 
 
-def whole_of(
-    op: Op,
-    sample: Sample,
-    read: Callable[[int], bool] = every,
-    fill: Callable[[T, torch.Generator], torch.Tensor] = filled,
-) -> Whole:
-    """Run the sample undivided. `read` says which results somebody reads; the others have no name. `fill` makes operands."""
-    generator = torch.Generator().manual_seed(7)
+def outcome(op: Op, sample: Sample) -> tuple[list[torch.Tensor], tuple[torch.Tensor, ...]]:
+    """The operands of the sample, and what they give."""
+    operands, _, results = _run(op, sample, torch.Generator().manual_seed(7), filled)
+    return operands, results
+
+
+def _run(
+    op: Op, sample: Sample, generator: torch.Generator, fill: Callable[[T, torch.Generator], torch.Tensor]
+) -> tuple[list[torch.Tensor], Node, tuple[torch.Tensor, ...]]:
+    """The operands, the call as a node without results, and its results."""
     operands: list[torch.Tensor] = []
 
     def plain(argument: Any) -> Any:  # noqa: ANN401
@@ -96,9 +101,21 @@ def whole_of(
     with drawing(0, 0), Drawn() if op.random else nullcontext():
         out: Any = operator(target)(*(_given(a, values) for a in args), **{k: _given(v, values) for k, v in kwargs})
     results: tuple[torch.Tensor, ...] = (out,) if isinstance(out, torch.Tensor) else tuple(out)
+    return operands, Node("call", target, args, kwargs, ()), results
+
+
+def whole_of(
+    op: Op,
+    sample: Sample,
+    read: Callable[[int], bool] = every,
+    fill: Callable[[T, torch.Generator], torch.Tensor] = filled,
+) -> Whole:
+    """Run the sample undivided. `read` says which results somebody reads; the others have no name. `fill` makes operands."""
+    generator = torch.Generator().manual_seed(7)
+    operands, node, results = _run(op, sample, generator, fill)
     names = tuple(f"y{i}" if read(i) else "" for i in range(len(results)))
     call = Call(
-        Node("call", target, args, kwargs, names),
+        replace(node, outputs=names),
         tuple(_value(f"x{i}", tensor) for i, tensor in enumerate(operands)),
         tuple(
             _value(name, tensor) if name else Value("", (), "float32", False)

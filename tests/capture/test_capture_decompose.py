@@ -185,3 +185,22 @@ def test_a_constant_of_one_number_is_named_where_it_fills():
     assert kinds(after) == ["full", "sum"]
     assert not after.parameters
     assert name_fills(graph, {}) == graph
+
+
+class Lending(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(6))
+
+    def forward(self, x):
+        half = self.weight.float()
+        y = (half.type_as(x) * 2).expand_as(x) + half.to(x)
+        p, q = torch.broadcast_tensors(self.weight, x)
+        z = torch.broadcast_to(p[0], (4, 6)).reshape_as(x.T)
+        return (x.tanh() * y + p * q + z.view_as(x)).square().sum()
+
+
+def test_what_only_lends_a_shape_or_a_dtype_is_not_read():
+    captured = assert_same_step(Lending, {"x": torch.randn(4, 6, dtype=torch.float64)})
+    found = set(targets(captured))
+    assert not [target for target in found if "_as." in target or "broadcast" in target or target.endswith("other")]

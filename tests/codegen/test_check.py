@@ -9,6 +9,7 @@ from compiling import compiled, drawn, lowered
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from autopar.codegen import check as checker
 from autopar.codegen.check import Event, UnsoundProgram, check, check_order, events
 from autopar.codegen.steps import Convert, Held, Loop, Run, Update
 from autopar.layout import Copied, Partial, Replicate, Shard
@@ -160,6 +161,39 @@ def test_another_choice_of_a_call(sound):
                 if wrong.mode != choice.mode and choice.letter:
                     strategy = (*step.strategy[:axis], wrong, *step.strategy[axis + 1 :])
                     refused(put(program, place, dataclasses.replace(step, strategy=strategy)), decision, grid)
+
+
+class Everything:
+    def __contains__(self, choice):
+        return True
+
+
+def test_a_rule_that_takes_one_meaning_of_whole_for_the_other(sound, monkeypatch):
+    """The step, its choice and the rule agree, and all are wrong: the layouts alone say so."""
+    monkeypatch.setattr(checker, "choices", lambda *given: Everything())
+    _, program, _ = sound
+    every = [at(program.steps, place) for place in places(program.steps, Run)]
+    wrong = [one for step in every for one in in_the_other_meaning(step)]
+    for step in wrong:
+        with pytest.raises(UnsoundProgram, match="another meaning"):
+            checker._check_run(step)
+
+
+def in_the_other_meaning(step):
+    """The step with the operands of one axis that are whole and have a gradient in the other meaning of whole."""
+    call, other = step.described.call, {Copied(): Replicate(), Replicate(): Copied()}
+    flows = [i for i, value in enumerate(call.operands) if value.differentiable]
+    if any(value.differentiable for value, held in zip(call.results, step.writes, strict=True) if held is not None):
+        for axis, choice in enumerate(step.strategy):
+            turned = {i: other[choice.operands[i]] for i in flows if choice.operands[i] in other}
+            operands = tuple(turned.get(i, layout) for i, layout in enumerate(choice.operands))
+            reads = tuple(Held(one.value, put_at(one.layouts, axis, operands[i])) for i, one in enumerate(step.reads))
+            strategy = put_at(step.strategy, axis, dataclasses.replace(choice, operands=operands))
+            yield from [dataclasses.replace(step, strategy=strategy, reads=reads)] if turned else []
+
+
+def put_at(items, place, item):
+    return (*items[:place], item, *items[place + 1 :])
 
 
 def test_a_loop_whose_rounds_do_not_meet(sound):
