@@ -13,7 +13,7 @@ from typing import Any
 from autopar.graph import Dtype
 from autopar.ops.op import Emit, Local, Op, Sample, T, register
 from autopar.ops.rule import Call, Rule, broadcast, floating, with_linear
-from autopar.ops.text import atom, function, invoke, literal, method, options, overload
+from autopar.ops.text import atom, function, invoke, literal, method, overload, pick
 
 _X = T((4, 6))
 _POSITIVE = T((4, 6), "unit")
@@ -38,8 +38,10 @@ def _prefix(symbol: str) -> Emit:
 
 def _emit_hardtanh(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
     """torch.nn.functional refuses bounds in the wrong order, which the operator takes."""
-    table = options(args, kwargs, 1, (("min_val", -1.0), ("max_val", 1.0)))
-    return invoke("F.hardtanh", args[:1], table) if table[0][1] <= table[1][1] else overload(call, args, kwargs)
+    low, high = pick(args, kwargs, 1, "min_val", -1.0), pick(args, kwargs, 2, "max_val", 1.0)
+    if low > high:
+        return overload(call, args, kwargs)
+    return invoke("F.hardtanh", args[:1], [("min_val", low, -1.0), ("max_val", high, 1.0)])
 
 
 # Pointwise functions of one tensor: ATen name, how it is printed, what autograd keeps, further argument samples.
