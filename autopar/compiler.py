@@ -291,6 +291,7 @@ def _emit(found: Outcome, options: Options, source: ModelSource, captured: Captu
     outputs = report.outputs(built.graph, captured.larger if not rows.fixed else None, lowered)
     hashed = hashlib.sha256(text.encode()).hexdigest()
     draft = replace(draft, batch=rows, outputs=outputs, evaluation=captured.evaluation, places=places)
+    draft = replace(draft, training=captured.training, evaluates=captured.evaluates)
     return replace(draft, program_sha256=hashed), text
 
 

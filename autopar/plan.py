@@ -248,6 +248,8 @@ class Plan:
     loss: str  # the path of the loss in what forward returns
     outputs: tuple[OutputPlan, ...]
     places: tuple[Place, ...]  # in the order of the text
+    training: str = ""  # why the program cannot be put into training, empty where it can
+    evaluates: bool = False  # whether it starts in evaluation, as the model that was compiled
 
 
 def to_json(plan: Plan) -> str:

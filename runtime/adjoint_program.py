@@ -20,7 +20,6 @@ from autopar.runtime.adjoint_calls import Call, Recorder
 from autopar.runtime.adjoints import TOLERANCE, operator_error
 from autopar.runtime.grid import Grid
 from autopar.runtime.job import Job
-from autopar.runtime.session import Parallel
 from autopar.runtime.together import agree, together
 from autopar.runtime.transport.base import Comm
 from autopar.runtime.widen import Widened
@@ -51,7 +50,7 @@ class Communication:
 
 def examine_program(opened: Job, file: str, seed: int) -> list[Communication]:
     """Record a training step of the program in `file`, and test what it communicates. Collective; alike on every rank."""
-    parallel = Parallel(opened.program, opened.description, job.values(opened, seed), torch.float64)
+    parallel = job.parallel(opened, seed, torch.float64)
     with together(parallel.grid.comm, "reading a batch"):
         batch = job.cast(next(job.batches(opened)), torch.float64)
     with Widened(), Recorder(file) as forward:

@@ -51,7 +51,8 @@ class Description:
     `model_path` is relative to the plan's folder, and empty for a model that was compiled live. `sha256` is the
     plan's own. `filled` are the factors of which every rank must hold a row, see `autopar.runtime.filled`. `batched` are
     the inputs whose dim 0 is the batch of `rows`; a step may bring any number of them, unless `fixed` says why not.
-    `loss` is the path of the loss in what the model returns, `evaluation` says why the program cannot evaluate.
+    `loss` is the path of the loss in what the model returns, `evaluation` says why the program cannot evaluate, and
+    `training` why it cannot be put into training; it starts in evaluation if it `evaluates`.
     `filled_by_rows` are those of the filled factors that grow with the batch. `optimizer` is what the plan was made for.
     """
 
@@ -68,6 +69,8 @@ class Description:
     loss: str = ""
     outputs: tuple[Output, ...] = ()
     evaluation: str = ""
+    training: str = ""
+    evaluates: bool = False
     filled_by_rows: tuple[tuple[tuple[str, ...], int], ...] = ()
     rows: int = 0
     batched: tuple[str, ...] = ()
@@ -149,6 +152,8 @@ def _from_data(data: Mapping[str, Any], digest: str) -> Description:
         loss=_text(data.get("loss", "")),
         outputs=tuple(_output(item) for item in data.get("outputs", ())),
         evaluation=_text(data.get("evaluation", "")),
+        training=_text(data.get("training", "")),
+        evaluates=bool(data.get("evaluates", False)),
         filled_by_rows=_filled(batch.get("filled", ())),
         rows=int(batch.get("rows", 0)),
         batched=tuple(map(_text, batch.get("inputs", ()))),

@@ -30,6 +30,7 @@ from autopar.runtime.outputs import Outputs, at_path
 from autopar.runtime.precision import in_precision
 from autopar.runtime.program import Program
 from autopar.runtime.replay import RANDOM_STATE
+from autopar.runtime.session import Parallel
 from autopar.runtime.sources import Made, Source, from_file
 from autopar.runtime.together import agree, together
 from autopar.runtime.transport.base import Comm
@@ -99,14 +100,22 @@ def values(job: Job, seed: int) -> Source:
     return Made((name, value) for name, value in _values(job, seed) if name in known)
 
 
+def parallel(job: Job, seed: int, dtype: torch.dtype | None = None, source: Source | None = None) -> Parallel:
+    """The program with its initial values, to train. Collective. Raises ConfigError where it only evaluates."""
+    made = Parallel(job.program, job.description, source or values(job, seed), dtype, seed=seed)
+    return made if made.training else made.train()
+
+
 def sequential(job: Job, seed: int) -> nn.Module:
-    """The model itself, whole, with the same initial values. Raises ConfigError for a model that was compiled live."""
+    """The model itself, whole, with the same initial values, to train. Raises ConfigError where it was compiled live."""
     file = _need_file(job)
     if isinstance(file.model, nn.Module):
-        return copy.deepcopy(file.model)
-    with RANDOM_STATE, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return file.model()
+        made = copy.deepcopy(file.model)
+    else:
+        with RANDOM_STATE, torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            made = file.model()
+    return made if job.description.training else made.train()  # some of its modules stay in evaluation
 
 
 def batches(job: Job, seed: int = 0) -> Iterator[Inputs]:

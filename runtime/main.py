@@ -106,7 +106,7 @@ def run(opened: Job, given: argparse.Namespace) -> None:
     dtype = DTYPES.get(given.dtype)
     for note in opened.notes:
         show(comm.rank, f"note: {note}")
-    parallel = Parallel(opened.program, opened.description, job.values(opened, given.seed), dtype, seed=given.seed)
+    parallel = job.parallel(opened, given.seed, dtype)
     with together(comm, "making the optimizer"):
         optimizer = make_optimizer(opened, list(parallel.parameters()))
     beside = _Beside(opened, given, dtype) if given.compare and comm.rank == 0 else None
@@ -175,7 +175,7 @@ class _Beside:
     def __init__(self, opened: Job, given: argparse.Namespace, dtype: torch.dtype | None) -> None:
         self._dtype, self._path = dtype, opened.description.loss
         self._seed, self._steps = given.seed, 0
-        self._model = module_in_precision(job.sequential(opened, given.seed), dtype).train()
+        self._model = module_in_precision(job.sequential(opened, given.seed), dtype)
         self._optimizer = make_optimizer(opened, list(self._model.parameters()))
 
     def step(self, batch: job.Inputs) -> float:

@@ -45,8 +45,9 @@ class Parallel(nn.Module):
     give back: clone what is to be kept for longer. Sums over ranks are made at the end of every backward pass, or once for
     all of those inside `no_sync` and the one after.
 
-    A batch may have any number of rows (`description.fixed` says why not), and `eval()` and `train()` are as usual
-    (`description.evaluation` says why not). Clip by `clip_grad_norm_` here: torch's own sees this rank's part only.
+    A batch may have any number of rows (`description.fixed` says why not). `eval()` and `train()` are as usual
+    (`description.evaluation` and `training` say why not); it starts in the mode in which the model was compiled. Clip by
+    `clip_grad_norm_` here: torch's own sees this rank's part only.
 
     Raises ProgramMismatch where program and description do not fit, CheckpointError for the source. `dtype` replaces
     every floating-point dtype of parameters, buffers and inputs, `seed` is that of dropout. `state_dict` holds this rank's
@@ -94,6 +95,8 @@ class Parallel(nn.Module):
             if isinstance(one := self._tensors[item.name], nn.Parameter)
         }
         self._sums = GradientSums(self.grid, trained, self._layouts, bucket_bytes)
+        if description.evaluates:
+            super().train(False)
 
     @property
     def input_layouts(self) -> Mapping[str, Layouts]:
@@ -106,11 +109,18 @@ class Parallel(nn.Module):
         return MappingProxyType(self._layouts)
 
     def train(self, mode: bool = True) -> Parallel:
-        """Training or evaluation, as of any module. Raises ConfigError where the model evaluates in another way."""
+        """Training or evaluation, as of any module. Raises ConfigError where the model's own would lead elsewhere."""
         if not mode and self.description.evaluation:
             rule = "batch norm by running statistics and no dropout: other differences need a program of their own"
             fix = "evaluate the model itself: model.load_state_dict(parallel.full_state_dict())"
             raise ConfigError(refusal("evaluation", self.description.evaluation, rule, fix=fix))
+        if mode and self.description.training:
+            rule = "the program is for the model as it stood when it was compiled, with these modules in evaluation"
+            fix = (
+                "compile it after model.train(); what is to stay in evaluation then, the model's own train() keeps so: "
+                "def train(self, mode=True): super().train(mode); self.norm.eval(); return self"
+            )
+            raise ConfigError(refusal("training", self.description.training, rule, fix=fix))
         super().train(mode)
         return self
 

@@ -182,14 +182,14 @@ def verify(opened: Job, case: Case, steps: int, seed: int) -> list[Difference]:
         batches = [job.cast(batch, case.dtype) for batch in islice(job.batches(opened), steps)]
     values = job.values(opened, seed)
     values = as_written(values) if case.dtype == torch.float64 else values
-    parallel = Parallel(opened.program, opened.description, values, case.dtype, seed=seed)
+    parallel = job.parallel(opened, seed, case.dtype, values)
     losses, mine = _train(parallel, batches, case, seed, opened.description.loss)
     gradients, state = parallel.full_gradients(), parallel.full_state_dict()
     parallel.free()
     found: list[Difference] = []
     with together(comm, "training the sequential model"):
         if comm.rank == 0:
-            model = module_in_precision(job.sequential(opened, seed), case.dtype).train()
+            model = module_in_precision(job.sequential(opened, seed), case.dtype)
             with Narrowest() as seen:
                 expected, others = _train(model, batches, case, seed, opened.description.loss)
             _same_draws(opened, mine, others)
@@ -222,7 +222,7 @@ def _refuse_random(opened: Job, seed: int) -> int:
     drawn = 0
     with together(opened.program.grid.comm, "looking for randomness in the model"):
         if opened.program.grid.comm.rank == 0:
-            model = module_in_precision(job.sequential(opened, seed), torch.float64).train()
+            model = module_in_precision(job.sequential(opened, seed), torch.float64)
             batch = job.cast(next(job.batches(opened)), torch.float64)
             losses = []
             for _ in range(2):
@@ -260,7 +260,7 @@ def _sensitivity(
     moved = [0.0 for _ in expected]
     draw = torch.Generator().manual_seed(seed)
     for _ in range(DRAWS):
-        model = module_in_precision(job.sequential(opened, seed), case.dtype).train()
+        model = module_in_precision(job.sequential(opened, seed), case.dtype)
         _nudge(model, draw, rounding)
         losses, _ = _train(model, batches, case, seed, opened.description.loss)
         gradients = {name: one.grad for name, one in model.named_parameters() if one.grad is not None}

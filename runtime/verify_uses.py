@@ -31,9 +31,7 @@ Found = dict[str, dict[str, Tensor]]  # by what is compared, tensors by name
 
 def of_program(opened: Job, batch: job.Inputs, seed: int) -> Found:
     """What the program computes from its first values, in float64. Collective."""
-    parallel = Parallel(
-        opened.program, opened.description, as_written(job.values(opened, seed)), torch.float64, seed=seed
-    )
+    parallel = job.parallel(opened, seed, torch.float64, as_written(job.values(opened, seed)))
     found = _used(parallel, opened.description, batch, seed)
     parallel.free()
     return found
@@ -41,7 +39,7 @@ def of_program(opened: Job, batch: job.Inputs, seed: int) -> Found:
 
 def of_model(opened: Job, batch: job.Inputs, seed: int, change: Callable[[nn.Module], object] | None = None) -> Found:
     """The same of the sequential model; `change` is done to it before."""
-    model = module_in_precision(job.sequential(opened, seed), torch.float64).train()
+    model = module_in_precision(job.sequential(opened, seed), torch.float64)
     if change is not None:
         change(model)
     return _used(model, opened.description, batch, seed)

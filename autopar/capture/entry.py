@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -12,6 +12,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.export import ExportedProgram
 
+from autopar.capture.asked import Mode, modes
 from autopar.capture.build import LOG, Built, Examples, Model, arguments, build, build_on_cpu, input_names, real_buffers
 from autopar.capture.export import export
 from autopar.capture.modes import evaluation
@@ -33,7 +34,8 @@ class Captured:
     """A graph, and the values of its parameters of kind "constant" by name.
 
     `larger` is the graph of the same model with another number of rows in its batch, or None where `fixed` says why
-    there is none. `evaluation` says why the program of this graph cannot evaluate, and is empty where it can.
+    there is none. `evaluation` says why the program of this graph cannot evaluate, and is empty where it can; `training`
+    why it cannot be put into training. `evaluates` is whether the model was in evaluation, in which the program starts.
     """
 
     graph: Graph
@@ -41,6 +43,8 @@ class Captured:
     larger: Graph | None = None
     fixed: str = ""
     evaluation: str = ""
+    training: str = ""
+    evaluates: bool = False
 
 
 def capture(
@@ -84,12 +88,29 @@ _UNKNOWN = "its value is not known"
 
 
 def _capture(built: Built, examples: Examples, name: str, loss: str | None, outputs: Sequence[str]) -> Captured:
-    captured = partial(_graph, built, name=name, loss=loss, outputs=outputs)
-    graph, constants = captured(examples)
-    larger, fixed = _larger(captured, examples, constants)
-    paths = sum(node.target == PATH for node in graph.nodes)
-    why = evaluation(built.module, *arguments(examples, built), built.mode, paths)
-    return Captured(graph, constants, larger, fixed, why)
+    first, *others = modes(built.module, *arguments(examples, built), built.mode)
+    try:
+        found = _in_mode(first, built, examples, name, loss, outputs)
+        if not (others and found.evaluation):
+            return found
+        why = found.evaluation
+    except CaptureError as error:
+        if not others:
+            raise
+        why = str(error).splitlines()[0]
+    return _in_mode(replace(others[0], stuck=why), built, examples, name, loss, outputs)
+
+
+def _in_mode(
+    mode: Mode, built: Built, examples: Examples, name: str, loss: str | None, outputs: Sequence[str]
+) -> Captured:
+    with mode.entered(built.module):
+        captured = partial(_graph, built, name=name, loss=loss, outputs=outputs)
+        graph, constants = captured(examples)
+        larger, fixed = _larger(captured, examples, constants)
+        paths = sum(node.target == PATH for node in graph.nodes)
+        why = evaluation(built.module, *arguments(examples, built), built.mode, paths)
+    return Captured(graph, constants, larger, fixed, why, mode.stuck, mode.evaluates)
 
 
 def _larger(

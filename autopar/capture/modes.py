@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -32,14 +33,16 @@ _QUIET = frozenset(
 )
 _BATCH_NORM = "batch_norm"
 Call = tuple[object, ...]
+T = TypeVar("T")
 
 
 class _Log(TorchFunctionMode):
     """Every torch call of forward: its name, the shapes of its tensors and its literals."""
 
-    def __init__(self, counters: frozenset[int], evaluating: bool) -> None:
+    def __init__(self, counters: frozenset[int], evaluating: bool, *, exact: bool) -> None:
         super().__init__()
         self._evaluating = evaluating
+        self._exact = exact
         self.calls: list[Call] = []
         self._counters = counters
 
@@ -57,7 +60,10 @@ class _Log(TorchFunctionMode):
         if name == _BATCH_NORM:
             self.calls.append(_batch_norm(*args, **given))
         elif name in _RECURRENT:  # among its arguments, dropout and whether it trains
-            self.calls.append((name, *map(_literal, (one for one in args if not isinstance(one, bool | float)))))
+            whole = self._exact and any(isinstance(one, float) and one for one in args)
+            self.calls.append(
+                (name, *map(_literal, (one for one in args if whole or not isinstance(one, bool | float))))
+            )
         elif name not in _DROPOUT | _QUIET and not (args and id(args[0]) in self._counters):
             literals = tuple((key, _literal(given[key])) for key in sorted(given.keys() - _FLAGS))
             self.calls.append((name, *map(_literal, args), *literals))
@@ -71,47 +77,83 @@ def evaluation(
     fake: FakeTensorMode | None,
     paths: int = 0,
 ) -> str:
-    """Why a program of the training step cannot evaluate; empty where it can.
+    """Why a program of the module as it stands cannot evaluate; empty where it can.
 
     `fake` is the mode of a module without memory, `paths` the number of drop paths in the program.
     """
-    if not module.training:
+    if not any(part.training for part in module.modules()):
         return ""
     try:
-        with quiet(), untouched(module):
-            training, evaluating = (_calls(module.train(mode), args, kwargs, fake) for mode in (True, False))
+        training, evaluating = (calls(module, mode, args, kwargs, fake) for mode in (None, False))
     except Exception as error:  # forward is the user's, and fake tensors have their own limits
-        return f"forward cannot be tried in evaluation: {type(error).__name__}: {str(error).strip().splitlines()[:1]}"
+        return f"forward cannot be tried in evaluation: {first_line(error)}"
     for one, two in itertools.zip_longest(without_paths(training, paths), evaluating):
         if not _alike(one, two):
-            return f"forward {_says(one)} in training, and {_says(two)} in evaluation"
+            return f"forward {says(one)} in training, and {says(two)} in evaluation"
     return ""
 
 
-def _calls(
-    module: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object], fake: FakeTensorMode | None
+def first_line(error: Exception) -> str:
+    """The kind of an error and the beginning of its message."""
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[:1]}"
+
+
+def calls(
+    module: nn.Module,
+    mode: bool | None,
+    args: tuple[object, ...],
+    kwargs: Mapping[str, object],
+    fake: FakeTensorMode | None,
+    *,
+    exact: bool = False,
 ) -> list[Call]:
-    state = _state(module)
-    mode = fake or FakeTensorMode(allow_non_fake_inputs=True)
-    if fake is None:
-        made = {id(one): mode.from_tensor(one) for one in state.values()}
-        state = {name: made[id(one)] for name, one in state.items()}
-        args, kwargs = tree_map_only(Tensor, mode.from_tensor, (args, dict(kwargs)))
-    counters = frozenset(id(one) for name, one in state.items() if name.endswith("num_batches_tracked"))
-    log = _Log(counters, not module.training)
-    with mode, log, _exporting():
-        torch.func.functional_call(module, state, args, dict(kwargs))
-    return log.calls
+    """What forward calls in training, in evaluation, or as the module stands; `exact` with all that a mode changes."""
+
+    def work(faking: FakeTensorMode) -> list[Call]:
+        given, named = (
+            tree_map_only(Tensor, faking.from_tensor, (args, dict(kwargs))) if fake is None else (args, kwargs)
+        )
+        if mode is not None:
+            module.train(mode)
+        counters = frozenset(id(one) for name, one in module.named_buffers() if name.endswith("num_batches_tracked"))
+        log = _Log(frozenset() if exact else counters, exact or not module.training, exact=exact)
+        with log, _exporting():
+            module(*given, **named)
+        return log.calls
+
+    return on_fakes(module, fake, work)
 
 
-def _state(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by the places where they stand, each once: a module registered twice is one place."""
-    return {
-        f"{path}.{key}".lstrip("."): tensor
-        for path, part in module.named_modules()
-        for key, tensor in (*part._parameters.items(), *part._buffers.items())
-        if tensor is not None
+class _Outer(nn.Module):
+    """Around a module, so that anything can be done to it where its tensors are exchanged for others."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.inner = module
+
+    def forward(self, work: Callable[[], T]) -> T:
+        """Do it."""
+        return work()
+
+
+def on_fakes(module: nn.Module, fake: FakeTensorMode | None, work: Callable[[FakeTensorMode], T]) -> T:
+    """What `work` returns where the module's tensors are exchanged for fakes, which nobody sees again.
+
+    So the user's own ``train()`` may do there as it likes, too.
+    """
+    outer, mode = _Outer(module), fake or FakeTensorMode(allow_non_fake_inputs=True)
+    state = {
+        f"{path}.{key}": one
+        for path, part in outer.named_modules()  # each once, wherever it is registered
+        for key, one in (*part._parameters.items(), *part._buffers.items())
+        if one is not None
     }
+    made = {id(one): mode.from_tensor(one) for one in state.values()} if fake is None else {}
+    with quiet(), untouched(module), mode:
+        found: T = torch.func.functional_call(
+            outer, {name: made.get(id(one), one) for name, one in state.items()}, (partial(work, mode),)
+        )
+    return found
 
 
 def _drops(name: str, args: Sequence[Any], given: Mapping[str, Any]) -> bool:
@@ -151,7 +193,8 @@ def _alike(one: Call | None, two: Call | None) -> bool:
     return one[:-1] == two[:-1] and (evaluating == (training and not kept))
 
 
-def _says(call: Call | None) -> str:
+def says(call: Call | None) -> str:
+    """What forward does by this call."""
     return f"calls {call[0]}({', '.join(map(str, call[1:]))})"[:120] if call else "calls nothing more"
 
 

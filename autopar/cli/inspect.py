@@ -118,6 +118,8 @@ def _summary(saved: Saved) -> Table:
         rows["batch"] = f"as compiled only: {plan.batch.fixed}"
     if plan.evaluation:
         rows["evaluation"] = f"not by this program: {plan.evaluation}"
+    if plan.training:
+        rows["training"] = f"as the model was compiled, and not otherwise: {plan.training}"
     if saved.edited:
         rows["edited"] = "program.py was edited by hand: it need not do what this plan says"
     made = table("", "")
