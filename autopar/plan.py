@@ -247,9 +247,9 @@ class Plan:
     evaluation: str  # why the program cannot evaluate, empty where it can
     loss: str  # the path of the loss in what forward returns
     outputs: tuple[OutputPlan, ...]
+    training: str  # why the program cannot be put into training, empty where it can
+    evaluates: bool  # whether it starts in evaluation, as the model that was compiled
     places: tuple[Place, ...]  # in the order of the text
-    training: str = ""  # why the program cannot be put into training, empty where it can
-    evaluates: bool = False  # whether it starts in evaluation, as the model that was compiled
 
 
 def to_json(plan: Plan) -> str:

@@ -62,6 +62,8 @@ def plan(found: Outcome, chosen: Options, source: ModelSource) -> Plan:
         filled=_filled(built, decision),
         batch=BatchPlan(0, (), "no input has rows", ()),
         evaluation="",
+        training="",
+        evaluates=False,
         loss=graph.loss_path,
         outputs=(),
         places=(),

@@ -90,6 +90,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         outs: tuple[Slot | None, ...],
         writes: frozenset[int],
     ) -> Record:
+        if func.overloadpacket in _EMPTY:  # made at its first use, when what it was made like may be gone
+            like = self._tensors[next(filter(None, outs)).number][0]
+            func, args = _aten.empty_strided.default, (tuple(like.shape), like.stride())
+            kwargs = {"dtype": like.dtype, "device": like.device}
         reads = tuple(leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Slot))
         fresh = any(slot is not None and all(slot.storage != read.storage for read in reads) for slot in outs)
         if fresh and not reads and any(argument.name == "dtype" for argument in func._schema.arguments):

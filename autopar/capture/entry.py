@@ -15,6 +15,7 @@ from torch.export import ExportedProgram
 from autopar.capture.asked import Mode, modes
 from autopar.capture.build import LOG, Built, Examples, Model, arguments, build, build_on_cpu, input_names, real_buffers
 from autopar.capture.export import export
+from autopar.capture.known import UNKNOWN
 from autopar.capture.modes import evaluation
 from autopar.capture.names import rename
 from autopar.capture.paths import TARGET as PATH
@@ -81,10 +82,7 @@ def capture(
 
 def _may_succeed_on_cpu(error: CaptureError) -> bool:
     """Whether missing memory was in the way: a tensor stayed on meta, or the numbers of a constant are not known."""
-    return re.search(rf"\bmeta\b|{_UNKNOWN}", str(error)) is not None
-
-
-_UNKNOWN = "its value is not known"
+    return re.search(rf"\bmeta\b|{UNKNOWN}", str(error)) is not None
 
 
 def _capture(built: Built, examples: Examples, name: str, loss: str | None, outputs: Sequence[str]) -> Captured:
@@ -154,7 +152,7 @@ def _constants(graph: Graph, program: ExportedProgram, built: Built) -> dict[str
     if len(known) < len(wanted) and built.rebuild is not None:
         again = real_buffers(built.rebuild)
         known |= {key: again[key].detach() for key in wanted if key not in known and key in again}
-    missing = [f"{key}: {_UNKNOWN}" for key in wanted if key not in known]
+    missing = [f"{key}: {UNKNOWN}" for key in wanted if key not in known]
     if missing:
         rule = "a tensor that is not in the state_dict is part of the program, so its numbers must be known"
         fix = "register it with register_buffer, or give the model as a function that returns it"

@@ -22,6 +22,8 @@ from torch.export import ExportedProgram
 from autopar.capture import decompose, refuse
 from autopar.capture.build import describe
 from autopar.capture.functions import kept
+from autopar.capture.known import Known
+from autopar.capture.returned import only_tensors
 from autopar.capture.source import frames_of_error, innermost, user_files
 from autopar.capture.untouched import untouched
 from autopar.capture.written import writing
@@ -32,7 +34,7 @@ def export(module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object
     """The functional program of ``module(*args, **kwargs)`` in its own training mode. Raises CaptureError."""
     try:
         with quiet(), untouched(module), kept(module):
-            with writing(module):
+            with writing(module), only_tensors(module), Known():
                 program = torch.export.export(module, args, kwargs, strict=False)
             lines = _lines_inside(program.graph_module)
             _keep_no_grad(program.graph_module)

@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 from autopar.capture.export import quiet
+from autopar.capture.known import Known
 from autopar.capture.paths import without_paths
 from autopar.capture.untouched import untouched
 
@@ -117,7 +118,7 @@ def calls(
             module.train(mode)
         counters = frozenset(id(one) for name, one in module.named_buffers() if name.endswith("num_batches_tracked"))
         log = _Log(frozenset() if exact else counters, exact or not module.training, exact=exact)
-        with log, _exporting():
+        with Known(), log, _exporting():
             module(*given, **named)
         return log.calls
 

@@ -16,6 +16,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import OutputKind, OutputSpec
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
+from autopar.capture.known import NumberTaken
 from autopar.capture.source import Frame, frames_of_text, innermost
 from autopar.errors import CaptureError, refusal
 from autopar.graph import ITEMSIZE
@@ -166,7 +167,7 @@ def explain(error: Exception, where: str, given: Sequence[str]) -> str:
         return refusal(where, str(error), error.rule, fix=error.fix)
     said = (str(error).strip() or type(error).__name__).splitlines()[0]
     words = f"{type(error).__name__} {error}".lower()
-    if isinstance(error, GuardOnDataDependentSymNode) or any(word in words for word in _DATA_WORDS):
+    if isinstance(error, GuardOnDataDependentSymNode | NumberTaken) or any(word in words for word in _DATA_WORDS):
         return refusal(where, "forward depends on the values of a tensor", DATA_RULE, [said], DATA_FIX)
     if any(word in words for word in _PLACE_WORDS):
         return refusal(where, "a tensor is changed in place that must not be", _PLACE_RULE, [said], _PLACE_FIX)

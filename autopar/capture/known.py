@@ -1,0 +1,132 @@
+"""Numbers that forward takes out of tensors which depend on nothing: they are part of the program, as literals are.
+
+    torch.arange(2, x.dim()).tolist()      the same list in every step
+    x.sum().item()                         another number in every step: refused, at this very line
+
+While forward is traced its tensors are fake, without numbers. Beside every small one that is made of literals and of
+tensors in plain attributes alone, this mode computes the numbers too, and answers those who ask for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._pytree import tree_leaves, tree_map
+
+_MOST = 4096  # elements of a tensor whose numbers are kept
+_READS = frozenset(
+    {"item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__complex__", "__index__", "__contains__"}
+    | {"equal", "allclose", "is_nonzero"}
+)
+_UNSET = ("empty", "new_empty")
+_SYMBOLS = (torch.SymInt, torch.SymFloat, torch.SymBool)
+UNKNOWN = "its value is not known"
+
+
+class NumberTaken(Exception):
+    """Forward wants to see the numbers in a tensor that it computes."""
+
+
+class Known(TorchFunctionMode):
+    """While active, small tensors that depend on nothing can be read. Raises NumberTaken where another one is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._numbers: dict[int, tuple[Tensor, Tensor]] = {}  # by identity: the fake, kept alive, and its numbers
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401 (whatever the call returns)
+        """Make the call, beside it the same one with numbers."""
+        given, name = dict(kwargs or {}), getattr(func, "__name__", "").split(".")[0]
+        if name == "__get__" and id(args[0]) not in self._numbers:  # most of all calls
+            return func(*args, **given)
+        if name in _READS:
+            return self._read(name, func, args, given)
+        leaves = tree_leaves((args, given))
+        tensors = [one for one in leaves if isinstance(one, Tensor)]
+        versions = [_version(one) for one in tensors]
+        result = func(*args, **given)
+        symbols = any(isinstance(one, _SYMBOLS) for one in leaves)
+        known = not symbols and all(self._of(one) is not None for one in tensors)
+        if name == "__set__" or versions != [_version(one) for one in tensors]:  # something was written
+            own = any(id(one) not in self._numbers for one in tensors)  # the user's, which are to stay as they are
+            if not known or own or name == "__set__" or not self._compute(func, args, given, result):
+                self._forget(tensors)
+        elif known and not name.startswith(_UNSET):
+            self._compute(func, args, given, result)
+        return result
+
+    def _of(self, tensor: Tensor) -> Tensor | None:
+        """The numbers in a tensor, if they are known: those of a user's plain attribute are there."""
+        if id(tensor) in self._numbers:
+            return self._numbers[id(tensor)][1]
+        own = type(tensor) is Tensor and not tensor.is_meta and not tensor.requires_grad
+        return tensor if own and tensor.numel() <= _MOST else None
+
+    def _read(self, name: str, func: Callable[..., Any], args: tuple[Any, ...], given: dict[str, Any]) -> Any:  # noqa: ANN401
+        tensors = [one for one in tree_leaves((args, given)) if isinstance(one, Tensor)]
+        changing = [one for one in tensors if self._of(one) is None]
+        if not changing:
+            with _disable_current_modes():
+                return func(*tree_map(self._numbered, args), **tree_map(self._numbered, given))
+        if type(changing[0]) is Tensor and changing[0].is_meta:
+            raise NumberTaken(f"{name}() of a tensor on the meta device: {UNKNOWN}")
+        try:
+            result = func(*args, **given)
+        except Exception as error:  # one of several kinds, by the way in which it is read
+            raise NumberTaken(_said(name, changing[0])) from error
+        if any(free_unbacked_symbols(one) for one in tree_leaves(result) if isinstance(one, _SYMBOLS)):
+            raise NumberTaken(_said(name, changing[0]))
+        return result
+
+    def _compute(self, func: Callable[..., Any], args: tuple[Any, ...], given: dict[str, Any], result: object) -> bool:
+        """Whether the same call could be made with numbers."""
+        fakes = [one for one in tree_leaves(result) if isinstance(one, Tensor)]
+        if any(not isinstance(one, FakeTensor) or one.numel() > _MOST for one in fakes):
+            return False
+        with _disable_current_modes():
+            state = torch.default_generator.get_state()
+            try:
+                numbers = func(*tree_map(self._numbered, args), **tree_map(self._numbered, given))
+            except Exception:  # then they are not known
+                return False
+            if not torch.equal(state, torch.default_generator.get_state()):  # and neither are random ones
+                torch.default_generator.set_state(state)
+                return False
+            found = [one for one in tree_leaves(numbers) if isinstance(one, Tensor)]
+            alike = [(one.shape, one.dtype) for one in found] == [(one.shape, one.dtype) for one in fakes]
+            self._numbers |= {id(fake): (fake, one) for fake, one in zip(fakes, found, strict=True)} if alike else {}
+            return alike
+
+    def _numbered(self, leaf: Any) -> Any:  # noqa: ANN401 (any argument)
+        return self._of(leaf) if isinstance(leaf, Tensor) else leaf
+
+    def _forget(self, written: Sequence[Tensor]) -> None:
+        """Something unknown was written to one of these: whatever shares its memory is unknown from now on."""
+        places = set(map(_place, written))
+        self._numbers = {key: pair for key, pair in self._numbers.items() if _place(pair[0]) not in places}
+
+
+def _version(tensor: Tensor) -> int:
+    return -1 if tensor.is_inference() else tensor._version
+
+
+def _place(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
+def _said(name: str, tensor: Tensor) -> str:
+    shape = f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+    return f"{name}() of a tensor that is no constant: {shape}"
