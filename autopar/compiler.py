@@ -65,7 +65,10 @@ class Compiled:
     grids: tuple[grids.Tried, ...] = ()
 
     def save(self, folder: str | Path) -> Path:
-        """Write ``program.py`` and ``plan.json`` (and constants or a live module's parameters) into `folder`."""
+        """Write ``program.py`` and ``plan.json`` (and constants or a live module's parameters) into `folder`.
+
+        It can be looked at and simulated; to be run, a folder needs a model file, as `autopar compile` names one.
+        """
         from autopar import folder as folders
 
         return folders.save(self, Path(folder))

@@ -7,6 +7,7 @@ goes on.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -16,8 +17,12 @@ from autopar.errors import ProgramMismatch, nearest, refusal
 from autopar.runtime.checksum import digest
 from autopar.runtime.description import Described, dtype_name
 from autopar.runtime.precision import precise
-from autopar.runtime.together import agree
+from autopar.runtime.together import agree, alike
 from autopar.runtime.transport.base import Comm
+
+_PRIME = 7919  # so that all elements are reached in time
+_SAMPLED = 16  # elements of each input that the ranks compare in a step
+_NUMBERS = 1 << 20  # of which squares can be summed over a million ranks
 
 
 def bind(described: Sequence[Described], args: Sequence[object], kwargs: Mapping[str, object]) -> dict[str, object]:
@@ -69,11 +74,14 @@ def _fits(shape: tuple[int, ...], wanted: tuple[int, ...], *, free: bool) -> boo
     return shape == wanted or (free and len(shape) == len(wanted) and shape[0] > 0 and shape[1:] == wanted[1:])
 
 
-def agree_on_rows(comm: Comm, rows: int, error: Exception | None) -> None:
-    """Raise on every rank if any rank brings an error, or another number of rows than the others. Collective."""
-    numbers = torch.tensor([error is not None, rows, rows * rows], dtype=torch.int64)
+def agree_on_rows(comm: Comm, rows: int, error: Exception | None, sample: int = 0) -> bool:
+    """Raise on every rank if any rank brings an error, or another number of rows than the others. Collective.
+
+    Returns whether all ranks bring the same `sample`, too.
+    """
+    numbers = torch.tensor([error is not None, rows, rows * rows, sample, sample * sample], dtype=torch.int64)
     comm.all_reduce(numbers)
-    failed, total, squares = numbers.tolist()
+    failed, total, squares, samples, their_squares = numbers.tolist()
     if not failed and squares * comm.size != total * total:  # equal numbers alone have no variance
         every = comm.gather_objects(rows)
         lines = [f"rank {rank} passes {rows} rows" for rank, rows in enumerate(every)]
@@ -82,19 +90,50 @@ def agree_on_rows(comm: Comm, rows: int, error: Exception | None) -> None:
         error = ProgramMismatch(refusal("inputs of the step", "they differ from rank to rank", rule, lines, fix))
     if failed or error is not None:
         agree(comm, "inputs of the step", error)
+    return bool(their_squares * comm.size == samples * samples)
 
 
-def check_alike(comm: Comm, tensors: Mapping[str, Tensor]) -> None:
+def sample(tensors: Mapping[str, Tensor], call: int) -> int:
+    """A number made of a few elements of each tensor, of others in each call: ranks whose batches differ soon show it.
+
+    Elements are taken as they lie in memory, which takes microseconds; ranks that store the same batch in other ways
+    give other numbers.
+    """
+    found = 0
+    for tensor in tensors.values():
+        if tensor.numel():
+            span = 1 + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
+            stride = -(-span // _SAMPLED)
+            first = call * _PRIME % stride
+            count = -(-(span - first) // stride)
+            few = tensor.detach().as_strided((count,), (stride,), tensor.storage_offset() + first)
+            found = zlib.crc32(few.cpu().contiguous().view(torch.uint8).numpy().data, found)
+    return found % _NUMBERS
+
+
+def check_alike(comm: Comm, tensors: Mapping[str, Tensor], call: int) -> None:
     """Raise ProgramMismatch, on all ranks, unless every rank was given the same whole inputs. Collective."""
-    mine = {name: digest(tensor) for name, tensor in tensors.items()}
-    every = comm.gather_objects(mine)
-    differ = [name for name in mine if len({one[name] for one in every}) > 1]  # type: ignore[index]
-    error = None
-    if differ:
+    every = [dict(one) for one in comm.gather_objects({name: digest(tensor) for name, tensor in tensors.items()})]  # type: ignore[call-overload]
+    lines = []
+    for name in tensors:
+        groups: dict[str, list[int]] = {}
+        for rank, one in enumerate(every):
+            groups.setdefault(one[name], []).append(rank)
+        if len(groups) > 1:
+            who = "; other than ".join(f"rank{'s' * (len(ranks) > 1)} {_listed(ranks)}" for ranks in groups.values())
+            lines.append(f"{name}: of {who}")
+    if lines:
+        where = "inputs of the first step" if call == 0 else f"inputs of step {call + 1}"
         rule = "every rank passes the same whole batch, and takes its own part of it"
-        fix = "seed whatever draws or shuffles the batches alike on all ranks, or pass parts to forward_parts"
-        error = ProgramMismatch(refusal("inputs of the first step", "they differ from rank to rank", rule, differ, fix))
-    agree(comm, "inputs of the first step", error)
+        fix = (
+            "seed whatever draws, shuffles or augments the batches alike on all ranks (Python's, NumPy's and torch's generators, "
+            "also in the workers of a loader), or pass parts to forward_parts"
+        )
+        raise alike(ProgramMismatch(refusal(where, "they differ from rank to rank", rule, lines, fix)))
+
+
+def _listed(ranks: Sequence[int]) -> str:
+    return f"{', '.join(map(str, ranks[:8]))}{f' and {len(ranks) - 8} more' if len(ranks) > 8 else ''}"
 
 
 def _refuse(described: Sequence[Described], problems: Sequence[str], fixed: str = "") -> None:

@@ -36,6 +36,7 @@ from autopar.runtime.together import agree, together
 from autopar.runtime.transport.base import Comm
 
 Inputs = tuple[Any, ...] | dict[str, Any]
+PARAMETERS = "parameters.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,8 @@ def open_job(program: Program, path: Path, seed: int) -> Job:
     with together(comm, "loading the model file"):
         torch.manual_seed(seed)
         file = None
+        if not description.model_path and not (folder / PARAMETERS).exists():
+            raise _fileless(folder, "compiled from a function or a class in Python: nothing says what it was")
         if description.model_path:
             file = load(f"{folder / description.model_path}:{description.model_attribute}")
         notes = []
@@ -189,7 +192,7 @@ def _values(job: Job, seed: int) -> Iterator[tuple[str, Any]]:
     if (job.folder / "constants.safetensors").exists():
         yield from from_file(job.folder / "constants.safetensors")
     if job.file is None:
-        yield from from_file(job.folder / "parameters.safetensors")
+        yield from from_file(job.folder / PARAMETERS)
     elif isinstance(job.file.model, nn.Module):
         yield from live_values(job.file.model, job.program.grid.comm)
     else:
@@ -198,10 +201,17 @@ def _values(job: Job, seed: int) -> Iterator[tuple[str, Any]]:
 
 def _need_file(job: Job) -> ModelFile:
     if job.file is None:
-        rule = "inputs and the sequential model come from the model file"
-        fix = "compile a model.py, or train in Python: autopar.parallelize(model, inputs, grid=...)"
-        raise ConfigError(refusal(str(job.folder), "compiled from a live model, without a model file", rule, fix=fix))
+        raise _fileless(job.folder, "compiled from a live model, without a model file")
     return job.file
+
+
+def _fileless(folder: Path, given: str) -> ConfigError:
+    rule = "inputs, the sequential model, and what a function makes come from the model file"
+    fix = (
+        "write `model = Net` (an instance, a class, or a function) and example_inputs into a model.py, and run `autopar "
+        "compile model.py`; or train in Python: autopar.parallelize(model, inputs, grid=...)"
+    )
+    return ConfigError(refusal(str(folder), given, rule, fix=fix))
 
 
 def _versions() -> dict[str, str]:

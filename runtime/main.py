@@ -117,7 +117,7 @@ def run(opened: Job, given: argparse.Namespace) -> None:
         state = parallel.full_state_dict(rank0_only=True)
         with together(comm, f"writing {given.save}"):
             if comm.rank == 0:
-                sources.save(state, given.save)
+                sources.save(state, given.save, {"seed": str(given.seed), "steps": str(len(times))})
     if profiled is not None:
         for line in profiled.write():
             show(comm.rank, line)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from autopar.errors import ConfigError, ProgramMismatch, refusal
+from autopar.jobs.settings import settings
 from autopar.layout import Layouts, Shard
 from autopar.runtime import inputs, norm, optimizer_state, sources
 from autopar.runtime.allocator import keep_freed_memory
@@ -37,6 +38,9 @@ from autopar.runtime.together import agree, together
 from autopar.runtime.transport.base import Comm
 from autopar.runtime.transport.world import simulated_world
 
+RANDOM = "random"  # where a whole optimizer state has the seed and the steps
+_RARELY = 16  # calls after which a batch on a device, whose elements take time to look at, is compared again
+
 
 class Parallel(nn.Module):
     """The model on a grid.
@@ -50,8 +54,8 @@ class Parallel(nn.Module):
     `clip_grad_norm_` here: torch's own sees this rank's part only.
 
     Raises ProgramMismatch where program and description do not fit, CheckpointError for the source. `dtype` replaces
-    every floating-point dtype of parameters, buffers and inputs, `seed` is that of dropout. `state_dict` holds this rank's
-    parts, `full_state_dict` the whole.
+    every floating-point dtype of parameters, buffers and inputs. Dropout draws by `seed` and the number of calls in
+    training so far. `state_dict` holds this rank's parts with both, `full_state_dict` the whole, as the model itself has it.
     """
 
     def __init__(
@@ -75,7 +79,8 @@ class Parallel(nn.Module):
         self.drawn: tuple[Drawn, ...] = ()  # the random tensors of the last call
         if simulated_world() is None:
             keep_freed_memory()
-        self._compared = False  # whether all ranks were given the same inputs in the first step
+        self._calls = 0  # with whole inputs, which all ranks are to give alike
+        self._checks = settings().check
         with together(self.grid.comm, "setting up the program"):
             self._check_grid()
             self._inputs = input_layouts(program, description.inputs)
@@ -95,6 +100,7 @@ class Parallel(nn.Module):
             if isinstance(one := self._tensors[item.name], nn.Parameter)
         }
         self._sums = GradientSums(self.grid, trained, self._layouts, bucket_bytes)
+        self._sampled = 1 if all(one.is_cpu for one in trained.values()) else _RARELY
         if description.evaluates:
             super().train(False)
 
@@ -138,11 +144,12 @@ class Parallel(nn.Module):
         """
         given, error = self._checked(args, kwargs, {item.name: item.shape for item in self.description.inputs})
         rows = self._rows(given)
-        inputs.agree_on_rows(self.grid.comm, rows, error)
+        sampled = self._calls % self._sampled == 0
+        alike = inputs.agree_on_rows(self.grid.comm, rows, error, inputs.sample(given, self._calls) if sampled else 0)
         self._check_filled(rows)
-        if not self._compared:
-            inputs.check_alike(self.grid.comm, given)
-            self._compared = True
+        if self._calls == 0 or self._checks or not alike:
+            inputs.check_alike(self.grid.comm, given, self._calls)
+        self._calls += 1
         self._call.batch = rows
         return self._step({name: view_part(one, self._inputs[name], self.grid.axes) for name, one in given.items()})
 
@@ -191,6 +198,14 @@ class Parallel(nn.Module):
             for name, value in loaded.items():
                 self._tensors[name].copy_(value)
 
+    def get_extra_state(self) -> Tensor:
+        """What `state_dict` holds beside tensors of the model: the seed and the steps, by which random numbers are drawn."""
+        return torch.tensor([self.seed, self._steps])
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Go on with the random numbers of another run."""
+        self.seed, self._steps = state.tolist()
+
     def full_gradients(self) -> dict[str, Tensor]:
         """The whole gradient of every parameter that has one, by name. Collective."""
         return {
@@ -227,13 +242,17 @@ class Parallel(nn.Module):
         return GradScaler(self.grid.comm, **options)
 
     def full_optimizer_state_dict(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        """The state of an optimizer over these parameters, whole, by parameter names. Collective."""
-        return optimizer_state.full(optimizer, self._owners(), self.grid.axes)
+        """The state of an optimizer over these parameters, whole, by parameter names, and of random numbers. Collective."""
+        return optimizer_state.full(optimizer, self._owners(), self.grid.axes) | {
+            RANDOM: self.get_extra_state().tolist()
+        }
 
     def load_full_optimizer_state_dict(self, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
         """Take this rank's part of what `full_optimizer_state_dict` gave, on this grid or another. Collective."""
         with together(self.grid.comm, "loading the optimizer's state"):
             optimizer_state.load(optimizer, state, self._owners(), self.grid.axes)
+            if RANDOM in state:
+                self.set_extra_state(torch.tensor(state[RANDOM]))
 
     def clip_grad_value_(self, clip_value: float) -> None:
         """`torch.nn.utils.clip_grad_value_`: every element of every gradient into [-clip_value, clip_value]."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
@@ -148,8 +149,8 @@ def load(
     return {item.name: found[item.name] for item in homes}
 
 
-def save(state: Mapping[str, Tensor], path: Path) -> None:
-    """Write whole tensors to a safetensors file, aside first, so that the file appears whole or not at all."""
+def save(state: Mapping[str, Tensor], path: Path, notes: Mapping[str, str] = MappingProxyType({})) -> None:
+    """Write whole tensors to a safetensors file with notes, aside first, so that the file appears whole or not at all."""
     from safetensors.torch import save_file
 
     aside = path.with_name(path.name + ".tmp")
@@ -160,7 +161,7 @@ def save(state: Mapping[str, Tensor], path: Path) -> None:
             tensor.clone(memory_format=torch.contiguous_format) if tensor.data_ptr() in written else tensor.contiguous()
         )
         written[tensor.data_ptr()] = name
-    save_file(separate, aside)
+    save_file(separate, aside, dict(notes))
     aside.replace(path)
 
 

@@ -67,7 +67,7 @@ def modes(
     ]
     stuck = f"train() would change {', '.join(asleep[:5])}{' and others' if len(asleep) > 5 else ''}"
     stuck = f"{stuck}: forward {says(one)} in training, and {says(two)} as the model stands"
-    if stands == evaluates:
+    if stands == evaluates and not module.training:
         return Mode(own, evaluates=True), Mode(now, evaluates=True, stuck=stuck)
     return (replace(standing, stuck=stuck),)
 

@@ -36,7 +36,9 @@ class Net(nn.Module):
         return self
 
     def forward(self, x, y):
-        loss = F.cross_entropy(self.head(self.drop(self.norm(self.wide(x)))), y)
+        loss = F.cross_entropy(
+            self.head((nn.Identity() if "steady" in self.ways else self.drop)(self.norm(self.wide(x)))), y
+        )
         return loss + self.wide.weight.square().mean() if "branches" in self.ways and self.training else loss
 
 
@@ -51,6 +53,7 @@ CASES = {
     "training": (Net, "", "", True),
     "evaluation": (lambda: Net().eval(), "", "", True),
     "norm asleep": (lambda: asleep(Net(), "norm"), "train() would change norm", "", False),
+    "norm asleep alone": (lambda: asleep(Net("steady"), "norm"), "train() would change norm", "", False),
     "norm kept": (lambda: Net("keeps").train(), "", "", False),
     "norm kept, evaluation": (lambda: Net("keeps").eval(), "", "", False),
     "linear asleep": (lambda: asleep(Net(), "wide"), "", "", True),

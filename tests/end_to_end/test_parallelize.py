@@ -1,5 +1,6 @@
 """`autopar.parallelize` on simulated ranks: rank 0 compiles, and what it has and what it meets is everybody's."""
 
+import copy
 import inspect
 import random
 from unittest import mock
@@ -112,3 +113,54 @@ def test_a_function_that_makes_another_model_on_every_rank_is_refused_by_name():
         assert is_alike(one.value)
 
     simulate(2, rank)
+
+
+class Dropping(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.wide, self.drop, self.head = nn.Linear(3, 8), nn.Dropout(0.5), nn.Linear(8, 1)
+
+    def forward(self, x):
+        return self.head(self.drop(self.wide(x).relu())).square().mean()
+
+
+def test_a_run_that_is_resumed_draws_what_an_uninterrupted_one_draws():
+    net = Dropping().double()
+    inputs = (INPUTS[0].double(),)
+
+    def trained(parallel, optimizer, steps):
+        losses = []
+        for _ in range(steps):
+            optimizer.zero_grad()
+            loss = parallel(*inputs)
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        return losses
+
+    def fresh(seed=3):
+        parallel = autopar.parallelize(net, inputs, grid="2", seed=seed, pin=["wide: n@axis0"])
+        return parallel, torch.optim.SGD(parallel.parameters(), lr=0.1, momentum=0.9)
+
+    def rank():
+        parallel, optimizer = fresh()
+        losses = trained(parallel, optimizer, 2)
+        state, whole = parallel.state_dict(), parallel.full_state_dict()
+        held, whole_held = optimizer.state_dict(), parallel.full_optimizer_state_dict(optimizer)
+        state, held = copy.deepcopy(state), copy.deepcopy(held)
+        losses += trained(parallel, optimizer, 2)
+        Dropping().load_state_dict(whole)  # has no other keys than the model's own
+        again, optimizer = fresh(0)
+        again.load_state_dict(state)
+        optimizer.load_state_dict(held)
+        assert trained(again, optimizer, 2) == losses[2:]
+        again, optimizer = fresh(0)
+        again.load_full_state_dict(whole)
+        again.load_full_optimizer_state_dict(optimizer, whole_held)
+        assert trained(again, optimizer, 2) == losses[2:]
+        again, optimizer = fresh()
+        again.load_full_state_dict(whole)
+        assert trained(again, optimizer, 1)[0] != losses[2]  # other draws, so that the above says something
+        return losses
+
+    assert len(set(simulate(2, rank)[0])) == 4

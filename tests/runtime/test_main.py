@@ -96,6 +96,9 @@ def test_a_live_model_has_no_batches(tmp_path, capsys):
     plan = json.loads((program.parent / "plan.json").read_text())
     plan["model"] = {"path": "", "sha256": "", "attribute": "model"}
     (program.parent / "plan.json").write_text(json.dumps(plan))
+    with pytest.raises(SystemExit):
+        start(program)
+    assert "compiled from a function or a class in Python" in capsys.readouterr().err
     save_file(sequential(0, 0).state_dict(), program.parent / "parameters.safetensors")
     with pytest.raises(SystemExit):
         start(program)
