@@ -83,12 +83,24 @@ def _sample(info: Any, one: Any) -> Sample:  # noqa: ANN401
     return Sample(function, tuple(leaves), spec)
 
 
+class Does(nn.Module):
+    """The call itself: what it is captured as is marked by this module's name."""
+
+    def __init__(self, sample: Sample) -> None:
+        super().__init__()
+        self.sample = sample
+
+    def forward(self, leaves: list[Any]) -> list[Tensor]:
+        return self.sample.call(leaves)
+
+
 class Call(nn.Module):
     """One sample; its parameters are named by their place among the arguments."""
 
     def __init__(self, sample: Sample) -> None:
         super().__init__()
         self.sample = sample
+        self.does = Does(sample)
         self.given: dict[int, Tensor] = {}
         self.first = -1
         for i, leaf in enumerate(sample.leaves):
@@ -113,7 +125,8 @@ class Call(nn.Module):
                 leaves[i] = known[i] + getattr(self, f"x{i}")
             elif isinstance(leaf, Tensor):
                 leaves[i] = known[i] if i in known else getattr(self, f"x{i}")
-        return self.sample.call(leaves)
+        found: list[Tensor] = self.does(leaves)
+        return found
 
     def forward(self, given: dict[int, Tensor]) -> list[Tensor]:
         return self.results(given)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 import autopar
 from autopar.compiler import Compiled
-from autopar.errors import AutoparError
+from autopar.errors import AutoparError, InternalError
 from autopar.graph import Graph, Node
 from autopar.grid import GridShape
 from autopar.layout import Partial
@@ -171,6 +171,8 @@ def outcome(samples: list[Sample], grids: Sequence[str], seen: Seen | None = Non
                 seen.programs.append(grid)
     except Differs as error:
         return "WRONG", str(error)
+    except InternalError as error:
+        return "CRASH", _refusal(error)
     except AutoparError as error:
         return "REFUSED", _refusal(error)
     except Exception as error:
@@ -215,7 +217,7 @@ def _rounds(graph: Graph, grid: str, seen: Seen) -> Iterator[list[str]]:
     """Pins that take every call of the samples through all its letters, those of all calls at once."""
     offered = {}
     for node in graph.nodes:
-        if node.module.startswith("call"):
+        if re.fullmatch(r"call\d+\.does", node.module):
             letters = _letters(graph, node, GridShape.parse(grid).sizes)
             target = node.target.removesuffix(".default")
             (seen.split if letters else seen.whole)[target] = None
