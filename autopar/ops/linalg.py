@@ -16,7 +16,10 @@ _SQUARE = T((4, 3, 3))
 
 def _rule(notation: str, *linear: set[int]) -> Callable[[Call], Rule]:
     def rule(call: Call) -> Rule:
-        return with_linear(letters(notation, call), *linear)
+        other_side = (
+            dict(call.node.kwargs).get("left", True) is False
+        )  # X A = B: rows of B are independent, not columns
+        return with_linear(letters(notation.replace("[n] m", "m [n]") if other_side else notation, call), *linear)
 
     return rule
 
@@ -26,12 +29,21 @@ def _flops(call: Call, rule: Rule) -> float:
     return float(call.operands[0].numel * call.operands[0].shape[-1])
 
 
+def _solve(call: Call) -> Rule:
+    """Raises ValueError where the right side has fewer dims: torch tells vectors from matrices by the extents of a part."""
+    if len(call.operands[0].shape) != len(call.operands[1].shape):
+        raise ValueError("vectors on the right side, or one matrix for all")
+    return _rule("b* [n] [n], b* [n] m -> b* [n] m", {1})(call)
+
+
+_OTHER_SIDE = (("left", False),)
 _DEFINITE = T((4, 3, 3), "definite")
 _TABLE: tuple[tuple[str, str, str, tuple[set[int], ...], Emit, tuple[Sample, ...]], ...] = (
     ("inv", "aten.linalg_inv.default", "b* [n] [n] -> b* [n] [n]", (), function("torch.linalg.inv", 1), (Sample((_SQUARE,)),)),
     (
         "solve", "aten.linalg_solve.default", "b* [n] [n], b* [n] m -> b* [n] m", ({1},),
-        function("torch.linalg.solve", 2, ("left", True)), (Sample((_SQUARE, T((4, 3, 6)))),),
+        function("torch.linalg.solve", 2, ("left", True)),
+        (Sample((_SQUARE, T((4, 3, 6)))), Sample((_SQUARE, T((4, 3, 3))), _OTHER_SIDE)),
     ),
     ("det", "aten.linalg_det.default", "b* [n] [n] -> b*", (), function("torch.linalg.det", 1), (Sample((_SQUARE,)),)),
     (
@@ -50,7 +62,11 @@ _TABLE: tuple[tuple[str, str, str, tuple[set[int], ...], Emit, tuple[Sample, ...
      (Sample((_SQUARE,)),)),
     ("solve_triangular", "aten.linalg_solve_triangular.default", "b* [n] [n], b* [n] m -> b* [n] m", ({1},),
      function("torch.linalg.solve_triangular", 2, ("upper", None), ("left", True), ("unitriangular", False)),
-     (Sample((_SQUARE, T((4, 3, 6))), (("upper", True),)),)),
+     (
+         Sample((_SQUARE, T((4, 3, 6))), (("upper", True),)),
+         Sample((_SQUARE, T((4, 3, 3))), (*_OTHER_SIDE, ("upper", False))),
+         Sample((_SQUARE, T((4, 6, 3))), (*_OTHER_SIDE, ("upper", True))),
+     )),
     (
         "matrix_exp", "aten.linalg_matrix_exp.default", "b* [n] [n] -> b* [n] [n]", (),
         function("torch.linalg.matrix_exp", 1), (Sample((_SQUARE,)),),
@@ -63,8 +79,8 @@ _TABLE: tuple[tuple[str, str, str, tuple[set[int], ...], Emit, tuple[Sample, ...
 for _name, _target, _note, _linear, _emit, _samples in _TABLE:
     register(
         Op(
-            _name, (_target,), _note, _rule(_note, *_linear), _emit, work="reduce", flops=_flops, backward=2.0,
-            samples=_samples,
+            _name, (_target,), _note, _solve if _name == "solve" else _rule(_note, *_linear), _emit, work="reduce",
+            flops=_flops, backward=2.0, samples=_samples,
         )
     )  # fmt: skip
 

@@ -142,9 +142,10 @@ def _addbmm(call: Call) -> Rule:
 
 
 def _addmv(call: Call) -> Rule:
-    """torch keeps the one row of a broadcast term where the result has none."""
-    rule = _scaled(call, "m, m k, k -> m", (1, 2))
-    return rule if call.operands[0].shape == call.results[0].shape else replace(rule, filled=frozenset({"m"}))
+    """Raises ValueError for a term of one row: torch does not broadcast it where a part has no rows or columns."""
+    if call.operands[0].shape != call.results[0].shape:
+        raise ValueError("a term that is broadcast")
+    return _scaled(call, "m, m k, k -> m", (1, 2))
 
 
 def _addr(call: Call) -> Rule:

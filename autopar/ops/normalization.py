@@ -133,7 +133,12 @@ _norm(
 
 
 def _instance_norm(call: Call) -> Rule:
-    """Raises ValueError where running statistics are kept: they would have to be updated."""
+    """Raises ValueError where running statistics are kept: they would have to be updated.
+
+    And for a bias alone, of which torch's backward knows no rows where a rank has no samples.
+    """
+    if call.arg(1, "weight") is None and call.arg(2, "bias") is not None:
+        raise ValueError("a bias without a weight")
     batch = call.arg(5, "use_input_stats", True) is True
     if batch and isinstance(call.arg(3, "running_mean"), Ref):
         raise ValueError("instance norm with running statistics")
