@@ -209,9 +209,11 @@ SIZES: dict[str, Any] = {  # what fields of configurations become, where a confi
     **dict.fromkeys(("q_lora_rank", "kv_lora_rank"), 16),
     **dict.fromkeys(("n_group", "topk_group", "bos_token_id", "first_k_dense_replace"), 1),
     **dict.fromkeys(("pad_token_id", "decoder_start_token_id"), 0),
+    **dict.fromkeys(("d_latents", "num_latents"), 32),
+    **{"axial_pos_embds": False, "num_self_attends_per_block": 2},
     **{"vocab_size": 200, "image_size": 32, "eos_token_id": 2, "num_labels": 3, "use_cache": False},
 }
-DROPPING = ("drop", "dropout", "pdrop", "layerdrop")
+DROPPING = ("drop", "mask_time_prob", "mask_feature_prob")
 TASKS = {  # by task the table of models in transformers, in the order in which a type's task is chosen
     "causal": "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
     "seq2seq": "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
@@ -266,8 +268,9 @@ def _configurations(kind: str) -> Iterator[Any]:
         if isinstance(getattr(base, name, None), list | tuple):
             fields[name] = small(len(getattr(base, name)))
     fewer = {"head_dim", "embed_dim", "dim", "hidden_dim"}
+    widths = fewer | {"num_heads", "n_heads", "hidden_size", "d_model", "intermediate_size"}
     fewest = {"num_hidden_layers", "n_layer", "num_layers", "n_layers", "vocab_size", "use_cache"}
-    for names in (fields.keys(), fields.keys() - fewer, fields.keys() & fewest, set()):
+    for names in (fields.keys(), fields.keys() - fewer, fields.keys() - widths, fields.keys() & fewest, set()):
         yield _consistent(make(**_taken(make, {name: fields[name] for name in fields if name in names})))
 
 

@@ -14,6 +14,7 @@ from torch.export import ExportedProgram
 
 from autopar.capture.asked import Mode, modes
 from autopar.capture.build import LOG, Built, Examples, Model, arguments, build, build_on_cpu, input_names, real_buffers
+from autopar.capture.chance import drawn_with
 from autopar.capture.export import export
 from autopar.capture.known import UNKNOWN
 from autopar.capture.modes import evaluation
@@ -104,7 +105,7 @@ def _in_mode(
 ) -> Captured:
     with mode.entered(built.module):
         captured = partial(_graph, built, name=name, loss=loss, outputs=outputs)
-        graph, constants = captured(examples)
+        graph, constants = drawn_with(partial(captured, examples))
         larger, fixed = _larger(captured, examples, constants)
         paths = sum(node.target == PATH for node in graph.nodes)
         why = evaluation(built.module, *arguments(examples, built), built.mode, paths)

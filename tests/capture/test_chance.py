@@ -1,0 +1,62 @@
+"""Numbers that Python or numpy draws in forward are never frozen in silence: the line is named; those that do not matter pass."""
+
+import inspect
+import random
+
+import numpy as np
+import pytest
+import torch
+from capture_refused import Net, refused
+
+from autopar.capture import capture
+
+
+class Scalar(Net):
+    def forward(self, x):
+        return (self.fc(x) * random.random()).square().mean()
+
+
+class Mask(Net):
+    def forward(self, x):
+        mask = torch.from_numpy(np.random.rand(4) < 0.5)
+        return self.fc(x).masked_fill(mask, 0.0).square().mean()
+
+
+class Branch(Net):
+    def forward(self, x):
+        y = self.fc(x)
+        if random.random() < 0.5:
+            y = y.relu()
+        return y.square().mean()
+
+
+class Rolled(Net):
+    def forward(self, x):
+        return self.fc(x.roll(np.random.randint(1, 1000), 1) * self.table).square().mean() * np.random.uniform(1, 2)
+
+
+@pytest.mark.parametrize(
+    ("model", "code"),
+    [(Scalar, "random.random()"), (Mask, "masked_fill"), (Branch, "square()"), (Rolled, "x.roll")],
+    ids=lambda one: getattr(one, "__name__", ""),
+)
+def test_a_number_of_another_generator_is_refused(model, code):
+    random.seed(1)
+    np.random.seed(1)
+    states = random.getstate(), np.random.get_state()[1].tobytes()
+    text = refused(model)
+    assert "draws from Python's or numpy's random generator" in text
+    if model is not Branch:  # which of the two is captured first is chance
+        (line,) = [line.strip() for line in inspect.getsource(model).splitlines() if code in line][-1:]
+        assert line.removeprefix("return ")[:20] in text
+    assert states == (random.getstate(), np.random.get_state()[1].tobytes())
+
+
+class NeverDropped(Net):
+    def forward(self, x):
+        y = self.fc(x)
+        return (y if random.random() < 0.0 or np.random.rand() > 2 else y.relu()).square().mean()
+
+
+def test_a_number_that_does_not_matter_passes():
+    assert capture(NeverDropped, {"x": torch.ones(6, 4)}, name="net").graph.nodes
