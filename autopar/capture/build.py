@@ -20,6 +20,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
+from autopar.capture.hooks import check_hooks
 from autopar.capture.refuse import check_tensors
 from autopar.capture.source import frames_of_error, innermost
 from autopar.errors import CaptureError, nearest, refusal
@@ -42,6 +43,7 @@ class Built:
 def build(model: Model, name: str) -> Built:
     """The module that `model` is or returns, on fake tensors wherever that is possible."""
     if isinstance(model, nn.Module):
+        check_hooks(model)
         if all(tensor.is_meta for tensor in _tensors(model)) and any(True for _ in _tensors(model)):
             return _faked(copy.deepcopy(model), None)
         return Built(model, None, None)
@@ -122,6 +124,7 @@ def _tensors(module: nn.Module) -> Iterator[torch.Tensor]:
 
 def _checked(module: object, name: str) -> nn.Module:
     if isinstance(module, nn.Module):
+        check_hooks(module)
         return module
     given = f"the function returned {type(module).__name__}"
     raise CaptureError(refusal(name, given, "a model function returns an nn.Module", fix="return the module"))

@@ -7,24 +7,24 @@ no gradient flows through their results; these are therefore marked with a detac
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import operator
 import re
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import fx, nn
 from torch.export import ExportedProgram
 
 from autopar.capture import decompose, refuse
+from autopar.capture.attributes import state_seen
 from autopar.capture.build import describe
 from autopar.capture.functions import kept
+from autopar.capture.hooks import no_hooks
 from autopar.capture.known import Known
+from autopar.capture.quiet import quiet
 from autopar.capture.returned import only_tensors
 from autopar.capture.source import frames_of_error, innermost, user_files
+from autopar.capture.state import check_state
 from autopar.capture.untouched import untouched
 from autopar.capture.written import writing
 from autopar.errors import CaptureError
@@ -33,14 +33,17 @@ from autopar.errors import CaptureError
 def export(module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], name: str) -> ExportedProgram:
     """The functional program of ``module(*args, **kwargs)`` in its own training mode. Raises CaptureError."""
     try:
-        with quiet(), untouched(module), kept(module):
-            with writing(module), only_tensors(module), Known():
+        with quiet(), untouched(module), no_hooks(module), kept(module):
+            with writing(module), only_tensors(module), Known(), state_seen(module) as names:
                 program = torch.export.export(module, args, kwargs, strict=False)
             lines = _lines_inside(program.graph_module)
             _keep_no_grad(program.graph_module)
             functional: ExportedProgram = program.run_decompositions(decompose.table())
             _restore_lines(functional.graph_module, lines)
-            return functional
+        if names:
+            with quiet(), untouched(module):
+                check_state(module, args, kwargs, names)
+        return functional
     except CaptureError:
         raise
     except Exception as error:  # forward is the user's and may raise anything
@@ -99,17 +102,3 @@ def _detach_after(graph: fx.Graph, node: fx.Node) -> None:
         detached = graph.call_function(torch.ops.aten.detach.default, (node,))
     detached.meta = dict(node.meta)
     node.replace_all_uses_with(detached, delete_user_cb=lambda user: user is not detached)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """torch logs and prints what it raises as well; the exception says it once and in our words."""
-    level = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)  # torch's own use of it
-            warnings.filterwarnings("ignore", message=".*_flat_weights")  # nn.LSTM's own list of its parameters
-            yield
-    finally:
-        logging.disable(level)

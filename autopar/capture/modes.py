@@ -19,9 +19,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
-from autopar.capture.export import quiet
 from autopar.capture.known import Known
 from autopar.capture.paths import without_paths
+from autopar.capture.quiet import quiet
 from autopar.capture.untouched import untouched
 
 _DROPOUT = frozenset(
@@ -118,7 +118,7 @@ def calls(
             module.train(mode)
         counters = frozenset(id(one) for name, one in module.named_buffers() if name.endswith("num_batches_tracked"))
         log = _Log(frozenset() if exact else counters, exact or not module.training, exact=exact)
-        with Known(), log, _exporting():
+        with Known(), log, exporting():
             module(*given, **named)
         return log.calls
 
@@ -200,7 +200,7 @@ def says(call: Call | None) -> str:
 
 
 @contextlib.contextmanager
-def _exporting() -> Iterator[None]:
+def exporting() -> Iterator[None]:
     """While active, models that ask whether they are exported are told so, and call what fake tensors can do."""
     before = torch.compiler._is_exporting_flag, torch.compiler._is_compiling_flag
     torch.compiler._is_exporting_flag = torch.compiler._is_compiling_flag = True

@@ -1,0 +1,76 @@
+"""What a graph of operators does not show is right in the program, or refused at its line; it is never ignored."""
+
+import inspect
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+import unseen
+from capture_refused import refused
+from compiling import SLOW
+from torch import nn
+from trained import assert_trains_the_same
+
+import autopar
+
+MARK = "# refused"
+PENDING = (
+    "Data",
+    "DetachInPlace",
+    "Decorated",
+    "WriteNoGrad",
+    "WriteIndexNoGrad",
+    "ClampNoGrad",
+    "WriteData",
+    "WriteDetached",
+    "WriteViewNoGrad",
+    "CopyNoGrad",
+    "FreshNoGrad",
+    "WriteAfterUse",
+    "InitNoGrad",
+    "WriteInCheckpoint",
+    "SwapData",
+    "RequiresGradOff",
+)
+
+
+def refused_at(kind):
+    """``unseen.py:LINE``, the marked line of a form's own class or of one that it is made of; None where there is none."""
+    for one in itertools.chain(kind.made_of, kind.__mro__):
+        lines, start = inspect.getsourcelines(one) if one.__module__ == "unseen" else ([], 0)
+        marked = [start + i for i, line in enumerate(lines) if MARK in line]
+        if marked:
+            return f"{Path(unseen.__file__).name}:{marked[0]}"
+    return None
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, kind in unseen.FORMS.items() if refused_at(kind) and name not in PENDING]
+)
+def test_a_form_is_refused_at_its_line(name):
+    kind = unseen.FORMS[name]
+    text = refused(kind, unseen.inputs(), live=True)
+    assert text.startswith(refused_at(kind) + ": `"), text
+    assert "\n  fix: " in text
+
+
+class Every(nn.Module):
+    """All forms that are not refused, beside each other."""
+
+    def __init__(self):
+        super().__init__()
+        self.parts = nn.ModuleDict(
+            {name: kind() for name, kind in unseen.FORMS.items() if not refused_at(kind) and name not in PENDING}
+        )
+
+    def forward(self, x):
+        return sum(part(x) for part in self.parts.values())
+
+
+def test_the_other_forms_train_as_torch_trains_them():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model, inputs = Every(), unseen.inputs()
+    one = autopar.compile(model, inputs, grid="2", machine=SLOW)
+    assert_trains_the_same(one, model, inputs, steps=3)

@@ -1,0 +1,539 @@
+"""Models with what a graph of operators does not show: hooks, attributes that change, writing without a gradient.
+
+A line marked ``# refused`` is where a model must be refused; the others train as torch trains them.
+"""
+
+import collections
+
+import torch
+from small_models import normal
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+COUNT = 0
+SEEN = {}
+
+
+class Net(nn.Module):
+    """Two layers, between which `change` does something; buffers and attributes for it to use."""
+
+    state: object = None
+    made_of = ()
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 8), nn.Linear(8, 8)
+        self.register_buffer("kept", torch.ones(8))
+        self.n, self.h, self.list, self.dict, self.scale = 0, None, [], {}, 1.0
+
+    def forward(self, x):
+        return self.change(self.a(x)).square().mean()
+
+
+# ---- hooks
+
+
+class TensorHook(Net):
+    def change(self, h):
+        h.register_hook(lambda grad: grad * 0.5)  # refused
+        return self.b(h)
+
+
+class WatchingHook(Net):
+    def change(self, h):
+        h.register_hook(self.list.append)  # refused
+        return self.b(h)
+
+
+class HookInCheckpoint(Net):
+    def change(self, h):
+        return checkpoint(self.inner, h, use_reentrant=False)
+
+    def inner(self, h):
+        h = self.b(h)
+        h.register_hook(torch.sign)  # refused
+        return h
+
+
+class HookInReentrant(HookInCheckpoint):
+    def change(self, h):
+        return checkpoint(self.inner, h, use_reentrant=True)
+
+
+class HookOnNode(Net):
+    def change(self, h):
+        h = self.b(h)
+        h.grad_fn.register_hook(lambda into, out: tuple(2 * one for one in into))  # refused
+        return h
+
+
+class HookBeforeNode(Net):
+    def change(self, h):
+        h = self.b(h)
+        h.grad_fn.register_prehook(lambda out: tuple(2 * one for one in out))  # refused
+        return h
+
+
+class HookOnSeveral(Net):
+    def change(self, h):
+        torch.autograd.graph.register_multi_grad_hook([h], lambda grads: None)  # refused
+        return self.b(h)
+
+
+class HookOnParameter(Net):
+    def __init__(self):
+        super().__init__()
+        self.b.weight.register_hook(lambda grad: grad * 2)  # refused
+
+    def change(self, h):
+        return self.b(h)
+
+
+class HookAfterGradient(Net):
+    def __init__(self):
+        super().__init__()
+        self.b.weight.register_post_accumulate_grad_hook(lambda p: p.grad.mul_(2))  # refused
+
+    def change(self, h):
+        return self.b(h)
+
+
+class ModuleBackward(Net):
+    def __init__(self):
+        super().__init__()
+        self.b.register_full_backward_hook(lambda m, into, out: tuple(3 * one for one in into))  # refused
+
+    def change(self, h):
+        return self.b(h)
+
+
+class ModuleBackwardPre(Net):
+    def __init__(self):
+        super().__init__()
+        self.b.register_full_backward_pre_hook(lambda m, out: tuple(3 * one for one in out))  # refused
+
+    def change(self, h):
+        return self.b(h)
+
+
+class ModuleBackwardOld(Net):
+    def __init__(self):
+        super().__init__()
+        self.b.register_backward_hook(lambda m, into, out: None)  # refused
+
+    def change(self, h):
+        return self.b(h)
+
+
+class HookOnTheWay(Net):
+    def change(self, h):
+        self.b.register_full_backward_hook(lambda m, into, out: None)  # refused
+        return self.b(h)
+
+
+class ForwardHooks(Net):
+    """Hooks that see and change what goes forward are part of the graph."""
+
+    def __init__(self):
+        super().__init__()
+        self.b.register_forward_pre_hook(lambda m, args: (2 * args[0],))
+        self.b.register_forward_hook(lambda m, args, out: out.tanh())
+        self.b.register_forward_hook(lambda m, args, out: SEEN.update(last=out))
+
+    def change(self, h):
+        return self.b(h)
+
+
+class SavedTensors(Net):
+    def change(self, h):
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: x.round(), lambda x: x):  # refused
+            return self.b(h.tanh())
+
+
+class SavedOnCpu(Net):
+    def change(self, h):
+        with torch.autograd.graph.save_on_cpu():
+            return self.b(h.tanh())
+
+
+# ---- gradients that are cut or kept
+
+
+class DetachInPlace(Net):
+    def change(self, h):
+        h = self.b(h)
+        g = h * 2
+        g.detach_()
+        return h * g
+
+
+class Data(Net):
+    def change(self, h):
+        return h.data * self.b(h)
+
+
+class DetachBefore(Net):
+    """A detached tensor sees what is written to the one it was taken of, and lets no gradient through."""
+
+    def change(self, h):
+        h = self.b(h)
+        d = h.detach()
+        return h * d
+
+
+class RequiresGrad(Net):
+    def change(self, h):
+        d = h.detach()
+        d.requires_grad_()
+        return self.b(d) + h
+
+
+class RequiresGradOff(Net):
+    def change(self, h):
+        self.b.weight.requires_grad_(False)  # refused
+        return self.b(h)
+
+
+class NoGradRegion(Net):
+    def change(self, h):
+        with torch.no_grad():
+            scale = self.b(h).abs().mean()
+        return self.b(h) / scale
+
+
+class EnableGrad(Net):
+    def change(self, h):
+        with torch.no_grad():
+            with torch.enable_grad():
+                inner = self.b(h)
+            outer = self.b(h)
+        return inner * outer
+
+
+class SetGradEnabled(Net):
+    def change(self, h):
+        torch.set_grad_enabled(False)
+        scale = self.b(h)
+        torch.set_grad_enabled(True)
+        return self.b(h) * scale
+
+
+class Decorated(Net):
+    @torch.no_grad()
+    def scale(self, h):
+        return self.b(h).abs() + 1
+
+    def change(self, h):
+        return self.b(h) / self.scale(h)
+
+
+class Inference(Net):
+    def change(self, h):
+        with torch.inference_mode():
+            scale = self.kept * 2
+        return self.b(h) + scale.sum()
+
+
+# ---- writing without a gradient
+
+
+class WriteNoGrad(Net):
+    def change(self, h):
+        y = self.b(h) + 1
+        with torch.no_grad():
+            y.mul_(0.5)
+        return y * h
+
+
+class WriteIndexNoGrad(Net):
+    def change(self, h):
+        y = self.b(h) + 1
+        with torch.no_grad():
+            y[:, 0] = 0
+            y[:, 1:3] += h[:, 1:3]
+        return y * h
+
+
+class ClampNoGrad(Net):
+    def change(self, h):
+        y = self.b(h) + 1
+        with torch.no_grad():
+            y.clamp_(0, 1)
+        return y + h
+
+
+class WriteData(Net):
+    def change(self, h):
+        y = self.b(h) + 1
+        y.data.mul_(0.5)
+        return y + h
+
+
+class WriteDetached(Net):
+    def change(self, h):
+        y = self.b(h) + 1
+        y.detach().mul_(0.5)
+        return y + h
+
+
+class WriteViewNoGrad(Net):
+    def change(self, h):
+        y = self.b(h) + 1
+        v = y.view(-1)
+        with torch.no_grad():
+            v.mul_(0.5)
+        return y + v.view(8, 8)
+
+
+class SwapData(Net):
+    def change(self, h):
+        y = self.b(h)
+        y.data = y.data * 2
+        return y
+
+
+class CopyNoGrad(Net):
+    def change(self, h):
+        y = self.b(h) + 1
+        with torch.no_grad():
+            y.copy_(h)
+        return y + h
+
+
+class FreshNoGrad(Net):
+    """A tensor without a gradient is written to: nothing special."""
+
+    def change(self, h):
+        y = h.new_zeros(8)
+        with torch.no_grad():
+            y.add_(self.b.bias)
+            y[0] = 1
+        return self.b(h) * y
+
+
+class WriteAfterUse(Net):
+    def change(self, h):
+        y = self.b(h) + 1
+        z = y + h
+        with torch.no_grad():
+            y.zero_()
+        return z + y
+
+
+class BufferNoGrad(Net):
+    def change(self, h):
+        y = self.b(h)
+        with torch.no_grad():
+            self.kept.mul_(0.9).add_(y.mean(0))
+        return y * self.kept
+
+
+class InitNoGrad(Net):
+    """The values of a weight are set on the way."""
+
+    def change(self, h):
+        y = self.b(h)
+        with torch.no_grad():
+            nn.init.zeros_(y)
+        return y + h
+
+
+class WriteInCheckpoint(Net):
+    def inner(self, h):
+        y = self.b(h) + 1
+        with torch.no_grad():
+            y.mul_(0.5)
+        return y * h
+
+    def change(self, h):
+        return checkpoint(self.inner, h, use_reentrant=False) + checkpoint(self.inner, h, use_reentrant=True)
+
+
+# ---- attributes
+
+
+class Counter(Net):
+    def change(self, h):
+        self.n += 1  # refused
+        return self.b(h) * self.n
+
+
+class Warmup(Net):
+    def change(self, h):
+        self.n += 1  # refused
+        return self.b(h) if self.n > 1000 else 2 * self.b(h)
+
+
+class CountOnly(Net):
+    """Nobody reads what is counted."""
+
+    def change(self, h):
+        self.n += 1
+        return self.b(h)
+
+
+class Remembered(Net):
+    def change(self, h):
+        y = self.b(h)
+        y = y if self.h is None else y + self.h
+        self.h = y.detach()  # refused
+        return y
+
+
+class LastSeen(Net):
+    """Nobody reads the attribute."""
+
+    def change(self, h):
+        self.h = self.b(h)
+        return self.h * 2
+
+
+class Scheduled(Net):
+    def change(self, h):
+        self.scale = self.scale * 0.9  # refused
+        return self.b(h) * self.scale
+
+
+class Appended(Net):
+    def change(self, h):
+        self.list.append(h.detach())  # refused
+        return self.b(sum(self.list))
+
+
+class Logged(Net):
+    def change(self, h):
+        self.list.append(h.detach())
+        return self.b(h)
+
+
+class Queue(Net):
+    def __init__(self):
+        super().__init__()
+        self.queue = collections.deque(maxlen=3)
+
+    def change(self, h):
+        y = self.b(h) * (len(self.queue) + 1)
+        self.queue.append(0)  # refused
+        return y
+
+
+class Cached(Net):
+    """A value that is computed once and stays what it was."""
+
+    def change(self, h):
+        if "eye" not in self.dict:
+            self.dict["eye"] = torch.eye(8, dtype=h.dtype)
+        return self.b(h) * self.dict["eye"]
+
+
+class Collected(Net):
+    """Filled anew by every forward."""
+
+    def change(self, h):
+        self.list.clear()
+        self.list.append(self.b(h))
+        self.list.append(h)
+        return sum(self.list)
+
+
+class Keyed(Net):
+    def change(self, h):
+        y = self.b(h) + self.dict.get("h", 0)
+        self.dict["h"] = y.detach()  # refused
+        return y
+
+
+class Alternating(Net):
+    def change(self, h):
+        self.state = not self.state  # refused
+        return self.b(h) if self.state else self.b(2 * h)
+
+
+class Global(Net):
+    def change(self, h):
+        global COUNT  # noqa: PLW0603
+        COUNT += 1  # refused
+        return self.b(h) * COUNT
+
+
+class ClassAttribute(Net):
+    def change(self, h):
+        ClassAttribute.calls = getattr(ClassAttribute, "calls", 0) + 1  # refused
+        return self.b(h) * ClassAttribute.calls
+
+
+class SwapBufferData(Net):
+    def change(self, h):
+        self.kept.data = self.kept * 0.5
+        return self.b(h) * self.kept
+
+
+class NewBuffer(Net):
+    def change(self, h):
+        self.kept = self.kept * 0.5
+        return self.b(h) * self.kept
+
+
+class Memo:
+    def __init__(self):
+        self.calls = 0
+
+    def next(self):
+        self.calls += 1  # refused
+        return self.calls
+
+
+class InnerState(Net):
+    """State of a part, in an object that is no module."""
+
+    made_of = (Memo,)
+
+    def __init__(self):
+        super().__init__()
+        self.memo = Memo()
+
+    def change(self, h):
+        return self.b(h) * self.memo.next()
+
+
+class StateInHook(Net):
+    def __init__(self):
+        super().__init__()
+        self.b.register_forward_hook(self.count)
+
+    def count(self, module, args, out):
+        self.n += 1  # refused
+        return out * self.n
+
+    def change(self, h):
+        return self.b(h)
+
+
+class Schedule(Net):
+    def __init__(self):
+        super().__init__()
+        self.b.register_forward_pre_hook(lambda m, args: setattr(self, "n", self.n + 1))  # refused
+
+    def change(self, h):
+        return self.b(h) * self.n
+
+
+class CounterInCheckpoint(Net):
+    def inner(self, h):
+        self.n += 1  # refused
+        return self.b(h) * self.n
+
+    def change(self, h):
+        return checkpoint(self.inner, h, use_reentrant=False)
+
+
+FORMS = {
+    name: kind
+    for name, kind in list(globals().items())
+    if isinstance(kind, type) and issubclass(kind, Net) and kind is not Net
+}
+RIGHT = FORMS
+
+
+def inputs():
+    return {"x": normal(8, 6)}
