@@ -116,7 +116,8 @@ def rehearse(
 ) -> Rehearsal:
     """Run forward so many times, calling `after` after each, and `last` before the last. Raises what forward raises."""
     seen = Rehearsal()
-    slots = [(held, key) for part in module.modules() for held in (part._parameters, part._buffers) for key in held]
+    holders: list[dict[str, Any]] = [held for part in module.modules() for held in (part._parameters, part._buffers)]
+    slots = [(held, key) for held in holders for key in held]
     fake = next((one.fake_mode for held, key in slots if isinstance(one := held[key], FakeTensor)), None)
 
     def work(mode: FakeTensorMode) -> None:
