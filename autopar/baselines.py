@@ -16,6 +16,7 @@ two plans is one of splits.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -24,8 +25,10 @@ from autopar.errors import ConfigError, nearest, refusal
 from autopar.graph import Graph
 from autopar.grid import GridShape
 from autopar.layout import Layout, Shard
-from autopar.ops.rule import Choice
+from autopar.ops.rule import Choice, whole_choice
 from autopar.partitioner import asked
+from autopar.partitioner.merged import many
+from autopar.partitioner.mixtures import MOST
 from autopar.partitioner.strategies import Described, Strategy, describe
 from autopar.pins import Wishes
 
@@ -109,15 +112,19 @@ def narrowed(name: str, captured: Captured, grid: GridShape, wishes: Wishes) -> 
     """
     check(name)
     graph, baseline = captured.graph, BASELINES[name]
-    described = asked.narrowed(describe(graph, grid, wishes.calls), wishes.asked, grid)
+    some: dict[str, tuple[Strategy, ...]] | None = {} if many(grid) else None
+    described = asked.narrowed(describe(graph, grid, wishes.calls, some), wishes.asked, grid)
     scene = Scene(graph, grid, described, _rows(graph, captured.larger), _weights(graph))
     if not scene.axes:
         raise _inapplicable(scene, baseline, "a single rank has nothing to split")
     wanted = baseline.wants(scene)
+    if some is not None:
+        some = {name: _combined(scene, name, wanted) for name in described}
+        described = asked.narrowed(describe(graph, grid, wishes.calls, some), wishes.asked, grid)
     only = {item.node.name: kept for item in described.values() if (kept := _kept(item, wanted))}
     trained = frozenset(item.value for item in graph.parameters if item.kind == "parameter")
     stored = trained if baseline.stored else frozenset()
-    return replace(wishes, asked=replace(wishes.asked, only=only, stored=stored))
+    return replace(wishes, asked=replace(wishes.asked, only=only, stored=stored, bases=some))
 
 
 def check(name: str) -> None:
@@ -126,6 +133,14 @@ def check(name: str) -> None:
     if name not in known:
         given = f"{name!r} is unknown{nearest(name, known)}"
         raise ConfigError(refusal("plan", given, "a plan is found (auto), or a fixed one of those", known))
+
+
+def _combined(scene: Scene, name: str, wanted: Mapping[int, Wanted]) -> tuple[Strategy, ...]:
+    """What a call is to do on all axes together, the whole where nothing is said."""
+    whole = frozenset([whole_choice(scene.described[name].call, "replicate")])
+    sets = [wanted.get(axis, {}).get(name, whole) for axis in range(len(scene.grid.sizes))]
+    every = itertools.product(*(sorted(one, key=str) for one in sets))
+    return tuple(itertools.islice(every, MOST))
 
 
 def _kept(item: Described, wanted: Mapping[int, Wanted]) -> tuple[Strategy, ...]:

@@ -37,7 +37,7 @@ from autopar.partitioner.problem import Solution
 from autopar.partitioner.solve import check_method
 from autopar.plan import BatchPlan, ModelSource, Options, Place, Plan
 from autopar.rounds import planned
-from autopar.stages import Progress, silent, timed
+from autopar.stages import Progress, logged, timed
 
 if TYPE_CHECKING:
     import torch
@@ -117,7 +117,7 @@ class Compiled:
         where = self.plan.grid if grid is None else grid
         profile = self.plan.machine if machine is None else _profile(machine)
         _check(options, where, ranks, profile)
-        given = (self.captured, self.model, profile, options, self.plan.model, progress or silent)
+        given = (self.captured, self.model, profile, options, self.plan.model, progress or logged())
         return _on_grid(where, ranks, *given)
 
     def __repr__(self) -> str:
@@ -154,8 +154,8 @@ def compile(
     `solver` is ``auto``, ``ilp``, ``search`` or ``exhaustive``; `pin` fixes choices (``"*.c_fc: n@model"``,
     ``"wte.weight: shard 0@data"``) and `ban` rules them out; `optimizer` is what its state is accounted for: ``sgd``,
     ``momentum`` or ``adamw``; `loss` names the output to train on, `outputs` others that the program returns beside it
-    (``("logits",)``); `time_limit` is in seconds. With `measure` every distinct call is timed on this machine at its exact
-    local shapes, which takes seconds to minutes the first time, and the plan is made by these times.
+    (``("logits",)``); `time_limit` is in seconds, pricing included. With `measure` every distinct call is timed on this machine at
+    its exact local shapes, which takes seconds to minutes the first time, and the plan is made by these times.
     `recompute`: whether backward computes repeated blocks again, to keep less, ``auto`` (for the limit), ``always``, ``never``.
     `plan` is ``auto``, or a fixed one to compare with: ``data``, ``model``, ``domain``, ``megatron``, ``zero``, ``integrated``.
 
@@ -163,7 +163,7 @@ def compile(
     """
     from autopar.capture import capture
 
-    tell, profile = progress or silent, _profile(machine)
+    tell, profile = progress or logged(), _profile(machine)
     given = (tuple(pin), tuple(ban), loss, time_limit, _names(outputs), measure, recompute, plan)
     options = Options(None if memory is None else _limit(memory), solver, optimizer, *given)
     _check(options, grid, ranks, profile)
@@ -171,7 +171,7 @@ def compile(
         captured = capture(model, example_inputs, name=name or _name_of(model), loss=loss, outputs=options.outputs)
         said(f"{len(captured.graph.nodes)} operators, {_count(captured.graph)} parameters")
     with ours(f"compiling {captured.graph.name}"):
-        explore(without_record(captured.graph), partial(tell, "discovered"))
+        explore(without_record(captured.graph), tell)
     return _on_grid(grid, ranks, captured, model, profile, options, source or ModelSource("", ""), tell)
 
 

@@ -6,7 +6,11 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Iterable
+
+EXAMPLES = {"nibabel": "nibabel", "sklearn": "scikit-learn", "transformers": "transformers"}
+"""What the examples import: modules, and the packages that have them."""
 
 
 class AutoparError(Exception):
@@ -49,6 +53,16 @@ def nearest(given: str, known: Iterable[str]) -> str:
     """``"; did you mean 'x'?"`` for the known name nearest to `given`, or an empty string where none is near."""
     close = difflib.get_close_matches(given, list(known), n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def mend(error: BaseException, fix: str = "mend this line") -> str:
+    """How to mend a line of a user's that has raised: an import of a package that is not here wants the package."""
+    if not isinstance(error, ModuleNotFoundError) or not error.name:
+        return fix
+    package = error.name.split(".")[0]
+    if package in EXAMPLES:
+        return f"pip install {EXAMPLES[package]}; or everything that the examples need: pip install '.[examples]' in a checkout"
+    return f"install the package that has {package}, in the environment of {sys.executable}"
 
 
 def refusal(where: str, given: str, rule: str, offenders: Iterable[str] = (), fix: str = "") -> str:

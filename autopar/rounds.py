@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from autopar import shares
@@ -23,20 +23,20 @@ from autopar.costmodel.timings import UNMEASURED, Timings
 from autopar.graph import Graph
 from autopar.grid import GridShape
 from autopar.infeasible import amount, no_plan
+from autopar.merging import Scene, marked, opened
 from autopar.outcome import Outcome, outcome
 from autopar.partitioner.again import key_of, offered
 from autopar.partitioner.build import Built, build, running_statistics
 from autopar.partitioner.problem import NoChoice, Solution
 from autopar.partitioner.solve import solve
-from autopar.partitioner.strategies import describe
+from autopar.partitioner.strategies import Described
 from autopar.peaks import Fitted, fitted
 from autopar.pins import Wishes
 from autopar.plan import Options
-from autopar.stages import Progress, silent, timed
+from autopar.stages import Progress, only_reminders, silent, timed
 
 _MOST = 4
 _FEW = 500_000  # prices of conversions: with more, blocks apart are not planned only to tell what tying costs
-_SILENCE = 10.0  # seconds that calls may be timed for without a word
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,8 @@ class _Search:
     wishes: Wishes
     timings: Timings
     tell: Progress
+    described: Mapping[str, Described]
+    until: float  # when the time limit ends
     unhidden: float = 0.0  # the share of hidden gradient sums that is waited for
     known: dict[tuple[bool, frozenset[str]], Built] = field(default_factory=dict)  # what has been priced
 
@@ -65,7 +67,7 @@ class _Search:
             built = build(
                 self.graph, self.grid, self.machine, limit=self.limit, optimizer=self.options.optimizer,
                 pins=self.wishes.calls, gathered=gathered, timings=self.timings, asked=self.wishes.asked,
-                recomputed=recomputed,
+                recomputed=recomputed, described=self.described,
             )  # fmt: skip
             count = sum(len(options) for options in built.options.values())
             parts = [f"{len(built.keys)} variables, {count} strategies"]
@@ -77,12 +79,17 @@ class _Search:
     def carried(self, built: Built) -> Outcome:
         """The solution of a problem, carried out on paper. Raises NoChoice."""
         with timed(self.tell, "solved") as said:
-            solution = solve(built.problem, method=self.options.solver, time_limit=self.options.time_limit)
+            solution = solve(built.problem, method=self.options.solver, time_limit=self.left())
+            solution = marked(solution, self.wishes)
             found = outcome(built, solution, self.options.optimizer)
             limit = built.problem.limit
             under = "" if limit is None else f", {amount(limit)} kept at most, {amount(found.held.peak)} at the peak"
             said(f"{solution.method}, gap {solution.gap:.2%}{under}")
         return found
+
+    def left(self) -> float:
+        """Seconds of the time limit that are left for a solver; a tenth of it in any case."""
+        return max(self.until - time.perf_counter(), self.options.time_limit / 10)
 
     def fitted(self, recomputed: frozenset[str], below: float = math.inf) -> Fitted | None:
         """The search for a peak within the limit; a fixed plan stores parameters as it says."""
@@ -91,8 +98,9 @@ class _Search:
 
     def least(self, options: Options, sets: tuple[frozenset[str], ...]) -> float:
         """The least peak found under other pins, bans or another fixed plan. Raises NoChoice, ConfigError."""
-        wishes = self.wishes_of(options)
-        quiet = replace(self, options=options, wishes=wishes, tell=silent, known={})
+        scene = Scene(self.graph, self.grid, self.machine, self.limit, options, self.until)
+        wishes, described = opened(scene, self.wishes_of(options), silent)
+        quiet = replace(self, options=options, wishes=wishes, tell=silent, described=described, known={})
         found = [one for one in map(quiet.fitted, dict.fromkeys((sets[0], sets[-1]))) if one is not None]
         if all(one.best is None for one in found):
             found = [one if one.closer is None else one.closer() for one in found]
@@ -112,9 +120,14 @@ def planned(
 
     Raises InfeasiblePlan where no plan of any round meets the limit.
     """
-    wishes = wishes_of(options)
-    timings = _measured(graph, grid, machine, wishes, tell) if options.measure else UNMEASURED
-    search = _Search(graph, grid, machine, limit, options, wishes_of, wishes, timings, tell)
+    began = time.perf_counter()
+    scene = Scene(graph, grid, machine, limit, options, began + options.time_limit / 2)
+    with timed(only_reminders(tell), "priced"):
+        wishes, described = opened(scene, wishes_of(options), tell)
+    until = options.time_limit - (time.perf_counter() - began)
+    timings = _measured(graph, described, grid, machine, tell) if options.measure else UNMEASURED
+    until += time.perf_counter()  # to measure is no part of it
+    search = _Search(graph, grid, machine, limit, options, wishes_of, wishes, timings, tell, described, until)
 
     def told(share: float, change: float) -> None:
         what = f"gradient sums, {share:.0%} of what was to hide counted"
@@ -147,16 +160,18 @@ def _tied_loss(search: _Search, tied: Built, solution: Solution) -> float | None
     """
     if not tied.repeats or solution.cost <= 0:
         return 0.0
+    if search.wishes.asked.bases is not None:
+        return None
     prices = sum(edge.costs.size for edge in tied.problem.edges) * max(len(one.nodes) for one in tied.repeats)
     if prices > _FEW or tied.again.repeats:
         return None
     apart = build(
         search.graph, search.grid, search.machine, limit=None, optimizer=search.options.optimizer,
         pins=search.wishes.calls, gathered=False, timings=search.timings, asked=search.wishes.asked,
-        untied=True,
+        untied=True, described=search.described,
     )  # fmt: skip
     apart = shares.priced(apart, tied.unhidden)
-    return max(0.0, solution.cost - solve(apart.problem, time_limit=search.options.time_limit).bound) / solution.cost
+    return max(0.0, solution.cost - solve(apart.problem, time_limit=search.left()).bound) / solution.cost
 
 
 def _sets(plain: Built, recompute: str) -> tuple[frozenset[str], ...]:
@@ -202,19 +217,17 @@ def _closest(search: _Search, sets: tuple[frozenset[str], ...], missed: list[Fit
     return best
 
 
-def _measured(graph: Graph, grid: GridShape, machine: Machine, wishes: Wishes, tell: Progress) -> Timings:
+def _measured(
+    graph: Graph, described: Mapping[str, Described], grid: GridShape, machine: Machine, tell: Progress
+) -> Timings:
     """Seconds of every call under every strategy, timed on this machine or known from before."""
     from autopar.measure import measure
 
-    began = told = time.perf_counter()
-
-    def shown(done: int, count: int) -> None:
-        nonlocal told
-        if time.perf_counter() - told > _SILENCE:
-            told = time.perf_counter()
-            tell("measuring", f"{done} of {count} runs", told - began)
-
     with timed(tell, "measured") as said:
-        timings, jobs, new = measure(graph, describe(graph, grid, wishes.calls), grid, machine, shown)
+
+        def shown(done: int, count: int) -> None:
+            said(f"{done} of {count} runs")
+
+        timings, jobs, new = measure(graph, described, grid, machine, shown)
         said(f"{jobs} distinct calls, {new} of them timed now")
     return timings

@@ -5,7 +5,7 @@ Pins and bans of users are such words (`autopar.pins`, `words`); a baseline (`au
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from autopar.errors import ConfigError, refusal
@@ -27,6 +27,7 @@ class Asked:
     homes    per parameter or input and axis the words of which its home fits every one
     unhomes  the same of what its home must not be
     stored   parameters that lie in parts over as many axes as they can, and are gathered for use
+    bases    per call the strategies of which mixtures are open (`describe`); None where all are
     """
 
     bans: Mapping[str, Words] = field(default_factory=dict)
@@ -34,6 +35,7 @@ class Asked:
     homes: Mapping[str, Words] = field(default_factory=dict)
     unhomes: Mapping[str, Words] = field(default_factory=dict)
     stored: frozenset[str] = frozenset()
+    bases: Mapping[str, Sequence[Strategy]] | None = None
 
     def gathers(self, value: str) -> bool:
         """Whether a parameter may lie in parts where its users want it whole: it is asked for."""

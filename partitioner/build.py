@@ -78,14 +78,16 @@ def build(
     asked: Asked = NOTHING,
     recomputed: Collection[str] = (),
     untied: bool = False,
+    described: Mapping[str, Described] | None = None,
 ) -> Built:
     """Price everything. `limit` is bytes per rank or None; `optimizer` one of ``sgd``, ``momentum``, ``adamw``.
 
     `gathered` allows parameters to be stored in parts and gathered for use; `timings` are taken in place of predicted seconds;
     `asked` is what the choice is narrowed to beside the pins. `recomputed` names repeated blocks (`again.key_of`) of which forward
-    is computed again in backward; `untied` lets every block choose for itself.
+    is computed again in backward; `untied` lets every block choose for itself. `described` is what the calls may do, where that is
+    known already.
     """
-    described = narrowed(describe(graph, grid, pins), asked, grid)
+    described = described or narrowed(describe(graph, grid, pins, asked.bases), asked, grid)
     repeats = () if untied else blocks.find(graph)
     repeats = tuple(one for one in repeats if same_options(one, described) and same_homes(one, asked))
     twice = again(repeats, recomputed)

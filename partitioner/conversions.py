@@ -32,6 +32,8 @@ class Conversions:
     lists: dict[tuple[int, str, int], tuple[object, Options]] = field(default_factory=dict)
     distinct: dict[int, tuple[Options, tuple[Layouts, ...], list[int]]] = field(default_factory=dict)
     found: dict[tuple[object, ...], tuple[Options, Options, Matrix]] = field(default_factory=dict)
+    once: dict[tuple[Layouts, ...], tuple[Layouts, ...]] = field(default_factory=dict)  # equal lists are one object
+    tables: dict[tuple[object, ...], Matrix] = field(default_factory=dict)
 
     def operands(self, item: Described, operand: int) -> Options:
         """Per strategy of a call, the layouts in which it asks for an operand."""
@@ -56,11 +58,17 @@ class Conversions:
         if key not in self.found:
             rows, row = self._distinct(yields)
             columns, column = self._distinct(wants)
-            costs = conversion_matrix(
-                value.shape, ITEMSIZE[value.dtype], value.differentiable, rows, columns, self.grid, self.machine, runs
-            )
+            costs = self._table(value, rows, columns, runs)
             self.found[key] = yields, wants, costs[np.ix_(row, column)]
         return self.found[key][2]
+
+    def _table(self, value: Value, rows: tuple[Layouts, ...], columns: tuple[Layouts, ...], runs: int) -> Matrix:
+        """The prices between distinct layouts."""
+        key = (id(rows), id(columns), value.shape, value.dtype, value.differentiable, runs)
+        if key not in self.tables:
+            given = (value.shape, ITEMSIZE[value.dtype], value.differentiable, rows, columns)
+            self.tables[key] = conversion_matrix(*given, self.grid, self.machine, runs)
+        return self.tables[key]
 
     def whole(self, yields: Options, wants: Options) -> Matrix:
         """Infinite where a parameter that lies in parts over some axis would be made whole over it."""
@@ -77,6 +85,7 @@ class Conversions:
         """The distinct layouts of a list, and where each option is among them."""
         if id(options) not in self.distinct:
             once = tuple(unique(options))
+            once = self.once.setdefault(once, once)
             place = {layouts: i for i, layouts in enumerate(once)}
             self.distinct[id(options)] = options, once, [place[one] for one in options]
         return self.distinct[id(options)][1:]

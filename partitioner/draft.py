@@ -121,11 +121,18 @@ class Draft:
         """Calls: compute, inner communication, and what they keep for backward until then."""
         steps = 2 * len(self.graph.nodes)
         memo: dict[tuple[object, ...], tuple[list[float], list[int]]] = {}
+        priced: dict[
+            tuple[object, ...], list[float]
+        ] = {}  # calls that are alike share their strategies, and cost the same
         for i, node in enumerate(self.graph.nodes):
             item = self.described[node.name]
             key = (self.tied.get("node:" + node.name, "node:" + node.name), node.name in self.again.later)
             if key not in memo:
-                costs = memo[key[0], not key[1]][0] if key[1] else [self.call_seconds(item, s) for s in item.strategies]
+                timed = node.name if self.timings.seconds else ""
+                alike = (id(item.strategies), node.name in self.again.calls, timed)
+                if not key[1] and alike not in priced:
+                    priced[alike] = [self.call_seconds(item, s) for s in item.strategies]
+                costs = memo[key[0], not key[1]][0] if key[1] else priced[alike]
                 given = (self.grid, self.resident[node.name], self.again)
                 memo[key] = costs, [kept_bytes(item, strategy, *given) for strategy in item.strategies]
             self.put("node:" + node.name, item.strategies, *memo[key], (i, steps - i))

@@ -16,6 +16,7 @@ A node is free when it is live at no time that can bind, or when all its strateg
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from autopar.partitioner.order import cheapest_first
 from autopar.partitioner.problem import ROUNDING, Array, Edge, Problem, live_sets, merge
 
 Scope = tuple[int, ...]
@@ -261,13 +263,16 @@ def free(f: Factors, node: int) -> bool:
 
 
 def _eliminate_small(f: Factors) -> None:
-    todo = sorted(f.costs, reverse=True)
+    todo, listed = sorted(f.costs), set(f.costs)  # a heap, and what is on it
     while todo:
-        node = todo.pop()
+        node = heapq.heappop(todo)
+        listed.remove(node)
         around = neighbours(f, node)
         if len(around) <= 2 and free(f, node):
             eliminate(f, node)
-            todo = sorted({*todo, *around}, reverse=True)
+            for one in around - listed:
+                heapq.heappush(todo, one)
+            listed |= around
 
 
 def eliminate(f: Factors, node: int) -> None:
@@ -324,14 +329,10 @@ def eliminate_all(f: Factors, work: float, entries: float) -> bool:
     order: list[int] = []
     if not all(free(f, node) for node in f.costs):
         return False
-    while around:
-        weight, node = min((math.prod(sizes[i] for i in near), node) for node, near in around.items())
+    for weight, node in cheapest_first(around, lambda near: math.prod(sizes[i] for i in near)):
         work -= weight * sizes[node]
         if weight > entries or work < 0:
             return False
-        near = around.pop(node)
-        for i in near:
-            around[i] = (around[i] | near) - {i, node}
         order.append(node)
     for node in order:
         eliminate(f, node)
@@ -341,14 +342,7 @@ def eliminate_all(f: Factors, work: float, entries: float) -> bool:
 def least_degree(f: Factors) -> list[int]:
     """The nodes in an order of elimination: one with the fewest neighbours left first."""
     around = {node: neighbours(f, node) for node in sorted(f.costs)}
-    order = []
-    while around:
-        node = min(around, key=lambda i: (len(around[i]), i))
-        near = around.pop(node)
-        for i in near:
-            around[i] = (around[i] | near) - {i, node}
-        order.append(node)
-    return order
+    return [node for _, node in cheapest_first(around, len)]
 
 
 def core(f: Factors) -> Core:

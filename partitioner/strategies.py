@@ -21,6 +21,7 @@ from autopar.ops.op import Op
 from autopar.ops.rule import Call, Choice, Rule, choices, fills, whole_choice
 from autopar.partitioner.granules import of_letters, propagate
 from autopar.partitioner.likeness import likeness
+from autopar.partitioner.mixtures import MOST, mixtures
 from autopar.partitioner.words import does
 
 Strategy = tuple[Choice, ...]  # one choice per axis
@@ -37,25 +38,43 @@ class Described:
     strategies: tuple[Strategy, ...]
 
 
-def describe(graph: Graph, grid: GridShape, pins: Mapping[str, Mapping[int, str]]) -> dict[str, Described]:
+def describe(
+    graph: Graph,
+    grid: GridShape,
+    pins: Mapping[str, Mapping[int, str]],
+    bases: Mapping[str, Sequence[Strategy]] | None = None,
+) -> dict[str, Described]:
     """Every node with its legal strategies. `pins` maps a node's name to the letter (or mode) it must take per axis.
 
-    Calls that are alike share one tuple of strategies.
+    Calls that are alike share one tuple of strategies. With `bases` these are mixtures of what they list for a call, or for one
+    that is alike, instead of all that there are.
     """
     given = {node.name: call_of(graph, node) for node in graph.nodes}
     known = {name: record_of_call(call) for name, call in given.items()}
     calls = {name: (given[name], rule) for name, (_, rule) in known.items()}
     granules = propagate(graph, calls)
+    letters = {node.name: of_letters(granules, *calls[node.name]) for node in graph.nodes}
+    keys = {
+        name: (
+            likeness(call),
+            id(known[name][0]),
+            tuple(sorted(pins.get(name, {}).items())),
+            tuple(sorted(letters[name].items())),
+        )
+        for name, (call, _) in calls.items()
+    }
+    near: dict[tuple[object, ...], dict[Strategy, None]] = {}
+    for name, some in (bases or {}).items():
+        near.setdefault(keys[name], {}).update(dict.fromkeys(some))
     found: dict[str, Described] = {}
     alike: dict[tuple[object, ...], Described] = {}
     for node in graph.nodes:
         call, rule = calls[node.name]
-        op = known[node.name][0]
-        pinned, readings = pins.get(node.name, {}), of_letters(granules, call, rule)
-        key = (likeness(call), id(op), tuple(sorted(pinned.items())), tuple(sorted(readings.items())))
+        op, pinned, key = known[node.name][0], pins.get(node.name, {}), keys[node.name]
         if key not in alike or alike[key].rule != rule:
             rehearse(op, rule, call)
-            strategies = _strategies(call, rule, op, readings, grid, pinned)
+            around = None if bases is None else tuple(near.get(key, ()))
+            strategies = _strategies(call, rule, op, letters[node.name], grid, pinned, around)
             if not strategies:
                 raise _unmeetable(node, pinned, grid)
             alike[key] = Described(node, op, call, rule, strategies)
@@ -78,16 +97,17 @@ def _strategies(
     granules: Mapping[str, tuple[tuple[int, int], ...]],
     grid: GridShape,
     pinned: Mapping[int, str],
+    bases: Sequence[Strategy] | None,
 ) -> tuple[Strategy, ...]:
-    every = tuple(choice for choice in choices(rule, call, granules) if not _sums_constants(choice, call))
+    each = tuple(choice for choice in choices(rule, call, granules) if not _sums_constants(choice, call))
     if op.work not in ("view", "pointwise", "memory"):
-        every = tuple(choice for choice in every if choice.mode != "copied")
-    per_axis = [_on_axis(every, rule, size, pinned.get(axis)) for axis, size in enumerate(grid.sizes)]
-    return tuple(
-        one
-        for one in itertools.product(*per_axis)
-        if _legal(one, call, rule, grid) and _gives_rows(one, rule, grid, pinned)
-    )
+        each = tuple(choice for choice in each if choice.mode != "copied")
+    per_axis = [_on_axis(each, rule, size, pinned.get(axis)) for axis, size in enumerate(grid.sizes)]
+    if not all(per_axis):
+        return ()
+    every = itertools.product(*per_axis) if bases is None else mixtures(bases, per_axis)
+    able = (one for one in every if legal(one, call, rule, grid) and _gives_rows(one, rule, grid, pinned))
+    return tuple(able if bases is None else itertools.islice(able, MOST))
 
 
 def _sums_constants(choice: Choice, call: Call) -> bool:
@@ -109,7 +129,8 @@ def _on_axis(every: tuple[Choice, ...], rule: Rule, size: int, pin: str | None) 
     ]
 
 
-def _legal(strategy: Strategy, call: Call, rule: Rule, grid: GridShape) -> bool:
+def legal(strategy: Strategy, call: Call, rule: Rule, grid: GridShape) -> bool:
+    """Whether the tensors of a call can lie as a strategy wants them."""
     windowed = [choice.letter for choice in strategy if choice.letter in rule.windows]
     if len(windowed) != len(set(windowed)):
         return False  # a windowed letter is exchanged over one axis only

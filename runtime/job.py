@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 import autopar
-from autopar.errors import ConfigError, ProgramMismatch, refusal
+from autopar.errors import ConfigError, ProgramMismatch, mend, refusal
 from autopar.model_file import ModelFile, load
 from autopar.runtime.description import Description, read_description
 from autopar.runtime.handed import live_values
@@ -144,15 +144,18 @@ def _batches(job: Job) -> Iterator[Inputs]:
     if file.batches is None:
         yield from itertools.repeat(file.example_inputs())
         return
+    rule = "batches() yields inputs to train on"
     while True:
         count = 0
-        for batch in file.batches():
-            count += 1
-            yield batch
+        try:
+            for batch in file.batches():
+                count += 1
+                yield batch
+        except ModuleNotFoundError as error:
+            given = f"batches() stops with {type(error).__name__}: {error}"
+            raise ConfigError(refusal(file.path.name, given, rule, fix=mend(error))) from error
         if not count:
-            raise ConfigError(
-                refusal(file.path.name, "batches() yields nothing", "batches() yields inputs to train on")
-            )
+            raise ConfigError(refusal(file.path.name, "batches() yields nothing", rule))
 
 
 def loss_of(output: object, path: str = "") -> Tensor:

@@ -23,7 +23,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from autopar.capture.hooks import check_hooks
 from autopar.capture.refuse import check_tensors
 from autopar.capture.source import frames_of_error, innermost
-from autopar.errors import CaptureError, nearest, refusal
+from autopar.errors import CaptureError, mend, nearest, refusal
 
 LOG = logging.getLogger("autopar.capture")
 
@@ -65,7 +65,7 @@ def build_on_cpu(model: Callable[[], nn.Module], name: str) -> Built:
         where = f"{frame.place}: `{frame.code}`" if frame else name
         given = f"the model cannot be made: {type(error).__name__}: {error}"
         rule = "a model is an nn.Module, or a function without arguments that returns one"
-        raise CaptureError(refusal(where, given, rule, fix="mend this line")) from error
+        raise CaptureError(refusal(where, given, rule, fix=mend(error))) from error
     return Built(_checked(module, name), None, model)
 
 

@@ -34,7 +34,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--memory", metavar="SIZE", help="limit per rank, as in 16GiB; the machine's without it")
     solvers = ["auto", "ilp", "search", "exhaustive"]
     parser.add_argument("--solver", default="auto", choices=solvers, help="how the plan is found (auto)")
-    parser.add_argument("--time-limit", type=seconds, default=60.0, metavar="SECONDS", help="for the solver (60)")
+    parser.add_argument(
+        "--time-limit", type=seconds, default=60.0, metavar="SECONDS", help="for pricing and the solver (60)"
+    )
     pin = (
         "fix what calls do, as in '*.c_fc: n@axis1': the pattern is over module paths, letters are the operator's; or where "
         "parameters lie, as in '*.c_fc.weight: shard 0@axis1'; an axis * is every axis; repeatable"
@@ -80,14 +82,18 @@ def run(arguments: argparse.Namespace) -> int:
     """Compile and save; prints a line per stage."""
     from autopar.cli.show import say
     from autopar.folder import EDITED, check_writable, is_edited
+    from autopar.stages import UNDER_WAY, logged
 
-    output, stages = Path(arguments.output), dict[str, float]()
+    output, stages, unasked = Path(arguments.output), dict[str, float](), logged()
     check_writable(output)
 
     def progress(stage: str, text: str, seconds: float) -> None:
-        stages[stage] = stages.get(stage, 0.0) + seconds
+        if stage not in UNDER_WAY.values():
+            stages[stage] = stages.get(stage, 0.0) + seconds
         if not arguments.json:
             say(f"{stage:<10} {text:<52} {seconds:6.1f} s")
+        else:
+            unasked(stage, text, seconds)
 
     with results_only(arguments.json):
         compiled = compiled_from(arguments, progress)

@@ -14,7 +14,6 @@ refuses the call.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
@@ -30,6 +29,7 @@ from autopar.ops.discover_text import MARK, notation, record, source
 from autopar.ops.discover_trial import Unfit
 from autopar.ops.op import Op
 from autopar.ops.rule import Call
+from autopar.stages import Progress, timed
 
 _SECONDS = 20.0  # of one form: far more than any operator should take on small shapes
 
@@ -95,13 +95,15 @@ def _answered(function: Callable[[], Verdict]) -> Verdict | None:
     return None if answer is None else msgspec.json.decode(answer, type=Verdict)
 
 
-def explore(calls: Iterable[Call], tell: Callable[[str, float], None]) -> None:
+def explore(calls: Iterable[Call], tell: Progress) -> None:
     """Find out about calls without a rule, each form once; `tell` is told of each what came out, and the seconds."""
     for form in dict.fromkeys(map(form_of, calls)):
-        start = time.perf_counter()
-        known = verdict(form)
-        letters = notation(form, known) if known.letters else f"runs whole: {known.reason}"
-        tell(f"{form.target.removesuffix('.default')}: {letters}", time.perf_counter() - start)
+        name = form.target.removesuffix(".default")
+        with timed(tell, "discovered") as said:
+            said(name)
+            known = verdict(form)
+            letters = notation(form, known) if known.letters else f"runs whole: {known.reason}"
+            said(f"{name}: {letters}")
 
 
 def priced_as(op: Op, known: Op) -> Op:

@@ -1,15 +1,17 @@
 """A model file is read as its user means it, and a wrong one is refused at the user's own line."""
 
 import hashlib
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from autopar.errors import ConfigError
+from autopar.errors import EXAMPLES, ConfigError, mend
 from autopar.model_file import load
 
 GOOD = """
@@ -148,6 +150,7 @@ def test_no_example_inputs(tmp_path):
         ("torch.zeros(2, 3)", "put it in a tuple: (x,)"),
         ("lambda: 3", "example_inputs is int"),
         ("lambda: 1 / 0", "example_inputs stops with ZeroDivisionError"),
+        ("lambda: __import__('no_such.package')", "fix: install the package that has no_such"),
     ],
 )
 def test_wrong_example_inputs_are_refused_when_asked_for(tmp_path, inputs, said):
@@ -155,7 +158,7 @@ def test_wrong_example_inputs_are_refused_when_asked_for(tmp_path, inputs, said)
     with pytest.raises(ConfigError) as caught:
         file.example_inputs()
     assert said in str(caught.value)
-    assert ("net.py:16" in str(caught.value)) == ("1 / 0" in inputs)
+    assert ("net.py:16" in str(caught.value)) == ("1 / 0" in inputs or "no_such" in inputs)
 
 
 def test_optimizer_that_is_no_function(tmp_path):
@@ -177,3 +180,26 @@ def test_examples_give_all_four(name):
     assert file.batches is not None
     parameter = nn.Parameter(torch.ones(1))
     assert isinstance(file.optimizer([parameter]), torch.optim.Optimizer)
+
+
+def test_a_package_that_the_examples_need_is_named_with_the_extra_that_has_it():
+    for module, package in EXAMPLES.items():
+        said = mend(ModuleNotFoundError("none", name=f"{module}.inner"))
+        assert f"pip install {package};" in said
+        assert ".[examples]" in said
+    assert mend(ImportError("none", name="sklearn")) == "mend this line"
+
+
+def test_the_examples_import_nothing_else_that_is_not_installed_with_autopar():
+    root = Path(__file__).parents[2]
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    extra = {line.split(">")[0] for line in project["optional-dependencies"]["examples"]}
+    assert set(EXAMPLES.values()) == extra
+    found = {
+        name.split(".")[0]
+        for file in (root / "examples").glob("*.py")
+        for line in file.read_text().splitlines()
+        for name in re.findall(r"^ *(?:from|import) ([\w.]+)", line)
+    }
+    own = {file.stem for file in (root / "examples").glob("*.py")} | {"autopar", "torch", "numpy", "mpi4py"}
+    assert found - own - sys.stdlib_module_names == set(EXAMPLES)

@@ -236,7 +236,7 @@ def test_progress_tells_each_form_once():
         "discovery.noise.default", [Value("x", (8, 6), "float32", True)], [Value("y", (8, 6), "float32", True)]
     )
     told = []
-    discover.explore([call, bad, call], lambda text, seconds: told.append(text))
+    discover.explore([call, bad, call], lambda stage, text, seconds: told.append(text))
     assert told == ["discovery.scale: a b, b -> a b", "discovery.noise: runs whole: it draws random numbers"]
 
 

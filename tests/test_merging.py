@@ -1,0 +1,100 @@
+"""Grids of many axes: what is planned by way of merged axes is legal, exact in what it prices, near the best, and says so."""
+
+import dataclasses
+
+import pytest
+from compiling import QUICK, SLOW, assert_computes_the_same, captured, compiled
+
+from autopar.grid import GridShape
+from autopar.partitioner import merged
+from autopar.partitioner.mixtures import MOST, mixtures
+from autopar.partitioner.strategies import describe
+
+
+@pytest.mark.parametrize(("name", "machine"), [("mlp", QUICK), ("mlp", SLOW)])
+def test_the_plan_is_near_the_best_and_never_said_to_be_it(name, machine, monkeypatch):
+    best = compiled(name, "2x2x2", machine=machine).plan
+    monkeypatch.setattr(merged, "AXES", 2)
+    found = compiled(name, "2x2x2", machine=machine).plan
+    assert best.solver.cost <= found.solver.cost * (1 + 1e-9)
+    assert found.solver.cost <= 1.1 * best.solver.cost
+    assert "strategies left out" in found.solver.method
+    assert found.solver.gap == 1.0
+    assert "left out" not in best.solver.method
+
+
+def test_mixtures_compute_what_the_model_computes(monkeypatch):
+    monkeypatch.setattr(merged, "AXES", 2)
+    made = compiled("mlp", "2x2x2", machine=SLOW)
+    assert any(len({str(one) for one in node.choices}) > 1 for node in made.plan.nodes)
+    assert_computes_the_same(made, "mlp")
+
+
+def test_a_model_of_too_many_conversions_is_planned_on_fewer_axes_too(monkeypatch):
+    monkeypatch.setattr(merged, "ENTRIES", 10)
+    assert "left out" in compiled("mlp", "2x2x2").plan.solver.method
+
+
+def test_what_a_call_may_do_is_bounded_and_holds_what_merged_plans_do():
+    graph, grid = captured("mlp").graph, GridShape.parse("2x2x2x2")
+    found = describe(graph, grid, {}, {})
+    again = describe(graph, grid, {}, {name: item.strategies[-8:] for name, item in found.items()})
+    for name, item in again.items():
+        assert len(item.strategies) <= MOST
+        assert set(found[name].strategies[-8:]) <= set(item.strategies)
+
+
+def test_without_bases_every_choice_of_every_axis_is_there():
+    axes = [["a", "b"], ["c", "d", "e"]]
+    of = {
+        letter: dataclasses.make_dataclass("One", ["mode", "letter"], frozen=True)("split", letter)
+        for letter in "abcde"
+    }
+    per_axis = [[of[letter] for letter in axis] for axis in axes]
+    found = list(mixtures((), per_axis))
+    for axis in range(2):
+        assert {one[axis] for one in found} == set(per_axis[axis])
+
+
+def test_a_fixed_plan_splits_the_batch_over_every_axis(monkeypatch):
+    monkeypatch.setattr(merged, "AXES", 1)
+    made = compiled("mlp", "2x3", plan="data")
+    linear = [node for node in made.plan.nodes if "linear" in node.target]
+    assert {choice.letter for node in linear for choice in node.choices} == {"b0"}
+    assert "left out" in made.plan.solver.method
+
+
+def test_pins_hold_where_axes_are_merged(monkeypatch):
+    monkeypatch.setattr(merged, "AXES", 2)
+    made = compiled("mlp", "2x2x2", pin=("fc1: n@axis2", "fc1: k@axis1"), ban=("*: b0@axis0",))
+    first = next(node for node in made.plan.nodes if "linear" in node.target)
+    assert [choice.letter for choice in first.choices[1:]] == ["k", "n"]
+    assert all(node.choices[0].letter != "b0" for node in made.plan.nodes)
+
+
+def test_the_time_limit_counts_from_the_start(monkeypatch):
+    """What pricing takes is no longer there for the solver."""
+    from autopar import rounds
+
+    made, limits = compiled("mlp", "2"), []
+    plain = rounds.solve
+
+    def solve(*words, time_limit, **more):
+        limits.append(time_limit)
+        return plain(*words, time_limit=time_limit, **more)
+
+    monkeypatch.setattr(rounds, "solve", solve)
+    now = [0.0]
+    monkeypatch.setattr(rounds.time, "perf_counter", lambda: now[0])
+    build = rounds.build
+
+    def slowly(*words, **more):
+        now[0] += 25.0
+        return build(*words, **more)
+
+    monkeypatch.setattr(rounds, "build", slowly)
+    made.replan(time_limit=60.0)
+    assert limits[0] == pytest.approx(35.0)
+    limits.clear()
+    made.replan(time_limit=10.0)
+    assert limits[0] == pytest.approx(1.0)  # a tenth in any case
