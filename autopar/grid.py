@@ -29,10 +29,10 @@ class GridShape:
 
     @staticmethod
     def parse(text: str) -> GridShape:
-        """Read ``4x2`` or ``data=4,model=2``. Raises ConfigError."""
+        """Read ``4x2`` or ``data=4,model=2``; ``4X2``, ``4*2`` and ``4,2`` mean ``4x2``. Raises ConfigError."""
         where = f"grid {text!r}"
-        if re.fullmatch(r"[0-9]+(x[0-9]+)*", text):
-            sizes = tuple(_number(part) for part in text.split("x"))
+        if re.fullmatch(r"[0-9]+([xX*,][0-9]+)*", text.strip()):
+            sizes = tuple(_number(part) for part in re.split("[xX*,]", text.strip()))
             names = tuple(f"axis{i}" for i in range(len(sizes)))
         else:
             pairs = [re.fullmatch(r"\s*([a-z][a-z0-9_]*)\s*=\s*([0-9]+)\s*", part) for part in text.split(",")]

@@ -305,6 +305,9 @@ def load_plan(path: str | Path) -> Plan:
         raise PlanError(
             refusal(str(path), given, rule, fix="name a folder that `autopar compile MODEL -o FOLDER` wrote")
         )
+    if file.suffix == ".py":
+        fix = f"name the folder of the program, or compile the model: autopar compile {file} --grid 2 -o build"
+        raise PlanError(refusal(str(path), "it is a Python file", rule, fix=fix))
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -84,8 +84,7 @@ def build(
 
     `gathered` allows parameters to be stored in parts and gathered for use; `timings` are taken in place of predicted seconds;
     `asked` is what the choice is narrowed to beside the pins. `recomputed` names repeated blocks (`again.key_of`) of which forward
-    is computed again in backward; `untied` lets every block choose for itself. `described` is what the calls may do, where that is
-    known already.
+    is computed again in backward; `untied` lets every block choose for itself. `described`: what calls may do, if known already.
     """
     described = described or narrowed(describe(graph, grid, pins, asked.bases), asked, grid)
     repeats = () if untied else blocks.find(graph)
@@ -105,18 +104,9 @@ def build(
     nodes = tuple(Choices(key, draft.costs[key], draft.bytes[key], *draft.spans[key]) for key in position)
     edges = tuple(Edge(position[a], position[b], costs) for (a, b), costs in draft.edges.items())
     return Built(
-        graph,
-        grid,
-        machine,
-        described,
-        repeats,
-        tuple(position),
-        draft.options,
-        draft.tied,
-        Problem(nodes, edges, limit),
-        timings,
-        twice,
-    )
+        graph, grid, machine, described, repeats, tuple(position), draft.options, draft.tied, Problem(nodes, edges, limit),
+        timings, twice,
+    )  # fmt: skip
 
 
 def residents(graph: Graph, described: Mapping[str, Described]) -> dict[str, frozenset[str]]:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autopar.errors import ConfigError, InfeasiblePlan
+from autopar.grid import GridShape
 from autopar.grids import MOST, candidates
 from autopar.plan import to_json
 
@@ -21,6 +22,11 @@ def test_candidates_are_distinct_grids_of_all_ranks(ranks, machine):
     assert len(set(found)) == len(found) <= MOST
     assert all(shape.size == ranks and 1 not in shape.sizes and len(shape.sizes) <= 3 for shape in found) or ranks == 1
     assert [len(shape.sizes) for shape in found] == sorted(len(shape.sizes) for shape in found)
+
+
+@pytest.mark.parametrize("text", ["4x2", "4X2", "4*2", "4,2", " 4x2 "])
+def test_ways_to_write_a_grid(text):
+    assert str(GridShape.parse(text)) == "4x2"
 
 
 def test_orders_count_where_links_differ():

@@ -3,10 +3,13 @@
 import dataclasses
 
 import pytest
-from compiling import QUICK, SLOW, assert_computes_the_same, captured, compiled
+from compiling import CPU, QUICK, SLOW, assert_computes_the_same, captured, compiled
 
+from autopar.capture.rewrite import with_nodes
+from autopar.graph import Node, Ref
 from autopar.grid import GridShape
 from autopar.partitioner import merged
+from autopar.partitioner.build import build
 from autopar.partitioner.mixtures import MOST, mixtures
 from autopar.partitioner.strategies import describe
 
@@ -98,3 +101,34 @@ def test_the_time_limit_counts_from_the_start(monkeypatch):
     limits.clear()
     made.replan(time_limit=10.0)
     assert limits[0] == pytest.approx(1.0)  # a tenth in any case
+
+
+@pytest.mark.parametrize("layers", [2, 8])
+def test_calls_that_are_alike_are_priced_once_however_many_there_are(layers, monkeypatch):
+    """Layers that are no repeated block, so that each has a variable of its own."""
+    from autopar.partitioner import draft
+
+    priced = []
+    plain = draft.Draft.call_seconds
+    monkeypatch.setattr(
+        draft.Draft, "call_seconds", lambda self, item, one: priced.append(item) or plain(self, item, one)
+    )
+    graph = captured("mlp").graph
+    many = chain(graph, layers)
+    made = build(many, GridShape.parse("2"), CPU, limit=None, optimizer="sgd", pins={}, gathered=False)
+    assert len(made.keys) > layers
+    assert len({item.node.name for item in priced}) <= 5
+
+
+def chain(graph, layers):
+    """Tanh after tanh on one of the graph's values, then its mean."""
+    first = graph.nodes[0]
+    value = graph.values[first.outputs[0]]
+    values, nodes, name = dict(graph.values), [first], value.name
+    for i in range(layers):
+        made = f"t{i}"
+        nodes.append(Node(made, "aten.tanh.default", (Ref(name),), (), (made,)))
+        values[made], name = dataclasses.replace(value, name=made), made
+    nodes.append(Node("m", "aten.mean.default", (Ref(name),), (), ("m",)))
+    values["m"] = dataclasses.replace(value, name="m", shape=())
+    return with_nodes(dataclasses.replace(graph, loss="m", updates=(), outputs=()), nodes, values.values())

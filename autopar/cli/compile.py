@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -163,7 +164,7 @@ def _report(compiled: Compiled, folder: Path) -> None:
     from autopar.cli.chosen import sentence
     from autopar.cli.show import milliseconds, say, show_fallbacks, size
 
-    plan, predicted = compiled.plan, compiled.plan.predicted
+    plan, predicted, named = compiled.plan, compiled.plan.predicted, shlex.quote(str(folder))
     if compiled.grids:
         _show_grids(compiled.grids, plan.grid)
     gain = plan.single / predicted.seconds if predicted.seconds else 1.0
@@ -171,7 +172,7 @@ def _report(compiled: Compiled, folder: Path) -> None:
         f"split      {sentence(plan)}",
         f"predicted  {milliseconds(predicted.seconds)} per step, {gain:.1f}x over 1 rank; {size(predicted.bytes)} per rank",
         f"wrote      {folder / 'program.py'}  {folder / 'plan.json'}",
-        f"next       autopar inspect {folder}; autopar run {folder}",
+        f"next       autopar inspect {named}; autopar run {named}",
     )
     show_fallbacks(plan)
 

@@ -113,7 +113,7 @@ def compile_refused(tmp_path, *words, model=NET, output="build"):
     [
         ("4x", "not a grid"),
         ("", "not a grid"),
-        ("2X2", "not a grid"),
+        ("2 x 2", "not a grid"),
         ("-2", "not a grid"),
         ("data=4,2", "'2' is no part of it"),
         ("0x2", "an axis has no rank"),
