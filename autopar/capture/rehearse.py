@@ -41,13 +41,14 @@ class Met:
     digest: str
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Rehearsal:
-    """What was seen: per run the calls of what depends on anything given; the code that ran; whether a tensor was carried over."""
+    """What was seen: per run the calls of what depends on anything given; the code that ran; the calls
+    that read a tensor of an earlier run."""
 
     calls: list[list[str]] = field(default_factory=list)
     codes: set[CodeType] = field(default_factory=set)
-    carried: bool = False
+    carried: list[str] = field(default_factory=list)
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -77,7 +78,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         run = len(self._seen.calls)
         if live and func.namespace != "prim":  # that asks for a device or a layout
             self._seen.calls[-1].append(text)
-            self._seen.carried |= any(one.live and 0 < one.run < run for one in given)
+            self._seen.carried.extend([text] * any(one.live and 0 < one.run < run for one in given))
         found = func(*args, **kwargs)
         flows = live and not str(func).startswith(_SHAPE_ONLY)
         for i, one in enumerate(leaf for leaf in tree_leaves(found) if isinstance(leaf, Tensor)):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import unseen
+import unseen_state
 from capture_refused import refused
 from compiling import SLOW
 from torch import nn
@@ -14,6 +15,7 @@ from trained import assert_trains_the_same
 
 import autopar
 
+FORMS = unseen.FORMS | unseen_state.FORMS
 MARK = "# refused"
 PENDING = (
     "Data",
@@ -38,18 +40,16 @@ PENDING = (
 def refused_at(kind):
     """``unseen.py:LINE``, the marked line of a form's own class or of one that it is made of; None where there is none."""
     for one in itertools.chain(kind.made_of, kind.__mro__):
-        lines, start = inspect.getsourcelines(one) if one.__module__ == "unseen" else ([], 0)
+        lines, start = inspect.getsourcelines(one) if one.__module__.startswith("unseen") else ([], 0)
         marked = [start + i for i, line in enumerate(lines) if MARK in line]
         if marked:
-            return f"{Path(unseen.__file__).name}:{marked[0]}"
+            return f"{Path(inspect.getfile(one)).name}:{marked[0]}"
     return None
 
 
-@pytest.mark.parametrize(
-    "name", [name for name, kind in unseen.FORMS.items() if refused_at(kind) and name not in PENDING]
-)
+@pytest.mark.parametrize("name", [name for name, kind in FORMS.items() if refused_at(kind) and name not in PENDING])
 def test_a_form_is_refused_at_its_line(name):
-    kind = unseen.FORMS[name]
+    kind = FORMS[name]
     text = refused(kind, unseen.inputs(), live=True)
     assert text.startswith(refused_at(kind) + ": `"), text
     assert "\n  fix: " in text
@@ -61,7 +61,7 @@ class Every(nn.Module):
     def __init__(self):
         super().__init__()
         self.parts = nn.ModuleDict(
-            {name: kind() for name, kind in unseen.FORMS.items() if not refused_at(kind) and name not in PENDING}
+            {name: kind() for name, kind in FORMS.items() if not refused_at(kind) and name not in PENDING}
         )
 
     def forward(self, x):
