@@ -52,7 +52,7 @@ def reached(
             function(*args, **kwargs)
     except _Stopped:
         pass
-    except (TypeError, RuntimeError, ValueError, IndexError):
+    except (TypeError, RuntimeError, ValueError, IndexError, AssertionError):
         return None
     if spy.seen is None:
         return None

@@ -288,6 +288,14 @@ def choices(rule: Rule, call: Call, granules: Mapping[str, Iterable[tuple[int, i
     return tuple(choice for choice in dict.fromkeys(found) if not muddled(call, choice.operands, choice.results))
 
 
+def muddled_letters(rule: Rule, call: Call) -> tuple[str, ...]:
+    """The letters that `choices` leaves out since splitting them would take one meaning of whole for the other."""
+    found = {letter: split_choice(rule, call, letter) for letter in rule.letters}
+    return tuple(
+        letter for letter, one in found.items() if one is not None and muddled(call, one.operands, one.results)
+    )
+
+
 def muddled(call: Call, operands: Sequence[Layout], results: Sequence[Layout]) -> bool:
     """Whether these layouts of one axis take one meaning of whole for the other where gradients flow."""
     read = [layout for layout, value in zip(operands, call.operands, strict=True) if value.differentiable]

@@ -17,7 +17,7 @@ from autopar.grid import GridShape
 from autopar.layout import Layouts, dual
 from autopar.ops.fallback import FALLBACK, whole_rule
 from autopar.ops.op import Expr, Op, Sample
-from autopar.ops.rule import Choice, Rule, choices
+from autopar.ops.rule import Choice, Rule, choices, muddled_letters
 from autopar.proof.gradients import unasked
 from autopar.proof.jobs import Job, jobs, readings
 from autopar.proof.parts import compare, laid_out, spread_out, tolerance
@@ -73,6 +73,10 @@ def prove_whole(
 ) -> int:
     """`prove` for a sample that has run whole, with choices of these modes only."""
     rule = op.rule(whole.call)
+    muddled = muddled_letters(rule, whole.call)
+    assert not muddled, (
+        f"{whole.call.node.target}: splitting {muddled} has gradients summed that are not addends, or not"
+    )
     found = tuple(one for one in choices(rule, whole.call, readings(rule)) if one.mode in only)
     tried = 0
     for spec in grids:

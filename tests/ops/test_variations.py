@@ -14,7 +14,7 @@ from autopar.ops.fallback import FALLBACK
 from autopar.ops.geometry import along
 from autopar.ops.op import registry
 from autopar.proof.gradients import unasked
-from autopar.proof.run import prove, prove_text, rule_or_none
+from autopar.proof.run import prove_text, prove_whole, rule_or_none
 from autopar.proof.variations import variations
 
 OPS = {op.name: op for op in registry().values()}
@@ -38,7 +38,7 @@ def failures(op):
             if EXAMPLES and not op.random and not one.whole.call.node.target.startswith("autopar."):
                 prove_text(FALLBACK, one.whole)
             if rule_or_none(op, one.whole) is not None and next(PLACES[other]) % (FEW if other else FEWER) == 0:
-                prove(op, one.sample, grids=("data=2",), few=True)
+                prove_whole(op, one.whole, ("data=2",), few=True)
         except Exception as error:
             told.append(f"{one.sample}: {error}")
     return told, count
@@ -104,7 +104,7 @@ def test_a_dim_counted_by_the_first_operand_is_noticed():
     told = []
     for one in variations(op, 1):
         try:
-            prove(op, one.sample, grids=("data=2",), few=True)
+            prove_whole(op, one.whole, ("data=2",), few=True)
         except Exception as error:
             told.append(str(error))
     assert told
