@@ -18,6 +18,7 @@ MOST = 10**6 if EXAMPLES else 2
 LEFT_OUT = {
     ("conv", (4, 4)): "only where the kernel is the whole image: a letter of the image that is one of the kernel too",
     ("slice_scatter", (1, 1)): "only where the slice is everything, and capture takes such a call away",
+    **{("to", dims): "what only lends its dtype, and capture takes it away" for dims in ((-1, 0), (0, 0), (1, 1))},
 }
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what torch says of made-up operands
