@@ -243,7 +243,7 @@ def _finished(
 
     found = planned(graph, grid, machine, limit, options, wishes_of, tell)
     with timed(tell, "emitted") as said:
-        plan, text = _emit(found, options, source, captured)
+        plan, text = emitted(found, options, source, captured)
         said(f"{len(text.splitlines())} lines")
     return Compiled(plan, text, graph, captured.constants, found.built, found.solution, model, captured)
 
@@ -286,7 +286,8 @@ def _check(options: Options, grid: str | GridShape, ranks: int | None, machine: 
         )
 
 
-def _emit(found: Outcome, options: Options, source: ModelSource, captured: Captured) -> tuple[Plan, str]:
+def emitted(found: Outcome, options: Options, source: ModelSource, captured: Captured) -> tuple[Plan, str]:
+    """The plan and the program of an outcome. Raises BrokenCall where a call is unsound under its record."""
     built, decision, lowered = found.built, found.decision, found.program
     _check_sound(lowered, decision, built.grid)
     draft = report.plan(found, options, source)

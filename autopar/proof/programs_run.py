@@ -1,0 +1,182 @@
+"""Random models compiled under drawn strategies, and run beside the sequential model.
+
+    of = Case.of(drawn_model(seed), "data=2")     captured and priced once
+    of.differs(draw)                              one drawn strategy and cut: where loss or gradients differ, or nothing
+
+Every call takes one of the choices that its rule allows, as long as the conversions between them exist, whatever they cost.
+Loss and the gradients of all parameters are compared in float64.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from autopar.capture import capture
+from autopar.capture.entry import Captured
+from autopar.compiler import emitted
+from autopar.costmodel.machine import load as load_machine
+from autopar.errors import ConfigError
+from autopar.grid import GridShape
+from autopar.outcome import outcome
+from autopar.partitioner.build import Built, build
+from autopar.partitioner.problem import Problem, Solution, evaluate
+from autopar.plan import ModelSource, Options, to_json
+from autopar.proof.programs import Model
+from autopar.runtime import simulate
+from autopar.runtime.description import parse_description
+from autopar.runtime.precision import module_in_precision
+from autopar.runtime.session import Parallel
+from autopar.runtime.widen import Widened, as_written
+
+TOLERANCE, DRAWS = 1e-10, 50  # allowed, relative; how often a strategy is begun anew before it is given up
+OPTIONS = Options(None, "auto", "sgd", (), (), None, 60.0, ())
+Cuts = tuple[tuple[float, ...] | None, ...]  # of every axis
+Step = tuple[Tensor, dict[str, Tensor]]  # its loss and gradients
+CUTS: dict[int, Cuts] = {
+    2: (None, (0.0, 0.3, 1.0), (0.0, 0.7, 1.0), (0.0, 0.0, 1.0)),
+    3: (None, (0.0, 0.5, 0.5, 1.0), (0.0, 0.2, 0.6, 1.0)),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What the model itself gives in float64."""
+
+    inputs: Mapping[str, Tensor]
+    loss: Tensor
+    gradients: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A model on a grid, captured and priced."""
+
+    model: Model
+    grid: GridShape
+    captured: Captured
+    built: Built
+    expected: Expected
+
+    @staticmethod
+    def of(model: Model, grids: Sequence[str]) -> list[Case]:
+        """One case per grid. Raises CaptureError."""
+        captured = capture(model.module, model.example_inputs(), name="drawn")
+        expected, machine = expected_of(model), load_machine("cpu")
+        shapes = map(GridShape.parse, grids)
+        built = [
+            build(captured.graph, one, machine, limit=None, optimizer="sgd", pins={}, gathered=False) for one in shapes
+        ]
+        return [Case(model, one.grid, captured, one, expected) for one in built]
+
+    def differs(self, draw: random.Random, cuts: int = 1) -> str:
+        """One drawn strategy under some drawn cuts, one after the other: what differs and all there is to know, or nothing."""
+        choice = drawn_choice(self.built.problem, draw)
+        if choice is None:
+            return ""
+        cost, peak = evaluate(self.built.problem, choice)
+        found = outcome(self.built, Solution(choice, cost, 0.0, "drawn", 0.0, peak), "sgd")
+        plan, text = emitted(found, OPTIONS, ModelSource("", ""), self.captured)
+        drawn = [tuple(draw.choice(CUTS[size]) for size in self.grid.sizes) for _ in range(cuts)]
+        try:
+            ranks = self._on_ranks(text, to_json(plan), drawn)
+        except Exception as error:
+            error.add_note(f"{self.model.text}\n{text}\ncuts {drawn}")
+            raise
+        wrong = {
+            f"cuts {cut}: {one}": None
+            for found in ranks
+            for cut, step in zip(drawn, found, strict=True)
+            for one in self._compared(*step)
+        }
+        return "\n".join([*wrong, self.model.text, text]) if wrong else ""
+
+    def _on_ranks(self, text: str, plan: str, drawn: Sequence[Cuts]) -> list[list[Step]]:
+        """Loss and whole gradients under all cuts, on every rank."""
+        code, description = compile(text, "program.py", "exec"), parse_description(plan, "plan.json")
+        known = {name for item in description.parameters for name in (item.name, *item.aliases)}
+        values = [
+            *self.captured.constants.items(),
+            *(pair for pair in self.model.parameters.items() if pair[0] in known),
+        ]
+
+        def rank() -> list[Step]:
+            names: dict[str, Any] = {"__name__": "program"}
+            exec(code, names)
+            parallel = Parallel(names["PROGRAM"], description, as_written(values), dtype=torch.float64)
+            found = []
+            for cuts in drawn:
+                _cut(parallel, cuts)
+                parallel.zero_grad()
+                with Widened():
+                    loss = parallel(**self.expected.inputs)
+                    loss.backward()
+                found.append((loss.detach(), parallel.full_gradients()))
+            parallel.free()
+            return found
+
+        return simulate(self.grid.size, rank, timeout=120.0)
+
+    def _compared(self, loss: Tensor, gradients: Mapping[str, Tensor]) -> list[str]:
+        """The names of what differs."""
+        expected = self.expected
+        wrong = [] if abs(float(loss - expected.loss)) <= TOLERANCE * max(1.0, abs(float(expected.loss))) else ["loss"]
+        if gradients.keys() != expected.gradients.keys():
+            return [*wrong, f"gradients of {sorted(gradients.keys() ^ expected.gradients.keys())}"]
+        largest = max((float(one.abs().max()) for one in expected.gradients.values() if one.numel()), default=0.0)
+        for name, one in expected.gradients.items():
+            if one.numel():
+                allowed = TOLERANCE * max(float(one.abs().max()), 1e-3 * largest, 1e-3)
+                error = float((gradients[name] - one).abs().max())
+                wrong += [] if error <= allowed else [f"{name} by {error:.1e} of {float(one.abs().max()):.1e}"]
+        return wrong
+
+
+def _cut(parallel: Parallel, cuts: Cuts) -> None:
+    """Cut the axes so, those left out of which the program needs rows on ranks that would have none."""
+    for axis, fractions in zip(parallel.grid.axes, cuts, strict=True):
+        with suppress(ConfigError):
+            parallel.rebalance(axis.name, fractions)
+
+
+def expected_of(model: Model) -> Expected:
+    """Run the model itself."""
+    module = module_in_precision(model.module(), torch.float64)
+    with torch.no_grad():
+        for name, value in model.parameters.items():
+            getattr(module, name).copy_(value)
+    with Widened(written=True):
+        loss = module(**model.inputs)
+        loss.backward()
+    gradients = {name: one.grad for name, one in module.named_parameters() if one.grad is not None}
+    return Expected(model.inputs, loss.detach(), gradients)
+
+
+def drawn_choice(problem: Problem, draw: random.Random) -> tuple[int, ...] | None:
+    """A choice for every variable among those that may stand beside what is chosen already; None where none is found."""
+    near: dict[int, list[tuple[int, np.ndarray[tuple[int, ...], np.dtype[np.float64]]]]] = {
+        i: [] for i in range(len(problem.nodes))
+    }
+    for edge in problem.edges:
+        near[edge.a].append((edge.b, edge.costs))
+        near[edge.b].append((edge.a, edge.costs.T))
+    for _ in range(DRAWS):
+        chosen: dict[int, int] = {}
+        for i, node in enumerate(problem.nodes):
+            allowed = np.isfinite(node.costs)
+            for other, costs in near[i]:
+                if other in chosen:
+                    allowed = allowed & np.isfinite(costs[:, chosen[other]])
+            if not allowed.any():
+                break
+            chosen[i] = draw.choice(np.flatnonzero(allowed).tolist())
+        if len(chosen) == len(problem.nodes):
+            return tuple(chosen.values())
+    return None

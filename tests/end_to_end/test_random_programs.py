@@ -1,0 +1,33 @@
+"""Models drawn from the samples of all records, under drawn strategies: see `autopar.proof.programs`.
+
+Always the same 84 programs, each cut in four ways; `benchmarks/random_programs.py` draws others, thousands of them.
+"""
+
+import random
+
+import pytest
+
+from autopar.ops.op import registry
+from autopar.proof import GRIDS
+from autopar.proof.programs import drawable, drawn_model
+from autopar.proof.programs_run import Case
+
+MODELS, STRATEGIES, CUTS = 12, 7, 4
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+@pytest.mark.parametrize("seed", range(MODELS))
+def test_drawn_programs_compute_what_the_model_computes(seed):
+    draw = random.Random(seed)
+    for case in Case.of(drawn_model(seed, (5, 9)), (GRIDS[seed % len(GRIDS)],)):
+        for _ in range(STRATEGIES):
+            assert not case.differs(draw, CUTS)
+
+
+def test_models_are_drawn_from_most_records_alike_each_time():
+    models = [drawn_model(seed) for seed in range(60)]
+    drawn = {name for model in models for name in model.records}
+    known = {op.name for op in registry().values() if drawable(op)}
+    assert len(drawn) > 0.5 * len(known)
+    assert drawn_model(7).text == models[7].text
