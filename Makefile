@@ -20,7 +20,7 @@ help:
 	@echo "make run        compile examples/gpt2.py for two ranks, train it, compare it with the sequential model"
 	@echo "make test       lint, then the tests"
 	@echo "make zoo        every model on every grid, 84 pairs; \`make test\` takes 27 of them"
-	@echo "make opdb       PyTorch's operator database, every letter: writes the table in docs/compatibility.md"
+	@echo "make opdb       PyTorch's operator database, every letter, for docs/compatibility.md; then 3000 random programs"
 	@echo "make families   a small model of every family of timm, torchvision and transformers: hours; writes docs/compatibility.md"
 	@echo "make lint       ruff, ruff format, mypy --strict, and the rules of the house"
 	@echo "make format     let ruff mend what it can"
@@ -40,6 +40,7 @@ zoo: $(STAMP)
 
 opdb: $(STAMP)
 	$(BIN)/python benchmarks/opdb.py --write
+	$(BIN)/python benchmarks/random_programs.py --count 3000
 
 families: $(STAMP)
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[families]'

@@ -111,8 +111,10 @@ class _Draw:
         try:
             given = [self._argument(one) for one in sample.args]
             named = [f"{name}={self._argument(value)}" for name, value in sample.kwargs]
-            made = self.line(f"torch.ops.{target}({', '.join([*given, *named])})")
-            self._backward(self.values[made])
+            known = set(self.values)
+            self.line(f"torch.ops.{target}({', '.join([*given, *named])})")
+            for made in self.values.keys() - known:
+                self._backward(self.values[made])
             self.records.append(op.name)
             return
         except (*REFUSED, NotImplementedError, _Unusable):

@@ -1,6 +1,6 @@
 """Models drawn from the samples of all records, under drawn strategies: see `autopar.proof.programs`.
 
-Always the same 84 programs, each cut in four ways; `benchmarks/random_programs.py` draws others, thousands of them.
+Always the same 50 programs, each cut in six ways; `benchmarks/random_programs.py` draws others, thousands of them.
 """
 
 import random
@@ -12,7 +12,7 @@ from autopar.proof import GRIDS
 from autopar.proof.programs import drawable, drawn_model
 from autopar.proof.programs_run import Case
 
-MODELS, STRATEGIES, CUTS = 12, 7, 4
+MODELS, STRATEGIES, CUTS = 10, 5, 6
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("seed", range(MODELS))
 def test_drawn_programs_compute_what_the_model_computes(seed):
     draw = random.Random(seed)
-    for case in Case.of(drawn_model(seed, (5, 9)), (GRIDS[seed % len(GRIDS)],)):
+    for case in Case.of(drawn_model(seed, (5, 7)), (GRIDS[seed % len(GRIDS)],)):
         for _ in range(STRATEGIES):
             assert not case.differs(draw, CUTS)
 
