@@ -88,8 +88,8 @@ class _Search:
         return found
 
     def left(self) -> float:
-        """Seconds of the time limit that are left for a solver; a tenth of it in any case."""
-        return max(self.until - time.perf_counter(), self.options.time_limit / 10)
+        """Seconds of the time limit that are left for a solver; a quarter of it in any case."""
+        return max(self.until - time.perf_counter(), self.options.time_limit / 4)
 
     def fitted(self, recomputed: frozenset[str], below: float = math.inf) -> Fitted | None:
         """The search for a peak within the limit; a fixed plan stores parameters as it says."""

@@ -101,6 +101,10 @@ def solve_large(problem: Problem, deadline: float, progress: Progress = lambda c
     _ascend(state)
     _search(state, 2)
     helper.join()
+    if state.choice is None:  # time was up before anybody looked
+        hasty = np.zeros(flat.start.size - 1, dtype=np.int64)
+        kernels.decode(flat, priced(flat, state.prices), state.messages, hasty)
+        state.offer(hasty)
     choice = None if state.choice is None else tuple(state.choice.tolist())
     nearest = () if state.nearest is None else tuple(state.nearest.tolist())
     peak = evaluate(problem, nearest)[1] if nearest else math.inf

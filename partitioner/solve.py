@@ -36,6 +36,8 @@ _BOUND_ONLY = Effort(sweeps=25, rounds=0)
 _MANY = 40_000
 _LARGE = 400_000
 """Problems with tables of more entries in all are not for the integer program: HiGHS takes minutes for its first bound."""
+_MORE, _MOST_MORE = 5.0, 40.0
+"""Seconds that the search is given once more where its time was too short to find any choice without a limit."""
 _NODES = 5_000
 """Problems of more nodes are not reduced first."""
 _WIDEST = 64
@@ -118,6 +120,11 @@ def _large(problem: Problem, deadline: float, progress: Progress) -> _Answer:
     # The margin is for what is under way at the end, and for the check of the result.
     left = deadline - time.perf_counter()
     best = solve_large(problem, deadline - min(0.5 + 0.02 * left, 0.5 * left), progress)
+    more = _MORE
+    while (
+        best.choice is None and problem.limit is None and more < _MOST_MORE
+    ):  # there is a choice, and nothing else to say
+        best, more = solve_large(problem, time.perf_counter() + more, progress), 2 * more
     if best.choice is None:
         raise _no_choice(problem, best.nearest)
     return _Answer(best.choice, best.cost, best.bound, "prices and forests")
@@ -229,11 +236,10 @@ def _largest(costs: tuple[Array, ...]) -> float:
 def _no_choice(problem: Problem, least: tuple[float, tuple[int, ...], bool] | None) -> NoChoice:
     """The error where none meets the limit: how much memory would do, and what holds it."""
     where = "partition problem"
-    if least is None:
+    if least is None or problem.limit is None:
         rule = "some choice of strategies uses no forbidden strategy and no forbidden pair"
         return NoChoice(refusal(where, "every choice is forbidden", rule), problem.limit, None)
     peak, choice, proven = least
-    assert problem.limit is not None
     missed = f"{peak - problem.limit:,.0f} above the limit"
     given = f"the limit is {problem.limit:,.0f}, and the least peak that any choice reaches is {peak:,.0f}, {missed}"
     if math.isinf(peak):

@@ -100,7 +100,7 @@ def test_the_time_limit_counts_from_the_start(monkeypatch):
     assert limits[0] == pytest.approx(35.0)
     limits.clear()
     made.replan(time_limit=10.0)
-    assert limits[0] == pytest.approx(1.0)  # a tenth in any case
+    assert limits[0] == pytest.approx(2.5)  # a quarter in any case
 
 
 @pytest.mark.parametrize("layers", [2, 8])

@@ -1,3 +1,4 @@
+import importlib
 import time
 
 import numpy as np
@@ -89,3 +90,14 @@ def test_without_a_limit():
     found = solve_large(problem, time.perf_counter() + 1.0)
     assert found.choice is not None
     assert found.cost == pytest.approx(solve(problem).cost, rel=0.02)
+
+
+def test_no_time_at_all_still_finds_a_choice_where_nothing_limits(monkeypatch):
+    """Time may be up before the search begins: pricing took it."""
+    module = importlib.import_module("autopar.partitioner.solve")
+    monkeypatch.setattr(module, "_is_large", lambda problem: True)
+    monkeypatch.setattr(module, "_MORE", 0.1)
+    for seed in range(3, 200, 16):  # few pairs are forbidden
+        problem = Problem(random_problem(seed).nodes, random_problem(seed).edges)
+        found = solve(problem, "auto", time_limit=1e-6)
+        assert np.isfinite(evaluate(problem, found.choice)[0])
