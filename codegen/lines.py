@@ -133,6 +133,8 @@ def _update_line(step: Update, style: Style) -> Line | None:
         return None
     node = style.graph.producers()[step.reads.value]
     target = style.parameters[step.home]
+    if any(item.value == step.home and item.kind == "parameter" for item in style.graph.parameters):
+        target += ".data"  # a leaf: autograd does not see the write
     if node.target == "aten.add.Tensor" and node.args[0] == Ref(step.home) and isinstance(node.args[1], int):
         training = node.args[1] == 1 and step.buffer.endswith(_COUNTER)  # counted in training only
         # the sum itself is printed nowhere unless it has another reader

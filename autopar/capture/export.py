@@ -25,6 +25,7 @@ from autopar.capture.quiet import quiet
 from autopar.capture.returned import only_tensors
 from autopar.capture.source import frames_of_error, innermost, user_files
 from autopar.capture.state import check_state
+from autopar.capture.unrecorded import keep_gradients
 from autopar.capture.untouched import untouched
 from autopar.capture.written import writing
 from autopar.errors import CaptureError
@@ -37,6 +38,7 @@ def export(module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object
             with writing(module), only_tensors(module), Known(), state_seen(module) as names:
                 program = torch.export.export(module, args, kwargs, strict=False)
             lines = _lines_inside(program.graph_module)
+            keep_gradients(program, user_files(module))
             _keep_no_grad(program.graph_module)
             functional: ExportedProgram = program.run_decompositions(decompose.table())
             _restore_lines(functional.graph_module, lines)

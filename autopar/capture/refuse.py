@@ -27,7 +27,8 @@ DATA_FIX = (
     "mask instead of indexing with one; or decide by a Python value that is set before training"
 )
 _PLACE_RULE = (
-    "forward may write to tensors of its own and to buffers; not to parameters, inputs, or views that autograd shares"
+    "forward may write to tensors of its own, to buffers, and without a gradient to parameters; not to inputs, or views that "
+    "autograd shares"
 )
 _PLACE_FIX = (
     "compute a new tensor: y = torch.where(...), torch.cat(...), or y = x.clone() and write to y; a state that outlives the "
@@ -140,13 +141,12 @@ def _computable(target: torch._ops.OpOverload) -> bool:
     return any(known(name, key) for key in ("CPU", "CUDA"))
 
 
-def check_writes(program: ExportedProgram, files: frozenset[str]) -> None:
-    """Raise CaptureError where forward changes an input or a parameter in place."""
-    kinds = {OutputKind.USER_INPUT_MUTATION: "an input", OutputKind.PARAMETER_MUTATION: "a parameter"}
-    found = [spec for spec in program.graph_signature.output_specs if spec.kind in kinds]
+def check_inputs_kept(program: ExportedProgram, files: frozenset[str]) -> None:
+    """Raise CaptureError where forward changes an input in place."""
+    found = [spec for spec in program.graph_signature.output_specs if spec.kind is OutputKind.USER_INPUT_MUTATION]
     if found:
         where = next(filter(None, (_line_of(program, spec, files) for spec in found)), "forward")
-        given = f"it writes to {kinds[found[0].kind]} in place"
+        given = "it writes to an input in place"
         raise CaptureError(refusal(where, given, _PLACE_RULE, [str(spec.target) for spec in found], _PLACE_FIX))
 
 

@@ -61,7 +61,7 @@ def translate(
             _translate_node(node, state)
     path, chosen = _loss(program, state, name, loss)
     returned = _returned(program, state, name, outputs)
-    updates = _updates(program, state)
+    updates = _updates(program, parameters, state)
     return Graph(name, inputs, parameters, tuple(state.nodes), state.values, chosen, updates, returned, path)
 
 
@@ -159,13 +159,14 @@ def _value(name: str, tensor: object, flows: bool) -> Value:
     return Value(name, tuple(int(n) for n in tensor.shape), dtype, floating and flows)
 
 
-def _updates(program: ExportedProgram, state: _State) -> tuple[tuple[str, str], ...]:
-    """Which value replaces which buffer after the step. Inputs and parameters may not be written to."""
-    refuse.check_writes(program, state.files)
+def _updates(program: ExportedProgram, parameters: Sequence[Parameter], state: _State) -> tuple[tuple[str, str], ...]:
+    """Which value replaces which buffer or parameter after forward. Inputs may not be written to."""
+    refuse.check_inputs_kept(program, state.files)
+    owners = {name: item.name for item in parameters for name in (item.name, *item.aliases)}
     found = []
     for spec in program.graph_signature.output_specs:
-        if spec.kind is OutputKind.BUFFER_MUTATION:
-            found.append((str(spec.target), state.alias.get(spec.arg.name, spec.arg.name)))
+        if spec.kind in (OutputKind.BUFFER_MUTATION, OutputKind.PARAMETER_MUTATION):
+            found.append((owners[str(spec.target)], state.alias.get(spec.arg.name, spec.arg.name)))
     return tuple(found)
 
 

@@ -35,13 +35,6 @@ class WritesFlatView(Net):
         return self.fc(x).sum()
 
 
-class WritesParameter(Net):
-    def forward(self, x):
-        with torch.no_grad():
-            self.fc.weight[0].mul_(0.5)
-        return self.fc(x).sum()
-
-
 class WritesParameterView(Net):
     def forward(self, x):
         self.fc.weight[0] += 1
@@ -67,7 +60,6 @@ class CustomInPlace(Net):
     [
         (WritesView, "x[:, 0] = 0", "y = x.clone()"),
         (WritesFlatView, "flat.mul_(2)", "y = x.clone()"),
-        (WritesParameter, "self.fc.weight[0].mul_(0.5)", "register_buffer"),
         (WritesParameterView, "self.fc.weight[0] += 1", "torch.where"),
         (WritesOneOfSeveralViews, "one.add_(two)", "torch.cat"),
         (CustomInPlace, "double_in_place(h)", "mutates_args=()"),
