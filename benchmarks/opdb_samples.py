@@ -5,7 +5,8 @@
     Calls([sample, ...])                         a module whose loss weights every element of every result differently
 
 Of a sample's tensors that have a gradient, the first is an input plus a parameter of zeros, and so may come in parts;
-the others are parameters. All other tensors are inputs.
+the others are parameters. Other tensors are buffers if they are floating (running statistics are, and calls write to them), or
+else inputs.
 """
 
 from __future__ import annotations
@@ -106,11 +107,16 @@ class Call(nn.Module):
         for i, leaf in enumerate(sample.leaves):
             if isinstance(leaf, Tensor):
                 self._take(i, leaf.detach().clone(), leaf.requires_grad)
+        kept = {name: one.clone() for name, one in self.named_buffers()}
         for j, weights in enumerate(map(_weights, self.results(self.given))):
             self.register_buffer(f"weights{j}", weights, persistent=False)
+        for name, one in kept.items():
+            getattr(self, name).copy_(one)
 
     def _take(self, i: int, tensor: Tensor, differentiable: bool) -> None:
-        if not differentiable:
+        if tensor.is_floating_point() and not differentiable:
+            self.register_buffer(f"x{i}", tensor)
+        elif not differentiable:
             self.given[i] = tensor
         elif self.first < 0:
             self.first, self.given[i] = i, tensor

@@ -152,7 +152,12 @@ def _eager(model: Calls) -> dict[str, Tensor]:
     out = model(**model.inputs())
     out["loss"].backward()
     gradients = {f"gradient of {name}": one.grad for name, one in model.named_parameters() if one.grad is not None}
-    return {**{name: one.detach() for name, one in out.items()}, **gradients}
+    buffers = {name: one for name, one in model.state_dict().items() if name not in dict(model.named_parameters())}
+    return {
+        **{name: one.detach() for name, one in out.items()},
+        **gradients,
+        **{f"new {k}": v for k, v in buffers.items()},
+    }
 
 
 def outcome(samples: list[Sample], grids: Sequence[str], seen: Seen | None = None) -> tuple[str, str]:
@@ -208,7 +213,8 @@ def _run(one: Compiled, model: Calls, wanted: Sequence[str]) -> list[dict[str, T
         loss.backward()
         found = {name: out[name].detach() for name in wanted if name.startswith("call")}
         found |= {f"gradient of {name}": one for name, one in parallel.full_gradients().items()}
-        return {"loss": loss.detach(), **found}
+        state = {f"new {name}": one for name, one in parallel.full_state_dict().items() if f"new {name}" in wanted}
+        return {"loss": loss.detach(), **found, **state}
 
     return simulate(GridShape.parse(one.plan.grid).size, rank)
 

@@ -24,6 +24,7 @@ from autopar.capture.source import frames_of_text, innermost, user_files
 from autopar.errors import CaptureError, nearest, refusal
 from autopar.graph import Graph, Input, Node, Parameter, Ref, Value
 
+_STATISTICS = re.compile(r"aten\._(native_)?batch_norm_\w+\.")  # a gradient flows through the first result alone
 _CHECKS = frozenset({"aten._assert_tensor_metadata.default", "aten._assert_scalar.default", "aten._assert_async.msg"})
 
 
@@ -134,9 +135,10 @@ def _translate_node(node: fx.Node, state: _State) -> None:
     call = Node(node.name, target, args, kwargs, tuple(names), _module(node), frame.place if frame else "", "")
     call = Node(call.name, target, args, kwargs, call.outputs, call.module, call.source, frame.code if frame else "")
     flows = not no_gradient(target) and any(state.values[name].differentiable for name in call.inputs)
-    for name, result in zip(names, results, strict=True):
+    first = _STATISTICS.match(target) is not None
+    for i, (name, result) in enumerate(zip(names, results, strict=True)):
         if name:
-            state.values[name] = _value(name, result, flows)
+            state.values[name] = _value(name, result, flows and not (first and i))
     state.nodes.append(call)
 
 

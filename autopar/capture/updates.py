@@ -16,7 +16,7 @@ from autopar.capture.rewrite import no_gradient, read_instead, with_nodes
 from autopar.errors import CaptureError, refusal
 from autopar.graph import Graph, Node, Ref, Value
 
-_CLONE, _DETACH, _NORM = "aten.clone.default", "aten.detach.default", "batch_norm"
+_CLONE, _DETACH = "aten.clone.default", "aten.detach.default"
 _RULE = (
     "a step ends with its own backward: what it stores for the next step carries no gradient that the next loss needs"
 )
@@ -119,8 +119,15 @@ def _target(graph: Graph, value: str, makers: dict[str, Node], homes: set[str]) 
 
 
 def _norm(node: Node) -> bool:
-    """A batch norm in training changes its running statistics itself, and keeps neither the old nor the new ones."""
-    return _NORM in node.target
+    """A batch norm in training changes its running statistics itself, and keeps neither the old nor the new ones.
+
+    One of which somebody reads the batch's own statistics stays torch's (`autopar.capture.patterns`), which keeps the old ones.
+    """
+    return node.target == "autopar.batch_norm" or (
+        node.target == "aten._native_batch_norm_legit_functional.default"
+        and node.args[5] is True
+        and not any(node.outputs[1:3])
+    )
 
 
 def _views(node: Node) -> bool:

@@ -238,7 +238,7 @@ def _tiled(call: Call, repeats: Sequence[int], *, outer: bool) -> Rule:
 
 def _emit_repeat(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
     counts = [local.extent.get(f"r{i}", str(n)) for i, n in enumerate(_repeats(call))]
-    return f"{atom(args[0])}.repeat({', '.join(counts)})"
+    return f"{atom(args[0])}.repeat({', '.join(counts) or '()'})"
 
 
 register(

@@ -51,12 +51,15 @@ LISTS = (  # of one entry, and views of entries
     sample(lambda a: a.split(2, 1)[1].view(3, 4), x(3, 4, 2)),
     sample(lambda a: [one.view(-1) * 2 for one in a.transpose(0, 1).contiguous().unbind(0)], x(3, 4, 2)),
 )
+STATISTICS = (torch.zeros(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64))
 ARGUMENTS = (
     sample(lambda a: a.tile(()), x(5)),
+    sample(lambda a: a.repeat(()), x()),
     sample(lambda a: torch.add(a * (1 + 2j), 2j) - 1j * a, x(4, 3, dtype=torch.complex128)),
     sample(lambda a: torch.add(a, a * 2, alpha=complex(0, -1)), x(4, 3, dtype=torch.complex128)),
     sample(lambda a, b, c: torch.native_batch_norm(a, b, c, None, None, True, 0.1, 1e-5), x(4, 3, 2), x(3), x(3)),
-    sample(lambda a, b: F.instance_norm(a, b.clone(), b + 1, use_input_stats=True), x(4, 3, 5), torch.ones(3).double()),
+    sample(lambda a, b, c: torch.native_batch_norm(a, None, None, b, c, True, 0.1, 1e-5), x(4, 3, 2), *STATISTICS),
+    sample(lambda a, b, c: F.instance_norm(a, b, c, use_input_stats=True), x(4, 3, 5), *STATISTICS),
     sample(lambda a: F.group_norm(a, 4), x(2, 4)),
     sample(lambda a, b: torch._weight_norm(a, b, 1), x(4, 3), x(1, 3)),
     sample(lambda a: F.pad(a, (-1, 1), mode="circular"), x(2, 3, 6)),
