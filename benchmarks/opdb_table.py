@@ -16,8 +16,7 @@ HEADING = """\
 ## Operators
 
 PyTorch's own operator database (`torch.testing._internal.common_methods_invocations.op_db`), each operator on samples spread over
-those of the database, in float64 with gradients where it has any. Every call is pinned to each of its letters, on grids of 2 and 3
-ranks; all results and all gradients are compared with eager, to 1e-10 of the largest (`make opdb`)."""
+those of the database, in float64 with gradients where it has any. Every call is pinned to each of its letters, on every grid; all results and all gradients are compared with eager, to 1e-10 of the largest (`make opdb`)."""
 
 
 def summary(rows: Iterable[Row]) -> str:
@@ -42,7 +41,19 @@ def section(rows: Iterable[Row]) -> str:
     versions = f"torch {torch.__version__}, Python {platform.python_version()}, autopar {autopar.__version__}"
     programs = sum(row.programs for row in rows)
     today = f"{datetime.datetime.now(datetime.UTC):%d %B %Y}"
-    lines = [HEADING, "", f"{today}, {versions}. {programs} programs were run.", "", f"**{summary(rows)}.**", ""]
+    depth = Counter((row.asked, row.grids) for row in rows if row.grids)
+    told = "; ".join(
+        f"{count} operators on up to {asked} samples, grids {' and '.join(grids)}"
+        for (asked, grids), count in depth.most_common()
+    )
+    lines = [
+        HEADING,
+        "",
+        f"{today}, {versions}. {programs} programs were run: {told}.",
+        "",
+        f"**{summary(rows)}.**",
+        "",
+    ]
     lines += ["Not right, or not in all samples:", "", "| operator | status | right | reason |", "|---|---|---|---|"]
     lines += [f"| `{row.name}` | {row.status} | {row.right} of {row.samples} | {_cell(row.why)} |" for row in bad]
     whole = [row for row in rows if row.status == "ok" and not is_split(row)]

@@ -52,6 +52,8 @@ class Row:
     whole: tuple[str, ...] = ()
     why: tuple[str, ...] = ()
     seconds: float = 0.0
+    asked: int = 0
+    grids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,8 @@ def tried(name: str, info: Any, count: int, grids: Sequence[str]) -> Row:  # noq
         tuple(seen.whole),
         tuple(reasons),
         round(time.perf_counter() - began, 1),
+        count,
+        tuple(grids),
     )
 
 
