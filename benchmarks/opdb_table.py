@@ -16,7 +16,8 @@ HEADING = """\
 ## Operators
 
 PyTorch's own operator database (`torch.testing._internal.common_methods_invocations.op_db`), each operator on samples spread over
-those of the database, in float64 with gradients where it has any. Every call is pinned to each of its letters, on every grid; all results and all gradients are compared with eager, to 1e-10 of the largest (`make opdb`)."""
+those of the database, in float64 with gradients where it has any. Every call is pinned to each of its letters, on every grid; all
+results and all gradients are compared with eager, to 1e-10 of the largest (`make opdb`)."""
 
 
 def summary(rows: Iterable[Row]) -> str:
