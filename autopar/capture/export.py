@@ -20,7 +20,7 @@ from autopar.capture.attributes import state_seen
 from autopar.capture.build import describe
 from autopar.capture.functions import kept
 from autopar.capture.hooks import no_hooks
-from autopar.capture.known import Known
+from autopar.capture.known import Known, NumberTaken
 from autopar.capture.quiet import quiet
 from autopar.capture.returned import only_tensors
 from autopar.capture.source import frames_of_error, innermost, user_files
@@ -55,7 +55,8 @@ def export(module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object
 def _explain(
     error: Exception, module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], name: str
 ) -> str:
-    frame = innermost(frames_of_error(error), user_files(module))
+    files = frozenset[str]() if isinstance(error, NumberTaken) else user_files(module)  # of a number, the very line
+    frame = innermost(frames_of_error(error), files)
     where = f"{frame.place}: `{frame.code}`" if frame else f"{name} ({type(module).__name__})"
     return refuse.explain(error, where, describe(args, kwargs))
 

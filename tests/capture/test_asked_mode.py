@@ -79,7 +79,10 @@ def made(case):
     return net
 
 
-@pytest.mark.parametrize("case", CASES)
+RUN = ("evaluation", "norm asleep", "norm kept, evaluation", "dropout awake", "branches, evaluation")
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case not in RUN])
 def test_the_mode_of_the_graph_and_what_is_refused(case):
     _, training, evaluation, live = CASES[case]
     net = made(case)
@@ -94,9 +97,7 @@ def test_the_mode_of_the_graph_and_what_is_refused(case):
     assert [part.training for part in net.modules()] == flags
 
 
-@pytest.mark.parametrize(
-    "case", ["evaluation", "norm asleep", "norm kept, evaluation", "dropout awake", "branches, evaluation"]
-)
+@pytest.mark.parametrize("case", RUN)
 def test_the_program_computes_what_the_model_computes_as_it_comes_and_wherever_it_may_go(case):
     _, training, evaluation, _ = CASES[case]
     net = made(case).double()
@@ -116,6 +117,8 @@ def test_the_program_computes_what_the_model_computes_as_it_comes_and_wherever_i
 
     def rank():
         parallel = autopar.parallelize(source, inputs, grid="2")
+        assert training in parallel.plan.training
+        assert evaluation in parallel.plan.evaluation
         if training:
             with pytest.raises(ConfigError, match=training.replace("(", r"\(").replace(")", r"\)")):
                 parallel.train()

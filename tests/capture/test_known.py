@@ -82,8 +82,9 @@ def reads_nothing(net, y):
     return y * torch.empty(2).tolist()[0]
 
 
-@pytest.mark.parametrize("live", [True, False], ids=["live", "function"])
-@pytest.mark.parametrize("way", [dims, counted, unbound, compared, by_numpy], ids=lambda way: way.__name__)
+@pytest.mark.parametrize(
+    ("way", "live"), [(dims, True), (counted, True), (unbound, False), (compared, True), (by_numpy, True)]
+)
 def test_numbers_of_constants_are_literals(way, live):
     torch.manual_seed(0)
     net = Net(way)
