@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from autopar.codegen.lines import Line
@@ -27,13 +28,26 @@ def assign(
         last.update({held: i for held in line.reads})
     last.update(dict.fromkeys(outputs, len(lines)))
     names = dict(given)
+    used: Counter[str] = Counter()  # names of what is read behind the line
+    ends: dict[int, list[str]] = {}
+
+    def keep(held: Held, line: int) -> None:
+        end = last.get(held, -1)
+        if end > line:
+            used[names[held]] += 1
+            ends.setdefault(end, []).append(names[held])
+
+    for held in given:
+        keep(held, -1)
     for i, line in enumerate(lines):
-        taken = reserved | {name for held, name in names.items() if last.get(held, -1) > i} | _kept(line, names)
+        used.subtract(ends.pop(i, ()))
+        taken = _kept(line, names)
         preferred = _carried(line, names)
         for held in filter(None, line.writes):
             if held not in names:
                 candidates = itertools.chain(preferred.get(held, ()), _candidates(bases.get(held.value, held.value)))
-                names[held] = next(one for one in candidates if one not in taken)
+                names[held] = next(one for one in candidates if not (one in reserved or one in taken or used[one] > 0))
+                keep(held, i)
             taken |= {names[held]}
     return names
 

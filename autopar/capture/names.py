@@ -37,9 +37,10 @@ def rename(graph: Graph) -> Graph:
     """The same graph under readable names; nodes are called after their first result."""
     names: dict[str, str] = {}
     taken: set[str] = set(RESERVED)
+    numbers: dict[str, int] = {}
 
     def give(value: str, wish: str) -> None:
-        names[value] = _unique(_identifier(wish), taken)
+        names[value] = _unique(_identifier(wish), taken, numbers)
         taken.add(names[value])
 
     for item in graph.inputs:
@@ -126,13 +127,17 @@ def _identifier(wish: str) -> str:
     return f"x{text}" if not text or text[0].isdigit() else text
 
 
-def _unique(wish: str, taken: set[str]) -> str:
-    """`wish` if it is free, else with the lowest free number, or an underscore after a reserved word."""
+def _unique(wish: str, taken: set[str], numbers: dict[str, int]) -> str:
+    """`wish` if it is free, else with the lowest free number, or an underscore after a reserved word.
+
+    `numbers` remembers from where on numbers of a wish may be free: names are never given back.
+    """
     if wish not in taken:
         return wish
     if wish in RESERVED and f"{wish}_" not in taken:
         return f"{wish}_"
-    number = 1
+    number = numbers.get(wish, 1)
     while f"{wish}_{number}" in taken:
         number += 1
+    numbers[wish] = number
     return f"{wish}_{number}"
