@@ -25,6 +25,7 @@ from autopar.capture.quiet import quiet
 from autopar.capture.returned import only_tensors
 from autopar.capture.source import frames_of_error, innermost, user_files
 from autopar.capture.state import check_state
+from autopar.capture.told import shapes_told
 from autopar.capture.unrecorded import keep_gradients
 from autopar.capture.untouched import untouched
 from autopar.capture.written import writing
@@ -34,7 +35,7 @@ from autopar.errors import CaptureError
 def export(module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], name: str) -> ExportedProgram:
     """The functional program of ``module(*args, **kwargs)`` in its own training mode. Raises CaptureError."""
     try:
-        with quiet(), untouched(module), no_hooks(module), kept(module):
+        with quiet(), untouched(module), no_hooks(module), kept(module), shapes_told():
             with writing(module), only_tensors(module), Known(), state_seen(module) as names:
                 program = torch.export.export(module, args, kwargs, strict=False)
             lines = _lines_inside(program.graph_module)

@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_map_only
 from autopar.capture.known import Known
 from autopar.capture.paths import without_paths
 from autopar.capture.quiet import quiet
+from autopar.capture.told import shapes_told, told
 from autopar.capture.untouched import untouched
 
 _DROPOUT = frozenset(
@@ -118,7 +119,7 @@ def calls(
             module.train(mode)
         counters = frozenset(id(one) for name, one in module.named_buffers() if name.endswith("num_batches_tracked"))
         log = _Log(frozenset() if exact else counters, exact or not module.training, exact=exact)
-        with Known(), log, exporting():
+        with Known(), told(), shapes_told(), log, exporting():
             module(*given, **named)
         return log.calls
 

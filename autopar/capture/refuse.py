@@ -24,7 +24,8 @@ from autopar.graph import ITEMSIZE
 DATA_RULE = "one program serves all steps, so forward must not look at the numbers in a tensor"
 DATA_FIX = (
     "keep it a tensor: choose with torch.where instead of `if`, drop .item(), .tolist() and .numpy(), multiply by a "
-    "mask instead of indexing with one; or decide by a Python value that is set before training"
+    "mask instead of indexing with one; write rows from a place in a buffer by their numbers, "
+    "rows = (self.at + torch.arange(n)) % size; self.queue[rows] = x; or decide by a Python value that is set before training"
 )
 _PLACE_RULE = (
     "forward may write to tensors of its own, to buffers, and without a gradient to parameters; not to inputs, or views that "
@@ -41,6 +42,14 @@ _KERNEL_FIX = (
     "register what is missing with torch.library (register_fake for shapes, register_kernel or impl for 'CPU'), "
     "or write the line with other operators"
 )
+GRADIENT_RULE = (
+    "a program goes backward once, from the loss; a gradient that is itself a part of forward is not in its graph"
+)
+GRADIENT_FIX = (
+    "write the derivative out, or take derivatives along directions, forward: "
+    "y, dy = torch.func.jvp(f, (x,), (v,)); a penalty on gradients of parameters is a step of its own, outside of the model"
+)
+_GRADIENT_WORDS = ("functorch tensor", "tensorwrapper", "'tensor' object has no attribute 'constant'")
 _DATA_WORDS = ("data-dependent", "datadependent", ".numpy()", "_local_scalar_dense", ".item()", ".tolist()")
 _PLACE_WORDS = ("in-place operation", "inplace", "is mutated in the forward", "written-to tensor", "in place")
 _KERNEL_WORDS = (
@@ -167,6 +176,9 @@ def explain(error: Exception, where: str, given: Sequence[str]) -> str:
         return refusal(where, str(error), error.rule, fix=error.fix)
     said = (str(error).strip() or type(error).__name__).splitlines()[0]
     words = f"{type(error).__name__} {error}".lower()
+    if any(word in words for word in _GRADIENT_WORDS):
+        given = "forward takes a gradient (torch.func: grad, vjp, jacrev or hessian)"
+        return refusal(where, given, GRADIENT_RULE, [said], GRADIENT_FIX)
     if isinstance(error, GuardOnDataDependentSymNode | NumberTaken) or any(word in words for word in _DATA_WORDS):
         return refusal(where, "forward depends on the values of a tensor", DATA_RULE, [said], DATA_FIX)
     if any(word in words for word in _PLACE_WORDS):

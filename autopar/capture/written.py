@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from autopar.capture.refuse import NotAllowed
+from autopar.capture.told import told
 
 _Slot = tuple[str, dict[str, Any], str]  # the name of a tensor, the module's dict that it stands in, its key there
 
@@ -31,7 +32,7 @@ def writing(module: nn.Module) -> Iterator[None]:
     def forward(*args: object, **kwargs: object) -> object:
         slots = list(_slots(module))
         before = [holder[key] for _, holder, key in slots]
-        with _Written(), _assignments_unseen():
+        with told(), _Written(), _assignments_unseen():
             result = inner(*args, **kwargs)
             _store(slots, before)
         return result
