@@ -108,7 +108,7 @@ def _tried(cls: type[Function], args: Sequence[Any], frame: Frame | None) -> tup
 
 def _back(results: Sequence[Tensor], asking: Sequence[Tensor]) -> None:
     """Backward on tensors without numbers, as far as it goes: it may look at numbers, which it has when the program runs."""
-    with contextlib.suppress(Exception):
+    with contextlib.suppress(Exception), torch._C.DisableTorchFunction():  # a model may not do this in forward: `told`
         torch.autograd.grad(results, asking, [torch.ones_like(one) for one in results], allow_unused=True)
 
 
