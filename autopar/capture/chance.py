@@ -31,8 +31,8 @@ def drawn_with(capture: Captures) -> tuple[Graph, dict[str, torch.Tensor]]:
 
 
 def _states() -> tuple[object, ...]:
-    name, keys, *rest = np.random.get_state()
-    return random.getstate(), name, bytes(keys), *rest
+    numbers = np.random.get_state(legacy=False)["state"]
+    return random.getstate(), numbers["key"].tobytes(), numbers["pos"]
 
 
 def _refuse_differences(
