@@ -155,16 +155,16 @@ def prove_limits(
     sample: Sample,
     read: Callable[[int], bool] = every,
     grids: Sequence[str] = GRIDS,
-    some: tuple[int, int] = (0, 1),
+    wanted: Callable[[str], bool] = bool,
     few: bool = True,
 ) -> int:
-    """Try every split that the rule allows under every filling, or with ``some=(i, n)`` every n-th filling from the i-th.
+    """Try every split that the rule allows under every filling, or under those whose words (`fills`) are `wanted`.
 
     Raises AssertionError; returns how much was tried. Fillings that the operator refuses are left out.
     """
     tried = 0
-    for words, fill in list(fills(op, sample))[some[0] :: some[1]]:
-        whole = _filled(op, sample, read, fill)
+    for words, fill in fills(op, sample):
+        whole = _filled(op, sample, read, fill) if wanted(words) else None
         if whole is not None:
             try:
                 tried += prove_whole(op, whole, grids, few=few, only=("split",))
