@@ -254,7 +254,8 @@ class ThreadComm(Comm):
     def broadcast(self, tensor: Tensor, root: int) -> None:
         check_tensors("broadcast", [tensor])
         sent = self._meet("broadcast", tensor.clone() if self._rank == root else None)[root]
-        tensor.copy_(_same_size("broadcast", sent, tensor))
+        if self._rank != root:
+            tensor.copy_(_same_size("broadcast", sent, tensor))
 
     def gather_objects(self, item: object) -> list[object]:
         return [json.loads(text) for text in self._meet("gather_objects", json.dumps(item))]
