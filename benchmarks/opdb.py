@@ -1,8 +1,8 @@
 """PyTorch's operator database through the compiler: every operator, every letter, values and gradients beside eager.
 
 Each operator is compiled and run in a process of its own. Results are kept in a file as they come, so that a run goes on
-where it was stopped; --again runs anew what is named or was not right. With --write the section on operators of
-docs/compatibility.md is made of the file.
+where it was stopped, and what was tried on fewer samples or grids is tried again; --again runs anew what is named or was
+not right. With --write the section on operators of docs/compatibility.md is made of the file.
 """
 
 from __future__ import annotations
@@ -128,10 +128,15 @@ def chosen(options: argparse.Namespace, known: dict[str, Any], rows: dict[str, R
         name for name in known if not options.names or {name, name.split(".")[0], known[name].name} & {*options.names}
     ]
     if options.again is None:
-        names = [name for name in names if name not in rows]
+        names = [name for name in names if name not in rows or shallower(rows[name], options)]
     elif options.again:
         names = [name for name in names if name not in rows or rows[name].status in options.again]
     return names[first - 1 :: step]
+
+
+def shallower(row: Row, options: argparse.Namespace) -> bool:
+    """Whether a row is of fewer samples or grids than are asked for now."""
+    return row.status != "nocompare" and (row.asked < options.samples or not set(options.grids) <= set(row.grids))
 
 
 def main() -> None:
