@@ -3,6 +3,7 @@
 from autopar.ops import (
     arithmetic,
     attention,
+    batched,
     complex,
     constants,
     convolution,
@@ -36,6 +37,7 @@ from autopar.ops import (
 __all__ = [
     "arithmetic",
     "attention",
+    "batched",
     "complex",
     "constants",
     "convolution",

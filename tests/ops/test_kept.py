@@ -22,7 +22,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 # Records whose words are an estimate, within `FACTOR`, with the reason.
 ESTIMATES = {
     **dict.fromkeys(
-        ("det", "slogdet", "solve", "eigvalsh", "svdvals", "matrix_power"), "factors of a matrix, as LAPACK makes them"
+        ("det", "slogdet", "solve", "eigvalsh", "svdvals", "matrix_power", "batched logdet", "batched linalg_eigvals"),
+        "factors of a matrix, as LAPACK makes them",
     ),
     **dict.fromkeys(("experts", "expert_linear"), "rows are gathered by expert, as many as are routed there"),
     **dict.fromkeys(("cosine_similarity", "quantile", "nanmean", "weight_norm", "ldexp"), "made of several operators"),
