@@ -192,7 +192,11 @@ def outcome(samples: list[Sample], grids: Sequence[str], seen: Seen | None = Non
 def _try(one: Compiled, model: Calls, expected: Mapping[str, Tensor]) -> None:
     """Run a program, and compare. Raises Differs."""
     relative = _closeness(one.graph)
-    for rank, found in enumerate(_run(one, model, list(expected))):
+    try:
+        ranks = _run(one, model, list(expected))
+    except AutoparError as error:  # a plan that was made must run
+        raise RuntimeError(_refusal(error)) from error
+    for rank, found in enumerate(ranks):
         try:
             _compare(expected, found, relative)
         except Differs as error:

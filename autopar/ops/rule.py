@@ -332,7 +332,8 @@ def fills(rule: Rule, strategy: Sequence[Choice], sizes: Sequence[int]) -> bool:
         if choice.mode == "split" and choice.letter in left:
             rows = rule.extents[choice.letter] // (choice.blocks * choice.unit)
             left[choice.letter] = min(left[choice.letter], rows) // size
-    return all(n > 0 for n in left.values())
+    split = {choice.letter for choice in strategy if choice.mode == "split"}
+    return all(n > 0 for letter, n in left.items() if letter in split)
 
 
 def floating(value: Value) -> bool:

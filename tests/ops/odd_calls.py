@@ -40,6 +40,7 @@ EMPTIED = (
     sample(lambda a, b: F.layer_norm(a, (6,), b), x(0, 6), x(6)),
     sample(lambda a: F.embedding(NONE, a), x(5, 6)),
     sample(lambda a: a[NONE], x(5, 6)),
+    sample(lambda a: F.pixel_shuffle(a, 1), x(1, 0, 1, 1)),
     sample(torch.view_as_real, x(1, 0, 3, dtype=torch.complex128)),
 )
 LISTS = (  # of one entry, and views of entries
