@@ -114,7 +114,7 @@ def narrowed(name: str, captured: Captured, grid: GridShape, wishes: Wishes) -> 
     graph, baseline = captured.graph, BASELINES[name]
     some: dict[str, tuple[Strategy, ...]] | None = {} if many(grid) else None
     described = asked.narrowed(describe(graph, grid, wishes.calls, some), wishes.asked, grid)
-    scene = Scene(graph, grid, described, _rows(graph, captured.larger), _weights(graph))
+    scene = Scene(graph, grid, described, _rows(graph, captured.batch.larger), _weights(graph))
     if not scene.axes:
         raise _inapplicable(scene, baseline, "a single rank has nothing to split")
     wanted = baseline.wants(scene)

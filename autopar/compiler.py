@@ -51,7 +51,8 @@ RECOMPUTE = ("auto", "always", "never")
 class Compiled:
     """A compiled model: the plan, the program's source, and what they were made from.
 
-    `grids` are those that were tried, where the grid was to be found.
+    `grids` are those that were tried, where the grid was to be found. `others` are the programs for batches of other sizes
+    than `plan.batch` takes.
     """
 
     plan: Plan
@@ -63,6 +64,7 @@ class Compiled:
     model: object
     captured: Captured
     grids: tuple[grids.Tried, ...] = ()
+    others: tuple[Compiled, ...] = ()
 
     def save(self, folder: str | Path) -> Path:
         """Write ``program.py`` and ``plan.json`` (and constants or a live module's parameters) into `folder`.
@@ -118,7 +120,23 @@ class Compiled:
         profile = self.plan.machine if machine is None else _profile(machine)
         _check(options, where, ranks, profile)
         given = (self.captured, self.model, profile, options, self.plan.model, progress or logged())
-        return _on_grid(where, ranks, *given)
+        return _with_others(_on_grid(where, ranks, *given), options.batch_sizes, progress or logged())
+
+    def for_rows(self, rows: int, inputs: Sequence[str] = (), progress: Progress | None = None) -> Compiled:
+        """The same model compiled for a batch of so many rows, its parameters stored as they are here.
+
+        `inputs` are those that have so many; without, all that may have another number. Raises CaptureError where the
+        model cannot be captured with so many rows, and ConfigError where its parameters cannot lie as they do here.
+        """
+        tell, plan, example = progress or logged(), self.plan, self.captured.batch.given
+        examples = example.with_rows(inputs or plan.batch.inputs, rows)
+        with timed(tell, "captured") as said, example.as_then(self.model):
+            captured = _captured(self.model, examples, plan.name, plan.options)
+            said(f"{rows} rows, {len(captured.graph.nodes)} operators")
+        with ours(f"compiling {captured.graph.name}"):
+            explore(without_record(captured.graph), tell)
+        stored = {item.name: item.layouts for item in plan.parameters if item.kind != "constant"}
+        return _finish(captured, self.model, _shape(plan.grid), plan.machine, plan.options, plan.model, tell, stored)
 
     def __repr__(self) -> str:
         return f"Compiled({self.plan.name!r}, grid={self.plan.grid!r}, {self.plan.predicted.seconds * 1e3:.3g} ms per step)"
@@ -144,6 +162,7 @@ def compile(
     recompute: str = "auto",
     plan: str = baselines.FREE,
     ranks: int | None = None,
+    batch_sizes: Sequence[int] = (),
     progress: Progress | None = None,
 ) -> Compiled:
     """Compile a model for a process grid; ``grid="auto"`` finds the best one of `ranks` ranks.
@@ -157,22 +176,40 @@ def compile(
     (``("logits",)``); `time_limit` is in seconds, pricing included. With `measure` every distinct call is timed on this machine at
     its exact local shapes, which takes seconds to minutes the first time, and the plan is made by these times.
     `recompute`: whether backward computes repeated blocks again, to keep less, ``auto`` (for the limit), ``always``, ``never``.
+    `batch_sizes` are numbers of rows that batches will have: for those that the program for the example inputs does not
+    take, which is a matter of the model, there are further programs.
     `plan` is ``auto``, or a fixed one to compare with: ``data``, ``model``, ``domain``, ``megatron``, ``zero``, ``integrated``.
 
     Raises CaptureError, ConfigError, or InfeasiblePlan where no plan meets the memory limit.
     """
-    from autopar.capture import capture
-
     tell, profile = progress or logged(), _profile(machine)
-    given = (tuple(pin), tuple(ban), loss, time_limit, _names(outputs), measure, recompute, plan)
+    given = (tuple(pin), tuple(ban), loss, time_limit, _names(outputs), measure, recompute, plan, _counts(batch_sizes))
     options = Options(None if memory is None else _limit(memory), solver, optimizer, *given)
     _check(options, grid, ranks, profile)
     with timed(tell, "captured") as said:
-        captured = capture(model, example_inputs, name=name or _name_of(model), loss=loss, outputs=options.outputs)
+        captured = _captured(model, example_inputs, name or _name_of(model), options)
         said(f"{len(captured.graph.nodes)} operators, {_count(captured.graph)} parameters")
     with ours(f"compiling {captured.graph.name}"):
         explore(without_record(captured.graph), tell)
-    return _on_grid(grid, ranks, captured, model, profile, options, source or ModelSource("", ""), tell)
+    found = _on_grid(grid, ranks, captured, model, profile, options, source or ModelSource("", ""), tell)
+    return _with_others(found, options.batch_sizes, tell)
+
+
+def _captured(model: Any, example_inputs: Any, name: str, options: Options) -> Captured:  # noqa: ANN401 (as in compile)
+    from autopar.capture import capture
+
+    return capture(model, example_inputs, name=name, loss=options.loss, outputs=options.outputs)
+
+
+def _with_others(found: Compiled, sizes: Sequence[int], tell: Progress) -> Compiled:
+    """With programs for those of the sizes that the program does not take."""
+    programs = [found]
+    for rows in sizes:
+        if not any(one.plan.batch.accepts(rows) for one in programs):
+            programs.append(found.for_rows(rows, progress=tell))
+    _, *others = programs
+    batch = replace(found.plan.batch, others=tuple(one.plan.batch.rows for one in others))
+    return replace(found, plan=replace(found.plan, batch=batch), others=tuple(others))
 
 
 def _on_grid(
@@ -205,11 +242,12 @@ def _finish(
     options: Options,
     source: ModelSource,
     tell: Progress,
+    stored: Mapping[str, Sequence[str]] | None = None,
 ) -> Compiled:
-    """All that follows the capture: price, solve, emit."""
+    """All that follows the capture: price, solve, emit; parameters lie as `stored` says."""
     while True:
         try:
-            return _finished(captured, model, grid, machine, options, source, tell)
+            return _finished(captured, model, grid, machine, options, source, tell, stored)
         except BrokenCall as broken:
             captured = _without(captured, broken)
             tell("fell back", str(broken), 0.0)
@@ -217,11 +255,12 @@ def _finish(
 
 def _without(captured: Captured, broken: BrokenCall) -> Captured:
     """The same model, in which the operator of that call runs whole on every rank."""
-    larger = captured.larger
+    larger = captured.batch.larger
     names = {node.name for node in larger.nodes} if larger is not None else set()
     larger = whole_from_now(larger, broken) if larger is not None and broken.name in names else None
-    fixed = captured.fixed or ("" if larger is not None else broken.why)
-    return replace(captured, graph=whole_from_now(captured.graph, broken), larger=larger, fixed=fixed)
+    fixed = captured.batch.fixed or ("" if larger is not None else broken.why)
+    batch = replace(captured.batch, larger=larger, fixed=fixed)
+    return replace(captured, graph=whole_from_now(captured.graph, broken), batch=batch)
 
 
 def _finished(
@@ -232,13 +271,14 @@ def _finished(
     options: Options,
     source: ModelSource,
     tell: Progress,
+    stored: Mapping[str, Sequence[str]] | None,
 ) -> Compiled:
     """`_finish`, where no record fails. Raises BrokenCall."""
     graph = captured.graph
     limit = float(machine.memory_bytes) if options.memory is None else options.memory
 
     def wishes_of(asked: Options) -> pins.Wishes:
-        wishes = pins.apply(_wishes(asked, grid), graph, grid)
+        wishes = pins.stored(pins.apply(_wishes(asked, grid), graph, grid), graph, stored or {})
         return wishes if asked.plan == baselines.FREE else baselines.narrowed(asked.plan, captured, grid, wishes)
 
     found = planned(graph, grid, machine, limit, options, wishes_of, tell)
@@ -262,6 +302,13 @@ def _profile(machine: str | Path | Machine) -> Machine:
 
 def _names(outputs: str | Sequence[str]) -> tuple[str, ...]:
     return (outputs,) if isinstance(outputs, str) else tuple(outputs)
+
+
+def _counts(sizes: Sequence[int]) -> tuple[int, ...]:
+    strange = [f"{rows!r}" for rows in sizes if not isinstance(rows, int) or rows < 1]
+    if strange:
+        raise ConfigError(refusal("batch sizes", ", ".join(strange), "a batch has a whole number of rows, 1 or more"))
+    return tuple(sorted(set(sizes)))
 
 
 def _limit(memory: str | float) -> float:
@@ -292,7 +339,7 @@ def emitted(found: Outcome, options: Options, source: ModelSource, captured: Cap
     _check_sound(lowered, decision, built.grid)
     draft = report.plan(found, options, source)
     (text, places), rows = _text(built, decision, lowered, draft, captured)
-    outputs = report.outputs(built.graph, captured.larger if not rows.fixed else None, lowered)
+    outputs = report.outputs(built.graph, captured.batch.larger if not rows.fixed else None, lowered)
     hashed = hashlib.sha256(text.encode()).hexdigest()
     draft = replace(draft, batch=rows, outputs=outputs, evaluation=captured.evaluation, places=places)
     draft = replace(draft, training=captured.training, evaluates=captured.evaluates)
@@ -319,13 +366,15 @@ def _text(
     inside = {node.name: report.exchanged(node) for node in draft.nodes}
     heading = program.Text(built.graph.name, Path(draft.model.path).name, built.grid, seconds, inside)
     emit = partial(program.emit, built.graph, decision, lowered, heading, frozenset(exported))
-    if captured.larger is None:
-        return emit(), BatchPlan(0, (), captured.fixed, ())
+    batch = captured.batch
+    known = BatchPlan(batch.rows, batch.inputs, batch.fixed, (), batch.sizes)
+    if batch.larger is None:
+        return emit(), known
     try:
-        one = variant(built.graph, captured.larger, decision.homes)
-        return emit(one), BatchPlan(one.rows, one.inputs, "", report.filled_by_rows(built, decision, one))
+        one = variant(built.graph, batch.larger, decision.homes)
+        return emit(one), replace(known, filled=report.filled_by_rows(built, decision, one))
     except Baked as why:
-        return emit(), BatchPlan(0, (), str(why), ())
+        return emit(), replace(known, fixed=str(why))
 
 
 def _name_of(model: object) -> str:

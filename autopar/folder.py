@@ -12,16 +12,17 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shlex
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autopar.errors import ConfigError, PlanError, refusal
-from autopar.plan import Plan, load_plan, to_json
+from autopar.plan import ModelSource, Plan, load_plan, to_json
 
 if TYPE_CHECKING:
     import torch
@@ -89,12 +90,31 @@ def save(compiled: Compiled, folder: Path) -> Path:
         plan = replace(plan, model=replace(plan.model, path=path))
     writers = dict(_tensors(compiled))
     writers[PROGRAM] = lambda file: _write_text(file, compiled.source)
+    for other in compiled.others:
+        writers |= _others(other, plan.model)
     writers[PLAN] = lambda file: _write_text(file, to_json(plan))
     try:
-        _write_all(folder, writers, aside=is_edited(folder))
+        _write_all(folder, writers, aside=_edited(folder))
     except OSError as error:
         raise _unwritable(folder, f"cannot be written: {error}") from error
     return folder
+
+
+def _edited(folder: Path) -> list[Path]:
+    """The programs in a folder that were edited by hand."""
+    found = [folder / PROGRAM] if is_edited(folder) else []
+    for file in sorted(folder.glob("program_*.py")):
+        plan = file.with_name(file.name.replace("program", "plan")).with_suffix(".json")
+        if re.fullmatch(r"program_\d+\.py", file.name) and not (plan.exists() and _as_written(file, plan)):
+            found.append(file)
+    return found
+
+
+def _as_written(file: Path, plan: Path) -> bool:
+    try:
+        return _digest(file.read_text(encoding="utf-8")) == load_plan(plan).program_sha256
+    except (PlanError, OSError, UnicodeDecodeError):
+        return False
 
 
 def is_edited(folder: Path) -> bool:
@@ -115,7 +135,6 @@ def recompile(folder: str | Path) -> Compiled:
     """
     from autopar.compiler import compile
     from autopar.model_file import load as load_model
-    from autopar.plan import ModelSource
 
     folder = Path(folder)
     plan = load_plan(folder)
@@ -187,6 +206,7 @@ def _again(plan: Plan, path: Path, folder: Path) -> str:
     given += [word for pin in options.pins for word in ("--pin", pin)]
     given += [word for ban in options.bans for word in ("--ban", ban)]
     given += [] if options.plan == "auto" else ["--plan", options.plan]
+    given += ["--batch-sizes", ",".join(map(str, options.batch_sizes))] if options.batch_sizes else []
     given += ["--measure"] if options.measure else []
     given += [] if options.recompute == "auto" else ["--recompute", options.recompute]
     return shlex.join([*given, "-o", str(folder)])
@@ -206,7 +226,29 @@ def _tensors(compiled: Compiled) -> Iterator[tuple[str, Callable[[Path], None]]]
         yield PARAMETERS, lambda file: _write_tensors(file, values)
 
 
-def _write_all(folder: Path, writers: _WRITERS, *, aside: bool) -> None:
+def _others(other: Compiled, source: ModelSource) -> _WRITERS:
+    """Writers of the program for another number of rows: ``program_17.py``, its plan, and its constants."""
+    rows, plan = other.plan.batch.rows, replace(other.plan, model=source)
+    found: dict[str, Callable[[Path], None]] = {
+        of_rows(PROGRAM, rows): lambda file: _write_text(file, other.source),
+        of_rows(PLAN, rows): lambda file: _write_text(file, to_json(plan)),
+    }
+    if other.constants:
+        found[of_rows(CONSTANTS, rows)] = lambda file: _write_tensors(file, other.constants)
+    return found
+
+
+def of_rows(name: str, rows: int) -> str:
+    """The name of the file of a program for another number of rows.
+
+    >>> of_rows("program.py", 17)
+    'program_17.py'
+    """
+    path = Path(name)
+    return f"{path.stem}_{rows}{path.suffix}"
+
+
+def _write_all(folder: Path, writers: _WRITERS, *, aside: Sequence[Path]) -> None:
     """Write every file beside its place first, then move all there; the old files stay where anything fails."""
     with _made(folder):
         pairs = [(folder / f".{name}.new", folder / name) for name in writers]
@@ -217,12 +259,15 @@ def _write_all(folder: Path, writers: _WRITERS, *, aside: bool) -> None:
             for new, _ in pairs:
                 new.unlink(missing_ok=True)
             raise
-        if aside:
-            (folder / PROGRAM).replace(_free(folder / EDITED))
+        for file in aside:
+            file.replace(_free(file.with_suffix(".edited.py")))
         for new, file in pairs:
             new.replace(file)
-        for name in {CONSTANTS, PARAMETERS} - set(writers):  # of a model that was compiled into this folder before
-            (folder / name).unlink(missing_ok=True)
+        older = [folder / name for name in (CONSTANTS, PARAMETERS)]
+        older += [one for one in folder.iterdir() if re.fullmatch(r"(program|plan|constants)_\d+\.\w+", one.name)]
+        for file in older:  # of a model that was compiled into this folder before
+            if file.name not in writers:
+                file.unlink(missing_ok=True)
 
 
 @contextmanager

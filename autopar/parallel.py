@@ -11,14 +11,14 @@ part. A batch may have any number of rows, unless the model counts them in a way
 
 from __future__ import annotations
 
-import linecache
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
+from autopar.batch_sizes import ANY
 from autopar.grid import GridShape
 from autopar.grids import AUTO
 from autopar.plan import Plan, from_json, to_json
@@ -26,12 +26,14 @@ from autopar.profile import FILE
 from autopar.runtime import handed, profile_run
 from autopar.runtime.description import Description, parse_description
 from autopar.runtime.failure import end_scripts
+from autopar.runtime.forms import Form
 from autopar.runtime.grid import check_ranks
 from autopar.runtime.initial import initial_values
 from autopar.runtime.profiler import Profiler
 from autopar.runtime.program import Program
 from autopar.runtime.session import Parallel
 from autopar.runtime.sources import Made, Source
+from autopar.runtime.text import program_of
 from autopar.runtime.together import by_rank0, together
 from autopar.runtime.transport.base import Comm
 from autopar.runtime.transport.world import default_world, simulated_world
@@ -41,11 +43,15 @@ if TYPE_CHECKING:
     from autopar.compiler import Compiled
     from autopar.costmodel.machine import Machine
 
+LOG = logging.getLogger("autopar")
 Model = nn.Module | Callable[[], nn.Module]
 
 
 class Parallelized(Parallel):
-    """A `Parallel` that knows the plan it follows and the source of the program it runs."""
+    """A `Parallel` that knows the plan it follows and the source of the program it runs.
+
+    A batch of a size that none of its programs takes is compiled for when it first comes.
+    """
 
     def __init__(
         self,
@@ -55,10 +61,32 @@ class Parallelized(Parallel):
         plan: Plan,
         source: str,
         seed: int,
+        compiled: Compiled | None = None,
     ) -> None:
         super().__init__(program, description, values, seed=seed)
         self.plan = plan
         self.source = source
+        self._compiled = compiled  # on rank 0, and where not every number of rows is taken
+
+    def _another_form(self, rows: int, having: Sequence[str]) -> Form:
+        """Compile the model for so many rows in these inputs. Collective."""
+        constants: dict[str, Tensor] = {}
+
+        def made() -> list[str]:
+            assert self._compiled is not None
+            LOG.info("%s is compiled for a batch of %d rows: %s", self.plan.name, rows, _why(self.plan))
+            other = self._compiled.for_rows(rows, having)
+            constants.update(other.constants)
+            return [other.source, to_json(other.plan)]
+
+        source, text = by_rank0(self.grid.comm, f"compiling for {rows} rows", made)
+        self._add(source, text, handed.from_rank0(constants, self.grid.comm))
+        return self._forms[-1]
+
+    def _add(self, source: str, text: str, constants: Source) -> None:
+        description = parse_description(text, "the plan")
+        name = f"<program by autopar for {description.rows} rows>"
+        self.add(program_of(source, name, self.grid), description, constants)
 
     def profiler(self) -> Profiler:
         """Profiles steps of this model: ``with profiler.step(optimizer): loss = parallel(**batch); ...`` (docs/report.md)."""
@@ -97,6 +125,7 @@ def parallelize(
     measure: bool = False,
     recompute: str = "auto",
     plan: str = "auto",
+    batch_sizes: Sequence[int] = (),
     progress: Progress | None = None,
     seed: int = 0,
 ) -> Parallelized:
@@ -118,7 +147,8 @@ def parallelize(
         return compile(
             model, example_inputs, grid=grid if ranks else _checked(grid, world.size), machine=machine, memory=memory,
             solver=solver, pin=pin, ban=ban, optimizer=optimizer, loss=loss, outputs=outputs, name=name,
-            time_limit=time_limit, measure=measure, recompute=recompute, plan=plan, ranks=ranks, progress=progress,
+            time_limit=time_limit, measure=measure, recompute=recompute, plan=plan, ranks=ranks, batch_sizes=batch_sizes,
+            progress=progress,
         )  # fmt: skip
 
     world = default_world()
@@ -134,20 +164,32 @@ def _checked(grid: str | GridShape, ranks: int) -> GridShape:
 
 def _started(compiled: Callable[[], Compiled], model: Model, world: Comm, seed: int) -> Parallelized:
     """What rank 0 compiles, on every rank, with this rank's part of the model."""
-    constants: dict[str, Tensor] = {}
+    found: list[Compiled] = []
 
     def made() -> list[object]:
-        result = compiled()
-        constants.update(result.constants)
-        return [result.source, to_json(result.plan), isinstance(model, nn.Module)]
+        found.append(compiled())
+        every = (found[0], *found[0].others)
+        return [isinstance(model, nn.Module), *([one.source, to_json(one.plan)] for one in every)]
 
     if simulated_world() is None:
         end_scripts(world, lambda: True)
-    source, text, live = by_rank0(world, "compiling", made)
+    live, (source, text), *others = by_rank0(world, "compiling", made)
+    result = found[0] if found else None
     description = parse_description(text, "the plan")
     known = {name for item in description.parameters for name in (item.name, *item.aliases)}
+    constants = result.constants if result is not None else {}
     values = Made(pair for pair in _values(model, constants, world, seed, live=live) if pair[0] in known)
-    return Parallelized(_load(source), description, values, from_json(text, "the plan"), source, seed)
+    program, plan = program_of(source, "<program by autopar>"), from_json(text, "the plan")
+    kept = result if plan.batch.fixed or plan.batch.sizes != ANY else None
+    parallel = Parallelized(program, description, values, plan, source, seed, kept)
+    for i, (source, text) in enumerate(others):
+        own = result.others[i].constants if result is not None else {}
+        parallel._add(source, text, handed.from_rank0(own, world))
+    return parallel
+
+
+def _why(plan: Plan) -> str:
+    return plan.batch.fixed or f"the program takes {plan.batch.sizes}, for {'; '.join(plan.batch.sizes.why)}"
 
 
 def _values(model: Model, constants: Mapping[str, Tensor], world: Comm, seed: int, *, live: bool) -> Source:
@@ -155,13 +197,3 @@ def _values(model: Model, constants: Mapping[str, Tensor], world: Comm, seed: in
     yield from handed.from_rank0(constants, world)
     own = model if isinstance(model, nn.Module) else None
     yield from handed.live_values(own, world) if live else initial_values(model, seed)
-
-
-def _load(source: str) -> Program:
-    """Execute a program's source; tracebacks show its lines."""
-    name = "<program by autopar>"
-    linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
-    space: dict[str, Any] = {"__name__": "autopar_program", "torch": torch}
-    exec(compile(source, name, "exec"), space)  # our own text, made a moment ago
-    program: Program = space["PROGRAM"]
-    return program

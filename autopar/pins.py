@@ -8,7 +8,7 @@ layout (`autopar.partitioner.words`); ``replicate``, ``copied`` and ``whole`` sp
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from autopar.errors import ConfigError, nearest, refusal
@@ -97,6 +97,16 @@ def apply(pins: Sequence[Pin], graph: Graph, grid: GridShape) -> Wishes:
         _table(wishes, kind, ban=ban) for kind, ban in (("node", True), ("home", False), ("home", True))
     )
     return Wishes(calls, Asked(bans=bans, homes=homes, unhomes=unhomes))
+
+
+def stored(wishes: Wishes, graph: Graph, layouts: Mapping[str, Sequence[str]]) -> Wishes:
+    """With these parameters lying so, whatever else was asked for them."""
+    homes = {
+        item.value: {axis: (word,) for axis, word in enumerate(layouts[item.name])}
+        for item in graph.parameters
+        if item.name in layouts
+    }
+    return replace(wishes, asked=replace(wishes.asked, homes={**wishes.asked.homes, **homes}))
 
 
 def _narrower(one: str, other: str) -> str:

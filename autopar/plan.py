@@ -14,6 +14,7 @@ import msgspec
 
 import autopar
 from autopar import plan_check
+from autopar.batch_sizes import ANY, Sizes
 from autopar.costmodel.machine import Machine
 from autopar.errors import PlanError, nearest, refusal
 
@@ -176,6 +177,7 @@ class Options:
     measure: bool = False  # whether calls were timed on the machine
     recompute: str = "auto"  # whether repeated blocks are computed again in backward: auto, always or never
     plan: str = "auto"  # or the baseline that was asked for
+    batch_sizes: tuple[int, ...] = ()  # numbers of rows that batches will have
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,14 +198,20 @@ class OutputPlan:
 class BatchPlan:
     """The batch: how many `rows` were compiled for, and the `inputs` that have them along dim 0.
 
-    A step may bring another number of rows, unless `fixed` says why not. `filled` are the factors of the plan's that grow
-    with the batch: every rank needs a row of them.
+    A step may bring another number of rows, one of `sizes`, unless `fixed` says why not. `filled` are the factors of the
+    plan's that grow with the batch: every rank needs a row of them.
     """
 
     rows: int
     inputs: tuple[str, ...]
     fixed: str
     filled: tuple[tuple[tuple[str, ...], int], ...]
+    sizes: Sizes = ANY
+    others: tuple[int, ...] = ()  # numbers of rows with a program of their own
+
+    def accepts(self, rows: int) -> bool:
+        """Whether the program takes a batch of so many rows."""
+        return rows == self.rows or (not self.fixed and self.sizes.accepts(rows))
 
 
 @dataclass(frozen=True, slots=True)

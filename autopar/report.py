@@ -98,9 +98,7 @@ def filled_by_rows(built: Built, decision: Decision, variant: Variant) -> tuple[
     for name, strategy in decision.strategies.items():
         item = built.described[name]
         described, other = run_for(variant, item, strategy)
-        pairs = zip(
-            sorted(filled_factors(item.rule, strategy)), sorted(filled_factors(described.rule, other)), strict=True
-        )
+        pairs = zip(filled_factors(item.rule, strategy), filled_factors(described.rule, other), strict=True)
         found |= {(axes, extent) for (axes, extent), (_, more) in pairs if extent != more}
     return tuple(sorted((tuple(built.grid.names[axis] for axis in axes), extent) for axes, extent in found))
 

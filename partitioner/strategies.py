@@ -153,13 +153,13 @@ def _gives_rows(strategy: Strategy, rule: Rule, grid: GridShape, pinned: Mapping
     return all(rule.extents[one[0]] // (one[1] * one[2]) >= parts[one] for one in free)
 
 
-def filled_factors(rule: Rule, strategy: Strategy) -> set[tuple[tuple[int, ...], int]]:
+def filled_factors(rule: Rule, strategy: Strategy) -> tuple[tuple[tuple[int, ...], int], ...]:
     """What must be cut such that every rank has a row: the axes that cut one factor of a filled letter, and its extent."""
     cuts: dict[tuple[str, int, int], list[int]] = {}
     for axis, choice in enumerate(strategy):
         if choice.mode == "split" and choice.letter in rule.filled:
             cuts.setdefault((choice.letter, choice.blocks, choice.unit), []).append(axis)
-    return {(tuple(axes), rule.extents[one[0]] // (one[1] * one[2])) for one, axes in cuts.items()}
+    return tuple((tuple(axes), rule.extents[one[0]] // (one[1] * one[2])) for one, axes in cuts.items())
 
 
 def operand_layouts(strategy: Strategy, operand: int) -> Layouts:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 import autopar
+from autopar.batch_sizes import ANY, Sizes
 from autopar.errors import ProgramMismatch, refusal
 
 VERSION = 2
@@ -50,7 +51,7 @@ class Description:
 
     `model_path` is relative to the plan's folder, and empty for a model that was compiled live. `sha256` is the
     plan's own. `filled` are the factors of which every rank must hold a row, see `autopar.runtime.filled`. `batched` are
-    the inputs whose dim 0 is the batch of `rows`; a step may bring any number of them, unless `fixed` says why not.
+    the inputs whose dim 0 is the batch of `rows`; a step may bring one of `sizes` of them, unless `fixed` says why not.
     `loss` is the path of the loss in what the model returns, `evaluation` says why the program cannot evaluate, and
     `training` why it cannot be put into training; it starts in evaluation if it `evaluates`.
     `filled_by_rows` are those of the filled factors that grow with the batch. `optimizer` is what the plan was made for.
@@ -76,6 +77,12 @@ class Description:
     batched: tuple[str, ...] = ()
     fixed: str = ""
     optimizer: str = "adamw"
+    sizes: Sizes = ANY
+    others: tuple[int, ...] = ()  # numbers of rows with a program of their own
+
+    def accepts(self, rows: int) -> bool:
+        """Whether the program takes a batch of so many rows."""
+        return rows == self.rows or (not self.fixed and self.sizes.accepts(rows))
 
 
 def read_description(path: Path) -> Description:
@@ -159,7 +166,17 @@ def _from_data(data: Mapping[str, Any], digest: str) -> Description:
         batched=tuple(map(_text, batch.get("inputs", ()))),
         fixed=_text(batch.get("fixed", "")),
         optimizer=_text(data.get("options", {}).get("optimizer", "adamw")),
+        sizes=_sizes(batch.get("sizes", {})),
+        others=tuple(map(int, batch.get("others", ()))),
     )
+
+
+def _sizes(data: Mapping[str, Any]) -> Sizes:
+    least, most, multiple, remainder = (
+        int(data.get(key, default)) for key, default in (("least", 1), ("most", 0), ("multiple", 1), ("remainder", 0))
+    )
+    without, why = tuple(map(int, data.get("without", ()))), tuple(map(_text, data.get("why", ())))
+    return Sizes(least, most, max(1, multiple), remainder, without, why)
 
 
 def _filled(rows: Sequence[Any]) -> tuple[tuple[tuple[str, ...], int], ...]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from autopar.errors import ProgramMismatch, nearest, refusal
 from autopar.runtime.checksum import digest
-from autopar.runtime.description import Described, dtype_name
+from autopar.runtime.description import Described, Description, dtype_name
 from autopar.runtime.precision import precise
 from autopar.runtime.together import agree, alike
 from autopar.runtime.transport.base import Comm
@@ -44,11 +44,13 @@ def check(
     shapes: Mapping[str, tuple[int, ...]],
     dtype: torch.dtype | None,
     batched: Sequence[str] = (),
-    fixed: str = "",
+    *,
+    same: bool = True,
 ) -> dict[str, Tensor]:
     """The given inputs as tensors of these shapes; floating point becomes `dtype` if given. Raises ProgramMismatch.
 
-    The `batched` inputs may have any number of rows along dim 0, all of them the same, unless `fixed` says why not.
+    The `batched` inputs may have any number of rows along dim 0, all of them the same; or, if not `same`, those that have
+    others than were compiled for.
     """
     problems = []
     tensors: dict[str, Tensor] = {}
@@ -64,9 +66,9 @@ def check(
             problems.append(f"{item.name} has dtype {dtype_name(value.dtype)}, compiled for {dtype_name(item.dtype)}")
         tensors[item.name] = value.to(wanted)
     rows = {name: tensors[name].shape[0] for name in batched if name in tensors and tensors[name].dim()}
-    if len(set(rows.values())) > 1:
+    if len({n for name, n in rows.items() if same or n != shapes[name][0]}) > 1:
         problems.append(f"they differ in their rows: {', '.join(f'{name} has {n}' for name, n in rows.items())}")
-    _refuse(described, problems, fixed)
+    _refuse(described, problems)
     return tensors
 
 
@@ -136,11 +138,21 @@ def _listed(ranks: Sequence[int]) -> str:
     return f"{', '.join(map(str, ranks[:8]))}{f' and {len(ranks) - 8} more' if len(ranks) > 8 else ''}"
 
 
-def _refuse(described: Sequence[Described], problems: Sequence[str], fixed: str = "") -> None:
+def refused_rows(programs: Sequence[Description], rows: int) -> ProgramMismatch:
+    """The refusal of a batch of so many rows, which none of a model's programs takes."""
+    first = programs[0]
+    takes = ", or ".join(f"{one.rows} rows" if one.fixed else str(one.sizes) for one in programs)
+    rule = f"what was compiled takes {takes}: {first.fixed or '; '.join(first.sizes.why)}"
+    fix = (
+        f"compile for this size, too (autopar compile --batch-sizes {rows}, or batch_sizes=({rows},) in Python), "
+        "or drop or pad the batch"
+    )
+    return ProgramMismatch(refusal("inputs of the step", f"a batch of {rows} row{'s' * (rows != 1)}", rule, fix=fix))
+
+
+def _refuse(described: Sequence[Described], problems: Sequence[str]) -> None:
     if problems:
         fix = "pass such inputs, or compile again for these"
-        if fixed:
-            fix = f"drop or pad a last batch that is smaller: the number of rows cannot change, for {fixed}"
         wanted = ", ".join(f"{item.name} {dtype_name(item.dtype)}{list(item.shape)}" for item in described)
         raise ProgramMismatch(
             refusal(

@@ -2,6 +2,7 @@
 
 build/program.py              the program, which may have been edited
 build/plan.json               names, shapes, dtypes, hashes
+build/program_17.py           the same for a batch of 17 rows, where one program is not for all sizes; with its plan_17.json
 build/constants.safetensors   tensors that capture lifted out of the model, if any
 build/parameters.safetensors  the values of a model that was compiled live, and so has no file to make them from
 """
@@ -12,7 +13,7 @@ import copy
 import hashlib
 import itertools
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from autopar.runtime.program import Program
 from autopar.runtime.replay import RANDOM_STATE
 from autopar.runtime.session import Parallel
 from autopar.runtime.sources import Made, Source, from_file
+from autopar.runtime.text import program_of
 from autopar.runtime.together import agree, together
 from autopar.runtime.transport.base import Comm
 
@@ -48,6 +50,7 @@ class Job:
     description: Description
     file: ModelFile | None
     notes: tuple[str, ...]
+    others: tuple[tuple[str, Description], ...] = ()  # texts of the programs for other numbers of rows
 
 
 def open_job(program: Program, path: Path, seed: int) -> Job:
@@ -59,9 +62,10 @@ def open_job(program: Program, path: Path, seed: int) -> Job:
     comm = program.grid.comm
     with together(comm, "reading the compiled folder"):
         folder = path.resolve().parent
-        description = read_description(folder / "plan.json")
+        description = read_description(path.with_name(path.name.replace("program", "plan")).with_suffix(".json"))
         text = hashlib.sha256(path.read_bytes()).hexdigest()
-    handshake(comm, {"plan": description.sha256, "program": text} | _versions())
+        others = tuple(_other(folder, rows) for rows in description.others)
+    handshake(comm, {"plan": description.sha256, "program": text} | _facts(others) | _versions())
     with together(comm, "loading the model file"):
         torch.manual_seed(seed)
         file = None
@@ -76,7 +80,24 @@ def open_job(program: Program, path: Path, seed: int) -> Job:
             notes.append(
                 f"{file.path.name} has changed since it was compiled; compile again to bring the program up to it"
             )
-    return Job(folder, program, description, file, tuple(notes))
+    return Job(folder, program, description, file, tuple(notes), others)
+
+
+def _other(folder: Path, rows: int) -> tuple[str, Description]:
+    file = folder / f"program_{rows}.py"
+    try:
+        return file.read_text(encoding="utf-8"), read_description(folder / f"plan_{rows}.json")
+    except (OSError, UnicodeDecodeError) as error:
+        rule = f"plan.json speaks of a program for {rows} rows"
+        raise ProgramMismatch(refusal(str(file), f"cannot be read: {error}", rule, fix="compile again")) from error
+
+
+def _facts(others: Sequence[tuple[str, Description]]) -> dict[str, str]:
+    found = {}
+    for source, description in others:
+        found[f"plan_{description.rows}"] = description.sha256
+        found[f"program_{description.rows}"] = hashlib.sha256(source.encode()).hexdigest()
+    return found
 
 
 def handshake(comm: Comm, facts: Mapping[str, str]) -> None:
@@ -104,8 +125,14 @@ def values(job: Job, seed: int) -> Source:
 
 
 def parallel(job: Job, seed: int, dtype: torch.dtype | None = None, source: Source | None = None) -> Parallel:
-    """The program with its initial values, to train. Collective. Raises ConfigError where it only evaluates."""
+    """The programs with their initial values, to train. Collective. Raises ConfigError where they only evaluate."""
     made = Parallel(job.program, job.description, source or values(job, seed), dtype, seed=seed)
+    for text, description in job.others:
+        file = job.folder / f"program_{description.rows}.py"
+        constants = job.folder / f"constants_{description.rows}.safetensors"
+        with together(made.grid.comm, f"reading {file.name}"):
+            program = program_of(text, str(file), made.grid)
+        made.add(program, description, from_file(constants) if constants.exists() else ())
     return made if made.training else made.train()
 
 

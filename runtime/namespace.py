@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from autopar.errors import nearest
 
@@ -86,3 +86,17 @@ class Namespace:
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 (for type checkers: any entry)
         raise AttributeError(f"no parameter or module {name!r} here{nearest(name, vars(self))}")
+
+
+def register(root: nn.Module, name: str, tensor: Tensor, kind: str) -> None:
+    """Put a tensor under a dotted name, with a module per component; names need not be identifiers."""
+    *path, leaf = name.split(".")
+    module = root
+    for component in path:
+        module = module._modules.setdefault(component, nn.Module()) or module
+    if isinstance(tensor, nn.Parameter):
+        module._parameters[leaf] = tensor
+    else:
+        module._buffers[leaf] = tensor
+        if kind == "constant":
+            module._non_persistent_buffers_set.add(leaf)

@@ -89,7 +89,7 @@ class Scheduler:
             self.moves.append((self._steps, move))
 
     def _movable(self) -> list[Movable]:
-        axes, filled = self._parallel.grid.axes, self._parallel.description.filled
+        axes, filled = self._parallel.grid.axes, self._parallel.filled
         return [
             Movable(i, tuple(axes[i].bounds(extent) for extent in extents), least_share(axes, i, filled))
             for i, extents in self._extents.items()

@@ -21,15 +21,15 @@ from torch import Tensor, nn
 from autopar.errors import ConfigError, ProgramMismatch, refusal
 from autopar.jobs.settings import settings
 from autopar.layout import Layouts, Shard
-from autopar.runtime import inputs, norm, optimizer_state, sources
+from autopar.runtime import forms, inputs, norm, optimizer_state, sources
 from autopar.runtime.allocator import keep_freed_memory
 from autopar.runtime.description import Described, Description
 from autopar.runtime.draws import Drawn, drawing
-from autopar.runtime.filled import check_filled
+from autopar.runtime.forms import Form
 from autopar.runtime.gradients import BUCKET_BYTES, GradientSums
-from autopar.runtime.namespace import Call, Namespace
+from autopar.runtime.namespace import Call, Namespace, register
 from autopar.runtime.outputs import Outputs
-from autopar.runtime.program import Program, input_layouts, output_layouts, parameter_layouts
+from autopar.runtime.program import Program
 from autopar.runtime.rebalance import move
 from autopar.runtime.scaler import GradScaler
 from autopar.runtime.sources import Source
@@ -72,7 +72,7 @@ class Parallel(nn.Module):
         self.description = description
         self.grid = program.grid
         self._dtype = dtype
-        self._free = () if description.fixed else description.batched  # the inputs that may have any number of rows
+        self._free = description.batched  # the inputs that may have another number of rows
         self._call = Call(description.rows)
         self.seed = seed
         self._steps = 0  # calls in training so far: random numbers differ from call to call
@@ -82,17 +82,15 @@ class Parallel(nn.Module):
         self._calls = 0  # with whole inputs, which all ranks are to give alike
         self._checks = settings().check
         with together(self.grid.comm, "setting up the program"):
-            self._check_grid()
-            self._inputs = input_layouts(program, description.inputs)
-            self._outputs = output_layouts(program, description.outputs)
-            self._layouts = parameter_layouts(program, description.parameters)
+            self._forms = [forms.form(program, description)]
+            self._inputs, self._layouts = self._forms[0].inputs, self._forms[0].parameters
             self._homes = {item: self._layouts[item.name] for item in description.parameters}
             self._tensors = sources.load(source, self._homes, self.grid.axes, dtype, program.filters)
         if isinstance(source, sources.Made):
             source.check(self.grid.comm)
         for item in description.parameters:
             for name in (item.name, *item.aliases):
-                _register(self, name, self._tensors[item.name], item.kind)
+                register(self, name, self._tensors[item.name], item.kind)
         self._refresh()
         trained = {
             item.name: one
@@ -146,17 +144,19 @@ class Parallel(nn.Module):
         rows = self._rows(given)
         sampled = self._calls % self._sampled == 0
         alike = inputs.agree_on_rows(self.grid.comm, rows, error, inputs.sample(given, self._calls) if sampled else 0)
-        self._check_filled(rows)
+        form = self._form(rows, given)
         if self._calls == 0 or self._checks or not alike:
             inputs.check_alike(self.grid.comm, given, self._calls)
         self._calls += 1
         self._call.batch = rows
-        return self._step({name: view_part(one, self._inputs[name], self.grid.axes) for name, one in given.items()})
+        parts = {name: view_part(one, form.inputs[name], self.grid.axes) for name, one in given.items()}
+        return self._step(form, parts)
 
     def forward_parts(self, *args: object, **kwargs: object) -> Any:  # noqa: ANN401
         """`forward` for inputs of which every rank passes its own part only, as `input_layouts` and `input_shape` say."""
         given, error = self._checked(args, kwargs, None)
         batch = self._whole_rows(given)
+        form = self._form(batch, None)
         if error is None:
             try:
                 shapes = {item.name: self.input_shape(item.name, batch) for item in self.description.inputs}
@@ -164,15 +164,17 @@ class Parallel(nn.Module):
             except ProgramMismatch as refused:
                 error = refused
         agree(self.grid.comm, "inputs of the step", error)
-        self._check_filled(batch)
         self._call.batch = batch
-        return self._step(given)
+        return self._step(form, given)
 
     def input_shape(self, name: str, batch: int | None = None) -> tuple[int, ...]:
         """The shape of this rank's part of an input, as the grid is cut now, for a whole batch of so many rows."""
         item = next(item for item in self.description.inputs if item.name == name)
         shape = item.shape if batch is None or name not in self._free else (batch, *item.shape[1:])
-        return local_shape(shape, self._inputs[name], self.grid.axes)
+        form = next(
+            (one for one in self._forms if batch is not None and one.description.accepts(batch)), self._forms[0]
+        )
+        return local_shape(shape, form.inputs[name], self.grid.axes)
 
     def full_state_dict(self, *, rank0_only: bool = False) -> dict[str, Tensor]:
         """All parameters and buffers whole, under the model's own names, tied names included. Collective.
@@ -279,7 +281,7 @@ class Parallel(nn.Module):
     ) -> None:
         """Cut `axis` at other fractions, moving what is sharded, optimizer state too. Collective, between steps."""
         names = [one.name for one in self.grid.axes]
-        move(self.grid, names.index(axis), cuts, self._movable(), optimizer, self.description.filled)
+        move(self.grid, names.index(axis), cuts, self._movable(), optimizer, self.filled)
         self._sums.rebuild()
 
     def free(self) -> None:
@@ -307,13 +309,14 @@ class Parallel(nn.Module):
             given = inputs.bind(described, args, kwargs)
             wanted = shapes or {name: tuple(getattr(value, "shape", ())) for name, value in given.items()}
             free = self._free if shapes else ()
-            return inputs.check(described, given, wanted, self._dtype, free, self.description.fixed), None
+            return inputs.check(described, given, wanted, self._dtype, free, same=not self.description.fixed), None
         except ProgramMismatch as refused:
             return {}, refused
 
     def _rows(self, given: Mapping[str, Tensor]) -> int:
         """The rows of the whole batch in these whole inputs."""
-        return given[self._free[0]].shape[0] if self._free and given else self.description.rows
+        found = [given[name].shape[0] for name in self._free] if given else []
+        return next((rows for rows in found if rows != self.description.rows), self.description.rows)
 
     def _whole_rows(self, given: Mapping[str, Tensor]) -> int:
         """The rows of the whole batch, of which every rank has its part in these inputs. Collective."""
@@ -326,65 +329,71 @@ class Parallel(nn.Module):
         self.grid.comm.all_reduce(total)
         return int(total)
 
-    def _check_filled(self, rows: int) -> None:
-        """Raise ConfigError, alike on every rank, where so few rows leave a rank without one that needs one."""
-        described = self.description
-        if rows != described.rows and described.filled_by_rows:
-            check_filled(
-                self.grid.axes,
-                [(axes, extent * rows // described.rows) for axes, extent in described.filled_by_rows],
-                f"a batch of {rows} rows",
-                "drop a batch of so few rows, or evaluate it on fewer ranks",
-            )
+    def add(self, program: Program, description: Description, constants: Source) -> None:
+        """Take batches of the sizes of this program as well, which is of the same model over the same parameters. Collective.
 
-    def _step(self, parts: Mapping[str, Tensor]) -> Any:  # noqa: ANN401
+        Raises ProgramMismatch where it is not, and CheckpointError for its constants.
+        """
+        with together(self.grid.comm, f"setting up the program for {description.rows} rows"):
+            found, own = forms.beside(self._forms[0], forms.form(program, description))
+            made = sources.load(forms.renamed(found, constants), own, self.grid.axes, self._dtype)
+        for name, tensor in made.items():
+            register(self, name, tensor, "constant")
+        self._homes |= own
+        self._tensors |= made
+        self._forms.append(found)
+        self._refresh()
+
+    @property
+    def filled(self) -> tuple[tuple[tuple[str, ...], int], ...]:
+        """The factors of which every rank must hold a row, see `autopar.runtime.filled`."""
+        return tuple(dict.fromkeys(one for form in self._forms for one in form.description.filled))
+
+    def _form(self, rows: int, given: Mapping[str, Tensor] | None) -> Form:
+        """The program for a batch of so many rows; `given` are whole inputs. Collective.
+
+        Raises, alike on every rank, ProgramMismatch where none was compiled for them, and ConfigError where so few
+        leave a rank without one that needs one.
+        """
+        fitting = (one for one in self._forms if one.fits(rows, given or {}))
+        having = self._free if given is None else tuple(name for name in self._free if given[name].shape[0] == rows)
+        form = next(fitting, None) or self._another_form(rows, having)
+        forms.check_filled(form, rows, self.grid.axes)
+        return form
+
+    def _another_form(self, rows: int, having: Sequence[str]) -> Form:
+        """A program for so many rows in these inputs. Collective."""
+        raise inputs.refused_rows([one.description for one in self._forms], rows)
+
+    def _step(self, form: Form, parts: Mapping[str, Tensor]) -> Any:  # noqa: ANN401
+        program, known = self.program if form is self._forms[0] else form.program, form.description
         self._call.training = self.training
         self._steps += self.training
         with drawing(self.seed, self._steps, self.training) as draws:
-            returned = self.program.forward(self._namespace, *(parts[name] for name in self.program.inputs))
+            returned = program.forward(self._namespaces[known.rows], *(parts[name] for name in program.inputs))
         self.drawn = tuple(draws.made)
-        if not self.program.outputs:
+        if not program.outputs:
             return self._sums.attach(returned)
         loss, *others = returned
-        described = {item.name: item for item in self.description.outputs}
+        described = {item.name: item for item in known.outputs}
         found = {}
-        for (name, layouts), part in zip(self._outputs.items(), others, strict=True):
+        for (name, layouts), part in zip(form.outputs.items(), others, strict=True):
             item = described[name]
-            grown = (
-                n * self._call.batch // self.description.rows if i in item.rows else n for i, n in enumerate(item.shape)
-            )
+            grown = (n * self._call.batch // known.rows if i in item.rows else n for i, n in enumerate(item.shape))
             found[name] = (part.detach(), cuts(tuple(grown), layouts, self.grid.axes))
         return Outputs(self.description.loss, self._sums.attach(loss), found)
-
-    def _check_grid(self) -> None:
-        if str(self.grid.shape) != self.description.grid:
-            given = f"the program is for grid {self.grid.shape}, the plan for {self.description.grid}"
-            rule = "program.py and plan.json belong together"
-            raise ProgramMismatch(refusal("GRID of the program", given, rule, fix="compile again"))
 
     def _refresh(self) -> None:
         """Look tensors up again by name: `to` and the like replace buffers."""
         current = dict(self.named_parameters()) | dict(self.named_buffers())
         self._tensors = {name: current[name] for name in self._tensors}
-        every = {name: self._tensors[item.name] for item in self._homes for name in (item.name, *item.aliases)}
-        self._namespace = Namespace(every, self._call)
+        self._namespaces = {
+            form.description.rows: Namespace({name: self._tensors[one] for name, one in form.names.items()}, self._call)
+            for form in self._forms
+        }
 
     def _apply(self, fn: Any, recurse: bool = True) -> Parallel:  # noqa: ANN401 (torch's own signature)
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._refresh()
         self._sums.rebuild()
         return self
-
-
-def _register(root: nn.Module, name: str, tensor: Tensor, kind: str) -> None:
-    """Put a tensor under a dotted name, with a module per component; names need not be identifiers."""
-    *path, leaf = name.split(".")
-    module = root
-    for component in path:
-        module = module._modules.setdefault(component, nn.Module()) or module
-    if isinstance(tensor, nn.Parameter):
-        module._parameters[leaf] = tensor
-    else:
-        module._buffers[leaf] = tensor
-        if kind == "constant":
-            module._non_persistent_buffers_set.add(leaf)

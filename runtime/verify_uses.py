@@ -1,6 +1,7 @@
 """What `autopar verify` compares beside training: a smaller batch, evaluation, and the outputs beside the loss.
 
     fewer rows   a training step on a part of the first batch: its loss and every gradient
+    17 rows      the same for each number of rows with a program of its own
     evaluation   the loss of the first batch where the program can evaluate, without a gradient
     outputs      in both, whatever the program returns beside the loss, put together
 
@@ -45,19 +46,22 @@ def of_model(opened: Job, batch: job.Inputs, seed: int, change: Callable[[nn.Mod
     return _used(model, opened.description, batch, seed)
 
 
-def _rows(description: Description) -> int:
-    """How many rows the smaller batch has: not a multiple of the ranks; 0 where there is none."""
-    return 0 if description.fixed or description.rows < 3 else description.rows - 1
+def _rows(description: Description) -> dict[str, int]:
+    """How many rows the other batches have: a smaller one, and each with its own program."""
+    smaller = [n for n in range(description.rows - 1, 1, -1) if description.accepts(n)]
+    own = {f"{rows} rows": rows for rows in description.others}
+    return ({"fewer rows": smaller[0]} if smaller else {}) | own
 
 
 def _used(model: nn.Module, description: Description, batch: job.Inputs, seed: int) -> Found:
     found: Found = {}
-    if rows := _rows(description):
+    for what, rows in _rows(description).items():
         with _as_program(model, seed):
-            loss, outputs = _called(model, description, _smaller(description, batch, rows))
+            loss, outputs = _called(model, description, _with_rows(description, batch, rows))
+            model.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
         whole = model.full_gradients() if isinstance(model, Parallel) else _gradients(model)
-        found["fewer rows"] = {"loss": loss.detach()} | outputs | whole
+        found[what] = {"loss": loss.detach()} | outputs | whole
     if not description.evaluation:
         model.eval()
         with torch.no_grad(), _as_program(model, seed):
@@ -96,9 +100,14 @@ def _tensor(value: object) -> Tensor:
     return value
 
 
-def _smaller(description: Description, batch: job.Inputs, rows: int) -> job.Inputs:
-    """The first rows of a batch."""
+def _with_rows(description: Description, batch: job.Inputs, rows: int) -> job.Inputs:
+    """So many rows of a batch, the first ones again where it has fewer."""
     args, kwargs = ((), batch) if isinstance(batch, Mapping) else (batch, {})
     given = inputs.bind(description.inputs, args, kwargs)
-    cut = {name: value[:rows] if name in description.batched else value for name, value in given.items()}  # type: ignore[index]
+    cut = {name: _repeated(value, rows) if name in description.batched else value for name, value in given.items()}
     return cut if isinstance(batch, Mapping) else tuple(cut.values())
+
+
+def _repeated(value: object, rows: int) -> object:
+    assert isinstance(value, Tensor)
+    return torch.cat([value] * -(-rows // len(value)))[:rows]

@@ -12,16 +12,19 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.export import ExportedProgram
 
+from autopar.batch_sizes import ANY, Sizes
+from autopar.capture.any_rows import AnyRows, any_rows
 from autopar.capture.asked import Mode, modes
 from autopar.capture.build import LOG, Built, Examples, Model, arguments, build, build_on_cpu, input_names, real_buffers
 from autopar.capture.chance import drawn_with
-from autopar.capture.export import export
+from autopar.capture.export import functional, traced
+from autopar.capture.guards import Unproved
 from autopar.capture.known import UNKNOWN
 from autopar.capture.modes import evaluation
 from autopar.capture.names import rename
 from autopar.capture.paths import TARGET as PATH
 from autopar.capture.rewrite import dead_code
-from autopar.capture.rows import rows_of, with_more_rows
+from autopar.capture.rows import Given, batched, given, rows_of
 from autopar.capture.simplify import simplify
 from autopar.capture.translate import constant_values, translate
 from autopar.capture.untouched import settings_kept
@@ -30,20 +33,36 @@ from autopar.errors import CaptureError, refusal
 from autopar.graph import Graph, check
 from autopar.mistakes import ours
 
+Finished = Callable[[ExportedProgram], tuple[Graph, dict[str, torch.Tensor]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The batch of a captured model: its number of `rows`, the `inputs` that have them, and all that were `given`.
+
+    `larger` is the graph of the same model with another number of rows, and `sizes` are the numbers for which both tell
+    the program; it is None where `fixed` says why there is none.
+    """
+
+    rows: int
+    inputs: tuple[str, ...]
+    given: Given
+    sizes: Sizes = ANY
+    larger: Graph | None = None
+    fixed: str = ""
+
 
 @dataclass(frozen=True, slots=True)
 class Captured:
     """A graph, and the values of its parameters of kind "constant" by name.
 
-    `larger` is the graph of the same model with another number of rows in its batch, or None where `fixed` says why
-    there is none. `evaluation` says why the program of this graph cannot evaluate, and is empty where it can; `training`
-    why it cannot be put into training. `evaluates` is whether the model was in evaluation, in which the program starts.
+    `evaluation` says why the program of this graph cannot evaluate, and is empty where it can; `training` why it cannot be
+    put into training. `evaluates` is whether the model was in evaluation, in which the program starts.
     """
 
     graph: Graph
     constants: dict[str, torch.Tensor]
-    larger: Graph | None = None
-    fixed: str = ""
+    batch: Batch
     evaluation: str = ""
     training: str = ""
     evaluates: bool = False
@@ -104,24 +123,50 @@ def _in_mode(
     mode: Mode, built: Built, examples: Examples, name: str, loss: str | None, outputs: Sequence[str]
 ) -> Captured:
     with mode.entered(built.module):
-        captured = partial(_graph, built, name=name, loss=loss, outputs=outputs)
-        graph, constants = drawn_with(partial(captured, examples))
-        larger, fixed = _larger(captured, examples, constants)
+        args, kwargs = arguments(examples, built)
+        names = input_names(built.module, args, kwargs)
+        batch = Batch(rows_of(examples), batched(examples, names), given(examples, names, built.module))
+        finished = partial(_graph, built, args, kwargs, name=name, loss=loss, outputs=outputs)
+        found: list[AnyRows | str] = []
+
+        def captured() -> tuple[Graph, dict[str, torch.Tensor]]:
+            program = traced(built.module, args, kwargs, name, state=True)
+            if not found:  # before the program is changed
+                found.append(_any_rows(built, batch.given, program, name))
+            return finished(program)
+
+        graph, constants = drawn_with(captured)
+        batch = _of_any_rows(batch, found[0], finished, constants)
         paths = sum(node.target == PATH for node in graph.nodes)
         why = evaluation(built.module, *arguments(examples, built), built.mode, paths)
-    return Captured(graph, constants, larger, fixed, why, mode.stuck, mode.evaluates)
+    return Captured(graph, constants, batch, why, mode.stuck, mode.evaluates)
+
+
+def _any_rows(built: Built, example: Given, program: ExportedProgram, name: str) -> AnyRows | str:
+    """The trace for any number of rows, or why there is none."""
+    try:
+        return any_rows(built, example, program, name)
+    except Unproved as why:
+        return str(why)
+
+
+def _of_any_rows(
+    batch: Batch, found: AnyRows | str, finished: Finished, constants: Mapping[str, torch.Tensor]
+) -> Batch:
+    if isinstance(found, str):
+        return replace(batch, fixed=found)
+    larger, fixed = _larger(finished, found, constants)
+    return replace(batch, inputs=found.trace.inputs, sizes=found.sizes, larger=larger, fixed=fixed)
 
 
 def _larger(
-    captured: Callable[[Examples], tuple[Graph, dict[str, torch.Tensor]]],
-    examples: Examples,
+    finished: Finished,
+    found: AnyRows,
     constants: Mapping[str, torch.Tensor],
 ) -> tuple[Graph | None, str]:
-    """The graph with more rows, or why there is none: the batch is part of the model."""
-    if rows_of(examples) < 2:
-        return None, "it was compiled for a batch of one row" if rows_of(examples) else "no input has rows"
+    """The graph with another number of rows, or why there is none: the batch is part of the model."""
     try:
-        graph, others = captured(with_more_rows(examples))
+        graph, others = finished(found.trace.at(found.other))
     except CaptureError as error:
         return None, f"with another number of rows, {' '.join(str(error).splitlines()[:2])}"
     for key in constants.keys() | others.keys():
@@ -132,10 +177,16 @@ def _larger(
 
 
 def _graph(
-    built: Built, examples: Examples, name: str, loss: str | None, outputs: Sequence[str]
+    built: Built,
+    args: tuple[object, ...],
+    kwargs: dict[str, object],
+    program: ExportedProgram,
+    *,
+    name: str,
+    loss: str | None,
+    outputs: Sequence[str],
 ) -> tuple[Graph, dict[str, torch.Tensor]]:
-    args, kwargs = arguments(examples, built)
-    program = export(built.module, args, kwargs, name)
+    program = functional(program, built.module, args, kwargs, name)
     positional = input_names(built.module, args, kwargs)[: len(args)]
     graph = refuse_chains(dead_code(translate(program, built.module, positional, name, loss, outputs)))
     constants = _constants(graph, program, built)

@@ -7,13 +7,15 @@ no gradient flows through their results; these are therefore marked with a detac
 
 from __future__ import annotations
 
+import contextlib
 import operator
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.export import ExportedProgram
+from torch.export import Dim, ExportedProgram, ShapesCollection
 
 from autopar.capture import decompose, refuse
 from autopar.capture.attributes import state_seen
@@ -32,21 +34,61 @@ from autopar.capture.written import writing
 from autopar.errors import CaptureError
 
 
-def export(module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], name: str) -> ExportedProgram:
-    """The functional program of ``module(*args, **kwargs)`` in its own training mode. Raises CaptureError."""
-    try:
-        with quiet(), untouched(module), no_hooks(module), kept(module), shapes_told():
-            with writing(module), only_tensors(module), Known(), state_seen(module) as names:
-                program = torch.export.export(module, args, kwargs, strict=False)
-            lines = _lines_inside(program.graph_module)
-            keep_gradients(program, user_files(module))
-            _keep_no_grad(program.graph_module)
-            functional: ExportedProgram = program.run_decompositions(decompose.table())
-            _restore_lines(functional.graph_module, lines)
-        if names:
+def traced(
+    module: nn.Module,
+    args: tuple[object, ...],
+    kwargs: dict[str, object],
+    name: str,
+    rows: Sequence[torch.Tensor] = (),
+    *,
+    state: bool = False,
+) -> ExportedProgram:
+    """The program as torch.export gives it; with a symbol for the extent of dim 0 of the inputs `rows`.
+
+    Raises CaptureError; with `state` also where forward depends on what it keeps in Python.
+    """
+    shapes: Any = ShapesCollection()  # type: ignore[no-untyped-call]
+    for tensor in rows:
+        shapes[tensor] = {0: Dim.AUTO}
+    with _explained(module, args, kwargs, name):
+        with contextlib.ExitStack() as around:
+            for one in (
+                quiet(),
+                untouched(module),
+                no_hooks(module),
+                kept(module),
+                shapes_told(),
+                writing(module),
+                only_tensors(module),
+            ):
+                around.enter_context(one)
+            with Known(), state_seen(module) as names:
+                program = torch.export.export(
+                    module, args, kwargs, strict=False, dynamic_shapes=shapes if rows else None
+                )
+        if names and state:
             with quiet(), untouched(module):
                 check_state(module, args, kwargs, names)
-        return functional
+        return program
+
+
+def functional(
+    program: ExportedProgram, module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], name: str
+) -> ExportedProgram:
+    """The program without updates in place, and its few operators of `decompose` written out. Raises CaptureError."""
+    with _explained(module, args, kwargs, name), quiet(), untouched(module), no_hooks(module), kept(module):
+        lines = _lines_inside(program.graph_module)
+        keep_gradients(program, user_files(module))
+        _keep_no_grad(program.graph_module)
+        found: ExportedProgram = program.run_decompositions(decompose.table())
+        _restore_lines(found.graph_module, lines)
+        return found
+
+
+@contextlib.contextmanager
+def _explained(module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], name: str) -> Iterator[None]:
+    try:
+        yield
     except CaptureError:
         raise
     except Exception as error:  # forward is the user's and may raise anything

@@ -1,38 +1,74 @@
-"""The batch among a model's inputs, and the same inputs with more rows.
+"""The batch among a model's inputs, and the same inputs with other numbers of rows.
 
 The batch is dim 0 of the first input that has dims, and of every other input whose dim 0 is as long.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping
+import contextlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
+from torch import Tensor, nn
 
 from autopar.capture.build import Examples
 
 
 def rows_of(examples: Examples) -> int:
     """How many rows the batch has; 0 where no input has any, 1 where it may as well be no batch."""
-    return next((value.shape[0] for value in _values(examples) if value.dim()), 0)
+    return next((one.shape[0] for one in values(examples) if isinstance(one, Tensor) and one.dim()), 0)
 
 
-def with_more_rows(examples: Examples) -> Examples:
-    """The same inputs with a prime number of rows, more than there are; the first ones are repeated."""
-    rows = rows_of(examples)
-    more = next(n for n in itertools.count(rows + 1) if all(n % k for k in range(2, n)))
-
-    def grown(value: object) -> object:
-        if not isinstance(value, torch.Tensor) or not value.dim() or value.shape[0] != rows:
-            return value
-        return torch.cat([value] * -(-more // rows))[:more]
-
-    if isinstance(examples, Mapping):
-        return {name: grown(value) for name, value in examples.items()}
-    return tuple(map(grown, examples))
+def batched(examples: Examples, names: Sequence[str]) -> tuple[str, ...]:
+    """Those of the inputs, which are called so, that have rows."""
+    return tuple(name for name, value in zip(names, values(examples), strict=True) if _has(value, rows_of(examples)))
 
 
-def _values(examples: Examples) -> Iterator[torch.Tensor]:
-    values = examples.values() if isinstance(examples, Mapping) else examples
-    return (value for value in values if isinstance(value, torch.Tensor))
+@dataclass(frozen=True, slots=True)
+class Given:
+    """The inputs that a model was captured on, what they are called, and the casts that autocast made then."""
+
+    examples: Examples
+    names: tuple[str, ...]
+    cast: torch.dtype | None
+    training: tuple[bool, ...]  # of every module
+
+    def with_rows(self, inputs: Collection[str], rows: int) -> Examples:
+        """The same with so many rows in these inputs; there are enough by repeating them."""
+        grown = [
+            torch.cat([value] * -(-rows // len(value)))[:rows]
+            if name in inputs and isinstance(value, Tensor)
+            else value
+            for name, value in zip(self.names, values(self.examples), strict=True)
+        ]
+        return dict(zip(self.names, grown, strict=True)) if isinstance(self.examples, Mapping) else tuple(grown)
+
+    @contextlib.contextmanager
+    def as_then(self, model: object) -> Iterator[None]:
+        """Forward is called as it was; a live model is in the modes that it was in."""
+        parts = list(model.modules()) if isinstance(model, nn.Module) else []
+        now = [part.training for part in parts]
+        try:
+            for part, training in zip(parts, self.training, strict=False):
+                part.training = training
+            with torch.enable_grad(), torch.autocast("cpu", dtype=self.cast, enabled=self.cast is not None):
+                yield
+        finally:
+            for part, training in zip(parts, now, strict=True):
+                part.training = training
+
+
+def given(examples: Examples, names: tuple[str, ...], module: nn.Module) -> Given:
+    """These inputs, the casts that autocast makes now, and the modes of the module's parts."""
+    casts = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+    return Given(examples, names, casts, tuple(part.training for part in module.modules()))
+
+
+def values(examples: Examples) -> tuple[object, ...]:
+    """The inputs, in the order in which they are given."""
+    return tuple(examples.values() if isinstance(examples, Mapping) else examples)
+
+
+def _has(value: object, rows: int) -> bool:
+    return isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == rows

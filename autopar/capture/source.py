@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-_TORCH = str(Path(torch.__file__).parent)
-_OURS = str(Path(__file__).parent)
+TORCH = str(Path(torch.__file__).parent)
+OURS = str(Path(__file__).parent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ def user_files(model: nn.Module) -> frozenset[str]:
     """Files that define the classes of the model's composite modules, torch's own left out."""
     kinds = {type(part) for part in model.modules() if part is model or any(True for _ in part.children())}
     files = (_file_of(kind) for kind in kinds)
-    return frozenset(file for file in files if file and not file.startswith(_TORCH))
+    return frozenset(file for file in files if file and not file.startswith(TORCH))
 
 
 def frames_of_text(text: str) -> tuple[Frame, ...]:
@@ -65,7 +65,7 @@ def frames_of_stack() -> tuple[Frame, ...]:
 def innermost(frames: Sequence[Frame], files: frozenset[str]) -> Frame | None:
     """The innermost frame in `files`, or else in anybody's code but torch's and ours; None where there is none."""
     known = [frame for frame in frames if frame.file in files]
-    other = [frame for frame in frames if Path(frame.file).is_file() and not frame.file.startswith((_TORCH, _OURS))]
+    other = [frame for frame in frames if Path(frame.file).is_file() and not frame.file.startswith((TORCH, OURS))]
     return known[-1] if known else other[-1] if other else None
 
 

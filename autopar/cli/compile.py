@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autopar.cli.options import count, results_only, seconds
+from autopar.cli.options import count, counts, results_only, seconds
 
 if TYPE_CHECKING:
     from autopar.compiler import Compiled
@@ -74,6 +74,8 @@ def add(commands: Any) -> None:  # noqa: ANN401 (argparse's type for this is pri
     parser = commands.add_parser(NAME, help=text, description=text.capitalize() + ".", allow_abbrev=False)
     parser.add_argument("model", help="model.py, or model.py:NAME for another attribute than `model`")
     add_options(parser)
+    sizes = "rows that batches will have, as in 4,8,17: each gets a program of its own where one cannot serve all"
+    parser.add_argument("--batch-sizes", type=counts, default=(), metavar="ROWS", help=sizes)
     parser.add_argument("-o", "--output", default="build", metavar="FOLDER", help="folder to write (build)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of progress")
     parser.set_defaults(run=run)
@@ -97,7 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
             unasked(stage, text, seconds)
 
     with results_only(arguments.json):
-        compiled = compiled_from(arguments, progress)
+        compiled = compiled_from(arguments, progress, arguments.batch_sizes)
     edited = is_edited(output)
     compiled.save(output)
     if arguments.json:
@@ -109,7 +111,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def compiled_from(arguments: argparse.Namespace, progress: Any) -> Compiled:  # noqa: ANN401
+def compiled_from(arguments: argparse.Namespace, progress: Any, batch_sizes: Sequence[int] = ()) -> Compiled:  # noqa: ANN401
     """What the model and the options of a command line compile to."""
     from autopar.compiler import compile
     from autopar.model_file import load
@@ -135,6 +137,7 @@ def compiled_from(arguments: argparse.Namespace, progress: Any) -> Compiled:  # 
         time_limit=arguments.time_limit,
         measure=arguments.measure,
         recompute=arguments.recompute,
+        batch_sizes=batch_sizes,
         progress=progress,
     )
 
@@ -174,6 +177,9 @@ def _report(compiled: Compiled, folder: Path) -> None:
         f"wrote      {folder / 'program.py'}  {folder / 'plan.json'}",
         f"next       autopar inspect {named}; autopar run {named}",
     )
+    if plan.batch.others:
+        own = ", ".join(map(str, plan.batch.others))
+        say(f"batches    programs of their own for {own} rows: {plan.batch.fixed or plan.batch.sizes}")
     show_fallbacks(plan)
 
 

@@ -114,8 +114,8 @@ def _summary(saved: Saved) -> Table:
     twice = [prefix for (prefix, _), again in zip(plan.repeats, plan.recomputed, strict=True) if again]
     if twice:
         rows["recompute"] = f"{', '.join(twice)}: backward keeps what goes into a block, and computes the block again"
-    if plan.batch.fixed:
-        rows["batch"] = f"as compiled only: {plan.batch.fixed}"
+    if plan.batch.fixed or plan.batch.sizes.why:
+        rows["batch"] = _batch(plan)
     if plan.evaluation:
         rows["evaluation"] = f"not by this program: {plan.evaluation}"
     if plan.training:
@@ -127,6 +127,14 @@ def _summary(saved: Saved) -> Table:
     for name, text in rows.items():
         made.add_row(name, text)
     return made
+
+
+def _batch(plan: Plan) -> str:
+    """Which numbers of rows the program takes, and why no others."""
+    batch = plan.batch
+    takes = f"as compiled only, {batch.rows} rows" if batch.fixed else str(batch.sizes)
+    own = f"; programs of their own for {', '.join(map(str, batch.others))} rows" if batch.others else ""
+    return f"{takes}{own}: {batch.fixed or '; '.join(batch.sizes.why)}"
 
 
 def _module(plan: Plan) -> Table:

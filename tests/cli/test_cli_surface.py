@@ -18,7 +18,7 @@ from autopar.partitioner.solve import METHODS
 # Changing this breaks people's scripts: new options are fine, others need a note in the changelog.
 SURFACE = {
     "compile": "model --grid -n --machine --memory --solver --time-limit --pin --ban --measure --recompute --plan --optimizer "
-    "--loss --return -o --output --json",
+    "--loss --return --batch-sizes -o --output --json",
     "compare": "model --grid -n --machine --memory --solver --time-limit --pin --ban --measure --recompute --plan --optimizer "
     "--loss --return --json",
     "inspect": "folder --view --json",
