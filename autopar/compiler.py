@@ -176,8 +176,7 @@ def compile(
     (``("logits",)``); `time_limit` is in seconds, pricing included. With `measure` every distinct call is timed on this machine at
     its exact local shapes, which takes seconds to minutes the first time, and the plan is made by these times.
     `recompute`: whether backward computes repeated blocks again, to keep less, ``auto`` (for the limit), ``always``, ``never``.
-    `batch_sizes` are numbers of rows that batches will have: for those that the program for the example inputs does not
-    take, which is a matter of the model, there are further programs.
+    `batch_sizes` are numbers of rows that batches will have: those that the program does not take get programs of their own.
     `plan` is ``auto``, or a fixed one to compare with: ``data``, ``model``, ``domain``, ``megatron``, ``zero``, ``integrated``.
 
     Raises CaptureError, ConfigError, or InfeasiblePlan where no plan meets the memory limit.

@@ -20,7 +20,7 @@ from autopar.capture.guards import Guard, N, Unproved, sizes
 from autopar.capture.rows import given
 from autopar.errors import ProgramMismatch
 from autopar.runtime import simulate
-from autopar.runtime.job import open_job, parallel, values
+from autopar.runtime.job import open_job, parallel
 from autopar.runtime.text import program_of
 
 SIZES = (1, 2, 3, 5, 8, 13, 16)
@@ -118,7 +118,7 @@ def test_sizes_asked_for_are_programs_in_the_folder_and_others_are_refused(tmp_p
 
     def rank():
         opened = open_job(program_of((folder / "program.py").read_text(), "program.py"), folder / "program.py", 0)
-        model = parallel(opened, values(opened, 0), None)
+        model = parallel(opened, 0)
         losses = [model(x).detach() for x in batches[:2]]
         with pytest.raises(ProgramMismatch, match="a batch of 5 rows") as refused:
             model(batches[2])

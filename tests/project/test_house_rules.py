@@ -52,6 +52,7 @@ FORBIDDEN = {
 # What the files of `runtime` may import from autopar: a generated program must never load the compiler.
 RUNTIME_MAY = (
     "autopar.runtime",
+    "autopar.batch_sizes",
     "autopar.errors",
     "autopar.layout",
     "autopar.grid",
