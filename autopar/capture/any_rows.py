@@ -46,7 +46,10 @@ def any_rows(built: Built, example: Given, program: ExportedProgram, name: str) 
             trace = traced(built.module, args, kwargs, name, tensors)
     except CaptureError as error:
         raise Unproved(f"with another number of rows, {_first(error)}") from error
-    found = symbolic(trace, built.module, example.names[: len(args)])
+    try:
+        found = symbolic(trace, built.module, example.names[: len(args)])
+    except (ArithmeticError, AttributeError, TypeError, ValueError) as error:  # sympy, of what it was not made for
+        raise Unproved(f"its expressions of the number of rows cannot be read: {error}") from error
     if line := found.differs(program, rows):
         raise Unproved(f"{line}: for any number of rows, forward makes other calls")
     sizes = found.sizes

@@ -173,6 +173,8 @@ def _is_number(node: fx.Node) -> bool:
 
 
 def _is_multiple(expression: sympy.Basic) -> bool:
+    if not isinstance(expression, sympy.Expr):  # a truth value
+        return False
     plain = _in_rows(expression).replace(ToFloat, lambda one: one).replace(IntTrueDiv, operator.truediv)
     factor, rest = sympy.nsimplify(plain).as_coeff_Mul()
     return bool(factor.is_Integer) and rest in (1, N, N**2)
