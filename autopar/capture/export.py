@@ -76,7 +76,14 @@ def functional(
     program: ExportedProgram, module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], name: str
 ) -> ExportedProgram:
     """The program without updates in place, and its few operators of `decompose` written out. Raises CaptureError."""
-    with _explained(module, args, kwargs, name), quiet(), untouched(module), no_hooks(module), kept(module):
+    with (
+        _explained(module, args, kwargs, name),
+        quiet(),
+        untouched(module),
+        no_hooks(module),
+        kept(module),
+        shapes_told(),
+    ):
         lines = _lines_inside(program.graph_module)
         keep_gradients(program, user_files(module))
         _keep_no_grad(program.graph_module)
