@@ -89,7 +89,7 @@ def test_numbers_of_constants_are_literals(way, live):
     torch.manual_seed(0)
     net = Net(way)
     one = capture(net if live else lambda: Net(way), (X,), name="net")
-    assert not one.fixed
+    assert not one.batch.fixed
     state = dict(net.named_parameters()) | dict(net.named_buffers()) | one.constants
     known = {item.value: state[item.name] for item in one.graph.parameters} | {one.graph.inputs[0].value: X}
     torch.testing.assert_close(run(one.graph.nodes, known)[one.graph.loss], net(X), rtol=1e-12, atol=0)
