@@ -217,11 +217,11 @@ class SetGradEnabled(Net):
 
 class Decorated(Net):
     @torch.no_grad()
-    def scale(self, h):
+    def scaled(self, h):
         return self.b(h).abs() + 1
 
     def change(self, h):
-        return self.b(h) / self.scale(h)
+        return self.b(h) / self.scaled(h)
 
 
 class Inference(Net):

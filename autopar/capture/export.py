@@ -85,6 +85,7 @@ def functional(
         shapes_told(),
     ):
         lines = _lines_inside(program.graph_module)
+        _detach_for_good(program.graph_module)
         keep_gradients(program, user_files(module))
         _keep_no_grad(program.graph_module)
         found: ExportedProgram = program.run_decompositions(decompose.table())
@@ -138,6 +139,21 @@ def _keep_no_grad(root: fx.GraphModule) -> None:
                     for user in [user for user in node.users if user.target is operator.getitem]:
                         _detach_after(part.graph, user)
                     _detach_inputs(part, node)
+            part.recompile()
+
+
+def _detach_for_good(root: fx.GraphModule) -> None:
+    """Have whoever reads a tensor after ``x.detach_()`` read the detached one: as an alias of x it would keep the gradient."""
+    for part in root.modules():
+        if isinstance(part, fx.GraphModule):
+            for node in part.graph.nodes:
+                if node.target is torch.ops.aten.detach_.default:
+                    node.target = torch.ops.aten.detach.default
+                    place = {one: at for at, one in enumerate(part.graph.nodes)}
+                    given = node.args[0]
+                    given.replace_all_uses_with(
+                        node, delete_user_cb=lambda user, at=place, own=node: at[user] > at[own]
+                    )
             part.recompile()
 
 

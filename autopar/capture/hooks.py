@@ -41,6 +41,9 @@ _OF_ALL = {
 }
 _PROPERTIES: Any = Tensor
 _GET_NODE = _PROPERTIES.grad_fn.__get__
+_FLAGS = (Tensor.requires_grad_, _PROPERTIES.requires_grad.__set__)
+_FLAG_RULE = "which parameters are trained is settled when a model is compiled"
+_FLAG_FIX = "set it before, or use weight.detach() where no gradient is wanted"
 _TORCH = str(Path(torch.__file__).parent)
 
 
@@ -100,7 +103,11 @@ class _Watch(TorchFunctionMode):
     ) -> Any:  # noqa: ANN401 (whatever the call returns)
         """Refuse hooks, or make the call."""
         if func in (Tensor.register_hook, Tensor.register_post_accumulate_grad_hook):
-            raise _refused(self._files, func.__name__)
+            raise _refused(self._files, f"{func.__name__}: a hook of backward")
+        if func in _FLAGS and isinstance(args[0], nn.Parameter):
+            flag = next(iter((*args[1:], *(kwargs or {}).values())), True)
+            if flag != args[0].requires_grad:
+                raise _refused(self._files, "requires_grad of a parameter is changed", _FLAG_RULE, _FLAG_FIX)
         found = func(*args, **(kwargs or {}))
         if func == _GET_NODE and found is not None and not _asked_by_torch():
             return _Node(found, self._files)
@@ -116,7 +123,7 @@ class _Node:
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 (whatever the node has)
         if name in ("register_hook", "register_prehook"):
-            raise _refused(self._files, f"grad_fn.{name}")
+            raise _refused(self._files, f"grad_fn.{name}: a hook of backward")
         return getattr(self._node, name)
 
 
@@ -136,7 +143,7 @@ def _registrations(files: frozenset[str]) -> Iterable[Exchange]:
 
     def refused(name: str) -> Callable[..., Any]:
         def refuse(*_: object, **__: object) -> None:
-            raise _refused(files, name)
+            raise _refused(files, f"{name}: a hook of backward")
 
         return refuse
 
@@ -147,9 +154,15 @@ def _registrations(files: frozenset[str]) -> Iterable[Exchange]:
     def entered(self: saved_tensors_hooks) -> Any:  # noqa: ANN401 (what torch's own returns)
         if isinstance(self, save_on_cpu) or type(self).__module__ == "torch.utils.checkpoint":
             return enter(self)
-        raise _refused(files, "saved_tensors_hooks")
+        raise _refused(files, "saved_tensors_hooks: a hook of backward")
 
     yield saved_tensors_hooks, "__enter__", entered
+    yield torch.inference_mode, "__enter__", _without_gradient
+
+
+def _without_gradient(self: Any) -> None:  # noqa: ANN401 (torch.inference_mode, whose own guard export does not see)
+    self._inference_mode_context = torch.no_grad() if self.mode else contextlib.nullcontext()
+    self._inference_mode_context.__enter__()
 
 
 @contextlib.contextmanager
@@ -162,7 +175,7 @@ def _exchanged(exchanges: Iterable[Exchange]) -> Iterator[None]:
         yield
 
 
-def _refused(files: frozenset[str], name: str) -> CaptureError:
+def _refused(files: frozenset[str], given: str, rule: str = _RULE, fix: str = _FIX) -> CaptureError:
     frame = innermost(frames_of_stack(), files)
     where = f"{frame.place}: `{frame.code}`" if frame else "forward"
-    return CaptureError(refusal(where, f"{name} in forward: backward would call a hook", _RULE, fix=_FIX))
+    return CaptureError(refusal(where, f"{given} in forward", rule, fix=fix))

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from autopar.capture.known import Known
@@ -79,6 +79,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if live and func.namespace != "prim":  # that asks for a device or a layout
             self._seen.calls[-1].append(text)
             self._seen.carried.extend([text] * any(one.live and 0 < one.run < run for one in given))
+        if func is torch.ops.aten._local_scalar_dense.default:  # x[0] = 3 asks for its own 3; export lets no other pass
+            self._seen.calls[-1] += [text] * (not live)
+            return False if args[0].dtype == torch.bool else 0.0 if args[0].is_floating_point() else 0
         found = func(*args, **kwargs)
         flows = live and not str(func).startswith(_SHAPE_ONLY)
         for i, one in enumerate(leaf for leaf in tree_leaves(found) if isinstance(leaf, Tensor)):
@@ -104,7 +107,8 @@ def _numbers(one: Tensor) -> str:
     """A constant by its numbers, a large one by itself."""
     if isinstance(one, FakeTensor) or one.is_meta or one.numel() > _SMALL:
         return str(id(one))
-    return hashlib.sha1(repr(one.detach().reshape(-1).tolist()).encode()).hexdigest()
+    with _disable_current_modes():
+        return hashlib.sha1(repr(one.detach().reshape(-1).tolist()).encode()).hexdigest()
 
 
 def rehearse(
