@@ -85,7 +85,7 @@ def functional(
         shapes_told(),
     ):
         lines = _lines_inside(program.graph_module)
-        _detach_for_good(program.graph_module)
+        _detach_in_words(program.graph_module)
         keep_gradients(program, user_files(module))
         _keep_no_grad(program.graph_module)
         found: ExportedProgram = program.run_decompositions(decompose.table())
@@ -130,6 +130,16 @@ def _restore_lines(root: fx.GraphModule, lines: Mapping[str, str]) -> None:
             node.meta["stack_trace"] = lines[names[-1]]
 
 
+def _detach_in_words(root: fx.GraphModule) -> None:
+    """``x.detach_()`` as ``x = x.detach()``: functionalization would drop it, since it changes no number."""
+    for part in root.modules():
+        if isinstance(part, fx.GraphModule):
+            for node in part.graph.nodes:
+                if node.target is torch.ops.aten.detach_.default:
+                    node.target = torch.ops.aten.detach.default
+            part.recompile()
+
+
 def _keep_no_grad(root: fx.GraphModule) -> None:
     """Detach every result of a no_grad region, in place, in the graph and in those nested in it."""
     for part in root.modules():
@@ -139,21 +149,6 @@ def _keep_no_grad(root: fx.GraphModule) -> None:
                     for user in [user for user in node.users if user.target is operator.getitem]:
                         _detach_after(part.graph, user)
                     _detach_inputs(part, node)
-            part.recompile()
-
-
-def _detach_for_good(root: fx.GraphModule) -> None:
-    """Have whoever reads a tensor after ``x.detach_()`` read the detached one: as an alias of x it would keep the gradient."""
-    for part in root.modules():
-        if isinstance(part, fx.GraphModule):
-            for node in part.graph.nodes:
-                if node.target is torch.ops.aten.detach_.default:
-                    node.target = torch.ops.aten.detach.default
-                    place = {one: at for at, one in enumerate(part.graph.nodes)}
-                    given = node.args[0]
-                    given.replace_all_uses_with(
-                        node, delete_user_cb=lambda user, at=place, own=node: at[user] > at[own]
-                    )
             part.recompile()
 
 

@@ -79,9 +79,6 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if live and func.namespace != "prim":  # that asks for a device or a layout
             self._seen.calls[-1].append(text)
             self._seen.carried.extend([text] * any(one.live and 0 < one.run < run for one in given))
-        if func is torch.ops.aten._local_scalar_dense.default:  # x[0] = 3 asks for its own 3; export lets no other pass
-            self._seen.calls[-1] += [text] * (not live)
-            return False if args[0].dtype == torch.bool else 0.0 if args[0].is_floating_point() else 0
         found = func(*args, **kwargs)
         flows = live and not str(func).startswith(_SHAPE_ONLY)
         for i, one in enumerate(leaf for leaf in tree_leaves(found) if isinstance(leaf, Tensor)):
@@ -107,7 +104,7 @@ def _numbers(one: Tensor) -> str:
     """A constant by its numbers, a large one by itself."""
     if isinstance(one, FakeTensor) or one.is_meta or one.numel() > _SMALL:
         return str(id(one))
-    with _disable_current_modes():
+    with _disable_current_modes():  # it is real, and would be made fake
         return hashlib.sha1(repr(one.detach().reshape(-1).tolist()).encode()).hexdigest()
 
 
