@@ -70,9 +70,16 @@ def build_on_cpu(model: Callable[[], nn.Module], name: str) -> Built:
 
 
 def real_buffers(make: Callable[[], nn.Module]) -> dict[str, torch.Tensor]:
-    """Values of every buffer, from a second construction in which only parameters stay on the meta device."""
-    with _parameters_on_meta():
-        module = make()
+    """Values of every buffer, from a second construction in which only parameters stay on the meta device.
+
+    There are none where the function cannot run so: the model is then made on the CPU.
+    """
+    try:
+        with _parameters_on_meta():
+            module = make()
+    except Exception as error:  # a user's constructor may raise anything on meta parameters
+        LOG.info("the model cannot be made with parameters on the meta device: %s", error)
+        return {}
     return {name: tensor for name, tensor in module.named_buffers(remove_duplicate=False) if not tensor.is_meta}
 
 

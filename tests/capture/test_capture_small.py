@@ -345,3 +345,21 @@ def test_printed_graph_says_what_happens():
     assert "net_0: f32[6, 8]' = aten.linear(x, net_0_weight, net_0_bias)  # net.0 test_capture_small.py:" in text
     assert "  input      y: i64[6]" in text
     assert "  parameter  net.2.bias: f32[3]'" in text
+
+
+def test_a_constant_that_is_made_of_a_parameter_is_made_on_the_cpu():
+    """With parameters on meta the constructor fails where it computes a constant buffer of one: it runs once more."""
+
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(3, 4)
+            table = torch.arange(4.0)
+            table[self.fc.bias.detach().argmin() * 0] = 9.0
+            self.register_buffer("table", table.copy_(self.fc.bias.detach().cpu() * 0 + 2), persistent=False)
+
+        def forward(self, x):
+            return (self.fc(x) * self.table).square().mean()
+
+    captured = capture(Scaled, (torch.randn(6, 3),), name="scaled")
+    assert [value.tolist() for value in captured.constants.values()] == [[2.0] * 4]
