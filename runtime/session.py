@@ -385,7 +385,7 @@ class Parallel(nn.Module):
 
     def _refresh(self) -> None:
         """Look tensors up again by name: `to` and the like replace buffers."""
-        current = dict(self.named_parameters()) | dict(self.named_buffers())
+        current = dict(self.named_parameters(remove_duplicate=False)) | dict(self.named_buffers(remove_duplicate=False))
         self._tensors = {name: current[name] for name in self._tensors}
         self._namespaces = {
             form.description.rows: Namespace({name: self._tensors[one] for name, one in form.names.items()}, self._call)

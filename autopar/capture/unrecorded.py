@@ -12,6 +12,7 @@ for a parameter, for what forward has computed, and for each view of either.
 from __future__ import annotations
 
 import heapq
+import itertools
 import operator
 from dataclasses import dataclass, field
 
@@ -72,9 +73,11 @@ def keep_gradients(program: ExportedProgram, files: frozenset[str]) -> None:
 
 def _keep(root: fx.GraphModule, leaves: set[fx.Node], files: frozenset[str], nested: bool = False) -> None:
     flowing, order = set(leaves), {node: i for i, node in enumerate(root.graph.nodes)}
-    for base in list(root.graph.nodes):
-        if any(one in flowing for one in base.all_input_nodes) and base.target is not _DETACH and not _is_region(base):
-            flowing.add(base)
+    for node in order:  # before anything is rewritten: what a rewritten tensor flows into goes on flowing
+        read = (_given_to(root, node),) if _is_result(node) else node.all_input_nodes
+        if any(one in flowing for one in read) and node.target is not _DETACH and not _is_region(node):
+            flowing.add(node)
+    for base in order:
         if base in flowing and _has_memory(base):
             seen = _watch(root, base, order)
             if seen.first is not None:
@@ -103,6 +106,22 @@ def _inside(root: fx.GraphModule, node: fx.Node) -> fx.GraphModule | None:
 
 def _is_region(node: fx.Node) -> bool:
     return str(node.target) == _REGION and node.args[0] is False
+
+
+def _is_result(node: fx.Node) -> bool:
+    return node.target is operator.getitem and _is_region(node.all_input_nodes[0])
+
+
+def _given_to(root: fx.GraphModule, node: fx.Node) -> fx.Node | None:
+    """The tensor that a region was given and wrote to, of which `node` is what it is afterwards; None for another result."""
+    region = node.all_input_nodes[0]
+    inner = _inside(root, region)
+    assert inner is not None
+    result = next(one for one in inner.graph.nodes if one.op == "output").args[0][node.args[1]]
+    while isinstance(result, fx.Node) and (written := _written(result)):
+        result = written[0]
+    given = [one for one in inner.graph.nodes if one.op == "placeholder"]
+    return region.args[2 + given.index(result)] if result in given else None  # type: ignore[return-value]
 
 
 def _has_memory(node: fx.Node) -> bool:
@@ -220,7 +239,8 @@ def _written(node: fx.Node) -> list[fx.Node]:
     arguments = node.target._schema.arguments
     given = dict(zip((one.name for one in arguments), node.args, strict=False)) | dict(node.kwargs)
     changed = [given.get(one.name) for one in arguments if one.alias_info is not None and one.alias_info.is_write]
-    return [one for one in changed if isinstance(one, fx.Node)]
+    every = itertools.chain.from_iterable(one if isinstance(one, list | tuple) else (one,) for one in changed)
+    return [one for one in every if isinstance(one, fx.Node)]
 
 
 def _is_view(node: fx.Node) -> bool:

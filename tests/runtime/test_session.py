@@ -5,7 +5,10 @@ import math
 import pytest
 import torch
 from small_programs import PROGRAMS, describe, make
+from torch import nn
+from trained import assert_trains_the_same
 
+import autopar
 from autopar.errors import CheckpointError, CommError, ProgramMismatch
 from autopar.runtime import Grid, simulate
 from autopar.runtime.initial import module_values
@@ -306,3 +309,21 @@ def test_moving_boundaries_at_every_step_changes_nothing(optimizer):
     for found in simulate(6, rank):
         close({"loss": found[0]}, {"loss": losses})
         close(found[1], state)
+
+
+class Two(nn.Module):
+    """Two modules, each of which a block after them has under another name."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.block = nn.ModuleDict({"a": self.a, "b": self.b})
+
+    def forward(self, x):
+        return self.block["b"](self.block["a"](x).relu()).square().mean()
+
+
+def test_modules_that_are_shared_in_turn_keep_their_first_names():
+    model, x = Two(), torch.randn(4, 4)
+    one = autopar.compile(model, (x,), grid="2")
+    assert_trains_the_same(one, model, {"x": x}, steps=2)
