@@ -92,13 +92,14 @@ def read(path: Path | None) -> list[Found]:
     return list({(one.library, one.family, one.grid): one for one in lines}.values())
 
 
-def section(found: Sequence[Found], today: str) -> list[str]:
+def section(found: Sequence[Found], today: str, total: int) -> list[str]:
     """The table as lines of Markdown: counts by library and grid, and by name whatever is not simply right."""
     tested = ", ".join(f"{name} {_version(name)}" for name in ("torch", *SOURCES))
     lines = [
         "## Model families (`make families`)",
         "",
         f"{today}, {tested}; float64, two steps, every gradient, all parameters and buffers.",
+        f"{len({(one.library, one.family) for one in found})} of {total} families were tried.",
         "",
     ]
     lines += ["| library | grid | counted | right | share | of these by rounding | median s | most s | calls split |"]
@@ -183,7 +184,8 @@ def main() -> None:
                 file.writelines(json.dumps(asdict(replace(one, seconds=round(one.seconds, 2)))) + "\n" for one in found)
         log.print(f"--- {count} of {len(tasks)} families, {(time.monotonic() - start) / count:.0f} s each")
     if options.write:
-        write_section("families", "\n".join(section(read(options.out), time.strftime("%Y-%m-%d"))))
+        total = sum(len(families()) for families in SOURCES.values())
+        write_section("families", "\n".join(section(read(options.out), time.strftime("%Y-%m-%d"), total)))
     sys.exit(bool(bad))
 
 

@@ -54,7 +54,8 @@ def test_a_family_is_right_refused_or_not_built(families):
     rounded = trial._judged(found[0], [trial.Difference("SGD", "losses", 1e-9, "step 1", 1e-8)])
     assert (wrong.status, rounded.status) == ("DIFFER", "rounding")
 
-    text = "\n".join(families.section([*found, replace(wrong, family="wrong")], "today"))
+    text = "\n".join(families.section([*found, replace(wrong, family="wrong")], "today", 9))
+    assert "4 of 9 families were tried." in text
     assert "| timm | 2 | 3 | 1 | 33.3% | 0 |" in text
     assert "- timm wrong, grid 2: losses 1.0e-03 at step 1" in text
 
