@@ -33,7 +33,7 @@ from autopar.runtime.program import Program
 from autopar.runtime.rebalance import move
 from autopar.runtime.scaler import GradScaler
 from autopar.runtime.sources import Source
-from autopar.runtime.state import cuts, gather_whole, local_shape, view_part
+from autopar.runtime.state import cuts, gather_gradients, gather_whole, local_shape, view_part
 from autopar.runtime.together import agree, together
 from autopar.runtime.transport.base import Comm
 from autopar.runtime.transport.world import simulated_world
@@ -209,12 +209,9 @@ class Parallel(nn.Module):
         self.seed, self._steps = state.tolist()
 
     def full_gradients(self) -> dict[str, Tensor]:
-        """The whole gradient of every parameter that has one, by name. Collective."""
-        return {
-            item.name: gather_whole(gradient, item.shape, layouts, self.grid.axes)
-            for item, layouts in self._homes.items()
-            if (gradient := self._tensors[item.name].grad) is not None
-        }
+        """The whole gradient of every parameter that has one on some rank, by name. Collective."""
+        held = [(item.name, self._tensors[item.name], item.shape, layouts) for item, layouts in self._homes.items()]
+        return gather_gradients(held, self.grid)
 
     @property
     def bucket_sizes(self) -> list[int]:

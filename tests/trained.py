@@ -3,6 +3,7 @@
 import copy
 
 import torch
+from torch import nn
 
 from autopar.grid import GridShape
 from autopar.plan import to_json
@@ -10,6 +11,17 @@ from autopar.runtime import simulate
 from autopar.runtime.description import parse_description
 from autopar.runtime.initial import module_values
 from autopar.runtime.session import Parallel
+
+
+class Together(nn.Module):
+    """Several models of one input beside each other, so that one capture serves for all; their losses are added."""
+
+    def __init__(self, nets):
+        super().__init__()
+        self.nets = nn.ModuleDict(nets)
+
+    def forward(self, x):
+        return sum(net(x) for net in self.nets.values())
 
 
 def steps_of(model, batches, gradients):

@@ -19,16 +19,25 @@ from autopar.capture.rewrite import dead_code, drop_identities
 from autopar.capture.routing import experts
 from autopar.graph import Argument, Dtype, Graph, Node, Ref
 
+_CLONE = "aten.clone.default"
 _COPIES = frozenset(
     {
         "aten.alias.default",
-        "aten.clone.default",
+        _CLONE,
         "aten.contiguous.default",
         "aten.lift_fresh_copy.default",
         "aten.lift_fresh.default",
         "aten.detach_.default",
     }
 )
+_KEEP_STATISTICS = frozenset(
+    {
+        "aten._native_batch_norm_legit_functional.default",
+        "aten.native_batch_norm.default",
+        "aten.instance_norm.default",
+    }
+)  # with running statistics as the arguments 3 and 4, and whether they are changed as the argument 5
+_VIEWS = frozenset({"aten.alias.default", "aten.detach.default", "aten.view.default", "aten.reshape.default"})
 _DROPOUT = frozenset({"aten.dropout.default", "aten.feature_dropout.default", "aten.alpha_dropout.default"})
 _SAME_SHAPE = frozenset({"aten.reshape.default", "aten.expand.default", "aten._to_copy.default", "aten.to.dtype"})
 
@@ -43,13 +52,29 @@ def simplify(graph: Graph, constants: Mapping[str, torch.Tensor]) -> Graph:
 
 
 def drop_copies(graph: Graph) -> Graph:
-    """Drop aliases and clones, and detach where nothing flows anyway."""
+    """Drop aliases and clones, and detach where nothing flows anyway. A clone that is written to where it lies is kept."""
+    written = _written(graph)
 
     def same(node: Node) -> bool:
         idle = node.target == "aten.detach.default" and not graph.values[node.inputs[0]].differentiable
-        return idle or node.target in _COPIES
+        return idle or (node.target in _COPIES and not (node.target == _CLONE and node.outputs[0] in written))
 
     return drop_identities(graph, {node.outputs[0]: node.inputs[0] for node in graph.nodes if same(node)})
+
+
+def _written(graph: Graph) -> set[str]:
+    """The tensors whose memory holds running statistics that a normalisation in training changes: no schema says that."""
+    found = {
+        argument.name
+        for node in graph.nodes
+        if node.target in _KEEP_STATISTICS and node.args[5] is True
+        for argument in node.args[3:5]
+        if isinstance(argument, Ref)
+    }
+    for node in reversed(graph.nodes):
+        if node.target in _VIEWS and node.outputs[0] in found:
+            found.add(node.inputs[0])
+    return found
 
 
 def expand_broadcasts(graph: Graph) -> Graph:

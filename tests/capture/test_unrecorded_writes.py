@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from capture_refused import refused
 from compiling import QUICK
 from torch import nn
-from trained import assert_trains_the_same
+from trained import Together, assert_trains_the_same
 
 import autopar
 
@@ -120,18 +120,12 @@ FORMS = [
 ]  # fmt: skip
 
 
-class All(nn.Module):
-    def __init__(self, forms):
-        super().__init__()
-        self.nets = nn.ModuleDict({write.__name__: Net(write) for write in forms})
-
-    def forward(self, x):
-        return sum(net(x) for net in self.nets.values())
-
-
 def test_losses_gradients_and_parameters_are_eagers_after_three_steps():
     torch.manual_seed(0)
-    model, inputs = All(FORMS).double(), {"x": torch.randn(4, 6, dtype=torch.float64)}
+    model, inputs = (
+        Together({write.__name__: Net(write) for write in FORMS}).double(),
+        {"x": torch.randn(4, 6, dtype=torch.float64)},
+    )
     one = autopar.compile(model, inputs, grid="2", machine=QUICK)
     for each in (one, one.replan(grid="2x2")):
         assert_trains_the_same(each, model, inputs, steps=3)

@@ -11,8 +11,7 @@ import unseen_state
 import unseen_writes
 from capture_refused import refused
 from compiling import SLOW
-from torch import nn
-from trained import assert_trains_the_same
+from trained import Together, assert_trains_the_same
 
 import autopar
 
@@ -38,20 +37,10 @@ def test_a_form_is_refused_at_its_line(name):
     assert "\n  fix: " in text
 
 
-class Every(nn.Module):
-    """All forms that are not refused, beside each other."""
-
-    def __init__(self):
-        super().__init__()
-        self.parts = nn.ModuleDict({name: kind() for name, kind in FORMS.items() if not refused_at(kind)})
-
-    def forward(self, x):
-        return sum(part(x) for part in self.parts.values())
-
-
 def test_the_other_forms_train_as_torch_trains_them():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model, inputs = Every(), unseen.inputs()
+        model = Together({name: kind() for name, kind in FORMS.items() if not refused_at(kind)})
+        inputs = unseen.inputs()
     one = autopar.compile(model, inputs, grid="2", machine=SLOW)
     assert_trains_the_same(one, model, inputs, steps=3)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from capture_refused import refused
 from compiling import QUICK
 from torch import nn
-from trained import assert_trains_the_same
+from trained import Together, assert_trains_the_same
 
 import autopar
 
@@ -136,26 +136,27 @@ def views_of_the_old(net, h, x):
     return (h @ old).square().mean() + (h * net.queue[1] * kept).sum()
 
 
+def statistics_copied(net, h, x):
+    """Normalisations change the running statistics that they are given, here copies that are read afterwards."""
+    h, mean, held = h[..., None] * torch.arange(1.0, 4.0), net.average.clone(), net.other.clone().view(6)
+    y = F.batch_norm(h, mean, net.average.abs().clone(), training=True)
+    z = F.instance_norm(h, held, net.average.clone(), use_input_stats=True)
+    return (y.pow(3) + z.pow(3)).mean() + (h * (mean + held)[:, None]).mean()
+
+
 FORMS = [
     queue_by_index, queue_without_gradients, queue_scattered, queue_pushed, row_written_and_read, codebook, histograms, masks,
     averages, swapped, with_a_gradient, unread_with_a_gradient, inputs_kept, views_of_the_old,
+    statistics_copied,
 ]  # fmt: skip
-
-
-class All(nn.Module):
-    """Every form on a net of its own."""
-
-    def __init__(self, forms):
-        super().__init__()
-        self.nets = nn.ModuleDict({write.__name__: Net(write) for write in forms})
-
-    def forward(self, x):
-        return sum(net(x) for net in self.nets.values())
 
 
 def test_buffers_are_eagers_after_three_steps():
     torch.manual_seed(0)
-    model, inputs = All(FORMS).double(), {"x": torch.randn(4, 6, dtype=torch.float64)}
+    model, inputs = (
+        Together({write.__name__: Net(write) for write in FORMS}).double(),
+        {"x": torch.randn(4, 6, dtype=torch.float64)},
+    )
     one = autopar.compile(model, inputs, grid="2", machine=QUICK)
     for each in (one, one.replan(grid="2x2")):
         assert_trains_the_same(each, model, inputs, steps=3)

@@ -7,11 +7,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from autopar.errors import ProgramMismatch
 from autopar.layout import Copied, Replicate, Shard
 from autopar.runtime import Grid, simulate
-from autopar.runtime.state import cuts, gather_whole, local_shape, rows, take_part
+from autopar.runtime.state import cuts, gather_gradients, gather_whole, local_shape, rows, take_part
 
 
 @st.composite
@@ -102,3 +103,21 @@ def test_axes_that_cut_across_each_other_are_refused():
             cuts((12,), (Shard(0, 1, 1), Shard(0, 3, 1)), Grid("2x2").axes)
 
     simulate(4, rank)
+
+
+def test_a_gradient_that_some_rank_lacks_is_zero_there():
+    """torch may find no gradient where a rank has no rows; the others gather theirs all the same."""
+
+    def rank():
+        grid = Grid("3")
+        (axis,) = grid.axes
+        axis.move((0.0, 0.5, 0.5, 1.0))
+        parts = {name: nn.Parameter(torch.ones(axis.part(4), 3)) for name in ("seen", "unseen")}
+        if axis.index != 1:
+            parts["seen"].grad = torch.full_like(parts["seen"], axis.index + 1.0)
+        held = [(name, part, (4, 3), (Shard(0),)) for name, part in parts.items()]
+        return gather_gradients(held, grid)
+
+    for found in simulate(3, rank):
+        assert found.keys() == {"seen"}
+        assert found["seen"].tolist() == [[1.0] * 3] * 2 + [[3.0] * 3] * 2
