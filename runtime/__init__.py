@@ -56,6 +56,7 @@ from autopar.runtime.primitives.take import take
 from autopar.runtime.primitives.zero_fill import zero_fill
 from autopar.runtime.program import Program
 from autopar.runtime.recompute import recompute
+from autopar.runtime.rows_from import rows_from
 from autopar.runtime.scan import cumsum
 from autopar.runtime.session import Parallel
 from autopar.runtime.softmax import log_softmax, softmax
@@ -153,6 +154,7 @@ __all__ = [
     "repartition",
     "rms_norm",
     "roll",
+    "rows_from",
     "scatter",
     "scatter_along",
     "select_row",

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
+from autopar.capture.pointers import Pointer
+
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
 _CONTAINERS = (dict, list, set, deque)
 _OPAQUE = (type, ModuleType, FunctionType, BuiltinFunctionType, Tensor, *_PLAIN)
@@ -156,6 +158,8 @@ def _alike(one: Any, two: Any) -> bool:  # noqa: ANN401 (anything an attribute m
         return True
     if type(one) is not type(two):
         return False
+    if isinstance(one, Pointer):
+        return True
     if isinstance(one, _PLAIN):
         return bool(one == two)
     if isinstance(one, (tuple, *_CONTAINERS)):

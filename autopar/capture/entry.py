@@ -23,6 +23,7 @@ from autopar.capture.known import UNKNOWN
 from autopar.capture.modes import evaluation
 from autopar.capture.names import rename
 from autopar.capture.paths import TARGET as PATH
+from autopar.capture.pointers import pointing, wanted
 from autopar.capture.rewrite import dead_code
 from autopar.capture.rows import Given, batched, given, rows_of
 from autopar.capture.simplify import simplify
@@ -88,16 +89,27 @@ def capture(
     with settings_kept():
         examples = example_inputs() if callable(example_inputs) else example_inputs
         built = build(model, name)
+        captured = partial(_with_pointers, examples=examples, name=name, loss=loss, outputs=outputs)
         try:
-            with ours(f"capturing {name}"):
-                return _capture(built, examples, name, loss, outputs)
+            return captured(built)
         except CaptureError as error:
             if built.mode is None or built.rebuild is None or not _may_succeed_on_cpu(error):
                 raise
             LOG.info("%s cannot be traced without memory; it is made on the CPU and traced again", name)
-        built = build_on_cpu(built.rebuild, name)
+        return captured(build_on_cpu(built.rebuild, name))
+
+
+def _with_pointers(built: Built, examples: Examples, name: str, loss: str | None, outputs: Sequence[str]) -> Captured:
+    """What is captured; once more with pointers for whole numbers of tensors where a file asks for them with `int`."""
+    try:
         with ours(f"capturing {name}"):
             return _capture(built, examples, name, loss, outputs)
+    except CaptureError as error:
+        asked = wanted(error)
+        if asked is None:
+            raise
+    with pointing(asked.scope):
+        return _with_pointers(built, examples, name, loss, outputs)
 
 
 def _may_succeed_on_cpu(error: CaptureError) -> bool:

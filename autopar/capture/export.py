@@ -22,8 +22,9 @@ from autopar.capture.attributes import state_seen
 from autopar.capture.build import describe
 from autopar.capture.functions import kept
 from autopar.capture.hooks import no_hooks
-from autopar.capture.known import Known, NumberTaken
+from autopar.capture.known import Known
 from autopar.capture.quiet import quiet
+from autopar.capture.refuse import NumberTaken
 from autopar.capture.returned import only_tensors
 from autopar.capture.source import frames_of_error, innermost, user_files
 from autopar.capture.state import check_state

@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_map_only
 
 from autopar.capture.known import Known
 from autopar.capture.paths import without_paths
+from autopar.capture.pointers import Pointer
 from autopar.capture.quiet import quiet
 from autopar.capture.told import shapes_told, told
 from autopar.capture.untouched import untouched
@@ -167,6 +168,8 @@ def _drops(name: str, args: Sequence[Any], given: Mapping[str, Any]) -> bool:
 
 
 def _literal(value: object) -> object:
+    if isinstance(value, Pointer):
+        return "a number in a tensor"
     if isinstance(value, Tensor):
         return ("tensor", *value.shape)
     if isinstance(value, tuple | list):

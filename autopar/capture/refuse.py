@@ -16,7 +16,6 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import OutputKind, OutputSpec
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
-from autopar.capture.known import NumberTaken
 from autopar.capture.source import Frame, frames_of_text, innermost
 from autopar.errors import CaptureError, refusal
 from autopar.graph import ITEMSIZE
@@ -24,8 +23,8 @@ from autopar.graph import ITEMSIZE
 DATA_RULE = "one program serves all steps, so forward must not look at the numbers in a tensor"
 DATA_FIX = (
     "keep it a tensor: choose with torch.where instead of `if`, drop .item(), .tolist() and .numpy(), multiply by a "
-    "mask instead of indexing with one; write rows from a place in a buffer by their numbers, "
-    "rows = (self.at + torch.arange(n)) % size; self.queue[rows] = x; or decide by a Python value that is set before training"
+    "mask instead of indexing with one; write rows from a place in a buffer as x[ptr : ptr + n], with n known, or by their "
+    "numbers, rows = (self.at + torch.arange(n)) % size; x[rows] = y; or decide by a Python value that is set before training"
 )
 _PLACE_RULE = (
     "forward may write to tensors of its own, to buffers, and without a gradient to parameters; not to inputs, or views that "
@@ -67,6 +66,10 @@ _FIXES = {
     "quantised": "compile the model in floating point, and quantise what was trained",
     "nested": "pad it to one shape, with a mask",
 }
+
+
+class NumberTaken(Exception):
+    """Forward wants to see the numbers in a tensor that it computes."""
 
 
 class NotAllowed(Exception):

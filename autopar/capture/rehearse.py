@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from autopar.capture.known import Known
 from autopar.capture.modes import exporting, on_fakes
+from autopar.capture.told import told
 
 _SHAPE_ONLY = ("aten.new_", "aten.empty_like", "aten.zeros_like", "aten.ones_like", "aten.full_like")
 _SMALL = 2**16  # elements of a constant whose numbers are looked at
@@ -131,7 +132,7 @@ def rehearse(
             if run == runs - 1:
                 last()
             seen.calls.append([])
-            with Known(), recorder, exporting(), _profiled(seen.codes):
+            with Known(), told(), recorder, exporting(), _profiled(seen.codes):
                 module(*given[0], **given[1])
             after()
             for (held, key), one in zip(slots, stored, strict=True):

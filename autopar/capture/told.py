@@ -5,6 +5,7 @@ ctc_loss                  the shape of its workspace follows the longest target;
 bincount(x, w, k)         zeros(k).index_add(0, x, w): a count beyond k would make it longer, and no shape may change
 gradients inside forward  torch.autograd.grad, backward, torch.func.grad: refused
 packed sequences          refused
+numbers of tensors        where a slice begins, say (`autopar.capture.slices`)
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch.nn.modules import transformer
 from torch.overrides import TorchFunctionMode
 
 from autopar.capture.refuse import GRADIENT_FIX, GRADIENT_RULE, NotAllowed
+from autopar.capture.slices import Pointing
 
 _CTC = (torch.ops.aten._ctc_loss.default, torch.ops.aten._ctc_loss.Tensor)
 _PACKED_RULE = "one program serves all steps, so the shape of a tensor must not follow the numbers in another"
@@ -36,7 +38,7 @@ def told() -> Iterator[None]:
     detect = transformer._detect_is_causal_mask
     transformer._detect_is_causal_mask = _asked
     try:
-        with _Told():
+        with _Told(), Pointing():
             yield
     finally:
         transformer._detect_is_causal_mask = detect
