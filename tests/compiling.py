@@ -11,6 +11,7 @@ import live
 import numpy as np
 import torch
 from odd_models import ODD
+from shared_captures import shared
 from small_models import MODELS
 
 import autopar
@@ -52,9 +53,12 @@ def made(name):
         return build(), inputs()
 
 
-@functools.cache
 def captured(name):
     """A live model, captured; it is the same afterwards."""
+    return shared(name, lambda: _captured(name))
+
+
+def _captured(name):
     model, inputs = made(name)
     before = live.picture(model)
     found = capture(model, inputs, name=name)

@@ -6,7 +6,9 @@ Files that take long come first, so that at the end no worker of pytest-xdist is
 
 import gc
 import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from xdist.scheduler import LoadFileScheduling
 sys.path.insert(0, str(Path(__file__).parent))
 os.environ.setdefault("AUTOPAR_CACHE", "off")  # tests keep nothing in the user's home
 GOLDEN = Path(__file__).parent / "golden"
+FOLDER = "AUTOPAR_TESTS_SHARED"  # of what tests in several processes share: `shared_captures`
 JOBS = frozenset(  # what they do is start jobs of several ranks
     {
         "benchmarks/test_benchmark_runs.py", "faults/test_stuck_jobs.py", "runtime/test_mpi.py", "faults/test_checked_jobs.py",
@@ -28,6 +31,18 @@ LONG = (  # of the others; after them in any order
     "codegen/test_steps.py", "ops/test_rules.py", "partitioner/test_strategies.py", "partitioner/test_large.py",
     "test_infeasible.py", "examples/test_planner_docs.py", "test_determinism.py",
 )  # fmt: skip
+
+
+def pytest_configure(config):
+    if not hasattr(
+        config, "workerinput"
+    ):  # workers of pytest-xdist have the environment of the process that starts them
+        os.environ[FOLDER] = tempfile.mkdtemp(prefix="autopar-tests-")
+
+
+def pytest_unconfigure(config):
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ.pop(FOLDER))
 
 
 def pytest_addoption(parser):

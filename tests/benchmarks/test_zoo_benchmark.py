@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.spmd
+@pytest.mark.zoo
 def test_a_family_is_predicted_and_measured():
     command = [sys.executable, str(ROOT / "benchmarks" / "zoo.py"), "--small", "--json"]
     command += ["--predict", "lstm", "--measure", "lstm", "--rounds", "1", "--steps", "2"]

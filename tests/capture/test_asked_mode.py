@@ -5,10 +5,10 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from capture_oracle import capture
 from torch import nn
 
 import autopar
-from autopar.capture import capture
 from autopar.errors import ConfigError
 from autopar.runtime import simulate
 from autopar.runtime.drawn import Drawn

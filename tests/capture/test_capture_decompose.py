@@ -3,12 +3,12 @@
 import pytest
 import torch
 from capture_builder import Builder, assert_equal, kinds
-from capture_oracle import assert_same_step, state_of, targets
+from capture_oracle import assert_same_step, capture, state_of, targets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from autopar.capture import capture, decompose
+from autopar.capture import decompose
 from autopar.capture.interpret import bind, run
 from autopar.capture.joins import name_fills, slices_of_joins
 from autopar.capture.simplify import drop_neutral

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from capture_oracle import assert_same_step, first_batch, targets
+from capture_oracle import assert_same_step, capture, first_batch, targets
 
-from autopar.capture import capture
 from autopar.graph import check
 from autopar.model_file import load
 

