@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from capture_oracle import capture
 from torch import nn
 
+from autopar.capture import capture
 from autopar.capture.interpret import run
 from autopar.errors import CaptureError
 
