@@ -22,7 +22,7 @@ from torch import Tensor
 
 import autopar
 from autopar.compiler import Compiled
-from autopar.errors import AutoparError, InternalError
+from autopar.errors import AutoparError, InternalError, ProgramMismatch
 from autopar.graph import Graph, Node
 from autopar.grid import GridShape
 from autopar.layout import Partial
@@ -194,6 +194,8 @@ def _try(one: Compiled, model: Calls, expected: Mapping[str, Tensor]) -> None:
     relative = _closeness(one.graph)
     try:
         ranks = _run(one, model, list(expected))
+    except ProgramMismatch:  # a step says that its numbers do not fit
+        raise
     except AutoparError as error:  # a plan that was made must run
         raise RuntimeError(_refusal(error)) from error
     for rank, found in enumerate(ranks):

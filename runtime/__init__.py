@@ -56,7 +56,6 @@ from autopar.runtime.primitives.take import take
 from autopar.runtime.primitives.zero_fill import zero_fill
 from autopar.runtime.program import Program
 from autopar.runtime.recompute import recompute
-from autopar.runtime.rows_from import rows_from
 from autopar.runtime.scan import cumsum
 from autopar.runtime.session import Parallel
 from autopar.runtime.softmax import log_softmax, softmax
@@ -77,6 +76,7 @@ from autopar.runtime.transport.threads import simulate
 from autopar.runtime.wide import wide
 from autopar.runtime.wide_cost import wide_saves
 from autopar.runtime.windows import avg_pool, conv, conv_transpose, max_pool, pad
+from autopar.runtime.within import rows_from, within
 from autopar.runtime.world import default_world
 
 __all__ = [
@@ -173,5 +173,6 @@ __all__ = [
     "var",
     "wide",
     "wide_saves",
+    "within",
     "zero_fill",
 ]

@@ -48,6 +48,7 @@ GRADIENT_FIX = (
     "write the derivative out, or take derivatives along directions, forward: "
     "y, dy = torch.func.jvp(f, (x,), (v,)); a penalty on gradients of parameters is a step of its own, outside of the model"
 )
+_LSTSQ = "aten.linalg_lstsq.default"
 _GRADIENT_WORDS = ("functorch tensor", "tensorwrapper", "'tensor' object has no attribute 'constant'")
 _DATA_WORDS = ("data-dependent", "datadependent", ".numpy()", "_local_scalar_dense", ".item()", ".tolist()")
 _PLACE_WORDS = ("in-place operation", "inplace", "is mutated in the forward", "written-to tensor", "in place")
@@ -114,6 +115,9 @@ def check_node(node: fx.Node, results: Sequence[object], frame: Frame | None) ->
     where = _place(frame) or f"operator {node.target}"
     if isinstance(node.target, torch._ops.HigherOrderOperator):
         raise _higher_order(where, node)
+    if str(node.target) == _LSTSQ and any(user.users for user in node.users if user.args[1] == 1):
+        given = "forward reads the residuals of lstsq(), of which there are none where the matrix lacks rank"
+        raise CaptureError(refusal(where, given, DATA_RULE, fix="compute them: (a @ x - b).square().sum(-2)"))
     for result in results:
         if not isinstance(result, torch.Tensor):
             given = f"{node.target} takes a Python number out of a tensor"

@@ -2,6 +2,7 @@
 
     self.queue[:, ptr : ptr + n] = y        self.queue.index_copy_(1, rows_from(ptr, n, size), y)
     y = self.queue[:, ptr : ptr + n]        y = self.queue.index_select(1, rows_from(ptr, n, size))
+    y = self.queue.narrow(1, self.ptr, n)   the same
     self.ptr[0] = ptr                       the pointer as the tensor that it is
 
 Such a slice has a length of its own where both its bounds are one pointer, moved by numbers that are known. What is read is
@@ -59,6 +60,8 @@ class Pointing(TorchFunctionMode):
         """Make the call, or what stands for it."""
         given, name = dict(kwargs or {}), getattr(func, "__name__", "")
         if name == "__getitem__" and (found := _rows(*args)):
+            return self._read(args[0], found)
+        if name == "narrow" and (found := _narrowed(*args, **given)):
             return self._read(args[0], found)
         if name == "__setitem__" and (found := _rows(*args[:2])):
             return self._watched(args, lambda: _write(found, args[2]))
@@ -118,6 +121,13 @@ def _rows(x: Tensor, index: Any) -> _Rows | None:  # noqa: ANN401 (as between sq
     dim = sum(one is None or isinstance(one, slice) for one in before)
     view = x if all(one is ... or one == slice(None) for one in items) else x[tuple(items)]
     return _Rows(view, dim, torch.ops.autopar.rows_from(start.tensor, length, view.shape[dim]), single)
+
+
+def _narrowed(x: Tensor, dim: int, start: Any, length: Any) -> _Rows | None:  # noqa: ANN401
+    start = start.item() if isinstance(start, Tensor) else start
+    if not isinstance(start, Pointer):
+        return None
+    return _Rows(x, dim, torch.ops.autopar.rows_from(start.tensor, length, x.shape[dim]), False)
 
 
 def _ends(item: object) -> tuple[object, ...]:

@@ -2,10 +2,10 @@
 
 nn.TransformerEncoder     asks whether a mask is causal, to be faster; the mask itself says the same, so the answer is no
 ctc_loss                  the shape of its workspace follows the longest target; it is part of no result
-bincount(x, w, k)         zeros(k).index_add(0, x, w): a count beyond k would make it longer, and no shape may change
+lstsq                     has residuals where the matrix has full rank; that they are read is refused
 gradients inside forward  torch.autograd.grad, backward, torch.func.grad: refused
 packed sequences          refused
-numbers of tensors        where a slice begins, say (`autopar.capture.slices`)
+numbers of tensors        where a slice begins (`autopar.capture.slices`), and what torch's own functions only check (`reworded`)
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ from torch.nn.modules import transformer
 from torch.overrides import TorchFunctionMode
 
 from autopar.capture.refuse import GRADIENT_FIX, GRADIENT_RULE, NotAllowed
+from autopar.capture.reworded import REWORDED, unchecked
 from autopar.capture.slices import Pointing
 
 _CTC = (torch.ops.aten._ctc_loss.default, torch.ops.aten._ctc_loss.Tensor)
+_LSTSQ = torch.ops.aten.linalg_lstsq.default
 _PACKED_RULE = "one program serves all steps, so the shape of a tensor must not follow the numbers in another"
 _PACKED_FIX = (
     "give the recurrent layer the padded batch, and leave out what lies behind each row's end: "
@@ -38,7 +40,7 @@ def told() -> Iterator[None]:
     detect = transformer._detect_is_causal_mask
     transformer._detect_is_causal_mask = _asked
     try:
-        with _Told(), Pointing():
+        with unchecked(), _Told(), Pointing():
             yield
     finally:
         transformer._detect_is_causal_mask = detect
@@ -47,13 +49,14 @@ def told() -> Iterator[None]:
 @contextlib.contextmanager
 def shapes_told() -> Iterator[None]:
     """While active, results of operators whose shapes follow numbers have the largest shape that they can have."""
-    known = fake_impls.op_implementations_dict
-    before = {target: known[target] for target in _CTC if target in known}
-    known.update(dict.fromkeys(_CTC, _ctc_shapes))
+    known: Any = fake_impls.op_implementations_dict
+    told: dict[Any, Any] = dict.fromkeys(_CTC, _ctc_shapes) | {_LSTSQ: _lstsq_shapes}
+    before = {target: known[target] for target in told if target in known}
+    known.update(told)
     try:
         yield
     finally:
-        for target in _CTC:
+        for target in told:
             del known[target]
         known.update(before)
 
@@ -71,6 +74,22 @@ def _ctc_shapes(
     return scores.new_empty(rows), scores.new_empty(rows, scores.shape[0], 2 * targets.shape[-1] + 1)
 
 
+def _lstsq_shapes(
+    mode: object, func: object, a: Tensor, b: Tensor, rcond: float | None = None, *, driver: str | None = None
+) -> tuple[Tensor, ...]:
+    """The solution, the residuals as if all ranks were full (nothing may read them), ranks and singular values."""
+    vectors = b.dim() == 1 or (b.dim() == a.dim() - 1 and b.shape == a.shape[:-1])
+    batch = torch.broadcast_shapes(a.shape[:-2], b.shape[:-1] if vectors else b.shape[:-2])  # type: ignore[no-untyped-call]
+    columns = () if vectors else b.shape[-1:]
+    ranks = a.shape[:-2] if driver != "gels" else (0,)
+    values = (*a.shape[:-2], min(a.shape[-2:])) if driver in ("gelsd", "gelss") else (0,)
+    residuals = (*batch, *columns) if a.shape[-2] > a.shape[-1] and driver != "gelsy" else (0,)
+    return (
+        b.new_empty((*batch, a.shape[-1], *columns)), b.new_empty(residuals), a.new_empty(ranks, dtype=torch.int64),
+        a.new_empty(values, dtype=a.dtype.to_real()),
+    )  # fmt: skip
+
+
 class _Told(TorchFunctionMode):
     def __torch_function__(
         self,
@@ -81,8 +100,8 @@ class _Told(TorchFunctionMode):
     ) -> Any:  # noqa: ANN401 (whatever the call returns)
         """Make the call, or what stands for it. Raises NotAllowed where nothing does."""
         given, name = dict(kwargs or {}), getattr(func, "__name__", "")
-        if func in (torch.bincount, Tensor.bincount):
-            return _bincount(*args, **given)
+        if func in REWORDED:
+            return REWORDED[func](*args, **given)
         if func in (torch.ctc_loss, F.ctc_loss):  # with lengths in tensors: that with lists looks at the targets
             args = (*args[:2], *map(_tensor, args[2:4]), *args[4:])
             given = {key: _tensor(one) if key.endswith("_lengths") else one for key, one in given.items()}
@@ -95,12 +114,3 @@ class _Told(TorchFunctionMode):
 
 def _tensor(lengths: Any) -> Tensor:  # noqa: ANN401 (a tensor, or a list or tuple of numbers)
     return lengths if isinstance(lengths, Tensor) else torch.tensor(list(lengths))
-
-
-def _bincount(input: Tensor, weights: Tensor | None = None, minlength: int = 0) -> Tensor:
-    """``torch.bincount`` of `minlength` counts; without one the length is what the numbers make it."""
-    if not minlength:
-        return torch.bincount(input, weights)
-    value = torch.ones_like(input) if weights is None else weights
-    dtype = value.dtype if weights is None or value.dtype == torch.float32 else torch.float64
-    return torch.zeros(minlength, dtype=dtype).index_add(0, input.long(), value.to(dtype))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from autopar.ops.op import Local, Op, Sample, T, register
-from autopar.ops.rule import Call, Rule
+from autopar.ops.rule import Call, Dims, Rule
 from autopar.ops.text import invoke
 
 TARGET = "autopar.rows_from.default"
@@ -28,6 +28,17 @@ _LIBRARY.impl("rows_from", _means, "CompositeExplicitAutograd")
 torch.library.register_fake("autopar::rows_from", _means, lib=_LIBRARY)
 
 
+_LIBRARY.define("within(Tensor index, SymInt size) -> Tensor")
+
+
+def _same(index: Tensor, size: int) -> Tensor:
+    return index.clone()
+
+
+_LIBRARY.impl("within", _same, "CompositeExplicitAutograd")
+torch.library.register_fake("autopar::within", _same, lib=_LIBRARY)
+
+
 def _rows_from(call: Call) -> Rule:
     (rows,) = call.results[0].shape
     return Rule(((),), ((("i",),),), {"i": rows}, frozenset({"i"}))
@@ -41,5 +52,22 @@ register(
     Op(
         "rows_from", (TARGET,), "-> [i]", _rows_from, _emit_rows_from, work="memory", backward=0.0, saves="",
         samples=(Sample((T((), "index 3"), 4, 7)), Sample((T((), "index 1"), 4, 4))), means=_means,
+    )
+)  # fmt: skip
+
+
+def _within(call: Call) -> Rule:
+    names: Dims = tuple((f"d{i}",) for i in range(len(call.operands[0].shape)))
+    return Rule((names,), (names,), {f"d{i}": n for i, n in enumerate(call.operands[0].shape)})
+
+
+def _emit_within(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    return invoke("within", args)
+
+
+register(
+    Op(
+        "within", ("autopar.within.default",), "d* -> d*", _within, _emit_within, work="memory", backward=0.0, saves="",
+        samples=(Sample((T((4, 6), "index 5"), 5)),), means=_same,
     )
 )  # fmt: skip

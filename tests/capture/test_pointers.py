@@ -9,7 +9,7 @@ from trained import Together, assert_trains_the_same
 
 import autopar
 from autopar.errors import ProgramMismatch
-from autopar.runtime import rows_from
+from autopar.runtime import rows_from, within
 
 
 class Net(nn.Module):
@@ -165,3 +165,11 @@ def test_what_would_be_a_view_is_refused(way):
 def test_a_slice_that_would_be_shorter_is_an_error_of_the_step(first):
     with pytest.raises(ProgramMismatch, match=rf"the slice {first}:{first + 4}: it would be shorter: 12 rows"):
         rows_from(torch.tensor(first), 4, 12)
+
+
+@pytest.mark.parametrize("numbers", [[-1, 2], [0, 5]])
+def test_a_count_that_would_be_longer_is_an_error_of_the_step(numbers):
+    with pytest.raises(
+        ProgramMismatch, match=rf"there are 5 rows, and the numbers of the step are from {numbers[0]} to {numbers[1]}"
+    ):
+        within(torch.tensor(numbers), 5)

@@ -1,7 +1,10 @@
 """What torch.export cannot trace and a graph can have is in the program; gradients inside forward and packed rows are refused."""
 
+import itertools
+
 import pytest
 import torch
+import torch.distributions as D
 import torch.nn.functional as F
 from capture_refused import line_of, refused
 from compiling import QUICK
@@ -9,6 +12,7 @@ from torch import nn
 from trained import assert_trains_the_same
 
 import autopar
+from autopar.capture import reworded
 
 
 class Net(nn.Module):
@@ -49,6 +53,74 @@ def test_the_program_computes_what_was_told():
         assert_trains_the_same(each, model, inputs, steps=3)
 
 
+class Checked(Net):
+    """Functions of torch that look at numbers to say what is wrong with them, or how long a result is."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("start", torch.tensor(1))
+
+    def forward(self, x):
+        h = self.fc(x)
+        loss = F.gaussian_nll_loss(h, x, h.exp(), full=True) + F.gaussian_nll_loss(
+            h, x, h.exp().mean(1), reduction="sum"
+        )
+        loss = loss + nn.GaussianNLLLoss()(h, x, x.square()[:, :1]) + F.gaussian_nll_loss(h, x, 0.5)
+        loss = (
+            loss
+            + torch.cov(h, aweights=x[0].exp()).square().sum()
+            + h.cov().sum()
+            + (torch.corrcoef(h) * x[:, :4]).sum()
+        )
+        loss = loss + (torch.narrow(h, 1, self.start, 3) * h.narrow(1, (self.start + 1) % 3, 3)).sum()
+        solution, *_ = torch.linalg.lstsq(h.T, x.T)
+        loss = loss + solution.square().sum() + torch.linalg.lstsq(h.T, x.T, driver="gelsd").solution.sum()
+        normal, chosen = D.Normal(h, h.exp()), D.Categorical(logits=h)
+        loss = loss + D.kl_divergence(normal, D.Normal(x, 1.0)).mean() - D.Independent(normal, 1).log_prob(x).mean()
+        loss = loss - chosen.log_prob(x.argmax(1)).mean() - D.MixtureSameFamily(chosen, normal).log_prob(x[:, 0]).sum()
+        return loss - D.Bernoulli(h.sigmoid()).log_prob((x > 0).to(x.dtype)).mean() + chosen.entropy().mean()
+
+
+def test_checks_of_torchs_own_are_no_part_of_a_program():
+    torch.manual_seed(0)
+    model, inputs = Checked().double(), {"x": torch.randn(4, 6, dtype=torch.float64)}
+    checking = D.Distribution._validate_args
+    one = autopar.compile(model, inputs, grid="2", machine=QUICK)
+    assert D.Distribution._validate_args is checking
+    assert_trains_the_same(one, model, inputs, steps=2)
+
+
+def test_covariances_are_torchs():
+    torch.manual_seed(0)
+    x, often = torch.randn(4, 6, dtype=torch.float64, requires_grad=True), torch.tensor([1, 2, 0, 1, 3, 1])
+    weights = torch.rand(6, dtype=torch.float64, requires_grad=True)
+    whole = (x.detach() * 4).long()
+    for correction, fweights, aweights in itertools.product((0, 1, 9), (None, often), (None, weights)):
+        options = {"correction": correction, "fweights": fweights, "aweights": aweights}
+        for one in (x, x[0], x + 2j * x.roll(1, 0), whole):
+            _assert_same(reworded.cov(one, **options), torch.cov(one, **options), (x, weights))
+    for one in (x, x[:1], x[0], x + 2j * x.roll(1, 0), whole):
+        _assert_same(reworded.corrcoef(one), torch.corrcoef(one), (x,))
+    assert reworded.cov(x, fweights=-often).isnan().all()
+
+
+def _assert_same(found, wanted, leaves):
+    tolerance = 1e-12 if wanted.dtype in (torch.float64, torch.complex128) else 1e-5
+    torch.testing.assert_close(found, wanted, rtol=tolerance, atol=tolerance, equal_nan=True)
+    if wanted.requires_grad and wanted.isfinite().all():
+        gradients = [
+            torch.autograd.grad((one * one.detach()).sum().abs(), leaves, allow_unused=True, retain_graph=True)
+            for one in (found, wanted)
+        ]
+        torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-10)
+
+
+def test_a_negative_variance_gives_no_number():
+    for var in (torch.tensor([1.0, -1.0]), torch.tensor([1.0, 0.0])):
+        loss = reworded.gaussian_nll_loss(torch.ones(2), torch.ones(2), var, reduction="none")
+        assert loss.isnan().tolist() == (var < 0).tolist()
+
+
 class Penalty(Net):
     def forward(self, x):
         x = x.detach().requires_grad_()
@@ -81,9 +153,38 @@ class Packed(Net):
         return nn.utils.rnn.pad_packed_sequence(self.lstm(rows)[0], batch_first=True)[0].mean()
 
 
+class Classes(Net):
+    def forward(self, x):
+        return self.fc(x).sum() * F.one_hot((x > 0).sum(1)).sum()
+
+
+class Residuals(Net):
+    def forward(self, x):
+        found = torch.linalg.lstsq(self.fc(x).T, x[:4].T)
+        return found.residuals.sum()
+
+
+class Alike(Net):
+    def forward(self, x):
+        return self.fc(x).sum() if torch.allclose(x, self.fc(x)) else x.mean()
+
+
 @pytest.mark.parametrize(
     ("model", "code", "given", "fix"),
     [
+        (
+            Classes,
+            "return self.fc(x).sum() * F.one_hot(",
+            "one_hot() without a number of classes",
+            "F.one_hot(x, num_classes)",
+        ),
+        (Residuals, "found = torch.linalg.lstsq(", "the residuals of lstsq()", "(a @ x - b).square().sum(-2)"),
+        (
+            Alike,
+            "return self.fc(x).sum() if torch.allclose(",
+            "forward depends on the values of a tensor",
+            "torch.where",
+        ),
         (
             Penalty,
             "slope = torch.autograd.grad(y, x, create_graph=True)[0]",
@@ -101,7 +202,7 @@ class Packed(Net):
         ),
     ],
 )
-def test_gradients_inside_forward_and_packed_rows_are_refused(model, code, given, fix):
+def test_what_no_program_can_do_is_refused(model, code, given, fix):
     text = refused(model, {"x": torch.ones(6, 6)})
     assert text.startswith(line_of(model, code)[:-1]), text
     assert given in text.partition("rule:")[0]

@@ -1,4 +1,4 @@
-"""Rows that begin where a tensor says: the numbers of a slice ``x[ptr : ptr + n]`` of which ptr is kept in a buffer."""
+"""Numbers of rows that only the step knows, looked at before they are used: no shape of a program can follow them."""
 
 from __future__ import annotations
 
@@ -26,3 +26,17 @@ def rows_from(start: Tensor, n: int, size: int) -> Tensor:
         )
         raise ProgramMismatch(refusal(f"the slice {first}:{first + n}", given, rule, fix=fix))
     return torch.arange(first, first + n, device=start.device)
+
+
+def within(index: Tensor, size: int) -> Tensor:
+    """The index. Raises ProgramMismatch where a number in it is none of `size` rows.
+
+    >>> within(torch.tensor([4, 0]), 5)
+    tensor([4, 0])
+    """
+    if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < size:
+        given = f"there are {size} rows, and the numbers of the step are from {int(index.min())} to {int(index.max())}"
+        rule = "one program serves all steps, so the result has the same length in every step"
+        fix = "ask for more: torch.bincount(x, minlength=n) has to be told of the largest number that there will be"
+        raise ProgramMismatch(refusal("a count of numbers", given, rule, fix=fix))
+    return index
