@@ -73,6 +73,7 @@ from autopar.runtime.statistics import (
     var,
 )
 from autopar.runtime.transport.threads import simulate
+from autopar.runtime.valued import valued
 from autopar.runtime.wide import wide
 from autopar.runtime.wide_cost import wide_saves
 from autopar.runtime.windows import avg_pool, conv, conv_transpose, max_pool, pad
@@ -170,6 +171,7 @@ __all__ = [
     "take",
     "unfold",
     "update_rows",
+    "valued",
     "var",
     "wide",
     "wide_saves",

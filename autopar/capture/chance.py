@@ -12,7 +12,9 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
+from torch import nn
 
+from autopar.capture.untouched import advanced
 from autopar.errors import CaptureError, refusal
 from autopar.graph import Graph, Node
 
@@ -20,13 +22,18 @@ Captures = Callable[[], tuple[Graph, dict[str, torch.Tensor]]]
 _AGAIN = 3  # captures with other numbers
 
 
-def drawn_with(capture: Captures) -> tuple[Graph, dict[str, torch.Tensor]]:
-    """What `capture` returns. Raises CaptureError where it depends on numbers of Python's or numpy's generators."""
+def drawn_with(capture: Captures, module: nn.Module) -> tuple[Graph, dict[str, torch.Tensor]]:
+    """What `capture` returns. Raises CaptureError where it depends on numbers of Python's or numpy's generators.
+
+    Those that the module holds are put back by every capture, so that nothing tells whether they were used.
+    """
     before = _states()
-    graph, constants = capture()
-    if _states() != before:
-        for _ in range(_AGAIN):
-            _refuse_differences(graph, constants, *capture())
+    with advanced(module, 0) as held:
+        graph, constants = capture()
+    if held or _states() != before:
+        for i in range(_AGAIN):
+            with advanced(module, i + 1):
+                _refuse_differences(graph, constants, *capture())
     return graph, constants
 
 

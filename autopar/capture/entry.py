@@ -147,7 +147,7 @@ def _in_mode(
                 found.append(_any_rows(built, batch.given, program, name))
             return finished(program)
 
-        graph, constants = drawn_with(captured)
+        graph, constants = drawn_with(captured, built.module)
         batch = _of_any_rows(batch, found[0], finished, constants)
         paths = sum(node.target == PATH for node in graph.nodes)
         why = evaluation(built.module, *arguments(examples, built), built.mode, paths)

@@ -4,7 +4,7 @@ PyTorch leaves such a tensor its gradient: what reads w after ``with torch.no_gr
 gradient is that of w before. A functional graph has no such thing. In the graph that still writes in place, a read after
 the write therefore becomes
 
-    now + zero        now = w.detach(), zero = w - w.detach() of before the write: no number, and the gradient of w
+    valued(before, now)        the numbers of now = w.detach(), and the gradient of before = w.clone(), of before the write
 
 for a parameter, for what forward has computed, and for each view of either.
 """
@@ -21,6 +21,7 @@ from torch import fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
+import autopar.ops.valued  # noqa: F401  (torch.ops.autopar.valued)
 from autopar.capture.source import frames_of_text, innermost
 from autopar.errors import CaptureError, refusal
 
@@ -277,27 +278,26 @@ def _check(seen: _Watched, base: fx.Node, files: frozenset[str]) -> None:
 
 def _rewrite(graph: fx.Graph, seen: _Watched) -> None:
     """Let every late read be of the tensor as it is then, with the gradient that it had before the write."""
-    zeros: dict[fx.Node, fx.Node] = {}
+    copies: dict[fx.Node, fx.Node] = {}
 
-    def zero(one: fx.Node) -> fx.Node:
-        if one not in zeros:
+    def before(one: fx.Node) -> fx.Node:
+        if one not in copies:
             if one in seen.born:
                 source = next(other for other in one.all_input_nodes if other in seen.objects)
-                replaced = {source: zero(seen.objects[source])}
+                replaced = {source: before(seen.objects[source])}
                 with graph.inserting_after(one):
-                    zeros[one] = graph.node_copy(one, lambda other: replaced.get(other, other))
+                    copies[one] = graph.node_copy(one, lambda other: replaced.get(other, other))
             else:
                 assert seen.first is not None
                 with graph.inserting_before(seen.first):
-                    before = _call(graph, _DETACH, (one,), one)
-                    zeros[one] = _call(graph, _aten.sub.Tensor, (one, before), one)
-        return zeros[one]
+                    copies[one] = _call(graph, _aten.clone.default, (one,), one)
+        return copies[one]
 
     for node, one in seen.reads:
-        nothing = zero(seen.objects[one])
+        old = before(seen.objects[one])
         with graph.inserting_before(node):
             now = _call(graph, _DETACH, (seen.objects[one],), node)
-            node.replace_input_with(one, _call(graph, _aten.add.Tensor, (now, nothing), node))
+            node.replace_input_with(one, _call(graph, torch.ops.autopar.valued.default, (old, now), node))
 
 
 def _call(graph: fx.Graph, target: torch._ops.OpOverload, args: tuple[fx.Node, ...], like: fx.Node) -> fx.Node:

@@ -10,11 +10,13 @@ only ever sees fake ones.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import random
 import warnings
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from sys import modules
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -24,7 +26,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 _CONTAINERS = (OrderedDict, dict, list, set, deque)
-_GENERATORS = (torch.Generator, random.Random)
+_NUMPY = (np.random.Generator, np.random.RandomState)
+_GENERATORS = (torch.Generator, random.Random, *_NUMPY)
 _OPAQUE = (type, ModuleType, FunctionType, BuiltinFunctionType, FakeTensor)
 Restore = Callable[[], object]
 
@@ -54,6 +57,28 @@ def settings_kept() -> Iterator[None]:
         torch.set_rng_state(states[2])
         torch.set_grad_enabled(grad)
         torch.set_default_dtype(dtype)
+
+
+@contextlib.contextmanager
+def advanced(module: nn.Module, by: int) -> Iterator[bool]:
+    """While active, generators of Python and numpy that a module, or a file that defines it, holds are so many numbers further.
+
+    Gives whether there are any.
+    """
+    files = [
+        vars(modules[name]).values() for name in {type(part).__module__ for part in module.modules()} if name in modules
+    ]
+    near = itertools.chain(_reached(module), *files)
+    held: dict[int, Any] = {id(one): one for one in near if isinstance(one, (random.Random, *_NUMPY))}
+    restores = [restore for one in held.values() if (restore := _restore_of(one)) is not None]
+    try:
+        for one in held.values():
+            for _ in range(by):
+                one.random()
+        yield bool(held)
+    finally:
+        for restore in restores:
+            restore()
 
 
 def _reached(module: nn.Module) -> Iterator[object]:
@@ -104,6 +129,10 @@ def _restore_of(one: Any) -> Restore | None:  # noqa: ANN401 (anything that can 
         return partial(one.set_state, one.get_state())
     if isinstance(one, random.Random):
         return partial(one.setstate, one.getstate())
+    if isinstance(one, np.random.RandomState):
+        return partial(one.set_state, one.get_state())
+    if isinstance(one, np.random.Generator):
+        return partial(setattr, one.bit_generator, "state", one.bit_generator.state)
     return _container(one) if isinstance(one, _CONTAINERS) else None
 
 

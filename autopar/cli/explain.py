@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
         compiled = recompile(arguments.folder)
     calls = compiled.explain(arguments.name).calls
     if arguments.record:
-        print(_records(compiled, arguments.name, [node for node, _, _ in calls]), end="")
+        print(records(compiled, arguments.name, [node for node, _, _ in calls]), end="")
         return 0
     if arguments.json:
         print(json.dumps([_facts(compiled, *call) for call in calls]))
@@ -72,12 +72,21 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _records(compiled: Compiled, name: str, nodes: Sequence[Node]) -> str:
+def records(compiled: Compiled, name: str, nodes: Sequence[Node]) -> str:
     """The records of the calls whose letters were discovered, each once. Raises ConfigError where there are none."""
     from autopar.errors import ConfigError, refusal
     from autopar.ops import discover
+    from autopar.ops.functions import functions_among
 
     described = [compiled.built.described[node.name] for node in nodes]
+    own = functions_among(node.target for node in nodes)
+    if own:
+        rule = (
+            "a record is of an operator in torch.ops; a torch.autograd.Function is one only while its model is compiled"
+        )
+        fix = "make it an operator (torch.library.custom_op, register_autograd), and write its record: docs/adding_an_operator.md"
+        given = [f"{one.name} of {one.module}" for one in own]
+        raise ConfigError(refusal(f"explain {name!r} --record", "no record can be registered", rule, given, fix))
     texts = dict.fromkeys(discover.record_source(one.call) for one in described if discover.is_discovered(one.op))
     if not texts:
         known = list(dict.fromkeys(f"{one.node.name} ({one.node.target}): {one.op.note}" for one in described))

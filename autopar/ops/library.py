@@ -32,6 +32,7 @@ from autopar.ops import (
     slices,
     softmax,
     sorting,
+    valued,
     writing,
 )
 
@@ -67,5 +68,6 @@ __all__ = [
     "slices",
     "softmax",
     "sorting",
+    "valued",
     "writing",
 ]

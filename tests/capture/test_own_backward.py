@@ -13,6 +13,8 @@ from torch.autograd import Function
 from trained import assert_trains_the_same
 
 import autopar
+from autopar.cli.explain import records
+from autopar.errors import ConfigError
 
 
 class Every(nn.Module):
@@ -41,6 +43,15 @@ def test_a_function_is_one_call_by_its_name():
     assert "Straight.apply(" in source
     assert '"scaled", (0, 1))' in source
     assert every()[2].plan.batch.fixed == ""
+
+
+def test_no_record_is_printed_that_cannot_be_registered():
+    one = every()[2]
+    calls = [node for node in one.graph.nodes if "Straight" in node.target]
+    with pytest.raises(
+        ConfigError, match=r"no record can be registered\n.*\n  - Straight of own_backward\n  fix: make it an operator"
+    ):
+        records(one, "straight", calls)
 
 
 @pytest.mark.parametrize(("grid", "seed"), [("2", None), ("2x2", 3)])

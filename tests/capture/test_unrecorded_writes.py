@@ -114,7 +114,17 @@ def read_before_and_after(net, x):
     return z + y + fresh + w
 
 
+def infinities_replaced(net, x):
+    y = net.b(net.a(x)).masked_fill(x > 1, torch.inf)
+    z = y / 1
+    with torch.no_grad():
+        y.clamp_(-1, 1)
+        z[z.isinf()] = 0.5
+    return y * net.a(x) + z
+
+
 FORMS = [
+    infinities_replaced,
     standardised, clamped_data, clamped_after, written_twice, power_iteration, momentum, result_written, result_data,
     views_written, read_before_and_after,
 ]  # fmt: skip

@@ -13,7 +13,7 @@ OPS = {op.name: op for op in registry().values()}
 # Forms that the runtime computes in its own way, and in which something is divided, or compared, or masked.
 FORMS = (
     "amax", "amin", "max", "min", "std", "var", "norm", "logsumexp", "softmax", "log_softmax", "cross_entropy", "nll_loss",
-    "batch_norm", "layer_norm", "group_norm", "rms_norm", "attention", "adaptive_avg_pool", "cumsum",
+    "batch_norm", "layer_norm", "group_norm", "rms_norm", "attention", "adaptive_avg_pool", "cumsum", "scatter",
 )  # fmt: skip
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # torch on parts without rows
