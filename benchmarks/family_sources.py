@@ -8,6 +8,7 @@ transformers' inputs follow from the task.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 import sys
@@ -88,9 +89,9 @@ def _first_that_runs(trials: Iterator[tuple[Callable[[], nn.Module], Inputs]]) -
     while True:
         try:
             make, inputs = next(trials)
-            net = make()
-            if sum(one.numel() for one in net.parameters()) > MOST_PARAMETERS:
+            if _size(make) > MOST_PARAMETERS:
                 raise ValueError(f"more than {MOST_PARAMETERS / 1e6:.0f}M parameters")
+            net = make()
             loss = net(**inputs) if isinstance(inputs, dict) else net(*inputs)
             loss.backward()
             if not torch.isfinite(loss):
@@ -103,6 +104,15 @@ def _first_that_runs(trials: Iterator[tuple[Callable[[], nn.Module], Inputs]]) -
 
 
 MOST_PARAMETERS = 80e6
+
+
+def _size(make: Callable[[], nn.Module]) -> int:
+    """How many parameters a model has, found without memory for them; 0 for one that cannot be made so."""
+    try:
+        with torch.device("meta"):
+            return sum(one.numel() for one in make().parameters())
+    except Exception:  # a library may look at numbers
+        return 0
 
 
 # --- timm ----------------------------------------------------------------------------------------------------------------
@@ -182,7 +192,7 @@ def _vision(name: str) -> Subject:
     def trials() -> Iterator[tuple[Callable[[], nn.Module], Inputs]]:
         for extra in ({"num_classes": 12}, {"num_classes": 12, "init_weights": False}, {}):
             make = partial(_towards_pattern, partial(builder, **plain, **extra))
-            for shape in ((3, 64, 64), (3, 96, 96), (3, 224, 224), (3, 16, 64, 64), (3, 16, 224, 224)):
+            for shape in ((3, 64, 64), (3, 96, 96), (3, 224, 224), (3, 299, 299), (3, 16, 64, 64), (3, 16, 224, 224)):
                 yield make, (torch.randn(ROWS, *shape),)
             yield make, (torch.randn(ROWS, 3, 128, 128), torch.randn(ROWS, 3, 128, 128))  # pairs of images
 
@@ -202,6 +212,7 @@ SIZES: dict[str, Any] = {  # what fields of configurations become, where a confi
     **dict.fromkeys(("intermediate_size", "ffn_dim", "n_inner", "encoder_ffn_dim", "decoder_ffn_dim", "d_ff"), 64),
     **dict.fromkeys(("hidden_dim", "ffn_hidden_size", "max_position_embeddings", "n_positions", "max_length"), 64),
     **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size"), 32),
+    **dict.fromkeys(("mamba_n_heads", "linear_num_key_heads", "linear_num_value_heads"), 8),
     **dict.fromkeys(
         ("d_kv", "head_dim", "patch_size", "sliding_window", "state_size", "mamba_d_state", "rotary_dim"), 8
     ),
@@ -245,7 +256,8 @@ def _transformer(kind: str, tasks: Mapping[str, str]) -> Subject:
     def trials() -> Iterator[tuple[Callable[[], nn.Module], Inputs]]:
         for task, cls in tasks.items():
             for config in _configurations(kind):
-                yield partial(_own_loss, cls, config), _batch(config, task)
+                for inputs in _batches(config, task):
+                    yield partial(_own_loss, cls, config), inputs
 
     return _first_that_runs(trials())
 
@@ -260,30 +272,61 @@ def _configurations(kind: str) -> Iterator[Any]:
     """The type's configuration, ever less shrunk; each is tried."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    make = CONFIG_MAPPING[kind]
+    for names in (frozenset[str](), FEWER, WIDTHS, None):
+        for heads in HEADS:
+            yield _small(CONFIG_MAPPING[kind], names, heads)
+    yield _consistent(CONFIG_MAPPING[kind]())
+
+
+def _small(make: Callable[..., Any], kept: frozenset[str] | None, heads: Mapping[str, int]) -> Any:  # noqa: ANN401
+    """A configuration with small numbers in its fields but those `kept`, None: in a few; in those that it holds as well."""
     base = make()
-    fields = {name: value for name, value in SIZES.items() if hasattr(base, name)}
+    fields = {name: value for name, value in (SIZES | heads).items() if _has(base, name)}
     fields |= {name: 0.0 for name, value in vars(base).items() if isinstance(value, float) and _drops(name)}
     for name, small in (("depths", lambda n: [1] * n), ("hidden_sizes", lambda n: [16 * (i + 1) for i in range(n)])):
         if isinstance(getattr(base, name, None), list | tuple):
             fields[name] = small(len(getattr(base, name)))
-    fewer = {"head_dim", "embed_dim", "dim", "hidden_dim"}
-    widths = fewer | {"num_heads", "n_heads", "hidden_size", "d_model", "intermediate_size"}
-    fewest = {"num_hidden_layers", "n_layer", "num_layers", "n_layers", "vocab_size", "use_cache"}
-    for names in (fields.keys(), fields.keys() - fewer, fields.keys() - widths, fields.keys() & fewest, set()):
-        yield _consistent(make(**_taken(make, {name: fields[name] for name in fields if name in names})))
+    names = fields.keys() & FEWEST if kept is None else fields.keys() - kept
+    fields = {name: value for name, value in fields.items() if name in names}
+    for name, value in vars(base).items():
+        if hasattr(value, "to_dict"):
+            fields[name] = _small(type(value), kept, heads)
+            for other, default in vars(value).items():  # what this one has that its class does not give
+                if not _has(fields[name], other):
+                    setattr(fields[name], other, default)
+    return _consistent(make(**_taken(make, fields)))
+
+
+FEWER = frozenset({"head_dim", "embed_dim", "dim", "hidden_dim"})
+WIDTHS = FEWER | {"num_heads", "n_heads", "hidden_size", "d_model", "intermediate_size"}
+FEWEST = frozenset({"num_hidden_layers", "n_layer", "num_layers", "n_layers", "vocab_size", "use_cache"})
+HEADS: tuple[dict[str, int], ...] = (  # beside SIZES
+    {},
+    {"num_key_value_heads": 4},  # of the latent attention, as many as heads
+    {"num_heads": 8, "n_heads": 8},  # of state spaces, which are twice as wide
+)
 
 
 def _taken(make: Callable[..., Any], fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that a configuration takes: some refuse those that follow from others."""
-    taken: dict[str, Any] = {}
+    """The fields that a configuration takes: some refuse those that follow from others, or that do not suit others."""
+    taken = dict(fields)
+    with contextlib.suppress(Exception):  # a library's own check, as below
+        make(**taken)
+        return taken
+    taken = {}
     for name, value in fields.items():
-        try:
+        with contextlib.suppress(Exception):
             make(**taken, **{name: value})
-        except Exception:  # a library's own check
-            continue
-        taken[name] = value
+            taken[name] = value
     return taken
+
+
+def _has(config: Any, name: str) -> bool:  # noqa: ANN401 (a configuration)
+    """Whether a configuration has a field, one for all layers."""
+    try:
+        return hasattr(config, name)
+    except Exception:  # a library's own: it differs between layers
+        return False
 
 
 def _drops(name: str) -> bool:
@@ -291,37 +334,55 @@ def _drops(name: str) -> bool:
 
 
 def _consistent(config: Any) -> Any:  # noqa: ANN401 (a configuration)
-    """The configuration with as many entries in its list of layers as it has layers."""
+    """The configuration with as many entries in its list of layers as it has layers, and with the words that begin and pad."""
+    for name in ("pad_token_id", "decoder_start_token_id"):  # which a user gives who trains from nothing
+        if getattr(config, name, None) is None:
+            setattr(config, name, 0)
     layers = getattr(config, "num_hidden_layers", None)
     if vars(config).get("layer_types") and isinstance(layers, int):
         config.layer_types = list(config.layer_types)[:layers]
     return config
 
 
-def _batch(config: Any, task: str) -> dict[str, Tensor]:  # noqa: ANN401 (a configuration)
-    size = getattr(config, "image_size", None) or 64
-    size = size[0] if isinstance(size, list | tuple) else size
-    channels = getattr(config, "num_channels", None) or 3
-    words = min(getattr(config, "vocab_size", None) or 200, 200)
+def _batches(config: Any, task: str) -> list[dict[str, Tensor]]:  # noqa: ANN401 (a configuration)
+    """Inputs that models of a task take, in the few ways in which they are called."""
+    size, channels, words = (_field(config, *names) for names in (("image_size",), ("num_channels",), ("vocab_size",)))
+    size, channels, words = size or 64, channels or 3, min(words or 200, 200)
+    bins = _field(config, "num_mel_bins", "input_feat_per_channel") or 80
     kinds = torch.randint(0, 2, (ROWS,))
     ids = torch.randint(3, words, (ROWS, 12))
     answer = torch.randint(3, words, (ROWS, 8))
-    frames = torch.randn(ROWS, 400, getattr(config, "input_feat_per_channel", None) or 80)
-    wave = torch.randn(ROWS, 4000)
-    made: dict[str, dict[str, Tensor]] = {
-        "causal": {"input_ids": ids, "labels": ids.clone()},
-        "masked": {"input_ids": ids, "labels": ids.clone()},
-        "seq2seq": {"input_ids": ids, "labels": answer},
-        "text": {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": kinds},
-        "image": {"pixel_values": torch.randn(ROWS, channels, size, size), "labels": kinds},
-        "video": {"pixel_values": torch.randn(ROWS, getattr(config, "num_frames", 8), channels, size, size), "labels": kinds},
-        "segments": {"pixel_values": torch.randn(ROWS, channels, size, size), "labels": torch.randint(0, 2, (ROWS, size, size))},
-        "depth": {"pixel_values": torch.randn(ROWS, channels, size, size), "labels": torch.rand(ROWS, size, size)},
-        "speech": {"input_features": frames, "labels": answer},
-        "audio": {"input_values": wave, "labels": kinds},
-        "sound": {"input_values": wave, "labels": answer},
-    }  # fmt: skip
+    wave, image = torch.randn(ROWS, 4000), torch.randn(ROWS, channels, size, size)
+    spectra = {"time first": torch.randn(ROWS, 400, bins), "bins first": torch.randn(ROWS, bins, 128)}
+    frames = torch.randn(ROWS, _field(config, "max_length") or 128, bins)
+    video = torch.randn(ROWS, _field(config, "num_frames") or 8, channels, size, size)
+    made: dict[str, list[dict[str, Tensor]]] = {
+        "causal": [{"input_ids": ids, "labels": ids.clone()}],
+        "masked": [{"input_ids": ids, "labels": ids.clone()}, {"pixel_values": image}],
+        "seq2seq": [{"input_ids": ids, "labels": one} for one in (answer, ids.clone())],
+        "text": [{"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": kinds}],
+        "image": [{"pixel_values": image, "labels": kinds}],
+        "video": [{"pixel_values": video, "labels": kinds}],
+        "segments": [{"pixel_values": image, "labels": torch.randint(0, 2, (ROWS, size, size))}],
+        "depth": [{"pixel_values": image, "labels": torch.rand(ROWS, size, size)}],
+        "speech": [{"input_features": one, "labels": answer} for one in spectra.values()]
+        + [{"input_values": wave, "labels": answer}],
+        "audio": [{"input_values": wave, "labels": kinds}, {"input_values": frames, "labels": kinds}],
+        "sound": [{"input_values": wave, "labels": answer}]
+        + [{"input_features": one, "labels": answer} for one in spectra.values()],
+    }
     return made[task]
+
+
+def _field(config: Any, *names: str) -> int:  # noqa: ANN401 (a configuration)
+    """The first of these fields that a configuration, or one that it holds, has; 0 where there is none."""
+    for held in (config, *(one for one in vars(config).values() if hasattr(one, "to_dict"))):
+        for name in names:
+            value = getattr(held, name, None)
+            value = value[0] if isinstance(value, list | tuple) and value else value
+            if isinstance(value, int):
+                return value
+    return 0
 
 
 SOURCES: dict[str, Callable[[], dict[str, Callable[[], Subject]]]] = {

@@ -16,6 +16,8 @@ Writes into parts of a tensor, which functionalization leaves behind, as joins o
     select_scatter(x, y, dim, i)            cat(x[:i], y[None], x[i + 1:])
     copy(x, y), fill(x, y)                  y expanded to x, in x's dtype
 
+Elements by their places in memory, by their places in a flat view (`strided`), and views of what lies otherwise by copies.
+
 Tensors that only lend a shape or a dtype, by that: a graph does not read them.
 
     type_as(x, y), to(x, y)                 x.to(y.dtype)
@@ -32,6 +34,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from autopar.capture import strided
 
 aten = torch.ops.aten
 Sizes = Sequence[int] | None
@@ -70,6 +74,9 @@ def table() -> dict[Any, Callable[..., object]]:
         aten.broadcast_tensors.default: broadcast_tensors,
         aten.view_as.default: reshape_as,
         aten.reshape_as.default: reshape_as,
+        aten.as_strided.default: strided.as_strided,
+        aten.as_strided_copy.default: strided.as_strided,
+        aten.view.default: strided.view,
     }
 
 

@@ -26,8 +26,9 @@ from autopar.capture.known import Known
 from autopar.capture.quiet import quiet
 from autopar.capture.refuse import NumberTaken
 from autopar.capture.returned import only_tensors
-from autopar.capture.source import frames_of_error, innermost, user_files
+from autopar.capture.source import frames_of_error, frames_of_text, innermost, user_files
 from autopar.capture.state import check_state
+from autopar.capture.strided import tell_of_flat
 from autopar.capture.told import shapes_told
 from autopar.capture.unrecorded import keep_gradients
 from autopar.capture.untouched import untouched
@@ -89,6 +90,7 @@ def functional(
         _detach_in_words(program.graph_module)
         keep_gradients(program, user_files(module))
         _keep_no_grad(program.graph_module)
+        tell_of_flat(program.graph_module, user_files(module))
         found: ExportedProgram = program.run_decompositions(decompose.table())
         _restore_lines(found.graph_module, lines)
         return found
@@ -108,7 +110,7 @@ def _explain(
     error: Exception, module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], name: str
 ) -> str:
     files = frozenset[str]() if isinstance(error, NumberTaken) else user_files(module)  # of a number, the very line
-    frame = innermost(frames_of_error(error), files)
+    frame = innermost(frames_of_error(error), files) or innermost(frames_of_text(str(error)), files)
     where = f"{frame.place}: `{frame.code}`" if frame else f"{name} ({type(module).__name__})"
     return refuse.explain(error, where, describe(args, kwargs))
 

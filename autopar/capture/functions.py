@@ -21,7 +21,7 @@ from torch.utils.checkpoint import CheckpointFunction
 
 from autopar.capture.source import Frame, frames_of_stack, innermost, user_files
 from autopar.errors import CaptureError, refusal
-from autopar.ops.functions import keep, place_of, schema_type
+from autopar.ops.functions import keep, place_of, schema_type, spelled
 
 _RULE = "a torch.autograd.Function with a backward of its own is kept as one call of tensors and plain values"
 _LEVEL: Any = _SingleLevelFunction  # the class whose `apply` Function.apply ends in
@@ -56,7 +56,8 @@ def _recorded(cls: type[Function], args: Sequence[Any], files: frozenset[str]) -
     frame = innermost(frames_of_stack(), files)
     strange = [f"argument {i}: {_spell(value)}" for i, value in enumerate(args) if not schema_type(value)[0]]
     if strange:
-        fix = "give tensors one by one, and numbers or strings; a function that computes a part of the model again in backward "
+        fix = "give tensors one by one, and numbers, strings or dicts of them; a function that computes a part of the "
+        fix += "model again in backward "
         fix += "is not needed: call that part itself, and autopar computes again what does not fit into memory"
         raise _refused(frame, f"{cls.__name__} takes something else", strange, fix)
     place = place_of(cls)
@@ -66,7 +67,7 @@ def _recorded(cls: type[Function], args: Sequence[Any], files: frozenset[str]) -
     found, tupled = _tried(cls, args, frame)
     target = keep(cls, place, args, len(found), tupled).target
     space, name, overload = target.split(".")
-    return getattr(getattr(getattr(torch.ops, space), name), overload)(*args)
+    return getattr(getattr(getattr(torch.ops, space), name), overload)(*spelled(args))
 
 
 class _Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]

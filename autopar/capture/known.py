@@ -23,7 +23,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 from autopar.capture.pointers import pointer
 from autopar.capture.refuse import NumberTaken
 
-_MOST = 4096  # elements of a tensor whose numbers are kept
+_MOST = 1 << 22  # elements of a tensor whose numbers are kept: masks of attention are as large
+_MOST_BYTES = 1 << 28  # of all of them
 _READS = frozenset(
     {"item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__complex__", "__index__", "__contains__"}
     | {"equal", "allclose", "is_nonzero"}
@@ -39,6 +40,7 @@ class Known(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self._numbers: dict[int, tuple[Tensor, Tensor]] = {}  # by identity: the fake, kept alive, and its numbers
+        self._bytes = 0
 
     def __torch_function__(
         self,
@@ -95,7 +97,7 @@ class Known(TorchFunctionMode):
     def _compute(self, func: Callable[..., Any], args: tuple[Any, ...], given: dict[str, Any], result: object) -> bool:
         """Whether the same call could be made with numbers."""
         fakes = [one for one in tree_leaves(result) if isinstance(one, Tensor)]
-        if any(not isinstance(one, FakeTensor) or one.numel() > _MOST for one in fakes):
+        if any(not isinstance(one, FakeTensor) or one.numel() > _MOST for one in fakes) or self._bytes > _MOST_BYTES:
             return False
         with _disable_current_modes():
             state = torch.default_generator.get_state()
@@ -108,7 +110,9 @@ class Known(TorchFunctionMode):
                 return False
             found = [one for one in tree_leaves(numbers) if isinstance(one, Tensor)]
             alike = [(one.shape, one.dtype) for one in found] == [(one.shape, one.dtype) for one in fakes]
-            self._numbers |= {id(fake): (fake, one) for fake, one in zip(fakes, found, strict=True)} if alike else {}
+            if alike:
+                self._numbers |= {id(fake): (fake, one) for fake, one in zip(fakes, found, strict=True)}
+                self._bytes += sum(one.nbytes for one in found)
             return alike
 
     def _numbered(self, leaf: Any) -> Any:  # noqa: ANN401 (any argument)

@@ -188,6 +188,9 @@ def explain(error: Exception, where: str, given: Sequence[str]) -> str:
         return refusal(where, given, GRADIENT_RULE, [said], GRADIENT_FIX)
     if isinstance(error, GuardOnDataDependentSymNode | NumberTaken) or any(word in words for word in _DATA_WORDS):
         return refusal(where, "forward depends on the values of a tensor", DATA_RULE, [said], DATA_FIX)
+    if "as_strided() is non-compositional" in words:
+        given = "a tensor is written through as_strided"
+        return refusal(where, given, _PLACE_RULE, fix=f"write to a tensor of its own; {_PLACE_FIX}")
     if any(word in words for word in _PLACE_WORDS):
         return refusal(where, "a tensor is changed in place that must not be", _PLACE_RULE, [said], _PLACE_FIX)
     if type(error).__name__ == "UnsupportedOperatorException":

@@ -57,8 +57,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self, given: list[Tensor], seen: Rehearsal) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._known = {id(one): Met(one, 0, True, "") for one in given}
-        self._storages = {_storage(one): known for one, known in zip(given, self._known.values(), strict=True)}
+        self._known = {id(one): Met(one, 0, True, "") for one in given}  # of tied tensors one
+        self._storages = {_storage(known.tensor): known for known in self._known.values()}
         self._seen = seen
 
     def __torch_dispatch__(

@@ -36,6 +36,7 @@ from autopar.capture.guards import Guard, N, Unproved, sizes
 from autopar.capture.source import OURS, TORCH, Frame, frames_of_text, innermost, user_files
 
 _CHECKS = ("_assert_tensor_metadata", "_assert_scalar", "_assert_async", "sym_constrain_range")
+_STRIDES = (torch.ops.aten.sym_stride.int, torch.ops.aten.sym_storage_offset.default)
 _WHOLE = 2**63 - 1  # where a slice ends that has no end
 
 
@@ -59,6 +60,7 @@ class Symbolic:
     def at(self, rows: int) -> ExportedProgram:
         """The trace, its inputs with so many rows: what is computed from it has no symbol any more."""
         _without_copies(self.program.graph_module)
+        _with_strides(self.program, rows)
         for node in self.program.graph.find_nodes(op="placeholder"):
             value = node.meta.get("val")
             if isinstance(value, torch.Tensor) and _symbolic(value):
@@ -244,6 +246,14 @@ def _expanded_to_itself(node: fx.Node, rows: int) -> fx.Node | None:
     """What an expansion gives back as it is: models leave one to the batch out where the batch is one row."""
     source = node.args[0] if str(node.target) == "aten.expand.default" else None
     return source if isinstance(source, fx.Node) and _shapes(node, rows) == _shapes(source, rows) else None
+
+
+def _with_strides(program: ExportedProgram, rows: int) -> None:
+    """Strides as numbers: asked of a tensor again, they are those of the program's, which may lie otherwise."""
+    for part in _graphs(program):
+        strides = {node: _number(node.meta["val"], rows) for node in part.graph.nodes if node.target in _STRIDES}
+        for user in {user for node in strides for user in node.users}:
+            user.args = fx.map_arg(user.args, lambda one: strides.get(one, one))  # noqa: B023 (called here)
 
 
 def _without_copies(root: fx.GraphModule) -> None:

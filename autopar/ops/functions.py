@@ -7,6 +7,7 @@ granted of a backward: it need not be linear in the gradient, so that addends of
 
 from __future__ import annotations
 
+import ast
 import functools
 import itertools
 import re
@@ -43,6 +44,7 @@ class Kept:
     name      its qualified name there, ``"StraightThrough"``
     printed   what programs call it
     lists     the positions of arguments that are lists; other sequences are tuples
+    dicts     the positions of arguments that are dicts of plain values: the operator takes them as they are spelled
     tupled    it returns a tuple
     """
 
@@ -51,6 +53,7 @@ class Kept:
     name: str
     printed: str
     lists: frozenset[int]
+    dicts: frozenset[int]
     tupled: bool
     function: type[Function]
 
@@ -77,7 +80,21 @@ def schema_type(value: object) -> tuple[str, str]:
         text, short = kinds.pop()
         able = not kinds and text in ("bool", "SymInt", "float")
         return (f"{text}[]", short.upper() + "l" * isinstance(value, list)) if able else ("", "")
+    if isinstance(value, dict):
+        return ("str", "m") if _plain(value) else ("", "")
     return next(((text, short) for kind, text, short in _TYPES if isinstance(value, kind)), ("", ""))
+
+
+def _plain(value: dict[Any, Any]) -> bool:
+    try:
+        return bool(ast.literal_eval(repr(value)) == value)
+    except (SyntaxError, ValueError):  # it holds something else than numbers, strings and sequences of them
+        return False
+
+
+def spelled(args: Sequence[object]) -> list[object]:
+    """Arguments as an operator takes them."""
+    return [repr(x) if isinstance(x, dict) else x for x in args]
 
 
 def place_of(function: type[Function]) -> tuple[str, str] | None:
@@ -94,7 +111,7 @@ def keep(function: type[Function], place: tuple[str, str], args: Sequence[object
     """The function, found at `place`, as an operator of these kinds of arguments and so many results."""
     module, name = place
     types = [schema_type(value) for value in args]
-    lists = frozenset(i for i, value in enumerate(args) if isinstance(value, list))
+    lists, dicts = (frozenset(i for i, x in enumerate(args) if isinstance(x, kind)) for kind in (list, dict))
     space, base = re.sub(r"\W", "_", module), name.replace(".", "_")
     overload = "".join(short for _, short in types) + (f"_{results}" if tupled else "")
     target = f"{space}.{base}.{overload}"
@@ -102,7 +119,7 @@ def keep(function: type[Function], place: tuple[str, str], args: Sequence[object
         returns = ", ".join(["Tensor"] * results)
         given = ", ".join(f"{text} x{i}" for i, (text, _) in enumerate(types))
         _define(space, f"{base}.{overload}", f"({given}) -> {f'({returns})' if tupled else returns}", target)
-    _KEPT[target] = Kept(target, module, name, _printed(place), lists, tupled, function)
+    _KEPT[target] = Kept(target, module, name, _printed(place), lists, dicts, tupled, function)
     return _KEPT[target]
 
 
@@ -143,6 +160,7 @@ def _define(space: str, name: str, schema: str, target: str) -> None:
 def apply(one: Kept, args: Sequence[object]) -> Any:  # noqa: ANN401
     """The function on arguments as torch hands them to an operator."""
     own = [tuple(x) if isinstance(x, list) and i not in one.lists else x for i, x in enumerate(args)]
+    own = [ast.literal_eval(x) if i in one.dicts and isinstance(x, str) else x for i, x in enumerate(own)]
     return one.function.apply(*own)  # type: ignore[no-untyped-call]
 
 
@@ -150,6 +168,7 @@ def text(one: Kept, args: Sequence[object]) -> str:
     """The call in a program: ``Straight.apply(x, 0.5)``."""
     given = [literal(x) for x in args]
     given = [f"[{x.strip('(),')}]" if i in one.lists else x for i, x in enumerate(given)]
+    given = [str(args[i]) if i in one.dicts else x for i, x in enumerate(given)]
     return f"{one.printed}.apply({', '.join(given)})"
 
 

@@ -42,6 +42,8 @@ def test_a_function_is_one_call_by_its_name():
     assert 'Inner = function("own_backward", "Holder.Inner")' in source
     assert "Straight.apply(" in source
     assert '"scaled", (0, 1))' in source
+    assert "Same.apply(" in source
+    assert str(own_backward.SCALED) in source
     assert every()[2].plan.batch.fixed == ""
 
 
