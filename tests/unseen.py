@@ -4,6 +4,7 @@ A line marked ``# refused`` is where a model must be refused; the others train a
 """
 
 import torch
+import torch.nn.functional as F
 from small_models import normal
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -205,6 +206,29 @@ class EnableGrad(Net):
                 inner = self.b(h)
             outer = self.b(h)
         return inner * outer
+
+
+class HandedThrough(Net):
+    """What gives back its argument as it is leaves it its gradient, also for those that read it later."""
+
+    def change(self, h):
+        with torch.no_grad():
+            scale = torch.atleast_1d(h.to(h.dtype).contiguous()).abs().mean() + 1
+        return self.b(h) / scale
+
+
+class HandedOut(Net):
+    def change(self, h):
+        with torch.no_grad():
+            same, other = F.dropout(h.type_as(h), 0.3, False), h.reshape(h.shape)
+        return self.b(same) * other
+
+
+class BestOfLinear(Net):
+    def change(self, h):
+        with torch.no_grad():
+            best = self.b(h).topk(2, -1).indices.to(torch.int32)
+        return self.b(h).gather(1, best.long())
 
 
 class SetGradEnabled(Net):

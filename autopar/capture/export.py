@@ -2,13 +2,12 @@
 
 ``export(strict=False)`` runs forward once on fake tensors; ``run_decompositions`` then removes in-place updates and keeps
 composite operators whole, but for the few of `decompose`. It also forgets ``torch.no_grad()`` regions, and with them that
-no gradient flows through their results; these are therefore marked with a detach before.
+no gradient flows through their results; these are therefore marked with a detach before (`no_grad`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import operator
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -23,6 +22,7 @@ from autopar.capture.build import describe
 from autopar.capture.functions import kept
 from autopar.capture.hooks import no_hooks
 from autopar.capture.known import Known
+from autopar.capture.no_grad import detach_in_words, itself_without_gradient, keep_no_grad
 from autopar.capture.quiet import quiet
 from autopar.capture.refuse import NumberTaken
 from autopar.capture.returned import only_tensors
@@ -87,9 +87,10 @@ def functional(
         shapes_told(),
     ):
         lines = _lines_inside(program.graph_module)
-        _detach_in_words(program.graph_module)
+        detach_in_words(program.graph_module)
+        itself_without_gradient(program.graph_module)
         keep_gradients(program, user_files(module))
-        _keep_no_grad(program.graph_module)
+        keep_no_grad(program.graph_module)
         tell_of_flat(program.graph_module, user_files(module))
         found: ExportedProgram = program.run_decompositions(decompose.table())
         _restore_lines(found.graph_module, lines)
@@ -131,41 +132,3 @@ def _restore_lines(root: fx.GraphModule, lines: Mapping[str, str]) -> None:
         names = re.findall(r"<eval_with_key>[^\n]*\n\s*(\w+) =", node.meta.get("stack_trace") or "")
         if names and lines.get(names[-1]):
             node.meta["stack_trace"] = lines[names[-1]]
-
-
-def _detach_in_words(root: fx.GraphModule) -> None:
-    """``x.detach_()`` as ``x = x.detach()``: functionalization would drop it, since it changes no number."""
-    for part in root.modules():
-        if isinstance(part, fx.GraphModule):
-            for node in part.graph.nodes:
-                if node.target is torch.ops.aten.detach_.default:
-                    node.target = torch.ops.aten.detach.default
-            part.recompile()
-
-
-def _keep_no_grad(root: fx.GraphModule) -> None:
-    """Detach every result of a no_grad region, in place, in the graph and in those nested in it."""
-    for part in root.modules():
-        if isinstance(part, fx.GraphModule):
-            for node in part.graph.nodes:
-                if str(node.target) == "wrap_with_set_grad_enabled" and node.args[0] is False:
-                    for user in [user for user in node.users if user.target is operator.getitem]:
-                        _detach_after(part.graph, user)
-                    _detach_inputs(part, node)
-            part.recompile()
-
-
-def _detach_inputs(outer: fx.GraphModule, region: fx.Node) -> None:
-    """Nothing that the region writes, to a buffer say, carries a gradient: it reads its own detached view of each tensor."""
-    inner = outer.get_submodule(str(region.args[1].target)) if isinstance(region.args[1], fx.Node) else None
-    if isinstance(inner, fx.GraphModule):
-        for node in [node for node in inner.graph.nodes if node.op == "placeholder"]:
-            if isinstance(node.meta.get("val"), torch.Tensor):
-                _detach_after(inner.graph, node)
-
-
-def _detach_after(graph: fx.Graph, node: fx.Node) -> None:
-    with graph.inserting_after(node):
-        detached = graph.call_function(torch.ops.aten.detach.default, (node,))
-    detached.meta = dict(node.meta)
-    node.replace_all_uses_with(detached, delete_user_cb=lambda user: user is not detached)

@@ -101,8 +101,10 @@ def _as_affine(graph: Graph, node: Node) -> tuple[str, Node | None]:
 
 def _restores_rows(graph: Graph, node: Node, after: Node) -> bool:
     """Whether `after` does nothing but give two-dimensional rows their leading dims back."""
+    if after.target != _RESHAPE:
+        return False
     before, shape = graph.values[node.outputs[0]].shape, graph.values[after.outputs[0]].shape
-    return after.target == _RESHAPE and len(before) == 2 and len(shape) > 2 and shape[-1] == before[-1]
+    return len(before) == 2 and len(shape) > 2 and shape[-1] == before[-1]
 
 
 def gelu(graph: Graph) -> Graph:
