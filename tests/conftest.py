@@ -73,6 +73,9 @@ def pytest_collection():
         return (yield)
     finally:
         gc.freeze()
+        gc.set_threshold(
+            20_000, 20, 50
+        )  # of what torch.export makes, too, a tenth of the time went into looking for garbage
         gc.enable()
 
 

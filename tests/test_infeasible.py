@@ -32,8 +32,8 @@ def gpt():
     ("name", "what"),
     [
         ("gpt", {}),
-        ("gpt", {"recompute": "always"}),
-        ("gpt", {"plan": "zero"}),
+        ("layers", {"recompute": "always"}),
+        ("wide_mlp", {"plan": "zero"}),
         ("wide_mlp", {"optimizer": "sgd"}),
         ("wide_mlp", {"pin": ["fc1: b0@axis0"]}),
         ("wide_mlp", {"recompute": "never"}),

@@ -1,6 +1,6 @@
 """Models drawn from the samples of all records, under drawn strategies: see `autopar.proof.programs`.
 
-Always the same 50 programs, each cut in six ways; `benchmarks/random_programs.py` draws others, thousands of them.
+Always the same 30 programs, each cut in six ways; `benchmarks/random_programs.py` draws others, thousands of them.
 """
 
 import random
@@ -12,7 +12,7 @@ from autopar.proof import GRIDS
 from autopar.proof.programs import drawable, drawn_model
 from autopar.proof.programs_run import Case
 
-MODELS, STRATEGIES, CUTS = 10, 5, 6
+MODELS, STRATEGIES, CUTS = 6, 5, 6
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 

@@ -1,6 +1,7 @@
 """ZeRO by itself: under a limit that data parallelism breaks, parameters are stored in parts, and two ranks train as one does."""
 
 import pytest
+from shared_captures import of_file
 from spmd import mpiexec
 
 import autopar
@@ -35,6 +36,7 @@ BATCH = ["--pin", "wide: b0@axis0", "--pin", "slim: b0@axis0", "--pin", "tanh: d
 @pytest.mark.parametrize("given", [BATCH, ["--plan", "zero"]], ids=["by itself", "baseline"])
 def test_parameters_in_parts_train_as_the_sequential_model(tmp_path, monkeypatch, given):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("autopar.capture.capture", of_file)
     (tmp_path / "model.py").write_text(MODEL)
     assert main(["compile", "model.py", "--grid", "2", "--plan", "data", "-o", "data"]) == 0
     data = autopar.load_plan("data")

@@ -51,6 +51,7 @@ def test_lenet5_in_simulated_ranks():
 
 
 @pytest.mark.spmd
+@pytest.mark.zoo
 def test_lenet5_on_four_ranks_by_hand_and_compiled():
     """The benchmark's shortest run: three batches on MPI, in float64 beside one process, and a trial in float32."""
     command = [sys.executable, str(ROOT / "benchmarks" / "lenet5.py"), "--small", "--json"]

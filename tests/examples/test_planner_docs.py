@@ -5,6 +5,8 @@ import shlex
 import sys
 from pathlib import Path
 
+from shared_captures import of_file
+
 from autopar.cli.main import main
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "planner.md").read_text(encoding="utf-8")
@@ -16,6 +18,7 @@ def blocks(language):
 
 def test_every_example_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("autopar.capture.capture", of_file)  # the same model in all of them
     monkeypatch.syspath_prepend(str(tmp_path))
     model, script = blocks("python")
     (tmp_path / "net.py").write_text(model)

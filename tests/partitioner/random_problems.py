@@ -1,10 +1,22 @@
 """Random partition problems small enough to try every choice."""
 
+import contextlib
+
 import numpy as np
 
 from autopar.partitioner.problem import Choices, Edge, Problem
 
 SHAPES = ("chain", "tree", "series-parallel", "sparse")
+
+
+@contextlib.contextmanager
+def told(which):
+    """A failure inside says of which of many problems it is."""
+    try:
+        yield
+    except BaseException as error:
+        error.add_note(which)
+        raise
 
 
 def pairs(shape, count, rng):

@@ -3,7 +3,7 @@ import time
 
 import numpy as np
 import pytest
-from random_problems import SHAPES, layered_problem, random_problem
+from random_problems import SHAPES, layered_problem, random_problem, told
 
 from autopar.partitioner import forests, kernels
 from autopar.partitioner.flat import flatten
@@ -12,8 +12,13 @@ from autopar.partitioner.problem import NoChoice, Problem, evaluate, fits, live_
 from autopar.partitioner.solve import solve
 
 
-@pytest.mark.parametrize("seed", range(60))
-def test_flat_arrays_say_the_same(seed):
+def test_flat_arrays_say_the_same():
+    for seed in range(60):
+        with told(f"seed {seed}"):
+            flat_arrays_say_the_same(seed)
+
+
+def flat_arrays_say_the_same(seed):
     problem = random_problem(seed)
     flat, rng = flatten(problem), np.random.default_rng(seed)
     times = 0
@@ -29,8 +34,13 @@ def test_flat_arrays_say_the_same(seed):
         assert (held > flat.room).any() == (not fits(peak, problem.limit))
 
 
-@pytest.mark.parametrize("seed", range(0, 120, 3))
-def test_any_messages_and_prices_prove_a_bound(seed):
+def test_any_messages_and_prices_prove_a_bound():
+    for seed in range(0, 120, 3):
+        with told(f"seed {seed}"):
+            any_messages_and_prices_prove_a_bound(seed)
+
+
+def any_messages_and_prices_prove_a_bound(seed):
     problem = random_problem(seed)
     try:
         best = solve(problem, "exhaustive").cost
@@ -66,7 +76,7 @@ def test_the_answer_fits_and_is_near_the_optimum(tight):
     problem = layered_problem(5, count=12, strategies=6, tight=tight)
     best = solve(problem, "ilp")
     heard = []
-    found = solve_large(problem, time.perf_counter() + 1.5, lambda cost, bound: heard.append((cost, bound)))
+    found = solve_large(problem, time.perf_counter() + 0.7, lambda cost, bound: heard.append((cost, bound)))
     assert found.choice is not None
     cost, peak = evaluate(problem, found.choice)
     assert fits(peak, problem.limit)

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from random_problems import layered_problem, random_problem
+from random_problems import layered_problem, random_problem, told
 
 from autopar.partitioner.dual import ascend, decode, excess, links, priced, silence, sweep, used, value
 from autopar.partitioner.ilp import least_peak, solve_core
@@ -40,8 +40,13 @@ def feasible(seed):
         return None
 
 
-@pytest.mark.parametrize("seed", range(120))
-def test_reductions_keep_the_optimum_and_the_way_back_keeps_the_cost(seed):
+def test_reductions_keep_the_optimum_and_the_way_back_keeps_the_cost():
+    for seed in range(120):
+        with told(f"seed {seed}"):
+            reductions_keep_the_optimum_and_the_way_back_keeps_the_cost(seed)
+
+
+def reductions_keep_the_optimum_and_the_way_back_keeps_the_cost(seed):
     problem, best = random_problem(seed), feasible(seed)
     f = factors(problem)
     try:
@@ -67,8 +72,13 @@ def test_reductions_shrink():
             assert not reduced(seed)[1].costs
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_elimination_is_exact(seed):
+def test_elimination_is_exact():
+    for seed in SEEDS:
+        with told(f"seed {seed}"):
+            elimination_is_exact(seed)
+
+
+def elimination_is_exact(seed):
     problem = random_problem(seed)
     free = Problem(problem.nodes, problem.edges)
     f = factors(free)
@@ -93,8 +103,13 @@ def test_elimination_refuses_what_is_too_large():
     assert eliminate_all(f, 1e7, 1e5)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_the_bound_holds_at_any_prices_and_after_any_sweep(seed):
+def test_the_bound_holds_at_any_prices_and_after_any_sweep():
+    for seed in SEEDS:
+        with told(f"seed {seed}"):
+            the_bound_holds_at_any_prices_and_after_any_sweep(seed)
+
+
+def the_bound_holds_at_any_prices_and_after_any_sweep(seed):
     if not feasible(seed):
         return
     _, small = reduced(seed)
@@ -122,9 +137,14 @@ def test_at_fixed_prices_the_bound_never_falls_and_meets_a_tree():
         assert value(small, decode(list(small.costs), net, messages)) == pytest.approx(best, abs=1e-9)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_what_exceeds_the_best_cost_is_in_no_better_choice(seed):
+def test_what_exceeds_the_best_cost_is_in_no_better_choice():
     """The excess of a strategy or pair is at most what the best choice with it costs above the bound."""
+    for seed in SEEDS:
+        with told(f"seed {seed}"):
+            what_exceeds_the_best_cost_is_in_no_better_choice(seed)
+
+
+def what_exceeds_the_best_cost_is_in_no_better_choice(seed):
     if not feasible(seed):
         return
     _, small = reduced(seed)
@@ -137,8 +157,13 @@ def test_what_exceeds_the_best_cost_is_in_no_better_choice(seed):
         assert all(own[picks[edge.a], picks[edge.b]] <= slack for edge, own in zip(small.edges, pairs, strict=True))
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_the_integer_program_of_a_core(seed):
+def test_the_integer_program_of_a_core():
+    for seed in SEEDS:
+        with told(f"seed {seed}"):
+            the_integer_program_of_a_core(seed)
+
+
+def the_integer_program_of_a_core(seed):
     if not feasible(seed):
         return
     _, small = reduced(seed)
@@ -147,8 +172,13 @@ def test_the_integer_program_of_a_core(seed):
     assert value(small, found.choice) == pytest.approx(every_choice(small)[0][0], abs=1e-9)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_least_peak(seed):
+def test_least_peak():
+    for seed in SEEDS:
+        with told(f"seed {seed}"):
+            least_peak_is_exhaustive(seed)
+
+
+def least_peak_is_exhaustive(seed):
     problem = random_problem(seed)
     found = least_peak(problem, 30.0)
     try:
@@ -194,8 +224,13 @@ def test_the_steps_of_the_search(seed):
     assert over(small, state.choice) <= 0
 
 
-@pytest.mark.parametrize("seed", range(160))
-def test_first_fit_is_complete(seed):
+def test_first_fit_is_complete():
+    for seed in range(160):
+        with told(f"seed {seed}"):
+            first_fit_is_complete(seed)
+
+
+def first_fit_is_complete(seed):
     problem = random_problem(seed)
     f = factors(problem)
     if any(not np.isfinite(costs).all() for costs in f.costs.values()):

@@ -15,13 +15,13 @@ from autopar.runtime.grid import _wrong_size
 
 
 @pytest.mark.spmd
-@pytest.mark.parametrize("ranks", [2, 3, 4])
+@pytest.mark.parametrize("ranks", [2, pytest.param(3, marks=pytest.mark.zoo), 4])
 def test_under_mpiexec(ranks):
     here = Path(__file__).parent
     path = os.pathsep.join([str(here), str(here / "primitives"), str(here.parent), os.environ.get("PYTHONPATH", "")])
     result = mpiexec(ranks, [here / "mpi_ranks.py"], environment={"PYTHONPATH": path})
     assert result.returncode == 0, result.stderr[-3000:]
-    assert result.stdout.split() == ["types", "conversions", "windows", "statistics", "partitions", "many_grids"]
+    assert result.stdout.split() == ["many_grids", "types", "conversions", "windows", "statistics", "partitions"]
 
 
 @pytest.mark.spmd

@@ -5,8 +5,8 @@ steps, in float64 under AdamW and in float32 under SGD. And next to none of its 
 merely because an operator has no rule. All ranks run in this process; the machine profile makes communication cheap, so
 that the planner splits what it can although the models are small.
 
-Models that drop out do so: what they draw is compared as well. The pairs of `EVERY_TIME` run with all tests: every model
-once, and several on every grid. The others are marked `zoo`.
+Models that drop out do so: what they draw is compared as well. The pairs of `EVERY_TIME` run with all tests: a model of
+every kind, and some on every grid. The others are marked `zoo`.
 """
 
 import dataclasses
@@ -35,10 +35,10 @@ COMPARED = {"AdamW, float64", "SGD with momentum, float32"}
 WITHOUT_RULE = 0.01  # share of the predicted compute
 
 EVERY_TIME = {
-    "2": ("diffusion", "segformer", "t5", "whisper"),
-    "3": ("llama", "swin", "unet3d"),
-    "2x2": ("bert", "mixtral", "vit"),
-    "4x2": ("convnext", "fno", "gpt2", "lstm", "resnet"),
+    "2": ("diffusion", "t5"),
+    "3": ("swin",),
+    "2x2": ("mixtral", "segformer"),
+    "4x2": ("fno", "lstm"),
 }
 GRIDS = tuple(EVERY_TIME)
 PAIRS = [
@@ -63,10 +63,6 @@ def compiled(tmp_path_factory):
         return one.save(tmp_path_factory.mktemp(name))
 
     return folder
-
-
-def test_every_family_runs_with_all_tests():
-    assert sorted(name for names in EVERY_TIME.values() for name in names) == list(NAMES)
 
 
 @pytest.mark.parametrize(("name", "grid"), PAIRS)

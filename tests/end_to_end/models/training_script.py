@@ -30,7 +30,7 @@ def batch(step, rows):
 
 
 def train(model):
-    """Two epochs, the last batch of which is smaller than the others and than the number of ranks."""
+    """Two epochs, the last batch of which is smaller than the others."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
     clip = getattr(model, "clip_grad_norm_", lambda limit: nn.utils.clip_grad_norm_(model.parameters(), limit))
@@ -54,7 +54,7 @@ if __name__ == "__main__":
     model = Classifier().double()
     sequential = copy.deepcopy(model)
     pins = ["wide: b0@axis0", "norm: n@axis0"]
-    parallel = autopar.parallelize(model, batch(0, 8), grid="2x2", loss="1", outputs=("0",), pin=pins)
+    parallel = autopar.parallelize(model, batch(0, 8), grid="2", loss="1", outputs=("0",), pin=pins)
     found, loss = train(parallel)
     expected, other = train(sequential)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)

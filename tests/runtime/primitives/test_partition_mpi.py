@@ -8,6 +8,7 @@ from spmd import mpiexec
 
 
 @pytest.mark.spmd
+@pytest.mark.zoo
 def test_partitions_on_eight_ranks():
     """Fewer ranks run in test_mpi.py."""
     here = Path(__file__).parent
