@@ -87,6 +87,22 @@ OWN = {  # something else for every number of rows
     "steps": lambda h, x: (h * torch.arange(h.shape[0] + 1)[1:, None]).sum(),
     "triangle": lambda h, x: (h @ h.T).tril(h.shape[0] // 2).sum(),
 }
+COINCIDENT = {  # what B rows happen to fit; y has 2 B rows, of which the batch is no part
+    "all": lambda h, x, y: h[:B].square().mean(),
+    "half": lambda h, x, y: h[: B // 2].square().mean() + h[B // 2 : B].mean(),
+    "square": lambda h, x, y: (h + h.T).square().mean(),
+    "column": lambda h, x, y: (h * torch.arange(1.0, B + 1)[:, None]).mean(),
+    "row": lambda h, x, y: (h * torch.arange(1.0, B + 1)).mean() + (h @ x.new_ones(B, 1)).sum() / B,
+    "view_of_rows": lambda h, x, y: (
+        h.reshape(-1, B).square().sum(0).mean() + h.view(-1, 2, B // 2).sum(1).prod(1).mean()
+    ),
+    "if": lambda h, x, y: h.sum() if h.shape[0] == h.shape[1] else h.mean(),
+    "twice": lambda h, x, y: (torch.cat([h, h]) * y).mean(),
+    "folded": lambda h, x, y: (h * y.view(2, -1, B).sum(0)).mean(),
+    "rows_of_y": lambda h, x, y: h.square().sum() / y.shape[0],
+    "beside_y": lambda h, x, y: h.square().mean() * y.square().mean() + (h @ y.T).square().mean(),
+    "behind_y": lambda h, x, y: torch.cat([y, h]).square().mean() + torch.cat([h, x[:B]]).sum(),
+}
 
 
 class Form(nn.Module):
@@ -97,6 +113,7 @@ class Form(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(B, B) for _ in losses)
         self.losses = losses
 
-    def forward(self, x):
-        found = [loss(layer(x), x) for layer, loss in zip(self.layers, self.losses, strict=True)]
+    def forward(self, x, y=None):
+        given = (x,) if y is None else (x, y)
+        found = [loss(layer(x), *given) for layer, loss in zip(self.layers, self.losses, strict=True)]
         return sum(found[1:], found[0])

@@ -1,11 +1,13 @@
 """Grids of many axes: what is planned by way of merged axes is legal, exact in what it prices, near the best, and says so."""
 
 import dataclasses
+import math
 
 import pytest
 from compiling import CPU, QUICK, SLOW, assert_computes_the_same, captured, compiled
 
 from autopar.capture.rewrite import with_nodes
+from autopar.errors import ConfigError
 from autopar.graph import Node, Ref
 from autopar.grid import GridShape
 from autopar.partitioner import merged
@@ -132,3 +134,25 @@ def chain(graph, layers):
     nodes.append(Node("m", "aten.mean.default", (Ref(name),), (), ("m",)))
     values["m"] = dataclasses.replace(value, name="m", shape=())
     return with_nodes(dataclasses.replace(graph, loss="m", updates=(), outputs=()), nodes, values.values())
+
+
+def test_merged_axes_stand_for_all_of_theirs():
+    """What a call does on a merged axis it does on each of them; pins of one are pins of all, and end where two differ."""
+    grid = GridShape.parse("2x2x2x2")
+    (halves,) = [one for one in merged.merges(grid) if one.groups == ((0, 1), (2, 3))]
+    item = next(iter(describe(captured("mlp").graph, halves.grid, {}, {}).values()))
+    assert len(item.strategies) > 4
+    for strategy in item.strategies:
+        assert halves.spread(strategy, item.call, 4) == tuple(choice for choice in strategy for _ in range(2))
+    assert halves.pins({"fc": {0: "n", 3: "k"}}) == {"fc": {0: "n", 1: "k"}}
+    with pytest.raises(ConfigError):
+        halves.pins({"fc": {2: "n", 3: "k"}})
+
+
+def test_no_merged_grid_is_begun_after_the_time():
+    grid, planned = GridShape.parse("2x2x2x2"), []
+    for until, count in ((-math.inf, 1), (math.inf, 6)):
+        planned.clear()
+        found = merged.plans(grid, lambda one: planned.append(one) or [(-len(planned), {"at": len(planned)})], until)
+        assert len(planned) == count == found[1]
+        assert [one["at"] for one in found[0]] == list(range(count, 0, -1))

@@ -8,11 +8,12 @@ import random
 import pytest
 import sympy
 import torch
-from batch_forms import ANY, LIMITED, OWN, B, Form
+from batch_forms import ANY, COINCIDENT, LIMITED, OWN, B, Form
 from compiling import SLOW, run
 from torch.utils._sympy.functions import Mod
 
 import autopar
+from autopar.capture import capture
 from autopar.capture.any_rows import any_rows
 from autopar.capture.build import arguments, build
 from autopar.capture.export import traced
@@ -26,10 +27,10 @@ from autopar.runtime.text import program_of
 SIZES = (1, 2, 3, 5, 8, 13, 16)
 
 
-def eager(model, x):
+def eager(model, *inputs):
     """Loss and gradients of the sequential model."""
     model.zero_grad()
-    loss = model(x)
+    loss = model(*inputs)
     loss.backward()
     return loss.detach(), {name: one.grad.clone() for name, one in model.named_parameters()}
 
@@ -64,15 +65,42 @@ def test_what_holds_for_any_number_of_rows_is_computed_as_the_model_does():
     model = Form(*ANY.values())
     one = autopar.compile(model, (torch.randn(B, B),), grid="2", machine=SLOW)
     assert not one.plan.batch.fixed
+    assert all(map(one.plan.batch.accepts, SIZES))
+    assert_right_for(one, model, SIZES)
+
+
+def assert_right_for(one, model, sizes, **others):
+    """Losses and gradients with so many rows are those of the sequential model."""
     model = model.double()
-    for rows in SIZES:
-        assert one.plan.batch.accepts(rows)
-        x = torch.randn(rows, B, dtype=torch.float64)
-        loss, gradients = eager(model, x)
-        for found_loss, found, _ in run(one, model, {"x": x}):
+    for rows in sizes:
+        inputs = {"x": torch.randn(rows, B, dtype=torch.float64)} | others
+        loss, gradients = eager(model, *inputs.values())
+        for found_loss, found, _ in run(one, model, inputs):
             assert abs(found_loss - loss) <= 1e-10 * abs(loss)
             for name, gradient in gradients.items():
                 torch.testing.assert_close(found[name], gradient, rtol=1e-10, atol=1e-10 * float(gradient.abs().max()))
+
+
+def test_what_is_proved_of_some_numbers_of_rows_is_right_for_others_of_them():
+    """Neither the number that was compiled for nor the one by which the program was printed."""
+    torch.manual_seed(0)
+    model = Form(*(loss for name, (loss, _) in LIMITED.items() if name != "last"))  # which is for one number of rows
+    one = autopar.compile(model, (torch.randn(B, B),), grid="2", machine=SLOW)
+    sizes = [rows for rows in range(1, 20) if one.plan.batch.accepts(rows)]
+    assert sizes == [8, 10, 12]
+    assert_right_for(one, model, sizes)
+
+
+def test_what_fits_the_rows_by_accident_is_right_for_others_or_refused():
+    torch.manual_seed(0)
+    example = torch.randn(B, B), torch.randn(2 * B, B)
+    found = {name: capture(Form(loss), example, name=name).batch for name, loss in COINCIDENT.items()}
+    proved = [COINCIDENT[name] for name, one in found.items() if not one.fixed and one.sizes.accepts(B - 1)]
+    assert len(proved) > 3
+    model = Form(*proved)
+    one = autopar.compile(model, example, grid="2", machine=SLOW)
+    assert not one.plan.batch.fixed
+    assert_right_for(one, model, (B - 1, 12), y=example[1].double())
 
 
 @pytest.mark.parametrize("name", LIMITED)
