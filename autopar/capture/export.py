@@ -29,6 +29,7 @@ from autopar.capture.returned import only_tensors
 from autopar.capture.source import frames_of_error, frames_of_text, innermost, user_files
 from autopar.capture.state import check_state
 from autopar.capture.strided import tell_of_flat
+from autopar.capture.thrift import thrifty
 from autopar.capture.told import shapes_told
 from autopar.capture.unrecorded import keep_gradients
 from autopar.capture.untouched import untouched
@@ -56,6 +57,7 @@ def traced(
         with contextlib.ExitStack() as around:
             for one in (
                 quiet(),
+                thrifty(),
                 untouched(module),
                 no_hooks(module),
                 kept(module),
@@ -81,8 +83,8 @@ def functional(
     with (
         _explained(module, args, kwargs, name),
         quiet(),
+        thrifty(),
         untouched(module),
-        no_hooks(module),
         kept(module),
         shapes_told(),
     ):

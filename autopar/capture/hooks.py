@@ -19,7 +19,7 @@ from torch.autograd.graph import save_on_cpu, saved_tensors_hooks
 from torch.nn.modules import module as of_modules
 from torch.overrides import TorchFunctionMode
 
-from autopar.capture.source import frames_of_stack, innermost, user_files
+from autopar.capture.source import TORCH, frames_of_stack, innermost, user_files
 from autopar.errors import CaptureError, refusal
 
 _RULE = "a program goes backward by what forward computes; what a hook does to a gradient is not in it"
@@ -44,7 +44,6 @@ _GET_NODE = _PROPERTIES.grad_fn.__get__
 _FLAGS = (Tensor.requires_grad_, _PROPERTIES.requires_grad.__set__)
 _FLAG_RULE = "which parameters are trained is settled when a model is compiled"
 _FLAG_FIX = "set it before, or use weight.detach() where no gradient is wanted"
-_TORCH = str(Path(torch.__file__).parent)
 
 
 def check_hooks(module: nn.Module) -> None:
@@ -132,7 +131,7 @@ def _asked_by_torch() -> bool:
     frame: Any = sys._getframe(2)
     while frame.f_code.co_name == "__torch_function__":
         frame = frame.f_back
-    return bool(frame.f_code.co_filename.startswith(_TORCH))
+    return bool(frame.f_code.co_filename.startswith(TORCH))
 
 
 Exchange = tuple[Any, str, Callable[..., Any]]

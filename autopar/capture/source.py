@@ -8,6 +8,7 @@ is the innermost frame that is neither torch's nor ours. torch.export records on
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import traceback
 from collections.abc import Iterator, Sequence
@@ -17,8 +18,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-TORCH = str(Path(torch.__file__).parent)
-OURS = str(Path(__file__).parent)
+TORCH = str(Path(torch.__file__).parent) + os.sep  # not those of torchvision, whose name begins so
+OURS = str(Path(__file__).parent) + os.sep
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,11 +20,11 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
-import torch
 from torch import nn
 
 from autopar.capture.attributes import Owned, changed, restore_shared, state_of
 from autopar.capture.rehearse import Rehearsal, rehearse
+from autopar.capture.source import TORCH
 from autopar.errors import CaptureError, refusal
 
 _RULE = "one program serves all steps, so what forward computes must not depend on what an earlier call left in Python"
@@ -33,7 +33,6 @@ _FIX = (
     "compile again when it changes"
 )
 _ADDING = frozenset({"append", "appendleft", "extend", "add", "update", "clear"})
-_TORCH = str(Path(torch.__file__).parent)
 _RUNS = 3
 
 
@@ -114,7 +113,7 @@ def _lines(seen: Rehearsal, name: str, wanted: Callable[[dis.Instruction, Line, 
     """The lines of code that ran, torch's own left out, on which an instruction does what is wanted with a name."""
     found = set()
     for code in seen.codes:
-        if not code.co_filename.startswith(_TORCH) and name in (*code.co_names, *code.co_consts, *code.co_freevars):
+        if not code.co_filename.startswith(TORCH) and name in (*code.co_names, *code.co_consts, *code.co_freevars):
             found |= {line for one, line in _instructions(code) if wanted(one, line, name)}
     return sorted(found)
 
