@@ -8,6 +8,7 @@ no gradient flows through their results; these are therefore marked with a detac
 from __future__ import annotations
 
 import contextlib
+import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -66,6 +67,7 @@ def traced(
                 only_tensors(module),
             ):
                 around.enter_context(one)
+            _name_keywords(module, kwargs)
             with Known(), state_seen(module) as names:
                 program = torch.export.export(
                     module, args, kwargs, strict=False, dynamic_shapes=shapes if rows else None
@@ -74,6 +76,20 @@ def traced(
             with quiet(), untouched(module):
                 check_state(module, args, kwargs, names)
         return program
+
+
+def _name_keywords(module: nn.Module, kwargs: Mapping[str, object]) -> None:
+    """Of ``forward(**inputs)`` the signature for these inputs: torch.export knows of symbols for inputs with names only.
+
+    Forward is `writing`'s, which goes when that does.
+    """
+    forward: Any = module.forward
+    signature = inspect.signature(forward)
+    plain = [one for one in signature.parameters.values() if one.kind is not one.VAR_KEYWORD]
+    known = {one.name for one in plain}
+    named = [inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY) for key in kwargs if key not in known]
+    if len(plain) < len(signature.parameters):
+        forward.__signature__ = signature.replace(parameters=[*plain, *named])
 
 
 def functional(
