@@ -24,6 +24,12 @@ def _again(h):
     return checkpoint(lambda h: h.square().sum() / h.shape[0], h, use_reentrant=False)
 
 
+def _written_copy(h):
+    part = h[:, 1:].contiguous()  # of one row h itself, into which is written
+    part += 1.0
+    return part.square().mean() + h.square().mean()
+
+
 ANY = {  # what is computed alike for every number of rows
     "arange": lambda h, x: F.cross_entropy(h @ h.T, torch.arange(h.shape[0])),
     "eye": lambda h, x: ((h @ h.T) - torch.eye(h.shape[0])).square().mean(),
@@ -44,6 +50,9 @@ ANY = {  # what is computed alike for every number of rows
     "cat": lambda h, x: torch.cat([h, x]).square().mean() + torch.stack([h, x]).sum(),
     "normed": lambda h, x: (F.layer_norm(h, (B,)) * x).sum() + F.normalize(h, dim=0).sum(),
     "zeros": lambda h, x: (h - torch.zeros(h.shape[0], 1)).square().mean() + (h * h.new_ones(len(h.T))).mean(),
+    "in_order": lambda h, x: (
+        h[:, 1:].contiguous().square().mean() + (h[:, None].transpose(0, 1).contiguous() * x).sum()
+    ),
     "first": lambda h, x: h[0].square().mean() + h[:, 0].mean() + (h[:, None] - x[None]).abs().mean(),
 }
 LIMITED = {  # alike for some numbers of rows, and which
@@ -55,6 +64,7 @@ LIMITED = {  # alike for some numbers of rows, and which
         "1 row or more, a multiple of 2",
     ),
     "one": (lambda h, x: h.square().mean() if h.shape[0] == 1 else h.abs().mean(), "2 rows or more"),
+    "written": (lambda h, x: _written_copy(h), "2 rows or more"),
     "squeezed": (lambda h, x: h.squeeze().mean(0).square().sum(), "2 rows or more"),
     "last": (lambda h, x: h[-3:].square().mean(), "3 rows or more"),
     "guard": (lambda h, x: h.square().mean() if 4 * h.shape[0] ** 2 < 900 else h.abs().mean(), "1 to 14 rows"),

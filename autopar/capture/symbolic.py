@@ -51,7 +51,8 @@ class Symbolic:
 
     def differs(self, program: ExportedProgram, rows: int) -> str:
         """The first line that a trace for so many rows does not share with this one; empty where there is none."""
-        here, there = list(_calls(self.program, rows)), list(_calls(program, rows))
+        alike = not (_minds_copies(self.program) or _minds_copies(program))
+        here, there = list(_calls(self.program, rows, alike)), list(_calls(program, rows, alike))
         for one, two in zip(here, there, strict=False):
             if one[1:] != two[1:]:
                 return _line(two[0], self.files) or _line(one[0], self.files) or str(one[1])
@@ -194,8 +195,11 @@ def _number(value: object, rows: int) -> Any:  # noqa: ANN401 (a number, as it w
     return int(found) if found.is_Integer else found == sympy.true if found.is_Boolean else float(found)
 
 
-def _calls(program: ExportedProgram, rows: int) -> Iterator[tuple[Any, ...]]:
-    """Every call, its target, arguments and shapes: operands by their places, numbers as they are for so many rows."""
+def _calls(program: ExportedProgram, rows: int, alike: bool) -> Iterator[tuple[Any, ...]]:
+    """Every call, its target, arguments and shapes: operands by their places, numbers as they are for so many rows.
+
+    Where it makes no difference (`alike`), a copy is what it was copied from.
+    """
     for part in _graphs(program):
         places: dict[fx.Node, object] = {}
         count = itertools.count()
@@ -205,7 +209,7 @@ def _calls(program: ExportedProgram, rows: int) -> Iterator[tuple[Any, ...]]:
             if _is_number(node):
                 places[node] = _number(node.meta["val"], rows)
                 continue
-            if source := _itself(node) or _expanded_to_itself(node, rows):
+            if source := _itself(node) or _expanded_to_itself(node, rows) or (_copied(node) if alike else None):
                 places[node] = places[source]
                 continue
             places[node] = ("operand", next(count))
@@ -254,6 +258,20 @@ def _with_strides(program: ExportedProgram, rows: int) -> None:
         strides = {node: _number(node.meta["val"], rows) for node in part.graph.nodes if node.target in _STRIDES}
         for user in {user for node in strides for user in node.users}:
             user.args = fx.map_arg(user.args, lambda one: strides.get(one, one))  # noqa: B023 (called here)
+
+
+def _copied(node: fx.Node) -> fx.Node | None:
+    """What is put in order: of one row much lies in order, and then torch makes no call."""
+    source = node.args[0] if str(node.target) == "aten.contiguous.default" else None
+    return source if isinstance(source, fx.Node) else None
+
+
+def _minds_copies(program: ExportedProgram) -> bool:
+    """Whether something is written in place, or read by strides: it then makes a difference what is a copy and what is not."""
+    targets = {node.target for part in _graphs(program) for node in part.graph.nodes if node.op == "call_function"}
+    return any(
+        "as_strided" in str(one) or getattr(getattr(one, "_schema", None), "is_mutable", False) for one in targets
+    )
 
 
 def _without_copies(root: fx.GraphModule) -> None:

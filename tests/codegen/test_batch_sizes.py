@@ -10,6 +10,7 @@ import sympy
 import torch
 from batch_forms import ANY, COINCIDENT, LIMITED, OWN, B, Form
 from compiling import SLOW, run
+from torch import nn
 from torch.utils._sympy.functions import Mod
 
 import autopar
@@ -101,6 +102,22 @@ def test_what_fits_the_rows_by_accident_is_right_for_others_or_refused():
     one = autopar.compile(model, example, grid="2", machine=SLOW)
     assert not one.plan.batch.fixed
     assert_right_for(one, model, (B - 1, 12), y=example[1].double())
+
+
+class Keywords(nn.Module):
+    """Takes its inputs by names that it does not declare."""
+
+    def __init__(self):
+        super().__init__()
+        self.form = Form(ANY["first"])
+
+    def forward(self, **inputs):
+        return self.form(inputs["x"])
+
+
+def test_inputs_without_declared_names_may_have_any_number_of_rows():
+    batch = capture(Keywords(), {"x": torch.randn(B, B)}, name="keywords").batch
+    assert (batch.inputs, batch.fixed, str(batch.sizes)) == (("x",), "", "any number of rows")
 
 
 @pytest.mark.parametrize("name", LIMITED)
