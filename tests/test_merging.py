@@ -97,9 +97,16 @@ def test_the_time_limit_counts_from_the_start(monkeypatch):
         now[0] += 25.0
         return build(*words, **more)
 
+    opened = rounds.opened
+
+    def opened_slowly(*words):
+        now[0] += 5.0
+        return opened(*words)
+
     monkeypatch.setattr(rounds, "build", slowly)
+    monkeypatch.setattr(rounds, "opened", opened_slowly)
     made.replan(time_limit=60.0)
-    assert limits[0] == pytest.approx(35.0)
+    assert limits[0] == pytest.approx(30.0)
     limits.clear()
     made.replan(time_limit=10.0)
     assert limits[0] == pytest.approx(2.5)  # a quarter in any case
