@@ -9,11 +9,12 @@ import pickle
 import re
 from hashlib import sha256
 from pathlib import Path
+from unittest import mock
 
 import torch
 from torch import nn
 
-from autopar.capture import capture
+from autopar.capture import capture, entry
 
 FOLDER = "AUTOPAR_TESTS_SHARED"
 _KNOWN = {}
@@ -35,6 +36,15 @@ def _kept(key, make):
     unfinished.write_bytes(pickle.dumps(found))
     unfinished.replace(path)
     return found
+
+
+def of_these_rows(*given, **options):
+    """`autopar.capture.capture` for the rows that are given: whether the graph holds for others takes as long again to find.
+
+    That is asked in tests/codegen/test_batch.py and test_batch_sizes.py, of all small models and all forms of batches.
+    """
+    with mock.patch.object(entry, "_any_rows", return_value="not asked"):
+        return capture(*given, **options)
 
 
 def of_file(model, example_inputs, **options):

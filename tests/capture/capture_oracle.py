@@ -1,24 +1,12 @@
 """Compare a captured graph with the module it came from: loss, every gradient, every buffer after one step."""
 
-import functools
 from collections import Counter
-from unittest import mock
 
 import torch
+from shared_captures import of_these_rows as capture
 
-import autopar.capture
-from autopar.capture import Captured, entry
+from autopar.capture import Captured
 from autopar.capture.interpret import bind, run
-
-
-@functools.wraps(autopar.capture.capture)
-def capture(*given, **options):
-    """`autopar.capture.capture` for the rows that are given: whether the graph holds for others takes as long again to find.
-
-    That is asked in tests/codegen/test_batch.py and test_batch_sizes.py, of all small models and all forms of batches.
-    """
-    with mock.patch.object(entry, "_any_rows", return_value="not asked"):
-        return autopar.capture.capture(*given, **options)
 
 
 def state_of(module, captured):

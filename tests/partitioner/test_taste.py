@@ -6,9 +6,9 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+from shared_captures import of_these_rows
 
 import autopar
-from autopar.capture import capture
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -20,7 +20,7 @@ def example(name):
 
 @functools.cache
 def captured(name, **sizes):
-    return capture(example(name)["model"], example(name)["example_inputs"](**sizes), name=name)
+    return of_these_rows(example(name)["model"], example(name)["example_inputs"](**sizes), name=name)
 
 
 def plan(name, grid, pin=(), optimizer="adamw", **sizes):
