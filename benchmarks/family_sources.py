@@ -221,7 +221,8 @@ SIZES: dict[str, Any] = {  # what fields of configurations become, where a confi
     **dict.fromkeys(("n_group", "topk_group", "bos_token_id", "first_k_dense_replace"), 1),
     **dict.fromkeys(("pad_token_id", "decoder_start_token_id"), 0),
     **dict.fromkeys(("d_latents", "num_latents"), 32),
-    **{"axial_pos_embds": False, "num_self_attends_per_block": 2},
+    **{"axial_pos_embds": False, "num_self_attends_per_block": 2, "hidden_size_per_layer_input": 8},
+    **dict.fromkeys(("vocab_size_per_layer_input", "entity_vocab_size", "encoder_hash_byte_group_vocab"), 200),
     **{"vocab_size": 200, "image_size": 32, "eos_token_id": 2, "num_labels": 3, "use_cache": False},
 }
 DROPPING = ("drop", "mask_time_prob", "mask_feature_prob")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from torch.export import ExportedProgram
 from autopar.batch_sizes import ANY, Sizes
 from autopar.capture.any_rows import AnyRows, any_rows
 from autopar.capture.asked import Mode, modes
+from autopar.capture.asserts import checking, unasserted
 from autopar.capture.build import LOG, Built, Examples, Model, arguments, build, build_on_cpu, input_names, real_buffers
 from autopar.capture.chance import drawn_with
 from autopar.capture.export import functional, traced
@@ -100,15 +102,21 @@ def capture(
 
 
 def _with_pointers(built: Built, examples: Examples, name: str, loss: str | None, outputs: Sequence[str]) -> Captured:
-    """What is captured; once more with pointers for whole numbers of tensors where a file asks for them with `int`."""
+    """What is captured; once more with pointers for whole numbers of tensors where a file asks for them with `int`, and
+    without the asserts of a function that look at numbers.
+    """
     try:
         with ours(f"capturing {name}"):
             return _capture(built, examples, name, loss, outputs)
     except CaptureError as error:
-        asked = wanted(error)
-        if asked is None:
+        asked, checks = wanted(error), checking(error)
+        if asked is None and checks is None:
             raise
-    with pointing(asked.scope):
+    with contextlib.ExitStack() as around:
+        if asked is not None:
+            around.enter_context(pointing(asked.scope))
+        if checks is not None:
+            around.enter_context(unasserted(checks))
         return _with_pointers(built, examples, name, loss, outputs)
 
 

@@ -96,7 +96,7 @@ def _itself(node: fx.Node) -> fx.Node | None:
     target = node.target
     if not isinstance(target, torch._ops.OpOverload) or target._schema.is_mutable or not node.args:
         return None
-    if not torch._C._dispatch_has_kernel_for_dispatch_key(target.name(), "CompositeImplicitAutograd"):
+    if not torch._C._dispatch_has_kernel_for_dispatch_key(target._name, "CompositeImplicitAutograd"):
         return None
     source = node.args[0]
     value = source.meta.get("val") if isinstance(source, fx.Node) else None

@@ -52,7 +52,7 @@ def frames_of_text(text: str) -> tuple[Frame, ...]:
 def frames_of_error(error: BaseException) -> tuple[Frame, ...]:
     """The frames of an exception, then those of its causes, outermost first each."""
     found: list[Frame] = []
-    for one in _chain(error):
+    for one in chain(error):
         for frame in traceback.extract_tb(one.__traceback__):
             found.append(Frame(frame.filename, frame.lineno or 0, (frame.line or "").strip()))
     return tuple(found)
@@ -77,7 +77,7 @@ def _file_of(kind: type) -> str:
         return ""
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
+def chain(error: BaseException) -> Iterator[BaseException]:
     """The exception and what it came from, each once."""
     seen: set[int] = set()
     one: BaseException | None = error
