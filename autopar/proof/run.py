@@ -33,10 +33,14 @@ NAMES: dict[str, Any] = {"torch": torch, "F": F, "p": SimpleNamespace(training=T
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What one rank finds: results that somebody reads and gradients by place, each in its place in the whole."""
+    """What one rank finds: results that somebody reads and gradients by place, each in its place in the whole.
+
+    `entered` are the operands that its backward came to.
+    """
 
     results: dict[int, torch.Tensor]
     gradients: dict[int, torch.Tensor]
+    entered: frozenset[int]
 
 
 def prove_operator(op: Op) -> int:
@@ -133,6 +137,10 @@ def _check(whole: Whole, todo: Sequence[Job], ranks: Sequence[Sequence[Found]], 
                 layouts = results_of(job, i)
                 what = f"{where}: result {i} as {[str(one) for one in layouts]}"
                 compare(what, [rank[at].results[i] for rank in ranks], layouts, sizes, whole.results[i], within)
+        entered = [rank[at].entered for rank in ranks]
+        assert len(set(entered)) == 1, (
+            f"{where}: backward goes on to operands {[*map(sorted, entered)]}, and must on all ranks"
+        )
         for i, gradient in enumerate(whole.gradients):
             if gradient is not None:
                 layouts = tuple(map(dual, operands_of(job, i)))
@@ -166,7 +174,7 @@ def run_rank(whole: Whole, job: Job, line: str, axes: tuple[Axis, ...]) -> Found
             out = (out, inputs[-2], inputs[-1])
         parts = (out,) if isinstance(out, torch.Tensor) else tuple(out)
         assert len(parts) == len(whole.results), f"{len(parts)} results, not {len(whole.results)}"
-        return Found(_results(whole, job, parts, axes), _gradients(whole, job, parts, inputs, axes))
+        return Found(_results(whole, job, parts, axes), *_gradients(whole, job, parts, inputs, axes))
     except Exception as error:
         error.add_note(f"{line}   {[str(one) for one in job.strategy]} cuts {job.cuts}")
         raise
@@ -183,8 +191,8 @@ def _results(whole: Whole, job: Job, parts: Sequence[torch.Tensor], axes: tuple[
 
 def _gradients(
     whole: Whole, job: Job, parts: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor], axes: tuple[Axis, ...]
-) -> dict[int, torch.Tensor]:
-    """Backward from cotangents by the duals of the results' layouts."""
+) -> tuple[dict[int, torch.Tensor], frozenset[int]]:
+    """Backward from cotangents by the duals of the results' layouts, and the operands that it came to."""
     roots, seeds = [], []
     for i, (part, cotangent) in enumerate(zip(parts, whole.cotangents, strict=True)):
         if cotangent is not None and part.requires_grad:
@@ -192,14 +200,13 @@ def _gradients(
             seeds.append(laid_out(cotangent, tuple(map(dual, results_of(job, i))), axes, 5000 * (i + 1)))
     leaves = {i: tensor for i, tensor in enumerate(inputs) if tensor.requires_grad}
     grads = (
-        torch.autograd.grad(roots, list(leaves.values()), seeds, materialize_grads=True)
-        if roots
-        else [torch.zeros_like(leaf) for leaf in leaves.values()]
+        torch.autograd.grad(roots, list(leaves.values()), seeds, allow_unused=True) if roots else [None] * len(leaves)
     )
-    return {
-        i: spread_out(grad, whole.operands[i].shape, tuple(map(dual, operands_of(job, i))), axes)
-        for i, grad in zip(leaves, grads, strict=True)
-    }
+    found = {}
+    for (i, leaf), grad in zip(leaves.items(), grads, strict=True):
+        grad = torch.zeros_like(leaf) if grad is None else grad
+        found[i] = spread_out(grad, whole.operands[i].shape, tuple(map(dual, operands_of(job, i))), axes)
+    return found, frozenset(i for i, grad in zip(leaves, grads, strict=True) if grad is not None)
 
 
 def emitted(op: Op, whole: Whole, rule: Rule, strategy: tuple[Choice, ...], axes: tuple[str, ...]) -> str:
