@@ -26,6 +26,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
@@ -57,6 +58,9 @@ def attention(
     a multiple of theirs. `over` gives the places of split dims of the scores [batch..., t, s]: of t and s, and with dropout
     of all. The result [batch..., t, f] is Partial over the axes that split s.
     """
+    # of no rows torch has no gradient of the mask, which other ranks may wait for
+    if not over and not dropout_p and q.numel() and v.numel():
+        return F.scaled_dot_product_attention(q, k, v, attn_mask, 0.0, is_causal, scale=scale, enable_gqa=enable_gqa)
     lead = q.shape[:-2]
     dropped = None
     if dropout_p and current().training:

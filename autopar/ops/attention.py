@@ -65,9 +65,15 @@ def _emit_attention(call: Call, rule: Rule, local: Local, args: tuple[Any, ...],
         counted = ("t", "s") if _causal(call) else ("s",)
         scores = tuple(names if set(names) & set(counted) else () for names in scores)
     over = over_text(rule, local, scores)
-    if over is None and not _dropout(call):
+    if over is None and not _dropout(call) and not _split_with_learned_mask(call, rule, local):
         return invoke("F.scaled_dot_product_attention", args[:3], table)
     return invoke("attention", args[:3], [*table, ("over", over, None)])
+
+
+def _split_with_learned_mask(call: Call, rule: Rule, local: Local) -> bool:
+    """Whether a rank may be without rows whose mask has a gradient: torch has none then, and others may wait for it."""
+    learned = len(call.operands) == 4 and call.operands[3].differentiable
+    return learned and any(set(local.splits) & set(names) for names in rule.results[0])
 
 
 def _causal(call: Call) -> bool:
