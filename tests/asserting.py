@@ -16,6 +16,9 @@ class Checked(nn.Module):
         super().__init__()
         self.a, self.b = nn.Linear(6, 8), nn.Linear(8, 8)
 
+    def small(self, h):
+        return h.abs().max().item() < 1e6
+
     def forward(self, x):
         h = finite(self.a(x))
         assert h.abs().max().item() <= 1e6
@@ -23,6 +26,7 @@ class Checked(nn.Module):
             "a message on a line of its own, longer than the rest of the check, so that it stays on lines of its own here"
         )
         assert h.shape[-1] == 8
+        assert self.small(h)
         low = -1e6
 
         def bounded(y):

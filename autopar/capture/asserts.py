@@ -41,12 +41,8 @@ def checking(error: BaseException) -> Checking | None:
     """The function in whose ``assert`` forward asked for the numbers in a tensor; None where it asked elsewhere."""
     for one in chain(error):
         if isinstance(one, NumberTaken | GuardOnDataDependentSymNode):
-            at = _innermost(one)
-            return (
-                _without_asserts(at.tb_frame, at.tb_lineno)
-                if at and _in_assert(at.tb_frame.f_code, at.tb_lineno)
-                else None
-            )
+            at = _innermost_assert(one)
+            return _without_asserts(at.tb_frame, at.tb_lineno) if at else None
     return None
 
 
@@ -61,19 +57,19 @@ def unasserted(one: Checking) -> Iterator[None]:
         one.function.__code__ = before
 
 
-def _innermost(error: BaseException) -> TracebackType | None:
-    """The user's innermost frame on the way to an exception."""
+def _innermost_assert(error: BaseException) -> TracebackType | None:
+    """The innermost ``assert`` of the user's on the way to an exception."""
     found, at = None, error.__traceback__
     while at is not None:
         file = at.tb_frame.f_code.co_filename
-        if Path(file).is_file() and not file.startswith((TORCH, OURS)):
+        if Path(file).is_file() and not file.startswith((TORCH, OURS)) and _in_assert(file, at.tb_lineno):
             found = at
         at = at.tb_next
     return found
 
 
-def _in_assert(code: CodeType, line: int) -> bool:
-    tree = _tree(code.co_filename)
+def _in_assert(file: str, line: int) -> bool:
+    tree = _tree(file)
     asserts = [node for node in ast.walk(tree) if isinstance(node, ast.Assert)] if tree else []
     return any(node.lineno <= line <= (node.end_lineno or node.lineno) for node in asserts)
 
