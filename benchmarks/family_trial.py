@@ -6,6 +6,7 @@ of SGD with momentum in float64.
 
 from __future__ import annotations
 
+import math
 import runpy
 import time
 import traceback
@@ -113,7 +114,7 @@ def _differences(made: Compiled, subject: Subject, grid: str) -> list[Difference
 
 
 def _judged(one: Found, differences: Sequence[Difference]) -> Found:
-    worst = max(differences, key=lambda each: each.relative / each.tolerance)
+    worst = max(differences, key=lambda each: math.inf if math.isnan(each.relative) else each.relative / each.tolerance)
     said = f"{worst.what} {worst.relative:.1e} at {worst.worst}, {worst.tolerance:.1e} allowed"
     if not all(each.relative <= each.tolerance for each in differences):
         return replace(one, status="DIFFER", message=said)

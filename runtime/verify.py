@@ -279,7 +279,7 @@ def compare(found: State, expected: State) -> tuple[float, str]:
     worst = (0.0, "")
     for name, other in expected.items():
         scale = max(_largest(other), FLOOR * largest) or 1.0
-        difference = _largest(_wide(found[name]) - _wide(other)) / scale
+        difference = _difference(_wide(found[name]), _wide(other)) / scale
         if math.isnan(difference):
             return difference, name
         worst = max(worst, (difference, name), key=lambda pair: pair[0])
@@ -287,7 +287,15 @@ def compare(found: State, expected: State) -> tuple[float, str]:
 
 
 def _largest(tensor: Tensor) -> float:
-    return float(_wide(tensor).abs().max()) if tensor.numel() else 0.0
+    """The largest finite magnitude: bounds that are infinite say nothing of the size of the rest."""
+    sizes = _wide(tensor).abs()
+    return float(sizes[sizes.isfinite()].max()) if bool(sizes.isfinite().any()) else 0.0
+
+
+def _difference(found: Tensor, expected: Tensor) -> float:
+    """The largest difference; of infinities that agree there is none, of others it is infinite or NaN."""
+    apart = (found - expected).abs().masked_fill(found == expected, 0.0)
+    return float(apart.max()) if apart.numel() else 0.0
 
 
 def _wide(tensor: Tensor) -> Tensor:

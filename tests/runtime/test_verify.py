@@ -82,3 +82,8 @@ def test_differences_are_relative_to_the_largest():
     assert compare(expected, expected) == (0.0, "")
     assert compare({"a": found["a"]}, expected)[0] == float("inf")
     assert compare({**expected, "a": torch.tensor([float("nan"), 0.0])}, expected)[1] == "a"
+    bounds = {**expected, "low": torch.tensor([-torch.inf, 1.0]), "high": torch.tensor(torch.inf)}
+    assert compare(bounds, bounds) == (0.0, "")
+    assert compare({**bounds, "a": found["a"]}, bounds)[1] == "a"
+    assert compare({**bounds, "low": torch.tensor([-torch.inf, 1.1])}, bounds) == (pytest.approx(0.1, rel=1e-3), "low")
+    assert compare({**bounds, "low": torch.tensor([torch.inf, 1.0])}, bounds) == (float("inf"), "low")
