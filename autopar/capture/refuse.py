@@ -197,7 +197,10 @@ def explain(error: Exception, where: str, given: Sequence[str]) -> str:
         return refusal(where, f"{said} tells no shapes", _KERNEL_RULE, fix=_KERNEL_FIX)
     if any(word in words for word in _KERNEL_WORDS):
         return refusal(where, "an operator has no kernel for these tensors", _KERNEL_RULE, [said], _KERNEL_FIX)
-    fix = "mend this line, or make example_inputs what the model expects"
+    fix = (
+        "mend this line, or make example_inputs what the model expects: some models do without an input (a mask) only while "
+        "they are not traced (torch.compiler.is_compiling)"
+    )
     stops = f"forward stops with {type(error).__name__}: {said}"
     return refusal(where, stops, "forward must run on the example inputs", given, fix)
 

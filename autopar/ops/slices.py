@@ -20,8 +20,15 @@ _LIBRARY: Any = torch.library.Library("autopar", "FRAGMENT")  # type: ignore[no-
 _LIBRARY.define("rows_from(Tensor start, SymInt n, SymInt size) -> Tensor")
 
 
+def _counting(rows: Tensor) -> Tensor:
+    """Numbers of rows, which have no gradient. Raises TypeError for what counts nothing."""
+    if rows.is_floating_point() or rows.is_complex():
+        raise TypeError(f"rows are counted in whole numbers, not in {rows.dtype}")
+    return rows
+
+
 def _means(start: Tensor, n: int, size: int) -> Tensor:
-    return start + torch.arange(n, device=start.device)
+    return _counting(start) + torch.arange(n, device=start.device)
 
 
 _LIBRARY.impl("rows_from", _means, "CompositeExplicitAutograd")
@@ -32,7 +39,7 @@ _LIBRARY.define("within(Tensor index, SymInt size) -> Tensor")
 
 
 def _same(index: Tensor, size: int) -> Tensor:
-    return index.clone()
+    return _counting(index).clone()
 
 
 _LIBRARY.impl("within", _same, "CompositeExplicitAutograd")
