@@ -38,7 +38,7 @@ class Found:
     """What became of one family on one grid.
 
     status    ok | rounding (equal within what rounding does to the model) | DIFFER | REFUSED | CRASH | SLOW | not built
-              (the library itself cannot make or run it here, or what runs it beside its ranks does not fit: not counted)
+              (the library itself cannot make or run it here: not counted)
     seconds   processor seconds that compiling took
     whole     share of the predicted compute whose operators have no rule
     split     share of the calls that are split over some axis
@@ -81,8 +81,7 @@ def attempt(library: str, family: str, make: Callable[[], Subject], grids: Seque
             found.append(replace(one, status="REFUSED", seconds=time.process_time() - start, message=_said(error)))
         except Exception as error:  # ours, or torch's under our hands
             message = f"{_said(error)} | {_place(error)}"
-            status = "not built" if "can't allocate memory" in message else "CRASH"
-            found.append(replace(one, status=status, seconds=time.process_time() - start, message=message))
+            found.append(replace(one, status="CRASH", seconds=time.process_time() - start, message=message))
     return found
 
 

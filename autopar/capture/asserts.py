@@ -14,7 +14,6 @@ import contextlib
 import functools
 import inspect
 import linecache
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +22,9 @@ from typing import Any
 
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
+from autopar.capture.build import LOG
 from autopar.capture.refuse import NumberTaken
 from autopar.capture.source import OURS, TORCH, Frame, chain
-
-LOG = logging.getLogger("autopar")
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,7 +91,7 @@ def capture(
     with settings_kept():
         examples = example_inputs() if callable(example_inputs) else example_inputs
         built = build(model, name)
-        captured = partial(_with_pointers, examples=examples, name=name, loss=loss, outputs=outputs)
+        captured = partial(_as_asked, examples=examples, name=name, loss=loss, outputs=outputs)
         try:
             return captured(built)
         except CaptureError as error:
@@ -101,7 +101,7 @@ def capture(
         return captured(build_on_cpu(built.rebuild, name))
 
 
-def _with_pointers(built: Built, examples: Examples, name: str, loss: str | None, outputs: Sequence[str]) -> Captured:
+def _as_asked(built: Built, examples: Examples, name: str, loss: str | None, outputs: Sequence[str]) -> Captured:
     """What is captured; once more with pointers for whole numbers of tensors where a file asks for them with `int`, and
     without the asserts of a function that look at numbers.
     """
@@ -117,7 +117,7 @@ def _with_pointers(built: Built, examples: Examples, name: str, loss: str | None
             around.enter_context(pointing(asked.scope))
         if checks is not None:
             around.enter_context(unasserted(checks))
-        return _with_pointers(built, examples, name, loss, outputs)
+        return _as_asked(built, examples, name, loss, outputs)
 
 
 def _may_succeed_on_cpu(error: CaptureError) -> bool:

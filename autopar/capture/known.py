@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map
 
+from autopar.capture.memory import memory, version
 from autopar.capture.pointers import pointer
 from autopar.capture.refuse import NumberTaken
 
@@ -57,11 +58,11 @@ class Known(TorchFunctionMode):
             return self._read(name, func, args, given)
         leaves = tree_leaves((args, given))
         tensors = [one for one in leaves if isinstance(one, Tensor)]
-        versions = [_version(one) for one in tensors]
+        versions = [version(one) for one in tensors]
         result = func(*args, **given)
         symbols = any(isinstance(one, _SYMBOLS) for one in leaves)
         known = not symbols and all(self._of(one) is not None for one in tensors)
-        if name == "__set__" or versions != [_version(one) for one in tensors]:  # something was written
+        if name == "__set__" or versions != [version(one) for one in tensors]:  # something was written
             own = any(id(one) not in self._numbers for one in tensors)  # the user's, which are to stay as they are
             if not known or own or name == "__set__" or not self._compute(func, args, given, result):
                 self._forget(tensors)
@@ -120,16 +121,8 @@ class Known(TorchFunctionMode):
 
     def _forget(self, written: Sequence[Tensor]) -> None:
         """Something unknown was written to one of these: whatever shares its memory is unknown from now on."""
-        places = set(map(_place, written))
-        self._numbers = {key: pair for key, pair in self._numbers.items() if _place(pair[0]) not in places}
-
-
-def _version(tensor: Tensor) -> int:
-    return -1 if tensor.is_inference() else tensor._version
-
-
-def _place(tensor: Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)
+        places = set(map(memory, written))
+        self._numbers = {key: pair for key, pair in self._numbers.items() if memory(pair[0]) not in places}
 
 
 def _said(name: str, tensor: Tensor) -> str:

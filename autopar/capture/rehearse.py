@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from autopar.capture.known import Known
+from autopar.capture.memory import memory
 from autopar.capture.modes import exporting, on_fakes
 from autopar.capture.told import told
 
@@ -58,7 +59,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, given: list[Tensor], seen: Rehearsal) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._known = {id(one): Met(one, 0, True, "") for one in given}  # of tied tensors one
-        self._storages = {_storage(known.tensor): known for known in self._known.values()}
+        self._storages = {memory(known.tensor): known for known in self._known.values()}
         self._seen = seen
 
     def __torch_dispatch__(
@@ -87,18 +88,14 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return found
 
     def _note(self, known: Met) -> None:
-        before = self._storages.get(_storage(known.tensor))
+        before = self._storages.get(memory(known.tensor))
         if before is not None and before.live and known.live and before.run == 0:
             known = before  # a view of what was there before all
-        self._known[id(known.tensor)] = self._storages[_storage(known.tensor)] = known
+        self._known[id(known.tensor)] = self._storages[memory(known.tensor)] = known
 
     def _look_up(self, one: Tensor) -> Met:
-        known = self._known.get(id(one)) or self._storages.get(_storage(one))
+        known = self._known.get(id(one)) or self._storages.get(memory(one))
         return known or Met(one, len(self._seen.calls), isinstance(one, FakeTensor), _numbers(one))
-
-
-def _storage(one: Tensor) -> int:
-    return int(one.untyped_storage()._cdata)
 
 
 def _numbers(one: Tensor) -> str:

@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 import autopar.ops.slices  # noqa: F401  (torch.ops.autopar.rows_from)
+from autopar.capture.memory import memory, version
 from autopar.capture.pointers import Pointer, is_whole
 from autopar.capture.refuse import NotAllowed, NumberTaken
 
@@ -81,23 +82,15 @@ class Pointing(TorchFunctionMode):
     def _watched(self, given: object, call: Callable[[], Any]) -> Any:  # noqa: ANN401
         """What the call gives. Raises NotAllowed where it reads or writes what would be a view."""
         tensors = [one for one in tree_leaves(given) if isinstance(one, Tensor)]
-        if {*map(_memory, tensors)} & {*map(_memory, self._stale)}:
+        if {*map(memory, tensors)} & {*map(memory, self._stale)}:
             raise NotAllowed("a slice at a pointer is read after the tensor was written", _VIEW_RULE, _VIEW_FIX)
-        before = [_version(one) for one in tensors]
+        before = [version(one) for one in tensors]
         result = call()
-        written = {_memory(one) for one, version in zip(tensors, before, strict=True) if version != _version(one)}
-        if any(_memory(copy) in written for _, copy in self._copies):
+        written = {memory(one) for one, old in zip(tensors, before, strict=True) if old != version(one)}
+        if any(memory(copy) in written for _, copy in self._copies):
             raise NotAllowed("a slice at a pointer is written to in place", _VIEW_RULE, _VIEW_FIX)
-        self._stale += [copy for x, copy in self._copies if _memory(x) in written]
+        self._stale += [copy for x, copy in self._copies if memory(x) in written]
         return result
-
-
-def _version(tensor: Tensor) -> int:
-    return -1 if tensor.is_inference() else tensor._version
-
-
-def _memory(tensor: Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)
 
 
 def _rows(x: Tensor, index: Any) -> _Rows | None:  # noqa: ANN401 (as between square brackets)

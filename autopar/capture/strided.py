@@ -106,7 +106,11 @@ def as_strided(x: Tensor, size: Sequence[int], stride: Sequence[int], offset: in
 def _places(x: Tensor, size: Sequence[int], stride: Sequence[int], offset: int | None) -> Tensor:
     places = torch.full((), offset or 0, dtype=torch.int64, device=x.device)
     for dim, (n, step) in enumerate(zip(size, stride, strict=True)):
-        along = torch.arange(0, n * step, step, device=x.device) if step else torch.zeros(n, dtype=torch.int64)
+        along = (
+            torch.arange(0, n * step, step, device=x.device)
+            if step
+            else torch.zeros(n, dtype=torch.int64, device=x.device)
+        )
         places = places.unsqueeze(-1) + along if dim or offset else along
     return places
 
