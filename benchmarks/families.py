@@ -2,8 +2,8 @@
 
     python benchmarks/families.py [--libraries timm ...] [--names NAME ...] [--grids 2 2x2] [--workers 2] [--out FILE] [--write]
 
-Every family runs in a process of its own under a limit of time and memory; ranks are threads of it. Lines are added to `--out` as
-they are known, and what stands there is not tried again: a run that was stopped goes on. `--write` makes the table of
+Every family runs in a process of its own under a limit of processor time and memory; ranks are threads of it. Lines are added to
+`--out` as they are known, and what stands there is not tried again: a run that was stopped goes on. `--write` makes the table of
 docs/compatibility.md from that file. `make families` installs the libraries and does all of it.
 """
 
@@ -50,13 +50,13 @@ Task = tuple[str, str, Callable[[], Subject]]
 
 
 def _child(task: Task, grids: Sequence[str], seconds: int, pipe: Connection) -> None:
-    """Try one family, and send what became of it. An alarm ends what takes too long."""
+    """Try one family, and send what became of it. The system ends what takes too long."""
     library, family, make = task
     resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
     for stream in (1, 2):  # what libraries print
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
     warnings.filterwarnings("ignore")
-    signal.alarm(seconds)
     pipe.send(attempt(library, family, make, grids))
 
 
@@ -79,8 +79,9 @@ def tried(tasks: Sequence[Task], grids: Sequence[str], seconds: int, workers: in
             except EOFError:
                 found = []
             process.join()
-            slow = process.exitcode == -signal.SIGALRM
-            status, said = ("SLOW", f"stopped after {seconds} s") if slow else ("CRASH", f"ended by {process.exitcode}")
+            slow = process.exitcode == -signal.SIGXCPU
+            status = "SLOW" if slow else "CRASH"
+            said = f"stopped after {seconds} s of processor time" if slow else f"ended by {process.exitcode}"
             yield found or [Found(library, family, grid, status, message=said) for grid in grids]
 
 
@@ -146,7 +147,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--names", nargs="+", metavar="NAME", help="families (all)")
     parser.add_argument("--grids", nargs="+", default=["2", "2x2"], metavar="GRID", help="2 2x2")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes at a time (2)")
-    parser.add_argument("--timeout", type=int, default=300, metavar="S", help="seconds for one family (300)")
+    parser.add_argument(
+        "--timeout", type=int, default=900, metavar="S", help="seconds of processor time for one family (900)"
+    )
     parser.add_argument("--shard", default="0/1", metavar="I/N", help="every N-th family from the I-th on (0/1)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="results, a line of JSON each; those there are kept")
     parser.add_argument("--write", action="store_true", help="write the table of docs/compatibility.md from --out")
