@@ -109,7 +109,7 @@ def _differences(made: Compiled, subject: Subject, grid: str) -> list[Difference
             opened = Job(path.parent, program, read_description(path.parent / "plan.json"), file, ())
             return verify(opened, CASES[0], STEPS, 0)
 
-        return simulate(GridShape.parse(grid).size, rank, timeout=300.0)[0]
+        return simulate(GridShape.parse(grid).size, rank, timeout=1800.0)[0]
 
 
 def _judged(one: Found, differences: Sequence[Difference]) -> Found:

@@ -52,10 +52,21 @@ def written_through(h):
     return y
 
 
+def grown(h):
+    return h.detach().clone().resize_(20, 8) * h.mean()
+
+
 def viewed_after_a_write(h):
     y = 2 * h[:8].view(2, 4, 8).transpose(0, 1)
     y[:, 1:] = h[:4].unsqueeze(1)
     return y.softmax(-1).transpose(0, 1).reshape(4, 4, 4)
+
+
+def resized(h):
+    y = (2 * h.detach()).t()
+    z = y.clone(memory_format=torch.contiguous_format)
+    z.resize_(3, 5)
+    return h[:3, :5] * (z.sin() + y.clone().resize_(()).exp() + z.resize_as_(h[:2, 1:6].detach()).mul_(3)[1])
 
 
 def masked_by_many_constants(h):
@@ -71,6 +82,7 @@ READS = (
     copied,
     scattered,
     viewed_after_a_write,
+    resized,
     masked_by_many_constants,
 )
 
@@ -98,6 +110,12 @@ def test_gaps_and_what_lies_beyond_are_refused_at_their_line(read):
     assert text.startswith("test_strided.py:")
     assert "as_strided of a tensor of shape" in text
     assert ".unfold(" in text
+
+
+def test_memory_that_grows_is_refused_at_its_line():
+    text = refused(Net(grown), (torch.randn(16, 6),))
+    assert text.startswith("test_strided.py:")
+    assert "resize_ of 128 elements to 160" in text
 
 
 def test_writing_through_it_is_refused_at_its_line():
