@@ -361,7 +361,9 @@ def _batches(config: Any, task: str) -> list[dict[str, Tensor]]:  # noqa: ANN401
     made: dict[str, list[dict[str, Tensor]]] = {
         "causal": [{"input_ids": ids, "labels": ids.clone()}],
         "masked": [{"input_ids": ids, "labels": ids.clone()}, {"pixel_values": image}],
-        "seq2seq": [{"input_ids": ids, "labels": one} for one in (answer, ids.clone())],
+        "seq2seq": [
+            {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": one} for one in (answer, ids.clone())
+        ],
         "text": [{"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": kinds}],
         "image": [{"pixel_values": image, "labels": kinds}],
         "video": [{"pixel_values": video, "labels": kinds}],

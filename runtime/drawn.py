@@ -16,12 +16,10 @@ from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from autopar.errors import ConfigError, refusal
-from autopar.runtime.dropout import bernoulli, bernoulli_of, kept, rand, randint, randn
+from autopar.runtime.dropout import bernoulli, bernoulli_of, exponential_like, kept, rand, randint, randn
 
 _aten = torch.ops.aten
-_RULE = (
-    "a program draws uniform, normal, Bernoulli and whole numbers; other operators that draw have no counterpart in it"
-)
+_RULE = "a program draws uniform, normal, exponential, Bernoulli and whole numbers; other operators that draw have no counterpart in it"
 
 
 def _sized(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -55,6 +53,8 @@ _TABLE: Mapping[object, Callable[..., object]] = {
     _aten.bernoulli_.float: lambda x, p=0.5, generator=None: x.copy_(bernoulli(x, p)),
     _aten.bernoulli.p: lambda x, p, generator=None: bernoulli(x, p),
     _aten.bernoulli.default: lambda x, generator=None: bernoulli_of(x),
+    _aten.exponential_.default: lambda x, rate=1.0, generator=None: x.copy_(exponential_like(x, rate)),
+    _aten.exponential.default: lambda x, rate=1.0, generator=None: exponential_like(x, rate),
     _aten.rand.default: _sized(rand),
     _aten.randn.default: _sized(randn),
     _aten.randint.default: lambda high, size, dtype=torch.int64, **_: randint(0, high, size, {}, dtype),

@@ -126,6 +126,15 @@ def randint(
     return draw(f"integers {low} to {high}", sample, shape, over, dtype, torch.device("cpu"))
 
 
+def exponential_like(x: Tensor, rate: float = 1.0, over: Over = _NOWHERE) -> Tensor:
+    """`torch.Tensor.exponential_`: numbers of density rate exp(-rate t), in shape and dtype of `x`, a rank's part."""
+
+    def sample(cell: Tensor, generator: torch.Generator) -> None:
+        cell.exponential_(generator=generator)
+
+    return draw("exponential", sample, x.shape, over, x.dtype, x.device) / rate
+
+
 def rand_like(x: Tensor, over: Over = _NOWHERE) -> Tensor:
     """`torch.rand_like`: uniform numbers in shape and dtype of `x`, a rank's part."""
     return rand(x.shape, over, x.dtype, x.device)

@@ -174,6 +174,10 @@ for _name in ("rand", "randn"):
         f"{_name}_like", (f"aten.{_name}_like.default",), _every_dim, _emit_like(f"{_name}_like", 1), "", Sample((_X,))
     )
 _random(
+    "exponential", ("aten.exponential.default",), _every_dim, _emit_like("exponential_like", 2), "",
+    Sample((T((4, 6), "constant"),)), Sample((T((4,), "constant"), 2.0)),
+)  # fmt: skip
+_random(
     "randint", ("aten.randint.default", "aten.randint.low"), _every_dim, _emit_integers, "",
     Sample((9, (4, 6))), Sample((2, 9, (6,)), (("dtype", Dtype("int32")),), "aten.randint.low"),
 )  # fmt: skip
