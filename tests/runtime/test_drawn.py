@@ -6,7 +6,18 @@ import torch.nn.functional as F
 from torch import nn
 
 from autopar.errors import ConfigError
-from autopar.runtime import alpha_dropout, attention, bernoulli, drawing, dropout, feature_dropout, rand, randint, randn
+from autopar.runtime import (
+    alpha_dropout,
+    attention,
+    bernoulli,
+    drawing,
+    dropout,
+    exponential_like,
+    feature_dropout,
+    rand,
+    randint,
+    randn,
+)
 from autopar.runtime.drawn import Drawn
 
 X = torch.randn(2, 4, 6, dtype=torch.float64)
@@ -32,6 +43,7 @@ PAIRS = {
     "uniform": (lambda: torch.empty(5).uniform_(-1, 1), lambda: rand((5,)) * 2 - 1),
     "integers": (lambda: torch.randint(3, 9, (4, 5)), lambda: randint(3, 9, (4, 5))),
     "normal": (lambda: torch.empty(5).normal_(1, 3), lambda: randn((5,)) * 3 + 1),
+    "exponential": (lambda: X.clone().exponential_(2.5), lambda: exponential_like(X, 2.5)),
     "several": (lambda: F.dropout(F.dropout(X, 0.2), 0.5), lambda: dropout(dropout(X, 0.2), 0.5)),
 }
 

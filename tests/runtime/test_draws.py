@@ -14,6 +14,7 @@ from autopar.runtime import (
     drawing,
     drop_path,
     dropout,
+    exponential_like,
     feature_dropout,
     rand,
     randn,
@@ -78,7 +79,10 @@ def test_calls_steps_and_seeds_differ_and_repeat():
 def test_moments(shape):
     with drawing(5, 5):
         u, n, b = rand(shape), randn(shape), bernoulli(torch.empty(shape), 0.3)
+        e = exponential_like(torch.empty(shape), 2.5)
     count = u.numel()
+    assert abs(float(e.mean()) - 1 / 2.5) < 5 * (1 / 2.5**2 / count) ** 0.5
+    assert abs(float(e.var()) - 1 / 2.5**2) < 5 * (8 / 2.5**4 / count) ** 0.5
     assert abs(float(u.mean()) - 1 / 2) < 5 * (1 / 12 / count) ** 0.5
     assert abs(float(n.mean())) < 5 * (1 / count) ** 0.5
     assert abs(float(n.var()) - 1) < 5 * (2 / count) ** 0.5
