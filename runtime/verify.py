@@ -183,41 +183,38 @@ def verify(opened: Job, case: Case, steps: int, seed: int) -> list[Difference]:
 
 def _own_rounding(opened: Job, case: Case, batches: Sequence[job.Inputs], seed: int, mine: Trained) -> list[float]:
     """How far rounding moves the program: in float64 by what the roundings of float32 do to it, in proportion. Collective."""
-    coarse = _coarse(case)
-    if coarse is None:
+    if case.dtype != torch.float64:
         return [0.0 for _ in mine.compared()]
-    return _apart(program_trained(opened, coarse, _cast(batches, coarse), seed), mine, _share(case, coarse))
+    return _in_proportion(program_trained(opened, *_coarse(case, batches), seed), mine)
 
 
 def _moved(
     opened: Job, case: Case, batches: Sequence[job.Inputs], seed: int, model: Trained, rounding: float
 ) -> Iterator[list[float]]:
     """How far rounding moves the sequential model: its parameters changed by some, and in float64 those of float32."""
-    draw = torch.Generator().manual_seed(seed)
+    draw, names = torch.Generator().manual_seed(seed), tuple(model.state)
     for _ in range(DRAWS):
         change = partial(nudge, draw=draw, rounding=rounding)
-        yield _apart(model_trained(opened, case, batches, seed, tuple(model.state), change), model)
-    if coarse := _coarse(case):
-        other = model_trained(opened, coarse, _cast(batches, coarse), seed, tuple(model.state))
-        yield _apart(other, model, _share(case, coarse))
+        yield _apart(model_trained(opened, case, batches, seed, names, change), model)
+    if case.dtype == torch.float64:
+        yield _in_proportion(model_trained(opened, *_coarse(case, batches), seed, names), model)
 
 
-def _coarse(case: Case) -> Case | None:
-    return replace(case, dtype=torch.float32) if case.dtype == torch.float64 else None
+def _coarse(case: Case, batches: Sequence[job.Inputs]) -> tuple[Case, list[job.Inputs]]:
+    return replace(case, dtype=torch.float32), [job.cast(batch, torch.float32) for batch in batches]
 
 
-def _share(case: Case, coarse: Case) -> float:
-    return torch.finfo(case.dtype).eps / torch.finfo(coarse.dtype).eps
+def _in_proportion(coarse: Trained, fine: Trained) -> list[float]:
+    """What the roundings of float64 do, from what those of float32 do; where these leave no digit, one digit's worth."""
+    share = torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
+    return [share * min(size, 1.0) for size in _apart(coarse, fine)]
 
 
-def _cast(batches: Sequence[job.Inputs], case: Case) -> list[job.Inputs]:
-    return [job.cast(batch, case.dtype) for batch in batches]
-
-
-def _apart(one: Trained, other: Trained, share: float = 1.0) -> list[float]:
-    """The largest differences of losses, gradients and state, in a share of which we are interested."""
+def _apart(one: Trained, other: Trained) -> list[float]:
+    """The largest differences of losses, gradients and state; 0 for what is not finite, and so no measure."""
     pairs = zip(one.compared(), other.compared(), strict=True)
-    return [share * compare(mine, theirs)[0] for (_, mine), (_, theirs) in pairs]
+    sizes = [compare(mine, theirs)[0] for (_, mine), (_, theirs) in pairs]
+    return [size if math.isfinite(size) else 0.0 for size in sizes]
 
 
 def _shared(comm: Comm, found: Sequence[Difference]) -> list[Difference]:
