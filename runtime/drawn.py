@@ -19,7 +19,10 @@ from autopar.errors import ConfigError, refusal
 from autopar.runtime.dropout import bernoulli, bernoulli_of, exponential_like, kept, rand, randint, randn
 
 _aten = torch.ops.aten
-_RULE = "a program draws uniform, normal, exponential, Bernoulli and whole numbers; other operators that draw have no counterpart in it"
+_RULE = (
+    "a program draws uniform, normal, exponential, Bernoulli and whole numbers; "
+    "other operators that draw have no counterpart in it"
+)
 
 
 def _sized(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
