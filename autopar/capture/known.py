@@ -32,6 +32,8 @@ _READS = frozenset(
 )
 _UNSET = ("empty", "new_empty")
 _SYMBOLS = (torch.SymInt, torch.SymFloat, torch.SymBool)
+_PROPERTIES: Any = Tensor
+_FLAGS = (_PROPERTIES.requires_grad.__set__, _PROPERTIES.grad.__set__)  # set without a write to any memory
 UNKNOWN = "its value is not known"
 
 
@@ -41,6 +43,7 @@ class Known(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self._numbers: dict[int, tuple[Tensor, Tensor]] = {}  # by identity: the fake, kept alive, and its numbers
+        self._places: dict[int, set[int]] = {}  # by memory: the identities of those that were met there
         self._bytes = 0
 
     def __torch_function__(
@@ -65,7 +68,7 @@ class Known(TorchFunctionMode):
         if name == "__set__" or versions != [version(one) for one in tensors]:  # something was written
             own = any(id(one) not in self._numbers for one in tensors)  # the user's, which are to stay as they are
             if not known or own or name == "__set__" or not self._compute(func, args, given, result):
-                self._forget(tensors)
+                self._forget(tensors, moved=not _in_place(name, func))
         elif known and not name.startswith(_UNSET):
             self._compute(func, args, given, result)
         return result
@@ -113,16 +116,32 @@ class Known(TorchFunctionMode):
             alike = [(one.shape, one.dtype) for one in found] == [(one.shape, one.dtype) for one in fakes]
             if alike:
                 self._numbers |= {id(fake): (fake, one) for fake, one in zip(fakes, found, strict=True)}
+                for fake in fakes:
+                    self._places.setdefault(memory(fake), set()).add(id(fake))
                 self._bytes += sum(one.nbytes for one in found)
             return alike
 
     def _numbered(self, leaf: Any) -> Any:  # noqa: ANN401 (any argument)
         return self._of(leaf) if isinstance(leaf, Tensor) else leaf
 
-    def _forget(self, written: Sequence[Tensor]) -> None:
-        """Something unknown was written to one of these: whatever shares its memory is unknown from now on."""
+    def _forget(self, written: Sequence[Tensor], *, moved: bool) -> None:
+        """Something unknown was written to one of these: whatever shares its memory is unknown from now on.
+
+        That which `moved` may share another memory now than where it was met.
+        """
         places = set(map(memory, written))
-        self._numbers = {key: pair for key, pair in self._numbers.items() if memory(pair[0]) not in places}
+        if moved:
+            self._places = {}
+            for key, (fake, _) in self._numbers.items():
+                self._places.setdefault(memory(fake), set()).add(key)
+        for place in places:
+            for key in self._places.pop(place, ()):
+                self._numbers.pop(key, None)
+
+
+def _in_place(name: str, func: Callable[..., Any]) -> bool:
+    """Whether a call leaves every tensor the memory that it has."""
+    return func in _FLAGS or name == "__setitem__" or (name.endswith("_") and name not in ("set_", "__set__"))
 
 
 def _said(name: str, tensor: Tensor) -> str:

@@ -3,6 +3,10 @@
 the text of every graph     compiled as Python whenever a graph is made or changed; here where a graph is called
 the stack of every call     looked up and spelled frame by frame, torch's own included; here the others, each line once
 where a call came from      copied with all its past by every pass
+how a result lies           looked for among the formats of images, for torch's compiler
+symbols for new numbers     looked for in every result; here where there are any
+what a cast expects         a call of its own beside each cast, which asks for what the trace has seen
+sums of symbols             `remembering`
 """
 
 from __future__ import annotations
@@ -15,11 +19,17 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import fx
+from torch._export.utils import _disable_aten_to_metadata_assertions, _get_shape_env_from_gm
+from torch.export import _trace
 from torch.fx import proxy
 from torch.fx import traceback as of_nodes
+from torch.fx.experimental import proxy_tensor
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.fx.graph import _PyTreeCodeGen
 from torch.fx.graph_module import _forward_from_src
+from torch.utils._sympy.symbol import SymT, symbol_is_type
 
+from autopar.capture.remembering import remembering
 from autopar.capture.source import OURS, TORCH
 
 
@@ -31,7 +41,11 @@ def thrifty() -> Iterator[None]:
             (fx.GraphModule, "recompile", _lazily(fx.GraphModule.recompile)),
             (proxy, "CapturedTraceback", _Stacks()),
             (of_nodes.NodeSource, "__init__", _no_past),
+            (proxy_tensor, "_extract_tensor_metadata", _no_format),
+            (_trace, "_replace_unbacked_bindings", _where_any(_trace._replace_unbacked_bindings)),
         )
+        stack.enter_context(_disable_aten_to_metadata_assertions())
+        stack.enter_context(remembering())
         for holder, name, other in exchanges:
             stack.callback(setattr, holder, name, getattr(holder, name))
             setattr(holder, name, other)
@@ -113,3 +127,23 @@ def _no_past(self: of_nodes.NodeSource, node: fx.Node | None, pass_name: str = "
     self.node_info = None if node is None else self.NodeInfo(node.name, str(node.target), id(node.graph))
     self.from_node = []
     self._action_string = self._dict = None
+
+
+def _no_format(result: object) -> None:
+    """In the place of what torch's compiler keeps of a result beside the result."""
+
+
+def _where_any(really: Callable[[fx.GraphModule], None]) -> Callable[[fx.GraphModule], None]:
+    """A pass about symbols for numbers that only a run tells, which says of most graphs that there are none."""
+
+    def bindings(graph: fx.GraphModule) -> None:
+        env: ShapeEnv | None = _get_shape_env_from_gm(graph)
+        if env is None or any(
+            symbol_is_type(one, (SymT.UNBACKED_INT, SymT.UNBACKED_FLOAT)) for one in env.var_to_range
+        ):
+            really(graph)
+            return
+        for node in graph.graph.nodes:
+            node.meta.pop("unbacked_bindings", None)
+
+    return bindings
