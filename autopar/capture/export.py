@@ -24,6 +24,7 @@ from autopar.capture.functions import kept
 from autopar.capture.hooks import no_hooks
 from autopar.capture.known import Known
 from autopar.capture.no_grad import detach_in_words, itself_without_gradient, keep_no_grad
+from autopar.capture.plain import plain
 from autopar.capture.quiet import quiet
 from autopar.capture.refuse import NumberTaken
 from autopar.capture.returned import only_tensors
@@ -110,7 +111,10 @@ def functional(
         keep_gradients(program, user_files(module))
         keep_no_grad(program.graph_module)
         tell_of_flat(program.graph_module, user_files(module))
-        found: ExportedProgram = program.run_decompositions(decompose.table())
+        table = decompose.table()
+        if plain(program, table):
+            return program
+        found: ExportedProgram = program.run_decompositions(table)
         _restore_lines(found.graph_module, lines)
         return found
 
