@@ -117,7 +117,7 @@ def _rewritten(node: fx.Node, to: _Rewriting) -> Any:  # noqa: ANN401 (a node or
         return copy
     args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), lambda one: to.made[one])
     if node.target is operator.getitem:
-        made = _picked(*args, to)
+        made = _picked(args, to)
     elif not isinstance(node.target, torch._ops.OpOverload):
         made = _called(node.target, args, kwargs, to)
     elif node.target in to.table or (_is_cia_op(node.target) and not _is_preservable_cia_op(node.target)):
@@ -144,8 +144,9 @@ def _called(target: Any, args: Any, kwargs: Any, to: _Rewriting) -> Any:  # noqa
     return made
 
 
-def _picked(call: Any, place: int, to: _Rewriting) -> Any:  # noqa: ANN401 (a node, or what stands for its results)
+def _picked(args: Any, to: _Rewriting) -> Any:  # noqa: ANN401 (a node, or what stands for its results, and a place)
     """One result of a call, which is picked once."""
+    call, place = args
     if isinstance(call, list | tuple):
         return call[place]
     if (call, place) not in to.picked:
@@ -174,7 +175,7 @@ def _written_out(node: fx.Node, args: Any, kwargs: Any, to: _Rewriting) -> Any: 
         if call.op != "placeholder":
             inner, named = fx.map_arg((call.args, dict(call.kwargs)), lambda one: made[one])
             picks = call.target is operator.getitem
-            found = _picked(*inner, to) if picks else _called(call.target, inner, named, to)
+            found = _picked(inner, to) if picks else _called(call.target, inner, named, to)
             made[call] = _with_lines(found, node)
     raise _NotPlain
 

@@ -21,7 +21,7 @@ _PLAIN = (int, bool, float)
 def remembering() -> Iterator[None]:
     """While active, torch computes with symbols so."""
     node: Any = SymNode
-    exchanges = {f"_{name}": _remembered(getattr(node, f"_{name}")) for name in _METHODS}
+    exchanges: dict[str, Any] = {f"_{name}": _remembered(getattr(node, f"_{name}")) for name in _METHODS}
     exchanges |= {"expr": property(_once(node.expr.fget)), "maybe_as_int": _whole_number()}
     before = {name: vars(node)[name] for name in exchanges}
     try:
