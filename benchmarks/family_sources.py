@@ -257,9 +257,11 @@ def transformers_families() -> dict[str, Callable[[], Subject]]:
 def _transformer(kind: str, tasks: Mapping[str, str]) -> Subject:
     def trials() -> Iterator[tuple[Callable[[], nn.Module], Inputs]]:
         for task, cls in tasks.items():
-            for config in _configurations(kind):
-                for inputs in _batches(config, task):
-                    yield partial(_own_loss, cls, config), inputs
+            for whole in _configurations(kind):
+                words = whole.get_text_config()  # which classes of words alone take
+                for config in (whole,) if words is whole else (whole, words):
+                    for inputs in _batches(config, task):
+                        yield partial(_own_loss, cls, config), inputs
 
     return _first_that_runs(trials())
 
@@ -278,6 +280,7 @@ def _configurations(kind: str) -> Iterator[Any]:
         for heads in HEADS:
             yield _small(CONFIG_MAPPING[kind], names, heads)
     yield _consistent(CONFIG_MAPPING[kind]())
+    yield _consistent(_halved(CONFIG_MAPPING[kind]()))
 
 
 def _small(make: Callable[..., Any], kept: frozenset[str] | None, heads: Mapping[str, int]) -> Any:  # noqa: ANN401
@@ -297,6 +300,28 @@ def _small(make: Callable[..., Any], kept: frozenset[str] | None, heads: Mapping
                 if not _has(fields[name], other):
                     setattr(fields[name], other, default)
     return _consistent(make(**_taken(make, fields)))
+
+
+def _halved(config: Any) -> Any:  # noqa: ANN401 (a configuration)
+    """The configuration with two layers, and every number of more than 64 halved until it is no more, so that quotients stay."""
+    for name, value in list(vars(config).items()):
+        if hasattr(value, "to_dict"):
+            _halved(value)
+        elif name in FEWEST and name != "vocab_size":
+            setattr(config, name, SIZES[name])
+        elif isinstance(value, float) and _drops(name):
+            setattr(config, name, 0.0)
+        elif name.endswith("token_id") or isinstance(value, bool):
+            setattr(config, name, 2 if isinstance(value, int) and value > 2 else value)
+        elif isinstance(value, int):
+            setattr(config, name, _few(value))
+        elif isinstance(value, list | tuple) and value and all(type(one) is int for one in value):
+            setattr(config, name, type(value)(map(_few, value)))
+    return config
+
+
+def _few(number: int) -> int:
+    return number if number <= 64 else _few(number // 2)
 
 
 FEWER = frozenset({"head_dim", "embed_dim", "dim", "hidden_dim"})
@@ -366,7 +391,7 @@ def _batches(config: Any, task: str) -> list[dict[str, Tensor]]:  # noqa: ANN401
         ],
         "text": [{"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": kinds}],
         "image": [{"pixel_values": image, "labels": kinds}],
-        "video": [{"pixel_values": video, "labels": kinds}],
+        "video": [{name: video, "labels": kinds} for name in ("pixel_values", "pixel_values_videos")],
         "segments": [{"pixel_values": image, "labels": torch.randint(0, 2, (ROWS, size, size))}],
         "depth": [{"pixel_values": image, "labels": torch.rand(ROWS, size, size)}],
         "speech": [{"input_features": one, "labels": answer} for one in spectra.values()]
