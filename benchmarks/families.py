@@ -31,7 +31,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is downloaded: weights a
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from compatibility import write_section
-from family_sources import SOURCES, Subject
+from family_sources import SOURCES
+from family_subject import Subject
 from family_trial import Found, attempt
 from options import described
 

@@ -8,119 +8,23 @@ transformers' inputs follow from the task.
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import inspect
-import sys
-import types
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-Inputs = tuple[Tensor, ...] | dict[str, Tensor]
-ROWS = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """A model that its library can run: a function that makes it, and inputs of `ROWS` rows, or of two. It returns its loss."""
-
-    make: Callable[[], nn.Module]
-    inputs: Inputs
-
-
-class TowardsPattern(nn.Module):
-    """A net whose every floating-point result is drawn towards numbers that are exact in all types, by mean squares."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """The sum of the mean squares."""
-        terms = [
-            (one - (torch.arange(one.shape[-1], device=one.device) % 5 - 2).to(one.dtype)).square().mean()
-            for one in _tensors(self.net(*inputs))
-            if one.is_floating_point()
-        ]
-        return torch.stack(terms).sum()
-
-
-class OwnLoss(nn.Module):
-    """A model of transformers that computes its loss from labels; further outputs are not looked at."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, **inputs: Tensor) -> Tensor:
-        """The loss."""
-        loss: Tensor = self.net(**inputs).loss
-        return loss
-
-
-def _tensors(output: object) -> Iterator[Tensor]:
-    if isinstance(output, Tensor):
-        yield output
-    elif isinstance(output, Mapping):
-        for one in output.values():
-            yield from _tensors(one)
-    elif isinstance(output, list | tuple):
-        for one in output:
-            yield from _tensors(one)
-
-
-def without_dropout(net: nn.Module) -> nn.Module:
-    """The net in training mode, with every probability of dropping something at zero."""
-    for module in net.modules():
-        for name in ("p", "drop_prob", "drop_rate", "dropout", "layerdrop"):
-            if isinstance(getattr(module, name, None), float):
-                setattr(module, name, 0.0)
-    return net.train()
-
-
-def _first_that_runs(trials: Iterator[tuple[Callable[[], nn.Module], Inputs]]) -> Subject:
-    """The first trial whose step the library itself can run, forward and backward. Raises what the last one raised."""
-    last: Exception = ValueError("there is nothing to try")
-    while True:
-        try:
-            make, inputs = next(trials)
-            if _size(make) > MOST_PARAMETERS:
-                raise ValueError(f"more than {MOST_PARAMETERS / 1e6:.0f}M parameters")
-            net = make()
-            loss = net(**inputs) if isinstance(inputs, dict) else net(*inputs)
-            loss.backward()
-            if not torch.isfinite(loss):
-                raise ValueError(f"the loss is {loss.item()}")
-            return Subject(make, inputs)
-        except StopIteration:
-            raise last from None
-        except Exception as error:  # a library may raise anything at sizes that its model does not take
-            last = error
-
-
-MOST_PARAMETERS = 80e6
-
-
-def _size(make: Callable[[], nn.Module]) -> int:
-    """How many parameters a model has, found without memory for them; 0 for one that cannot be made so."""
-    try:
-        with torch.device("meta"):
-            return sum(one.numel() for one in make().parameters())
-    except Exception:  # a library may look at numbers
-        return 0
-
+from family_subject import ROWS, Inputs, Subject, TowardsPattern, first_that_runs, torchvision_models, without_dropout
+from family_transformers import transformers_families
 
 # --- timm ----------------------------------------------------------------------------------------------------------------
 
 
 def timm_families() -> dict[str, Callable[[], Subject]]:
     """By module of timm the model whose name promises the least work."""
-    _torchvision()  # timm imports it
+    torchvision_models()  # timm imports it
     import timm
 
     small = ("atto", "femto", "pico", "nano", "tiny", "mini", "_18", "18", "xs", "xx", "b0", "s0", "t0", "small")
@@ -145,7 +49,7 @@ def _timm(name: str) -> Subject:
                 make = partial(timm.create_model, name, num_classes=12, **size, **depth)
                 yield partial(_towards_pattern, make), (torch.randn(ROWS, 3, pixels, pixels),)
 
-    return _first_that_runs(trials())
+    return first_that_runs(trials())
 
 
 def _towards_pattern(make: Callable[[], nn.Module]) -> nn.Module:
@@ -157,7 +61,7 @@ def _towards_pattern(make: Callable[[], nn.Module]) -> nn.Module:
 
 def torchvision_families() -> dict[str, Callable[[], Subject]]:
     """By file of torchvision's models the one with the fewest parameters; detectors, whose shapes follow their data, apart."""
-    models = _torchvision()
+    models = torchvision_models()
     found: dict[str, str] = {}
     for name in sorted(models.list_models(), key=lambda name: _parameters(models, name)):
         family = models.get_model_builder(name).__module__.removeprefix("torchvision.models.")
@@ -171,21 +75,8 @@ def _parameters(models: Any, name: str) -> int:  # noqa: ANN401 (a module)
     return int(next(iter(models.get_model_weights(name))).meta["num_params"])
 
 
-def _torchvision() -> Any:  # noqa: ANN401 (a module)
-    """torchvision's models; beside a torch for which its kernels are not built, without what describes these to torch."""
-    described = "torchvision._meta_registrations"
-    try:
-        import torchvision
-    except RuntimeError:
-        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        sys.modules[described] = types.ModuleType(described)
-        import torchvision
-    return torchvision.models
-
-
 def _vision(name: str) -> Subject:
-    builder = _torchvision().get_model_builder(name)
+    builder = torchvision_models().get_model_builder(name)
     known = inspect.signature(builder).parameters
     plain = {key: None for key in ("weights", "weights_backbone") if key in known}
 
@@ -197,221 +88,7 @@ def _vision(name: str) -> Subject:
             yield make, (torch.randn(2, 3, 16, 224, 224),)  # of a fixed size: the memory of two rows is enough
             yield make, (torch.randn(ROWS, 3, 128, 128), torch.randn(ROWS, 3, 128, 128))  # pairs of images
 
-    return _first_that_runs(trials())
-
-
-# --- transformers --------------------------------------------------------------------------------------------------------
-
-SIZES: dict[str, Any] = {  # what fields of configurations become, where a configuration has them
-    **dict.fromkeys(
-        ("hidden_size", "d_model", "n_embd", "dim", "embed_dim", "embedding_size", "word_embed_proj_dim"), 32
-    ),
-    **dict.fromkeys(("num_hidden_layers", "n_layer", "num_layers", "n_layers", "encoder_layers", "decoder_layers"), 2),
-    **dict.fromkeys(("num_decoder_layers", "num_encoder_layers", "num_key_value_heads", "num_experts_per_tok"), 2),
-    **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_heads", "num_local_experts", "num_experts"), 4),
-    **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads", "n_routed_experts", "conv_kernel"), 4),
-    **dict.fromkeys(("intermediate_size", "ffn_dim", "n_inner", "encoder_ffn_dim", "decoder_ffn_dim", "d_ff"), 64),
-    **dict.fromkeys(("hidden_dim", "ffn_hidden_size", "max_position_embeddings", "n_positions", "max_length"), 64),
-    **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size"), 32),
-    **dict.fromkeys(("mamba_n_heads", "linear_num_key_heads", "linear_num_value_heads"), 8),
-    **dict.fromkeys(
-        ("d_kv", "head_dim", "patch_size", "sliding_window", "state_size", "mamba_d_state", "rotary_dim"), 8
-    ),
-    **dict.fromkeys(("qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim"), 8),
-    **dict.fromkeys(("q_lora_rank", "kv_lora_rank"), 16),
-    **dict.fromkeys(("n_group", "topk_group", "bos_token_id", "first_k_dense_replace"), 1),
-    **dict.fromkeys(("pad_token_id", "decoder_start_token_id"), 0),
-    **dict.fromkeys(("d_latents", "num_latents"), 32),
-    **{"axial_pos_embds": False, "num_self_attends_per_block": 2, "hidden_size_per_layer_input": 8},
-    **dict.fromkeys(("vocab_size_per_layer_input", "entity_vocab_size", "encoder_hash_byte_group_vocab"), 200),
-    **{"vocab_size": 200, "image_size": 32, "eos_token_id": 2, "num_labels": 3, "use_cache": False},
-}
-DROPPING = ("drop", "mask_time_prob", "mask_feature_prob")
-TASKS = {  # by task the table of models in transformers, in the order in which a type's task is chosen
-    "causal": "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
-    "seq2seq": "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
-    "masked": "MODEL_FOR_MASKED_LM_MAPPING_NAMES",
-    "image": "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES",
-    "text": "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
-    "speech": "MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES",
-    "audio": "MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES",
-    "sound": "MODEL_FOR_CTC_MAPPING_NAMES",
-    "video": "MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES",
-    "segments": "MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES",
-    "depth": "MODEL_FOR_DEPTH_ESTIMATION_MAPPING_NAMES",
-}
-
-
-def transformers_families() -> dict[str, Callable[[], Subject]]:
-    """By type of model the class of its first task that trains with labels."""
-    _torchvision()  # some of transformers' models import it
-    from transformers.models.auto import modeling_auto
-
-    found: dict[str, dict[str, str]] = {}
-    for task, table in TASKS.items():
-        for kind, cls in getattr(modeling_auto, table).items():
-            found.setdefault(kind, {})[task] = cls[0] if isinstance(cls, list | tuple) else cls
-    return {kind: partial(_transformer, kind, tasks) for kind, tasks in sorted(found.items())}
-
-
-def _transformer(kind: str, tasks: Mapping[str, str]) -> Subject:
-    def trials() -> Iterator[tuple[Callable[[], nn.Module], Inputs]]:
-        for task, cls in tasks.items():
-            for whole in _configurations(kind):
-                words = whole.get_text_config()  # which classes of words alone take
-                for config in (whole,) if words is whole else (whole, words):
-                    for inputs in _batches(config, task):
-                        yield partial(_own_loss, cls, config), inputs
-
-    return _first_that_runs(trials())
-
-
-def _own_loss(cls: str, config: Any) -> nn.Module:  # noqa: ANN401 (a configuration)
-    import transformers
-
-    return OwnLoss(without_dropout(getattr(transformers, cls)(copy.deepcopy(config))))
-
-
-def _configurations(kind: str) -> Iterator[Any]:
-    """The type's configuration, ever less shrunk; each is tried."""
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-
-    for names in (frozenset[str](), FEWER, WIDTHS, None):
-        for heads in HEADS:
-            yield _small(CONFIG_MAPPING[kind], names, heads)
-    yield _consistent(CONFIG_MAPPING[kind]())
-    yield _consistent(_halved(CONFIG_MAPPING[kind]()))
-
-
-def _small(make: Callable[..., Any], kept: frozenset[str] | None, heads: Mapping[str, int]) -> Any:  # noqa: ANN401
-    """A configuration with small numbers in its fields but those `kept`, None: in a few; in those that it holds as well."""
-    base = make()
-    fields = {name: value for name, value in (SIZES | heads).items() if _has(base, name)}
-    fields |= {name: 0.0 for name, value in vars(base).items() if isinstance(value, float) and _drops(name)}
-    for name, small in (("depths", lambda n: [1] * n), ("hidden_sizes", lambda n: [16 * (i + 1) for i in range(n)])):
-        if isinstance(getattr(base, name, None), list | tuple):
-            fields[name] = small(len(getattr(base, name)))
-    names = fields.keys() & FEWEST if kept is None else fields.keys() - kept
-    fields = {name: value for name, value in fields.items() if name in names}
-    for name, value in vars(base).items():
-        if hasattr(value, "to_dict"):
-            fields[name] = _small(type(value), kept, heads)
-            for other, default in vars(value).items():  # what this one has that its class does not give
-                if not _has(fields[name], other):
-                    setattr(fields[name], other, default)
-    return _consistent(make(**_taken(make, fields)))
-
-
-def _halved(config: Any) -> Any:  # noqa: ANN401 (a configuration)
-    """The configuration with two layers, and every number of more than 64 halved until it is no more, so that quotients stay."""
-    for name, value in list(vars(config).items()):
-        if hasattr(value, "to_dict"):
-            _halved(value)
-        elif name in FEWEST and name != "vocab_size":
-            setattr(config, name, SIZES[name])
-        elif isinstance(value, float) and _drops(name):
-            setattr(config, name, 0.0)
-        elif name.endswith("token_id") or isinstance(value, bool):
-            setattr(config, name, 2 if isinstance(value, int) and value > 2 else value)
-        elif isinstance(value, int):
-            setattr(config, name, _few(value))
-        elif isinstance(value, list | tuple) and value and all(type(one) is int for one in value):
-            setattr(config, name, type(value)(map(_few, value)))
-    return config
-
-
-def _few(number: int) -> int:
-    return number if number <= 64 else _few(number // 2)
-
-
-FEWER = frozenset({"head_dim", "embed_dim", "dim", "hidden_dim"})
-WIDTHS = FEWER | {"num_heads", "n_heads", "hidden_size", "d_model", "intermediate_size"}
-FEWEST = frozenset({"num_hidden_layers", "n_layer", "num_layers", "n_layers", "vocab_size", "use_cache"})
-HEADS: tuple[dict[str, int], ...] = (  # beside SIZES
-    {},
-    {"num_key_value_heads": 4},  # of the latent attention, as many as heads
-    {"num_heads": 8, "n_heads": 8},  # of state spaces, which are twice as wide
-)
-
-
-def _taken(make: Callable[..., Any], fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that a configuration takes: some refuse those that follow from others, or that do not suit others."""
-    taken = dict(fields)
-    with contextlib.suppress(Exception):  # a library's own check, as below
-        make(**taken)
-        return taken
-    taken = {}
-    for name, value in fields.items():
-        with contextlib.suppress(Exception):
-            make(**taken, **{name: value})
-            taken[name] = value
-    return taken
-
-
-def _has(config: Any, name: str) -> bool:  # noqa: ANN401 (a configuration)
-    """Whether a configuration has a field, one for all layers."""
-    try:
-        return hasattr(config, name)
-    except Exception:  # a library's own: it differs between layers
-        return False
-
-
-def _drops(name: str) -> bool:
-    return any(word in name for word in DROPPING)
-
-
-def _consistent(config: Any) -> Any:  # noqa: ANN401 (a configuration)
-    """The configuration with as many entries in its list of layers as it has layers, and with the words that begin and pad."""
-    for name in ("pad_token_id", "decoder_start_token_id"):  # which a user gives who trains from nothing
-        if getattr(config, name, None) is None:
-            setattr(config, name, 0)
-    layers = getattr(config, "num_hidden_layers", None)
-    if vars(config).get("layer_types") and isinstance(layers, int):
-        config.layer_types = list(config.layer_types)[:layers]
-    return config
-
-
-def _batches(config: Any, task: str) -> list[dict[str, Tensor]]:  # noqa: ANN401 (a configuration)
-    """Inputs that models of a task take, in the few ways in which they are called."""
-    size, channels, words = (_field(config, *names) for names in (("image_size",), ("num_channels",), ("vocab_size",)))
-    size, channels, words = size or 64, channels or 3, min(words or 200, 200)
-    bins = _field(config, "num_mel_bins", "input_feat_per_channel") or 80
-    kinds = torch.randint(0, 2, (ROWS,))
-    ids = torch.randint(3, words, (ROWS, 12))
-    answer = torch.randint(3, words, (ROWS, 8))
-    wave, image = torch.randn(ROWS, 4000), torch.randn(ROWS, channels, size, size)
-    spectra = {"time first": torch.randn(ROWS, 400, bins), "bins first": torch.randn(ROWS, bins, 128)}
-    frames = torch.randn(ROWS, _field(config, "max_length") or 128, bins)
-    video = torch.randn(ROWS, _field(config, "num_frames") or 8, channels, size, size)
-    made: dict[str, list[dict[str, Tensor]]] = {
-        "causal": [{"input_ids": ids, "labels": ids.clone()}],
-        "masked": [{"input_ids": ids, "labels": ids.clone()}, {"pixel_values": image}],
-        "seq2seq": [
-            {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": one} for one in (answer, ids.clone())
-        ],
-        "text": [{"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": kinds}],
-        "image": [{"pixel_values": image, "labels": kinds}],
-        "video": [{name: video, "labels": kinds} for name in ("pixel_values", "pixel_values_videos")],
-        "segments": [{"pixel_values": image, "labels": torch.randint(0, 2, (ROWS, size, size))}],
-        "depth": [{"pixel_values": image, "labels": torch.rand(ROWS, size, size)}],
-        "speech": [{"input_features": one, "labels": answer} for one in spectra.values()]
-        + [{"input_values": wave, "labels": answer}],
-        "audio": [{"input_values": wave, "labels": kinds}, {"input_values": frames, "labels": kinds}],
-        "sound": [{"input_values": wave, "labels": answer}]
-        + [{"input_features": one, "labels": answer} for one in spectra.values()],
-    }
-    return made[task]
-
-
-def _field(config: Any, *names: str) -> int:  # noqa: ANN401 (a configuration)
-    """The first of these fields that a configuration, or one that it holds, has; 0 where there is none."""
-    for held in (config, *(one for one in vars(config).values() if hasattr(one, "to_dict"))):
-        for name in names:
-            value = getattr(held, name, None)
-            value = value[0] if isinstance(value, list | tuple) and value else value
-            if isinstance(value, int):
-                return value
-    return 0
+    return first_that_runs(trials())
 
 
 SOURCES: dict[str, Callable[[], dict[str, Callable[[], Subject]]]] = {

@@ -28,7 +28,7 @@ from autopar.runtime import simulate
 from autopar.runtime.description import read_description
 from autopar.runtime.job import Job
 from autopar.runtime.verify import CASES, Difference, verify
-from family_sources import Subject
+from family_subject import Subject
 
 STEPS = 2
 

@@ -121,8 +121,12 @@ def _as_asked(built: Built, examples: Examples, name: str, loss: str | None, out
 
 
 def _may_succeed_on_cpu(error: CaptureError) -> bool:
-    """Whether missing memory was in the way: a tensor stayed on meta, or the numbers of a constant are not known."""
-    return re.search(rf"\bmeta\b|{UNKNOWN}", str(error)) is not None
+    """Whether missing memory was in the way: a tensor stayed on meta, or the numbers of a constant are not known.
+
+    Where one of meta is moved to another device with its dtype, torch's tracing goes round in circles.
+    """
+    circles = isinstance(error.__cause__, RecursionError)
+    return circles or re.search(rf"\bmeta\b|{UNKNOWN}", str(error)) is not None
 
 
 def _capture(built: Built, examples: Examples, name: str, loss: str | None, outputs: Sequence[str]) -> Captured:

@@ -64,18 +64,18 @@ def traced(
                 no_hooks(module),
                 kept(module),
                 shapes_told(),
-                writing(module),
-                only_tensors(module),
             ):
                 around.enter_context(one)
+            caches = around.enter_context(writing(module))
+            around.enter_context(only_tensors(module))
             _name_keywords(module, kwargs)
             with Known(), state_seen(module) as names:
                 program = torch.export.export(
                     module, args, kwargs, strict=False, dynamic_shapes=shapes if rows else None
                 )
-        if names and state:
+        if (names or caches) and state:
             with quiet(), untouched(module):
-                check_state(module, args, kwargs, names)
+                check_state(module, args, kwargs, names, caches)
         return program
 
 

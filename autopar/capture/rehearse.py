@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import CodeType, FrameType
@@ -23,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from autopar.capture.known import Known
-from autopar.capture.memory import memory
+from autopar.capture.memory import memory, version
 from autopar.capture.modes import exporting, on_fakes
 from autopar.capture.told import told
 
@@ -46,19 +47,21 @@ class Met:
 @dataclass(frozen=True, slots=True)
 class Rehearsal:
     """What was seen: per run the calls of what depends on anything given; the code that ran; the calls
-    that read a tensor of an earlier run."""
+    that read a tensor of an earlier run; the caches that hold anything but constants."""
 
     calls: list[list[str]] = field(default_factory=list)
     codes: set[CodeType] = field(default_factory=set)
     carried: list[str] = field(default_factory=list)
+    unlike: set[str] = field(default_factory=set)
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes the calls of operators."""
 
-    def __init__(self, given: list[Tensor], seen: Rehearsal) -> None:
+    def __init__(self, given: list[Tensor], fixed: Mapping[str, Tensor], seen: Rehearsal) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._known = {id(one): Met(one, 0, True, "") for one in given}  # of tied tensors one
+        self._known |= {id(one): Met(one, 0, False, name) for name, one in fixed.items()}
         self._storages = {memory(known.tensor): known for known in self._known.values()}
         self._seen = seen
 
@@ -84,8 +87,15 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         found = func(*args, **kwargs)
         flows = live and not str(func).startswith(_SHAPE_ONLY)
         for i, one in enumerate(leaf for leaf in tree_leaves(found) if isinstance(leaf, Tensor)):
-            self._note(Met(one, run, flows, hashlib.sha1(f"{i} {text}".encode()).hexdigest()))
+            digest = hashlib.sha1(f"{i} {text}".encode()).hexdigest()
+            if func is torch.ops.aten.slice.Tensor and one.shape == args[0].shape:
+                digest = given[0].digest  # all of it
+            self._note(Met(one, run, flows, digest))
         return found
+
+    def constant(self, one: Tensor | None) -> bool:
+        """Whether a tensor depends on nothing that changes."""
+        return one is not None and not self._look_up(one).live
 
     def _note(self, known: Met) -> None:
         before = self._storages.get(memory(known.tensor))
@@ -113,18 +123,26 @@ def rehearse(
     runs: int,
     after: Callable[[], object],
     last: Callable[[], object],
+    caches: AbstractSet[str] = frozenset(),
 ) -> Rehearsal:
-    """Run forward so many times, calling `after` after each, and `last` before the last. Raises what forward raises."""
+    """Run forward so many times, calling `after` after each, and `last` before the last. Raises what forward raises.
+
+    What forward puts into `caches`, named buffers, it finds there in its next run. Beside them, buffers that are not saved and
+    that it never writes are constants.
+    """
     seen = Rehearsal()
-    holders: list[dict[str, Any]] = [held for part in module.modules() for held in (part._parameters, part._buffers)]
-    slots = [(held, key) for held in holders for key in held]
+    named = [(path, held) for path, part in module.named_modules() for held in (part._parameters, part._buffers)]
+    slots = [(held, key) for _, held in named for key in held]
+    filled = [f"{path}.{key}".lstrip(".") in caches for path, held in named for key in held]
     fake = next((one.fake_mode for held, key in slots if isinstance(one := held[key], FakeTensor)), None)
 
     def work(mode: FakeTensorMode) -> None:
         given: Any = args, dict(kwargs)
         given = tree_map_only(Tensor, mode.from_tensor, given) if fake is None else given
         stored = [held[key] for held, key in slots]
-        recorder = _Recorder([one for one in tree_leaves((stored, given)) if isinstance(one, Tensor)], seen)
+        fixed = _unsaved(module) if caches else {}
+        versions = {name: version(one) for name, one in fixed.items()}
+        recorder = _Recorder([one for one in tree_leaves((stored, given)) if isinstance(one, Tensor)], fixed, seen)
         for run in range(runs):
             if run == runs - 1:
                 last()
@@ -132,11 +150,25 @@ def rehearse(
             with Known(), told(), recorder, exporting(), _profiled(seen.codes):
                 module(*given[0], **given[1])
             after()
-            for (held, key), one in zip(slots, stored, strict=True):
-                held[key] = one  # a buffer that was given another tensor: its update is an output of the program
+            for (held, key), one, cache in zip(slots, stored, filled, strict=True):
+                if not cache:
+                    held[key] = one  # a buffer that was given another tensor: its update is an output of the program
+                elif not recorder.constant(held[key]):
+                    seen.unlike.add(key)
+            seen.unlike.update(name for name, one in fixed.items() if version(one) != versions[name])
 
     on_fakes(module, fake, work)
     return seen
+
+
+def _unsaved(module: nn.Module) -> dict[str, Tensor]:
+    """The buffers that are no part of the state."""
+    return {
+        f"{path}.{key}".lstrip("."): one
+        for path, part in module.named_modules()
+        for key, one in part._buffers.items()
+        if key in part._non_persistent_buffers_set and one is not None
+    }
 
 
 @contextmanager

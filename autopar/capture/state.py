@@ -16,6 +16,7 @@ import linecache
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
@@ -36,8 +37,13 @@ _ADDING = frozenset({"append", "appendleft", "extend", "add", "update", "clear"}
 _RUNS = 3
 
 
-def check_state(module: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object], names: set[str]) -> None:
-    """Raise CaptureError unless forward, which changed what these names hold, computes the same in every call."""
+def check_state(
+    module: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object], names: set[str], caches: set[str]
+) -> None:
+    """Raise CaptureError unless forward, which changed what these names hold and filled these buffers, computes the same
+    in every call.
+    """
+    names = names | {name.rpartition(".")[2] for name in caches}
     states = [state_of(module)]
     moving: Owned = {}
     reads: set[tuple[str, Line]] = set()
@@ -49,11 +55,15 @@ def check_state(module: nn.Module, args: tuple[object, ...], kwargs: Mapping[str
 
     try:
         with contextlib.ExitStack() as stack:  # from the second call on, it is seen who reads what goes on changing
-            seen = rehearse(module, args, kwargs, _RUNS, after, lambda: stack.enter_context(_watched(moving, reads)))
+            watch = partial(stack.enter_context, _watched(moving, reads))
+            seen = rehearse(module, args, kwargs, _RUNS, after, watch, caches)
     except Exception as error:  # forward is the user's: its second call may meet what the first has left
         raise _refused(Rehearsal(), names, f"a second call stops with {type(error).__name__}: {error}") from error
     finally:
         restore_shared(states[0])
+    if seen.unlike:
+        given = "it is filled with what follows from inputs, parameters or other buffers that change"
+        raise _refused(seen, {name.rpartition(".")[2] for name in seen.unlike}, given)
     if seen.carried:
         raise _refused(seen, names, "a later call reads tensors that an earlier one has left in an attribute")
     if any(calls != seen.calls[0] for calls in seen.calls):

@@ -4,6 +4,9 @@ x.data              x.detach(), which shares x's memory for writes, too
 x.data = y          x.detach().copy_(y)
 self.buffer = y     at the end of forward: buffer.copy_(y), of all assigned buffers after all are read;
                     the same for a parameter that takes no gradient
+
+A buffer outside of the state that forward finds empty, or too small, and replaces by one of another shape is a cache: nothing is
+written, and whether each call computes the same, with it and without it, is to be seen (`autopar.capture.state`).
 """
 
 from __future__ import annotations
@@ -24,9 +27,13 @@ _Slot = tuple[str, dict[str, Any], str]  # the name of a tensor, the module's di
 
 
 @contextlib.contextmanager
-def writing(module: nn.Module) -> Iterator[None]:
-    """While active, ``module.forward`` writes as above. Attributes of the module are not put back here."""
+def writing(module: nn.Module) -> Iterator[set[str]]:
+    """While active, ``module.forward`` writes as above. Attributes of the module are not put back here.
+
+    Gives the names of caches, as they are met.
+    """
     inner = module.forward
+    caches = set[str]()
 
     @functools.wraps(inner)
     def forward(*args: object, **kwargs: object) -> object:
@@ -34,12 +41,13 @@ def writing(module: nn.Module) -> Iterator[None]:
         before = [holder[key] for _, holder, key in slots]
         with told(), _Written(), _assignments_unseen():
             result = inner(*args, **kwargs)
+            caches.update(_put_back_caches(module, slots, before))
             _store(slots, before)
         return result
 
     module.forward = forward
     try:
-        yield
+        yield caches
     finally:
         module.__dict__.pop("forward")
 
@@ -86,6 +94,16 @@ def _slots(module: nn.Module) -> Iterator[_Slot]:
     for path, part in module.named_modules():
         for holder in (part._parameters, part._buffers):
             yield from ((f"{path}.{key}".lstrip("."), holder, key) for key in holder)
+
+
+def _put_back_caches(module: nn.Module, slots: Sequence[_Slot], before: Sequence[Tensor | None]) -> Iterator[str]:
+    """Put back the buffers, no part of the state, that forward has replaced by something of another shape; their names."""
+    unsaved = {id(part._buffers): part._non_persistent_buffers_set for part in module.modules()}
+    for (name, holder, key), old in zip(slots, before, strict=True):
+        new = holder.get(key)
+        if key in unsaved.get(id(holder), ()) and new is not None and (old is None or old.shape != new.shape):
+            holder[key] = old
+            yield name
 
 
 def _store(slots: Sequence[_Slot], before: Sequence[Tensor | None]) -> None:
