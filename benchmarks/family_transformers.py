@@ -102,6 +102,7 @@ def _small(make: Callable[..., Any], kept: frozenset[str] | None, heads: Mapping
     for name, small in (("depths", lambda n: [1] * n), ("hidden_sizes", lambda n: [16 * (i + 1) for i in range(n)])):
         if isinstance(getattr(base, name, None), list | tuple):
             fields[name] = small(len(getattr(base, name)))
+    fields |= _fewer_layers(base)
     names = fields.keys() & FEWEST if kept is None else fields.keys() - kept
     fields = {name: value for name, value in fields.items() if name in names}
     for name, value in vars(base).items():
@@ -111,6 +112,24 @@ def _small(make: Callable[..., Any], kept: frozenset[str] | None, heads: Mapping
                 if not _has(fields[name], other):
                     setattr(fields[name], other, default)
     return _consistent(make(**_taken(make, fields)))
+
+
+def _fewer_layers(base: Any) -> dict[str, Any]:  # noqa: ANN401 (a configuration)
+    """Where a configuration says of every layer of what kind it is: the first of its layers, as many as have each kind twice.
+
+    Layers of one kind may share parameters.
+    """
+    layers = getattr(base, "num_hidden_layers", None)
+    kinds = {
+        name: value
+        for name, value in vars(base).items()
+        if isinstance(value, list) and len(value) == layers and all(isinstance(one, str) for one in value)
+    }
+    second = [
+        [i for i, kind in enumerate(value) if kind == wanted][:2][-1] for value in kinds.values() for wanted in {*value}
+    ]
+    count = 1 + max(second, default=0)
+    return {"num_hidden_layers": count, **{name: value[:count] for name, value in kinds.items()}} if kinds else {}
 
 
 def _halved(config: Any) -> Any:  # noqa: ANN401 (a configuration)
