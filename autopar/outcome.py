@@ -61,8 +61,8 @@ class Outcome:
         return self.compute + self.communication + self.gradients + self.parts.update
 
 
-def outcome(built: Built, solution: Solution, optimizer: str) -> Outcome:
-    """Carry out a solution on paper."""
+def outcome(built: Built, solution: Solution, optimizer: str, held: Footprint | None = None) -> Outcome:
+    """Carry out a solution on paper. `held` stands for what a rank holds, where nobody is going to ask."""
     decision = decide(built, solution.choice)
     program = steps.lower(built.graph, decision, built.described, built.repeats, built.grid, built.machine)
     resident = residents(built.graph, built.described)
@@ -79,7 +79,7 @@ def outcome(built: Built, solution: Solution, optimizer: str) -> Outcome:
     sums = [task for task in listed if task.kind == "gradients"]
     gradients = float(simulate(listed, watch=()).exposed[0])
     waited = max(0.0, gradients - sum(task.seconds for task in sums))
-    held = footprint(built, decision, program, optimizer)
+    held = held or footprint(built, decision, program, optimizer)
     return Outcome(built, solution, decision, program, parts, held, gradients, waited)
 
 

@@ -2,8 +2,9 @@
 
     python benchmarks/random_programs.py --count 3000 --seed 1
 
-`count` programs are tried, `--strategies` to each model and grid (`autopar.proof.programs` draws the models). What differs, or
-fails, is printed with the model, the program and its seed, and ends the command with status 1.
+`count` programs are tried, `--strategies` to each model and grid (`autopar.proof.programs` draws the models); every second model
+has a batch, and a program for any number of rows. What differs, or fails, is printed with the model, the program and its seed, and
+ends the command with status 1.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def of_seed(seed: int, strategies: int) -> Iterator[tuple[str, str]]:
     """What fails of the model of this seed on one of the grids: a line, and all there is to know."""
-    model = drawn_model(seed)
+    model = drawn_model(seed, batched=seed % 2 == 1)
     try:
         (case,) = Case.of(model, (GRIDS[seed % len(GRIDS)],))
     except Exception as error:  # whatever it is: it is what we look for

@@ -11,7 +11,7 @@ import keyword
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 
 from autopar.codegen.batch import Variant, conversion_for, merged, run_for
 from autopar.codegen.conversions import conversion_text
@@ -215,6 +215,7 @@ def _inline(plain: list[Line], outputs: Sequence[Held], style: Style) -> list[Li
     kept: dict[int, Line] = {}
     maker: dict[Held, int] = {}
     for i, line in enumerate(plain):
+        width = 0  # of the line, once it is known
         for held in dict.fromkeys(line.reads):
             at = maker.get(held)
             if at is None or uses[held] != 1 or at not in kept or not kept[at].movable:
@@ -224,8 +225,9 @@ def _inline(plain: list[Line], outputs: Sequence[Held], style: Style) -> list[Li
             if kept[at].random and any(one.random for one in (line, *plain[at + 1 : i])):
                 continue  # the order in which numbers are drawn is that of the model
             merged = _merge(kept[at], line, held)
-            if merged is not None and _width(merged, style) <= max(_WIDTH, _width(line, style)):
-                line = merged
+            width = width or _width(line, style)
+            if merged is not None and (wider := _width(merged, style)) <= max(_WIDTH, width):
+                line, width = merged, wider
                 del kept[at]
         kept[i] = line
         maker.update({held: i for held in line.writes if held is not None})
@@ -270,6 +272,7 @@ def plain_name(held: Held, style: Style) -> Expr:
     return expression(style.parameters.get(held.value, held.value))
 
 
+@lru_cache(maxsize=4096)  # a line is looked at again for every line that could take it in
 def expression(text: str) -> Expr:
     """Python source as an operand: whether it needs brackets is read off its syntax tree."""
     body = ast.parse(text, mode="eval").body

@@ -66,6 +66,7 @@ def _emit_index_select(call: Call, rule: Rule, local: Local, args: tuple[Any, ..
 _memory(
     "index_select", ("aten.index_select.default",), "a* v b*, i -> a* i b*", _index_select, _emit_index_select,
     Sample((T((2, 7, 4)), 1, T((6,), "index 7"))), Sample((T((6, 3), "index 9"), 0, T((4,), "index 6"))),
+    Sample((T((8, 3)), 0, T((6,), "index 8"))),
 )  # fmt: skip
 
 
@@ -133,7 +134,7 @@ def _emit_index(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwa
 
 _memory(
     "index", ("aten.index.Tensor", "aten._unsafe_index.Tensor"), "a* v b*, i* -> a* i* b*", _index, _emit_index,
-    Sample((T((2, 7, 4)), (None, T((2, 6), "index 7")))), Sample((T((7, 4)), (T((6,), "index 7"),))),
+    Sample((T((2, 7, 4)), (None, T((2, 6), "index 7")))), Sample((T((8, 4)), (T((6,), "index 8"),))),
     Sample((T((5, 7, 4)), (T((4, 1), "index 5"), T((4, 6), "index 7")))),
     Sample((T((5, 4, 3)), (T((4,), "index 5"), None, T((4,), "index 3")))),
     Sample((T((3, 5, 4), "index 9"), (None, T((4,), "index 5"), T((2, 1), "index 4")))),
@@ -172,7 +173,7 @@ def _emit_gather(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kw
 
 _memory(
     "gather", ("aten.gather.default",), "b* v, b* i -> b* i", _gather, _emit_gather,
-    Sample((T((4, 7)), 1, T((4, 6), "index 7"))), Sample((T((7, 6)), 0, T((4, 3), "index 7"))),
+    Sample((T((4, 7)), 1, T((4, 6), "index 7"))), Sample((T((8, 6)), 0, T((4, 3), "index 8"))),
     Sample((T((6, 4, 2), "index 9"), 1, T((6, 4, 2), "index 4"))),
 )  # fmt: skip
 

@@ -2,9 +2,12 @@
 
     drawn_model(seed)     a model of 5 to 15 calls, as source text, its parameters and its inputs
 
-A call is a sample of a record, drawn; its operands are values that were computed before, brought to the sample's shape by
-views, reductions and broadcasts, or new parameters and inputs. The calls run as they are drawn, in float64: one whose numbers
-are not finite, or too large to compare, is left out again. A new record is drawn as soon as it has samples.
+A call is a sample of a record, drawn, now and then with one of its arguments varied; which records, `programs_deck` says. Its
+operands are values that were computed before, brought to the sample's shape by views, reductions and broadcasts, or new parameters
+and inputs; indices and masks are often the places of what the model sorts, and what it compares. The calls run as they are drawn:
+one whose numbers are not finite, or too large to compare, is left out again. A new record is drawn as soon as it has samples.
+
+All of it is float64, so that nothing has to be widened: where a call asks for no dtype, torch's default is `doubled`.
 """
 
 from __future__ import annotations
@@ -12,8 +15,9 @@ from __future__ import annotations
 import math
 import random
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,16 +25,20 @@ import torch
 from torch import Tensor, nn
 
 from autopar.graph import Dtype
-from autopar.ops.op import Op, T, registry
+from autopar.ops.op import Op, Sample, T
+from autopar.proof.programs_deck import Entry, Line, dealt, is_aten
+from autopar.proof.programs_steps import steps
+from autopar.proof.variations import arguments, varied
 from autopar.proof.whole import REFUSED, filled
 
 LARGEST, ELEMENTS = 1e3, 4000  # of a value's numbers, and how many there are
+NEW, NEAR, VARIED, COMPUTED = 0.25, 0.7, 0.5, 0.5  # how often an operand is new, is one of its shape, ...
+TRIES, OFTEN = 3, 0.6  # of an entry; the share of the calls that real models read most
+APART = 1e-6  # of numbers that are sorted or compared
 _REAL = ("normal", "constant", "unit", "positive")
+_WHOLE = ("index", "labels", "sorted", "distinct")
+_NARROW = ("float32", "float16", "bfloat16")
 _NAMES = re.compile(r"(?:self\.)?[vpi]\d+(?:\[\d+\])?")
-_LEFT_OUT = (  # records that are drawn with care elsewhere
-    "recurrent",  # torch reads beyond its weights where their shapes do not fit
-    "empty", "nextafter", "frexp",  # no defined numbers; no gradient that is one in float64
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,45 +48,42 @@ class Model:
     text: str
     parameters: Mapping[str, Tensor]
     inputs: Mapping[str, Tensor]
-    records: tuple[str, ...]  # names of the records that were drawn
+    records: tuple[str, ...]  # names of what was drawn
 
     def module(self) -> nn.Module:
-        """The model in float32, as people bring it."""
+        """The model as people bring it."""
         names: dict[str, Any] = {"torch": torch, "F": torch.nn.functional}
         exec(compile(self.text, "model.py", "exec"), names)
         made: nn.Module = type("Drawn", (nn.Module,), {"forward": names["forward"]})()
         for name, value in self.parameters.items():
-            made.register_parameter(name, nn.Parameter(value.to(_narrow(value.dtype))))
+            made.register_parameter(name, nn.Parameter(value.detach().clone()))
         return made
 
-    def example_inputs(self) -> dict[str, Tensor]:
-        """Its inputs in float32."""
-        return {name: value.to(_narrow(value.dtype)) for name, value in self.inputs.items()}
+
+@contextmanager
+def doubled() -> Iterator[None]:
+    """Here torch makes float64 of numbers for which nobody asks for a dtype."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(default)
 
 
-def _narrow(dtype: torch.dtype) -> torch.dtype:
-    return torch.float32 if dtype.is_floating_point else dtype
-
-
-def drawable(op: Op) -> bool:
-    """Whether the record's calls can be part of a drawn model."""
-    return bool(op.samples) and not op.random and op.name not in _LEFT_OUT and any(map(_aten, op.targets))
-
-
-def _aten(target: str) -> bool:
-    return target.startswith("aten.")
-
-
-def drawn_model(seed: int, calls: tuple[int, int] = (5, 15)) -> Model:
-    """The model of this seed."""
+def drawn_model(seed: int, calls: tuple[int, int] = (5, 15), batched: bool = False) -> Model:
+    """The model of this seed. Its first input has one row, so that capture looks for no batch, unless it is `batched`."""
     draw = _Draw(random.Random(seed))
     wanted = draw.random.randint(*calls)
-    every = [op for op in dict.fromkeys(registry().values()) if drawable(op)]
-    weights = [1 if op.work == "pointwise" else 4 for op in every]  # those are many, and alike
-    for _ in range(20 * wanted):
-        if len(draw.records) < wanted:
-            draw.call(draw.random.choices(every, weights)[0])
-    draw.loss()
+    often = round(OFTEN * calls[1])
+    with doubled():
+        if not batched:
+            draw.inputs["i0"] = torch.ones(1)
+        for entry in dealt(seed, often, calls[1] - often):
+            for _ in range(TRIES):
+                if len(draw.records) < wanted and draw.call(entry):
+                    break
+        draw.loss("" if batched else "0.1 * i0.sum()")
     return draw.model()
 
 
@@ -101,25 +106,47 @@ class _Draw:
         text = f"def forward(self, {', '.join(self.inputs)}):\n{body}\n"
         return Model(text, dict(self.parameters), dict(self.inputs), tuple(self.records))
 
-    def call(self, op: Op) -> None:
+    def call(self, entry: Entry) -> bool:
         """One more call, or nothing where torch refuses it or its numbers are of no use."""
-        sample = self.random.choice(op.samples)
-        target = sample.target or self.random.choice(op.targets)
-        if not _aten(target):
-            return
         before = self._state()
         try:
-            given = [self._argument(one) for one in sample.args]
-            named = [f"{name}={self._argument(value)}" for name, value in sample.kwargs]
+            text = self._line_of(entry) if isinstance(entry, Line) else self._call_of(entry)
             known = set(self.values)
-            self.line(f"torch.ops.{target}({', '.join([*given, *named])})")
+            self.line(text)
             for made in self.values.keys() - known:
                 self._backward(self.values[made])
-            self.records.append(op.name)
-            return
+            self.records.append(entry.name)
+            return True
         except (*REFUSED, NotImplementedError, _Unusable):
-            pass
-        self._restore(before)
+            self._restore(before)
+            return False
+
+    def _line_of(self, entry: Line) -> str:
+        return entry.text.format(*map(self._operand, entry.operands))
+
+    def _call_of(self, op: Op) -> str:
+        sample = self._sample(op)
+        given = [self._argument(one) for one in sample.args]
+        named = [f"{name}={self._argument(value)}" for name, value in sample.kwargs]
+        return f"torch.ops.{sample.target}({', '.join([*given, *named])})"
+
+    def _sample(self, op: Op) -> Sample:
+        """A sample of the record, or a variation of one."""
+        base = self.random.choice(op.samples)
+        base = replace(base, target=base.target or self.random.choice(op.targets))
+        if not is_aten(base.target):
+            raise _Unusable
+        if self.random.random() < VARIED:
+            others = list(varied(op, base))
+            alike = [
+                one for one in others if _shapes(one.args) == _shapes(base.args)
+            ]  # other options, not other shapes
+            chosen = alike if alike and self.random.random() < 0.6 else others
+            base = self.random.choice(chosen) if chosen else base
+        named = {one.name: value for one, value in zip(arguments(base.target), base.args, strict=False)}
+        if named.get("dropout_p"):
+            raise _Unusable  # numbers that the model itself draws otherwise
+        return base
 
     def _state(self) -> tuple[Any, ...]:
         return (
@@ -168,29 +195,73 @@ class _Draw:
         if isinstance(value, T):
             return self._operand(value)
         if isinstance(value, Dtype):
-            return "torch.float32" if value.name.startswith("float") else f"torch.{value.name}"
+            return "torch.float64" if value.name.startswith("float") else f"torch.{value.name}"
         if isinstance(value, tuple):
             return f"[{', '.join(map(self._argument, value))}]"
         return f"float({str(value)!r})" if isinstance(value, float) and not math.isfinite(value) else repr(value)
 
     def _operand(self, tensor: T) -> str:
         """A value that was computed before, in the sample's shape, or a new one."""
-        kind = tensor.kind.split()[0] if tensor.kind else "normal"
-        if kind not in _REAL:
-            if kind in ("float32", "float16", "bfloat16", "complex"):
-                raise _Unusable
-            return self._new(tensor)
+        kind, *rest = (tensor.kind or "normal").split()
+        if kind in _NARROW:
+            raise _Unusable
+        made = ""
+        if kind == "complex":
+            return self.line(f"torch.complex({self._operand(T(tensor.shape))}, {self._operand(T(tensor.shape))})")
+        if kind in _REAL and self.random.random() >= NEW:
+            made = self._real(kind, tensor.shape)
+        elif kind not in _REAL and self.random.random() < COMPUTED:
+            made = self._computed(kind, tensor.shape, *map(int, rest))
+        return made or self._new(tensor)
+
+    def _real(self, kind: str, shape: tuple[int, ...]) -> str:
+        """A known value brought to a shape, and into the bounds of a kind; nothing where none is known."""
         known = [text for text, one in self.values.items() if one.numel()]
-        if not known or self.random.random() < 0.25:
-            return self._new(tensor)
-        near = [text for text in known if self.values[text].shape == tensor.shape]
-        chosen = self.random.choice(near if near and self.random.random() < 0.7 else known)
-        shaped = self._shaped(chosen, tensor.shape)
+        if not known:
+            return ""
+        near = [text for text in known if self.values[text].shape == shape]
+        shaped = self._shaped(
+            self._floating(self.random.choice(near if near and self.random.random() < NEAR else known)), shape
+        )
         if kind in ("unit", "positive"):
             return self.line(
                 f"torch.sigmoid({shaped}) * 0.8 + 0.1" if kind == "unit" else f"torch.sigmoid({shaped}) + 0.5"
             )
         return self.line(f"torch.tanh({shaped})") if float(self.values[shaped].detach().abs().max()) > 5 else shaped
+
+    def _computed(self, kind: str, shape: tuple[int, ...], number: int = 0) -> str:
+        """Numbers without a gradient that the model makes: places, what it compares, probabilities. Nothing where it cannot."""
+        if kind == "probabilities":
+            made = self._real("normal", shape)
+            return made and self.line(f"torch.softmax({made}, {number})")
+        if kind == "distinct":
+            made = self._apart(self._real("normal", (*shape[:-1], number)))
+            return made and self.line(f"{made}.argsort(-1).narrow(-1, 0, {shape[-1]})")
+        known = [text for text, one in self.values.items() if one.is_floating_point() and one.dim() and one.numel()]
+        found = self._apart(self.random.choice(known)) if known else ""
+        if kind == "bool" and found:
+            return self._shaped(
+                self.line(f"{found} > {float(self.values[found].detach().median()) + 2 * APART}"), shape
+            )
+        return self._places(found, kind, shape, number) if kind in _WHOLE and found else ""
+
+    def _places(self, text: str, kind: str, shape: tuple[int, ...], below: int) -> str:
+        """Places in a value, as whole numbers below this one."""
+        dim = self.random.randrange(-self.values[text].dim(), self.values[text].dim())
+        some = self.random.randint(1, self.values[text].shape[dim])
+        form = self.random.choice(("argsort({dim})", "topk({some}, {dim})[1]", "argmax({dim}, True)", "sort({dim})[1]"))
+        made = self._shaped(self.line(f"{text}.{form.format(dim=dim, some=some)}"), shape)
+        made = self.line(f"{made} % {below}")
+        if kind == "labels":
+            return self.line(f"torch.where({made} == 0, -100, {made})")
+        return self.line(f"{made}.sort(-1)[0]") if kind == "sorted" else made
+
+    def _apart(self, text: str) -> str:
+        """The value, if no two of its numbers are so near that roundings could turn them round; else nothing."""
+        if not text:
+            return ""
+        order = self.values[text].detach().flatten().sort().values
+        return text if len(order) > 1 and float(order.diff().min()) > 4 * APART else ""
 
     def _new(self, tensor: T) -> str:
         value = filled(tensor, self.generator).detach()
@@ -204,21 +275,22 @@ class _Draw:
         self.values[name] = value
         return name
 
-    def _shaped(self, text: str, shape: tuple[int, ...]) -> str:
-        """The value brought to a shape, line by line."""
+    def _floating(self, text: str) -> str:
         value = self.values[text]
         if value.is_complex():
-            text = self.line(f"torch.view_as_real({text})")
-        elif not value.is_floating_point():
-            text = self.line(f"{text}.float()")
-        for step in _steps(self.random, shape):
+            return self.line(f"torch.view_as_real({text}.resolve_conj())")
+        return text if value.is_floating_point() else self.line(f"{text}.double()")
+
+    def _shaped(self, text: str, shape: tuple[int, ...]) -> str:
+        """The value brought to a shape, line by line."""
+        for step in steps(self.random, shape):
             while line := step(text, self.values[text]):
                 text = self.line(line)
         return text
 
-    def loss(self) -> None:
+    def loss(self, more: str) -> None:
         """The sum of a term of every value that nobody reads, and of some others."""
-        terms = []
+        terms = [more] if more else []
         for text, value in list(self.values.items()):
             flows = value.requires_grad and (text not in self.read or self.random.random() < 0.1)
             if flows and value.numel() and not text.startswith("self."):
@@ -230,7 +302,7 @@ class _Draw:
     def _term(self, text: str) -> str:
         value = self.values[text]
         if value.is_complex():
-            return f"torch.view_as_real({text}).square().mean()"
+            return f"torch.view_as_real({text}.resolve_conj()).square().mean()"
         form = self.random.choice(("square", "mean", "tanh", "sum", "mse_loss", "cross_entropy"))
         if form == "cross_entropy" and value.dim() == 2 and value.shape[1] > 1:
             return f"F.cross_entropy({text}, {self._new(T((value.shape[0],), f'index {value.shape[1]}'))})"
@@ -244,49 +316,15 @@ class _Unusable(Exception):
     """A call that is left out again."""
 
 
+def _shapes(given: object) -> list[T]:
+    """The tensors among the arguments, in their order."""
+    if isinstance(given, T):
+        return [given]
+    return [one for item in given for one in _shapes(item)] if isinstance(given, tuple) else []
+
+
 def _fits(value: Tensor) -> bool:
     if not (value.is_floating_point() or value.is_complex()):
         return value.numel() <= ELEMENTS
     found = value.detach().abs()
     return value.numel() <= ELEMENTS and bool(found.isfinite().all() and (found <= LARGEST).all())
-
-
-Step = Callable[[str, Tensor], str]
-
-
-def _steps(draw: random.Random, shape: tuple[int, ...]) -> Iterator[Step]:
-    """What leads to a shape: each gives the next expression, or nothing when it is done."""
-
-    def fewer(text: str, value: Tensor) -> str:
-        if value.dim() <= len(shape):
-            return ""
-        if draw.random() < 0.4:
-            return f"{text}.flatten(0, 1)"
-        form = draw.choice(("mean({})", "sum({})", "amax({})", "select({}, 0)", "logsumexp({})"))
-        return f"{text}.{form.format(draw.randrange(value.dim()))}"
-
-    def more(text: str, value: Tensor) -> str:
-        return f"{text}.unsqueeze({draw.randint(0, value.dim())})" if value.dim() < len(shape) else ""
-
-    turned = [draw.random() < 0.2]
-
-    def turn(text: str, value: Tensor) -> str:
-        if value.dim() < 2 or not turned.pop() if turned else True:
-            return ""
-        return f"{text}.transpose({', '.join(map(str, draw.sample(range(value.dim()), 2)))})"
-
-    yield from (fewer, more, turn)
-    yield lambda text, value: _extended(draw, text, value, shape)
-
-
-def _extended(draw: random.Random, text: str, value: Tensor, shape: Sequence[int]) -> str:
-    """The next dim whose extent is another: broadcast, cut, or put together with itself."""
-    for dim, (have, want) in enumerate(zip(value.shape, shape, strict=True)):
-        if have == want:
-            continue
-        if have == 1:
-            return f"{text}.expand({', '.join(str(want if i == dim else n) for i, n in enumerate(value.shape))})"
-        if have > want:
-            return f"{text}.narrow({dim}, {draw.randint(0, have - want)}, {want})"
-        return f"torch.cat([{text}, 0.7 * {text} + 0.1], {dim})"
-    return ""

@@ -3,9 +3,10 @@
     of = Case.of(drawn_model(seed), "data=2")     captured and priced once
     of.differs(draw)                              one drawn strategy and cut: where loss or gradients differ, or nothing
 
-Every call takes one of the choices that its rule allows, as long as the conversions between them exist, whatever they cost.
-Loss and the gradients of all parameters are compared in float64. What a model magnifies (the columns of a matrix that are equal but
-for rounding, decomposed) is found by changing its parameters by some roundings, and allowed.
+Every call takes one of the choices that its rule allows, as long as the conversions between them exist, whatever they cost: one of
+those that it has taken least so far, so that every letter has its turn. Loss and the gradients of all parameters are compared in
+float64. What a model magnifies (the columns of a matrix that are equal but for rounding, decomposed) is found by changing its
+parameters by some roundings, and allowed.
 """
 
 from __future__ import annotations
@@ -16,28 +17,27 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from autopar.capture import capture
 from autopar.capture.entry import Captured
+from autopar.codegen.held import Footprint
 from autopar.compiler import emitted
 from autopar.costmodel.machine import load as load_machine
 from autopar.errors import ConfigError
 from autopar.grid import GridShape
 from autopar.outcome import outcome
 from autopar.partitioner.build import Built, build
-from autopar.partitioner.problem import Problem, Solution, evaluate
+from autopar.partitioner.problem import Solution, evaluate
 from autopar.plan import ModelSource, Options, to_json
-from autopar.proof.programs import Model
+from autopar.proof.programs import Model, doubled
+from autopar.proof.programs_strategies import Strategies
 from autopar.runtime import simulate
 from autopar.runtime.description import parse_description
-from autopar.runtime.precision import module_in_precision
 from autopar.runtime.session import Parallel
-from autopar.runtime.widen import Widened, as_written
 
-TOLERANCE, DRAWS = 1e-10, 50  # allowed, relative; how often a strategy is begun anew before it is given up
+TOLERANCE = 1e-10  # allowed, relative
 NUDGES, ROUNDINGS, MARGIN = 3, 4 * 2.0**-52, 10  # changes of the parameters, and how much of what they do is allowed
 OPTIONS = Options(None, "auto", "sgd", (), (), None, 60.0, ())
 Cuts = tuple[tuple[float, ...] | None, ...]  # of every axis
@@ -52,7 +52,6 @@ CUTS: dict[int, Cuts] = {
 class Expected:
     """What the model itself gives in float64, and by how much that moves when its parameters change by some roundings."""
 
-    inputs: Mapping[str, Tensor]
     loss: Tensor
     gradients: Mapping[str, Tensor]
     moved: Mapping[str, float]  # the loss has no name
@@ -60,43 +59,48 @@ class Expected:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A model on a grid, captured and priced."""
+    """A model on a grid, captured and priced. Memory is walked for its first strategy alone."""
 
     model: Model
     grid: GridShape
     captured: Captured
     built: Built
     expected: Expected
+    strategies: Strategies
+    held: list[Footprint]
 
     @staticmethod
     def of(model: Model, grids: Sequence[str]) -> list[Case]:
         """One case per grid. Raises CaptureError."""
-        captured = capture(model.module, model.example_inputs(), name="drawn")
-        expected, machine = expected_of(model), load_machine("cpu")
-        shapes = map(GridShape.parse, grids)
-        built = [
-            build(captured.graph, one, machine, limit=None, optimizer="sgd", pins={}, gathered=False) for one in shapes
-        ]
-        return [Case(model, one.grid, captured, one, expected) for one in built]
+        with doubled():
+            captured = capture(model.module, model.inputs, name="drawn")
+            expected, machine = expected_of(model), load_machine("cpu")
+            built = [
+                build(captured.graph, shape, machine, limit=None, optimizer="sgd", pins={}, gathered=False)
+                for shape in map(GridShape.parse, grids)
+            ]
+        return [Case(model, one.grid, captured, one, expected, Strategies(one.problem), []) for one in built]
 
     def differs(self, draw: random.Random, cuts: int = 1) -> str:
         """One drawn strategy under some drawn cuts, one after the other: what differs and all there is to know, or nothing."""
-        choice = drawn_choice(self.built.problem, draw)
+        choice = self.strategies.drawn(draw)
         if choice is None:
             return ""
         cost, peak = evaluate(self.built.problem, choice)
-        found = outcome(self.built, Solution(choice, cost, 0.0, "drawn", 0.0, peak), "sgd")
+        found = outcome(self.built, Solution(choice, cost, 0.0, "drawn", 0.0, peak), "sgd", *self.held)
+        self.held[:] = [found.held]
         plan, text = emitted(found, OPTIONS, ModelSource("", ""), self.captured)
         drawn = [tuple(draw.choice(CUTS[size]) for size in self.grid.sizes) for _ in range(cuts)]
         try:
-            ranks = self._on_ranks(text, to_json(plan), drawn)
+            with doubled():
+                ranks = self._on_ranks(text, to_json(plan), drawn)
         except Exception as error:
             error.add_note(f"{self.model.text}\n{text}\ncuts {drawn}")
             raise
         wrong = {
             f"cuts {cut}: {one}": None
-            for found in ranks
-            for cut, step in zip(drawn, found, strict=True)
+            for steps in ranks
+            for cut, step in zip(drawn, steps, strict=True)
             for one in self._compared(*step)
         }
         return "\n".join([*wrong, self.model.text, text]) if wrong else ""
@@ -113,14 +117,13 @@ class Case:
         def rank() -> list[Step]:
             names: dict[str, Any] = {"__name__": "program"}
             exec(code, names)
-            parallel = Parallel(names["PROGRAM"], description, as_written(values), dtype=torch.float64)
+            parallel = Parallel(names["PROGRAM"], description, values)
             found = []
             for cuts in drawn:
                 _cut(parallel, cuts)
                 parallel.zero_grad()
-                with Widened():
-                    loss = parallel(**self.expected.inputs)
-                    loss.backward()
+                loss = parallel(**self.model.inputs)
+                loss.backward()
                 found.append((loss.detach(), parallel.full_gradients()))
             parallel.free()
             return found
@@ -160,40 +163,16 @@ def expected_of(model: Model) -> Expected:
         moved[""] = max(moved[""], abs(float(nudged - loss)))
         for name, one in gradients.items():
             moved[name] = max(moved[name], float((others[name] - one).abs().max())) if one.numel() else 0.0
-    return Expected(model.inputs, loss, gradients, moved)
+    return Expected(loss, gradients, moved)
 
 
 def _stepped(model: Model, change: float, draw: torch.Generator) -> Step:
-    """Loss and gradients of one step of the model in float64."""
-    module = module_in_precision(model.module(), torch.float64)
+    """Loss and gradients of one step of the model."""
+    module = model.module()
     with torch.no_grad():
         for name, value in model.parameters.items():
             noise = torch.randn(value.shape, generator=draw, dtype=value.dtype)
             getattr(module, name).copy_(value * (1 + change * noise))
-    with Widened(written=True):
-        loss = module(**model.inputs)
-        loss.backward()
+    loss = module(**model.inputs)
+    loss.backward()
     return loss.detach(), {name: one.grad for name, one in module.named_parameters() if one.grad is not None}
-
-
-def drawn_choice(problem: Problem, draw: random.Random) -> tuple[int, ...] | None:
-    """A choice for every variable among those that may stand beside what is chosen already; None where none is found."""
-    near: dict[int, list[tuple[int, np.ndarray[tuple[int, ...], np.dtype[np.float64]]]]] = {
-        i: [] for i in range(len(problem.nodes))
-    }
-    for edge in problem.edges:
-        near[edge.a].append((edge.b, edge.costs))
-        near[edge.b].append((edge.a, edge.costs.T))
-    for _ in range(DRAWS):
-        chosen: dict[int, int] = {}
-        for i, node in enumerate(problem.nodes):
-            allowed = np.isfinite(node.costs)
-            for other, costs in near[i]:
-                if other in chosen:
-                    allowed = allowed & np.isfinite(costs[:, chosen[other]])
-            if not allowed.any():
-                break
-            chosen[i] = draw.choice(np.flatnonzero(allowed).tolist())
-        if len(chosen) == len(problem.nodes):
-            return tuple(chosen.values())
-    return None

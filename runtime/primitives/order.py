@@ -45,5 +45,9 @@ def turn(x: Tensor) -> Tensor:
 
 
 def turn_back(x: Tensor) -> Tensor:
-    """The image that `turn` has turned, channels last in memory."""
-    return x.permute(_BACK)
+    """The image that `turn` has turned, channels last in memory.
+
+    Without channels, on a rank that has none of them, its strides are those of a tensor that lies in order: torch takes no gradient
+    of complex numbers as pairs with other ones, however few they are.
+    """
+    return x.reshape(x.shape[0], 0, *x.shape[1:3]) if x.shape[3] == 0 else x.permute(_BACK)

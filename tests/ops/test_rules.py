@@ -1,14 +1,16 @@
 """Every record of the library, proved by execution; and wrong records, which the proof must reject."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from rule_proof import EXAMPLES, mutant, samples_of
 
+from autopar.errors import AutoparError
 from autopar.layout import Copied, Partial, Replicate
 from autopar.ops.fallback import FALLBACK
 from autopar.ops.op import Sample, T, registry
-from autopar.ops.rule import with_linear
+from autopar.ops.rule import Window, with_linear
 from autopar.proof import prove, run
 from autopar.proof.whole import whole_of
 
@@ -40,6 +42,32 @@ def test_record(name):
         ]
         assert proved
         assert min(proved) > 0
+
+
+def by_place(op, sample):
+    """Whether a row of some letter of the sample's call has to know its place (`ops.place.by_place`)."""
+    try:
+        rule = op.rule(whole_of(op, sample).call)
+    except ValueError:
+        return False
+    return any(window == Window(1) and letter in rule.letters for letter, window in rule.windows.items())
+
+
+@pytest.mark.parametrize(
+    "name", sorted(name for name, op in OPS.items() if any(by_place(op, one) for one in op.samples))
+)
+def test_rows_that_know_their_place_are_cut_plainly_or_reported(name):
+    """Each of these records has a sample that fails where such a letter is cut in blocks, or with several rows at a time."""
+
+    def anyhow(call, rule):
+        return replace(rule, windows={letter: one for letter, one in rule.windows.items() if one != Window(1)})
+
+    def every_sample(op):
+        for sample in filter(partial(by_place, op), samples_of(op)):
+            prove(mutant(op, anyhow), sample, grids=("data=2",))
+
+    with pytest.raises((AssertionError, AutoparError, IndexError, RuntimeError)):
+        every_sample(OPS[name])
 
 
 def test_a_lender_that_makes_its_borrower_whole_is_reported():
