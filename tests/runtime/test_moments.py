@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autopar.runtime import Grid, simulate
+from autopar.runtime import Grid, simulate, var
 from autopar.runtime.moments import channel_sums, combine, local_moments
 
 SHAPES = [(7, 3), (5, 2, 3), (2, 3, 4, 5), (3, 2, 2, 2, 3)]
@@ -78,3 +78,16 @@ def test_channel_sums(shape):
     dw, db = channel_sums(dy, x, mean, var, 0.1)
     torch.testing.assert_close(dw, (dy * xhat).sum(dims))
     torch.testing.assert_close(db, dy.sum(dims))
+
+
+def test_a_rank_without_numbers_adds_nothing_to_large_ones():
+    """Its mean is any number, and the square of its distance to the others' may be infinite: that times 0 is no number."""
+
+    def rank_main():
+        (axis,) = Grid("2").axes
+        axis.move((0.0, 0.0, 1.0))
+        x = torch.full((axis.part(4), 3), 1e200, dtype=torch.float64)
+        means = np.full(3, 1e200) if len(x) else np.zeros(3)
+        return combine(len(x), means, np.zeros(3), (axis,))[2].tolist(), var(x, 0, over=(axis,)).tolist()
+
+    assert simulate(2, rank_main) == [([0.0] * 3, [0.0] * 3)] * 2
