@@ -55,8 +55,7 @@ def combine(count: float, mean: Vector, squares: Vector, axes: tuple[Axis, ...])
         count = float(counts.sum())
         with np.errstate(invalid="ignore"):  # infinity from infinity is not a number, as in torch
             mean = (counts * means).sum(0) / max(count, 1.0)
-            apart = np.where(
-                counts == 0, 0, means - mean
-            )  # of no numbers: a square may be too large to be multiplied by 0
+            # Of no numbers the mean is any number, and the square of its distance may be too large to be multiplied by 0.
+            apart = np.where(counts == 0, 0, means - mean)
             squares = (table[:, 1 + len(mean) :] + counts * apart**2).sum(0)
     return count, mean, squares

@@ -32,7 +32,8 @@ from autopar.proof.variations import arguments, varied
 from autopar.proof.whole import REFUSED, filled
 
 LARGEST, ELEMENTS = 1e3, 4000  # of a value's numbers, and how many there are
-NEW, NEAR, VARIED, COMPUTED = 0.25, 0.7, 0.5, 0.5  # how often an operand is new, is one of its shape, ...
+NEW, NEAR, COMPUTED = 0.25, 0.7, 0.5  # how often an operand is new, of its shape already, made of other values
+VARIED, OPTIONS = 0.5, 0.6  # how often a sample is varied, and how often then its options are, not its shapes
 TRIES, OFTEN = 3, 0.6  # of an entry; the share of the calls that real models read most
 APART = 1e-6  # of numbers that are sorted or compared
 _REAL = ("normal", "constant", "unit", "positive")
@@ -138,10 +139,8 @@ class _Draw:
             raise _Unusable
         if self.random.random() < VARIED:
             others = list(varied(op, base))
-            alike = [
-                one for one in others if _shapes(one.args) == _shapes(base.args)
-            ]  # other options, not other shapes
-            chosen = alike if alike and self.random.random() < 0.6 else others
+            alike = [one for one in others if _shapes(one.args) == _shapes(base.args)]
+            chosen = alike if alike and self.random.random() < OPTIONS else others
             base = self.random.choice(chosen) if chosen else base
         named = {one.name: value for one, value in zip(arguments(base.target), base.args, strict=False)}
         if named.get("dropout_p"):
@@ -220,9 +219,8 @@ class _Draw:
         if not known:
             return ""
         near = [text for text in known if self.values[text].shape == shape]
-        shaped = self._shaped(
-            self._floating(self.random.choice(near if near and self.random.random() < NEAR else known)), shape
-        )
+        chosen = self.random.choice(near if near and self.random.random() < NEAR else known)
+        shaped = self._shaped(self._floating(chosen), shape)
         if kind in ("unit", "positive"):
             return self.line(
                 f"torch.sigmoid({shaped}) * 0.8 + 0.1" if kind == "unit" else f"torch.sigmoid({shaped}) + 0.5"
@@ -240,9 +238,8 @@ class _Draw:
         known = [text for text, one in self.values.items() if one.is_floating_point() and one.dim() and one.numel()]
         found = self._apart(self.random.choice(known)) if known else ""
         if kind == "bool" and found:
-            return self._shaped(
-                self.line(f"{found} > {float(self.values[found].detach().median()) + 2 * APART}"), shape
-            )
+            middle = float(self.values[found].detach().median()) + 2 * APART
+            return self._shaped(self.line(f"{found} > {middle}"), shape)
         return self._places(found, kind, shape, number) if kind in _WHOLE and found else ""
 
     def _places(self, text: str, kind: str, shape: tuple[int, ...], below: int) -> str:

@@ -26,11 +26,12 @@ def steps(draw: random.Random, shape: tuple[int, ...]) -> Iterator[Step]:
     def more(text: str, value: Tensor) -> str:
         return f"{text}.unsqueeze({draw.randint(0, value.dim())})" if value.dim() < len(shape) else ""
 
-    turned = [draw.random() < 0.2]
+    turns = [1] if draw.random() < 0.2 else []
 
     def turn(text: str, value: Tensor) -> str:
-        if value.dim() < 2 or not turned.pop() if turned else True:
+        if value.dim() < 2 or not turns:
             return ""
+        turns.clear()
         return f"{text}.transpose({', '.join(map(str, draw.sample(range(value.dim()), 2)))})"
 
     yield from (fewer, more, turn)

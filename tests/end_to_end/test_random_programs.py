@@ -13,11 +13,8 @@ from autopar.proof.programs import drawn_model
 from autopar.proof.programs_deck import drawable
 from autopar.proof.programs_run import Case
 
-MODELS, CALLS, STRATEGIES = (
-    20,
-    (6, 6),
-    15,
-)  # together they have one call at least of each kind that real models have often
+# Together the models have one call at least of each kind that real models have often.
+MODELS, CALLS, STRATEGIES = 20, (6, 6), 15
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
