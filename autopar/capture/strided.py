@@ -89,6 +89,7 @@ def _flatten(graph: fx.Graph, node: fx.Node, files: frozenset[str]) -> None:
     with graph.inserting_before(node):
         flat = _flat(graph, node, source, order)
     node.args = (flat, *args[1 : at + 2], first)
+    node.meta.pop("val")  # of the former operand
     if node.target is aten.as_strided_scatter.default:
         with graph.inserting_after(node):
             back = _call(graph, node, aten.view_as.default, node, flat.args[0])

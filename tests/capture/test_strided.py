@@ -124,6 +124,15 @@ def test_writing_through_it_is_refused_at_its_line():
     assert "a tensor is written through as_strided" in text
 
 
+@pytest.mark.parametrize("read", [scattered, resized])
+def test_alone(read):
+    """A trace that writes nothing is written out in another way (`autopar.capture.plain`)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model, x = Net(read), torch.randn(16, 6)
+    assert_trains_the_same(autopar.compile(model, (x,), grid="2", machine=QUICK), model, {"x": x})
+
+
 def test_any_number_of_rows():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
