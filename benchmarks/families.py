@@ -53,12 +53,19 @@ Task = tuple[str, str, Callable[[], Subject]]
 def _child(task: Task, grids: Sequence[str], seconds: int, pipe: Connection) -> None:
     """Try one family, and send what became of it. The system ends what takes too long."""
     library, family, make = task
-    resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
     for stream in (1, 2):  # what libraries print
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
     warnings.filterwarnings("ignore")
-    pipe.send(attempt(library, family, make, grids))
+
+    def small() -> Subject:
+        """What the library makes and runs in a part of the memory."""
+        resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY // 2, MOST_MEMORY))
+        subject = make()
+        resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
+        return subject
+
+    pipe.send(attempt(library, family, small, grids))
 
 
 def tried(tasks: Sequence[Task], grids: Sequence[str], seconds: int, workers: int) -> Iterator[list[Found]]:
