@@ -175,7 +175,7 @@ for _name in ("rand", "randn"):
     )
 _random(
     "exponential", ("aten.exponential.default",), _every_dim, _emit_like("exponential_like", 2), "",
-    Sample((T((4, 6), "constant"),)), Sample((T((4,), "constant"), 2.0)),
+    Sample((T((4, 6)),)), Sample((T((4,), "constant"), 2.0)),
 )  # fmt: skip
 _random(
     "randint", ("aten.randint.default", "aten.randint.low"), _every_dim, _emit_integers, "",
