@@ -87,48 +87,51 @@ def _configurations(kind: str) -> Iterator[Any]:
     """The type's configuration, ever less shrunk; each is tried."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    for names in (frozenset[str](), FEWER, WIDTHS, None):
-        for heads in HEADS:
-            yield _small(CONFIG_MAPPING[kind], names, heads)
+    for times in (1, 2):  # layers of one kind may share parameters
+        for names in (frozenset[str](), FEWER, WIDTHS, None):
+            for heads in HEADS:
+                yield _small(CONFIG_MAPPING[kind], names, heads, times)
     yield _consistent(CONFIG_MAPPING[kind]())
     yield _consistent(_halved(CONFIG_MAPPING[kind]()))
 
 
-def _small(make: Callable[..., Any], kept: frozenset[str] | None, heads: Mapping[str, int]) -> Any:  # noqa: ANN401
-    """A configuration with small numbers in its fields but those `kept`, None: in a few; in those that it holds as well."""
+def _small(make: Callable[..., Any], kept: frozenset[str] | None, heads: Mapping[str, int], times: int) -> Any:  # noqa: ANN401
+    """A configuration with small numbers in its fields but those `kept`, None: in a few; in those that it holds as well.
+
+    It has so many layers of each kind.
+    """
     base = make()
     fields = {name: value for name, value in (SIZES | heads).items() if _has(base, name)}
     fields |= {name: 0.0 for name, value in vars(base).items() if isinstance(value, float) and _drops(name)}
     for name, small in (("depths", lambda n: [1] * n), ("hidden_sizes", lambda n: [16 * (i + 1) for i in range(n)])):
         if isinstance(getattr(base, name, None), list | tuple):
             fields[name] = small(len(getattr(base, name)))
-    fields |= _fewer_layers(base)
+    fields |= _fewer_layers(base, times)
     names = fields.keys() & FEWEST if kept is None else fields.keys() - kept
     fields = {name: value for name, value in fields.items() if name in names}
     for name, value in vars(base).items():
         if hasattr(value, "to_dict"):
-            fields[name] = _small(type(value), kept, heads)
+            fields[name] = _small(type(value), kept, heads, times)
             for other, default in vars(value).items():  # what this one has that its class does not give
                 if not _has(fields[name], other):
                     setattr(fields[name], other, default)
     return _consistent(make(**_taken(make, fields)))
 
 
-def _fewer_layers(base: Any) -> dict[str, Any]:  # noqa: ANN401 (a configuration)
-    """Where a configuration says of every layer of what kind it is: the first of its layers, as many as have each kind twice.
-
-    Layers of one kind may share parameters.
-    """
+def _fewer_layers(base: Any, times: int) -> dict[str, Any]:  # noqa: ANN401 (a configuration)
+    """Where a configuration says of every layer of what kind it is: its first layers, up to those that have each kind so often."""
     layers = getattr(base, "num_hidden_layers", None)
     kinds = {
         name: value
         for name, value in vars(base).items()
         if isinstance(value, list) and len(value) == layers and all(isinstance(one, str) for one in value)
     }
-    second = [
-        [i for i, kind in enumerate(value) if kind == wanted][:2][-1] for value in kinds.values() for wanted in {*value}
+    last = [
+        [i for i, kind in enumerate(value) if kind == wanted][:times][-1]
+        for value in kinds.values()
+        for wanted in {*value}
     ]
-    count = 1 + max(second, default=0)
+    count = max(2, *(i + 1 for i in last)) if last else 2
     return {"num_hidden_layers": count, **{name: value[:count] for name, value in kinds.items()}} if kinds else {}
 
 
