@@ -17,7 +17,7 @@ ROWS = 4
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A model that its library can run: a function that makes it, and inputs of `ROWS` rows, or of two. It returns its loss."""
+    """A model that its library can run: a function that makes it, and inputs of `ROWS` rows, or of one. It returns its loss."""
 
     make: Callable[[], nn.Module]
     inputs: Inputs

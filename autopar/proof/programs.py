@@ -143,8 +143,8 @@ class _Draw:
             chosen = alike if alike and self.random.random() < OPTIONS else others
             base = self.random.choice(chosen) if chosen else base
         named = {one.name: value for one, value in zip(arguments(base.target), base.args, strict=False)}
-        if named.get("dropout_p"):
-            raise _Unusable  # numbers that the model itself draws otherwise
+        if named.get("dropout_p") or named.get("num_classes") == -1:
+            raise _Unusable  # numbers that the model itself draws otherwise; a shape that follows from numbers
         return base
 
     def _state(self) -> tuple[Any, ...]:
