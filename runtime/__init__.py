@@ -34,6 +34,7 @@ from autopar.runtime.losses import cross_entropy, nll_loss
 from autopar.runtime.main import main
 from autopar.runtime.moves import cat, flip, roll, select_row, slice_rows, unfold
 from autopar.runtime.normalization import batch_norm
+from autopar.runtime.pairs import view_as_real
 from autopar.runtime.partition import Partition
 from autopar.runtime.primitives.all_gather import all_gather
 from autopar.runtime.primitives.all_sum import all_sum
@@ -175,6 +176,7 @@ __all__ = [
     "update_rows",
     "valued",
     "var",
+    "view_as_real",
     "wide",
     "wide_saves",
     "within",

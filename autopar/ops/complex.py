@@ -42,6 +42,11 @@ def _method(name: str) -> Emit:
     return emit
 
 
+def _pairs(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """A rank may have no part of what is split, for which torch's own function has no gradient."""
+    return f"view_as_real({args[0]})" if local.splits else f"torch.view_as_real({args[0]})"
+
+
 def _contiguous_pairs(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
     """torch views pairs as complex numbers only where they lie side by side; our tensors may lie any way."""
     return f"torch.view_as_complex({atom(args[0])}.contiguous())"
@@ -60,7 +65,7 @@ def _record(
 
 
 _record(
-    "view_as_real", ("aten.view_as_real.default",), "d* -> d* [p]", _as_real, function("torch.view_as_real", 1), "",
+    "view_as_real", ("aten.view_as_real.default",), "d* -> d* [p]", _as_real, _pairs, "",
     Sample((_Z,)),
 )  # fmt: skip
 _record(
