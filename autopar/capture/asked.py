@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from autopar.capture.memory import memory, version
 from autopar.capture.modes import calls, first_line, on_fakes, says
 
 
@@ -98,7 +99,5 @@ def _attributes(module: nn.Module) -> dict[str, object]:
             if key not in ("training", "_parameters", "_buffers", "_modules"):
                 found[f"{path}.{key}".lstrip(".")] = value if isinstance(value, bool | int | float | str) else id(value)
         for key, one in (*part._parameters.items(), *part._buffers.items()):
-            found[f"{path}.{key}".lstrip(".")] = (
-                None if one is None else (id(one), one._version, one.untyped_storage()._cdata)
-            )
+            found[f"{path}.{key}".lstrip(".")] = None if one is None else (id(one), version(one), memory(one))
     return found

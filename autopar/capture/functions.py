@@ -19,6 +19,7 @@ from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing, get_
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import CheckpointFunction
 
+from autopar.capture.memory import version
 from autopar.capture.source import Frame, frames_of_stack, innermost, user_files
 from autopar.errors import CaptureError, refusal
 from autopar.ops.functions import keep, place_of, schema_type, spelled
@@ -89,9 +90,9 @@ def _tried(cls: type[Function], args: Sequence[Any], frame: Frame | None) -> tup
     with disable_proxy_modes_tracing(), _Draws() as draws:
         leaves = [x.detach().requires_grad_(x.requires_grad) if isinstance(x, Tensor) else x for x in args]
         own = [x.clone() if isinstance(x, Tensor) else x for x in leaves]  # leaves may not be changed in place
-        versions = [x._version for x in own if isinstance(x, Tensor)]
+        versions = [version(x) for x in own if isinstance(x, Tensor)]
         found = super(_LEVEL, cls).apply(*own)
-        changed = versions != [x._version for x in own if isinstance(x, Tensor)]
+        changed = versions != [version(x) for x in own if isinstance(x, Tensor)]
         results = found if isinstance(found, tuple) else (found,)
         flows = [one for one in results if isinstance(one, Tensor) and one.requires_grad]
         if flows:
