@@ -62,7 +62,7 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 operators: $(STAMP)
-	$(BIN)/python -W ignore -m autopar.ops.catalogue docs/operators.md
+	$(BIN)/python -W ignore -m autopar.analysis.operator_catalogue docs/operators.md
 
 benchmark: $(STAMP)
 	$(BIN)/python benchmarks/step_time.py

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from autopar.artifact import load
     from autopar.compiler import Compiled, compile
-    from autopar.folder import load
-    from autopar.ops.op import register_operator
-    from autopar.parallel import parallelize
-    from autopar.plan import Plan, load_plan
+    from autopar.ir.plan import Plan, load_plan
+    from autopar.ops.record.op import register_operator
+    from autopar.parallelize import parallelize
     from autopar.proof import prove_operator
 
 __version__ = "0.1.0"
@@ -25,13 +25,13 @@ if not Path(__file__).with_name("runtime").exists():
 
 _HOMES = {
     "Compiled": "autopar.compiler",
-    "Plan": "autopar.plan",
+    "Plan": "autopar.ir.plan",
     "compile": "autopar.compiler",
-    "load": "autopar.folder",
-    "load_plan": "autopar.plan",
-    "parallelize": "autopar.parallel",
+    "load": "autopar.artifact",
+    "load_plan": "autopar.ir.plan",
+    "parallelize": "autopar.parallelize",
     "prove_operator": "autopar.proof",
-    "register_operator": "autopar.ops.op",
+    "register_operator": "autopar.ops.record.op",
 }
 
 __all__ = ["Compiled", "Plan", "compile", "load", "load_plan", "parallelize", "prove_operator", "register_operator"]

@@ -1,11 +1,11 @@
 """The way through: model -> graph -> problem -> decision -> steps -> text, and the record of it all.
 
 capture    autopar.capture                an nn.Module becomes a Graph
-price      autopar.partitioner.build      every strategy of every call, and every conversion, in seconds and bytes
-solve      autopar.partitioner.solve      one strategy per call
+price      autopar.partitioner.formulation.priced_problem      every strategy of every call, and every conversion, in seconds
+and bytes solve      autopar.partitioner.solvers.solve      one strategy per call
 lower      autopar.codegen.steps          local calls and conversion primitives, in order
-check      autopar.codegen.check          sound on every rank
-emit       autopar.codegen.program        one readable SPMD file
+check      autopar.codegen.soundness          sound on every rank
+emit       autopar.codegen.emit        one readable SPMD file
 """
 
 from __future__ import annotations
@@ -18,26 +18,28 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autopar import alternatives, baselines, grids, pins, report
-from autopar.codegen import check, program, steps
-from autopar.codegen.batch import Baked, variant
-from autopar.costmodel import machine as machines
-from autopar.costmodel.machine import Machine
+from autopar.codegen import emit as program
+from autopar.codegen import soundness, steps
+from autopar.codegen.symbolic_batch import Baked, variant
 from autopar.costmodel.memory import optimizer_copies
 from autopar.errors import ConfigError, nearest, refusal
-from autopar.graph import Graph
-from autopar.grid import GridShape
-from autopar.mistakes import ours
-from autopar.ops.broken import BrokenCall, whole_from_now
-from autopar.ops.describe import without_record
-from autopar.ops.discover import explore
-from autopar.outcome import Outcome
-from autopar.partitioner import build
+from autopar.internal_errors import ours
+from autopar.ir import machine as machines
+from autopar.ir.graph import Graph
+from autopar.ir.grid import GridShape
+from autopar.ir.machine import Machine
+from autopar.ir.plan import BatchPlan, ModelSource, Options, Place, Plan
+from autopar.ops.broken_records import BrokenCall, whole_from_now
+from autopar.ops.discovery.discover import explore
+from autopar.ops.lookup import without_record
+from autopar.partitioner.formulation import priced_problem
 from autopar.partitioner.problem import Solution
-from autopar.partitioner.solve import check_method
-from autopar.plan import BatchPlan, ModelSource, Options, Place, Plan
-from autopar.rounds import planned
-from autopar.stages import Progress, logged, timed
+from autopar.partitioner.solvers.solve import check_method
+from autopar.planning import alternatives, baselines, pins, plan_record
+from autopar.planning import grid_search as grids
+from autopar.planning.candidate import Outcome
+from autopar.planning.planner import planned
+from autopar.planning.progress import Progress, logged, timed
 
 if TYPE_CHECKING:
     import torch
@@ -59,7 +61,7 @@ class Compiled:
     source: str
     graph: Graph
     constants: Mapping[str, torch.Tensor]
-    built: build.Built
+    built: priced_problem.Built
     solution: Solution
     model: object
     captured: Captured
@@ -71,7 +73,7 @@ class Compiled:
 
         It can be looked at and simulated; to be run, a folder needs a model file, as `autopar compile` names one.
         """
-        from autopar import folder as folders
+        from autopar import artifact as folders
 
         return folders.save(self, Path(folder))
 
@@ -336,33 +338,37 @@ def emitted(found: Outcome, options: Options, source: ModelSource, captured: Cap
     """The plan and the program of an outcome. Raises BrokenCall where a call is unsound under its record."""
     built, decision, lowered = found.built, found.decision, found.program
     _check_sound(lowered, decision, built.grid)
-    draft = report.plan(found, options, source)
+    draft = plan_record.plan(found, options, source)
     (text, places), rows = _text(built, decision, lowered, draft, captured)
-    outputs = report.outputs(built.graph, captured.batch.larger if not rows.fixed else None, lowered)
+    outputs = plan_record.outputs(built.graph, captured.batch.larger if not rows.fixed else None, lowered)
     hashed = hashlib.sha256(text.encode()).hexdigest()
     draft = replace(draft, batch=rows, outputs=outputs, evaluation=captured.evaluation, places=places)
     draft = replace(draft, training=captured.training, evaluates=captured.evaluates)
     return replace(draft, program_sha256=hashed), text
 
 
-def _check_sound(lowered: steps.Program, decision: build.Decision, grid: GridShape) -> None:
+def _check_sound(lowered: steps.Program, decision: priced_problem.Decision, grid: GridShape) -> None:
     """Raises BrokenCall where a call is unsound under its record."""
     try:
-        check.check(lowered, decision.homes, grid)
-    except check.UnsoundProgram as error:
+        soundness.check(lowered, decision.homes, grid)
+    except soundness.UnsoundProgram as error:
         if not error.call:
             raise
         raise BrokenCall(error.call, f"its record is unsound: {error}") from error
 
 
 def _text(
-    built: build.Built, decision: build.Decision, lowered: steps.Program, draft: Plan, captured: Captured
+    built: priced_problem.Built,
+    decision: priced_problem.Decision,
+    lowered: steps.Program,
+    draft: Plan,
+    captured: Captured,
 ) -> tuple[tuple[str, tuple[Place, ...]], BatchPlan]:
     """The program with its places, for any number of rows where the model allows it, and what it says about its batch."""
     from autopar.runtime import __all__ as exported
 
     seconds = {node.name: node.seconds_forward + node.seconds_backward for node in draft.nodes}
-    inside = {node.name: report.exchanged(node) for node in draft.nodes}
+    inside = {node.name: plan_record.exchanged(node) for node in draft.nodes}
     heading = program.Text(built.graph.name, Path(draft.model.path).name, built.grid, seconds, inside)
     emit = partial(program.emit, built.graph, decision, lowered, heading, frozenset(exported))
     batch = captured.batch
@@ -371,7 +377,7 @@ def _text(
         return emit(), known
     try:
         one = variant(built.graph, batch.larger, decision.homes)
-        return emit(one), replace(known, filled=report.filled_by_rows(built, decision, one))
+        return emit(one), replace(known, filled=plan_record.filled_by_rows(built, decision, one))
     except Baked as why:
         return emit(), replace(known, fixed=str(why))
 

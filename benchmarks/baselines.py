@@ -22,7 +22,7 @@ from rich.progress import track
 from rich.table import Table
 
 import autopar
-from autopar.baselines import BASELINES, NotApplicable
+from autopar.planning.baselines import BASELINES, NotApplicable
 from contenders import Contender
 from jobs import Job, JobFailed
 from models import MODELS, Model, batch, seeded

@@ -18,16 +18,16 @@ from tempfile import TemporaryDirectory
 import torch
 
 from autopar.compiler import Compiled, compile
-from autopar.costmodel.machine import Link, Machine
-from autopar.costmodel.machine import load as load_machine
 from autopar.errors import AutoparError
-from autopar.grid import GridShape
+from autopar.ir.grid import GridShape
+from autopar.ir.machine import Link, Machine
+from autopar.ir.machine import load as load_machine
+from autopar.ir.plan import ModelSource
 from autopar.model_file import ModelFile
-from autopar.plan import ModelSource
 from autopar.runtime import simulate
-from autopar.runtime.description import read_description
-from autopar.runtime.job import Job
-from autopar.runtime.verify import CASES, Difference, verify
+from autopar.runtime.program.plan_reader import read_description
+from autopar.runtime.session.compiled_job import Job
+from autopar.runtime.verification.verify import CASES, Difference, verify
 from family_subject import Subject
 
 STEPS = 2

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 import autopar
 from autopar.jobs.launch import command
 from autopar.runtime import default_world
-from autopar.runtime.session import Parallel
+from autopar.runtime.session.parallel_module import Parallel
 from contenders.compiled import open_session
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))

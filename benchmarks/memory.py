@@ -1,8 +1,8 @@
 """Predicted and measured peak of memory per rank, for every model under several plans, on two ranks and on one.
 
 The prediction is the plan's; what is measured are the bytes of tensors that a rank holds through its third training step
-(`autopar.runtime.memory_use`), the most of any rank. Plans that say nothing about a model (a batch of one cannot be split) are
-left out, and named.
+(`autopar.runtime.profiling.memory_use`), the most of any rank. Plans that say nothing about a model (a batch of one cannot be
+split) are left out, and named.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from autopar.runtime.memory_use import MemoryUse, memory_use
+from autopar.runtime.profiling.memory_use import MemoryUse, memory_use
 from autopar.runtime.transport.world import default_world
 from contenders.compiled import open_session
 from models import batch, seeded

@@ -23,16 +23,16 @@ from torch import Tensor
 import autopar
 from autopar.compiler import Compiled
 from autopar.errors import AutoparError, InternalError, ProgramMismatch
-from autopar.graph import Graph, Node
-from autopar.grid import GridShape
-from autopar.layout import Partial
-from autopar.ops.describe import call_of, record_of_call
-from autopar.ops.rule import choices, fills
-from autopar.plan import to_json
+from autopar.ir.graph import Graph, Node
+from autopar.ir.grid import GridShape
+from autopar.ir.layout import Partial
+from autopar.ir.plan import to_json
+from autopar.ops.lookup import call_of, record_of_call
+from autopar.ops.record.rule import choices, fills
 from autopar.runtime import simulate
-from autopar.runtime.description import parse_description
-from autopar.runtime.initial import module_values
-from autopar.runtime.session import Parallel
+from autopar.runtime.parameters.deferred_init import module_values
+from autopar.runtime.program.plan_reader import parse_description
+from autopar.runtime.session.parallel_module import Parallel
 from opdb_samples import Calls, Sample, operators, samples_of
 
 ORDER = ("WRONG", "CRASH", "REFUSED", "ok")  # the worst first

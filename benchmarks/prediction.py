@@ -26,15 +26,15 @@ from rich.progress import track
 from rich.table import Table
 
 import autopar
-from autopar import pins
-from autopar.cli.show import size
+from autopar.cli.tables import size
 from autopar.compiler import Compiled
-from autopar.costmodel import machine as machines
-from autopar.costmodel.machine import Machine
-from autopar.costmodel.timings import UNMEASURED
+from autopar.costmodel.op_timings import UNMEASURED
 from autopar.errors import InfeasiblePlan
-from autopar.outcome import outcome
-from autopar.partitioner import build
+from autopar.ir import machine as machines
+from autopar.ir.machine import Machine
+from autopar.partitioner.formulation import priced_problem
+from autopar.planning import pins
+from autopar.planning.candidate import outcome
 from contenders import CONTENDERS
 from jobs import Job
 from models import MODELS, Model, batch, seeded
@@ -114,7 +114,7 @@ def priced(compiled: Compiled, machine: Machine, measured: bool) -> float:
     """Predicted seconds of a step of this very plan under another profile, with or without measured calls."""
     old, grid = compiled.built, compiled.built.grid
     wishes = pins.apply(pins.parse(compiled.plan.options.pins, grid), old.graph, grid)
-    built = build.build(
+    built = priced_problem.build(
         old.graph, grid, machine,
         limit=None, optimizer="sgd", pins=wishes.calls, asked=wishes.asked, gathered=False,
         timings=old.timings if measured else UNMEASURED,

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 import autopar
-from autopar.costmodel import machine as machines
+from autopar.ir import machine as machines
 from autopar.jobs.launch import mpiexec
 from hosts import hosts, missing, run
 from models import EVERY, batch, seeded

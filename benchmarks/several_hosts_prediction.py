@@ -28,15 +28,15 @@ from rich.console import Console
 from rich.table import Table
 
 import autopar
-from autopar.cli.chosen import sentence
-from autopar.cli.show import size
-from autopar.costmodel.calibrated import calibrate
-from autopar.costmodel.machine import Machine, load
-from autopar.costmodel.machine_text import rate
-from autopar.costmodel.measured import read
-from autopar.graph import ITEMSIZE
+from autopar.analysis.split_summary import sentence
+from autopar.cli.tables import size
+from autopar.costmodel.calibration import calibrate
+from autopar.costmodel.calibration_reader import read
+from autopar.ir.graph import ITEMSIZE
+from autopar.ir.machine import Machine, load
+from autopar.ir.machine_toml import rate
+from autopar.ir.plan import Plan
 from autopar.jobs.launch import mpiexec
-from autopar.plan import Plan
 from hosts import hosts, missing, run
 from models import MODELS, batch, seeded
 from options import add_json, add_names, add_ranks, add_small, described
@@ -96,7 +96,7 @@ def ask(ranks: int, *words: str) -> dict[str, float]:
 def link(nominal: str, ranks: int, folder: Path) -> tuple[Link, Machine]:
     """Calibrate on hosts that are there."""
     file = folder / "raw.json"
-    module = [sys.executable, "-m", "mpi4py", "-m", "autopar.runtime.calibration", "--quiet", "--out", str(file)]
+    module = [sys.executable, "-m", "mpi4py", "-m", "autopar.runtime.calibration.run", "--quiet", "--out", str(file)]
     run(ranks, module, mpiexec())
     raw = read(file)
     found = calibrate(raw, load("cpu"), f"two-hosts-{nominal}")

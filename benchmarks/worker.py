@@ -17,8 +17,8 @@ from typing import TextIO
 
 import torch
 
-from autopar.runtime.collector import load_optimizers
-from autopar.runtime.memory_use import memory_use
+from autopar.runtime.process import load_optimizers
+from autopar.runtime.profiling.memory_use import memory_use
 from contenders import BALANCED, CONTENDERS, Trainer, start
 from zoo_models import EVERY
 

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from autopar.codegen.lines import Line
+from autopar.codegen.statements import Line
 from autopar.codegen.steps import Held, Loop
 
 

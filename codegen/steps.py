@@ -10,16 +10,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from autopar.costmodel.machine import Machine
-from autopar.costmodel.redistribute import Step as Conversion
-from autopar.costmodel.redistribute import plan_conversion
-from autopar.graph import ITEMSIZE, Graph, Node, Ref
-from autopar.grid import GridShape
-from autopar.layout import Layout, Layouts, Partial, Replicate, Shard
-from autopar.partitioner.again import key_of
-from autopar.partitioner.blocks import Repeat
-from autopar.partitioner.build import Decision
-from autopar.partitioner.strategies import Described, Strategy, operand_layouts, result_layouts
+from autopar.costmodel.redistribution import Step as Conversion
+from autopar.costmodel.redistribution import plan_conversion
+from autopar.ir.graph import ITEMSIZE, Graph, Node, Ref
+from autopar.ir.grid import GridShape
+from autopar.ir.layout import Layout, Layouts, Partial, Replicate, Shard
+from autopar.ir.machine import Machine
+from autopar.partitioner.formulation.priced_problem import Decision
+from autopar.partitioner.formulation.recomputation import key_of
+from autopar.partitioner.formulation.repeated_blocks import Repeat
+from autopar.partitioner.formulation.strategies import Described, Strategy, operand_layouts, result_layouts
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,13 +33,15 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from autopar.costmodel import algorithms
-from autopar.costmodel.algorithms import Collective, Reach
-from autopar.costmodel.machine import LOCAL_MOVES, Fit, Link, Machine
-from autopar.layout import Copied, Layout, Partial, Replicate, Shard
+from autopar.costmodel import collectives
+from autopar.costmodel.collectives import Collective, Reach
+from autopar.ir.layout import Copied, Layout, Partial, Replicate, Shard
+from autopar.ir.machine import LOCAL_MOVES, Fit, Link, Machine
 
 Bytes = TypeVar("Bytes", float, NDArray[np.float64])  # one number of bytes, or many at once
-BUCKET = float(4 << 20)  # bytes of gradients that are summed together, as `autopar.runtime.gradients` does
+BUCKET = float(
+    4 << 20
+)  # bytes of gradients that are summed together, as `autopar.runtime.parameters.gradient_buckets` does
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +133,7 @@ def seconds(move: str, machine: Machine, reach: Reach, nbytes: Bytes) -> Bytes:
 def _wire(move: str, machine: Machine, reach: Reach, nbytes: Bytes) -> Bytes:
     if not any(fit.move == move for fit in machine.fits):
         packed = nbytes * 0.0 if move == "sum" else _local("slice", machine, reach, nbytes)
-        return algorithms.seconds(_collective(move), reach, nbytes) + packed
+        return collectives.seconds(_collective(move), reach, nbytes) + packed
     if reach.across == 1 or reach.inside == 1:
         return _level(move, machine, reach, "intra" if reach.across == 1 else "inter", nbytes)
     crossing = nbytes if move == "all_to_all" else nbytes * (1 / reach.inside)
@@ -165,7 +167,7 @@ def gradient_seconds(machine: Machine, reach: Reach, nbytes: float) -> float:
         return 0.0
     if not any(fit.move == "gradient_sum" for fit in machine.fits):
         intra, inter = (Link(0.0, link.beta) for link in (reach.intra, reach.inter))
-        return algorithms.seconds("sum", Reach(reach.inside, reach.across, intra, inter), nbytes)
+        return collectives.seconds("sum", Reach(reach.inside, reach.across, intra, inter), nbytes)
     size = max(nbytes, BUCKET)
     return nbytes / size * seconds("gradient_sum", machine, reach, size)
 
@@ -203,9 +205,9 @@ def _level(move: str, machine: Machine, reach: Reach, place: str, nbytes: Bytes)
     if fit is None:
         link = reach.intra if place == "intra" else reach.inter
         packed = nbytes * 0.0 if _collective(move) == "sum" else _local("slice", machine, reach, nbytes)
-        return algorithms.flat(_collective(move), link, ranks, nbytes) + packed
+        return collectives.flat(_collective(move), link, ranks, nbytes) + packed
     start = _at(fit, 0.0)
-    rounds = algorithms.rounds(ranks) / algorithms.rounds(fit.ranks)
+    rounds = collectives.rounds(ranks) / collectives.rounds(fit.ranks)
     share = (1 - 1 / ranks) / (1 - 1 / fit.ranks)
     slowed = reach.crowding if place == "intra" else 1.0
     return ((_at(fit, nbytes) - start) * share + start * rounds) * slowed

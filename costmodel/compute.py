@@ -15,7 +15,7 @@ balanced bounds of the operand and of the result, and the largest number counts.
 Parameters: one whose home layout on an axis is Copied has a gradient that is a sum over that axis. The runtime sums
 such gradients in flat buckets while backward still runs, so a part of the time is hidden. What a whole step exposes,
 max(0, sums - hidden), is not a sum over parameters; each is priced at the share 1 - `Machine.overlap` of its own sum
-instead, and `autopar.shares` says with which overlap that is right.
+instead, and `autopar.planning.overlap` says with which overlap that is right.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ import math
 
 import numpy as np
 
-from autopar.costmodel.algorithms import reach_of, reaches
+from autopar.costmodel.collectives import reach_of, reaches
 from autopar.costmodel.communication import Conversion, exposed, gradient_seconds, halo_seconds
 from autopar.costmodel.communication import seconds as move_seconds
-from autopar.costmodel.local import largest_part, local_bytes, local_shape, operand_bytes, result_bytes
-from autopar.costmodel.machine import Machine, crowding
+from autopar.costmodel.local_shapes import largest_part, local_bytes, local_shape, operand_bytes, result_bytes
 from autopar.costmodel.memory import optimizer_copies
-from autopar.costmodel.timings import UNMEASURED, Timings
-from autopar.graph import ITEMSIZE, Value
-from autopar.grid import GridShape
-from autopar.layout import Copied, Layouts, even_bounds
-from autopar.ops.op import Op
-from autopar.ops.rule import Call, Choice, Rule, Window, whole_choice
+from autopar.costmodel.op_timings import UNMEASURED, Timings
+from autopar.ir.graph import ITEMSIZE, Value
+from autopar.ir.grid import GridShape
+from autopar.ir.layout import Copied, Layouts, even_bounds
+from autopar.ir.machine import Machine, crowding
+from autopar.ops.record.op import Op
+from autopar.ops.record.rule import Call, Choice, Rule, Window, whole_choice
 
 _PRODUCTS = ("matmul", "conv")
 

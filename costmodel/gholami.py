@@ -16,9 +16,9 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 import msgspec
 
 from autopar.costmodel.integrated import Layer
-from autopar.costmodel.machine import Link
-from autopar.costmodel.sizes import parse_bytes
 from autopar.errors import ConfigError, nearest, refusal
+from autopar.ir.machine import Link
+from autopar.ir.units import parse_bytes
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]

@@ -21,7 +21,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from autopar.costmodel.machine import Link
+from autopar.ir.machine import Link
 
 WORD = 4  # bytes: float32
 

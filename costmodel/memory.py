@@ -14,14 +14,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from autopar.costmodel.local import largest_part, local_bytes, local_shape
+from autopar.costmodel.local_shapes import largest_part, local_bytes, local_shape
 from autopar.errors import ConfigError, nearest, refusal
-from autopar.graph import ITEMSIZE, Value
-from autopar.grid import GridShape
-from autopar.layout import Layouts
-from autopar.ops.kept import scratch, words
-from autopar.ops.op import Op
-from autopar.ops.rule import Call, Choice, Rule
+from autopar.ir.graph import ITEMSIZE, Value
+from autopar.ir.grid import GridShape
+from autopar.ir.layout import Layouts
+from autopar.ops.record.op import Op
+from autopar.ops.record.rule import Call, Choice, Rule
+from autopar.ops.saved_tensors import scratch, words
 
 __all__ = [
     "Held",

@@ -6,10 +6,10 @@ Importing it does not start MPI; making a `Grid` does, unless a simulation runs.
 if __name__ != "autopar.runtime":
     raise ImportError("import autopar.runtime, not runtime: a second copy under the bare name would be a silent bug")
 
-from autopar.layout import Copied, Partial, Replicate, Shard
-from autopar.runtime.attention import attention
-from autopar.runtime.draws import drawing
-from autopar.runtime.dropout import (
+from autopar.ir.layout import Copied, Partial, Replicate, Shard
+from autopar.runtime.functional.attention import attention
+from autopar.runtime.functional.batch_norm import batch_norm
+from autopar.runtime.functional.dropout import (
     alpha_dropout,
     bernoulli,
     bernoulli_of,
@@ -23,46 +23,12 @@ from autopar.runtime.dropout import (
     randn,
     randn_like,
 )
-from autopar.runtime.embedding import embedding
-from autopar.runtime.experts import expert_linear, experts
-from autopar.runtime.functions import function
-from autopar.runtime.grid import Axis, Grid
-from autopar.runtime.indexing import lookup, lookup_along, scatter_along, update_rows
-from autopar.runtime.interpolation import Interpolate, interpolate
-from autopar.runtime.layers import AvgPool, Conv, ConvTranspose, MaxPool, Pad
-from autopar.runtime.losses import cross_entropy, nll_loss
-from autopar.runtime.main import main
-from autopar.runtime.moves import cat, flip, roll, select_row, slice_rows, unfold
-from autopar.runtime.normalization import batch_norm
-from autopar.runtime.pairs import view_as_real
-from autopar.runtime.partition import Partition
-from autopar.runtime.primitives.all_gather import all_gather
-from autopar.runtime.primitives.all_sum import all_sum
-from autopar.runtime.primitives.all_sum_reduce import all_sum_reduce
-from autopar.runtime.primitives.all_to_all import all_to_all
-from autopar.runtime.primitives.broadcast import broadcast
-from autopar.runtime.primitives.copy import copy
-from autopar.runtime.primitives.gather import gather
-from autopar.runtime.primitives.gather_to import gather_to
-from autopar.runtime.primitives.halo import halo
-from autopar.runtime.primitives.keep import keep
-from autopar.runtime.primitives.nothing import nothing
-from autopar.runtime.primitives.once import once
-from autopar.runtime.primitives.reduce_scatter import reduce_scatter
-from autopar.runtime.primitives.repartition import repartition
-from autopar.runtime.primitives.scatter import scatter
-from autopar.runtime.primitives.send_receive import send_receive
-from autopar.runtime.primitives.split import split
-from autopar.runtime.primitives.sum_reduce import sum_reduce
-from autopar.runtime.primitives.take import take
-from autopar.runtime.primitives.zero_fill import zero_fill
-from autopar.runtime.program import Program
-from autopar.runtime.recompute import recompute
-from autopar.runtime.scan import cumsum
-from autopar.runtime.session import Parallel
-from autopar.runtime.softmax import log_softmax, softmax
-from autopar.runtime.standardization import group_norm, layer_norm, rms_norm
-from autopar.runtime.statistics import (
+from autopar.runtime.functional.embedding import embedding
+from autopar.runtime.functional.experts import expert_linear, experts
+from autopar.runtime.functional.indexing import lookup, lookup_along, scatter_along, update_rows
+from autopar.runtime.functional.layer_norm import group_norm, layer_norm, rms_norm
+from autopar.runtime.functional.losses import cross_entropy, nll_loss
+from autopar.runtime.functional.reductions import (
     amax,
     amin,
     largest,
@@ -74,13 +40,47 @@ from autopar.runtime.statistics import (
     std,
     var,
 )
+from autopar.runtime.functional.scan import cumsum
+from autopar.runtime.functional.slicing import cat, flip, roll, select_row, slice_rows, unfold
+from autopar.runtime.functional.softmax import log_softmax, softmax
+from autopar.runtime.grid.counter_rng import drawing
+from autopar.runtime.grid.default_world import default_world
+from autopar.runtime.grid.grid import Axis, Grid
+from autopar.runtime.local.complex_pairs import view_as_real
+from autopar.runtime.local.recompute import recompute
+from autopar.runtime.local.row_range import rows_from, within
+from autopar.runtime.local.user_functions import function
+from autopar.runtime.local.written_values import valued
+from autopar.runtime.partitions.all_sum_reduce import all_sum_reduce
+from autopar.runtime.partitions.broadcast import broadcast
+from autopar.runtime.partitions.gather_to import gather_to
+from autopar.runtime.partitions.partition import Partition
+from autopar.runtime.partitions.repartition import repartition
+from autopar.runtime.partitions.scatter import scatter
+from autopar.runtime.partitions.send_receive import send_receive
+from autopar.runtime.partitions.sum_reduce import sum_reduce
+from autopar.runtime.primitives.all_gather import all_gather
+from autopar.runtime.primitives.all_sum import all_sum
+from autopar.runtime.primitives.all_to_all import all_to_all
+from autopar.runtime.primitives.copy import copy
+from autopar.runtime.primitives.count_once import once
+from autopar.runtime.primitives.empty import nothing
+from autopar.runtime.primitives.gather import gather
+from autopar.runtime.primitives.halo import halo
+from autopar.runtime.primitives.keep_first import keep
+from autopar.runtime.primitives.reduce_scatter import reduce_scatter
+from autopar.runtime.primitives.slice_copied import take
+from autopar.runtime.primitives.split import split
+from autopar.runtime.primitives.zero_fill import zero_fill
+from autopar.runtime.program.program import Program
+from autopar.runtime.session.parallel_module import Parallel
+from autopar.runtime.training.train import main
 from autopar.runtime.transport.threads import simulate
-from autopar.runtime.valued import valued
-from autopar.runtime.wide import wide
-from autopar.runtime.wide_cost import wide_saves
-from autopar.runtime.windows import avg_pool, conv, conv_transpose, max_pool, pad
-from autopar.runtime.within import rows_from, within
-from autopar.runtime.world import default_world
+from autopar.runtime.windowed.fused_halo import wide
+from autopar.runtime.windowed.fused_halo_cost import wide_saves
+from autopar.runtime.windowed.interpolation import Interpolate, interpolate
+from autopar.runtime.windowed.operators import avg_pool, conv, conv_transpose, max_pool, pad
+from autopar.runtime.windowed.window_layers import AvgPool, Conv, ConvTranspose, MaxPool, Pad
 
 __all__ = [
     "AvgPool",

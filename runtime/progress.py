@@ -6,7 +6,7 @@ import importlib.util
 from types import TracebackType
 from typing import Any
 
-from autopar.jobs.settings import is_terminal
+from autopar.jobs.environment import is_terminal
 
 LINES = 20  # printed for a whole run where there is no terminal
 

@@ -18,18 +18,18 @@ import autopar
 from autopar.capture import capture
 from autopar.codegen.steps import lower
 from autopar.costmodel.compute import parameter_seconds
-from autopar.costmodel.machine import Link
-from autopar.costmodel.machine import load as load_machine
-from autopar.grid import GridShape
-from autopar.layout import parse_layout
-from autopar.partitioner.build import decide
+from autopar.ir.grid import GridShape
+from autopar.ir.layout import parse_layout
+from autopar.ir.machine import Link
+from autopar.ir.machine import load as load_machine
+from autopar.ir.plan import to_json
+from autopar.partitioner.formulation.priced_problem import decide
 from autopar.partitioner.problem import Solution, evaluate
-from autopar.plan import to_json
+from autopar.planning.overlap import as_if
 from autopar.runtime import simulate
-from autopar.runtime.description import parse_description
-from autopar.runtime.initial import module_values
-from autopar.runtime.session import Parallel
-from autopar.shares import as_if
+from autopar.runtime.parameters.deferred_init import module_values
+from autopar.runtime.program.plan_reader import parse_description
+from autopar.runtime.session.parallel_module import Parallel
 
 EVERY = MODELS | ODD
 CPU = load_machine("cpu")
@@ -70,7 +70,7 @@ def compiled(name, grid, machine=SLOW, solve=None, **options):
     """What `autopar.compile` makes of a model; `solve` replaces the solver."""
     patches = [mock.patch("autopar.capture.capture", return_value=captured(name))]
     if solve is not None:
-        patches.append(mock.patch("autopar.rounds.solve", lambda problem, **_: solve(problem)))
+        patches.append(mock.patch("autopar.planning.planner.solve", lambda problem, **_: solve(problem)))
     for patch in patches:
         patch.start()
     try:

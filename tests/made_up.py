@@ -2,7 +2,7 @@
 
 import json
 
-from autopar.measurements import VERSION
+from autopar.ir.calibration_data import VERSION
 
 RATES = {"local": (2e-6, 2e10), "intra": (1e-5, 5e9), "inter": (2e-4, 1.2e8)}
 TABLE = {  # primitive -> directions that are measured, with where they happen (None: between ranks)
@@ -31,8 +31,8 @@ def repeats(seconds, noise):
 
 
 def moved(places, noise=0.01):
-    from autopar.costmodel.measured import priced_bytes
-    from autopar.measurements import Moved
+    from autopar.costmodel.calibration_reader import priced_bytes
+    from autopar.ir.calibration_data import Moved
 
     found = []
     for place in places:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
-from autopar.layout import Copied, Layout, Partial, Replicate, Shard
-from autopar.runtime.grid import Axis
+from autopar.ir.layout import Copied, Layout, Partial, Replicate, Shard
+from autopar.runtime.grid.grid import Axis
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from unittest import mock
 import torch
 from torch import nn
 
-from autopar.capture import capture, entry
+from autopar.capture import capture, pipeline
 
 FOLDER = "AUTOPAR_TESTS_SHARED"
 _KNOWN = {}
@@ -43,7 +43,7 @@ def of_these_rows(*given, **options):
 
     That is asked in tests/codegen/test_batch.py and test_batch_sizes.py, of all small models and all forms of batches.
     """
-    with mock.patch.object(entry, "_any_rows", return_value="not asked"):
+    with mock.patch.object(pipeline, "_any_rows", return_value="not asked"):
         return capture(*given, **options)
 
 

@@ -5,10 +5,10 @@ import functools
 import pytest
 from compiling import QUICK, SLOW, assert_computes_the_same, compiled
 
-from autopar.baselines import BASELINES, NotApplicable
-from autopar.compare import best, compare
+from autopar.analysis.baseline_comparison import best, compare
 from autopar.errors import ConfigError, InfeasiblePlan
-from autopar.layout import Shard, parse_layout
+from autopar.ir.layout import Shard, parse_layout
+from autopar.planning.baselines import BASELINES, NotApplicable
 
 # Per model and grid the baselines that it has.
 APPLY = {

@@ -9,12 +9,12 @@ from torch import nn
 
 import autopar
 from autopar import errors
+from autopar.analysis.fallbacks import unruled
 from autopar.capture import capture
-from autopar.codegen import check, program
-from autopar.ops import op as records
-from autopar.ops.op import registry
-from autopar.ops.rule import letters
-from autopar.unruled import unruled
+from autopar.codegen import emit, soundness
+from autopar.ops.record import op as records
+from autopar.ops.record.op import registry
+from autopar.ops.record.rule import letters
 
 LINEAR = registry()["aten.linear.default"]
 
@@ -60,21 +60,21 @@ def test_a_rule_that_raises_or_does_not_fit():
         lambda call: dataclasses.replace(LINEAR.rule(call), extents={}),
         lambda call: letters("b k, n k, n -> b n", call),
     ]
-    with mock.patch("autopar.ops.discover.discovered", return_value=None):
+    with mock.patch("autopar.ops.discovery.discover.discovered", return_value=None):
         told = [unruled(compiled(rule=rule).plan) for rule in rules]
     assert ["KeyError" in one[0].letters if one else None for one in told] == [True, False, False, None]
     assert all("does not describe" in one[0].letters or "number of tensors" in one[0].letters for one in told[1:3])
 
 
 def test_a_call_that_the_checker_objects_to():
-    checked = check._check_run
+    checked = soundness._check_run
 
     def objecting(step):
         if step.described.node.target == "aten.linear.default" and not step.described.node.whole:
-            raise check.UnsoundProgram("it adds what it should copy")
+            raise soundness.UnsoundProgram("it adds what it should copy")
         checked(step)
 
-    with mock.patch.object(check, "_check_run", objecting):
+    with mock.patch.object(soundness, "_check_run", objecting):
         (one,) = unruled(compiled().plan)
     assert one.target == "aten.linear.default"
     assert "it adds what it should copy" in one.letters
@@ -82,7 +82,7 @@ def test_a_call_that_the_checker_objects_to():
 
 def test_what_goes_wrong_elsewhere_is_told_as_a_mistake_of_ours():
     with (
-        mock.patch.object(program, "_title", boom),
+        mock.patch.object(emit, "_title", boom),
         pytest.raises(errors.InternalError, match="mistake of autopar") as told,
     ):
         compiled()

@@ -3,8 +3,8 @@
 import pytest
 from compiling import CPU, SLOW, compiled
 
-from autopar.cli.diff import sentence
-from autopar.diff import diff
+from autopar.analysis.plan_diff import diff
+from autopar.cli.commands.diff import sentence
 from autopar.errors import PlanError
 
 

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autopar.errors import ConfigError, InfeasiblePlan
-from autopar.grid import GridShape
-from autopar.grids import MOST, candidates
-from autopar.plan import to_json
+from autopar.ir.grid import GridShape
+from autopar.ir.plan import to_json
+from autopar.planning.grid_search import MOST, candidates
 
 TWO_NODES = dataclasses.replace(SLOW, ranks_per_node=4)
 

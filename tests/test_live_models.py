@@ -11,7 +11,7 @@ from compiling import QUICK
 from torch import nn
 
 import autopar
-from autopar.capture.untouched import untouched
+from autopar.capture.state.untouched_module import untouched
 from autopar.errors import AutoparError
 from autopar.runtime import simulate
 

@@ -6,20 +6,20 @@ import math
 import pytest
 from compiling import CPU, QUICK, SLOW, assert_computes_the_same, captured, compiled
 
-from autopar.capture.rewrite import with_nodes
+from autopar.capture.passes.rewriting import with_nodes
 from autopar.errors import ConfigError
-from autopar.graph import Node, Ref
-from autopar.grid import GridShape
-from autopar.partitioner import merged
-from autopar.partitioner.build import build
-from autopar.partitioner.mixtures import MOST, mixtures
-from autopar.partitioner.strategies import describe
+from autopar.ir.graph import Node, Ref
+from autopar.ir.grid import GridShape
+from autopar.partitioner.formulation import merged_axes
+from autopar.partitioner.formulation.mixed_choices import MOST, mixtures
+from autopar.partitioner.formulation.priced_problem import build
+from autopar.partitioner.formulation.strategies import describe
 
 
 @pytest.mark.parametrize(("name", "machine"), [("mlp", QUICK), ("mlp", SLOW)])
 def test_the_plan_is_near_the_best_and_never_said_to_be_it(name, machine, monkeypatch):
     best = compiled(name, "2x2x2", machine=machine).plan
-    monkeypatch.setattr(merged, "AXES", 2)
+    monkeypatch.setattr(merged_axes, "AXES", 2)
     found = compiled(name, "2x2x2", machine=machine).plan
     assert best.solver.cost <= found.solver.cost * (1 + 1e-9)
     assert found.solver.cost <= 1.1 * best.solver.cost
@@ -29,14 +29,14 @@ def test_the_plan_is_near_the_best_and_never_said_to_be_it(name, machine, monkey
 
 
 def test_mixtures_compute_what_the_model_computes(monkeypatch):
-    monkeypatch.setattr(merged, "AXES", 2)
+    monkeypatch.setattr(merged_axes, "AXES", 2)
     made = compiled("mlp", "2x2x2", machine=SLOW)
     assert any(len({str(one) for one in node.choices}) > 1 for node in made.plan.nodes)
     assert_computes_the_same(made, "mlp")
 
 
 def test_a_model_of_too_many_conversions_is_planned_on_fewer_axes_too(monkeypatch):
-    monkeypatch.setattr(merged, "ENTRIES", 10)
+    monkeypatch.setattr(merged_axes, "ENTRIES", 10)
     assert "left out" in compiled("mlp", "2x2x2").plan.solver.method
 
 
@@ -62,7 +62,7 @@ def test_without_bases_every_choice_of_every_axis_is_there():
 
 
 def test_a_fixed_plan_splits_the_batch_over_every_axis(monkeypatch):
-    monkeypatch.setattr(merged, "AXES", 1)
+    monkeypatch.setattr(merged_axes, "AXES", 1)
     made = compiled("mlp", "2x3", plan="data")
     linear = [node for node in made.plan.nodes if "linear" in node.target]
     assert {choice.letter for node in linear for choice in node.choices} == {"b0"}
@@ -70,7 +70,7 @@ def test_a_fixed_plan_splits_the_batch_over_every_axis(monkeypatch):
 
 
 def test_pins_hold_where_axes_are_merged(monkeypatch):
-    monkeypatch.setattr(merged, "AXES", 2)
+    monkeypatch.setattr(merged_axes, "AXES", 2)
     made = compiled("mlp", "2x2x2", pin=("fc1: n@axis2", "fc1: k@axis1"), ban=("*: b0@axis0",))
     first = next(node for node in made.plan.nodes if "linear" in node.target)
     assert [choice.letter for choice in first.choices[1:]] == ["k", "n"]
@@ -79,32 +79,32 @@ def test_pins_hold_where_axes_are_merged(monkeypatch):
 
 def test_the_time_limit_counts_from_the_start(monkeypatch):
     """What pricing takes is no longer there for the solver."""
-    from autopar import rounds
+    from autopar.planning import planner
 
     made, limits = compiled("mlp", "2"), []
-    plain = rounds.solve
+    plain = planner.solve
 
     def solve(*words, time_limit, **more):
         limits.append(time_limit)
         return plain(*words, time_limit=time_limit, **more)
 
-    monkeypatch.setattr(rounds, "solve", solve)
+    monkeypatch.setattr(planner, "solve", solve)
     now = [0.0]
-    monkeypatch.setattr(rounds.time, "perf_counter", lambda: now[0])
-    build = rounds.build
+    monkeypatch.setattr(planner.time, "perf_counter", lambda: now[0])
+    build = planner.build
 
     def slowly(*words, **more):
         now[0] += 25.0
         return build(*words, **more)
 
-    opened = rounds.opened
+    opened = planner.opened
 
     def opened_slowly(*words):
         now[0] += 5.0
         return opened(*words)
 
-    monkeypatch.setattr(rounds, "build", slowly)
-    monkeypatch.setattr(rounds, "opened", opened_slowly)
+    monkeypatch.setattr(planner, "build", slowly)
+    monkeypatch.setattr(planner, "opened", opened_slowly)
     made.replan(time_limit=60.0)
     assert limits[0] == pytest.approx(30.0)
     limits.clear()
@@ -115,12 +115,12 @@ def test_the_time_limit_counts_from_the_start(monkeypatch):
 @pytest.mark.parametrize("layers", [2, 8])
 def test_calls_that_are_alike_are_priced_once_however_many_there_are(layers, monkeypatch):
     """Layers that are no repeated block, so that each has a variable of its own."""
-    from autopar.partitioner import draft
+    from autopar.partitioner.formulation import problem_builder
 
     priced = []
-    plain = draft.Draft.call_seconds
+    plain = problem_builder.Draft.call_seconds
     monkeypatch.setattr(
-        draft.Draft, "call_seconds", lambda self, item, one: priced.append(item) or plain(self, item, one)
+        problem_builder.Draft, "call_seconds", lambda self, item, one: priced.append(item) or plain(self, item, one)
     )
     graph = captured("mlp").graph
     many = chain(graph, layers)
@@ -146,7 +146,7 @@ def chain(graph, layers):
 def test_merged_axes_stand_for_all_of_theirs():
     """What a call does on a merged axis it does on each of them; pins of one are pins of all, and end where two differ."""
     grid = GridShape.parse("2x2x2x2")
-    (halves,) = [one for one in merged.merges(grid) if one.groups == ((0, 1), (2, 3))]
+    (halves,) = [one for one in merged_axes.merges(grid) if one.groups == ((0, 1), (2, 3))]
     item = next(iter(describe(captured("mlp").graph, halves.grid, {}, {}).values()))
     assert len(item.strategies) > 4
     for strategy in item.strategies:
@@ -160,6 +160,8 @@ def test_no_merged_grid_is_begun_after_the_time():
     grid, planned = GridShape.parse("2x2x2x2"), []
     for until, count in ((-math.inf, 1), (math.inf, 6)):
         planned.clear()
-        found = merged.plans(grid, lambda one: planned.append(one) or [(-len(planned), {"at": len(planned)})], until)
+        found = merged_axes.plans(
+            grid, lambda one: planned.append(one) or [(-len(planned), {"at": len(planned)})], until
+        )
         assert len(planned) == count == found[1]
         assert [one["at"] for one in found[0]] == list(range(count, 0, -1))

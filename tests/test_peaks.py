@@ -10,12 +10,12 @@ from compiling import SLOW, compiled, lowered
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autopar.codegen.held import footprint
-from autopar.compare import compare
-from autopar.costmodel.machine import Link
+from autopar.analysis.baseline_comparison import compare
+from autopar.codegen.memory_footprint import footprint
 from autopar.errors import InfeasiblePlan
+from autopar.ir.machine import Link
 from autopar.partitioner.problem import NoChoice, Problem
-from autopar.peaks import fitted
+from autopar.planning.memory_limit import fitted
 
 
 def closest(made, limit, carry):

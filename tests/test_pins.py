@@ -4,15 +4,15 @@ import pytest
 from compiling import QUICK, assert_computes_the_same, captured, compiled
 
 from autopar.errors import ConfigError
-from autopar.graph import Graph, Node, Ref, Value
-from autopar.grid import GridShape
-from autopar.layout import parse_layout
-from autopar.ops import op
-from autopar.ops.op import Op
-from autopar.ops.rule import letters
-from autopar.partitioner.asked import Asked
-from autopar.partitioner.words import lies
-from autopar.pins import Wishes, apply, parse
+from autopar.ir.graph import Graph, Node, Ref, Value
+from autopar.ir.grid import GridShape
+from autopar.ir.layout import parse_layout
+from autopar.ops.record import op
+from autopar.ops.record.op import Op
+from autopar.ops.record.rule import letters
+from autopar.partitioner.formulation.choice_patterns import lies
+from autopar.partitioner.formulation.constraints import Asked
+from autopar.planning.pins import Wishes, apply, parse
 
 TARGET = "aten.softmax.int"
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autopar.errors import PlanError
-from autopar.plan import VERSION, from_json, load_plan, to_json
-from autopar.runtime.description import parse_description
+from autopar.ir.plan import VERSION, from_json, load_plan, to_json
+from autopar.runtime.program.plan_reader import parse_description
 
 QUICKLY = settings(deadline=None, max_examples=150)
 

@@ -11,18 +11,18 @@ from torch import nn
 import autopar
 from autopar.costmodel.compute import parameter_seconds
 from autopar.errors import ConfigError, InfeasiblePlan
-from autopar.grid import GridShape
-from autopar.outcome import outcome
-from autopar.partitioner.again import again, key_of, offered
-from autopar.partitioner.build import build, decide, running_statistics
+from autopar.ir.grid import GridShape
+from autopar.ir.plan import to_json
+from autopar.partitioner.formulation.priced_problem import build, decide, running_statistics
+from autopar.partitioner.formulation.recomputation import again, key_of, offered
 from autopar.partitioner.problem import NoChoice
-from autopar.partitioner.solve import solve
-from autopar.plan import to_json
+from autopar.partitioner.solvers.solve import solve
+from autopar.planning.candidate import outcome
 from autopar.runtime import drawing, simulate
-from autopar.runtime.description import parse_description
-from autopar.runtime.drawn import Drawn
-from autopar.runtime.initial import module_values
-from autopar.runtime.session import Parallel
+from autopar.runtime.functional.model_random import Drawn
+from autopar.runtime.parameters.deferred_init import module_values
+from autopar.runtime.program.plan_reader import parse_description
+from autopar.runtime.session.parallel_module import Parallel
 
 
 def stack(dropout=0.0, norm=False, layers=3):

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from autopar.scaling import Point
-from autopar.scaling_picture import HEIGHT, WIDTH, svg
+from autopar.analysis.scaling import Point
+from autopar.analysis.scaling_plot import HEIGHT, WIDTH, svg
 
 RANKS = [2**power for power in range(13)]
 SHARES = {  # efficiency at p ranks

@@ -10,12 +10,12 @@ from compiling import SLOW, as_priced, assert_computes_the_same, compiled, diges
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autopar import shares
-from autopar.compare import compare
-from autopar.costmodel.machine import Link
-from autopar.partitioner.build import build
+from autopar.analysis.baseline_comparison import compare
+from autopar.ir.machine import Link
+from autopar.partitioner.formulation.priced_problem import build
 from autopar.partitioner.problem import evaluate
-from autopar.partitioner.solve import solve
+from autopar.partitioner.solvers.solve import solve
+from autopar.planning import overlap
 
 CASES = [("mlp", "2"), ("mlp", "2x2"), ("gpt", "4"), ("attention", "2x2"), ("conv", "4")]
 
@@ -30,7 +30,7 @@ HOPELESS, BUSY, FAST = linked(3e5), linked(3e6), linked(1e12)
 
 def first_round(*given, **options):
     """The plan as it is without a second look at the sums."""
-    with mock.patch.object(shares, "_ROUNDS", 0):
+    with mock.patch.object(overlap, "_ROUNDS", 0):
         return compiled(*given, **options)
 
 
@@ -39,13 +39,13 @@ def first_round(*given, **options):
 def test_priced_again_is_priced_with_less_overlap(name, grid, share):
     one = first_round(name, grid, BUSY)
     options = {"limit": None, "optimizer": "adamw", "pins": {}, "gathered": False}
-    wanted = build(one.graph, one.built.grid, shares.as_if(BUSY, share), **options)
-    found = shares.priced(one.built, share)
+    wanted = build(one.graph, one.built.grid, overlap.as_if(BUSY, share), **options)
+    found = overlap.priced(one.built, share)
     assert found.unhidden == share
     assert found.keys == wanted.keys
     for mine, other in zip(found.problem.nodes, wanted.problem.nodes, strict=True):
         np.testing.assert_allclose(mine.costs, other.costs, rtol=1e-12, atol=1e-18)
-    back = shares.priced(found, 0.0)
+    back = overlap.priced(found, 0.0)
     for mine, other in zip(back.problem.nodes, one.built.problem.nodes, strict=True):
         np.testing.assert_allclose(mine.costs, other.costs, rtol=1e-9, atol=1e-15)
 
@@ -74,7 +74,7 @@ def test_between_all_and_nothing_as_much_is_summed_as_hides():
     """The best plan is neither the one that sums are free for, nor the one that they are waited for in full."""
     one = compiled("attention", "2", BUSY)
     assert 0 < one.plan.solver.unhidden < 1
-    whole = shares.priced(one.built, 1.0).problem
+    whole = overlap.priced(one.built, 1.0).problem
     dear = evaluate(whole, solve(whole).choice)[0]
     assert one.plan.predicted.seconds < 0.99 * dear
     assert one.plan.predicted.seconds < 0.9 * first_round("attention", "2", BUSY).plan.predicted.seconds
@@ -83,7 +83,7 @@ def test_between_all_and_nothing_as_much_is_summed_as_hides():
 @pytest.mark.parametrize(("name", "grid"), CASES)
 def test_where_sums_hide_nothing_is_solved_again(name, grid):
     told = []
-    with mock.patch("autopar.rounds.solve", side_effect=solve) as counted:
+    with mock.patch("autopar.planning.planner.solve", side_effect=solve) as counted:
         one = compiled(name, grid, FAST, progress=lambda *said: told.append(said[:2]))
         plain = first_round(name, grid, FAST)
     assert counted.call_count % 2 == 0
@@ -144,11 +144,11 @@ def test_of_all_plans_that_are_best_at_some_price_the_shortest_is_found(lines, r
         return made(min(lines, key=lambda line: (price(line, share), line)))
 
     with (
-        mock.patch.object(shares, "cost", lambda built, choice, share: price(built, share)),
-        mock.patch.object(shares, "_ROUNDS", 50),
-        mock.patch.object(shares, "_CLEARLY", 0.0),
+        mock.patch.object(overlap, "cost", lambda built, choice, share: price(built, share)),
+        mock.patch.object(overlap, "_ROUNDS", 50),
+        mock.patch.object(overlap, "_CLEARLY", 0.0),
     ):
-        found = shares.shortest(seek)
+        found = overlap.shortest(seek)
     least = max(min(price(line, share) - share * room for line in lines) for share in np.linspace(0, 1, 401))
     assert least <= found.seconds + 1e-9
     tried = [seek(share).seconds for share in np.linspace(0, 1, 401)]

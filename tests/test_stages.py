@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from autopar import stages
+from autopar.planning import progress
 
 
 class Terminal(io.StringIO):
@@ -16,7 +16,7 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr(stages, "SILENCE", 0.01)
+    monkeypatch.setattr(progress, "SILENCE", 0.01)
 
 
 def until(done):
@@ -26,7 +26,7 @@ def until(done):
 
 def test_a_stage_that_takes_long_says_what_it_does_until_it_ends(quick):
     told = []
-    with stages.timed(lambda *words: told.append(words[:2]), "priced") as said:
+    with progress.timed(lambda *words: told.append(words[:2]), "priced") as said:
         until(lambda: ("pricing", "") in told)
         said("3 of 4 calls")
         until(lambda: ("pricing", "3 of 4 calls") in told)
@@ -41,7 +41,7 @@ def test_a_stage_that_fails_is_not_told_as_done(quick):
     told = []
 
     def failing():
-        with stages.timed(lambda *words: told.append(words[0]), "solved"):
+        with progress.timed(lambda *words: told.append(words[0]), "solved"):
             until(lambda: "solving" in told)
             raise ValueError("no")
 
@@ -53,7 +53,7 @@ def test_a_stage_that_fails_is_not_told_as_done(quick):
 def test_a_terminal_sees_what_is_under_way_and_a_log_sees_all(caplog):
     """Also while logs are off, as they are while a model is exported."""
     shown = Terminal()
-    tell = stages.logged(shown)
+    tell = progress.logged(shown)
     with caplog.at_level(logging.INFO, "autopar.compile"):
         logging.disable(logging.CRITICAL)
         try:
@@ -67,6 +67,6 @@ def test_a_terminal_sees_what_is_under_way_and_a_log_sees_all(caplog):
 
 def test_a_file_is_not_told(caplog):
     shown = io.StringIO()
-    stages.logged(shown)("pricing", "", 10.0)
+    progress.logged(shown)("pricing", "", 10.0)
     assert not shown.getvalue()
     assert not caplog.records

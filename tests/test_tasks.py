@@ -6,13 +6,12 @@ import functools
 import pytest
 from compiling import QUICK, SLOW, compiled
 
-from autopar import tasks
-from autopar.costmodel import compute
-from autopar.costmodel.machine import Link
+from autopar.costmodel import compute, step_schedule
 from autopar.costmodel.timeline import simulate
-from autopar.grid import GridShape
-from autopar.layout import parse_layout
-from autopar.plan import from_json, to_json
+from autopar.ir.grid import GridShape
+from autopar.ir.layout import parse_layout
+from autopar.ir.machine import Link
+from autopar.ir.plan import from_json, to_json
 
 CASES = [("mlp", "2"), ("conv", "2x2"), ("attention", "2"), ("gpt", "2x2"), ("gpt", "2")]
 FREE = dataclasses.replace(SLOW, intra=Link(0.0, 1e9), inter=Link(0.0, 1e9), overlap=0.0)
@@ -31,7 +30,7 @@ def plan(name, grid, machine=FREE):
 @pytest.mark.parametrize("machine", [FREE, QUICK], ids=["free", "quick"])
 def test_a_plan_s_seconds_are_those_of_its_tasks(name, grid, machine):
     found = plan(name, grid, machine)
-    done = tasks.of(found)
+    done = step_schedule.of(found)
     seconds = {kind: 0.0 for kind in ("forward", "backward", "communication", "gradients", "update")}
     for task in done:
         seconds[task.kind] += task.seconds
@@ -41,7 +40,7 @@ def test_a_plan_s_seconds_are_those_of_its_tasks(name, grid, machine):
     assert seconds["update"] == pytest.approx(predicted.update)
     assert simulate(done).seconds == pytest.approx(predicted.seconds)
     assert predicted.gradients >= seconds["gradients"] - 1e-15
-    assert tasks.events(from_json(to_json(found), "plan.json")) == tasks.events(found)
+    assert step_schedule.events(from_json(to_json(found), "plan.json")) == step_schedule.events(found)
 
 
 @pytest.mark.parametrize(("name", "grid"), CASES)
@@ -72,7 +71,7 @@ def test_what_hides_makes_a_step_shorter_and_never_longer_than_the_sum_of_all(na
     seconds = []
     for overlap in (0.0, 0.25, 0.5, 1.0):
         machine = dataclasses.replace(FREE, overlap=overlap)
-        done = tasks.of(dataclasses.replace(one, machine=machine))
+        done = step_schedule.of(dataclasses.replace(one, machine=machine))
         seconds.append(simulate(done).seconds)
         assert seconds[-1] <= sum(task.seconds + task.hidden for task in done) * (1 + 1e-12)
         assert seconds[-1] >= sum(task.seconds for task in done) * (1 - 1e-12)
@@ -82,12 +81,12 @@ def test_what_hides_makes_a_step_shorter_and_never_longer_than_the_sum_of_all(na
 @pytest.mark.parametrize(("name", "grid"), CASES)
 def test_backward_is_forward_in_reverse_and_no_sum_comes_before_its_gradients(name, grid):
     found = plan(name, grid)
-    done = tasks.of(found)
+    done = step_schedule.of(found)
     forward = [task.name for task in done if task.kind == "forward"]
     assert forward == [node.name for node in found.nodes]
     assert [task.name for task in done if task.kind == "backward"] == forward[::-1]
     place = {task.name: i for i, task in enumerate(done) if task.kind == "backward"}
-    for number, bucket in enumerate(tasks.sums(tasks.parts(found))):
+    for number, bucket in enumerate(step_schedule.sums(step_schedule.parts(found))):
         at = next(i for i, task in enumerate(done) if task.name == f"bucket {number}" and task.kind == "gradients")
         for member in bucket.members:
             readers = next(one.readers for one in found.parameters if one.name == member)
@@ -99,7 +98,7 @@ def test_conversions_of_repeated_blocks_take_place_in_every_block():
     found = plan("gpt", "2")
     repeated = [one for one in found.conversions if one.times > 1 and one.consumers]
     assert repeated
-    forward = [task for task in tasks.of(found) if task.kind in ("forward", "communication")]
+    forward = [task for task in step_schedule.of(found) if task.kind in ("forward", "communication")]
     for one in repeated:
         blocks = [
             task.detail.split()[0].split(".")[1]

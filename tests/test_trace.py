@@ -8,10 +8,10 @@ from compiling import QUICK, compiled
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autopar import tasks
+from autopar.analysis.chrome_trace import chrome, write
+from autopar.costmodel import step_schedule
 from autopar.costmodel.timeline import Event
 from autopar.errors import ConfigError
-from autopar.trace import chrome, write
 
 SECONDS = st.lists(st.floats(0, 10, allow_nan=False), min_size=2, max_size=20).map(sorted)
 
@@ -57,7 +57,7 @@ def test_processes_and_lanes_have_names():
 def test_the_predicted_step_of_a_plan(tmp_path):
     plan = compiled("gpt", "2", QUICK).plan
     for name in ("one.json", "two.json"):
-        write(tmp_path / name, [("predicted", tasks.events(plan))])
+        write(tmp_path / name, [("predicted", step_schedule.events(plan))])
     one = (tmp_path / "one.json").read_bytes()
     assert one == (tmp_path / "two.json").read_bytes()
     trace = json.loads(one)

@@ -5,12 +5,12 @@ import copy
 import torch
 from torch import nn
 
-from autopar.grid import GridShape
-from autopar.plan import to_json
+from autopar.ir.grid import GridShape
+from autopar.ir.plan import to_json
 from autopar.runtime import simulate
-from autopar.runtime.description import parse_description
-from autopar.runtime.initial import module_values
-from autopar.runtime.session import Parallel
+from autopar.runtime.parameters.deferred_init import module_values
+from autopar.runtime.program.plan_reader import parse_description
+from autopar.runtime.session.parallel_module import Parallel
 
 
 class Together(nn.Module):

@@ -6,7 +6,7 @@
 Nothing is allocated where the model is given as a function, so a model larger than this machine can be captured on it.
 """
 
-from autopar.capture.entry import Captured, capture
-from autopar.capture.show import format_graph
+from autopar.capture.format import format_graph
+from autopar.capture.pipeline import Captured, capture
 
 __all__ = ["Captured", "capture", "format_graph"]

@@ -1,6 +1,6 @@
 """An exported FX program as our Graph: parameters, inputs, nodes, the loss and the buffer updates, not simplified yet.
 
-Values keep FX's names here; `autopar.capture.names` gives them readable ones at the end. A value is differentiable when
+Values keep FX's names here; `autopar.capture.passes.naming` gives them readable ones at the end. A value is differentiable when
 it is floating and reached from a parameter that requires grad, with no detach between.
 """
 
@@ -17,12 +17,12 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
-from autopar.capture import refuse
-from autopar.capture.canonical import canonical
-from autopar.capture.rewrite import no_gradient
-from autopar.capture.source import frames_of_text, innermost, user_files
+from autopar.capture import refusals
+from autopar.capture.arguments import canonical
+from autopar.capture.passes.rewriting import no_gradient
+from autopar.capture.source_lines import frames_of_text, innermost, user_files
 from autopar.errors import CaptureError, nearest, refusal
-from autopar.graph import Graph, Input, Node, Parameter, Ref, Value
+from autopar.ir.graph import Graph, Input, Node, Parameter, Ref, Value
 
 _STATISTICS = re.compile(r"aten\._(native_)?batch_norm_\w+\.")  # a gradient flows through the first result alone
 _CHECKS = frozenset({"aten._assert_tensor_metadata.default", "aten._assert_scalar.default", "aten._assert_async.msg"})
@@ -123,7 +123,7 @@ def _translate_node(node: fx.Node, state: _State) -> None:
         return  # folded into the call that it picks from
     frame = innermost(frames_of_text(node.meta.get("stack_trace") or ""), state.files)
     results = _results(node)
-    refuse.check_node(node, results, frame)
+    refusals.check_node(node, results, frame)
     target, args, kwargs = canonical(node, state.ref)
     names = [node.name] if not isinstance(node.meta["val"], list | tuple) else [""] * len(results)
     for user in node.users:
@@ -163,7 +163,7 @@ def _value(name: str, tensor: object, flows: bool) -> Value:
 
 def _updates(program: ExportedProgram, parameters: Sequence[Parameter], state: _State) -> tuple[tuple[str, str], ...]:
     """Which value replaces which buffer or parameter after forward. Inputs may not be written to."""
-    refuse.check_inputs_kept(program, state.files)
+    refusals.check_inputs_kept(program, state.files)
     owners = {name: item.name for item in parameters for name in (item.name, *item.aliases)}
     found = []
     for spec in program.graph_signature.output_specs:

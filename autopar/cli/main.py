@@ -14,8 +14,20 @@ from io import TextIOWrapper
 from typing import Any, NoReturn
 
 import autopar
-from autopar.cli import calibrate, compare, diff, explain, hosts, inspect, report, run, simulate, solve, verify
-from autopar.cli import compile as compile_command
+from autopar.cli import launch_options
+from autopar.cli.commands import (
+    calibrate,
+    compare,
+    diff,
+    explain,
+    inspect,
+    report,
+    run,
+    simulate,
+    solve,
+    verify,
+)
+from autopar.cli.commands import compile as compile_command
 from autopar.errors import AutoparError, nearest, refusal
 
 _COMMANDS = (compile_command, compare, inspect, explain, diff, run, report, verify, simulate, solve, calibrate)
@@ -33,7 +45,7 @@ class Parser(argparse.ArgumentParser):
         behind: list[str] = []
         words = list(sys.argv[1:] if args is None else args)
         if words and _subparser(self, words[0]).get_default("mpiexec") is not None:
-            words, behind = hosts.split(words)
+            words, behind = launch_options.split(words)
         known, rest = self.parse_known_args(words, namespace)
         if rest:
             _subparser(self, getattr(known, "command", "")).unknown(rest)

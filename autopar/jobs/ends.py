@@ -8,8 +8,8 @@ import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from autopar.jobs import failures, journal, stalls
-from autopar.jobs.journal import Seen
+from autopar.jobs import deadlocks, failure_files, flight_recorder
+from autopar.jobs.flight_recorder import Seen
 
 # MPICH names a process; Open MPI names a rank, in lines that are broken anywhere between words.
 _KILLED = re.compile(
@@ -28,16 +28,16 @@ _HINTS = {
 
 def account(folder: Path, status: int, output: bytes, seen: Sequence[Seen]) -> str:
     """Why a job ended: `output` is the end of what it printed, `seen` what its ranks have noted on this host."""
-    cause = failures.first(folder)
+    cause = failure_files.first(folder)
     if cause is not None:
         return f"\n{cause.text}" if cause.alike else f"\nthe job ended because rank {cause.rank} failed:\n{cause.text}"
     number = _signal(status, output)
     for rank in _named(folder, output):
-        place = [f", {stalls.last_seen(one)}" for one in seen if one.rank == rank]
+        place = [f", {deadlocks.last_seen(one)}" for one in seen if one.rank == rank]
         how = f"was ended by {_name(number)}" if number else "was killed or ended without a word"
         said = f"\nthe job ended because rank {rank} {how} (status {status}){''.join(place)}"
         return "\n".join([said, *_hint(number)])
-    lines = [f"  rank {one.rank}: {stalls.last_seen(one)}" for one in lost(seen)]
+    lines = [f"  rank {one.rank}: {deadlocks.last_seen(one)}" for one in lost(seen)]
     if status < 0:
         said = f"\nmpiexec itself was ended by {_name(-status)}"
     else:
@@ -62,7 +62,7 @@ def _named(folder: Path, output: bytes) -> Iterator[int]:
     """The ranks that MPI's own account of the end names, the first one first."""
     for found in _KILLED.finditer(output):
         rank = found["rank"] or found["named"]
-        known = int(rank) if rank else failures.rank_of_process(folder, int(found["process"]))
+        known = int(rank) if rank else failure_files.rank_of_process(folder, int(found["process"]))
         if known is not None:
             yield known
 
@@ -81,7 +81,7 @@ def _name(number: int) -> str:
 def _hint(number: int) -> list[str]:
     """A line on what most often is behind a signal."""
     if number and _name(number) == "SIGBUS":
-        place = journal.memory_folder()
+        place = flight_recorder.memory_folder()
         free = f" ({shutil.disk_usage(place).free / 2**20:.0f} MiB are free in {place})" if place else ""
         return [f"  shared memory was too small{free}: give this machine or container more, as by docker's --shm-size"]
     return [f"  {_HINTS[_name(number)]}"] if number and _name(number) in _HINTS else []

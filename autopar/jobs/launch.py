@@ -23,8 +23,8 @@ from typing import BinaryIO
 
 import autopar
 from autopar.errors import ConfigError, refusal
-from autopar.jobs import ends, failures, journal
-from autopar.jobs.settings import TERMINAL, settings
+from autopar.jobs import ends, failure_files, flight_recorder
+from autopar.jobs.environment import TERMINAL, settings
 
 _HOST = re.compile(r"[^\s:,]+(:[1-9]\d*)?")
 _KEPT = 65536  # bytes of output that are searched for MPI's own account of the end
@@ -49,17 +49,17 @@ def launch(
     line = command(target, ranks, arguments, options)
     if not quiet:
         print(shlex.join(line), flush=True)
-    with tempfile.TemporaryDirectory(prefix="autopar-", dir=journal.memory_folder()) as folder:
+    with tempfile.TemporaryDirectory(prefix="autopar-", dir=flight_recorder.memory_folder()) as folder:
         status, output, stopped = _run(line, _environment(folder))
-        seen = journal.read_folder(Path(folder))
+        seen = flight_recorder.read_folder(Path(folder))
         if stopped:
             for one in seen:
-                journal.kill(one)
+                flight_recorder.kill(one)
             print(f"\nthe job was ended by {stopped}", file=sys.stderr, flush=True)
         elif status or ends.lost(seen):
             status = status or 1
             for one in seen if status < 0 else ():  # mpiexec was killed, and can end nobody any more
-                journal.kill(one)
+                flight_recorder.kill(one)
             print(ends.account(Path(folder), status, output, seen), file=sys.stderr, flush=True)
     return status
 
@@ -105,7 +105,7 @@ def _is_open_mpi(launcher: str) -> bool:
 
 
 def _environment(folder: str) -> dict[str, str]:
-    environment = dict(os.environ) | {failures.FOLDER: folder, "PYTHONUNBUFFERED": "1"}
+    environment = dict(os.environ) | {failure_files.FOLDER: folder, "PYTHONUNBUFFERED": "1"}
     environment[TERMINAL] = "1" if sys.stdout.isatty() else "0"
     if hasattr(os, "geteuid") and os.geteuid() == 0:  # in containers everybody is root, and Open MPI wants to be told
         environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}

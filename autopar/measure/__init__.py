@@ -14,15 +14,15 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 
-from autopar.costmodel.machine import Machine
-from autopar.costmodel.timings import Timings
-from autopar.graph import Graph
-from autopar.grid import GridShape
+from autopar.costmodel.op_timings import Timings
+from autopar.ir.graph import Graph
+from autopar.ir.grid import GridShape
+from autopar.ir.machine import Machine
 from autopar.measure import cache
-from autopar.measure.job import Job, images_of, job_of
 from autopar.measure.pool import Pool
-from autopar.ops.rule import Choice
-from autopar.partitioner.strategies import Described
+from autopar.measure.timed_call import Job, images_of, job_of
+from autopar.ops.record.rule import Choice
+from autopar.partitioner.formulation.strategies import Described
 
 __all__ = ["measure"]
 

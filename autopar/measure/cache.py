@@ -13,8 +13,8 @@ import msgspec
 import torch
 
 import autopar
-from autopar.measure.job import Job
-from autopar.ops import discover_cache
+from autopar.measure.timed_call import Job
+from autopar.ops.discovery import cache
 
 _VERSION = 2
 Known = dict[str, tuple[float, float] | None]
@@ -48,7 +48,7 @@ def write(workers: int, known: Known) -> None:
 
 
 def _file(workers: int) -> Path | None:
-    place = discover_cache.folder()
+    place = cache.folder()
     if place is None:
         return None
     parts = (_VERSION, autopar.__version__, torch.__version__, _processor(), workers)

@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 from types import TracebackType
 
 from autopar.errors import AutoparError, refusal
-from autopar.measure.job import Job
+from autopar.measure.timed_call import Job
 
 _PATIENCE = 120.0  # seconds for one job
 
@@ -63,7 +63,7 @@ def _serve(pipe: Connection) -> None:
     import torch
 
     from autopar.measure.worker import seconds
-    from autopar.runtime.allocator import keep_freed_memory
+    from autopar.runtime.process import keep_freed_memory
 
     torch.set_num_threads(1)
     torch.manual_seed(0)

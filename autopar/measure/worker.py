@@ -1,8 +1,8 @@
 """Times one job in this process: forward and backward seconds of a call, as within a training step.
 
 Forward, and backward in one pass of autograd's engine, a few runs follow each other, each behind a mark that stops the clock
-of the run before, clears the caches, and starts the clock (`autopar.runtime.stopwatch`). A run of nothing says what that
-takes by itself, and is subtracted.
+of the run before, clears the caches, and starts the clock (`autopar.runtime.calibration.stopwatch`). A run of nothing says
+what that takes by itself, and is subtracted.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from autopar import runtime
-from autopar.measure.job import Job, Operand
-from autopar.measure.mute import Mute
-from autopar.runtime.draws import drawing
-from autopar.runtime.grid import Axis
-from autopar.runtime.stopwatch import Watch, begin
+from autopar.measure.null_comm import Mute
+from autopar.measure.timed_call import Job, Operand
+from autopar.runtime.calibration.stopwatch import Watch, begin
+from autopar.runtime.grid.counter_rng import drawing
+from autopar.runtime.grid.grid import Axis
 
 _NAMES: dict[str, Any] = {"torch": torch, "F": F, "p": SimpleNamespace(training=True)} | {
     name: getattr(runtime, name) for name in runtime.__all__

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import torch
 
-from autopar.ops.op import Op, Sample, T
+from autopar.ops.record.op import Op, Sample, T
+from autopar.proof.reference import outcome
 from autopar.proof.variations import NOT_TAKEN, arguments, samples_for
-from autopar.proof.whole import outcome
 
 _KINDS = ("normal", "unit", "definite")
 

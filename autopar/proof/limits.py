@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from autopar.ops.op import Op, Sample, T
-from autopar.proof.run import GRIDS, prove_whole
-from autopar.proof.whole import REFUSED, Whole, every, filled, whole_of
+from autopar.ops.record.op import Op, Sample, T
+from autopar.proof.prove import GRIDS, prove_whole
+from autopar.proof.reference import REFUSED, Whole, every, filled, whole_of
 
 Fill = Callable[[T, torch.Generator], torch.Tensor]
 _BOUNDED = {  # kinds whose numbers have bounds

@@ -24,12 +24,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autopar.graph import Dtype
-from autopar.ops.op import Op, Sample, T
+from autopar.ir.graph import Dtype
+from autopar.ops.record.op import Op, Sample, T
 from autopar.proof.programs_deck import Entry, Line, dealt, is_aten
 from autopar.proof.programs_steps import steps
+from autopar.proof.reference import REFUSED, filled
 from autopar.proof.variations import arguments, varied
-from autopar.proof.whole import REFUSED, filled
 
 LARGEST, ELEMENTS = 1e3, 4000  # of a value's numbers, and how many there are
 NEW, NEAR, COMPUTED = 0.25, 0.7, 0.5  # how often an operand is new, of its shape already, made of other values

@@ -21,21 +21,21 @@ import torch
 from torch import Tensor
 
 from autopar.capture import capture
-from autopar.capture.entry import Captured
-from autopar.codegen.held import Footprint
+from autopar.capture.pipeline import Captured
+from autopar.codegen.memory_footprint import Footprint
 from autopar.compiler import emitted
-from autopar.costmodel.machine import load as load_machine
 from autopar.errors import ConfigError
-from autopar.grid import GridShape
-from autopar.outcome import outcome
-from autopar.partitioner.build import Built, build
+from autopar.ir.grid import GridShape
+from autopar.ir.machine import load as load_machine
+from autopar.ir.plan import ModelSource, Options, to_json
+from autopar.partitioner.formulation.priced_problem import Built, build
 from autopar.partitioner.problem import Solution, evaluate
-from autopar.plan import ModelSource, Options, to_json
+from autopar.planning.candidate import outcome
 from autopar.proof.programs import Model, doubled
 from autopar.proof.programs_strategies import Strategies
 from autopar.runtime import simulate
-from autopar.runtime.description import parse_description
-from autopar.runtime.session import Parallel
+from autopar.runtime.program.plan_reader import parse_description
+from autopar.runtime.session.parallel_module import Parallel
 
 TOLERANCE = 1e-10  # allowed, relative
 NUDGES, ROUNDINGS, MARGIN = 3, 4 * 2.0**-52, 10  # changes of the parameters, and how much of what they do is allowed

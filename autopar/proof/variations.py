@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 
-from autopar.graph import Dtype
-from autopar.ops.op import Op, Sample, T
-from autopar.proof.whole import Whole, whole_of
+from autopar.ir.graph import Dtype
+from autopar.ops.record.op import Op, Sample, T
+from autopar.proof.reference import Whole, whole_of
 
 NOT_TAKEN = (RuntimeError, IndexError, ValueError, TypeError, AssertionError)
 _DIMS = frozenset({"dim", "dim0", "dim1", "dim2", "dims", "start_dim", "end_dim", "axis", "source", "destination"})

@@ -12,8 +12,8 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
-from autopar.runtime import sources
-from autopar.runtime.scheduler import Scheduler, split_extents
+from autopar.runtime.parameters import sources
+from autopar.runtime.training.scheduler import Scheduler, split_extents
 from contenders.compiled import Compiled
 from models import Model
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from autopar.runtime import Axis, Grid
-from autopar.runtime.allocator import keep_freed_memory
-from autopar.runtime.namespace import Namespace
+from autopar.runtime.process import keep_freed_memory
+from autopar.runtime.program.namespace import Namespace
 from models import Model, batch, seeded
 
 Forward = Callable[..., Tensor]

@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from autopar.runtime.description import read_description
-from autopar.runtime.gradients import BUCKET_BYTES
-from autopar.runtime.initial import module_values
-from autopar.runtime.session import Parallel
-from autopar.runtime.sources import from_file
+from autopar.runtime.parameters.deferred_init import module_values
+from autopar.runtime.parameters.gradient_buckets import BUCKET_BYTES
+from autopar.runtime.parameters.sources import from_file
+from autopar.runtime.program.plan_reader import read_description
+from autopar.runtime.session.parallel_module import Parallel
 from models import Model, batch, seeded
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from autopar.runtime.grid import Axis
-from autopar.runtime.primitives.cut import sum_whole
-from autopar.runtime.primitives.function import Context, apply
+from autopar.runtime.grid.grid import Axis
+from autopar.runtime.grid.shard_bounds import sum_whole
+from autopar.runtime.primitives.autograd import Context, apply
 
 
 class _AllSum(torch.autograd.Function):

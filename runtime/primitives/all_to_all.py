@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from autopar.layout import Shard
-from autopar.runtime.grid import Axis
-from autopar.runtime.primitives.cut import Cut, as_they_lie, cut_extent, cut_local
-from autopar.runtime.primitives.function import Context, apply
-from autopar.runtime.primitives.order import in_memory
+from autopar.ir.layout import Shard
+from autopar.runtime.grid.grid import Axis
+from autopar.runtime.grid.memory_format import in_memory
+from autopar.runtime.grid.shard_bounds import Cut, as_they_lie, cut_extent, cut_local
+from autopar.runtime.primitives.autograd import Context, apply
 from autopar.runtime.transport.base import pieces_of
 
 

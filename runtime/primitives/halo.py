@@ -7,7 +7,7 @@ R_ij the restriction of the rows of rank i to what rank j wants, copied into ran
     forward    y_j  = sum_i R_ij x_i + v_j      a copy at home, a message from every other rank whose rows are wanted
     adjoint    dx_i = sum_j R_ij* dy_j          the same messages backwards; what several want is added at its owner
 
-Only ranks whose rows meet exchange messages (`autopar.runtime.primitives.trade`), neighbours or not, one per pair.
+Only ranks whose rows meet exchange messages (`autopar.runtime.grid.exchange_plan`), neighbours or not, one per pair.
 Where several dims are split, they are exchanged one after the other: the second exchange carries the rows that the
 first has fetched, so that corners are right.
 
@@ -23,11 +23,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from autopar.runtime.grid import Axis
-from autopar.runtime.primitives.cut import cut_local
-from autopar.runtime.primitives.function import apply
-from autopar.runtime.primitives.order import in_memory
-from autopar.runtime.primitives.trade import Interval, Pieces, Run, Trade, size, trade
+from autopar.runtime.grid.exchange_plan import Interval, Pieces, Run, Trade, size, trade
+from autopar.runtime.grid.grid import Axis
+from autopar.runtime.grid.memory_format import in_memory
+from autopar.runtime.grid.shard_bounds import cut_local
+from autopar.runtime.primitives.autograd import apply
 
 Messages = dict[int, Tensor]  # by the rank that they go to or come from
 

@@ -26,10 +26,10 @@ from mpi4py import MPI
 from torch import Tensor
 
 from autopar.runtime.transport.base import Comm, Pieces, Work, check_tensors, joined, pieces_of, restore, summable
-from autopar.runtime.transport.buffers import SUMMED, pieces, raw, raw_row, typed
-from autopar.runtime.transport.courier import Courier, Parcel
-from autopar.runtime.transport.node import Round
-from autopar.runtime.transport.sums import Sums
+from autopar.runtime.transport.mpi_buffers import SUMMED, pieces, raw, raw_row, typed
+from autopar.runtime.transport.progress_thread import Courier, Parcel
+from autopar.runtime.transport.shared_memory import Round
+from autopar.runtime.transport.shared_sums import Sums
 
 _HOME_BYTES = 128 << 10  # from here on, a tensor in shared memory is summed there
 _DIRECT_BYTES = (

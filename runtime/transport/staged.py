@@ -25,9 +25,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from autopar.runtime.diagnostics.watched_comm import Watched
 from autopar.runtime.transport.base import Comm, Pieces, Work, restore, summable
 from autopar.runtime.transport.device import CUDA, Host, Laid, cuda_aware
-from autopar.runtime.transport.watched import Watched
 from autopar.runtime.transport.world import simulated_world
 
 

@@ -10,7 +10,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import autopar  # noqa: E402
 import prediction  # noqa: E402
-from autopar.costmodel import machine as machines  # noqa: E402
+from autopar.ir import machine as machines  # noqa: E402
 from models import MODELS, batch, seeded  # noqa: E402
 
 

@@ -2,8 +2,8 @@
 
 import torch
 
-from autopar.capture.interpret import run
-from autopar.graph import Graph, Input, Node, Parameter, Ref, Value, check
+from autopar.ir.graph import Graph, Input, Node, Parameter, Ref, Value, check
+from autopar.ops.interpreter import run
 
 
 class Builder:

@@ -6,7 +6,7 @@ import torch
 from shared_captures import of_these_rows as capture
 
 from autopar.capture import Captured
-from autopar.capture.interpret import bind, run
+from autopar.ops.interpreter import bind, run
 
 
 def state_of(module, captured):

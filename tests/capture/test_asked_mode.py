@@ -11,8 +11,8 @@ from torch import nn
 import autopar
 from autopar.errors import ConfigError
 from autopar.runtime import simulate
-from autopar.runtime.drawn import Drawn
-from autopar.runtime.draws import drawing
+from autopar.runtime.functional.model_random import Drawn
+from autopar.runtime.grid.counter_rng import drawing
 
 INPUTS = (torch.randn(6, 4, generator=torch.Generator().manual_seed(1)), torch.tensor([0, 1, 2, 0, 1, 2]))
 

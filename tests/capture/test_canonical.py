@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch import fx
 
-from autopar.capture.canonical import canonical
-from autopar.capture.interpret import run
-from autopar.graph import Dtype, Node, Ref
-from autopar.ops.fallback import FALLBACK
-from autopar.ops.op import Sample, T, registry
-from autopar.ops.reached import overload_of
+from autopar.capture.arguments import canonical
+from autopar.ir.graph import Dtype, Node, Ref
+from autopar.ops.interpreter import run
+from autopar.ops.reached_call import overload_of
+from autopar.ops.record.fallback import FALLBACK
+from autopar.ops.record.op import Sample, T, registry
+from autopar.proof.reference import whole_of
 from autopar.proof.variations import variations
-from autopar.proof.whole import whole_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 UNRECORDED = [

@@ -4,9 +4,9 @@ import pytest
 import torch
 from capture_builder import Builder, assert_equal
 
-from autopar.capture.attention import plain_attention
-from autopar.capture.rewrite import dead_code
-from autopar.graph import Dtype
+from autopar.capture.passes.attention_masks import plain_attention
+from autopar.capture.passes.rewriting import dead_code
+from autopar.ir.graph import Dtype
 
 
 def attention(mask_of, rows=4, columns=4):

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from autopar.capture import decompose
-from autopar.capture.interpret import bind, run
-from autopar.capture.joins import name_fills, slices_of_joins
-from autopar.capture.simplify import drop_neutral
+from autopar.capture.passes.concat_and_fill import name_fills, slices_of_joins
+from autopar.capture.passes.simplify import drop_neutral
+from autopar.capture.tracing import decompositions
+from autopar.ops.interpreter import bind, run
 
 
 class Cells(nn.Module):
@@ -113,10 +113,10 @@ def test_minimum_of_two_tensors_has_one_name():
 
 NORMS = st.sampled_from([None, "forward", "backward", "ortho"])
 TRANSFORMS = {
-    "fftn": (torch.fft.fftn, decompose.fftn, True),
-    "ifftn": (torch.fft.ifftn, decompose.ifftn, True),
-    "rfftn": (torch.fft.rfftn, decompose.rfftn, False),
-    "irfftn": (torch.fft.irfftn, decompose.irfftn, True),
+    "fftn": (torch.fft.fftn, decompositions.fftn, True),
+    "ifftn": (torch.fft.ifftn, decompositions.ifftn, True),
+    "rfftn": (torch.fft.rfftn, decompositions.rfftn, False),
+    "irfftn": (torch.fft.irfftn, decompositions.irfftn, True),
 }
 
 

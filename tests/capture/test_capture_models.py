@@ -6,7 +6,7 @@ import pytest
 import torch
 from capture_oracle import assert_same_step, capture, first_batch, targets
 
-from autopar.graph import check
+from autopar.ir.graph import check
 from autopar.model_file import load
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

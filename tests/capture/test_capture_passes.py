@@ -9,10 +9,9 @@ from capture_builder import Builder, assert_equal, kinds, tensors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autopar.capture.interpret import run
-from autopar.capture.patterns import affine, batch_norm, gelu
-from autopar.capture.rewrite import dead_code
-from autopar.capture.simplify import (
+from autopar.capture.passes.patterns import affine, batch_norm, gelu
+from autopar.capture.passes.rewriting import dead_code
+from autopar.capture.passes.simplify import (
     drop_copies,
     drop_dropout,
     drop_neutral,
@@ -21,7 +20,8 @@ from autopar.capture.simplify import (
     merge_reshapes,
     simplify,
 )
-from autopar.graph import Dtype, Ref
+from autopar.ir.graph import Dtype, Ref
+from autopar.ops.interpreter import run
 
 
 def test_copies_go_and_a_real_detach_stays():

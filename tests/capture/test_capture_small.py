@@ -11,7 +11,7 @@ from capture_oracle import assert_same_step, capture, first_batch, targets
 from torch import fx, nn
 
 from autopar.capture import format_graph
-from autopar.capture.names import RESERVED
+from autopar.capture.passes.naming import RESERVED
 from autopar.model_file import load
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from autopar.capture import capture
-from autopar.capture.interpret import run
 from autopar.errors import CaptureError
+from autopar.ops.interpreter import run
 
 X = torch.linspace(-1, 2, 24, dtype=torch.float64).reshape(4, 6)
 

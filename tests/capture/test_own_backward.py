@@ -13,7 +13,7 @@ from torch.autograd import Function
 from trained import assert_trains_the_same
 
 import autopar
-from autopar.cli.explain import records
+from autopar.cli.commands.explain import records
 from autopar.errors import ConfigError
 
 
@@ -60,7 +60,7 @@ def test_no_record_is_printed_that_cannot_be_registered():
 def test_every_function_under_drawn_plans(grid, seed):
     model, inputs, one = every()
     if seed is not None:
-        with mock.patch("autopar.rounds.solve", lambda problem, **_: drawn(seed)(problem)):
+        with mock.patch("autopar.planning.planner.solve", lambda problem, **_: drawn(seed)(problem)):
             one = one.replan(grid=grid)
     assert_trains_the_same(one, model, inputs, steps=1)
 

@@ -7,8 +7,9 @@ import torch
 from compiling import captured, made
 from torch import nn
 
-from autopar.capture import capture, export
-from autopar.capture.plain import plain
+from autopar.capture import capture
+from autopar.capture.tracing import export
+from autopar.capture.tracing.write_free import plain
 
 
 class Shapes(nn.Module):

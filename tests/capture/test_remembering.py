@@ -8,7 +8,7 @@ from torch._dynamo.source import ConstantSource
 from torch.fx.experimental.sym_node import SymNode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 
-from autopar.capture.remembering import remembering
+from autopar.capture.tracing.memoized_symbols import remembering
 
 OPERATORS = [getattr(operator, name) for name in ("add", "sub", "mul", "eq", "ne", "lt", "le", "gt", "ge")]
 OPERATORS += [torch.sym_max, torch.sym_min]

@@ -11,8 +11,9 @@ from compiling import QUICK, captured, made, run
 from torch import fx, nn
 
 import autopar
-from autopar.capture import capture, export
-from autopar.capture.thrift import thrifty
+from autopar.capture import capture
+from autopar.capture.tracing import export
+from autopar.capture.tracing.thrift import thrifty
 
 NAMES = ("gpt", "conv", "norm_twice", "counted")
 

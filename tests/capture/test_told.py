@@ -12,7 +12,7 @@ from torch import nn
 from trained import assert_trains_the_same
 
 import autopar
-from autopar.capture import reworded
+from autopar.capture.tracing import reworded_functions
 
 
 class Net(nn.Module):
@@ -98,10 +98,10 @@ def test_covariances_are_torchs():
     for correction, fweights, aweights in itertools.product((0, 1, 9), (None, often), (None, weights)):
         options = {"correction": correction, "fweights": fweights, "aweights": aweights}
         for one in (x, x[0], x + 2j * x.roll(1, 0), whole):
-            _assert_same(reworded.cov(one, **options), torch.cov(one, **options), (x, weights))
+            _assert_same(reworded_functions.cov(one, **options), torch.cov(one, **options), (x, weights))
     for one in (x, x[:1], x[0], x + 2j * x.roll(1, 0), whole):
-        _assert_same(reworded.corrcoef(one), torch.corrcoef(one), (x,))
-    assert reworded.cov(x, fweights=-often).isnan().all()
+        _assert_same(reworded_functions.corrcoef(one), torch.corrcoef(one), (x,))
+    assert reworded_functions.cov(x, fweights=-often).isnan().all()
 
 
 def _assert_same(found, wanted, leaves):
@@ -117,7 +117,7 @@ def _assert_same(found, wanted, leaves):
 
 def test_a_negative_variance_gives_no_number():
     for var in (torch.tensor([1.0, -1.0]), torch.tensor([1.0, 0.0])):
-        loss = reworded.gaussian_nll_loss(torch.ones(2), torch.ones(2), var, reduction="none")
+        loss = reworded_functions.gaussian_nll_loss(torch.ones(2), torch.ones(2), var, reduction="none")
         assert loss.isnan().tolist() == (var < 0).tolist()
 
 

@@ -9,7 +9,7 @@ import made_up
 import pytest
 from cli_case import done, refused, run, snapshot
 
-from autopar.costmodel.machine import load
+from autopar.ir.machine import load
 
 
 def calibrate(folder, *words, **given):
@@ -112,7 +112,7 @@ def test_what_is_started(tmp_path, monkeypatch):
     monkeypatch.setattr("autopar.jobs.launch.launch", lambda *words, **more: calls.append((words, more)) or 1)
     run("calibrate", "-n", "4", "--hosts", "a:2,b:2", "--quick", "-o", tmp_path / "mine.toml", "--", "-launcher", "ssh")
     ((target, ranks, given), more) = calls[0]
-    assert (target, ranks) == ("autopar.runtime.calibration", 4)
+    assert (target, ranks) == ("autopar.runtime.calibration.run", 4)
     assert given[0] == "--out"
     assert given[2:] == ["--quick"]
     assert more["options"][1:] == ["a:2,b:2", "-launcher", "ssh"]

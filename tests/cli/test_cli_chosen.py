@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from autopar.cli.chosen import meaning
-from autopar.cli.show import Heading, layouts, milliseconds, short, size
-from autopar.plan import AxisChoice, NodePlan
+from autopar.analysis.split_summary import meaning
+from autopar.cli.tables import Heading, layouts, milliseconds, short, size
+from autopar.ir.plan import AxisChoice, NodePlan
 
 LINEAR = "b* k, n k, n? -> b* n"
 CONV = "n c h~ w~, k c [r] [s], k? -> n k h~ w~"

@@ -6,7 +6,7 @@ import pytest
 from cli_case import done, refused, write
 
 import autopar
-from autopar import folder as folders
+from autopar import artifact as folders
 
 
 def test_the_table_has_the_plan_and_every_baseline(tmp_path):

@@ -8,8 +8,8 @@ import pytest
 from cli_case import BLOCKS, NET, done, refused, run, snapshot, write
 
 import autopar
-from autopar.costmodel.machine import shipped
-from autopar.grid import GridShape
+from autopar.ir.grid import GridShape
+from autopar.ir.machine import shipped
 
 CPU = (Path(autopar.__file__).parents[1] / "configs" / "machines" / "cpu.toml").read_text()
 

@@ -6,7 +6,7 @@ import pytest
 from cli_case import BLOCKS, NET, done, refused, run, write
 
 import autopar
-from autopar import folder as folders
+from autopar import artifact as folders
 
 
 @pytest.fixture(scope="module")

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 import autopar
-from autopar import folder as folders
+from autopar import artifact as folders
 from autopar.costmodel.memory import Held
 from autopar.errors import ConfigError, PlanError
-from autopar.infeasible import no_plan
-from autopar.outcome import outcome
-from autopar.peaks import Fitted
-from autopar.plan import from_json, to_json
+from autopar.ir.plan import from_json, to_json
+from autopar.planning.candidate import outcome
+from autopar.planning.infeasibility import no_plan
+from autopar.planning.memory_limit import Fitted
 
 CPU = Path(autopar.__file__).parents[1] / "configs" / "machines" / "cpu.toml"
 

@@ -6,9 +6,9 @@ import xml.etree.ElementTree as ET
 import pytest
 from cli_case import NET, done, refused, write
 
-from autopar.cli.simulate import ranks_of
-from autopar.costmodel.machine import load as load_machine
-from autopar.folder import load, recompile
+from autopar.artifact import load, recompile
+from autopar.cli.commands.simulate import ranks_of
+from autopar.ir.machine import load as load_machine
 
 WIDE = NET.replace("width=64", "width=256").replace("zeros(8, 64)", "zeros(1024, 256)")
 FIXED = """import torch
@@ -282,7 +282,7 @@ def test_files_that_cannot_be_written_are_refused_before_the_work(words, tmp_pat
 
     monkeypatch.setattr("autopar.files.tempfile.TemporaryFile", read_only)
     monkeypatch.setattr(
-        "autopar.folder.load", lambda folder: pytest.fail("the work has begun") if "run" not in words else None
+        "autopar.artifact.load", lambda folder: pytest.fail("the work has begun") if "run" not in words else None
     )
     said = refused(*words.replace("FILE", str(tmp_path / "out.toml")).split())
     assert "cannot be written: Read-only file system" in said

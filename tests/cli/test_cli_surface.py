@@ -11,9 +11,9 @@ import pytest
 from cli_case import refused, run
 
 import autopar
-from autopar.baselines import BASELINES
 from autopar.cli.main import parser
-from autopar.partitioner.solve import METHODS
+from autopar.partitioner.solvers.solve import METHODS
+from autopar.planning.baselines import BASELINES
 
 # Changing this breaks people's scripts: new options are fine, others need a note in the changelog.
 SURFACE = {
@@ -130,7 +130,7 @@ def test_interrupt_is_no_traceback(monkeypatch):
     def interrupted(folder):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("autopar.cli.inspect.load", interrupted)
+    monkeypatch.setattr("autopar.cli.commands.inspect.load", interrupted)
     assert run("inspect", "build") == (130, "", "autopar: interrupted\n")
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import autopar
-from autopar.codegen.batch import Baked, merged
+from autopar.codegen.symbolic_batch import Baked, merged
 
 MODELS = ["mlp", "conv", "gpt", "odd_names"]
 

@@ -15,15 +15,15 @@ from torch.utils._sympy.functions import Mod
 
 import autopar
 from autopar.capture import capture
-from autopar.capture.any_rows import any_rows
-from autopar.capture.build import arguments, build
-from autopar.capture.export import traced
-from autopar.capture.guards import Guard, N, Unproved, sizes
-from autopar.capture.rows import given
+from autopar.capture.fake_module import arguments, build
+from autopar.capture.tracing.export import traced
+from autopar.capture.validity.any_rows import any_rows
+from autopar.capture.validity.batch_rows import given
+from autopar.capture.validity.row_guards import Guard, N, Unproved, sizes
 from autopar.errors import ProgramMismatch
 from autopar.runtime import simulate
-from autopar.runtime.job import open_job, parallel
-from autopar.runtime.text import program_of
+from autopar.runtime.program.from_text import program_of
+from autopar.runtime.session.compiled_job import open_job, parallel
 
 SIZES = (1, 2, 3, 5, 8, 13, 16)
 

@@ -9,10 +9,10 @@ from compiling import compiled, drawn, lowered
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autopar.codegen import check as checker
-from autopar.codegen.check import Event, UnsoundProgram, check, check_order, events
+from autopar.codegen import soundness as checker
+from autopar.codegen.soundness import Event, UnsoundProgram, check, check_order, events
 from autopar.codegen.steps import Convert, Held, Loop, Run, Update
-from autopar.layout import Copied, Partial, Replicate, Shard
+from autopar.ir.layout import Copied, Partial, Replicate, Shard
 
 MODELS = ("mlp", "conv", "gpt", "pairs", "counted")
 

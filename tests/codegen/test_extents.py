@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autopar.codegen.extents import Split, around, local_extent, product
-from autopar.layout import even_bounds
+from autopar.codegen.local_extents import Split, around, local_extent, product
+from autopar.ir.layout import even_bounds
 
 
 class FakeAxis:

@@ -3,9 +3,9 @@
 import pytest
 from compiling import QUICK, compiled, lowered
 
-from autopar.codegen.held import KINDS, footprint
+from autopar.codegen.memory_footprint import KINDS, footprint
 from autopar.costmodel import memory
-from autopar.layout import Copied
+from autopar.ir.layout import Copied
 
 FLOAT = 4
 

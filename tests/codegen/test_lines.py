@@ -6,10 +6,10 @@ from compiling import SLOW, compiled, drawn, lowered, made, run
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autopar.codegen import lines as writing
-from autopar.codegen.lines import Style, expression, lines, path_text
+from autopar.codegen import statements as writing
+from autopar.codegen.statements import Style, expression, lines, path_text
 from autopar.codegen.steps import Convert, Loop, Run, Update
-from autopar.runtime.namespace import Namespace
+from autopar.runtime.program.namespace import Namespace
 
 
 def bodies(name, grid, seed):

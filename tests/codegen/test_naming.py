@@ -3,10 +3,10 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autopar.codegen.lines import Line
 from autopar.codegen.naming import assign
+from autopar.codegen.statements import Line
 from autopar.codegen.steps import Held, Loop
-from autopar.layout import Replicate, Shard
+from autopar.ir.layout import Replicate, Shard
 
 RESERVED = frozenset({"copy", "p", "x"})
 LAYOUTS = [(Replicate(),), (Shard(0),)]

@@ -2,7 +2,7 @@
 
 import random
 
-from autopar.capture.names import RESERVED, _unique
+from autopar.capture.passes.naming import RESERVED, _unique
 from autopar.codegen.naming import _candidates, assign
 from autopar.codegen.steps import Held
 

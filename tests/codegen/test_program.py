@@ -11,7 +11,7 @@ from small_models import published_gpt2, published_gpt2_inputs
 
 import autopar
 import autopar.runtime
-from autopar.codegen.program import amount, exchange_text, milliseconds
+from autopar.codegen.emit import amount, exchange_text, milliseconds
 
 GOLDENS = {
     "mlp_grid_2": ("wide_mlp", "2", CPU, ()),

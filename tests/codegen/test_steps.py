@@ -6,9 +6,9 @@ from collections import Counter
 import pytest
 from compiling import CPU, EVERY, SLOW, as_priced, compiled, drawn, lowered
 
-from autopar.codegen.check import CELLS
+from autopar.codegen.soundness import CELLS
 from autopar.codegen.steps import Convert, Held, Loop, Run, Update, conversions
-from autopar.partitioner.strategies import operand_layouts, result_layouts
+from autopar.partitioner.formulation.strategies import operand_layouts, result_layouts
 
 CASES = [("mlp", "2x2"), ("conv", "2"), ("conv", "2x2"), ("gpt", "2x2"), ("kinds", "2"), ("again", "2x2"), ("masked", "2x2"),
          ("same_start", "2"), ("norm_twice", "2"), ("counted", "2"), ("shared", "2x2"), ("pairs", "2")]  # fmt: skip

@@ -4,12 +4,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autopar.codegen.tables import layout_text, parameter_rows
+from autopar.codegen.layout_tables import layout_text, parameter_rows
 from autopar.errors import ProgramMismatch
-from autopar.layout import Copied, Partial, Replicate, Shard
+from autopar.ir.layout import Copied, Partial, Replicate, Shard
 from autopar.runtime import Grid, Program, simulate
-from autopar.runtime.description import Described
-from autopar.runtime.program import parameter_layouts
+from autopar.runtime.program.plan_reader import Described
+from autopar.runtime.program.program import parameter_layouts
 
 LAYOUTS = [(Replicate(),), (Copied(),), (Shard(0),)]
 PARTS = ["h", "0", "1", "2", "mlp", "fc", "weight", "bias", "a-b"]

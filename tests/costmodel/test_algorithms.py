@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autopar.costmodel import algorithms as al
-from autopar.costmodel.algorithms import Reach
-from autopar.costmodel.machine import Link, load
-from autopar.grid import GridShape
+from autopar.costmodel import collectives as al
+from autopar.costmodel.collectives import Reach
+from autopar.ir.grid import GridShape
+from autopar.ir.machine import Link, load
 
 ONE = Link(1000.0, 1.0)  # a message counts a thousand, a byte counts one
 COLLECTIVES = ("gather", "scatter", "sum", "all_to_all")

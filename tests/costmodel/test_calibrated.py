@@ -6,14 +6,14 @@ import math
 import made_up
 import pytest
 
-from autopar.costmodel import machine as machines
-from autopar.costmodel import measured
-from autopar.costmodel.calibrated import calibrate
+from autopar.costmodel import calibration_reader
+from autopar.costmodel.calibration import calibrate
 from autopar.costmodel.communication import MOVES
-from autopar.costmodel.machine import LINK_MOVES, LOCAL_MOVES, Fit, load
-from autopar.costmodel.machine_text import number, rate, size, text
 from autopar.errors import ConfigError
-from autopar.measurements import Moved
+from autopar.ir import machine as machines
+from autopar.ir.calibration_data import Moved
+from autopar.ir.machine import LINK_MOVES, LOCAL_MOVES, Fit, load
+from autopar.ir.machine_toml import number, rate, size, text
 
 BASE = load("cpu")
 POINT = {
@@ -23,7 +23,7 @@ POINT = {
 
 
 def calibrated(tmp_path, base=BASE, **given):
-    return calibrate(measured.read(made_up.written(tmp_path, made_up.raw(**given))), base, "mine")
+    return calibrate(calibration_reader.read(made_up.written(tmp_path, made_up.raw(**given))), base, "mine")
 
 
 def test_a_known_machine_on_one_host(tmp_path):
@@ -110,7 +110,7 @@ def test_a_poor_fit_is_told_by_how_much(tmp_path):
     for one in sums:
         factor = 1 if math.log(one["before"], 4) % 2 < 1 else 4
         one["seconds"] = [seconds * factor for seconds in one["seconds"]]
-    (said,) = calibrate(measured.read(made_up.written(tmp_path, given)), BASE, "mine").noise
+    (said,) = calibrate(calibration_reader.read(made_up.written(tmp_path, given)), BASE, "mine").noise
     assert said.startswith("sum (intra): the fit is off by ")
     assert said.endswith("at half of the points, more than 20%")
 
@@ -148,7 +148,7 @@ def test_numbers_for_people():
 
 def test_bytes_of_a_measurement_are_those_of_the_price():
     def bytes_of(primitive, direction, before, after):
-        return measured.priced_bytes(Moved(primitive, direction, "intra", 2, before, after, (1.0,)))
+        return calibration_reader.priced_bytes(Moved(primitive, direction, "intra", 2, before, after, (1.0,)))
 
     assert bytes_of("split", "forward", 100, 50) == 50  # a slice
     assert bytes_of("split", "adjoint", 100, 50) == 100  # a gather
@@ -175,10 +175,10 @@ def test_bytes_of_a_measurement_are_those_of_the_price():
 )  # fmt: skip
 def test_files_that_hold_no_measurements(tmp_path, change, said):
     with pytest.raises(ConfigError) as caught:
-        measured.read(made_up.written(tmp_path, made_up.raw(**change)))
+        calibration_reader.read(made_up.written(tmp_path, made_up.raw(**change)))
     assert said in str(caught.value)
 
 
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(ConfigError, match="cannot be read"):
-        measured.read(tmp_path / "none.json")
+        calibration_reader.read(tmp_path / "none.json")

@@ -5,13 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autopar.costmodel import algorithms
+from autopar.costmodel import collectives
 from autopar.costmodel import communication as comm
-from autopar.costmodel.algorithms import Reach
-from autopar.costmodel.machine import LINK_MOVES, LOCAL_MOVES, Fit, Link, load
-from autopar.costmodel.redistribute import conversion_matrix
-from autopar.grid import GridShape
-from autopar.layout import Copied, Partial, Replicate, Shard, dual
+from autopar.costmodel.collectives import Reach
+from autopar.costmodel.redistribution import conversion_matrix
+from autopar.ir.grid import GridShape
+from autopar.ir.layout import Copied, Partial, Replicate, Shard, dual
+from autopar.ir.machine import LINK_MOVES, LOCAL_MOVES, Fit, Link, load
 
 LINK = Link(3e-6, 2e9)
 MACHINE = load("cpu")
@@ -138,7 +138,7 @@ def test_a_slow_gather_is_replaced_by_a_fast_sum():
 def test_by_formula_the_cheapest_algorithm_counts_and_a_copy_to_pack():
     reach = Reach(2, 3, LINK, Link(1e-4, 1e8))
     for move, packed in (("gather", 1), ("scatter", 1), ("all_to_all", 1), ("sum", 0)):
-        wire = algorithms.seconds(move, reach, 1e6)
+        wire = collectives.seconds(move, reach, 1e6)
         assert comm.seconds(move, MACHINE, reach, 1e6) == pytest.approx(wire + packed * (5e-6 + 2e6 / 1.5e10))
 
 

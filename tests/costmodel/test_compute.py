@@ -6,16 +6,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autopar.costmodel import compute
-from autopar.costmodel.algorithms import Reach, reaches
+from autopar.costmodel.collectives import Reach, reaches
 from autopar.costmodel.communication import halo_seconds
 from autopar.costmodel.communication import seconds as move_seconds
-from autopar.costmodel.machine import Link, load
 from autopar.errors import ConfigError
-from autopar.graph import Node, Ref, Value
-from autopar.grid import GridShape
-from autopar.layout import Copied, Replicate, Shard, even_bounds
-from autopar.ops.op import Inner, Op
-from autopar.ops.rule import Call, Window, letters, split_choice, whole_choice
+from autopar.ir.graph import Node, Ref, Value
+from autopar.ir.grid import GridShape
+from autopar.ir.layout import Copied, Replicate, Shard, even_bounds
+from autopar.ir.machine import Link, load
+from autopar.ops.record.op import Inner, Op
+from autopar.ops.record.rule import Call, Window, letters, split_choice, whole_choice
 
 MACHINE = load("cpu")
 INSIDE = Reach(4, 1, MACHINE.intra, MACHINE.inter)

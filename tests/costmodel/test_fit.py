@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autopar.costmodel.fit import fit, rounded
-from autopar.costmodel.machine import Fit
+from autopar.costmodel.curve_fit import fit, rounded
+from autopar.ir.machine import Fit
 
 SIZES = [64.0 * 4**i for i in range(10)]
 

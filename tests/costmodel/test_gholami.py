@@ -6,9 +6,10 @@ from importlib import resources
 import pytest
 
 from autopar.costmodel import gholami_figures as figures
-from autopar.costmodel import integrated, machine
+from autopar.costmodel import integrated
 from autopar.costmodel.gholami import load
 from autopar.errors import ConfigError
+from autopar.ir import machine
 
 PAPER = load()
 PANELS = {panel.figure: panel for panel in PAPER.panels}

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from autopar.costmodel import integrated as eq
 from autopar.costmodel.integrated import Layer
-from autopar.costmodel.machine import Link
+from autopar.ir.machine import Link
 
 SIZES = st.integers(1, 40)
 LAYERS = st.lists(

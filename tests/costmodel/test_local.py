@@ -1,6 +1,6 @@
 """Sizes of local parts at their edges; the rest is shown by the redistribution tests."""
 
-from autopar.costmodel.local import largest_part
+from autopar.costmodel.local_shapes import largest_part
 
 
 def test_largest_part_of_nothing():

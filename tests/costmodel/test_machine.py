@@ -5,10 +5,10 @@ from importlib import resources
 
 import pytest
 
-from autopar.costmodel import machine as machines
-from autopar.costmodel.machine import WORKS, Fit, Link, load, parse_bytes, shipped
 from autopar.errors import ConfigError
-from autopar.grid import GridShape
+from autopar.ir import machine as machines
+from autopar.ir.grid import GridShape
+from autopar.ir.machine import WORKS, Fit, Link, load, parse_bytes, shipped
 
 TEXT = (resources.files("autopar.configs") / "machines" / "cpu.toml").read_text("utf-8")
 

@@ -5,11 +5,11 @@ from hypothesis import strategies as st
 
 from autopar.costmodel import memory
 from autopar.errors import ConfigError
-from autopar.graph import Node, Ref, Value
-from autopar.grid import GridShape
-from autopar.layout import Copied, Replicate, Shard
-from autopar.ops.op import Op, record_of
-from autopar.ops.rule import Call, letters, split_choice, whole_choice
+from autopar.ir.graph import Node, Ref, Value
+from autopar.ir.grid import GridShape
+from autopar.ir.layout import Copied, Replicate, Shard
+from autopar.ops.record.op import Op, record_of
+from autopar.ops.record.rule import Call, letters, split_choice, whole_choice
 
 GRID = GridShape.parse("4x2")
 

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autopar.costmodel.algorithms import reaches
+from autopar.costmodel.collectives import reaches
 from autopar.costmodel.communication import price, primitive_of
-from autopar.costmodel.local import compatible, local_shape
-from autopar.costmodel.machine import Link, Machine
-from autopar.costmodel.redistribute import conversion_matrix, plain, plan_conversion
-from autopar.grid import GridShape
-from autopar.layout import Copied, Partial, Replicate, Shard, even_bounds
+from autopar.costmodel.local_shapes import compatible, local_shape
+from autopar.costmodel.redistribution import conversion_matrix, plain, plan_conversion
+from autopar.ir.grid import GridShape
+from autopar.ir.layout import Copied, Partial, Replicate, Shard, even_bounds
+from autopar.ir.machine import Link, Machine
 
 WHOLE = (Replicate(), Copied(), Partial())
 GRIDS = [GridShape.parse(text) for text in ("2", "3", "2x2", "3x2", "2x3", "4x2", "2x1", "2x2x2")]

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from autopar.costmodel.compute import halo_rows
-from autopar.layout import even_bounds
-from autopar.ops.op import Sample, T, registry
-from autopar.proof.whole import whole_of
-from autopar.runtime.interpolation import Interpolate
+from autopar.ir.layout import even_bounds
+from autopar.ops.record.op import Sample, T, registry
+from autopar.proof.reference import whole_of
+from autopar.runtime.windowed.interpolation import Interpolate
 
 # target, arguments behind the operand for m rows, mode of the runtime, corners aligned
 RESIZES = [

@@ -3,11 +3,11 @@
 import pytest
 
 from autopar.costmodel import compute
-from autopar.costmodel.machine import load
-from autopar.graph import Node, Ref, Value
-from autopar.grid import GridShape
-from autopar.ops.op import registry
-from autopar.ops.rule import Call, split_choice, whole_choice
+from autopar.ir.graph import Node, Ref, Value
+from autopar.ir.grid import GridShape
+from autopar.ir.machine import load
+from autopar.ops.record.op import registry
+from autopar.ops.record.rule import Call, split_choice, whole_choice
 
 MACHINE = load("cpu")
 B, H, T, S, E = 8, 12, 1024, 1024, 64

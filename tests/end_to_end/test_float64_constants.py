@@ -13,13 +13,13 @@ from compiling import QUICK
 from torch import nn
 
 import autopar
-from autopar.plan import to_json
+from autopar.ir.plan import to_json
 from autopar.runtime import simulate
-from autopar.runtime.description import parse_description
-from autopar.runtime.initial import module_values
-from autopar.runtime.precision import module_in_precision
-from autopar.runtime.session import Parallel
-from autopar.runtime.widen import Widened, as_written
+from autopar.runtime.parameters.deferred_init import module_values
+from autopar.runtime.parameters.precision import module_in_precision
+from autopar.runtime.program.plan_reader import parse_description
+from autopar.runtime.session.parallel_module import Parallel
+from autopar.runtime.verification.force_float64 import Widened, as_written
 
 N = 6
 MADE = {  # six numbers each, from x [row, 6], whose dtype is the run's

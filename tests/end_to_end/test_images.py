@@ -5,12 +5,12 @@ import torch
 from compiling import assert_computes_the_same, compiled, made
 from compiling import run as run_program
 
-from autopar.codegen import program as text
-from autopar.plan import to_json
+from autopar.codegen import emit as text
+from autopar.ir.plan import to_json
 from autopar.runtime import simulate
-from autopar.runtime.description import parse_description
-from autopar.runtime.initial import module_values
-from autopar.runtime.session import Parallel
+from autopar.runtime.parameters.deferred_init import module_values
+from autopar.runtime.program.plan_reader import parse_description
+from autopar.runtime.session.parallel_module import Parallel
 
 PLANS = {"batch": ("*conv*: n@axis0",), "channels": ("*conv*: k@axis0",)}
 

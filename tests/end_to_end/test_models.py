@@ -15,14 +15,14 @@ import torch
 
 import autopar.capture
 from autopar.compiler import compile
-from autopar.costmodel.machine import Link
-from autopar.costmodel.machine import load as load_machine
-from autopar.grid import GridShape
+from autopar.ir.grid import GridShape
+from autopar.ir.machine import Link
+from autopar.ir.machine import load as load_machine
+from autopar.ir.plan import ModelSource, load_plan
 from autopar.model_file import load
-from autopar.plan import ModelSource, load_plan
 from autopar.runtime import simulate
-from autopar.runtime.job import open_job
-from autopar.runtime.verify import CASES, verify
+from autopar.runtime.session.compiled_job import open_job
+from autopar.runtime.verification.verify import CASES, verify
 
 MODELS = Path(__file__).parent / "models"
 GRIDS = ("2", "3", "4", "2x2", "4x2", "2x2x2")

@@ -12,7 +12,7 @@ from torch import nn
 import autopar
 from autopar.errors import AutoparError, CheckpointError, CommError, ConfigError
 from autopar.runtime import default_world, simulate
-from autopar.runtime.together import is_alike, together, told_by
+from autopar.runtime.diagnostics.collective_errors import is_alike, together, told_by
 
 INPUTS = (torch.arange(12.0).reshape(4, 3) / 12,)
 ANY = [KeyError("lost"), MemoryError(), KeyboardInterrupt(), SystemExit(3), AutoparError("of no kind")]

@@ -14,12 +14,12 @@ from compiling import QUICK
 
 import autopar.capture
 from autopar.compiler import compile
-from autopar.grid import GridShape
+from autopar.ir.grid import GridShape
+from autopar.ir.plan import ModelSource
 from autopar.model_file import load
-from autopar.plan import ModelSource
 from autopar.runtime import simulate
-from autopar.runtime.job import open_job
-from autopar.runtime.verify import CASES, main, verify
+from autopar.runtime.session.compiled_job import open_job
+from autopar.runtime.verification.verify import CASES, main, verify
 
 FILE = Path(__file__).parent / "models" / "small_random.py"
 VOCABULARY = ("embed: v@model", "head: n@model")

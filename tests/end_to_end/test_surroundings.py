@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from autopar.compiler import compile
-from autopar.costmodel.machine import Link
-from autopar.costmodel.machine import load as load_machine
-from autopar.grid import GridShape
+from autopar.ir.grid import GridShape
+from autopar.ir.machine import Link
+from autopar.ir.machine import load as load_machine
+from autopar.ir.plan import ModelSource
 from autopar.model_file import load
-from autopar.plan import ModelSource
 from autopar.runtime import simulate
-from autopar.runtime.job import open_job
-from autopar.runtime.verify import CASES, verify
+from autopar.runtime.session.compiled_job import open_job
+from autopar.runtime.verification.verify import CASES, verify
 
 MODELS = Path(__file__).parent / "models"
 MACHINE = dataclasses.replace(load_machine("cpu"), name="quick", launch_floor=1e-9, intra=Link(1e-9, 1e12))

@@ -14,12 +14,12 @@ from torch import nn
 
 import autopar
 from autopar.errors import CheckpointError, ConfigError, ProgramMismatch
-from autopar.grid import GridShape
-from autopar.plan import to_json
+from autopar.ir.grid import GridShape
+from autopar.ir.plan import to_json
 from autopar.runtime import simulate
-from autopar.runtime.description import parse_description
-from autopar.runtime.initial import module_values
-from autopar.runtime.session import Parallel
+from autopar.runtime.parameters.deferred_init import module_values
+from autopar.runtime.program.plan_reader import parse_description
+from autopar.runtime.session.parallel_module import Parallel
 
 ROWS = 6
 
@@ -67,7 +67,7 @@ def model():
 def compiled(grid, seed):
     """The program under a choice that is drawn; the examples are in float32 as the parameters are."""
     examples = {name: one.float() if one.is_floating_point() else one for name, one in batch(0).items()}
-    with mock.patch("autopar.rounds.solve", lambda problem, **_: drawn(seed)(problem)):
+    with mock.patch("autopar.planning.planner.solve", lambda problem, **_: drawn(seed)(problem)):
         return autopar.compile(model(), examples, grid=grid, machine=SLOW, outputs=("logits", "more.0"))
 
 
@@ -278,7 +278,7 @@ def test_batches_that_differ_in_rows_are_refused_alike():
         return one.forward_parts(**{name: part(one, name, value) for name, value in batch(1, 5).items()}).loss.item()
 
     def part(one, name, value):
-        return autopar.runtime.state.view_part(value, one.input_layouts[name], one.grid.axes)
+        return autopar.runtime.parameters.shards.view_part(value, one.input_layouts[name], one.grid.axes)
 
     expected = copy.deepcopy(model()).double()(**batch(1, 5))["loss"].item()
     assert on_ranks("2x2", work) == [pytest.approx(expected, rel=1e-12)] * 4

@@ -41,7 +41,7 @@ def test_verify_says_what_it_compares_of_a_model_with_outputs(tmp_path, monkeypa
     assert main([*given, "-o", "build"]) == 0
     program = (tmp_path / "build" / "program.py").read_text()
     assert 'OUTPUTS = {"0": [' in program
-    done = mpiexec(2, ["-m", "autopar.runtime.verify", "build", "--steps", "2"], cwd=tmp_path)
+    done = mpiexec(2, ["-m", "autopar.runtime.verification.verify", "build", "--steps", "2"], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     compared = [line for line in done.stdout.splitlines() if line.startswith("ok ")]
     assert {"fewer", "evaluation,"} <= {line.split()[1] for line in compared}

@@ -2,7 +2,7 @@
 
 from autopar.cli import main as autopar
 from autopar.runtime import simulate
-from autopar.runtime.verify import main as verify
+from autopar.runtime.verification.verify import main as verify
 
 MODEL = """
 import torch

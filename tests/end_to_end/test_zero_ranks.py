@@ -50,6 +50,6 @@ def test_parameters_in_parts_train_as_the_sequential_model(tmp_path, monkeypatch
     plan = autopar.load_plan("zero")
     assert "shard 0" in {one.layouts[0] for one in plan.parameters}
     assert plan.predicted.bytes <= int(limit)
-    done = mpiexec(2, ["-m", "autopar.runtime.verify", "zero", "--steps", "3"], cwd=tmp_path)
+    done = mpiexec(2, ["-m", "autopar.runtime.verification.verify", "zero", "--steps", "3"], cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert [line for line in done.stdout.splitlines() if line.startswith("ok ")]

@@ -36,6 +36,6 @@ def test_every_example_runs(tmp_path, monkeypatch, capsys):
 
 
 def test_the_table_of_fixed_plans_is_complete():
-    from autopar.baselines import BASELINES
+    from autopar.planning.baselines import BASELINES
 
     assert set(BASELINES) <= set(re.findall(r"^\| `(\w+)` \|", TEXT, re.MULTILINE))

@@ -7,8 +7,8 @@ import pytest
 from spmd import mpiexec
 
 from autopar.errors import CommError, ConfigError
-from autopar.runtime import failure
-from autopar.runtime.together import alike, tell_by
+from autopar.runtime.diagnostics import failure
+from autopar.runtime.diagnostics.collective_errors import alike, tell_by
 
 SCRIPT = """
 import sys

@@ -3,7 +3,7 @@
 import pytest
 
 from autopar.errors import ConfigError
-from autopar.jobs import ends, launch, settings
+from autopar.jobs import ends, environment, launch
 
 MPICH = """
 ===================================================================================
@@ -56,7 +56,7 @@ def test_hosts_that_are_no_list_are_refused_by_name(hosts):
 def test_a_pseudo_terminal_of_a_rank_is_none(monkeypatch):
     """Open MPI gives ranks one: the launcher, which knows where their output goes, is asked."""
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
-    monkeypatch.delenv(settings.TERMINAL, raising=False)
-    assert settings.is_terminal()
-    monkeypatch.setenv(settings.TERMINAL, "0")
-    assert not settings.is_terminal()
+    monkeypatch.delenv(environment.TERMINAL, raising=False)
+    assert environment.is_terminal()
+    monkeypatch.setenv(environment.TERMINAL, "0")
+    assert not environment.is_terminal()

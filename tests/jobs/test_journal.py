@@ -10,17 +10,17 @@ import time
 
 import pytest
 
-from autopar.jobs import journal
-from autopar.jobs.journal import CALLS, GROUPS, Journal
+from autopar.jobs import flight_recorder
+from autopar.jobs.flight_recorder import CALLS, GROUPS, Journal
 
 
 @pytest.fixture
 def file(tmp_path):
-    return journal.make(tmp_path, 3)
+    return flight_recorder.make(tmp_path, 3)
 
 
 def text(number):
-    return journal.text(f"call {number}", "build/program.py:7", "a = 1", "float32 [2]", "model", (1, 2))
+    return flight_recorder.text(f"call {number}", "build/program.py:7", "a = 1", "float32 [2]", "model", (1, 2))
 
 
 def test_calls_and_counts_are_read_as_they_were_noted(file):
@@ -33,7 +33,7 @@ def test_calls_and_counts_are_read_as_they_were_noted(file):
         assert first.waiting() == 0
     assert second.join(50).count == 0
     first.repeat(other, text(99), 3)
-    mine, its = journal.read(first.memory)
+    mine, its = flight_recorder.read(first.memory)
     assert (mine.rank, its.rank, mine.process, mine.inside, its.inside) == (4, 7, os.getpid(), True, False)
     assert (mine.entered, its.entered) == ({50: 15, 60: 0}, {50: 0})
     assert [call.what for call in mine.calls] == ["call 99", *(f"call {n}" for n in range(15, 6, -1))]
@@ -43,7 +43,7 @@ def test_calls_and_counts_are_read_as_they_were_noted(file):
     assert str(mine.calls[1]) == "call 15 at build/program.py:7, float32 [2], over model"
     assert mine.calls[0].peers == (1, 2)
     assert mine.since == mine.calls[0].begin
-    assert [seen.calls for seen in journal.read(file.read_bytes())] == [mine.calls, ()]
+    assert [seen.calls for seen in flight_recorder.read(file.read_bytes())] == [mine.calls, ()]
 
 
 def test_places_of_groups_are_used_again_and_more_groups_than_places_are_not_counted(file):
@@ -54,26 +54,26 @@ def test_places_of_groups_are_used_again_and_more_groups_than_places_are_not_cou
     one.quit(groups[3])
     assert one.enter(groups[3], text(1)) == 0
     assert one.enter(one.join(77), text(1)) == 1
-    assert journal.read(one.memory)[0].entered == {key: 1 for key in range(1, GROUPS + 1) if key != 4} | {77: 1}
+    assert flight_recorder.read(one.memory)[0].entered == {key: 1 for key in range(1, GROUPS + 1) if key != 4} | {77: 1}
 
 
 def test_a_text_that_is_too_long_keeps_what_matters(file):
     one = Journal(file, 0, 3, 0)
-    said = journal.text(
+    said = flight_recorder.text(
         "w" * 100, "x" * 500 + "/program.py:7", "s" * 400, "t" * 200, "o" * 90, tuple(range(5000, 5200))
     )
     one.enter(one.join(1), said)
-    (seen,) = journal.read(one.memory)
+    (seen,) = flight_recorder.read(one.memory)
     assert seen.calls[0].where.endswith("/program.py:7")
-    one.enter(one.join(2), journal.text("w", "x", "\u00e9" * 100, "t", "o", ()))
-    assert journal.read(one.memory)[0].calls[0].what == "w"
+    one.enter(one.join(2), flight_recorder.text("w", "x", "\u00e9" * 100, "t", "o", ()))
+    assert flight_recorder.read(one.memory)[0].calls[0].what == "w"
 
 
 def test_a_journal_that_nobody_holds_has_ended(file):
     one, other = Journal(file, 0, 3, 0), Journal(file, 1, 3, 1)
     del other
     gc.collect()
-    assert [seen.state for seen in journal.read(one.memory)] == ["running", "ended"]
+    assert [seen.state for seen in flight_recorder.read(one.memory)] == ["running", "ended"]
 
 
 def test_one_rank_of_a_host_may_speak(file):
@@ -84,20 +84,20 @@ def test_one_rank_of_a_host_may_speak(file):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the state of another process is read from /proc")
 def test_the_state_of_a_process():
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    born = journal.started(process.pid)
+    born = flight_recorder.started(process.pid)
     assert born
-    assert journal.process_state(process.pid, born) == "running"
+    assert flight_recorder.process_state(process.pid, born) == "running"
     process.send_signal(signal.SIGSTOP)
     until = time.monotonic() + 30
-    while journal.process_state(process.pid, born) == "running" and time.monotonic() < until:
+    while flight_recorder.process_state(process.pid, born) == "running" and time.monotonic() < until:
         time.sleep(0.01)
-    assert journal.process_state(process.pid, born) == "stopped"
-    seen = journal.Seen(0, process.pid, born, "stopped", True, 0.0, {}, ())
-    journal.kill(dataclasses.replace(seen, born=born + 1))
-    assert journal.process_state(process.pid, born) == "stopped", "another process is left alone"
-    journal.kill(seen)
+    assert flight_recorder.process_state(process.pid, born) == "stopped"
+    seen = flight_recorder.Seen(0, process.pid, born, "stopped", True, 0.0, {}, ())
+    flight_recorder.kill(dataclasses.replace(seen, born=born + 1))
+    assert flight_recorder.process_state(process.pid, born) == "stopped", "another process is left alone"
+    flight_recorder.kill(seen)
     process.communicate()
-    assert journal.process_state(process.pid, born) == "gone"
-    journal.kill(seen)  # and is no error
-    assert journal.process_state(os.getpid(), born + 1) == "gone", "another process under the same number"
-    assert journal.process_state(process.pid, 0) == "running", "where nothing is known nobody is accused"
+    assert flight_recorder.process_state(process.pid, born) == "gone"
+    flight_recorder.kill(seen)  # and is no error
+    assert flight_recorder.process_state(os.getpid(), born + 1) == "gone", "another process under the same number"
+    assert flight_recorder.process_state(process.pid, 0) == "running", "where nothing is known nobody is accused"

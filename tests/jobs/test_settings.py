@@ -3,7 +3,7 @@
 import pytest
 
 from autopar.errors import ConfigError
-from autopar.jobs.settings import Settings, settings
+from autopar.jobs.environment import Settings, settings
 
 
 def test_settings():

@@ -5,8 +5,8 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autopar.jobs.journal import Call, Seen
-from autopar.jobs.stalls import account, awaited, in_vain, last_seen
+from autopar.jobs.deadlocks import account, awaited, in_vain, last_seen
+from autopar.jobs.flight_recorder import Call, Seen
 
 GROUPS = [(0, 1), (2, 3), (0, 2), (1, 3), (0, 1, 2, 3)]  # of a grid 2x2: rows, columns, all
 

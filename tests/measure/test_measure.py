@@ -11,15 +11,15 @@ from small_models import MODELS
 
 import autopar
 from autopar.costmodel.compute import node_seconds
-from autopar.costmodel.timings import Timings
-from autopar.grid import GridShape
+from autopar.costmodel.op_timings import Timings
+from autopar.ir.grid import GridShape
 from autopar.measure import cache, measure
-from autopar.measure.job import Job, Operand, images_of, job_of
-from autopar.measure.mute import Mute
+from autopar.measure.null_comm import Mute
 from autopar.measure.pool import Pool
+from autopar.measure.timed_call import Job, Operand, images_of, job_of
 from autopar.measure.worker import runs, seconds
-from autopar.partitioner.strategies import describe
-from autopar.runtime.grid import Axis
+from autopar.partitioner.formulation.strategies import describe
+from autopar.runtime.grid.grid import Axis
 
 GRID = GridShape.parse("2")
 

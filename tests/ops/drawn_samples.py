@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 import torch
 from hypothesis import strategies as st
 
-from autopar.ops.op import Op, Sample, T
-from autopar.ops.rule import Dims, Rule
-from autopar.proof.whole import REFUSED, Whole, whole_of
+from autopar.ops.record.op import Op, Sample, T
+from autopar.ops.record.rule import Dims, Rule
+from autopar.proof.reference import REFUSED, Whole, whole_of
 
 EXTENTS = (5, 3, 2, 7, 4, 1, 6, 8)
 # What the function of torch.nn.functional says to a call that its ATen operator accepts: no model can hold it.

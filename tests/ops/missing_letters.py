@@ -1,6 +1,6 @@
 """Letters that execution shows to be legal, but a record's rule does not offer.
 
-`autopar.ops.discover_search` finds the letters of a call by running it: every combination of operand dims is tried, on
+`autopar.ops.discovery.search` finds the letters of a call by running it: every combination of operand dims is tried, on
 small made-up shapes, forward and backward, with results put together along a dim or summed. It needs no record, and so
 it says what a record leaves out. Only calls with an operand dim that the rule never cuts are looked at.
 """
@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 import msgspec
 
-from autopar.ops.discover_child import in_child
-from autopar.ops.discover_form import form_of
-from autopar.ops.discover_search import Verdict, search
-from autopar.ops.op import Op
-from autopar.ops.rule import Call, Rule, shard_of
-from autopar.proof.whole import whole_of
+from autopar.ops.discovery.call_shape import form_of
+from autopar.ops.discovery.sandbox import in_child
+from autopar.ops.discovery.search import Verdict, search
+from autopar.ops.record.op import Op
+from autopar.ops.record.rule import Call, Rule, shard_of
+from autopar.proof.reference import whole_of
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from autopar.ops.op import Op, Sample, T
-from autopar.ops.rule import Call, Rule
-from autopar.proof.whole import whole_of
+from autopar.ops.record.op import Op, Sample, T
+from autopar.ops.record.rule import Call, Rule
+from autopar.proof.reference import whole_of
 
 EXAMPLES = int(os.environ.get("AUTOPAR_PROOF_EXAMPLES", "0"))
 

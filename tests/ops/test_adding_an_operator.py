@@ -10,17 +10,17 @@ import pytest
 import torch
 
 import autopar
-from autopar.costmodel.machine import load as load_machine
 from autopar.errors import ConfigError
+from autopar.ir.machine import load as load_machine
+from autopar.ir.plan import to_json
 from autopar.model_file import load
 from autopar.ops import Op, function, letters
-from autopar.ops.op import record_of, registry
-from autopar.plan import to_json
-from autopar.proof.run import NAMES
+from autopar.ops.record.op import record_of, registry
+from autopar.proof.prove import NAMES
 from autopar.runtime import simulate
-from autopar.runtime.description import parse_description
-from autopar.runtime.initial import module_values
-from autopar.runtime.session import Parallel
+from autopar.runtime.parameters.deferred_init import module_values
+from autopar.runtime.program.plan_reader import parse_description
+from autopar.runtime.session.parallel_module import Parallel
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "adding_an_operator.md"
 PINS = re.findall(r'--pin "(.*?)"', DOCUMENT.read_text())
@@ -82,7 +82,7 @@ def test_a_record_may_replace_one_of_the_library():
     try:
         assert record_of("aten.relu.default") is other
     finally:
-        from autopar.ops.op import _OWN
+        from autopar.ops.record.op import _OWN
 
         del _OWN["aten.relu.default"]
     assert record_of("aten.relu.default") is registry()["aten.relu.default"]

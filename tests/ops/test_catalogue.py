@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from autopar.ops.catalogue import catalogue, named, row_of
-from autopar.ops.op import registry
+from autopar.analysis.operator_catalogue import catalogue, named, row_of
+from autopar.ops.record.op import registry
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "operators.md"
 

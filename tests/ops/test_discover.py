@@ -10,16 +10,18 @@ from discover_operators import FRAGILE, MISLEADING, REFUSED, SPLITTABLE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autopar.graph import Graph, Node, Ref, Value
-from autopar.ops import discover, discover_cache, op
-from autopar.ops.describe import op_of, record_of_call, rule_of, without_record
-from autopar.ops.discover_child import in_child
-from autopar.ops.discover_form import experiment, form_of, made_up, ties
-from autopar.ops.discover_search import Verdict, search
-from autopar.ops.discover_trial import Letter
-from autopar.ops.op import Op, Sample, T
-from autopar.proof.run import prove, prove_operator
-from autopar.proof.whole import whole_of
+from autopar.ir.graph import Graph, Node, Ref, Value
+from autopar.ops.discovery import cache as discover_cache
+from autopar.ops.discovery import discover
+from autopar.ops.discovery.call_shape import experiment, form_of, made_up, ties
+from autopar.ops.discovery.sandbox import in_child
+from autopar.ops.discovery.search import Verdict, search
+from autopar.ops.discovery.trial import Letter
+from autopar.ops.lookup import op_of, record_of_call, rule_of, without_record
+from autopar.ops.record import op
+from autopar.ops.record.op import Op, Sample, T
+from autopar.proof.prove import prove, prove_operator
+from autopar.proof.reference import whole_of
 
 
 @pytest.fixture(autouse=True)
@@ -77,7 +79,7 @@ def test_what_cannot_be_tried(target):
 
 
 def op_call(target, operands, results, *literals):
-    from autopar.ops.rule import Call
+    from autopar.ops.record.rule import Call
 
     refs = tuple(Ref(one.name) for one in operands)
     return Call(

@@ -9,8 +9,8 @@ from compiling import QUICK, run
 from torch import nn
 
 import autopar
-from autopar.ops import discover
-from autopar.unruled import discovered, unruled, unruled_share
+from autopar.analysis.fallbacks import discovered, unruled, unruled_share
+from autopar.ops.discovery import discover
 
 
 @torch.library.custom_op("mine::gate", mutates_args=())

@@ -5,13 +5,13 @@ import functools
 import msgspec
 import pytest
 
-from autopar.ops.discover_child import in_child
-from autopar.ops.discover_form import form_of
-from autopar.ops.discover_search import Verdict, search
-from autopar.ops.discover_text import record
-from autopar.ops.op import Sample, registry
-from autopar.proof.run import prove
-from autopar.proof.whole import whole_of
+from autopar.ops.discovery.call_shape import form_of
+from autopar.ops.discovery.record import record
+from autopar.ops.discovery.sandbox import in_child
+from autopar.ops.discovery.search import Verdict, search
+from autopar.ops.record.op import Sample, registry
+from autopar.proof.prove import prove
+from autopar.proof.reference import whole_of
 
 OPS = {op.name: op for op in registry().values()}
 SAMPLES = {

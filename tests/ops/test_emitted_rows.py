@@ -2,11 +2,11 @@
 
 import pytest
 
-from autopar.graph import Dtype
-from autopar.ops.op import Sample, T, registry
-from autopar.ops.rule import choices, split_choice
-from autopar.proof.run import emitted
-from autopar.proof.whole import whole_of
+from autopar.ir.graph import Dtype
+from autopar.ops.record.op import Sample, T, registry
+from autopar.ops.record.rule import choices, split_choice
+from autopar.proof.prove import emitted
+from autopar.proof.reference import whole_of
 
 RECORDS = registry()
 _ROWS = T((4,), "index 6")

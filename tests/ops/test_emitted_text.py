@@ -2,12 +2,12 @@
 
 import pytest
 
-from autopar.graph import Dtype
-from autopar.ops.op import Expr, Sample, T, registry
-from autopar.ops.rule import choices, split_choice
-from autopar.ops.text import atom, invoke, literal
-from autopar.proof.run import emitted
-from autopar.proof.whole import whole_of
+from autopar.ir.graph import Dtype
+from autopar.ops.record.op import Expr, Sample, T, registry
+from autopar.ops.record.printing import atom, invoke, literal
+from autopar.ops.record.rule import choices, split_choice
+from autopar.proof.prove import emitted
+from autopar.proof.reference import whole_of
 
 RECORDS = registry()
 

@@ -5,12 +5,12 @@ import torch
 from rule_proof import samples_of
 
 from autopar.costmodel import memory
-from autopar.grid import GridShape
-from autopar.ops.op import registry
-from autopar.ops.rule import whole_choice
-from autopar.proof.run import NAMES, emitted
-from autopar.proof.whole import whole_of
-from autopar.runtime.draws import drawing
+from autopar.ir.grid import GridShape
+from autopar.ops.record.op import registry
+from autopar.ops.record.rule import whole_choice
+from autopar.proof.prove import NAMES, emitted
+from autopar.proof.reference import whole_of
+from autopar.runtime.grid.counter_rng import drawing
 
 OPS = {op.name: op for op in registry().values()}
 ONE = GridShape.parse("1")

@@ -9,11 +9,20 @@ from discover_operators import REFUSED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autopar.graph import Graph, Node, Ref, Value
-from autopar.layout import Copied, Partial, Replicate, Shard
-from autopar.ops.describe import call_of, op_of, rule_of
-from autopar.ops.factor import factor
-from autopar.ops.rule import Call, choices, fills, letters, linear_choice, shard_of, split_choice, whole_choice
+from autopar.ir.graph import Graph, Node, Ref, Value
+from autopar.ir.layout import Copied, Partial, Replicate, Shard
+from autopar.ops.lookup import call_of, op_of, rule_of
+from autopar.ops.record.rule import (
+    Call,
+    choices,
+    fills,
+    letters,
+    linear_choice,
+    shard_of,
+    split_choice,
+    whole_choice,
+)
+from autopar.ops.record.shape_factors import factor
 
 FACTORS = st.lists(st.sampled_from([1, 2, 2, 3, 4]), min_size=1, max_size=5)
 
@@ -111,7 +120,7 @@ def test_a_frozen_bias_is_still_added_once():
 
 
 def rule_of_linear(one):
-    from autopar.ops.linear import biased
+    from autopar.ops.library.linear import biased
 
     return biased(letters("b* k, n k, n? -> b* n", one))
 
@@ -144,7 +153,7 @@ def test_a_call_without_letters_runs_whole():
 
 
 def _name(argument):
-    from autopar.ops.op import Expr
+    from autopar.ops.record.op import Expr
 
     return Expr(argument.name) if isinstance(argument, Ref) else argument
 

@@ -1,6 +1,6 @@
 """What the fallback prints reaches the very ATen call it stands for, with every argument: of all operators that torch has.
 
-Nothing is computed: a call is stopped where torch dispatches it (`autopar.ops.reached`).
+Nothing is computed: a call is stopped where torch dispatches it (`autopar.ops.reached_call`).
 """
 
 import re
@@ -9,11 +9,11 @@ from types import BuiltinFunctionType
 import pytest
 import torch
 
-from autopar.graph import Dtype, Node, Ref, Value
-from autopar.ops.fallback import emit_whole, whole_rule
-from autopar.ops.op import Expr, Local
-from autopar.ops.reached import overload_of, reached, with_defaults
-from autopar.ops.rule import Call
+from autopar.ir.graph import Dtype, Node, Ref, Value
+from autopar.ops.reached_call import overload_of, reached, with_defaults
+from autopar.ops.record.fallback import emit_whole, whole_rule
+from autopar.ops.record.op import Expr, Local
+from autopar.ops.record.rule import Call
 
 PLAIN = {
     "Tensor": Ref("x"), "int": 1, "float": 1.5, "bool": True, "str": "mean", "number": 1.5,

@@ -7,12 +7,13 @@ import pytest
 from rule_proof import EXAMPLES, mutant, samples_of
 
 from autopar.errors import AutoparError
-from autopar.layout import Copied, Partial, Replicate
-from autopar.ops.fallback import FALLBACK
-from autopar.ops.op import Sample, T, registry
-from autopar.ops.rule import Window, with_linear
-from autopar.proof import prove, run
-from autopar.proof.whole import whole_of
+from autopar.ir.layout import Copied, Partial, Replicate
+from autopar.ops.record.fallback import FALLBACK
+from autopar.ops.record.op import Sample, T, registry
+from autopar.ops.record.rule import Window, with_linear
+from autopar.proof import prove
+from autopar.proof import prove as run
+from autopar.proof.reference import whole_of
 
 OPS = {op.name: op for op in registry().values()}
 

@@ -10,11 +10,11 @@ from dataclasses import replace
 import pytest
 from rule_proof import EXAMPLES, mutant
 
-from autopar.ops.fallback import FALLBACK
-from autopar.ops.geometry import along
-from autopar.ops.op import registry
+from autopar.ops.library.distances import along
+from autopar.ops.record.fallback import FALLBACK
+from autopar.ops.record.op import registry
 from autopar.proof.gradients import unasked
-from autopar.proof.run import prove_text, prove_whole, rule_or_none
+from autopar.proof.prove import prove_text, prove_whole, rule_or_none
 from autopar.proof.variations import variations
 
 OPS = {op.name: op for op in registry().values()}

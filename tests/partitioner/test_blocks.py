@@ -9,7 +9,7 @@ from small_models import Gpt, ids
 from torch import nn
 
 from autopar.capture import capture
-from autopar.partitioner.blocks import find, representatives
+from autopar.partitioner.formulation.repeated_blocks import find, representatives
 
 
 def repeats(build, inputs=None):

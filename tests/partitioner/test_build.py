@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 from compiling import CPU, QUICK, SLOW, assert_computes_the_same, captured, compiled
 
-from autopar.costmodel.local import local_bytes
+from autopar.costmodel.local_shapes import local_bytes
 from autopar.costmodel.memory import parameter_bytes
 from autopar.errors import ConfigError, InfeasiblePlan
-from autopar.graph import ITEMSIZE
-from autopar.grid import GridShape
-from autopar.layout import Partial, Replicate, Shard
-from autopar.partitioner import blocks
-from autopar.partitioner.build import build, decide
-from autopar.partitioner.exhaustive import solve_exhaustively
+from autopar.ir.graph import ITEMSIZE
+from autopar.ir.grid import GridShape
+from autopar.ir.layout import Partial, Replicate, Shard
+from autopar.partitioner.formulation import repeated_blocks
+from autopar.partitioner.formulation.priced_problem import build, decide
 from autopar.partitioner.problem import Choices, Edge, NoChoice, Problem, evaluate, fits
-from autopar.partitioner.solve import solve
+from autopar.partitioner.solvers.exhaustive import solve_exhaustively
+from autopar.partitioner.solvers.solve import solve
 
 GRAPHS = ("mlp", "convpool", "heads")
 GRIDS = ("2", "3", "2x2")
@@ -186,7 +186,7 @@ def test_what_is_gathered_is_kept_until_backward():
 def test_blocks_that_share_a_choice_cost_at_most_one_percent_more(name, machine, grid, monkeypatch):
     tied = built(name, grid, machine)
     assert [len(repeat.nodes) for repeat in tied.repeats] == [3]
-    monkeypatch.setattr(blocks, "find", lambda graph: ())
+    monkeypatch.setattr(repeated_blocks, "find", lambda graph: ())
     free = built(name, grid, machine)
     assert len(free.keys) > len(tied.keys)
     together, apart = solve(tied.problem), solve(free.problem)

@@ -5,7 +5,7 @@ import pytest
 
 from autopar.errors import ConfigError
 from autopar.partitioner.contest import read_contest
-from autopar.partitioner.solve import solve
+from autopar.partitioner.solvers.solve import solve
 
 INSTANCE = {
     "problem": {

@@ -7,10 +7,10 @@ from compiling import EVERY, captured
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autopar.graph import Graph, Input, Node, Ref, Value, check
-from autopar.ops.describe import call_of, rule_of
-from autopar.ops.rule import choices
-from autopar.partitioner.granules import of_letters, propagate
+from autopar.ir.graph import Graph, Input, Node, Ref, Value, check
+from autopar.ops.lookup import call_of, rule_of
+from autopar.ops.record.rule import choices
+from autopar.partitioner.formulation.dim_factors import of_letters, propagate
 
 
 def of(graph):

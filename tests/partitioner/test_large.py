@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from random_problems import SHAPES, layered_problem, random_problem, told
 
-from autopar.partitioner import forests, kernels
-from autopar.partitioner.flat import flatten
-from autopar.partitioner.large import priced, proven, solve_large
 from autopar.partitioner.problem import NoChoice, Problem, evaluate, fits, live_sets
-from autopar.partitioner.solve import solve
+from autopar.partitioner.solvers import forest_neighbourhoods, trws_kernels
+from autopar.partitioner.solvers.flat_problem import flatten
+from autopar.partitioner.solvers.large_scale import priced, proven, solve_large
+from autopar.partitioner.solvers.solve import solve
 
 
 def test_flat_arrays_say_the_same():
@@ -28,9 +28,9 @@ def flat_arrays_say_the_same(seed):
     for _ in range(5):
         choice = np.array([rng.integers(node.costs.size) for node in problem.nodes])
         cost, peak = evaluate(problem, choice)
-        assert kernels.value(flat, choice) == pytest.approx(cost) if np.isfinite(cost) else flat.huge
-        held = kernels.held(flat, choice)
-        assert held == pytest.approx(kernels.roughly_held(flat, choice))
+        assert trws_kernels.value(flat, choice) == pytest.approx(cost) if np.isfinite(cost) else flat.huge
+        held = trws_kernels.held(flat, choice)
+        assert held == pytest.approx(trws_kernels.roughly_held(flat, choice))
         assert (held > flat.room).any() == (not fits(peak, problem.limit))
 
 
@@ -52,7 +52,7 @@ def any_messages_and_prices_prove_a_bound(seed):
     assert proven(flat, prices, messages) <= best
     own, prefer = priced(flat, prices), np.zeros(len(problem.nodes), dtype=np.int64)
     for _ in range(10):
-        bound = kernels.sweep(flat, own, messages, prefer) - prices @ flat.room
+        bound = trws_kernels.sweep(flat, own, messages, prefer) - prices @ flat.room
         assert bound <= best + 1e-9 * abs(best)
         assert proven(flat, prices, messages) == pytest.approx(bound, abs=1e-6 * flat.huge**0.5)
         assert proven(flat, prices, messages) <= best
@@ -62,9 +62,9 @@ def any_messages_and_prices_prove_a_bound(seed):
 def test_forests_have_no_cycle(shape):
     problem = random_problem(shape + 4 * 9, most_nodes=40)
     flat = flatten(problem)
-    forest = forests.space(flat, len(problem.nodes))
+    forest = forest_neighbourhoods.space(flat, len(problem.nodes))
     for seed in range(len(problem.nodes)):
-        count = forests.grow(flat, forest, seed, seed + 1, 0, len(problem.nodes))
+        count = forest_neighbourhoods.grow(flat, forest, seed, seed + 1, 0, len(problem.nodes))
         taken = forest.node[:count].tolist()
         inside = sum({a, b} <= set(taken) for a, b in zip(flat.a.tolist(), flat.b.tolist(), strict=True))
         assert len(set(taken)) == count >= 1
@@ -104,7 +104,7 @@ def test_without_a_limit():
 
 def test_no_time_at_all_still_finds_a_choice_where_nothing_limits(monkeypatch):
     """Time may be up before the search begins: pricing took it."""
-    module = importlib.import_module("autopar.partitioner.solve")
+    module = importlib.import_module("autopar.partitioner.solvers.solve")
     monkeypatch.setattr(module, "_is_large", lambda problem: True)
     monkeypatch.setattr(module, "_MORE", 0.1)
     for seed in range(3, 200, 16):  # few pairs are forbidden

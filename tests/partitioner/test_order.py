@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from autopar.partitioner.order import cheapest_first
+from autopar.partitioner.solvers.elimination_order import cheapest_first
 
 
 def graph(seed):

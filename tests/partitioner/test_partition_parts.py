@@ -7,12 +7,30 @@ import numpy as np
 import pytest
 from random_problems import layered_problem, random_problem, told
 
-from autopar.partitioner.dual import ascend, decode, excess, links, priced, silence, sweep, used, value
-from autopar.partitioner.ilp import least_peak, solve_core
 from autopar.partitioner.problem import Choices, Edge, NoChoice, Problem, evaluate
-from autopar.partitioner.reduce import Wiped, core, eliminate_all, factors, reduce, restore
-from autopar.partitioner.search import Search, descend, exchange, first_fit, over, repair, resettle
-from autopar.partitioner.solve import solve
+from autopar.partitioner.solvers.ilp import least_peak, solve_core
+from autopar.partitioner.solvers.lagrangian_dual import (
+    ascend,
+    decode,
+    excess,
+    links,
+    priced,
+    silence,
+    sweep,
+    used,
+    value,
+)
+from autopar.partitioner.solvers.local_search import (
+    Search,
+    descend,
+    exchange,
+    first_fit,
+    over,
+    repair,
+    resettle,
+)
+from autopar.partitioner.solvers.presolve import Wiped, core, eliminate_all, factors, reduce, restore
+from autopar.partitioner.solvers.solve import solve
 
 SEEDS = range(60)
 

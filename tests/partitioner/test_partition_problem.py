@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from random_problems import random_problem
 
 from autopar.errors import PlanError
-from autopar.partitioner.exhaustive import solve_exhaustively
 from autopar.partitioner.problem import (
     Choices,
     Edge,
@@ -20,6 +19,7 @@ from autopar.partitioner.problem import (
     merge,
     relative_gap,
 )
+from autopar.partitioner.solvers.exhaustive import solve_exhaustively
 
 
 def node(costs=(1.0, 2.0), memory=(3.0, 4.0), start=0, stop=1, name="n"):

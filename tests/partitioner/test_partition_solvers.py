@@ -7,8 +7,8 @@ from random_problems import layered_problem, random_problem, told
 
 from autopar.errors import ConfigError, InfeasiblePlan, PlanError
 from autopar.partitioner.problem import Choices, Edge, NoChoice, Problem, evaluate, fits
-from autopar.partitioner.reduce import Wiped, eliminate_all, factors, reduce, restore
-from autopar.partitioner.solve import solve
+from autopar.partitioner.solvers.presolve import Wiped, eliminate_all, factors, reduce, restore
+from autopar.partitioner.solvers.solve import solve
 
 SEEDS = range(500)
 METHODS = ("auto", "ilp", "search")

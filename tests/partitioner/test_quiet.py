@@ -6,9 +6,9 @@ import os
 import highspy
 from random_problems import random_problem
 
-from autopar.partitioner import ilp
 from autopar.partitioner.problem import NoChoice
-from autopar.partitioner.solve import solve
+from autopar.partitioner.solvers import ilp
+from autopar.partitioner.solvers.solve import solve
 
 
 def test_the_solver_prints_nothing(capfd, monkeypatch):

@@ -6,13 +6,13 @@ import itertools
 import pytest
 from compiling import EVERY, captured
 
-from autopar.costmodel.local import compatible
+from autopar.costmodel.local_shapes import compatible
 from autopar.errors import ConfigError
-from autopar.graph import Value
-from autopar.grid import GridShape
-from autopar.layout import Copied, Partial, Replicate, Shard
-from autopar.ops.rule import choices, fills
-from autopar.partitioner.strategies import (
+from autopar.ir.graph import Value
+from autopar.ir.grid import GridShape
+from autopar.ir.layout import Copied, Partial, Replicate, Shard
+from autopar.ops.record.rule import choices, fills
+from autopar.partitioner.formulation.strategies import (
     demands,
     describe,
     filled_factors,

@@ -23,14 +23,14 @@ MAX_FILE, MAX_FUNCTION = 400, 50
 # Dataclasses that may change, each with the reason. Beside them: a class named with an underscore, which is the working
 # state of the functions of its own file.
 MUTABLE = {
-    "codegen/held_walk.py:Walk": "the state of an execution, which every step of it changes",
-    "partitioner/reduce.py:Factors": "tables that reductions rewrite in place, thousands of times",
-    "partitioner/search.py:Search": "the best choice so far, which several searches improve in turn",
+    "codegen/liveness.py:Walk": "the state of an execution, which every step of it changes",
+    "partitioner/solvers/presolve.py:Factors": "tables that reductions rewrite in place, thousands of times",
+    "partitioner/solvers/local_search.py:Search": "the best choice so far, which several searches improve in turn",
 }
 # Modules that few files may import: the file that knows the thing, or the folder (with a slash).
 OWNERS = {
-    "pulp": ("partitioner/ilp.py",),
-    "highspy": ("partitioner/ilp.py",),
+    "pulp": ("partitioner/solvers/ilp.py",),
+    "highspy": ("partitioner/solvers/ilp.py",),
     "mpi4py": tuple(
         f"runtime/transport/{name}.py" for name in ("mpi", "buffers", "courier", "leaving", "node", "sums")
     ),
@@ -52,14 +52,14 @@ FORBIDDEN = {
 # What the files of `runtime` may import from autopar: a generated program must never load the compiler.
 RUNTIME_MAY = (
     "autopar.runtime",
-    "autopar.batch_sizes",
+    "autopar.ir.batch_sizes",
     "autopar.errors",
-    "autopar.layout",
-    "autopar.grid",
+    "autopar.ir.layout",
+    "autopar.ir.grid",
     "autopar.jobs",
-    "autopar.measurements",
+    "autopar.ir.calibration_data",
     "autopar.model_file",
-    "autopar.profile",
+    "autopar.ir.profile",
 )
 
 
@@ -218,11 +218,11 @@ def test_tests_have_distinct_names_and_no_packages():
         (long_functions, "autopar/a.py", "def f():\n" + "    pass\n" * 50),
         (mutable_records, "autopar/a.py", "@dataclass(slots=True)\nclass A:\n    pass\n"),
         (mutable_records, "autopar/a.py", "@dataclasses.dataclass\nclass A:\n    pass\n"),
-        (strangers, "partitioner/search.py", "def f():\n    from pulp import LpProblem\n"),
-        (strangers, "autopar/graph.py", "import torch.fx\n"),
+        (strangers, "partitioner/solvers/local_search.py", "def f():\n    from pulp import LpProblem\n"),
+        (strangers, "autopar/ir/graph.py", "import torch.fx\n"),
         (forbidden, "costmodel/a.py", "from torch import nn\n"),
         (forbidden, "partitioner/a.py", "from autopar import codegen\n"),
-        (runtime_reaches_out, "runtime/a.py", "from autopar.graph import Graph\n"),
+        (runtime_reaches_out, "runtime/a.py", "from autopar.ir.graph import Graph\n"),
         (runtime_reaches_out, "runtime/a.py", "from autopar import graph\n"),
         (runtime_reaches_out, "runtime/primitives/a.py", "from ...graph import Graph\n"),
         (bare_imports, "benchmarks/a.py", "import runtime.grid\n"),
@@ -239,9 +239,9 @@ def test_each_rule_objects(rule: Rule, path: str, text: str):
     [
         (long_functions, "autopar/a.py", "def f():\n" + "    pass\n" * 49),
         (mutable_records, "autopar/a.py", "@dataclass(frozen=True, slots=True)\nclass A:\n    pass\n"),
-        (strangers, "partitioner/ilp.py", "import pulp\n"),
-        (strangers, "autopar/capture/export.py", "from torch.fx import Node\n"),
-        (forbidden, "costmodel/torchlike.py", "import torchlike\nfrom autopar.graph import Graph\n"),
+        (strangers, "partitioner/solvers/ilp.py", "import pulp\n"),
+        (strangers, "autopar/capture/tracing/export.py", "from torch.fx import Node\n"),
+        (forbidden, "costmodel/torchlike.py", "import torchlike\nfrom autopar.ir.graph import Graph\n"),
         (runtime_reaches_out, "runtime/a.py", "from autopar.errors import CommError\nfrom .primitives import copy\n"),
         (machine_paths, "autopar/a.py", "# n/2, ./home/x\n"),
     ],

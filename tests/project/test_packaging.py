@@ -27,7 +27,7 @@ def must(result: subprocess.CompletedProcess[str]) -> str:
 
 
 def installed_name(path: Path) -> str:
-    """Where a file of the tree is installed: runtime/grid.py is autopar/runtime/grid.py."""
+    """Where a file of the tree is installed: runtime/grid/grid.py is autopar/runtime/grid.py."""
     relative = path.relative_to(ROOT)
     return relative.as_posix() if relative.parts[0] == "autopar" else f"autopar/{relative.as_posix()}"
 
@@ -173,7 +173,7 @@ def test_ranks_load_the_autopar_that_starts_them(tmp_path: Path, monkeypatch: py
     folder.mkdir()
     (folder / "__init__.py").touch()
     monkeypatch.chdir(tmp_path)
-    assert "-P" in launch.command("autopar.proof.jobs", 2)
+    assert "-P" in launch.command("autopar.proof.cases", 2)
     assert "-P" not in launch.command(Path("program.py"), 2)
     monkeypatch.chdir(ROOT)
-    assert "-P" not in launch.command("autopar.proof.jobs", 2)
+    assert "-P" not in launch.command("autopar.proof.cases", 2)

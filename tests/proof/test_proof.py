@@ -6,14 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import autopar
-from autopar.grid import GridShape
-from autopar.layout import Copied, Partial, Replicate, Shard
+from autopar.ir.grid import GridShape
+from autopar.ir.layout import Copied, Partial, Replicate, Shard
 from autopar.ops import Op, Sample, T, function, letters
-from autopar.ops.op import registry
-from autopar.ops.rule import choices
-from autopar.proof.jobs import jobs, readings
-from autopar.proof.parts import compare, laid_out, spread_out
-from autopar.proof.whole import filled, whole_of
+from autopar.ops.record.op import registry
+from autopar.ops.record.rule import choices
+from autopar.proof.cases import jobs, readings
+from autopar.proof.reference import filled, whole_of
+from autopar.proof.shards import compare, laid_out, spread_out
 from autopar.runtime import Grid, simulate
 
 LINEAR = registry()["aten.linear.default"]

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import autopar
-from autopar.runtime.description import VERSION
+from autopar.runtime.program.plan_reader import VERSION
 
 MODEL = """
 import torch

@@ -10,7 +10,7 @@ from mpi4py import MPI
 from small_models import ConvNet, Gpt, Mlp
 
 import autopar
-from autopar.runtime.memory_use import memory_use
+from autopar.runtime.profiling.memory_use import memory_use
 
 CASES = {
     "mlp": (lambda: Mlp(256, 1024, 256), lambda: {"x": torch.randn(512, 256), "y": torch.randn(512, 256)}, {}),

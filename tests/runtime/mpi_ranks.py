@@ -12,7 +12,7 @@ import torch
 from mpi4py import MPI
 from oracle import assemble
 
-from autopar.layout import Shard, dual
+from autopar.ir.layout import Shard, dual
 from autopar.runtime import Grid, all_sum, batch_norm, cross_entropy
 from autopar.runtime.transport.mpi import MpiComm
 

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from autopar.runtime import Copied, Grid, Replicate, Shard, all_sum, copy
-from autopar.runtime.description import Described, Description
-from autopar.runtime.program import Program
+from autopar.runtime.program.plan_reader import Described, Description
+from autopar.runtime.program.program import Program
 
 SEEDING = threading.Lock()  # simulated ranks share a random number generator
 BATCH, IN, HIDDEN, OUT = 5, 3, 7, 4

@@ -8,9 +8,9 @@ import torch
 
 from autopar.errors import CommError
 from autopar.runtime import Grid, simulate
-from autopar.runtime.adjoint_calls import Call, Recorder
-from autopar.runtime.adjoint_program import Communication, examine, lines
-from autopar.runtime.adjoints import TOLERANCE
+from autopar.runtime.verification.adjoint_test import TOLERANCE
+from autopar.runtime.verification.program_adjoints import Communication, examine, lines
+from autopar.runtime.verification.recorded_calls import Call, Recorder
 
 PROGRAM = """\
 import torch

@@ -8,14 +8,15 @@ import sys
 import pytest
 import torch
 
-from autopar.grid import GridShape
-from autopar.layout import Shard
-from autopar.runtime import Grid, adjoint_run, all_gather, simulate
-from autopar.runtime.adjoint_family import FAMILY, Case, Entry, random_grids
-from autopar.runtime.adjoint_run import examine, main
-from autopar.runtime.adjoints import TOLERANCE
-from autopar.runtime.partition_family import PARTITION_FAMILY
+from autopar.ir.grid import GridShape
+from autopar.ir.layout import Shard
+from autopar.runtime import Grid, all_gather, simulate
 from autopar.runtime.transport.world import default_world
+from autopar.runtime.verification import primitive_adjoints
+from autopar.runtime.verification.adjoint_test import TOLERANCE
+from autopar.runtime.verification.conversion_cases import FAMILY, Case, Entry, random_grids
+from autopar.runtime.verification.partition_cases import PARTITION_FAMILY
+from autopar.runtime.verification.primitive_adjoints import examine, main
 
 NAMES = [*FAMILY, *PARTITION_FAMILY]
 
@@ -63,8 +64,8 @@ def test_random_grids_have_one_to_three_axes_and_some_ranks_idle():
 
 
 def test_what_is_printed(monkeypatch, capsys):
-    monkeypatch.setattr(adjoint_run, "GRIDS", 4)
-    monkeypatch.setattr(adjoint_run, "CASES", 1)
+    monkeypatch.setattr(primitive_adjoints, "GRIDS", 4)
+    monkeypatch.setattr(primitive_adjoints, "CASES", 1)
     simulate(2, lambda: main([]))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("1/4  grid 2")
@@ -76,8 +77,8 @@ def test_what_is_printed(monkeypatch, capsys):
 
 def test_a_wrong_primitive_ends_the_job(monkeypatch, capsys):
     gather = FAMILY["gather"]
-    monkeypatch.setattr(adjoint_run, "FAMILY", {"gather": Entry(wrong_gather, gather.source, gather.target)})
-    monkeypatch.setattr(adjoint_run, "PARTITION_FAMILY", {})
+    monkeypatch.setattr(primitive_adjoints, "FAMILY", {"gather": Entry(wrong_gather, gather.source, gather.target)})
+    monkeypatch.setattr(primitive_adjoints, "PARTITION_FAMILY", {})
     with pytest.raises(SystemExit):
         simulate(2, lambda: main(["--grid", "1x2"]))
     said = capsys.readouterr()
@@ -98,8 +99,8 @@ def test_errors_of_other_rows_of_the_grid_count(monkeypatch):
         scale = 2 if grid.position[0] else 1
         return Case(lambda x: _Scaled.apply(x, scale), Shard(0), Shard(0), (3,), grid.axes[1].comm)
 
-    monkeypatch.setattr(adjoint_run, "FAMILY", {"scaled": Entry(draw, Shard(0), Shard(0))})
-    monkeypatch.setattr(adjoint_run, "PARTITION_FAMILY", {})
+    monkeypatch.setattr(primitive_adjoints, "FAMILY", {"scaled": Entry(draw, Shard(0), Shard(0))})
+    monkeypatch.setattr(primitive_adjoints, "PARTITION_FAMILY", {})
     for found in simulate(4, lambda: examine(default_world(), [GridShape.parse("2x2")], 0, 2)):
         assert found[0].worst > 0.01
         assert "rank 2" in found[0].where

@@ -9,10 +9,9 @@ from hypothesis import strategies as st
 from oracle import scatter
 from test_conversions import CELLS, convert, layout_of
 
-from autopar.layout import Copied, Partial, Replicate, Shard, dual
+from autopar.ir.layout import Copied, Partial, Replicate, Shard, dual
 from autopar.runtime import Grid, simulate
-from autopar.runtime.adjoint_family import conversion
-from autopar.runtime.adjoints import (
+from autopar.runtime.verification.adjoint_test import (
     TOLERANCE,
     conversion_error,
     differentiated,
@@ -21,6 +20,7 @@ from autopar.runtime.adjoints import (
     relative,
     vector,
 )
+from autopar.runtime.verification.conversion_cases import conversion
 
 R, C, P, S = Replicate(), Copied(), Partial(), Shard(0)
 GRIDS = [(a, b, c) for a in range(1, 9) for b in range(1, 9) for c in range(1, 9) if a * b * c <= 8]

@@ -6,10 +6,10 @@ from small_programs import PROGRAMS, describe, make
 
 from autopar.errors import ProgramMismatch
 from autopar.runtime import Grid, simulate
-from autopar.runtime.initial import module_values
-from autopar.runtime.inputs import sample
-from autopar.runtime.session import Parallel
-from autopar.runtime.together import is_alike
+from autopar.runtime.diagnostics.collective_errors import is_alike
+from autopar.runtime.parameters.deferred_init import module_values
+from autopar.runtime.session.inputs import sample
+from autopar.runtime.session.parallel_module import Parallel
 
 
 def parallel():

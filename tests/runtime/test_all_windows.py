@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from window_settings import Setting, all_settings, exchange_all, exchange_all_back, trades
 
 from autopar.runtime import Grid, conv, simulate
-from autopar.runtime.primitives.trade import size
-from autopar.runtime.reach import Window
+from autopar.runtime.grid.exchange_plan import size
+from autopar.runtime.windowed.receptive_field import Window
 
 SETTINGS = list(all_settings())
 

@@ -8,7 +8,7 @@ import pytest
 SCRIPT = """
 import resource
 import torch
-from autopar.runtime.allocator import keep_freed_memory
+from autopar.runtime.process import keep_freed_memory
 
 print(keep_freed_memory())
 for _ in range(3):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from autopar.runtime import Grid, all_sum, attention, drawing, simulate
 from autopar.runtime import attention as function
-from autopar.runtime.drawn import Drawn
+from autopar.runtime.functional.model_random import Drawn
 
 module = __import__("sys").modules[function.__module__]
 

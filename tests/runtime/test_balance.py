@@ -10,7 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autopar.errors import ConfigError
-from autopar.runtime.balance import Movable, Settings, allot, decide, patience, position_times, propose
+from autopar.runtime.training.load_balance import (
+    Movable,
+    Settings,
+    allot,
+    decide,
+    patience,
+    position_times,
+    propose,
+)
 
 SPEEDS = st.lists(st.floats(0.1, 10.0), min_size=1, max_size=4)
 

@@ -6,12 +6,18 @@ import time
 
 import pytest
 
-from autopar.costmodel import communication, measured
-from autopar.costmodel.machine import LINK_MOVES, LOCAL_MOVES
+from autopar.costmodel import calibration_reader, communication
 from autopar.errors import ConfigError
-from autopar.runtime import calibration, calibration_moves, calibration_rates
-from autopar.runtime.calibration_clock import Clock, Pace
-from autopar.runtime.primitives.table import PRIMITIVES
+from autopar.ir.machine import LINK_MOVES, LOCAL_MOVES
+from autopar.runtime.calibration import (
+    communication as calibration_moves,
+)
+from autopar.runtime.calibration import (
+    compute,
+    run,
+)
+from autopar.runtime.calibration.timer import Clock, Pace
+from autopar.runtime.primitives.conversion_table import PRIMITIVES
 from autopar.runtime.transport.threads import simulate
 from autopar.runtime.transport.world import default_world
 
@@ -19,16 +25,16 @@ TINY = Pace(repeats=2, cleared=0, most=1024, patience=0.0)
 
 
 def measure(places):
-    return calibration.measure(default_world(), places, TINY, lambda text: None)
+    return run.measure(default_world(), places, TINY, lambda text: None)
 
 
 def test_every_primitive_is_measured_in_both_directions(tmp_path):
     found = simulate(4, lambda: measure([0, 0, 2, 2]))
     path = tmp_path / "raw.json"
     path.write_text(json.dumps(dataclasses.asdict(found[0])))
-    raw = measured.read(path)
+    raw = calibration_reader.read(path)
     assert (raw.hosts, raw.ranks_per_node, len(raw.places)) == (2, 2, 4)
-    moves = {(one.place, measured.movement(one)) for one in raw.moved}
+    moves = {(one.place, calibration_reader.movement(one)) for one in raw.moved}
     assert moves == {
         *(("local", move) for move in LOCAL_MOVES),
         *((place, move) for place in ("intra", "inter") for move in (*LINK_MOVES, "message")),
@@ -51,20 +57,20 @@ def test_every_primitive_is_measured_in_both_directions(tmp_path):
 
 
 def test_as_many_ranks_compute_as_there_are_cores(monkeypatch):
-    monkeypatch.setattr(calibration, "cores", lambda world, places: 2)
+    monkeypatch.setattr(run, "cores", lambda world, places: 2)
     computing: list[int] = []
     exchanging: list[int] = []
 
     def rates(clock, tell):
         computing.append(default_world().rank)
-        yield from calibration_rates.rates(clock, tell)
+        yield from compute.rates(clock, tell)
 
     def sent(clock, axis, place, tell):
         exchanging.append(default_world().rank)
         yield from calibration_moves.sent(clock, axis, place, tell)
 
-    monkeypatch.setattr(calibration, "rates", rates)
-    monkeypatch.setattr(calibration, "sent", sent)
+    monkeypatch.setattr(run, "rates", rates)
+    monkeypatch.setattr(run, "sent", sent)
     found = simulate(6, lambda: measure([0, 0, 0, 3, 3, 3]))
     assert sorted(computing) == [1, 2, 4, 5]
     assert sorted(exchanging) == sorted(2 * list(range(6)))
@@ -113,11 +119,11 @@ def test_the_primitives_are_those_of_the_runtime():
 
 @pytest.mark.parametrize(("places", "each"), [([0], 1), ([0, 0], 2), ([0, 1], 1), ([0, 0, 0, 3, 3, 3], 3)])
 def test_ranks_per_node(places, each):
-    assert calibration.ranks_per_node(places) == each
+    assert run.ranks_per_node(places) == each
 
 
 @pytest.mark.parametrize("places", [[0, 0, 2], [0, 1, 0, 1], [0, 1, 1]])
 def test_uneven_nodes_are_refused(places):
     with pytest.raises(ConfigError, match="equally many ranks each") as caught:
-        calibration.ranks_per_node(places)
+        run.ranks_per_node(places)
     assert str(caught.value).count("a node has the ranks") == 2

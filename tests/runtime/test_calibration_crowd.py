@@ -6,9 +6,9 @@ from itertools import cycle
 import pytest
 import torch
 
-from autopar.runtime import calibration, calibration_crowd
-from autopar.runtime.calibration_clock import Pace
-from autopar.runtime.calibration_crowd import CrowdClock
+from autopar.runtime.calibration import oversubscribed, run
+from autopar.runtime.calibration.oversubscribed import CrowdClock
+from autopar.runtime.calibration.timer import Pace
 from autopar.runtime.transport.threads import simulate
 from autopar.runtime.transport.world import default_world
 
@@ -27,7 +27,7 @@ class Counted:
 
 def test_a_call_counts_by_what_it_adds(monkeypatch):
     ticks = Counted()
-    monkeypatch.setattr(calibration_crowd.time, "perf_counter", lambda: ticks.now)
+    monkeypatch.setattr(oversubscribed.time, "perf_counter", lambda: ticks.now)
 
     def measured(call):
         (found,) = simulate(1, lambda: CrowdClock(default_world(), PACE).time(call))
@@ -37,12 +37,12 @@ def test_a_call_counts_by_what_it_adds(monkeypatch):
     assert measured(lambda: ticks.work(0.002)) == pytest.approx(3 * (0.002,))
     uneven = cycle((0.001, 0.003))
     assert measured(lambda: ticks.work(next(uneven))) == pytest.approx(3 * (0.002,))
-    assert measured(lambda: None) == 3 * (calibration_crowd._LEAST,)
+    assert measured(lambda: None) == 3 * (oversubscribed._LEAST,)
 
 
 def test_backward_counts_without_forward_and_without_the_engine(monkeypatch):
     ticks = Counted()
-    monkeypatch.setattr(calibration_crowd.time, "perf_counter", lambda: ticks.now)
+    monkeypatch.setattr(oversubscribed.time, "perf_counter", lambda: ticks.now)
 
     class Slow(torch.autograd.Function):
         @staticmethod
@@ -72,9 +72,9 @@ def test_the_slowest_rank_counts_and_all_know_it():
 
 def test_a_calibration_takes_it_where_ranks_outnumber_cores(monkeypatch):
     taken = []
-    monkeypatch.setattr(calibration, "cores", lambda world, places: 1)
-    monkeypatch.setattr(calibration, "CrowdClock", lambda *given: taken.append(given) or CrowdClock(*given))
-    found = simulate(2, lambda: calibration.measure(default_world(), [0, 0], PACE, lambda text: None))
+    monkeypatch.setattr(run, "cores", lambda world, places: 1)
+    monkeypatch.setattr(run, "CrowdClock", lambda *given: taken.append(given) or CrowdClock(*given))
+    found = simulate(2, lambda: run.measure(default_world(), [0, 0], PACE, lambda text: None))
     assert len(taken) == 2
     assert {one.place for one in found[0].moved} == {"local", "intra"}
     assert found[0].cores == 1

@@ -7,12 +7,12 @@ import torch
 from small_programs import PROGRAMS, describe, make
 
 from autopar.errors import CommError
-from autopar.layout import Shard
+from autopar.ir.layout import Shard
 from autopar.runtime import Grid, Replicate, all_gather, all_sum, all_to_all, batch_norm, copy, gather, reduce_scatter
+from autopar.runtime.diagnostics.watched_comm import Watched
 from autopar.runtime.primitives.halo import halo
-from autopar.runtime.session import Parallel
+from autopar.runtime.session.parallel_module import Parallel
 from autopar.runtime.transport.threads import ThreadComm, simulate
-from autopar.runtime.transport.watched import Watched
 
 
 @pytest.fixture
@@ -209,7 +209,7 @@ def test_splits_of_splits_keep_the_ranks_names(checked):
 
 
 def test_every_order_of_unequal_hashes_is_seen():
-    from autopar.runtime.fingerprint import alike
+    from autopar.runtime.diagnostics.call_fingerprint import alike
 
     for numbers in itertools.product((0, 1, 3), repeat=3):
         sums = torch.tensor([sum(numbers), sum(n * n for n in numbers)])

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from oracle import Place, assemble, scatter
 
 from autopar.errors import ProgramMismatch
-from autopar.layout import Copied, Layout, Partial, Replicate, Shard, dual
+from autopar.ir.layout import Copied, Layout, Partial, Replicate, Shard, dual
 from autopar.runtime import (
     Axis,
     Grid,

@@ -5,8 +5,13 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autopar.runtime import convolution
-from autopar.runtime.convolution import convolve, convolve_transposed, in_halves, transposed_in_halves
+from autopar.runtime.windowed import onednn_convolution
+from autopar.runtime.windowed.onednn_convolution import (
+    convolve,
+    convolve_transposed,
+    in_halves,
+    transposed_in_halves,
+)
 
 
 @settings(deadline=None, max_examples=80)
@@ -70,7 +75,7 @@ def test_where_the_transposed_is_cut(monkeypatch):
         calls.append(arguments)
         return transposed_in_halves(*arguments)
 
-    monkeypatch.setattr(convolution, "transposed_in_halves", spy)
+    monkeypatch.setattr(onednn_convolution, "transposed_in_halves", spy)
 
     def cut(channels, kernel, stride, padding, batch=1):
         calls.clear()
@@ -95,7 +100,7 @@ def taken(monkeypatch, x, weight, padding=(0, 1, 1), groups=1):
         calls.append(arguments)
         return in_halves(*arguments)
 
-    monkeypatch.setattr(convolution, "in_halves", spy)
+    monkeypatch.setattr(onednn_convolution, "in_halves", spy)
     got = convolve(x, weight, None, (1, 1, 1), padding, (1, 1, 1), groups)
     wanted = F.conv3d(x.double(), weight.double(), None, 1, padding, 1, groups)
     torch.testing.assert_close(got.double(), wanted, rtol=1e-4, atol=1e-4)

@@ -18,7 +18,7 @@ from autopar.runtime import (
     randint,
     randn,
 )
-from autopar.runtime.drawn import Drawn
+from autopar.runtime.functional.model_random import Drawn
 
 X = torch.randn(2, 4, 6, dtype=torch.float64)
 IMAGES = torch.randn(2, 4, 3, 3, dtype=torch.float64)

@@ -21,10 +21,10 @@ from autopar.runtime import (
     recompute,
     simulate,
 )
-from autopar.runtime import draws as module
-from autopar.runtime.draws import cut
-from autopar.runtime.dropout import kept
-from autopar.runtime.places import rows_of, take_rows
+from autopar.runtime.functional.dropout import kept
+from autopar.runtime.grid import counter_rng as module
+from autopar.runtime.grid.counter_rng import cut
+from autopar.runtime.grid.shard_positions import rows_of, take_rows
 
 SHAPES = ((), (1,), (7,), (3, 5), (4, 6, 2), (2, 3, 4, 5), (0, 3))
 

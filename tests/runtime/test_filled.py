@@ -11,11 +11,11 @@ from small_programs import PROGRAMS, describe, make
 
 from autopar.errors import ConfigError
 from autopar.runtime import Grid, simulate
-from autopar.runtime.balance import Settings
-from autopar.runtime.filled import check_filled, least_share
-from autopar.runtime.initial import module_values
-from autopar.runtime.scheduler import Scheduler
-from autopar.runtime.session import Parallel
+from autopar.runtime.parameters.deferred_init import module_values
+from autopar.runtime.parameters.minimum_rows import check_filled, least_share
+from autopar.runtime.session.parallel_module import Parallel
+from autopar.runtime.training.load_balance import Settings
+from autopar.runtime.training.scheduler import Scheduler
 
 
 def live(cuts):

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from autopar.layout import Copied, Replicate, Shard
+from autopar.ir.layout import Copied, Replicate, Shard
 from autopar.runtime import Grid, simulate
-from autopar.runtime.gradients import GradientSums
+from autopar.runtime.parameters.gradient_buckets import GradientSums
 
 WHOLE = (Copied(), Copied())
 

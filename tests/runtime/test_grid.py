@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autopar.errors import AutoparError, ConfigError
-from autopar.layout import even_bounds
+from autopar.ir.layout import even_bounds
 from autopar.runtime import Axis, Grid, simulate
 from autopar.runtime.transport.world import default_world
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from autopar.layout import Copied, Replicate, Shard
+from autopar.ir.layout import Copied, Replicate, Shard
 from autopar.runtime import Grid, default_world, simulate
-from autopar.runtime.handed import from_rank0, live_values
-from autopar.runtime.state import local_shape, take_part
+from autopar.runtime.parameters.distribute import from_rank0, live_values
+from autopar.runtime.parameters.shards import local_shape, take_part
 from autopar.runtime.transport.threads import ThreadComm
 
 SHAPES = [(), (1,), (6, 5), (4, 3, 8), (0, 3)]

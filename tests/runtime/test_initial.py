@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from autopar.runtime import replay, simulate
-from autopar.runtime.initial import initial_values, module_values
+from autopar.runtime import simulate
+from autopar.runtime.parameters import op_replay
+from autopar.runtime.parameters.deferred_init import initial_values, module_values
 
 SEED = 7
 
@@ -140,8 +141,8 @@ def test_replayed_values_are_the_eager_ones_to_the_bit(build, caplog):
 def test_looking_at_values_draws_nothing_twice(monkeypatch):
     """A constructor that looks at what it has drawn, layer by layer (trunc_normal_ does), is replayed in linear time."""
     drawn = []
-    real = replay._Replay._with_state
-    monkeypatch.setattr(replay._Replay, "_with_state", lambda self, *given: drawn.append(1) or real(self, *given))
+    real = op_replay._Replay._with_state
+    monkeypatch.setattr(op_replay._Replay, "_with_state", lambda self, *given: drawn.append(1) or real(self, *given))
 
     def made(layers):
         net = nn.Sequential(*(nn.Linear(6, 6) for _ in range(layers)))
@@ -200,11 +201,14 @@ def test_a_model_that_cannot_be_recorded_is_built_whole(caplog):
 
 def test_a_model_that_cannot_be_replayed_is_built_whole(caplog):
     def broken(*given):
-        yield from itertools.islice(replay.replay(*given), 2)
+        yield from itertools.islice(op_replay.replay(*given), 2)
         raise KeyError(66)
 
     expected = eager(tied)
-    with caplog.at_level(logging.WARNING, "autopar"), mock.patch("autopar.runtime.initial.replay", broken):
+    with (
+        caplog.at_level(logging.WARNING, "autopar"),
+        mock.patch("autopar.runtime.parameters.deferred_init.replay", broken),
+    ):
         pairs = [(name, value.clone()) for name, value in initial_values(tied, SEED)]
     assert "built whole" in caplog.text
     assert "KeyError: 66" in caplog.text

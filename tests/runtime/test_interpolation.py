@@ -11,7 +11,7 @@ from window_runs import compare, layouts, random
 
 from autopar.errors import ConfigError
 from autopar.runtime import Grid, Interpolate, interpolate, simulate
-from autopar.runtime.interpolation import Resize
+from autopar.runtime.windowed.interpolation import Resize
 
 SMOOTH = {1: ("linear",), 2: ("bilinear", "bicubic"), 3: ("trilinear",)}
 

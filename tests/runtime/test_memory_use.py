@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from spmd import mpiexec
 
-from autopar.runtime.memory_use import memory_use
+from autopar.runtime.profiling.memory_use import memory_use
 
 SIZE = 256 * 256 * 4
 
@@ -55,7 +55,7 @@ def test_what_was_held_before_counts_once_and_until_it_is_freed():
 
 def test_what_the_collector_was_told_to_keep_counts_too():
     code = (
-        "import gc, torch; from autopar.runtime.memory_use import memory_use\n"
+        "import gc, torch; from autopar.runtime.profiling.memory_use import memory_use\n"
         "kept = torch.zeros(1000, 1000); gc.freeze()\n"
         "with memory_use() as used: pass\n"
         "print(used.before >= 4_000_000, gc.get_freeze_count() > 0)"
@@ -66,7 +66,7 @@ def test_what_the_collector_was_told_to_keep_counts_too():
 
 def test_nothing_is_written_to_the_terminal():
     code = (
-        "import torch; from autopar.runtime.memory_use import memory_use\n"
+        "import torch; from autopar.runtime.profiling.memory_use import memory_use\n"
         "with memory_use() as used: torch.ones(5)\n"
         "print(used.peak - used.before)"
     )

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autopar.runtime import Grid, simulate, var
-from autopar.runtime.moments import channel_sums, combine, local_moments
+from autopar.runtime.functional.moments import channel_sums, combine, local_moments
 
 SHAPES = [(7, 3), (5, 2, 3), (2, 3, 4, 5), (3, 2, 2, 2, 3)]
 

@@ -9,9 +9,9 @@ import pytest
 from spmd import mpiexec
 
 from autopar.errors import ProgramMismatch
-from autopar.grid import GridShape
+from autopar.ir.grid import GridShape
 from autopar.runtime import Grid, simulate
-from autopar.runtime.grid import _wrong_size
+from autopar.runtime.grid.grid import _wrong_size
 
 
 @pytest.mark.spmd

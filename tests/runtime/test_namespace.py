@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from autopar.runtime.namespace import Namespace
-from autopar.runtime.program import matches
+from autopar.runtime.program.namespace import Namespace
+from autopar.runtime.program.program import matches
 
 NAMES = ["h.0.ln.weight", "h.2.ln.weight", "h.10.ln.weight", "0.weight", "odd-name.class", "bias"]
 

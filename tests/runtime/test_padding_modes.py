@@ -12,8 +12,8 @@ from window_settings import Setting, exchange_all, trades
 
 from autopar.errors import ConfigError
 from autopar.runtime import Conv, Grid, Pad, conv, pad, simulate
-from autopar.runtime.primitives.trade import Run
-from autopar.runtime.reach import Shift, inside, shown, shown_row
+from autopar.runtime.grid.exchange_plan import Run
+from autopar.runtime.windowed.receptive_field import Shift, inside, shown, shown_row
 
 
 @settings(deadline=None, max_examples=200)

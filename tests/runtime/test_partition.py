@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autopar.errors import ConfigError, ProgramMismatch
-from autopar.grid import ravel, unravel
+from autopar.ir.grid import ravel, unravel
 from autopar.runtime import Partition, simulate
-from autopar.runtime.partition import spread
+from autopar.runtime.partitions.partition import spread
 from autopar.runtime.transport.threads import ThreadComm, _Group, _World
 from autopar.runtime.transport.world import default_world
 

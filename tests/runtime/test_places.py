@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autopar.layout import even_bounds
+from autopar.ir.layout import even_bounds
 from autopar.runtime import Grid, simulate
-from autopar.runtime.places import axes_of, extent_of, rows_of, take_rows, whole_shape
+from autopar.runtime.grid.shard_positions import axes_of, extent_of, rows_of, take_rows, whole_shape
 
 
 def _owner(row, blocks, unit, extent, parts):

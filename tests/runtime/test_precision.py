@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from autopar.runtime.precision import in_precision, module_in_precision, precise
+from autopar.runtime.parameters.precision import in_precision, module_in_precision, precise
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import pytest
 from compiled_folder import run, write
 
-from autopar.profile import load_profile
+from autopar.ir.profile import load_profile
 
 pytestmark = pytest.mark.spmd
 

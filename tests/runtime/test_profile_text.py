@@ -4,7 +4,7 @@ import ast
 
 import pytest
 
-from autopar.runtime.profile_text import RECORDER, instrument
+from autopar.runtime.profiling.instrument import RECORDER, instrument
 
 SOURCE = """
 def block(p, x):

@@ -11,14 +11,14 @@ from compiling import QUICK, compiled, made
 
 import autopar
 from autopar.errors import ConfigError, ProgramMismatch
-from autopar.grid import GridShape
-from autopar.plan import to_json
-from autopar.profile import load_profile
+from autopar.ir.grid import GridShape
+from autopar.ir.plan import to_json
+from autopar.ir.profile import load_profile
 from autopar.runtime import simulate
-from autopar.runtime.description import parse_description
-from autopar.runtime.initial import module_values
-from autopar.runtime.profiler import Profiler
-from autopar.runtime.session import Parallel
+from autopar.runtime.parameters.deferred_init import module_values
+from autopar.runtime.profiling.profiler import Profiler
+from autopar.runtime.program.plan_reader import parse_description
+from autopar.runtime.session.parallel_module import Parallel
 
 STEPS = 3
 

@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from autopar.runtime import Grid, avg_pool, max_pool, simulate
-from autopar.runtime.reach import Window
+from autopar.runtime.windowed.receptive_field import Window
 
 
 def test_extents_are_torchs():

@@ -5,10 +5,10 @@ import torch
 from small_programs import PROGRAMS, describe, make
 
 from autopar.runtime import Grid, simulate
-from autopar.runtime.balance import Settings
-from autopar.runtime.initial import module_values
-from autopar.runtime.scheduler import Scheduler, split_extents
-from autopar.runtime.session import Parallel
+from autopar.runtime.parameters.deferred_init import module_values
+from autopar.runtime.session.parallel_module import Parallel
+from autopar.runtime.training.load_balance import Settings
+from autopar.runtime.training.scheduler import Scheduler, split_extents
 
 
 class Clock:

@@ -11,8 +11,8 @@ from trained import assert_trains_the_same
 import autopar
 from autopar.errors import CheckpointError, CommError, ProgramMismatch
 from autopar.runtime import Grid, simulate
-from autopar.runtime.initial import module_values
-from autopar.runtime.session import Parallel
+from autopar.runtime.parameters.deferred_init import module_values
+from autopar.runtime.session.parallel_module import Parallel
 
 CASES = [
     ("mlp", "1x1"),

@@ -6,8 +6,8 @@ import sys
 import torch
 
 from autopar.runtime import Axis, all_sum, batch_norm, copy, gather, reduce_scatter
-from autopar.runtime.primitives.function import apply
-from autopar.runtime.sites import here
+from autopar.runtime.diagnostics.call_site import here
+from autopar.runtime.primitives.autograd import apply
 
 
 class Spy:

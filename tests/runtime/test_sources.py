@@ -9,11 +9,11 @@ from safetensors.torch import load_file, save_file
 from test_state import cases, layouts_of
 
 from autopar.errors import CheckpointError
-from autopar.layout import Replicate, Shard
+from autopar.ir.layout import Replicate, Shard
 from autopar.runtime import Grid, simulate
-from autopar.runtime.description import Described
-from autopar.runtime.sources import from_file, load, save
-from autopar.runtime.state import take_part
+from autopar.runtime.parameters.shards import take_part
+from autopar.runtime.parameters.sources import from_file, load, save
+from autopar.runtime.program.plan_reader import Described
 
 
 @settings(max_examples=60, deadline=None)

@@ -19,11 +19,11 @@ from spmd import mpiexec
 from torch import Tensor
 
 from autopar.runtime import Grid, all_sum, gather, simulate
+from autopar.runtime.diagnostics.watched_comm import Watched
 from autopar.runtime.transport import base, staged
 from autopar.runtime.transport.base import Comm, check_tensors
 from autopar.runtime.transport.device import CUDA, cuda_aware, says_cuda
 from autopar.runtime.transport.staged import Staged, stage
-from autopar.runtime.transport.watched import Watched
 from autopar.runtime.transport.world import default_world
 
 TYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.complex64, torch.bool, torch.int64)

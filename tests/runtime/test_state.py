@@ -10,9 +10,16 @@ from hypothesis import strategies as st
 from torch import nn
 
 from autopar.errors import ProgramMismatch
-from autopar.layout import Copied, Replicate, Shard
+from autopar.ir.layout import Copied, Replicate, Shard
 from autopar.runtime import Grid, simulate
-from autopar.runtime.state import cuts, gather_gradients, gather_whole, local_shape, rows, take_part
+from autopar.runtime.parameters.shards import (
+    cuts,
+    gather_gradients,
+    gather_whole,
+    local_shape,
+    rows,
+    take_part,
+)
 
 
 @st.composite

@@ -2,7 +2,7 @@
 
 import torch
 
-from autopar.runtime.stopwatch import Watch, begin, end
+from autopar.runtime.calibration.stopwatch import Watch, begin, end
 
 
 class Noted(torch.autograd.Function):

@@ -4,8 +4,8 @@ import pytest
 
 from autopar.errors import CommError, ConfigError, ProgramMismatch
 from autopar.runtime import Grid, simulate
-from autopar.runtime.job import handshake
-from autopar.runtime.together import agree, is_alike, together
+from autopar.runtime.diagnostics.collective_errors import agree, is_alike, together
+from autopar.runtime.session.compiled_job import handshake
 
 
 def test_one_rank_fails_and_all_raise_the_same():

@@ -8,7 +8,7 @@ from compiled_folder import MODEL, PROGRAM, write
 
 from autopar.runtime import simulate
 from autopar.runtime.primitives.all_sum import _AllSum
-from autopar.runtime.verify import compare, main
+from autopar.runtime.verification.verify import compare, main
 
 
 def test_the_program_as_compiled_is_right(tmp_path, capsys):

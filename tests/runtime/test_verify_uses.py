@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from autopar.cli import main as autopar
-from autopar.runtime import job, simulate, verify
+from autopar.runtime import simulate
+from autopar.runtime.session import compiled_job
+from autopar.runtime.verification import verify
 
 MODEL = """
 import torch
@@ -48,7 +50,7 @@ def folder(tmp_path_factory):
 def compared(folder):
     def rank():
         program = runpy.run_path(str(folder / "program.py"), run_name="program")["PROGRAM"]
-        return verify._used(job.open_job(program, Path(folder) / "program.py", 0), 0)
+        return verify._used(compiled_job.open_job(program, Path(folder) / "program.py", 0), 0)
 
     return simulate(2, rank)[0]
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from window_runs import compare, layouts, random, whole_run
 
 from autopar.errors import ConfigError
-from autopar.layout import even_bounds
+from autopar.ir.layout import even_bounds
 from autopar.runtime import (
     AvgPool,
     Conv,
@@ -25,8 +25,8 @@ from autopar.runtime import (
     wide_saves,
 )
 from autopar.runtime.primitives.halo import halo
-from autopar.runtime.reach import Window, shown_row
-from autopar.runtime.wide import route
+from autopar.runtime.windowed.fused_halo import route
+from autopar.runtime.windowed.receptive_field import Window, shown_row
 
 POINTWISE = (torch.sigmoid, torch.tanh, F.silu)  # none keeps zero rows and gradients alike, or has kinks
 MODES = ("zeros", "zeros", "reflect", "replicate")

@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from autopar.runtime.widen import Widened, as_written
+from autopar.runtime.verification.force_float64 import Widened, as_written
 
 
 def test_casts_and_new_tensors_become_float64():

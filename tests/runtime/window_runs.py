@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from hypothesis import strategies as st
 
 from autopar.runtime import AvgPool, Conv, ConvTranspose, Grid, Interpolate, MaxPool, Pad, simulate
-from autopar.runtime.layers import Layer, each
+from autopar.runtime.windowed.window_layers import Layer, each
 
 CONV = (F.conv1d, F.conv2d, F.conv3d)
 CONV_TRANSPOSE = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)

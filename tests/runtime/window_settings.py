@@ -3,11 +3,11 @@
 import itertools
 from dataclasses import dataclass
 
-from autopar.layout import even_bounds
+from autopar.ir.layout import even_bounds
+from autopar.runtime.grid.exchange_plan import trade
 from autopar.runtime.primitives.halo import arrive, arrive_back, depart, depart_back
-from autopar.runtime.primitives.trade import trade
-from autopar.runtime.reach import Window
-from autopar.runtime.wide import route
+from autopar.runtime.windowed.fused_halo import route
+from autopar.runtime.windowed.receptive_field import Window
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from mpi4py import MPI
 
 from autopar.runtime import Partition, all_sum_reduce, broadcast, default_world, nothing, sum_reduce
-from autopar.runtime.partition_family import PARTITION_FAMILY, case_error, draw_case
+from autopar.runtime.verification.partition_cases import PARTITION_FAMILY, case_error, draw_case
 
 RANKS = MPI.COMM_WORLD.Get_size()
 CASES, ROUNDS = (20, 50) if RANKS < 8 else (3, 5)

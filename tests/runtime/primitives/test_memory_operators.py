@@ -9,10 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autopar.runtime import simulate
-from autopar.runtime.partition import Decomposition, spread
-from autopar.runtime.partition_family import PARTITION_FAMILY, draw_case, live
-from autopar.runtime.primitives.memory import Add, Allocate, Chain, Clear, Deallocate, copy, matrix, move
+from autopar.runtime.partitions.memory_operators import (
+    Add,
+    Allocate,
+    Chain,
+    Clear,
+    Deallocate,
+    copy,
+    matrix,
+    move,
+)
+from autopar.runtime.partitions.partition import Decomposition, spread
 from autopar.runtime.transport.world import default_world
+from autopar.runtime.verification.partition_cases import PARTITION_FAMILY, draw_case, live
 
 I, O = torch.eye(2, dtype=torch.float64), torch.zeros(2, 2, dtype=torch.float64)  # noqa: E741
 A, B = (0, 1), (2, 3)

@@ -19,7 +19,7 @@ from autopar.runtime import (
     take,
     zero_fill,
 )
-from autopar.runtime.primitives.order import order
+from autopar.runtime.grid.memory_format import order
 
 WHOLE = {  # of a whole tensor over the axis
     "split": lambda x, dim, axis, extent: split(x, dim, axis),

@@ -21,8 +21,8 @@ from autopar.runtime import (
     simulate,
     sum_reduce,
 )
-from autopar.runtime.partition import spread
-from autopar.runtime.partition_family import PARTITION_FAMILY, case_error, draw_case, live
+from autopar.runtime.partitions.partition import spread
+from autopar.runtime.verification.partition_cases import PARTITION_FAMILY, case_error, draw_case, live
 
 CASES = st.tuples(st.sampled_from(sorted(PARTITION_FAMILY)), st.integers(1, 8), st.integers(0, 2**32))
 

@@ -1,0 +1,1 @@
+"""What a plan says beside another one, a profile or other grids."""

@@ -1,0 +1,1 @@
+"""From a captured graph to a simpler one that means the same."""

@@ -1,0 +1,254 @@
+"""The stages of a capture in their order, and what is done where a stage cannot work without memory."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.export import ExportedProgram
+
+from autopar.capture.fake_module import (
+    LOG,
+    Built,
+    Examples,
+    Model,
+    arguments,
+    build,
+    build_on_cpu,
+    input_names,
+    real_buffers,
+)
+from autopar.capture.passes.drop_path import TARGET as PATH
+from autopar.capture.passes.naming import rename
+from autopar.capture.passes.rewriting import dead_code
+from autopar.capture.passes.simplify import simplify
+from autopar.capture.state.buffer_updates import refuse_chains, settle
+from autopar.capture.state.host_random import drawn_with
+from autopar.capture.state.untouched_module import settings_kept
+from autopar.capture.tracing.asserts import checking, unasserted
+from autopar.capture.tracing.export import functional, traced
+from autopar.capture.tracing.known_numbers import UNKNOWN
+from autopar.capture.tracing.row_pointers import pointing, wanted
+from autopar.capture.translate import constant_values, translate
+from autopar.capture.validity.any_rows import AnyRows, any_rows
+from autopar.capture.validity.batch_rows import Given, batched, given, rows_of
+from autopar.capture.validity.evaluation_mode import evaluation
+from autopar.capture.validity.requested_mode import Mode, modes
+from autopar.capture.validity.row_guards import Unproved
+from autopar.errors import CaptureError, refusal
+from autopar.internal_errors import ours
+from autopar.ir.batch_sizes import ANY, Sizes
+from autopar.ir.graph import Graph, check
+
+Finished = Callable[[ExportedProgram], tuple[Graph, dict[str, torch.Tensor]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The batch of a captured model: its number of `rows`, the `inputs` that have them, and all that were `given`.
+
+    `larger` is the graph of the same model with another number of rows, and `sizes` are the numbers for which both tell
+    the program; it is None where `fixed` says why there is none.
+    """
+
+    rows: int
+    inputs: tuple[str, ...]
+    given: Given
+    sizes: Sizes = ANY
+    larger: Graph | None = None
+    fixed: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """A graph, and the values of its parameters of kind "constant" by name.
+
+    `evaluation` says why the program of this graph cannot evaluate, and is empty where it can; `training` why it cannot be
+    put into training. `evaluates` is whether the model was in evaluation, in which the program starts.
+    """
+
+    graph: Graph
+    constants: dict[str, torch.Tensor]
+    batch: Batch
+    evaluation: str = ""
+    training: str = ""
+    evaluates: bool = False
+
+
+def capture(
+    model: Model,
+    example_inputs: Examples | Callable[[], Examples],
+    *,
+    name: str,
+    loss: str | None = None,
+    outputs: Sequence[str] = (),
+) -> Captured:
+    """The graph of one training step of `model`, up to its loss.
+
+    `model` is an nn.Module (also a traced fx.GraphModule) or, better, a function that returns one: it is then called on
+    the meta device. `example_inputs` is a tuple for positional or a dict for keyword arguments, or a function that
+    returns one. `loss` names the output to differentiate where it is neither the only scalar nor called ``loss``:
+    a key, a field or an index, nested ones joined by dots. `outputs` names others to return beside it, in the same way.
+
+    Raises CaptureError where the model cannot be made, called, or turned into one straight graph.
+    """
+    with settings_kept():
+        examples = example_inputs() if callable(example_inputs) else example_inputs
+        built = build(model, name)
+        captured = partial(_as_asked, examples=examples, name=name, loss=loss, outputs=outputs)
+        try:
+            return captured(built)
+        except CaptureError as error:
+            if built.mode is None or built.rebuild is None or not _may_succeed_on_cpu(error):
+                raise
+            LOG.info("%s cannot be traced without memory; it is made on the CPU and traced again", name)
+        return captured(build_on_cpu(built.rebuild, name))
+
+
+def _as_asked(built: Built, examples: Examples, name: str, loss: str | None, outputs: Sequence[str]) -> Captured:
+    """What is captured; once more with pointers for whole numbers of tensors where a file asks for them with `int`, and
+    without the asserts of a function that look at numbers.
+    """
+    try:
+        with ours(f"capturing {name}"):
+            return _capture(built, examples, name, loss, outputs)
+    except CaptureError as error:
+        asked, checks = wanted(error), checking(error)
+        if asked is None and checks is None:
+            raise
+    with contextlib.ExitStack() as around:
+        if asked is not None:
+            around.enter_context(pointing(asked.scope))
+        if checks is not None:
+            around.enter_context(unasserted(checks))
+        return _as_asked(built, examples, name, loss, outputs)
+
+
+def _may_succeed_on_cpu(error: CaptureError) -> bool:
+    """Whether missing memory was in the way: a tensor stayed on meta, or the numbers of a constant are not known.
+
+    Where one of meta is moved to another device with its dtype, torch's tracing goes round in circles.
+    """
+    circles = isinstance(error.__cause__, RecursionError)
+    return circles or re.search(rf"\bmeta\b|{UNKNOWN}", str(error)) is not None
+
+
+def _capture(built: Built, examples: Examples, name: str, loss: str | None, outputs: Sequence[str]) -> Captured:
+    first, *others = modes(built.module, *arguments(examples, built), built.mode)
+    try:
+        found = _in_mode(first, built, examples, name, loss, outputs)
+        if not (others and found.evaluation):
+            return found
+        why = found.evaluation
+    except CaptureError as error:
+        if not others:
+            raise
+        why = str(error).splitlines()[0]
+    return _in_mode(replace(others[0], stuck=why), built, examples, name, loss, outputs)
+
+
+def _in_mode(
+    mode: Mode, built: Built, examples: Examples, name: str, loss: str | None, outputs: Sequence[str]
+) -> Captured:
+    with mode.entered(built.module):
+        args, kwargs = arguments(examples, built)
+        names = input_names(built.module, args, kwargs)
+        batch = Batch(rows_of(examples), batched(examples, names), given(examples, names, built.module))
+        finished = partial(_graph, built, args, kwargs, name=name, loss=loss, outputs=outputs)
+        found: list[AnyRows | str] = []
+
+        def captured() -> tuple[Graph, dict[str, torch.Tensor]]:
+            program = traced(built.module, args, kwargs, name, state=True)
+            if not found:  # before the program is changed
+                found.append(_any_rows(built, batch.given, program, name))
+            return finished(program)
+
+        graph, constants = drawn_with(captured, built.module)
+        batch = _of_any_rows(batch, found[0], finished, constants)
+        paths = sum(node.target == PATH for node in graph.nodes)
+        why = evaluation(built.module, *arguments(examples, built), built.mode, paths)
+    return Captured(graph, constants, batch, why, mode.stuck, mode.evaluates)
+
+
+def _any_rows(built: Built, example: Given, program: ExportedProgram, name: str) -> AnyRows | str:
+    """The trace for any number of rows, or why there is none."""
+    try:
+        return any_rows(built, example, program, name)
+    except Unproved as why:
+        return str(why)
+
+
+def _of_any_rows(
+    batch: Batch, found: AnyRows | str, finished: Finished, constants: Mapping[str, torch.Tensor]
+) -> Batch:
+    if isinstance(found, str):
+        return replace(batch, fixed=found)
+    larger, fixed = _larger(finished, found, constants)
+    return replace(batch, inputs=found.trace.inputs, sizes=found.sizes, larger=larger, fixed=fixed)
+
+
+def _larger(
+    finished: Finished,
+    found: AnyRows,
+    constants: Mapping[str, torch.Tensor],
+) -> tuple[Graph | None, str]:
+    """The graph with another number of rows, or why there is none: the batch is part of the model."""
+    try:
+        graph, others = finished(found.trace.at(found.other))
+    except CaptureError as error:
+        return None, f"with another number of rows, {' '.join(str(error).splitlines()[:2])}"
+    for key in constants.keys() | others.keys():
+        one, two = constants.get(key), others.get(key)
+        if one is None or two is None or one.shape != two.shape or not torch.equal(one, two):
+            return None, f"the constant {key} depends on the number of rows"
+    return graph, ""
+
+
+def _graph(
+    built: Built,
+    args: tuple[object, ...],
+    kwargs: dict[str, object],
+    program: ExportedProgram,
+    *,
+    name: str,
+    loss: str | None,
+    outputs: Sequence[str],
+) -> tuple[Graph, dict[str, torch.Tensor]]:
+    program = functional(program, built.module, args, kwargs, name)
+    positional = input_names(built.module, args, kwargs)[: len(args)]
+    graph = refuse_chains(dead_code(translate(program, built.module, positional, name, loss, outputs)))
+    constants = _constants(graph, program, built)
+    graph = rename(settle(simplify(graph, constants)))
+    check(graph)
+    used = {item.name for item in graph.parameters if item.kind == "constant"}
+    return graph, {key: tensor for key, tensor in constants.items() if key in used}
+
+
+def _constants(graph: Graph, program: ExportedProgram, built: Built) -> dict[str, torch.Tensor]:
+    """Values of the graph's constants. Raises CaptureError where one has no memory and cannot be made again."""
+    wanted = [item.name for item in graph.parameters if item.kind == "constant"]
+    found = {**constant_values(program), **_own_buffers(built.module)}
+    known = {key: found[key] for key in wanted if key in found and _is_real(found[key])}
+    if len(known) < len(wanted) and built.rebuild is not None:
+        again = real_buffers(built.rebuild)
+        known |= {key: again[key].detach() for key in wanted if key not in known and key in again}
+    missing = [f"{key}: {UNKNOWN}" for key in wanted if key not in known]
+    if missing:
+        rule = "a tensor that is not in the state_dict is part of the program, so its numbers must be known"
+        fix = "register it with register_buffer, or give the model as a function that returns it"
+        raise CaptureError(refusal(graph.name, "constants on the meta device", rule, missing, fix))
+    return known
+
+
+def _own_buffers(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach() for name, tensor in module.named_buffers(remove_duplicate=False)}
+
+
+def _is_real(tensor: torch.Tensor) -> bool:
+    return not tensor.is_meta and not isinstance(tensor, FakeTensor)

@@ -1,0 +1,168 @@
+"""What a module holds in Python beside its tensors: the attributes of its parts, deep, and those of their classes and files.
+
+with state_seen(module) as names: ...      names of what forward has changed; classes and files are as before
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from sys import modules as loaded
+from types import BuiltinFunctionType, FunctionType, ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
+
+from autopar.capture.tracing.row_pointers import Pointer
+
+_PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
+_CONTAINERS = (dict, list, set, deque)
+_OPAQUE = (type, ModuleType, FunctionType, BuiltinFunctionType, Tensor, *_PLAIN)
+_OWN = frozenset(vars(nn.Module())) - {"training"}  # what torch keeps in every module
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What an object holds by names, or a container of it by keys.
+
+    owner      the object, class or file
+    name       the attribute by which the container is reached; empty for the object's own attributes
+    container  the dict, list, set or deque; None for the object's own attributes
+    values     what it holds, as far as it is looked at
+    """
+
+    owner: Any
+    name: str
+    container: Any
+    values: Mapping[Any, Any]
+
+
+State = list[Held]
+Owned = dict[tuple[int, str], object]  # the owner by its id and the name of one of its attributes
+
+
+def state_of(module: nn.Module) -> State:
+    """All that is reached from the module's attributes, and the plain values of its parts' classes and files."""
+    found, seen = [], set()
+    near: list[tuple[object, str, Any]] = [(None, "", module)]
+    while near:
+        owner, name, one = near.pop()
+        if id(one) in seen or isinstance(one, _OPAQUE):
+            continue
+        seen.add(id(one))
+        if isinstance(one, _CONTAINERS):
+            found.append(Held(owner, name, one, _items(one)))
+            near += [(owner, name, value) for value in _items(one).values()]
+        if isinstance(one, tuple):
+            near += [(owner, name, value) for value in one]
+        if hasattr(one, "__dict__"):
+            found.append(Held(one, "", None, _own(one)))
+            near += [(one, key, value) for key, value in _own(one).items()]
+            near += [(one, "", part) for part in one.children()] if isinstance(one, nn.Module) else []
+    return [*found, *_shared({type(part) for part in module.modules()})]
+
+
+def _shared(kinds: Iterable[type]) -> Iterator[Held]:
+    """The plain values and containers of classes and of the files that define them."""
+    classes = {one for kind in kinds for one in kind.__mro__ if not one.__module__.startswith(("torch.", "builtins"))}
+    files = {name: loaded[name] for name in {one.__module__ for one in classes} if name in loaded}
+    for owner in (*classes, *files.values()):
+        yield Held(owner, "", None, _own(owner))
+        for name, one in _own(owner).items():
+            if isinstance(one, _CONTAINERS):
+                yield Held(owner, name, one, _items(one))
+
+
+def _own(one: Any) -> dict[str, Any]:  # noqa: ANN401 (an object, a class or a file)
+    """The attributes of an object that are looked at."""
+    if isinstance(one, type | ModuleType):
+        plain = (Tensor, *_PLAIN, *_CONTAINERS)
+        return {key: value for key, value in vars(one).items() if key[:2] != "__" and isinstance(value, plain)}
+    out = _OWN if isinstance(one, nn.Module) else frozenset()
+    return {key: value for key, value in vars(one).items() if key not in out}
+
+
+def _items(one: Any) -> dict[Any, Any]:  # noqa: ANN401 (a container)
+    if isinstance(one, dict):
+        return dict(dict.items(one))
+    return dict.fromkeys(one) if isinstance(one, set) else dict(enumerate(one))
+
+
+def _now(held: Held) -> dict[Any, Any]:
+    return _own(held.owner) if held.container is None else _items(held.container)
+
+
+def changed(before: State) -> Owned:
+    """The attributes, and variables of files, that hold something else than they did, deep."""
+    found: Owned = {}
+    for held in before:
+        now = _now(held)
+        for key in held.values.keys() | now.keys():
+            if key not in now or key not in held.values or not _alike(held.values[key], now[key]):
+                found[id(held.owner), held.name or str(key)] = held.owner
+    return found
+
+
+@contextlib.contextmanager
+def state_seen(module: nn.Module) -> Iterator[set[str]]:
+    """The set that it gives holds the names of what forward changes; torch.export puts some of it back when forward ends.
+
+    Classes and files are as they were afterwards.
+    """
+    before, names = state_of(module), set[str]()
+
+    def look(one: nn.Module, *_: object) -> None:
+        if one is module:
+            names.update(name for _, name in changed(before))
+
+    handle = register_module_forward_hook(look)
+    try:
+        yield names
+    finally:
+        handle.remove()
+        restore_shared(before)
+
+
+def restore_shared(before: State) -> None:
+    """Put back what classes and files held: they are no part of a module, and nobody else looks after them."""
+    for held in before:
+        if isinstance(held.owner, type | ModuleType):
+            now = _now(held)
+            if held.container is not None:
+                _refill(held, now)
+                continue
+            for key in now.keys() - held.values.keys():
+                delattr(held.owner, key)
+            for key, value in held.values.items():
+                if now.get(key) is not value:
+                    setattr(held.owner, key, value)
+
+
+def _refill(held: Held, now: Mapping[Any, Any]) -> None:
+    one, values = held.container, held.values
+    if len(now) != len(values) or any(key not in now or now[key] is not value for key, value in values.items()):
+        one.clear()
+        if isinstance(one, dict):
+            one.update(values)
+        else:
+            (one.update if isinstance(one, set) else one.extend)(values if isinstance(one, set) else values.values())
+
+
+def _alike(one: Any, two: Any) -> bool:  # noqa: ANN401 (anything an attribute may hold)
+    """Whether two values are the same to a reader that does not look into tensors."""
+    if one is two or (isinstance(one, Tensor) and isinstance(two, Tensor)):
+        return True
+    if type(one) is not type(two):
+        return False
+    if isinstance(one, Pointer):
+        return True
+    if isinstance(one, _PLAIN):
+        return bool(one == two)
+    if isinstance(one, (tuple, *_CONTAINERS)):
+        mine, theirs = (dict(enumerate(x)) if isinstance(x, tuple) else _items(x) for x in (one, two))
+        return mine.keys() == theirs.keys() and all(_alike(mine[key], theirs[key]) for key in mine)
+    return hasattr(one, "__dict__") and not isinstance(one, _OPAQUE) and _alike(vars(one), vars(two))

@@ -1,0 +1,125 @@
+"""A `torch.autograd.Function` whose backward is the user's own stays one call: torch.export would inline its forward alone.
+
+While a model is exported, ``Straight.apply(x)`` is recorded as an operator (`autopar.ops.library.user_functions`) whose shapes
+are those of its forward on fake tensors. Functions are caught below ``Function.apply``, since models keep ``straight =
+Straight.apply`` in variables. torch's own checkpoint is no change of gradients: what it calls is called.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import _SingleLevelFunction
+from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing, get_proxy_mode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import CheckpointFunction
+
+from autopar.capture.source_lines import Frame, frames_of_stack, innermost, user_files
+from autopar.capture.state.storage import version
+from autopar.errors import CaptureError, refusal
+from autopar.ops.library.user_functions import keep, place_of, schema_type, spelled
+
+_RULE = "a torch.autograd.Function with a backward of its own is kept as one call of tensors and plain values"
+_LEVEL: Any = _SingleLevelFunction  # the class whose `apply` Function.apply ends in
+_INSIDE = (
+    "torch._",
+    "torch.utils.checkpoint",
+    "torch.nn.modules._functions",
+)  # torch's machinery, no functions of a model
+
+
+@contextlib.contextmanager
+def kept(module: nn.Module) -> Iterator[None]:
+    """While active, functions that are applied while a graph is recorded are calls in it."""
+    files = user_files(module)
+
+    def apply(cls: type[Function], *args: Any) -> Any:  # noqa: ANN401 (whatever the function takes and returns)
+        below = super(_LEVEL, cls).apply
+        if get_proxy_mode() is None or not issubclass(cls, Function):
+            return below(*args)
+        if cls is CheckpointFunction:
+            return args[0](*args[2:])
+        return below(*args) if cls.__module__.startswith(_INSIDE) else _recorded(cls, args, files)
+
+    _LEVEL.apply = classmethod(apply)
+    try:
+        yield
+    finally:
+        del _LEVEL.apply
+
+
+def _recorded(cls: type[Function], args: Sequence[Any], files: frozenset[str]) -> Any:  # noqa: ANN401
+    frame = innermost(frames_of_stack(), files)
+    strange = [f"argument {i}: {_spell(value)}" for i, value in enumerate(args) if not schema_type(value)[0]]
+    if strange:
+        fix = "give tensors one by one, and numbers, strings or dicts of them; a function that computes a part of the "
+        fix += "model again in backward "
+        fix += "is not needed: call that part itself, and autopar computes again what does not fit into memory"
+        raise _refused(frame, f"{cls.__name__} takes something else", strange, fix)
+    place = place_of(cls)
+    if place is None:
+        given = f"{cls.__name__} cannot be found by its name, {cls.__module__}.{cls.__qualname__}"
+        raise _refused(frame, given, (), "define it at the top of a file, not inside a function")
+    found, tupled = _tried(cls, args, frame)
+    target = keep(cls, place, args, len(found), tupled).target
+    space, name, overload = target.split(".")
+    return getattr(getattr(getattr(torch.ops, space), name), overload)(*spelled(args))
+
+
+class _Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes which operators draw random numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
+        """Note the call and make it."""
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            self.found.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def _tried(cls: type[Function], args: Sequence[Any], frame: Frame | None) -> tuple[tuple[Tensor, ...], bool]:
+    """The results of a trial that is not recorded, and whether they are a tuple. Raises CaptureError for what cannot be kept."""
+    with disable_proxy_modes_tracing(), _Draws() as draws:
+        leaves = [x.detach().requires_grad_(x.requires_grad) if isinstance(x, Tensor) else x for x in args]
+        own = [x.clone() if isinstance(x, Tensor) else x for x in leaves]  # leaves may not be changed in place
+        versions = [version(x) for x in own if isinstance(x, Tensor)]
+        found = super(_LEVEL, cls).apply(*own)
+        changed = versions != [version(x) for x in own if isinstance(x, Tensor)]
+        results = found if isinstance(found, tuple) else (found,)
+        flows = [one for one in results if isinstance(one, Tensor) and one.requires_grad]
+        if flows:
+            _back(flows, [x for x in leaves if isinstance(x, Tensor) and x.requires_grad])
+    if changed:
+        raise _refused(frame, f"{cls.__name__} changes an argument in place", (), "let it return a new tensor")
+    if draws.found:
+        fix = "draw in forward of the model, and give the numbers to the function"
+        raise _refused(frame, f"{cls.__name__} draws random numbers itself", sorted(set(draws.found)), fix)
+    others = [f"result {i}: {_spell(one)}" for i, one in enumerate(results) if not isinstance(one, Tensor)]
+    if others:
+        raise _refused(frame, f"{cls.__name__} returns something else", others, "let it return tensors only")
+    return results, isinstance(found, tuple)
+
+
+def _back(results: Sequence[Tensor], asking: Sequence[Tensor]) -> None:
+    """Backward on tensors without numbers, as far as it goes: it may look at numbers, which it has when the program runs."""
+    with contextlib.suppress(Exception), torch._C.DisableTorchFunction():  # a model may not do this in forward: `told`
+        torch.autograd.grad(results, asking, [torch.ones_like(one) for one in results], allow_unused=True)
+
+
+def _refused(frame: Frame | None, given: str, offenders: Sequence[str], fix: str) -> CaptureError:
+    where = f"{frame.place}: `{frame.code}`" if frame else "forward"
+    return CaptureError(refusal(where, given, _RULE, offenders, fix))
+
+
+def _spell(value: object) -> str:
+    kind = type(value).__name__
+    inner = sorted({type(one).__name__ for one in value}) if isinstance(value, list | tuple) else []
+    return f"{kind} of {', '.join(inner)}" if inner else kind

@@ -1,0 +1,187 @@
+"""Forward run a few times on tensors without memory, one run after the other, to see what it hands on to its next run.
+
+Every call of an operator is noted by its name, its literals, and its operands: one that depends on inputs, parameters or
+buffers by its shape, any other by how it was computed. So a value that forward computes once and keeps (a mask, a table
+of positions) leaves no trace, and one that follows a counter does. A tensor that depends on one run's inputs and is read
+in a later run is carried over.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import CodeType, FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from autopar.capture.state.storage import memory, version
+from autopar.capture.tracing.known_numbers import Known
+from autopar.capture.tracing.reworded_calls import told
+from autopar.capture.validity.evaluation_mode import exporting, on_fakes
+
+_SHAPE_ONLY = ("aten.new_", "aten.empty_like", "aten.zeros_like", "aten.ones_like", "aten.full_like")
+_SMALL = 2**16  # elements of a constant whose numbers are looked at
+
+
+@dataclass(frozen=True, slots=True)
+class Met:
+    """A tensor that was met: in which run (0: it was there before all), whether it depends on anything given, and how it
+    was computed. It is kept alive, so that its id is not used again.
+    """
+
+    tensor: Tensor
+    run: int
+    live: bool
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """What was seen: per run the calls of what depends on anything given; the code that ran; the calls
+    that read a tensor of an earlier run; the caches that hold anything but constants."""
+
+    calls: list[list[str]] = field(default_factory=list)
+    codes: set[CodeType] = field(default_factory=set)
+    carried: list[str] = field(default_factory=list)
+    unlike: set[str] = field(default_factory=set)
+
+
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes the calls of operators."""
+
+    def __init__(self, given: list[Tensor], fixed: Mapping[str, Tensor], seen: Rehearsal) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._known = {id(one): Met(one, 0, True, "") for one in given}  # of tied tensors one
+        self._known |= {id(one): Met(one, 0, False, name) for name, one in fixed.items()}
+        self._storages = {memory(known.tensor): known for known in self._known.values()}
+        self._seen = seen
+
+    def __torch_dispatch__(
+        self,
+        func: torch._ops.OpOverload[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401 (whatever the operator returns)
+        """Note the call and make it."""
+        kwargs = dict(kwargs or {})
+        given = [self._look_up(one) for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)]
+        spelled = iter(["live" if one.live else one.digest for one in given])
+        described = tree_map_only(Tensor, lambda one: (next(spelled), tuple(one.shape), one.dtype), (args, kwargs))
+        drawn = torch.Tag.nondeterministic_seeded in func.tags
+        live = drawn or any(one.live for one in given)
+        text = f"{func} {described}"
+        run = len(self._seen.calls)
+        if live and func.namespace != "prim":  # that asks for a device or a layout
+            self._seen.calls[-1].append(text)
+            self._seen.carried.extend([text] * any(one.live and 0 < one.run < run for one in given))
+        found = func(*args, **kwargs)
+        flows = live and not str(func).startswith(_SHAPE_ONLY)
+        for i, one in enumerate(leaf for leaf in tree_leaves(found) if isinstance(leaf, Tensor)):
+            digest = hashlib.sha1(f"{i} {text}".encode()).hexdigest()
+            if func is torch.ops.aten.slice.Tensor and one.shape == args[0].shape:
+                digest = given[0].digest  # all of it
+            self._note(Met(one, run, flows, digest))
+        return found
+
+    def constant(self, one: Tensor | None) -> bool:
+        """Whether a tensor depends on nothing that changes."""
+        return one is not None and not self._look_up(one).live
+
+    def _note(self, known: Met) -> None:
+        before = self._storages.get(memory(known.tensor))
+        if before is not None and before.live and known.live and before.run == 0:
+            known = before  # a view of what was there before all
+        self._known[id(known.tensor)] = self._storages[memory(known.tensor)] = known
+
+    def _look_up(self, one: Tensor) -> Met:
+        known = self._known.get(id(one)) or self._storages.get(memory(one))
+        return known or Met(one, len(self._seen.calls), isinstance(one, FakeTensor), _numbers(one))
+
+
+def _numbers(one: Tensor) -> str:
+    """A constant by its numbers, a large one by itself."""
+    if isinstance(one, FakeTensor) or one.is_meta or one.numel() > _SMALL:
+        return str(id(one))
+    with _disable_current_modes():  # it is real, and would be made fake
+        return hashlib.sha1(repr(one.detach().reshape(-1).tolist()).encode()).hexdigest()
+
+
+def rehearse(
+    module: nn.Module,
+    args: tuple[object, ...],
+    kwargs: Mapping[str, object],
+    runs: int,
+    after: Callable[[], object],
+    last: Callable[[], object],
+    caches: AbstractSet[str] = frozenset(),
+) -> Rehearsal:
+    """Run forward so many times, calling `after` after each, and `last` before the last. Raises what forward raises.
+
+    What forward puts into `caches`, named buffers, it finds there in its next run. Beside them, buffers that are not saved and
+    that it never writes are constants.
+    """
+    seen = Rehearsal()
+    named = [(path, held) for path, part in module.named_modules() for held in (part._parameters, part._buffers)]
+    slots = [(held, key) for _, held in named for key in held]
+    filled = [f"{path}.{key}".lstrip(".") in caches for path, held in named for key in held]
+    fake = next((one.fake_mode for held, key in slots if isinstance(one := held[key], FakeTensor)), None)
+
+    def work(mode: FakeTensorMode) -> None:
+        given: Any = args, dict(kwargs)
+        given = tree_map_only(Tensor, mode.from_tensor, given) if fake is None else given
+        stored = [held[key] for held, key in slots]
+        fixed = _unsaved(module) if caches else {}
+        versions = {name: version(one) for name, one in fixed.items()}
+        recorder = _Recorder([one for one in tree_leaves((stored, given)) if isinstance(one, Tensor)], fixed, seen)
+        for run in range(runs):
+            if run == runs - 1:
+                last()
+            seen.calls.append([])
+            with Known(), told(), recorder, exporting(), _profiled(seen.codes):
+                module(*given[0], **given[1])
+            after()
+            for (held, key), one, cache in zip(slots, stored, filled, strict=True):
+                if not cache:
+                    held[key] = one  # a buffer that was given another tensor: its update is an output of the program
+                elif not recorder.constant(held[key]):
+                    seen.unlike.add(key)
+            seen.unlike.update(name for name, one in fixed.items() if version(one) != versions[name])
+
+    on_fakes(module, fake, work)
+    return seen
+
+
+def _unsaved(module: nn.Module) -> dict[str, Tensor]:
+    """The buffers that are no part of the state."""
+    return {
+        f"{path}.{key}".lstrip("."): one
+        for path, part in module.named_modules()
+        for key, one in part._buffers.items()
+        if key in part._non_persistent_buffers_set and one is not None
+    }
+
+
+@contextmanager
+def _profiled(codes: set[CodeType]) -> Iterator[None]:
+    """While active, the code of every Python function that is called is added to `codes`."""
+    before = sys.getprofile()
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        if event == "call":
+            codes.add(frame.f_code)
+
+    sys.setprofile(note)
+    try:
+        yield
+    finally:
+        sys.setprofile(before)

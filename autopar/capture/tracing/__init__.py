@@ -1,0 +1,1 @@
+"""torch's tracing, and what is put in other words for it."""

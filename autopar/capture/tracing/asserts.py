@@ -1,0 +1,121 @@
+"""``assert`` about the numbers in a tensor: a program does not make such a check, as Python itself does not under ``-O``.
+
+    assert not h.isnan().any()          left out, and told
+    assert h.shape[1] == self.width     made while forward is traced
+
+Which asserts look at numbers shows when forward is traced: it stops in one. Then it is traced once more with the code that
+Python compiles without asserts for this very function.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import functools
+import inspect
+import linecache
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import CodeType, FrameType, FunctionType, TracebackType
+from typing import Any
+
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+
+from autopar.capture.fake_module import LOG
+from autopar.capture.refusals import NumberTaken
+from autopar.capture.source_lines import OURS, TORCH, Frame, chain
+
+
+@dataclass(frozen=True, slots=True)
+class Checking:
+    """A function, and its code without asserts."""
+
+    function: FunctionType
+    without: CodeType
+
+
+def checking(error: BaseException) -> Checking | None:
+    """The function in whose ``assert`` forward asked for the numbers in a tensor; None where it asked elsewhere."""
+    for one in chain(error):
+        if isinstance(one, NumberTaken | GuardOnDataDependentSymNode):
+            at = _innermost_assert(one)
+            return _without_asserts(at.tb_frame, at.tb_lineno) if at else None
+    return None
+
+
+@contextlib.contextmanager
+def unasserted(one: Checking) -> Iterator[None]:
+    """While active, the function has no asserts."""
+    before = one.function.__code__
+    try:
+        one.function.__code__ = one.without
+        yield
+    finally:
+        one.function.__code__ = before
+
+
+def _innermost_assert(error: BaseException) -> TracebackType | None:
+    """The innermost ``assert`` of the user's on the way to an exception."""
+    found, at = None, error.__traceback__
+    while at is not None:
+        file = at.tb_frame.f_code.co_filename
+        if Path(file).is_file() and not file.startswith((TORCH, OURS)) and _in_assert(file, at.tb_lineno):
+            found = at
+        at = at.tb_next
+    return found
+
+
+def _in_assert(file: str, line: int) -> bool:
+    tree = _tree(file)
+    asserts = [node for node in ast.walk(tree) if isinstance(node, ast.Assert)] if tree else []
+    return any(node.lineno <= line <= (node.end_lineno or node.lineno) for node in asserts)
+
+
+def _without_asserts(frame: FrameType, line: int) -> Checking | None:
+    """What the code of a frame, or the function around it, is without asserts; None for one that its name does not lead to."""
+    file = frame.f_code.co_filename
+    function = _by_name(frame.f_globals, frame.f_code.co_qualname.split(".<locals>")[0])
+    if function is None or function.__code__.co_filename != file:
+        return None
+    code = function.__code__
+    bare = next((one for one in _codes(file) if _place(one) == _place(code)), None)
+    if bare is None or bare.co_freevars != code.co_freevars:
+        return None
+    said = Frame(file, line, linecache.getline(file, line).strip())
+    LOG.warning(
+        "%s: `%s`: the program does not check this, nor other asserts of %s", said.place, said.code, code.co_name
+    )
+    return Checking(function, bare)
+
+
+def _by_name(names: dict[str, Any], path: str) -> FunctionType | None:
+    """The function of a qualified name, under its decorators."""
+    first, *rest = path.split(".")
+    found: Any = names.get(first)
+    for name in rest:
+        found = getattr(found, name, None)
+    found = inspect.unwrap(getattr(found, "__func__", found)) if callable(found) else None
+    return found if isinstance(found, FunctionType) else None
+
+
+def _place(code: CodeType) -> tuple[str, int]:
+    return code.co_qualname, code.co_firstlineno
+
+
+@functools.cache
+def _tree(file: str) -> ast.Module | None:
+    try:
+        return ast.parse("".join(linecache.getlines(file)), file)
+    except SyntaxError:
+        return None
+
+
+def _codes(file: str) -> Iterator[CodeType]:
+    """All code of a file, compiled without asserts."""
+    tree = _tree(file)
+    waiting = [compile(tree, file, "exec", dont_inherit=True, optimize=1)] if tree else []
+    while waiting:
+        code = waiting.pop()
+        yield code
+        waiting.extend(one for one in code.co_consts if isinstance(one, CodeType))

@@ -1,0 +1,1 @@
+"""For which numbers of rows, and in which mode, a capture holds."""

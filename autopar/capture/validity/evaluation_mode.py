@@ -1,0 +1,214 @@
+"""Whether the program of a training step can also evaluate: what a model does otherwise in evaluation than in training.
+
+A program has one flag, ``p.training``: batch norms use their running statistics and dropout drops nothing where it is
+false. So forward is run twice on fake tensors, in training and in evaluation, and its calls are compared in order; they
+must be the same but for dropout, the counting of batches, and the flag of batch norms.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
+
+from autopar.capture.passes.drop_path import without_paths
+from autopar.capture.state.untouched_module import untouched
+from autopar.capture.tracing.known_numbers import Known
+from autopar.capture.tracing.quiet import quiet
+from autopar.capture.tracing.reworded_calls import shapes_told, told
+from autopar.capture.tracing.row_pointers import Pointer
+
+_DROPOUT = frozenset(
+    {"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout", "feature_alpha_dropout"}
+)
+_RECURRENT = frozenset({"lstm", "gru", "rnn_tanh", "rnn_relu"})
+_FLAGS = frozenset({"training", "dropout_p"})
+_QUIET = frozenset(
+    {"__get__", "__set__", "dim", "size", "numel", "is_floating_point", "__len__", "__hash__", "__format__"}
+)
+_BATCH_NORM = "batch_norm"
+Call = tuple[object, ...]
+T = TypeVar("T")
+
+
+class _Log(TorchFunctionMode):
+    """Every torch call of forward: its name, the shapes of its tensors and its literals."""
+
+    def __init__(self, counters: frozenset[int], evaluating: bool, *, exact: bool) -> None:
+        super().__init__()
+        self._evaluating = evaluating
+        self._exact = exact
+        self.calls: list[Call] = []
+        self._counters = counters
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401 (whatever the call returns)
+        """Note the call and make it."""
+        given, name = dict(kwargs or {}), getattr(func, "__name__", str(func))
+        if self._evaluating and _drops(name, args, given):
+            self.calls.append((name, "that drops something"))
+        if name == _BATCH_NORM:
+            self.calls.append(_batch_norm(*args, **given))
+        elif name in _RECURRENT:  # among its arguments, dropout and whether it trains
+            whole = self._exact and any(isinstance(one, float) and one for one in args)
+            self.calls.append(
+                (name, *map(_literal, (one for one in args if whole or not isinstance(one, bool | float))))
+            )
+        elif name not in _DROPOUT | _QUIET and not (args and id(args[0]) in self._counters):
+            literals = tuple((key, _literal(given[key])) for key in sorted(given.keys() - _FLAGS))
+            self.calls.append((name, *map(_literal, args), *literals))
+        return func(*args, **given)
+
+
+def evaluation(
+    module: nn.Module,
+    args: tuple[object, ...],
+    kwargs: Mapping[str, object],
+    fake: FakeTensorMode | None,
+    paths: int = 0,
+) -> str:
+    """Why a program of the module as it stands cannot evaluate; empty where it can.
+
+    `fake` is the mode of a module without memory, `paths` the number of drop paths in the program.
+    """
+    if not any(part.training for part in module.modules()):
+        return ""
+    try:
+        training, evaluating = (calls(module, mode, args, kwargs, fake) for mode in (None, False))
+    except Exception as error:  # forward is the user's, and fake tensors have their own limits
+        return f"forward cannot be tried in evaluation: {first_line(error)}"
+    for one, two in itertools.zip_longest(without_paths(training, paths), evaluating):
+        if not _alike(one, two):
+            return f"forward {says(one)} in training, and {says(two)} in evaluation"
+    return ""
+
+
+def first_line(error: Exception) -> str:
+    """The kind of an error and the beginning of its message."""
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[:1]}"
+
+
+def calls(
+    module: nn.Module,
+    mode: bool | None,
+    args: tuple[object, ...],
+    kwargs: Mapping[str, object],
+    fake: FakeTensorMode | None,
+    *,
+    exact: bool = False,
+) -> list[Call]:
+    """What forward calls in training, in evaluation, or as the module stands; `exact` with all that a mode changes."""
+
+    def work(faking: FakeTensorMode) -> list[Call]:
+        given, named = (
+            tree_map_only(Tensor, faking.from_tensor, (args, dict(kwargs))) if fake is None else (args, kwargs)
+        )
+        if mode is not None:
+            module.train(mode)
+        counters = frozenset(id(one) for name, one in module.named_buffers() if name.endswith("num_batches_tracked"))
+        log = _Log(frozenset() if exact else counters, exact or not module.training, exact=exact)
+        with Known(), told(), shapes_told(), log, exporting():
+            module(*given, **named)
+        return log.calls
+
+    return on_fakes(module, fake, work)
+
+
+class _Outer(nn.Module):
+    """Around a module, so that anything can be done to it where its tensors are exchanged for others."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.inner = module
+
+    def forward(self, work: Callable[[], T]) -> T:
+        """Do it."""
+        return work()
+
+
+def on_fakes(module: nn.Module, fake: FakeTensorMode | None, work: Callable[[FakeTensorMode], T]) -> T:
+    """What `work` returns where the module's tensors are exchanged for fakes, which nobody sees again.
+
+    So the user's own ``train()`` may do there as it likes, too.
+    """
+    outer, mode = _Outer(module), fake or FakeTensorMode(allow_non_fake_inputs=True)
+    state = {
+        f"{path}.{key}": one
+        for path, part in outer.named_modules()  # each once, wherever it is registered
+        for key, one in (*part._parameters.items(), *part._buffers.items())
+        if one is not None
+    }
+    made = {id(one): mode.from_tensor(one) for one in state.values()} if fake is None else {}
+    with quiet(), untouched(module), mode:
+        found: T = torch.func.functional_call(
+            outer, {name: made.get(id(one), one) for name, one in state.items()}, (partial(work, mode),)
+        )
+    return found
+
+
+def _drops(name: str, args: Sequence[Any], given: Mapping[str, Any]) -> bool:
+    """Whether a call is a dropout that is on: in evaluation, too, where the model does not say otherwise."""
+    if name == "scaled_dot_product_attention":
+        return bool(given.get("dropout_p", args[4] if len(args) > 4 else 0.0))
+    on = given.get("training", given.get("train", args[2] if len(args) > 2 else True))
+    return name in _DROPOUT and on is not False and bool(given.get("p", args[1] if len(args) > 1 else 0.5))
+
+
+def _literal(value: object) -> object:
+    if isinstance(value, Pointer):
+        return "a number in a tensor"
+    if isinstance(value, Tensor):
+        return ("tensor", *value.shape)
+    if isinstance(value, tuple | list):
+        return tuple(map(_literal, value))
+    return value if isinstance(value, bool | int | float | str | torch.dtype | None) else type(value).__name__
+
+
+def _batch_norm(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Call:
+    return (_BATCH_NORM, _literal(x), eps, running_mean is not None, training)
+
+
+def _alike(one: Call | None, two: Call | None) -> bool:
+    """Whether the two modes make the same call; a batch norm that keeps statistics must take its batch's in training only."""
+    if one is None or two is None or one[0] != two[0] or one[0] != _BATCH_NORM:
+        return one == two
+    kept, training, evaluating = one[-2], one[-1], two[-1]
+    return one[:-1] == two[:-1] and (evaluating == (training and not kept))
+
+
+def says(call: Call | None) -> str:
+    """What forward does by this call."""
+    return f"calls {call[0]}({', '.join(map(str, call[1:]))})"[:120] if call else "calls nothing more"
+
+
+@contextlib.contextmanager
+def exporting() -> Iterator[None]:
+    """While active, models that ask whether they are exported are told so, and call what fake tensors can do."""
+    before = torch.compiler._is_exporting_flag, torch.compiler._is_compiling_flag
+    torch.compiler._is_exporting_flag = torch.compiler._is_compiling_flag = True
+    try:
+        yield
+    finally:
+        torch.compiler._is_exporting_flag, torch.compiler._is_compiling_flag = before

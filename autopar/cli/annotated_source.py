@@ -1,0 +1,139 @@
+"""The annotated source: the model's own lines, under the module in whose forward they stand.
+
+A call is made by a module and written on a line. A line that calls a small module (``h = self.fc1(x)``) stands in its parent's
+forward, so it is shown there with the small module's name beside it. Lines follow each other as they run. Under a line stands
+what is exchanged for it: before the call, or inside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from autopar.cli.tables import (
+    Heading,
+    amounts,
+    cut,
+    inside,
+    milliseconds,
+    short,
+    shown,
+    size,
+    splits,
+    table,
+    times,
+)
+from autopar.ir.grid import GridShape
+from autopar.ir.plan import ConversionPlan, InnerPlan, NodePlan, Plan
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Calls that one source line makes in one module. `owner` is the module whose forward the line stands in."""
+
+    owner: str
+    module: str
+    source: str
+    calls: tuple[NodePlan, ...]
+
+    @property
+    def heaviest(self) -> NodePlan:
+        """The call that takes longest."""
+        return max(self.calls, key=seconds)
+
+
+def seconds(node: NodePlan) -> float:
+    """Compute seconds of a call, forward and backward."""
+    return node.seconds_forward + node.seconds_backward
+
+
+def group(plan: Plan) -> list[Line]:
+    """The lines in order of execution; of repeated blocks the first."""
+    composite = {node.module.rpartition(".")[0] for node in plan.nodes if node.module}
+    found: list[Line] = []
+    for node, _ in shown(plan):
+        owner = _owner(node.module, composite)
+        last = found[-1] if found else None
+        if last and (last.owner, last.source) == (owner, node.source) and node.module in (last.module, owner):
+            found[-1] = Line(owner, last.module, last.source, (*last.calls, node))
+        else:
+            found.append(Line(owner, node.module, node.source, (node,)))
+    return found
+
+
+def _owner(module: str, composite: set[str]) -> str:
+    """The module itself where it has modules inside that are called; otherwise its parent, lists of modules left out."""
+    if module in composite or not module:
+        return module
+    parent, _, name = module.rpartition(".")
+    return parent.rpartition(".")[0] if name.isdigit() else parent
+
+
+def lines(plan: Plan) -> Table:
+    """The table of all lines."""
+    made = table("line", "module", "code", "split", "time", "saved")
+    axes = GridShape.parse(plan.grid).names
+    shown_as: tuple[str, str] | None = None
+    rest = [one for one in plan.conversions if not one.consumers]
+    for line in group(plan):
+        entering = [one for one in rest if one.module and _enters(one, line.calls[0])]
+        rest = [one for one in rest if one not in entering]
+        add_moved(made, entering)
+        file, _, number = line.source.rpartition(":")
+        if shown_as != (line.owner, file):
+            shown_as = (line.owner, file)
+            often = times(plan, line.owner)
+            made.add_row("", f"{often} x" if often > 1 else "", Heading(line.owner or plan.name, file))
+        name = line.module.removeprefix(line.owner).lstrip(".")
+        often = times(plan, line.module) if name and times(plan, line.owner) == 1 else 1
+        until = line.calls.index(line.heaviest) + 1
+        add_moved(made, converted(plan, line.calls[:until]))
+        made.add_row(
+            number,
+            f"{name}  {often} x" if often > 1 else name,
+            cut(line.heaviest.code.strip()),
+            splits(line.heaviest, axes),
+            _or_nothing(milliseconds, sum(map(seconds, line.calls))),
+            _or_nothing(size, sum(one.saved_bytes for one in line.calls)),
+        )
+        add_moved(made, (*converted(plan, line.calls[until:]), *(inner for one in line.calls for inner in one.inner)))
+    add_moved(made, rest)
+    return made
+
+
+def letters(plan: Plan, *, every: bool = False) -> Table:
+    """The letters of every operator, or of those only that are neither elementwise nor free."""
+    made = table("operator", "letters")
+    calls = [node for node, _ in shown(plan) if every or (seconds(node) and not node.letters.startswith("d*"))]
+    notes = {short(node.target): node.letters for node in calls}
+    for name, note in sorted(notes.items()):
+        made.add_row(name, note)
+    return made
+
+
+def _enters(one: ConversionPlan, node: NodePlan) -> bool:
+    return inside(node.module, one.module)
+
+
+def converted(plan: Plan, calls: Iterable[NodePlan]) -> list[ConversionPlan]:
+    """The conversions that these calls ask for."""
+    names = {one.name for one in calls}
+    return [one for one in plan.conversions if names & set(one.consumers)]
+
+
+def add_moved(made: Table, moves: Iterable[ConversionPlan | InnerPlan]) -> None:
+    """A row per primitive that sends anything: what in the widest column, its time."""
+    for one in moves:
+        if amounts(one):
+            text = f"+ {one.primitive} {amounts(one)}"
+            taken = milliseconds(one.seconds_forward + one.seconds_adjoint)
+            cells = {"code": text, "operator": f"  {text}", "split": f"over {one.axis}", "time": taken}
+            made.add_row(*(cells.get(str(column.header), "") for column in made.columns))
+
+
+def _or_nothing(say: Callable[[float], str], amount: float) -> str:
+    return say(amount) if amount else ""

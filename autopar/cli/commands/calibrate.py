@@ -1,0 +1,222 @@
+"""``autopar calibrate -n 2 -o machine.toml``: measures this machine, or a cluster, and writes its profile.
+
+With ``--json`` one object: ``file``; ``machine``, the profile as a table; ``fits``, per movement and place the ranks of a group,
+bytes, pieces (``until``, ``alpha``, ``beta``), ``median_error`` and ``worst_error`` (relative), and ``spread`` of the repeats;
+``rates``; ``noise``, what is too noisy, in words; ``seconds`` that measuring took.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autopar.cli import launch_options
+from autopar.cli.option_types import count
+from autopar.files import check_file, write_file
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from autopar.costmodel.calibration import Calibrated, Row
+    from autopar.ir.calibration_data import Raw
+
+NAME = "calibrate"
+_MODULE = "autopar.runtime.calibration.run"
+_RULE = "a profile is one TOML file"
+
+
+def add(commands: Any) -> None:  # noqa: ANN401
+    """Add the command."""
+    text = "measure this machine and write its profile"
+    more = "Words after -- go to mpiexec, as in `autopar calibrate -n 4 -o cluster.toml -- -hosts a:2,b:2`."
+    parser = commands.add_parser(NAME, help=text, description=f"{text.capitalize()}. {more}", allow_abbrev=False)
+    parser.add_argument("-n", type=count(1), metavar="RANKS", help="ranks that measure together (one per core)")
+    parser.add_argument(
+        "-o", "--output", required=True, metavar="FILE", help="the profile to write, as in machine.toml"
+    )
+    launch_options.add_hosts(parser)
+    parser.add_argument("--base", default="cpu", metavar="MACHINE", help="profile that has what is not measured (cpu)")
+    given = "take measurements that a job of your own has written, instead of starting one"
+    parser.add_argument("--from", dest="raw", metavar="FILE", help=given)
+    parser.add_argument(
+        "--accept-noise", action="store_true", help="write the profile even if the machine was too busy"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="a trial with small tensors; its profile is not to be used"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
+    launch_options.take_words(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure, fit, show and write; 1 where the machine was too noisy, or the job failed."""
+    from autopar.costmodel.calibration import calibrate
+    from autopar.costmodel.calibration_reader import read
+    from autopar.ir import machine
+
+    output = Path(arguments.output)
+    _check(arguments, output)
+    base = machine.load(arguments.base)
+    if arguments.raw:
+        raw = read(Path(arguments.raw))
+    else:
+        with tempfile.TemporaryDirectory(prefix=".calibration-", dir=output.absolute().parent) as folder:
+            file = Path(folder) / "raw.json"  # beside the profile: hosts share that folder, if any
+            status = _measure(arguments, file)
+            if status:
+                return status
+            raw = read(file)
+    found = calibrate(raw, base, output.stem)
+    written = not found.noise or arguments.accept_noise
+    if arguments.json:
+        print(json.dumps(_facts(found, raw, output if written else None)))
+    else:
+        _show(found, raw)
+    if not written:
+        print(f"autopar: {_refused(found, output)}", file=sys.stderr)
+        return 1
+    write_file("-o", output, _text(found, raw, arguments.base), _RULE)
+    if not arguments.json:
+        _end(found, raw, output)
+    return 0
+
+
+def _check(arguments: argparse.Namespace, output: Path) -> None:
+    """Refuse before the measurement what would only be found after it."""
+    from autopar.errors import ConfigError, refusal
+
+    if output.suffix != ".toml" or output.is_dir() or not output.absolute().parent.is_dir():
+        given = "is a folder" if output.is_dir() else "is not a .toml file in a folder that exists"
+        raise ConfigError(refusal(f"-o {output}", given, _RULE, fix="write e.g. -o machine.toml"))
+    check_file("-o", output, _RULE)
+    both = [word for word, value in (("-n", arguments.n), ("--hosts", arguments.hosts)) if value]
+    both += ["options for mpiexec"] if arguments.mpiexec else []
+    if arguments.raw and both:
+        rule = "with --from nothing is started: the file says which ranks have measured"
+        raise ConfigError(refusal("--from", f"together with {', '.join(both)}", rule, fix="leave one of them out"))
+
+
+def _measure(arguments: argparse.Namespace, file: Path) -> int:
+    from autopar.jobs.launch import launch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    options = launch_options.options(arguments.hosts, arguments.mpiexec)
+    given = ["--out", str(file), *(["--quick"] if arguments.quick else []), *(["--quiet"] if arguments.json else [])]
+    return launch(_MODULE, arguments.n or cores, given, quiet=True, options=options)
+
+
+def _text(found: Calibrated, raw: Raw, base: str) -> str:
+    from autopar.ir.machine_toml import text
+
+    worst = max((row.curve.median_error for row in found.rows), default=0.0)
+    notes = [
+        f"Measured by `autopar calibrate`: {len(raw.places)} ranks on {raw.hosts} hosts of {raw.cores} cores, {raw.software}.",
+        f"Rates are those of a rank on a core of its own. Fits are off by at most {worst:.1%} at half of their points.",
+        f"Not measured, but as in the profile {base!r}: memory_bytes{'' if raw.hosts > 1 else ', ranks_per_node, [inter]'}.",
+    ]
+    notes += ["A quick trial: not to be used."] if raw.quick else []
+    notes += [f"Noisy: {one}" for one in found.noise]
+    return text(found.machine, notes, {} if raw.hosts > 1 else {"inter": "not measured: all ranks were on one host"})
+
+
+def _refused(found: Calibrated, output: Path) -> str:
+    from autopar.errors import refusal
+
+    rule = "what is measured has to repeat itself, and fits have to be close"
+    fix = "measure while nothing else runs, with at most one rank per core, or say --accept-noise"
+    return refusal(f"calibration for {output}", "the machine is too noisy; nothing was written", rule, found.noise, fix)
+
+
+def _show(found: Calibrated, raw: Raw) -> None:
+    from autopar.cli.tables import show, table
+
+    made = table("movement", "place", "ranks", "up to", "alpha", "beta", "error", "worst", "apart", "spread")
+    for row in found.rows:
+        quality = row.curve.median_error, row.curve.worst_error, row.apart, row.spread
+        about = [(_named(row), row.place, str(row.ranks)), tuple(f"{one:.1%}" for one in quality)]
+        for cells in _pieces(row):
+            made.add_row(*about[0], *cells, *about[1])
+            about = [("",) * 3, ("",) * 4]
+    if found.rows:
+        _numbers(made, 4)
+        show(
+            made,
+            title="seconds by bytes: alpha + bytes / beta in each piece; errors of the fit at half of all sizes, and at worst",
+        )
+    rates = table("rate", "per second", "spread")
+    for one in found.rates:
+        rates.add_row(one.name, _rate(one.value, one.unit), f"{one.spread:.1%}")
+    _numbers(rates, 1)
+    show(rates, title=f"{len(raw.places)} ranks computing at once")
+
+
+def _numbers(made: Table, first: int) -> None:
+    for column in made.columns[first:]:
+        column.justify = "right"
+
+
+def _pieces(row: Row) -> list[tuple[str, str, str]]:
+    from autopar.cli.tables import size
+    from autopar.ir.machine import Fit
+    from autopar.ir.machine_toml import rate
+
+    curve = row.curve
+    pieces = Fit(row.place, row.move, row.ranks, curve.alpha, curve.until, curve.beta).pieces()
+    return [
+        (size(min(until, row.largest)), f"{alpha * 1e6:.3g} us", rate(beta) if beta < 1e13 else "-")
+        for until, alpha, beta in pieces
+    ]
+
+
+def _named(row: Row) -> str:
+    return f"{row.move}: {' '.join(row.primitives)}" if row.primitives != (row.move,) else row.move
+
+
+def _rate(value: float, unit: str) -> str:
+    from autopar.ir.machine_toml import rate
+
+    if unit == "s":
+        return f"{value * 1e6:.3g} us each"
+    return rate(value) if unit == "B/s" else f"{value / 1e9:.3g} Gop/s"
+
+
+def _facts(found: Calibrated, raw: Raw, file: Path | None) -> dict[str, object]:
+    from autopar.ir.machine import table
+
+    rows = [dataclasses.asdict(row) for row in found.rows]
+    fits = [{key: value for key, value in row.items() if key != "curve"} | row["curve"] for row in rows]
+    return {
+        "file": None if file is None else str(file),
+        "machine": table(found.machine),
+        "fits": fits,
+        "rates": [dataclasses.asdict(one) for one in found.rates],
+        "noise": found.noise,
+        "hosts": raw.hosts,
+        "ranks": len(raw.places),
+        "seconds": raw.seconds,
+    }
+
+
+def _end(found: Calibrated, raw: Raw, output: Path) -> None:
+    from autopar.cli.tables import say
+    from autopar.ir.machine_toml import rate
+
+    machine, each = found.machine, raw.ranks_per_node
+    if each > 1:
+        say(f"inside a host   {machine.intra.alpha * 1e6:.3g} us, {rate(machine.intra.beta)} per rank")
+    if raw.hosts > 1:
+        whole = f", {rate(machine.inter.beta * each)} per host" if each > 1 else ""
+        say(f"between hosts   {machine.inter.alpha * 1e6:.3g} us, {rate(machine.inter.beta)} per rank{whole}")
+    if found.noise:
+        say(f"noisy           {len(found.noise)} measurements, listed in the file")
+    say(
+        f"wrote           {output}, in {raw.seconds:.0f} s",
+        f"next            autopar compile model.py --grid ... --machine {output}",
+    )

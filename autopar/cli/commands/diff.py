@@ -1,0 +1,110 @@
+"""``autopar diff PLAN PLAN``: what differs between two compiled folders of one model, whatever their grids and machines.
+
+With ``--json`` one object: ``names``, ``grids``; ``settings``, what was asked for differently; ``totals`` with ``name``, ``unit``,
+``before``, ``after``; ``calls`` whose split differs, ``homes`` of parameters and inputs that differ, ``conversions`` that only one
+has (``sign`` ``-`` for the first, ``+`` for the second), and ``apart``, calls of one plan alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from autopar.cli.option_types import count
+
+if TYPE_CHECKING:
+    from autopar.analysis.plan_diff import Difference, Total
+
+NAME = "diff"
+
+
+def add(commands: Any) -> None:  # noqa: ANN401
+    """Add the command."""
+    text = "show what differs between two plans"
+    parser = commands.add_parser(NAME, help=text, description=text.capitalize() + ".", allow_abbrev=False)
+    parser.add_argument("first", help="what `autopar compile` wrote")
+    parser.add_argument("second", help="the folder of another plan of the same model")
+    parser.add_argument("--most", type=count(1), default=20, metavar="N", help="rows to show per table (20)")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Compare and print."""
+    from autopar.analysis.plan_diff import diff
+    from autopar.ir.plan import load_plan
+
+    found = diff(load_plan(arguments.first), load_plan(arguments.second))
+    if arguments.json:
+        print(json.dumps(asdict(found)))
+    else:
+        _show(found, arguments.most)
+    return 0
+
+
+def sentence(found: Difference) -> str:
+    """``+3.1% step, +12.0% communication, 6 operators split in another way``."""
+    changes = [f"{one.change:+.1%} {one.name}" for one in found.totals[:5] if one.change and abs(one.change) >= 5e-4]
+    count = found.moved
+    changes += [f"{count} operator{'s' if count > 1 else ''} split in another way"] if count else []
+    return ", ".join(changes) or "the plans are the same"
+
+
+def _show(found: Difference, most: int) -> None:
+    from autopar.cli.tables import cut, layouts, milliseconds, note, say, short, show, size, table
+
+    say(sentence(found))
+    made = table("", "first", "second")
+    for name, before, after in found.settings:
+        made.add_row(name, before, after)
+    if found.settings:
+        show(made, title="asked for")
+    made = table("of a step, predicted", "first time", "second time", "change")
+    for one in found.totals:
+        made.add_row(one.name, _amount(one, one.before), _amount(one, one.after), _change(one))
+    show(made)
+    if found.calls:
+        made = table("module", "calls", "operator", "code", "first split", "second split", "first time", "second time")
+        for call in found.calls[:most]:
+            spent = milliseconds(call.seconds_before), milliseconds(call.seconds_after)
+            where = f"{call.module or '(model)'}  {call.source}".rstrip()
+            made.add_row(
+                where, str(call.times), short(call.target), cut(call.code.strip()), call.before, call.after, *spent
+            )
+        show(made, title=_title("calls that are split in another way", len(found.calls), most), cut="code", least=12)
+    if found.homes:
+        made = table("parameter or input", "calls", "first", "second")
+        for home in found.homes[:most]:
+            made.add_row(home.name, str(home.times), layouts(home.before), layouts(home.after))
+        show(made, title=_title("parameters and inputs that lie elsewhere", len(found.homes), most))
+    if found.conversions:
+        made = table("", "calls", "primitive", "axis", "value", "module", "memory", "time")
+        for move in found.conversions[:most]:
+            spent = size(move.bytes), milliseconds(move.seconds)
+            made.add_row(move.sign, str(move.times), move.primitive, move.axis, move.value, move.module, *spent)
+        show(
+            made,
+            title=_title("exchanges of one plan alone (-: the first, +: the second)", len(found.conversions), most),
+        )
+    for which, names in zip(("first", "second"), found.apart, strict=True):
+        if names:
+            more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+            note(f"Calls of the {which} plan alone, not compared: {', '.join(names[:10])}{more}")
+
+
+def _title(text: str, count: int, most: int) -> str:
+    return text if count <= most else f"{text} ({most} of {count}; --most shows more)"
+
+
+def _amount(one: Total, amount: float) -> str:
+    from autopar.cli.tables import milliseconds, size
+
+    return milliseconds(amount) if one.unit == "s" else size(amount)
+
+
+def _change(one: Total) -> str:
+    if one.change is None:
+        return "" if one.before == one.after else "new"
+    return f"{one.change:+.1%}" if one.change else ""

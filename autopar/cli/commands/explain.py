@@ -1,0 +1,151 @@
+"""``autopar explain build NAME``: what an operator could have done instead, and what each choice would have cost.
+
+The model is priced again, as it was compiled. Calls of repeated blocks share a choice and are one entry, its costs those of all
+of them together. With ``--json`` a list with one object per entry: ``module``, ``call``, ``target``, ``letters``, ``source``,
+``code``, ``times`` (calls that share the choice) and ``alternatives``, cheapest first: ``choice`` (axis -> letter, or replicate,
+copied, linear), ``own_seconds``, ``around_seconds``, ``change_seconds`` (of the step, the other calls staying), ``chosen``.
+
+``--record`` prints Python instead: the records of the named operators whose letters were found by running them, to paste into
+the model's file or to keep beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from autopar.cli.option_types import count, results_only
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from autopar.compiler import Compiled
+    from autopar.ir.graph import Node
+    from autopar.planning.alternatives import Alternative
+
+NAME = "explain"
+_LEGEND = (
+    "a letter is split over the axis; replicate, copied: every rank computes the whole call; linear 0: partial sums of operand 0",
+    "around: conversions of operands and results, gradient sums and updates of its parameters. change: the other calls stay.",
+)
+
+
+def add(commands: Any) -> None:  # noqa: ANN401
+    """Add the command."""
+    text = "compare what an operator could have done, with costs"
+    parser = commands.add_parser(NAME, help=text, description=text.capitalize() + ".", allow_abbrev=False)
+    parser.add_argument("folder", help="what `autopar compile` wrote")
+    parser.add_argument("name", help="a module path, a call's name, or a pattern over either ('*.c_fc')")
+    parser.add_argument("--most", type=count(1), default=12, metavar="N", help="alternatives to show per operator (12)")
+    record = "print the discovered rules of these operators as Python, ready to paste"
+    parser.add_argument("--record", action="store_true", help=record)
+    parser.add_argument("--json", action="store_true", help="print all alternatives as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Price the model again as the plan was, and print the alternatives."""
+    from autopar.artifact import load, recompile
+    from autopar.cli.tables import note, say, show
+    from autopar.planning.alternatives import matching
+
+    matching(load(arguments.folder).plan.nodes, arguments.name)  # a misspelled name is refused before the work
+    with results_only(arguments.json):
+        compiled = recompile(arguments.folder)
+    calls = compiled.explain(arguments.name).calls
+    if arguments.record:
+        print(records(compiled, arguments.name, [node for node, _, _ in calls]), end="")
+        return 0
+    if arguments.json:
+        print(json.dumps([_facts(compiled, *call) for call in calls]))
+        return 0
+    for node, times, alternatives in calls:
+        say(*_title(compiled, node, times), *_without_rule(compiled, node))
+        show(_table(compiled, alternatives, arguments.most))
+    note(*_LEGEND)
+    if compiled.plan.options.pins:
+        note(f"Pinned calls have no other choice: {', '.join(compiled.plan.options.pins)}")
+    if compiled.plan.options.bans:
+        note(f"Banned, and not among the choices: {', '.join(compiled.plan.options.bans)}")
+    return 0
+
+
+def records(compiled: Compiled, name: str, nodes: Sequence[Node]) -> str:
+    """The records of the calls whose letters were discovered, each once. Raises ConfigError where there are none."""
+    from autopar.errors import ConfigError, refusal
+    from autopar.ops.discovery import discover
+    from autopar.ops.library.user_functions import functions_among
+
+    described = [compiled.built.described[node.name] for node in nodes]
+    own = functions_among(node.target for node in nodes)
+    if own:
+        rule = (
+            "a record is of an operator in torch.ops; a torch.autograd.Function is one only while its model is compiled"
+        )
+        fix = "make it an operator (torch.library.custom_op, register_autograd), and write its record: docs/adding_an_operator.md"
+        given = [f"{one.name} of {one.module}" for one in own]
+        raise ConfigError(refusal(f"explain {name!r} --record", "no record can be registered", rule, given, fix))
+    texts = dict.fromkeys(discover.record_source(one.call) for one in described if discover.is_discovered(one.op))
+    if not texts:
+        known = list(dict.fromkeys(f"{one.node.name} ({one.node.target}): {one.op.note}" for one in described))
+        rule = "a record can be printed of an operator whose letters were found by running it"
+        fix = "name a call in the table of such operators that `autopar inspect` shows"
+        raise ConfigError(refusal(f"explain {name!r} --record", "none of these calls is one", rule, known[:10], fix))
+    return "\n".join(texts)
+
+
+def _without_rule(compiled: Compiled, node: Node) -> list[str]:
+    """Why a call runs whole, where it does for lack of a rule."""
+    from autopar.ops.discovery import discover
+
+    described = compiled.built.described[node.name]
+    return [f"it has no rule, and none was found: {discover.why_not(described.call)}"] if described.rule.refused else []
+
+
+def _title(compiled: Compiled, node: Node, times: int) -> list[str]:
+    letters = next(one.letters for one in compiled.plan.nodes if one.name == node.name)
+    from autopar.cli.tables import short
+
+    repeated = f"  ({times} x)" if times > 1 else ""
+    where = "  ".join(part for part in (node.source, node.code.strip()) if part)
+    return [f"{node.module or compiled.plan.name}{repeated}  {where}", f"{node.name} = {short(node.target)}: {letters}"]
+
+
+def _table(compiled: Compiled, alternatives: tuple[Alternative, ...], most: int) -> Table:
+    from autopar.cli.tables import Heading, milliseconds, table
+
+    names = compiled.built.grid.names
+    made = table(*(f"on {name}" for name in names), "own time", "around time", "step change")
+    kept = [one for i, one in enumerate(alternatives) if i < most or one.chosen]
+    for one in kept:
+        change = "chosen" if one.chosen else f"{'+' if one.change >= 0 else '-'}{milliseconds(abs(one.change))}"
+        cells = [*one.choice, milliseconds(one.own), milliseconds(one.around), change]
+        made.add_row(*(Heading(cell) if one.chosen else cell for cell in cells))
+    if len(kept) < len(alternatives):
+        made.add_row(f"{len(alternatives) - len(kept)} more", *[""] * (len(made.columns) - 1))
+    return made
+
+
+def _facts(compiled: Compiled, node: Node, times: int, alternatives: tuple[Alternative, ...]) -> dict[str, object]:
+    planned = next(one for one in compiled.plan.nodes if one.name == node.name)
+    return {
+        "module": node.module,
+        "call": node.name,
+        "target": node.target,
+        "letters": planned.letters,
+        "source": node.source,
+        "code": node.code,
+        "times": times,
+        "alternatives": [
+            {
+                "choice": dict(zip(compiled.built.grid.names, one.choice, strict=True)),
+                "own_seconds": one.own,
+                "around_seconds": one.around,
+                "change_seconds": one.change,
+                "chosen": one.chosen,
+            }
+            for one in alternatives
+        ],
+    }

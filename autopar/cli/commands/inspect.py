@@ -1,0 +1,213 @@
+"""``autopar inspect build``: what was chosen, at what predicted cost.
+
+    source      the model's own lines with what they do: split, communication, time, saved bytes (the default)
+    module      every operator call with its letters and the layouts of operands and result
+    cost        calls and conversions, dearest first
+    parameters  inputs, parameters and buffers with the layouts that they are stored in
+
+With ``--json`` the plan as it stands in plan.json, whose keys are the fields of `autopar.ir.plan.Plan`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from autopar.analysis import split_summary
+from autopar.artifact import Saved, load
+from autopar.cli import annotated_source
+from autopar.cli.tables import (
+    LAYOUTS,
+    LETTERS,
+    TIMES,
+    Heading,
+    amounts,
+    cut,
+    joined,
+    layouts,
+    milliseconds,
+    note,
+    short,
+    show,
+    show_fallbacks,
+    shown,
+    size,
+    splits,
+    table,
+)
+from autopar.ir.grid import GridShape
+from autopar.ir.plan import ConversionPlan, NodePlan, Plan, SolverReport, to_json
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+NAME = "inspect"
+VIEWS = ("source", "module", "cost", "parameters")
+
+
+def add(commands: Any) -> None:  # noqa: ANN401
+    """Add the command."""
+    text = "show a plan: splits, communication, time, memory"
+    parser = commands.add_parser(NAME, help=text, description=text.capitalize() + ".", allow_abbrev=False)
+    parser.add_argument("folder", help="what `autopar compile` wrote")
+    views = "source: the model's lines; module: every operator; cost: dearest first; parameters: layouts (source)"
+    parser.add_argument("--view", choices=VIEWS, default="source", help=views)
+    parser.add_argument("--json", action="store_true", help="the whole plan as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the plan."""
+    saved = load(arguments.folder)
+    plan = saved.plan
+    if arguments.json:
+        print(to_json(plan), end="")
+        return 0
+    if arguments.view == "source":
+        show(annotated_source.lines(plan), cut="code", least=28)
+        show(annotated_source.letters(plan))
+        note(TIMES, LETTERS)
+    elif arguments.view == "module":
+        show(_module(plan), cut="operator")
+        show(annotated_source.letters(plan, every=True))
+        note(TIMES, LETTERS, LAYOUTS)
+    elif arguments.view == "cost":
+        show(_cost(plan), cut="where")
+    else:
+        show(_parameters(plan), cut="name")
+    show_fallbacks(plan)
+    show(_summary(saved), title=f"{plan.name}, one step on one rank, predicted")
+    return 0
+
+
+def _tied(report: SolverReport) -> str:
+    """What it costs that repeated blocks share one choice, where that was computed."""
+    return "" if report.tied_loss is None else f", at most {report.tied_loss:.2%} for blocks that share one choice"
+
+
+def _sums(report: SolverReport) -> str:
+    """That gradient sums were priced as waited for, where they were."""
+    share = f"{report.unhidden:.0%} of what could hide of gradient sums"
+    return f"; the cost counts {share}" if report.unhidden else ""
+
+
+def _summary(saved: Saved) -> Table:
+    plan = saved.plan
+    one, report = plan.predicted, plan.solver
+    gain = plan.single / one.seconds if one.seconds else 1.0
+    rows = {
+        "split": split_summary.sentence(plan),
+        "step": f"{milliseconds(one.seconds)}, {gain:.2f}x over one rank ({milliseconds(plan.single)})",
+        "time": f"compute {milliseconds(one.compute)}, communication {milliseconds(one.communication)}, "
+        f"gradient sums {milliseconds(one.gradients)}, update {milliseconds(one.update)}",
+        "memory": f"{size(one.bytes)} per rank at its peak, {one.peak_during}: parameters {size(one.parameters_bytes)}, "
+        f"gradients {size(one.gradients_bytes)}, optimizer {size(one.optimizer_bytes)}, activations "
+        f"{size(one.activations_bytes)}, inputs {size(one.inputs_bytes)}, "
+        f"buffers and transients {size(one.buffers_bytes + one.transients_bytes)}",
+        "solver": f"{report.method}: cost {milliseconds(report.cost)}, bound {milliseconds(report.bound)}, gap {report.gap:.2%}, "
+        f"{report.variables} variables, {report.strategies} strategies" + _tied(report) + _sums(report),
+        "for": f"grid {plan.grid}, machine {plan.machine.name}, optimizer {plan.options.optimizer}"
+        + (f", memory limit {size(plan.options.memory)}" if plan.options.memory else "")
+        + (f", plan {plan.options.plan}" if plan.options.plan != "auto" else "")
+        + (f", pins {'; '.join(plan.options.pins)}" if plan.options.pins else "")
+        + (f", bans {'; '.join(plan.options.bans)}" if plan.options.bans else ""),
+    }
+    twice = [prefix for (prefix, _), again in zip(plan.repeats, plan.recomputed, strict=True) if again]
+    if twice:
+        rows["recompute"] = f"{', '.join(twice)}: backward keeps what goes into a block, and computes the block again"
+    if plan.batch.fixed or plan.batch.sizes.why:
+        rows["batch"] = _batch(plan)
+    if plan.evaluation:
+        rows["evaluation"] = f"not by this program: {plan.evaluation}"
+    if plan.training:
+        rows["training"] = f"as the model was compiled, and not otherwise: {plan.training}"
+    if saved.edited:
+        rows["edited"] = "program.py was edited by hand: it need not do what this plan says"
+    made = table("", "")
+    made.show_header = False
+    for name, text in rows.items():
+        made.add_row(name, text)
+    return made
+
+
+def _batch(plan: Plan) -> str:
+    """Which numbers of rows the program takes, and why no others."""
+    batch = plan.batch
+    takes = f"as compiled only, {batch.rows} rows" if batch.fixed else str(batch.sizes)
+    own = f"; programs of their own for {', '.join(map(str, batch.others))} rows" if batch.others else ""
+    return f"{takes}{own}: {batch.fixed or '; '.join(batch.sizes.why)}"
+
+
+def _module(plan: Plan) -> Table:
+    made = table("operator", "split", "operands", "result", "time", "saved")
+    axes = GridShape.parse(plan.grid).names
+    module = None
+    for node, times in shown(plan):
+        if node.module != module:
+            module = node.module
+            made.add_row(Heading(module or plan.name, f"{times} x" if times > 1 else ""))
+        annotated_source.add_moved(made, annotated_source.converted(plan, [node]))
+        made.add_row(
+            cut(f"  {node.name} = {short(node.target)}"),
+            splits(node, axes),
+            joined(map(layouts, zip(*(one.operands for one in node.choices), strict=True))),
+            layouts([one.results[0] for one in node.choices]),
+            milliseconds(annotated_source.seconds(node)),
+            size(node.saved_bytes),
+        )
+        annotated_source.add_moved(made, node.inner)
+    annotated_source.add_moved(made, [one for one in plan.conversions if not one.consumers])
+    return made
+
+
+def _cost(plan: Plan) -> Table:
+    made = table("what", "where", "split", "times", "time", "share")
+    made.columns[0].max_width = 20
+    axes = GridShape.parse(plan.grid).names
+    rows = [
+        (
+            times * (annotated_source.seconds(node) + _inside(node)),
+            short(node.target),
+            _place(node, plan),
+            splits(node, axes),
+            times,
+        )
+        for node, times in shown(plan)
+    ]
+    rows += [
+        (
+            one.times * (one.seconds_forward + one.seconds_adjoint),
+            one.primitive,
+            _why(one),
+            f"over {one.axis}",
+            one.times,
+        )
+        for one in plan.conversions
+    ]
+    rows += [(plan.predicted.gradients, "gradient sums", "", "", 1), (plan.predicted.update, "update", "", "", 1)]
+    total = sum(row[0] for row in rows) or 1.0
+    for seconds, what, where, how, times in sorted(rows, key=lambda row: -row[0]):
+        if seconds:
+            made.add_row(cut(what), cut(where), how, str(times), milliseconds(seconds), f"{seconds / total:.1%}")
+    return made
+
+
+def _parameters(plan: Plan) -> Table:
+    axes = ", ".join(GridShape.parse(plan.grid).names)
+    made = table("name", "kind", "dtype", "shape", f"layout over {axes}")
+    for one in (*plan.inputs, *plan.parameters):
+        name = one.name + "".join(f" = {alias}" for alias in one.aliases)
+        made.add_row(name, one.kind, one.dtype, "x".join(map(str, one.shape)) or "scalar", " | ".join(one.layouts))
+    return made
+
+
+def _place(node: NodePlan, plan: Plan) -> str:
+    return f"{node.module or plan.name}  {node.source}"
+
+
+def _why(one: ConversionPlan) -> str:
+    return f"{amounts(one)} for {one.consumers[0] if one.consumers else one.module or 'the loss'}".strip()
+
+
+def _inside(node: NodePlan) -> float:
+    return sum(one.seconds_forward + one.seconds_adjoint for one in node.inner)

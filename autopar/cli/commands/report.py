@@ -1,0 +1,199 @@
+"""``autopar report build``: what was predicted beside what a profiled run has measured, worst offenders first.
+
+    totals      one step by cause: predicted, measured on the slowest rank, from rank to rank, and their ratio
+    calls       operator calls; repeated blocks together, with their number
+    primitives  conversions and the exchanges inside calls: what the rank spent that came last
+    others      what the program does that the plan does not know
+
+With ``--json`` all of it as JSON: the fields of `autopar.analysis.plan_vs_profile.Comparison`. With ``--trace FILE`` a Chrome
+trace.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from autopar.analysis import chrome_trace, plan_vs_profile
+from autopar.analysis.plan_vs_profile import Comparison, Row
+from autopar.artifact import PLAN, Saved, load
+from autopar.cli.option_types import count
+from autopar.cli.tables import cut, milliseconds, note, show, size, splits, table
+from autopar.files import check_file
+from autopar.ir import profile
+from autopar.ir.grid import GridShape
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+NAME = "report"
+_TOP = 15
+_NOTES = (
+    "times: of one step, 4 x together; measured: median of the profiled steps, slowest rank; of primitives the rank that came last",
+    "ratio: measured / predicted; off: measured - predicted",
+)
+
+
+def add(commands: Any) -> None:  # noqa: ANN401
+    """Add the command."""
+    text = "set a plan's predictions beside what `autopar run --profile` has measured"
+    parser = commands.add_parser(NAME, help=text, description=text.capitalize() + ".", allow_abbrev=False)
+    parser.add_argument("folder", help="what `autopar compile` wrote and `autopar run --profile` has run")
+    parser.add_argument("--json", action="store_true", help="everything as JSON")
+    traced = "write a Chrome trace of the predicted step and of every rank's (opens in Perfetto)"
+    parser.add_argument("--trace", metavar="FILE", help=traced)
+    parser.add_argument("--top", type=count(0), default=_TOP, metavar="N", help=f"rows per table, 0 for all ({_TOP})")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the report."""
+    if arguments.trace:
+        check_file("--trace", Path(arguments.trace), chrome_trace.RULE)
+    saved = load(arguments.folder)
+    grid = GridShape.parse(saved.plan.grid)
+    text = (saved.folder / PLAN).read_text(encoding="utf-8")
+    found = profile.load_profile(saved.folder, saved.source, text, grid.size)
+    cuts = {node.name: splits(node, grid.names) for node in saved.plan.nodes}
+    compared = plan_vs_profile.compare(saved.plan, found, cuts)
+    if arguments.trace:
+        _trace(Path(arguments.trace), saved, found)
+    if arguments.json:
+        print(_json(saved, found, compared), end="")
+        return 0
+    show(_totals(compared.totals), title=f"{saved.plan.name} on grid {grid}, one step")
+    show(_memory(saved, found))
+    for name, rows in (("call", compared.calls), ("primitive", compared.primitives)):
+        if rows:
+            show(
+                _rows(name, rows[: arguments.top or None]),
+                cut="code",
+                least=16,
+                title=_title(name, rows, arguments.top),
+            )
+    if compared.others:
+        show(_others(compared.others[: arguments.top or None]), cut="code", title="in the program, not in the plan")
+    note(*_said(saved, found, compared), *_NOTES)
+    if arguments.trace:
+        note(f"trace: {arguments.trace}; open it at https://ui.perfetto.dev or in chrome://tracing")
+    return 0
+
+
+def _trace(file: Path, saved: Saved, found: profile.Profile) -> None:
+    from autopar.costmodel import step_schedule
+
+    ranks = [(f"rank {one.rank}, measured", plan_vs_profile.events(saved.plan, found, one)) for one in found.ranks]
+    chrome_trace.write(file, [*ranks, ("predicted", step_schedule.events(saved.plan))])
+
+
+def _json(saved: Saved, found: profile.Profile, compared: Comparison) -> str:
+    profiled, plain = plan_vs_profile.overhead(found)
+    whole = {
+        "name": saved.plan.name,
+        "grid": saved.plan.grid,
+        "edited": saved.edited,
+        "profiled_step": profiled,
+        "plain_step": plain,
+        "memory": {"predicted": saved.plan.predicted.bytes, "measured": [one.peak for one in found.ranks]},
+        **msgspec.to_builtins(compared),
+    }
+    return msgspec.json.format(msgspec.json.encode(whole), indent=1).decode() + "\n"
+
+
+def _title(name: str, rows: Sequence[Row], top: int) -> str:
+    left = len(rows) - top if top else 0
+    return f"{name}s, worst prediction first" + (f" ({left} more: --top 0)" if left > 0 else "")
+
+
+def _totals(rows: Sequence[Row]) -> Table:
+    made = table("", "predicted time", "measured time", "least time", "ratio", "off")
+    for column in made.columns[1:]:
+        column.justify = "right"
+    for row in rows:
+        made.add_row(row.name, _or_dash(row.predicted), *_measured(row))
+    return made
+
+
+def _measured(row: Row) -> tuple[str, str, str, str]:
+    return milliseconds(row.slowest), milliseconds(row.least), _ratio(row.slowest, row.predicted), _off(row)
+
+
+def _memory(saved: Saved, found: profile.Profile) -> Table:
+    one = saved.plan.predicted
+    peaks = [rank.peak for rank in found.ranks if rank.peak]
+    made = table("memory per rank", "predicted", "measured", "least", "ratio")
+    for column in made.columns[1:]:
+        column.justify = "right"
+    parts = [field.name for field in fields(one) if field.name.endswith("_bytes")]
+    for name in parts:
+        made.add_row(name.removesuffix("_bytes"), size(getattr(one, name)), "", "", "")
+    if peaks:
+        made.add_row("peak", size(one.bytes), size(max(peaks)), size(min(peaks)), _ratio(max(peaks), one.bytes))
+    else:
+        made.add_row("peak", size(one.bytes), "-", "-", "-")
+    return made
+
+
+def _rows(name: str, rows: Sequence[Row]) -> Table:
+    sends = name == "primitive"
+    made = table(name, "where", "code", "split" if not sends else "sent", "times", "predicted time", "measured time")
+    for title in ("ratio", "off"):
+        made.add_column(title, justify="right")
+    for row in rows:
+        place = "  ".join(part for part in (row.module, row.source) if part)
+        third = f"{size(row.sent[0])} / {size(row.sent[1])}" if sends else row.split
+        made.add_row(
+            cut(row.name),
+            cut(place),
+            cut(row.code),
+            third,
+            f"{row.times} x" if row.times > 1 else "",
+            _or_dash(row.predicted),
+            milliseconds(row.shown),
+            _ratio(row.shown, row.predicted),
+            _off(row),
+        )
+    return made
+
+
+def _others(rows: Sequence[Row]) -> Table:
+    made = table("where", "code", "measured time")
+    for row in rows:
+        made.add_row(row.name, cut(row.code), milliseconds(row.slowest))
+    return made
+
+
+def _said(saved: Saved, found: profile.Profile, compared: Comparison) -> list[str]:
+    """What is worth a sentence."""
+    profiled, plain = plan_vs_profile.overhead(found)
+    said = []
+    if plain:
+        more = f"{profiled / plain - 1:+.1%}"
+        said.append(f"profiled steps take {milliseconds(profiled)}, others {milliseconds(plain)}: {more}")
+    hosts = {one.host for one in found.ranks}
+    count = f"{len(found.ranks)} ranks on {len(hosts)} host{'s' if len(hosts) > 1 else ''}"
+    said.append(f"measured on {count}, {len(found.ranks[0].steps)} profiled steps")
+    if saved.edited:
+        said.append("program.py was edited by hand: it need not do what this plan says")
+    if compared.missing:
+        shown = ", ".join(compared.missing[:8]) + (", ..." if len(compared.missing) > 8 else "")
+        said.append(f"not in the program any more: {shown}")
+    return said
+
+
+def _or_dash(seconds: float) -> str:
+    return milliseconds(seconds) if seconds else "-"
+
+
+def _ratio(found: float, said: float) -> str:
+    return f"{found / said:.2f}" if said else "-"
+
+
+def _off(row: Row) -> str:
+    difference = row.shown - row.predicted
+    return f"{'-' if difference < 0 else '+'}{milliseconds(abs(difference))}"

@@ -1,0 +1,61 @@
+"""``autopar run build``: starts the program on as many MPI ranks as its grid has."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from autopar.cli import launch_options
+from autopar.cli.option_types import count
+from autopar.files import check_file
+
+NAME = "run"
+
+
+def add(commands: Any) -> None:  # noqa: ANN401
+    """Add the command."""
+    text = "train a compiled model on MPI ranks"
+    more = "Words after -- go to mpiexec, as in `autopar run build -- -hosts a:2,b:2`."
+    parser = commands.add_parser(NAME, help=text, description=f"{text.capitalize()}. {more}", allow_abbrev=False)
+    parser.add_argument("folder", help="what `autopar compile` wrote")
+    parser.add_argument("--steps", type=count(0), metavar="N", help="training steps (100; with --profile 20)")
+    beside = "run the sequential model beside the first N steps (0)"
+    parser.add_argument("--compare", type=count(0), default=0, metavar="N", help=beside)
+    parser.add_argument(
+        "--save", metavar="FILE", help="write the trained parameters as safetensors, under the original names"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the initial parameters (0)")
+    parser.add_argument("--dtype", choices=["float32", "float64"], help="run in another precision than compiled")
+    parser.add_argument("--no-rebalance", action="store_true", help="keep the boundaries between ranks as they are")
+    profiled = "profile the last steps, for `autopar report`; boundaries stay as they are"
+    parser.add_argument("--profile", action="store_true", help=profiled)
+    launch_options.add_hosts(parser)
+    launch_options.take_words(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Launch, and return the job's exit status."""
+    from autopar.artifact import PROGRAM, load
+    from autopar.errors import ConfigError, refusal
+    from autopar.ir.grid import GridShape
+    from autopar.ir.profile import FILE, LEAST
+    from autopar.jobs.launch import launch
+
+    options = launch_options.options(arguments.hosts, arguments.mpiexec)
+    saved = load(arguments.folder)
+    if arguments.save:
+        check_file("--save", Path(arguments.save), "parameters are saved as one file")
+    if arguments.profile:
+        check_file("--profile", saved.folder / FILE, "a profile is written beside the program")
+    if arguments.profile and arguments.steps is not None and arguments.steps < LEAST:
+        rule = f"a profile needs {LEAST} steps or more: some to warm up, some with and some without it"
+        raise ConfigError(refusal("--profile", f"with --steps {arguments.steps}", rule, fix=f"--steps {LEAST}"))
+    steps = arguments.steps if arguments.steps is not None else 20 if arguments.profile else 100
+    given = ["--steps", str(steps), "--compare", str(arguments.compare), "--seed", str(arguments.seed)]
+    given += ["--save", arguments.save] if arguments.save else []
+    given += ["--dtype", arguments.dtype] if arguments.dtype else []
+    given += ["--profile"] if arguments.profile else []
+    given += ["--no-rebalance"] if arguments.no_rebalance else []
+    return launch(saved.folder / PROGRAM, GridShape.parse(saved.plan.grid).size, given, options=options)

@@ -1,0 +1,205 @@
+"""``autopar simulate build``: what a step would cost, without running it: in time, with slow ranks, on other numbers of ranks.
+
+Without ``--grid`` and ``--ranks`` the plan as it was compiled, one step in time. With them the model is planned anew for
+every grid, and for every number of ranks on several grids, of which the best counts; see `autopar.analysis.scaling`.
+
+With ``--json`` one object: ``model``, ``machine`` and ``noise`` (``slow``, ``jitter``, ``seed``, ``steps``). Then, for a step:
+``grid``, ``ranks``, ``step_seconds`` (the mean), ``even_seconds`` (no rank slow, no jitter), ``steps`` (seconds of each),
+``critical`` (the rank that the others wait for), per step on that rank ``compute_seconds`` (update included),
+``communication_seconds``, ``exposed_seconds`` (gradient sums that do not hide), ``waiting_seconds``; ``sums_seconds`` (all gradient
+sums) and ``most_waiting_seconds`` (of any rank). Otherwise ``points``, a list of objects with ``scaling``, ``ranks``, ``rows``
+(0: as compiled), ``grid``, ``split``, ``step_seconds``, ``speedup``, ``efficiency``, ``communication_share``, ``bytes`` and
+``why`` (why there is no plan; the others are then null).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autopar.cli.option_types import count, results_only
+from autopar.errors import ConfigError, refusal
+from autopar.files import check_file, write_file
+
+if TYPE_CHECKING:
+    from autopar.analysis.scaling import Asked, Noise, Point
+    from autopar.ir.grid import GridShape
+    from autopar.ir.machine import Machine
+    from autopar.ir.plan import Plan
+
+NAME = "simulate"
+_MOST = 2**20
+_RULES = {"--trace": "a trace is a file of its own", "--svg": "a picture is a file of its own"}
+
+
+def add(commands: Any) -> None:  # noqa: ANN401
+    """Add the command."""
+    text = "what a step would cost, in time and on other numbers of ranks, without running it"
+    parser = commands.add_parser(NAME, help=text, description=text.capitalize() + ".", allow_abbrev=False)
+    parser.add_argument("folder", help="what `autopar compile` wrote")
+    grid = "plan the model anew for this grid, as in 4x2; repeatable"
+    parser.add_argument("--grid", action="append", default=[], metavar="GRID", help=grid)
+    ranks = "plan it for these numbers of ranks, each on the best of several grids: 1,2,4 or 1,2,...,4096"
+    parser.add_argument("--ranks", type=ranks_of, default=(), metavar="LIST", help=ranks)
+    scaling = "same batch on all, or as many times the batch as there are ranks (strong)"
+    parser.add_argument("--scaling", choices=("strong", "weak", "both"), default="strong", help=scaling)
+    batch = "rows of the batch instead of those compiled for; of each rank where scaling is weak"
+    parser.add_argument("--batch", type=count(1), metavar="ROWS", help=batch)
+    parser.add_argument("--machine", help="a shipped profile (cpu, h100, ...) or a TOML file instead of the plan's")
+    slow = "a rank whose compute takes so many times as long, as in 3:1.5; repeatable"
+    parser.add_argument("--slow", type=slow_of, action="append", default=[], metavar="RANK:FACTOR", help=slow)
+    jitter = "spread of compute from call to call and rank to rank, as in 0.05 for 5%% (0)"
+    parser.add_argument("--jitter", type=jitter_of, default=0.0, metavar="SHARE", help=jitter)
+    parser.add_argument("--seed", type=count(0), default=0, help="of the jitter (0)")
+    parser.add_argument(
+        "--steps", type=count(1), default=1, metavar="N", help="steps to simulate, one after another (1)"
+    )
+    trace = "write the events of one step for a trace viewer (Perfetto, chrome://tracing)"
+    parser.add_argument("--trace", metavar="FILE", help=trace)
+    parser.add_argument("--svg", metavar="FILE", help="draw the scaling curves")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
+    parser.set_defaults(run=run)
+
+
+def ranks_of(text: str) -> tuple[int, ...]:
+    """``1,2,4`` or ``1,2,...,4096`` (each so many times the one before) as numbers."""
+    words = [word.strip() for word in text.split(",")]
+    if len(words) == 4 and words[2] == "..." and all(word.isdigit() for word in (words[0], words[1], words[3])):
+        first, second, last = (int(words[i]) for i in (0, 1, 3))
+        if 0 < first < second <= last <= _MOST and second % first == 0:
+            times = second // first
+            return tuple(first * times**i for i in range(21) if first * times**i <= last)
+    elif all(word.isdigit() and 0 < int(word) <= _MOST for word in words) and len(set(words)) == len(words):
+        return tuple(map(int, words))
+    raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers of ranks, as in 1,2,4 or 1,2,...,{_MOST}")
+
+
+def slow_of(text: str) -> tuple[int, float]:
+    """``3:1.5`` or ``3=1.5`` as rank and factor."""
+    rank, _, factor = text.replace("=", ":").partition(":")
+    value = _number(factor)
+    if not rank.isdigit() or not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a rank and a factor above 0, as in 3:1.5")
+    return int(rank), value
+
+
+def jitter_of(text: str) -> float:
+    """A share of at least 0."""
+    value = _number(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
+    return value
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Simulate, and print a table or JSON."""
+    from autopar.artifact import load
+    from autopar.ir import machine as machines
+    from autopar.ir.grid import GridShape
+
+    grids = tuple(map(GridShape.parse, arguments.grid))
+    _check_files(arguments, grids)
+    plan = load(arguments.folder).plan
+    machine = machines.load(arguments.machine) if arguments.machine else plan.machine
+    noise = _noise(arguments)
+    if not grids and not arguments.ranks:
+        _step(arguments, plan, machine, noise)
+    else:
+        _scaling(arguments, plan, machine, noise, grids)
+    return 0
+
+
+def _noise(arguments: argparse.Namespace) -> Noise:
+    from autopar.analysis.scaling import Noise
+
+    ranks = [rank for rank, _ in arguments.slow]
+    twice = sorted({rank for rank in ranks if ranks.count(rank) > 1})
+    if twice:
+        rule, fix = "every rank has one factor", "give each rank once"
+        raise ConfigError(refusal("--slow", "a rank is named twice", rule, [f"rank {rank}" for rank in twice], fix))
+    return Noise(dict(arguments.slow), arguments.jitter, arguments.seed, arguments.steps)
+
+
+def _check_files(arguments: argparse.Namespace, grids: Sequence[GridShape]) -> None:
+    """What --trace, --svg, --batch and --scaling need, and whether the files can be written."""
+    curves = bool(grids or arguments.ranks)
+    if arguments.trace and curves:
+        fix = f"compile it for one grid, and trace that: autopar simulate {arguments.folder} --trace {arguments.trace}"
+        raise ConfigError(
+            refusal("--trace", "given with --grid or --ranks", "a trace is of the compiled plan", fix=fix)
+        )
+    needs = [f"--{name}" for name in ("svg", "batch") if getattr(arguments, name)]
+    needs += ["--scaling"] if arguments.scaling != "strong" else []
+    if needs and not curves:
+        rule, fix = "a curve needs numbers of ranks", "add e.g. --ranks 1,2,4,8"
+        raise ConfigError(refusal(", ".join(needs), "given without --grid or --ranks", rule, fix=fix))
+    for option, name in (("--trace", arguments.trace), ("--svg", arguments.svg)):
+        if name:
+            check_file(option, Path(name), _RULES[option])
+
+
+def _step(arguments: argparse.Namespace, plan: Plan, machine: Machine, noise: Noise) -> None:
+    from dataclasses import replace
+
+    from autopar.analysis.scaling import Noise, check_slow
+    from autopar.artifact import recompile
+    from autopar.cli import simulate_output
+    from autopar.ir import machine as machines
+    from autopar.ir.grid import GridShape
+
+    grid = GridShape.parse(plan.grid)
+    machines.check_ranks(machine, grid)
+    check_slow(noise.slow, [grid.size])
+    if machine != plan.machine:
+        with results_only(arguments.json):
+            plan = recompile(arguments.folder).replan(machine=machine, memory="machine", measure=False).plan
+    found, even = noise.run(plan), Noise({}).run(plan).seconds
+    watched = sorted({0, found.critical, *noise.slow})[:16]
+    events = replace(noise, steps=1).run(plan, watched).events
+    if arguments.trace:
+        from autopar.analysis import chrome_trace as trace
+
+        trace.write(Path(arguments.trace), [(f"predicted, rank {rank}", events[rank]) for rank in watched])
+    if arguments.json:
+        print(json.dumps(simulate_output.step_facts(plan, noise, found, even)))
+    else:
+        simulate_output.show_step(plan, noise, found, even, events)
+
+
+def _scaling(
+    arguments: argparse.Namespace, plan: Plan, machine: Machine, noise: Noise, grids: Sequence[GridShape]
+) -> None:
+    from autopar.analysis import scaling, scaling_plot
+    from autopar.artifact import recompile
+    from autopar.cli import simulate_output
+
+    kinds = ("strong", "weak") if arguments.scaling == "both" else (arguments.scaling,)
+    if "weak" in kinds or arguments.batch:
+        scaling.check_rows(plan, arguments.folder)
+    points: list[Asked] = list(scaling.asked(arguments.ranks, grids, kinds, arguments.batch, plan, machine))
+    scaling.check(points, machine, noise.slow)
+
+    def told(point: Point, tried: int, seconds: float) -> None:
+        if not arguments.json:
+            simulate_output.say_point(point, tried, seconds)
+
+    with results_only(arguments.json):
+        found = scaling.curve(recompile(arguments.folder), points, machine, noise, told)
+    if arguments.svg:
+        title = f"{plan.name} on {machine.name}, predicted"
+        write_file("--svg", Path(arguments.svg), scaling_plot.svg(title, found), _RULES["--svg"])
+    if arguments.json:
+        print(json.dumps(simulate_output.curve_facts(plan, machine, noise, found)))
+    else:
+        simulate_output.show_curve(plan, machine, noise, found)

@@ -1,0 +1,26 @@
+"""Mistakes of our own, told as such: no assertion and no KeyError of a stage reaches a user bare."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from autopar.errors import AutoparError, InternalError, refusal
+from autopar.ops.broken_records import BrokenCall, told
+
+
+@contextmanager
+def ours(where: str) -> Iterator[None]:
+    """Whatever is raised inside that is no refusal is an InternalError, with the exception as its cause."""
+    try:
+        yield
+    except (AutoparError, BrokenCall, MemoryError):
+        raise
+    except Exception as error:  # of any kind: that is what makes it a mistake
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        given = f"{told(error)} ({Path(last.filename).name}, line {last.lineno})"
+        rule = "this is a mistake of autopar, not of the model"
+        fix = "report it with the model; where an operator is to blame, pin it: 'PATTERN: replicate@*'"
+        raise InternalError(refusal(where, given, rule, (), fix)) from error

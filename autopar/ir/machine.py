@@ -1,0 +1,229 @@
+"""A machine profile: from a TOML file to a frozen record of rates, latencies and sizes, all per MPI rank.
+
+A profile says how fast one rank computes (peak per dtype times an efficiency per class of work, memory bandwidth, and a
+floor per operator) and how fast two ranks exchange (alpha seconds per message, beta bytes per second) inside a node and
+between nodes. `beta` is what one rank gets while all ranks of its node communicate at once. A profile may also hold what
+`autopar calibrate` has measured: seconds of every kind of movement as a function of its bytes (`Fit`), which then
+take the place of the formulas. Nothing is measured while a model is compiled: the same profile gives the same plan
+everywhere.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from autopar.errors import ConfigError, nearest, refusal
+from autopar.ir import machine_schema
+from autopar.ir.grid import GridShape
+from autopar.ir.machine_schema import LINK_MOVES, LOCAL_MOVES, OPTIMIZERS, WORKS
+from autopar.ir.units import parse_bytes
+
+__all__ = [
+    "LINK_MOVES",
+    "LOCAL_MOVES",
+    "OPTIMIZERS",
+    "WORKS",
+    "Fit",
+    "Link",
+    "Machine",
+    "check",
+    "check_ranks",
+    "crowding",
+    "load",
+    "parse_bytes",
+    "shipped",
+    "table",
+]
+
+_FIX = "compare with a profile that ships with autopar, in autopar/configs/machines"
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """What a message costs: `alpha` seconds to start, then `beta` bytes per second."""
+
+    alpha: float
+    beta: float
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """Seconds of one kind of movement by its bytes, as measured: `alpha`, then pieces of constant rate.
+
+    place   ``local`` (inside a rank's memory), ``intra`` (between ranks of a node) or ``inter``
+    move    what moves, see `LOCAL_MOVES` and `LINK_MOVES`; docs/machines.md says which primitives
+    ranks   of one group when it was measured; 1 for ``local``
+    until   bytes at which the rate changes, rising
+    beta    bytes per second up to ``until[0]``, from there to ``until[1]``, ..., and beyond the last
+
+    The time is continuous and grows with the bytes.
+    """
+
+    place: str
+    move: str
+    ranks: int
+    alpha: float
+    until: tuple[float, ...]
+    beta: tuple[float, ...]
+
+    def pieces(self) -> list[tuple[float, float, float]]:
+        """Every piece as (up to so many bytes, alpha, beta), where it takes alpha + bytes / beta."""
+        found = []
+        alpha, last = self.alpha, None
+        for beta, until in zip(self.beta, (*self.until, float("inf")), strict=True):
+            if last is not None:
+                alpha += last[0] / last[1] - last[0] / beta
+            found.append((until, alpha, beta))
+            last = until, beta
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """One profile. Rates and sizes are those of one rank.
+
+    name              of the profile
+    ranks_per_node    consecutive ranks share a node
+    memory_bytes      what one rank may hold
+    memory_bandwidth  bytes per second, reads plus writes
+    launch_floor      seconds that any operator takes
+    overlap           share of the gradient sums that hides behind backward
+    intra, inter      links between ranks of one node, and of two
+    flops             peak operations per second by dtype
+    efficiency        attainable share of the peak by class of work, see `WORKS`
+
+    and, where known,
+
+    cores_per_node       more ranks than these slow each other down (`crowding`)
+    nodes                how many there are; larger grids are refused
+    overlap_inter        `overlap` of sums between nodes, whose waiting takes no processor
+    efficiency_backward  where it differs from `efficiency`
+    update               bytes per second, reads plus writes, of an optimizer's step; otherwise memory_bandwidth
+    fits                 measured times, which go before formulas
+    """
+
+    name: str
+    ranks_per_node: int
+    memory_bytes: int
+    memory_bandwidth: float
+    launch_floor: float
+    overlap: float
+    intra: Link
+    inter: Link
+    flops: tuple[tuple[str, float], ...]
+    efficiency: tuple[tuple[str, float], ...]
+    cores_per_node: int | None = None
+    nodes: int | None = None
+    overlap_inter: float | None = None
+    efficiency_backward: tuple[tuple[str, float], ...] = ()
+    update: tuple[tuple[str, float], ...] = ()
+    fits: tuple[Fit, ...] = ()
+
+    def rate(self, work: str, dtype: str, backward: bool = False) -> float:
+        """Operations per second that a class of work reaches; dtypes without a peak of their own count as float32."""
+        peaks, shares = dict(self.flops), dict(self.efficiency)
+        if backward:
+            shares |= dict(self.efficiency_backward)
+        return peaks.get(dtype, peaks["float32"]) * shares[work]
+
+    def update_rate(self, optimizer: str) -> float:
+        """Bytes per second that an optimizer's step reads and writes."""
+        return dict(self.update).get(optimizer, self.memory_bandwidth)
+
+    def fit(self, place: str, move: str) -> Fit | None:
+        """What was measured of this movement, if anything."""
+        for one in self.fits:
+            if one.move == move and one.place == place:
+                return one
+        return None
+
+
+_PLAIN = (
+    *("name", "ranks_per_node", "cores_per_node", "nodes", "memory_bytes", "memory_bandwidth", "launch_floor"),
+    *("overlap", "overlap_inter"),
+)
+_PAIRS = ("flops", "efficiency", "efficiency_backward", "update")
+
+
+def load(name_or_path: str | Path) -> Machine:
+    """The profile that ships under this name, or the one in this TOML file.
+
+    Raises ConfigError for an unknown name, a file that is not TOML, and a profile with unknown, missing, negative or
+    non-numeric entries: all of them in one message.
+    """
+    text, where = _read(name_or_path)
+    try:
+        given = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(refusal(where, f"not TOML: {error}", "a profile is a TOML file", fix=_FIX)) from error
+    return _record(given, where)
+
+
+def check(machine: Machine) -> None:
+    """Raise ConfigError unless the record's entries are such as those of a file must be."""
+    _record(table(machine), f"machine profile {machine.name!r}")
+
+
+def table(machine: Machine) -> dict[str, Any]:
+    """The profile as the table that a TOML file holds; parts that are not known are left out."""
+    found: dict[str, Any] = {key: getattr(machine, key) for key in _PLAIN if getattr(machine, key) is not None}
+    for key in ("intra", "inter"):
+        link: Link = getattr(machine, key)
+        found[key] = {"alpha": link.alpha, "beta": link.beta}
+    found |= {key: dict(getattr(machine, key)) for key in _PAIRS if getattr(machine, key)}
+    for fit in machine.fits:
+        group = found.setdefault("fits", {}).setdefault(fit.place, {} if fit.place == "local" else {"ranks": fit.ranks})
+        until = {"until": list(fit.until)} if fit.until else {}
+        group[fit.move] = {"alpha": fit.alpha} | until | {"beta": list(fit.beta)}
+    return found
+
+
+def shipped() -> tuple[str, ...]:
+    """Names of the profiles that come with autopar."""
+    folder = resources.files("autopar.configs") / "machines"
+    return tuple(sorted(item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml")))
+
+
+def _read(name_or_path: str | Path) -> tuple[str, str]:
+    given = str(name_or_path)
+    where = f"machine profile {given!r}"
+    if given in shipped():
+        return (resources.files("autopar.configs") / "machines" / f"{given}.toml").read_text("utf-8"), where
+    if not (isinstance(name_or_path, Path) or given.endswith(".toml") or "/" in given):
+        fix = f"use one of {', '.join(shipped())}, or the path of a .toml file"
+        raise ConfigError(refusal(where, f"no such profile{nearest(given, shipped())}", "a profile exists", fix=fix))
+    try:
+        return Path(given).read_text("utf-8"), where
+    except (OSError, UnicodeDecodeError) as error:
+        rule = "a profile is a readable text file"
+        raise ConfigError(refusal(where, "cannot be read", rule, [str(error)], _FIX)) from error
+
+
+def _record(given: dict[str, Any], where: str) -> Machine:
+    found, wrong = machine_schema.read(given)
+    if wrong:
+        rule = "a profile has every entry, no other, and values that make sense"
+        raise ConfigError(refusal(where, f"{len(wrong)} entries are wrong", rule, wrong, _FIX))
+    links = {key: Link(**found[key]) for key in ("intra", "inter")}
+    pairs = {key: tuple(sorted(found[key].items())) for key in _PAIRS}
+    return Machine(**(found | links | pairs | {"fits": tuple(Fit(**one) for one in found["fits"])}))
+
+
+def crowding(machine: Machine, grid: GridShape) -> float:
+    """How many times longer a rank computes and copies because ranks of its node share cores; 1 where cores suffice."""
+    if machine.cores_per_node is None:
+        return 1.0
+    return max(1.0, min(grid.size, machine.ranks_per_node) / machine.cores_per_node)
+
+
+def check_ranks(machine: Machine, grid: GridShape) -> None:
+    """Raise ConfigError for a grid of more ranks than the machine's nodes hold."""
+    if machine.nodes is not None and grid.size > machine.nodes * machine.ranks_per_node:
+        room = f"{machine.nodes} nodes of {machine.ranks_per_node} ranks"
+        rule = f"the machine {machine.name!r} has {room}, {machine.nodes * machine.ranks_per_node} in all"
+        fix = "take a smaller grid, or set nodes and ranks_per_node of the profile to what there is"
+        raise ConfigError(refusal(f"grid {grid}", f"{grid.size} ranks do not fit", rule, fix=fix))

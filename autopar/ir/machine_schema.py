@@ -1,0 +1,143 @@
+"""The entries of a machine profile's table: which there are, what each may be, and all that is wrong with a given table.
+
+A profile is written as docs/machines.md tells. Here its table becomes the arguments of `autopar.ir.machine.Machine`,
+except that links and fits stay tables of numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from typing import Any
+
+from autopar.errors import ConfigError, nearest
+from autopar.ir.graph import ITEMSIZE
+from autopar.ir.units import parse_bytes
+
+WORKS = ("matmul", "conv", "attention", "pointwise", "reduce", "memory")
+OPTIMIZERS = ("sgd", "momentum", "adamw")
+LOCAL_MOVES = ("slice", "fill", "zeros")
+LINK_MOVES = ("gather", "scatter", "sum", "all_to_all", "halo", "gradient_sum")
+
+# Every entry and its kind; `_MEANING` says what a kind allows.
+_SCALARS = {
+    "name": "text",
+    "ranks_per_node": "count",
+    "memory_bytes": "bytes",
+    "memory_bandwidth": "rate",
+    "launch_floor": "seconds",
+    "overlap": "share",
+}
+_OPTIONAL = {"cores_per_node": "count", "nodes": "count", "overlap_inter": "share"}
+_TABLES = {
+    "intra": {"alpha": "seconds", "beta": "rate"},
+    "inter": {"alpha": "seconds", "beta": "rate"},
+    "flops": {dtype: "positive" for dtype in ITEMSIZE},
+    "efficiency": {work: "fraction" for work in WORKS},
+}
+_OPTIONAL_TABLES = {
+    "efficiency_backward": {work: "fraction" for work in WORKS},
+    "update": {optimizer: "rate" for optimizer in OPTIMIZERS},
+}
+_FIT = {"alpha": "seconds", "until": "sizes", "beta": "rates"}
+_FITS: dict[str, tuple[str, ...]] = {"local": LOCAL_MOVES, "intra": LINK_MOVES, "inter": LINK_MOVES}
+_MEANING = {
+    "text": "a text",
+    "count": "a whole number of at least 1",
+    "bytes": 'a positive number of bytes, as 1e9 or "12GiB"',
+    "rate": 'a positive number of bytes per second, as 1e9 or "6GiB"',
+    "positive": "a positive number",
+    "seconds": "a number of at least 0",
+    "share": "a number from 0 to 1",
+    "fraction": "a number above 0 and at most 1",
+    "sizes": 'a list of rising numbers of bytes, as [65536, "1MiB"]',
+    "rates": "a list of positive numbers of bytes per second, one more than until has",
+    "ranks": "a whole number of at least 2",
+}
+
+
+def read(table: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The values of all entries by name, and what is wrong with them, one line each; values count if nothing is wrong."""
+    wrong: list[str] = []
+    tables = _TABLES | _OPTIONAL_TABLES
+    found = _entries(table, _SCALARS | _OPTIONAL, set(_SCALARS), "", wrong, also={*tables, "fits"})
+    for key, kinds in tables.items():
+        needed = set() if key in _OPTIONAL_TABLES else {"float32"} if key == "flops" else set(kinds)
+        found[key] = _entries(_table(table, key, wrong), kinds, needed, f"{key}.", wrong)
+    found["fits"] = _fits(_table(table, "fits", wrong), wrong)
+    return found, wrong
+
+
+def _fits(table: dict[str, Any], wrong: list[str]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    wrong += [f"fits.{place}: unknown{nearest(place, _FITS)}" for place in table if place not in _FITS]
+    for place, moves in _FITS.items():
+        group = _table(table, place, wrong, "fits.")
+        ranks = {"ranks": "ranks"} if place != "local" and group else {}
+        given = _entries(group, ranks, set(ranks), f"fits.{place}.", wrong, also=moves)
+        for move in moves:
+            if move in group:
+                one = _table(group, move, wrong, f"fits.{place}.")
+                fit = _entries(one, _FIT, {"alpha", "beta"}, f"fits.{place}.{move}.", wrong)
+                until, beta = fit.get("until", ()), fit.get("beta") or ()
+                if beta and until is not None and len(beta) != len(until) + 1:
+                    wrong.append(f"fits.{place}.{move}.beta: {one['beta']!r} is not {_MEANING['rates']}")
+                found.append({"place": place, "move": move, "ranks": given.get("ranks", 1)} | fit | {"until": until})
+    return found
+
+
+def _table(given: dict[str, Any], key: str, wrong: list[str], prefix: str = "") -> dict[str, Any]:
+    inner = given.get(key, {})
+    if isinstance(inner, dict):
+        return inner
+    wrong.append(f"{prefix}{key}: {inner!r} is not a table")
+    return {}
+
+
+def _entries(
+    given: dict[str, Any],
+    kinds: dict[str, str],
+    needed: Collection[str],
+    prefix: str,
+    wrong: list[str],
+    also: Collection[str] = (),
+) -> dict[str, Any]:
+    """The values of one table; what is wrong with it is appended to `wrong`."""
+    known = [*kinds, *sorted(also)]
+    wrong += [f"{prefix}{key}: unknown{nearest(key, known)}" for key in given if key not in known]
+    wrong += [f"{prefix}{key}: missing, {_MEANING[kinds[key]]}" for key in kinds if key in needed and key not in given]
+    found: dict[str, Any] = {}
+    for key, kind in kinds.items():
+        if key in given:
+            found[key] = _value(given[key], kind)
+            if found[key] is None:
+                wrong.append(f"{prefix}{key}: {given[key]!r} is not {_MEANING[kind]}")
+    return found
+
+
+def _value(given: object, kind: str) -> object:
+    """The value as its kind demands, or None where it does not."""
+    if kind == "text":
+        return given if isinstance(given, str) and given else None
+    if kind in ("sizes", "rates"):
+        return _list(given, "bytes" if kind == "sizes" else "rate", rising=kind == "sizes")
+    if kind in ("bytes", "rate") and isinstance(given, str):
+        try:
+            given = parse_bytes(given)
+        except ConfigError:
+            return None
+    if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given) or given < 0:
+        return None
+    if (given == 0 and kind not in ("seconds", "share")) or (given > 1 and kind in ("share", "fraction")):
+        return None
+    if kind in ("count", "ranks"):
+        return given if isinstance(given, int) and given >= (2 if kind == "ranks" else 1) else None
+    return int(given) if kind == "bytes" else float(given)
+
+
+def _list(given: object, kind: str, rising: bool) -> tuple[float, ...] | None:
+    values = [_value(one, kind) for one in given] if isinstance(given, list | tuple) else [None]
+    numbers = tuple(float(one) for one in values if isinstance(one, int | float))
+    if len(numbers) < len(values) or (rising and list(numbers) != sorted(set(numbers))):
+        return None
+    return numbers

@@ -1,0 +1,78 @@
+"""A machine profile as TOML that people read: `autopar.ir.machine.load` turns the text into the same record again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from autopar.ir.machine import Fit, Machine, table
+
+_UNITS = (("GB/s", 1e9), ("MB/s", 1e6), ("KB/s", 1e3))
+
+
+def text(machine: Machine, notes: Sequence[str], marks: dict[str, str]) -> str:
+    """The file. `notes` are lines of comment at its top, `marks` comments behind the headings of tables."""
+    given = table(machine)
+    fits = given.pop("fits", {})
+    lines = [f"# {note}" for note in notes]
+    tables = {key: value for key, value in given.items() if isinstance(value, dict)}
+    lines += [_entry(key, value, "") for key, value in given.items() if key not in tables]
+    for key, entries in tables.items():
+        lines += ["", _heading(key, marks)]
+        lines += [
+            _entry(name, value, "beta" if key in ("intra", "inter", "update") else key)
+            for name, value in entries.items()
+        ]
+    for place, moves in fits.items():
+        lines += ["", _heading(f"fits.{place}", marks)]
+        lines += [f"{name} = {value}" for name, value in moves.items() if not isinstance(value, dict)]
+        lines += [_fit(one) for one in machine.fits if one.place == place]
+    return "\n".join(lines) + "\n"
+
+
+def rate(value: float) -> str:
+    """``6.42 GB/s``."""
+    for unit, size in _UNITS:
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:.3g} B/s"
+
+
+def size(value: float) -> str:
+    """``64KiB``, or plain bytes where that is not exact."""
+    for unit, step in (("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if value % step == 0 and value:
+            return f"{int(value) // step}{unit}"
+    return f"{value:.12g}"
+
+
+def _heading(key: str, marks: dict[str, str]) -> str:
+    return f"[{key}]" + (f"  # {marks[key]}" if key in marks else "")
+
+
+def _entry(name: str, value: object, kind: str) -> str:
+    if isinstance(value, str):
+        quoted = value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'{name} = "{quoted}"'
+    shown = number(value) if isinstance(value, float) else str(value)
+    rates = isinstance(value, float) and (name == "memory_bandwidth" or (kind == "beta" and name != "alpha"))
+    return f"{name} = {shown}" + (f"  # {rate(float(value))}" if rates and isinstance(value, float) else "")
+
+
+def number(value: float) -> str:
+    """The shortest text that is this number: ``6.42e9``."""
+    mantissa, _, power = f"{value!r}".partition("e")
+    if not power and (value >= 1e6 or 0 < value < 1e-3):
+        digits = f"{value:.15e}"
+        mantissa, _, power = digits.partition("e")
+        mantissa = mantissa.rstrip("0").rstrip(".")
+        if float(f"{mantissa}e{int(power)}") != value:
+            return repr(value)
+    return f"{mantissa}e{int(power)}" if power else mantissa
+
+
+def _fit(one: Fit) -> str:
+    bounds = [size(until) if size(until).endswith("iB") else number(until) for until in one.until]
+    quoted = ", ".join(f'"{bound}"' if bound.endswith("iB") else bound for bound in bounds)
+    until = f"until = [{quoted}], " if bounds else ""
+    rates = ", ".join(number(beta) for beta in one.beta)
+    return f"{one.move} = {{alpha = {number(one.alpha)}, {until}beta = [{rates}]}}"

@@ -1,0 +1,324 @@
+"""A plan: what was decided, at what predicted cost, as a small JSON file. No code, no pickle; same input, same bytes.
+
+The plan names everything by the user's names. Layouts are written as words (``"shard 1 as 3x_x64"``), one per grid axis.
+What it was decided for stands in it as well: the options, the whole machine profile, the hash of the model file. A plan
+that is read is checked (`check`), so that what uses it need not be careful.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+import autopar
+from autopar.errors import PlanError, nearest, refusal
+from autopar.ir import plan_check
+from autopar.ir.batch_sizes import ANY, Sizes
+from autopar.ir.machine import Machine
+
+VERSION = 2
+_AGAIN = "compile the model again with `autopar compile`"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """The user's model file relative to the plan's folder ("" for a live module), its hash, and the attribute used."""
+
+    path: str
+    sha256: str
+    attribute: str = "model"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorPlan:
+    """An input, parameter or buffer: what it is, the layouts in which the program receives it, and the calls that read it."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    kind: str  # "input", or the kind of a graph.Parameter
+    layouts: tuple[str, ...]
+    aliases: tuple[str, ...] = ()
+    readers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AxisChoice:
+    """What an operator does on one axis: its mode, the letter split, and the layouts of operands and results there."""
+
+    mode: str
+    letter: str
+    blocks: int
+    unit: int
+    operands: tuple[str, ...]
+    results: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class InnerPlan:
+    """Communication inside an operator's distributed form."""
+
+    primitive: str
+    axis: str
+    bytes_forward: float
+    bytes_adjoint: float
+    seconds_forward: float
+    seconds_adjoint: float
+
+
+@dataclass(frozen=True, slots=True)
+class NodePlan:
+    """One operator call. Seconds are per rank; `letters` is the operator's notation."""
+
+    name: str
+    target: str
+    letters: str
+    module: str
+    source: str
+    code: str
+    shape: tuple[int, ...]
+    choices: tuple[AxisChoice, ...]
+    seconds_forward: float
+    seconds_backward: float
+    saved_bytes: int
+    ruled: bool  # false where the operator has no rule and runs whole on every rank
+    inner: tuple[InnerPlan, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ConversionPlan:
+    """One primitive between two operators: the value it converts, over which axis, for whom, and what it moves per rank."""
+
+    value: str
+    primitive: str
+    axis: str
+    before: tuple[str, ...]
+    after: tuple[str, ...]
+    consumers: tuple[str, ...]
+    module: str
+    times: int  # how often it runs in a step: the number of blocks that share the line
+    bytes_forward: float
+    bytes_adjoint: float
+    seconds_forward: float
+    seconds_adjoint: float
+
+
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """One training step on one rank: seconds by cause and peak bytes by cause.
+
+    `gradients` are the seconds of gradient sums that do not hide behind backward, by the step's timeline. The bytes are those
+    that are held at the peak, when `peak_during` runs (`autopar.codegen.memory_footprint`): whole inputs; parameters;
+    gradients, or the buckets that they lie in; the optimizer's state; what is kept for backward; buffers of conversions; what
+    comes and goes.
+    """
+
+    compute: float
+    communication: float
+    gradients: float
+    update: float
+    parameters_bytes: int
+    gradients_bytes: int
+    optimizer_bytes: int
+    activations_bytes: int
+    inputs_bytes: int
+    buffers_bytes: int
+    transients_bytes: int
+    peak_during: str
+
+    @property
+    def seconds(self) -> float:
+        """The whole step."""
+        return self.compute + self.communication + self.gradients + self.update
+
+    @property
+    def bytes(self) -> int:
+        """The peak."""
+        standing = self.inputs_bytes + self.parameters_bytes + self.gradients_bytes + self.optimizer_bytes
+        return standing + self.activations_bytes + self.buffers_bytes + self.transients_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SolverReport:
+    """How the plan was found. Wall-clock seconds are not part of it, so that same input gives same bytes.
+
+    `unhidden` is the share of what the machine hides of gradient sums that `cost` and `bound` take as waited for.
+    """
+
+    method: str
+    cost: float
+    bound: float
+    variables: int
+    strategies: int
+    tied_loss: (
+        float | None
+    )  # share of the cost that repeated blocks of one choice cost more, at most; None: not computed
+    unhidden: float = 0.0
+
+    @property
+    def gap(self) -> float:
+        """Relative distance of the cost from the proven lower bound."""
+        return max(0.0, self.cost - self.bound) / self.cost if self.cost > 0 else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the user asked for. `memory` is bytes per rank, None for the machine's; `time_limit` seconds for the solver."""
+
+    memory: float | None
+    solver: str
+    optimizer: str
+    pins: tuple[str, ...]
+    bans: tuple[str, ...]
+    loss: str | None
+    time_limit: float
+    outputs: tuple[str, ...]
+    measure: bool = False  # whether calls were timed on the machine
+    recompute: str = "auto"  # whether repeated blocks are computed again in backward: auto, always or never
+    plan: str = "auto"  # or the baseline that was asked for
+    batch_sizes: tuple[int, ...] = ()  # numbers of rows that batches will have
+
+
+@dataclass(frozen=True, slots=True)
+class OutputPlan:
+    """What the program returns beside the loss: its path in what forward returns, and the layouts in which it is left.
+
+    `rows` are the dims that grow with the batch.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    layouts: tuple[str, ...]
+    rows: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPlan:
+    """The batch: how many `rows` were compiled for, and the `inputs` that have them along dim 0.
+
+    A step may bring another number of rows, one of `sizes`, unless `fixed` says why not. `filled` are the factors of the
+    plan's that grow with the batch: every rank needs a row of them.
+    """
+
+    rows: int
+    inputs: tuple[str, ...]
+    fixed: str
+    filled: tuple[tuple[tuple[str, ...], int], ...]
+    sizes: Sizes = ANY
+    others: tuple[int, ...] = ()  # numbers of rows with a program of their own
+
+    def accepts(self, rows: int) -> bool:
+        """Whether the program takes a batch of so many rows."""
+        return rows == self.rows or (not self.fixed and self.sizes.accepts(rows))
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where in the program a call or a conversion is: the expression `text` in a function.
+
+    `calls` are the names of the call in the rounds of a repeated block, of one call otherwise; `conversion` is a place in the
+    plan's list. The text is empty where a call prints nothing of its own.
+    """
+
+    function: str
+    text: str
+    calls: tuple[str, ...]
+    conversion: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything that was decided for one model on one grid."""
+
+    version: int
+    autopar: str
+    name: str
+    grid: str
+    machine: Machine
+    model: ModelSource
+    options: Options
+    graph_sha256: str
+    program_sha256: str
+    inputs: tuple[TensorPlan, ...]
+    parameters: tuple[TensorPlan, ...]
+    nodes: tuple[NodePlan, ...]
+    conversions: tuple[ConversionPlan, ...]
+    repeats: tuple[tuple[str, tuple[str, ...]], ...]  # (path of a block list, the members that share one function)
+    predicted: Predicted
+    single: float  # predicted seconds of the same step on one rank
+    solver: SolverReport
+    filled: tuple[tuple[tuple[str, ...], int], ...]  # (axes, extent) of each factor of which every rank needs a row
+    batch: BatchPlan
+    recomputed: tuple[bool, ...]  # per entry of `repeats`, whether backward computes its blocks' forward again
+    evaluation: str  # why the program cannot evaluate, empty where it can
+    loss: str  # the path of the loss in what forward returns
+    outputs: tuple[OutputPlan, ...]
+    training: str  # why the program cannot be put into training, empty where it can
+    evaluates: bool  # whether it starts in evaluation, as the model that was compiled
+    places: tuple[Place, ...]  # in the order of the text
+
+
+def to_json(plan: Plan) -> str:
+    """The plan as indented JSON text, deterministic to the byte."""
+    return msgspec.json.format(msgspec.json.encode(plan), indent=1).decode() + "\n"
+
+
+def from_json(text: str, where: str) -> Plan:
+    """Read a plan. Raises PlanError where the text is damaged, or another schema version or release wrote it."""
+    try:
+        head = msgspec.json.decode(text, type=dict[str, object])
+        _check_version(head, where)
+        plan = msgspec.json.decode(text, type=Plan)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise PlanError(
+            refusal(where, f"damaged: {error}", "a plan is what `autopar compile` wrote", fix=_AGAIN)
+        ) from error
+    check(plan, where)
+    return plan
+
+
+def _check_version(head: dict[str, object], where: str) -> None:
+    version, release = head.get("version"), head.get("autopar")
+    if version != VERSION:
+        given = f"schema version {version!r}" if "version" in head else "damaged: it has no schema version"
+        raise PlanError(refusal(where, given, f"this release reads version {VERSION}", fix=_AGAIN))
+    if release != autopar.__version__:
+        given = f"compiled by autopar {release}, and this is {autopar.__version__}"
+        rule = "a plan is read by the release that made it"
+        raise PlanError(refusal(where, given, rule, fix=f"{_AGAIN}, or install autopar {release}"))
+
+
+def check(plan: Plan, where: str) -> None:
+    """Raise PlanError, with the first offenders, unless the plan makes sense: layouts, axes, names and numbers."""
+    offenders = list(plan_check.offenders(plan))
+    if offenders:
+        more = [f"and {len(offenders) - 10} more"] if len(offenders) > 10 else []
+        rule = "a plan is what `autopar compile` wrote; programs may be edited, plans may not"
+        raise PlanError(refusal(where, "damaged: it contradicts itself", rule, offenders[:10] + more, _AGAIN))
+
+
+def load_plan(path: str | Path) -> Plan:
+    """Read ``plan.json``, or the one in a folder that `autopar compile` wrote. Raises PlanError."""
+    file = Path(path) / "plan.json" if Path(path).is_dir() else Path(path)
+    rule = "a compiled folder holds plan.json and program.py"
+    if not file.exists():
+        others = [one.parent.name for one in file.parent.glob("*/plan.json")] if file.parent.is_dir() else []
+        given = (
+            "the folder has no plan.json"
+            if Path(path).is_dir()
+            else f"there is no such folder{nearest(file.name, others)}"
+        )
+        raise PlanError(
+            refusal(str(path), given, rule, fix="name a folder that `autopar compile MODEL -o FOLDER` wrote")
+        )
+    if file.suffix == ".py":
+        fix = f"name the folder of the program, or compile the model: autopar compile {file} --grid 2 -o build"
+        raise PlanError(refusal(str(path), "it is a Python file", rule, fix=fix))
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PlanError(refusal(str(file), f"cannot be read: {error}", rule, fix=_AGAIN)) from error
+    return from_json(text, str(file))

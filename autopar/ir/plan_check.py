@@ -1,0 +1,96 @@
+"""Whether a plan that was read makes sense: every layout and mode known, every axis and call there, no negative number.
+
+The JSON schema has been checked before, so types are right. What a hand edit or a damaged disk can still break is said
+here in full, so that the commands and the compiler may trust a plan that they have read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from autopar.errors import ConfigError, nearest
+from autopar.ir import machine as machines
+from autopar.ir.graph import ITEMSIZE
+from autopar.ir.grid import GridShape
+from autopar.ir.layout import parse_layout
+
+if TYPE_CHECKING:
+    from autopar.ir.plan import ConversionPlan, InnerPlan, NodePlan, Plan
+
+_MODES = ("split", "replicate", "copied", "linear")
+_KINDS = ("input", "parameter", "frozen", "buffer", "constant")
+
+
+def offenders(plan: Plan) -> Iterator[str]:
+    """What is wrong with the plan, one line each."""
+    try:
+        axes = GridShape.parse(plan.grid).names
+        machines.check(plan.machine)
+    except ConfigError as error:
+        yield str(error).replace("\n", "; ")
+        return
+    known = {node.name for node in plan.nodes}
+    for one in (*plan.inputs, *plan.parameters):
+        yield from (f"{one.name}: {name!r} is no call" for name in one.readers if name not in known)
+        yield from _bad_layouts(one.name, one.layouts, len(axes))
+        if one.kind not in _KINDS or one.dtype not in ITEMSIZE:
+            yield f"{one.name}: {one.dtype!r}, {one.kind!r} is no dtype and kind"
+    for output in plan.outputs:
+        yield from _bad_layouts(output.name, output.layouts, len(axes))
+        yield from [f"{output.name}: {output.dtype!r} is no dtype"] * (output.dtype not in ITEMSIZE)
+    for node in plan.nodes:
+        yield from _bad_choices(node, len(axes))
+    for conversion in plan.conversions:
+        yield from (f"{conversion.value}: {name!r} is no call" for name in conversion.consumers if name not in known)
+    for place in plan.places:
+        yield from (f"place {place.text}: {name!r} is no call" for name in place.calls if name not in known)
+        if place.conversion is not None and place.conversion >= len(plan.conversions):
+            yield f"place {place.text}: conversion {place.conversion} of {len(plan.conversions)}"
+    moved: list[ConversionPlan | InnerPlan] = [*plan.conversions, *(one for node in plan.nodes for one in node.inner)]
+    yield from (
+        f"{one.primitive}: {one.axis!r} is no axis{nearest(one.axis, axes)}" for one in moved if one.axis not in axes
+    )
+    for names, extent in plan.filled:
+        yield from (f"filled: {name!r} is no axis{nearest(name, axes)}" for name in names if name not in axes)
+        yield from [f"filled: an extent of {extent}"] * (extent < 1)
+    yield from (f"repeats of {prefix!r} has no members" for prefix, members in plan.repeats if not members)
+    if len(plan.recomputed) != len(plan.repeats):
+        yield f"recomputed tells of {len(plan.recomputed)} repeats, of which there are {len(plan.repeats)}"
+    yield from _negative(dataclasses.asdict(plan), "")
+
+
+def _bad_choices(node: NodePlan, axes: int) -> Iterator[str]:
+    if len(node.choices) != axes:
+        yield f"{node.name}: {len(node.choices)} choices on {axes} axes"
+    if len({(len(one.operands), len(one.results)) for one in node.choices}) > 1 or not all(
+        one.results for one in node.choices
+    ):
+        yield f"{node.name}: its choices speak of different numbers of operands and results"
+    for choice in node.choices:
+        if choice.mode not in _MODES:
+            yield f"{node.name}: {choice.mode!r} is no mode{nearest(choice.mode, _MODES)}"
+        yield from _bad_layouts(node.name, (*choice.operands, *choice.results), None)
+
+
+def _bad_layouts(name: str, layouts: tuple[str, ...], axes: int | None) -> Iterator[str]:
+    if axes is not None and len(layouts) != axes:
+        yield f"{name}: {len(layouts)} layouts on {axes} axes"
+    for text in layouts:
+        try:
+            parse_layout(text)
+        except ValueError as error:
+            yield f"{name}: {error}"
+
+
+def _negative(item: object, path: str) -> Iterator[str]:
+    """Places of negative numbers: a plan has none."""
+    if isinstance(item, dict):
+        for key, value in item.items():
+            yield from _negative(value, f"{path}.{key}".lstrip("."))
+    elif isinstance(item, tuple):
+        for i, value in enumerate(item):
+            yield from _negative(value, f"{path}[{i}]")
+    elif isinstance(item, int | float) and item < 0:
+        yield f"{path}: {item} is negative"

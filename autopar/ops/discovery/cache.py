@@ -1,0 +1,88 @@
+"""Verdicts kept on disk, one small JSON file each, so that an operator is searched once and not in every run.
+
+The file's name is the hash of everything that a verdict depends on: the operator's schema and, where it is Python, its
+source; torch's version and ours; and the experiment (made-up shapes, kinds of operands, literals). Files are written
+beside their place and moved into it, so that writers do not meet; one that cannot be read counts as absent. What is
+read is tried once more before it is believed (`discover_search.holds`).
+
+``AUTOPAR_CACHE`` names the folder; ``off`` keeps nothing. Without it: ``$XDG_CACHE_HOME/autopar`` or ``~/.cache/autopar``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import inspect
+import os
+import tempfile
+from pathlib import Path
+
+import msgspec
+import torch
+
+import autopar
+from autopar.ops.discovery.call_shape import Form, experiment, operator
+from autopar.ops.discovery.search import Verdict
+from autopar.ops.library import user_functions
+
+_VERSION = 1
+
+
+def folder() -> Path | None:
+    """Where verdicts are kept; None where they are not."""
+    named = os.environ.get("AUTOPAR_CACHE", "")
+    if named.lower() in ("off", "0", "none"):
+        return None
+    if named:
+        return Path(named) / "operators"
+    home = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(home) if home else Path("~/.cache").expanduser()) / "autopar" / "operators"
+
+
+def key(form: Form) -> str:
+    """The name of a form's file."""
+    found = operator(form.target)
+    parts = (
+        _VERSION,
+        autopar.__version__,
+        torch.__version__,
+        str(found._schema),
+        _source(form.target),
+        experiment(form),
+    )
+    return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()
+
+
+def _source(target: str) -> str:
+    """The source of an operator that torch.library.custom_op made, or of a function; nothing of any other."""
+    from torch._library.custom_ops import OPDEFS
+
+    made, own = OPDEFS.get("::".join(target.split(".")[:2])), user_functions.kept(target)
+    try:
+        return inspect.getsource(own.function) if own else inspect.getsource(made._init_fn) if made is not None else ""
+    except (OSError, TypeError):
+        return ""
+
+
+def read(form: Form) -> Verdict | None:
+    """The verdict that was kept, if there is one."""
+    place = folder()
+    if place is None:
+        return None
+    try:
+        return msgspec.json.decode((place / f"{key(form)}.json").read_bytes(), type=Verdict)
+    except (OSError, ValueError, msgspec.DecodeError):
+        return None
+
+
+def write(form: Form, verdict: Verdict) -> None:
+    """Keep a verdict; a folder that cannot be written to keeps none."""
+    place = folder()
+    if place is None:
+        return
+    with contextlib.suppress(OSError):
+        place.mkdir(parents=True, exist_ok=True)
+        handle, draft = tempfile.mkstemp(dir=place, suffix=".draft")
+        with os.fdopen(handle, "wb") as file:
+            file.write(msgspec.json.encode(verdict))
+        Path(draft).replace(place / f"{key(form)}.json")

@@ -1,0 +1,93 @@
+"""Complex numbers from real ones and back, element by element.
+
+Every dim is a letter, and all but polar forms are linear over the real numbers, so that partial sums pass through them.
+
+    view_as_real     d* -> d* [p]      the last dim holds the real and the imaginary part
+    view_as_complex  d* [p] -> d*
+    conj             d* -> d*          written out (``torch.conj_physical``): a lazy conjugate is not what lies in memory
+    complex          d*, d* -> d*      from real and imaginary part;  polar from absolute value and angle
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from autopar.ops.record.op import Emit, Local, Op, Sample, T, register
+from autopar.ops.record.printing import atom, function
+from autopar.ops.record.rule import Call, Rule, broadcast, letters, with_linear
+
+_Z = T((4, 6), "complex")
+_PAIRS = T((4, 3, 2))
+
+
+def _as_real(call: Call) -> Rule:
+    """The parts are whole."""
+    return with_linear(letters("d* -> d* [p]", call), {0})
+
+
+def _as_complex(call: Call) -> Rule:
+    return with_linear(letters("d* [p] -> d*", call), {0})
+
+
+def _linear(call: Call) -> Rule:
+    """Linear over the real numbers, in all operands together."""
+    return with_linear(broadcast(call), range(len(call.operands)))
+
+
+def _method(name: str) -> Emit:
+    def emit(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+        return f"{atom(args[0])}.{name}"
+
+    return emit
+
+
+def _pairs(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """A rank may have no part of what is split, for which torch's own function has no gradient."""
+    return f"view_as_real({args[0]})" if local.splits else f"torch.view_as_real({args[0]})"
+
+
+def _contiguous_pairs(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """torch views pairs as complex numbers only where they lie side by side; our tensors may lie any way."""
+    return f"torch.view_as_complex({atom(args[0])}.contiguous())"
+
+
+def _record(
+    name: str,
+    targets: tuple[str, ...],
+    note: str,
+    rule: Callable[[Call], Rule],
+    emit: Emit,
+    saves: str,
+    *samples: Sample,
+) -> None:
+    register(Op(name, targets, note, rule, emit, work="memory", saves=saves, samples=samples))
+
+
+_record(
+    "view_as_real", ("aten.view_as_real.default",), "d* -> d* [p]", _as_real, _pairs, "",
+    Sample((_Z,)),
+)  # fmt: skip
+_record(
+    "view_as_complex", ("aten.view_as_complex.default",), "d* [p] -> d*", _as_complex, _contiguous_pairs, "",
+    Sample((_PAIRS,)),
+)  # fmt: skip
+_record(
+    "conj", ("aten._conj.default", "aten.conj.default"), "d* -> d*", _linear,
+    function("torch.conj_physical", 1), "",
+    Sample((_Z,)), Sample((_Z,), target="aten.conj.default"),
+)  # fmt: skip
+_record(
+    "real", ("aten.real.default",), "d* -> d*", _linear, _method("real"), "", Sample((_Z,)),
+)  # fmt: skip
+_record(
+    "imag", ("aten.imag.default",), "d* -> d*", _linear, _method("imag"), "", Sample((_Z,)),
+)  # fmt: skip
+_record(
+    "complex", ("aten.complex.default",), "d*, d* -> d*", _linear, function("torch.complex", 2), "",
+    Sample((T((4, 6)), T((4, 6)))), Sample((T((4, 6)), T((6,)))),
+)  # fmt: skip
+_record(
+    "polar", ("aten.polar.default",), "d*, d* -> d*", broadcast, function("torch.polar", 2), "output",
+    Sample((T((4, 6), "unit"), T((4, 6)))),
+)  # fmt: skip

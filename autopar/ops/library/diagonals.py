@@ -1,0 +1,108 @@
+"""Diagonals of the last, or of any, two dims: triangles above or below one, reading one, writing one.
+
+    tril        y[b, m, n] = x[b, m, n] if n - m <= d else 0       a part of the rows or columns has another diagonal
+    diagonal    y[a, i] = x[a, i, i + d]                           both dims are whole
+
+A part that begins at row r and column c of the whole has the diagonal d + r - c.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from autopar.ops.record.op import Emit, Local, Op, Sample, T, register
+from autopar.ops.record.positional import by_place, start
+from autopar.ops.record.printing import atom, invoke, normal_dim, pick
+from autopar.ops.record.rule import Call, Dims, Rule, with_linear
+
+
+def _names(shape: Sequence[int]) -> Dims:
+    return tuple((f"d{i}",) for i in range(len(shape)))
+
+
+def _memory(
+    name: str, targets: tuple[str, ...], note: str, rule: Callable[[Call], Rule], emit: Emit, *samples: Sample
+) -> None:
+    register(Op(name, targets, note, rule, emit, work="memory", saves="", samples=samples))
+
+
+def _triangle(call: Call) -> Rule:
+    """Rows and columns know their place: the diagonal of a part is another."""
+    names = _names(call.operands[0].shape)
+    extents = {f"d{i}": n for i, n in enumerate(call.operands[0].shape)}
+    rule = with_linear(Rule((names,), (names,), extents), {0})
+    return by_place(rule, [names[-2][0], names[-1][0]])
+
+
+def _emit_triangle(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """``x.tril()``, or ``x.tril(DATA.start(16))`` of a part that begins at that row."""
+    (row,), (column,) = rule.operands[0][-2:]
+    diagonal = pick(args, kwargs, 1, "diagonal", 0)
+    down, right = start(rule, local, row), start(rule, local, column)
+    text = " + ".join([*([str(diagonal)] if diagonal else []), *([down] if down else [])])
+    text += f" - {right}" if right and text else f"-{right}" if right else ""
+    return f"{atom(args[0])}.{call.node.target.split('.')[1]}({text})"
+
+
+_memory(
+    "triangle", ("aten.tril.default", "aten.triu.default"), "b* m n -> b* m n", _triangle, _emit_triangle,
+    Sample((T((2, 4, 4)),)), Sample((T((4, 3, 3)), 1), target="aten.triu.default"),
+    Sample((T((4, 6)), -2)), Sample((T((6, 4)), -1), target="aten.triu.default"),
+)  # fmt: skip
+
+
+def _diagonal(call: Call) -> Rule:
+    """Two dims become one behind the others; all three are whole."""
+    shape, result = call.operands[0].shape, call.results[0].shape
+    gone = [normal_dim(call.arg(2 + i, f"dim{i + 1}", i), len(shape)) for i in (0, 1)]
+    names = _names(shape)
+    kept = tuple(name for i, name in enumerate(names) if i not in gone)
+    extents = {f"d{i}": n for i, n in enumerate(shape)} | {"y": result[-1]}
+    whole = frozenset({"y", *(f"d{i}" for i in gone)})
+    return with_linear(Rule((names,), ((*kept, ("y",)),), extents, whole), {0})
+
+
+def _emit_diagonal(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    given = [pick(args, kwargs, 1 + i, name, i - (i > 0)) for i, name in enumerate(("offset", "dim1", "dim2"))]
+    return invoke(f"{atom(args[0])}.diagonal", given)
+
+
+def _diag_embed(call: Call) -> Rule:
+    """The last dim on the diagonal of two new ones."""
+    shape, result = call.operands[0].shape, call.results[0].shape
+    new = sorted(normal_dim(call.arg(2 + i, f"dim{i + 1}", i - 2), len(result)) for i in (0, 1))
+    names = [f"d{i}" for i in range(len(shape))]
+    rest = iter(names[:-1])
+    after = tuple((f"y{new.index(i)}",) if i in new else (next(rest),) for i in range(len(result)))
+    extents = dict(zip(names, shape, strict=True)) | {f"y{k}": result[i] for k, i in enumerate(new)}
+    rule = Rule((tuple((name,) for name in names),), (after,), extents, frozenset({names[-1], "y0", "y1"}))
+    return with_linear(rule, {0})
+
+
+def _emit_diag_embed(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    given = [pick(args, kwargs, 1 + i, name, (0, -2, -1)[i]) for i, name in enumerate(("offset", "dim1", "dim2"))]
+    return invoke("torch.diag_embed", (args[0], *given))
+
+
+_memory(
+    "diagonal", ("aten.diagonal.default",), "a* [m] [n] -> a* [y]", _diagonal, _emit_diagonal,
+    Sample((T((4, 4)), 1)), Sample((T((3, 6, 4)), 0, 0, 2)),
+)  # fmt: skip
+_memory(
+    "diag_embed", ("aten.diag_embed.default",), "a* [n] -> a* [m] [m]", _diag_embed, _emit_diag_embed,
+    Sample((T((4, 3)),)), Sample((T((6, 3)), 1, 0, 2)),
+)  # fmt: skip
+
+
+def _trace(call: Call) -> Rule:
+    shape = call.operands[0].shape
+    rule = Rule((_names(shape),), ((),), {f"d{i}": n for i, n in enumerate(shape)}, frozenset({"d0", "d1"}))
+    return with_linear(rule, {0})
+
+
+def _emit_trace(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    return f"{atom(args[0])}.trace()"
+
+
+_memory("trace", ("aten.trace.default",), "[m] [n] ->", _trace, _emit_trace, Sample((T((4, 6)),)))

@@ -1,0 +1,269 @@
+"""Operators of one tensor that treat every element alone: `y[i] = f(x[i])`. Every dim is a letter.
+
+Most are one line of a table. Signs, casts and copies are linear, and let partial sums through.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from autopar.ir.graph import Dtype
+from autopar.ops.record.op import Emit, Local, Op, Sample, T, register
+from autopar.ops.record.printing import atom, function, invoke, literal, method, overload, pick
+from autopar.ops.record.rule import Call, Rule, broadcast, floating, with_linear
+
+_X = T((4, 6))
+_POSITIVE = T((4, 6), "unit")
+
+
+def _unary(call: Call) -> Rule:
+    return broadcast(call)
+
+
+def _linear_unary(call: Call) -> Rule:
+    """Linear, provided that both sides are real numbers."""
+    rule = broadcast(call)
+    return with_linear(rule, {0}) if all(map(floating, (*call.operands, *call.results))) else rule
+
+
+def _prefix(symbol: str) -> Emit:
+    def emit(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+        return f"{symbol}{atom(args[0])}"
+
+    return emit
+
+
+def _emit_hardtanh(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """torch.nn.functional refuses bounds in the wrong order, which the operator takes."""
+    low, high = pick(args, kwargs, 1, "min_val", -1.0), pick(args, kwargs, 2, "max_val", 1.0)
+    if low > high:
+        return overload(call, args, kwargs)
+    return invoke("F.hardtanh", args[:1], [("min_val", low, -1.0), ("max_val", high, 1.0)])
+
+
+# Pointwise functions of one tensor: ATen name, how it is printed, what autograd keeps, further argument samples.
+_FUNCTIONS: tuple[tuple[str, Emit, str, tuple[tuple[object, ...], ...]], ...] = (
+    ("relu", function("F.relu", 1), "output", ((_X,),)),
+    ("relu6", function("F.relu6", 1), "inputs", ((_X,),)),
+    ("tanh", function("torch.tanh", 1), "output", ((_X,),)),
+    ("sigmoid", function("torch.sigmoid", 1), "output", ((_X,),)),
+    ("silu", function("F.silu", 1), "inputs", ((_X,),)),
+    ("mish", function("F.mish", 1), "inputs", ((_X,),)),
+    ("elu", function("F.elu", 1, ("alpha", 1.0)), "output", ((_X,), (_X, 0.5))),
+    ("selu", function("F.selu", 1), "output", ((_X,),)),
+    ("leaky_relu", function("F.leaky_relu", 1, ("negative_slope", 0.01)), "inputs", ((_X,), (_X, 0.2))),
+    ("hardtanh", _emit_hardtanh, "inputs", ((_X, -0.5, 0.5),)),
+    ("hardswish", function("F.hardswish", 1), "inputs", ((_X,),)),
+    ("hardsigmoid", function("F.hardsigmoid", 1), "inputs", ((_X,),)),
+    ("softplus", function("F.softplus", 1, ("beta", 1.0), ("threshold", 20.0)), "inputs", ((_X,), (_X, 2.0, 9.0))),
+    ("log_sigmoid", function("F.logsigmoid", 1), "inputs", ((_X,),)),
+    ("exp", function("torch.exp", 1), "output", ((_X,),)),
+    ("exp2", function("torch.exp2", 1), "output", ((_X,),)),
+    ("expm1", function("torch.expm1", 1), "output", ((_X,),)),
+    ("log", function("torch.log", 1), "inputs", ((_POSITIVE,),)),
+    ("log2", function("torch.log2", 1), "inputs", ((_POSITIVE,),)),
+    ("log1p", function("torch.log1p", 1), "inputs", ((_POSITIVE,),)),
+    ("sqrt", function("torch.sqrt", 1), "output", ((_POSITIVE,),)),
+    ("rsqrt", function("torch.rsqrt", 1), "output", ((_POSITIVE,),)),
+    ("reciprocal", function("torch.reciprocal", 1), "output", ((_X,),)),
+    ("square", function("torch.square", 1), "inputs", ((_X,),)),
+    ("abs", method("abs"), "inputs", ((_X,),)),
+    ("sin", function("torch.sin", 1), "inputs", ((_X,),)),
+    ("cos", function("torch.cos", 1), "inputs", ((_X,),)),
+    ("erf", function("torch.erf", 1), "inputs", ((_X,),)),
+    ("atan", function("torch.atan", 1), "inputs", ((_X,),)),
+    ("sign", function("torch.sign", 1), "", ((_X,),)),
+    ("floor", function("torch.floor", 1), "", ((_X,),)),
+    ("ceil", function("torch.ceil", 1), "", ((_X,),)),
+    ("round", function("torch.round", 1), "", ((_X,),)),
+    ("isnan", function("torch.isnan", 1), "", ((_X,),)),
+    ("isinf", function("torch.isinf", 1), "", ((_X,),)),
+    ("isfinite", function("torch.isfinite", 1), "", ((_X,),)),
+    ("logical_not", function("torch.logical_not", 1), "", ((T((4, 6), "bool"),),)),
+    ("bitwise_not", _prefix("~"), "", ((T((4, 6), "bool"),),)),
+    ("clamp", method("clamp", ("min", None), ("max", None)), "inputs", ((_X, -0.5, 0.5), (_X, None, 0.5))),
+    ("clamp_min", method("clamp", ("min", None)), "inputs", ((_X, -0.5),)),
+    ("clamp_max", method("clamp", ("max", None)), "inputs", ((_X, 0.5),)),
+    ("threshold", function("F.threshold", 3), "inputs", ((_X, 0.1, 0.0),)),
+    ("clip", method("clamp", ("min", None), ("max", None)), "inputs", ((_X, -0.5, 0.5),)),
+    ("hardshrink", function("F.hardshrink", 1, ("lambd", 0.5)), "inputs", ((_X,), (_X, 0.2))),
+    ("softshrink", function("F.softshrink", 1, ("lambd", 0.5)), "inputs", ((_X,), (_X, 0.2))),
+    ("celu", function("F.celu", 1, ("alpha", 1.0)), "inputs", ((_X,), (_X, 0.5))),
+    ("logit", function("torch.logit", 1, ("eps", None)), "inputs", ((_POSITIVE,), (_POSITIVE, 1e-3))),
+    ("nan_to_num", method("nan_to_num", ("nan", 0.0), ("posinf", None), ("neginf", None)), "inputs", ((_X, 1.0),)),
+)
+
+
+def _samples(*calls: Iterable[object]) -> tuple[Sample, ...]:
+    return tuple(Sample(tuple(args)) for args in calls)
+
+
+for _name, _emit, _saves, _calls in _FUNCTIONS:
+    _targets = (f"aten.{_name}.default", *(("aten.special_expit.default",) if _name == "sigmoid" else ()))
+    register(Op(_name, _targets, "d* -> d*", _unary, _emit, saves=_saves, samples=_samples(*_calls)))
+
+# More functions of torch: name, domain of the sample, what autograd keeps. All are printed ``torch.name(x)``.
+_MORE = {
+    "acos": "inputs", "acosh": "inputs", "angle": "inputs", "asin": "inputs", "asinh": "inputs", "atanh": "inputs",
+    "cosh": "inputs", "deg2rad": "", "digamma": "inputs", "erfc": "inputs", "erfinv": "output", "frac": "",
+    "i0": "inputs", "lgamma": "inputs", "log10": "inputs", "rad2deg": "", "sgn": "", "signbit": "", "isneginf": "",
+    "isposinf": "", "sinc": "inputs", "sinh": "inputs", "tan": "output", "trunc": "", "positive": "", "conj_physical": "",
+    "special_airy_ai": "", "special_bessel_j0": "", "special_bessel_j1": "", "special_bessel_y0": "",
+    "special_bessel_y1": "", "special_entr": "inputs", "special_erfcx": "inputs", "special_i0e": "inputs",
+    "special_i1": "inputs", "special_i1e": "inputs", "special_log_ndtr": "inputs", "special_modified_bessel_i0": "",
+    "special_modified_bessel_i1": "", "special_modified_bessel_k0": "", "special_modified_bessel_k1": "",
+    "special_ndtri": "inputs", "special_scaled_modified_bessel_k0": "", "special_scaled_modified_bessel_k1": "",
+    "special_spherical_bessel_j0": "",
+}  # fmt: skip
+_NO_DERIVATIVE = re.compile(r"special_(airy|bessel|modified|scaled|spherical)|signbit|isneginf|isposinf")
+for _name, _saves in _MORE.items():
+    _printed = f"torch.{_name}" if not _name.startswith("special_") else f"torch.special.{_name[8:]}"
+    _kind = "positive" if _NO_DERIVATIVE.match(_name) else "complex" if _name == "acosh" else "unit"
+    register(
+        Op(
+            _name, (f"aten.{_name}.default",), "d* -> d*", _unary, function(_printed, 1), saves=_saves,
+            samples=_samples((T((4, 6), _kind),)),
+        )
+    )  # fmt: skip
+
+
+def _emit_first_number(name: str) -> Emit:
+    """``torch.polygamma(1, x)``: a number before the tensor, or after it."""
+
+    def emit(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+        return invoke(name, args)
+
+    return emit
+
+
+for _name, _sample in (("polygamma", (1, _POSITIVE)), ("mvlgamma", (_POSITIVE, 1))):
+    register(
+        Op(
+            _name, (f"aten.{_name}.default",), "d* -> d*", _unary, _emit_first_number(f"torch.{_name}"),
+            samples=_samples(_sample),
+        )
+    )  # fmt: skip
+register(
+    Op(
+        name="round_decimals",
+        targets=("aten.round.decimals",),
+        note="d* -> d*",
+        rule=_unary,
+        emit=function("torch.round", 1, ("decimals", 0)),
+        saves="",
+        samples=(Sample((_X,), (("decimals", 1),)),),
+    )
+)
+register(
+    Op(
+        name="frexp",
+        targets=("aten.frexp.Tensor",),
+        note="d* -> d*, d*",
+        rule=_unary,
+        emit=function("torch.frexp", 1),
+        samples=_samples((_X,)),
+    )
+)
+
+register(
+    Op(
+        name="gelu",
+        targets=("aten.gelu.default",),
+        note="d* -> d*",
+        rule=_unary,
+        emit=function("F.gelu", 1, ("approximate", "none")),
+        samples=(Sample((_X,)), Sample((_X,), (("approximate", "tanh"),))),
+    )
+)
+register(Op("neg", ("aten.neg.default",), "d* -> d*", _linear_unary, _prefix("-"), saves="", samples=_samples((_X,))))
+
+
+def _emit_cast(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """A cast by the dtype of the result, which the several overloads spell differently."""
+    wanted = call.results[0].dtype
+    if wanted == call.operands[0].dtype:
+        return str(args[0])
+    return f"{atom(args[0])}.to({literal(Dtype(wanted))})"
+
+
+def _cast(call: Call) -> Rule:
+    """The first operand's elements in another dtype; a second tensor (`type_as`) lends its dtype, and has no letters."""
+    rule = _linear_unary(replace(call, operands=call.operands[:1]))
+    lent = tuple(tuple(() for _ in value.shape) for value in call.operands[1:])
+    return replace(rule, operands=(*rule.operands, *lent))
+
+
+register(
+    Op(
+        name="to",
+        targets=(
+            "aten._to_copy.default",
+            "aten.to.dtype",
+            "aten.to.dtype_layout",
+            "aten.to.device",
+            "aten.to.other",
+            "aten.type_as.default",
+        ),
+        note="d* -> d*",
+        rule=_cast,
+        emit=_emit_cast,
+        work="memory",
+        saves="",
+        samples=(
+            Sample((_X,), (("dtype", Dtype("float64")),)),
+            Sample((T((4, 6), "bool"), Dtype("float64")), target="aten.to.dtype"),
+            Sample((_X, Dtype("float32")), target="aten.to.dtype"),
+            Sample((T((4, 6), "index 9"), T((3,))), target="aten.type_as.default"),
+            Sample((_X, T((3,), "float32")), target="aten.type_as.default"),
+            Sample((_X, T((4, 6), "float32")), target="aten.to.other"),
+        ),
+    )
+)
+
+
+def _emit_identity(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    return str(args[0])
+
+
+register(
+    Op(
+        name="identity",
+        targets=(
+            "aten.alias.default",
+            "aten.contiguous.default",
+            "aten.lift_fresh_copy.default",
+        ),
+        note="d* -> d*",
+        rule=_linear_unary,
+        emit=_emit_identity,
+        work="view",
+        saves="",
+        samples=_samples((_X,)),
+    )
+)
+register(
+    Op(
+        name="clone",
+        targets=("aten.clone.default",),
+        note="d* -> d*",
+        rule=_linear_unary,
+        emit=method("clone"),
+        saves="",
+        samples=_samples((_X,)),
+    )
+)
+register(
+    Op(
+        name="detach",
+        targets=("aten.detach.default",),
+        note="d* -> d*",
+        rule=_linear_unary,
+        emit=method("detach"),
+        work="view",
+        saves="",
+        samples=_samples((_X,)),
+    )
+)

@@ -1,0 +1,230 @@
+"""Tensors made from literals: no operand, or one that only lends its shape or dtype.
+
+A filled tensor has a letter per dim: a rank makes its own part. Where the operand's shape is not the result's, its
+letters change nothing: the result is whole on every rank whatever is split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from autopar.ir.graph import Dtype
+from autopar.ops.record.op import Emit, Expr, Local, Op, Sample, T, register
+from autopar.ops.record.positional import by_place, over, start
+from autopar.ops.record.printing import atom, invoke, literal, sizes
+from autopar.ops.record.rule import Call, Dims, Rule
+
+_DEFAULT_DTYPE = "float32"
+
+
+def _filled(call: Call) -> Rule:
+    """One letter per dim of the result; an operand of the same shape has them too."""
+    shape = call.results[0].shape
+    names: Dims = tuple((f"d{i}",) for i in range(len(shape)))
+    extents = {f"d{i}": n for i, n in enumerate(shape)}
+    if not call.operands or call.operands[0].shape == shape:
+        return Rule(tuple(names for _ in call.operands), (names,), extents)
+    lent: Dims = tuple((f"x{i}",) for i in range(len(call.operands[0].shape)))
+    given = {f"x{i}": n for i, n in enumerate(call.operands[0].shape)}
+    whole = {letter: frozenset({0}) for letter in given}
+    return Rule((lent,), (names,), extents | given, whole=whole)
+
+
+def _one_row(call: Call) -> Rule:
+    """No letter: the values depend on the place."""
+    shape = call.results[0].shape
+    names: Dims = tuple((f"d{i}",) for i in range(len(shape)))
+    return Rule((), (names,), {f"d{i}": n for i, n in enumerate(shape)}, frozenset(f"d{i}" for i in range(len(shape))))
+
+
+def _dtype(call: Call, assumed: str) -> list[tuple[str, object, object]]:
+    """``dtype=torch.int64`` where the result's differs from what torch would take."""
+    made = call.results[0].dtype
+    return [("dtype", Dtype(made) if made != assumed else None, None)]
+
+
+def _emit_sized(name: str, fill: int | None = None) -> Emit:
+    """``torch.zeros(DATA.part(8), 256)``; `fill` is the position of the fill value, which may set the dtype."""
+
+    def emit(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+        shape = f"({', '.join(sizes(rule, local, rule.results[0]))}{',' if len(rule.results[0]) == 1 else ''})"
+        function = f"{atom(args[0])}.{name}" if name.startswith("new_") else f"torch.{name}"
+        inner = shape if fill is None else f"{shape}, {literal(args[fill])}"
+        assumed = call.operands[0].dtype if call.operands else _DEFAULT_DTYPE
+        if fill is not None and not call.operands:
+            assumed = _python_dtype(args[fill])
+        (_, dtype, _), *_ = _dtype(call, assumed)
+        return f"{function}({inner}{f', dtype={literal(dtype)}' if dtype else ''})"
+
+    return emit
+
+
+def _python_dtype(value: object) -> str:
+    if isinstance(value, bool):
+        return "bool"
+    return "int64" if isinstance(value, int) else _DEFAULT_DTYPE
+
+
+def _emit_like(name: str, fill: int = 0) -> Emit:
+    def emit(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+        return invoke(f"torch.{name}", args[: 1 + fill], _dtype(call, call.operands[0].dtype))
+
+    return emit
+
+
+def _counting(call: Call) -> Rule:
+    """Whole numbers, one step from each to the next: a rank counts its own."""
+    if not all(isinstance(arg, int) for arg in call.node.args):
+        return _one_row(call)
+    return by_place(_filled(call), ["d0"])
+
+
+def _emit_arange(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """``torch.arange(16)``, or ``torch.arange(DATA.start(16), DATA.start(16) + DATA.part(16))``."""
+    whole = all(isinstance(arg, int) for arg in args)
+    dtype = _dtype(call, "int64" if whole else _DEFAULT_DTYPE)
+    first = start(rule, local, "d0") if whole else ""
+    if not first:
+        return invoke("torch.arange", args, dtype)
+    begin, step = args[0] if len(args) > 1 else 0, args[2] if len(args) > 2 else 1
+    rows = sizes(rule, local, rule.results[0])[0]
+    scale, shift = (f"{step} * " if step != 1 else ""), (f"{begin} + " if begin else "")
+    low = f"{shift}{scale}{first}"
+    high = f"{shift}{scale}({first} + {rows})" if scale else f"{low} + {rows}"
+    return invoke("torch.arange", (Expr(low), Expr(high), *([step] if step != 1 else [])), dtype)
+
+
+def _emit_literal(name: str) -> Emit:
+    def emit(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+        whole = all(isinstance(arg, int) for arg in args)
+        assumed = "int64" if name.endswith("_indices") and whole else _DEFAULT_DTYPE
+        return invoke(f"torch.{name}", args, _dtype(call, assumed))
+
+    return emit
+
+
+def _constant(name: str, targets: tuple[str, ...], rule: Any, emit: Emit, *samples: Sample) -> None:  # noqa: ANN401
+    register(Op(name, targets, "-> d*", rule, emit, work="memory", backward=0.0, saves="", samples=samples))
+
+
+_FLOAT64 = (("dtype", Dtype("float64")),)
+_INT64 = (("dtype", Dtype("int64")),)
+
+for _name in ("zeros", "ones"):
+    _constant(
+        _name, (f"aten.{_name}.default",), _filled, _emit_sized(_name),
+        Sample(((4, 6),), _FLOAT64), Sample(((6,),), _INT64), Sample(((),)),
+    )  # fmt: skip
+
+
+def _emit_empty(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """Nobody reads what stands there: it has no sample."""
+    name = call.node.target.split(".")[1]
+    emit = _emit_like(name) if name == "empty_like" else _emit_sized(name)
+    return emit(call, rule, local, args, kwargs)
+
+
+_EMPTY = ("aten.empty.memory_format", "aten.empty_like.default", "aten.new_empty.default")
+_constant("empty", _EMPTY, _filled, _emit_empty)
+_constant(
+    "full",
+    ("aten.full.default",),
+    _filled,
+    _emit_sized("full", 1),
+    Sample(((4, 6), 2.5), _FLOAT64),
+    Sample(((4,), True)),
+)
+for _name in ("zeros_like", "ones_like"):
+    _constant(
+        _name, (f"aten.{_name}.default",), _filled, _emit_like(_name), Sample((T((4, 6)),)), Sample((T((4,)),), _INT64)
+    )
+_constant("full_like", ("aten.full_like.default",), _filled, _emit_like("full_like", 1), Sample((T((4, 6)), 2.5)))
+for _name in ("new_zeros", "new_ones"):
+    _constant(
+        _name, (f"aten.{_name}.default",), _filled, _emit_sized(_name),
+        Sample((T((4, 6)), (4, 6))), Sample((T((4, 6)), (3,)), (("dtype", Dtype("bool")),)), Sample((T((4,)), ())),
+    )  # fmt: skip
+_constant("new_full", ("aten.new_full.default",), _filled, _emit_sized("new_full", 2), Sample((T((4, 6)), (3, 4), 0.5)))
+_constant(
+    "arange", ("aten.arange.default", "aten.arange.start", "aten.arange.start_step"), _counting, _emit_arange,
+    Sample((6,)), Sample((1, 6), _FLOAT64, "aten.arange.start"), Sample((0, 6, 2), target="aten.arange.start_step"),
+    Sample((9, 0, -2), target="aten.arange.start_step"), Sample((0.5, 3.0), _FLOAT64, "aten.arange.start"),
+)  # fmt: skip
+_constant(
+    "eye",
+    ("aten.eye.default", "aten.eye.m"),
+    _one_row,
+    _emit_literal("eye"),
+    Sample((4,), _FLOAT64),
+    Sample((4, 6), _FLOAT64, "aten.eye.m"),
+)
+_constant("linspace", ("aten.linspace.default",), _one_row, _emit_literal("linspace"), Sample((0.0, 1.0, 5), _FLOAT64))
+_constant(
+    "scalar_tensor",
+    ("aten.scalar_tensor.default",),
+    _one_row,
+    _emit_literal("scalar_tensor"),
+    Sample((2.5,), _FLOAT64),
+    Sample((2,)),
+)
+
+
+def _one_hot(call: Call) -> Rule:
+    """A new last dim, of as many classes as are asked for; their number must be."""
+    classes = call.arg(1, "num_classes", -1)
+    if not isinstance(classes, int) or classes < 1:
+        raise ValueError("as many classes as the largest index says")
+    names: Dims = tuple((f"d{i}",) for i in range(len(call.operands[0].shape)))
+    extents = {f"d{i}": n for i, n in enumerate(call.operands[0].shape)} | {"v": classes}
+    return by_place(Rule((names,), ((*names, ("v",)),), extents), ["v"])
+
+
+def _emit_one_hot(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """``F.one_hot(x, 8)``, and of its classes this rank's where they are split."""
+    text = f"F.one_hot({args[0]}, {rule.extents['v']})"
+    if over(rule, local, "v"):
+        return f"{text}.narrow(-1, {start(rule, local, 'v')}, {local.extent['v']})"
+    return text
+
+
+register(
+    Op(
+        "one_hot", ("aten.one_hot.default",), "d* -> d* v", _one_hot, _emit_one_hot, work="memory", backward=0.0,
+        saves="", samples=(Sample((T((4, 6), "index 5"), 5)), Sample((T((6,), "index 4"), 4))),
+    )
+)  # fmt: skip
+
+
+def _meshgrid(call: Call) -> Rule:
+    """Every result has the letters of all operands."""
+    names = [f"m{i}" for i in range(len(call.operands))]
+    turned = dict(call.node.kwargs).get("indexing") == "xy"
+    order = [*names[1::-1], *names[2:]] if turned else names
+    extents = {name: value.numel for name, value in zip(names, call.operands, strict=True)}
+    operands = tuple(((name,),) if value.shape else () for name, value in zip(names, call.operands, strict=True))
+    after: Dims = tuple((name,) for name in order)
+    return Rule(operands, tuple(after if value.name else () for value in call.results), extents)
+
+
+def _emit_meshgrid(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    return invoke("torch.meshgrid", args[0], [("indexing", kwargs.get("indexing", "ij"), None)])
+
+
+register(
+    Op(
+        "meshgrid", ("aten.meshgrid.default", "aten.meshgrid.indexing"), "m, n -> m n, m n", _meshgrid, _emit_meshgrid,
+        work="view", saves="",
+        samples=(
+            Sample(((T((4,)), T((6,))),)),
+            Sample(((T((4,)), T((6,))),), (("indexing", "ij"),), "aten.meshgrid.indexing"),
+            Sample(((T((4,)), T((6,))),), (("indexing", "xy"),), "aten.meshgrid.indexing"),
+        ),
+    )
+)  # fmt: skip
+for _name, _sample in (
+    ("hann_window", (5,)), ("hamming_window", (5,)), ("blackman_window", (5,)), ("tril_indices", (4, 3)),
+    ("triu_indices", (4, 3, 1)),
+):  # fmt: skip
+    _constant(_name, (f"aten.{_name}.default",), _one_row, _emit_literal(_name), Sample(_sample))
+_constant("logspace", ("aten.logspace.default",), _one_row, _emit_literal("logspace"), Sample((0.0, 1.0, 5), _FLOAT64))

@@ -1,0 +1,140 @@
+"""Discrete Fourier transforms: the transformed dims are whole, all others are letters.
+
+    fft      a [n] b -> a [n] b        rfft    a [n] b -> a [n/2 + 1] b        irfft   the other way round
+    fft2, fftn and their kin           several dims are whole
+
+A transform is linear, so partial sums pass through it. Between transforms of different dims the planner puts an
+all-to-all. torch's kernels refuse a tensor without elements: every rank needs a row of every letter. 5 n log2 n
+operations (Cooley and Tukey) for a complex transform of n numbers, half for a real one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from autopar.ops.record.op import Local, Op, Sample, T, register
+from autopar.ops.record.printing import invoke, normal_dim, pick
+from autopar.ops.record.rule import Call, Dims, Rule, with_linear
+
+_LINES = ("fft", "ifft", "rfft", "irfft", "hfft", "ihfft")  # along one dim
+_PLANES = ("fft2", "ifft2", "rfft2", "irfft2")  # along two, the last by default
+_SPACES = ("fftn", "ifftn", "rfftn", "irfftn")  # along all by default, or as many as sizes are given
+_SHIFTS = ("fftshift", "ifftshift")
+
+
+def _name(call: Call) -> str:
+    return call.node.target.split(".")[1].removeprefix("fft_")
+
+
+def _dims(call: Call) -> tuple[int, ...]:
+    """The transformed dims."""
+    name, ndim = _name(call), len(call.operands[0].shape)
+    if name in _SHIFTS:
+        given = call.arg(1, "dim")
+        return _normal(tuple(range(ndim)) if given is None else given, ndim)
+    sizes, given = call.arg(1, "s"), call.arg(2, "dim")
+    if name in _LINES:
+        return _normal(-1 if given is None else given, ndim)
+    if name in _PLANES:
+        return _normal((-2, -1) if given is None else given, ndim)
+    if given is None and isinstance(sizes, tuple):
+        return tuple(range(ndim - len(sizes), ndim))
+    return _normal(tuple(range(ndim)) if given is None else given, ndim)
+
+
+def _normal(given: object, ndim: int) -> tuple[int, ...]:
+    return tuple(normal_dim(dim, ndim) for dim in (given if isinstance(given, tuple) else (given,)))
+
+
+def _transform(call: Call) -> Rule:
+    """One letter per dim; a transformed one is whole, and another letter on either side, since its extent may change."""
+    dims, before, after = _dims(call), call.operands[0].shape, call.results[0].shape
+
+    def names(side: str) -> Dims:
+        return tuple((f"{side}{i}" if i in dims else f"d{i}",) for i in range(len(before)))
+
+    extents = {name: n for (name,), n in zip((*names("x"), *names("y")), (*before, *after), strict=True)}
+    frozen = frozenset(f"{side}{i}" for i in dims for side in "xy")
+    rule = Rule((names("x"),), (names("y"),), extents, frozen)
+    return with_linear(replace(rule, filled=frozenset(extents) - frozen), {0})
+
+
+def _emit(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    name = _name(call)
+    if name in _SHIFTS:
+        return invoke(f"torch.fft.{name}", args[:1], [("dim", pick(args, kwargs, 1, "dim"), None)])
+    size = "n" if name in _LINES else "s"
+    default = -1 if name in _LINES else (-2, -1) if name in _PLANES else None
+    dim = pick(args, kwargs, 2, "dim", default)
+    if name in _PLANES and dim == (len(call.operands[0].shape) - 2, len(call.operands[0].shape) - 1):
+        dim = default
+    options = [
+        (size, pick(args, kwargs, 1, size), None),
+        ("dim", dim, default),
+        ("norm", pick(args, kwargs, 3, "norm"), None),
+    ]
+    return invoke(f"torch.fft.{name}", args[:1], options)
+
+
+def _flops(call: Call, rule: Rule) -> float:
+    longest = max((call.operands[0], call.results[0]), key=lambda value: value.numel)
+    points = math.prod(longest.shape[dim] for dim in _dims(call))
+    real = not (call.operands[0].dtype.startswith("complex") and call.results[0].dtype.startswith("complex"))
+    return (2.5 if real else 5.0) * longest.numel * math.log2(max(points, 2))
+
+
+def _samples() -> tuple[Sample, ...]:
+    x, z = T((3, 4, 6)), T((3, 4, 5), "complex")
+
+    def of(name: str, *args: object) -> Sample:
+        return Sample(args, target=f"aten.fft_{name}.default")
+
+    return (
+        of("fft", x),
+        of("fft", z, None, 1, "ortho"),
+        of("ifft", z, 7),
+        of("rfft", x),
+        of("rfft", x, 5, 0, "forward"),
+        of("irfft", z, 9),
+        of("irfft", z),
+        of("hfft", z),
+        of("ihfft", x, None, 1),
+        of("fft2", T((2, 3, 2, 4), "complex")),
+        of("ifft2", z, (4, 3)),
+        of("rfft2", T((2, 3, 4, 3)), None, (1, 2)),
+        of("irfft2", T((2, 3, 4, 3), "complex"), (4, 4)),
+        of("fftn", T((2, 3, 4, 2)), None, (1, 3)),
+        of("ifftn", z, (2, 4)),
+        of("rfftn", T((2, 2, 3, 4, 3)), None, (2, 3, 4)),
+        of("irfftn", T((2, 4, 3), "complex"), (4, 4), (-2, -1), "ortho"),
+    )
+
+
+register(
+    Op(
+        name="fourier",
+        targets=tuple(f"aten.fft_{name}.default" for name in (*_LINES, *_PLANES, *_SPACES)),
+        note="a [n] b -> a [n'] b",
+        rule=_transform,
+        emit=_emit,
+        work="reduce",
+        flops=_flops,
+        saves="",
+        samples=_samples(),
+    )
+)
+register(
+    Op(
+        name="fftshift",
+        targets=tuple(f"aten.fft_{name}.default" for name in _SHIFTS),
+        note="a [n] b -> a [n] b",
+        rule=_transform,
+        emit=_emit,
+        work="memory",
+        saves="",
+        samples=(Sample((T((3, 5)), (1,))), Sample((T((4, 5), "complex"),), target="aten.fft_ifftshift.default")),
+    )
+)

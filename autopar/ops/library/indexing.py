@@ -1,0 +1,372 @@
+"""Rows read, written and added by index: gather, index_select, index, scatter, index_add, index_put and their kin.
+
+    gather       y[b, i] = x[b, index[b, i]]                 index        y[a, i, c] = x[a, index[i], c]
+    scatter      y = x, but y[b, index[b, i]] = src[b, i]    index_add    y = x + sum_i src[a, i, c] at row index[i]
+
+The dims of an index are letters, and so are those of x that no index counts. The rows v that an index counts may be
+split, too: each rank looks up those of its own, zeros stand for all others, and the addends of the ranks make the
+result; or writes those that are its own (`autopar.runtime.lookup` and its relatives). Where rows are added, the index
+may be split into partial sums, with x added once; where they are overwritten, the last one wins, and it is whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from autopar.ir.graph import Ref
+from autopar.ops.record.op import Emit, Local, Op, Sample, T, register
+from autopar.ops.record.positional import by_place, over
+from autopar.ops.record.printing import atom, invoke, literal, normal_dim, pick
+from autopar.ops.record.rule import Call, Dims, Rule, broadcast, floating, with_linear
+
+_ADDING = ("add", "sum")
+
+
+def _memory(name: str, targets: tuple[str, ...], note: str, rule: Any, emit: Emit, *samples: Sample) -> None:  # noqa: ANN401
+    register(Op(name, targets, note, rule, emit, work="memory", samples=samples))
+
+
+def _names(shape: Sequence[int], prefix: str) -> Dims:
+    return tuple((f"{prefix}{i}",) for i in range(len(shape)))
+
+
+def _sizes(prefix: str, shape: Sequence[int]) -> dict[str, int]:
+    return {f"{prefix}{i}": n for i, n in enumerate(shape)}
+
+
+def _lookup(call: Call, dim: int, index: int) -> Rule:
+    """Rows along `dim` of operand 0 by operand `index` (of any number of dims, which take the place of `dim`)."""
+    shape, rows = call.operands[0].shape, call.operands[index].shape
+    table, taken = _names(shape, "d"), _names(rows, "i")
+    after = (*table[:dim], *taken, *table[dim + 1 :])
+    rule = Rule((table, taken), (after,), _sizes("d", shape) | _sizes("i", rows))
+    return by_place(with_linear(rule, {0}), [f"d{dim}"])
+
+
+def _dim(call: Call) -> int:
+    return normal_dim(call.arg(1, "dim"), len(call.operands[0].shape))
+
+
+def _index_select(call: Call) -> Rule:
+    if not call.operands[0].shape or len(call.operands[1].shape) != 1:
+        raise ValueError("an index or a table without dims")
+    return _lookup(call, _dim(call), 1)
+
+
+def _emit_index_select(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """The plain call, or this rank's addend where the table's rows are split."""
+    split = over(rule, local, f"d{_dim(call)}")
+    if split:
+        return invoke("lookup", (args[0], _dim(call), args[2]), [("over", split, None)])
+    return f"{atom(args[0])}.index_select({_dim(call)}, {args[2]})"
+
+
+_memory(
+    "index_select", ("aten.index_select.default",), "a* v b*, i -> a* i b*", _index_select, _emit_index_select,
+    Sample((T((2, 7, 4)), 1, T((6,), "index 7"))), Sample((T((6, 3), "index 9"), 0, T((4,), "index 6"))),
+    Sample((T((8, 3)), 0, T((6,), "index 8"))),
+)  # fmt: skip
+
+
+def _places(call: Call) -> dict[int, int]:
+    """For every dim that an index tensor counts, the operand that is this tensor."""
+    places = call.node.args[1]
+    assert isinstance(places, tuple)
+    given = [dim for dim, place in enumerate(places) if isinstance(place, Ref)]
+    return {dim: 1 + i for i, dim in enumerate(given)}
+
+
+def _counted(call: Call, places: Mapping[int, int]) -> tuple[dict[int, Dims], Dims, dict[str, int]]:
+    """Letters of the index tensors by operand, of what they broadcast to, and their extents. No masks: ValueError."""
+    tensors = {i: call.operands[i] for i in places.values()}
+    if not places or any(value.dtype in ("bool", "uint8") for value in tensors.values()):
+        raise ValueError("a mask, whose result depends on its values")
+    ndim = max(len(value.shape) for value in tensors.values())
+    shape = [1] * ndim
+    for value in tensors.values():
+        for i, n in enumerate(reversed(value.shape), 1):
+            shape[-i] = max(shape[-i], n)
+    names = _names(shape, "i")
+    letters = {i: _aligned(value.shape, names, shape) for i, value in tensors.items()}
+    return letters, names, _sizes("i", shape)
+
+
+def _aligned(shape: Sequence[int], names: Dims, full: Sequence[int]) -> Dims:
+    """Dims aligned from the right to those of a broadcast result."""
+    skip = len(full) - len(shape)
+    return tuple(names[skip + i] if n == full[skip + i] else () for i, n in enumerate(shape))
+
+
+def _at(places: Mapping[int, int]) -> int:
+    """Where the index's dims stand among the result's: in place of the counted ones if these are neighbours."""
+    dims = sorted(places)
+    return dims[0] if dims == list(range(dims[0], dims[-1] + 1)) else 0
+
+
+def _index(call: Call) -> Rule:
+    """``x[:, i]``, ``x[i, j]``: several index tensors are broadcast, and their dims have the counted rows whole."""
+    places = _places(call)
+    if len(places) == 1 and _counted(call, places):
+        return _lookup(call, next(iter(places)), 1)
+    letters, rows, extents = _counted(call, places)
+    shape = call.operands[0].shape
+    table, at = _names(shape, "d"), _at(places)
+    kept = [name for dim, name in enumerate(table) if dim not in places]
+    after = (*kept[:at], *rows, *kept[at:])
+    operands = (table, *(letters[i] for i in places.values()))
+    frozen = frozenset(f"d{dim}" for dim in places)
+    return with_linear(Rule(operands, (after,), _sizes("d", shape) | extents, frozen), {0})
+
+
+def _emit_index(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """``x[:, i]``, or this rank's addend where the rows that the only index counts are split."""
+    places = _places(call)
+    dim = next(iter(places))
+    split = over(rule, local, f"d{dim}") if len(places) == 1 else None
+    if split:
+        return invoke("lookup", (args[0], dim, args[1][dim]), [("over", split, None)])
+    last = max(places)
+    inner = ", ".join(":" if place is None else literal(place) for place in args[1][: last + 1])
+    return f"{atom(args[0])}[{inner}]"
+
+
+_memory(
+    "index", ("aten.index.Tensor", "aten._unsafe_index.Tensor"), "a* v b*, i* -> a* i* b*", _index, _emit_index,
+    Sample((T((2, 7, 4)), (None, T((2, 6), "index 7")))), Sample((T((8, 4)), (T((6,), "index 8"),))),
+    Sample((T((5, 7, 4)), (T((4, 1), "index 5"), T((4, 6), "index 7")))),
+    Sample((T((5, 4, 3)), (T((4,), "index 5"), None, T((4,), "index 3")))),
+    Sample((T((3, 5, 4), "index 9"), (None, T((4,), "index 5"), T((2, 1), "index 4")))),
+)  # fmt: skip
+
+
+def _along(call: Call) -> tuple[int, Dims, Dims, dict[str, int], set[str]]:
+    """(dim, letters of x, letters of the index, extents, letters that must be whole) where both have as many dims.
+
+    Dims beside `dim` are one letter where both have the same extent; a shorter index reads the first rows only.
+    """
+    x, index = call.operands[0], call.operands[1]
+    dim = _dim(call)
+    if not x.shape or not index.shape:
+        raise ValueError("a tensor without dims")
+    alike = [i != dim and n == m for i, (n, m) in enumerate(zip(x.shape, index.shape, strict=True))]
+    table: Dims = tuple((f"d{i}",) if same or i == dim else (f"x{i}",) for i, same in enumerate(alike))
+    rows: Dims = tuple((f"d{i}",) if same else (f"i{i}",) for i, same in enumerate(alike))
+    extents = {name: n for (name,), n in zip((*table, *rows), (*x.shape, *index.shape), strict=True)}
+    whole = {f"{side}{i}" for i, same in enumerate(alike) if not same and i != dim for side in "xi"}
+    return dim, table, rows, extents, whole
+
+
+def _gather(call: Call) -> Rule:
+    """y[b, i] = x[b, index[b, i]]."""
+    dim, table, rows, extents, whole = _along(call)
+    return by_place(with_linear(Rule((table, rows), (rows,), extents, frozenset(whole)), {0}), [f"d{dim}"])
+
+
+def _emit_gather(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    split = over(rule, local, f"d{_dim(call)}")
+    if split:
+        return invoke("lookup_along", (args[0], _dim(call), args[2]), [("over", split, None)])
+    return f"{atom(args[0])}.gather({_dim(call)}, {args[2]})"
+
+
+_memory(
+    "gather", ("aten.gather.default",), "b* v, b* i -> b* i", _gather, _emit_gather,
+    Sample((T((4, 7)), 1, T((4, 6), "index 7"))), Sample((T((8, 6)), 0, T((4, 3), "index 8"))),
+    Sample((T((6, 4, 2), "index 9"), 1, T((6, 4, 2), "index 4"))),
+)  # fmt: skip
+
+
+def _take_along(call: Call) -> Rule:
+    """A gather whose operands are broadcast to each other beside the dim, which is whole."""
+    x, index = call.operands
+    if call.arg(2, "dim") is None or len(x.shape) != len(index.shape):
+        raise ValueError("the flattened tensor, or operands with different numbers of dims")
+    dim = normal_dim(call.arg(2, "dim"), len(x.shape))
+    names, shape = _names(x.shape, "d"), call.results[0].shape
+    table = tuple(("v",) if i == dim else names[i] if n == shape[i] else () for i, n in enumerate(x.shape))
+    rows = tuple(names[i] if n == shape[i] else () for i, n in enumerate(index.shape))
+    extents = _sizes("d", shape) | {"v": x.shape[dim]}
+    return with_linear(Rule((table, rows), (names,), extents, frozenset({"v"})), {0})
+
+
+def _emit_take_along(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    return invoke(f"{atom(args[0])}.take_along_dim", (args[1], pick(args, kwargs, 2, "dim")))
+
+
+def _take(call: Call) -> Rule:
+    """y[i] = x[index[i]] of the flattened x, which is whole."""
+    table, rows = _names(call.operands[0].shape, "d"), _names(call.operands[1].shape, "i")
+    extents = _sizes("d", call.operands[0].shape) | _sizes("i", call.operands[1].shape)
+    return with_linear(Rule((table, rows), (rows,), extents, frozenset(name for (name,) in table)), {0})
+
+
+def _emit_take(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    return f"{atom(args[0])}.take({args[1]})"
+
+
+_memory(
+    "take_along_dim", ("aten.take_along_dim.default",), "b* [v], b* i -> b* i", _take_along, _emit_take_along,
+    Sample((T((4, 7)), T((4, 6), "index 7"), 1)), Sample((T((4, 7)), T((1, 6), "index 7"), 1)),
+)  # fmt: skip
+_memory(
+    "take", ("aten.take.default",), "[d]*, i* -> i*", _take, _emit_take, Sample((T((3, 4)), T((4, 6), "index 12"))),
+)  # fmt: skip
+
+
+def _adds(call: Call) -> bool:
+    """Whether rows are added to what is there, instead of written over it."""
+    name = call.node.target.split(".")[1]
+    return name == "scatter_add" or call.arg(4, "reduce") in _ADDING
+
+
+def _scatter(call: Call) -> Rule:
+    """x with the rows of a source, or one value, at the index along `dim`."""
+    target = call.node.target
+    reduce = call.arg(4, "reduce")
+    dim, table, rows, extents, whole = _along(call)
+    value = not isinstance(call.node.args[3], Ref)
+    if not value and call.operands[2].shape != call.operands[1].shape:
+        raise ValueError("a source of another shape than its index, of which torch knows no gradient")
+    operands: tuple[Dims, ...] = (table, rows) if value else (table, rows, rows)
+    sums = _adds(call) and dict(call.node.kwargs).get("include_self", True) is True
+    sums = sums and not value and all(floating(one) for one in call.results)
+    if not sums:
+        whole |= {f"i{dim}"}
+    rule = Rule(operands, (table,), extents, frozenset(whole), addends=frozenset({0}) if sums else frozenset())
+    scaled = "reduce" in target and not sums
+    zero = value and call.node.args[3] == 0
+    groups = [{0}] if zero and not reduce else [{0, 2}] if not value and not scaled else []
+    return by_place(with_linear(rule, *groups) if floating(call.operands[0]) else rule, [f"d{dim}"])
+
+
+def _emit_scatter(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """``x.scatter(1, index, src)`` under the name of the target; the rows of x may be split."""
+    name = call.node.target.split(".")[1]
+    reduce: list[tuple[str, object, object]] = [("reduce", pick(args, kwargs, 4, "reduce"), None)]
+    reduce += [("include_self", kwargs.get("include_self", True), True)] if name == "scatter_reduce" else []
+    split = over(rule, local, f"d{_dim(call)}")
+    given = (_dim(call), args[2], args[3])
+    if split:
+        reduce[0] = ("reduce", "sum" if name == "scatter_add" else pick(args, kwargs, 4, "reduce"), None)
+        return invoke("scatter_along", (args[0], *given), [*reduce, ("over", split, None)])
+    return invoke(f"{atom(args[0])}.{name}", given, reduce)
+
+
+_memory(
+    "scatter",
+    ("aten.scatter.src", "aten.scatter.value", "aten.scatter.reduce", "aten.scatter_add.default",
+     "aten.scatter_reduce.two"),
+    "b* v, b* i, b* i -> b* v", _scatter, _emit_scatter,
+    Sample((T((4, 6)), 1, T((4, 5), "distinct 6"), T((4, 5)))),
+    Sample((T((4, 6)), 1, T((4, 3), "index 6"), 1.5), target="aten.scatter.value"),
+    Sample((T((4, 6)), 1, T((4, 3), "index 6"), 0), target="aten.scatter.value"),
+    Sample((T((4, 6), "constant"), 1, T((4, 5), "distinct 6"), T((4, 5), "constant")), (("reduce", "add"),), "aten.scatter.reduce"),
+    Sample((T((4, 6)), 1, T((4, 8), "index 6"), T((4, 8))), target="aten.scatter_add.default"),
+    Sample((T((6, 4)), 0, T((8, 4), "index 6"), T((8, 4))), target="aten.scatter_add.default"),
+    Sample((T((4, 6)), 1, T((4, 8), "index 6"), T((4, 8)), "sum"), target="aten.scatter_reduce.two"),
+    Sample((T((4, 6)), 1, T((4, 8), "index 6"), T((4, 8)), "amax"), target="aten.scatter_reduce.two"),
+    Sample((T((4, 6)), 1, T((4, 8), "index 6"), T((4, 8)), "mean"), (("include_self", False),), "aten.scatter_reduce.two"),
+)  # fmt: skip
+
+
+def _rows(call: Call) -> Rule:
+    """x with rows of a source added (index_add) or written (index_copy) along a dim: ``a* v b*, i, a* i b*``."""
+    x, dim, adds = call.operands[0], _dim(call), "add" in call.node.target
+    if not x.shape or len(call.operands[1].shape) != 1:
+        raise ValueError("an index or a table without dims")
+    table = _names(x.shape, "d")
+    source = (*table[:dim], ("i",), *table[dim + 1 :])
+    extents = _sizes("d", x.shape) | {"i": call.operands[1].shape[0]}
+    sums = adds and floating(x)
+    operands: tuple[Dims, ...] = (table, (("i",),), source)[: len(call.operands)]
+    frozen = frozenset() if sums else frozenset({"i"})
+    rule = Rule(operands, (table,), extents, frozen, addends=frozenset({0}) if sums else frozenset())
+    linear = floating(x) and len(operands) == 3
+    zeroed = floating(x) and call.node.args[3] == 0
+    return by_place(with_linear(rule, {0, 2}) if linear else with_linear(rule, {0}) if zeroed else rule, [f"d{dim}"])
+
+
+def _emit_rows(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    name, dim = call.node.target.split(".")[1], _dim(call)
+    alpha = ("alpha", kwargs.get("alpha", 1), 1)
+    split = over(rule, local, f"d{dim}")
+    if split:
+        return invoke("update_rows", (args[0], dim, args[2], args[3], name), [alpha, ("over", split, None)])
+    return invoke(f"{atom(args[0])}.{name}", (dim, args[2], args[3]), [alpha])
+
+
+_memory(
+    "index_add", ("aten.index_add.default", "aten.index_copy.default", "aten.index_fill.int_Scalar"),
+    "a* v b*, i, a* i b* -> a* v b*", _rows, _emit_rows,
+    Sample((T((2, 6, 3)), 1, T((4,), "index 6"), T((2, 4, 3)))),
+    Sample((T((6, 4)), 0, T((8,), "index 6"), T((8, 4))), (("alpha", 0.5),)),
+    Sample((T((6, 4)), 0, T((4,), "distinct 6"), T((4, 4))), target="aten.index_copy.default"),
+    Sample((T((6, 4)), 0, T((4,), "index 6"), 0.0), target="aten.index_fill.int_Scalar"),
+)  # fmt: skip
+
+
+def _index_put(call: Call) -> Rule:
+    """``x[i, j] = values`` (added with `accumulate`): the counted rows of x are whole.
+
+    One mask is a choice between x and one number: its dims are letters.
+    """
+    places = _places(call)
+    x, values = call.operands[0], call.operands[-1]
+    table, extents = _names(x.shape, "d"), _sizes("d", x.shape)
+    accumulate = call.arg(3, "accumulate", False) is True
+    if len(places) == 1 and call.operands[1].dtype == "bool" and values.numel == 1:
+        dim = next(iter(places))
+        mask = table[dim : dim + len(call.operands[1].shape)]
+        rule = Rule((table, mask, tuple(() for _ in values.shape)), (table,), extents)
+        return with_linear(rule, {0, 2}) if floating(x) else rule
+    letters, rows, counted = _counted(call, places)
+    at = _at(places)
+    kept = [name for dim, name in enumerate(table) if dim not in places]
+    full = (*kept[:at], *rows, *kept[at:])
+    extents |= counted
+    given = _aligned(values.shape, full, [extents[name] for (name,) in full])
+    sums = accumulate and floating(x)
+    frozen = {f"d{dim}" for dim in places} | (set() if sums else {name for (name,) in rows})
+    operands = (table, *(letters[i] for i in places.values()), given)
+    rule = Rule(operands, (table,), extents, frozenset(frozen), addends=frozenset({0}) if sums else frozenset())
+    return with_linear(rule, {0, len(operands) - 1}) if floating(x) else rule
+
+
+def _emit_index_put(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    accumulate = [("accumulate", pick(args, kwargs, 3, "accumulate", False), False)]
+    if all(place is not None for place in args[1]):
+        return invoke(f"{atom(args[0])}.index_put", (args[1], args[2]), accumulate)
+    return invoke("torch.ops.aten.index_put", args[:3], accumulate)
+
+
+_memory(
+    "index_put", ("aten.index_put.default", "aten._unsafe_index_put.default"), "a* [v] b*, i*, a* i* b* -> a* v b*",
+    _index_put, _emit_index_put,
+    Sample((T((6, 4)), (T((5,), "distinct 6"),), T((5, 4)))),
+    Sample((T((6, 4)), (T((8,), "index 6"),), T((8, 4)), True)),
+    Sample((T((2, 6, 4)), (None, T((8,), "index 6")), T((8, 1)), True)),
+    Sample((T((5, 4, 3)), (T((6,), "index 5"), None, T((6,), "index 3")), T(()), True)),
+    Sample((T((4, 6)), (T((4,), "bool"),), T(()))), Sample((T((4, 6)), (T((4, 6), "bool"),), T((1,), "constant"))),
+    Sample((T((6,), "index 9"), (T((6,), "distinct 6"),), T((6,), "index 9"))),
+)  # fmt: skip
+
+
+def _masked_scatter(call: Call) -> Rule:
+    """The n-th true place takes the n-th number of the source: everything depends on everything before it."""
+    rule = broadcast(replace(call, operands=call.operands[:2]))
+    source = _names(call.operands[2].shape, "s")
+    extents = {**rule.extents, **_sizes("s", call.operands[2].shape)}
+    whole = replace(rule, operands=(*rule.operands, source), extents=extents, frozen=frozenset(extents))
+    return with_linear(whole, {0, 2}) if floating(call.operands[0]) else whole
+
+
+def _emit_masked_scatter(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    return invoke(f"{atom(args[0])}.masked_scatter", args[1:])
+
+
+_memory(
+    "masked_scatter", ("aten.masked_scatter.default",), "[d]*, [d]*, [s]* -> [d]*", _masked_scatter,
+    _emit_masked_scatter, Sample((T((4, 6)), T((6,), "bool"), T((4, 6)))),
+)  # fmt: skip

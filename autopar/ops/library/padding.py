@@ -1,0 +1,81 @@
+"""Padding and cropping.
+
+A padded dim is windowed (``b* h~ -> b* h~``): a result row is an operand row moved, or one that the mode mirrors or
+repeats, which may lie on another rank (`autopar.runtime.pad`). Dims that are not padded are free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from autopar.ops.record.op import Expr, Local, Op, Sample, T, register
+from autopar.ops.record.printing import invoke
+from autopar.ops.record.rule import Call, Rule, Window, letters, with_linear
+from autopar.ops.record.windows import over
+
+
+def _amounts(call: Call) -> dict[int, tuple[int, int]]:
+    """Rows put before and behind, by dim, for the dims that change."""
+    given = call.node.args[1]
+    assert isinstance(given, tuple)
+    ndim = len(call.operands[0].shape)
+    pairs = zip(given[::2], given[1::2], strict=True)
+    return {ndim - 1 - i: (low, high) for i, (low, high) in enumerate(pairs) if low or high}
+
+
+def _mode(call: Call) -> tuple[str, object]:
+    """The mode, and the value of constant padding."""
+    if "constant_pad_nd" in call.node.target:
+        return "constant", call.arg(2, "value", 0) or 0
+    return str(call.arg(2, "mode", "constant")), call.arg(3, "value") or 0
+
+
+def _pad(call: Call) -> Rule:
+    """Linear where the padding is zeros or rows of x."""
+    amounts, (mode, value) = _amounts(call), _mode(call)
+    ndim = len(call.operands[0].shape)
+    names = " ".join(f"d{i}~" if i in amounts else f"d{i}" for i in range(ndim))
+    windows = {f"d{i}": Window(1, 1, low) for i, (low, _) in amounts.items()}
+    rule = replace(letters(f"{names} -> {names}", call), windows=windows)
+    rule = rule if mode == "constant" and value else with_linear(rule, {0})
+    if mode == "constant":
+        return rule
+    given = call.node.args[1]
+    assert isinstance(given, tuple)
+    inner = range(max(1, ndim - len(given) // 2 - 1), ndim)  # torch refuses an empty batch of channels there
+    return replace(rule, filled=frozenset(f"d{i}" for i in inner if i not in amounts))
+
+
+def _emit_pad(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    mode, value = _mode(call)
+    spaces = over(call, rule, local)
+    if not spaces:
+        return invoke("F.pad", args[:2], [("mode", mode, "constant"), ("value", value, 0)])
+    word = "zeros" if mode == "constant" else mode
+    return invoke("pad", args[:2], [("mode", word, "zeros"), ("value", value, 0), ("over", Expr(spaces), None)])
+
+
+register(
+    Op(
+        name="pad",
+        targets=("aten.pad.default", "aten.constant_pad_nd.default"),
+        note="b* h~ -> b* h~",
+        rule=_pad,
+        emit=_emit_pad,
+        work="memory",
+        saves="",
+        samples=(
+            Sample((T((2, 4, 6)), (1, 2))),
+            Sample((T((2, 4, 6)), (0, 0, 1, 0), "constant", 1.5)),
+            Sample((T((2, 4, 6)), (1, 1), "reflect")),
+            Sample((T((2, 3, 6, 5)), (1, 1, 2, 0), "reflect")),
+            Sample((T((2, 3, 4, 5)), (2, 1, 0, 3), "replicate")),
+            Sample((T((2, 3, 6, 4)), (1, 2, 3, 0), "circular")),
+            Sample((T((3, 7)), (-2, 1))),
+            Sample((T((4, 6), "index 5"), (1, 2, 0, 1), "constant", 3)),
+            Sample((T((2, 4, 6)), (0, 1)), target="aten.constant_pad_nd.default"),
+        ),
+    )
+)

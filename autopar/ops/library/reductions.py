@@ -1,0 +1,395 @@
+"""Reductions over dims. A sum is partial where a summed letter is split; others have their result on every rank.
+
+sum    y[b] = sum_d x[b, d]               a mean is this rank's sum over the count of all rows
+amax   y[b] = max_d x[b, d]               the distributed form (`autopar.runtime.amax`, `var`, `norm` ...) sums, or
+                                          compares, over the axes that split d, and y is whole on all of them
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from autopar.ops.record.op import Emit, Inner, Local, Op, Sample, T, register
+from autopar.ops.record.positional import by_place, over
+from autopar.ops.record.printing import atom, axes_text, invoke, normal_dim, pick
+from autopar.ops.record.rule import Call, Dims, Rule, floating, with_linear
+
+_X = T((4, 6))
+
+
+def _dims(call: Call, position: int) -> tuple[int, ...]:
+    """The dims that are reduced: all of them where none is named."""
+    ndim = len(call.operands[0].shape)
+    given = call.arg(position, "dim")
+    if given is None or given == ():
+        return tuple(range(ndim))
+    return tuple(sorted(normal_dim(dim, ndim) for dim in (given if isinstance(given, tuple) else (given,))))
+
+
+def _reduced(call: Call, gone: Sequence[int]) -> Rule:
+    """One letter per dim; in the results the dims `gone` are missing, or of extent 1."""
+    shape = call.operands[0].shape
+    names: Dims = tuple((f"d{i}",) for i in range(len(shape)))
+    kept = tuple(name for i, name in enumerate(names) if i not in gone)
+    held = tuple(() if i in gone else name for i, name in enumerate(names))
+    results = []
+    for value in call.results:
+        results.append(() if not value.name else held if len(value.shape) == len(shape) else kept)
+    return Rule((names,), tuple(results), {f"d{i}": n for i, n in enumerate(shape)})
+
+
+def _keepdim(call: Call) -> bool:
+    read = next(value for value in call.results if value.name)
+    return bool(call.operands[0].shape) and len(read.shape) == len(call.operands[0].shape)
+
+
+def _sum(call: Call) -> Rule:
+    """Partial sums of floating numbers; integers are summed over the axes, so that nobody adds up what is no sum."""
+    rule = _reduced(call, _dims(call, 1))
+    if any(floating(value) for value in call.results):
+        return with_linear(rule, {0}) if floating(call.operands[0]) else rule
+    return replace(rule, whole={f"d{dim}": frozenset({0}) for dim in _dims(call, 1)})
+
+
+def _summed_axes(call: Call, local: Local, position: int) -> tuple[str, ...]:
+    return local.axes(tuple(f"d{dim}" for dim in _dims(call, position)))
+
+
+def _arguments(call: Call, position: int) -> str:
+    """``1, keepdim=True``, or nothing for all dims."""
+    gone, ndim = _dims(call, position), len(call.operands[0].shape)
+    dims: tuple[object, ...] = (
+        () if len(gone) == ndim and not _keepdim(call) else (gone[0] if len(gone) == 1 else gone,)
+    )
+    return invoke("", dims, [("keepdim", _keepdim(call), False)])
+
+
+def _emit_sum(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    text = f"{atom(args[0])}.sum{_arguments(call, 1)}"
+    for axis in () if floating(call.results[0]) else _summed_axes(call, local, 1):
+        text = f"all_sum({text}, {axis})"
+    return text
+
+
+def _emit_mean(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """Where a summed letter is split: this rank's sum over the number of all rows."""
+    gone = _dims(call, 1)
+    if not local.axes(tuple(f"d{dim}" for dim in gone)):
+        return f"{atom(args[0])}.mean{_arguments(call, 1)}"
+    count = math.prod(call.operands[0].shape[dim] for dim in gone)
+    return f"{atom(args[0])}.sum{_arguments(call, 1)} / {count}"
+
+
+def _plain_dtype(rule: Callable[[Call], Rule]) -> Callable[[Call], Rule]:
+    """Refuse a call that asks for another dtype than its result has anyway."""
+
+    def checked(call: Call) -> Rule:
+        if call.results[0].dtype != (call.operands[0].dtype if floating(call.operands[0]) else "int64"):
+            raise ValueError("a sum in another dtype")
+        return rule(call)
+
+    return checked
+
+
+def _flops(call: Call, rule: Rule) -> float:
+    return float(call.operands[0].numel)
+
+
+def _reduce(
+    name: str,
+    targets: tuple[str, ...],
+    note: str,
+    rule: Callable[[Call], Rule],
+    emit: Emit,
+    saves: str,
+    *samples: Sample,
+    sums: int = 0,
+) -> None:
+    """`sums` says how many messages as large as the result a split of a summed letter takes."""
+
+    def inner(call: Call, rule: Rule, letter: str) -> tuple[Inner, ...]:
+        size = float(next(value for value in call.results if value.name).nbytes)
+        kept = tuple(dict.fromkeys(name for dims in rule.results for names in dims for name in names))
+        return (Inner("all_sum", size, 0.0, kept),) * sums if letter in rule.whole else ()
+
+    register(
+        Op(name, targets, note, rule, emit, work="reduce", flops=_flops, saves=saves, inner=inner, samples=samples)
+    )
+
+
+_reduce(
+    "sum", ("aten.sum.dim_IntList", "aten.sum.default"), "a d b -> a b", _plain_dtype(_sum), _emit_sum, "",
+    Sample((_X, (1,))), Sample((T((2, 4, 3)), (0, 2), True)), Sample((_X,), target="aten.sum.default"),
+    Sample((T((4, 6), "bool"), (1,))),
+)  # fmt: skip
+_reduce(
+    "mean", ("aten.mean.dim", "aten.mean.default"), "a d b -> a b", _plain_dtype(_sum), _emit_mean, "",
+    Sample((_X, (1,))), Sample((T((2, 4, 3)), (-1, -2), True)), Sample((_X,), target="aten.mean.default"),
+)  # fmt: skip
+
+
+def _whole_dims(position: int) -> Callable[[Call], Rule]:
+    def rule(call: Call) -> Rule:
+        gone = _dims(call, position)
+        return replace(_reduced(call, gone), frozen=frozenset(f"d{dim}" for dim in gone))
+
+    return rule
+
+
+def _over_dims(position: int) -> Callable[[Call], Rule]:
+    """The dims may be split: the results are whole on every rank."""
+
+    def rule(call: Call) -> Rule:
+        found = _reduced(call, _dims(call, position))
+        every = frozenset(range(len(call.results)))
+        return replace(found, whole={f"d{dim}": every for dim in _dims(call, position)})
+
+    return rule
+
+
+def _emit_over(plain: str, split: str) -> Emit:
+    """``x.amax(1)``, or ``amax(x, 1, over=(DATA,))`` where a reduced dim is split."""
+
+    def emit(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+        axes, gone = _summed_axes(call, local, 1), _dims(call, 1)
+        if not axes and plain != "logsumexp":  # which has to be told its dims
+            return f"{atom(args[0])}.{plain}{_arguments(call, 1)}"
+        given = (args[0], gone[0] if len(gone) == 1 else gone)
+        if not axes:
+            return f"{atom(args[0])}.{plain}{invoke('', given[1:], [('keepdim', _keepdim(call), False)])}"
+        return invoke(split, given, [("keepdim", _keepdim(call), False), ("over", axes_text(axes), None)])
+
+    return emit
+
+
+def _emit_method(name: str, position: int = 1) -> Emit:
+    def emit(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+        return f"{atom(args[0])}.{name}{_arguments(call, position)}"
+
+    return emit
+
+
+for _name in ("amax", "amin"):
+    _reduce(
+        _name, (f"aten.{_name}.default",), "a d b -> a b", _over_dims(1), _emit_over(_name, _name), "inputs",
+        Sample((_X, (1,))), Sample((T((2, 4, 3)), (0, 2), True)), Sample((_X,)), Sample((T((4, 6), "index 3"), (1,))),
+        sums=2,
+    )  # fmt: skip
+_reduce(
+    "logsumexp", ("aten.logsumexp.default",), "a d b -> a b", _over_dims(1), _emit_over("logsumexp", "logsumexp"),
+    "inputs", Sample((_X, (1,))), Sample((T((2, 4, 3)), (0, 2), True)), sums=2,
+)  # fmt: skip
+
+
+def _placed(call: Call) -> Rule:
+    """The extreme of one dim and where it is; without a dim, of all."""
+    if call.arg(1, "dim") is None:
+        found = _over_dims(1)(call)
+        return replace(found, frozen=frozenset(found.extents)) if "arg" in call.node.target else found
+    return by_place(_over_dims(1)(call), [f"d{dim}" for dim in _dims(call, 1)])
+
+
+def _emit_placed(name: str, split: str, whole: str) -> Emit:
+    """``x.max(1)``, or ``largest(x, 1, over=(MODEL, 50))``; of all elements ``largest_of_all(x, over=(MODEL,))``."""
+
+    def emit(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+        axes, gone = _summed_axes(call, local, 1), _dims(call, 1)
+        if not axes and call.arg(1, "dim") is None:
+            return f"{atom(args[0])}.{name}{invoke('', (), [('keepdim', _keepdim(call), False)])}"
+        if not axes:
+            return f"{atom(args[0])}.{name}{_arguments(call, 1)}"
+        if call.arg(1, "dim") is None:
+            return invoke(whole, (args[0],), [("over", axes_text(axes), None)])
+        one = over(rule, local, f"d{gone[0]}")
+        text = invoke(split, (args[0], gone[0]), [("keepdim", _keepdim(call), False), ("over", one, None)])
+        return f"{text}[1]" if name.startswith("arg") else text
+
+    return emit
+
+
+for _name, _split, _all in (("max", "largest", "largest_of_all"), ("min", "smallest", "smallest_of_all")):
+    _reduce(
+        _name, (f"aten.{_name}.dim", f"aten.{_name}.default"), "a d b -> a b, a b", _placed,
+        _emit_placed(_name, _split, _all), "inputs",
+        Sample((_X, 1)), Sample((T((3, 4)), 0, True)), Sample((_X,), target=f"aten.{_name}.default"),
+        Sample((T((4, 6), "index 3"), 1)), sums=2,
+    )  # fmt: skip
+    _reduce(
+        f"arg{_name}", (f"aten.arg{_name}.default",), "a d b -> a b", _placed,
+        _emit_placed(f"arg{_name}", _split, _all), "",
+        Sample((_X, 1)), Sample((_X, 0, True)), Sample((_X,)), Sample((T((4, 6), "index 3"), 1)), sums=2,
+    )  # fmt: skip
+
+
+def _emit_any(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """A sum of booleans is whether any is true; all are true where none is false."""
+    name = call.node.target.split(".")[1]
+    axes, text = _summed_axes(call, local, 1), f"{atom(args[0])}.{name}{_arguments(call, 1)}"
+    if axes and name == "all":
+        text = f"~{text}"
+    for axis in axes:
+        text = f"all_sum({text}, {axis})"
+    return f"~{text}" if axes and name == "all" else text
+
+
+def _any(call: Call) -> Rule:
+    """Raises ValueError for no dims at all, which some forms take to be none, and others to be all."""
+    if call.arg(1, "dim") == ():
+        raise ValueError("no dims")
+    return _over_dims(1)(call)
+
+
+for _name in ("any", "all"):
+    _reduce(
+        _name, (f"aten.{_name}.dim", f"aten.{_name}.default", f"aten.{_name}.dims"), "a d b -> a b", _any,
+        _emit_any, "",
+        Sample((T((4, 6), "bool"), 1)), Sample((T((4, 6), "bool"),), target=f"aten.{_name}.default"), sums=1,
+    )  # fmt: skip
+_reduce(
+    "prod", ("aten.prod.dim_int", "aten.prod.default"), "a [d] b -> a b", _plain_dtype(_whole_dims(1)),
+    _emit_method("prod"),
+    "inputs", Sample((_X, 1)), Sample((_X,), target="aten.prod.default"),
+)  # fmt: skip
+_reduce(
+    "nanmean", ("aten.nanmean.default",), "a [d] b -> a b", _plain_dtype(_whole_dims(1)), _emit_method("nanmean"),
+    "inputs", Sample((_X, (1,))),
+)  # fmt: skip
+_reduce(
+    "nansum", ("aten.nansum.default",), "a d b -> a b", _plain_dtype(lambda call: _reduced(call, _dims(call, 1))),
+    _emit_method("nansum"), "inputs", Sample((_X, (1,))), Sample((T((2, 4, 3)), (0, 2), True)),
+)  # fmt: skip
+
+
+def _emit_spread(name: str) -> Emit:
+    """``x.var(1, correction=0)``, or the function of the runtime where a reduced dim is split."""
+
+    def emit(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+        place = _dims_place(call)
+        gone, axes = _dims(call, place), _summed_axes(call, local, place)
+        correction = kwargs.get("correction", 1)
+        if call.node.target.endswith((".dim", ".default")):
+            at = 2 if call.node.target.endswith(".dim") else 1
+            correction = int(bool(pick(args, kwargs, at, "unbiased", True)))
+        dims = gone[0] if len(gone) == 1 else gone
+        rest = [("correction", correction, 1), ("keepdim", _keepdim(call), False)]
+        if axes:
+            return invoke(name, (args[0], dims), [*rest, ("over", axes_text(axes), None)])
+        return f"{atom(args[0])}.{name}{invoke('', (dims,), rest)}"
+
+    return emit
+
+
+def _spread(call: Call) -> Rule:
+    """Variance and deviation. Raises ValueError for no dims at all, of which torch's gradient is another."""
+    if call.arg(_dims_place(call), "dim") == ():
+        raise ValueError("no dims")
+    return _over_dims(_dims_place(call))(call)
+
+
+def _dims_place(call: Call) -> int:
+    """Where dims are given: the form without them has `unbiased` there."""
+    return 9 if call.node.target.endswith(".default") else 1
+
+
+for _name in ("var", "std"):
+    _reduce(
+        _name, (f"aten.{_name}.correction", f"aten.{_name}.dim", f"aten.{_name}.default"), "a d b -> a b", _spread,
+        _emit_spread(_name),
+        "inputs", Sample((_X, (1,))), Sample((T((2, 4, 3)), (0, 2)), (("correction", 0), ("keepdim", True))),
+        Sample((_X, (1,), False, True), target=f"aten.{_name}.dim"), sums=2,
+    )  # fmt: skip
+
+
+def _norm_dims(call: Call) -> tuple[int, ...]:
+    return _dims(call, 2)
+
+
+def _norm(call: Call) -> Rule:
+    if call.results[0].dtype not in (call.operands[0].dtype, call.operands[0].dtype.replace("complex128", "float64")):
+        raise ValueError("a norm in another dtype")
+    return _over_dims(2)(call)
+
+
+def _emit_norm(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    gone, axes = _dims(call, 2), _summed_axes(call, local, 2)
+    order = pick(args, kwargs, 1, "ord", 2)
+    rest = [("ord", order, 2), ("dim", gone[0] if len(gone) == 1 else gone, None), ("keepdim", _keepdim(call), False)]
+    if axes:
+        return invoke("norm", (args[0],), [*rest, ("over", axes_text(axes), None)])
+    return invoke("torch.linalg.vector_norm", (args[0],), rest)
+
+
+_reduce(
+    "norm", ("aten.linalg_vector_norm.default",), "a d b -> a b", _norm, _emit_norm, "inputs",
+    Sample((_X,)), Sample((_X, 2, (1,), True)), Sample((T((2, 4, 3)), 1, (0, 2))),
+    Sample((_X, float("inf"), (1,))), Sample((T((4, 6), "complex"), 2, (1,))),
+    *(Sample((_X, order, (1,))) for order in (0, 0.5, 1.5, 3, -1, float("-inf"))), sums=1,
+)  # fmt: skip
+
+
+def _counted(call: Call) -> Rule:
+    """Counts are summed over the axes. Raises ValueError where the largest element says what the bins are."""
+    low, high = call.arg(2, "min", 0), call.arg(3, "max", 0)
+    if "histc" in call.node.target and low == high:
+        raise ValueError("bins between the smallest and the largest element")
+    if "histc" not in call.node.target:
+        gone = _dims(call, 1)
+        return replace(_reduced(call, gone), whole={f"d{dim}": frozenset({0}) for dim in gone})
+    names: Dims = tuple((f"d{i}",) for i in range(len(call.operands[0].shape)))
+    extents = {f"d{i}": n for i, n in enumerate(call.operands[0].shape)}
+    rule = Rule((names,), ((("v",),),), extents | {"v": call.results[0].shape[0]}, frozenset({"v"}))
+    return replace(rule, whole={name: frozenset({0}) for name in extents})
+
+
+def _emit_counted(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    name = call.node.target.split(".")[1]
+    axes = local.axes(tuple(rule.whole))
+    given = args if name == "histc" else (args[0], *((_dims(call, 1),) if len(args) > 1 else ()))
+    text = invoke(f"torch.{name}", given)
+    for axis in axes:
+        text = f"all_sum({text}, {axis})"
+    return text
+
+
+_reduce(
+    "count", ("aten.histc.default", "aten.count_nonzero.default", "aten.count_nonzero.dim_IntList"), "d* -> [v]",
+    _counted, _emit_counted, "",
+    Sample((T((24,), "constant"), 4, -1, 1)), Sample((T((4, 6), "bool"),), target="aten.count_nonzero.default"),
+    Sample((T((4, 6), "index 3"), (1,)), target="aten.count_nonzero.dim_IntList"), sums=1,
+)  # fmt: skip
+
+
+def _emit_pair(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """``torch.var_mean(x, 1, correction=0)``."""
+    name, gone = call.node.target.split(".")[1], _dims(call, 1)
+    dims = gone[0] if len(gone) == 1 else gone
+    if name == "aminmax":
+        return invoke(
+            "torch.aminmax", (args[0],), [("dim", kwargs.get("dim"), None), ("keepdim", _keepdim(call), False)]
+        )
+    correction = kwargs.get("correction", 1)
+    if call.node.target.endswith(".dim"):
+        correction = int(bool(pick(args, kwargs, 2, "unbiased", True)))
+    rest = [("correction", correction, 1), ("keepdim", _keepdim(call), False)]
+    return invoke(f"torch.{name}", (args[0], dims), rest)
+
+
+def _pair(call: Call) -> Rule:
+    """Raises ValueError for no dims at all, of which torch's gradient is another."""
+    if call.arg(1, "dim") == ():
+        raise ValueError("no dims")
+    return _whole_dims(1)(call)
+
+
+for _name in ("var_mean", "std_mean"):
+    _reduce(
+        _name, (f"aten.{_name}.correction", f"aten.{_name}.dim"), "a [d] b -> a b, a b", _pair, _emit_pair,
+        "inputs", Sample((_X, (1,))), Sample((_X, (0,), False, True), target=f"aten.{_name}.dim"),
+    )  # fmt: skip
+_reduce(
+    "aminmax", ("aten.aminmax.default",), "a [d] b -> a b, a b", _whole_dims(1), _emit_pair, "inputs",
+    Sample((_X,), (("dim", 1),)), Sample((_X,), (("dim", 0), ("keepdim", True))),
+)  # fmt: skip

@@ -1,0 +1,80 @@
+"""Slices that begin where a tensor says, as capture makes of ``x[ptr : ptr + n]`` with a whole number ptr of a buffer.
+
+rows_from    y[i] = ptr + i      an index for what reads or writes the rows; whole, as such an index is
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autopar.ops.record.op import Local, Op, Sample, T, register
+from autopar.ops.record.printing import invoke
+from autopar.ops.record.rule import Call, Dims, Rule
+
+TARGET = "autopar.rows_from.default"
+_LIBRARY: Any = torch.library.Library("autopar", "FRAGMENT")  # type: ignore[no-untyped-call]
+_LIBRARY.define("rows_from(Tensor start, SymInt n, SymInt size) -> Tensor")
+
+
+def _counting(rows: Tensor) -> Tensor:
+    """Numbers of rows, which have no gradient. Raises TypeError for what counts nothing."""
+    if rows.is_floating_point() or rows.is_complex():
+        raise TypeError(f"rows are counted in whole numbers, not in {rows.dtype}")
+    return rows
+
+
+def _means(start: Tensor, n: int, size: int) -> Tensor:
+    return _counting(start) + torch.arange(n, device=start.device)
+
+
+_LIBRARY.impl("rows_from", _means, "CompositeExplicitAutograd")
+torch.library.register_fake("autopar::rows_from", _means, lib=_LIBRARY)
+
+
+_LIBRARY.define("within(Tensor index, SymInt size) -> Tensor")
+
+
+def _same(index: Tensor, size: int) -> Tensor:
+    return _counting(index).clone()
+
+
+_LIBRARY.impl("within", _same, "CompositeExplicitAutograd")
+torch.library.register_fake("autopar::within", _same, lib=_LIBRARY)
+
+
+def _rows_from(call: Call) -> Rule:
+    (rows,) = call.results[0].shape
+    return Rule(((),), ((("i",),),), {"i": rows}, frozenset({"i"}))
+
+
+def _emit_rows_from(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    return invoke("rows_from", args)
+
+
+register(
+    Op(
+        "rows_from", (TARGET,), "-> [i]", _rows_from, _emit_rows_from, work="memory", backward=0.0, saves="",
+        samples=(Sample((T((), "index 3"), 4, 7)), Sample((T((), "index 1"), 4, 4))), means=_means,
+    )
+)  # fmt: skip
+
+
+def _within(call: Call) -> Rule:
+    names: Dims = tuple((f"d{i}",) for i in range(len(call.operands[0].shape)))
+    return Rule((names,), (names,), {f"d{i}": n for i, n in enumerate(call.operands[0].shape)})
+
+
+def _emit_within(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    return invoke("within", args)
+
+
+register(
+    Op(
+        "within", ("autopar.within.default",), "d* -> d*", _within, _emit_within, work="memory", backward=0.0, saves="",
+        samples=(Sample((T((4, 6), "index 5"), 5)),), means=_same,
+    )
+)  # fmt: skip

@@ -1,0 +1,120 @@
+"""Running sums and products along one dim.
+
+    cumsum   y[a, d] = sum over e <= d of x[a, e]      d may be split: `autopar.runtime.cumsum` adds what came before
+
+The dim of the others is whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from autopar.ir.graph import Dtype
+from autopar.ops.library.sorting import along
+from autopar.ops.record.op import Inner, Local, Op, Sample, T, register
+from autopar.ops.record.positional import axis_of, by_place
+from autopar.ops.record.printing import atom, invoke, literal, normal_dim, pick
+from autopar.ops.record.rule import Call, Dims, Rule, floating, with_linear
+
+_X = T((4, 6))
+
+
+def _dim(call: Call) -> int:
+    return normal_dim(call.arg(1, "dim", -1), len(call.operands[0].shape))
+
+
+def _cumsum(call: Call) -> Rule:
+    shape = call.operands[0].shape
+    names: Dims = tuple((f"d{i}",) for i in range(len(shape)))
+    rule = Rule((names,), (names,), {f"d{i}": n for i, n in enumerate(shape)})
+    if shape:
+        rule = by_place(rule, [f"d{_dim(call)}"])
+    return with_linear(rule, {0}) if floating(call.operands[0]) else rule
+
+
+def _emit_cumsum(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """``x.cumsum(1)``, or ``cumsum(x, 1, MODEL)`` where that dim is split."""
+    dim, axis = _dim(call), axis_of(local, f"d{_dim(call)}")
+    dtype = [("dtype", pick(args, kwargs, 2, "dtype"), None)]
+    if axis:
+        return f"cumsum({args[0]}, {dim}, {axis}{f', dtype={literal(dtype[0][1])}' if dtype[0][1] else ''})"
+    return invoke(f"{atom(args[0])}.cumsum", (dim,), dtype)
+
+
+def _totals(call: Call, rule: Rule, letter: str) -> tuple[Inner, ...]:
+    """The sums of the ranks' rows, both ways."""
+    if letter not in rule.windows:
+        return ()
+    value = call.results[0]
+    size = float(value.nbytes / value.shape[_dim(call)])
+    others = tuple(name for (name,) in rule.results[0] if name != letter)
+    return (Inner("all_sum", size, size if value.differentiable else 0.0, others),)
+
+
+register(
+    Op(
+        name="cumsum",
+        targets=("aten.cumsum.default",),
+        note="a d b -> a d b",
+        rule=_cumsum,
+        emit=_emit_cumsum,
+        work="reduce",
+        saves="",
+        inner=_totals,
+        samples=(
+            Sample((_X, 1)),
+            Sample((T((4, 6), "index 5"), -1)),
+            Sample((T((4, 6), "bool"), 0)),
+            Sample((T((4, 6), "index 5"), 0), (("dtype", Dtype("int32")),)),
+        ),
+    )
+)
+
+
+def _whole(call: Call) -> Rule:
+    return along(call, 1)
+
+
+def _emit_whole(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    dtype = [("dtype", pick(args, kwargs, 2, "dtype"), None)]
+    return invoke(f"{atom(args[0])}.{call.node.target.split('.')[1]}", (_dim(call),), dtype)
+
+
+for _name in ("cumprod", "logcumsumexp"):
+    register(
+        Op(
+            _name, (f"aten.{_name}.default",), "a [d] b -> a d b", _whole, _emit_whole, work="reduce",
+            samples=(Sample((_X, 1)),),
+        )
+    )  # fmt: skip
+
+
+def _diff(call: Call) -> Rule:
+    """Differences of neighbours along one dim, which is whole, also of what is put before and behind."""
+    shape, result = call.operands[0].shape, call.results[0].shape
+    dim = normal_dim(call.arg(2, "dim", -1), len(shape))
+    extents = {f"d{i}": n for i, n in enumerate(shape)} | {"y": result[dim]}
+    extents |= {f"e{i}": value.shape[dim] for i, value in enumerate(call.operands)}
+    names = [
+        tuple((f"e{k}",) if i == dim else (f"d{i}",) for i in range(len(shape))) for k in range(len(call.operands))
+    ]
+    after = tuple(("y",) if i == dim else (f"d{i}",) for i in range(len(shape)))
+    whole = frozenset({"y", f"d{dim}", *(f"e{i}" for i in range(len(call.operands)))})
+    rule = Rule(tuple(names), (after,), extents, whole)
+    floats = all(floating(value) for value in call.operands)
+    return with_linear(rule, range(len(call.operands))) if floats else rule
+
+
+def _emit_diff(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    dim = normal_dim(pick(args, kwargs, 2, "dim", -1), len(call.operands[0].shape))
+    rest = [("prepend", pick(args, kwargs, 3, "prepend"), None), ("append", pick(args, kwargs, 4, "append"), None)]
+    return invoke("torch.diff", (args[0],), [("n", pick(args, kwargs, 1, "n", 1), 1), ("dim", dim, None), *rest])
+
+
+register(
+    Op(
+        "diff", ("aten.diff.default",), "a [d] b -> a [y] b", _diff, _emit_diff, work="memory", saves="",
+        samples=(Sample((_X,)), Sample((_X, 1, 0, T((1, 6)))), Sample((T((4, 6), "index 9"), 1, -1))),
+    )
+)  # fmt: skip

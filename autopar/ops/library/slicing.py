@@ -1,0 +1,348 @@
+"""Operators that cut a tensor along a dim or join tensors along one.
+
+Cutting a dim into q equal pieces of n rows is ``(q n) -> n, n, n`` with q frozen: each rank cuts its own part of
+every piece. That is how one fused query-key-value dim is split by heads. Joining equal extents is the mirror image.
+Where a split dim is sliced, rolled, reversed, or joined of unequal extents, rows move to the ranks that have them in
+the result (`autopar.runtime.functional.slicing`). Cutting it into unequal pieces needs it whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from autopar.ops.record.op import Emit, Inner, Local, Op, Sample, T, register
+from autopar.ops.record.positional import axis_of, by_place, over
+from autopar.ops.record.printing import atom, invoke, literal, normal_dim, pick
+from autopar.ops.record.rule import Call, Dims, Rule, Window, with_linear
+
+
+def _names(shape: Sequence[int], change: Mapping[int, tuple[str, ...]]) -> Dims:
+    """One letter per dim, `change` for some."""
+    return tuple(change.get(i, (f"d{i}",)) for i in range(len(shape)))
+
+
+def _dim_of(call: Call, position: int, default: int = 0) -> int:
+    return normal_dim(call.arg(position, "dim", default), len(call.operands[0].shape))
+
+
+def frozen_dims(call: Call, dims: Sequence[int]) -> Rule:
+    """The same letters on both sides, except that `dims` must be whole and may change their extent."""
+    shape, result = call.operands[0].shape, call.results[0].shape
+    before = _names(shape, {dim: (f"x{dim}",) for dim in dims})
+    after = _names(result, {dim: (f"y{dim}",) for dim in dims})
+    extents = {f"d{i}": n for i, n in enumerate(shape)}
+    extents |= {f"x{dim}": shape[dim] for dim in dims} | {f"y{dim}": result[dim] for dim in dims}
+    frozen = frozenset(f"{side}{dim}" for dim in dims for side in "xy")
+    rule = Rule((before,), (after,), extents, frozen)
+    return with_linear(rule, {0})
+
+
+def _piece_sizes(call: Call) -> tuple[int, tuple[int, ...]]:
+    """The dim that is cut, and how many rows each piece has."""
+    kind = call.node.target.split(".")[1]
+    dim = _dim_of(call, 1 if kind == "unbind" else 2)
+    extent = call.operands[0].shape[dim]
+    if kind == "unbind":
+        return dim, (1,) * extent
+    given = call.node.args[1]
+    if isinstance(given, tuple):
+        return dim, tuple(int(n) for n in given)
+    assert isinstance(given, int)
+    rows = -(-extent // given) if kind == "chunk" else given
+    return dim, tuple(min(rows, extent - start) for start in range(0, extent, max(rows, 1)))
+
+
+def _split(call: Call) -> Rule:
+    """``(q n) -> n, n, ...`` for equal pieces; q is frozen. An unread piece has no letters."""
+    dim, rows = _piece_sizes(call)
+    shape = call.operands[0].shape
+    equal = len(set(rows)) == 1
+    inner = ("n",) if equal else (f"d{dim}",)
+    whole = ("q", "n") if equal else (f"d{dim}",)
+    extents = {f"d{i}": n for i, n in enumerate(shape)} | ({"q": len(rows), "n": rows[0]} if equal else {})
+    pieces = {f"p{i}": n for i, n in enumerate(rows)}
+    results = []
+    for i, value in enumerate(call.results):
+        dims = list(_names(shape, {dim: inner if equal else (f"p{i}",)}))
+        if "unbind" in call.node.target:
+            del dims[dim]
+        results.append(tuple(dims) if value.name else ())
+    frozen = frozenset({"q"} if equal else {f"d{dim}", *pieces})
+    rule = Rule((_names(shape, {dim: whole}),), tuple(results), extents | ({} if equal else pieces), frozen)
+    return with_linear(rule, {0})
+
+
+def _emit_split(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """Equal pieces of a split dim by their number: it holds for parts of any extent, empty ones included."""
+    dim, rows = _piece_sizes(call)
+    if "unbind" in call.node.target:
+        return f"{atom(args[0])}.unbind({dim})"
+    if len(set(rows)) > 1:
+        return f"{atom(args[0])}.split({literal(rows)}, {dim})"
+    if "chunk" in call.node.target or "n" in local.splits:
+        return f"{atom(args[0])}.chunk({len(rows)}, {dim})"
+    return f"{atom(args[0])}.split({rows[0]}, {dim})"
+
+
+def _view(
+    name: str, targets: tuple[str, ...], note: str, rule: Callable[[Call], Rule], emit: Emit, *samples: Sample
+) -> None:
+    register(Op(name, targets, note, rule, emit, work="view", saves="", samples=samples))
+
+
+_view(
+    "split",
+    (
+        "aten.split.Tensor",
+        "aten.split_with_sizes.default",
+        "aten.split.sizes",
+        "aten.chunk.default",
+        "aten.unbind.int",
+    ),
+    "(q n) -> n, n, ...",
+    _split,
+    _emit_split,
+    Sample((T((2, 12)), 4, 1)),
+    Sample((T((3, 5)), 2, -1)),
+    Sample((T((6, 4)), (2, 3, 1)), target="aten.split_with_sizes.default"),
+    Sample((T((2, 12)), (6, 6), 1), target="aten.split_with_sizes.default"),
+    Sample((T((8, 3)), 2), target="aten.chunk.default"),
+    Sample((T((4, 3, 2)), 1), target="aten.unbind.int"),
+)
+
+
+def _slice(call: Call) -> Rule:
+    """Rows ``start + j step``: a window of one row, so that parts of a split dim are fetched from their owners."""
+    shape, result = call.operands[0].shape, call.results[0].shape
+    dim, (start, _, step) = _dim_of(call, 1), _bounds(call)
+    if not shape[dim] or result[dim] < 2:
+        return frozen_dims(call, [dim])
+    names = _names(shape, {})
+    extents = {f"d{i}": n for i, n in enumerate(result)}
+    rule = Rule((names,), (names,), extents, windows={f"d{dim}": Window(1, step, -start)})
+    return with_linear(rule, {0})
+
+
+def _bounds(call: Call) -> tuple[int, int, int]:
+    """Start, stop and step, counted from the front."""
+    given = (call.arg(2, "start"), call.arg(3, "end"), call.arg(4, "step", 1))
+    return slice(*given).indices(call.operands[0].shape[_dim_of(call, 1)])
+
+
+def _emit_slice(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """``x[:, 2:5]``, or ``slice_rows(x, 1, 2, 5, 1, (DATA, 6))`` where that dim is split."""
+    dim, extent = _dim_of(call, 1), call.operands[0].shape[_dim_of(call, 1)]
+    start, stop, step = _bounds(call)
+    axis = axis_of(local, f"d{dim}")
+    if axis:
+        return f"slice_rows({args[0]}, {dim}, {start}, {stop}, {step}, ({axis}, {extent}))"
+    text = f"{start or ''}:{stop if stop < extent else ''}" + (f":{step}" if step != 1 else "")
+    return f"{atom(args[0])}[{':, ' * dim}{text}]"
+
+
+def _select(call: Call) -> Rule:
+    """One row of a dim, which goes away. Where it is split, the rank that has the row yields it."""
+    dim, shape = _dim_of(call, 1), call.operands[0].shape
+    names = _names(shape, {})
+    after = tuple(one for i, one in enumerate(names) if i != dim)
+    extents = {f"d{i}": n for i, n in enumerate(shape)}
+    return by_place(with_linear(Rule((names,), (after,), extents), {0}), [f"d{dim}"])
+
+
+def _emit_select(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    dim, index = _dim_of(call, 1), pick(args, kwargs, 2, "index")
+    split = over(rule, local, f"d{dim}")
+    if split:
+        return f"select_row({args[0]}, {dim}, {index}, {split})"
+    return f"{atom(args[0])}[{':, ' * dim}{index}]"
+
+
+_view(
+    "slice", ("aten.slice.Tensor",), "a d~ b -> a d~ b", _slice, _emit_slice,
+    Sample((T((4, 6)), 1, 1, 5)), Sample((T((6, 4)), 0, 0, 6, 2)), Sample((T((2, 6, 4)), 1, -2, 2**62)),
+    Sample((T((4, 9)), 1, 1, 8, 3)), Sample((T((6, 4), "index 9"), 0, 2, 5)), Sample((T((6, 4)), 0, 5, 6)),
+)  # fmt: skip
+_view(
+    "select", ("aten.select.int",), "a d b -> a b", _select, _emit_select,
+    Sample((T((4, 3, 2)), 1, 2)), Sample((T((4, 6)), 0, -1)),
+)  # fmt: skip
+
+
+def _cat_dim(call: Call) -> int:
+    """The dim along which tensors are joined; hstack, vstack and dstack are joins of tensors with enough dims."""
+    name, ndim = call.node.target.split(".")[1], len(call.operands[0].shape)
+    if name == "cat":
+        return _dim_of(call, 1)
+    dim = {"hstack": min(1, ndim - 1), "vstack": 0, "dstack": 2}[name]
+    if ndim <= dim or (name == "vstack" and ndim < 2):
+        raise ValueError("tensors that get a new dim")
+    return dim
+
+
+def _cat(call: Call) -> Rule:
+    """``n, n -> (q n)`` for equal extents, q frozen; otherwise rows of the operands move to where the result has them."""
+    dim, ndim = _cat_dim(call), len(call.results[0].shape)
+    if any(len(value.shape) != ndim for value in call.operands):
+        raise ValueError("a legacy cat with an empty tensor")
+    rows = [value.shape[dim] for value in call.operands]
+    names = _names(call.results[0].shape, {})
+    extents = {f"d{i}": n for i, n in enumerate(call.results[0].shape)}
+    if len(set(rows)) == 1:
+        operands = tuple(_names(value.shape, {dim: ("n",)}) for value in call.operands)
+        extents |= {"q": len(rows), "n": rows[0]}
+        rule = Rule(operands, (_names(call.results[0].shape, {dim: ("q", "n")}),), extents, frozenset({"q"}))
+    else:
+        rule = by_place(Rule(tuple(names for _ in rows), (names,), extents), [f"d{dim}"])
+    return with_linear(rule, range(len(rows)))
+
+
+def _emit_cat(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """``torch.cat((x, y), 1)``, or ``cat((x, y), 1, DATA, (1, 196))`` where unequal operands are split there."""
+    dim = _cat_dim(call)
+    axis = axis_of(local, f"d{dim}")
+    if axis and rule.windows:
+        extents = tuple(value.shape[dim] for value in call.operands)
+        return f"cat({literal(args[0])}, {dim}, {axis}, {literal(extents)})"
+    return invoke("torch.cat", (args[0],) if dim == 0 else (args[0], dim))
+
+
+def _stack(call: Call) -> Rule:
+    """A new dim, whole."""
+    dim = normal_dim(call.arg(1, "dim", 0), len(call.results[0].shape))
+    shape = call.operands[0].shape
+    names = _names(shape, {})
+    extents = {f"d{i}": n for i, n in enumerate(shape)} | {"q": len(call.operands)}
+    after = (*names[:dim], ("q",), *names[dim:])
+    rule = Rule(tuple(names for _ in call.operands), (after,), extents, frozenset({"q"}))
+    return with_linear(rule, range(len(call.operands)))
+
+
+def _emit_stack(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    dim = normal_dim(pick(args, kwargs, 1, "dim", 0), len(call.results[0].shape))
+    return invoke("torch.stack", (args[0],) if dim == 0 else (args[0], dim))
+
+
+def _memory(
+    name: str, targets: tuple[str, ...], note: str, rule: Callable[[Call], Rule], emit: Emit, *samples: Sample
+) -> None:
+    register(Op(name, targets, note, rule, emit, work="memory", saves="", samples=samples))
+
+
+_memory(
+    "cat", ("aten.cat.default", "aten.hstack.default", "aten.vstack.default", "aten.dstack.default"), "n, n, ... -> (q n)",
+    _cat, _emit_cat, Sample(((T((4, 2)), T((4, 3))),), target="aten.hstack.default"),
+    Sample(((T((4, 2, 1)), T((4, 2, 1))),), target="aten.dstack.default"),
+    Sample(((T((2, 1)), T((2, 6)), T((2, 3))), 1)), Sample(((T((1, 4), "index 9"), T((6, 4), "index 9")),)),
+    Sample(((T((2, 4, 3)), T((2, 4, 3))), 1)), Sample(((T((4, 2)), T((4, 3))), -1)),
+    Sample(((T((4, 6)), T((4, 6), "constant"), T((4, 6))),)),
+)  # fmt: skip
+_memory(
+    "stack", ("aten.stack.default",), "a*, a* -> a* with a new dim", _stack, _emit_stack,
+    Sample(((T((4, 3)), T((4, 3))), 1)), Sample(((T((4, 3)), T((4, 3))),)),
+)  # fmt: skip
+
+
+def _moved_dims(call: Call) -> tuple[int, ...]:
+    """The dims that are rolled or reversed."""
+    given = call.arg(2, "dims", ()) if "roll" in call.node.target else call.node.args[1]
+    dims = given if isinstance(given, tuple) else (given,)
+    return tuple(normal_dim(dim, len(call.operands[0].shape)) for dim in dims)
+
+
+def _flip(call: Call) -> Rule:
+    """Rows in another order: parts of a split dim are fetched from their owners."""
+    dims = _moved_dims(call)
+    if not dims:
+        raise ValueError("a roll of the flattened tensor")
+    names = _names(call.operands[0].shape, {})
+    rule = Rule((names,), (names,), {f"d{i}": n for i, n in enumerate(call.operands[0].shape)})
+    return by_place(with_linear(rule, {0}), [f"d{dim}" for dim in dims])
+
+
+def _emit_flip(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """``x.roll(2, 1)``, or ``roll(x, 2, 1, {1: (DATA, 16)})``; the same for flip."""
+    name = "roll" if "roll" in call.node.target else "flip"
+    split = {dim: over(rule, local, f"d{dim}") for dim in _moved_dims(call)}
+    parts = [f"{dim}: {one}" for dim, one in sorted(split.items()) if one]
+    if parts:
+        given = (literal(args[1]), literal(_moved_dims(call))) if name == "roll" else (literal(_moved_dims(call)),)
+        return f"{name}({args[0]}, {', '.join(given)}, {{{', '.join(parts)}}})"
+    return invoke(f"{atom(args[0])}.{name}", args[1:])
+
+
+def _moved(call: Call, rule: Rule, letter: str) -> tuple[Inner, ...]:
+    """The rows that change their rank: those that a roll is long, at most all of a rank's; a flip moves all."""
+    if letter not in rule.windows:
+        return ()
+    value, dim = call.operands[0], int(letter[1:])
+    n, rows = value.shape[dim], value.shape[dim] // 2
+    if "roll" in call.node.target:
+        shifts = call.node.args[1]
+        shift = (shifts if isinstance(shifts, tuple) else (shifts,))[_moved_dims(call).index(dim)]
+        assert isinstance(shift, int)
+        rows = min(shift % n, n - shift % n, rows)
+    size = float(value.nbytes // n * rows)
+    others = tuple(name for dims in rule.operands[0] for name in dims if name != letter)
+    return (Inner("halo", size, size if value.differentiable else 0.0, others),)
+
+
+register(
+    Op(
+        "flip", ("aten.flip.default", "aten.roll.default"), "a d b -> a d b", _flip, _emit_flip, work="memory",
+        saves="", inner=_moved,
+        samples=(
+            Sample((T((4, 6)), (1,))), Sample((T((4, 6)), (2,), (-1,)), target="aten.roll.default"),
+            Sample((T((4, 6)), (-1, 2), (0, 1)), target="aten.roll.default"),
+            Sample((T((4, 6), "index 9"), (-1,), (0,)), target="aten.roll.default"),
+        ),
+    )
+)  # fmt: skip
+
+
+def _windows(call: Call) -> Rule:
+    """``x.unfold(dim, size, step)``: windows along a dim, their rows in a last dim."""
+    shape, result = call.operands[0].shape, call.results[0].shape
+    dim, size, step = (call.node.args[i] for i in (1, 2, 3))
+    assert isinstance(size, int)
+    assert isinstance(step, int)
+    names = _names(shape, {normal_dim(dim, len(shape)): ("w",)})
+    extents = {f"d{i}": n for i, n in enumerate(shape)} | {"w": result[normal_dim(dim, len(shape))], "k": size}
+    rule = Rule((names,), ((*names, ("k",)),), extents, frozenset({"k"}), {"w": Window(size, step)})
+    return with_linear(rule, {0})
+
+
+def _emit_windows(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """``x.unfold(1, 3, 2)``, or ``unfold(x, 1, 3, 2, (DATA, 16))`` where that dim is split."""
+    dim = normal_dim(args[1], len(call.operands[0].shape))
+    axis = axis_of(local, "w")
+    if axis:
+        return f"unfold({args[0]}, {dim}, {args[2]}, {args[3]}, ({axis}, {call.operands[0].shape[dim]}))"
+    return invoke(f"{atom(args[0])}.unfold", (dim, *args[2:]))
+
+
+_memory(
+    "unfold", ("aten.unfold.default",), "a w~ b -> a w~ b [k]", _windows, _emit_windows,
+    Sample((T((4, 6)), 1, 3, 2)), Sample((T((6, 4)), -2, 2, 1)), Sample((T((4, 9), "index 9"), 1, 2, 3)),
+)  # fmt: skip
+
+
+def _glu(call: Call) -> Rule:
+    """``(q n) -> n`` with two whole halves: every rank holds its part of both."""
+    shape = call.operands[0].shape
+    dim = _dim_of(call, 1, -1)
+    names, after = _names(shape, {dim: ("q", "n")}), _names(shape, {dim: ("n",)})
+    extents = {f"d{i}": n for i, n in enumerate(shape)} | {"q": 2, "n": shape[dim] // 2}
+    return Rule((names,), (after,), extents, frozenset({"q"}))
+
+
+def _emit_glu(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    return invoke("F.glu", (args[0],), [("dim", _dim_of(call, 1, -1), len(call.operands[0].shape) - 1)])
+
+
+register(
+    Op(
+        "glu", ("aten.glu.default",), "a (q n) b -> a n b", _glu, _emit_glu, backward=2.0,
+        samples=(Sample((T((4, 8)),)), Sample((T((8, 3)), 0))),
+    )
+)  # fmt: skip

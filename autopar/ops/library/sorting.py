@@ -1,0 +1,137 @@
+"""Orders along one dim: sort, top-k, median and their kin. That dim is whole, all others are letters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from autopar.ir.graph import Ref
+from autopar.ops.record.op import Emit, Local, Op, Sample, T, register
+from autopar.ops.record.printing import atom, invoke, normal_dim, pick
+from autopar.ops.record.rule import Call, Dims, Rule
+
+_X = T((4, 6))
+
+# Record, position of the dim, its default, how many arguments are printed before it, options, what autograd keeps.
+_Options = tuple[tuple[int, str, object], ...]
+_TABLE: tuple[tuple[str, tuple[str, ...], int, int, _Options, str, tuple[tuple[object, ...], ...]], ...] = (
+    ("sort", ("default",), 1, -1, ((2, "descending", False),), "output", ((_X, 1, True), (_X, 0))),
+    ("argsort", ("default",), 1, -1, ((2, "descending", False),), "", ((_X, 1),)),
+    ("topk", ("default",), 2, -1, ((3, "largest", True), (4, "sorted", True)), "output", ((_X, 2, 1), (_X, 3, 0))),
+    ("kthvalue", ("default",), 2, -1, ((3, "keepdim", False),), "output", ((_X, 2, 1), (_X, 2, 0, True))),
+    ("median", ("dim",), 1, -1, ((2, "keepdim", False),), "output", ((_X, 1), (_X, 0, True))),
+    ("mode", ("default",), 1, -1, ((2, "keepdim", False),), "output", ((_X, 1),)),
+    ("cummax", ("default",), 1, -1, (), "output", ((_X, 1),)),
+    ("cummin", ("default",), 1, -1, (), "output", ((_X, 1),)),
+)
+
+
+def along(call: Call, at: int, default: int = -1) -> Rule:
+    """The same letters on both sides, the dim at argument `at` whole; it may change its extent, or go away."""
+    shape = call.operands[0].shape
+    dim = normal_dim(call.arg(at, "dim", default), len(shape))
+    names: Dims = tuple((f"d{i}",) for i in range(len(shape)))
+    first = next(value for value in call.results if value.name)
+    kept = len(first.shape) == len(shape)
+    after = tuple(("y",) if i == dim else name for i, name in enumerate(names) if kept or i != dim)
+    extents = {f"d{i}": n for i, n in enumerate(shape)} | {"y": first.shape[dim] if kept and shape else 1}
+    results = tuple(after if value.name else () for value in call.results)
+    return Rule((names,), results, extents, frozenset({f"d{dim}", "y"}))
+
+
+def emit_along(name: str, at: int, default: int, table: _Options) -> Emit:
+    """``x.topk(2, 1, largest=False)``."""
+
+    def emit(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+        dim = pick(args, kwargs, at, "dim", default)
+        rest = [(option, pick(args, kwargs, place, option, value), value) for place, option, value in table]
+        return invoke(f"{atom(args[0])}.{name}", (*args[1:at], dim), rest)
+
+    return emit
+
+
+for _name, _overloads, _at, _default, _options, _saves, _calls in _TABLE:
+    register(
+        Op(
+            _name, tuple(f"aten.{_name}.{one}" for one in _overloads), "a [d] b -> a d b",
+            lambda call, at=_at: along(call, at), emit_along(_name, _at, _default, _options),  # type: ignore[misc]
+            work="reduce", saves=_saves, samples=tuple(Sample(args) for args in _calls),
+        )
+    )  # fmt: skip
+
+
+def _stable(call: Call) -> Rule:
+    return along(call, 2)
+
+
+def _emit_stable(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """``x.sort(1, stable=True)``."""
+    name, at = call.node.target.split(".")[1], 2
+    stable = kwargs.get("stable", args[1] if len(args) > 1 else True)
+    rest: list[tuple[str, object, object]] = [
+        ("descending", pick(args, kwargs, 3, "descending", False), False),
+        ("stable", stable, None),
+    ]
+    return invoke(f"{atom(args[0])}.{name}", (), [("dim", pick(args, kwargs, at, "dim", -1), -1), *rest])
+
+
+for _name, _arguments in (("sort", (_X,)), ("argsort", (_X,))):
+    register(
+        Op(
+            f"stable_{_name}", (f"aten.{_name}.stable",), "a [d] b -> a d b",
+            (lambda call: along(call, 1)), _emit_stable, work="reduce", saves="output" if _name == "sort" else "",
+            samples=(Sample(_arguments, (("dim", 1), ("stable", True))),),
+        )
+    )  # fmt: skip
+
+
+def _quantile(call: Call) -> Rule:
+    """One quantile along one dim."""
+    if not isinstance(call.node.args[1], float) or call.arg(2, "dim") is None:
+        raise ValueError("several quantiles, or of the flattened tensor")
+    rule = along(call, 2)
+    return replace(rule, filled=frozenset(rule.letters))  # torch refuses a tensor without elements
+
+
+def _emit_quantile(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    keepdim = ("keepdim", pick(args, kwargs, 3, "keepdim", False), False)
+    method = ("interpolation", kwargs.get("interpolation", "linear"), "linear")
+    return invoke(f"{atom(args[0])}.quantile", args[1:3], [keepdim, method])
+
+
+register(
+    Op(
+        "quantile", ("aten.quantile.scalar",), "a [d] b -> a b", _quantile, _emit_quantile, work="reduce",
+        samples=(Sample((_X, 0.5, 1)), Sample((_X, 0.25, 0, True))),
+    )
+)  # fmt: skip
+
+
+def _search(call: Call) -> Rule:
+    """Where values stand among sorted boundaries: these are whole, values are free; batches of both are letters."""
+    bounds, values = call.operands if "searchsorted" in call.node.target else call.operands[::-1]
+    names: Dims = tuple((f"d{i}",) for i in range(len(values.shape)))
+    extents = {f"d{i}": n for i, n in enumerate(values.shape)} | {"v": bounds.shape[-1]}
+    edges: Dims = (*names[: len(bounds.shape) - 1], ("v",)) if len(bounds.shape) > 1 else (("v",),)
+    operands = (edges, names) if "searchsorted" in call.node.target else (names, edges)
+    return Rule(operands, (names,), extents, frozenset({"v"}))
+
+
+def _emit_search(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    name = call.node.target.split(".")[1]
+    if any(isinstance(value, Ref) for _, value in call.node.kwargs):
+        raise ValueError("an order of the boundaries")
+    rest = [("right", kwargs.get("right", args[3] if len(args) > 3 else False), False)]
+    return invoke(f"torch.{name}", args[:2], [*rest, ("out_int32", kwargs.get("out_int32", False), False)])
+
+
+for _name in ("searchsorted", "bucketize"):
+    _edges, _values = T((5,), "constant"), T((4, 6), "constant")
+    _given = (_edges, _values) if _name == "searchsorted" else (_values, _edges)
+    register(
+        Op(
+            _name, (f"aten.{_name}.Tensor",), "[v], d* -> d*", _search, _emit_search, work="reduce", saves="",
+            samples=(Sample(_given),),
+        )
+    )  # fmt: skip

@@ -1,0 +1,357 @@
+"""Views: reshape and its relatives, and reorderings of dims. They move no data, and are linear.
+
+The letters of a reshape are the common factors of both shapes (`autopar.ops.record.shape_factors`). Dims of extent 1 carry no
+letter, which makes unsqueeze and squeeze reshapes like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from autopar.ops.record.op import Emit, Local, Op, Sample, T, register
+from autopar.ops.record.printing import atom, literal, normal_dim, pick, sizes
+from autopar.ops.record.rule import Call, Dims, Rule, with_linear
+from autopar.ops.record.shape_factors import factor
+
+
+def _reshape(call: Call) -> Rule:
+    """Common factors of both shapes."""
+    if len(call.operands) != 1:
+        raise ValueError("the shape of another tensor")
+    found = factor(call.operands[0].shape, call.results[0].shape)
+    return with_linear(Rule((found.before,), (found.after,), found.extents, found.frozen), {0})
+
+
+def _emit_reshape(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """Only the dims that change are named, so that split dims beside them need no size."""
+    before, after = call.operands[0].shape, call.results[0].shape
+    text = sizes(rule, local, rule.results[0])
+    first, last = _changed(before, after)
+    old, new = before[first : len(before) - last], after[first : len(after) - last]
+    if not old and not new:
+        return str(args[0])
+    if (old, new) in (((), (1,)), ((1,), ())):
+        return f"{atom(args[0])}.{'unsqueeze' if new else 'squeeze'}({first})"
+    if first and set(old) == {1} and not new:
+        return f"{atom(args[0])}.flatten({first - 1}{f', {first - 1 + len(old)}' if last else ''})"
+    if len(old) > 1 and len(new) == 1:
+        stop = "" if not last else f", {len(before) - last - 1}"
+        return f"{atom(args[0])}.flatten({'' if not first and not last else first}{stop})"
+    if len(old) == 1 and len(new) > 1:
+        return f"{atom(args[0])}.unflatten({first}, {_tuple(_inferred(text[first : len(text) - last]))})"
+    verb = "reshape" if _merges(rule) else "view"
+    return f"{atom(args[0])}.{verb}({', '.join(_inferred(text)) or '()'})"
+
+
+def _changed(before: Sequence[int], after: Sequence[int]) -> tuple[int, int]:
+    """How many dims at the front and at the end are the same in both shapes."""
+    shortest = min(len(before), len(after))
+    first = next((i for i in range(shortest) if before[i] != after[i]), shortest)
+    rest = shortest - first
+    last = next((i for i in range(rest) if before[-1 - i] != after[-1 - i]), rest)
+    return first, last
+
+
+def _inferred(text: Sequence[str]) -> list[str]:
+    """The sizes, the only one that is not a number as -1: no other is 0, so that -1 stands for one size, be it 0."""
+    open_dims = [i for i, one in enumerate(text) if not one.isdigit()]
+    return ["-1" if open_dims == [i] else one for i, one in enumerate(text)]
+
+
+def _tuple(text: Sequence[str]) -> str:
+    return f"({text[0]},)" if len(text) == 1 else f"({', '.join(text)})"
+
+
+def _merges(rule: Rule) -> bool:
+    """Whether some dim of the result takes several dims of the operand, which a view of strided memory may not."""
+    home = {letter: dim for dim, names in enumerate(rule.operands[0]) for letter in names}
+    return bool(rule.frozen) or any(len({home[letter] for letter in names}) > 1 for names in rule.results[0])
+
+
+def _view(
+    name: str, targets: tuple[str, ...], note: str, rule: Callable[[Call], Rule], emit: Emit, *samples: Sample
+) -> None:
+    register(Op(name, targets, note, rule, emit, work="view", saves="", samples=samples))
+
+
+_view(
+    "reshape",
+    (
+        "aten.reshape.default",
+        "aten.view.default",
+        "aten._unsafe_view.default",
+        "aten.flatten.using_ints",
+        "aten.unflatten.int",
+    ),
+    "common factors, as a b (c d) -> (a b) c d",
+    _reshape,
+    _emit_reshape,
+    Sample((T((2, 4, 6)), (8, 6))),
+    Sample((T((4, 12)), (4, 2, 3, 2))),
+    Sample((T((4, 6)), (2, 4, 3))),
+    Sample((T((4, 6)), (8, 3))),
+    Sample((T((2, 3, 4)), (3, 2, 4))),
+    Sample((T((4, 1, 6)), (1, 4, 6, 1))),
+    Sample((T((2, 3, 2, 4)), (6, 8))),
+    Sample((T((1, 1)), ())),
+    Sample((T((2, 4, 3)), 1, 2), target="aten.flatten.using_ints"),
+    Sample((T((2, 12, 3)), 1, (3, 4)), target="aten.unflatten.int"),
+    Sample((T((4, 6), "index 9"), (24,)), target="aten.view.default"),
+    Sample((T((4, 6)), (4, 2, 3)), target="aten.view.default"),
+)
+
+
+def _emit_unsqueeze(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    return f"{atom(args[0])}.unsqueeze({normal_dim(args[1], len(call.results[0].shape))})"
+
+
+def _emit_squeeze(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """Names the dims that go: a part of another dim may have extent 1, and must stay."""
+    shape = call.operands[0].shape
+    asked = args[1] if len(args) > 1 else tuple(range(len(shape)))
+    dims = {normal_dim(dim, len(shape)) for dim in (asked if isinstance(asked, tuple) else (asked,))}
+    gone = tuple(sorted(dim for dim in dims if shape and shape[dim] == 1))
+    if not gone:
+        return str(args[0])
+    return f"{atom(args[0])}.squeeze({literal(gone if len(gone) > 1 else gone[0])})"
+
+
+_view(
+    "unsqueeze", ("aten.unsqueeze.default",), "a* -> a* with a dim of extent 1", _reshape, _emit_unsqueeze,
+    Sample((T((4, 6)), 1)), Sample((T((4, 6)), -1)),
+)  # fmt: skip
+_view(
+    "squeeze",
+    ("aten.squeeze.dim", "aten.squeeze.dims", "aten.squeeze.default"),
+    "a* -> a* without dims of extent 1",
+    _reshape,
+    _emit_squeeze,
+    Sample((T((4, 1, 3)), 1)),
+    Sample((T((4, 1, 3)), 2)),
+    Sample((T((3, 1, 2, 1)), (1, 3)), target="aten.squeeze.dims"),
+    Sample((T((3, 1, 2, 1)),), target="aten.squeeze.default"),
+)
+
+
+def _order(call: Call) -> tuple[int, ...]:
+    """For every dim of the result, the operand's dim that it is."""
+    ndim = len(call.operands[0].shape)
+    kind, args = call.node.target.split(".")[1], call.node.args
+    if kind in ("permute", "movedim"):
+        given = args[1]
+        assert isinstance(given, tuple)
+        return tuple(normal_dim(dim, ndim) for dim in given)
+    order = list(range(ndim))
+    if kind in ("t", "numpy_T"):
+        return tuple(reversed(order))
+    one, other = (-2, -1) if kind in ("mT", "adjoint") else (args[1], args[2])
+    if ndim:
+        i, j = normal_dim(one, ndim), normal_dim(other, ndim)
+        order[i], order[j] = order[j], order[i]
+    return tuple(order)
+
+
+def _permute(call: Call) -> Rule:
+    """One letter per dim, in another order."""
+    shape = call.operands[0].shape
+    names: Dims = tuple((f"d{i}",) for i in range(len(shape)))
+    extents = {f"d{i}": n for i, n in enumerate(shape)}
+    return with_linear(Rule((names,), (tuple(names[i] for i in _order(call)),), extents), {0})
+
+
+def _emit_permute(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    order = _order(call)
+    moved = [i for i, dim in enumerate(order) if dim != i]
+    if not moved:
+        return str(args[0])
+    if len(order) == 2:
+        return f"{atom(args[0])}.T"
+    if len(moved) == 2:
+        return f"{atom(args[0])}.transpose({moved[0]}, {moved[1]})"
+    return f"{atom(args[0])}.permute({', '.join(map(str, order))})"
+
+
+_view(
+    "permute",
+    ("aten.permute.default", "aten.transpose.int", "aten.t.default", "aten.numpy_T.default", "aten.mT.default"),
+    "the same letters in another order",
+    _permute,
+    _emit_permute,
+    Sample((T((2, 3, 4)), (2, 0, 1))),
+    Sample((T((2, 3, 4, 2)), 1, -1), target="aten.transpose.int"),
+    Sample((T((4, 6)),), target="aten.t.default"),
+    Sample((T((2, 4, 3)),), target="aten.mT.default"),
+)
+
+
+def _expand(call: Call) -> Rule:
+    """Dims that grow from 1, and new dims in front, have letters that the operand lacks."""
+    shape, result = call.operands[0].shape, call.results[0].shape
+    names: Dims = tuple((f"d{i}",) for i in range(len(result)))
+    skip = len(result) - len(shape)
+    before = tuple(names[skip + i] if n == result[skip + i] else () for i, n in enumerate(shape))
+    return with_linear(Rule((before,), (names,), {f"d{i}": n for i, n in enumerate(result)}), {0})
+
+
+def _emit_expand(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """-1 for the dims that stay."""
+    text = sizes(rule, local, rule.results[0])
+    skip = len(text) - len(call.operands[0].shape)
+    shape = call.operands[0].shape
+    kept = [i >= skip and shape[i - skip] == n and n > 1 for i, n in enumerate(call.results[0].shape)]
+    return f"{atom(args[0])}.expand({', '.join('-1' if stays else one for stays, one in zip(kept, text, strict=True))})"
+
+
+_view(
+    "expand", ("aten.expand.default",), "b -> a b", _expand, _emit_expand,
+    Sample((T((4, 1, 3)), (4, 6, 3))), Sample((T((3,)), (2, 4, 3))), Sample((T((1, 4)), (2, 1, 4))),
+    Sample((T((1, 4), "index 9"), (6, 4))),
+)  # fmt: skip
+
+
+def _repeat(call: Call) -> Rule:
+    """A repeated dim of n is ``(r n)``; the operand lacks r."""
+    return _tiled(call, _repeats(call), outer=True)
+
+
+def _repeats(call: Call) -> tuple[int, ...]:
+    given = call.node.args[1]
+    assert isinstance(given, tuple)
+    return given
+
+
+def _tiled(call: Call, repeats: Sequence[int], *, outer: bool) -> Rule:
+    shape = call.operands[0].shape
+    skip = len(repeats) - len(shape)
+    extents = {f"r{i}": n for i, n in enumerate(repeats)} | {f"n{skip + i}": n for i, n in enumerate(shape)}
+    if 0 in extents.values():
+        raise ValueError("a tensor without elements")
+    after: list[tuple[str, ...]] = []
+    for i, count in enumerate(repeats):
+        tile = (f"r{i}",) if count > 1 else ()
+        rows = (f"n{i}",) if i >= skip and shape[i - skip] > 1 else ()
+        after.append((*tile, *rows) if outer else (*rows, *tile))
+    before = tuple((f"n{skip + i}",) if n > 1 else () for i, n in enumerate(shape))
+    return with_linear(Rule((before,), (tuple(after),), extents), {0})
+
+
+def _emit_repeat(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    counts = [local.extent.get(f"r{i}", str(n)) for i, n in enumerate(_repeats(call))]
+    return f"{atom(args[0])}.repeat({', '.join(counts) or '()'})"
+
+
+register(
+    Op(
+        name="repeat",
+        targets=("aten.repeat.default",),
+        note="n -> (r n)",
+        rule=_repeat,
+        emit=_emit_repeat,
+        work="memory",
+        saves="",
+        samples=(Sample((T((4, 3)), (2, 1, 3))), Sample((T((1, 4)), (6, 2)))),
+    )
+)
+
+
+def _repeat_interleave(call: Call) -> Rule:
+    """A dim of n becomes ``(n r)``. Raises ValueError for the flattening form."""
+    dim, count = pick(call.node.args, dict(call.node.kwargs), 2, "dim"), call.node.args[1]
+    if not isinstance(dim, int) or not isinstance(count, int):
+        raise ValueError("repeat_interleave without a dim")
+    ndim = len(call.operands[0].shape)
+    return _tiled(call, [count if i == dim % ndim else 1 for i in range(ndim)], outer=False)
+
+
+def _emit_repeat_interleave(
+    call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> str:
+    dim = normal_dim(pick(args, kwargs, 2, "dim"), len(call.operands[0].shape))
+    return f"{atom(args[0])}.repeat_interleave({local.extent.get(f'r{dim}', str(args[1]))}, {dim})"
+
+
+register(
+    Op(
+        name="repeat_interleave",
+        targets=("aten.repeat_interleave.self_int",),
+        note="n -> (n r)",
+        rule=_repeat_interleave,
+        emit=_emit_repeat_interleave,
+        work="memory",
+        saves="",
+        samples=(Sample((T((2, 4, 3)), 2, 1)),),
+    )
+)
+
+
+def _tile(call: Call) -> Rule:
+    """``repeat`` with fewer counts than dims."""
+    given = _repeats(call)
+    ndim = len(call.operands[0].shape)
+    return _tiled(call, (*(1 for _ in range(ndim - len(given))), *given), outer=True)
+
+
+def _emit_tile(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    first = len(call.results[0].shape) - len(_repeats(call))
+    counts = [local.extent.get(f"r{first + i}", str(n)) for i, n in enumerate(_repeats(call))]
+    return f"{atom(args[0])}.tile({', '.join(counts) or '()'})"
+
+
+register(
+    Op(
+        "tile", ("aten.tile.default",), "n -> (r n)", _tile, _emit_tile, work="memory", saves="",
+        samples=(Sample((T((4, 3)), (2,))), Sample((T((3,)), (2, 4)))),
+    )
+)  # fmt: skip
+
+
+def _repeat_each(call: Call) -> Rule:
+    """Rows of one dim as often as a tensor says: the dim is whole, before and after, and so is the tensor."""
+    dim = call.arg(2, "dim")
+    if not isinstance(dim, int) or call.arg(3, "output_size") is None:
+        raise ValueError("as many rows as the numbers in a tensor say")
+    shape, result, at = call.operands[0].shape, call.results[0].shape, dim % len(call.operands[0].shape)
+    before: Dims = tuple((f"d{i}",) for i in range(len(shape)))
+    after: Dims = tuple(("y",) if i == at else name for i, name in enumerate(before))
+    extents = {f"d{i}": n for i, n in enumerate(shape)} | {"y": result[at], "r": call.operands[1].numel}
+    counts: Dims = (("r",),) if call.operands[1].shape else ()
+    return with_linear(Rule((before, counts), (after,), extents, frozenset({f"d{at}", "y", "r"})), {0})
+
+
+def _emit_repeat_each(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    dim = normal_dim(pick(args, kwargs, 2, "dim"), len(call.operands[0].shape))
+    return f"{atom(args[0])}.repeat_interleave({args[1]}, {dim}, output_size={call.results[0].shape[dim]})"
+
+
+register(
+    Op(
+        "repeat_each", ("aten.repeat_interleave.self_Tensor",), "a [d] b, [r] -> a [y] b", _repeat_each,
+        _emit_repeat_each, work="memory", samples=(Sample((T((6, 4)), T((4,), "distinct 4"), 1), (("output_size", 6),)),),
+    )
+)  # fmt: skip
+
+
+def _channel_shuffle(call: Call) -> Rule:
+    """Channels ``(g c)`` become ``(c g)``; torch is told the number of groups, which are whole."""
+    shape, groups = call.operands[0].shape, call.node.args[1]
+    assert isinstance(groups, int)
+    extents = {f"d{i}": n for i, n in enumerate(shape)} | {"g": groups, "c": shape[1] // groups}
+    rest: Dims = tuple((f"d{i}",) for i in range(2, len(shape)))
+    before: Dims = (("d0",), ("g", "c"), *rest)
+    after: Dims = (("d0",), ("c", "g"), *rest)
+    return with_linear(Rule((before,), (after,), extents, frozenset({"g"}), filled=frozenset({"d0", "c"})), {0})
+
+
+def _emit_channel_shuffle(
+    call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> str:
+    return f"F.channel_shuffle({args[0]}, {args[1]})"
+
+
+register(
+    Op(
+        "channel_shuffle", ("aten.channel_shuffle.default",), "n (g c) s* -> n (c g) s*", _channel_shuffle,
+        _emit_channel_shuffle, work="memory", saves="", samples=(Sample((T((2, 8, 3)), 2)),),
+    )
+)  # fmt: skip

@@ -1,0 +1,104 @@
+"""The operator of any ATen target without a record of its own, and of calls that a record refuses: whole on every rank.
+
+Its rule freezes every dim, so that only Replicate and Copied are left, which are right for every operator. It is
+printed as the function of the same name in ``torch`` where that comes to the same ATen call with the same arguments
+(`autopar.ops.reached_call`), if need be with defaults written out, else as ``torch.ops.aten.x.overload``.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from autopar.ir.graph import Value
+from autopar.ops.record.op import Local, Op
+from autopar.ops.record.printing import literal
+from autopar.ops.record.rule import Call, Dims, Rule
+
+
+def whole_rule(call: Call) -> Rule:
+    """No letter that may be split."""
+    extents: dict[str, int] = {}
+
+    def dims(value: Value, side: str) -> Dims:
+        names = tuple((f"{side}_{i}",) for i in range(len(value.shape)))
+        extents.update({name: n for (name,), n in zip(names, value.shape, strict=True)})
+        return names if value.name else ()
+
+    operands = tuple(dims(value, f"operand{i}") for i, value in enumerate(call.operands))
+    results = tuple(dims(value, f"result{i}") for i, value in enumerate(call.results))
+    return Rule(operands, results, extents, frozenset(extents), refused=True)
+
+
+def emit_whole(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """The call as torch knows it: ``torch.f(...)`` where that comes to this call, else the overload itself."""
+    from autopar.ops.library import user_functions
+
+    target = call.node.target
+    if (own := user_functions.kept(target)) is not None:
+        return user_functions.text(own, args)
+    space, name, _ = target.split(".")
+    given, named = _trimmed(target, args), {key: value for key, value in kwargs.items() if value is not None}
+    if space == "aten":
+        count, every = len(given), _trimmed(target, (*args, *_defaults(target, len(args))))
+        for some in (given, every) if len(every) > count else (given,):
+            if _comes_to(call, name, (*call.node.args, *_defaults(target, len(args)))[: len(some)], tuple(named)):
+                return _text(f"torch.{name}", some, named)
+    named |= dict.fromkeys(key for key in _needed(target) if key not in named)
+    return _text(f"torch.ops.{target}".removesuffix(".default" if space != "aten" else ""), given, named)
+
+
+def _text(function: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    given = [*map(literal, args), *(f"{key}={literal(value)}" for key, value in kwargs.items())]
+    return f"{function}({', '.join(given)})"
+
+
+def _trimmed(target: str, args: Sequence[Any]) -> tuple[Any, ...]:
+    """The arguments without Nones at the end that are the default."""
+    schema, given = _arguments(target), list(args)
+    while given and given[-1] is None and schema[len(given) - 1].default_value is None:
+        if not schema[len(given) - 1].has_default_value():
+            break
+        given.pop()
+    return tuple(given)
+
+
+def _defaults(target: str, count: int) -> tuple[Any, ...]:
+    """What the arguments by position from the `count`-th on are where they are not given."""
+    free = [one for one in _arguments(target) if not one.kwarg_only]
+    values = [one.default_value for one in free[count:]]
+    return tuple(tuple(value) if isinstance(value, list) else value for value in values)
+
+
+def _needed(target: str) -> list[str]:
+    """The keywords that a call must name."""
+    return [one.name for one in _arguments(target) if one.kwarg_only and not one.has_default_value()]
+
+
+def _comes_to(call: Call, name: str, args: Sequence[Any], keywords: Sequence[str]) -> bool:
+    """Whether ``torch.name`` with these arguments makes the call."""
+    import torch
+
+    from autopar.ops.reached_call import reaches
+
+    function = getattr(torch, name, None)
+    given = {key: value for key, value in call.node.kwargs if key in keywords}
+    return isinstance(function, types.BuiltinFunctionType) and reaches(function, call, args, given)
+
+
+def _arguments(target: str) -> list[Any]:
+    """The arguments of an overload, as its schema has them."""
+    from autopar.ops.reached_call import overload_of
+
+    return list(overload_of(target)._schema.arguments)
+
+
+FALLBACK = Op(
+    name="fallback",
+    targets=(),
+    note="whole on every rank",
+    rule=whole_rule,
+    emit=emit_whole,
+    work="pointwise",
+)

@@ -1,0 +1,196 @@
+"""One record per operator, and the registry that finds the record of a call.
+
+Adding an operator is one `register(Op(...))` in one file of this folder. A generic test (`tests/ops/test_rules.py`)
+then proves every letter of its rule by execution on the record's own samples. A user's own operator gets its record
+by `register_operator`, which is `autopar.register_operator` (docs/adding_an_operator.md).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from autopar.errors import ConfigError, refusal
+from autopar.ops.record.rule import Call, Rule
+
+
+@dataclass(frozen=True, slots=True)
+class T:
+    """A tensor in a sample: its shape and what it is filled with.
+
+    With a gradient: ``"normal"``, ``"unit"`` (in (0.1, 0.9)), ``"complex"`` (complex128), ``"definite"`` (matrices that
+    are symmetric and positive definite). Without: ``"constant"``
+    (normal), ``"positive"`` (in (0.5, 1.5)), ``"probabilities D"`` (positive, sum 1 along dim D), ``"bool"``, ``"mask"``
+    (bool, at least one true along the last dim); and int64: ``"index N"`` (below N), ``"labels N"`` (below N, some of
+    them -100), ``"sorted N"`` (ascending along the last dim), ``"distinct N"`` (no number twice along the last dim).
+    Real ones are float64; ``"float32"``, ``"float16"`` or ``"bfloat16"`` in front makes them that, compared as exactly
+    as the dtype allows: ``"bfloat16 unit"``, ``"float32"`` for ``"float32 normal"``.
+    """
+
+    shape: tuple[int, ...]
+    kind: str = "normal"
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Arguments to call one ATen target with; tensors are given as `T`."""
+
+    args: tuple[object, ...]
+    kwargs: tuple[tuple[str, object], ...] = ()
+    target: str = ""  # default: the record's first target
+
+
+@dataclass(frozen=True, slots=True)
+class Inner:
+    """Communication inside a distributed form over the axis that splits a letter: bytes per rank, both ways.
+
+    The bytes are those of the whole call; of `letters`, those that other axes split, a rank's message has its part only.
+    """
+
+    primitive: str  # "all_sum" or "halo"
+    forward: float
+    adjoint: float
+    letters: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """What an emitter is told of the rank-local call: how letters are split, and the expressions of local extents.
+
+    splits    letter -> the names of the axes that split it, outermost first (``("DATA",)``); whole letters are absent
+    extent    letter -> the Python expression of its local extent, a number or a product (``"MODEL.part(6) * 64"``)
+    readings  letter -> (axis, blocks, unit) of each of its splits, outermost first: how its extent is read to be cut
+    """
+
+    splits: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    extent: Mapping[str, str] = field(default_factory=dict)
+    readings: Mapping[str, tuple[tuple[str, int, int], ...]] = field(default_factory=dict)
+
+    def axes(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """The axes that split any of these letters, each once."""
+        return tuple(dict.fromkeys(axis for name in names for axis in self.splits.get(name, ())))
+
+
+Emit = Callable[[Call, Rule, Local, tuple[Any, ...], Mapping[str, Any]], str]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Op:
+    """Everything about one operator. Two records are never equal, so that they are quick keys.
+
+    targets   the ATen overloads it covers, as ``"aten.linear.default"``
+    rule      the letters of a call; raises ValueError for a form it does not cover, which then runs whole on every rank
+    emit      ``emit(call, rule, local, args, kwargs) -> str``, the Python expression of the rank-local call. `args` and
+              `kwargs` are the node's arguments with every tensor already replaced by an `Expr` (prints as its variable)
+    work      the class whose rate prices it: matmul, conv, attention, pointwise, reduce, memory, or view (free)
+    flops     forward operations of the whole call; default: two per point of the letter space for matmul, conv and
+              attention, one per result element otherwise
+    backward  backward operations per forward operation
+    saves     what backward reads, for its price: "inputs", "output", or "" (nothing)
+    keeps     what autograd keeps for backward where `saves` does not say it: words of `autopar.ops.saved_tensors`, or a function
+              ``keeps(call, rule, split letters) -> words``
+    inner     communication inside the distributed form when a letter is split; windows are accounted for already
+    skew      operations of the busiest rank over those of an even share, when a letter is split over so many ranks
+    launches  small operations that the distributed form takes beside the call itself when a letter is split, (forward,
+              backward): each takes the time that any operator takes
+    random    it draws random numbers: such calls keep their order in the program (`autopar.runtime.grid.counter_rng`)
+    note      letters as one line for reports and docs
+    means     what a target of ours (``"autopar.x"``, which torch does not have) computes, as a function of the node's
+              arguments; it returns a tensor, or a tuple with one entry per result
+    """
+
+    name: str
+    targets: tuple[str, ...]
+    note: str
+    rule: Callable[[Call], Rule]
+    emit: Emit
+    work: str = "pointwise"
+    flops: Callable[[Call, Rule], float] | None = None
+    backward: float = 1.0
+    saves: str = "inputs"
+    inner: Callable[[Call, Rule, str], tuple[Inner, ...]] | None = None
+    samples: tuple[Sample, ...] = ()
+    means: Callable[..., object] | None = None
+    skew: Callable[[Call, Rule, str, int], float] | None = None
+    launches: Callable[[Call, Rule, str], tuple[int, int]] | None = None
+    random: bool = False
+    keeps: str | Callable[[Call, Rule, Collection[str]], str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Expr:
+    """A tensor argument during emission: a Python expression; `atom` is false if it needs brackets before a dot."""
+
+    text: str
+    atom: bool = True
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+_REGISTRY: dict[str, Op] = {}  # the records of this folder, by target
+_OWN: dict[str, Op] = {}  # those of the user
+_HOMES: dict[Op, str] = {}  # the module that a record of this folder stands in
+
+
+def register(op: Op) -> Op:
+    """Make `op` the record of its targets. A target that has one already is a mistake of ours."""
+    taken = [target for target in op.targets if target in _REGISTRY]
+    if taken:
+        raise ValueError(refusal(f"operator {op.name}", "registered twice", "one record per ATen target", taken))
+    _REGISTRY.update(dict.fromkeys(op.targets, op))
+    frame = inspect.currentframe()
+    assert frame is not None
+    assert frame.f_back is not None
+    _HOMES[op] = frame.f_back.f_globals["__name__"]
+    return op
+
+
+def home_of(op: Op) -> str:
+    """The module that registered a record: its family."""
+    return _HOMES[op]
+
+
+def register_operator(op: Op) -> Op:
+    """Make a record of your own the record of its targets, in place of one that they may have; returns it.
+
+    Call it in the model's file, or anywhere before `autopar.compile` and `autopar.parallelize`. A later record of the
+    same targets counts, so that a file may be loaded twice. Raises ConfigError for a target that torch does not have.
+    """
+    unknown = [target for target in op.targets if not _exists(target)]
+    if unknown or not op.targets:
+        given = "torch has no such operator" if unknown else "it has no targets"
+        rule = "a record names overloads that torch.ops has, as aten.linear.default"
+        fix = "register the operator with torch.library first, and write namespace.name.overload"
+        raise ConfigError(refusal(f"operator {op.name}", given, rule, unknown, fix))
+    _OWN.update(dict.fromkeys(op.targets, op))
+    return op
+
+
+def _exists(target: str) -> bool:
+    """Whether torch.ops has this overload."""
+    import torch
+
+    found: Any = torch.ops
+    for part in target.split("."):
+        found = getattr(found, part, None)
+    return target.count(".") == 2 and found is not None
+
+
+def record_of(target: str) -> Op | None:
+    """The record of a target: the user's own, the library's, or None."""
+    import autopar.ops.library.all  # noqa: F401  (fills the registry; importing it any earlier would be a cycle)
+
+    return _OWN.get(target) or _REGISTRY.get(target)
+
+
+def registry() -> dict[str, Op]:
+    """Every record of the library by ATen target."""
+    import autopar.ops.library.all  # noqa: F401
+
+    return dict(_REGISTRY)

@@ -1,0 +1,56 @@
+"""What convolutions and poolings share: spatial letters, their windows, and how a split one is printed.
+
+A spatial letter is windowed (``h~``): result row j reads operand rows ``j*stride - padding + dilation*i``. Where it
+is split, a rank needs rows of its neighbours, and the call becomes its distributed form in `autopar.runtime`, which
+exchanges them. That also holds for a window of one row, where there is nothing to exchange: torch refuses an image
+without rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from autopar.ops.record.op import Local
+from autopar.ops.record.rule import Call, Rule, Window
+
+SPATIAL = {1: ("w",), 2: ("h", "w"), 3: ("d", "h", "w")}
+
+
+def spread(value: object, count: int, default: int) -> tuple[int, ...]:
+    """A size given as a number, a tuple of one, a tuple of `count`, or not at all."""
+    given = value if isinstance(value, tuple) else (value,)
+    given = tuple(default if one is None else one for one in given) or (default,)
+    numbers = tuple(int(one) for one in given if isinstance(one, int))
+    return numbers * count if len(numbers) == 1 else numbers
+
+
+def collapse(numbers: Sequence[int]) -> object:
+    """One number where all are the same."""
+    return numbers[0] if len(set(numbers)) == 1 else tuple(numbers)
+
+
+def marks(names: Sequence[str]) -> str:
+    """The spatial dims as written in a notation: ``h~ w~``."""
+    return " ".join(f"{name}~" for name in names)
+
+
+def with_windows(rule: Rule, windows: Sequence[Window], names: Sequence[str]) -> Rule:
+    """The rule with the windows of its spatial letters."""
+    return replace(rule, windows=dict(zip(names, windows, strict=True)))
+
+
+def with_whole_space(rule: Rule, names: Sequence[str]) -> Rule:
+    """The rule with the spatial letters frozen."""
+    return replace(rule, frozen=rule.frozen | set(names))
+
+
+def over(call: Call, rule: Rule, local: Local) -> str:
+    """``{2: (DATA, 64)}``: the split windowed dims of operand 0 with axis and whole extent; empty if there are none."""
+    parts = []
+    for dim, names in enumerate(rule.operands[0]):
+        axes = local.splits.get(names[0], ()) if names else ()
+        if axes and names[0] in rule.windows:
+            assert len(axes) == 1, f"the windowed letter {names[0]} is split over {axes}"
+            parts.append(f"{dim}: ({axes[0]}, {call.operands[0].shape[dim]})")
+    return f"{{{', '.join(parts)}}}" if parts else ""

@@ -1,0 +1,200 @@
+"""``autopar.parallelize(model, ...)``: an ordinary training script, started on MPI ranks, trains the model on all of them.
+
+    parallel = autopar.parallelize(model, example_inputs, grid="4x2")     # inside `mpiexec -n 8 python -m mpi4py train.py`
+    optimizer = torch.optim.AdamW(parallel.parameters())
+    loss = parallel(**batch); loss.backward(); optimizer.step()
+
+Rank 0 compiles; all ranks receive the same program and plan, and keep their parts of the parameters. A live module has
+rank 0's values, of which the others receive their parts; a function's values are made from a seed, each rank making its
+part. A batch may have any number of rows, unless the model counts them in a way of its own (``plan.batch.fixed``).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from autopar.ir.batch_sizes import ANY
+from autopar.ir.grid import GridShape
+from autopar.ir.plan import Plan, from_json, to_json
+from autopar.ir.profile import FILE
+from autopar.planning.grid_search import AUTO
+from autopar.planning.progress import Progress
+from autopar.runtime.diagnostics.collective_errors import by_rank0, together
+from autopar.runtime.diagnostics.failure import end_scripts
+from autopar.runtime.grid.grid import check_ranks
+from autopar.runtime.parameters import distribute
+from autopar.runtime.parameters.deferred_init import initial_values
+from autopar.runtime.parameters.sources import Made, Source
+from autopar.runtime.profiling import profile_steps
+from autopar.runtime.profiling.profiler import Profiler
+from autopar.runtime.program.from_text import program_of
+from autopar.runtime.program.plan_reader import Description, parse_description
+from autopar.runtime.program.program import Program
+from autopar.runtime.session.batch_forms import Form
+from autopar.runtime.session.parallel_module import Parallel
+from autopar.runtime.transport.base import Comm
+from autopar.runtime.transport.world import default_world, simulated_world
+
+if TYPE_CHECKING:
+    from autopar.compiler import Compiled
+    from autopar.ir.machine import Machine
+
+LOG = logging.getLogger("autopar")
+Model = nn.Module | Callable[[], nn.Module]
+
+
+class Parallelized(Parallel):
+    """A `Parallel` that knows the plan it follows and the source of the program it runs.
+
+    A batch of a size that none of its programs takes is compiled for when it first comes.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        description: Description,
+        values: Source,
+        plan: Plan,
+        source: str,
+        seed: int,
+        compiled: Compiled | None = None,
+    ) -> None:
+        super().__init__(program, description, values, seed=seed)
+        self.plan = plan
+        self.source = source
+        self._compiled = compiled  # on rank 0, and where not every number of rows is taken
+
+    def _another_form(self, rows: int, having: Sequence[str]) -> Form:
+        """Compile the model for so many rows in these inputs. Collective."""
+        constants: dict[str, Tensor] = {}
+
+        def made() -> list[str]:
+            assert self._compiled is not None
+            LOG.info("%s is compiled for a batch of %d rows: %s", self.plan.name, rows, _why(self.plan))
+            other = self._compiled.for_rows(rows, having)
+            constants.update(other.constants)
+            return [other.source, to_json(other.plan)]
+
+        source, text = by_rank0(self.grid.comm, f"compiling for {rows} rows", made)
+        self._add(source, text, distribute.from_rank0(constants, self.grid.comm))
+        return self._forms[-1]
+
+    def _add(self, source: str, text: str, constants: Source) -> None:
+        description = parse_description(text, "the plan")
+        name = f"<program by autopar for {description.rows} rows>"
+        self.add(program_of(source, name, self.grid), description, constants)
+
+    def profiler(self) -> Profiler:
+        """Profiles steps of this model: ``with profiler.step(optimizer): loss = parallel(**batch); ...`` (docs/report.md)."""
+        return Profiler(self, [(place.function, place.text) for place in self.plan.places])
+
+    def save_profile(self, profiler: Profiler, folder: str | Path) -> None:
+        """Write program, plan and what was profiled into `folder`, for ``autopar report``. Collective.
+
+        Raises ConfigError on all ranks where no step was profiled, and CommError where the folder cannot be written.
+        """
+        plan, folder = to_json(self.plan), Path(folder)
+        profile = profile_steps.gathered(self, profiler, self.source, plan)
+        with together(self.grid.comm, f"writing {folder}"):
+            if self.grid.rank == 0:
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / "program.py").write_text(self.source, encoding="utf-8", newline="\n")
+                (folder / "plan.json").write_text(plan, encoding="utf-8", newline="\n")
+                profile_steps.save(profile, folder / FILE)
+
+
+def parallelize(
+    model: Model,
+    example_inputs: Any,  # noqa: ANN401 (a tuple, a dict, or a function of one)
+    *,
+    grid: str | GridShape,
+    machine: str | Path | Machine = "cpu",
+    memory: str | float | None = None,
+    solver: str = "auto",
+    pin: Sequence[str] = (),
+    ban: Sequence[str] = (),
+    optimizer: str = "adamw",
+    loss: str | None = None,
+    outputs: str | Sequence[str] = (),
+    name: str | None = None,
+    time_limit: float = 60.0,
+    measure: bool = False,
+    recompute: str = "auto",
+    plan: str = "auto",
+    batch_sizes: Sequence[int] = (),
+    progress: Progress | None = None,
+    seed: int = 0,
+) -> Parallelized:
+    """The model on the ranks of this job, one part per rank. Collective. Arguments are those of `autopar.compile`.
+
+    What counts is what rank 0 is given. ``grid="auto"`` takes the best grid of the job's ranks. Returns an ``nn.Module``
+    whose forward takes whole inputs on every rank and returns the loss; with `outputs` an object with the model's own
+    fields, ``.loss`` and these, each put together on all ranks when it is first read. Called under ``torch.autocast``,
+    this compiles a program with the casts that autocast makes. `seed` is that of dropout and of a model function.
+
+    Raises what `autopar.compile` raises, on every rank, and ProgramMismatch where the job's ranks are not the grid's.
+    Whatever else ends the compilation on rank 0 is a CommError on the others.
+    """
+
+    def compiled() -> Compiled:
+        from autopar.compiler import compile
+
+        ranks = world.size if grid == AUTO else None
+        return compile(
+            model, example_inputs, grid=grid if ranks else _checked(grid, world.size), machine=machine, memory=memory,
+            solver=solver, pin=pin, ban=ban, optimizer=optimizer, loss=loss, outputs=outputs, name=name,
+            time_limit=time_limit, measure=measure, recompute=recompute, plan=plan, ranks=ranks, batch_sizes=batch_sizes,
+            progress=progress,
+        )  # fmt: skip
+
+    world = default_world()
+    return _started(compiled, model, world, seed)
+
+
+def _checked(grid: str | GridShape, ranks: int) -> GridShape:
+    """The grid, which the job's ranks make up. Raises ConfigError, ProgramMismatch."""
+    shape = grid if isinstance(grid, GridShape) else GridShape.parse(grid)
+    check_ranks(shape, ranks)
+    return shape
+
+
+def _started(compiled: Callable[[], Compiled], model: Model, world: Comm, seed: int) -> Parallelized:
+    """What rank 0 compiles, on every rank, with this rank's part of the model."""
+    found: list[Compiled] = []
+
+    def made() -> list[object]:
+        found.append(compiled())
+        every = (found[0], *found[0].others)
+        return [isinstance(model, nn.Module), *([one.source, to_json(one.plan)] for one in every)]
+
+    if simulated_world() is None:
+        end_scripts(world, lambda: True)
+    live, (source, text), *others = by_rank0(world, "compiling", made)
+    result = found[0] if found else None
+    description = parse_description(text, "the plan")
+    known = {name for item in description.parameters for name in (item.name, *item.aliases)}
+    constants = result.constants if result is not None else {}
+    values = Made(pair for pair in _values(model, constants, world, seed, live=live) if pair[0] in known)
+    program, plan = program_of(source, "<program by autopar>"), from_json(text, "the plan")
+    kept = result if plan.batch.fixed or plan.batch.sizes != ANY else None
+    parallel = Parallelized(program, description, values, plan, source, seed, kept)
+    for i, (source, text) in enumerate(others):
+        own = result.others[i].constants if result is not None else {}
+        parallel._add(source, text, distribute.from_rank0(own, world))
+    return parallel
+
+
+def _why(plan: Plan) -> str:
+    return plan.batch.fixed or f"the program takes {plan.batch.sizes}, for {'; '.join(plan.batch.sizes.why)}"
+
+
+def _values(model: Model, constants: Mapping[str, Tensor], world: Comm, seed: int, *, live: bool) -> Source:
+    """The initial values, those of a live module and constants as rank 0 has them."""
+    yield from distribute.from_rank0(constants, world)
+    own = model if isinstance(model, nn.Module) else None
+    yield from distribute.live_values(own, world) if live else initial_values(model, seed)

@@ -1,0 +1,306 @@
+"""Fixed plans to compare with: what people write by hand, as a narrowing of what each call may do.
+
+    data        the batch over every axis; parameters are whole everywhere
+    model       tensor parallelism over every axis: linear layers and convolutions by output features, the next by input features
+    domain      space: one spatial dim of the images or volumes per axis
+    megatron    heads and features over the last axis, the batch over the others
+    zero        data, with parameters, gradients and optimizer state stored in parts and gathered for use
+    integrated  Pr x Pc of Gholami et al. (arXiv 1712.04432, equation 9): the first axis splits every linear layer's output
+                features, and space in convolutions; the others split the batch
+
+A layout is put on inputs or begun at a layer and followed through the graph: a call takes its operands as they travel, and what it
+then yields travels on. Calls that nothing reaches, or that cannot follow, take the cheapest choice that is compatible; on the axes
+of tensor parallelism they compute the whole. The same prices and the same solver complete each plan, so that a difference between
+two plans is one of splits.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from autopar.errors import ConfigError, nearest, refusal
+from autopar.ir.graph import Graph
+from autopar.ir.grid import GridShape
+from autopar.ir.layout import Layout, Shard
+from autopar.ops.record.rule import Choice, whole_choice
+from autopar.partitioner.formulation import constraints
+from autopar.partitioner.formulation.merged_axes import many
+from autopar.partitioner.formulation.mixed_choices import MOST
+from autopar.partitioner.formulation.strategies import Described, Strategy, describe
+from autopar.planning.pins import Wishes
+
+if TYPE_CHECKING:
+    from autopar.capture import Captured
+
+FREE = "auto"
+_WEIGHTED = ("matmul", "conv")
+Wanted = Mapping[str, frozenset[Choice]]  # per call what it is to do on one axis
+
+
+class NotApplicable(ConfigError):
+    """A baseline that says nothing about this model on this grid; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What a baseline looks at. `rows` are the inputs whose dim 0 is the batch, `weights` what is made of parameters alone."""
+
+    graph: Graph
+    grid: GridShape
+    described: Mapping[str, Described]
+    rows: tuple[str, ...]
+    weights: frozenset[str]
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """The axes of more than one rank."""
+        return tuple(axis for axis, size in enumerate(self.grid.sizes) if size > 1)
+
+    def size(self, axes: Iterable[int]) -> int:
+        """The number of ranks of these axes."""
+        count = 1
+        for axis in axes:
+            count *= self.grid.sizes[axis]
+        return count
+
+    def choices(self, name: str, axis: int) -> tuple[Choice, ...]:
+        """What a call may do on an axis."""
+        return tuple(dict.fromkeys(strategy[axis] for strategy in self.described[name].strategies))
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """A fixed plan: its name, what it does in a few words, and what it wants of every call, by axis."""
+
+    name: str
+    title: str
+    wants: Callable[[Scene], Mapping[int, Wanted]]
+    stored: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Trail:
+    """What was found while a layout was followed over one axis: what calls do, and in which layouts values travel."""
+
+    wanted: dict[str, frozenset[Choice]] = field(default_factory=dict)
+    where: dict[str, frozenset[Layout]] = field(default_factory=dict)
+
+    def take(self, item: Described, chosen: Sequence[Choice]) -> None:
+        self.wanted[item.node.name] = frozenset(chosen)
+        for i, name in enumerate(item.node.outputs):
+            shards = frozenset(one.results[i] for one in chosen if isinstance(one.results[i], Shard))
+            if name and shards:
+                self.where[name] = shards
+
+    def fitting(self, item: Described, choices: Sequence[Choice]) -> list[Choice]:
+        """The splits that take every operand as it travels; none where none travels."""
+        travels = {i: self.where[name] for i, name in enumerate(item.node.inputs) if name in self.where}
+        if not travels:
+            return []
+        return [
+            one for one in choices if one.mode == "split" and all(one.operands[i] in at for i, at in travels.items())
+        ]
+
+
+def narrowed(name: str, captured: Captured, grid: GridShape, wishes: Wishes) -> Wishes:
+    """What is asked for, with what a baseline narrows the choice to.
+
+    Raises ConfigError for an unknown name, and NotApplicable where the baseline says nothing about this model or grid.
+    """
+    check(name)
+    graph, baseline = captured.graph, BASELINES[name]
+    some: dict[str, tuple[Strategy, ...]] | None = {} if many(grid) else None
+    described = constraints.narrowed(describe(graph, grid, wishes.calls, some), wishes.asked, grid)
+    scene = Scene(graph, grid, described, _rows(graph, captured.batch.larger), _weights(graph))
+    if not scene.axes:
+        raise _inapplicable(scene, baseline, "a single rank has nothing to split")
+    wanted = baseline.wants(scene)
+    if some is not None:
+        some = {name: _combined(scene, name, wanted) for name in described}
+        described = constraints.narrowed(describe(graph, grid, wishes.calls, some), wishes.asked, grid)
+    only = {item.node.name: kept for item in described.values() if (kept := _kept(item, wanted))}
+    trained = frozenset(item.value for item in graph.parameters if item.kind == "parameter")
+    stored = trained if baseline.stored else frozenset()
+    return replace(wishes, asked=replace(wishes.asked, only=only, stored=stored, bases=some))
+
+
+def check(name: str) -> None:
+    """Raise ConfigError for a name that is no baseline's, nor ``auto``."""
+    known = (FREE, *BASELINES)
+    if name not in known:
+        given = f"{name!r} is unknown{nearest(name, known)}"
+        raise ConfigError(refusal("plan", given, "a plan is found (auto), or a fixed one of those", known))
+
+
+def _combined(scene: Scene, name: str, wanted: Mapping[int, Wanted]) -> tuple[Strategy, ...]:
+    """What a call is to do on all axes together, the whole where nothing is said."""
+    whole = frozenset([whole_choice(scene.described[name].call, "replicate")])
+    sets = [wanted.get(axis, {}).get(name, whole) for axis in range(len(scene.grid.sizes))]
+    every = itertools.product(*(sorted(one, key=str) for one in sets))
+    return tuple(itertools.islice(every, MOST))
+
+
+def _kept(item: Described, wanted: Mapping[int, Wanted]) -> tuple[Strategy, ...]:
+    """The strategies that do what is wanted on most axes; none where they do on none."""
+    name = item.node.name
+    scores = [
+        sum(one[axis] in calls[name] for axis, calls in wanted.items() if name in calls) for one in item.strategies
+    ]
+    best = max(scores)
+    return tuple(one for one, score in zip(item.strategies, scores, strict=True) if best and score == best)
+
+
+def _rows(graph: Graph, larger: Graph | None) -> tuple[str, ...]:
+    """The inputs with rows of the batch; where the batch is fixed, those whose dim 0 is as long as the first one's."""
+    shaped = [item.value for item in graph.inputs if graph.values[item.value].shape]
+    if larger is not None:
+        return tuple(one for one in shaped if graph.values[one].shape[0] != larger.values[one].shape[0])
+    return tuple(one for one in shaped if graph.values[one].shape[0] == graph.values[shaped[0]].shape[0])
+
+
+def _weights(graph: Graph) -> frozenset[str]:
+    """Parameters, and what is made of them alone."""
+    found = {item.value for item in graph.parameters if item.kind in ("parameter", "frozen")}
+    for node in graph.nodes:
+        if node.inputs and found.issuperset(node.inputs):
+            found |= set(filter(None, node.outputs))
+    return frozenset(found)
+
+
+def _inapplicable(scene: Scene, baseline: Baseline | str, why: str) -> NotApplicable:
+    name = baseline if isinstance(baseline, str) else baseline.name
+    where = f"plan {name!r} for {scene.graph.name} on grid {scene.grid}"
+    rule = f"{name}: {BASELINES[name].title}"
+    return NotApplicable(refusal(where, f"does not apply: {why}", rule, fix="choose another plan, or grid"))
+
+
+def _follow(scene: Scene, axis: int, seeds: Mapping[str, Layout]) -> Wanted:
+    """What the calls do that a layout of some inputs reaches."""
+    trail = _Trail(where={name: frozenset([layout]) for name, layout in seeds.items()})
+    for node in scene.graph.nodes:
+        item = scene.described[node.name]
+        chosen = trail.fitting(item, scene.choices(node.name, axis))
+        if chosen:
+            trail.take(item, chosen)
+    return trail.wanted
+
+
+def _batch(scene: Scene, axes: Sequence[int], name: str) -> dict[int, Wanted]:
+    ranks = scene.size(axes)
+    rows = min((scene.graph.values[one].shape[0] for one in scene.rows), default=0)
+    if axes and rows < ranks:
+        raise _inapplicable(scene, name, f"a batch of {rows} cannot be cut over {ranks} ranks")
+    return {axis: _follow(scene, axis, dict.fromkeys(scene.rows, Shard(0))) for axis in axes}
+
+
+def _space(scene: Scene, axis: int, dim: int, name: str) -> Wanted:
+    """Images and volumes along the spatial dim of this number."""
+    images = {item.value: scene.graph.values[item.value] for item in scene.graph.inputs}
+    seeds = {
+        one: Shard(2 + dim)
+        for one, value in images.items()
+        if value.dtype.startswith("float") and len(value.shape) > 2 + dim
+    }
+    found = _follow(scene, axis, seeds)
+    if not any(one.letter in scene.described[call].rule.windows for call, chosen in found.items() for one in chosen):
+        raise _inapplicable(
+            scene, name, f"there is no spatial dim {dim} whose rows a convolution reads over {axis_name(scene, axis)}"
+        )
+    return found
+
+
+def axis_name(scene: Scene, axis: int) -> str:
+    """An axis with its size."""
+    return f"{scene.grid.names[axis]} ({scene.grid.sizes[axis]} ranks)"
+
+
+def _columns(scene: Scene, item: Described, choices: Sequence[Choice]) -> list[Choice]:
+    """The splits of a layer's output features: its weights in parts, its operands whole, its result in parts."""
+    inputs = item.node.inputs
+    weights = [i for i, name in enumerate(inputs) if name in scene.weights and len(scene.graph.values[name].shape) > 1]
+    others = [i for i, name in enumerate(inputs) if name not in scene.weights]
+    return [
+        one
+        for one in choices
+        if one.mode == "split"
+        and any(isinstance(one.operands[i], Shard) for i in weights)
+        and not any(isinstance(one.operands[i], Shard) for i in others)
+        and isinstance(one.results[0], Shard)
+    ]
+
+
+def _tensors(scene: Scene, axis: int, works: Sequence[str], name: str) -> Wanted:
+    """Alternating splits: a layer by output features, whatever follows as it comes, the next layer by input features."""
+    trail, pairs = _Trail(), 0
+    for node in scene.graph.nodes:
+        item = scene.described[node.name]
+        choices = scene.choices(node.name, axis)
+        chosen = trail.fitting(item, choices)
+        pairs += bool(chosen) and item.op.work in (*works, "attention")
+        if not chosen and item.op.work in works:
+            chosen = _columns(scene, item, choices)
+        if not chosen and item.op.work in (*_WEIGHTED, "attention", "pointwise", "reduce"):
+            chosen = [one for one in choices if one.mode in ("replicate", "copied")]
+        if chosen:
+            trail.take(item, chosen)
+    if not pairs:
+        layers = "linear layers" if works == ("matmul",) else "layers"
+        raise _inapplicable(
+            scene, name, f"no two {layers} follow each other whose features {axis_name(scene, axis)} could split"
+        )
+    return trail.wanted
+
+
+def _data(scene: Scene) -> dict[int, Wanted]:
+    return _batch(scene, scene.axes, "data")
+
+
+def _zero(scene: Scene) -> dict[int, Wanted]:
+    return _batch(scene, scene.axes, "zero")
+
+
+def _model(scene: Scene) -> dict[int, Wanted]:
+    return {axis: _tensors(scene, axis, _WEIGHTED, "model") for axis in scene.axes}
+
+
+def _domain(scene: Scene) -> dict[int, Wanted]:
+    return {axis: _space(scene, axis, dim, "domain") for dim, axis in enumerate(scene.axes)}
+
+
+def _megatron(scene: Scene) -> dict[int, Wanted]:
+    *outer, last = scene.axes
+    return {**_batch(scene, outer, "megatron"), last: _tensors(scene, last, ("matmul",), "megatron")}
+
+
+def _integrated(scene: Scene) -> dict[int, Wanted]:
+    first, *rest = scene.axes
+    if not rest:
+        raise _inapplicable(scene, "integrated", "the grid has one axis, and it takes two: Pr x Pc")
+    rows: dict[str, frozenset[Choice]] = {}
+    if any(item.op.work == "conv" for item in scene.described.values()):
+        rows |= _space(scene, first, 0, "integrated")
+    for name, item in scene.described.items():
+        chosen = _columns(scene, item, scene.choices(name, first)) if item.op.work == "matmul" else []
+        if chosen:
+            rows[name] = frozenset(chosen)
+    if not rows:
+        raise _inapplicable(scene, "integrated", "the model has neither linear layers nor convolutions")
+    return {first: rows, **_batch(scene, rest, "integrated")}
+
+
+BASELINES = {
+    one.name: one
+    for one in (
+        Baseline("data", "the batch over every axis", _data),
+        Baseline("model", "features over every axis, output and input in turn", _model),
+        Baseline("domain", "a spatial dim over every axis", _domain),
+        Baseline("megatron", "heads and features over the last axis, the batch over the others", _megatron),
+        Baseline("zero", "the batch over every axis, parameters stored in parts", _zero, stored=True),
+        Baseline(
+            "integrated", "Pr x Pc: features or space over the first axis, the batch over the others", _integrated
+        ),
+    )
+}

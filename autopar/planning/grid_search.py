@@ -1,0 +1,127 @@
+"""``--grid auto -n 8``: the grids that so many ranks can form, and the one with the shortest predicted step.
+
+Candidates have one, two or three axes of two or more ranks. Two orders of the same sizes are one candidate where the machine's
+nodes make no difference between them: inside a node 4x2 and 2x4 are the same grid.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from autopar.errors import AutoparError, ConfigError, InfeasiblePlan, refusal
+from autopar.ir.grid import GridShape
+from autopar.ir.machine import Machine
+
+if TYPE_CHECKING:
+    from autopar.compiler import Compiled
+    from autopar.ir.plan import Options
+
+AUTO = "auto"
+AXES = 3
+MOST = 24
+"""Candidates that are tried; where there are more, those of fewer axes, then of more even sizes."""
+_EQUAL = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """One grid that was planned: seconds and bytes of a step on one rank, the plan's gap, or why there is no plan."""
+
+    grid: str
+    seconds: float = 0.0
+    bytes: int = 0
+    gap: float = 0.0
+    refused: str = ""
+
+
+def check(grid: str | GridShape, ranks: int | None) -> None:
+    """Raise ConfigError unless ``auto`` comes with a number of ranks, and another grid with none or its own."""
+    if grid == AUTO and ranks is None:
+        given = "the number of ranks is not given"
+        raise ConfigError(refusal("grid 'auto'", given, "auto needs a number of ranks", fix="write --grid auto -n 8"))
+    if ranks is not None and (isinstance(ranks, bool) or ranks < 1):
+        raise ConfigError(refusal("ranks", f"{ranks!r}", "there is at least 1 rank", fix="write e.g. -n 8"))
+    if grid != AUTO and ranks is not None:
+        size = (grid if isinstance(grid, GridShape) else GridShape.parse(grid)).size
+        if size != ranks:
+            fix = "leave -n out, or write --grid auto"
+            raise ConfigError(
+                refusal(f"grid {str(grid)!r}", f"has {size} ranks, not {ranks}", "a grid says its ranks", fix=fix)
+            )
+
+
+def candidates(ranks: int, machine: Machine) -> tuple[GridShape, ...]:
+    """The grids of so many ranks, fewer axes first, then more even sizes, larger sizes outermost.
+
+    >>> from autopar.ir.machine import load
+    >>> [str(one) for one in candidates(8, load("cpu"))]
+    ['8', '4x2', '2x2x2']
+    """
+    found: dict[tuple[object, ...], GridShape] = {}
+    for count in range(1, AXES + 1):
+        shapes = sorted(_sizes(ranks, count), key=lambda sizes: (max(sizes), tuple(-size for size in sizes)))
+        for sizes in shapes:
+            shape = GridShape.parse("x".join(map(str, sizes)))
+            found.setdefault(tuple(sorted(zip(sizes, _nodes(machine, sizes), strict=True))), shape)
+    return tuple(found.values())[:MOST]
+
+
+def _nodes(machine: Machine, sizes: tuple[int, ...]) -> Iterator[int]:
+    """Per axis, over how many nodes its groups of ranks reach at most."""
+    nodes = (np.arange(math.prod(sizes)) // machine.ranks_per_node).reshape(sizes)
+    for axis in range(len(sizes)):
+        groups = np.sort(np.moveaxis(nodes, axis, -1).reshape(-1, sizes[axis]), axis=1)
+        yield int((np.diff(groups, axis=1) > 0).sum(axis=1).max() + 1)
+
+
+def _sizes(ranks: int, count: int) -> Iterator[tuple[int, ...]]:
+    """The ways to write a number as a product of so many factors of at least 2; a single 1 for one rank."""
+    if count == 1:
+        if ranks > 1:
+            yield (ranks,)
+        return
+    for first in range(2, ranks // 2 + 1):
+        if ranks % first == 0:
+            yield from ((first, *rest) for rest in _sizes(ranks // first, count - 1))
+
+
+def search(ranks: int, machine: Machine, options: Options, plan: Callable[[GridShape, Options], Compiled]) -> Compiled:
+    """Plan every candidate, each with an equal share of the time limit, and return the one whose step is predicted shortest.
+
+    Of equal ones that with fewer axes. Raises InfeasiblePlan or ConfigError, with all grids, where none has a plan.
+    """
+    shapes = candidates(ranks, machine) or (GridShape.parse("1"),)
+    share = replace(options, time_limit=options.time_limit / len(shapes))
+    best: Compiled | None = None
+    tried: list[Tried] = []
+    kinds: set[bool] = set()
+    for shape in shapes:
+        try:
+            one = plan(shape, share)
+        except (InfeasiblePlan, ConfigError) as error:
+            kinds.add(isinstance(error, InfeasiblePlan))
+            tried.append(Tried(str(shape), refused=_short(error)))
+            continue
+        predicted = one.plan.predicted
+        tried.append(Tried(str(shape), predicted.seconds, predicted.bytes, one.plan.solver.gap))
+        if best is None or predicted.seconds < best.plan.predicted.seconds * (1 - _EQUAL):
+            best = one
+    if best is None:
+        raise _none(ranks, tried, memory=kinds == {True})
+    return replace(best, plan=replace(best.plan, options=options), grids=tuple(tried))
+
+
+def _short(error: AutoparError) -> str:
+    return str(error).splitlines()[0]
+
+
+def _none(ranks: int, tried: list[Tried], *, memory: bool) -> AutoparError:
+    kind = InfeasiblePlan if memory else ConfigError
+    lines = [f"{one.grid}: {one.refused}" for one in tried]
+    fix = "raise --memory or use more ranks" if memory else "mend what the lines say, or name a grid"
+    return kind(refusal(f"grid auto of {ranks} ranks", "no grid has a plan", "one grid can be planned", lines, fix))

@@ -1,0 +1,125 @@
+"""Why there is no plan: which constraint binds, by how much, and the nearest limit, pin or ban that would let one through.
+
+memory      the least peak that was found is above the limit: that peak is the nearest limit that works
+(`autopar.planning.memory_limit`) pins, bans  no choice is left at all: those are named without which there is one
+both        the least peak is above the limit, and less than that without some pin or ban
+a baseline  counts like a pin
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from autopar.costmodel import memory
+from autopar.errors import ConfigError, InfeasiblePlan, refusal
+from autopar.ir.graph import Graph
+from autopar.ir.grid import GridShape
+from autopar.ir.plan import Options
+from autopar.partitioner.problem import NoChoice
+from autopar.planning.memory_limit import Fitted
+
+_TRIALS = 8
+"""Pins and bans that are taken away one by one to see whether they bind."""
+
+Again = Callable[[Options], float]
+"""The least peak found, or any within the limit, under other pins and bans; raises NoChoice where there is no plan at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """What could be taken away, and the least peak without it (0 where any limit does, infinite where none)."""
+
+    what: str
+    peak: float
+
+
+def no_plan(
+    graph: Graph, grid: GridShape, limit: float, missed: Fitted | None, options: Options, again: Again
+) -> InfeasiblePlan:
+    """Why no plan fits: by how much the limit is missed, what binds, and what would help."""
+    where = f"{graph.name} on grid {grid}"
+    trials = list(_trials(options, again))
+    if missed is None:
+        return _impossible(where, limit, trials)
+    freer = [one for one in trials if one.peak < missed.least.held.peak]
+    return _over_memory(graph, where, limit, missed, options, freer)
+
+
+def _trials(options: Options, again: Again) -> Iterator[_Trial]:
+    """The least peak without each pin, ban and baseline, and without all of them."""
+    others = [
+        (f"pin {text!r}", replace(options, pins=(*options.pins[:i], *options.pins[i + 1 :])))
+        for i, text in enumerate(options.pins)
+    ]
+    others += [
+        (f"ban {text!r}", replace(options, bans=(*options.bans[:i], *options.bans[i + 1 :])))
+        for i, text in enumerate(options.bans)
+    ]
+    others += [(f"plan {options.plan!r}", replace(options, plan="auto"))] if options.plan != "auto" else []
+    if len(others) > 1:
+        others = [*others[:_TRIALS], ("all of them", replace(options, pins=(), bans=(), plan="auto"))]
+    for what, asked in others:
+        yield _Trial(what, _least(again, asked))
+
+
+def _least(again: Again, options: Options) -> float:
+    try:
+        return again(options)
+    except (NoChoice, ConfigError):
+        return math.inf
+
+
+def _impossible(where: str, limit: float, trials: list[_Trial]) -> InfeasiblePlan:
+    helpful = [one for one in trials if math.isfinite(one.peak)]
+    lines = [_without(one, limit) for one in helpful]
+    if not trials:
+        rule, fix = "neighbouring calls must be able to hand tensors to each other", "use a smaller grid"
+        return InfeasiblePlan(refusal(where, "no choice of splits is possible", rule, fix=fix))
+    rule = "with what is pinned and banned, neighbouring calls can still hand tensors to each other"
+    fix = f"take away {' or '.join(one.what for one in helpful[:3])}" if helpful else "use a smaller grid"
+    return InfeasiblePlan(refusal(where, "the pins and bans leave no choice of splits", rule, lines, fix))
+
+
+def _over_memory(
+    graph: Graph, where: str, limit: float, missed: Fitted, options: Options, freer: list[_Trial]
+) -> InfeasiblePlan:
+    held, state = missed.least.held, memory.optimizer_copies(options.optimizer)
+    least = held.peak
+    trained = sum(graph.values[item.value].nbytes for item in graph.parameters if item.kind == "parameter")
+    ways = [f"raise --memory to {amount(least, up=True)}"]
+    ways += [f"take away {one.what}" for one in freer if one.peak <= limit][:3]
+    ways += ["use more ranks", "use a smaller batch"]
+    ways += ["raise --time-limit, which cut the search short"] if missed.hurried else []
+    ways += ["count an optimizer with less state (--optimizer sgd)"] if state else []
+    asked = [*(["pins"] if options.pins else []), *(["bans"] if options.bans else [])]
+    asked += [f"plan {options.plan!r}"] if options.plan != "auto" else []
+    under = f" with its {' and '.join(asked)}" if asked else ""
+    lines = [
+        f"most is held in {held.where(held.at)}",
+        f"parameters, gradients and {options.optimizer} state are {amount(trained * (2 + state))} before any split",
+    ]
+    return InfeasiblePlan(
+        refusal(
+            f"memory limit {amount(limit)} per rank",
+            f"{where}{under} needs {amount(least)} per rank, {amount(least - limit)} more: the least peak found",
+            "all that a rank holds in a step fits the limit at every time",
+            lines + [_without(one, limit) for one in freer],
+            ", or ".join(ways),
+        )
+    )
+
+
+def _without(one: _Trial, limit: float) -> str:
+    """What taking something away would change."""
+    if one.peak <= limit:
+        return f"without {one.what} a plan fits"
+    return f"without {one.what} a plan needs {amount(one.peak)} per rank"
+
+
+def amount(size: float, *, up: bool = False) -> str:
+    """Bytes in words: ``1.25 GiB``; with `up` as an option's value, not less than `size`."""
+    units = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))
+    unit, scale = next((one for one in units if size >= one[1]), ("B", 1))
+    return f"{math.ceil(size / scale * 100) / 100:.2f}{unit}" if up else f"{size / scale:.2f} {unit}"

@@ -1,0 +1,181 @@
+"""The memory limit is one on the peak of a step; the solver's is one on what is kept from call to call. From the one to the other.
+
+What a call takes and gives back while it runs is known once a plan's steps are there (`autopar.codegen.memory_footprint`). The
+solver's limit is therefore a means, and the plan that it leads to is walked. Its limits are rungs of a ladder,
+
+    without a limit;  K r, K r^2, ...  with K what the plan without a limit keeps;  last, the least that any plan keeps
+
+which do not depend on the limit that is asked for. Costs rise from rung to rung, peaks mostly fall. The search begins where the
+peak should fit if transients stay as they are, goes down until one fits, or up while one does, and halves the distance to the
+rung above a few times. It gives up only when all rungs are too high, and some limits beside the one with the least peak as well:
+that peak is then the nearest limit that works, for with it the search comes to that plan, or finds one before it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from autopar.partitioner.formulation.priced_problem import Built
+from autopar.partitioner.problem import NoChoice
+from autopar.planning.candidate import Outcome
+
+_RATIO = 0.8
+_HALVES = 3
+_CLOSER = 2
+_EQUAL = 1e-3
+"""Share of its cost by which a plan may be cheaper than another, and nobody looks for one between them."""
+
+Carry = Callable[[Built], Outcome]
+"""Solves a problem within its limit and carries the solution out on paper; raises NoChoice."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """What a search came to: the cheapest outcome found whose peak fits, None where none does; and the one with the least peak.
+
+    `hurried` where the solver's time was up before it knew of a limit whether anything meets it. `closer` looks beside the least
+    peak for a lower one.
+    """
+
+    best: Outcome | None
+    least: Outcome
+    hurried: bool = False
+    closer: Callable[[], Fitted] | None = None
+
+
+def fitted(built: Built, limit: float, carry: Carry, below: float = math.inf) -> Fitted | None:
+    """The cheapest plan whose peak meets the limit; None where no plan of this problem costs less than `below`.
+
+    Raises NoChoice where there is no plan at any limit.
+    """
+    top = carry(_limited(built, None))
+    if top.solution.bound >= below:
+        return None
+    if top.held.peak <= limit:
+        return Fitted(top, top)
+    if top.solution.peak <= 0:
+        return Fitted(None, top)
+    ladder = _Ladder(built, carry, top)
+    rung = ladder.first(limit)
+    if rung is not None:
+        best = ladder.between(rung, limit)
+        return Fitted(best, best)
+
+    def closer() -> Fitted:
+        lowest = ladder.lowest()
+        return Fitted(lowest if lowest.held.peak <= limit else None, lowest, ladder.hurried)
+
+    return Fitted(None, min(ladder.outcomes(), key=lambda one: one.held.peak), ladder.hurried, closer)
+
+
+def _limited(built: Built, limit: float | None) -> Built:
+    return replace(built, problem=replace(built.problem, limit=limit))
+
+
+@dataclass(slots=True)
+class _Ladder:
+    """The rungs that were looked at; `last` is the lowest once it is known, and `least` what is kept there."""
+
+    built: Built
+    carry: Carry
+    top: Outcome
+    known: dict[int, Outcome | None] = field(default_factory=dict)
+    last: int | None = None
+    least: float = 0.0
+    hurried: bool = False
+
+    def outcomes(self) -> list[Outcome]:
+        """Everything that was found."""
+        return [self.top, *filter(None, self.known.values())]
+
+    def height(self, rung: int) -> float:
+        """The solver's limit there."""
+        return max(self.top.solution.peak * _RATIO**rung, self.least)
+
+    def at(self, rung: int) -> Outcome | None:
+        """What a rung leads to; None below the last one, and where the solver found nothing in time."""
+        if rung == 0:
+            return self.top
+        if self.last is not None and rung > self.last:
+            return None
+        if rung not in self.known:
+            try:
+                self.known[rung] = self.carry(_limited(self.built, self.height(rung)))
+            except NoChoice as error:
+                if self.last is None:
+                    self.end(rung, error)
+                    return self.at(rung)
+                self.known[rung], self.hurried = None, True
+        return self.known[rung]
+
+    def end(self, rung: int, error: NoChoice) -> None:
+        """There is no plan at this rung: the last is the first at which the least that a plan keeps would be too much."""
+        kept = self.top.solution.peak
+        least = math.inf if error.least_peak is None else error.least_peak
+        self.hurried = not error.proven or math.isinf(least)
+        if least >= kept:  # nothing keeps less than the top, or the solver's time was up
+            self.last = rung - 1 if math.isinf(least) else 0
+            return
+        self.least = least
+        below = math.log(least / kept) / math.log(_RATIO) if least else rung
+        self.last = min(rung, math.floor(below) + 1)
+
+    def first(self, limit: float) -> int | None:
+        """The rung from which the search goes down until a peak fits, or up as long as one does; None where none fits."""
+
+        def fits(rung: int) -> bool:
+            one = self.at(rung)
+            return one is not None and one.held.peak <= limit
+
+        start = self.start(limit)
+        self.at(start)
+        start = start if self.last is None else min(start, self.last)
+        if fits(start):
+            while start > 1 and fits(start - 1):
+                start -= 1
+            return start
+        rung = start + 1
+        while self.last is None or rung <= self.last:
+            if fits(rung):
+                return rung
+            rung += 1
+        return next((rung for rung in range(start - 1, 0, -1) if fits(rung)), None)
+
+    def start(self, limit: float) -> int:
+        """The rung that fits if a plan that keeps less has as much beside it as the top has."""
+        kept = self.top.solution.peak
+        wanted = max(limit + kept - self.top.held.peak, kept * _RATIO**40)
+        return max(1, math.ceil(math.log(wanted / kept) / math.log(_RATIO)))
+
+    def between(self, rung: int, limit: float) -> Outcome:
+        """A cheaper one that fits, between a rung that does and the one above, which does not."""
+        best, above = self.at(rung), self.at(rung - 1)
+        assert best is not None
+        low, high = self.height(rung), self.height(rung - 1)
+        for _ in range(_HALVES):
+            if above is not None and above.solution.cost >= best.solution.cost * (1 - _EQUAL):
+                break
+            middle = (low + high) / 2
+            one = self.carry(_limited(self.built, middle))
+            if one.held.peak <= limit:
+                best, low = one, middle
+            else:
+                above, high = one, middle
+        return best
+
+    def lowest(self) -> Outcome:
+        """The least peak on all rungs, and half way and a quarter of the way from there to the rungs beside it."""
+        found = {self.height(rung): one for rung, one in self.known.items() if one is not None} | {math.inf: self.top}
+        for _ in range(_CLOSER):
+            heights = sorted(found)
+            at = min(range(len(heights)), key=lambda i: (found[heights[i]].held.peak, -i))
+            for low, high in itertools.pairwise(heights[max(at - 1, 0) : at + 2]):
+                middle = (low + min(high, self.top.solution.peak)) / 2
+                try:
+                    found[middle] = self.carry(_limited(self.built, middle))
+                except NoChoice:
+                    self.hurried = True
+        return min(found.values(), key=lambda one: (one.held.peak, one.solution.cost))

@@ -1,0 +1,218 @@
+"""What the user asks for: pins and bans, ``PATTERN: WORD@AXIS``, as in ``*.mlp.c_fc: n@model`` or ``wte.weight: shard 0@axis0``.
+
+The pattern is over module paths and calls where the word is a letter or a mode, and over parameters and inputs where it is a
+layout (`autopar.partitioner.formulation.choice_patterns`); ``replicate``, ``copied`` and ``whole`` speak of calls where the
+pattern matches any. An axis ``*`` stands for every axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+
+from autopar.errors import ConfigError, nearest, refusal
+from autopar.ir.graph import Graph, Node
+from autopar.ir.grid import GridShape
+from autopar.ops.lookup import call_of, record_of_call
+from autopar.ops.record.op import Op
+from autopar.ops.record.rule import Rule
+from autopar.partitioner.formulation.choice_patterns import MODES, within
+from autopar.partitioner.formulation.constraints import Asked
+
+_EXAMPLE = "write e.g. '*.c_fc: n@axis0'"
+_SHARDS = "shard"
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """One pin or ban: calls, or tensors, that match `pattern` do, or do not, what `word` says on `axes`."""
+
+    pattern: str
+    word: str
+    axes: tuple[int, ...]
+    ban: bool = False
+
+    @property
+    def kind(self) -> str:
+        """What it is called."""
+        return "ban" if self.ban else "pin"
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.pattern!r}"
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """Pins of calls as the strategies take them, and everything else that is asked for."""
+
+    calls: Mapping[str, Mapping[int, str]]
+    asked: Asked
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """What one pin or ban says of one call or tensor on one axis."""
+
+    kind: str  # "node" or "home"
+    name: str
+    axis: int
+    pin: Pin
+
+
+def parse(texts: Sequence[str], grid: GridShape, *, ban: bool = False) -> tuple[Pin, ...]:
+    """Read pins, or bans. Raises ConfigError for bad syntax or an unknown axis."""
+    return tuple(_parse(text, grid, ban=ban) for text in texts)
+
+
+def _parse(text: str, grid: GridShape, *, ban: bool) -> Pin:
+    kind = "ban" if ban else "pin"
+    where = f"{kind} {text!r}"
+    pattern, colon, rest = text.rpartition(":")
+    word, at, axis = (part.strip() for part in rest.rpartition("@"))
+    if not (colon and at and pattern.strip() and word):
+        raise ConfigError(refusal(where, f"not a {kind}", f"a {kind} is PATTERN: LETTER@AXIS", fix=_EXAMPLE))
+    if axis != "*" and axis not in grid.names:
+        given = f"unknown axis {axis!r}{nearest(axis, grid.names)}"
+        raise ConfigError(refusal(where, given, "an axis is the grid's, or * for all", grid.names, _EXAMPLE))
+    axes = tuple(range(len(grid.names))) if axis == "*" else (grid.names.index(axis),)
+    return Pin(pattern.strip(), " ".join(word.split()), axes, ban)
+
+
+def apply(pins: Sequence[Pin], graph: Graph, grid: GridShape) -> Wishes:
+    """What calls and tensors must and must not do. Raises ConfigError where a pin matches nothing, or contradicts another."""
+    if not pins:
+        return Wishes({}, Asked())
+    known = {node.name: record_of_call(call_of(graph, node)) for node in graph.nodes}
+    wishes = [
+        _Wish(kind, name, axis, pin) for pin in pins for kind, name in _targets(pin, graph, known) for axis in pin.axes
+    ]
+    _check(wishes, grid)
+    calls: dict[str, dict[int, str]] = {}
+    for wish in wishes:
+        if wish.kind == "node" and not wish.pin.ban:
+            pinned = calls.setdefault(wish.name, {})
+            pinned[wish.axis] = _narrower(wish.pin.word, pinned.get(wish.axis, wish.pin.word))
+    bans, homes, unhomes = (
+        _table(wishes, kind, ban=ban) for kind, ban in (("node", True), ("home", False), ("home", True))
+    )
+    return Wishes(calls, Asked(bans=bans, homes=homes, unhomes=unhomes))
+
+
+def stored(wishes: Wishes, graph: Graph, layouts: Mapping[str, Sequence[str]]) -> Wishes:
+    """With these parameters lying so, whatever else was asked for them."""
+    homes = {
+        item.value: {axis: (word,) for axis, word in enumerate(layouts[item.name])}
+        for item in graph.parameters
+        if item.name in layouts
+    }
+    return replace(wishes, asked=replace(wishes.asked, homes={**wishes.asked.homes, **homes}))
+
+
+def _narrower(one: str, other: str) -> str:
+    return one if within(one, other) else other
+
+
+def _table(wishes: Sequence[_Wish], kind: str, *, ban: bool) -> dict[str, dict[int, tuple[str, ...]]]:
+    found: dict[str, dict[int, tuple[str, ...]]] = {}
+    for wish in wishes:
+        if (wish.kind, wish.pin.ban) == (kind, ban):
+            words = found.setdefault(wish.name, {})
+            words[wish.axis] = tuple(dict.fromkeys((*words.get(wish.axis, ()), wish.pin.word)))
+    return found
+
+
+def _targets(pin: Pin, graph: Graph, known: Mapping[str, tuple[Op, Rule]]) -> list[tuple[str, str]]:
+    """The calls or tensors that a pin is about. Raises ConfigError for none."""
+    matched = [node for node in graph.nodes if _fits(pin, node.module, node.name)]
+    tensors = [value for names, value in _tensors(graph) if _fits(pin, *names)]
+    if within(pin.word, _SHARDS) or (tensors and not matched and pin.word in MODES):
+        if tensors and pin.word != "linear":
+            return [("home", value) for value in tensors]
+        raise _unmatched(pin, [name for names, _ in _tensors(graph) for name in names], "parameter or input")
+    if not matched:
+        names = [name for node in graph.nodes for name in (node.module, node.name) if name]
+        raise _unmatched(pin, names, "module or call")
+    able = [node.name for node in matched if pin.word in (*known[node.name][1].letters, *MODES)]
+    if not able:
+        raise _unable(pin, matched, known)
+    return [("node", name) for name in able]
+
+
+def _tensors(graph: Graph) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Every parameter, buffer and input: its names, and its value in the graph."""
+    yield from (((item.name, *item.aliases), item.value) for item in graph.parameters)
+    yield from (((item.name,), item.value) for item in graph.inputs)
+
+
+def _fits(pin: Pin, *names: str) -> bool:
+    return any(fnmatchcase(name, pin.pattern) for name in names)
+
+
+def _check(wishes: Sequence[_Wish], grid: GridShape) -> None:
+    """Raise ConfigError, with all of them, where wishes for one call or tensor on one axis exclude each other."""
+    places: dict[tuple[str, str, int], dict[Pin, None]] = {}
+    for wish in wishes:
+        places.setdefault((wish.kind, wish.name, wish.axis), {})[wish.pin] = None
+    offenders: dict[str, str] = {}
+    for (_, name, axis), pins in places.items():
+        clash = _clash(list(pins))
+        if clash:
+            told = " against ".join(f"{pin}: {pin.word}@{grid.names[axis]}" for pin in clash)
+            offenders.setdefault(told, name)
+    if offenders:
+        lines = [f"{told}, as for {name}" for told, name in offenders.items()]
+        rule = "one choice per call, or layout per tensor, and axis; none that is pinned is banned"
+        where = f"pins on {next(iter(offenders.values()))}" if len(offenders) == 1 else "pins"
+        raise ConfigError(refusal(where, "contradict each other", rule, lines, "take one of them away"))
+
+
+def _clash(pins: Sequence[Pin]) -> tuple[Pin, Pin] | None:
+    """Two that exclude each other."""
+    for i, one in enumerate(pins):
+        for other in pins[i + 1 :]:
+            if one.ban and other.ban:
+                continue
+            if one.ban != other.ban:
+                pinned, banned = (other, one) if one.ban else (one, other)
+                if within(pinned.word, banned.word):
+                    return pinned, banned
+            elif not (within(one.word, other.word) or within(other.word, one.word)):
+                return one, other
+    return None
+
+
+def _unmatched(pin: Pin, names: Sequence[str], what: str) -> ConfigError:
+    near = nearest(pin.pattern, names)
+    view = "parameters" if "input" in what else "module"
+    fix = f"take a {what} out of `autopar inspect FOLDER --view {view}` of a plan without the {pin.kind}"
+    rule = f"the pattern of {pin.word!r} matches {what.replace(' or', 's or')}s"
+    return ConfigError(refusal(str(pin), f"matches no {what}{near}", rule, fix=fix))
+
+
+def _unable(pin: Pin, matched: Sequence[Node], known: Mapping[str, tuple[Op, Rule]]) -> ConfigError:
+    """The refusal of a letter that no call there has, or that none may split."""
+    where = str(pin) + (f" on {matched[0].source}: `{matched[0].code}`" if matched[0].source else "")
+    every = list(dict.fromkeys(letter for node in matched for letter in known[node.name][1].letters))
+    reasons = dict.fromkeys(filter(None, (_reason(pin.word, *known[node.name]) for node in matched)))
+    given = next(iter(reasons), f"no call there has the letter {pin.word!r}{nearest(pin.word, [*every, *MODES])}")
+    rule = f"a {pin.kind} names a letter of the operator that may be split, or {', '.join(MODES)}"
+    lines = [_letters(node, *known[node.name]) for node in matched[:10]]
+    lines += [f"and {len(matched) - 10} more"] if len(matched) > 10 else []
+    fix = f"{pin.kind} one of the letters above" if every else f"{pin.kind} {' or '.join(MODES[:2])}, or another call"
+    return ConfigError(refusal(where, given, rule, lines, fix))
+
+
+def _letters(node: Node, op: Op, rule: Rule) -> str:
+    """A call's letters with their extents, and its notation."""
+    extents = ", ".join(f"{letter} ({rule.extents[letter]})" for letter in rule.letters)
+    return f"{node.name}: {extents or 'no letter'}; {op.note}"
+
+
+def _reason(letter: str, op: Op, rule: Rule) -> str:
+    """Why a letter that a call has is not split, or nothing where it has none of that name."""
+    if rule.refused or letter not in rule.extents:
+        return ""
+    if letter in rule.frozen:
+        return f"the letter {letter!r} of {op.name} is frozen: each result needs all of that dim, so it stays whole"
+    return f"the letter {letter!r} of {op.name} has extent {rule.extents[letter]}, which cannot be split"

@@ -1,0 +1,157 @@
+"""What is said about an outcome: the plan's record."""
+
+from __future__ import annotations
+
+import hashlib
+
+import autopar
+from autopar.codegen.steps import Program
+from autopar.codegen.symbolic_batch import Variant, run_for
+from autopar.costmodel import compute
+from autopar.ir.graph import Graph
+from autopar.ir.plan import (
+    VERSION,
+    BatchPlan,
+    ModelSource,
+    NodePlan,
+    Options,
+    OutputPlan,
+    Plan,
+    Predicted,
+    SolverReport,
+)
+from autopar.partitioner.formulation.priced_problem import Built, Decision
+from autopar.partitioner.formulation.recomputation import key_of
+from autopar.partitioner.formulation.strategies import Strategy, filled_factors, whole_strategy
+from autopar.planning.candidate import Outcome, tensor
+
+
+def plan(found: Outcome, chosen: Options, source: ModelSource) -> Plan:
+    """The record of an outcome; what the program says of itself is filled in when there is a program."""
+    built, solution, decision, parts = found.built, found.solution, found.decision, found.parts
+    graph = built.graph
+    return Plan(
+        version=VERSION,
+        autopar=autopar.__version__,
+        name=graph.name,
+        grid=str(built.grid),
+        machine=built.machine,
+        model=source,
+        options=chosen,
+        graph_sha256=_hash(graph),
+        program_sha256="",
+        inputs=tuple(
+            tensor(item.name, graph.values[item.value], "input", decision.homes[item.value]) for item in graph.inputs
+        ),
+        parameters=parts.parameters,
+        nodes=parts.nodes,
+        conversions=parts.conversions,
+        repeats=parts.repeats,
+        recomputed=tuple(key_of(one) in built.again.repeats for one in built.repeats),
+        predicted=_predicted(found),
+        single=_single(built, chosen.optimizer),
+        solver=SolverReport(
+            solution.method,
+            solution.cost,
+            max(0.0, min(solution.bound, solution.cost)),
+            len(built.keys),
+            sum(len(one) for one in built.options.values()),
+            built.tied_loss,
+            built.unhidden,
+        ),
+        filled=_filled(built, decision),
+        batch=BatchPlan(0, (), "no input has rows", ()),
+        evaluation="",
+        training="",
+        evaluates=False,
+        loss=graph.loss_path,
+        outputs=(),
+        places=(),
+    )
+
+
+def outputs(graph: Graph, larger: Graph | None, program: Program) -> tuple[OutputPlan, ...]:
+    """What the program returns beside the loss; `larger` is the graph with more rows."""
+    found = []
+    for (path, name), held in zip(graph.outputs, program.outputs, strict=True):
+        one = graph.values[name]
+        more = larger.values[name].shape if larger is not None else one.shape
+        rows = tuple(dim for dim, (n, m) in enumerate(zip(one.shape, more, strict=True)) if n != m)
+        found.append(OutputPlan(path, one.shape, one.dtype, tuple(map(str, held.layouts)), rows))
+    return tuple(found)
+
+
+def _filled(built: Built, decision: Decision) -> tuple[tuple[tuple[str, ...], int], ...]:
+    """The factors of which every rank needs a row, by the names of the axes of more than one rank that cut them."""
+    grid = built.grid
+    found = {
+        (tuple(grid.names[axis] for axis in axes), extent)
+        for name, strategy in decision.strategies.items()
+        for axes, extent in filled_factors(built.described[name].rule, strategy)
+    }
+    return tuple(sorted(found))
+
+
+def filled_by_rows(built: Built, decision: Decision, variant: Variant) -> tuple[tuple[tuple[str, ...], int], ...]:
+    """Those of the filled factors that grow with the batch."""
+    found = set()
+    for name, strategy in decision.strategies.items():
+        item = built.described[name]
+        described, other = run_for(variant, item, strategy)
+        pairs = zip(filled_factors(item.rule, strategy), filled_factors(described.rule, other), strict=True)
+        found |= {(axes, extent) for (axes, extent), (_, more) in pairs if extent != more}
+    return tuple(sorted((tuple(built.grid.names[axis] for axis in axes), extent) for axes, extent in found))
+
+
+def _hash(graph: Graph) -> str:
+    """Of everything that a graph is: two graphs with one hash are the same model on the same inputs."""
+    parts = (
+        graph.inputs,
+        graph.parameters,
+        graph.nodes,
+        sorted(graph.values.items()),
+        graph.loss,
+        graph.outputs,
+        graph.updates,
+    )
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def exchanged(node: NodePlan) -> tuple[float, float, float]:
+    """Bytes forward, bytes back and seconds that a call exchanges inside."""
+    return (
+        sum(one.bytes_forward for one in node.inner),
+        sum(one.bytes_adjoint for one in node.inner),
+        sum(one.seconds_forward + one.seconds_adjoint for one in node.inner),
+    )
+
+
+def _predicted(found: Outcome) -> Predicted:
+    held = found.held
+    return Predicted(
+        compute=found.compute,
+        communication=found.communication,
+        gradients=found.gradients,
+        update=found.parts.update,
+        peak_during=held.where(held.at),
+        **{f"{kind}_bytes": size for kind, size in held.parts(held.at).items()},
+    )
+
+
+def _single(built: Built, optimizer: str) -> float:
+    """Seconds of a step on one rank that holds everything."""
+    total = 0.0
+    for item in built.described.values():
+        whole = whole_strategy(item.call, built.grid)
+        given = (item.call, item.rule, item.op, whole, built.grid, built.machine)
+        total += sum(compute.node_seconds(*given, built.timings))
+    for parameter in built.graph.parameters:
+        value = built.graph.values[parameter.value]
+        home = tuple(choice.operands[0] for choice in _replicated(built))
+        total += compute.parameter_seconds(value, parameter.kind, home, optimizer, built.grid, built.machine)[1]
+    return total
+
+
+def _replicated(built: Built) -> Strategy:
+    first = next(item for item in built.described.values() if item.call.operands)
+    return whole_strategy(first.call, built.grid)

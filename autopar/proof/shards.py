@@ -1,0 +1,98 @@
+"""Tensors cut into the parts of ranks by their layouts, and put together again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import torch
+
+from autopar.ir.layout import Copied, Layouts, Partial, Replicate, Shard
+from autopar.runtime import Axis
+
+TOLERANCE = {torch.float32: 1e-4, torch.complex64: 1e-4, torch.float16: 1e-2, torch.bfloat16: 1e-1}  # else 1e-12
+_SPECIAL: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "not a number": torch.isnan,
+    "infinity": lambda x: torch.where(x.isinf(), x, 0),
+}
+_Rows = np.ndarray[tuple[int], np.dtype[np.int64]]
+
+
+def rows(extent: int, dim: int, layouts: Layouts, axes: tuple[Axis, ...]) -> _Rows:
+    """Which rows of a dim this rank holds."""
+    place = np.arange(extent)
+    kept = np.ones(extent, bool)
+    taken: dict[tuple[int, int], tuple[int, int]] = {}
+    for layout, axis in zip(layouts, axes, strict=True):
+        if isinstance(layout, Shard) and layout.dim == dim:
+            factor = (layout.blocks, layout.unit)
+            low, high = taken.get(factor, (0, extent // (layout.blocks * layout.unit)))
+            bounds = axis.bounds(high - low)
+            taken[factor] = low + bounds[axis.index], low + bounds[axis.index + 1]
+    for (blocks, unit), (low, high) in taken.items():
+        at = place // unit % (extent // (blocks * unit))
+        kept &= (at >= low) & (at < high)
+    return place[kept]
+
+
+def laid_out(tensor: torch.Tensor, layouts: Layouts, axes: tuple[Axis, ...], seed: int) -> torch.Tensor:
+    """This rank's part of a tensor; a Partial one is cut into random addends, drawn alike by every rank."""
+    for place, (layout, axis) in enumerate(zip(layouts, axes, strict=True)):
+        if isinstance(layout, Partial):
+            generator = torch.Generator().manual_seed(seed + 100 * place)
+            shape = (axis.size - 1, *tensor.shape)
+            drawn = torch.complex128 if tensor.is_complex() else torch.float64
+            addends = torch.randn(shape, generator=generator, dtype=drawn).to(tensor.dtype)
+            tensor = addends[axis.index] if axis.index < axis.size - 1 else tensor - addends.sum(0)
+            seed += 10 * axis.index + 1
+    for dim, n in enumerate(tensor.shape):
+        tensor = tensor.index_select(dim, torch.from_numpy(rows(n, dim, layouts, axes)))
+    return tensor.clone()
+
+
+def spread_out(part: torch.Tensor, shape: torch.Size, layouts: Layouts, axes: tuple[Axis, ...]) -> torch.Tensor:
+    """The part in its place in the whole, zeros elsewhere."""
+    held = [rows(n, dim, layouts, axes) for dim, n in enumerate(shape)]
+    assert part.shape == tuple(map(len, held)), f"a part has shape {tuple(part.shape)}, not {tuple(map(len, held))}"
+    whole = torch.zeros(shape, dtype=part.dtype)
+    if not shape:
+        return part.clone()
+    whole[np.ix_(*held)] = part
+    return whole
+
+
+def tolerance(tensors: Iterable[torch.Tensor]) -> float:
+    """How exactly what is computed of and into these can be compared: as their coarsest dtype allows."""
+    return max((TOLERANCE.get(one.dtype, 1e-12) for one in tensors), default=1e-12)
+
+
+def compare(
+    what: str,
+    parts: list[torch.Tensor],
+    layouts: Layouts,
+    shape: tuple[int, ...],
+    expected: torch.Tensor,
+    within: float = 1e-12,
+) -> None:
+    """Sum what is in parts or addends, take one of what is whole, having seen that all are equal; compare."""
+    grid = torch.stack(parts).reshape((*shape, *expected.shape))
+    for axis, layout in reversed(list(enumerate(layouts))):
+        if isinstance(layout, Replicate | Copied):
+            first = grid.narrow(axis, 0, 1)
+            _close(f"{what}: copies differ", grid, first.expand_as(grid), within)
+            grid = grid.select(axis, 0)
+        else:
+            grid = grid.sum(axis, dtype=grid.dtype) if grid.dtype != torch.bool else grid.any(axis)
+    _close(what, grid, expected, within)
+
+
+def _close(what: str, found: torch.Tensor, expected: torch.Tensor, within: float) -> None:
+    if not (expected.dtype.is_floating_point or expected.dtype.is_complex):
+        assert torch.equal(found, expected), what
+    elif expected.numel():
+        for kind, of in _SPECIAL.items():
+            assert torch.equal(of(found), of(expected)), f"{what}: {kind} elsewhere"
+        found, expected = (torch.where(one.isfinite(), one, 0) for one in (found, expected))
+        scale = max(1.0, float(expected.abs().max()))
+        error = float((found - expected).abs().max()) / scale
+        assert error <= within, f"{what}: off by {error:g}"

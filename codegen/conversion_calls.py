@@ -1,0 +1,47 @@
+"""One conversion step as a call of its primitive, with local extents, blocks and units as expressions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from autopar.codegen.local_extents import LocalShard, Split, around, splits_of
+from autopar.costmodel.redistribution import Step as Conversion
+from autopar.ir.layout import Layouts, Shard
+from autopar.ops.record.op import Expr
+
+_CUTTING = ("split", "take", "reduce_scatter")  # the dim is whole before
+_JOINING = ("gather", "all_gather", "zero_fill")  # the dim is whole after
+
+
+def conversion_text(step: Conversion, x: Expr, shape: tuple[int, ...], axes: Sequence[str]) -> str:
+    """The call: ``gather(x, 1, MODEL, 4096)``."""
+    axis = axes[step.axis]
+    if step.primitive in _CUTTING:
+        shard = step.after[step.axis]
+        assert isinstance(shard, Shard)
+        local = _local(shard, step.after, step.axis, shape, axes)
+        return f"{step.primitive}({x}, {shard.dim}, {axis}{_reading(local)})"
+    if step.primitive in _JOINING:
+        shard = step.before[step.axis]
+        assert isinstance(shard, Shard)
+        local = _local(shard, step.before, step.axis, shape, axes)
+        return f"{step.primitive}({x}, {shard.dim}, {axis}, {local.extent}{_reading(local)})"
+    if step.primitive == "all_to_all":
+        source, target = step.before[step.axis], step.after[step.axis]
+        assert isinstance(source, Shard)
+        assert isinstance(target, Shard)
+        here = _local(source, step.before, step.axis, shape, axes)
+        there = _local(target, step.after, step.axis, shape, axes)
+        shards = f"Shard({source.dim}{_reading(here)}), Shard({target.dim}{_reading(there)})"
+        return f"all_to_all({x}, {axis}, {shards}, {here.extent})"
+    return f"{step.primitive}({x}, {axis})"
+
+
+def _local(shard: Shard, layouts: Layouts, axis: int, shape: tuple[int, ...], axes: Sequence[str]) -> LocalShard:
+    others = splits_of(layouts, shard.dim, axes, without=axis)
+    return around(shape[shard.dim], others, Split(axes[axis], shard.blocks, shard.unit))
+
+
+def _reading(local: LocalShard) -> str:
+    parts = [f", {name}={text}" for name, text in (("blocks", local.blocks), ("unit", local.unit)) if text != "1"]
+    return "".join(parts)

@@ -1,0 +1,296 @@
+"""The text of one SPMD program: header, tables of layouts, one function per repeated block, `forward`, and a main guard."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import itertools
+import keyword
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import autopar
+from autopar.codegen import naming
+from autopar.codegen.layout_tables import layout_tables
+from autopar.codegen.source_map import Numbers, numbers, places
+from autopar.codegen.statements import Line, Names, Style, expression, lines, path_text
+from autopar.codegen.steps import Convert, Held, Loop, Program, Run, Step
+from autopar.codegen.symbolic_batch import Variant
+from autopar.ir.graph import Graph
+from autopar.ir.grid import GridShape
+from autopar.ir.plan import Place
+from autopar.ops.library.user_functions import Kept, functions_among
+from autopar.ops.record.op import Expr
+from autopar.partitioner.formulation.priced_problem import Decision
+from autopar.partitioner.formulation.repeated_blocks import Repeat
+
+_COLUMN = 88  # where comments start, or further left where all statements are shorter
+_WIDEST = 150  # a comment that would end beyond stands above its line
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """What the header says and the comments tell: where the program comes from, and seconds per call."""
+
+    title: str
+    source: str
+    grid: GridShape
+    seconds: Mapping[str, float]  # forward and backward seconds by name of the call
+    inside: Mapping[str, tuple[float, float, float]]  # bytes forward, bytes back and seconds exchanged inside a call
+
+
+def emit(
+    graph: Graph,
+    decision: Decision,
+    program: Program,
+    text: Text,
+    exported: frozenset[str],
+    variant: Variant | None = None,
+) -> tuple[str, tuple[Place, ...]]:
+    """The program's source, and where in it the steps are. `exported` are the names that `autopar.runtime` offers.
+
+    With a `variant` it runs with any number of rows. Raises Baked where it cannot.
+    """
+    loops = [step for step in program.steps if isinstance(step, Loop)]
+    own = functions_among(node.target for node in graph.nodes)
+    taken = {*exported, *_OWN, *keyword.kwlist, *(one.printed for one in own)}
+    reserved = {*taken, *dir(builtins)}
+    axes = tuple(name.upper() for name in text.grid.names)
+    arguments = _argument_names(graph, {*taken, *axes})
+    functions = _function_names([step.repeat for step in loops], {*reserved, *axes, *arguments.values()})
+    reserved |= {*axes, *functions.values()}
+    writer = _Writer(graph, decision, axes, arguments, functions, frozenset(reserved), text, variant)
+    written = [*(writer.block(program, step) for step in loops), writer.forward(program)]
+    body = [code for code, _ in written]
+    code = "\n\n\n".join([*body, ending(bool(graph.outputs), images=any(_LAST in one for one in body))])
+    outputs = {path: held.layouts for (path, _), held in zip(graph.outputs, program.outputs, strict=True)}
+    tables = "\n".join([*_own(own), layout_tables(graph, decision.homes, outputs)])
+    head = [f'"""{_title(text)}"""\n', _imports(f"{tables}\n{code}", exported), "", _grid(text.grid, axes), tables]
+    return "\n".join(head) + "\n\n\n" + code + "\n", tuple(place for _, places in written for place in places)
+
+
+_OWN = (
+    "F",
+    "GRID",
+    "INPUTS",
+    "OUTPUTS",
+    "PARAMETERS",
+    "PROGRAM",
+    "forward",
+    "layer",
+    "p",
+    "torch",
+)  # what the program itself calls so
+_LAST = "memory_format=torch.channels_last"
+
+
+def ending(outputs: bool, images: bool) -> str:
+    """The program's last lines. Where images lie channels last, filters do: their gradients come in this order."""
+    more = ", OUTPUTS" * outputs + ", filters=torch.channels_last" * images
+    return f'PROGRAM = Program(GRID, forward, INPUTS, PARAMETERS{more})\nif __name__ == "__main__":\n    main(PROGRAM, __file__)'
+
+
+def _title(text: Text) -> str:
+    origin = f" from {text.source}" if text.source else ""
+    line = (
+        f"{text.title} on grid {text.grid}, compiled by autopar {autopar.__version__}{origin}. "
+        "Edit freely: `autopar run` executes this file."
+    )
+    return re.sub(r'["\\\s]', lambda match: "'" if match[0] == '"' else " ", line)  # it stands between quotes
+
+
+def _imports(code: str, exported: frozenset[str]) -> str:
+    used = {node.id for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Name)} | {"Grid"}
+    names = ", ".join(sorted(used & exported, key=lambda name: (name[0].islower(), name)))
+    rows = ["import torch"] if "torch" in used else []
+    rows += ["import torch.nn.functional as F"] if "F" in used else []
+    line = f"from autopar.runtime import {names}"
+    return "\n".join([*rows, line])
+
+
+def _grid(grid: GridShape, axes: Sequence[str]) -> str:
+    targets = f"({axes[0]},)" if len(axes) == 1 else ", ".join(axes)
+    return f'GRID = Grid("{grid}")\n{targets} = GRID.axes'
+
+
+def _own(own: Sequence[Kept]) -> list[str]:
+    """The functions of the model's own that the program calls, by the names under which they are found."""
+    return [f'{one.printed} = function("{one.module}", "{one.name}")' for one in own]
+
+
+def _argument_names(graph: Graph, taken: set[str]) -> dict[str, str]:
+    """Per input's value what forward calls it: the user's name, or one like it where that means something else."""
+    names: dict[str, str] = {}
+    for item in graph.inputs:
+        text = re.sub(r"\W", "_", item.name)
+        wish = text if text.isidentifier() else f"x{text}"
+        names[item.value] = _unused(wish, {*taken, *names.values()})
+    return names
+
+
+def _function_names(repeats: Sequence[Repeat], taken: set[str]) -> dict[str, str]:
+    """A name per repeat, by its first call: the list's in the singular, or its owner's where that is a single letter."""
+    names: dict[str, str] = {}
+    for repeat in repeats:
+        parts = re.sub(r"\W", "_", repeat.prefix).split("_") if "." not in repeat.prefix else repeat.prefix.split(".")
+        base = parts[-1].rstrip("s") if len(parts[-1]) > 2 else "_".join([*parts[-2:-1], "block"])
+        wish = (f"{base}_block" if base in taken else base) if base.isidentifier() else "block"
+        wishes = itertools.chain([wish], (f"{wish}_{i}" for i in itertools.count(2)))
+        used = {*taken, *names.values()}
+        names[repeat.nodes[0][0].name] = next(name for name in wishes if name not in used)
+    return names
+
+
+@dataclass(frozen=True, slots=True)
+class _Writer:
+    """Prints functions of one program."""
+
+    graph: Graph
+    decision: Decision
+    axes: tuple[str, ...]
+    arguments: Mapping[str, str]
+    functions: Mapping[str, str]
+    reserved: frozenset[str]
+    text: Text
+    variant: Variant | None
+
+    def forward(self, program: Program) -> tuple[str, list[Place]]:
+        """The function of the whole model."""
+        paths = {item.value: path_text(item.name) for item in self.graph.parameters}
+        style = Style(self.graph, self.axes, paths, self.functions, self.variant)
+        homes = self.decision.homes
+        given = {Held(value, homes[value]): name for value, name in self.arguments.items()}
+        known = numbers(program, self.graph)
+        outputs = (program.loss, *program.outputs)
+        return self.function("forward", list(self.arguments.values()), program.steps, given, outputs, style, known)
+
+    def block(self, program: Program, step: Loop) -> tuple[str, list[Place]]:
+        """The function of a repeated block; `p` is the block's own namespace."""
+        member = f"{step.repeat.prefix}.{step.repeat.members[0]}."
+        inside = [item for item in self.graph.parameters if item.name.startswith(member)]
+        paths = {item.value: path_text(item.name.removeprefix(member)) for item in inside}
+        style = Style(self.graph, self.axes, paths, self.functions, self.variant)
+        given: dict[Held, str] = {}
+        for held in step.entries:
+            given[held] = _unused(re.sub(r"_\d+$", "", held.value), {*given.values(), *self.reserved})
+        name = self.functions[step.repeat.nodes[0][0].name]
+        known = numbers(program, self.graph, step)
+        return self.function(name, list(given.values()), step.body, given, step.outputs, style, known)
+
+    def function(
+        self,
+        name: str,
+        arguments: Sequence[str],
+        steps: Sequence[Step],
+        given: Mapping[Held, str],
+        outputs: Sequence[Held],
+        style: Style,
+        known: Numbers,
+    ) -> tuple[str, list[Place]]:
+        """One function: its lines with comments, and the return; and where in it the `known` steps are."""
+        body = lines(steps, outputs, style)
+        bases = {item.value: _base(item.name) for item in self.graph.parameters}
+        named = naming.assign(body, given, outputs, bases, self.reserved)
+
+        def names(held: Held) -> Expr:
+            return Expr(named[held]) if held in named else expression(style.parameters[held.value])
+
+        returned = ", ".join(str(names(held)) for held in outputs)
+        rows = [row for line in body for row in self._rows(line, names, returned if line is body[-1] else "")]
+        inputs = [one for one in arguments if name == "forward"]  # a block's arguments come from convolutions already
+        rows = [*_images_first(inputs, rows), *rows]
+        if not rows or not rows[-1][0].startswith("    return "):
+            rows.append((f"    return {returned}", ""))
+        code = "\n".join([f"def {name}({', '.join(['p', *arguments])}):", *_with_comments(rows)])
+        return code, places(name, body, names, known)
+
+    def _rows(self, line: Line, names: Names, returned: str) -> list[tuple[str, str]]:
+        """The line's statements with their comments."""
+        text = line.text(names)
+        targets = ", ".join("_" if held is None else str(names(held)) for held in line.writes)
+        if isinstance(line.steps[-1], Loop) or not targets:
+            return [("    " + row, "") for row in text.split("\n")]
+        statement = f"    return {text}" if targets == returned else f"    {targets} = {text}"
+        return [(statement, self._comment(line))]
+
+    def _comment(self, line: Line) -> str:
+        """Source line, split and cost of the line's heaviest call; what the line exchanges."""
+        runs = [step for step in line.steps if isinstance(step, Run)]
+        parts = []
+        if runs:
+            main = max(runs, key=lambda run: self.text.seconds[run.described.node.name])
+            seconds = sum(self.text.seconds[run.described.node.name] for run in runs)
+            if seconds > 0:
+                parts = [main.described.node.source, split_text(main, self.text.grid), milliseconds(seconds)]
+        converted = [step.conversion for step in line.steps if isinstance(step, Convert)]
+        amounts = [(one.bytes_forward, one.bytes_adjoint, one.seconds) for one in converted]
+        amounts += [self.text.inside[run.described.node.name] for run in runs]
+        exchanged = exchange_text(*map(sum, zip(*amounts, strict=True)))
+        return ", ".join(part for part in (*parts, exchanged) if part)
+
+
+def _images_first(arguments: Sequence[str], rows: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Images that a convolution reads are put into the order of memory in which oneDNN works; what is computed from them
+    keeps it, and no convolution has to reorder its operands again (docs/results.md).
+    """
+    read = [name for name in arguments if any(f"F.conv2d({name}, " in statement for statement, _ in rows)]
+    return [
+        (
+            f"    {name} = {name}.contiguous({_LAST})",
+            "the order in which convolutions are fast",
+        )
+        for name in read
+    ]
+
+
+def _with_comments(rows: Sequence[tuple[str, str]]) -> list[str]:
+    """Statements with their comments behind them in one column, or above where the line would be too wide."""
+    column = min(_COLUMN, max((len(statement) for statement, comment in rows if comment), default=0))
+    found: list[str] = []
+    for statement, comment in rows:
+        wishes = [f"{statement:<{column}}  # {comment}", f"{statement}  # {comment}"] if comment else [statement]
+        whole = next((wish for wish in wishes if len(wish) <= _WIDEST), "")
+        found += [whole] if whole else [f"    # {comment}", statement]
+    return found
+
+
+def split_text(run: Run, grid: GridShape) -> str:
+    """What a call does per axis: ``split n over model``."""
+    cuts = [
+        f"{one.letter} over {axis}" for one, axis in zip(run.strategy, grid.names, strict=True) if one.mode == "split"
+    ]
+    return "split " + ", ".join(cuts) if cuts else "whole"
+
+
+def exchange_text(forward: float, back: float, seconds: float) -> str:
+    """What is moved per rank, forward and back, and how long that takes."""
+    ways = [f"{amount(size)}{way}" for size, way in ((forward, ""), (back, " back")) if size]
+    return f"{' + '.join(ways)} {milliseconds(seconds)}" if ways else ""
+
+
+def amount(size: float) -> str:
+    """Bytes for people: ``1.5 MiB``."""
+    units = iter(("B", "KiB", "MiB", "GiB"))
+    unit = next(units)
+    while size >= 1024 and unit != "GiB":
+        size, unit = size / 1024, next(units)
+    return f"{size:.3g} {unit}" if size < 1000 else f"{size:.0f} {unit}"
+
+
+def milliseconds(seconds: float) -> str:
+    """Seconds for people: ``0.41 ms``."""
+    return f"{seconds * 1e3:.2g} ms" if seconds < 0.0995 else f"{seconds * 1e3:.0f} ms"
+
+
+def _base(name: str) -> str:
+    """What a variable that holds a converted parameter is called: the end of the parameter's name, numbers left out."""
+    parts = [re.sub(r"\W", "_", part) for part in name.split(".") if not part.isdigit()]
+    text = "_".join(parts[-2:])
+    return text if text.isidentifier() else f"x{text}"
+
+
+def _unused(name: str, taken: set[str]) -> str:
+    while name in taken:
+        name += "_"
+    return name

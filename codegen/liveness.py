@@ -1,0 +1,348 @@
+"""The execution of a program with tensors as records: who holds which memory, from which step to which.
+
+A line's results are held by its variables, what one call makes for another inside a line until that has run, and what autograd
+keeps until the backward of the call. See `autopar.codegen.memory_footprint` for the rules.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from autopar.codegen import naming
+from autopar.codegen.statements import Line, Style, lines
+from autopar.codegen.steps import Convert, Held, Loop, Run, Step, running
+from autopar.costmodel import memory
+from autopar.costmodel.local_shapes import local_bytes
+from autopar.ir.graph import ITEMSIZE, Graph, Value
+from autopar.ir.grid import GridShape
+from autopar.ir.layout import Copied, Layouts, Shard
+from autopar.partitioner.formulation.priced_problem import Built, Decision
+
+_SAME = ("copy", "once", "keep")  # conversions whose result is their operand
+_HANDED_ON = ("all_sum", "once", "keep")  # conversions whose backward hands the gradient on
+
+
+def summed(home: Layouts, grid: GridShape) -> bool:
+    """Whether the gradient of a parameter lies in a bucket."""
+    return any(isinstance(one, Copied) and size > 1 for one, size in zip(home, grid.sizes, strict=True))
+
+
+@dataclass(slots=True)
+class _Memory:
+    """Memory that several tensors may share; `end` grows while holders are found."""
+
+    name: str
+    kind: str
+    nbytes: int
+    start: int
+    end: int
+
+
+@dataclass(slots=True)
+class _Kept:
+    """Memory that autograd keeps for the backward of step `at`; where backward computes a block again, which ended at `closed`."""
+
+    memory: _Memory
+    at: int
+    closed: int | None = None
+
+
+@dataclass(slots=True)
+class _Slot:
+    """A gradient to be; `parameter` is the value that it is the gradient of, if that is a parameter."""
+
+    nbytes: int
+    parameter: str = ""
+    memory: _Memory | None = None
+    shared: bool = False  # with the gradient that was handed on
+
+
+@dataclass(frozen=True, slots=True)
+class _Tensor:
+    """What a variable holds: its memory (None for parameters and inputs), gradient, and how its elements lie.
+
+    lies   "plain" in order, "mixed" not, "heads" as attention leaves it: in order once its middle dims are transposed
+    """
+
+    memory: _Memory | None
+    slot: _Slot | None
+    nbytes: int
+    lies: str = "plain"
+
+
+@dataclass(slots=True)
+class _Back:
+    """What one step's backward does: the slots of its results, of its operands, and bytes that come and go."""
+
+    at: int
+    results: list[_Slot]
+    operands: list[tuple[_Slot, bool]]  # whether the gradient of the result is handed on
+    scratch: int
+    name: str
+
+
+@dataclass(slots=True)
+class Walk:
+    """The execution of a program, with tensors as records."""
+
+    built: Built
+    decision: Decision
+    style: Style
+    clock: int = 0
+    memories: list[_Memory] = field(default_factory=list)
+    kept: list[_Kept] = field(default_factory=list)
+    tape: list[_Back] = field(default_factory=list)
+    slots: dict[str, _Slot] = field(default_factory=dict)  # of parameters, by value
+    names: list[str] = field(default_factory=list)  # of the executed steps
+    bodies: dict[int, tuple[list[Line], dict[Held, str]]] = field(default_factory=dict)  # of functions, by identity
+
+    def new(self, name: str, kind: str, nbytes: int) -> _Memory:
+        """Memory that is held from now on, so far for this step only."""
+        made = _Memory(name, kind, nbytes, self.clock, self.clock + 1)
+        self.memories.append(made)
+        return made
+
+    def given(self, held: Held, block: Mapping[str, str]) -> _Tensor:
+        """A parameter, buffer or input."""
+        name = block.get(held.value, held.value)
+        value = self.built.graph.values[name]
+        size = self.size(value, held.layouts)
+        if value.differentiable and name not in self.slots:
+            self.slots[name] = _Slot(size, name)
+        return _Tensor(None, self.slots.get(name), size)
+
+    def size(self, value: Value, layouts: Layouts) -> int:
+        """Local bytes of a value."""
+        return local_bytes(value.shape, ITEMSIZE[value.dtype], layouts, self.built.grid)
+
+    def function(
+        self,
+        steps: Sequence[Step],
+        arguments: Mapping[Held, str],
+        tensors: dict[Held, _Tensor],
+        outputs: Sequence[Held],
+        block: Mapping[str, str],
+    ) -> None:
+        """Run one function's lines; `tensors` are its variables, `block` says which parameters a later block has."""
+        if id(steps) not in self.bodies:
+            body = lines(steps, outputs, self.style)
+            self.bodies[id(steps)] = body, naming.assign(body, arguments, outputs, {}, frozenset())
+        body, named = self.bodies[id(steps)]
+        variables = {name: tensors[held] for held, name in arguments.items()}
+        for line in body:
+            self.line(line, tensors, block)
+            self.hold(list(variables.values()))  # also what a variable gives away now
+            for held in filter(None, line.writes):
+                variables[named[held]] = tensors[held]
+
+    def hold(self, tensors: Sequence[_Tensor]) -> None:
+        """These are held up to now."""
+        for one in tensors:
+            if one.memory is not None:
+                one.memory.end = max(one.memory.end, self.clock)
+
+    def line(self, line: Line, tensors: dict[Held, _Tensor], block: Mapping[str, str]) -> None:
+        """Run a line's steps; what one makes for another of them lives until that has run."""
+        for step in line.steps:
+            for held in step.reads if isinstance(step.reads, tuple) else (step.reads,):
+                if held not in tensors:
+                    tensors[held] = self.given(held, block)
+                made = tensors[held].memory
+                if made is not None:
+                    made.end = max(made.end, self.clock + 1)
+            if isinstance(step, Run):
+                self.run(step, tensors)
+            elif isinstance(step, Convert):
+                self.convert(step, tensors)
+            elif isinstance(step, Loop):
+                self.loop(step, tensors)
+
+    def loop(self, step: Loop, tensors: dict[Held, _Tensor]) -> None:
+        """All rounds of a loop: what a block hands on enters the next."""
+        entering = [tensors[held] for held in step.reads]
+        arguments = {held: f"entry{i}" for i, held in enumerate(step.entries)}
+        for parameters in _blocks(self.built.graph, step):
+            inside = dict(zip(step.entries, entering, strict=True))
+            begun, before = self.clock, len(self.kept)
+            self.function(step.body, arguments, inside, step.outputs, parameters)
+            if step.again:
+                self.computed_again(entering, begun, before)
+            self.hold(entering)  # the caller's variables hold what went in until they are assigned anew
+            for entry, output in step.carried:
+                entering[entry] = inside[step.outputs[output]]
+            last = inside
+        for held, made in zip(step.writes, step.outputs, strict=True):
+            tensors[held] = last[made]
+
+    def computed_again(self, entering: Sequence[_Tensor], begun: int, before: int) -> None:
+        """A block that backward computes again: what goes in is kept, and the rest is there anew from its backward on."""
+        for one in self.kept[before:]:
+            if one.memory.start >= begun:
+                one.closed = self.clock
+        self.kept += [_Kept(one.memory, begun) for one in entering if one.memory is not None]
+
+    def run(self, step: Run, tensors: dict[Held, _Tensor]) -> None:
+        """A call."""
+        item, grid = step.described, self.built.grid
+        reads = [tensors[held] for held in step.reads]
+        name = item.node.name
+        view = self.view(step, reads)
+        if view is not None:
+            tensors.update(view)
+            return
+        results = []
+        in_place = running(step)
+        for i, held in enumerate(step.writes):
+            if held is None or (i and in_place):
+                continue
+            value = self.built.graph.values[held.value]
+            size = self.size(value, held.layouts)
+            slot = _Slot(size) if value.differentiable else None
+            lies = "heads" if item.op.work == "attention" else "plain"
+            tensors[held] = _Tensor(self.new(name, "transients", size), slot, size, lies)
+            results.append(tensors[held])
+        for i, held in enumerate(step.writes[1:]):
+            if held is not None and in_place:
+                tensors[held] = tensors[step.reads[-2 + i]]
+        given = (item.call, item.rule, item.op, step.strategy, grid)
+        ahead, back = memory.scratch_bytes(*given)
+        if ahead:
+            self.new(name, "transients", ahead)
+        self.keep(step, tensors)
+        handed = item.op.name in ("add", "sub")
+        self.back(name, results, reads, handed, back)
+
+    def keep(self, step: Run, tensors: Mapping[Held, _Tensor]) -> None:
+        """What autograd keeps of a call."""
+        item = step.described
+        held = dict(zip((one.name for one in item.call.operands), step.reads, strict=True))
+        held |= {one.value: one for one in step.writes if one is not None}
+        for name, size in memory.kept(item.call, item.rule, item.op, step.strategy, self.built.grid):
+            kept = tensors[held[name]].memory if name else self.new(item.node.name, "activations", size)
+            if kept is not None:
+                kept.kind = "activations"
+                self.kept.append(_Kept(kept, self.clock))
+
+    def back(self, name: str, results: Sequence[_Tensor], reads: Sequence[_Tensor], handed: bool, scratch: int) -> None:
+        """Note the backward of the step that has just run, and go on."""
+        made = [one.slot for one in results if one.slot is not None]
+        if made:
+            wanted = [(one.slot, handed and one.nbytes == made[0].nbytes) for one in reads if one.slot is not None]
+            self.tape.append(_Back(self.clock, made, wanted, scratch, name))
+        self.names.append(name)
+        self.clock += 1
+
+    def view(self, step: Run, reads: Sequence[_Tensor]) -> dict[Held, _Tensor] | None:
+        """The results of a view, which take no memory and, where they show all of it, no gradient of their own; else None."""
+        item = step.described
+        if item.op.work != "view" or not reads:
+            return None
+        source, found = reads[0], {}
+        written = [held for held in step.writes if held is not None]
+        target = item.node.target.split(".")[1]
+        rank = len(item.call.operands[0].shape)
+        for held in written:
+            value = self.built.graph.values[held.value]
+            size = self.size(value, held.layouts)
+            lies = _lies(source.lies, target, rank, len(value.shape), size == source.nbytes)
+            if lies is None:
+                return None
+            slot = source.slot
+            if slot is not None and (size != source.nbytes or not value.differentiable):
+                slot = _Slot(size) if value.differentiable else None
+            found[held] = _Tensor(source.memory, slot, size, lies)
+        if any(one.slot is not source.slot for one in found.values()):
+            self.back(item.node.name, list(found.values()), reads[:1], False, 0)
+        return found
+
+    def convert(self, step: Convert, tensors: dict[Held, _Tensor]) -> None:
+        """A conversion; where parts do not lie in one piece, they are put together in a buffer."""
+        one, source = step.conversion, tensors[step.reads]
+        value = self.built.graph.values[step.writes.value]
+        size = self.size(value, one.after)
+        same = one.primitive in _SAME or (
+            one.primitive in ("split", "take") and _in_one_piece(value, one.after[one.axis])
+        )
+        name = f"{one.primitive} of {step.writes.value}"
+        made = source.memory if same else self.new(name, "transients", size)
+        slot = _Slot(size) if value.differentiable else None
+        tensors[step.writes] = _Tensor(made, slot, size)
+        apart = not same and not _in_one_piece(
+            value, *(x for x in (one.after[one.axis], one.before[one.axis]) if isinstance(x, Shard))
+        )
+        if apart and one.primitive not in ("all_sum", "split", "take"):
+            self.new(name, "buffers", max(size, source.nbytes))
+        scratch = max(size, source.nbytes) if apart and one.primitive != "all_sum" else 0
+        self.back(name, [tensors[step.writes]], [source], one.primitive in _HANDED_ON, scratch)
+
+    def backward(self) -> None:
+        """The second half: what was kept is let go, gradients come and go."""
+        last = 2 * self.clock
+        anew: dict[int, _Memory] = {}
+        for one in self.kept:
+            if one.closed is None:
+                one.memory.end = max(one.memory.end, last - one.at)
+                continue
+            first = last - one.closed
+            made = anew.setdefault(
+                id(one.memory), _Memory(one.memory.name, "activations", one.memory.nbytes, first, first + 1)
+            )
+            made.end = max(made.end, last - one.at)
+        self.memories += anew.values()
+        for back in reversed(self.tape):
+            at = last - 1 - back.at
+            if back.scratch:
+                self.memories.append(_Memory(back.name, "transients", back.scratch, at, at + 1))
+            for slot in back.results:
+                if slot.memory is not None:
+                    slot.memory.end = max(slot.memory.end, at + 1)
+            for slot, handed in back.operands:
+                self.contribute(slot, back.results[0] if handed else None, at, back.name)
+
+    def contribute(self, slot: _Slot, handed: _Slot | None, at: int, name: str) -> None:
+        """A gradient arrives: the first is taken, if need be as the memory that it is in; a later one is added to it."""
+        if slot.parameter:
+            home = self.decision.homes[slot.parameter]
+            stays = slot.memory is None and not summed(home, self.built.grid)
+            slot.memory = _Memory(slot.parameter, "gradients", slot.nbytes, at, 2 * self.clock + 1 if stays else at + 1)
+            self.memories.append(slot.memory)
+        elif slot.memory is None and handed is not None and handed.memory is not None:
+            slot.memory, slot.shared = handed.memory, True
+        elif slot.memory is None or slot.shared:
+            slot.memory, slot.shared = _Memory(name, "transients", slot.nbytes, at, at + 1), False
+            self.memories.append(slot.memory)
+        elif handed is None:
+            self.memories.append(_Memory(name, "transients", slot.nbytes, at, at + 1))
+
+    def everything(self) -> Iterator[memory.Held]:
+        """All memories."""
+        return (memory.Held(one.name, one.start, one.end, one.nbytes, one.kind) for one in self.memories if one.nbytes)
+
+
+def _blocks(graph: Graph, step: Loop) -> list[dict[str, str]]:
+    """Per round of a loop: the parameters that take the place of the first block's."""
+    first = step.repeat.nodes[0]
+    return [
+        {
+            name: other
+            for node, mine in zip(first, nodes, strict=True)
+            for name, other in zip(node.inputs, mine.inputs, strict=True)
+        }
+        for nodes in step.repeat.nodes
+    ]
+
+
+def _lies(lies: str, target: str, before: int, after: int, all_of_it: bool) -> str | None:
+    """How the elements of a view lie; None where what looks like a view has to copy."""
+    if target in ("transpose", "permute", "t", "movedim", "swapaxes", "mT", "numpy_T"):
+        return "plain" if lies == "heads" else "mixed"
+    if all_of_it and after < before and lies != "plain":
+        return None
+    return lies if all_of_it else "mixed"
+
+
+def _in_one_piece(value: Value, *layouts: object) -> bool:
+    """Whether parts of a tensor lie one after another in its memory."""
+    return all(isinstance(one, Shard) and one.blocks == 1 and math.prod(value.shape[: one.dim]) == 1 for one in layouts)

@@ -1,0 +1,233 @@
+"""Executes the steps of all ranks symbolically and proves them sound before a program is written.
+
+Two things are proved. Types: every step reads tensors that are held in exactly the layouts it asks for, every call does what its
+rule allows, every conversion is a legal cell of the table, and where gradients flow no call reads one meaning of whole and makes
+the other, whatever its rule says, so Replicate and Copied are never mixed. Order: every collective is
+entered by all ranks of its axis in one order, so that no rank waits for one that does not come.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from autopar.codegen.steps import Convert, Held, Loop, Program, Run, Step, Update, running
+from autopar.ir.grid import GridShape
+from autopar.ir.layout import Copied, Layouts, Partial, Replicate, Shard, muddles
+from autopar.ops.record.rule import choices
+
+CELLS: Mapping[str, tuple[type, type]] = {
+    "split": (Replicate, Shard),
+    "gather": (Shard, Replicate),
+    "all_gather": (Shard, Copied),
+    "reduce_scatter": (Partial, Shard),
+    "all_sum": (Partial, Replicate),
+    "copy": (Replicate, Copied),
+    "keep": (Replicate, Partial),
+    "once": (Copied, Replicate),
+    "take": (Copied, Shard),
+    "zero_fill": (Shard, Partial),
+    "all_to_all": (Shard, Shard),
+}
+
+
+class UnsoundProgram(AssertionError):
+    """The steps are not a correct SPMD program: a mistake of the compiler, never of the user. `call` names the one at fault."""
+
+    def __init__(self, message: str, call: str = "") -> None:
+        super().__init__(message)
+        self.call = call
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One rank's entry into a collective: which, over which axis, for what. Ranks of a group must agree in all of it."""
+
+    primitive: str
+    axis: int
+    subject: tuple[object, ...]
+
+
+def check(program: Program, homes: Mapping[str, Layouts], grid: GridShape) -> None:
+    """Raise UnsoundProgram unless the steps are sound on every rank of the grid."""
+    held = {Held(name, layouts) for name, layouts in homes.items()}
+    _check_types(program.steps, held, homes)
+    if program.loss not in held or any(not isinstance(one, Replicate) for one in program.loss.layouts):
+        raise UnsoundProgram(f"the loss is returned as {program.loss}, which is not held whole on every rank")
+    missing = [one for one in program.outputs if one not in held]
+    if missing or any(isinstance(layout, Partial) for one in program.outputs for layout in one.layouts):
+        raise UnsoundProgram(f"the outputs are returned as {program.outputs}, of which {missing} are not made")
+    entered = events(program)  # the same steps on every rank: what differs is whom a rank meets
+    check_order(dict.fromkeys(itertools.product(*map(range, grid.sizes)), entered))
+
+
+def _check_types(steps: Sequence[Step], held: set[Held], homes: Mapping[str, Layouts]) -> None:
+    for step in steps:
+        reads = step.reads if isinstance(step.reads, tuple) else (step.reads,)
+        missing = [one for one in reads if one not in held]
+        if missing:
+            raise UnsoundProgram(f"{_name(step)} reads {missing}, which nothing has made before")
+        if isinstance(step, Run):
+            _check_call(step)
+            _check_in_place(step, homes)
+            held |= {one for one in step.writes if one is not None}
+        elif isinstance(step, Convert):
+            _check_conversion(step)
+            held.add(step.writes)
+        elif isinstance(step, Update):
+            if step.reads.layouts != homes[step.home]:
+                raise UnsoundProgram(f"buffer {step.buffer} lies as {homes[step.home]} and takes {step.reads}")
+        else:
+            _check_loop(step, homes)
+            held |= set(step.writes)
+
+
+def _check_call(step: Run) -> None:
+    """`_check_run`, and whose call it is that is unsound: that one could run whole."""
+    try:
+        _check_run(step)
+    except UnsoundProgram as error:
+        raise UnsoundProgram(str(error), step.described.node.name) from None
+
+
+def _check_run(step: Run) -> None:
+    item = step.described
+    for axis, choice in enumerate(step.strategy):
+        if choice not in choices(item.rule, item.call, {choice.letter: [(choice.blocks, choice.unit)]}):
+            raise UnsoundProgram(f"{item.node.name} may not do {choice} on axis {axis}")
+        for i, one in enumerate(step.reads):
+            if one.layouts[axis] != choice.operands[i]:
+                raise UnsoundProgram(f"{item.node.name} wants {choice.operands[i]} on axis {axis} and reads {one}")
+        for i, written in enumerate(step.writes):
+            if written is not None and written.layouts[axis] != choice.results[i]:
+                raise UnsoundProgram(f"{item.node.name} yields {choice.results[i]} on axis {axis}, not {written}")
+    _check_meanings(step)
+
+
+def _check_meanings(step: Run) -> None:
+    """Where gradients flow, Replicate and Copied are not mixed, whatever the record says: layouts alone are looked at."""
+    call = step.described.call
+    read = [one.layouts for one, value in zip(step.reads, call.operands, strict=True) if value.differentiable]
+    written = zip(step.writes, call.results, strict=True)
+    made = [one.layouts for one, value in written if one is not None and value.differentiable]
+    for axis in range(len(step.strategy)):
+        before, behind = [one[axis] for one in read], [one[axis] for one in made]
+        if muddles(before, behind):
+            shown = f"{', '.join(map(str, before))} and makes {', '.join(map(str, behind))}"
+            raise UnsoundProgram(
+                f"{step.described.node.name} on axis {axis} reads {shown}: gradients of another meaning"
+            )
+
+
+def _check_in_place(step: Run, homes: Mapping[str, Layouts]) -> None:
+    """A batch norm changes its running statistics where they are stored, so it reads no converted copy of them."""
+    for name in running(step):
+        given = next(held for held in step.reads if held.value == name)
+        if given.layouts != homes.get(name, given.layouts):
+            raise UnsoundProgram(f"{step.described.node.name} changes a copy of {name}, which lies as {homes[name]}")
+
+
+def _check_conversion(step: Convert) -> None:
+    one = step.conversion
+    if (step.reads.layouts, step.writes.layouts) != (one.before, one.after):
+        raise UnsoundProgram(f"{one.primitive} of {step.reads.value} is given {step.reads} and makes {step.writes}")
+    differ = [i for i, (a, b) in enumerate(zip(one.before, one.after, strict=True)) if a != b]
+    cell = (type(one.before[one.axis]), type(one.after[one.axis]))
+    if differ != [one.axis] or CELLS.get(one.primitive) != cell:
+        raise UnsoundProgram(f"{one.primitive} over axis {one.axis} does not turn {one.before} into {one.after}")
+    inside = {layout for layout in one.after[one.axis + 1 :] if isinstance(layout, Shard)}
+    if inside & {one.before[one.axis], one.after[one.axis]}:
+        raise UnsoundProgram(f"{one.primitive} over axis {one.axis} of {one.before}: an inner axis cuts what it moves")
+
+
+def _check_loop(step: Loop, homes: Mapping[str, Layouts]) -> None:
+    for entry, given in zip(step.entries, step.reads, strict=True):
+        if entry.layouts != given.layouts:
+            raise UnsoundProgram(f"the loop over {step.repeat.prefix} is given {given} for {entry}")
+    inside = {Held(name, layouts) for name, layouts in homes.items()} | set(step.entries)
+    _check_types(step.body, inside, homes)
+    if not set(step.outputs) <= inside:
+        raise UnsoundProgram(f"a block of {step.repeat.prefix} does not make {step.outputs}")
+    if [one.layouts for one in step.outputs] != [one.layouts for one in step.writes]:
+        raise UnsoundProgram(f"the loop over {step.repeat.prefix} makes {step.outputs} and hands on {step.writes}")
+    for nodes in step.repeat.nodes[1:]:
+        for node, first in zip(nodes, step.repeat.nodes[0], strict=True):
+            for name, stands_for in zip(node.inputs, first.inputs, strict=True):
+                if name in homes and homes[name] != homes[stands_for]:
+                    raise UnsoundProgram(f"{name} lies as {homes[name]}, and {stands_for} of the first block otherwise")
+    for entry_at, output_at in step.carried:
+        if step.entries[entry_at].layouts != step.outputs[output_at].layouts:
+            raise UnsoundProgram(f"a block of {step.repeat.prefix} hands on another layout than the next one takes")
+
+
+def _name(step: Step) -> str:
+    if isinstance(step, Run):
+        return step.described.node.name
+    return step.conversion.primitive if isinstance(step, Convert) else type(step).__name__.lower()
+
+
+def events(program: Program) -> list[Event]:
+    """The collectives that a rank enters in the forward pass, in order; backward enters their adjoints in reverse."""
+    return list(_events(program.steps, ()))
+
+
+def _events(steps: Sequence[Step], path: tuple[object, ...]) -> list[Event]:
+    found: list[Event] = []
+    for step in steps:
+        if isinstance(step, Convert):
+            subject = (*path, step.reads.value, step.conversion.before, step.conversion.after)
+            found.append(Event(step.conversion.primitive, step.conversion.axis, subject))
+        elif isinstance(step, Loop):
+            for member in step.repeat.members:
+                found += _events(step.body, (*path, member))
+        elif isinstance(step, Run):
+            rule = step.described.rule
+            for axis, choice in enumerate(step.strategy):
+                if choice.mode == "split" and (choice.letter in rule.windows or choice.letter in rule.whole):
+                    found.append(Event(step.described.op.name, axis, (*path, step.described.node.name, choice.letter)))
+    return found
+
+
+Group = tuple[int, tuple[int, ...]]  # an axis, and what its ranks have in common: their other coordinates
+_SHOWN = 16  # ranks in a message
+
+
+def check_order(by_rank: Mapping[tuple[int, ...], Sequence[Event]]) -> None:
+    """Let all ranks run: a group goes on when each of its ranks stands at the same collective.
+
+    Every rank waits in one place at a time, so the work is proportional to the number of entries.
+    """
+    sizes: dict[Group, int] = {}
+    for rank in by_rank:
+        for axis in range(len(rank)):
+            sizes[_group(rank, axis)] = sizes.get(_group(rank, axis), 0) + 1
+    at = dict.fromkeys(by_rank, 0)
+    waiting: dict[Group, list[tuple[int, ...]]] = {group: [] for group in sizes}
+    running = list(by_rank)
+    while running:
+        rank = running.pop()
+        queue = by_rank[rank]
+        if at[rank] == len(queue):
+            continue
+        event = queue[at[rank]]
+        group = _group(rank, event.axis)
+        waiting[group].append(rank)
+        if len(waiting[group]) == sizes[group] and _alike(event, (by_rank[one][at[one]] for one in waiting[group])):
+            for one in waiting[group]:
+                at[one] += 1
+            running += waiting[group]
+            waiting[group] = []
+    stuck = {rank: queue[at[rank]] for rank, queue in by_rank.items() if at[rank] < len(queue)}
+    if stuck:
+        waits = "\n".join(f"  rank {rank} waits in {event}" for rank, event in sorted(stuck.items())[:_SHOWN])
+        more = f"\n  and {len(stuck) - _SHOWN} ranks more" if len(stuck) > _SHOWN else ""
+        raise UnsoundProgram(f"ranks wait for each other:\n{waits}{more}")
+
+
+def _group(rank: tuple[int, ...], axis: int) -> Group:
+    return axis, rank[:axis] + rank[axis + 1 :]
+
+
+def _alike(event: Event, others: Iterable[Event]) -> bool:
+    return all(one is event or one == event for one in others)

@@ -1,0 +1,91 @@
+"""Which expression of a program carries out which step: what a profile needs to name what it has timed.
+
+The emitter prints every line twice: as it stands in the program, and with a mark around the text of each step:
+
+    all_sum(F.linear(x, p.fc.weight), AXIS0)
+    _step('convert fc ...', all_sum(_step('run fc', F.linear(x, p.fc.weight)), AXIS0))
+
+A place is the expression in a mark, as `ast.unparse` writes it, by the function that it stands in. Places are listed in the
+order of the text, an outer expression before what it holds, so that they are found again in a program that has been edited.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping, Sequence
+
+from autopar.codegen.statements import MARK, Line, Names, label
+from autopar.codegen.steps import Convert, Loop, Program, Run, Step, Update
+from autopar.ir.graph import Graph
+from autopar.ir.plan import Place
+
+Numbers = Mapping[str, tuple[tuple[str, ...], int | None]]  # by label: the calls that it stands for, or the conversion
+
+
+def numbers(program: Program, graph: Graph, loop: Loop | None = None) -> Numbers:
+    """What the labels of a function stand for: of `loop`, or of the whole model."""
+    found: dict[str, tuple[tuple[str, ...], int | None]] = {}
+    makers = graph.producers()
+    for step in program.steps if loop is None else loop.body:
+        if isinstance(step, Run):
+            found[label(step)] = (_calls(step.described.node.name, loop), None)
+        elif isinstance(step, Update):
+            made = [makers[name].name for name in (step.reads.value,) if name in makers]
+            found[label(step)] = (tuple(call for name in made for call in _calls(name, loop)), None)
+    return found | {label(step): ((), index) for step, index in _conversions(program, loop)}
+
+
+def _calls(name: str, loop: Loop | None) -> tuple[str, ...]:
+    """The call in every round of a loop."""
+    if loop is None:
+        return (name,)
+    at = [node.name for node in loop.repeat.nodes[0]].index(name)
+    return tuple(nodes[at].name for nodes in loop.repeat.nodes)
+
+
+def _conversions(program: Program, loop: Loop | None) -> list[tuple[Step, int]]:
+    """A function's conversions with their places among `steps.conversions`."""
+    found: list[tuple[Step, int]] = []
+    count = 0
+    for step in program.steps:
+        for inner in step.body if isinstance(step, Loop) else (step,):
+            if isinstance(inner, Convert):
+                found += [(inner, count)] * ((step is loop) if isinstance(step, Loop) else loop is None)
+                count += 1
+    return found
+
+
+def places(function: str, lines: Sequence[Line], names: Names, known: Numbers) -> list[Place]:
+    """The places of a function's lines."""
+    found: list[Place] = []
+    for line in lines:
+        if line.marked is None:
+            continue
+        strip, here = _Strip(), list[Place]()
+        strip.visit(ast.parse(line.marked(names)))
+        previous: ast.expr | None = None
+        for name, expression in reversed(strip.found):
+            calls, conversion = known[name]
+            own = not isinstance(expression, ast.Name | ast.Constant) and expression is not previous
+            here.append(Place(function, ast.unparse(expression) if own else "", calls, conversion))
+            previous = expression
+        found += reversed(here)
+    return found
+
+
+class _Strip(ast.NodeTransformer):
+    """Takes the marks away, and lists them with what they held, outer ones first."""
+
+    def __init__(self) -> None:
+        self.found: list[tuple[str, ast.expr]] = []
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        if not (isinstance(node.func, ast.Name) and node.func.id == MARK):
+            return self.generic_visit(node)
+        said = node.args[0]
+        assert isinstance(said, ast.Constant)
+        at = len(self.found)
+        self.found.append((str(said.value), node.args[1]))
+        inner: ast.expr = self.visit(node.args[1])
+        self.found[at] = (str(said.value), inner)
+        return inner

@@ -1,0 +1,188 @@
+"""Programs for any number of rows: what follows the batch is printed for two batches, and merged where the two differ.
+
+A model is captured twice, with B rows and with another number P of them. Where the two graphs are the same but for
+numbers that are k B in one and k P in the other, the model computes each row in the same way, however many there are.
+Each line is then printed for both, and the numbers in which the two texts differ become ``p.batch * k``. P is a
+prime, so that of the factors that a dim is read as, only the batch's can have changed. What changes in any other way
+(`Baked`) leaves the program at B rows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+
+from autopar.costmodel.redistribution import Step as Conversion
+from autopar.ir.graph import Argument, Graph, Node
+from autopar.ir.layout import Layout, Layouts, Shard
+from autopar.ops.lookup import call_of, rule_of
+from autopar.ops.record.rule import Call, Choice, Rule
+from autopar.partitioner.formulation.dim_factors import Granule, Granules, of_letters, propagate
+from autopar.partitioner.formulation.strategies import Described, Strategy
+
+_NUMBER = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?(?:e[+-]?\d+)?)(?![\w.])")
+
+
+class Baked(Exception):
+    """Why a model's program is for the number of rows that it was captured with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """The graph of the same model with `other` rows instead of the `rows` of `base`; `inputs` names those that have rows."""
+
+    base: Graph
+    graph: Graph
+    rows: int
+    other: int
+    inputs: tuple[str, ...]
+    calls: Mapping[str, tuple[Call, Rule]]
+    granules: Granules
+
+
+def variant(graph: Graph, other: Graph, homes: Mapping[str, Layouts]) -> Variant:
+    """What `other`, the graph of the same model with more rows, says. Raises Baked where it is another computation."""
+    pairs = [
+        (graph.values[one.value], other.values[two.value]) for one, two in zip(graph.inputs, other.inputs, strict=True)
+    ]
+    grown = {one.name: (one.shape[0], two.shape[0]) for one, two in pairs if one.shape != two.shape}
+    assert len(set(grown.values())) == 1, "the two captures differ in the rows of their inputs"
+    rows, more = next(iter(grown.values()))
+    _same_values(graph, other, rows, more)
+    if len(graph.nodes) != len(other.nodes) or graph.updates != other.updates or graph.loss != other.loss:
+        raise Baked("with another number of rows, forward makes other calls")
+    for one, two in zip(graph.nodes, other.nodes, strict=True):
+        _same_node(one, two, rows, more)
+    calls = {node.name: (call_of(other, node), rule_of(other, node)) for node in other.nodes}
+    for node in graph.nodes:
+        _same_rule(rule_of(graph, node), calls[node.name][1], node)
+    for path, value in graph.outputs:
+        shapes = zip(graph.values[value].shape, other.values[value].shape, strict=True)
+        if any(one != two and one * more != two * rows for one, two in shapes):
+            raise Baked(f"the output {path} does not grow in proportion to the number of rows")
+    names = tuple(item.name for item in graph.inputs if item.value in grown)
+    for item in graph.inputs:
+        for layout in homes[item.value]:
+            if isinstance(layout, Shard) and item.value in grown and (layout.blocks, layout.unit) != (1, 1):
+                raise Baked(f"input {item.name} is cut inside its rows")
+    return Variant(graph, other, rows, more, names, calls, propagate(other, calls))
+
+
+def _same_values(graph: Graph, other: Graph, rows: int, more: int) -> None:
+    stored = {item.value: item.name for item in graph.parameters}
+    if graph.parameters != other.parameters or list(graph.values) != list(other.values):
+        raise Baked("with another number of rows, forward makes other calls")
+    for name, one in graph.values.items():
+        two = other.values[name]
+        alike = (one.dtype, one.differentiable, len(one.shape)) == (two.dtype, two.differentiable, len(two.shape))
+        if not alike or not all(_follows(a, b, rows, more) for a, b in zip(one.shape, two.shape, strict=True)):
+            raise Baked(f"{name} has shape {one.shape} for {rows} rows and {two.shape} for {more}")
+        if name in stored and one.shape != two.shape:
+            raise Baked(f"{stored[name]} has a row for each of the batch's")
+
+
+def _follows(one: object, two: object, rows: int, more: int) -> bool:
+    """Whether a number is the same for both batches, or in proportion to them or to their squares."""
+    if not isinstance(one, int | float) or not isinstance(two, int | float) or type(one) is not type(two):
+        return False
+    return one == two or two * rows == one * more or two * rows**2 == one * more**2
+
+
+def _same_node(one: Node, two: Node, rows: int, more: int) -> None:
+    place = f"{one.source}: `{one.code}`" if one.source else one.name
+    if (one.name, one.target, one.outputs) != (two.name, two.target, two.outputs):
+        raise Baked(f"{place}: with another number of rows, forward makes other calls")
+
+    def same(a: Argument, b: Argument) -> bool:
+        if isinstance(a, tuple) and isinstance(b, tuple):
+            return len(a) == len(b) and all(map(same, a, b))
+        return a == b or (not isinstance(a, bool) and _follows(a, b, rows, more))
+
+    if not same(one.args, two.args) or not same(one.kwargs, two.kwargs):
+        raise Baked(f"{place}: a number in it changes with the number of rows, but not in proportion")
+
+
+def _same_rule(one: Rule, two: Rule, node: Node) -> None:
+    names = [item.name for item in fields(Rule) if item.name != "extents"]
+    alike = all(getattr(one, name) == getattr(two, name) for name in names) and one.extents.keys() == two.extents.keys()
+    if not alike:
+        raise Baked(f"{node.source}: `{node.code}`: it may be split otherwise with another number of rows")
+
+
+def run_for(variant: Variant, item: Described, strategy: Strategy) -> tuple[Described, Strategy]:
+    """The same call under the same strategy in the variant's graph."""
+    call, rule = variant.calls[item.node.name]
+    known = of_letters(variant.granules, call, rule)
+
+    def choice_for(choice: Choice) -> Choice:
+        if choice.mode != "split":
+            return choice
+        extents = item.rule.extents[choice.letter], rule.extents[choice.letter]
+        blocks, unit = _reading(variant, extents, (choice.blocks, choice.unit), known.get(choice.letter, ()))
+        return replace(choice, blocks=blocks, unit=unit)
+
+    return replace(item, node=call.node, call=call, rule=rule), tuple(map(choice_for, strategy))
+
+
+def conversion_for(variant: Variant, value: str, conversion: Conversion) -> Conversion:
+    """The same conversion of a value of the variant's graph."""
+    shapes = variant.base.values[value].shape, variant.graph.values[value].shape
+
+    def layout_for(layout: Layout) -> Layout:
+        if not isinstance(layout, Shard):
+            return layout
+        extents = shapes[0][layout.dim], shapes[1][layout.dim]
+        known = variant.granules[value, layout.dim]
+        blocks, unit = _reading(variant, extents, (layout.blocks, layout.unit), known)
+        return Shard(layout.dim, blocks, unit)
+
+    return replace(
+        conversion, before=tuple(map(layout_for, conversion.before)), after=tuple(map(layout_for, conversion.after))
+    )
+
+
+def _reading(variant: Variant, extents: tuple[int, int], reading: Granule, known: Iterable[Granule]) -> Granule:
+    """How the variant reads a dim as `blocks x m x unit`: the batch is a factor of one of the three."""
+    if extents[0] == extents[1]:
+        return reading
+    (blocks, unit), rows, other = reading, variant.rows, variant.other
+    wishes = [((blocks, unit), extents[0] // (blocks * unit))]
+    wishes += [((blocks // rows * other, unit), blocks), ((blocks, unit // rows * other), unit)]
+    fitting = [wish for wish, factor in wishes if factor % rows == 0]
+    if len(fitting) > 1:
+        fitting = [one for one in fitting if one in known]
+    if len(fitting) != 1:
+        raise Baked(f"a dim of extent {extents[0]} is cut inside the batch")
+    return fitting[0]
+
+
+def merged(text: str, other: str, rows: int, more: int, place: str = "a conversion") -> str:
+    """The text for any number of rows, of those for `rows` and for `more`. Raises Baked.
+
+    >>> merged("x.sum() / 512", "x.sum() / 704", 8, 11), merged("f(x, DATA.part(8), 3)", "f(x, DATA.part(11), 3)", 8, 11)
+    ('x.sum() / (p.batch * 64)', 'f(x, DATA.part(p.batch), 3)')
+    """
+    if text == other:
+        return text
+    mine, theirs = _NUMBER.split(text), _NUMBER.split(other)
+    if mine[::2] != theirs[::2]:
+        raise Baked(f"{place}: it is computed otherwise with another number of rows")
+    for i in range(1, len(mine), 2):
+        if mine[i] != theirs[i]:
+            product = _product(float(mine[i]), float(theirs[i]), rows, more)
+            if not product:
+                raise Baked(f"{place}: {mine[i]} follows the number of rows, but not in proportion")
+            after = mine[i + 1].lstrip().startswith("**")
+            tight = after or mine[i - 1].rstrip().endswith(("/", "%", "**"))
+            mine[i] = f"({product})" if tight and " " in product else product
+    return "".join(mine)
+
+
+def _product(one: float, two: float, rows: int, more: int) -> str:
+    """A number that is `one` for so many `rows` and `two` for `more`: a multiple of them or of their square, or ""."""
+    for power in (1, 2):
+        factor = one / rows**power
+        if factor == int(factor) and two == factor * more**power:
+            return " * ".join(["p.batch"] * power + [str(int(factor))] * (factor != 1))
+    return ""

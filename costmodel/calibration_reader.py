@@ -1,0 +1,68 @@
+"""Reads what `autopar.runtime.calibration.run` has written, and says what its measurements mean to the cost model."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from statistics import median
+
+import msgspec
+
+from autopar.costmodel.communication import MOVES
+from autopar.errors import ConfigError, refusal
+from autopar.ir.calibration_data import VERSION, Computed, Moved, Raw
+
+_OTHERS = ("halo", "gradient_sum", "message")  # movements of their own
+
+
+def movement(one: Moved) -> str:
+    """The movement that this is, see `autopar.costmodel.communication`; ``message`` is a plain exchange."""
+    if one.primitive in _OTHERS:
+        return one.primitive
+    return MOVES[one.primitive][one.direction == "adjoint"]
+
+
+def priced_bytes(one: Moved) -> float:
+    """The bytes by which its movement is priced."""
+    what = movement(one)
+    if what == "slice":
+        return float(min(one.before, one.after))
+    return float(one.before + one.after if what == "fill" else max(one.before, one.after))
+
+
+def per_second(one: Computed) -> float:
+    """What it does per second."""
+    return one.amount / median(one.seconds)
+
+
+def read(path: Path) -> Raw:
+    """The measurements in a file. Raises ConfigError where it is none, or another version's."""
+    where, fix = (
+        f"measurements {str(path)!r}",
+        "write it by `mpiexec ... -m autopar.runtime.calibration.run --out FILE`",
+    )
+    try:
+        raw = msgspec.json.decode(path.read_bytes(), type=Raw)
+    except (OSError, msgspec.MsgspecError) as error:
+        rule = "measurements are a file that the calibration's ranks have written"
+        raise ConfigError(refusal(where, "cannot be read", rule, [str(error)], fix)) from error
+    wrong = list(_wrong(raw))
+    if wrong:
+        rule = "every time is a positive number of seconds, of a primitive that is known"
+        raise ConfigError(refusal(where, f"{len(wrong)} entries are wrong", rule, wrong, fix))
+    return raw
+
+
+def _wrong(raw: Raw) -> list[str]:
+    if raw.version != VERSION:
+        return [f"version {raw.version}, where this autopar reads version {VERSION}"]
+    found = ["no places"] * (not raw.places) + [f"{raw.cores} cores"] * (raw.cores < 1)
+    known = {*MOVES, *_OTHERS}
+    found += sorted({f"{one.primitive!r} is no primitive" for one in raw.moved if one.primitive not in known})
+    timed = [(one.primitive, one.seconds) for one in raw.moved] + [(one.name, one.seconds) for one in raw.computed]
+    found += [
+        f"{name}: {list(seconds)} seconds"
+        for name, seconds in timed
+        if not seconds or not all(0 < one < math.inf for one in seconds)
+    ]
+    return found

@@ -1,0 +1,108 @@
+"""How much of a tensor one rank holds: local extents and bytes from layouts, for prices.
+
+A dim of extent n that is split is read as ``blocks x m x unit``, and the factor m is cut. Prices take balanced bounds
+and the largest shard, ceil(m / parts): the step waits for the rank that holds most. Two axes that cut the same factor
+nest, the outer axis (lower index) first: ceil(ceil(m / p0) / p1). Cuts of factors that lie apart multiply, in any
+order.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+
+from autopar.ir.graph import ITEMSIZE
+from autopar.ir.grid import GridShape
+from autopar.ir.layout import Layout, Layouts, Shard
+from autopar.ops.record.rule import Call, Choice
+
+
+def ceil_div(extent: int, parts: int) -> int:
+    """The largest of `parts` balanced parts of `extent`."""
+    return -(-extent // parts)
+
+
+def largest_part(extent: int, cuts: Sequence[tuple[int, int, int]]) -> int:
+    """Rows of the largest part of a dim after `cuts`, each (blocks, unit, parts), outermost axis first.
+
+    >>> largest_part(11, [(1, 1, 3)])
+    4
+    >>> largest_part(3 * 10 * 64, [(3, 64, 4), (3, 64, 2)])
+    384
+    """
+    factors: dict[tuple[int, int], int] = {}
+    whole = 1
+    for blocks, unit, parts in cuts:
+        if (blocks, unit) not in factors:
+            factors[blocks, unit] = extent // (blocks * unit)
+            whole *= factors[blocks, unit]
+        factors[blocks, unit] = ceil_div(factors[blocks, unit], parts)
+    return extent // max(whole, 1) * math.prod(factors.values())
+
+
+@functools.lru_cache(maxsize=1 << 18)
+def local_shape(shape: tuple[int, ...], layouts: Layouts, grid: GridShape) -> tuple[int, ...]:
+    """The shape of the largest shard."""
+    cuts: dict[int, list[tuple[int, int, int]]] = {}
+    for layout, parts in zip(layouts, grid.sizes, strict=True):
+        if isinstance(layout, Shard):
+            cuts.setdefault(layout.dim, []).append((layout.blocks, layout.unit, parts))
+    return tuple(largest_part(n, cuts[dim]) if dim in cuts else n for dim, n in enumerate(shape))
+
+
+def local_bytes(shape: tuple[int, ...], itemsize: int, layouts: Layouts, grid: GridShape) -> int:
+    """Bytes of the largest shard of a tensor with these layouts, one per axis."""
+    return math.prod(local_shape(shape, layouts, grid)) * itemsize
+
+
+def operand_bytes(call: Call, choices: tuple[Choice, ...], grid: GridShape) -> list[int]:
+    """Local bytes of every operand, as the call reads it; one choice per axis."""
+    layouts = zip(*(choice.operands for choice in choices), strict=True)
+    return [
+        local_bytes(value.shape, ITEMSIZE[value.dtype], one, grid)
+        for value, one in zip(call.operands, layouts, strict=True)
+    ]
+
+
+def result_bytes(call: Call, choices: tuple[Choice, ...], grid: GridShape) -> list[int]:
+    """Local bytes of every result, as the call makes it; an unused one takes none."""
+    layouts = zip(*(choice.results for choice in choices), strict=True)
+    return [
+        local_bytes(value.shape, ITEMSIZE[value.dtype], one, grid) if value.name else 0
+        for value, one in zip(call.results, layouts, strict=True)
+    ]
+
+
+def same_factor(one: Layout, other: Layout) -> bool:
+    """Whether both layouts cut the same factor of the same dim; the cuts then nest and their order matters."""
+    return isinstance(one, Shard) and one == other
+
+
+def nested(extent: int, outer: Shard, inner: Shard) -> bool:
+    """Whether the factors that two shards of one dim cut are the same one, or lie wholly apart.
+
+    The factor of ``blocks x m x unit`` spans strides unit to unit * m. Two factors lie apart if one's span ends at or
+    below the stride where the other's begins, and divides it.
+
+    >>> nested(32, Shard(0, 1, 8), Shard(0, 4, 1))  # batch of 4, then sequence of 8
+    True
+    >>> nested(32, Shard(0), Shard(0, 4, 1))
+    False
+    """
+    if outer == inner or extent == 0:
+        return True
+    return outer.unit % (extent // inner.blocks) == 0 or inner.unit % (extent // outer.blocks) == 0
+
+
+def compatible(shape: tuple[int, ...], layouts: Layouts, grid: GridShape) -> bool:
+    """Whether the layouts describe a tensor of this shape: dims exist, readings divide them, shared dims nest."""
+    assert len(layouts) == len(grid.sizes), f"{len(layouts)} layouts for {len(grid.sizes)} axes"
+    shards = [layout for layout in layouts if isinstance(layout, Shard)]
+    if any(one.dim >= len(shape) or shape[one.dim] % (one.blocks * one.unit) for one in shards):
+        return False
+    return all(
+        one.dim != other.dim or nested(shape[one.dim], one, other)
+        for i, one in enumerate(shards)
+        for other in shards[i + 1 :]
+    )

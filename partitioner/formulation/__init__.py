@@ -1,0 +1,1 @@
+"""From a graph and a grid to the abstract problem, and back to choices."""

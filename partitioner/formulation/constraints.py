@@ -1,0 +1,126 @@
+"""What is left open: words that narrow what a call may do on an axis, and where a parameter or input may lie.
+
+Pins and bans of users are such words (`autopar.planning.pins`, `words`); a baseline (`autopar.planning.baselines`) names the
+strategies themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from autopar.errors import ConfigError, refusal
+from autopar.ir.grid import GridShape
+from autopar.ir.layout import Layouts, Shard
+from autopar.partitioner.formulation.choice_patterns import does, lies
+from autopar.partitioner.formulation.repeated_blocks import Repeat
+from autopar.partitioner.formulation.strategies import Described, Strategy
+
+Words = Mapping[int, Collection[str]]  # per axis
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What limits the choice beside the pins of calls.
+
+    bans     per call and axis what it must not do
+    only     per call the strategies of which it takes one, as far as it has any of them
+    homes    per parameter or input and axis the words of which its home fits every one
+    unhomes  the same of what its home must not be
+    stored   parameters that lie in parts over as many axes as they can, and are gathered for use
+    bases    per call the strategies of which mixtures are open (`describe`); None where all are
+    """
+
+    bans: Mapping[str, Words] = field(default_factory=dict)
+    only: Mapping[str, Collection[Strategy]] = field(default_factory=dict)
+    homes: Mapping[str, Words] = field(default_factory=dict)
+    unhomes: Mapping[str, Words] = field(default_factory=dict)
+    stored: frozenset[str] = frozenset()
+    bases: Mapping[str, Sequence[Strategy]] | None = None
+
+    def gathers(self, value: str) -> bool:
+        """Whether a parameter may lie in parts where its users want it whole: it is asked for."""
+        return value in self.stored or any(
+            word.startswith("shard") for words in self.homes.get(value, {}).values() for word in words
+        )
+
+    def alike(self, value: str, other: str) -> bool:
+        """Whether two tensors may lie in the same layouts, so that blocks may share the choice."""
+        every = (self.homes, self.unhomes)
+        same = all(_plain(table.get(value, {})) == _plain(table.get(other, {})) for table in every)
+        return same and (value in self.stored) == (other in self.stored)
+
+
+NOTHING = Asked()
+
+
+def _plain(words: Words) -> dict[int, frozenset[str]]:
+    return {axis: frozenset(found) for axis, found in words.items()}
+
+
+def same_homes(repeat: Repeat, asked: Asked) -> bool:
+    """Whether the parameters of all blocks may lie alike, so that they may share one choice."""
+    return all(
+        asked.alike(name, first)
+        for nodes in repeat.nodes[1:]
+        for node, first_node in zip(nodes, repeat.nodes[0], strict=True)
+        for name, first in zip(node.inputs, first_node.inputs, strict=True)
+    )
+
+
+def narrowed(described: Mapping[str, Described], asked: Asked, grid: GridShape) -> dict[str, Described]:
+    """The calls with the strategies that are left. Raises ConfigError, with all bans on it, where a call has none left."""
+    return {name: _narrowed(item, asked, grid) for name, item in described.items()}
+
+
+def _narrowed(item: Described, asked: Asked, grid: GridShape) -> Described:
+    name = item.node.name
+    banned = asked.bans.get(name, {})
+    kept = tuple(
+        one
+        for one in item.strategies
+        if not any(does(one[axis], word) for axis, words in banned.items() if grid.sizes[axis] > 1 for word in words)
+    )
+    if not kept:
+        raise _nothing_left(item, banned, grid)
+    wanted = asked.only.get(name)
+    kept = tuple(one for one in kept if one in wanted) or kept if wanted is not None else kept
+    return item if kept == item.strategies else replace(item, strategies=kept)
+
+
+def _nothing_left(item: Described, banned: Words, grid: GridShape) -> ConfigError:
+    node = item.node
+    offenders = [f"ban of {word}@{grid.names[axis]}" for axis, words in sorted(banned.items()) for word in words]
+    able = dict.fromkeys(", ".join(map(str, one)) for one in item.strategies)
+    offenders += [f"without bans and with the pins it could do {'; '.join(list(able)[:8])}"]
+    where = f"bans on {node.module or node.name} ({node.source})"
+    fix = "take one of the bans away"
+    return ConfigError(refusal(where, "the call has nothing left to do", "one choice is left", offenders, fix))
+
+
+def open_homes(asked: Asked, value: str, options: Iterable[Layouts], grid: GridShape) -> tuple[Layouts, ...]:
+    """Those of the layouts in which a tensor may lie. Raises ConfigError where there is none."""
+    every = tuple(options)
+    wanted, banned = asked.homes.get(value, {}), asked.unhomes.get(value, {})
+    kept = tuple(
+        home
+        for home in every
+        if all(lies(home[axis], word) for axis, words in wanted.items() if grid.sizes[axis] > 1 for word in words)
+        and not any(lies(home[axis], word) for axis, words in banned.items() if grid.sizes[axis] > 1 for word in words)
+    )
+    if not kept:
+        asked_for = [f"{word}@{grid.names[axis]}" for axis, words in wanted.items() for word in words]
+        asked_for += [f"not {word}@{grid.names[axis]}" for axis, words in banned.items() for word in words]
+        able = [f"it can lie as {', '.join(map(str, home))}" for home in every]
+        rule = "a parameter lies as its users need it, or in parts along dim 0 of at least a row per rank"
+        fix = "pin or ban another layout"
+        given = f"cannot lie so: {'; '.join(asked_for)}"
+        raise ConfigError(refusal(f"home of {value}", given, rule, able[:12], fix))
+    if value in asked.stored:
+        most = max(map(_parts, kept))
+        kept = tuple(home for home in kept if _parts(home) == most)
+    return kept
+
+
+def _parts(home: Layouts) -> int:
+    return sum(isinstance(layout, Shard) for layout in home)

@@ -1,0 +1,93 @@
+"""Which readings of a dim as `blocks x m x unit` are worth considering when a letter is split.
+
+A view of 2304 features as 3 x 12 x 64 makes the reading (3, 64) of that dim interesting: only under it can the split of the 12
+heads pass through the view without communication. Readings are passed through every operator, forwards and backwards, until
+nothing changes; a dim of a tensor then knows every reading that some operator near or far could use.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+from autopar.ir.graph import Graph
+from autopar.ops.record.rule import Call, Dims, Rule
+
+Granule = tuple[int, int]  # (blocks, unit)
+Granules = dict[tuple[str, int], set[Granule]]  # by (value name, dim)
+
+_MOST = 6  # readings kept per dim: the coarsest ones beyond it are dropped
+
+
+def propagate(graph: Graph, calls: Mapping[str, tuple[Call, Rule]]) -> Granules:
+    """The readings of every dim of every value of the graph, (1, 1) always among them."""
+    found: Granules = {
+        (value.name, dim): {(1, 1)} for value in graph.values.values() for dim in range(len(value.shape))
+    }
+    pending = dict.fromkeys(graph.nodes)
+    readers = graph.consumers()
+    writers = graph.producers()
+    while pending:
+        node = next(iter(pending))
+        del pending[node]
+        call, rule = calls[node.name]
+        changed = _pass_through(found, call, rule)
+        for name in changed:
+            pending.update(dict.fromkeys(other for other in readers[name] if other is not node))
+            if name in writers and writers[name] is not node:
+                pending[writers[name]] = None
+    return found
+
+
+def of_letters(found: Granules, call: Call, rule: Rule) -> dict[str, tuple[Granule, ...]]:
+    """Per splittable letter of a call, the readings that any of its tensors suggests."""
+    return {letter: tuple(sorted(_letter_granules(found, call, rule, letter))) for letter in rule.letters}
+
+
+def _tensors(call: Call, rule: Rule) -> Iterable[tuple[str, Dims]]:
+    for value, dims in zip((*call.operands, *call.results), (*rule.operands, *rule.results), strict=True):
+        if value.name:
+            yield value.name, dims
+
+
+def _around(names: tuple[str, ...], letter: str, extents: Mapping[str, int]) -> tuple[int, int]:
+    at = names.index(letter)
+    before = math.prod(extents[name] for name in names[:at])
+    return before, math.prod(extents[name] for name in names[at + 1 :])
+
+
+def _letter_granules(found: Granules, call: Call, rule: Rule, letter: str) -> set[Granule]:
+    if letter in rule.windows:
+        return {(1, 1)}
+    granules: set[Granule] = {(1, 1)}
+    extent = rule.extents[letter]
+    for value, dims in _tensors(call, rule):
+        for dim, names in enumerate(dims):
+            if letter not in names:
+                continue
+            before, after = _around(names, letter, rule.extents)
+            for blocks, unit in found[value, dim]:
+                inner = (blocks // before, unit // after)
+                fits = blocks % before == 0 and unit % after == 0 and extent % (inner[0] * inner[1]) == 0
+                if fits and extent // (inner[0] * inner[1]) > 1:
+                    granules.add(inner)
+    return granules
+
+
+def _pass_through(found: Granules, call: Call, rule: Rule) -> list[str]:
+    """Give every dim of the call the readings of its letters; the names of the values that learned something."""
+    changed: dict[str, None] = {}
+    for letter in rule.letters:
+        granules = _letter_granules(found, call, rule, letter)
+        for value, dims in _tensors(call, rule):
+            for dim, names in enumerate(dims):
+                if letter not in names:
+                    continue
+                before, after = _around(names, letter, rule.extents)
+                known = found[value, dim]
+                wanted = known | {(before * blocks, unit * after) for blocks, unit in granules}
+                kept = set(sorted(wanted, key=lambda one: (one[0] * one[1], one))[:_MOST])
+                if kept - known:
+                    found[value, dim] = kept
+                    changed[value] = None
+    return list(changed)

@@ -1,0 +1,147 @@
+"""From a graph to the abstract problem, and from its solution back to decisions.
+
+Variables: one per call (its strategy), one per parameter and input (its home layouts), and one *fan* per tensor that several
+calls read: the layouts it is converted to once for all of them. Costs: a call's compute and inner communication, a
+parameter's gradient sum and update, and on every edge the conversion from what the producer yields to what the reader needs. Calls
+of repeated blocks share a variable, whose cost is the sum over the blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from autopar.costmodel import memory
+from autopar.costmodel.op_timings import UNMEASURED, Timings
+from autopar.ir.graph import Graph, Ref
+from autopar.ir.grid import GridShape
+from autopar.ir.layout import Layouts
+from autopar.ir.machine import Machine
+from autopar.partitioner.formulation import repeated_blocks
+from autopar.partitioner.formulation.constraints import NOTHING, Asked, narrowed, same_homes
+from autopar.partitioner.formulation.conversion_costs import Conversions
+from autopar.partitioner.formulation.problem_builder import Draft
+from autopar.partitioner.formulation.recomputation import KEPT, Again, again
+from autopar.partitioner.formulation.shared_variables import given, same_options, ties
+from autopar.partitioner.formulation.strategies import Described, Strategy, describe
+from autopar.partitioner.problem import Choices, Edge, Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """The problem of one graph on one grid, with what its variables mean.
+
+    keys      per variable ``"node:NAME"``, ``"home:VALUE"`` or ``"fan:VALUE"``
+    options   per variable its strategies (of a call) or layouts (of a tensor)
+    again     the repeated blocks whose forward is computed again in backward
+    tied_loss by which share of its cost the best plan would be cheaper at most if blocks shared no choice; None: not known
+    unhidden  the share of what the machine hides of gradient sums that is priced as waited for
+    tied      key of a later block's variable -> key of the first block's, which stands for it
+    """
+
+    graph: Graph
+    grid: GridShape
+    machine: Machine
+    described: Mapping[str, Described]
+    repeats: tuple[repeated_blocks.Repeat, ...]
+    keys: tuple[str, ...]
+    options: Mapping[str, Sequence[Strategy] | Sequence[Layouts]]
+    tied: Mapping[str, str]
+    problem: Problem
+    timings: Timings = UNMEASURED
+    again: Again = KEPT
+    tied_loss: float | None = None
+    unhidden: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What was decided: a strategy per call, home layouts per parameter and input, and for a tensor that several calls read the
+    layouts to which it is converted once for all of them."""
+
+    strategies: Mapping[str, Strategy]
+    homes: Mapping[str, Layouts]
+    fans: Mapping[str, Layouts]
+    again: Again = KEPT
+
+
+def build(
+    graph: Graph,
+    grid: GridShape,
+    machine: Machine,
+    *,
+    limit: float | None,
+    optimizer: str,
+    pins: Mapping[str, Mapping[int, str]],
+    gathered: bool,
+    timings: Timings = UNMEASURED,
+    asked: Asked = NOTHING,
+    recomputed: Collection[str] = (),
+    untied: bool = False,
+    described: Mapping[str, Described] | None = None,
+) -> Built:
+    """Price everything. `limit` is bytes per rank or None; `optimizer` one of ``sgd``, ``momentum``, ``adamw``.
+
+    `gathered` allows parameters to be stored in parts and gathered for use; `timings` are taken in place of predicted seconds;
+    `asked` is what the choice is narrowed to beside the pins. `recomputed` names repeated blocks (`again.key_of`) of which forward
+    is computed again in backward; `untied` lets every block choose for itself. `described`: what calls may do, if known already.
+    """
+    described = described or narrowed(describe(graph, grid, pins, asked.bases), asked, grid)
+    repeats = () if untied else repeated_blocks.find(graph)
+    repeats = tuple(one for one in repeats if same_options(one, described) and same_homes(one, asked))
+    twice = again(repeats, recomputed)
+    stored = frozenset(item.value for item in graph.parameters if gathered or asked.gathers(item.value))
+    draft = Draft(
+        graph, grid, machine, described, optimizer, asked, stored,
+        frozenset(item.value for item in graph.parameters), ties(graph, repeats),
+        repeats, graph.producers(), graph.consumers(), residents(graph, described), running_statistics(graph), timings,
+        Conversions(grid, machine), twice,
+    )  # fmt: skip
+    draft.add_homes()
+    draft.add_calls()
+    draft.add_edges()
+    position = {key: i for i, key in enumerate(draft.options)}
+    nodes = tuple(Choices(key, draft.costs[key], draft.bytes[key], *draft.spans[key]) for key in position)
+    edges = tuple(Edge(position[a], position[b], costs) for (a, b), costs in draft.edges.items())
+    return Built(
+        graph, grid, machine, described, repeats, tuple(position), draft.options, draft.tied, Problem(nodes, edges, limit),
+        timings, twice,
+    )  # fmt: skip
+
+
+def residents(graph: Graph, described: Mapping[str, Described]) -> dict[str, frozenset[str]]:
+    """Per call, the values that are held anyway when it runs: parameters, inputs, and what an earlier call keeps for backward."""
+    held = set(given(graph))
+    found = {}
+    for node in graph.nodes:
+        found[node.name] = frozenset(held & {*node.inputs, *node.outputs})
+        item = described[node.name]
+        held |= memory.kept_names(item.call, item.rule, item.op)
+    return found
+
+
+def running_statistics(graph: Graph) -> frozenset[str]:
+    """The values that batch norms change in place, before and after: they are read where they are stored, and never converted."""
+    found: set[str] = set()
+    for node in graph.nodes:
+        if node.target == "autopar.batch_norm":
+            found |= {one.name for one in node.args[3:5] if isinstance(one, Ref)} | set(filter(None, node.outputs[1:]))
+    return frozenset(found)
+
+
+def decide(built: Built, choice: Sequence[int]) -> Decision:
+    """What a solution of the problem says about the graph."""
+    chosen = {key: built.options[key][index] for key, index in zip(built.keys, choice, strict=True)}
+
+    def of(key: str) -> object:
+        return chosen[built.tied.get(key, key)]
+
+    strategies = {node.name: of("node:" + node.name) for node in built.graph.nodes}
+    outside = given(built.graph)
+    fanned = [name for name in built.graph.values if built.tied.get("fan:" + name, "fan:" + name) in chosen]
+    return Decision(
+        strategies,  # type: ignore[arg-type]
+        {name: of("home:" + name) for name in outside},  # type: ignore[misc]
+        {name: of("fan:" + name) for name in fanned},  # type: ignore[misc]
+        built.again,
+    )

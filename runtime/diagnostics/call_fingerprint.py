@@ -1,0 +1,185 @@
+"""What the ranks of a group compare before a call in checked mode: who calls, from which line, with which type and sizes.
+
+What has to agree depends on the call. With x_i what rank i gives, and y_i[j] what it expects of rank j:
+
+    sums, broadcast                 all x_i have one shape
+    reduce-scatter                  all ranks give the same list of shapes, one per rank
+    all-gather                      y_i[j] is the shape of x_j, so that parts may be uneven but not of other rows
+    all-to-all                      y_i[j] is the shape of x_j[i]
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autopar.errors import CommError, refusal
+from autopar.runtime.diagnostics.call_site import Site
+from autopar.runtime.diagnostics.collective_errors import tell_by
+
+Shape = tuple[int, ...]
+_ROOM = 1024  # bytes of a print that goes before a message
+
+
+@dataclass(frozen=True, slots=True)
+class Print:
+    """One rank's call: where it stands, and the shapes of what it gives to, and takes from, each rank or the group."""
+
+    call: str
+    where: str
+    dtype: str
+    gives: tuple[Shape, ...]
+    takes: tuple[Shape, ...]
+
+    def __str__(self) -> str:
+        shapes = self.gives or self.takes
+        return f"{self.where}{f', {self.dtype}' if self.dtype else ''}{f' {_all(shapes)}' if shapes else ''}"
+
+
+def take(call: str, site: Site, gives: Sequence[Tensor], takes: Sequence[Tensor], detail: str = "") -> Print:
+    """The print of a call. `detail` is anything else that has to be the same on all ranks."""
+    first = next(iter((*gives, *takes)), None)
+    what = site.what or call
+    where = f"{what} at {site.where}" if site.where else what
+    dtype = "" if first is None else str(first.dtype).removeprefix("torch.")
+    shapes = [tuple(tuple(one.shape) for one in tensors) for tensors in (gives, takes)]
+    return Print(call, where + (f" ({detail})" if detail else ""), dtype, shapes[0], shapes[1])
+
+
+def pack(one: Print) -> list[Any]:
+    """The print as plain JSON."""
+    return [one.call, one.where, one.dtype, one.gives, one.takes]
+
+
+def unpack(said: Any) -> Print:  # noqa: ANN401  (what JSON gives)
+    """The print that `pack` has packed."""
+    gives, takes = (tuple(tuple(shape) for shape in shapes) for shapes in said[3:])
+    return Print(said[0], said[1], said[2], gives, takes)
+
+
+def compare(every: Sequence[Print], members: Sequence[int], over: str) -> None:
+    """Raise CommError unless the calls of all members of a group, in its order, fit together."""
+    heads = {(one.call, one.where, one.dtype) for one in every}
+    if len(heads) > 1:
+        given = "its ranks are in different calls" if len({head[:2] for head in heads}) > 1 else "the types differ"
+        raise _error(over, given, _by_print(every, members), members)
+    offenders = _RULES.get(every[0].call, _nothing)(every, members)
+    if offenders:
+        raise _error(f"{every[0].where} over {over}", "the sizes do not fit", offenders, members)
+
+
+def summary(one: Print) -> Tensor:
+    """Numbers whose sums over the ranks show whether all have this print; see `alike`."""
+    digest = hashlib.blake2b(json.dumps(pack(one)).encode(), digest_size=3).digest()
+    number = int.from_bytes(digest, "big")
+    return torch.tensor([number, number * number], dtype=torch.int64)
+
+
+def alike(summed: Tensor, ranks: int) -> bool:
+    """Whether the numbers h_i of all ranks are one: ``n sum h^2 = (sum h)^2`` holds only then (Cauchy and Schwarz)."""
+    total, squares = summed.tolist()
+    return bool(ranks * squares == total * total)
+
+
+def letter(one: Print, message: Tensor) -> Tensor:
+    """The print of one message of an exchange, as bytes to send before it."""
+    said = json.dumps([one.where, str(message.dtype).removeprefix("torch."), tuple(message.shape)]).encode()
+    return torch.tensor(list(said[:_ROOM].ljust(_ROOM)), dtype=torch.uint8)
+
+
+def open_letters(
+    mine: dict[int, Tensor], theirs: dict[int, Tensor], members: Sequence[int], me: int, over: str
+) -> None:
+    """Raise CommError unless the letters received are those expected; both by the other's place in the group."""
+    offenders = []
+    for source, got in theirs.items():
+        expected, sent = (_read(one) for one in (mine[source], got))
+        if expected[:2] != sent[:2] or not _fit(tuple(expected[2]), tuple(sent[2])):
+            offenders.append(f"rank {members[source]} sends {_message(sent)}")
+            offenders.append(f"rank {members[me]} expects {_message(expected)}")
+    if offenders:
+        raise _error(f"messages over {over}", "what is sent is not what is expected", offenders, [members[me]])
+
+
+def _error(where: str, given: str, offenders: Iterable[str], members: Sequence[int]) -> CommError:
+    rule = "all ranks of a group enter the same calls in one order, from the same lines, with types and sizes that fit"
+    fix = "look in these lines for what depends on the rank: a branch, the length of a loop, a shape"
+    return tell_by(CommError(refusal(where, given, rule, offenders, fix)), min(members))
+
+
+def _by_print(every: Sequence[Print], members: Sequence[int]) -> list[str]:
+    return [f"{_ranks(who)}: {said}" for said, who in _grouped(every, members, str).items()]
+
+
+def _grouped(every: Sequence[Print], members: Sequence[int], text: Callable[[Print], str]) -> dict[str, list[int]]:
+    groups: dict[str, list[int]] = {}
+    for rank, one in zip(members, every, strict=True):
+        groups.setdefault(text(one), []).append(rank)
+    return groups
+
+
+def _same(every: Sequence[Print], members: Sequence[int]) -> list[str]:
+    groups = _grouped(every, members, lambda one: _all(one.gives))
+    return [f"{_ranks(who)}: {every[0].dtype} {shapes}" for shapes, who in groups.items()] if len(groups) > 1 else []
+
+
+def _gathered(every: Sequence[Print], members: Sequence[int]) -> list[str]:
+    return _pairs(every, members, lambda giver, _: giver.gives[0])
+
+
+def _exchanged(every: Sequence[Print], members: Sequence[int]) -> list[str]:
+    return _pairs(every, members, lambda giver, taker: giver.gives[taker])
+
+
+def _pairs(every: Sequence[Print], members: Sequence[int], given: Callable[[Print, int], Shape]) -> list[str]:
+    offenders = []
+    for j, giver in enumerate(every):
+        for i, taker in enumerate(every):
+            if not _fit(taker.takes[j], given(giver, i)):
+                wanted = f"rank {members[i]} expects {list(taker.takes[j])}"
+                offenders.append(f"rank {members[j]} gives {list(given(giver, i))} where {wanted}")
+    return offenders
+
+
+def _fit(wanted: Shape, given: Shape) -> bool:
+    """Equal sizes; a reading of one dim as several is no difference."""
+    if len(wanted) == len(given):
+        return wanted == given
+    return torch.Size(wanted).numel() == torch.Size(given).numel()
+
+
+def _nothing(every: Sequence[Print], members: Sequence[int]) -> list[str]:
+    return []
+
+
+_RULES: dict[str, Callable[[Sequence[Print], Sequence[int]], list[str]]] = {
+    "all_reduce": _same,
+    "start_all_reduce": _same,
+    "broadcast": _same,
+    "reduce_scatter": _same,
+    "all_gather": _gathered,
+    "all_to_all": _exchanged,
+}
+
+
+def _ranks(ranks: Sequence[int]) -> str:
+    return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"
+
+
+def _all(shapes: Sequence[Shape]) -> str:
+    return ", ".join(str(list(shape)) for shape in shapes)
+
+
+def _read(message: Tensor) -> list[Any]:
+    said: list[Any] = json.loads(bytes(message.tolist()))
+    return said
+
+
+def _message(said: Sequence[Any]) -> str:
+    return f"{said[1]} {list(said[2])} in {said[0]}"

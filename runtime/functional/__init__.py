@@ -1,0 +1,1 @@
+"""Distributed forms of operators, made of primitives."""

@@ -1,0 +1,256 @@
+"""Losses whose samples, or whose classes, lie on several ranks: each rank's addend of the loss.
+
+Samples. A mean is a sum over a count: each rank adds up its own samples and divides by the count of all,
+
+    loss = sum over all samples of l(sample) / N  =  sum over ranks of [ local sum / N ]
+
+N is what torch divides by: the number of samples that are not ignored, or the sum of their class weights. It does not
+depend on the logits, so it is summed over the axes without a gradient, and the adjoint is that of the local sum. A rank
+without samples, or with ignored ones only, adds zero.
+
+Classes (a split vocabulary). No rank ever sees all logits x of a sample. Each has the log-sum-exp of its own columns, and one
+all-gather of these, one number per sample and rank, gives z = log sum_c exp x_c. With p_c the target's probability of
+class c (of a hard target one class, smoothed or not, times the class weights), each rank adds its own columns:
+
+    forward    l = sum_c p_c (z - x_c)          the rank that holds the target's column contributes z - x_target
+    adjoint    dx_c = dl (P s_c - p_c)          s = exp(x - z) the softmax, P = sum of p_c over all columns
+
+P is 1 for hard targets without class weights, and else a sum over the axes of one number per sample. All addends are
+summed by `all_sum` in the program.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+from autopar.runtime.functional.embedding import own_rows
+from autopar.runtime.grid.grid import Axis
+from autopar.runtime.grid.shard_positions import Place, axes_of, extent_of
+from autopar.runtime.local.autocast import in_float32
+from autopar.runtime.primitives.autograd import apply
+
+
+def cross_entropy(
+    logits: Tensor,
+    target: Tensor,
+    over: tuple[Axis, ...] = (),
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    reduction: str = "mean",
+    classes: Place | None = None,
+) -> Tensor:
+    """This rank's addend of `torch.nn.functional.cross_entropy`.
+
+    `logits` is [class], [sample, class] or [sample, class, ...], `target` holds class indices, or probabilities in the
+    shape of `logits`. `over` are the axes that split the samples, `classes` is the place of this rank's columns, which
+    `weight` and probabilities are parts of alike. The result is a scalar (per sample, for the reduction ``"none"``), Partial
+    over each of the axes that cut the classes and, a scalar, over those of the samples.
+    """
+    logits = in_float32(logits)
+    if classes is None:
+        kind = "none" if reduction == "none" else "sum"
+        total = F.cross_entropy(logits, target, weight, None, ignore_index, None, kind, label_smoothing)
+    else:
+        total = _over_classes(logits, target, weight, ignore_index, label_smoothing, classes)
+        total = total if reduction == "none" else total.sum()
+    if reduction != "mean":
+        return total
+    with torch.no_grad():
+        count = _count(logits, target, weight, ignore_index, classes)
+        for axis in over:
+            axis.comm.all_reduce(count)
+    return total / count.to(total.dtype)
+
+
+def nll_loss(
+    logs: Tensor,
+    target: Tensor,
+    over: tuple[Axis, ...] = (),
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    classes: Place | None = None,
+) -> Tensor:
+    """This rank's addend of `torch.nn.functional.nll_loss` of log probabilities; see `cross_entropy`."""
+    logs = in_float32(logs)
+    if classes is None:
+        total = F.nll_loss(logs, target, weight, None, ignore_index, None, "none" if reduction == "none" else "sum")
+    else:
+        place, mine = _own_classes(target, ignore_index, classes)
+        total = -_weights(weight, place, mine).to(logs.dtype) * _picked(logs, place, mine)
+        total = total if reduction == "none" else total.sum()
+    if reduction != "mean":
+        return total
+    with torch.no_grad():
+        count = _count(logs, target, weight, ignore_index, classes)
+        for axis in over:
+            axis.comm.all_reduce(count)
+    return total / count.to(total.dtype)
+
+
+def _count(
+    logits: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, classes: Place | None = None
+) -> Tensor:
+    """What torch divides the sum by, for the local samples; float64, in which any count of samples is exact."""
+    if target.is_floating_point():
+        at = min(1, target.dim() - 1)
+        samples = math.prod(n for dim, n in enumerate(target.shape) if dim != at)
+        return torch.tensor(float(samples), dtype=torch.float64, device=target.device)
+    kept = target != ignore_index
+    if weight is None:
+        return kept.sum(dtype=torch.float64)
+    if classes is None:
+        return weight.detach().double()[target[kept]].sum()
+    place, mine = own_rows(target[kept], classes)
+    return _summed(weight.detach().double()[place[mine]].sum(), classes)
+
+
+def _summed(local: Tensor, classes: Place) -> Tensor:
+    """The sum over the axes that cut the classes, without gradient."""
+    total = local.contiguous()
+    for axis in axes_of(classes):
+        axis.comm.all_reduce(total)
+    return total
+
+
+def _picked(x: Tensor, place: Tensor, mine: Tensor) -> Tensor:
+    """The entry of each sample's own column, zero where another rank has it."""
+    at = min(1, x.dim() - 1)
+    if not x.shape[at]:
+        return x.sum(at)  # zeros that depend on x, so that backward reaches it
+    return x.gather(at, place.where(mine, 0).unsqueeze(at)).squeeze(at).masked_fill(~mine, 0)
+
+
+def _own_classes(target: Tensor, ignore_index: int, classes: Place) -> tuple[Tensor, Tensor]:
+    """The column of each sample's class on this rank, and whether it is here and counts."""
+    place, mine = own_rows(target, classes)
+    return place, mine & (target != ignore_index)
+
+
+def _weights(weight: Tensor | None, place: Tensor, mine: Tensor) -> Tensor:
+    """The class weight of each sample whose class is here, zero elsewhere."""
+    if weight is None:
+        return mine.to(torch.get_default_dtype())
+    return _picked(weight.expand(place.numel(), -1), place.reshape(-1), mine.reshape(-1)).view(place.shape)
+
+
+class _Context(FunctionCtx):
+    saved_tensors: tuple[Tensor, ...]
+    needs_input_grad: tuple[bool, ...]
+    smoothing: float
+    classes: Place
+    ignore_index: int
+
+
+class _OverClasses(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: _Context,
+        x: Tensor,
+        target: Tensor,
+        weight: Tensor | None,
+        ignore_index: int,
+        smoothing: float,
+        classes: Place,
+    ) -> Tensor:
+        ctx.smoothing, ctx.classes, ctx.ignore_index = smoothing, classes, ignore_index
+        at = min(1, x.dim() - 1)
+        wide = _wide(x)
+        z = _log_sum_exp(wide, at, classes)
+        z.masked_fill_(z == math.inf, math.nan)  # log_softmax takes infinity from infinity
+        soft = target.is_floating_point()
+        loss, total = (_soft if soft else _hard)(wide, z, target, weight, ignore_index, smoothing, classes)
+        ctx.save_for_backward(x, target, z, total, *(() if weight is None else (weight,)))
+        return loss.to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: _Context, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, target, z, total, *given = ctx.saved_tensors
+        weight, rest = given[0] if given else None, ctx.smoothing / extent_of(ctx.classes)
+        at = min(1, x.dim() - 1)
+        wide, grad = _wide(x), _wide(grad)
+        if (
+            not target.is_floating_point()
+        ):  # where nothing counts, the gradient is infinite, and those of the logits are zero
+            grad = grad.masked_fill(target == ctx.ignore_index, 0)
+        dx = (wide - z.unsqueeze(at)).exp_().mul_((total * grad).unsqueeze(at))
+        into = None
+        if target.is_floating_point():
+            scale = grad.unsqueeze(at) if weight is None else grad.unsqueeze(at) * _columns(weight, x)
+            dx -= (target * (1 - ctx.smoothing) + rest) * scale
+            if ctx.needs_input_grad[1]:
+                into = ((z.unsqueeze(at) - wide) * scale * (1 - ctx.smoothing)).to(target.dtype)
+        else:
+            place, mine = _own_classes(target, ctx.ignore_index, ctx.classes)
+            own = _weights(weight, place, mine) * grad * (1 - ctx.smoothing)
+            if dx.shape[at]:
+                dx.scatter_add_(at, place.where(mine, 0).unsqueeze(at), -own.to(dx.dtype).unsqueeze(at))
+            if ctx.smoothing:
+                kept = grad.unsqueeze(at) * rest
+                dx -= kept if weight is None else kept * _columns(weight, x)
+        return dx.to(x.dtype), into, None, None, None, None
+
+
+def _over_classes(
+    logits: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, smoothing: float, classes: Place
+) -> Tensor:
+    """Per sample this rank's addend of the loss; samples that are ignored have zero."""
+    return apply(_OverClasses, logits, target, weight, ignore_index, smoothing, classes)
+
+
+def _hard(
+    x: Tensor, z: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, smoothing: float, classes: Place
+) -> tuple[Tensor, Tensor]:
+    """The addends of the samples, and the sums P over all classes, of targets that are class indices."""
+    at = min(1, x.dim() - 1)
+    place, mine = _own_classes(target, ignore_index, classes)
+    own = _weights(weight, place, mine).to(x.dtype)
+    kept = (target != ignore_index).to(x.dtype)
+    loss = own * (z - _picked(x, place, mine)) * (1 - smoothing)
+    total = (kept if weight is None else _summed(own.clone(), classes)) * (1 - smoothing)
+    if smoothing:
+        each, extent = z.unsqueeze(at) - x, extent_of(classes)
+        every = float(extent)
+        if weight is not None:
+            each = each * _columns(weight, x)
+            every = float(_summed(weight.detach().double().sum(), classes))
+        loss = loss + each.sum(at) * kept * (smoothing / extent)
+        total = total + kept * (smoothing / extent * every)
+    return loss, total
+
+
+def _soft(
+    x: Tensor, z: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, smoothing: float, classes: Place
+) -> tuple[Tensor, Tensor]:
+    """The same for targets that are probabilities."""
+    at = min(1, x.dim() - 1)
+    p = target.to(x.dtype) * (1 - smoothing) + smoothing / extent_of(classes)
+    if weight is not None:
+        p = p * _columns(weight, x)
+    return (p * (z.unsqueeze(at) - x)).sum(at), _summed(p.sum(at), classes)
+
+
+def _columns(weight: Tensor, x: Tensor) -> Tensor:
+    """Class weights beside logits."""
+    return weight.view(-1, *[1] * (x.dim() - 2)) if x.dim() > 2 else weight
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def _log_sum_exp(x: Tensor, at: int, classes: Place) -> Tensor:
+    """The log-sum-exp over all columns of each sample. One all-gather per axis."""
+    local = torch.logsumexp(x, at)
+    for axis in axes_of(classes):
+        every = local.new_empty(axis.size, *local.shape)
+        axis.comm.all_gather(local.contiguous(), every)
+        local = torch.logsumexp(every, 0)
+    return local

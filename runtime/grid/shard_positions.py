@@ -1,0 +1,67 @@
+"""Which rows of a whole tensor this rank holds, as a program says it: ``over={0: (DATA, 8), 2: (MODEL, 1024)}``.
+
+`over` names the split dims, for each the axis and the extent of the whole dim. A dim that is read as ``blocks x m x unit`` to
+be cut (`autopar.ir.layout.Shard`) has ``(MODEL, 2304, 3, 64)``; one that several axes cut has a tuple of such entries, the
+outermost axis first. Operators whose result depends on the place of a row ask for it here: a causal mask, random numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from autopar.runtime.grid.grid import Axis
+
+Entry = tuple[Axis, int] | tuple[Axis, int, int, int]
+Place = Entry | tuple[Entry, ...]
+Over = Mapping[int, Place]
+Rows = range | Tensor  # an interval, or the ascending numbers of the rows
+
+
+def entries(place: Place) -> tuple[Entry, ...]:
+    """One entry per axis that cuts the dim, outermost first."""
+    return (place,) if isinstance(place[0], Axis) else place
+
+
+def axes_of(place: Place | None) -> tuple[Axis, ...]:
+    """The axes that cut the dim."""
+    return () if place is None else tuple(one[0] for one in entries(place))
+
+
+def extent_of(place: Place) -> int:
+    """The extent of the whole dim."""
+    return entries(place)[0][1]
+
+
+def rows_of(place: Place) -> Rows:
+    """The rows of the whole dim that this rank holds."""
+    extent = extent_of(place)
+    taken: dict[tuple[int, int], tuple[int, int]] = {}
+    for axis, _, *reading in entries(place):
+        blocks, unit = reading or (1, 1)
+        low, high = taken.get((blocks, unit), (0, extent // (blocks * unit)))
+        bounds = axis.bounds(high - low)
+        taken[blocks, unit] = low + bounds[axis.index], low + bounds[axis.index + 1]
+    if len(taken) == 1 and next(iter(taken))[0] == 1:
+        ((_, unit), (low, high)), *_ = taken.items()
+        return range(low * unit, high * unit)
+    every = torch.arange(extent)
+    kept = torch.ones(extent, dtype=torch.bool)
+    for (blocks, unit), (low, high) in taken.items():
+        at = every // unit % (extent // (blocks * unit))
+        kept &= (at >= low) & (at < high)
+    return every[kept]
+
+
+def take_rows(x: Tensor, dim: int, rows: Rows) -> Tensor:
+    """These rows of a dim; a view where they are an interval."""
+    if isinstance(rows, range):
+        return x.narrow(dim, rows.start, len(rows))
+    return x.index_select(dim, rows.to(x.device))
+
+
+def whole_shape(shape: Sequence[int], over: Over) -> tuple[int, ...]:
+    """The shape of the whole tensor of which this rank's part has `shape`."""
+    return tuple(extent_of(over[dim]) if dim in over else n for dim, n in enumerate(shape))

@@ -1,0 +1,1 @@
+"""What a program calls and what sends nothing of its own."""

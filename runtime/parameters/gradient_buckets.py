@@ -1,0 +1,276 @@
+"""Gradients of copied parameters, summed over their axes while backward still runs.
+
+A parameter whose home layout is Copied on an axis gets on every rank an addend of its gradient; the gradient is their
+sum over the axis (the adjoint of a copy is a sum). Sums go in flat buckets, one kind of bucket per set of axes and
+dtype:
+
+    attach    puts an identity behind the loss, whose backward runs first and opens the round
+    hook      runs when a parameter's addend is there: copies it into its bucket, starts buckets that are full
+    finish    runs when backward is done: starts what is left, waits, and makes the gradients views of the buckets
+
+All ranks must enter the same sums in one order, whatever order their hooks run in: buckets are numbered in reverse
+order of the parameters, and bucket k starts only after bucket k - 1. A parameter that a step does not use counts as
+zeros; each bucket also sums one flag per parameter, so that a parameter that no rank has used keeps no gradient, as
+in the sequential model. Gradients from earlier backward passes are put aside before and added after, so that they are
+not summed twice.
+
+A view in a bucket has the strides of its parameter, which lies in one piece: what autograd hands over is in that order, and
+the optimizer reads both alike. The buckets lie where the transport sums without copies (`Comm.empty`). A sum moves only
+when somebody asks, so every hook asks (`Work.test`). A gradient is a view of a bucket that the next backward pass
+overwrites unless it is still the parameter's `grad` then: clone what is to be kept for longer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autopar.ir.layout import Copied, Layouts
+from autopar.runtime.diagnostics import call_site
+from autopar.runtime.grid.grid import Grid
+from autopar.runtime.transport.base import Comm, Work
+
+CALL_SITE = call_site.SUMS
+BUCKET_BYTES = 4 << 20
+_engine: Any = torch.autograd.Variable._execution_engine
+
+
+@dataclass(slots=True)
+class _Bucket:
+    """Parameters whose gradients are summed in one go; `flat` holds them one after another, then a flag for each."""
+
+    comm: Comm
+    members: list[nn.Parameter]
+    flat: Tensor
+    views: dict[nn.Parameter, Tensor] = field(default_factory=dict)
+    ready: set[nn.Parameter] = field(default_factory=set)
+
+    def fill(self, parameter: nn.Parameter) -> None:
+        assert parameter.grad is not None
+        self.views[parameter].copy_(parameter.grad)
+        parameter.grad = self.views[parameter]
+        self.ready.add(parameter)
+
+    def start(self) -> Work:
+        flags = self.flat[self.flat.numel() - len(self.members) :]
+        for i, parameter in enumerate(self.members):
+            if parameter not in self.ready and parameter.grad is not None:
+                self.fill(parameter)  # of an earlier backward pass alone
+            flags[i] = parameter in self.ready
+            if parameter not in self.ready:
+                self.views[parameter].zero_()
+        return self.comm.start_all_reduce(self.flat)
+
+    def used(self) -> list[nn.Parameter]:
+        flags = self.flat[self.flat.numel() - len(self.members) :].tolist()
+        return [parameter for parameter, flag in zip(self.members, flags, strict=True) if flag]
+
+
+class GradientSums:
+    """The sums of one model's gradients on a grid. Making it is collective: it makes communicators."""
+
+    def __init__(
+        self,
+        grid: Grid,
+        parameters: Mapping[str, nn.Parameter],
+        layouts: Mapping[str, Layouts],
+        bucket_bytes: int = BUCKET_BYTES,
+    ) -> None:
+        self._grid = grid
+        self._layouts = layouts
+        self._parameters = {name: one for name, one in parameters.items() if one.requires_grad}
+        self._bucket_bytes = bucket_bytes
+        wanted = sorted({axes for name in self._parameters if (axes := self._axes(name))})
+        self._comms = {axes: _over(grid, axes) for axes in wanted}
+        self._buckets: list[_Bucket] = []
+        self._home: dict[nn.Parameter, _Bucket] = {}
+        self._earlier: dict[nn.Parameter, Tensor] = {}
+        self._works: deque[Work] = deque()
+        self._started = 0
+        self._open = False
+        self._summing = True
+        self._pending = False  # whether gradients are addends of an `accumulate` that are still to be summed
+        self.rebuild()
+        self._hooks = [one.register_post_accumulate_grad_hook(self._hook) for one in self._parameters.values()]  # type: ignore[no-untyped-call]
+
+    @property
+    def seconds(self) -> float:
+        """Wall seconds that this rank has spent in sums so far."""
+        return sum(comm.seconds for comm in self._comms.values())
+
+    @property
+    def bytes(self) -> list[int]:
+        """The size of each bucket, in the order in which they are summed."""
+        return [bucket.flat.nbytes for bucket in self._buckets]
+
+    def rebuild(self) -> None:
+        """Make the buckets anew, for local shapes that have changed."""
+        groups: dict[object, list[list[str]]] = {}
+        sizes: dict[object, int] = {}
+        order = list(reversed(self._parameters))
+        for name in order:
+            axes, one = self._axes(name), self._parameters[name]
+            if axes:
+                key = (axes, one.dtype)
+                if key not in groups or sizes[key] + one.nbytes > self._bucket_bytes:
+                    groups.setdefault(key, []).append([])
+                    sizes[key] = 0
+                groups[key][-1].append(name)
+                sizes[key] += one.nbytes
+        self._clear()
+        members = [group for several in groups.values() for group in several]
+        place = {name: i for i, name in enumerate(order)}
+        self._buckets = [self._bucket(names) for names in sorted(members, key=lambda names: place[names[-1]])]
+        self._home = {one: bucket for bucket in self._buckets for one in bucket.members}
+
+    @contextmanager
+    def accumulate(self) -> Iterator[None]:
+        """Leave the sums of backward passes in this context to the first one after it, which sums all of it at once.
+
+        Until then, the gradients of copied parameters are this rank's addends.
+        """
+        before, self._summing = self._summing, False
+        try:
+            yield
+        finally:
+            self._summing = before
+
+    @contextmanager
+    def over(self, other: Callable[[Comm, int], Comm]) -> Iterator[None]:
+        """Make the sums over `other(communicator, number of the bucket)` for now. Nothing is to be rebuilt meanwhile."""
+        before = [bucket.comm for bucket in self._buckets]
+        for i, bucket in enumerate(self._buckets):
+            bucket.comm = other(bucket.comm, i)
+        try:
+            yield
+        finally:
+            for bucket, comm in zip(self._buckets, before, strict=True):
+                bucket.comm = comm
+
+    def attach(self, loss: Tensor) -> Tensor:
+        """The loss, such that its backward pass sums the gradients."""
+        if not (self._buckets and torch.is_grad_enabled() and loss.requires_grad):
+            return loss
+        attached: Tensor = _Open.apply(loss, self.open)  # type: ignore[no-untyped-call]
+        return attached
+
+    def open(self) -> None:
+        """Begin a round; called from within backward."""
+        self._open = True
+        self._started = 0
+        self._works.clear()
+        if not self._pending:
+            self._put_aside()
+        for bucket in self._buckets:
+            bucket.ready.clear()
+        _engine.queue_callback(self._finish)
+
+    def _put_aside(self) -> None:
+        """Keep gradients that are sums already from being summed again.
+
+        Where this round leaves its sums to a later one, the first rank of each group keeps them as its addend: gradients
+        that are cleared before that round are forgotten on all ranks, as they should be.
+        """
+        self._earlier = {}
+        for parameter, bucket in self._home.items():
+            if parameter.grad is None:
+                continue
+            if self._summing:
+                self._earlier[parameter] = parameter.grad.clone()
+            if self._summing or bucket.comm.rank:
+                parameter.grad = None
+
+    def free(self) -> None:
+        """Remove the hooks and give the communicators back."""
+        for hook in self._hooks:
+            hook.remove()
+        self._clear()
+        for comm in self._comms.values():
+            comm.free()
+
+    def _clear(self) -> None:
+        """Give the buckets' memory back; gradients that lie there move to memory of their own."""
+        for bucket in self._buckets:
+            for parameter, view in bucket.views.items():
+                if parameter.grad is not None and parameter.grad.data_ptr() == view.data_ptr():
+                    parameter.grad = view.clone()
+            bucket.comm.release(bucket.flat)
+        self._buckets = []
+
+    def _axes(self, name: str) -> tuple[int, ...]:
+        axes = enumerate(zip(self._grid.axes, self._layouts[name], strict=True))
+        return tuple(i for i, (axis, layout) in axes if isinstance(layout, Copied) and axis.size > 1)
+
+    def _bucket(self, names: Sequence[str]) -> _Bucket:
+        members = [self._parameters[name] for name in names]
+        total = sum(one.numel() for one in members) + len(members)
+        comm = self._comms[self._axes(names[0])]
+        bucket = _Bucket(comm, members, comm.empty(total, members[0].dtype).zero_())
+        start = 0
+        for one in members:
+            bucket.views[one] = bucket.flat.as_strided(one.shape, one.stride(), bucket.flat.storage_offset() + start)
+            start += one.numel()
+        return bucket
+
+    def _hook(self, parameter: nn.Parameter) -> None:
+        if not (self._open and self._summing):
+            return  # a backward pass that does not come from the loss
+        if parameter in self._home:
+            self._home[parameter].fill(parameter)
+        while self._started < len(self._buckets) and self._full(self._buckets[self._started]):
+            self._start_next()
+        if self._works and self._works[0].test():
+            self._works.popleft()
+
+    def _full(self, bucket: _Bucket) -> bool:
+        return len(bucket.ready) == len(bucket.members)
+
+    def _start_next(self) -> None:
+        self._works.append(self._buckets[self._started].start())
+        self._started += 1
+
+    def _finish(self) -> None:
+        self._open = False
+        self._pending = not self._summing
+        if self._pending:
+            return
+        while self._started < len(self._buckets):
+            self._start_next()
+        while self._works:
+            self._works.popleft().wait()
+        for bucket in self._buckets:
+            for parameter in bucket.members:
+                parameter.grad = None
+            for parameter in bucket.used():
+                parameter.grad = bucket.views[parameter]
+        for parameter, earlier in self._earlier.items():
+            parameter.grad = earlier if parameter.grad is None else parameter.grad.add_(earlier)
+        self._earlier = {}
+
+
+class _Open(torch.autograd.Function):
+    """The identity; its backward, the first of all, opens a round of sums."""
+
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor, opened: Callable[[], None]) -> Tensor:  # noqa: ANN401 (torch's context)
+        ctx.opened = opened
+        return loss.view_as(loss)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
+        ctx.opened()
+        return grad, None
+
+
+def _over(grid: Grid, axes: tuple[int, ...]) -> Comm:
+    """The ranks that agree with this one on all other axes, as a communicator of its own for sums in the background."""
+    others = [0 if i in axes else at for i, at in enumerate(grid.position)]
+    color = sum(at * math.prod(grid.shape.sizes[i + 1 :]) for i, at in enumerate(others))
+    return grid.comm.split(color, grid.rank)

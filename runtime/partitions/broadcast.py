@@ -1,0 +1,48 @@
+"""Copies of the tensors of one partition on another, along the dims where the first has extent 1.
+
+Let a be the memory of a source rank, and b_1, ..., b_n those of the target ranks that it is copied to (see
+`autopar.runtime.partitions.partition` for which these are). Where the source rank is in the target too, b_1 is other memory of it:
+
+    forward    B  = D_a C_ab_n ... C_ab_1 A_b     y_j = x             down a tree: log2 n rounds of messages
+    adjoint    B* = D_b C_ab_1* ... C_ab_n* A_a   dx  = sum_j dy_j    C_ab* = K_b S_ba, add and clear: up the tree
+
+`sum_reduce` from the target to the source is the adjoint.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+from autopar.runtime.partitions.agreement import Brought, agree, returned
+from autopar.runtime.partitions.broadcast_tree import Copies, copies_from
+from autopar.runtime.partitions.partition import Partition, spread
+from autopar.runtime.primitives.autograd import apply
+
+
+class _Context(FunctionCtx):
+    copies: Copies
+    brought: Brought
+
+
+class _Broadcast(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: _Context, x: Tensor, copies: Copies) -> Tensor:
+        ctx.copies, ctx.brought = copies, (x.shape, x.dtype)
+        return copies.down(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: _Context, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return returned(ctx.copies.up(grad), ctx.brought), None
+
+
+def broadcast(x: Tensor, source: Partition, target: Partition) -> Tensor:
+    """On every rank of `target` a copy of the tensor `x` of the rank of `source` that stands before it, else nothing.
+
+    Collective over the communicator. Raises ConfigError where the partitions do not go together.
+    """
+    spread(source, target)  # refuses before a message is sent
+    agreed = agree("broadcast", x, source.comm, source.ranks)
+    return apply(_Broadcast, agreed.connected(x, source.active), copies_from(source, target, agreed))

@@ -1,0 +1,49 @@
+"""Sums of the tensors of one partition on another, along the dims where the second has extent 1.
+
+Let a_1, ..., a_n be the memories of the source ranks whose tensors go into one sum, and b that of its target rank:
+
+    forward    R  = D_a S_a_nb ... S_a_1b A_b     y    = sum_i x_i      up a tree: log2 n rounds of messages
+    adjoint    R* = D_b S_ba_1 ... S_ba_n A_a     dx_i = dy             S_ab* = S_ba, into new memory: down the tree
+
+R is the adjoint of the `broadcast` from the target to the source, R = B*, and so R* = B. Short floats are summed in
+float32 and rounded once; booleans are "any".
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+from autopar.runtime.partitions.agreement import Brought, agree, returned
+from autopar.runtime.partitions.broadcast_tree import Copies, copies_into
+from autopar.runtime.partitions.partition import Partition, spread
+from autopar.runtime.primitives.autograd import apply
+
+
+class _Context(FunctionCtx):
+    copies: Copies
+    brought: Brought
+
+
+class _SumReduce(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: _Context, x: Tensor, copies: Copies) -> Tensor:
+        ctx.copies, ctx.brought = copies, (x.shape, x.dtype)
+        return copies.up(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: _Context, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return returned(ctx.copies.down(grad), ctx.brought), None
+
+
+def sum_reduce(x: Tensor, source: Partition, target: Partition) -> Tensor:
+    """On every rank of `target` the sum of the tensors `x` of the ranks of `source` behind it, elsewhere nothing.
+
+    Collective over the communicator. Raises ConfigError where the partitions do not go together, ProgramMismatch where
+    the addends of a sum differ in shape or type.
+    """
+    spread(target, source)  # refuses before a message is sent
+    agreed = agree("sum_reduce", x, source.comm, source.ranks)
+    return apply(_SumReduce, agreed.connected(x, source.active), copies_into(target, source, agreed))

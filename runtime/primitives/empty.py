@@ -1,0 +1,40 @@
+"""A tensor without elements, which stands on a rank for what other ranks hold, or compute.
+
+forward    y = ()                           no entries: the operator is the 0 x n matrix
+adjoint    dx = 0                           its transpose, n x 0, applied to no entries
+
+So ``nothing(x, w)`` is what a rank outside a partition returns from a layer: its gradient reaches `x` and `w`, and with
+them the communication that made them, in which the other ranks wait for this one.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+from autopar.runtime.primitives.autograd import apply
+
+
+class _Context(FunctionCtx):
+    inputs: tuple[tuple[torch.Size, torch.dtype, torch.device], ...]
+
+
+class _Nothing(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: _Context, *inputs: Tensor) -> Tensor:
+        ctx.inputs = tuple((x.shape, x.dtype, x.device) for x in inputs)
+        return next((x for x in inputs if x.is_floating_point() or x.is_complex()), inputs[0]).new_empty(0)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: _Context, grad: Tensor) -> tuple[Tensor, ...]:
+        return tuple(torch.zeros(shape, dtype=dtype, device=device) for shape, dtype, device in ctx.inputs)
+
+
+def nothing(*inputs: Tensor) -> Tensor:
+    """A tensor of shape (0,) that depends on `inputs`, through which backward reaches them with gradients of zero.
+
+    It has the type of the first that can have a gradient, so that it leads backward past indices, too.
+    """
+    return apply(_Nothing, *inputs) if inputs else torch.empty(0)

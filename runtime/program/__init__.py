@@ -1,0 +1,1 @@
+"""What a compiled folder hands over: the program and its plan."""

@@ -1,0 +1,1 @@
+"""`Parallel`: a program as a module that is trained."""

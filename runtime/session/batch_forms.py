@@ -1,0 +1,103 @@
+"""One model, several programs: each for the numbers of rows that it takes, all over the same parameters.
+
+A program holds for any number of rows wherever the model allows that. A model that counts its rows in a way of its own has
+further programs, in which the parameters lie as in the first one. Only their constants are their own; they are kept
+under the name that they have in the model behind ``rows_17``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from autopar.errors import ProgramMismatch, refusal
+from autopar.ir.layout import Layouts
+from autopar.runtime.grid.grid import Axis
+from autopar.runtime.parameters import minimum_rows
+from autopar.runtime.parameters.sources import Source
+from autopar.runtime.program.plan_reader import Described, Description
+from autopar.runtime.program.program import Program, input_layouts, output_layouts, parameter_layouts
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A program and what it expects; `names` are those of its tensors here, by what it calls them."""
+
+    program: Program
+    description: Description
+    inputs: Mapping[str, Layouts]
+    outputs: Mapping[str, Layouts]
+    parameters: Mapping[str, Layouts]
+    names: Mapping[str, str]
+
+    def fits(self, rows: int, given: Mapping[str, Tensor]) -> bool:
+        """Whether a batch of so many rows has the shapes that the program takes."""
+        described = self.description
+        shapes = {
+            item.name: (rows, *item.shape[1:]) if item.name in described.batched else item.shape
+            for item in described.inputs
+        }
+        return described.accepts(rows) and all(tuple(one.shape) == shapes[name] for name, one in given.items())
+
+
+def form(program: Program, description: Description) -> Form:
+    """The program with its layouts. Raises ProgramMismatch where it does not fit the description."""
+    if str(program.grid.shape) != description.grid:
+        given = f"the program is for grid {program.grid.shape}, the plan for {description.grid}"
+        rule = "program.py and plan.json belong together"
+        raise ProgramMismatch(refusal("GRID of the program", given, rule, fix="compile again"))
+    return Form(
+        program,
+        description,
+        input_layouts(program, description.inputs),
+        output_layouts(program, description.outputs),
+        parameter_layouts(program, description.parameters),
+        {name: item.name for item in description.parameters for name in (item.name, *item.aliases)},
+    )
+
+
+def check_filled(form: Form, rows: int, axes: Sequence[Axis]) -> None:
+    """Raise ConfigError, alike on every rank, where so few rows leave a rank without one that needs one."""
+    described = form.description
+    if rows != described.rows and described.filled_by_rows:
+        minimum_rows.check_filled(
+            axes,
+            [(axes, extent * rows // described.rows) for axes, extent in described.filled_by_rows],
+            f"a batch of {rows} rows",
+            "drop a batch of so few rows, or evaluate it on fewer ranks",
+        )
+
+
+def beside(first: Form, other: Form) -> tuple[Form, dict[Described, Layouts]]:
+    """The other form over the first one's parameters, and its constants. Raises ProgramMismatch with all that differs."""
+    mine, theirs = (_stored(one) for one in (first, other))
+    names = sorted(name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name))
+    if names:
+        where = f"the program for {other.description.rows} rows"
+        rule = "programs for several numbers of rows share their parameters, which lie alike in all"
+        raise ProgramMismatch(refusal(where, "its parameters are others", rule, names[:10], "compile again"))
+    prefix = f"rows_{other.description.rows}."
+    constants = {
+        replace(item, name=prefix + item.name): other.parameters[item.name]
+        for item in other.description.parameters
+        if item.kind == "constant"
+    }
+    own = {item.name.removeprefix(prefix): item.name for item in constants}
+    return replace(other, names={name: own.get(name, stored) for name, stored in other.names.items()}), constants
+
+
+def renamed(form: Form, source: Source) -> Source:
+    """The constants that a source has for a form, by their names here."""
+    known = {name for name, stored in form.names.items() if stored.startswith(f"rows_{form.description.rows}.")}
+    return ((form.names[name], value) for name, value in source if name in known)
+
+
+def _stored(form: Form) -> dict[str, tuple[object, ...]]:
+    """What is the same in all forms of a model."""
+    return {
+        item.name: (item.shape, item.dtype, item.kind, item.aliases, form.parameters[item.name])
+        for item in form.description.parameters
+        if item.kind != "constant"
+    }

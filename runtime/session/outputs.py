@@ -1,0 +1,107 @@
+"""What a call of a program returns that gives more than the loss, and how to find a part of what a model returns.
+
+    out = parallel(**batch)
+    out.loss.backward()
+    correct = (out.logits.argmax(-1) == batch["labels"]).sum()
+
+An output stays in parts, as the program computes it, until somebody reads it: then all ranks put it together, so every
+rank has to read it. Unread outputs cost nothing. Whole outputs are values: no gradient flows through them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from autopar.errors import nearest
+from autopar.runtime.grid.grid import Axis
+from autopar.runtime.grid.shard_bounds import Cut, gather_parts
+
+# this rank's part, and how the whole is cut, the outermost axis first
+Parts = tuple[Tensor, Sequence[tuple[Axis, Cut]]]
+
+
+class Outputs:
+    """The loss and the outputs of one call, by attribute, key or position, as in what the model itself returns.
+
+    Where the model returns a tuple, iterating gives its values in order, otherwise names. Reading an output for the first
+    time is collective.
+    """
+
+    def __init__(self, path: str, loss: Tensor, parts: Mapping[str, Parts]) -> None:
+        self._loss = loss
+        self._path = path  # where the model returns its loss
+        self._parts = dict(parts)
+        self._whole: dict[str, Tensor] = {}
+
+    @property
+    def loss(self) -> Tensor:
+        """The loss of the whole batch."""
+        return self._loss
+
+    def part(self, name: str | int) -> Tensor:
+        """This rank's part of an output, as the program returned it."""
+        return self._parts[str(name)][0]
+
+    def keys(self) -> list[str]:
+        """The names, in order; positions where the model returns a tuple."""
+        names = [self._path or "loss", *(name for name in self._parts if name != self._path)]
+        return sorted(names, key=int) if all(name.isdecimal() for name in names) else names
+
+    def __getitem__(self, name: str | int) -> Tensor:
+        """The loss, or an output put together on every rank."""
+        name = str(name)
+        if name == self._path or (name == "loss" and name not in self._parts):
+            return self._loss
+        if name not in self._parts:
+            known = self.keys()
+            raise KeyError(f"no output {name!r}{nearest(name, known)}: compiled for {', '.join(known)}")
+        if name not in self._whole:
+            whole, cuts = self._parts[name]
+            for axis, cut in reversed(cuts):
+                if axis.size > 1:
+                    whole = gather_parts(whole.contiguous(), axis, cut)
+            self._whole[name] = whole
+        return self._whole[name]
+
+    def __getattr__(self, name: str) -> Tensor:
+        """An output by its name."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        try:
+            return self[name]
+        except KeyError as error:
+            raise AttributeError(f"{error.args[0]}; name more with outputs=(...), or --return") from None
+
+    def __iter__(self) -> Iterator[Any]:
+        """The values of a tuple, otherwise the names."""
+        names = self.keys()
+        return iter([self[name] for name in names] if all(name.isdecimal() for name in names) else names)
+
+    def __len__(self) -> int:
+        """How many there are, the loss included."""
+        return len(self.keys())
+
+    def __repr__(self) -> str:
+        return f"Outputs({', '.join(self.keys())})"
+
+
+def at_path(output: object, path: str) -> object:
+    """What a model returns at a path of keys, fields and indices: ``logits``, ``1``, ``aux.loss``. Raises KeyError.
+
+    >>> at_path({"aux": (1, 2)}, "aux.1"), at_path(5, "")
+    (2, 5)
+    """
+    found: Any = output
+    for name in path.split(".") if path else ():
+        if isinstance(found, Mapping) and name in found:
+            found = found[name]
+        elif isinstance(found, Sequence) and name.isdecimal():
+            found = found[int(name)]
+        elif not name.isdecimal() and hasattr(found, name):
+            found = getattr(found, name)
+        else:
+            raise KeyError(path)
+    return found

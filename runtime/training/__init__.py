@@ -1,0 +1,1 @@
+"""`autopar run`: the loop, and the scheduler beside it."""

@@ -1,0 +1,219 @@
+"""What ``mpiexec -n N python -m mpi4py build/program.py`` does: trains the model over the model file's batches.
+
+Every rank reads plan and program, and makes sure that all have read the same; makes its part of the parameters; takes
+its part of every batch; and follows the model file's own optimizer. Rank 0 shows progress. With ``--compare N`` it
+also runs the sequential model beside the first N steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from autopar.errors import ConfigError, nearest, refusal
+from autopar.ir.profile import LEAST
+from autopar.runtime.diagnostics import call_site, failure
+from autopar.runtime.diagnostics.collective_errors import together
+from autopar.runtime.functional.model_random import Drawn
+from autopar.runtime.grid.counter_rng import drawing
+from autopar.runtime.parameters import sources
+from autopar.runtime.parameters.precision import module_in_precision
+from autopar.runtime.process import load_optimizers, share_cores
+from autopar.runtime.profiling import profile_steps
+from autopar.runtime.program.program import Program
+from autopar.runtime.progress import Progress, show
+from autopar.runtime.session import compiled_job
+from autopar.runtime.session.compiled_job import Job
+from autopar.runtime.session.parallel_module import Parallel
+from autopar.runtime.training.scheduler import Scheduler
+
+CALL_SITE = call_site.PROGRAM
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+LEARNING_RATE = 1e-3
+
+
+def main(program: Program, file: str, arguments: Sequence[str] | None = None) -> None:
+    """Train the program that stands in `file`. A failure ends the whole job with status 1, its cause printed."""
+    comm = program.grid.comm
+    with failure.reported(comm):
+        with together(comm, "reading the command line"):
+            given = parse(arguments, comm.rank)
+        if given is not None:
+            load_optimizers()
+            share_cores(comm)
+            run(compiled_job.open_job(program, Path(file), given.seed), given)
+
+
+def parse(arguments: Sequence[str] | None, rank: int) -> argparse.Namespace | None:
+    """The command line of a program; None where it asked for help, which rank 0 prints. Raises ConfigError."""
+    parser = _Parser(prog="program.py", description="Train a compiled model on MPI ranks.", allow_abbrev=False)
+    parser.add_argument("--steps", type=int, default=100, help="training steps (100)")
+    parser.add_argument(
+        "--compare", type=int, default=0, metavar="N", help="run the sequential model beside the first N steps"
+    )
+    parser.add_argument(
+        "--save", type=Path, metavar="FILE", help="write the parameters as safetensors, under their own names"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the initial parameters (0)")
+    parser.add_argument("--dtype", choices=sorted(DTYPES), help="run in another precision than compiled")
+    parser.add_argument("--profile", action="store_true", help="profile the last steps into profile.json")
+    parser.add_argument("--no-rebalance", action="store_true", help="keep the boundaries between ranks as they are")
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if {"-h", "--help"} & set(words):
+        if rank == 0:
+            parser.print_help()
+        return None
+    given, rest = parser.parse_known_args(words)
+    problems = [f"unknown option {word}{nearest(word.split('=')[0], parser.options())}" for word in rest]
+    problems += [
+        f"--{name} {value} is negative" for name in ("steps", "compare") if (value := getattr(given, name)) < 0
+    ]
+    if given.profile and given.steps < LEAST:
+        problems.append(f"--profile needs {LEAST} steps or more, not {given.steps}")
+    if problems:
+        raise ConfigError(refusal("command line", "not understood", "see --help", problems))
+    return given
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that raises, since every rank parses and one of them has to print."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(refusal("command line", message, "see --help"))
+
+    def options(self) -> list[str]:
+        return [option for action in self._actions for option in action.option_strings]
+
+
+def run(opened: Job, given: argparse.Namespace) -> None:
+    """Train an opened job as the command line says. Collective."""
+    comm = opened.program.grid.comm
+    dtype = DTYPES.get(given.dtype)
+    for note in opened.notes:
+        show(comm.rank, f"note: {note}")
+    parallel = compiled_job.parallel(opened, given.seed, dtype)
+    with together(comm, "making the optimizer"):
+        optimizer = make_optimizer(opened, list(parallel.parameters()))
+    beside = _Beside(opened, given, dtype) if given.compare and comm.rank == 0 else None
+    scheduler = Scheduler(parallel, optimizer)
+    profiled = profile_steps.Schedule(opened, parallel, optimizer, given.steps) if given.profile else None
+    times = train(opened, given, dtype, parallel, optimizer, scheduler, beside, profiled)
+    if given.save is not None:
+        state = parallel.full_state_dict(rank0_only=True)
+        with together(comm, f"writing {given.save}"):
+            if comm.rank == 0:
+                sources.save(state, given.save, {"seed": str(given.seed), "steps": str(len(times))})
+    if profiled is not None:
+        for line in profiled.write():
+            show(comm.rank, line)
+    for line in _summary(opened, given, scheduler, times):
+        show(comm.rank, line)
+    comm.barrier()  # ranks that leave together free at exit what they share
+
+
+def train(
+    opened: Job,
+    given: argparse.Namespace,
+    dtype: torch.dtype | None,
+    parallel: Parallel,
+    optimizer: torch.optim.Optimizer,
+    scheduler: Scheduler,
+    beside: _Beside | None,
+    profiled: profile_steps.Schedule | None = None,
+) -> list[float]:
+    """The steps; returns the wall seconds of each."""
+    batches = compiled_job.batches(opened)
+    times = []
+    with Progress(given.steps, parallel.grid.rank) as progress:
+        for step in range(1, given.steps + 1):
+            batch = _next(parallel, batches, dtype)
+            start = time.perf_counter()
+            if profiled is not None:
+                with profiled.step(step):
+                    loss = _step(parallel, batch, optimizer)
+            elif given.no_rebalance:
+                loss = _step(parallel, batch, optimizer)
+            else:
+                with scheduler.step():
+                    loss = _step(parallel, batch, optimizer)
+            times.append(time.perf_counter() - start)
+            if beside is not None and step <= given.compare:
+                other = beside.step(batch)
+                progress.compared(step, loss, other)
+            progress.step(step, loss, times[-1])
+    return times
+
+
+def make_optimizer(opened: Job, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """The model file's own optimizer; where it has none, the one that the plan was made for."""
+    if opened.file is not None and opened.file.optimizer is not None:
+        return opened.file.optimizer(parameters)
+    if opened.description.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=LEARNING_RATE)
+    momentum = 0.9 if opened.description.optimizer == "momentum" else 0.0
+    return torch.optim.SGD(parameters, lr=LEARNING_RATE, momentum=momentum)
+
+
+class _Beside:
+    """The sequential model on rank 0, from the same initial values, over the same batches."""
+
+    def __init__(self, opened: Job, given: argparse.Namespace, dtype: torch.dtype | None) -> None:
+        self._dtype, self._path = dtype, opened.description.loss
+        self._seed, self._steps = given.seed, 0
+        self._model = module_in_precision(compiled_job.sequential(opened, given.seed), dtype)
+        self._optimizer = make_optimizer(opened, list(self._model.parameters()))
+
+    def step(self, batch: compiled_job.Inputs) -> float:
+        """One sequential step, with the random numbers of the program's; returns its loss."""
+        self._steps += 1
+        with drawing(self._seed, self._steps), Drawn():
+            loss = compiled_job.loss_of(
+                compiled_job.call(self._model, compiled_job.cast(batch, self._dtype)), self._path
+            )
+        _update(loss, self._optimizer)
+        return loss.item()
+
+
+def _next(parallel: Parallel, batches: object, dtype: torch.dtype | None) -> compiled_job.Inputs:
+    with together(parallel.grid.comm, "reading the next batch"):
+        batch: compiled_job.Inputs = next(batches)  # type: ignore[call-overload]
+    return compiled_job.cast(batch, dtype)
+
+
+def _step(parallel: Parallel, batch: compiled_job.Inputs, optimizer: torch.optim.Optimizer) -> float:
+    loss = compiled_job.loss_of(compiled_job.call(parallel, batch))
+    _update(loss, optimizer)
+    return loss.item()
+
+
+def _update(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+
+
+def _summary(opened: Job, given: argparse.Namespace, scheduler: Scheduler, times: Sequence[float]) -> list[str]:
+    lines = []
+    if times:
+        usual = statistics.median(times[1:] or times)
+        lines.append(f"trained    {len(times)} steps, {usual * 1e3:.1f} ms per step")
+    axes = opened.program.grid.axes
+    lines += [
+        f"moved      {axes[move.axis].name} to {', '.join(f'{cut:.3f}' for cut in move.cuts[1:-1])} after step {step}: "
+        f"{move.before * 1e3:.1f} ms of compute per step, {move.after * 1e3:.1f} predicted"
+        for step, move in scheduler.moves
+    ]
+    if given.save is not None:
+        lines.append(f"saved      {given.save}")
+    lines.append(f"plan       {os.path.relpath(opened.folder / 'plan.json')}")
+    lines.append(f"program    {os.path.relpath(opened.folder / 'program.py')}")
+    return lines

@@ -1,0 +1,145 @@
+"""Runs a model in float64 all the way, although its own code asks for float32 somewhere.
+
+Models cast to float32 where they want precision beyond their weights' (logits before a loss, the inside of a norm), and
+make float32 tensors of their own (``torch.zeros(n)``, ``torch.arange(n) * 0.1``). In a float64 run the first lose
+precision, and two correct programs then differ by float32's rounding; the second do not fit float64 weights at all. Under
+`Widened`, what asks for float32 gets float64, and so does what asks for nothing: a model says ``linspace(0, 1, n)`` or
+``linspace(0, 1, n, dtype=x.dtype)``, and its program, which is captured in float32, says the same for both.
+
+Numbers written into the model, as in ``torch.tensor([0.1, 0.2])``, are the exception. The program holds them as capture has
+seen them, rounded to float32. So they are rounded here as well, and then computed with in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from autopar.runtime.parameters.precision import in_precision, precise
+from autopar.runtime.parameters.sources import Made, Source
+
+_WIDER = {torch.float32: torch.float64, torch.complex64: torch.complex128}
+_ASKED = _WIDER | {torch.bfloat16: torch.float64, torch.float16: torch.float64}  # what autocast writes into a program
+
+
+class Widened(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Casts to float32, and new tensors of float32, become float64. `written` says that it is the model that runs.
+
+    Then numbers of its text are `rounded`. Programs have none, but what the runtime brings over from numpy looks alike.
+    """
+
+    def __init__(self, written: bool = False) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.written = written
+
+    def __torch_dispatch__(
+        self,
+        func: Any,  # noqa: ANN401 (an overload)
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401 (whatever the operator returns)
+        """Call the operator with every dtype argument that says float32 saying float64; so for one that says none."""
+        given: dict[str, Any] = {
+            name: _ASKED.get(value, value) if isinstance(value, torch.dtype) else value
+            for name, value in (kwargs or {}).items()
+        }
+        if func is torch.ops.aten.lift_fresh.default:
+            return rounded(func(*args)) if self.written else func(*args)
+        if func is torch.ops.aten._grouped_mm.default and args[0].dtype is torch.float64:
+            return grouped_mm(*args, **given)
+        if any(one.alias_info is not None for one in (*func._schema.arguments, *func._schema.returns)):
+            return func(*args, **given)  # in place, or a view: of what it is given
+        args, given = tree_map(lambda one: in_precision(one, torch.float64) if _narrow(one) else one, (args, given))
+        result = func(*args, **given)
+        return _made_wide(func, args, given, result) if any(map(_narrow, tree_leaves(result))) else result
+
+
+def _made_wide(func: Any, args: tuple[Any, ...], given: dict[str, Any], result: Any) -> Any:  # noqa: ANN401
+    """A result that is float32 for want of a dtype, in float64: made again, so that its numbers are those of float64."""
+    drawn = torch.Tag.nondeterministic_seeded in func.tags
+    tensors = [one for one in tree_leaves((args, given)) if isinstance(one, Tensor)]
+    if not drawn and not tensors and any(one.name == "dtype" for one in func._schema.arguments):
+        return func(*args, **given | {"dtype": precise(_first_dtype(result), torch.float64)})
+    if not drawn and tensors and not any(one.is_floating_point() or one.is_complex() for one in tensors):
+        args, given = tree_map(lambda one: one.double() if isinstance(one, Tensor) else one, (args, given))
+        result = func(*args, **given)
+    return tree_map(lambda one: in_precision(one, torch.float64) if _narrow(one) else one, result)
+
+
+def _first_dtype(result: Any) -> torch.dtype:  # noqa: ANN401
+    dtype: torch.dtype = next(one.dtype for one in tree_leaves(result) if _narrow(one))
+    return dtype
+
+
+def rounded(tensor: Tensor) -> Tensor:
+    """A number that stands in the model's text, as the program holds it: rounded to float32, in float64."""
+    if tensor.dtype in _WIDER.values():
+        tensor = in_precision(tensor, torch.float32)
+    return in_precision(tensor, torch.float64)
+
+
+def as_written(values: Source) -> Source:
+    """What a program is given, with the numbers that stand in the model's text `rounded`, as `Widened` gives them to the model."""
+    return Made(
+        (name, rounded(one) if isinstance(one, Tensor) and name.startswith("lifted_tensor") else one)
+        for name, one in values
+    )
+
+
+class Narrowest(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes the largest relative `rounding` of the types in which anything is computed while it is active."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.rounding = 0.0
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401 (whatever the operator returns)
+        """Call the operator and look at its results."""
+        result = func(*args, **(kwargs or {}))
+        for one in tree_leaves(result):
+            if isinstance(one, Tensor) and one.dtype in (torch.float16, torch.bfloat16):
+                self.rounding = max(self.rounding, torch.finfo(one.dtype).eps)
+        return result
+
+
+def _narrow(value: object) -> bool:
+    return isinstance(value, Tensor) and value.dtype in _WIDER
+
+
+def grouped_mm(
+    a: Tensor, b: Tensor, offs: Tensor | None = None, bias: Tensor | None = None, out_dtype: torch.dtype | None = None
+) -> Tensor:
+    """``torch.nn.functional.grouped_mm``, which torch has no float64 of.
+
+    One product per group: group i is ``a[i]`` of a three-dimensional `a`, else the rows ``offs[i - 1]:offs[i]`` of `a`
+    (its columns, and those rows of `b`, where both have two dims); likewise the columns of a two-dimensional `b`.
+    """
+    count = next((one.shape[0] for one in (a, b) if one.dim() == 3), 0 if offs is None else offs.numel())
+    left = a if a.dim() == 3 else _groups(a, offs, 0 if b.dim() == 3 else 1)
+    right = b if b.dim() == 3 else _groups(b, offs, 1 if a.dim() == 3 else 0)
+    products = [one @ other for one, other in zip(left, right, strict=True)]
+    assert bias is None
+    assert len(products) == count
+    if a.dim() == b.dim():
+        return torch.stack(products)
+    return torch.cat(products, 0 if a.dim() == 2 else 1)
+
+
+def _groups(x: Tensor, offs: Tensor | None, dim: int) -> Iterator[Tensor]:
+    assert offs is not None
+    start = 0
+    for end in offs.tolist():
+        yield x.narrow(dim, start, end - start)
+        start = end

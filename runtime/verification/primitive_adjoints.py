@@ -1,0 +1,169 @@
+"""What ``autopar verify --adjoint`` runs on every rank: the adjoint test of every primitive over a family of random cases.
+
+The job's ranks make one random grid after another, of some or all of them (the others have nothing to do meanwhile), and
+test every primitive there several times. Rank 0 shows how far it is, and a table at the end. A primitive that fails ends the
+job with status 1, after all others have been tested too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from autopar.errors import CommError, refusal
+from autopar.ir.grid import GridShape
+from autopar.jobs.environment import is_terminal
+from autopar.runtime.diagnostics import failure
+from autopar.runtime.diagnostics.collective_errors import agree
+from autopar.runtime.grid.grid import Grid
+from autopar.runtime.process import share_cores
+from autopar.runtime.progress import show
+from autopar.runtime.transport.base import Comm
+from autopar.runtime.transport.world import default_world
+from autopar.runtime.verification.adjoint_test import TOLERANCE, kind
+from autopar.runtime.verification.conversion_cases import FAMILY, random_grids
+from autopar.runtime.verification.partition_cases import PARTITION_FAMILY, case_error, draw_case
+
+GRIDS, CASES = 12, 6  # cases per grid and primitive
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A primitive, how many cases were tested, the worst relative error, and the case that had it."""
+
+    primitive: str
+    source: str
+    target: str
+    cases: int
+    worst: float
+    where: str
+    tolerance: float
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Test every primitive on the ranks of this job. A failure ends the job with status 1."""
+    parser = argparse.ArgumentParser(prog="autopar verify --adjoint")
+    parser.add_argument("--grid", type=GridShape.parse)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", action="store_true")
+    given = parser.parse_args(arguments)
+    comm = default_world()
+    with failure.reported(comm):
+        share_cores(comm)
+        grids = [given.grid] * GRIDS if given.grid else random_grids(random.Random(given.seed), comm.size, GRIDS)
+        found = examine(comm, grids, given.seed, CASES, quiet=given.json)
+        if given.json:
+            show(comm.rank, json.dumps([asdict(one) for one in found]))
+        elif comm.rank == 0:
+            print_table(found, grids)
+        agree(comm, "adjoint test", _objection(found))
+
+
+def examine(comm: Comm, grids: Sequence[GridShape], seed: int, cases: int, quiet: bool = True) -> list[Verdict]:
+    """Test every primitive `cases` times on each grid. Collective; rank 0's verdicts, on every rank."""
+    worst = {name: (0.0, "") for name in (*FAMILY, *PARTITION_FAMILY)}
+    with _Progress(len(grids), comm.rank, quiet) as progress:
+        for number, shape in enumerate(grids):
+            for name, (error, where) in _on_grid(comm, shape, f"{seed}.{number}", cases).items():
+                worst[name] = max(worst[name], (error, where), key=lambda pair: pair[0])
+            progress.done(number + 1, f"grid {shape}")
+    ends = {name: (kind(one.source), kind(one.target)) for name, one in FAMILY.items()}
+    total = cases * len(grids)
+    return [
+        Verdict(name, *ends.get(name, ("partition", "partition")), total, *worst[name], TOLERANCE) for name in worst
+    ]
+
+
+def _on_grid(comm: Comm, shape: GridShape, seed: str, cases: int) -> dict[str, tuple[float, str]]:
+    """The worst error of every primitive, and where it was: on a grid of the first ranks, on partitions of any. Collective."""
+    part = comm.split(int(comm.rank < shape.size), comm.rank)
+    found: dict[str, tuple[float, str]] = {}
+    if comm.rank < shape.size:
+        grid = Grid(shape, part)
+        for name, tested in FAMILY.items():
+            errors = []
+            for number in range(cases):
+                case = tested.draw(random.Random(f"{seed}.{name}.{number}"), grid)
+                where = f"grid {shape}, rank {comm.rank}, operand {list(case.shape)}"
+                errors.append((case.error(number), where))
+            found[name] = max(errors, key=lambda pair: pair[0])
+        grid.free()
+    part.free()
+    for name in PARTITION_FAMILY:
+        drawn = [draw_case(name, random.Random(f"{seed}.{name}.{number}"), comm.size) for number in range(cases)]
+        tested_cases = [(case_error(case, comm, number), str(case)) for number, case in enumerate(drawn)]
+        found[name] = max(tested_cases, key=lambda pair: pair[0])
+    every: list[Any] = comm.gather_objects(found)  # an axis's ranks agree, those of other rows of the grid may not
+    return {
+        name: max((tuple(one[name]) for one in every if name in one), key=lambda pair: pair[0]) for name in every[0]
+    }
+
+
+def print_table(found: Sequence[Verdict], grids: Sequence[GridShape]) -> None:
+    """Print the verdicts."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
+    for column in ("primitive", "from", "to", "cases", "worst error", "verdict"):
+        table.add_column(column, justify="right" if column in ("cases", "worst error") else "left")
+    for one in found:
+        verdict = "ok" if one.worst <= one.tolerance else "FAILS"
+        table.add_row(one.primitive, one.source, one.target, str(one.cases), f"{one.worst:.1e}", verdict)
+    console = Console(markup=False, highlight=False, force_terminal=is_terminal())
+    console.print(table)
+    bad = sum(not one.worst <= one.tolerance for one in found)
+    verdict = f"{bad} of {len(found)} primitives FAIL" if bad else "every primitive passes"
+    names = list(dict.fromkeys(map(str, grids)))
+    where = f"grid {names[0]}" if len(names) == 1 else f"{len(names)} grids of up to {max(g.size for g in grids)} ranks"
+    rule = f"|<Fx,y> - <x,F*y>| <= {TOLERANCE:.0e} max(|Fx||y|, |x||F*y|) in float64"
+    print(f"\n{verdict}: {rule}, {where}", flush=True)
+
+
+def _objection(found: Sequence[Verdict]) -> CommError | None:
+    bad = [f"{one.primitive}: {one.worst:.1e} at {one.where}" for one in found if not one.worst <= one.tolerance]
+    if not bad:
+        return None
+    rule = f"<Fx, y> = <x, F*y>, to {TOLERANCE:.0e} of the norms, and replicas are equal to the bit"
+    fix = "try another MPI library, or fewer ranks; if it stays, it is a defect of autopar: please report it"
+    return CommError(refusal("adjoint test", f"{len(bad)} of {len(found)} primitives fail it", rule, bad, fix))
+
+
+class _Progress:
+    """How many grids are done, on rank 0: a bar on a terminal, a few lines elsewhere."""
+
+    def __init__(self, total: int, rank: int, quiet: bool) -> None:
+        self._total, self._shown = total, rank == 0 and not quiet
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> _Progress:
+        if self._shown and is_terminal():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+            columns = (MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}"))
+            self._bar = Progress(*columns, console=Console(force_terminal=True, highlight=False), transient=True)
+            self._bar.start()
+            self._task = self._bar.add_task("", total=self._total)
+        return self
+
+    def __exit__(self, *failed: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def done(self, number: int, text: str) -> None:
+        if self._bar is not None:
+            self._bar.update(self._task, completed=number, description=text)
+        elif self._shown and number % max(1, self._total // 4) == 0:
+            print(f"{number}/{self._total}  {text}", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

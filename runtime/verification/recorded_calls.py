@@ -1,0 +1,212 @@
+"""What a program communicates in one training step, recorded as it runs, so that each of it can be put to the adjoint test.
+
+Python tells a recorder of every call of this thread (`sys.setprofile`), whatever name the program knows the function by. Noted are
+
+    a primitive           called by the program, or by a function that it calls: a halo exchange inside `conv`
+    a call of a `Comm`    that no primitive makes: a sum inside `batch_norm` or a loss, or in backward of gradients
+
+each with its line of the program and the shape of what it was given. Calls over an axis of one rank, and what the session
+says to keep the ranks in step, are left out. What a primitive sends in backward is its adjoint, and tested with it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import CodeType, FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autopar.ir.layout import Layout
+from autopar.runtime.primitives.conversion_table import COPIED, PARTIAL, PRIMITIVES, SHARD
+from autopar.runtime.transport.base import Comm, pieces_of
+from autopar.runtime.verification.adjoint_test import Operator, Pullback, differentiated
+
+_BY_CODE: Mapping[CodeType, tuple[Callable[..., Tensor], Layout, Layout]] = {
+    inspect.unwrap(one[0]).__code__: one for one in PRIMITIVES
+}
+_OF_PRIMITIVES, _OF_TRANSPORT = "autopar.runtime.primitives", "autopar.runtime.transport"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A linear map over `comm`, as the program called it: where, inside which function of ours, on which local shape.
+
+    `line` is 0 in backward. `detail` tells apart what else the call was given.
+    """
+
+    line: int
+    inside: str
+    primitive: str
+    detail: str
+    shape: tuple[int, ...]
+    operator: Operator
+    source: Layout
+    target: Layout
+    comm: Comm
+
+
+class Recorder:
+    """A context manager: `calls` are what this thread communicates inside, in order.
+
+    `file` is the program's, whose lines are looked for; without it every call counts (backward, in which no line runs).
+    """
+
+    def __init__(self, file: str | None = None) -> None:
+        self.calls: list[Call] = []
+        self._file = file
+        self._before: Any = None
+
+    def __enter__(self) -> Recorder:
+        self._before = sys.getprofile()
+        sys.setprofile(self._event)
+        return self
+
+    def __exit__(self, *failed: object) -> None:
+        sys.setprofile(self._before)
+
+    def _event(self, frame: FrameType, event: str, argument: object) -> None:
+        if event != "call":
+            return
+        if frame.f_code in _BY_CODE:
+            self._primitive(frame)
+        elif frame.f_code.co_name in _COMM:
+            self._comm(frame)
+
+    def _primitive(self, frame: FrameType) -> None:
+        function, source, target = _BY_CODE[frame.f_code]
+        name = frame.f_code.co_name
+        first, *others = inspect.signature(function).parameters
+        given = {other: frame.f_locals[other] for other in others}
+        axis, x = given["axis"], frame.f_locals[first]
+        line, inside = self._place(frame)
+        if axis.size == 1:
+            return
+        if name == "halo":
+            given["value"] = 0.0  # padding with another number is affine, and its linear part this
+        detail = ", ".join(f"{other}={value}" for other, value in given.items() if other != "axis")
+        operator = differentiated(lambda x: function(x, **given))
+        inside = "" if inside == name else inside
+        self.calls.append(Call(line, inside, name, detail, tuple(x.shape), operator, source, target, axis.comm))
+
+    def _comm(self, frame: FrameType) -> None:
+        comm: Comm = frame.f_locals.get("self")  # type: ignore[assignment]  # of whatever class has a method called so
+        caller = frame.f_back
+        while caller is not None and _module(caller).startswith(_OF_TRANSPORT):
+            if caller.f_code.co_name in _COMM:
+                return  # made by another call of a communicator: one that wraps this one
+            caller = caller.f_back
+        if Comm not in type(comm).__mro__ or caller is None or _module(caller).startswith(_OF_PRIMITIVES):
+            return
+        line, inside = self._place(frame)
+        if comm.size == 1 or (self._file is not None and not line):
+            return
+        name = frame.f_code.co_name
+        sent = _COMM[name](comm, frame.f_locals)
+        inside = inside or _module(caller).rpartition(".")[2]
+        self.calls.append(Call(line, inside, name, "", *sent, comm))
+
+    def _place(self, frame: FrameType) -> tuple[int, str]:
+        """The line of the program that is being run, 0 if none is, and the function that it has called."""
+        called, at = frame, frame.f_back
+        while at is not None:
+            if at.f_code.co_filename == self._file:
+                return at.f_lineno, called.f_code.co_name
+            called, at = at, at.f_back
+        return 0, ""
+
+
+def _module(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", ""))
+
+
+Sent = tuple[tuple[int, ...], Operator, Layout, Layout]  # as in `Call`
+
+
+def _all_reduce(comm: Comm, given: Mapping[str, Any]) -> Sent:
+    """Partial to Copied, which is its own adjoint: an all-reduce forward, and of the gradients' addends backward."""
+
+    def total(x: Tensor) -> Tensor:
+        y = x.clone()
+        comm.all_reduce(y)
+        return y
+
+    return tuple(given["tensor"].shape), lambda x: (total(x), total), PARTIAL, COPIED
+
+
+def _start_all_reduce(comm: Comm, given: Mapping[str, Any]) -> Sent:
+    def total(x: Tensor) -> Tensor:
+        y = x.clone()
+        comm.start_all_reduce(y).wait()
+        return y
+
+    return tuple(given["tensor"].shape), lambda x: (total(x), total), PARTIAL, COPIED
+
+
+def _all_gather(comm: Comm, given: Mapping[str, Any]) -> Sent:
+    """Shard to Copied; the adjoint is a reduce-scatter."""
+    gathered, scattered = _gathering(comm, [out.numel() for out in pieces_of(given["outs"])])
+    return (given["tensor"].numel(),), lambda x: (gathered(x), scattered), SHARD, COPIED
+
+
+def _reduce_scatter(comm: Comm, given: Mapping[str, Any]) -> Sent:
+    """Partial to Shard; the adjoint is an all-gather."""
+    sizes = [part.numel() for part in pieces_of(given["parts"])]
+    gathered, scattered = _gathering(comm, sizes)
+    return (sum(sizes),), lambda x: (scattered(x), gathered), PARTIAL, SHARD
+
+
+def _gathering(comm: Comm, sizes: Sequence[int]) -> tuple[Pullback, Pullback]:
+    def gathered(x: Tensor) -> Tensor:
+        y = x.new_empty(sum(sizes))
+        comm.all_gather(x, torch.split(y, list(sizes)))
+        return y
+
+    def scattered(x: Tensor) -> Tensor:
+        y = x.new_empty(sizes[comm.rank])
+        comm.reduce_scatter(torch.split(x, list(sizes)), y)
+        return y
+
+    return gathered, scattered
+
+
+def _all_to_all(comm: Comm, given: Mapping[str, Any]) -> Sent:
+    """Shard to Shard; the adjoint sends everything back."""
+    sent, received = ([part.numel() for part in pieces_of(given[name])] for name in ("sends", "recvs"))
+
+    def moved(x: Tensor, sizes: Sequence[int], others: Sequence[int]) -> Tensor:
+        y = x.new_empty(sum(others))
+        comm.all_to_all(torch.split(x, list(sizes)), torch.split(y, list(others)))
+        return y
+
+    return (sum(sent),), lambda x: (moved(x, sent, received), lambda y: moved(y, received, sent)), SHARD, SHARD
+
+
+def _exchange(comm: Comm, given: Mapping[str, Any]) -> Sent:
+    """Messages between some of the ranks; the adjoint sends them back."""
+    sent, received = ({rank: one.numel() for rank, one in given[name].items()} for name in ("sends", "recvs"))
+
+    def moved(x: Tensor, sizes: Mapping[int, int], others: Mapping[int, int]) -> Tensor:
+        y = x.new_empty(sum(others.values()))
+        sends, recvs = (
+            dict(zip(held, torch.split(one, list(held.values())), strict=True))
+            for one, held in ((x, sizes), (y, others))
+        )
+        comm.exchange(sends, recvs)
+        return y
+
+    return (sum(sent.values()),), lambda x: (moved(x, sent, received), lambda y: moved(y, received, sent)), SHARD, SHARD
+
+
+_COMM: Mapping[str, Callable[[Comm, Mapping[str, Any]], Sent]] = {
+    "all_reduce": _all_reduce,
+    "start_all_reduce": _start_all_reduce,
+    "all_gather": _all_gather,
+    "reduce_scatter": _reduce_scatter,
+    "all_to_all": _all_to_all,
+    "exchange": _exchange,
+}

@@ -1,0 +1,115 @@
+"""What `autopar verify` compares beside training: a smaller batch, evaluation, and the outputs beside the loss.
+
+    fewer rows   a training step on a part of the first batch: its loss and every gradient
+    17 rows      the same for each number of rows with a program of its own
+    evaluation   the loss of the first batch where the program can evaluate, without a gradient
+    outputs      in both, whatever the program returns beside the loss, put together
+
+Left out is what cannot be: a program that is for one number of rows, or for training only, says why in
+its plan. Rank 0 runs the sequential model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from autopar.runtime.functional.model_random import Drawn
+from autopar.runtime.grid.counter_rng import drawing
+from autopar.runtime.parameters.precision import module_in_precision
+from autopar.runtime.program.plan_reader import Description
+from autopar.runtime.session import compiled_job, inputs
+from autopar.runtime.session.compiled_job import Job
+from autopar.runtime.session.outputs import at_path
+from autopar.runtime.session.parallel_module import Parallel
+from autopar.runtime.verification.force_float64 import Widened, as_written
+
+Found = dict[str, dict[str, Tensor]]  # by what is compared, tensors by name
+
+
+def of_program(opened: Job, batch: compiled_job.Inputs, seed: int) -> Found:
+    """What the program computes from its first values, in float64. Collective."""
+    parallel = compiled_job.parallel(opened, seed, torch.float64, as_written(compiled_job.values(opened, seed)))
+    found = _used(parallel, opened.description, batch, seed)
+    parallel.free()
+    return found
+
+
+def of_model(
+    opened: Job, batch: compiled_job.Inputs, seed: int, change: Callable[[nn.Module], object] | None = None
+) -> Found:
+    """The same of the sequential model; `change` is done to it before."""
+    model = module_in_precision(compiled_job.sequential(opened, seed), torch.float64)
+    if change is not None:
+        change(model)
+    return _used(model, opened.description, batch, seed)
+
+
+def _rows(description: Description) -> dict[str, int]:
+    """How many rows the other batches have: a smaller one, and each with its own program."""
+    smaller = [n for n in range(description.rows - 1, 1, -1) if description.accepts(n)]
+    own = {f"{rows} rows": rows for rows in description.others}
+    return ({"fewer rows": smaller[0]} if smaller else {}) | own
+
+
+def _used(model: nn.Module, description: Description, batch: compiled_job.Inputs, seed: int) -> Found:
+    found: Found = {}
+    for what, rows in _rows(description).items():
+        with _as_program(model, seed):
+            loss, outputs = _called(model, description, _with_rows(description, batch, rows))
+            model.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+        whole = model.full_gradients() if isinstance(model, Parallel) else _gradients(model)
+        found[what] = {"loss": loss.detach()} | outputs | whole
+    if not description.evaluation:
+        model.eval()
+        with torch.no_grad(), _as_program(model, seed):
+            loss, outputs = _called(model, description, batch)
+        found["evaluation"] = {"loss": loss} | outputs
+    return found
+
+
+def _gradients(model: nn.Module) -> dict[str, Tensor]:
+    return {name: one.grad for name, one in model.named_parameters() if one.grad is not None}
+
+
+@contextmanager
+def _as_program(model: nn.Module, seed: int) -> Iterator[None]:
+    """In float64 all the way; the model draws the random numbers that the program draws by itself."""
+    with Widened(written=not isinstance(model, Parallel)):
+        if isinstance(model, Parallel):
+            yield
+        else:
+            with drawing(seed, 1, model.training), Drawn():
+                yield
+
+
+def _called(model: nn.Module, description: Description, batch: compiled_job.Inputs) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss, and the outputs of the program by their paths."""
+    returned = compiled_job.call(model, batch)
+    if isinstance(model, Parallel):
+        outputs = {item.name: returned[item.name] for item in description.outputs}
+    else:
+        outputs = {item.name: _tensor(at_path(returned, item.name)).detach() for item in description.outputs}
+    return compiled_job.loss_of(returned, description.loss), outputs
+
+
+def _tensor(value: object) -> Tensor:
+    assert isinstance(value, Tensor)
+    return value
+
+
+def _with_rows(description: Description, batch: compiled_job.Inputs, rows: int) -> compiled_job.Inputs:
+    """So many rows of a batch, the first ones again where it has fewer."""
+    args, kwargs = ((), batch) if isinstance(batch, Mapping) else (batch, {})
+    given = inputs.bind(description.inputs, args, kwargs)
+    cut = {name: _repeated(value, rows) if name in description.batched else value for name, value in given.items()}
+    return cut if isinstance(batch, Mapping) else tuple(cut.values())
+
+
+def _repeated(value: object, rows: int) -> object:
+    assert isinstance(value, Tensor)
+    return torch.cat([value] * -(-rows // len(value)))[:rows]

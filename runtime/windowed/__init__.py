@@ -1,0 +1,1 @@
+"""Operators that read a neighbourhood: halos, wide runs of layers."""

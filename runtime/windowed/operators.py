@@ -1,0 +1,111 @@
+"""Convolution, pooling and padding of tensors whose spatial dims are split: an exchange per dim, then torch's operator.
+
+Along one dim of n rows, with kernel k, stride s, padding p and dilation d, result row j reads the operand rows
+``j s - p + d i`` for 0 <= i < k, rows outside [0, n) being padding. A rank owns the result rows ``[a, b)`` of
+``axis.bounds(m)``, m = floor((n + 2p - d (k - 1) - 1) / s) + 1, and so wants the operand rows
+
+    [a s - p, (b - 1) s - p + d (k - 1) + 1)                                            (plain)
+
+with the padding filled in (or mirrored rows, or those of the other end), after which the operator runs without padding
+along this dim. The transposed operator adds operand row j to the result rows ``j s - p + d i``,
+m = (n - 1) s - 2 p + d (k - 1) + 1 + output padding. A rank wants
+
+    [ceil((a + p - d (k - 1)) / s), floor((b - 1 + p) / s) + 1)                         (transposed)
+
+widened, where the stride leaves gaps, until the rows that these add to cover [a, b); what they cover beyond it is cut
+off. The two partitions, of operand and result, may be any: uneven, empty, or farther apart than the nearest
+neighbour. See `autopar.runtime.windowed.receptive_field` for this arithmetic and `autopar.runtime.windowed.fused_halo` for the
+course of a call, of which each function here is the run of one layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from autopar.runtime.windowed.fused_halo import Over, wide
+from autopar.runtime.windowed.window_layers import AvgPool, Conv, ConvTranspose, MaxPool, Numbers, Pad
+
+
+def conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Numbers = 1,
+    padding: Numbers = 0,
+    dilation: Numbers = 1,
+    groups: int = 1,
+    over: Over | None = None,
+    mode: str = "zeros",
+) -> Tensor:
+    """`torch.nn.functional.conv{1,2,3}d` of ``x`` [batch, channel, *space], whose spatial dims in `over` are split.
+
+    The result is split over the same axes, at ``axis.bounds`` of its own extent. The gradients of weight and bias are
+    this rank's addends. `mode` is the padding mode: zeros, reflect, replicate or circular, along all dims.
+    """
+    return wide(x, [Conv(weight, bias, stride, padding, dilation, groups, mode)], over)
+
+
+def conv_transpose(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Numbers = 1,
+    padding: Numbers = 0,
+    output_padding: Numbers = 0,
+    groups: int = 1,
+    dilation: Numbers = 1,
+    over: Over | None = None,
+) -> Tensor:
+    """`torch.nn.functional.conv_transpose{1,2,3}d` of `x` [batch, channel, *space], split as in `conv`."""
+    return wide(x, [ConvTranspose(weight, bias, stride, padding, output_padding, groups, dilation)], over)
+
+
+def max_pool(
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Numbers | None = None,
+    padding: Numbers = 0,
+    dilation: Numbers = 1,
+    over: Over | None = None,
+    ceil_mode: bool = False,
+) -> Tensor:
+    """`torch.nn.functional.max_pool{1,2,3}d` of `x` [batch, channel, *space], split as in `conv`."""
+    return wide(x, [MaxPool(kernel, stride, padding, dilation, ceil_mode)], over)
+
+
+def avg_pool(
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Numbers | None = None,
+    padding: Numbers = 0,
+    count_include_pad: bool = True,
+    over: Over | None = None,
+    ceil_mode: bool = False,
+    divisor_override: int | None = None,
+) -> Tensor:
+    """`torch.nn.functional.avg_pool{1,2,3}d` of `x` [batch, channel, *space], split as in `conv`."""
+    return wide(x, [AvgPool(kernel, stride, padding, count_include_pad, ceil_mode, divisor_override)], over)
+
+
+def pad(
+    x: Tensor,
+    padding: Sequence[int],
+    mode: str = "zeros",
+    value: float = 0.0,
+    over: Over | None = None,
+) -> Tensor:
+    """`torch.nn.functional.pad` of the last ``len(padding) / 2`` dims of `x`, the last one first, split as in `conv`.
+
+    `mode` is zeros (torch's constant, with `value`), reflect, replicate or circular. Negative numbers cut rows off: a mirror
+    still shows these, a ring is closed without them.
+    """
+    cut = [min(0, rows) for rows in padding]
+    if mode == "circular" and any(cut):
+        crop = Pad(cut)
+        x = wide(x, [crop], over)
+        first = x.dim() - crop.spatial
+        over = {dim: (axis, crop.reach(dim - first, n).extent(n)) for dim, (axis, n) in (over or {}).items()}
+        padding = [max(0, rows) for rows in padding]
+    return wide(x, [Pad(padding, mode, value)], over)
