@@ -3,7 +3,7 @@
 capture    autopar.capture                an nn.Module becomes a Graph
 price      autopar.partitioner.formulation.priced_problem      every strategy of every call, and every conversion, in seconds
 and bytes solve      autopar.partitioner.solvers.solve      one strategy per call
-lower      autopar.codegen.steps          local calls and conversion primitives, in order
+lower      autopar.codegen.lower          local calls and conversion primitives, in order
 check      autopar.codegen.soundness          sound on every rank
 emit       autopar.codegen.emit        one readable SPMD file
 """

@@ -16,7 +16,7 @@ from small_models import MODELS
 
 import autopar
 from autopar.capture import capture
-from autopar.codegen.steps import lower
+from autopar.codegen.lower import lower
 from autopar.costmodel.compute import parameter_seconds
 from autopar.ir.grid import GridShape
 from autopar.ir.layout import parse_layout
@@ -166,7 +166,7 @@ def lowered(one):
     """The decision and the steps of a compiled model."""
     built = one.built
     decision = decide(built, one.solution.choice)
-    return decision, lower(built.graph, decision, built.described, built.repeats, built.grid, built.machine)
+    return decision, lower(built, decision)
 
 
 def digests(one):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from autopar.codegen import steps
+from autopar.codegen.lower import lower
 from autopar.codegen.memory_footprint import Footprint, footprint
 from autopar.codegen.steps import Program, conversions
 from autopar.costmodel import compute, step_schedule
@@ -63,7 +63,7 @@ class Outcome:
 def outcome(built: Built, solution: Solution, optimizer: str, held: Footprint | None = None) -> Outcome:
     """Carry out a solution on paper. `held` stands for what a rank holds, where nobody is going to ask."""
     decision = decide(built, solution.choice)
-    program = steps.lower(built.graph, decision, built.described, built.repeats, built.grid, built.machine)
+    program = lower(built, decision)
     resident = residents(built.graph, built.described)
     nodes = tuple(
         _node(built, built.described[node.name], decision.strategies[node.name], resident[node.name])

@@ -1,0 +1,186 @@
+"""From a decision to steps (`autopar.codegen.steps`): the conversions between what calls yield and what calls ask for.
+
+A call reads its operands in the layouts that its strategy asks for; where a value is not held in that layout yet, it is
+converted from the cheapest one held, once for all later readers of the same function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from autopar.codegen.steps import Convert, Held, Loop, Program, Run, Step, Update
+from autopar.costmodel.redistribution import Step as Conversion
+from autopar.costmodel.redistribution import plan_conversion
+from autopar.ir.graph import ITEMSIZE, Graph, Node
+from autopar.ir.layout import Layout, Layouts, Partial, Replicate, Shard
+from autopar.partitioner.formulation.priced_problem import Built, Decision
+from autopar.partitioner.formulation.recomputation import key_of
+from autopar.partitioner.formulation.repeated_blocks import Repeat
+from autopar.partitioner.formulation.strategies import operand_layouts, result_layouts
+
+_Updates = Mapping[str, Sequence[tuple[str, str, str]]]
+"""By the call after which they happen: buffer, the buffer's own value, its new value."""
+
+
+def lower(built: Built, decision: Decision) -> Program:
+    """The steps that carry out the decision."""
+    graph, repeats = built.graph, built.repeats
+    scope = _Scope(
+        built,
+        decision,
+        _updates(graph),
+        {name: [layouts] for name, layouts in decision.homes.items()},
+        dict(decision.fans),
+    )
+    first = {repeat.nodes[0][0].name: repeat for repeat in repeats}
+    inside = {node.name for repeat in repeats for nodes in repeat.nodes for node in nodes}
+    for node in graph.nodes:
+        if node.name in first:
+            scope.loop(first[node.name])
+        elif node.name not in inside:
+            scope.run(node)
+    whole: Layouts = tuple(Replicate() for _ in built.grid.sizes)
+    loss = scope.convert(graph.loss, whole, "", "")
+    outputs = tuple(scope.leave(name) for _, name in graph.outputs)
+    return Program(_needed(scope.steps, (loss, *outputs)), loss, outputs)
+
+
+def _needed(steps: Sequence[Step], outputs: Sequence[Held]) -> tuple[Step, ...]:
+    """The steps without conversions that nobody reads, because a later one found a cheaper source."""
+    read = set(outputs)
+    kept: list[Step] = []
+    for step in reversed(steps):
+        if not isinstance(step, Convert) or step.writes in read:
+            kept.append(step)
+            read |= set(step.reads) if isinstance(step.reads, tuple) else {step.reads}
+    return tuple(kept[::-1])
+
+
+def _updates(graph: Graph) -> _Updates:
+    """The buffer updates by the call that they follow: the one that makes the value, or the last that reads the old one."""
+    homes = {item.name: item.value for item in graph.parameters}
+    order = {node.name: i for i, node in enumerate(graph.nodes)}
+    makers, readers = graph.producers(), graph.consumers()
+    found: dict[str, list[tuple[str, str, str]]] = {}
+    for buffer, value in graph.updates:
+        after = max((makers[value], *readers[homes[buffer]]), key=lambda node: order[node.name])
+        found.setdefault(after.name, []).append((buffer, homes[buffer], value))
+    return found
+
+
+class _Scope:
+    """The steps of one function while they are collected, and what its variables hold."""
+
+    def __init__(
+        self,
+        built: Built,
+        decision: Decision,
+        updates: _Updates,
+        held: dict[str, list[Layouts]],
+        fans: dict[str, Layouts],
+        runs: int = 1,
+    ) -> None:
+        self.built = built
+        self.decision = decision
+        self.updates = updates
+        self.held = held
+        self.fans = fans
+        self.runs = runs  # of forward in a step
+        self.steps: list[Step] = []
+
+    def obtain(self, name: str, wanted: Layouts, reader: str, module: str) -> Held:
+        """A value for a call: where it is not held in the wanted layouts yet, by way of those that all its readers share."""
+        if wanted not in self.held[name] and name in self.fans:
+            self.convert(name, self.fans[name], reader, module)
+        return self.convert(name, wanted, reader, module)
+
+    def convert(self, name: str, wanted: Layouts, reader: str, module: str) -> Held:
+        """A value in the wanted layouts, converted in the cheapest way where it is not held so yet."""
+        have = self.held[name]
+        if wanted in have:
+            return Held(name, wanted)
+        plans = [self._conversions(name, layouts, wanted) for layouts in have]
+        best = min(plans, key=lambda plan: sum(one.seconds_forward + one.seconds_adjoint for one in plan))
+        for one in best:
+            before, after = Held(name, one.before), Held(name, one.after)
+            if one.after not in have:
+                self.steps.append(Convert(one, before, after, reader, module))
+                have.append(one.after)
+        return Held(name, wanted)
+
+    def leave(self, name: str) -> Held:
+        """A value as it leaves the program: as it lies, unless that is a sum still to be made, or parts of blocks."""
+        plain = [layouts for layouts in self.held[name] if all(map(_leaves, layouts))]
+        if plain:
+            return Held(name, plain[0])
+        return self.convert(name, tuple(one if _leaves(one) else Replicate() for one in self.held[name][0]), "", "")
+
+    def _conversions(self, name: str, source: Layouts, target: Layouts) -> tuple[Conversion, ...]:
+        value = self.built.graph.values[name]
+        itemsize = ITEMSIZE[value.dtype]
+        grid, machine = self.built.grid, self.built.machine
+        found = plan_conversion(value.shape, itemsize, value.differentiable, source, target, grid, machine, self.runs)
+        return tuple(map(_run_again, found)) if self.runs > 1 else found
+
+    def run(self, node: Node) -> None:
+        """Add a call, and the buffer updates that its results are."""
+        item = self.built.described[node.name]
+        strategy = self.decision.strategies[node.name]
+        reads = tuple(
+            self.obtain(name, operand_layouts(strategy, i), node.name, node.module)
+            for i, name in enumerate(node.inputs)
+        )
+        writes = tuple(Held(name, result_layouts(strategy, i)) if name else None for i, name in enumerate(node.outputs))
+        self.steps.append(Run(item, strategy, reads, writes))
+        for written in filter(None, writes):
+            self.held.setdefault(written.value, []).append(written.layouts)
+        for buffer, home, name in self.updates.get(node.name, ()):
+            taken = self.convert(name, self.decision.homes[home], "", node.module)
+            self.steps.append(Update(buffer, home, taken))
+
+    def loop(self, repeat: Repeat) -> None:
+        """Add the loop over a repeat: entries in the layouts a block hands on, so that every round sees the same."""
+        outputs = tuple(self._made(repeat, 0, position) for position in repeat.outputs())
+        carried = tuple((entry, repeat.outputs().index(position)) for entry, position in repeat.carried)
+        over = dict(carried)
+        entries, reads = [], []
+        fans = dict(self.decision.fans)
+        for i, name in enumerate(repeat.entries):
+            layouts = outputs[over[i]].layouts if i in over else self.fans[name]
+            entries.append(Held(name, layouts))
+            reads.append(self.obtain(name, layouts, "", repeat.prefix))
+            made = outputs[over[i]].value if i in over else name
+            fans[name] = self.decision.fans.get(made, layouts)
+        homes = {name: [layouts] for name, layouts in self.decision.homes.items()}
+        again = key_of(repeat) in self.decision.again.repeats
+        given = homes | {held.value: [held.layouts] for held in entries}
+        inner = _Scope(self.built, self.decision, self.updates, given, fans, 2 if again else 1)
+        for node in repeat.nodes[0]:
+            inner.run(node)
+        last = len(repeat.nodes) - 1
+        writes = tuple(self._made(repeat, last, position) for position in repeat.outputs())
+        self.steps.append(
+            Loop(repeat, _needed(inner.steps, outputs), tuple(entries), outputs, carried, tuple(reads), writes, again)
+        )
+        for held in writes:
+            self.held[held.value] = [held.layouts]
+
+    def _made(self, repeat: Repeat, block: int, position: int) -> Held:
+        """The value at this position among a block's own values, as the block makes it."""
+        name = repeat.values[block][position]
+        node = next(node for node in repeat.nodes[block] if name in node.outputs)
+        strategy = self.decision.strategies[repeat.nodes[0][repeat.nodes[block].index(node)].name]
+        return Held(name, result_layouts(strategy, node.outputs.index(name)))
+
+
+def _run_again(one: Conversion) -> Conversion:
+    """The conversion with the second run of its forward counted where it happens, in backward."""
+    sent, seconds = one.bytes_forward + one.bytes_adjoint, one.seconds_forward + one.seconds_adjoint
+    return replace(one, bytes_adjoint=sent, seconds_adjoint=seconds)
+
+
+def _leaves(layout: Layout) -> bool:
+    if isinstance(layout, Shard):
+        return (layout.blocks, layout.unit) == (1, 1)
+    return not isinstance(layout, Partial)
