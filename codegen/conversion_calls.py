@@ -5,23 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from autopar.codegen.local_extents import LocalShard, Split, around, splits_of
-from autopar.costmodel.redistribution import Step as Conversion
+from autopar.costmodel.redistribution import Conversion
+from autopar.ir.conversions import PRIMITIVES
 from autopar.ir.layout import Layouts, Shard
 from autopar.ops.record.op import Expr
-
-_CUTTING = ("split", "take", "reduce_scatter")  # the dim is whole before
-_JOINING = ("gather", "all_gather", "zero_fill")  # the dim is whole after
 
 
 def conversion_text(step: Conversion, x: Expr, shape: tuple[int, ...], axes: Sequence[str]) -> str:
     """The call: ``gather(x, 1, MODEL, 4096)``."""
-    axis = axes[step.axis]
-    if step.primitive in _CUTTING:
+    axis, row = axes[step.axis], PRIMITIVES[step.primitive]
+    if row.cuts:
         shard = step.after[step.axis]
         assert isinstance(shard, Shard)
         local = _local(shard, step.after, step.axis, shape, axes)
         return f"{step.primitive}({x}, {shard.dim}, {axis}{_reading(local)})"
-    if step.primitive in _JOINING:
+    if row.joins:
         shard = step.before[step.axis]
         assert isinstance(shard, Shard)
         local = _local(shard, step.before, step.axis, shape, axes)

@@ -15,13 +15,13 @@ from autopar.codegen.statements import Line, Style, lines
 from autopar.codegen.steps import Convert, Held, Loop, Run, Step, running
 from autopar.costmodel import memory
 from autopar.costmodel.local_shapes import local_bytes
+from autopar.ir.conversions import PRIMITIVES
 from autopar.ir.graph import ITEMSIZE, Graph, Value
 from autopar.ir.grid import GridShape
 from autopar.ir.layout import Copied, Layouts, Shard
 from autopar.partitioner.formulation.priced_problem import Built, Decision
 
-_SAME = ("copy", "once", "keep")  # conversions whose result is their operand
-_HANDED_ON = ("all_sum", "once", "keep")  # conversions whose backward hands the gradient on
+_SAME = ("", "zeros")  # movements whose result is their operand, on the rank that keeps it too
 
 
 def summed(home: Layouts, grid: GridShape) -> bool:
@@ -262,9 +262,8 @@ class Walk:
         one, source = step.conversion, tensors[step.reads]
         value = self.built.graph.values[step.writes.value]
         size = self.size(value, one.after)
-        same = one.primitive in _SAME or (
-            one.primitive in ("split", "take") and _in_one_piece(value, one.after[one.axis])
-        )
+        row = PRIMITIVES[one.primitive]
+        same = row.forward in _SAME or (row.forward == "slice" and _in_one_piece(value, one.after[one.axis]))
         name = f"{one.primitive} of {step.writes.value}"
         made = source.memory if same else self.new(name, "transients", size)
         slot = _Slot(size) if value.differentiable else None
@@ -272,10 +271,10 @@ class Walk:
         apart = not same and not _in_one_piece(
             value, *(x for x in (one.after[one.axis], one.before[one.axis]) if isinstance(x, Shard))
         )
-        if apart and one.primitive not in ("all_sum", "split", "take"):
+        if apart and row.forward not in ("sum", "slice"):
             self.new(name, "buffers", max(size, source.nbytes))
-        scratch = max(size, source.nbytes) if apart and one.primitive != "all_sum" else 0
-        self.back(name, [tensors[step.writes]], [source], one.primitive in _HANDED_ON, scratch)
+        scratch = max(size, source.nbytes) if apart and row.forward != "sum" else 0
+        self.back(name, [tensors[step.writes]], [source], row.adjoint in _SAME, scratch)
 
     def backward(self) -> None:
         """The second half: what was kept is let go, gradients come and go."""

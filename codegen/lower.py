@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from autopar.codegen.steps import Convert, Held, Loop, Program, Run, Step, Update
-from autopar.costmodel.redistribution import Step as Conversion
-from autopar.costmodel.redistribution import plan_conversion
+from autopar.costmodel.redistribution import Conversion, plan_conversion
 from autopar.ir.graph import ITEMSIZE, Graph, Node
 from autopar.ir.layout import Layout, Layouts, Partial, Replicate, Shard
 from autopar.partitioner.formulation.priced_problem import Built, Decision

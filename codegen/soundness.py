@@ -13,23 +13,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from autopar.codegen.steps import Convert, Held, Loop, Program, Run, Step, Update, running
+from autopar.ir.conversions import primitive_of
 from autopar.ir.grid import GridShape
-from autopar.ir.layout import Copied, Layouts, Partial, Replicate, Shard, muddles
+from autopar.ir.layout import Layouts, Partial, Replicate, Shard, muddles
 from autopar.ops.record.rule import choices
-
-CELLS: Mapping[str, tuple[type, type]] = {
-    "split": (Replicate, Shard),
-    "gather": (Shard, Replicate),
-    "all_gather": (Shard, Copied),
-    "reduce_scatter": (Partial, Shard),
-    "all_sum": (Partial, Replicate),
-    "copy": (Replicate, Copied),
-    "keep": (Replicate, Partial),
-    "once": (Copied, Replicate),
-    "take": (Copied, Shard),
-    "zero_fill": (Shard, Partial),
-    "all_to_all": (Shard, Shard),
-}
 
 
 class UnsoundProgram(AssertionError):
@@ -133,8 +120,7 @@ def _check_conversion(step: Convert) -> None:
     if (step.reads.layouts, step.writes.layouts) != (one.before, one.after):
         raise UnsoundProgram(f"{one.primitive} of {step.reads.value} is given {step.reads} and makes {step.writes}")
     differ = [i for i, (a, b) in enumerate(zip(one.before, one.after, strict=True)) if a != b]
-    cell = (type(one.before[one.axis]), type(one.after[one.axis]))
-    if differ != [one.axis] or CELLS.get(one.primitive) != cell:
+    if differ != [one.axis] or primitive_of(one.before[one.axis], one.after[one.axis]) != one.primitive:
         raise UnsoundProgram(f"{one.primitive} over axis {one.axis} does not turn {one.before} into {one.after}")
     inside = {layout for layout in one.after[one.axis + 1 :] if isinstance(layout, Shard)}
     if inside & {one.before[one.axis], one.after[one.axis]}:

@@ -17,7 +17,7 @@ from autopar.codegen.conversion_calls import conversion_text
 from autopar.codegen.local_extents import local_of
 from autopar.codegen.steps import Convert, Held, Loop, Run, Step, Update, running
 from autopar.codegen.symbolic_batch import Variant, conversion_for, merged, run_for
-from autopar.costmodel.redistribution import Step as Conversion
+from autopar.costmodel.redistribution import Conversion
 from autopar.ir.graph import Dtype, Graph, Ref
 from autopar.ops.broken_records import failing
 from autopar.ops.record.op import Expr

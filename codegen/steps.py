@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from autopar.costmodel.redistribution import Step as Conversion
+from autopar.costmodel.redistribution import Conversion
 from autopar.ir.graph import Ref
 from autopar.ir.layout import Layouts
 from autopar.partitioner.formulation.repeated_blocks import Repeat

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 
-from autopar.costmodel.redistribution import Step as Conversion
+from autopar.costmodel.redistribution import Conversion
 from autopar.ir.graph import Argument, Graph, Node
 from autopar.ir.layout import Layout, Layouts, Shard
 from autopar.ops.lookup import call_of, rule_of

@@ -8,9 +8,9 @@ from statistics import median
 
 import msgspec
 
-from autopar.costmodel.communication import MOVES
 from autopar.errors import ConfigError, refusal
 from autopar.ir.calibration_data import VERSION, Computed, Moved, Raw
+from autopar.ir.conversions import PRIMITIVES
 
 _OTHERS = ("halo", "gradient_sum", "message")  # movements of their own
 
@@ -19,7 +19,7 @@ def movement(one: Moved) -> str:
     """The movement that this is, see `autopar.costmodel.communication`; ``message`` is a plain exchange."""
     if one.primitive in _OTHERS:
         return one.primitive
-    return MOVES[one.primitive][one.direction == "adjoint"]
+    return PRIMITIVES[one.primitive].moves[one.direction == "adjoint"]
 
 
 def priced_bytes(one: Moved) -> float:
@@ -57,7 +57,7 @@ def _wrong(raw: Raw) -> list[str]:
     if raw.version != VERSION:
         return [f"version {raw.version}, where this autopar reads version {VERSION}"]
     found = ["no places"] * (not raw.places) + [f"{raw.cores} cores"] * (raw.cores < 1)
-    known = {*MOVES, *_OTHERS}
+    known = {*PRIMITIVES, *_OTHERS}
     found += sorted({f"{one.primitive!r} is no primitive" for one in raw.moved if one.primitive not in known})
     timed = [(one.primitive, one.seconds) for one in raw.moved] + [(one.name, one.seconds) for one in raw.computed]
     found += [

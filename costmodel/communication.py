@@ -1,7 +1,7 @@
 """Seconds of every primitive, forward and adjoint, over one grid axis: as measured, or by formula.
 
-A primitive of the conversion table moves data in two of these ways, one forward and one for its adjoint (`MOVES`; which
-primitive is the adjoint of which: Hewett and Grady, arXiv 2006.03108):
+A primitive of the conversion table (`autopar.ir.conversions`) moves data in two of these ways, one forward and one for its
+adjoint (which primitive is the adjoint of which: Hewett and Grady, arXiv 2006.03108):
 
     slice       copy a part out of a local tensor             launch floor + bytes read and written / memory bandwidth
     fill        put a part into zeros                         the same
@@ -35,17 +35,15 @@ from numpy.typing import NDArray
 
 from autopar.costmodel import collectives
 from autopar.costmodel.collectives import Collective, Reach
-from autopar.ir.layout import Copied, Layout, Partial, Replicate, Shard
+from autopar.ir.bucketing import BUCKET_BYTES
+from autopar.ir.conversions import PRIMITIVES
 from autopar.ir.machine import LOCAL_MOVES, Fit, Link, Machine
 
 Bytes = TypeVar("Bytes", float, NDArray[np.float64])  # one number of bytes, or many at once
-BUCKET = float(
-    4 << 20
-)  # bytes of gradients that are summed together, as `autopar.runtime.parameters.gradient_buckets` does
 
 
 @dataclass(frozen=True, slots=True)
-class Conversion:
+class Transfer:
     """One primitive over one axis.
 
     bytes are those of the whole message of one rank: the tensor that is summed, gathered or scattered, the part that is
@@ -65,39 +63,6 @@ class Conversion:
         return self.seconds_forward + self.seconds_adjoint
 
 
-_CELLS = {
-    (Replicate, Shard): "split",
-    (Replicate, Partial): "keep",
-    (Replicate, Copied): "copy",
-    (Shard, Replicate): "gather",
-    (Shard, Shard): "all_to_all",
-    (Shard, Partial): "zero_fill",
-    (Shard, Copied): "all_gather",
-    (Partial, Replicate): "all_sum",
-    (Partial, Shard): "reduce_scatter",
-    (Copied, Replicate): "once",
-    (Copied, Shard): "take",
-}
-MOVES = {
-    "split": ("slice", "gather"),
-    "keep": ("zeros", ""),
-    "copy": ("", "sum"),
-    "gather": ("gather", "slice"),
-    "all_to_all": ("all_to_all", "all_to_all"),
-    "zero_fill": ("fill", "slice"),
-    "all_gather": ("gather", "scatter"),
-    "all_sum": ("sum", ""),
-    "reduce_scatter": ("scatter", "gather"),
-    "once": ("", "zeros"),
-    "take": ("slice", "fill"),
-}
-
-
-def primitive_of(before: Layout, after: Layout) -> str | None:
-    """The primitive of this cell of the conversion table; None on its diagonal and for its two composite cells."""
-    return None if before == after else _CELLS.get((type(before), type(after)))
-
-
 def price(
     primitive: str, machine: Machine, reach: Reach, before: Bytes, after: Bytes
 ) -> tuple[Bytes, Bytes, Bytes, Bytes]:
@@ -112,7 +77,7 @@ def price(
     most = -_least(-before, -after)
     part = -most + before + after
     sizes = {"slice": part, "fill": before + after, "zeros": before, "": nothing}
-    moves = MOVES[primitive]
+    moves = PRIMITIVES[primitive].moves
     sent = [nothing if move in sizes else most for move in moves]
     ahead, back = (nothing if not move else seconds(move, machine, reach, sizes.get(move, most)) for move in moves)
     return sent[0], sent[1], ahead, back
@@ -168,7 +133,7 @@ def gradient_seconds(machine: Machine, reach: Reach, nbytes: float) -> float:
     if not any(fit.move == "gradient_sum" for fit in machine.fits):
         intra, inter = (Link(0.0, link.beta) for link in (reach.intra, reach.inter))
         return collectives.seconds("sum", Reach(reach.inside, reach.across, intra, inter), nbytes)
-    size = max(nbytes, BUCKET)
+    size = max(nbytes, float(BUCKET_BYTES))
     return nbytes / size * seconds("gradient_sum", machine, reach, size)
 
 

@@ -26,7 +26,7 @@ import math
 import numpy as np
 
 from autopar.costmodel.collectives import reach_of, reaches
-from autopar.costmodel.communication import Conversion, exposed, gradient_seconds, halo_seconds
+from autopar.costmodel.communication import Transfer, exposed, gradient_seconds, halo_seconds
 from autopar.costmodel.communication import seconds as move_seconds
 from autopar.costmodel.local_shapes import largest_part, local_bytes, local_shape, operand_bytes, result_bytes
 from autopar.costmodel.memory import optimizer_copies
@@ -136,9 +136,9 @@ def local_share(rule: Rule, choices: tuple[Choice, ...], grid: GridShape) -> flo
 
 def inner_conversions(
     call: Call, rule: Rule, op: Op, choices: tuple[Choice, ...], grid: GridShape, machine: Machine
-) -> tuple[Conversion, ...]:
+) -> tuple[Transfer, ...]:
     """What the call itself sends: halos of split windows, and what its distributed form sums (`Op.inner`), per axis."""
-    found: list[Conversion] = []
+    found: list[Transfer] = []
     for axis, (choice, reach) in enumerate(zip(choices, reaches(machine, grid), strict=True)):
         if choice.mode != "split" or reach.ranks == 1:
             continue
@@ -152,13 +152,13 @@ def inner_conversions(
                 seconds = [move_seconds("sum", machine, reach, float(n)) if n else 0.0 for n in sizes]
             else:
                 seconds = [halo_seconds(machine, reach, float(n)) for n in sizes]
-            found.append(Conversion(inner.primitive, axis, *sizes, seconds[0], seconds[1]))
+            found.append(Transfer(inner.primitive, axis, *sizes, seconds[0], seconds[1]))
     return tuple(found)
 
 
 def _halos(
     call: Call, rule: Rule, choices: tuple[Choice, ...], axis: int, grid: GridShape, machine: Machine
-) -> list[Conversion]:
+) -> list[Transfer]:
     """The halo of every operand that carries the windowed letter; axes that cut one letter act as one long axis."""
     letter = choices[axis].letter
     parts = math.prod(n for one, n in zip(choices, grid.sizes, strict=True) if one.letter == letter)
@@ -173,7 +173,7 @@ def _halos(
                 size = float(rows * math.prod(local[:dim] + local[dim + 1 :]) * ITEMSIZE[value.dtype])
                 seconds = halo_seconds(machine, reaches(machine, grid)[axis], size, neighbours)
                 back = int(value.differentiable)
-                found.append(Conversion("halo", axis, size, back * size, seconds, back * seconds))
+                found.append(Transfer("halo", axis, size, back * size, seconds, back * seconds))
     return found
 
 
@@ -209,7 +209,7 @@ def halo_rows(extent: int, result: int, parts: int, window: Window) -> tuple[int
     return int(foreign.max()), int(np.where(foreign > 0, np.maximum(left, right), 0).max())
 
 
-def gradient_sums(value: Value, home: Layouts, grid: GridShape, machine: Machine) -> tuple[Conversion, ...]:
+def gradient_sums(value: Value, home: Layouts, grid: GridShape, machine: Machine) -> tuple[Transfer, ...]:
     """One all_sum of the local gradient per axis where the parameter is Copied; seconds are the exposed ones.
 
     Gradients travel in buckets with many others, so a single one pays for its bytes and not for a message of its own. The
@@ -223,7 +223,7 @@ def gradient_sums(value: Value, home: Layouts, grid: GridShape, machine: Machine
     for i, axis in enumerate(copied):
         reach = reach_of(machine, grid, tuple(sorted(copied[: i + 1])))
         total = gradient_seconds(machine, reach, size) * exposed(machine, reach)
-        found.append(Conversion("all_sum", axis, 0.0, size, 0.0, max(total - before, 0.0)))
+        found.append(Transfer("all_sum", axis, 0.0, size, 0.0, max(total - before, 0.0)))
         before = max(total, before)
     return tuple(sorted(found, key=lambda one: one.axis))
 

@@ -1,8 +1,7 @@
 """Gradient sums as the runtime makes them: in buckets, which start while backward runs.
 
-The rule is that of `autopar.runtime.parameters.gradient_buckets`: parameters in reverse order; those of one dtype that are
-summed over the same axes fill buckets of 4 MiB (a larger gradient has one of its own), each with one flag per parameter behind
-the gradients; the buckets are in order of the last parameter in each, and one starts only after the one before.
+Which gradients share a bucket says `autopar.ir.bucketing`. As in `autopar.runtime.parameters.gradient_buckets`, each has one
+flag per parameter behind the gradients, and one starts only after the one before.
 """
 
 from __future__ import annotations
@@ -12,11 +11,11 @@ from dataclasses import dataclass
 
 from autopar.costmodel import communication
 from autopar.costmodel.collectives import reach_of
+from autopar.ir import bucketing
 from autopar.ir.graph import ITEMSIZE
 from autopar.ir.grid import GridShape
 from autopar.ir.machine import Machine, crowding
 
-BUCKET_BYTES = 4 << 20
 _STEPS = 3  # small operations per gradient: autograd accumulates it, a hook is called, the hook copies it
 
 
@@ -35,7 +34,7 @@ class Gradient:
 
 
 @dataclass(frozen=True, slots=True)
-class Bucket:
+class SumBucket:
     """Gradients that are summed in one go, flags included; `done` is the place in backward after which it starts."""
 
     axes: tuple[int, ...]
@@ -44,27 +43,19 @@ class Bucket:
     done: int
 
 
-def fill(gradients: Sequence[Gradient], limit: int = BUCKET_BYTES) -> tuple[Bucket, ...]:
+def fill(gradients: Sequence[Gradient], limit: int = bucketing.BUCKET_BYTES) -> tuple[SumBucket, ...]:
     """The buckets, in the order in which they start; `gradients` are in order of the parameters."""
-    groups: dict[tuple[tuple[int, ...], str], list[list[Gradient]]] = {}
-    order = [one for one in reversed(gradients) if one.axes]
-    for one in order:
-        several = groups.setdefault((one.axes, one.dtype), [])
-        if not several or sum(other.nbytes for other in several[-1]) + one.nbytes > limit:
-            several.append([])
-        several[-1].append(one)
-    place = {one.name: i for i, one in enumerate(order)}
-    found: list[Bucket] = []
-    filled = [members for several in groups.values() for members in several]
-    for members in sorted(filled, key=lambda members: place[members[-1].name]):
-        first = members[0]
-        size = sum(one.nbytes for one in members) + len(members) * ITEMSIZE[first.dtype]
-        done = max([one.done for one in members] + [one.done for one in found[-1:]])
-        found.append(Bucket(first.axes, size, tuple(one.name for one in members), done))
-    return tuple(found)
+    kinds = [(gradient.axes, gradient.dtype) if gradient.axes else None for gradient in gradients]
+    filled: list[SumBucket] = []
+    for indices in bucketing.buckets(kinds, [gradient.nbytes for gradient in gradients], limit):
+        members = [gradients[i] for i in indices]
+        size = sum(gradient.nbytes + ITEMSIZE[gradient.dtype] for gradient in members)
+        done = max([gradient.done for gradient in members] + [bucket.done for bucket in filled[-1:]])
+        filled.append(SumBucket(members[0].axes, size, tuple(gradient.name for gradient in members), done))
+    return tuple(filled)
 
 
-def seconds(bucket: Bucket, grid: GridShape, machine: Machine) -> tuple[float, float]:
+def seconds(bucket: SumBucket, grid: GridShape, machine: Machine) -> tuple[float, float]:
     """(on the compute lane, on the communication lane): what the ranks fill and sum themselves, and what goes on behind backward.
 
     A bucket is one message. Where the profile has measured such sums (filling included), they are taken, and sums in general
@@ -82,7 +73,7 @@ def filling(grid: GridShape, machine: Machine) -> float:
     return _STEPS * machine.launch_floor * crowding(machine, grid)
 
 
-def shared(bucket: Bucket, axes: tuple[int, ...], grid: GridShape, machine: Machine) -> bool:
+def shared(bucket: SumBucket, axes: tuple[int, ...], grid: GridShape, machine: Machine) -> bool:
     """Whether an exchange over `axes` takes a link that the bucket's hidden sum takes too."""
     one, other = reach_of(machine, grid, bucket.axes), reach_of(machine, grid, axes)
     inside, across = one.inside > 1 and other.inside > 1, one.across > 1 and other.across > 1

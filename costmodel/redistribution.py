@@ -30,38 +30,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autopar.costmodel.collectives import reaches
-from autopar.costmodel.communication import price, primitive_of
+from autopar.costmodel.communication import Transfer, price
 from autopar.costmodel.local_shapes import compatible, local_shape, same_factor
+from autopar.ir.conversions import primitive_of
 from autopar.ir.grid import GridShape
 from autopar.ir.layout import Copied, Layout, Layouts, Partial, Replicate
 from autopar.ir.machine import Machine
 
-__all__ = ["Step", "compatible", "conversion_matrix", "plain", "plan_conversion"]
+__all__ = ["Conversion", "compatible", "conversion_matrix", "plain", "plan_conversion"]
 
 Floats = NDArray[np.float64]
 Index = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """One primitive of a chain: the layouts of all axes before and after, which differ on `axis` only, and its price.
+class Conversion(Transfer):
+    """One step of a chain: the layouts of all axes before and after, which differ on `axis` only."""
 
-    bytes and seconds as in `communication.Conversion`: of one rank, forward and adjoint.
-    """
-
-    primitive: str
-    axis: int
     before: Layouts
     after: Layouts
-    bytes_forward: float
-    bytes_adjoint: float
-    seconds_forward: float
-    seconds_adjoint: float
-
-    @property
-    def seconds(self) -> float:
-        """Forward plus adjoint."""
-        return self.seconds_forward + self.seconds_adjoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +84,7 @@ def plan_conversion(
     grid: GridShape,
     machine: Machine,
     runs: int = 1,
-) -> tuple[Step, ...]:
+) -> tuple[Conversion, ...]:
     """The cheapest chain of steps from `source` to `target` for a tensor of this shape; empty where they are the same.
 
     Forward runs `runs` times in a step and the adjoint once: so the chains are compared. A step's price is that of one run.
@@ -265,14 +252,14 @@ def _shortest(space: _Space, source: Index, target: Index) -> list[Index]:
 
 def _step(
     before: Layouts, after: Layouts, held: float, made: float, differentiable: bool, grid: GridShape, machine: Machine
-) -> Step:
+) -> Conversion:
     axis = next(i for i, (one, other) in enumerate(zip(before, after, strict=True)) if one != other)
     primitive = primitive_of(before[axis], after[axis])
     assert primitive is not None
     sent, returned, forward, adjoint = price(primitive, machine, reaches(machine, grid)[axis], held, made)
     if not differentiable:
         returned = adjoint = 0.0
-    return Step(primitive, axis, before, after, sent, returned, forward, adjoint)
+    return Conversion(primitive, axis, sent, returned, forward, adjoint, before, after)
 
 
 def _least(space: _Space, rows: Sequence[Layouts], columns: Sequence[Layouts]) -> Floats:

@@ -64,7 +64,7 @@ def tasks(given: Parts) -> tuple[Task, ...]:
     return (*found, Task("update", "update", given.update))
 
 
-def sums(given: Parts) -> tuple[gradient_buckets.Bucket, ...]:
+def sums(given: Parts) -> tuple[gradient_buckets.SumBucket, ...]:
     """The gradient sums of one step, in order; their places in backward count the end of forward as 0, the last call as 1."""
     last = len(given.nodes)
     done = {node.name: last - i for i, node in enumerate(given.nodes)}
@@ -136,7 +136,7 @@ def _gradients(parts: Parts, done: dict[str, int], last: int) -> Iterator[gradie
 @dataclass(frozen=True, slots=True)
 class _Maker:
     parts: Parts
-    filled: Sequence[gradient_buckets.Bucket]
+    filled: Sequence[gradient_buckets.SumBucket]
 
     def forward(self, one: _Call) -> Iterator[Task]:
         yield from (self.exchange(item, item.value, _detail(one.node or item), back=False) for item in one.before)

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from autopar.ir.bucketing import BUCKET_BYTES
 from autopar.runtime.parameters.deferred_init import module_values
-from autopar.runtime.parameters.gradient_buckets import BUCKET_BYTES
 from autopar.runtime.parameters.sources import from_file
 from autopar.runtime.program.plan_reader import read_description
 from autopar.runtime.session.parallel_module import Parallel

@@ -18,6 +18,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
+from autopar.ir.bucketing import BUCKET_BYTES
 from autopar.ir.calibration_data import Moved
 from autopar.ir.layout import Shard
 from autopar.runtime.calibration.timer import Call, Timer
@@ -35,7 +36,6 @@ from autopar.runtime.primitives.slice_copied import take
 from autopar.runtime.primitives.split import split
 from autopar.runtime.primitives.zero_fill import zero_fill
 
-BUCKET_BYTES = 4 << 20
 _LEAST = 64
 _TOO_LONG = 0.05  # seconds of a call after which no larger ones are tried
 

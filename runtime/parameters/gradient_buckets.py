@@ -32,13 +32,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from autopar.ir.bucketing import BUCKET_BYTES, buckets
 from autopar.ir.layout import Copied, Layouts
 from autopar.runtime.diagnostics import call_site
 from autopar.runtime.grid.grid import Grid
 from autopar.runtime.transport.base import Comm, Work
 
 CALL_SITE = call_site.SUMS
-BUCKET_BYTES = 4 << 20
 _engine: Any = torch.autograd.Variable._execution_engine
 
 
@@ -112,22 +112,12 @@ class GradientSums:
 
     def rebuild(self) -> None:
         """Make the buckets anew, for local shapes that have changed."""
-        groups: dict[object, list[list[str]]] = {}
-        sizes: dict[object, int] = {}
-        order = list(reversed(self._parameters))
-        for name in order:
-            axes, one = self._axes(name), self._parameters[name]
-            if axes:
-                key = (axes, one.dtype)
-                if key not in groups or sizes[key] + one.nbytes > self._bucket_bytes:
-                    groups.setdefault(key, []).append([])
-                    sizes[key] = 0
-                groups[key][-1].append(name)
-                sizes[key] += one.nbytes
+        names, parameters = list(self._parameters), list(self._parameters.values())
+        axes = [self._axes(name) for name in names]
+        kinds = [(over, one.dtype) if over else None for over, one in zip(axes, parameters, strict=True)]
+        members = buckets(kinds, [one.nbytes for one in parameters], self._bucket_bytes)
         self._clear()
-        members = [group for several in groups.values() for group in several]
-        place = {name: i for i, name in enumerate(order)}
-        self._buckets = [self._bucket(names) for names in sorted(members, key=lambda names: place[names[-1]])]
+        self._buckets = [self._bucket([names[i] for i in bucket]) for bucket in members]
         self._home = {one: bucket for bucket in self._buckets for one in bucket.members}
 
     @contextmanager

@@ -1,15 +1,16 @@
 """The primitives on axes of a grid, each with the layouts that it leads from and to.
 
-These are the cells of the table of conversions that one function performs, and the halo exchange. The two others, Partial
+These are the rows of `autopar.ir.conversions`, and the halo exchange. The two others, Partial
 to Copied and Copied to Partial, are two functions one after another (`autopar.runtime.verification.conversion_cases`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
+from autopar.ir.conversions import PRIMITIVES
 from autopar.ir.layout import Copied, Layout, Partial, Replicate, Shard
 from autopar.runtime.primitives.all_gather import all_gather
 from autopar.runtime.primitives.all_sum import all_sum
@@ -25,17 +26,12 @@ from autopar.runtime.primitives.split import split
 from autopar.runtime.primitives.zero_fill import zero_fill
 
 REPLICATE, COPIED, PARTIAL, SHARD = Replicate(), Copied(), Partial(), Shard(0)
-CONVERSIONS: tuple[tuple[Callable[..., Tensor], Layout, Layout], ...] = (
-    (split, REPLICATE, SHARD),
-    (keep, REPLICATE, PARTIAL),
-    (copy, REPLICATE, COPIED),
-    (gather, SHARD, REPLICATE),
-    (all_to_all, SHARD, SHARD),
-    (zero_fill, SHARD, PARTIAL),
-    (all_gather, SHARD, COPIED),
-    (all_sum, PARTIAL, REPLICATE),
-    (reduce_scatter, PARTIAL, SHARD),
-    (once, COPIED, REPLICATE),
-    (take, COPIED, SHARD),
+_LAYOUTS: Mapping[type[Layout], Layout] = {type(layout): layout for layout in (REPLICATE, COPIED, PARTIAL, SHARD)}
+FUNCTIONS: Mapping[str, Callable[..., Tensor]] = {
+    function.__name__: function
+    for function in (split, keep, copy, gather, all_to_all, zero_fill, all_gather, all_sum, reduce_scatter, once, take)
+}
+CONVERSIONS: tuple[tuple[Callable[..., Tensor], Layout, Layout], ...] = tuple(
+    (FUNCTIONS[name], _LAYOUTS[row.before], _LAYOUTS[row.after]) for name, row in PRIMITIVES.items()
 )
-PRIMITIVES = (*CONVERSIONS, (halo, SHARD, SHARD))
+WITH_HALO = (*CONVERSIONS, (halo, SHARD, SHARD))

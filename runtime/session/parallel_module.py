@@ -19,13 +19,14 @@ import torch
 from torch import Tensor, nn
 
 from autopar.errors import ConfigError, ProgramMismatch, refusal
+from autopar.ir.bucketing import BUCKET_BYTES
 from autopar.ir.layout import Layouts, Shard
 from autopar.jobs.environment import settings
 from autopar.runtime.diagnostics.collective_errors import agree, together
 from autopar.runtime.grid.counter_rng import Drawn, drawing
 from autopar.runtime.parameters import grad_norm, optimizer_state, sources
 from autopar.runtime.parameters.grad_scaler import GradScaler
-from autopar.runtime.parameters.gradient_buckets import BUCKET_BYTES, GradientSums
+from autopar.runtime.parameters.gradient_buckets import GradientSums
 from autopar.runtime.parameters.reshard import move
 from autopar.runtime.parameters.shards import cuts, gather_gradients, gather_whole, local_shape, view_part
 from autopar.runtime.parameters.sources import Source

@@ -18,22 +18,17 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from autopar.ir.conversions import PRIMITIVES, primitive_of
 from autopar.ir.grid import GridShape
-from autopar.ir.layout import Copied, Layout, Partial, Replicate, Shard
+from autopar.ir.layout import Copied, Layout, Partial, Shard
 from autopar.runtime.grid.grid import Axis, Grid
-from autopar.runtime.primitives.all_gather import all_gather
 from autopar.runtime.primitives.all_sum import all_sum
 from autopar.runtime.primitives.all_to_all import all_to_all
-from autopar.runtime.primitives.conversion_table import CONVERSIONS, COPIED, PARTIAL, SHARD
+from autopar.runtime.primitives.conversion_table import CONVERSIONS, COPIED, FUNCTIONS, PARTIAL, SHARD
 from autopar.runtime.primitives.copy import copy
 from autopar.runtime.primitives.count_once import once
-from autopar.runtime.primitives.gather import gather
 from autopar.runtime.primitives.halo import halo
 from autopar.runtime.primitives.keep_first import keep
-from autopar.runtime.primitives.reduce_scatter import reduce_scatter
-from autopar.runtime.primitives.slice_copied import take
-from autopar.runtime.primitives.split import split
-from autopar.runtime.primitives.zero_fill import zero_fill
 from autopar.runtime.transport.base import Comm
 from autopar.runtime.verification.adjoint_test import conversion_error
 from autopar.runtime.windowed.interpolation import interpolate
@@ -72,33 +67,17 @@ def conversion(axis: Axis, source: Layout, target: Layout, extent: int) -> Calla
     s = source if isinstance(source, Shard) else target if isinstance(target, Shard) else Shard(0)
     cut, joined = (s.dim, axis, s.blocks, s.unit), (s.dim, axis, extent, s.blocks, s.unit)
     match source, target:
-        case Replicate(), Shard():
-            return lambda x: split(x, *cut)
-        case Replicate(), Partial():
-            return lambda x: keep(x, axis)
-        case Replicate(), Copied():
-            return lambda x: copy(x, axis)
-        case Shard(), Replicate():
-            return lambda x: gather(x, *joined)
         case Shard(), Shard():
             return lambda x: all_to_all(x, axis, source, target, extent)
-        case Shard(), Partial():
-            return lambda x: zero_fill(x, *joined)
-        case Shard(), Copied():
-            return lambda x: all_gather(x, *joined)
-        case Partial(), Replicate():
-            return lambda x: all_sum(x, axis)
-        case Partial(), Shard():
-            return lambda x: reduce_scatter(x, *cut)
         case Partial(), Copied():
             return lambda x: copy(all_sum(x, axis), axis)
-        case Copied(), Replicate():
-            return lambda x: once(x, axis)
-        case Copied(), Shard():
-            return lambda x: take(x, *cut)
         case Copied(), Partial():
             return lambda x: keep(once(x, axis), axis)
-    raise AssertionError(f"{source} to {target} is no cell")
+    name = primitive_of(source, target)
+    assert name is not None, f"{source} to {target} is no cell"
+    function, row = FUNCTIONS[name], PRIMITIVES[name]
+    arguments = cut if row.cuts else joined if row.joins else (axis,)
+    return lambda x: function(x, *arguments)
 
 
 def _conversion(source: Layout, target: Layout, draw: random.Random, grid: Grid) -> Case:

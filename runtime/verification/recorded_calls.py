@@ -22,12 +22,12 @@ import torch
 from torch import Tensor
 
 from autopar.ir.layout import Layout
-from autopar.runtime.primitives.conversion_table import COPIED, PARTIAL, PRIMITIVES, SHARD
+from autopar.runtime.primitives.conversion_table import COPIED, PARTIAL, SHARD, WITH_HALO
 from autopar.runtime.transport.base import Comm, pieces_of
 from autopar.runtime.verification.adjoint_test import Operator, Pullback, differentiated
 
 _BY_CODE: Mapping[CodeType, tuple[Callable[..., Tensor], Layout, Layout]] = {
-    inspect.unwrap(one[0]).__code__: one for one in PRIMITIVES
+    inspect.unwrap(one[0]).__code__: one for one in WITH_HALO
 }
 _OF_PRIMITIVES, _OF_TRANSPORT = "autopar.runtime.primitives", "autopar.runtime.transport"
 

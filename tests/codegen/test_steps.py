@@ -6,8 +6,8 @@ from collections import Counter
 import pytest
 from compiling import CPU, EVERY, SLOW, as_priced, compiled, drawn, lowered
 
-from autopar.codegen.soundness import CELLS
 from autopar.codegen.steps import Convert, Held, Loop, Run, Update, conversions
+from autopar.ir.conversions import PRIMITIVES
 from autopar.partitioner.formulation.strategies import operand_layouts, result_layouts
 
 CASES = [("mlp", "2x2"), ("conv", "2"), ("conv", "2x2"), ("gpt", "2x2"), ("kinds", "2"), ("again", "2x2"), ("masked", "2x2"),
@@ -94,7 +94,7 @@ def calls_in(text, axes, repeats):
     found = Counter()
     for name, body in bodies.items():
         for call in (node for node in ast.walk(body) if isinstance(node, ast.Call)):
-            if isinstance(call.func, ast.Name) and call.func.id in CELLS:
+            if isinstance(call.func, ast.Name) and call.func.id in PRIMITIVES:
                 (axis,) = (arg.id for arg in call.args if isinstance(arg, ast.Name) and arg.id in axes)
                 found[call.func.id, axis.lower()] += times[name]
     return found

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 from autopar.costmodel import gradient_buckets
-from autopar.costmodel.gradient_buckets import Bucket, Gradient
+from autopar.costmodel.gradient_buckets import Gradient, SumBucket
 from autopar.ir.grid import GridShape
 from autopar.ir.layout import Copied, Replicate
 from autopar.ir.machine import load
 from autopar.runtime import Grid, simulate
-from autopar.runtime.parameters.gradient_buckets import BUCKET_BYTES, GradientSums
+from autopar.runtime.parameters.gradient_buckets import GradientSums
 
 LAYOUTS = [(Copied(), Copied()), (Copied(), Replicate()), (Replicate(), Copied()), (Replicate(), Replicate())]
 ONE = st.tuples(st.integers(0, 40), st.sampled_from(LAYOUTS), st.sampled_from([torch.float32, torch.float64]))
@@ -45,14 +45,10 @@ def test_buckets_are_those_of_the_runtime(drawn, limit):
     assert all(one.done >= max(len(drawn) - int(name[1:]) for name in one.members) for one in found)
 
 
-def test_the_size_is_the_runtime_s():
-    assert gradient_buckets.BUCKET_BYTES == BUCKET_BYTES
-
-
 @pytest.mark.parametrize(("overlap", "grid"), [(0.0, "4"), (1.0, "4"), (0.25, "4x2")])
 def test_the_machine_says_which_share_hides(overlap, grid):
     machine = dataclasses.replace(load("knl"), overlap=overlap)
-    bucket = Bucket((0,), 1 << 22, ("p",), 0)
+    bucket = SumBucket((0,), 1 << 22, ("p",), 0)
     whole = dataclasses.replace(machine, overlap=0.0)
     total, nothing = gradient_buckets.seconds(bucket, GridShape.parse(grid), whole)
     here, hidden = gradient_buckets.seconds(bucket, GridShape.parse(grid), machine)

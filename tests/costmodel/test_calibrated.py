@@ -8,10 +8,10 @@ import pytest
 
 from autopar.costmodel import calibration_reader
 from autopar.costmodel.calibration import calibrate
-from autopar.costmodel.communication import MOVES
 from autopar.errors import ConfigError
 from autopar.ir import machine as machines
 from autopar.ir.calibration_data import Moved
+from autopar.ir.conversions import PRIMITIVES
 from autopar.ir.machine import LINK_MOVES, LOCAL_MOVES, Fit, load
 from autopar.ir.machine_toml import number, rate, size, text
 
@@ -156,7 +156,7 @@ def test_bytes_of_a_measurement_are_those_of_the_price():
     assert bytes_of("keep", "forward", 100, 100) == 100
     assert bytes_of("reduce_scatter", "adjoint", 100, 50) == 100
     assert bytes_of("halo", "forward", 10, 10) == 10
-    assert {one for pair in MOVES.values() for one in pair if one} == {*LOCAL_MOVES, *LINK_MOVES} - {
+    assert {one for row in PRIMITIVES.values() for one in row.moves if one} == {*LOCAL_MOVES, *LINK_MOVES} - {
         "halo",
         "gradient_sum",
     }

@@ -9,6 +9,8 @@ from autopar.costmodel import collectives
 from autopar.costmodel import communication as comm
 from autopar.costmodel.collectives import Reach
 from autopar.costmodel.redistribution import conversion_matrix
+from autopar.ir import conversions
+from autopar.ir.bucketing import BUCKET_BYTES
 from autopar.ir.grid import GridShape
 from autopar.ir.layout import Copied, Partial, Replicate, Shard, dual
 from autopar.ir.machine import LINK_MOVES, LOCAL_MOVES, Fit, Link, load
@@ -17,7 +19,12 @@ LINK = Link(3e-6, 2e9)
 MACHINE = load("cpu")
 LAYOUTS = [Replicate(), Copied(), Partial(), Shard(0), Shard(1)]
 PRIMITIVES = sorted(
-    {comm.primitive_of(one, other) for one in LAYOUTS for other in LAYOUTS if comm.primitive_of(one, other)}
+    {
+        conversions.primitive_of(one, other)
+        for one in LAYOUTS
+        for other in LAYOUTS
+        if conversions.primitive_of(one, other)
+    }
 )
 PARTS = ("split", "gather", "all_gather", "reduce_scatter", "take", "zero_fill")
 SENT = tuple(move for move in LINK_MOVES if move != "halo")
@@ -48,7 +55,7 @@ MACHINES = st.one_of(st.just(MACHINE), measured())
 
 
 def test_the_table_of_the_design():
-    shard, names = Shard(0), comm.primitive_of
+    shard, names = Shard(0), conversions.primitive_of
     assert [names(Replicate(), x) for x in (shard, Partial(), Copied())] == ["split", "keep", "copy"]
     assert [names(shard, x) for x in (Replicate(), Shard(1), Partial(), Copied())] == [
         "gather", "all_to_all", "zero_fill", "all_gather"
@@ -57,14 +64,14 @@ def test_the_table_of_the_design():
     assert [names(Copied(), x) for x in (Replicate(), shard, Partial())] == ["once", "take", None]
     assert all(names(x, x) is None for x in LAYOUTS)
     assert names(shard, Shard(0, 2, 1)) == "all_to_all"
-    assert sorted(comm.MOVES) == PRIMITIVES
+    assert sorted(conversions.PRIMITIVES) == PRIMITIVES
 
 
 @pytest.mark.parametrize("before", LAYOUTS)
 @pytest.mark.parametrize("after", LAYOUTS)
 def test_the_adjoint_costs_what_the_dual_cell_costs(before, after):
     """The adjoint of A -> B is dual(B) -> dual(A): the prices of the two cells are each other's, swapped."""
-    name, mirror = comm.primitive_of(before, after), comm.primitive_of(dual(after), dual(before))
+    name, mirror = conversions.primitive_of(before, after), conversions.primitive_of(dual(after), dual(before))
     assert (name is None) == (mirror is None)
     if name and mirror:
         sizes = {True: 1000.0, False: 4000.0}
@@ -214,9 +221,9 @@ def test_between_nodes_goes_what_the_ranks_of_a_node_share():
 def test_a_gradient_pays_for_its_share_of_a_bucket():
     fit = Fit("intra", "gradient_sum", 2, 1e-3, (), (1e9,))
     machine = dataclasses.replace(MACHINE, fits=(fit,))
-    bucket = 1e-3 + comm.BUCKET / 1e9
-    assert comm.gradient_seconds(machine, over(2), comm.BUCKET / 8) == pytest.approx(bucket / 8)
-    assert comm.gradient_seconds(machine, over(2), comm.BUCKET * 3) == pytest.approx(1e-3 + 3 * comm.BUCKET / 1e9)
+    bucket = 1e-3 + BUCKET_BYTES / 1e9
+    assert comm.gradient_seconds(machine, over(2), BUCKET_BYTES / 8) == pytest.approx(bucket / 8)
+    assert comm.gradient_seconds(machine, over(2), BUCKET_BYTES * 3) == pytest.approx(1e-3 + 3 * BUCKET_BYTES / 1e9)
     assert comm.gradient_seconds(MACHINE, over(2), 1e6) == pytest.approx(1e6 / LINK.beta)
     assert comm.gradient_seconds(machine, over(1), 1e6) == 0
 

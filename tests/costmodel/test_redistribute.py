@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autopar.costmodel.collectives import reaches
-from autopar.costmodel.communication import price, primitive_of
+from autopar.costmodel.communication import price
 from autopar.costmodel.local_shapes import compatible, local_shape
 from autopar.costmodel.redistribution import conversion_matrix, plain, plan_conversion
+from autopar.ir.conversions import primitive_of
 from autopar.ir.grid import GridShape
 from autopar.ir.layout import Copied, Partial, Replicate, Shard, even_bounds
 from autopar.ir.machine import Link, Machine

@@ -6,8 +6,9 @@ import time
 
 import pytest
 
-from autopar.costmodel import calibration_reader, communication
+from autopar.costmodel import calibration_reader
 from autopar.errors import ConfigError
+from autopar.ir.conversions import PRIMITIVES
 from autopar.ir.machine import LINK_MOVES, LOCAL_MOVES
 from autopar.runtime.calibration import (
     communication as calibration_moves,
@@ -17,7 +18,7 @@ from autopar.runtime.calibration import (
     run,
 )
 from autopar.runtime.calibration.timer import Clock, Pace
-from autopar.runtime.primitives.conversion_table import PRIMITIVES
+from autopar.runtime.primitives.conversion_table import WITH_HALO
 from autopar.runtime.transport.threads import simulate
 from autopar.runtime.transport.world import default_world
 
@@ -42,12 +43,12 @@ def test_every_primitive_is_measured_in_both_directions(tmp_path):
     seen = {(one.primitive, one.direction) for one in raw.moved}
     priced = {
         (primitive, direction)
-        for primitive, pair in communication.MOVES.items()
-        for direction, move in zip(("forward", "adjoint"), pair, strict=True)
+        for primitive, row in PRIMITIVES.items()
+        for direction, move in zip(("forward", "adjoint"), row.moves, strict=True)
         if move
     }
     assert priced - {("gather", "adjoint")} <= seen
-    assert communication.MOVES["gather"][1] == communication.MOVES["split"][0]
+    assert PRIMITIVES["gather"].adjoint == PRIMITIVES["split"].forward
     assert {one.ranks for one in raw.moved} == {2}
     assert all(len(one.seconds) == 2 for one in raw.moved)
     assert 0 <= raw.overlap_intra <= 1
@@ -113,7 +114,7 @@ def calibration_times():
 
 
 def test_the_primitives_are_those_of_the_runtime():
-    table = {function.__name__ for function, _, _ in PRIMITIVES}
+    table = {function.__name__ for function, _, _ in WITH_HALO}
     assert set(calibration_moves.PRIMITIVES) == table | {"gradient_sum", "message"}
 
 
