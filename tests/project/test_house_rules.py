@@ -52,6 +52,8 @@ RUNTIME_MAY = (
     "autopar.runtime",
     "autopar.ir.batch_sizes",
     "autopar.errors",
+    "autopar.ir.bucketing",
+    "autopar.ir.conversions",
     "autopar.ir.layout",
     "autopar.ir.grid",
     "autopar.jobs",
