@@ -9,15 +9,16 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autopar.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from autopar.artifact import load
     from autopar.compiler import Compiled, compile
-    from autopar.ir.plan import Plan, load_plan
-    from autopar.ops.record.op import register_operator
+    from autopar.ir.plan import Plan
+    from autopar.ir.plan_file import load_plan
+    from autopar.ops.registry import register_operator
     from autopar.parallelize import parallelize
     from autopar.proof import prove_operator
-
-__version__ = "0.1.0"
 
 # In a checkout `autopar/` hides an installed autopar from whoever works there; its other packages then stand beside it.
 if not Path(__file__).with_name("runtime").exists():
@@ -28,10 +29,10 @@ _HOMES = {
     "Plan": "autopar.ir.plan",
     "compile": "autopar.compiler",
     "load": "autopar.artifact",
-    "load_plan": "autopar.ir.plan",
+    "load_plan": "autopar.ir.plan_file",
     "parallelize": "autopar.parallelize",
     "prove_operator": "autopar.proof",
-    "register_operator": "autopar.ops.record.op",
+    "register_operator": "autopar.ops.registry",
 }
 
 __all__ = ["Compiled", "Plan", "compile", "load", "load_plan", "parallelize", "prove_operator", "register_operator"]

@@ -1,8 +1,7 @@
 """A compiled folder on disk: ``program.py``, ``plan.json``, and tensors that have no other home.
 
-    save       a compiled model becomes a folder; files appear whole or not at all, the plan last
-    load       the plan and the program of a folder
-    recompile  the same model compiled again as its plan was, to ask what else could have been done
+    save   a compiled model becomes a folder; files appear whole or not at all, the plan last
+    load   the plan and the program of a folder
 
 A live module has no file to make its parameters from, so they are stored too; constants that capture lifted out of the model
 always are. A program that was edited by hand is never overwritten: it is set aside.
@@ -13,25 +12,38 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shlex
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from autopar.errors import ConfigError, PlanError, refusal
-from autopar.ir.plan import ModelSource, Plan, load_plan, to_json
+from autopar.ir.plan import ModelSource, Plan
+from autopar.ir.plan_file import load_plan, to_json
 
 if TYPE_CHECKING:
     import torch
 
-    from autopar.compiler import Compiled
-
 PROGRAM, PLAN, CONSTANTS, PARAMETERS = "program.py", "plan.json", "constants.safetensors", "parameters.safetensors"
 EDITED = "program.edited.py"
 _WRITERS = Mapping[str, Callable[[Path], None]]
+
+
+class Savable(Protocol):
+    """What a folder is written of: a compiled model, with the programs for other numbers of rows."""
+
+    @property
+    def plan(self) -> Plan: ...  # noqa: D102
+    @property
+    def source(self) -> str: ...  # noqa: D102
+    @property
+    def constants(self) -> Mapping[str, torch.Tensor]: ...  # noqa: D102
+    @property
+    def model(self) -> object: ...  # noqa: D102
+    @property
+    def others(self) -> Sequence[Savable]: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +90,7 @@ def _unwritable(folder: Path, given: str) -> ConfigError:
     return ConfigError(refusal(f"output {folder}", given, rule, fix="choose another folder with -o"))
 
 
-def save(compiled: Compiled, folder: Path) -> Path:
+def save(compiled: Savable, folder: Path) -> Path:
     """Write a compiled model into `folder`, made where it is missing. Returns the folder.
 
     Raises ConfigError where that is impossible; the folder is then as it was before.
@@ -127,92 +139,7 @@ def is_edited(folder: Path) -> bool:
         return True
 
 
-def recompile(folder: str | Path) -> Compiled:
-    """Compile the model of a folder again, as its plan was compiled, so that alternatives can be priced.
-
-    Raises PlanError where the folder came from a live module, or where the model file is gone or no longer the same, or
-    leads to another plan.
-    """
-    from autopar.compiler import compile
-    from autopar.model_file import load as load_model
-
-    folder = Path(folder)
-    plan = load_plan(folder)
-    path = _model_path(plan, folder if folder.is_dir() else folder.parent)
-    file = load_model(f"{path}:{plan.model.attribute}")
-    compiled = compile(
-        file.model,
-        file.example_inputs,
-        grid=plan.grid,
-        machine=plan.machine,
-        memory=plan.options.memory,
-        solver=plan.options.solver,
-        pin=plan.options.pins,
-        ban=plan.options.bans,
-        plan=plan.options.plan,
-        measure=plan.options.measure,
-        recompute=plan.options.recompute,
-        optimizer=plan.options.optimizer,
-        loss=plan.options.loss,
-        outputs=plan.options.outputs,
-        name=plan.name,
-        source=ModelSource(str(path), file.sha256, file.attribute),
-        time_limit=plan.options.time_limit,
-    )
-    _check_same(plan, compiled.plan, path, folder)
-    return compiled
-
-
-def _model_path(plan: Plan, folder: Path) -> Path:
-    """The model file, as it was when the plan was made."""
-    if not plan.model.path:
-        fix = "ask where it was compiled: compiled.explain(name); or compile a model file"
-        given = f"{plan.name} was compiled from a live module"
-        raise PlanError(refusal(str(folder), given, "a folder is compiled again from its model file", fix=fix))
-    path = (folder / plan.model.path).resolve()
-    rule = "a folder is compiled again from the model file that its plan was made of"
-    if not path.is_file():
-        raise PlanError(
-            refusal(str(folder), f"its model file {path} is gone", rule, fix="move the file back, or compile again")
-        )
-    if hashlib.sha256(path.read_bytes()).hexdigest() != plan.model.sha256:
-        raise PlanError(
-            refusal(str(path), "the file changed since it was compiled", rule, fix=_again(plan, path, folder))
-        )
-    return path
-
-
-def _check_same(plan: Plan, now: Plan, path: Path, folder: Path) -> None:
-    rule = "compiled again, a model gives the plan that is explained"
-    if now.graph_sha256 != plan.graph_sha256:
-        given = "the file is the same, but the model is another: something that it imports changed"
-        raise PlanError(refusal(str(path), given, rule, fix=_again(plan, path, folder)))
-    if (now.nodes, now.parameters) != (plan.nodes, plan.parameters):
-        given = f"another plan came out ({now.solver.method}, gap {now.solver.gap:.2%})"
-        fix = _again(plan, path, folder) + "; with a higher --time-limit where the solver is stopped by it"
-        raise PlanError(refusal(str(folder), given, rule, fix=fix))
-
-
-def _again(plan: Plan, path: Path, folder: Path) -> str:
-    """The command that compiles the folder anew."""
-    attribute = "" if plan.model.attribute == "model" else f":{plan.model.attribute}"
-    given = ["autopar", "compile", f"{os.path.relpath(path)}{attribute}", "--grid", plan.grid]
-    options = plan.options
-    given += [] if plan.machine.name == "cpu" else ["--machine", plan.machine.name]
-    given += [] if options.memory is None else ["--memory", f"{options.memory:.0f}"]
-    given += [] if options.optimizer == "adamw" else ["--optimizer", options.optimizer]
-    given += [] if options.loss is None else ["--loss", options.loss]
-    given += [word for output in options.outputs for word in ("--return", output)]
-    given += [word for pin in options.pins for word in ("--pin", pin)]
-    given += [word for ban in options.bans for word in ("--ban", ban)]
-    given += [] if options.plan == "auto" else ["--plan", options.plan]
-    given += ["--batch-sizes", ",".join(map(str, options.batch_sizes))] if options.batch_sizes else []
-    given += ["--measure"] if options.measure else []
-    given += [] if options.recompute == "auto" else ["--recompute", options.recompute]
-    return shlex.join([*given, "-o", str(folder)])
-
-
-def _tensors(compiled: Compiled) -> Iterator[tuple[str, Callable[[Path], None]]]:
+def _tensors(compiled: Savable) -> Iterator[tuple[str, Callable[[Path], None]]]:
     """Writers of the tensors that have no other home."""
     from torch import nn
 
@@ -226,7 +153,7 @@ def _tensors(compiled: Compiled) -> Iterator[tuple[str, Callable[[Path], None]]]
         yield PARAMETERS, lambda file: _write_tensors(file, values)
 
 
-def _others(other: Compiled, source: ModelSource) -> _WRITERS:
+def _others(other: Savable, source: ModelSource) -> _WRITERS:
     """Writers of the program for another number of rows: ``program_17.py``, its plan, and its constants."""
     rows, plan = other.plan.batch.rows, replace(other.plan, model=source)
     found: dict[str, Callable[[Path], None]] = {

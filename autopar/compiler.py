@@ -23,13 +23,13 @@ from autopar.codegen import soundness, steps
 from autopar.codegen.symbolic_batch import Baked, variant
 from autopar.costmodel.memory import optimizer_copies
 from autopar.errors import ConfigError, nearest, refusal
-from autopar.internal_errors import ours
+from autopar.internal_errors import BrokenCall, ours
 from autopar.ir import machine as machines
 from autopar.ir.graph import Graph
 from autopar.ir.grid import GridShape
 from autopar.ir.machine import Machine
 from autopar.ir.plan import BatchPlan, ModelSource, Options, Place, Plan
-from autopar.ops.broken_records import BrokenCall, whole_from_now
+from autopar.ops.broken_records import whole_from_now
 from autopar.ops.discovery.discover import explore
 from autopar.ops.lookup import without_record
 from autopar.partitioner.formulation import priced_problem
@@ -39,7 +39,7 @@ from autopar.planning import alternatives, baselines, pins, plan_record
 from autopar.planning import grid_search as grids
 from autopar.planning.candidate import Outcome
 from autopar.planning.planner import planned
-from autopar.planning.progress import Progress, logged, timed
+from autopar.progress import Progress, logged, timed
 
 if TYPE_CHECKING:
     import torch

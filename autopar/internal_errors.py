@@ -8,7 +8,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from autopar.errors import AutoparError, InternalError, refusal
-from autopar.ops.broken_records import BrokenCall, told
+
+
+class BrokenCall(Exception):
+    """A stage cannot handle a call under its record."""
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(f"{name}: {why}")
+        self.name = name
+        self.why = why
 
 
 @contextmanager
@@ -24,3 +32,8 @@ def ours(where: str) -> Iterator[None]:
         rule = "this is a mistake of autopar, not of the model"
         fix = "report it with the model; where an operator is to blame, pin it: 'PATTERN: replicate@*'"
         raise InternalError(refusal(where, given, rule, (), fix)) from error
+
+
+def told(error: Exception) -> str:
+    """An exception as half a sentence."""
+    return " ".join(f"{type(error).__name__}: {error}".split())

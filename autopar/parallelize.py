@@ -20,10 +20,11 @@ from torch import Tensor, nn
 
 from autopar.ir.batch_sizes import ANY
 from autopar.ir.grid import GridShape
-from autopar.ir.plan import Plan, from_json, to_json
+from autopar.ir.plan import Plan
+from autopar.ir.plan_file import from_json, to_json
 from autopar.ir.profile import FILE
 from autopar.planning.grid_search import AUTO
-from autopar.planning.progress import Progress
+from autopar.progress import Progress
 from autopar.runtime.diagnostics.collective_errors import by_rank0, together
 from autopar.runtime.diagnostics.failure import end_scripts
 from autopar.runtime.grid.grid import check_ranks

@@ -74,7 +74,7 @@ def compiled(case: Case) -> Measured:
     import transformers
 
     import autopar
-    from autopar.ir.plan import to_json
+    from autopar.ir.plan_file import to_json
 
     seconds = dict.fromkeys(STAGES, 0.0)
     began = time.perf_counter()

@@ -26,7 +26,7 @@ from autopar.errors import AutoparError, InternalError, ProgramMismatch
 from autopar.ir.graph import Graph, Node
 from autopar.ir.grid import GridShape
 from autopar.ir.layout import Partial
-from autopar.ir.plan import to_json
+from autopar.ir.plan_file import to_json
 from autopar.ops.lookup import call_of, record_of_call
 from autopar.ops.record.rule import choices, fills
 from autopar.runtime import simulate

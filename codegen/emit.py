@@ -10,7 +10,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import autopar
 from autopar.codegen import naming
 from autopar.codegen.layout_tables import layout_tables
 from autopar.codegen.source_map import Numbers, numbers, places
@@ -20,10 +19,11 @@ from autopar.codegen.symbolic_batch import Variant
 from autopar.ir.graph import Graph
 from autopar.ir.grid import GridShape
 from autopar.ir.plan import Place
-from autopar.ops.library.user_functions import Kept, functions_among
 from autopar.ops.record.op import Expr
+from autopar.ops.record.user_functions import Kept, functions_among
 from autopar.partitioner.formulation.priced_problem import Decision
 from autopar.partitioner.formulation.repeated_blocks import Repeat
+from autopar.version import __version__
 
 _COLUMN = 88  # where comments start, or further left where all statements are shorter
 _WIDEST = 150  # a comment that would end beyond stands above its line
@@ -94,7 +94,7 @@ def ending(outputs: bool, images: bool) -> str:
 def _title(text: Text) -> str:
     origin = f" from {text.source}" if text.source else ""
     line = (
-        f"{text.title} on grid {text.grid}, compiled by autopar {autopar.__version__}{origin}. "
+        f"{text.title} on grid {text.grid}, compiled by autopar {__version__}{origin}. "
         "Edit freely: `autopar run` executes this file."
     )
     return re.sub(r'["\\\s]', lambda match: "'" if match[0] == '"' else " ", line)  # it stands between quotes

@@ -22,7 +22,7 @@ from autopar.ir.grid import GridShape
 from autopar.ir.layout import parse_layout
 from autopar.ir.machine import Link
 from autopar.ir.machine import load as load_machine
-from autopar.ir.plan import to_json
+from autopar.ir.plan_file import to_json
 from autopar.partitioner.formulation.priced_problem import decide
 from autopar.partitioner.problem import Solution, evaluate
 from autopar.planning.overlap import as_if

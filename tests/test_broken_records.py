@@ -12,11 +12,10 @@ from autopar import errors
 from autopar.analysis.fallbacks import unruled
 from autopar.capture import capture
 from autopar.codegen import emit, soundness
-from autopar.ops.record import op as records
-from autopar.ops.record.op import registry
+from autopar.ops import registry as records
 from autopar.ops.record.rule import letters
 
-LINEAR = registry()["aten.linear.default"]
+LINEAR = records.registry()["aten.linear.default"]
 
 
 class Net(nn.Module):

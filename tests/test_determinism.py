@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from compiling import SLOW, compiled
 
-from autopar.ir.plan import to_json
+from autopar.ir.plan_file import to_json
 
 TESTS = Path(__file__).parent
 CODE = """
 import hashlib, sys
 sys.path.insert(0, {tests!r})
 from compiling import SLOW, compiled
-from autopar.ir.plan import to_json
+from autopar.ir.plan_file import to_json
 for name, options in {cases!r}:
     one = compiled(name, machine=SLOW, **options)
     print(hashlib.sha256((one.source + to_json(one.plan)).encode()).hexdigest())

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from autopar.errors import ConfigError, InfeasiblePlan
 from autopar.ir.grid import GridShape
-from autopar.ir.plan import to_json
+from autopar.ir.plan_file import to_json
 from autopar.planning.grid_search import MOST, candidates
 
 TWO_NODES = dataclasses.replace(SLOW, ranks_per_node=4)

@@ -7,7 +7,7 @@ from autopar.errors import ConfigError
 from autopar.ir.graph import Graph, Node, Ref, Value
 from autopar.ir.grid import GridShape
 from autopar.ir.layout import parse_layout
-from autopar.ops.record import op
+from autopar.ops import registry
 from autopar.ops.record.op import Op
 from autopar.ops.record.rule import letters
 from autopar.partitioner.formulation.choice_patterns import lies
@@ -20,7 +20,7 @@ TARGET = "aten.softmax.int"
 @pytest.fixture
 def graph(monkeypatch):
     record = Op("mine", (TARGET,), "a 1 [v] -> a 1 [v]", lambda call: letters("a c [v] -> a c [v]", call), None)
-    monkeypatch.setattr(op, "_OWN", {TARGET: record})
+    monkeypatch.setattr(registry, "_OWN", {TARGET: record})
     values = {name: Value(name, (4, 1, 6), "float32", True) for name in "xyz"}
     nodes = tuple(
         Node(name, TARGET, (Ref(given), 2), (), (made,), f"block.{name}", "net.py:7", "h = self.soft(x)")

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autopar.errors import PlanError
-from autopar.ir.plan import VERSION, from_json, load_plan, to_json
+from autopar.ir.plan import VERSION
+from autopar.ir.plan_file import from_json, load_plan, to_json
 from autopar.runtime.program.plan_reader import parse_description
 
 QUICKLY = settings(deadline=None, max_examples=150)

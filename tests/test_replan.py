@@ -8,7 +8,7 @@ from compiling import CPU, QUICK, SLOW, compiled
 
 import autopar
 from autopar.errors import ConfigError, InfeasiblePlan
-from autopar.ir.plan import to_json
+from autopar.ir.plan_file import to_json
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import autopar
 from autopar.costmodel.compute import parameter_seconds
 from autopar.errors import ConfigError, InfeasiblePlan
 from autopar.ir.grid import GridShape
-from autopar.ir.plan import to_json
+from autopar.ir.plan_file import to_json
 from autopar.partitioner.formulation.priced_problem import build, decide, running_statistics
 from autopar.partitioner.formulation.recomputation import again, key_of, offered
 from autopar.partitioner.problem import NoChoice

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from autopar.planning import progress
+from autopar import progress
 
 
 class Terminal(io.StringIO):

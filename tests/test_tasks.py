@@ -11,7 +11,7 @@ from autopar.costmodel.timeline import simulate
 from autopar.ir.grid import GridShape
 from autopar.ir.layout import parse_layout
 from autopar.ir.machine import Link
-from autopar.ir.plan import from_json, to_json
+from autopar.ir.plan_file import from_json, to_json
 
 CASES = [("mlp", "2"), ("conv", "2x2"), ("attention", "2"), ("gpt", "2x2"), ("gpt", "2")]
 FREE = dataclasses.replace(SLOW, intra=Link(0.0, 1e9), inter=Link(0.0, 1e9), overlap=0.0)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from autopar.ir.grid import GridShape
-from autopar.ir.plan import to_json
+from autopar.ir.plan_file import to_json
 from autopar.runtime import simulate
 from autopar.runtime.parameters.deferred_init import module_values
 from autopar.runtime.program.plan_reader import parse_description

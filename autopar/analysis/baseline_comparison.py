@@ -14,7 +14,7 @@ from autopar.planning import baselines, overlap
 
 if TYPE_CHECKING:
     from autopar.compiler import Compiled
-    from autopar.planning.progress import Progress
+    from autopar.progress import Progress
 
 UNLIMITED = 2.0**70
 """Bytes: more than any machine has."""

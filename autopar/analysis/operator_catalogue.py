@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autopar.ir.layout import Partial
-from autopar.ops.record.op import Op, home_of, registry
+from autopar.ops.record.op import Op, home_of
 from autopar.ops.record.rule import Call, Rule, Window, split_choice
+from autopar.ops.registry import registry
 
 HEAD = """# Operators
 

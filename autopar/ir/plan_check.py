@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from autopar.errors import ConfigError, nearest
 from autopar.ir import machine as machines
 from autopar.ir.graph import ITEMSIZE
 from autopar.ir.grid import GridShape
 from autopar.ir.layout import parse_layout
-
-if TYPE_CHECKING:
-    from autopar.ir.plan import ConversionPlan, InnerPlan, NodePlan, Plan
+from autopar.ir.plan import ConversionPlan, InnerPlan, NodePlan, Plan
 
 _MODES = ("split", "replicate", "copied", "linear")
 _KINDS = ("input", "parameter", "frozen", "buffer", "constant")

@@ -15,8 +15,8 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-import autopar
 from autopar.errors import ConfigError, refusal
+from autopar.version import __version__
 
 VERSION = 1
 FILE = "profile.json"
@@ -170,8 +170,8 @@ def load_profile(folder: Path, program: str, plan: str, ranks: int) -> Profile:
         stale.append("plan.json has changed since it was profiled")
     if len(profile.ranks) != ranks:
         stale.append(f"it is of {len(profile.ranks)} ranks, and the grid has {ranks}")
-    if profile.autopar != autopar.__version__:
-        stale.append(f"autopar {profile.autopar} wrote it, and this is {autopar.__version__}")
+    if profile.autopar != __version__:
+        stale.append(f"autopar {profile.autopar} wrote it, and this is {__version__}")
     if stale:
         fix = f"run `autopar run {folder} --profile` again"
         raise ConfigError(refusal(str(file), "stale", rule, stale, fix))

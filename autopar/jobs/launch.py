@@ -21,7 +21,6 @@ from pathlib import Path
 from types import FrameType
 from typing import BinaryIO
 
-import autopar
 from autopar.errors import ConfigError, refusal
 from autopar.jobs import ends, failure_files, flight_recorder
 from autopar.jobs.environment import TERMINAL, settings
@@ -75,7 +74,7 @@ def command(target: Path | str, ranks: int, arguments: Sequence[str] = (), optio
 
 def _hidden(folder: Path) -> bool:
     """Whether modules that are started here by name would be those of another autopar, as in a checkout."""
-    other, own = folder / "autopar" / "__init__.py", Path(autopar.__file__)
+    other, own = folder / "autopar" / "__init__.py", Path(__file__).parents[1] / "__init__.py"
     return other.is_file() and not other.samefile(own)
 
 

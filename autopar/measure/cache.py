@@ -12,9 +12,9 @@ from pathlib import Path
 import msgspec
 import torch
 
-import autopar
 from autopar.measure.timed_call import Job
 from autopar.ops.discovery import cache
+from autopar.version import __version__
 
 _VERSION = 2
 Known = dict[str, tuple[float, float] | None]
@@ -51,7 +51,7 @@ def _file(workers: int) -> Path | None:
     place = cache.folder()
     if place is None:
         return None
-    parts = (_VERSION, autopar.__version__, torch.__version__, _processor(), workers)
+    parts = (_VERSION, __version__, torch.__version__, _processor(), workers)
     return place.parent / "timings" / f"{hashlib.sha256(repr(parts).encode()).hexdigest()[:24]}.json"
 
 

@@ -7,9 +7,10 @@ What a record is written with is offered here, for users' own (docs/adding_an_op
     function, method, invoke  emitters of ``f(x, y, option=value)`` and ``x.f(option=value)``, and the text of one call
 """
 
-from autopar.ops.record.op import Inner, Local, Op, Sample, T, register_operator
+from autopar.ops.record.op import Inner, Local, Op, Sample, T
 from autopar.ops.record.printing import function, invoke, method
 from autopar.ops.record.rule import Call, Rule, letters, with_linear
+from autopar.ops.registry import register_operator
 
 __all__ = [
     "Call",

@@ -12,19 +12,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from autopar.errors import AutoparError, InternalError, refusal
+from autopar.internal_errors import BrokenCall, told
 from autopar.ir.graph import Graph, Node
 from autopar.ops import saved_tensors
 from autopar.ops.record.op import Op
 from autopar.ops.record.rule import Call, Dims, Rule
-
-
-class BrokenCall(Exception):
-    """A stage cannot handle a call under its record."""
-
-    def __init__(self, name: str, why: str) -> None:
-        super().__init__(f"{name}: {why}")
-        self.name = name
-        self.why = why
 
 
 def rehearse(op: Op, rule: Rule, call: Call) -> None:
@@ -52,11 +44,6 @@ def failing(call: Call) -> Iterator[None]:
         raise
     except Exception as error:  # a record may raise anything, a user's own included
         raise BrokenCall(call.node.name, f"its record fails: {told(error)}") from error
-
-
-def told(error: Exception) -> str:
-    """An exception as half a sentence."""
-    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def flaw(rule: Rule, call: Call) -> str:

@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 
 from autopar.ir.graph import Argument, Dtype, Graph, Node, Ref
-from autopar.ops.record.op import record_of
+from autopar.ops.registry import record_of
 
 Tensor = torch.Tensor
 

@@ -15,11 +15,13 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
+from autopar.internal_errors import told
 from autopar.ir.graph import Graph, Node, Value
-from autopar.ops.broken_records import flaw, told
+from autopar.ops.broken_records import flaw
 from autopar.ops.record.fallback import FALLBACK, emit_whole, whole_rule
-from autopar.ops.record.op import Local, Op, record_of
+from autopar.ops.record.op import Local, Op
 from autopar.ops.record.rule import Call, Rule
+from autopar.ops.registry import record_of
 
 _UNREAD = Value("", (), "float32", False)
 
@@ -61,7 +63,7 @@ def record_of_call(call: Call) -> tuple[Op, Rule]:
     Nothing may be split where there is neither, nor where a stage has found the record wrong.
     """
     from autopar.ops.discovery import discover
-    from autopar.ops.library import user_functions  # torch is not needed where every call has a record
+    from autopar.ops.record import user_functions  # torch is not needed where every call has a record
 
     op, (rule, why) = op_of(call.node), _rule(call)
     if rule is not None:

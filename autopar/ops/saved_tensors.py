@@ -39,7 +39,7 @@ def scratch(call: Call, rule: Rule, op: Op, split: Collection[str]) -> tuple[str
 
 def _ours(op: Op) -> bool:
     """Whether the record is the library's: a user's, and one that was discovered, may have the name of one of ours."""
-    from autopar.ops.record.op import registry
+    from autopar.ops.registry import registry
 
     record = registry().get(op.targets[0]) if op.targets else None
     return record is not None and (record.name, record.note) == (op.name, op.note)

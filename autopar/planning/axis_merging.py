@@ -23,7 +23,7 @@ from autopar.partitioner.formulation.strategies import Described, describe
 from autopar.partitioner.problem import NoChoice, Solution
 from autopar.partitioner.solvers.solve import solve
 from autopar.planning.pins import Wishes
-from autopar.planning.progress import Progress, timed
+from autopar.progress import Progress, timed
 
 LEFT_OUT = "strategies left out"
 """What a method says where a plan is the best of some only."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 
-import autopar
 from autopar.codegen.steps import Program
 from autopar.codegen.symbolic_batch import Variant, run_for
 from autopar.costmodel import compute
@@ -24,6 +23,7 @@ from autopar.partitioner.formulation.priced_problem import Built, Decision
 from autopar.partitioner.formulation.recomputation import key_of
 from autopar.partitioner.formulation.strategies import Strategy, filled_factors, whole_strategy
 from autopar.planning.candidate import Outcome, tensor
+from autopar.version import __version__
 
 
 def plan(found: Outcome, chosen: Options, source: ModelSource) -> Plan:
@@ -32,7 +32,7 @@ def plan(found: Outcome, chosen: Options, source: ModelSource) -> Plan:
     graph = built.graph
     return Plan(
         version=VERSION,
-        autopar=autopar.__version__,
+        autopar=__version__,
         name=graph.name,
         grid=str(built.grid),
         machine=built.machine,

@@ -34,7 +34,7 @@ from autopar.planning.candidate import Outcome, outcome
 from autopar.planning.infeasibility import amount, no_plan
 from autopar.planning.memory_limit import Fitted, fitted
 from autopar.planning.pins import Wishes
-from autopar.planning.progress import Progress, only_reminders, silent, timed
+from autopar.progress import Progress, only_reminders, silent, timed
 
 _MOST = 4
 _FEW = 500_000  # prices of conversions: with more, blocks apart are not planned only to tell what tying costs

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from autopar.ops.record.fallback import FALLBACK
-from autopar.ops.record.op import Op, Sample, T, registry
+from autopar.ops.record.op import Op, Sample, T
+from autopar.ops.registry import registry
 
 _LEFT_OUT = (  # records that are drawn with care elsewhere
     "recurrent",  # torch reads beyond its weights where their shapes do not fit

@@ -27,7 +27,8 @@ from autopar.compiler import emitted
 from autopar.errors import ConfigError
 from autopar.ir.grid import GridShape
 from autopar.ir.machine import load as load_machine
-from autopar.ir.plan import ModelSource, Options, to_json
+from autopar.ir.plan import ModelSource, Options
+from autopar.ir.plan_file import to_json
 from autopar.partitioner.formulation.priced_problem import Built, build
 from autopar.partitioner.problem import Solution, evaluate
 from autopar.planning.candidate import outcome

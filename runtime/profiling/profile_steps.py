@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 
-import autopar
 from autopar.ir.profile import FILE, VERSION, Profile, digest, to_json
 from autopar.runtime.diagnostics.collective_errors import together
 from autopar.runtime.profiling.memory_use import memory_use
@@ -26,6 +25,7 @@ from autopar.runtime.profiling.profiler import Profiler
 from autopar.runtime.session.compiled_job import Job
 from autopar.runtime.session.parallel_module import Parallel
 from autopar.runtime.transport.world import simulated_world
+from autopar.version import __version__
 
 PROFILED = 5  # steps, and as many without a profile
 
@@ -81,7 +81,7 @@ def gathered(parallel: Parallel, profiler: Profiler, source: str, plan: str) -> 
     """What all ranks have measured of the program and plan with these texts. Collective."""
     return Profile(
         version=VERSION,
-        autopar=autopar.__version__,
+        autopar=__version__,
         program_sha256=digest(source),
         plan_sha256=digest(plan),
         grid=str(parallel.grid.shape),

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-import autopar
 from autopar.errors import ProgramMismatch, refusal
 from autopar.ir.batch_sizes import ANY, Sizes
+from autopar.version import __version__
 
 VERSION = 2
 KINDS = ("parameter", "frozen", "buffer", "constant")
@@ -133,8 +133,8 @@ def _check_version(data: Mapping[str, Any], where: str) -> None:
     if version != VERSION:
         rule = f"this release of autopar reads version {VERSION}"
         raise ProgramMismatch(refusal(where, f"schema version {version!r}", rule, fix=_AGAIN))
-    if release != autopar.__version__:
-        given = f"compiled by autopar {release}, and this is {autopar.__version__}"
+    if release != __version__:
+        given = f"compiled by autopar {release}, and this is {__version__}"
         rule = "a program runs on the release that compiled it"
         raise ProgramMismatch(refusal(where, given, rule, fix=f"{_AGAIN}, or install autopar {release}"))
 

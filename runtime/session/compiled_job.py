@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import autopar
 from autopar.errors import ConfigError, ProgramMismatch, mend, refusal
 from autopar.model_file import ModelFile, load
 from autopar.runtime.diagnostics import call_site
@@ -37,6 +36,7 @@ from autopar.runtime.program.program import Program
 from autopar.runtime.session.outputs import Outputs, at_path
 from autopar.runtime.session.parallel_module import Parallel
 from autopar.runtime.transport.base import Comm
+from autopar.version import __version__
 
 Inputs = tuple[Any, ...] | dict[str, Any]
 CALL_SITE = call_site.PASSED
@@ -247,4 +247,4 @@ def _fileless(folder: Path, given: str) -> ConfigError:
 
 
 def _versions() -> dict[str, str]:
-    return {"autopar": autopar.__version__, "torch": torch.__version__, "python": platform.python_version()}
+    return {"autopar": __version__, "torch": torch.__version__, "python": platform.python_version()}

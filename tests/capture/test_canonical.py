@@ -7,9 +7,10 @@ from torch import fx
 from autopar.capture.arguments import canonical
 from autopar.ir.graph import Dtype, Node, Ref
 from autopar.ops.interpreter import run
-from autopar.ops.reached_call import overload_of
 from autopar.ops.record.fallback import FALLBACK
-from autopar.ops.record.op import Sample, T, registry
+from autopar.ops.record.op import Sample, T
+from autopar.ops.record.reached_call import overload_of
+from autopar.ops.registry import registry
 from autopar.proof.reference import whole_of
 from autopar.proof.variations import variations
 

@@ -6,7 +6,7 @@ import pytest
 from cli_case import done, refused, write
 
 import autopar
-from autopar import artifact as folders
+from autopar.recompile import recompile
 
 
 def test_the_table_has_the_plan_and_every_baseline(tmp_path):
@@ -38,7 +38,7 @@ def test_a_fixed_plan_is_a_folder_like_any_other(tmp_path, plan):
     done("compile", write(tmp_path), "--grid", "2", "--plan", plan, "-o", tmp_path / "build")
     saved = autopar.load(tmp_path / "build")
     assert saved.plan.options.plan == plan
-    assert folders.recompile(tmp_path / "build").source == saved.source
+    assert recompile(tmp_path / "build").source == saved.source
     assert f"plan {plan}" in done("inspect", tmp_path / "build")
 
 

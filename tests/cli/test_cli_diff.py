@@ -6,7 +6,7 @@ import pytest
 from cli_case import BLOCKS, NET, done, refused, run, write
 
 import autopar
-from autopar import artifact as folders
+from autopar.recompile import recompile
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_grid_auto(tmp_path):
     facts = json.loads(done("compile", model, "--grid", "auto", "-n", "4", "-o", tmp_path / "again", "--json"))
     assert [one["grid"] for one in facts["grids"]] == ["4", "2x2"]
     assert facts["grid"] == grid
-    assert folders.recompile(tmp_path / "build").plan.grid == grid
+    assert recompile(tmp_path / "build").plan.grid == grid
     assert (tmp_path / "build" / "plan.json").read_bytes() == (tmp_path / "again" / "plan.json").read_bytes()
 
 

@@ -17,10 +17,11 @@ import autopar
 from autopar import artifact as folders
 from autopar.costmodel.memory import Held
 from autopar.errors import ConfigError, PlanError
-from autopar.ir.plan import from_json, to_json
+from autopar.ir.plan_file import from_json, to_json
 from autopar.planning.candidate import outcome
 from autopar.planning.infeasibility import no_plan
 from autopar.planning.memory_limit import Fitted
+from autopar.recompile import recompile
 
 CPU = Path(autopar.__file__).parents[1] / "configs" / "machines" / "cpu.toml"
 
@@ -222,7 +223,7 @@ def test_compiled_again_it_is_the_same(tmp_path):
     done("compile", f"{model}:Net", "--grid", "2", "-o", tmp_path / "plain")
     for build in (tmp_path / "a" / "build", tmp_path / "plain"):
         saved = autopar.load(build)
-        compiled = folders.recompile(build)
+        compiled = recompile(build)
         assert replace(compiled.plan, model=saved.plan.model) == saved.plan
         assert compiled.source == saved.source
     assert autopar.load_plan(tmp_path / "plain").model.attribute == "Net"
@@ -230,7 +231,7 @@ def test_compiled_again_it_is_the_same(tmp_path):
 
 def test_folder_may_be_moved_together_with_its_model(root, tmp_path):
     moved = root.rename(tmp_path / "elsewhere")
-    assert folders.recompile(moved / "build").plan.name == "net"
+    assert recompile(moved / "build").plan.name == "net"
     assert "chosen" in done("explain", moved / "build", "fc2")
 
 

@@ -6,9 +6,10 @@ import xml.etree.ElementTree as ET
 import pytest
 from cli_case import NET, done, refused, write
 
-from autopar.artifact import load, recompile
+from autopar.artifact import load
 from autopar.cli.commands.simulate import ranks_of
 from autopar.ir.machine import load as load_machine
+from autopar.recompile import recompile
 
 WIDE = NET.replace("width=64", "width=256").replace("zeros(8, 64)", "zeros(1024, 256)")
 FIXED = """import torch

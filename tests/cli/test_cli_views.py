@@ -9,10 +9,10 @@ from cli_case import BLOCKS, NET, done, refused, write
 from rich.cells import cell_len
 
 import autopar
-from autopar.artifact import recompile
 from autopar.cli.annotated_source import group
 from autopar.partitioner.problem import evaluate
 from autopar.planning.alternatives import explain
+from autopar.recompile import recompile
 
 VIEWS = ("source", "module", "cost", "parameters")
 

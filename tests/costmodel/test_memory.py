@@ -8,8 +8,9 @@ from autopar.errors import ConfigError
 from autopar.ir.graph import Node, Ref, Value
 from autopar.ir.grid import GridShape
 from autopar.ir.layout import Copied, Replicate, Shard
-from autopar.ops.record.op import Op, record_of
+from autopar.ops.record.op import Op
 from autopar.ops.record.rule import Call, letters, split_choice, whole_choice
+from autopar.ops.registry import record_of
 
 GRID = GridShape.parse("4x2")
 

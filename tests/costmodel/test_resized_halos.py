@@ -7,7 +7,8 @@ import torch
 
 from autopar.costmodel.compute import halo_rows
 from autopar.ir.layout import even_bounds
-from autopar.ops.record.op import Sample, T, registry
+from autopar.ops.record.op import Sample, T
+from autopar.ops.registry import registry
 from autopar.proof.reference import whole_of
 from autopar.runtime.windowed.interpolation import Interpolate
 

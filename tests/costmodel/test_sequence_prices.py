@@ -6,8 +6,8 @@ from autopar.costmodel import compute
 from autopar.ir.graph import Node, Ref, Value
 from autopar.ir.grid import GridShape
 from autopar.ir.machine import load
-from autopar.ops.record.op import registry
 from autopar.ops.record.rule import Call, split_choice, whole_choice
+from autopar.ops.registry import registry
 
 MACHINE = load("cpu")
 B, H, T, S, E = 8, 12, 1024, 1024, 64

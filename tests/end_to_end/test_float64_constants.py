@@ -13,7 +13,7 @@ from compiling import QUICK
 from torch import nn
 
 import autopar
-from autopar.ir.plan import to_json
+from autopar.ir.plan_file import to_json
 from autopar.runtime import simulate
 from autopar.runtime.parameters.deferred_init import module_values
 from autopar.runtime.parameters.precision import module_in_precision

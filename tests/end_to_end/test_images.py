@@ -6,7 +6,7 @@ from compiling import assert_computes_the_same, compiled, made
 from compiling import run as run_program
 
 from autopar.codegen import emit as text
-from autopar.ir.plan import to_json
+from autopar.ir.plan_file import to_json
 from autopar.runtime import simulate
 from autopar.runtime.parameters.deferred_init import module_values
 from autopar.runtime.program.plan_reader import parse_description

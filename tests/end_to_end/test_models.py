@@ -18,7 +18,8 @@ from autopar.compiler import compile
 from autopar.ir.grid import GridShape
 from autopar.ir.machine import Link
 from autopar.ir.machine import load as load_machine
-from autopar.ir.plan import ModelSource, load_plan
+from autopar.ir.plan import ModelSource
+from autopar.ir.plan_file import load_plan
 from autopar.model_file import load
 from autopar.runtime import simulate
 from autopar.runtime.session.compiled_job import open_job

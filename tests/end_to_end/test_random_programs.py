@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from autopar.ops.record.op import registry
+from autopar.ops.registry import registry
 from autopar.proof import GRIDS
 from autopar.proof.programs import drawn_model
 from autopar.proof.programs_deck import drawable

@@ -15,7 +15,7 @@ from torch import nn
 import autopar
 from autopar.errors import CheckpointError, ConfigError, ProgramMismatch
 from autopar.ir.grid import GridShape
-from autopar.ir.plan import to_json
+from autopar.ir.plan_file import to_json
 from autopar.runtime import simulate
 from autopar.runtime.parameters.deferred_init import module_values
 from autopar.runtime.program.plan_reader import parse_description

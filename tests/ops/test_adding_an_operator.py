@@ -12,10 +12,10 @@ import torch
 import autopar
 from autopar.errors import ConfigError
 from autopar.ir.machine import load as load_machine
-from autopar.ir.plan import to_json
+from autopar.ir.plan_file import to_json
 from autopar.model_file import load
 from autopar.ops import Op, function, letters
-from autopar.ops.record.op import record_of, registry
+from autopar.ops.registry import record_of, registry
 from autopar.proof.prove import NAMES
 from autopar.runtime import simulate
 from autopar.runtime.parameters.deferred_init import module_values
@@ -82,7 +82,7 @@ def test_a_record_may_replace_one_of_the_library():
     try:
         assert record_of("aten.relu.default") is other
     finally:
-        from autopar.ops.record.op import _OWN
+        from autopar.ops.registry import _OWN
 
         del _OWN["aten.relu.default"]
     assert record_of("aten.relu.default") is registry()["aten.relu.default"]

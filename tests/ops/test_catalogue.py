@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from autopar.analysis.operator_catalogue import catalogue, named, row_of
-from autopar.ops.record.op import registry
+from autopar.ops.registry import registry
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "operators.md"
 

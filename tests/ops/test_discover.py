@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autopar.ir.graph import Graph, Node, Ref, Value
+from autopar.ops import registry
 from autopar.ops.discovery import cache as discover_cache
 from autopar.ops.discovery import discover
 from autopar.ops.discovery.call_shape import experiment, form_of, made_up, ties
@@ -18,7 +19,6 @@ from autopar.ops.discovery.sandbox import in_child
 from autopar.ops.discovery.search import Verdict, search
 from autopar.ops.discovery.trial import Letter
 from autopar.ops.lookup import op_of, record_of_call, rule_of, without_record
-from autopar.ops.record import op
 from autopar.ops.record.op import Op, Sample, T
 from autopar.proof.prove import prove, prove_operator
 from autopar.proof.reference import whole_of
@@ -201,22 +201,22 @@ def test_writers_at_once_leave_one_whole_file(cache):
 
 def test_the_record_to_paste_proves_itself(monkeypatch):
     """As Python: with sizes, fixed literals, addends, lists of tensors, indices; and it refuses what was not tried."""
-    monkeypatch.setattr(op, "_OWN", {})
+    monkeypatch.setattr(registry, "_OWN", {})
     for target in SPLITTABLE:
         shapes, literals, _ = SPLITTABLE[target]
         call, _ = called(target, shapes, literals)
         exec(compile(discover.record_source(call), "record.py", "exec"), {})
-        made = op._OWN[target]
+        made = registry._OWN[target]
         assert prove_operator(made) > 0
         assert record_of_call(call)[1].letters == discover.discovered(call).rule(call).letters
         assert not discover.is_discovered(record_of_call(call)[0])
     for literal, fits in ((4, True), (5, False), (8, False)):
         other, _ = called("discovery.first.default", [(8, 6)], (literal,))
         if fits:
-            assert op._OWN[other.node.target].rule(other).letters == ("a",)
+            assert registry._OWN[other.node.target].rule(other).letters == ("a",)
         else:
             with pytest.raises(ValueError, match="other literals than were tried"):
-                op._OWN[other.node.target].rule(other)
+                registry._OWN[other.node.target].rule(other)
 
 
 def test_a_call_that_its_record_refuses_is_looked_at_too():

@@ -9,7 +9,8 @@ from autopar.ops.discovery.call_shape import form_of
 from autopar.ops.discovery.record import record
 from autopar.ops.discovery.sandbox import in_child
 from autopar.ops.discovery.search import Verdict, search
-from autopar.ops.record.op import Sample, registry
+from autopar.ops.record.op import Sample
+from autopar.ops.registry import registry
 from autopar.proof.prove import prove
 from autopar.proof.reference import whole_of
 

@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, assume, given, note, settings
 from hypothesis import strategies as st
 from rule_proof import EXAMPLES
 
-from autopar.ops.record.op import Sample, T, registry
+from autopar.ops.record.op import Sample, T
+from autopar.ops.registry import registry
 from autopar.proof import GRIDS, prove
 
 OPS = {op.name: op for op in registry().values()}

@@ -6,7 +6,7 @@ By default a few fillings of every record, others from record to record; all of 
 import pytest
 from rule_proof import EXAMPLES
 
-from autopar.ops.record.op import registry
+from autopar.ops.registry import registry
 from autopar.proof.limits import fills, prove_limits
 
 OPS = {op.name: op for op in registry().values()}

@@ -9,7 +9,7 @@ import pytest
 from missing_letters import missing
 from rule_proof import EXAMPLES, mutant
 
-from autopar.ops.record.op import registry
+from autopar.ops.registry import registry
 
 OPS = {op.name: op for op in registry().values()}
 MOST = 10**6 if EXAMPLES else 2

@@ -1,6 +1,6 @@
 """What the fallback prints reaches the very ATen call it stands for, with every argument: of all operators that torch has.
 
-Nothing is computed: a call is stopped where torch dispatches it (`autopar.ops.reached_call`).
+Nothing is computed: a call is stopped where torch dispatches it (`autopar.ops.record.reached_call`).
 """
 
 import re
@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from autopar.ir.graph import Dtype, Node, Ref, Value
-from autopar.ops.reached_call import overload_of, reached, with_defaults
 from autopar.ops.record.fallback import emit_whole, whole_rule
 from autopar.ops.record.op import Expr, Local
+from autopar.ops.record.reached_call import overload_of, reached, with_defaults
 from autopar.ops.record.rule import Call
 
 PLAIN = {

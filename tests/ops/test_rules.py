@@ -9,8 +9,9 @@ from rule_proof import EXAMPLES, mutant, samples_of
 from autopar.errors import AutoparError
 from autopar.ir.layout import Copied, Partial, Replicate
 from autopar.ops.record.fallback import FALLBACK
-from autopar.ops.record.op import Sample, T, registry
+from autopar.ops.record.op import Sample, T
 from autopar.ops.record.rule import Window, with_linear
+from autopar.ops.registry import registry
 from autopar.proof import prove
 from autopar.proof import prove as run
 from autopar.proof.reference import whole_of

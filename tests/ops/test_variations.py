@@ -12,7 +12,7 @@ from rule_proof import EXAMPLES, mutant
 
 from autopar.ops.library.distances import along
 from autopar.ops.record.fallback import FALLBACK
-from autopar.ops.record.op import registry
+from autopar.ops.registry import registry
 from autopar.proof.gradients import unasked
 from autopar.proof.prove import prove_text, prove_whole, rule_or_none
 from autopar.proof.variations import variations

@@ -50,6 +50,7 @@ FORBIDDEN = {
 # What the files of `runtime` may import from autopar: a generated program must never load the compiler.
 RUNTIME_MAY = (
     "autopar.runtime",
+    "autopar.version",
     "autopar.ir.batch_sizes",
     "autopar.errors",
     "autopar.ir.bucketing",

@@ -9,8 +9,8 @@ import autopar
 from autopar.ir.grid import GridShape
 from autopar.ir.layout import Copied, Partial, Replicate, Shard
 from autopar.ops import Op, Sample, T, function, letters
-from autopar.ops.record.op import registry
 from autopar.ops.record.rule import choices
+from autopar.ops.registry import registry
 from autopar.proof.cases import jobs, readings
 from autopar.proof.reference import filled, whole_of
 from autopar.proof.shards import compare, laid_out, spread_out

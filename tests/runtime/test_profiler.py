@@ -12,7 +12,7 @@ from compiling import QUICK, compiled, made
 import autopar
 from autopar.errors import ConfigError, ProgramMismatch
 from autopar.ir.grid import GridShape
-from autopar.ir.plan import to_json
+from autopar.ir.plan_file import to_json
 from autopar.ir.profile import load_profile
 from autopar.runtime import simulate
 from autopar.runtime.parameters.deferred_init import module_values

@@ -1,6 +1,6 @@
 """A `torch.autograd.Function` whose backward is the user's own stays one call: torch.export would inline its forward alone.
 
-While a model is exported, ``Straight.apply(x)`` is recorded as an operator (`autopar.ops.library.user_functions`) whose shapes
+While a model is exported, ``Straight.apply(x)`` is recorded as an operator (`autopar.ops.record.user_functions`) whose shapes
 are those of its forward on fake tensors. Functions are caught below ``Function.apply``, since models keep ``straight =
 Straight.apply`` in variables. torch's own checkpoint is no change of gradients: what it calls is called.
 """
@@ -22,7 +22,7 @@ from torch.utils.checkpoint import CheckpointFunction
 from autopar.capture.source_lines import Frame, frames_of_stack, innermost, user_files
 from autopar.capture.state.storage import version
 from autopar.errors import CaptureError, refusal
-from autopar.ops.library.user_functions import keep, place_of, schema_type, spelled
+from autopar.ops.record.user_functions import keep, place_of, schema_type, spelled
 
 _RULE = "a torch.autograd.Function with a backward of its own is kept as one call of tensors and plain values"
 _LEVEL: Any = _SingleLevelFunction  # the class whose `apply` Function.apply ends in

@@ -85,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Compile and save; prints a line per stage."""
     from autopar.artifact import EDITED, check_writable, is_edited
     from autopar.cli.tables import say
-    from autopar.planning.progress import UNDER_WAY, logged
+    from autopar.progress import UNDER_WAY, logged
 
     output, stages, unasked = Path(arguments.output), dict[str, float](), logged()
     check_writable(output)

@@ -34,7 +34,7 @@ def add(commands: Any) -> None:  # noqa: ANN401
 def run(arguments: argparse.Namespace) -> int:
     """Compare and print."""
     from autopar.analysis.plan_diff import diff
-    from autopar.ir.plan import load_plan
+    from autopar.ir.plan_file import load_plan
 
     found = diff(load_plan(arguments.first), load_plan(arguments.second))
     if arguments.json:

@@ -47,9 +47,10 @@ def add(commands: Any) -> None:  # noqa: ANN401
 
 def run(arguments: argparse.Namespace) -> int:
     """Price the model again as the plan was, and print the alternatives."""
-    from autopar.artifact import load, recompile
+    from autopar.artifact import load
     from autopar.cli.tables import note, say, show
     from autopar.planning.alternatives import matching
+    from autopar.recompile import recompile
 
     matching(load(arguments.folder).plan.nodes, arguments.name)  # a misspelled name is refused before the work
     with results_only(arguments.json):
@@ -76,7 +77,7 @@ def records(compiled: Compiled, name: str, nodes: Sequence[Node]) -> str:
     """The records of the calls whose letters were discovered, each once. Raises ConfigError where there are none."""
     from autopar.errors import ConfigError, refusal
     from autopar.ops.discovery import discover
-    from autopar.ops.library.user_functions import functions_among
+    from autopar.ops.record.user_functions import functions_among
 
     described = [compiled.built.described[node.name] for node in nodes]
     own = functions_among(node.target for node in nodes)

@@ -36,7 +36,8 @@ from autopar.cli.tables import (
     table,
 )
 from autopar.ir.grid import GridShape
-from autopar.ir.plan import ConversionPlan, NodePlan, Plan, SolverReport, to_json
+from autopar.ir.plan import ConversionPlan, NodePlan, Plan, SolverReport
+from autopar.ir.plan_file import to_json
 
 if TYPE_CHECKING:
     from rich.table import Table

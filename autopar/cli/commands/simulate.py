@@ -153,10 +153,10 @@ def _step(arguments: argparse.Namespace, plan: Plan, machine: Machine, noise: No
     from dataclasses import replace
 
     from autopar.analysis.scaling import Noise, check_slow
-    from autopar.artifact import recompile
     from autopar.cli import simulate_output
     from autopar.ir import machine as machines
     from autopar.ir.grid import GridShape
+    from autopar.recompile import recompile
 
     grid = GridShape.parse(plan.grid)
     machines.check_ranks(machine, grid)
@@ -181,8 +181,8 @@ def _scaling(
     arguments: argparse.Namespace, plan: Plan, machine: Machine, noise: Noise, grids: Sequence[GridShape]
 ) -> None:
     from autopar.analysis import scaling, scaling_plot
-    from autopar.artifact import recompile
     from autopar.cli import simulate_output
+    from autopar.recompile import recompile
 
     kinds = ("strong", "weak") if arguments.scaling == "both" else (arguments.scaling,)
     if "weak" in kinds or arguments.batch:

@@ -15,7 +15,7 @@ from autopar.cli import launch_options
 from autopar.cli.option_types import count
 
 if TYPE_CHECKING:
-    from autopar.cli.main import Parser
+    from autopar.cli.parser import Parser
 
 NAME = "verify"
 RANKS = 4

@@ -20,10 +20,10 @@ from pathlib import Path
 import msgspec
 import torch
 
-import autopar
 from autopar.ops.discovery.call_shape import Form, experiment, operator
 from autopar.ops.discovery.search import Verdict
-from autopar.ops.library import user_functions
+from autopar.ops.record import user_functions
+from autopar.version import __version__
 
 _VERSION = 1
 
@@ -44,7 +44,7 @@ def key(form: Form) -> str:
     found = operator(form.target)
     parts = (
         _VERSION,
-        autopar.__version__,
+        __version__,
         torch.__version__,
         str(found._schema),
         _source(form.target),

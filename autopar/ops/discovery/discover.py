@@ -29,7 +29,7 @@ from autopar.ops.discovery.search import Verdict, emptied, holds, refuse, search
 from autopar.ops.discovery.trial import Unfit
 from autopar.ops.record.op import Op
 from autopar.ops.record.rule import Call
-from autopar.planning.progress import Progress, timed
+from autopar.progress import Progress, timed
 
 _SECONDS = 20.0  # of one form: far more than any operator should take on small shapes
 

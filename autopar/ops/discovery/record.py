@@ -154,7 +154,7 @@ def source(form: Form, verdict: Verdict) -> str:
         f'"""The operator {form.target}: letters found by running it on small shards, to be read and widened."""\n',
         *(["from autopar.ir.graph import Dtype"] if names else []),
         "from autopar.ops.discovery.record import called, found, points",
-        "from autopar.ops.record.op import Op, Sample, T, register_operator\n",
+        "from autopar.ops import Op, Sample, T, register_operator\n",
         "register_operator(",
         "    Op(",
         f'        name="{_name(form)}",',

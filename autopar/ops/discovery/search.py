@@ -41,7 +41,7 @@ from autopar.ops.discovery.trial import (
     same,
     undivided,
 )
-from autopar.ops.library import user_functions
+from autopar.ops.record import user_functions
 
 _MOST_CANDIDATES = 3000
 

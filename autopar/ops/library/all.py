@@ -32,7 +32,6 @@ from autopar.ops.library import (
     slicing,
     softmax,
     sorting,
-    user_functions,
     views,
     written_values,
 )
@@ -69,7 +68,6 @@ __all__ = [
     "slicing",
     "softmax",
     "sorting",
-    "user_functions",
     "views",
     "written_values",
 ]

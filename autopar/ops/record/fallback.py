@@ -2,7 +2,7 @@
 
 Its rule freezes every dim, so that only Replicate and Copied are left, which are right for every operator. It is
 printed as the function of the same name in ``torch`` where that comes to the same ATen call with the same arguments
-(`autopar.ops.reached_call`), if need be with defaults written out, else as ``torch.ops.aten.x.overload``.
+(`autopar.ops.record.reached_call`), if need be with defaults written out, else as ``torch.ops.aten.x.overload``.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def whole_rule(call: Call) -> Rule:
 
 def emit_whole(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
     """The call as torch knows it: ``torch.f(...)`` where that comes to this call, else the overload itself."""
-    from autopar.ops.library import user_functions
+    from autopar.ops.record import user_functions
 
     target = call.node.target
     if (own := user_functions.kept(target)) is not None:
@@ -80,7 +80,7 @@ def _comes_to(call: Call, name: str, args: Sequence[Any], keywords: Sequence[str
     """Whether ``torch.name`` with these arguments makes the call."""
     import torch
 
-    from autopar.ops.reached_call import reaches
+    from autopar.ops.record.reached_call import reaches
 
     function = getattr(torch, name, None)
     given = {key: value for key, value in call.node.kwargs if key in keywords}
@@ -89,7 +89,7 @@ def _comes_to(call: Call, name: str, args: Sequence[Any], keywords: Sequence[str
 
 def _arguments(target: str) -> list[Any]:
     """The arguments of an overload, as its schema has them."""
-    from autopar.ops.reached_call import overload_of
+    from autopar.ops.record.reached_call import overload_of
 
     return list(overload_of(target)._schema.arguments)
 

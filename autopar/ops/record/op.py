@@ -1,6 +1,6 @@
-"""One record per operator, and the registry that finds the record of a call.
+"""One record per operator.
 
-Adding an operator is one `register(Op(...))` in one file of this folder. A generic test (`tests/ops/test_rules.py`)
+Adding an operator is one `register(Op(...))` in one file of `autopar.ops.library`. A generic test (`tests/ops/test_rules.py`)
 then proves every letter of its rule by execution on the record's own samples. A user's own operator gets its record
 by `register_operator`, which is `autopar.register_operator` (docs/adding_an_operator.md).
 """
@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from autopar.errors import ConfigError, refusal
+from autopar.errors import refusal
 from autopar.ops.record.rule import Call, Rule
 
 
@@ -133,17 +133,16 @@ class Expr:
         return self.text
 
 
-_REGISTRY: dict[str, Op] = {}  # the records of this folder, by target
-_OWN: dict[str, Op] = {}  # those of the user
-_HOMES: dict[Op, str] = {}  # the module that a record of this folder stands in
+LIBRARY: dict[str, Op] = {}  # the records of `autopar.ops.library`, by target, once its modules are loaded
+_HOMES: dict[Op, str] = {}  # the module that a record of the library stands in
 
 
 def register(op: Op) -> Op:
     """Make `op` the record of its targets. A target that has one already is a mistake of ours."""
-    taken = [target for target in op.targets if target in _REGISTRY]
+    taken = [target for target in op.targets if target in LIBRARY]
     if taken:
         raise ValueError(refusal(f"operator {op.name}", "registered twice", "one record per ATen target", taken))
-    _REGISTRY.update(dict.fromkeys(op.targets, op))
+    LIBRARY.update(dict.fromkeys(op.targets, op))
     frame = inspect.currentframe()
     assert frame is not None
     assert frame.f_back is not None
@@ -154,43 +153,3 @@ def register(op: Op) -> Op:
 def home_of(op: Op) -> str:
     """The module that registered a record: its family."""
     return _HOMES[op]
-
-
-def register_operator(op: Op) -> Op:
-    """Make a record of your own the record of its targets, in place of one that they may have; returns it.
-
-    Call it in the model's file, or anywhere before `autopar.compile` and `autopar.parallelize`. A later record of the
-    same targets counts, so that a file may be loaded twice. Raises ConfigError for a target that torch does not have.
-    """
-    unknown = [target for target in op.targets if not _exists(target)]
-    if unknown or not op.targets:
-        given = "torch has no such operator" if unknown else "it has no targets"
-        rule = "a record names overloads that torch.ops has, as aten.linear.default"
-        fix = "register the operator with torch.library first, and write namespace.name.overload"
-        raise ConfigError(refusal(f"operator {op.name}", given, rule, unknown, fix))
-    _OWN.update(dict.fromkeys(op.targets, op))
-    return op
-
-
-def _exists(target: str) -> bool:
-    """Whether torch.ops has this overload."""
-    import torch
-
-    found: Any = torch.ops
-    for part in target.split("."):
-        found = getattr(found, part, None)
-    return target.count(".") == 2 and found is not None
-
-
-def record_of(target: str) -> Op | None:
-    """The record of a target: the user's own, the library's, or None."""
-    import autopar.ops.library.all  # noqa: F401  (fills the registry; importing it any earlier would be a cycle)
-
-    return _OWN.get(target) or _REGISTRY.get(target)
-
-
-def registry() -> dict[str, Op]:
-    """Every record of the library by ATen target."""
-    import autopar.ops.library.all  # noqa: F401
-
-    return dict(_REGISTRY)
