@@ -39,12 +39,12 @@ zoo: $(STAMP)
 	$(BIN)/python -m pytest -q -n auto --dist loadfile tests/zoo tests/end_to_end/test_models.py tests/benchmarks tests/examples/test_by_hand.py tests/runtime/primitives/test_partition_mpi.py
 
 opdb: $(STAMP)
-	$(BIN)/python benchmarks/opdb.py --write
-	$(BIN)/python benchmarks/random_programs.py --count 3000
+	$(BIN)/python -m benchmarks.compatibility.opdb --write
+	$(BIN)/python -m benchmarks.compatibility.random_programs --count 3000
 
 families: $(STAMP)
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[families]'
-	mkdir -p build && $(BIN)/python benchmarks/families.py --out build/families.jsonl --write
+	mkdir -p build && $(BIN)/python -m benchmarks.compatibility.families --out build/families.jsonl --write
 
 lint: $(STAMP) types
 	$(BIN)/ruff check .
@@ -65,7 +65,7 @@ operators: $(STAMP)
 	$(BIN)/python -W ignore -m autopar.analysis.operator_catalogue docs/operators.md
 
 benchmark: $(STAMP)
-	$(BIN)/python benchmarks/step_time.py
+	$(BIN)/python -m benchmarks.step_time
 
 clean:
 	rm -rf $(VENV) .typing .mypy_cache .ruff_cache build

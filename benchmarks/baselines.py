@@ -23,10 +23,10 @@ from rich.table import Table
 
 import autopar
 from autopar.planning.baselines import BASELINES, NotApplicable
-from contenders import Contender
-from jobs import Job, JobFailed
-from models import MODELS, Model, batch, seeded
-from options import add_json, add_names, add_ranks, add_small, add_turns, described
+from benchmarks.contenders import Contender
+from benchmarks.jobs import Job, JobFailed
+from benchmarks.models import MODELS, Model, batch, seeded
+from benchmarks.options import add_json, add_names, add_ranks, add_small, add_turns, described
 
 SETTLE = 1  # steps before the clock counts, in every turn
 CHOSEN = "chosen"

@@ -1,7 +1,7 @@
 """How long a collective takes, side by side in one run: autopar's transport, MPI's own, and gloo.
 
-    python benchmarks/collectives.py                 2 and 4 ranks, 4 B to 64 MiB
-    python benchmarks/collectives.py --json
+    python -m benchmarks.collectives                 2 and 4 ranks, 4 B to 64 MiB
+    python -m benchmarks.collectives --json
 
 Every rank holds one tensor of the given size: what is summed, what is scattered, what is gathered at the end, what is
 exchanged. All contenders run in the same processes and take turns, call by call in blocks, round after round; a
@@ -18,15 +18,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from autopar.jobs.launch import command as mpi_command
-from options import add_json, add_ranks, described
+from benchmarks.options import add_json, add_ranks, described
 
-WORKER = Path(__file__).with_name("collectives_worker.py")
+WORKER = "benchmarks.workers.collectives"
 SIZES = tuple(4**power for power in range(1, 14))  # 4 B to 64 MiB
 Times = dict[str, float]  # seconds by contender
 

@@ -1,8 +1,8 @@
 """How long real, large models take to compile, stage by stage, how much memory that takes, and how it grows with depth.
 
-    python benchmarks/compile_large.py                       all of `CASES`, then the depths of one model
-    python benchmarks/compile_large.py gpt2-4x2 llama-8b     some of them; --no-depth leaves the depths out
-    python benchmarks/compile_large.py --json
+    python -m benchmarks.compile_large                       all of `CASES`, then the depths of one model
+    python -m benchmarks.compile_large gpt2-4x2 llama-8b     some of them; --no-depth leaves the depths out
+    python -m benchmarks.compile_large --json
 
 Every compilation is a process of its own, from the configuration to program and plan, captured on the meta device. `peak` is
 that process's largest resident size. `graph to plan` is what follows the capture. `unlimited` compiles without a memory limit, the
@@ -23,7 +23,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from options import add_json, described
+from benchmarks.options import add_json, described
 
 STAGES = ("captured", "priced", "solved", "emitted")
 
@@ -118,7 +118,8 @@ def compiled(case: Case) -> Measured:
 def measured(name: str, case: Case) -> Measured:
     """The same in a process of its own."""
     given = json.dumps([getattr(case, field) for field in Case.__slots__])
-    done = subprocess.run([sys.executable, __file__, "--one", given], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "benchmarks.compile_large", "--one", given]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{name} failed:\n{done.stderr[-3000:]}")
     return {"name": name, **json.loads(done.stdout.splitlines()[-1])}

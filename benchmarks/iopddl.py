@@ -1,4 +1,6 @@
-"""The partitioner on the instances of the IOPDDL contest, beside the published results: ``python iopddl.py FOLDER [NAME ...]``.
+"""The partitioner on the instances of the IOPDDL contest, beside the published results.
+
+    python -m benchmarks.iopddl FOLDER [NAME ...]
 
 The folder holds instances, ``B.json.gz`` and so on, and ``results.csv`` with a line of costs for each team (and XLA). Every
 instance gets the contest's time, reading included, in a process of its own. Points: best published cost / ours; a team's own
@@ -12,6 +14,8 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+
+from benchmarks.options import described
 
 SECONDS = {**dict.fromkeys("ABCDE", 60), **dict.fromkeys("FGHIJ", 120), **dict.fromkeys("KLMNO", 180)}
 SECONDS |= {**dict.fromkeys("PQRST", 240), **dict.fromkeys("UVWXY", 300)}
@@ -43,13 +47,17 @@ def solve(instance: Path, seconds: float) -> dict[str, object]:
     return facts
 
 
-def main(folder: str, *names: str) -> None:
-    files = {file.name.split(".")[0]: file for file in sorted(Path(folder).glob("*.json*"))}
-    best, points = published(Path(folder) / "results.csv"), []
+def main() -> None:
+    parser = described(__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="of instances (all that are there)")
+    options = parser.parse_args()
+    files = {file.name.split(".")[0]: file for file in sorted(options.folder.glob("*.json*"))}
+    best, points = published(options.folder / "results.csv"), []
     print(
         f"{'':2}{'cost':>22}{'bound':>22}{'gap':>9}{'best published':>22}{'points':>9}{'seconds':>9}{'allowed':>9}  method"
     )
-    for name in names or tuple(files):
+    for name in options.names or files:
         facts = solve(files[name], SECONDS[name])
         cost, bound, gap = (float(str(facts[key] or "nan")) for key in ("cost", "bound", "gap"))
         points.append(best[name][0] / cost)
@@ -62,4 +70,4 @@ def main(folder: str, *names: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

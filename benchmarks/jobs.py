@@ -1,6 +1,6 @@
 """Long-lived jobs that step on command, so that contenders take turns and never run at the same time.
 
-A `Job` is the processes of one contender (see worker.py), reached over a socket in a folder of its own.
+A `Job` is the processes of one contender (see workers/contender.py), reached over a socket in a folder of its own.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TextIO
 
 from autopar.jobs.launch import command as mpi_command
-from contenders import Contender
+from benchmarks.contenders import Contender
 
-WORKER = Path(__file__).with_name("worker.py")
+WORKER = "benchmarks.workers.contender"
 PATIENCE = 300.0  # seconds for a job to get ready, or to answer
 
 
@@ -123,9 +123,9 @@ class Job:
 
 
 def launch(contender: Contender, words: list[str], log: TextIO) -> list[subprocess.Popen[bytes]]:
-    """Start the contender's processes with these arguments to worker.py."""
+    """Start the contender's processes with these arguments to the worker."""
     environment = os.environ | {"OMP_NUM_THREADS": str(contender.threads), "MKL_NUM_THREADS": str(contender.threads)}
-    command = [sys.executable, str(WORKER), *words]
+    command = [sys.executable, "-m", WORKER, *words]
     if contender.launch == "mpi":
         command = mpi_command(WORKER, contender.ranks, words)
     started = []

@@ -32,12 +32,8 @@ import autopar
 from autopar.jobs.launch import command
 from autopar.runtime import default_world
 from autopar.runtime.session.parallel_module import Parallel
-from contenders.compiled import open_session
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
-import lenet5_model
-
-import lenet5
+from benchmarks.contenders.compiled import open_session
+from examples import lenet5, lenet5_model
 
 RANKS, GRID = 4, "2x2"
 TOLERANCE = 1e-10
@@ -139,7 +135,7 @@ def run(extent: Extent, folder: Path) -> dict[str, Any]:
     )
     plan.save(folder / "compiled")
     results: dict[str, Any] = {"sequential": measure("sequential", extent, folder, True)}
-    subprocess.run(command(Path(__file__), RANKS, ["--worker", str(folder), *extent.words]), check=True)
+    subprocess.run(command("benchmarks.lenet5", RANKS, ["--worker", str(folder), *extent.words]), check=True)
     results |= json.loads((folder / "results.json").read_text())
     wanted = load_file(folder / "sequential.safetensors")
     for setup in ("hand", "compiled"):

@@ -23,10 +23,10 @@ from rich.table import Table
 import autopar
 from autopar.errors import ConfigError
 from autopar.jobs.launch import command
-from models import MODELS, Model, batch, seeded
-from options import add_json, add_names, add_small, described
+from benchmarks.models import MODELS, Model, batch, seeded
+from benchmarks.options import add_json, add_names, add_small, described
 
-WORKER = Path(__file__).with_name("memory_worker.py")
+WORKER = "benchmarks.workers.memory"
 PLANS = ("auto", "data", "model", "domain")
 PATIENCE = 300.0  # seconds for a job
 

@@ -35,10 +35,10 @@ from autopar.ir.machine import Machine
 from autopar.partitioner.formulation import priced_problem
 from autopar.planning import pins
 from autopar.planning.candidate import outcome
-from contenders import CONTENDERS
-from jobs import Job
-from models import MODELS, Model, batch, seeded
-from options import add_json, add_names, add_small, add_turns, described
+from benchmarks.contenders import CONTENDERS
+from benchmarks.jobs import Job
+from benchmarks.models import MODELS, Model, batch, seeded
+from benchmarks.options import add_json, add_names, add_small, add_turns, described
 
 SETTLE = 2
 PRICES = ("shipped", "calibrated", "measured")

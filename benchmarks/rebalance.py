@@ -31,13 +31,13 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from contenders import BALANCED
-from contenders.single import Single
-from jobs import Job
-from models import EVERY, SMOOTH, Model
-from options import add_json, described
+from benchmarks.contenders import BALANCED
+from benchmarks.contenders.single import Single
+from benchmarks.jobs import Job
+from benchmarks.models import EVERY, SMOOTH, Model
+from benchmarks.options import add_json, described
 
-COMPILER = Path(__file__).with_name("compile_model.py")
+COMPILER = "benchmarks.workers.compile_model"
 SPIN = "import os, sys\nos.sched_setaffinity(0, {int(sys.argv[1])})\nwhile True: pass"
 WARM = 2  # steps that are not counted
 TOLERANCE = 1e-4  # relative, float32
@@ -104,7 +104,7 @@ def train(model: Model, options: argparse.Namespace) -> Record:
     with tempfile.TemporaryDirectory() as place:
         folder, size = Path(place), "small" if options.small else "full"
         words = [model.name, size, "2", str(folder / "compiled"), *options.pin]
-        subprocess.run([sys.executable, str(COMPILER), *words], check=True)
+        subprocess.run([sys.executable, "-m", COMPILER, *words], check=True)
         job = Job(BALANCED, model.name, options.small, folder)
         try:
             seconds = job.steps(options.slow_at).seconds

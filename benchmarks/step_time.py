@@ -24,12 +24,12 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from contenders import CONTENDERS, Contender, refusal
-from jobs import Job, JobFailed
-from models import MODELS, Model
-from options import add_json, add_names, add_small, add_turns, described
+from benchmarks.contenders import CONTENDERS, Contender, refusal
+from benchmarks.jobs import Job, JobFailed
+from benchmarks.models import MODELS, Model
+from benchmarks.options import add_json, add_names, add_small, add_turns, described
 
-COMPILER = Path(__file__).with_name("compile_model.py")
+COMPILER = "benchmarks.workers.compile_model"
 SETTLE = 1  # steps before the clock counts, in every turn: the caches belong to whoever ran before
 COMPARED = 3  # losses: later ones drift apart by rounding alone
 BASE = "single1"
@@ -86,7 +86,8 @@ def open_job(contender: Contender, model: Model, small: bool, place: Path) -> Jo
     if contender.name == "autopar":
         command = [
             sys.executable,
-            str(COMPILER),
+            "-m",
+            COMPILER,
             model.name,
             "small" if small else "full",
             "2",

@@ -1,6 +1,6 @@
 """The matrix on which spatially split convolutions fail elsewhere: is each cell here what one process computes?
 
-    python benchmarks/window_matrix.py [--worst] [--json]
+    python -m benchmarks.window_matrix [--worst] [--json]
 
 Every setting (stride, dilation, even kernels, uneven extents, batches, groups, padding modes) on every grid, in
 float64 on simulated ranks, written by hand as a user would: the operand split, the weight copied over the axes that

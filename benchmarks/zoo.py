@@ -18,12 +18,12 @@ from rich.console import Console
 from rich.table import Table
 
 import autopar
-from contenders import CONTENDERS
-from models import batch
-from options import add_json, add_names, add_small, add_turns, described
-from step_time import as_json, measure, ratio
-from step_time import table as measured_table
-from zoo_models import FAMILIES, family
+from benchmarks.contenders import CONTENDERS
+from benchmarks.models import batch
+from benchmarks.options import add_json, add_names, add_small, add_turns, described
+from benchmarks.step_time import as_json, measure, ratio
+from benchmarks.step_time import table as measured_table
+from benchmarks.zoo_models import FAMILIES, family
 
 WANTED = 1.6  # times faster on two ranks than on one
 

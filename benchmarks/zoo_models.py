@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from autopar.model_file import load
-from models import EVERY as OTHERS
-from models import Model
+from benchmarks.models import EVERY as OTHERS
+from benchmarks.models import Model
 
 ROOT = Path(__file__).resolve().parents[1]
 PREFIX = "zoo_"  # of the names, since there are other models called gpt2 and so on

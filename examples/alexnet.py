@@ -2,7 +2,7 @@
 
 Krizhevsky, Sutskever and Hinton, "ImageNet Classification with Deep Convolutional Neural Networks", NIPS 2012, without
 dropout and local response normalisation, which send nothing when the batch or the space is split. Random images stand in
-for ImageNet. ``python benchmarks/gholami2018.py --planner`` compares autopar's plans with the paper's best grids.
+for ImageNet. ``python -m benchmarks.gholami2018 --planner`` compares autopar's plans with the paper's best grids.
 """
 
 import torch

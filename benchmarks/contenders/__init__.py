@@ -9,7 +9,7 @@ import importlib
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from models import Model
+from benchmarks.models import Model
 
 
 class Trainer(Protocol):
@@ -59,7 +59,7 @@ BALANCED = Contender("balanced", "autopar with its scheduler", "balanced", "mpi"
 
 def start(contender: Contender, model: Model, folder: str) -> Trainer:
     """Open the contender in this process. `folder` holds what was compiled for it, and files that processes meet at."""
-    trainer: Trainer = importlib.import_module(f"contenders.{contender.module}").start(model, folder)
+    trainer: Trainer = importlib.import_module(f"benchmarks.contenders.{contender.module}").start(model, folder)
     return trainer
 
 

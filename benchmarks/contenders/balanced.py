@@ -14,8 +14,8 @@ from pathlib import Path
 
 from autopar.runtime.parameters import sources
 from autopar.runtime.training.scheduler import Scheduler, split_extents
-from contenders.compiled import Compiled
-from models import Model
+from benchmarks.contenders.compiled import Compiled
+from benchmarks.models import Model
 
 
 class Balanced(Compiled):

@@ -16,7 +16,7 @@ from torch import Tensor
 from autopar.runtime import Axis, Grid
 from autopar.runtime.process import keep_freed_memory
 from autopar.runtime.program.namespace import Namespace
-from models import Model, batch, seeded
+from benchmarks.models import Model, batch, seeded
 
 Forward = Callable[..., Tensor]
 LARGE = 1 << 18  # elements
@@ -39,7 +39,7 @@ class ByHand:
     """This rank's part of the model."""
 
     def __init__(self, model: Model) -> None:
-        plan: Plan = importlib.import_module(f"handwritten.{model.name}").PLAN
+        plan: Plan = importlib.import_module(f"benchmarks.handwritten.{model.name}").PLAN
         keep_freed_memory()  # as autopar's session does
         self.grid = Grid("2")
         (self.axis,) = self.grid.axes

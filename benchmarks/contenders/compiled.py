@@ -14,7 +14,7 @@ from autopar.runtime.parameters.deferred_init import module_values
 from autopar.runtime.parameters.sources import from_file
 from autopar.runtime.program.plan_reader import read_description
 from autopar.runtime.session.parallel_module import Parallel
-from models import Model, batch, seeded
+from benchmarks.models import Model, batch, seeded
 
 
 def open_session(

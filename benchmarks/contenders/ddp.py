@@ -6,8 +6,8 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from contenders.gloo import mean, meet
-from models import Model, batch, loss_of, seeded
+from benchmarks.contenders.gloo import mean, meet
+from benchmarks.models import Model, batch, loss_of, seeded
 
 
 class DDP:

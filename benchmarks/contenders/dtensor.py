@@ -6,9 +6,9 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
-from contenders.gloo import meet
-from contenders.single import Single
-from models import Model, seeded
+from benchmarks.contenders.gloo import meet
+from benchmarks.contenders.single import Single
+from benchmarks.models import Model, seeded
 
 STYLES = {"fc1": ColwiseParallel, "fc2": RowwiseParallel, "fc3": ColwiseParallel, "fc4": RowwiseParallel}
 

@@ -10,7 +10,7 @@ import torch
 from mpi4py import MPI
 from torch import Tensor
 
-from models import Model, batch, loss_of, seeded
+from benchmarks.models import Model, batch, loss_of, seeded
 
 LARGE = 1 << 18  # elements
 

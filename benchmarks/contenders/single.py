@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from models import Model, batch, loss_of, seeded
+from benchmarks.models import Model, batch, loss_of, seeded
 
 
 class Single:

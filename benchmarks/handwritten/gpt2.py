@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from autopar.runtime import all_sum
-from contenders.by_hand import Plan, rows, whole
+from benchmarks.contenders.by_hand import Plan, rows, whole
 
 
 def norm(x, p):

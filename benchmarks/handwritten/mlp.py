@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 
 from autopar.runtime import all_sum, copy
-from contenders.by_hand import Plan, whole
+from benchmarks.contenders.by_hand import Plan, whole
 
 
 def shard(name, tensor, axis):

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 
 from autopar.runtime import all_sum, batch_norm
-from contenders.by_hand import Plan, rows, whole
+from benchmarks.contenders.by_hand import Plan, rows, whole
 
 
 def conv(x, p, axis, stride):

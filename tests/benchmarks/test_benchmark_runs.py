@@ -19,37 +19,38 @@ CONTENDERS = [
     pytest.param("mlp", ["single1", "ddp", "dtensor", "autopar"], marks=pytest.mark.zoo),
     pytest.param("unet", ["single1", "mpi", "autopar"], marks=pytest.mark.zoo),
 ]
-SCRIPTS = [path for path in (ROOT / "benchmarks").glob("*.py") if "parse_args()" in path.read_text()]
+SCRIPTS = [path for path in (ROOT / "benchmarks").rglob("*.py") if ".parse_args(" in path.read_text()]
 
 pytestmark = pytest.mark.spmd
 
 
 def run(script: str, *arguments: str) -> dict[str, Any]:
-    command = [sys.executable, str(ROOT / "benchmarks" / script), "--small", "--json", *arguments]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    command = [sys.executable, "-m", f"benchmarks.{script}", "--small", "--json", *arguments]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout)
 
 
 HELP = """
 import contextlib, io, runpy, sys
-for path in sys.argv[1:]:
-    sys.argv = [path, "--help"]
+for name in sys.argv[1:]:
+    sys.argv = [name, "--help"]
     with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()) as said:
-        runpy.run_path(path, run_name="__main__")
-    assert said.getvalue().startswith("usage: "), path
+        runpy.run_module(name, run_name="__main__")
+    assert said.getvalue().startswith("usage: "), name
 """
 
 
 def test_every_benchmark_can_be_asked_for_help():
     """So all that they import is there."""
-    assert len(SCRIPTS) > 9
-    subprocess.run([sys.executable, "-c", HELP, *SCRIPTS], cwd=ROOT / "benchmarks", check=True, timeout=300)
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__") for path in SCRIPTS]
+    assert len(names) > 15
+    subprocess.run([sys.executable, "-W", "ignore", "-c", HELP, *names], cwd=ROOT, check=True, timeout=300)
 
 
 @pytest.mark.parametrize(("model", "contenders"), CONTENDERS)
 def test_contenders_train_the_same_model(model: str, contenders: list[str]):
-    found = run("step_time.py", "--models", model, "--rounds", "1", "--steps", "2", "--contenders", *contenders)
+    found = run("step_time", "--models", model, "--rounds", "1", "--steps", "2", "--contenders", *contenders)
     (record,) = found["models"]
     ran = [result for result in record["contenders"] if not result["refused"]]
     refused = {result["contender"]: result["refused"] for result in record["contenders"] if result["refused"]}
@@ -62,7 +63,7 @@ def test_contenders_train_the_same_model(model: str, contenders: list[str]):
 @pytest.mark.zoo
 def test_the_chosen_plan_beside_the_fixed_ones():
     short = ["--models", "mlp", "--ranks", "2", "--rounds", "1", "--steps", "2"]
-    found = run("baselines.py", *short, "--plans", "model", "domain", "megatron")
+    found = run("baselines", *short, "--plans", "model", "domain", "megatron")
     (record,) = found["records"]
     plans = {plan["plan"]: plan for plan in record["plans"]}
     assert list(plans) == ["chosen", "model", "domain", "megatron"]
@@ -77,7 +78,7 @@ def test_the_chosen_plan_beside_the_fixed_ones():
 
 @pytest.mark.zoo
 def test_a_slowed_rank_leaves_the_numbers_alone():
-    record = run("rebalance.py", "--steps", "14", "--slow-at", "6", "--pin", "*: d@axis0")
+    record = run("rebalance", "--steps", "14", "--slow-at", "6", "--pin", "*: d@axis0")
     assert len(record["seconds"]) == len(record["rows"]) == len(record["compute"]) == 14
     assert {sum(rows) for rows in record["rows"]} == {8}
     assert record["best"] > 0
@@ -86,7 +87,7 @@ def test_a_slowed_rank_leaves_the_numbers_alone():
 
 @pytest.mark.zoo
 def test_memory_is_predicted_and_measured():
-    found = run("memory.py", "--models", "mlp", "--plans", "data", "domain")
+    found = run("memory", "--models", "mlp", "--plans", "data", "domain")
     ran = [one for one in found if not one["refused"]]
     assert [(one["ranks"], one["plan"]) for one in ran] == [(2, "data"), (1, "auto")]
     assert all(one["predicted"] > 0 and one["measured"] > 0 for one in ran)

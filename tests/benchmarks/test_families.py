@@ -1,13 +1,13 @@
 """The families' trial tells right, refused, and not built apart, and its table counts what it should. Libraries are not needed."""
 
 from dataclasses import replace
-from pathlib import Path
 
-import pytest
 import torch
 from torch import nn
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+from benchmarks.compatibility import families
+from benchmarks.compatibility import family_sources as sources
+from benchmarks.compatibility import family_trial as trial
 
 
 class Net(nn.Module):
@@ -20,18 +20,7 @@ class Net(nn.Module):
         return y.square().mean() if not self.reads or y.sum() > 0 else y.mean()
 
 
-@pytest.fixture
-def families(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import families
-    import family_sources
-    import family_trial
-
-    return families, family_sources, family_trial
-
-
-def test_a_family_is_right_refused_or_not_built(families):
-    families, sources, trial = families
+def test_a_family_is_right_refused_or_not_built():
     inputs = (torch.randn(4, 6),)
 
     def fails():
@@ -60,9 +49,7 @@ def test_a_family_is_right_refused_or_not_built(families):
     assert "- timm wrong, grid 2: losses 1.0e-03 at step 1" in text
 
 
-def test_a_family_whose_process_dies_is_named(families):
-    families, _, _ = families
-
+def test_a_family_whose_process_dies_is_named():
     def dies():
         import os
 

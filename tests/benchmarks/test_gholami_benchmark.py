@@ -4,34 +4,20 @@ import dataclasses
 import json
 import re
 import sys
-from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
-from autopar.costmodel import gholami_figures as figures
-from autopar.costmodel.gholami import load
+from benchmarks.gholami2018 import __main__ as main
+from benchmarks.gholami2018 import figures, picture, planner
+from benchmarks.gholami2018.settings import load
 
-FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 PAPER = load()
 
 
-@pytest.fixture(scope="module")
-def benchmark():
-    """The benchmark's modules; they import each other by bare names."""
-    sys.path.insert(0, str(FOLDER))
-    try:
-        import gholami2018
-        import gholami2018_picture
-        import gholami2018_planner
-    finally:
-        sys.path.remove(str(FOLDER))
-    return gholami2018, gholami2018_picture, gholami2018_planner
-
-
-def test_json_and_picture(benchmark, monkeypatch, capsys, tmp_path):
+def test_json_and_picture(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(sys, "argv", ["gholami2018.py", "--json", "--picture", str(tmp_path / "bars.svg")])
-    benchmark[0].main()
+    main.main()
     found = json.loads(capsys.readouterr().out)
     assert len(found["panels"]) == 16
     assert all(panel["drawn"]["comes_out"] for panel in found["panels"])
@@ -43,17 +29,16 @@ def test_json_and_picture(benchmark, monkeypatch, capsys, tmp_path):
     assert (tmp_path / "bars.svg").read_text("utf-8").startswith("<svg")
 
 
-def test_settings_of_a_user_are_refused_in_words(benchmark, monkeypatch, tmp_path):
+def test_settings_of_a_user_are_refused_in_words(monkeypatch, tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text("image = 3\n", "utf-8")
     monkeypatch.setattr(sys, "argv", ["gholami2018.py", "--settings", str(path)])
     with pytest.raises(SystemExit, match=r"image: unknown; did you mean 'images'\?"):
-        benchmark[0].main()
+        main.main()
 
 
-def test_bars_are_drawn_to_scale(benchmark):
+def test_bars_are_drawn_to_scale():
     """Each panel: published and computed stacks in turn, as high as their totals, standing on the ground."""
-    _, picture, _ = benchmark
     space = "{http://www.w3.org/2000/svg}"
     root = ElementTree.fromstring(picture.svg(PAPER))
     groups = root.findall(f"{space}g")
@@ -75,8 +60,7 @@ def test_bars_are_drawn_to_scale(benchmark):
         assert re.search(rf"figure {panel.figure}: .* best {panel.best},", words)
 
 
-def test_tables_say_what_comes_out(benchmark):
-    main, _, _ = benchmark
+def test_tables_say_what_comes_out():
     records = [main.record(PAPER, panel) for panel in PAPER.panels]
     cells = [list(column.cells) for column in main.panels_table(records).columns]
     assert cells[-1] == ["yes"] * 16
@@ -88,9 +72,8 @@ def test_tables_say_what_comes_out(benchmark):
     assert "6a, 6b, 6c, 6d: " in text
 
 
-def test_the_planner_on_eight_ranks(benchmark):
+def test_the_planner_on_eight_ranks():
     """No plan of the paper's is cheaper than the pick; two of the four grids, to be quick."""
-    _, _, planner = benchmark
     panel = next(one for one in PAPER.panels if one.figure == "7a")
     panel = dataclasses.replace(panel, bars=panel.bars[:2], best="2x4")
     (found,) = planner.compare(dataclasses.replace(PAPER, panels=(panel,)))
@@ -103,8 +86,7 @@ def test_the_planner_on_eight_ranks(benchmark):
     assert f"8 ranks, {found.pick.grid}: conv1" in planner.choices([found])
 
 
-def test_the_papers_plan_where_images_are_cut(benchmark):
-    _, _, planner = benchmark
+def test_the_papers_plan_where_images_are_cut():
     panel = next(one for one in PAPER.panels if one.figure == "10b")
     plan = planner.price(PAPER, panel, planner.grid_of(panel, 64, 16), planner.pins_of(panel))
     assert plan.grid == "data=16,model=32,domain=2"

@@ -1,14 +1,9 @@
 """The cores of made hosts."""
 
-import sys
-from pathlib import Path
-
 from hypothesis import given
 from hypothesis import strategies as st
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
-from hosts import cores
+from benchmarks.several_hosts.hosts import cores
 
 
 @given(st.integers(1, 9), st.lists(st.integers(0, 63), min_size=1, max_size=16, unique=True).map(sorted))

@@ -5,16 +5,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))
+from benchmarks.compatibility.section import write_section
 
-from compatibility import write_section  # noqa: E402
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_operators_are_tried_and_told(tmp_path):
-    command = [sys.executable, str(ROOT / "benchmarks" / "opdb.py"), "--out", str(tmp_path / "kept.json")]
+    command = [sys.executable, "-m", "benchmarks.compatibility.opdb", "--out", str(tmp_path / "kept.json")]
     command += ["--names", "mul", "cauchy", "nonzero", "--samples", "2", "--grids", "2"]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert ended.returncode == 0, ended.stderr
     told = "2 comparable: 1 ok, 1 REFUSED, 1 nocompare; 1 of those that are ok split"
     assert told in " ".join(ended.stderr.split())

@@ -1,17 +1,11 @@
 """What benchmarks/prediction.py makes of its rows; and that the plans it names are plans of the models it names."""
 
-import sys
-from pathlib import Path
-
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-import autopar  # noqa: E402
-import prediction  # noqa: E402
-from autopar.ir import machine as machines  # noqa: E402
-from models import MODELS, batch, seeded  # noqa: E402
+import autopar
+from autopar.ir import machine as machines
+from benchmarks import prediction
+from benchmarks.models import MODELS, batch, seeded
 
 
 def row(predicted, seconds):

@@ -1,17 +1,10 @@
 """The matrix on which spatially split convolutions fail elsewhere: every cell of the benchmark's is right."""
 
-import importlib.util
 import math
-import sys
-from pathlib import Path
 
 import pytest
 
-PATH = Path(__file__).resolve().parents[2] / "benchmarks" / "window_matrix.py"
-spec = importlib.util.spec_from_file_location("window_matrix", PATH)
-matrix = importlib.util.module_from_spec(spec)
-sys.modules["window_matrix"] = matrix
-spec.loader.exec_module(matrix)
+from benchmarks import window_matrix as matrix
 
 
 @pytest.mark.parametrize("layout", matrix.LAYOUTS, ids=str)

@@ -13,9 +13,9 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.mark.spmd
 @pytest.mark.zoo
 def test_a_family_is_predicted_and_measured():
-    command = [sys.executable, str(ROOT / "benchmarks" / "zoo.py"), "--small", "--json"]
+    command = [sys.executable, "-m", "benchmarks.zoo", "--small", "--json"]
     command += ["--predict", "lstm", "--measure", "lstm", "--rounds", "1", "--steps", "2"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
     (row,) = found["predicted"]
@@ -28,9 +28,9 @@ def test_a_family_is_predicted_and_measured():
 
 
 def test_every_family_of_the_zoo_has_a_large_size():
-    code = "from zoo_models import FAMILIES\nfor name, family in FAMILIES.items():\n    print(name, family.large)"
+    code = "from benchmarks.zoo_models import FAMILIES\nfor name, family in FAMILIES.items():\n    print(name, family.large)"
     command = [sys.executable, "-c", code]
-    listing = subprocess.run(command, cwd=ROOT / "benchmarks", capture_output=True, text=True, check=True)
+    listing = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     families = dict(line.split(maxsplit=1) for line in listing.stdout.splitlines())
     small = {path.stem.removeprefix("zoo_") for path in (ROOT / "tests" / "zoo" / "models").glob("zoo_*.py")} - {"data"}
     assert set(families) == small

@@ -1,6 +1,7 @@
 """Models drawn from the samples of all records, under drawn strategies: see `autopar.proof.programs`.
 
-Always the same 300 programs, of models that are captured once; `benchmarks/random_programs.py` draws others, thousands of them.
+Always the same 300 programs, of models that are captured once; `benchmarks.compatibility.random_programs` draws
+others, thousands of them.
 """
 
 import random

@@ -54,8 +54,8 @@ def test_lenet5_in_simulated_ranks():
 @pytest.mark.zoo
 def test_lenet5_on_four_ranks_by_hand_and_compiled():
     """The benchmark's shortest run: three batches on MPI, in float64 beside one process, and a trial in float32."""
-    command = [sys.executable, str(ROOT / "benchmarks" / "lenet5.py"), "--small", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    command = [sys.executable, "-m", "benchmarks.lenet5", "--small", "--json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     record = json.loads(done.stdout)
     assert record["hand"]["difference"] < 1e-10

@@ -1,15 +1,10 @@
 """Calls of unusual shapes and arguments, each a function and what it is given, for the trial of the operator database."""
 
-import sys
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
 from torch.utils import _pytree as pytree
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-
-from opdb_samples import Sample
+from benchmarks.compatibility.opdb_samples import Sample
 
 GENERATOR = torch.Generator().manual_seed(0)
 

@@ -6,7 +6,7 @@ All samples of a kind are one model, which is compiled once and run with every l
 import pytest
 from odd_calls import ARGUMENTS, EMPTIED, LISTS
 
-from opdb_trial import outcome
+from benchmarks.compatibility.opdb_trial import outcome
 
 
 @pytest.mark.parametrize("samples", [EMPTIED, LISTS, ARGUMENTS], ids=["emptied", "lists of one", "arguments"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "compatibility.md"
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "compatibility.md"
 TITLE = "# Compatibility\n\nWhat other people's operators and models come to. The sections are written by benchmarks.\n"
 
 

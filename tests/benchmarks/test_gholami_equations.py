@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autopar.costmodel import integrated as eq
-from autopar.costmodel.integrated import Layer
 from autopar.ir.machine import Link
+from benchmarks.gholami2018 import equations as eq
+from benchmarks.gholami2018.equations import Layer
 
 SIZES = st.integers(1, 40)
 LAYERS = st.lists(

@@ -19,8 +19,8 @@ import torch
 
 from autopar.runtime.process import load_optimizers
 from autopar.runtime.profiling.memory_use import memory_use
-from contenders import BALANCED, CONTENDERS, Trainer, start
-from zoo_models import EVERY
+from benchmarks.contenders import BALANCED, CONTENDERS, Trainer, start
+from benchmarks.zoo_models import EVERY
 
 
 def main(address: str, contender_name: str, model_name: str, size: str, folder: str) -> None:

@@ -1,4 +1,4 @@
-"""One rank of several_hosts.py and several_hosts_prediction.py: times what it is told to, and prints JSON on rank 0."""
+"""One rank of benchmarks/several_hosts: times what it is told to, and prints JSON on rank 0."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import torch
 from mpi4py import MPI
 
 from autopar.runtime.transport.mpi import MpiComm
-from contenders.compiled import Compiled
-from models import EVERY
+from benchmarks.contenders.compiled import Compiled
+from benchmarks.models import EVERY
 
 WORLD = MPI.COMM_WORLD
 

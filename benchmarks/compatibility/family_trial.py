@@ -28,7 +28,7 @@ from autopar.runtime import simulate
 from autopar.runtime.program.plan_reader import read_description
 from autopar.runtime.session.compiled_job import Job
 from autopar.runtime.verification.verify import CASES, Difference, verify
-from family_subject import Subject
+from benchmarks.compatibility.family_subject import Subject
 
 STEPS = 2
 

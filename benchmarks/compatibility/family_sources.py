@@ -16,8 +16,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from family_subject import ROWS, Inputs, Subject, TowardsPattern, first_that_runs, torchvision_models, without_dropout
-from family_transformers import transformers_families
+from benchmarks.compatibility.family_subject import (
+    ROWS,
+    Inputs,
+    Subject,
+    TowardsPattern,
+    first_that_runs,
+    torchvision_models,
+    without_dropout,
+)
+from benchmarks.compatibility.family_transformers import transformers_families
 
 # --- timm ----------------------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""One rank of memory.py: trains a compiled model for a few steps and says what the last one held, as JSON on rank 0."""
+"""One rank of benchmarks/memory.py: trains a compiled model for a few steps and says what the last one held, as JSON on rank 0."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 
 from autopar.runtime.profiling.memory_use import MemoryUse, memory_use
 from autopar.runtime.transport.world import default_world
-from contenders.compiled import open_session
-from models import batch, seeded
-from zoo_models import EVERY
+from benchmarks.contenders.compiled import open_session
+from benchmarks.models import batch, seeded
+from benchmarks.zoo_models import EVERY
 
 OPTIMIZERS = {
     "sgd": lambda parameters: torch.optim.SGD(parameters, lr=1e-3),

@@ -1,6 +1,6 @@
 """Random models, compiled under drawn strategies, beside the sequential model: loss and gradients in float64.
 
-    python benchmarks/random_programs.py --count 3000 --seed 1
+    python -m benchmarks.compatibility.random_programs --count 3000 --seed 1
 
 `count` programs are tried, `--strategies` to each model and grid (`autopar.proof.programs` draws the models); every second model
 has a batch, and a program for any number of rows. What differs, or fails, is printed with the model, the program and its seed, and

@@ -1,6 +1,6 @@
 """Sums and training between hosts: two hosts made on this machine, with a link of known speed between them.
 
-    python benchmarks/several_hosts.py [--rate 1gbit] [--json]          as root; see hosts.py for what it needs
+    python -m benchmarks.several_hosts [--rate 1gbit] [--json]          as root; see hosts.py for what it needs
 
 Two measurements, each against what the link allows (wire time: the bytes that one host has to send, at the nominal rate):
 
@@ -25,11 +25,11 @@ from rich.table import Table
 import autopar
 from autopar.ir import machine as machines
 from autopar.jobs.launch import mpiexec
-from hosts import hosts, missing, run
-from models import EVERY, batch, seeded
-from options import add_json, described
+from benchmarks.models import EVERY, batch, seeded
+from benchmarks.options import add_json, described
+from benchmarks.several_hosts.hosts import hosts, missing, run
 
-WORKER = Path(__file__).with_name("hosts_worker.py")
+WORKER = "benchmarks.workers.hosts"
 UNITS = {"kbit": 1e3, "mbit": 1e6, "gbit": 1e9}
 BYTES = 4 << 20
 MODEL = "resnet"
@@ -37,7 +37,7 @@ MODEL = "resnet"
 
 def ask(per_host: int, *words: str) -> dict[str, float]:
     """What rank 0 of the worker prints, when it runs on this many ranks of every host."""
-    output = run(per_host, [sys.executable, "-m", "mpi4py", str(WORKER), *words], mpiexec())
+    output = run(per_host, [sys.executable, "-m", "mpi4py", "-m", WORKER, *words], mpiexec())
     found: dict[str, float] = json.loads(output.splitlines()[-1])
     return found
 

@@ -11,7 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from family_subject import ROWS, Inputs, OwnLoss, Subject, first_that_runs, torchvision_models, without_dropout
+from benchmarks.compatibility.family_subject import (
+    ROWS,
+    Inputs,
+    OwnLoss,
+    Subject,
+    first_that_runs,
+    torchvision_models,
+    without_dropout,
+)
 
 SIZES: dict[str, Any] = {  # what fields of configurations become, where a configuration has them
     **dict.fromkeys(

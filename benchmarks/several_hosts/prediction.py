@@ -1,6 +1,6 @@
 """Several hosts: is the link found, does the plan follow it, and does the predicted step take as long as the measured one?
 
-    python benchmarks/several_hosts_prediction.py [--rates 1gbit 500mbit] [--ranks 1 2] [--measure] [--json]
+    python -m benchmarks.several_hosts.prediction [--rates 1gbit 500mbit] [--ranks 1 2] [--measure] [--json]
 
 As root; see hosts.py for what it needs. Two hosts are made on this machine, with 1 and 2 ranks each. For every link
 
@@ -37,11 +37,11 @@ from autopar.ir.machine import Machine, load
 from autopar.ir.machine_toml import rate
 from autopar.ir.plan import Plan
 from autopar.jobs.launch import mpiexec
-from hosts import hosts, missing, run
-from models import MODELS, batch, seeded
-from options import add_json, add_names, add_ranks, add_small, described
+from benchmarks.models import MODELS, batch, seeded
+from benchmarks.options import add_json, add_names, add_ranks, add_small, described
+from benchmarks.several_hosts.hosts import hosts, missing, run
 
-WORKER = Path(__file__).with_name("hosts_worker.py")
+WORKER = "benchmarks.workers.hosts"
 UNITS = {"kbit": 1e3, "mbit": 1e6, "gbit": 1e9}
 MESSAGE = 4 << 20
 PAYLOAD = 1448 / 1514  # Ethernet frames without preamble, IP and TCP headers with time stamps
@@ -88,7 +88,7 @@ class Step:
 
 def ask(ranks: int, *words: str) -> dict[str, float]:
     """What rank 0 of the worker prints, when it runs on this many ranks of every host."""
-    output = run(ranks, [sys.executable, "-m", "mpi4py", str(WORKER), *words], mpiexec())
+    output = run(ranks, [sys.executable, "-m", "mpi4py", "-m", WORKER, *words], mpiexec())
     found: dict[str, float] = json.loads(output.splitlines()[-1])
     return found
 

@@ -1,12 +1,12 @@
 """Figures 6 to 10 of Gholami and others, "Integrated Model, Batch and Domain Parallelism", computed from its equations.
 
-    python benchmarks/gholami2018.py                             16 panels, and how they differ from the equations
-    python benchmarks/gholami2018.py --picture gholami2018.svg   the bars beside the published ones
-    python benchmarks/gholami2018.py --bars                      every bar in seconds
-    python benchmarks/gholami2018.py --planner                   the same network through autopar's own planner
-    python benchmarks/gholami2018.py --json                      all of it for machines
+    python -m benchmarks.gholami2018                             16 panels, and how they differ from the equations
+    python -m benchmarks.gholami2018 --picture gholami2018.svg   the bars beside the published ones
+    python -m benchmarks.gholami2018 --bars                      every bar in seconds
+    python -m benchmarks.gholami2018 --planner                   the same network through autopar's own planner
+    python -m benchmarks.gholami2018 --json                      all of it for machines
 
-The settings are those of configs/papers/gholami2018.toml, or of the file that --settings names. A panel comes out where
+The settings are those of gholami2018.toml beside this file, or of the file that --settings names. A panel comes out where
 the best grid and the speed-ups are those written on it, and the heights of all its bars, whole and communication alone, lie
 within 1.5 pixels of the plot (2.5 in figure 9d, a hundredth of its highest bar).
 """
@@ -24,11 +24,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-import gholami2018_picture as picture
-from autopar.costmodel import gholami_figures as figures
-from autopar.costmodel.gholami import Panel, Paper, load
 from autopar.errors import AutoparError
-from options import add_json, described
+from benchmarks.gholami2018 import figures, picture
+from benchmarks.gholami2018.settings import Panel, Paper, load
+from benchmarks.options import add_json, described
 
 LIMITS = {"9d": 2.5}  # pixels
 LIMIT = 1.5
@@ -208,7 +207,7 @@ def report(paper: Paper, options: argparse.Namespace) -> None:
     right = sum(one["drawn"]["comes_out"] for one in records)
     console.print(f"{right} of {len(records)} panels come out.\n{deviations_text(paper)}", highlight=False)
     if options.planner:
-        import gholami2018_planner as planner  # brings torch along
+        from benchmarks.gholami2018 import planner  # brings torch along
 
         plans = list(planner.compare(paper))
         console.print(planner.table(plans))
@@ -218,7 +217,7 @@ def report(paper: Paper, options: argparse.Namespace) -> None:
 def _plans_record(paper: Paper, options: argparse.Namespace) -> dict[str, Any]:
     if not options.planner:
         return {}
-    import gholami2018_planner as planner
+    from benchmarks.gholami2018 import planner
 
     return {"planner": [planner.record(one) for one in planner.compare(paper)]}
 

@@ -33,7 +33,7 @@ from autopar.runtime import simulate
 from autopar.runtime.parameters.deferred_init import module_values
 from autopar.runtime.program.plan_reader import parse_description
 from autopar.runtime.session.parallel_module import Parallel
-from opdb_samples import Calls, Sample, operators, samples_of
+from benchmarks.compatibility.opdb_samples import Calls, Sample, operators, samples_of
 
 ORDER = ("WRONG", "CRASH", "REFUSED", "ok")  # the worst first
 CLOSE = {torch.float32: 1e-5, torch.complex64: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2, torch.complex32: 1e-2}

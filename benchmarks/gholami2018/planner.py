@@ -17,11 +17,11 @@ from typing import Any
 from rich.table import Table
 
 from autopar.compiler import Compiled, compile
-from autopar.costmodel.gholami import Panel, Paper
-from autopar.costmodel.gholami_figures import bars
 from autopar.model_file import load
+from benchmarks.gholami2018.figures import bars
+from benchmarks.gholami2018.settings import Panel, Paper
 
-MODEL = Path(__file__).parents[1] / "examples" / "alexnet.py"
+MODEL = Path(__file__).parents[2] / "examples" / "alexnet.py"
 FIGURES = ("7a", "7b", "7c", "7d", "10b", "10c", "10d")  # 8 to 4096 ranks
 
 

@@ -1,6 +1,7 @@
 """One model of every family of timm, torchvision and transformers through the whole compiler: is each computed as it was?
 
-    python benchmarks/families.py [--libraries timm ...] [--names NAME ...] [--grids 2 2x2] [--workers 2] [--out FILE] [--write]
+    python -m benchmarks.compatibility.families [--libraries timm ...] [--names NAME ...] [--grids 2 2x2] [--workers 2]
+                                               [--out FILE] [--write]
 
 Every family runs in a process of its own under a limit of processor time and memory; ranks are threads of it. Lines are added to
 `--out` as they are known, and what stands there is not tried again: a run that was stopped goes on. `--write` makes the table of
@@ -30,11 +31,11 @@ from rich.console import Console
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is downloaded: weights are random
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from compatibility import write_section
-from family_sources import SOURCES
-from family_subject import Subject
-from family_trial import Found, attempt
-from options import described
+from benchmarks.compatibility.family_sources import SOURCES
+from benchmarks.compatibility.family_subject import Subject
+from benchmarks.compatibility.family_trial import Found, attempt
+from benchmarks.compatibility.section import write_section
+from benchmarks.options import described
 
 GOOD = ("ok", "rounding")
 BAD = ("DIFFER", "CRASH", "SLOW")

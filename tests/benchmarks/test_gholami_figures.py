@@ -1,19 +1,18 @@
 """Figures 6 to 10: every annotation and every bar come out; settings that say nonsense are refused, all at once."""
 
 import dataclasses
-from importlib import resources
+from pathlib import Path
 
 import pytest
 
-from autopar.costmodel import gholami_figures as figures
-from autopar.costmodel import integrated
-from autopar.costmodel.gholami import load
 from autopar.errors import ConfigError
 from autopar.ir import machine
+from benchmarks.gholami2018 import equations, figures
+from benchmarks.gholami2018.settings import load
 
 PAPER = load()
 PANELS = {panel.figure: panel for panel in PAPER.panels}
-TEXT = (resources.files("autopar.configs") / "papers" / "gholami2018.toml").read_text("utf-8")
+TEXT = Path(figures.__file__).with_name("gholami2018.toml").read_text("utf-8")
 
 
 def test_there_are_sixteen_panels_and_116_bars():
@@ -78,7 +77,7 @@ def test_model_parallelism_in_all_layers_would_pick_4x128():
     assert figures.best(given).grid == "4x128"
     assert (round(total, 1), round(communication, 1)) == (1.6, 2.2)
     layers = (*PAPER.convolutions, *PAPER.connected)
-    step = integrated.integrated(layers, PAPER.wire, 2048, 4, 128)
+    step = equations.integrated(layers, PAPER.wire, 2048, 4, 128)
     assert given[2].communication == pytest.approx(step * 1.2e6 / 2048)
 
 
@@ -88,10 +87,10 @@ def test_bars_are_equation_9_where_nothing_deviates():
         for bar in figures.bars(PAPER, panel, "equations"):
             rows, columns = bar.rows, bar.columns
             if figure == "6c":
-                step = integrated.full(PAPER.connected, PAPER.convolutions, PAPER.wire, panel.batch, rows, columns)
+                step = equations.full(PAPER.connected, PAPER.convolutions, PAPER.wire, panel.batch, rows, columns)
             else:
-                step = integrated.integrated(PAPER.connected, PAPER.wire, panel.batch, rows, columns)
-                step += integrated.batch(PAPER.convolutions, PAPER.wire, panel.ranks)
+                step = equations.integrated(PAPER.connected, PAPER.wire, panel.batch, rows, columns)
+                step += equations.batch(PAPER.convolutions, PAPER.wire, panel.ranks)
             assert bar.communication == pytest.approx(step * PAPER.images / panel.batch)
 
 

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from xml.sax.saxutils import escape
 
-from autopar.costmodel.gholami import Panel, Paper
-from autopar.costmodel.gholami_figures import Bar, bars, best, match, published, speedups
+from benchmarks.gholami2018.figures import Bar, bars, best, match, published, speedups
+from benchmarks.gholami2018.settings import Panel, Paper
 
 WIDTH, HEIGHT, COLUMNS = 370, 250, 4
 LEFT, TOP, PLOT_WIDTH, PLOT_HEIGHT = 44, 40, 316, 170

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import torch
 
 import autopar
-from opdb_trial import ORDER, Row
+from benchmarks.compatibility.opdb_trial import ORDER, Row
 
 HEADING = """\
 ## Operators

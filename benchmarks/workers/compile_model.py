@@ -1,4 +1,4 @@
-"""Compile one of the benchmark's models: ``python compile_model.py MODEL small|full GRID FOLDER [PIN ...]``."""
+"""Compile one of the benchmark's models: ``python -m benchmarks.workers.compile_model MODEL small|full GRID FOLDER [PIN ...]``."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import autopar
-from models import batch, seeded
-from zoo_models import EVERY
+from benchmarks.models import batch, seeded
+from benchmarks.zoo_models import EVERY
 
 
 def main(name: str, size: str, grid: str, folder: str, *pins: str) -> None:

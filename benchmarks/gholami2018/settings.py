@@ -1,6 +1,6 @@
-"""The settings of a paper's figures, from ``configs/papers/gholami2018.toml`` to frozen records.
+"""The settings of a paper's figures, from ``gholami2018.toml`` beside this file to frozen records.
 
-The file holds the network, the link, the digitised bars and how these differ from the equations; `gholami_figures` turns
+The file holds the network, the link, the digitised bars and how these differ from the equations; `figures` turns
 the records into bars. Each entry is read as the type that its record declares. Everything that is unknown,
 missing or makes no sense is refused at once, in one message.
 """
@@ -9,21 +9,21 @@ from __future__ import annotations
 
 import tomllib
 from dataclasses import MISSING, dataclass, fields, is_dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import msgspec
 
-from autopar.costmodel.integrated import Layer
 from autopar.errors import ConfigError, nearest, refusal
 from autopar.ir.machine import Link
 from autopar.ir.units import parse_bytes
+from benchmarks.gholami2018.equations import Layer
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Pixels = Annotated[float, msgspec.Meta(ge=0)]
-_FIX = "compare with autopar/configs/papers/gholami2018.toml, which ships with autopar"
+_OWN = Path(__file__).with_name("gholami2018.toml")
+_FIX = "compare with benchmarks/gholami2018/gholami2018.toml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,15 +134,14 @@ class Paper:
 
 
 def load(path: str | Path | None = None) -> Paper:
-    """Read a file of settings; without a path the one that ships with autopar.
+    """Read a file of settings; without a path the paper's own.
 
     Raises ConfigError where the file cannot be read, is not TOML, or has unknown, missing or senseless entries.
     """
-    name = "gholami2018.toml" if path is None else str(path)
-    where = f"paper settings {name!r}"
-    shipped = resources.files("autopar.configs") / "papers" / name
+    file = _OWN if path is None else Path(path)
+    where = f"paper settings {(file.name if path is None else str(path))!r}"
     try:
-        table = tomllib.loads((shipped if path is None else Path(path)).read_text("utf-8"))
+        table = tomllib.loads(file.read_text("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         rule = "the settings are a readable text file"
         raise ConfigError(refusal(where, "cannot be read", rule, [str(error)], _FIX)) from error

@@ -26,11 +26,11 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from compatibility import write_section
-from opdb_samples import operators
-from opdb_table import section, summary
-from opdb_trial import Row, tried, warm_up
-from options import described
+from benchmarks.compatibility.opdb_samples import operators
+from benchmarks.compatibility.opdb_table import section, summary
+from benchmarks.compatibility.opdb_trial import Row, tried, warm_up
+from benchmarks.compatibility.section import write_section
+from benchmarks.options import described
 
 KEPT = Path("build") / "opdb.json"
 

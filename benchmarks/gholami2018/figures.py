@@ -2,7 +2,7 @@
 
 Each panel is computed in up to three readings:
 
-    drawn      the equations with the deviations that reproduce the published bars (`gholami.Deviations`)
+    drawn      the equations with the deviations that reproduce the published bars (`settings.Deviations`)
     equations  the same parallelisation by the equations as they are printed
     text       what the text says where the bars show something else: figure 6 by equation 8 on all layers (the bars
                have halos in the convolutions); figure 8 with two thirds of communication and of compute overlapping
@@ -19,9 +19,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from autopar.costmodel import integrated
-from autopar.costmodel.gholami import Panel, Paper
-from autopar.costmodel.integrated import Layer
+from benchmarks.gholami2018 import equations
+from benchmarks.gholami2018.equations import Layer
+from benchmarks.gholami2018.settings import Panel, Paper
 
 Reading = Literal["drawn", "equations", "text"]
 READINGS: tuple[Reading, ...] = ("drawn", "equations", "text")
@@ -136,15 +136,15 @@ def _step(paper: Paper, panel: Panel, rows: int, columns: int, reading: Reading)
     model_layers, domain_layers = paper.connected, paper.convolutions
     if reading == "text" and panel.text == "model":
         model_layers, domain_layers = (*domain_layers, *model_layers), ()
-    batch = integrated.batch(domain_layers, wire, panel.ranks, word)
-    batch += integrated.batch(model_layers, wire, columns, word, parts=rows)
-    model = integrated.model(model_layers, wire, images, rows, word)
+    batch = equations.batch(domain_layers, wire, panel.ranks, word)
+    batch += equations.batch(model_layers, wire, columns, word, parts=rows)
+    model = equations.model(model_layers, wire, images, rows, word)
     per_column = panel.batch * parts / panel.ranks
     if reading != "drawn":
-        return batch, model + integrated.halo(domain_layers, wire, per_column, parts, word)
-    halo = integrated.halo(_wide(paper, domain_layers), wire, per_column, parts, word)
+        return batch, model + equations.halo(domain_layers, wire, per_column, parts, word)
+    halo = equations.halo(_wide(paper, domain_layers), wire, per_column, parts, word)
     moved = [layer for layer in model_layers if layer.name in paper.drawn.redistributed]
-    model += sum(integrated.redistribution(layer, wire, images, rows, word) for layer in moved)
+    model += sum(equations.redistribution(layer, wire, images, rows, word) for layer in moved)
     return batch, model + paper.drawn.halo_times * halo
 
 

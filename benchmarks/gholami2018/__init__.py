@@ -1,0 +1,1 @@
+"""A paper's figures from its equations; `python -m benchmarks.gholami2018`."""
