@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from autopar.ir.plan import Plan
     from autopar.ir.plan_file import load_plan
     from autopar.ops.registry import register_operator
-    from autopar.parallelize import parallelize
+    from autopar.parallel import parallelize
     from autopar.proof import prove_operator
 
 # In a checkout `autopar/` hides an installed autopar from whoever works there; its other packages then stand beside it.
@@ -30,7 +30,7 @@ _HOMES = {
     "compile": "autopar.compiler",
     "load": "autopar.artifact",
     "load_plan": "autopar.ir.plan_file",
-    "parallelize": "autopar.parallelize",
+    "parallelize": "autopar.parallel",
     "prove_operator": "autopar.proof",
     "register_operator": "autopar.ops.registry",
 }

@@ -13,6 +13,6 @@ the gradients of the operands are put together by the duals of theirs. Cuts are 
 """
 
 from autopar.proof.limits import prove_limits
-from autopar.proof.prove import GRIDS, prove, prove_operator
+from autopar.proof.record_proof import GRIDS, prove, prove_operator
 
 __all__ = ["GRIDS", "prove", "prove_limits", "prove_operator"]

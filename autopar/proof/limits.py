@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 
 from autopar.ops.record.op import Op, Sample, T
-from autopar.proof.prove import GRIDS, prove_whole
+from autopar.proof.record_proof import GRIDS, prove_whole
 from autopar.proof.reference import REFUSED, Whole, every, filled, whole_of
 
 Fill = Callable[[T, torch.Generator], torch.Tensor]

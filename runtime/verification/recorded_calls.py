@@ -29,7 +29,8 @@ from autopar.runtime.verification.adjoint_test import Operator, Pullback, differ
 _BY_CODE: Mapping[CodeType, tuple[Callable[..., Tensor], Layout, Layout]] = {
     inspect.unwrap(one[0]).__code__: one for one in WITH_HALO
 }
-_OF_PRIMITIVES, _OF_TRANSPORT = "autopar.runtime.primitives", "autopar.runtime.transport"
+_OF_PRIMITIVES = tuple(f"autopar.runtime.{folder}." for folder in ("grid", "primitives", "partitions"))
+_OF_TRANSPORT = "autopar.runtime.transport."
 
 
 @dataclass(frozen=True, slots=True)

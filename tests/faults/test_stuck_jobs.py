@@ -15,7 +15,7 @@ def test_a_rank_that_is_stopped_where_another_waits_for_its_gradients(tmp_path):
     ended = run(tmp_path, program, "mpiexec", **LIMIT)
     assert ended.status == 75
     assert not ended.left
-    assert "rank 0 waits for rank 1 in wait for sum of gradients at runtime/training/train.py" in ended.err
+    assert "rank 0 waits for rank 1 in wait for sum of gradients at training/train.py" in ended.err
     assert "rank 1 is stopped (process " in ended.err
     assert f"after all_sum at {place(program, 'return all_sum')}" in ended.err
     assert "last calls of rank 1:" in ended.last

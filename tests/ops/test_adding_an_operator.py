@@ -16,7 +16,7 @@ from autopar.ir.plan_file import to_json
 from autopar.model_file import load
 from autopar.ops import Op, function, letters
 from autopar.ops.registry import record_of, registry
-from autopar.proof.prove import NAMES
+from autopar.proof.record_proof import NAMES
 from autopar.runtime import simulate
 from autopar.runtime.parameters.deferred_init import module_values
 from autopar.runtime.program.plan_reader import parse_description

@@ -20,7 +20,7 @@ from autopar.ops.discovery.search import Verdict, search
 from autopar.ops.discovery.trial import Letter
 from autopar.ops.lookup import op_of, record_of_call, rule_of, without_record
 from autopar.ops.record.op import Op, Sample, T
-from autopar.proof.prove import prove, prove_operator
+from autopar.proof.record_proof import prove, prove_operator
 from autopar.proof.reference import whole_of
 
 

@@ -11,7 +11,7 @@ from autopar.ops.discovery.sandbox import in_child
 from autopar.ops.discovery.search import Verdict, search
 from autopar.ops.record.op import Sample
 from autopar.ops.registry import registry
-from autopar.proof.prove import prove
+from autopar.proof.record_proof import prove
 from autopar.proof.reference import whole_of
 
 OPS = {op.name: op for op in registry().values()}

@@ -6,7 +6,7 @@ from autopar.ir.graph import Dtype
 from autopar.ops.record.op import Sample, T
 from autopar.ops.record.rule import choices, split_choice
 from autopar.ops.registry import registry
-from autopar.proof.prove import emitted
+from autopar.proof.record_proof import emitted
 from autopar.proof.reference import whole_of
 
 RECORDS = registry()

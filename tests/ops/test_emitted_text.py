@@ -7,7 +7,7 @@ from autopar.ops.record.op import Expr, Sample, T
 from autopar.ops.record.printing import atom, invoke, literal
 from autopar.ops.record.rule import choices, split_choice
 from autopar.ops.registry import registry
-from autopar.proof.prove import emitted
+from autopar.proof.record_proof import emitted
 from autopar.proof.reference import whole_of
 
 RECORDS = registry()

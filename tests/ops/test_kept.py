@@ -8,7 +8,7 @@ from autopar.costmodel import memory
 from autopar.ir.grid import GridShape
 from autopar.ops.record.rule import whole_choice
 from autopar.ops.registry import registry
-from autopar.proof.prove import NAMES, emitted
+from autopar.proof.record_proof import NAMES, emitted
 from autopar.proof.reference import whole_of
 from autopar.runtime.grid.counter_rng import drawing
 

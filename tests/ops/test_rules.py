@@ -12,8 +12,7 @@ from autopar.ops.record.fallback import FALLBACK
 from autopar.ops.record.op import Sample, T
 from autopar.ops.record.rule import Window, with_linear
 from autopar.ops.registry import registry
-from autopar.proof import prove
-from autopar.proof import prove as run
+from autopar.proof import prove, record_proof
 from autopar.proof.reference import whole_of
 
 OPS = {op.name: op for op in registry().values()}
@@ -225,13 +224,13 @@ def test_wrong_record_is_rejected(name):
 @pytest.mark.parametrize("wrong", [Replicate(), Partial()])
 def test_the_wrong_meaning_of_whole_is_rejected(monkeypatch, wrong):
     """A weight that every rank uses on its own rows is Copied: as Replicate its gradient would be one rank's addend."""
-    sound = run.choices
+    sound = record_proof.choices
 
     def choices(*given):
         return [
             replace(one, operands=tuple(wrong if o == Copied() else o for o in one.operands)) for one in sound(*given)
         ]
 
-    monkeypatch.setattr(run, "choices", choices)
+    monkeypatch.setattr(record_proof, "choices", choices)
     with pytest.raises(AssertionError):
         prove(OPS["linear"], OPS["linear"].samples[0])

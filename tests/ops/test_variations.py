@@ -14,7 +14,7 @@ from autopar.ops.library.distances import along
 from autopar.ops.record.fallback import FALLBACK
 from autopar.ops.registry import registry
 from autopar.proof.gradients import unasked
-from autopar.proof.prove import prove_text, prove_whole, rule_or_none
+from autopar.proof.record_proof import prove_text, prove_whole, rule_or_none
 from autopar.proof.variations import variations
 
 OPS = {op.name: op for op in registry().values()}

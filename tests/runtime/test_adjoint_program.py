@@ -42,8 +42,8 @@ CALLS = [
     (15, "all_gather", "axis1", (3, 1, 4, 3)),
     (16, "all_reduce in cross_entropy", "axis0", ()),
     (16, "all_sum", "axis0", ()),
-    (0, "all_reduce in normalization", "axis0", (2, 2)),
-    (0, "all_reduce in normalization", "axis1", (2, 2)),
+    (0, "all_reduce in batch_norm", "axis0", (2, 2)),
+    (0, "all_reduce in batch_norm", "axis1", (2, 2)),
 ]
 
 

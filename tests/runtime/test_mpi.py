@@ -72,16 +72,16 @@ def test_importing_the_runtime_does_not_start_mpi():
 LEAVING = """
 import sys
 import torch
-from autopar.runtime.transport import node
+from autopar.runtime.transport import shared_memory
 from autopar.runtime.transport.mpi import MpiComm
 
-free = node.Shared.free
+free = shared_memory.Shared.free
 
 def told(self):
     free(self)
     print("freed", flush=True)
 
-node.Shared.free = told
+shared_memory.Shared.free = told
 comm = MpiComm.world()
 comm.empty(1 << 16, torch.float32)
 how = sys.argv[1] if comm.rank == 1 else "ends"
