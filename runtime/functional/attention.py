@@ -28,13 +28,13 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 from autopar.runtime.functional.dropout import kept
 from autopar.runtime.grid.counter_rng import current
 from autopar.runtime.grid.grid import Axis
 from autopar.runtime.grid.shard_positions import Over, Rows, axes_of, rows_of
-from autopar.runtime.primitives.autograd import apply
+from autopar.runtime.primitives.autograd import Context, apply
 
 _NOWHERE: Over = {}
 _SCORES = 2**22  # that stand in memory at a time
@@ -139,17 +139,10 @@ def _numbers(rows: Rows, device: torch.device) -> Tensor:
     return torch.tensor(rows, device=device) if isinstance(rows, range) else rows.to(device)
 
 
-class _Context(FunctionCtx):
-    saved_tensors: tuple[Tensor, ...]
-    needs_input_grad: tuple[bool, ...]
-    masks: tuple[Tensor | None, Tensor | None]
-    form: _Form
-
-
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: _Context, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropped: Tensor | None, form: _Form
+        ctx: Context, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropped: Tensor | None, form: _Form
     ) -> Tensor:
         t, s = q.shape[-2], k.shape[-2]
         y = q.new_zeros(form.size, form.group, t, v.shape[-1])
@@ -167,13 +160,13 @@ class _Attention(torch.autograd.Function):
             y *= torch.where(z == -math.inf, 0, (z - whole).exp()).unsqueeze(-1)
             z = whole
         ctx.save_for_backward(q, k, v, y, z)
-        ctx.masks, ctx.form = (mask, dropped), form
+        ctx.arguments = mask, dropped, form
         return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: _Context, grad: Tensor) -> tuple[Tensor | None, ...]:
-        (queries, keys, values, y, z), (mask, dropped), form = ctx.saved_tensors, ctx.masks, ctx.form
+    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (queries, keys, values, y, z), (mask, dropped, form) = ctx.saved_tensors, ctx.arguments
         grad = grad.reshape(y.shape)
         inner = (grad * y).sum(-1)
         for axis in form.axes:

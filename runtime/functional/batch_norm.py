@@ -18,13 +18,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 from autopar.errors import ProgramMismatch, refusal
 from autopar.runtime.functional.moments import Vector, channel_sums, combine, local_moments
 from autopar.runtime.grid.grid import Axis
 from autopar.runtime.grid.memory_format import order
-from autopar.runtime.primitives.autograd import apply
+from autopar.runtime.primitives.autograd import Context, apply
 
 _HALVES = (torch.float16, torch.bfloat16)  # summed in float32
 
@@ -66,18 +66,10 @@ def _statistics(x: Tensor, axes: tuple[Axis, ...]) -> tuple[float, Vector, Vecto
     return count, mean, squares
 
 
-class _Context(FunctionCtx):
-    saved_tensors: tuple[Tensor, ...]
-    needs_input_grad: tuple[bool, ...]
-    count: float
-    eps: float
-    axes: tuple[Axis, ...]
-
-
 class _BatchNorm(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: _Context,
+        ctx: Context,
         x: Tensor,
         weight: Tensor | None,
         bias: Tensor | None,
@@ -94,23 +86,23 @@ class _BatchNorm(torch.autograd.Function):
         like = x if weight is None else weight
         mean, var = torch.from_numpy(means).to(like), torch.from_numpy(squares / count).to(like)
         ctx.save_for_backward(x, mean, var, *(() if weight is None else (weight,)))
-        ctx.count, ctx.eps, ctx.axes = count, eps, axes
+        ctx.arguments = count, eps, axes
         return normalise(x, weight, bias, mean, var, eps)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: _Context, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, mean, var, *given = ctx.saved_tensors
+    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (x, mean, var, *given), (count, eps, axes) = ctx.saved_tensors, ctx.arguments
         grad = grad.contiguous(memory_format=order(x))
-        dw, db = channel_sums(grad, x, mean, var, ctx.eps) if x.numel() else (torch.zeros_like(mean),) * 2
+        dw, db = channel_sums(grad, x, mean, var, eps) if x.numel() else (torch.zeros_like(mean),) * 2
         sums = torch.stack([dw, db])
-        for axis in ctx.axes:
+        for axis in axes:
             axis.comm.all_reduce(sums)
-        scale = torch.rsqrt(var + ctx.eps)
+        scale = torch.rsqrt(var + eps)
         for weight in given:
             scale *= weight
-        slope, shift = sums.mul_(scale / -ctx.count).unbind()
-        dx = normalise(x, slope, shift, mean, var, ctx.eps).addcmul_(grad, scale.view(-1, *[1] * (x.dim() - 2)))
+        slope, shift = sums.mul_(scale / -count).unbind()
+        dx = normalise(x, slope, shift, mean, var, eps).addcmul_(grad, scale.view(-1, *[1] * (x.dim() - 2)))
         needed = ctx.needs_input_grad
         return dx, dw if needed[1] else None, db if needed[2] else None, None, None, None, None, None
 

@@ -10,33 +10,28 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 from autopar.runtime.grid.counter_rng import current, draw
 from autopar.runtime.grid.shard_positions import Over
-from autopar.runtime.primitives.autograd import apply
+from autopar.runtime.primitives.autograd import Context, apply
 
 _NOWHERE: Over = {}
 _LIMIT = 1.7580993408473766  # of SELU, with the sign changed
 
 
-class _Context(FunctionCtx):
-    saved_tensors: tuple[Tensor, ...]
-    scale: float
-
-
 class _Masked(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: _Context, x: Tensor, mask: Tensor, scale: float) -> Tensor:
+    def forward(ctx: Context, x: Tensor, mask: Tensor, scale: float) -> Tensor:
         ctx.save_for_backward(mask)
-        ctx.scale = scale
+        ctx.arguments = scale
         return (x * mask).mul_(scale)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: _Context, grad: Tensor) -> tuple[Tensor | None, ...]:
-        (mask,) = ctx.saved_tensors
-        return (grad * mask).mul_(ctx.scale), None, None
+    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (mask,), scale = ctx.saved_tensors, ctx.arguments
+        return (grad * mask).mul_(scale), None, None
 
 
 def dropout(x: Tensor, p: float = 0.5, over: Over = _NOWHERE) -> Tensor:

@@ -14,36 +14,29 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 from autopar.runtime.grid.shard_positions import Place, rows_of
-from autopar.runtime.primitives.autograd import apply
-
-
-class _Context(FunctionCtx):
-    saved_tensors: tuple[Tensor, ...]
-    rows: int
-    padding: int
-    tokens: int
+from autopar.runtime.primitives.autograd import Context, apply
 
 
 class _Embedding(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: _Context, weight: Tensor, local: Tensor, mine: Tensor, padding: int) -> Tensor:
+    def forward(ctx: Context, weight: Tensor, local: Tensor, mine: Tensor, padding: int) -> Tensor:
         at = mine.flatten().nonzero().squeeze(1)
         own = local.flatten().index_select(0, at)
         ctx.save_for_backward(own, at)
-        ctx.rows, ctx.padding, ctx.tokens = weight.shape[0], padding, local.numel()
+        ctx.arguments = weight.shape[0], padding, local.numel()
         found = weight.new_zeros(local.numel(), weight.shape[1])
         found.index_copy_(0, at, weight.index_select(0, own))
         return found.view(*local.shape, weight.shape[1])
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: _Context, grad: Tensor) -> tuple[Tensor | None, ...]:
-        own, at = ctx.saved_tensors
-        mine = grad.reshape(ctx.tokens, grad.shape[-1]).index_select(0, at)
-        into = torch.ops.aten.embedding_dense_backward(mine, own, ctx.rows, ctx.padding, False)
+    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (own, at), (rows, padding, tokens) = ctx.saved_tensors, ctx.arguments
+        mine = grad.reshape(tokens, grad.shape[-1]).index_select(0, at)
+        into = torch.ops.aten.embedding_dense_backward(mine, own, rows, padding, False)
         return into, None, None, None
 
 

@@ -25,12 +25,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 from autopar.runtime.functional.batch_norm import normalise
 from autopar.runtime.functional.moments import Vector, channel_sums, combine, local_moments
 from autopar.runtime.grid.grid import Axis
-from autopar.runtime.primitives.autograd import apply
+from autopar.runtime.primitives.autograd import Context, apply
 
 _HALVES = (torch.float16, torch.bfloat16)  # computed with in float32
 
@@ -97,20 +97,10 @@ def _normalised(
     return apply(_Normalised, x.to(kind), *given, sets, eps, _several(over))
 
 
-class _Context(FunctionCtx):
-    saved_tensors: tuple[Tensor, ...]
-    needs_input_grad: tuple[bool, ...]
-    dims: tuple[int, ...]
-    axes: tuple[Axis, ...]
-    count: float
-    sets: int
-    eps: float
-
-
 class _Normalised(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: _Context,
+        ctx: Context,
         x: Tensor,
         weight: Tensor | None,
         bias: Tensor | None,
@@ -118,31 +108,31 @@ class _Normalised(torch.autograd.Function):
         eps: float,
         axes: tuple[Axis, ...],
     ) -> Tensor:
-        ctx.count, means, squares = _statistics(x, sets, axes)
+        count, means, squares = _statistics(x, sets, axes)
         each = x.shape[1] // max(sets, 1)
         mean = torch.from_numpy(means.repeat(each)).to(x)
-        var = torch.from_numpy((squares / max(ctx.count, 1)).repeat(each)).to(x)
+        var = torch.from_numpy((squares / max(count, 1)).repeat(each)).to(x)
         ctx.save_for_backward(x, mean, var, *(() if weight is None else (weight,)))
-        ctx.sets, ctx.eps, ctx.axes = sets, eps, axes
+        ctx.arguments = count, sets, eps, axes
         return normalise(x, weight, bias, mean, var, eps)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: _Context, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, mean, var, *given = ctx.saved_tensors
+    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (x, mean, var, *given), (count, sets, eps, axes) = ctx.saved_tensors, ctx.arguments
         grad = grad.contiguous()
-        dw, db = channel_sums(grad, x, mean, var, ctx.eps) if x.numel() else (torch.zeros_like(mean),) * 2
-        sums, scale = torch.stack([dw, db]), torch.rsqrt(var + ctx.eps)
-        through = scale / -ctx.count
+        dw, db = channel_sums(grad, x, mean, var, eps) if x.numel() else (torch.zeros_like(mean),) * 2
+        sums, scale = torch.stack([dw, db]), torch.rsqrt(var + eps)
+        through = scale / -count
         for weight in given:
             sums, scale = sums * weight, scale * weight
-        each = x.shape[1] // max(ctx.sets, 1)
-        sums = sums if each == 1 else sums.view(2, ctx.sets, each).sum(2)
-        for axis in ctx.axes:
+        each = x.shape[1] // max(sets, 1)
+        sums = sums if each == 1 else sums.view(2, sets, each).sum(2)
+        for axis in axes:
             axis.comm.all_reduce(sums)
         spread = sums if each == 1 else sums.repeat_interleave(each, 1)
         slope, shift = spread.mul_(through).unbind()
-        dx = normalise(x, slope, shift, mean, var, ctx.eps).addcmul_(grad, scale.view(-1, 1))
+        dx = normalise(x, slope, shift, mean, var, eps).addcmul_(grad, scale.view(-1, 1))
         needed = ctx.needs_input_grad
         return dx, dw if needed[1] else None, db if needed[2] else None, None, None, None
 
@@ -161,23 +151,23 @@ def _statistics(x: Tensor, sets: int, axes: tuple[Axis, ...]) -> tuple[float, Ve
 
 class _RootMeanSquare(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: _Context, x: Tensor, dims: tuple[int, ...], eps: float, axes: tuple[Axis, ...]) -> Tensor:
+    def forward(ctx: Context, x: Tensor, dims: tuple[int, ...], eps: float, axes: tuple[Axis, ...]) -> Tensor:
         squares = x.square().sum(dims, keepdim=True)
         message = F.pad(squares.flatten(), (1, 0), value=math.prod(x.shape[dim] for dim in dims))
         for axis in axes:
             axis.comm.all_reduce(message)
-        ctx.count = message[0].item()
-        r = torch.rsqrt(message[1:].view(squares.shape) / ctx.count + eps)
+        count = message[0].item()
+        r = torch.rsqrt(message[1:].view(squares.shape) / count + eps)
         z = x * r
         ctx.save_for_backward(z, r)
-        ctx.dims, ctx.axes = dims, axes
+        ctx.arguments = count, dims, axes
         return z
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: _Context, grad: Tensor) -> tuple[Tensor | None, ...]:
-        z, r = ctx.saved_tensors
-        total = (grad * z).sum(ctx.dims, keepdim=True).contiguous()
-        for axis in ctx.axes:
+    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (z, r), (count, dims, axes) = ctx.saved_tensors, ctx.arguments
+        total = (grad * z).sum(dims, keepdim=True).contiguous()
+        for axis in axes:
             axis.comm.all_reduce(total)
-        return torch.addcmul(grad, z, total / ctx.count, value=-1).mul_(r), None, None, None
+        return torch.addcmul(grad, z, total / count, value=-1).mul_(r), None, None, None

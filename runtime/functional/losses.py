@@ -26,13 +26,13 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 from autopar.runtime.functional.embedding import own_rows
 from autopar.runtime.grid.grid import Axis
 from autopar.runtime.grid.shard_positions import Place, axes_of, extent_of
 from autopar.runtime.local.autocast import in_float32
-from autopar.runtime.primitives.autograd import apply
+from autopar.runtime.primitives.autograd import Context, apply
 
 
 def cross_entropy(
@@ -140,18 +140,10 @@ def _weights(weight: Tensor | None, place: Tensor, mine: Tensor) -> Tensor:
     return _picked(weight.expand(place.numel(), -1), place.reshape(-1), mine.reshape(-1)).view(place.shape)
 
 
-class _Context(FunctionCtx):
-    saved_tensors: tuple[Tensor, ...]
-    needs_input_grad: tuple[bool, ...]
-    smoothing: float
-    classes: Place
-    ignore_index: int
-
-
 class _OverClasses(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: _Context,
+        ctx: Context,
         x: Tensor,
         target: Tensor,
         weight: Tensor | None,
@@ -159,7 +151,7 @@ class _OverClasses(torch.autograd.Function):
         smoothing: float,
         classes: Place,
     ) -> Tensor:
-        ctx.smoothing, ctx.classes, ctx.ignore_index = smoothing, classes, ignore_index
+        ctx.arguments = ignore_index, smoothing, classes
         at = min(1, x.dim() - 1)
         wide = _wide(x)
         z = _log_sum_exp(wide, at, classes)
@@ -171,28 +163,28 @@ class _OverClasses(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: _Context, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, target, z, total, *given = ctx.saved_tensors
-        weight, rest = given[0] if given else None, ctx.smoothing / extent_of(ctx.classes)
+    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (x, target, z, total, *given), (ignore_index, smoothing, classes) = ctx.saved_tensors, ctx.arguments
+        weight, rest = given[0] if given else None, smoothing / extent_of(classes)
         at = min(1, x.dim() - 1)
         wide, grad = _wide(x), _wide(grad)
         if (
             not target.is_floating_point()
         ):  # where nothing counts, the gradient is infinite, and those of the logits are zero
-            grad = grad.masked_fill(target == ctx.ignore_index, 0)
+            grad = grad.masked_fill(target == ignore_index, 0)
         dx = (wide - z.unsqueeze(at)).exp_().mul_((total * grad).unsqueeze(at))
         into = None
         if target.is_floating_point():
             scale = grad.unsqueeze(at) if weight is None else grad.unsqueeze(at) * _columns(weight, x)
-            dx -= (target * (1 - ctx.smoothing) + rest) * scale
+            dx -= (target * (1 - smoothing) + rest) * scale
             if ctx.needs_input_grad[1]:
-                into = ((z.unsqueeze(at) - wide) * scale * (1 - ctx.smoothing)).to(target.dtype)
+                into = ((z.unsqueeze(at) - wide) * scale * (1 - smoothing)).to(target.dtype)
         else:
-            place, mine = _own_classes(target, ctx.ignore_index, ctx.classes)
-            own = _weights(weight, place, mine) * grad * (1 - ctx.smoothing)
+            place, mine = _own_classes(target, ignore_index, classes)
+            own = _weights(weight, place, mine) * grad * (1 - smoothing)
             if dx.shape[at]:
                 dx.scatter_add_(at, place.where(mine, 0).unsqueeze(at), -own.to(dx.dtype).unsqueeze(at))
-            if ctx.smoothing:
+            if smoothing:
                 kept = grad.unsqueeze(at) * rest
                 dx -= kept if weight is None else kept * _columns(weight, x)
         return dx.to(x.dtype), into, None, None, None, None

@@ -19,14 +19,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 from autopar.runtime.grid.grid import Axis
-from autopar.runtime.primitives.autograd import apply
+from autopar.runtime.primitives.autograd import Context, apply
 
 Dims = int | tuple[int, ...]
 Axes = tuple[Axis, ...]
@@ -175,22 +174,17 @@ def _result(x: Tensor, y: Tensor, dim: Dims, keepdim: bool, back: Back) -> Tenso
     return found if keepdim else found.squeeze(_every(x, dim))
 
 
-class _Context(FunctionCtx):
-    saved_tensors: tuple[Tensor, ...]
-    back: Back
-
-
 class _Reduced(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, back: Back) -> Tensor:  # noqa: ANN401
+    def forward(ctx: Context, x: Tensor, y: Tensor, back: Back) -> Tensor:
         ctx.save_for_backward(x, y)
-        ctx.back = back
+        ctx.arguments = back
         return y.clone()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: _Context, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return ctx.back(grad, *ctx.saved_tensors), None, None
+    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return ctx.arguments(grad, *ctx.saved_tensors), None, None
 
 
 def largest(x: Tensor, dim: int, keepdim: bool = False, over: Over | None = None) -> tuple[Tensor, Tensor]:

@@ -8,40 +8,16 @@ Rank r holds the rows x_r, with t_r their sum:
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
 
 from autopar.runtime.grid.grid import Axis
-from autopar.runtime.primitives.autograd import apply
-
-
-class _Context(FunctionCtx):
-    dim: int
-    axis: Axis
-    dtype: torch.dtype
-
-
-class _Scan(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, dim: int, axis: Axis, dtype: torch.dtype | None) -> Tensor:  # noqa: ANN401
-        ctx.dim, ctx.axis, ctx.dtype = dim, axis, x.dtype
-        y = x.cumsum(dim, dtype=dtype)
-        return y + _totals(x.sum(dim, keepdim=True, dtype=y.dtype), axis)[: axis.index].sum(0, dtype=y.dtype)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: _Context, grad: Tensor) -> tuple[Tensor | None, ...]:
-        after = _totals(grad.sum(ctx.dim, keepdim=True), ctx.axis)[ctx.axis.index + 1 :].sum(0)
-        back = grad.flip(ctx.dim).cumsum(ctx.dim).flip(ctx.dim) + after
-        return back.to(ctx.dtype), None, None, None
+from autopar.runtime.primitives.autograd import linear
 
 
 def cumsum(x: Tensor, dim: int, axis: Axis, dtype: torch.dtype | None = None) -> Tensor:
     """``x.cumsum(dim, dtype=dtype)`` of the rows of all ranks of `axis`, of which `x` holds this rank's."""
-    return apply(_Scan, x, dim, axis, dtype)
+    return _scan(x, dim, axis, dtype, x.dtype)
 
 
 def _totals(own: Tensor, axis: Axis) -> Tensor:
@@ -49,3 +25,16 @@ def _totals(own: Tensor, axis: Axis) -> Tensor:
     every = own.new_empty(axis.size, *own.shape)
     axis.comm.all_gather(own.contiguous(), every)
     return every
+
+
+def _sums(x: Tensor, dim: int, axis: Axis, dtype: torch.dtype | None, own_dtype: torch.dtype) -> Tensor:
+    y = x.cumsum(dim, dtype=dtype)
+    return y + _totals(x.sum(dim, keepdim=True, dtype=y.dtype), axis)[: axis.index].sum(0, dtype=y.dtype)
+
+
+def _sums_back(dy: Tensor, dim: int, axis: Axis, dtype: torch.dtype | None, own_dtype: torch.dtype) -> Tensor:
+    after = _totals(dy.sum(dim, keepdim=True), axis)[axis.index + 1 :].sum(0)
+    return (dy.flip(dim).cumsum(dim).flip(dim) + after).to(own_dtype)
+
+
+_scan = linear(_sums, _sums_back)

@@ -17,10 +17,10 @@ import math
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 from autopar.runtime.grid.grid import Axis
-from autopar.runtime.primitives.autograd import apply
+from autopar.runtime.primitives.autograd import Context, apply
 
 
 def softmax(x: Tensor, dim: int, over: tuple[Axis, ...] = (), dtype: torch.dtype | None = None) -> Tensor:
@@ -39,16 +39,9 @@ def _normalised(x: Tensor, dim: int, over: tuple[Axis, ...], dtype: torch.dtype 
     return apply(_Softmax, wide, dim, tuple(axis for axis in over if axis.size > 1), log).to(kind)
 
 
-class _Context(FunctionCtx):
-    saved_tensors: tuple[Tensor]
-    dim: int
-    axes: tuple[Axis, ...]
-    log: bool
-
-
 class _Softmax(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: _Context, x: Tensor, dim: int, axes: tuple[Axis, ...], log: bool) -> Tensor:
+    def forward(ctx: Context, x: Tensor, dim: int, axes: tuple[Axis, ...], log: bool) -> Tensor:
         shape = (*x.shape[: dim % x.dim()], 1, *x.shape[dim % x.dim() + 1 :])
         near = _finite(x.amax(dim, keepdim=True) if x.shape[dim] else x.new_full(shape, -math.inf))
         powers = torch.exp(x - near)
@@ -57,17 +50,17 @@ class _Softmax(torch.autograd.Function):
             top, total = _combined(top, total, axis)
         y = x - top - total.log() if log else powers.mul_(torch.exp(near - top) / total)
         ctx.save_for_backward(y)
-        ctx.dim, ctx.axes, ctx.log = dim, axes, log
+        ctx.arguments = dim, axes, log
         return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: _Context, grad: Tensor) -> tuple[Tensor | None, ...]:
-        (y,) = ctx.saved_tensors
-        total = (grad if ctx.log else grad * y).sum(ctx.dim, keepdim=True).contiguous()
-        for axis in ctx.axes:
+    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (y,), (dim, axes, log) = ctx.saved_tensors, ctx.arguments
+        total = (grad if log else grad * y).sum(dim, keepdim=True).contiguous()
+        for axis in axes:
             axis.comm.all_reduce(total)
-        dx = torch.addcmul(grad, y.exp(), total, value=-1) if ctx.log else (grad - total).mul_(y)
+        dx = torch.addcmul(grad, y.exp(), total, value=-1) if log else (grad - total).mul_(y)
         return dx, None, None, None
 
 

@@ -9,16 +9,15 @@ source matters not, except whether it needs a gradient, which is then zero.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from autopar.errors import ProgramMismatch, refusal
+from autopar.runtime.primitives.autograd import linear
 from autopar.runtime.transport.base import Comm
-
-Brought = tuple[torch.Size, torch.dtype]  # what backward has to know of an input
 
 _TYPES = tuple(
     getattr(torch, name)
@@ -80,7 +79,12 @@ def agree(name: str, x: Tensor, comm: Comm, holders: Sequence[int]) -> Agreement
     return Agreement(name, dtype, shapes, gradient and (dtype.is_floating_point or dtype.is_complex))
 
 
-def returned(dx: Tensor, brought: Brought) -> Tensor:
-    """The gradient of what a rank has brought: `dx` where that counted, and otherwise zeros of its shape."""
-    shape, dtype = brought
-    return dx if dx.shape == shape else dx.new_zeros(shape, dtype=dtype)
+def between_partitions(forward: Callable[..., Tensor], adjoint: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """`linear` for tensors that count on some ranks only: where one did not, its gradient is zeros of its own shape."""
+
+    def returned(dy: Tensor, brought: tuple[torch.Size, torch.dtype], *arguments: object) -> Tensor:
+        dx, (shape, dtype) = adjoint(dy, *arguments), brought
+        return dx if dx.shape == shape else dx.new_zeros(shape, dtype=dtype)
+
+    operator = linear(lambda x, _, *arguments: forward(x, *arguments), returned)
+    return lambda x, *arguments: operator(x, (x.shape, x.dtype), *arguments)

@@ -16,31 +16,12 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
 
 from autopar.errors import ConfigError, refusal
 from autopar.ir.grid import unravel
-from autopar.runtime.partitions.agreement import Agreement, Brought, agree, returned
+from autopar.runtime.partitions.agreement import Agreement, agree, between_partitions
 from autopar.runtime.partitions.partition import Partition
-from autopar.runtime.primitives.autograd import apply
 from autopar.runtime.transport.base import Comm
-
-
-class _Context(FunctionCtx):
-    comm: Comm | None
-    brought: Brought
-
-
-class _AllSumReduce(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: _Context, x: Tensor, comm: Comm | None, dtype: torch.dtype) -> Tensor:
-        ctx.comm, ctx.brought = comm, (x.shape, x.dtype)
-        return x.new_empty(0, dtype=dtype) if comm is None else _sum(x, comm)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: _Context, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return returned(grad if ctx.comm is None else _sum(grad, ctx.comm), ctx.brought), None, None
 
 
 def all_sum_reduce(x: Tensor, partition: Partition, dims: Iterable[int]) -> Tensor:
@@ -56,13 +37,18 @@ def all_sum_reduce(x: Tensor, partition: Partition, dims: Iterable[int]) -> Tens
         raise ConfigError(refusal("all_sum_reduce", f"dims {wrong}", rule))
     agreed = agree("all_sum_reduce", x, partition.comm, partition.ranks)
     _check(agreed, partition, over)
-    return apply(_AllSumReduce, agreed.connected(x, partition.active), partition.group(over), agreed.dtype)
+    return _all_sum_reduce(agreed.connected(x, partition.active), partition.group(over), agreed.dtype)
 
 
-def _sum(x: Tensor, comm: Comm) -> Tensor:
+def _summed(x: Tensor, comm: Comm | None, dtype: torch.dtype) -> Tensor:
+    if comm is None:
+        return x.new_empty(0, dtype=dtype)
     y = x.clone(memory_format=torch.contiguous_format)
     comm.all_reduce(y)
     return y
+
+
+_all_sum_reduce = between_partitions(_summed, _summed)
 
 
 def _check(agreed: Agreement, partition: Partition, over: frozenset[int]) -> None:

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from autopar.ir.grid import unravel
-from autopar.runtime.partitions.agreement import Agreement
+from autopar.runtime.partitions.agreement import Agreement, between_partitions
 from autopar.runtime.partitions.partition import Box, Decomposition, Partition
 from autopar.runtime.transport.base import Comm
 
 
-def rearrange(x: Tensor, dtype: torch.dtype, comm: Comm, source: Decomposition, target: Decomposition) -> Tensor:
+def _rearranged(x: Tensor, dtype: torch.dtype, comm: Comm, source: Decomposition, target: Decomposition) -> Tensor:
     """This rank's part under `target`, without elements if it has none; `x` is its part under `source`, if any."""
     mine, wanted = source.box(comm.rank), target.box(comm.rank)
     y = x.new_empty((0,) if wanted is None else [high - low for low, high in wanted], dtype=dtype)
@@ -32,6 +32,12 @@ def rearrange(x: Tensor, dtype: torch.dtype, comm: Comm, source: Decomposition, 
         if room.data_ptr() != places[rank].data_ptr():
             places[rank].copy_(room)
     return y
+
+
+rearrange = between_partitions(
+    _rearranged, lambda dy, dtype, comm, source, target: _rearranged(dy, dy.dtype, comm, target, source)
+)
+"""`_rearranged` for autograd: its adjoint is the same with the two decompositions exchanged."""
 
 
 def observed(agreed: Agreement, partition: Partition) -> Decomposition:

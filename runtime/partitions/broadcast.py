@@ -11,31 +11,13 @@ Let a be the memory of a source rank, and b_1, ..., b_n those of the target rank
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
 
-from autopar.runtime.partitions.agreement import Brought, agree, returned
-from autopar.runtime.partitions.broadcast_tree import Copies, copies_from
+from autopar.runtime.partitions.agreement import agree, between_partitions
+from autopar.runtime.partitions.broadcast_tree import copies_from
 from autopar.runtime.partitions.partition import Partition, spread
-from autopar.runtime.primitives.autograd import apply
 
-
-class _Context(FunctionCtx):
-    copies: Copies
-    brought: Brought
-
-
-class _Broadcast(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: _Context, x: Tensor, copies: Copies) -> Tensor:
-        ctx.copies, ctx.brought = copies, (x.shape, x.dtype)
-        return copies.down(x)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: _Context, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return returned(ctx.copies.up(grad), ctx.brought), None
+_broadcast = between_partitions(lambda x, copies: copies.down(x), lambda dy, copies: copies.up(dy))
 
 
 def broadcast(x: Tensor, source: Partition, target: Partition) -> Tensor:
@@ -45,4 +27,4 @@ def broadcast(x: Tensor, source: Partition, target: Partition) -> Tensor:
     """
     spread(source, target)  # refuses before a message is sent
     agreed = agree("broadcast", x, source.comm, source.ranks)
-    return apply(_Broadcast, agreed.connected(x, source.active), copies_from(source, target, agreed))
+    return _broadcast(agreed.connected(x, source.active), copies_from(source, target, agreed))

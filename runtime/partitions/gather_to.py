@@ -11,36 +11,11 @@ where M_a_ib moves the entries of a_i to their places in b; boxes are disjoint, 
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
 
-from autopar.runtime.partitions.agreement import Brought, agree, returned
+from autopar.runtime.partitions.agreement import agree
 from autopar.runtime.partitions.box_exchange import observed, rearrange
-from autopar.runtime.partitions.partition import Decomposition, Partition, one_rank, same_comm
-from autopar.runtime.primitives.autograd import apply
-from autopar.runtime.transport.base import Comm
-
-
-class _Context(FunctionCtx):
-    comm: Comm
-    cuts: tuple[Decomposition, Decomposition]
-    brought: Brought
-
-
-class _GatherTo(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: _Context, x: Tensor, comm: Comm, parts: Decomposition, whole: Decomposition, dtype: torch.dtype
-    ) -> Tensor:
-        ctx.comm, ctx.cuts, ctx.brought = comm, (parts, whole), (x.shape, x.dtype)
-        return rearrange(x, dtype, comm, parts, whole)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: _Context, grad: Tensor) -> tuple[Tensor | None, ...]:
-        parts, whole = ctx.cuts
-        return returned(rearrange(grad, grad.dtype, ctx.comm, whole, parts), ctx.brought), None, None, None, None
+from autopar.runtime.partitions.partition import Partition, one_rank, same_comm
 
 
 def gather_to(x: Tensor, source: Partition, target: Partition) -> Tensor:
@@ -54,4 +29,4 @@ def gather_to(x: Tensor, source: Partition, target: Partition) -> Tensor:
     agreed = agree("gather_to", x, source.comm, source.ranks)
     parts = observed(agreed, source)
     whole = target.cut(parts.shape)
-    return apply(_GatherTo, agreed.connected(x, source.active), source.comm, parts, whole, agreed.dtype)
+    return rearrange(agreed.connected(x, source.active), agreed.dtype, source.comm, parts, whole)

@@ -14,36 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
 
-from autopar.runtime.partitions.agreement import Brought, agree, returned
+from autopar.runtime.partitions.agreement import agree
 from autopar.runtime.partitions.box_exchange import observed, rearrange
-from autopar.runtime.partitions.partition import Decomposition, Partition, same_comm
-from autopar.runtime.primitives.autograd import apply
-from autopar.runtime.transport.base import Comm
-
-
-class _Context(FunctionCtx):
-    comm: Comm
-    cuts: tuple[Decomposition, Decomposition]
-    brought: Brought
-
-
-class _Repartition(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: _Context, x: Tensor, comm: Comm, source: Decomposition, target: Decomposition, dtype: torch.dtype
-    ) -> Tensor:
-        ctx.comm, ctx.cuts, ctx.brought = comm, (source, target), (x.shape, x.dtype)
-        return rearrange(x, dtype, comm, source, target)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: _Context, grad: Tensor) -> tuple[Tensor | None, ...]:
-        source, target = ctx.cuts
-        return returned(rearrange(grad, grad.dtype, ctx.comm, target, source), ctx.brought), None, None, None, None
+from autopar.runtime.partitions.partition import Partition, same_comm
 
 
 def repartition(
@@ -62,4 +37,4 @@ def repartition(
     after = target.cut(before.shape, bounds)
     if before == after and source.active:
         return agreed.connected(x, True)
-    return apply(_Repartition, agreed.connected(x, source.active), source.comm, before, after, agreed.dtype)
+    return rearrange(agreed.connected(x, source.active), agreed.dtype, source.comm, before, after)

@@ -13,36 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
 
-from autopar.runtime.partitions.agreement import Brought, agree, returned
+from autopar.runtime.partitions.agreement import agree
 from autopar.runtime.partitions.box_exchange import rearrange
-from autopar.runtime.partitions.partition import Decomposition, Partition, one_rank, same_comm
-from autopar.runtime.primitives.autograd import apply
-from autopar.runtime.transport.base import Comm
-
-
-class _Context(FunctionCtx):
-    comm: Comm
-    cuts: tuple[Decomposition, Decomposition]
-    brought: Brought
-
-
-class _Scatter(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: _Context, x: Tensor, comm: Comm, whole: Decomposition, parts: Decomposition, dtype: torch.dtype
-    ) -> Tensor:
-        ctx.comm, ctx.cuts, ctx.brought = comm, (whole, parts), (x.shape, x.dtype)
-        return rearrange(x, dtype, comm, whole, parts)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: _Context, grad: Tensor) -> tuple[Tensor | None, ...]:
-        whole, parts = ctx.cuts
-        return returned(rearrange(grad, grad.dtype, ctx.comm, parts, whole), ctx.brought), None, None, None, None
+from autopar.runtime.partitions.partition import Partition, one_rank, same_comm
 
 
 def scatter(x: Tensor, source: Partition, target: Partition, bounds: Sequence[Sequence[int]] | None = None) -> Tensor:
@@ -57,4 +32,4 @@ def scatter(x: Tensor, source: Partition, target: Partition, bounds: Sequence[Se
     agreed = agree("scatter", x, source.comm, source.ranks)
     shape = agreed.shapes[source.ranks[0]]
     whole, parts = source.cut(shape), target.cut(shape, bounds)
-    return apply(_Scatter, agreed.connected(x, source.active), source.comm, whole, parts, agreed.dtype)
+    return rearrange(agreed.connected(x, source.active), agreed.dtype, source.comm, whole, parts)

@@ -12,33 +12,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
 
 from autopar.errors import ConfigError, refusal
-from autopar.runtime.partitions.agreement import Agreement, Brought, agree, returned
+from autopar.runtime.partitions.agreement import agree, between_partitions
 from autopar.runtime.partitions.partition import Partition, same_comm
-from autopar.runtime.primitives.autograd import apply
-
-
-class _Context(FunctionCtx):
-    ends: tuple[Partition, Partition]
-    agreed: Agreement
-    brought: Brought
-
-
-class _SendReceive(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: _Context, x: Tensor, source: Partition, target: Partition, agreed: Agreement) -> Tensor:
-        ctx.ends, ctx.agreed, ctx.brought = (source, target), agreed, (x.shape, x.dtype)
-        shape = (0,) if target.place is None else agreed.shapes[source.ranks[target.place]]
-        return _send(x, source, target, x.new_empty(shape, dtype=agreed.dtype))
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: _Context, grad: Tensor) -> tuple[Tensor | None, ...]:
-        source, target = ctx.ends
-        dx = grad.new_empty(ctx.brought[0] if source.active else (0,), dtype=ctx.agreed.dtype)
-        return returned(_send(grad, target, source, dx), ctx.brought), None, None, None
 
 
 def send_receive(x: Tensor, source: Partition, target: Partition) -> Tensor:
@@ -52,11 +29,15 @@ def send_receive(x: Tensor, source: Partition, target: Partition) -> Tensor:
         given = f"from {source} to {target}"
         raise ConfigError(refusal("send_receive", given, rule, (), "broadcast, sum_reduce or repartition"))
     agreed = agree("send_receive", x, source.comm, source.ranks)
-    return apply(_SendReceive, agreed.connected(x, source.active), source, target, agreed)
+    shapes = tuple(agreed.shapes[rank] for rank in source.ranks)
+    return _send_receive(agreed.connected(x, source.active), source, target, shapes, agreed.dtype)
 
 
-def _send(x: Tensor, source: Partition, target: Partition, y: Tensor) -> Tensor:
-    """Fill `y`, on ranks of `target`, with the `x` of their counterparts."""
+def _sent(
+    x: Tensor, source: Partition, target: Partition, shapes: tuple[tuple[int, ...], ...], dtype: torch.dtype
+) -> Tensor:
+    """On ranks of `target` the `x` of their counterparts, of shape ``shapes[place]``; elsewhere nothing."""
+    y = x.new_empty((0,) if target.place is None else shapes[target.place], dtype=dtype)
     to = None if source.place is None else target.ranks[source.place]
     origin = None if target.place is None else source.ranks[target.place]
     me = source.comm.rank
@@ -66,3 +47,8 @@ def _send(x: Tensor, source: Partition, target: Partition, y: Tensor) -> Tensor:
     recvs = {} if origin in (None, me) else {origin: y}
     source.comm.exchange(sends, recvs)
     return y
+
+
+_send_receive = between_partitions(
+    _sent, lambda dy, source, target, shapes, dtype: _sent(dy, target, source, shapes, dtype)
+)

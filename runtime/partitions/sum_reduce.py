@@ -11,31 +11,13 @@ float32 and rounded once; booleans are "any".
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
 
-from autopar.runtime.partitions.agreement import Brought, agree, returned
-from autopar.runtime.partitions.broadcast_tree import Copies, copies_into
+from autopar.runtime.partitions.agreement import agree, between_partitions
+from autopar.runtime.partitions.broadcast_tree import copies_into
 from autopar.runtime.partitions.partition import Partition, spread
-from autopar.runtime.primitives.autograd import apply
 
-
-class _Context(FunctionCtx):
-    copies: Copies
-    brought: Brought
-
-
-class _SumReduce(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: _Context, x: Tensor, copies: Copies) -> Tensor:
-        ctx.copies, ctx.brought = copies, (x.shape, x.dtype)
-        return copies.up(x)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: _Context, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return returned(ctx.copies.down(grad), ctx.brought), None
+_sum_reduce = between_partitions(lambda x, copies: copies.up(x), lambda dy, copies: copies.down(dy))
 
 
 def sum_reduce(x: Tensor, source: Partition, target: Partition) -> Tensor:
@@ -46,4 +28,4 @@ def sum_reduce(x: Tensor, source: Partition, target: Partition) -> Tensor:
     """
     spread(target, source)  # refuses before a message is sent
     agreed = agree("sum_reduce", x, source.comm, source.ranks)
-    return apply(_SumReduce, agreed.connected(x, source.active), copies_into(target, source, agreed))
+    return _sum_reduce(agreed.connected(x, source.active), copies_into(target, source, agreed))

@@ -8,28 +8,16 @@ This is how a parameter that is stored in parts is used whole (ZeRO, FSDP).
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from autopar.runtime.grid.grid import Axis
-from autopar.runtime.grid.shard_bounds import Cut, cut_local, gather_parts, sum_parts
-from autopar.runtime.primitives.autograd import Context, apply
+from autopar.runtime.grid.shard_bounds import cut_local, gather_parts, sum_parts
+from autopar.runtime.primitives.autograd import linear
 
-
-class _AllGather(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Context, x: Tensor, axis: Axis, cut: Cut) -> Tensor:
-        ctx.axis, ctx.cut = axis, cut
-        return gather_parts(x, axis, cut)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return sum_parts(grad, ctx.axis, ctx.cut), None, None
+_all_gather = linear(gather_parts, sum_parts)
 
 
 def all_gather(x: Tensor, dim: int, axis: Axis, extent: int, blocks: int = 1, unit: int = 1) -> Tensor:
     """The whole tensor, copied, of which `x` is this rank's part; `extent` is the whole extent of `dim`."""
     cut = cut_local(x, dim, axis, extent, blocks, unit)
-    return x if axis.size == 1 else apply(_AllGather, x, axis, cut)
+    return x if axis.size == 1 else _all_gather(x, axis, cut)

@@ -14,26 +14,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from autopar.ir.layout import Shard
 from autopar.runtime.grid.grid import Axis
 from autopar.runtime.grid.memory_format import in_memory
 from autopar.runtime.grid.shard_bounds import Cut, as_they_lie, cut_extent, cut_local
-from autopar.runtime.primitives.autograd import Context, apply
+from autopar.runtime.primitives.autograd import linear
 from autopar.runtime.transport.base import pieces_of
-
-
-class _AllToAll(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Context, x: Tensor, axis: Axis, source: Cut, target: Cut) -> Tensor:
-        ctx.axis, ctx.source, ctx.target = axis, source, target
-        return _redistribute(x, axis, source, target)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return _redistribute(grad, ctx.axis, ctx.target, ctx.source), None, None, None
 
 
 def all_to_all(x: Tensor, axis: Axis, source: Shard, target: Shard, extent: int) -> Tensor:
@@ -44,11 +31,14 @@ def all_to_all(x: Tensor, axis: Axis, source: Shard, target: Shard, extent: int)
     before = cut_local(x, source.dim, axis, extent, source.blocks, source.unit)
     same = source.dim % x.dim() == target.dim % x.dim()
     after = cut_extent(x, target.dim, axis, extent if same else x.shape[target.dim], target.blocks, target.unit)
-    return x if axis.size == 1 or before == after else apply(_AllToAll, x, axis, before, after)
+    return x if axis.size == 1 or before == after else _all_to_all(x, axis, before, after)
 
 
 def _redistribute(x: Tensor, axis: Axis, source: Cut, target: Cut) -> Tensor:
     return as_they_lie(_moved, x, source.shape(x), axis, source, target)
+
+
+_all_to_all = linear(_redistribute, lambda dy, axis, source, target: _redistribute(dy, axis, target, source))
 
 
 def _moved(x: Tensor, axis: Axis, source: Cut, target: Cut) -> Tensor:

@@ -8,24 +8,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from autopar.runtime.grid.grid import Axis
-from autopar.runtime.primitives.autograd import Context, apply
+from autopar.runtime.primitives.autograd import linear
 
-
-class _Once(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Context, x: Tensor, axis: Axis) -> Tensor:
-        ctx.axis = axis
-        return x.view_as(x)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return (grad if ctx.axis.index == 0 else torch.zeros_like(grad)), None
+_once = linear(lambda x, axis: x.view_as(x), lambda dy, axis: dy if axis.index == 0 else torch.zeros_like(dy))
 
 
 def once(x: Tensor, axis: Axis) -> Tensor:
     """`x` itself; its gradient is counted on the first rank of the axis only."""
-    return x if axis.size == 1 else apply(_Once, x, axis)
+    return x if axis.size == 1 else _once(x, axis)

@@ -21,41 +21,14 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
 
 from autopar.runtime.grid.exchange_plan import Interval, Pieces, Run, Trade, size, trade
 from autopar.runtime.grid.grid import Axis
 from autopar.runtime.grid.memory_format import in_memory
 from autopar.runtime.grid.shard_bounds import cut_local
-from autopar.runtime.primitives.autograd import apply
+from autopar.runtime.primitives.autograd import linear
 
 Messages = dict[int, Tensor]  # by the rank that they go to or come from
-
-
-class _Context(FunctionCtx):
-    dim: int
-    axis: Axis
-    trade: Trade
-
-
-class _Halo(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: _Context, x: Tensor, dim: int, axis: Axis, trade: Trade, value: float) -> Tensor:
-        ctx.dim, ctx.axis, ctx.trade = dim, axis, trade
-        y, sends, recvs = depart(x, dim, trade, value)
-        if sends or recvs:
-            axis.comm.exchange(sends, recvs)
-        arrive(y, dim, trade, recvs)
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: _Context, grad: Tensor) -> tuple[Tensor | None, ...]:
-        dx, sends, recvs = depart_back(grad, ctx.dim, ctx.trade)
-        if sends or recvs:
-            ctx.axis.comm.exchange(sends, recvs)
-        arrive_back(dx, ctx.dim, ctx.trade, recvs)
-        return dx, None, None, None, None
 
 
 def halo(
@@ -69,7 +42,7 @@ def halo(
     """
     cut = cut_local(x, dim, axis, extent, 1, 1)
     mine = trade(axis.index, cut.bounds, tuple(_pieces(rows) for rows in wanted))
-    return x if mine.nothing else apply(_Halo, x, cut.dim, axis, mine, value)
+    return x if mine.nothing else _halo(x, cut.dim, axis, mine, value)
 
 
 def depart(x: Tensor, dim: int, trade: Trade, value: float) -> tuple[Tensor, Messages, Messages]:
@@ -111,6 +84,25 @@ def arrive_back(dx: Tensor, dim: int, trade: Trade, recvs: Messages) -> None:
     for rank, runs in trade.sends:
         for run, part in zip(runs, _parts(recvs[rank], dim, runs), strict=True):
             dx.narrow(dim, run.source, run.count).add_(part)
+
+
+def _exchanged(x: Tensor, dim: int, axis: Axis, trade: Trade, value: float) -> Tensor:
+    y, sends, recvs = depart(x, dim, trade, value)
+    if sends or recvs:
+        axis.comm.exchange(sends, recvs)
+    arrive(y, dim, trade, recvs)
+    return y
+
+
+def _exchanged_back(dy: Tensor, dim: int, axis: Axis, trade: Trade, value: float) -> Tensor:
+    dx, sends, recvs = depart_back(dy, dim, trade)
+    if sends or recvs:
+        axis.comm.exchange(sends, recvs)
+    arrive_back(dx, dim, trade, recvs)
+    return dx
+
+
+_halo = linear(_exchanged, _exchanged_back)
 
 
 def _pieces(rows: Interval | Pieces) -> Pieces:

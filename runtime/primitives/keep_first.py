@@ -11,23 +11,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from autopar.runtime.grid.grid import Axis
-from autopar.runtime.primitives.autograd import Context, apply
+from autopar.runtime.primitives.autograd import linear
 
-
-class _Keep(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Context, x: Tensor, axis: Axis) -> Tensor:
-        return x.view_as(x) if axis.index == 0 else torch.zeros_like(x)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return grad, None
+_keep = linear(lambda x, axis: x.view_as(x) if axis.index == 0 else torch.zeros_like(x), lambda dy, axis: dy)
 
 
 def keep(x: Tensor, axis: Axis) -> Tensor:
     """`x` on the first rank of the axis and zeros on the others: addends of the replicated `x`."""
-    return x if axis.size == 1 else apply(_Keep, x, axis)
+    return x if axis.size == 1 else _keep(x, axis)
