@@ -29,6 +29,7 @@ from autopar.runtime.diagnostics import call_fingerprint, call_site, watchdog
 from autopar.runtime.diagnostics.call_fingerprint import Print
 from autopar.runtime.diagnostics.call_site import Site
 from autopar.runtime.transport.base import Comm, Pieces, Work, pieces_of
+from autopar.runtime.transport.forwarding import ForwardingComm
 from autopar.runtime.transport.world import simulated_world
 
 
@@ -66,11 +67,11 @@ class _Group:
     label: str
 
 
-class Watched(Comm):
+class Watched(ForwardingComm):
     """`inner`, with its calls noted in `notes`, and compared if `check`."""
 
     def __init__(self, inner: Comm, group: _Group, notes: Journal | None, check: bool) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._group = group
         self._notes = notes
         self._words = inner.split(0, inner.rank) if check else None  # comparisons never meet what they compare
@@ -78,18 +79,6 @@ class Watched(Comm):
         self._splits = 0
         self.label = group.label
         self._count = None if notes is None else notes.join(group.key)
-
-    @property
-    def rank(self) -> int:
-        return self._inner.rank
-
-    @property
-    def size(self) -> int:
-        return self._inner.size
-
-    @property
-    def seconds(self) -> float:
-        return self._inner.seconds
 
     def empty(self, numel: int, dtype: torch.dtype) -> Tensor:
         with self._noted("empty", None, str(numel)):
@@ -187,9 +176,6 @@ class Watched(Comm):
     def claim(self) -> bool:
         """Whether this is the first rank of the host to ask."""
         return self._notes is None or self._notes.claim()
-
-    def abort(self, code: int) -> None:
-        self._inner.abort(code)
 
     @contextmanager
     def _noted(self, call: str, tensor: Tensor | None = None, detail: str = "") -> Iterator[None]:

@@ -30,6 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from autopar.runtime.functional.across_ranks import log_sum_exp, summed
 from autopar.runtime.functional.dropout import kept
 from autopar.runtime.grid.counter_rng import current
 from autopar.runtime.grid.grid import Axis
@@ -156,7 +157,7 @@ class _Attention(torch.autograd.Function):
                 p = _thinned(p, dropped, form, rows, width)
                 y[:, :, rows] = (p @ v[:, :width] / total.clamp_(min=torch.finfo(p.dtype).tiny)).view_as(y[:, :, rows])
         if form.axes:
-            whole = _combined(z, form.axes)
+            whole = log_sum_exp(z, form.axes)
             y *= torch.where(z == -math.inf, 0, (z - whole).exp()).unsqueeze(-1)
             z = whole
         ctx.save_for_backward(q, k, v, y, z)
@@ -168,9 +169,7 @@ class _Attention(torch.autograd.Function):
     def backward(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ...]:
         (queries, keys, values, y, z), (mask, dropped, form) = ctx.saved_tensors, ctx.arguments
         grad = grad.reshape(y.shape)
-        inner = (grad * y).sum(-1)
-        for axis in form.axes:
-            axis.comm.all_reduce(inner)
+        inner = summed((grad * y).sum(-1), form.axes)
         z = z.masked_fill(z == -math.inf, math.inf)  # rows that attend to nothing: exp(s - z) is zero
         dq, dk, dv = torch.zeros_like(queries), torch.zeros_like(keys), torch.zeros_like(values)
         dmask = torch.zeros_like(mask) if mask is not None and ctx.needs_input_grad[3] else None
@@ -234,12 +233,3 @@ def _add_to(into: Tensor, ds: Tensor, rows: slice, width: int) -> None:
     """Add the gradient of scores to that of a mask, summed over the dims in which the mask is broadcast."""
     part = _part(into, rows, width)
     part += ds.sum_to_size(part.shape)
-
-
-def _combined(z: Tensor, axes: tuple[Axis, ...]) -> Tensor:
-    """The log-sum-exp over the ranks of the axes."""
-    for axis in axes:
-        every = z.new_empty(axis.size, *z.shape)
-        axis.comm.all_gather(z.contiguous(), every)
-        z = torch.logsumexp(every, 0)
-    return z

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from autopar.errors import ProgramMismatch, refusal
+from autopar.runtime.functional.across_ranks import summed
 from autopar.runtime.functional.moments import Vector, channel_sums, combine, local_moments
 from autopar.runtime.grid.grid import Axis
 from autopar.runtime.grid.memory_format import order
@@ -95,9 +96,7 @@ class _BatchNorm(torch.autograd.Function):
         (x, mean, var, *given), (count, eps, axes) = ctx.saved_tensors, ctx.arguments
         grad = grad.contiguous(memory_format=order(x))
         dw, db = channel_sums(grad, x, mean, var, eps) if x.numel() else (torch.zeros_like(mean),) * 2
-        sums = torch.stack([dw, db])
-        for axis in axes:
-            axis.comm.all_reduce(sums)
+        sums = summed(torch.stack([dw, db]), axes)
         scale = torch.rsqrt(var + eps)
         for weight in given:
             scale *= weight

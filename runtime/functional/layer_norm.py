@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from autopar.runtime.functional.across_ranks import summed
 from autopar.runtime.functional.batch_norm import normalise
 from autopar.runtime.functional.moments import Vector, channel_sums, combine, local_moments
 from autopar.runtime.grid.grid import Axis
@@ -127,9 +128,7 @@ class _Normalised(torch.autograd.Function):
         for weight in given:
             sums, scale = sums * weight, scale * weight
         each = x.shape[1] // max(sets, 1)
-        sums = sums if each == 1 else sums.view(2, sets, each).sum(2)
-        for axis in axes:
-            axis.comm.all_reduce(sums)
+        sums = summed(sums if each == 1 else sums.view(2, sets, each).sum(2), axes)
         spread = sums if each == 1 else sums.repeat_interleave(each, 1)
         slope, shift = spread.mul_(through).unbind()
         dx = normalise(x, slope, shift, mean, var, eps).addcmul_(grad, scale.view(-1, 1))
@@ -153,9 +152,7 @@ class _RootMeanSquare(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Context, x: Tensor, dims: tuple[int, ...], eps: float, axes: tuple[Axis, ...]) -> Tensor:
         squares = x.square().sum(dims, keepdim=True)
-        message = F.pad(squares.flatten(), (1, 0), value=math.prod(x.shape[dim] for dim in dims))
-        for axis in axes:
-            axis.comm.all_reduce(message)
+        message = summed(F.pad(squares.flatten(), (1, 0), value=math.prod(x.shape[dim] for dim in dims)), axes)
         count = message[0].item()
         r = torch.rsqrt(message[1:].view(squares.shape) / count + eps)
         z = x * r
@@ -167,7 +164,5 @@ class _RootMeanSquare(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ...]:
         (z, r), (count, dims, axes) = ctx.saved_tensors, ctx.arguments
-        total = (grad * z).sum(dims, keepdim=True).contiguous()
-        for axis in axes:
-            axis.comm.all_reduce(total)
+        total = summed((grad * z).sum(dims, keepdim=True), axes)
         return torch.addcmul(grad, z, total / count, value=-1).mul_(r), None, None, None

@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from autopar.runtime.functional.across_ranks import log_sum_exp, summed
 from autopar.runtime.functional.embedding import own_rows
 from autopar.runtime.grid.grid import Axis
 from autopar.runtime.grid.shard_positions import Place, axes_of, extent_of
@@ -58,14 +59,7 @@ def cross_entropy(
         total = F.cross_entropy(logits, target, weight, None, ignore_index, None, kind, label_smoothing)
     else:
         total = _over_classes(logits, target, weight, ignore_index, label_smoothing, classes)
-        total = total if reduction == "none" else total.sum()
-    if reduction != "mean":
-        return total
-    with torch.no_grad():
-        count = _count(logits, target, weight, ignore_index, classes)
-        for axis in over:
-            axis.comm.all_reduce(count)
-    return total / count.to(total.dtype)
+    return _reduced(total, reduction, target, over, weight, ignore_index, classes)
 
 
 def nll_loss(
@@ -84,19 +78,28 @@ def nll_loss(
     else:
         place, mine = _own_classes(target, ignore_index, classes)
         total = -_weights(weight, place, mine).to(logs.dtype) * _picked(logs, place, mine)
-        total = total if reduction == "none" else total.sum()
+    return _reduced(total, reduction, target, over, weight, ignore_index, classes)
+
+
+def _reduced(
+    losses: Tensor,
+    reduction: str,
+    target: Tensor,
+    over: tuple[Axis, ...],
+    weight: Tensor | None,
+    ignore_index: int,
+    classes: Place | None,
+) -> Tensor:
+    """The addends of the samples, or their sum, under the reduction."""
+    total = losses if reduction == "none" or not losses.dim() else losses.sum()
     if reduction != "mean":
         return total
     with torch.no_grad():
-        count = _count(logs, target, weight, ignore_index, classes)
-        for axis in over:
-            axis.comm.all_reduce(count)
+        count = summed(_count(target, weight, ignore_index, classes), over)
     return total / count.to(total.dtype)
 
 
-def _count(
-    logits: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, classes: Place | None = None
-) -> Tensor:
+def _count(target: Tensor, weight: Tensor | None, ignore_index: int, classes: Place | None = None) -> Tensor:
     """What torch divides the sum by, for the local samples; float64, in which any count of samples is exact."""
     if target.is_floating_point():
         at = min(1, target.dim() - 1)
@@ -108,15 +111,7 @@ def _count(
     if classes is None:
         return weight.detach().double()[target[kept]].sum()
     place, mine = own_rows(target[kept], classes)
-    return _summed(weight.detach().double()[place[mine]].sum(), classes)
-
-
-def _summed(local: Tensor, classes: Place) -> Tensor:
-    """The sum over the axes that cut the classes, without gradient."""
-    total = local.contiguous()
-    for axis in axes_of(classes):
-        axis.comm.all_reduce(total)
-    return total
+    return summed(weight.detach().double()[place[mine]].sum(), axes_of(classes))
 
 
 def _picked(x: Tensor, place: Tensor, mine: Tensor) -> Tensor:
@@ -154,7 +149,7 @@ class _OverClasses(torch.autograd.Function):
         ctx.arguments = ignore_index, smoothing, classes
         at = min(1, x.dim() - 1)
         wide = _wide(x)
-        z = _log_sum_exp(wide, at, classes)
+        z = log_sum_exp(torch.logsumexp(wide, at), axes_of(classes))
         z.masked_fill_(z == math.inf, math.nan)  # log_softmax takes infinity from infinity
         soft = target.is_floating_point()
         loss, total = (_soft if soft else _hard)(wide, z, target, weight, ignore_index, smoothing, classes)
@@ -206,13 +201,13 @@ def _hard(
     own = _weights(weight, place, mine).to(x.dtype)
     kept = (target != ignore_index).to(x.dtype)
     loss = own * (z - _picked(x, place, mine)) * (1 - smoothing)
-    total = (kept if weight is None else _summed(own.clone(), classes)) * (1 - smoothing)
+    total = (kept if weight is None else summed(own.clone(), axes_of(classes))) * (1 - smoothing)
     if smoothing:
         each, extent = z.unsqueeze(at) - x, extent_of(classes)
         every = float(extent)
         if weight is not None:
             each = each * _columns(weight, x)
-            every = float(_summed(weight.detach().double().sum(), classes))
+            every = float(summed(weight.detach().double().sum(), axes_of(classes)))
         loss = loss + each.sum(at) * kept * (smoothing / extent)
         total = total + kept * (smoothing / extent * every)
     return loss, total
@@ -226,7 +221,7 @@ def _soft(
     p = target.to(x.dtype) * (1 - smoothing) + smoothing / extent_of(classes)
     if weight is not None:
         p = p * _columns(weight, x)
-    return (p * (z.unsqueeze(at) - x)).sum(at), _summed(p.sum(at), classes)
+    return (p * (z.unsqueeze(at) - x)).sum(at), summed(p.sum(at), axes_of(classes))
 
 
 def _columns(weight: Tensor, x: Tensor) -> Tensor:
@@ -236,13 +231,3 @@ def _columns(weight: Tensor, x: Tensor) -> Tensor:
 
 def _wide(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
-def _log_sum_exp(x: Tensor, at: int, classes: Place) -> Tensor:
-    """The log-sum-exp over all columns of each sample. One all-gather per axis."""
-    local = torch.logsumexp(x, at)
-    for axis in axes_of(classes):
-        every = local.new_empty(axis.size, *local.shape)
-        axis.comm.all_gather(local.contiguous(), every)
-        local = torch.logsumexp(every, 0)
-    return local

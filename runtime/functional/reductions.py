@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from autopar.runtime.functional.across_ranks import gathered, summed
 from autopar.runtime.grid.grid import Axis
 from autopar.runtime.primitives.autograd import Context, apply
 
@@ -67,7 +68,7 @@ def _moments(x: Tensor, dim: Dims, over: Axes) -> tuple[Tensor, Tensor, float]:
     squares = _square(x - mean).sum(dims, keepdim=True)
     for axis in over:
         mine = torch.stack([torch.full_like(mean, total), mean, squares.to(mean.dtype)])
-        counts, means, every = _gathered(mine, axis).unbind(1)
+        counts, means, every = gathered(mine, axis).unbind(1)
         total = float(counts.real.reshape(axis.size, -1)[:, 0].sum()) if mean.numel() else total
         share = counts / max(total, 1)
         mean = _refined(lambda less: (share * (means - less)).sum(0), torch.zeros_like(mean))  # noqa: B023
@@ -93,7 +94,7 @@ def norm(x: Tensor, ord: float = 2, dim: Dims = (), keepdim: bool = False, over:
     with torch.no_grad():
         dims = _every(x, dim)
         powers = _square(x) if ord == 2 else (x != 0).to(x.abs().dtype) if ord == 0 else x.abs().pow(ord)
-        y = _total(powers.sum(dims, keepdim=True), over)
+        y = summed(powers.sum(dims, keepdim=True), over)
         y = y.sqrt() if ord == 2 else y if ord == 0 else y.pow(1 / ord)
     return _result(x, y, dim, keepdim, lambda grad, x, y: _norm_back(grad, x, y, ord))
 
@@ -118,7 +119,7 @@ def _norm_of_extreme(x: Tensor, most: bool, dim: Dims, keepdim: bool, over: Axes
         size = x.abs()
         y = _extreme(size, dim, over, most)
         held = (size == y) | size.isnan()
-        count = _total(held.sum(_every(x, dim), keepdim=True).to(size.dtype), over)
+        count = summed(held.sum(_every(x, dim), keepdim=True).to(size.dtype), over)
     return _result(x, y, dim, keepdim, lambda grad, x, y: x.sgn() * ((grad / count) * held))
 
 
@@ -127,7 +128,7 @@ def logsumexp(x: Tensor, dim: Dims, keepdim: bool = False, over: Axes = ()) -> T
     with torch.no_grad():
         most = _extreme(x, dim, over, True)
         most = most.masked_fill(most.isinf(), 0)
-        y = _total((x - most).exp().sum(_every(x, dim), keepdim=True), over).log() + most
+        y = summed((x - most).exp().sum(_every(x, dim), keepdim=True), over).log() + most
     return _result(x, y, dim, keepdim, lambda grad, x, y: grad * (x - y).exp())
 
 
@@ -145,7 +146,7 @@ def _extreme_shared(x: Tensor, dim: Dims, keepdim: bool, over: Axes, most: bool)
     with torch.no_grad():
         y = _extreme(x, dim, over, most)
         held = x == y
-        share = held / _total(held.sum(_every(x, dim), keepdim=True).to(x.dtype), over)
+        share = held / summed(held.sum(_every(x, dim), keepdim=True).to(x.dtype), over)
     return _result(x, y, dim, keepdim, lambda grad, x, y: grad * share)
 
 
@@ -164,7 +165,7 @@ def _extreme_of_all(x: Tensor, over: Axes, most: bool) -> Tensor:
     with torch.no_grad():
         y = _extreme(x, (), over, most)
         held = (x == y) | (x.isnan() & y.isnan())
-        count = _total(held.sum((), keepdim=True).to(x.dtype), over)
+        count = summed(held.sum((), keepdim=True).to(x.dtype), over)
     return _result(x, y, (), False, lambda grad, x, y: torch.where(held, grad / count, 0))
 
 
@@ -204,7 +205,7 @@ def _placed(x: Tensor, dim: int, keepdim: bool, over: Over, most: bool) -> tuple
     axis, extent = over
     with torch.no_grad():
         own = _extreme(x, dim, (), most)
-        every, bounds = _gathered(own, axis), axis.bounds(extent)
+        every, bounds = gathered(own, axis), axis.bounds(extent)
         filled = torch.tensor([rank for rank in range(axis.size) if bounds[rank] < bounds[rank + 1]])
         first = filled[(every[filled].max(0) if most else every[filled].min(0)).indices]
         y = every.gather(0, first.unsqueeze(0)).squeeze(0)
@@ -228,7 +229,7 @@ def _extreme(x: Tensor, dim: Dims, over: Axes, largest: bool) -> Tensor:
     """The extreme of all ranks, with the dims kept."""
     own = _own_extreme(x, dim, largest)
     for axis in over:
-        every = _gathered(own, axis)
+        every = gathered(own, axis)
         own = every.amax(0) if largest else every.amin(0)
     return own
 
@@ -252,18 +253,3 @@ def _every(x: Tensor, dim: Dims) -> tuple[int, ...]:
 
 def _kept(x: Tensor, dims: tuple[int, ...]) -> list[int]:
     return [1 if i in dims else n for i, n in enumerate(x.shape)]
-
-
-def _gathered(own: Tensor, axis: Axis) -> Tensor:
-    """The tensors of all ranks of the axis, one after another along a new first dim."""
-    every = own.new_empty(axis.size, *own.shape)
-    axis.comm.all_gather(own.contiguous(), every)
-    return every
-
-
-def _total(x: Tensor, over: Axes) -> Tensor:
-    """The sum over all ranks of the axes, without gradient."""
-    x = x.contiguous()
-    for axis in over:
-        axis.comm.all_reduce(x)
-    return x

@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from autopar.runtime.functional.across_ranks import gathered
 from autopar.runtime.grid.grid import Axis
 from autopar.runtime.primitives.autograd import linear
 
@@ -20,20 +21,13 @@ def cumsum(x: Tensor, dim: int, axis: Axis, dtype: torch.dtype | None = None) ->
     return _scan(x, dim, axis, dtype, x.dtype)
 
 
-def _totals(own: Tensor, axis: Axis) -> Tensor:
-    """The sums of all ranks along a new first dim."""
-    every = own.new_empty(axis.size, *own.shape)
-    axis.comm.all_gather(own.contiguous(), every)
-    return every
-
-
 def _sums(x: Tensor, dim: int, axis: Axis, dtype: torch.dtype | None, own_dtype: torch.dtype) -> Tensor:
     y = x.cumsum(dim, dtype=dtype)
-    return y + _totals(x.sum(dim, keepdim=True, dtype=y.dtype), axis)[: axis.index].sum(0, dtype=y.dtype)
+    return y + gathered(x.sum(dim, keepdim=True, dtype=y.dtype), axis)[: axis.index].sum(0, dtype=y.dtype)
 
 
 def _sums_back(dy: Tensor, dim: int, axis: Axis, dtype: torch.dtype | None, own_dtype: torch.dtype) -> Tensor:
-    after = _totals(dy.sum(dim, keepdim=True), axis)[axis.index + 1 :].sum(0)
+    after = gathered(dy.sum(dim, keepdim=True), axis)[axis.index + 1 :].sum(0)
     return (dy.flip(dim).cumsum(dim).flip(dim) + after).to(own_dtype)
 
 

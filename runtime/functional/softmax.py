@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from autopar.runtime.functional.across_ranks import gathered, summed
 from autopar.runtime.grid.grid import Axis
 from autopar.runtime.primitives.autograd import Context, apply
 
@@ -57,9 +58,7 @@ class _Softmax(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ...]:
         (y,), (dim, axes, log) = ctx.saved_tensors, ctx.arguments
-        total = (grad if log else grad * y).sum(dim, keepdim=True).contiguous()
-        for axis in axes:
-            axis.comm.all_reduce(total)
+        total = summed((grad if log else grad * y).sum(dim, keepdim=True), axes)
         dx = torch.addcmul(grad, y.exp(), total, value=-1) if log else (grad - total).mul_(y)
         return dx, None, None, None
 
@@ -71,9 +70,6 @@ def _finite(top: Tensor) -> Tensor:
 
 def _combined(top: Tensor, total: Tensor, axis: Axis) -> tuple[Tensor, Tensor]:
     """(m, s) over all ranks of the axis."""
-    mine = torch.stack([top, total])
-    every = mine.new_empty(axis.size, *mine.shape)
-    axis.comm.all_gather(mine, every)
-    tops, totals = every.unbind(1)
+    tops, totals = gathered(torch.stack([top, total]), axis).unbind(1)
     highest = tops.amax(0)
     return highest, (totals * torch.exp(tops - highest)).sum(0)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from autopar.runtime.transport.base import Comm, Pieces, Work, pieces_of
+from autopar.runtime.transport.forwarding import ForwardingComm
 
 Owner = tuple[str, int | None, int]
 OTHER: Owner = ("other", None, 0)
@@ -121,74 +122,44 @@ def _synchronized() -> float:
     return time.perf_counter()
 
 
-class Timed(Comm):
+class Timed(ForwardingComm):
     """`inner`, whose blocking calls the clock is told. Bytes are those that a ring algorithm sends."""
 
     def __init__(self, inner: Comm, clock: Clock) -> None:
-        self.inner = inner
+        super().__init__(inner)
         self.clock = clock
-
-    @property
-    def rank(self) -> int:
-        return self.inner.rank
-
-    @property
-    def size(self) -> int:
-        return self.inner.size
-
-    @property
-    def seconds(self) -> float:
-        return self.inner.seconds
-
-    def empty(self, numel: int, dtype: torch.dtype) -> Tensor:
-        return self.inner.empty(numel, dtype)
-
-    def release(self, tensor: Tensor) -> None:
-        self.inner.release(tensor)
 
     def all_reduce(self, tensor: Tensor) -> None:
         with self.clock.moving(2 * tensor.nbytes * (self.size - 1) // self.size):
-            self.inner.all_reduce(tensor)
-
-    def start_all_reduce(self, tensor: Tensor) -> Work:
-        return self.inner.start_all_reduce(tensor)
+            self._inner.all_reduce(tensor)
 
     def all_gather(self, tensor: Tensor, outs: Pieces) -> None:
         with self.clock.moving(tensor.nbytes * (self.size - 1)):
-            self.inner.all_gather(tensor, outs)
+            self._inner.all_gather(tensor, outs)
 
     def reduce_scatter(self, parts: Pieces, out: Tensor) -> None:
         with self.clock.moving(self._sent(parts)):
-            self.inner.reduce_scatter(parts, out)
+            self._inner.reduce_scatter(parts, out)
 
     def all_to_all(self, sends: Pieces, recvs: Pieces) -> None:
         with self.clock.moving(self._sent(sends)):
-            self.inner.all_to_all(sends, recvs)
+            self._inner.all_to_all(sends, recvs)
 
     def exchange(self, sends: dict[int, Tensor], recvs: dict[int, Tensor]) -> None:
         with self.clock.moving(sum(one.nbytes for one in sends.values())):
-            self.inner.exchange(sends, recvs)
+            self._inner.exchange(sends, recvs)
 
     def broadcast(self, tensor: Tensor, root: int) -> None:
         with self.clock.moving(tensor.nbytes if root == self.rank else 0):
-            self.inner.broadcast(tensor, root)
+            self._inner.broadcast(tensor, root)
 
     def gather_objects(self, item: object) -> list[object]:
         with self.clock.moving(0):
-            return self.inner.gather_objects(item)
-
-    def split(self, color: int, key: int) -> Comm:
-        return self.inner.split(color, key)
+            return self._inner.gather_objects(item)
 
     def barrier(self) -> None:
         with self.clock.moving(0):
-            self.inner.barrier()
-
-    def free(self) -> None:
-        self.inner.free()
-
-    def abort(self, code: int) -> None:
-        self.inner.abort(code)
+            self._inner.barrier()
 
     def _sent(self, parts: Pieces) -> int:
         return sum(one.nbytes for i, one in enumerate(pieces_of(parts)) if i != self.rank)
@@ -204,7 +175,7 @@ class TimedSum(Timed):
     def start_all_reduce(self, tensor: Tensor) -> Work:
         start = self.clock.push(GRADIENTS)
         try:
-            work = self.inner.start_all_reduce(tensor)
+            work = self._inner.start_all_reduce(tensor)
         finally:
             self.clock.pop()
         flight = _Flight(self._bucket, start)

@@ -25,46 +25,30 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from autopar.runtime.diagnostics.watched_comm import Watched
 from autopar.runtime.transport.base import Comm, Pieces, Work, restore, summable
 from autopar.runtime.transport.device import CUDA, Host, Laid, cuda_aware
+from autopar.runtime.transport.forwarding import ForwardingComm
 from autopar.runtime.transport.world import simulated_world
 
 
 def stage(comm: Comm) -> Comm:
-    """`comm` itself without CUDA; otherwise one that takes device tensors too. What is watched was staged before."""
-    if isinstance(comm, Staged | Watched) or not torch.cuda.is_available():
+    """`comm` itself without CUDA; otherwise one that takes device tensors too. What forwards was staged before."""
+    if isinstance(comm, ForwardingComm) or not torch.cuda.is_available():
         return comm
     return Staged(comm, Host(CUDA), simulated_world() is None and cuda_aware())
 
 
-class Staged(Comm):
-    """`inner`, which device tensors reach through `host`, or, where `direct` and it can, as they are."""
+class Staged(ForwardingComm):
+    """`inner`, which device tensors reach through `host`, or, where `direct` and it can, as they are.
+
+    `seconds` are without the waits for the device: those are for computing, whoever does the waiting.
+    """
 
     def __init__(self, inner: Comm, host: Host, direct: bool = False) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._host = host
         self._direct = direct
         self._on_host = host.device.on_host
-
-    @property
-    def rank(self) -> int:
-        return self._inner.rank
-
-    @property
-    def size(self) -> int:
-        return self._inner.size
-
-    @property
-    def seconds(self) -> float:
-        """Without the waits for the device: those are for computing, whoever does the waiting."""
-        return self._inner.seconds
-
-    def empty(self, numel: int, dtype: torch.dtype) -> Tensor:
-        return self._inner.empty(numel, dtype)
-
-    def release(self, tensor: Tensor) -> None:
-        self._inner.release(tensor)
 
     def all_reduce(self, tensor: Tensor) -> None:
         if self._on_host(tensor):
@@ -123,20 +107,8 @@ class Staged(Comm):
         with self._reached(gives, takes, True) as (sent, places):
             self._inner.broadcast((*sent, *places)[0], root)
 
-    def gather_objects(self, item: object) -> list[object]:
-        return self._inner.gather_objects(item)
-
     def split(self, color: int, key: int) -> Comm:
         return Staged(self._inner.split(color, key), self._host, self._direct)
-
-    def barrier(self) -> None:
-        self._inner.barrier()
-
-    def free(self) -> None:
-        self._inner.free()
-
-    def abort(self, code: int) -> None:
-        self._inner.abort(code)
 
     def _all_on_host(self, tensors: Iterable[Tensor]) -> bool:
         return all(map(self._on_host, tensors))
