@@ -1,35 +1,30 @@
-"""Puts this folder on the path, so that tests in subfolders can import the helpers that stand here; golden programs; order.
+"""A folder that all workers share; golden programs; which worker runs what, and in which order.
 
 Files that take long come first, so that at the end no worker of pytest-xdist is left alone with one of them
 (`--no-loadscope-reorder`: they are handed out in this order, not by how many tests they have).
 """
 
+import functools
 import gc
 import os
+import re
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 from xdist.scheduler import LoadFileScheduling
 
-sys.path.insert(0, str(Path(__file__).parent))
 os.environ.setdefault("AUTOPAR_CACHE", "off")  # tests keep nothing in the user's home
-GOLDEN = Path(__file__).parent / "golden"
+HERE = Path(__file__).parent
+GOLDEN = HERE / "golden"
 FOLDER = "AUTOPAR_TESTS_SHARED"  # of what tests in several processes share: `shared_captures`
-JOBS = frozenset(  # what they do is start jobs of several ranks
-    {
-        "benchmarks/test_benchmark_runs.py", "faults/test_stuck_jobs.py", "runtime/test_mpi.py", "faults/test_checked_jobs.py",
-        "runtime/test_sums.py", "benchmarks/test_zoo_benchmark.py", "faults/test_job_failures.py", "runtime/test_memory_use.py",
-        "examples/test_by_hand.py", "end_to_end/test_training_ranks.py", "end_to_end/test_zero_ranks.py",
-        "runtime/primitives/test_partition_mpi.py", "runtime/test_profile_mpi.py", "runtime/test_program_mpi.py",
-    }
-)  # fmt: skip
+JOB = re.compile(r"\bmark\.(spmd|fault)\b")  # in a file that starts jobs of several ranks
 LONG = (  # of the others; after them in any order
-    "end_to_end/test_models.py", "zoo/test_zoo.py", "capture/test_capture_small.py", "codegen/test_program.py",
-    "codegen/test_steps.py", "ops/test_rules.py", "partitioner/test_strategies.py", "partitioner/test_large.py",
-    "test_infeasible.py", "examples/test_planner_docs.py", "test_determinism.py",
+    "end_to_end/test_models.py", "zoo/test_zoo.py", "capture/test_pipeline.py", "codegen/test_emit.py",
+    "codegen/test_steps.py", "ops/library/test_rules.py", "partitioner/formulation/test_strategies.py",
+    "partitioner/solvers/test_large_scale.py", "planning/test_infeasibility.py", "examples/test_planner_docs.py",
+    "end_to_end/test_determinism.py",
 )  # fmt: skip
 
 
@@ -55,14 +50,14 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 class Files(LoadFileScheduling):
-    """A file is run by one worker, and where there are two workers, all of JOBS by the same.
+    """A file is run by one worker, and where there are two workers, all that start jobs by the same.
 
     Ranks that wait for one another do not sleep: on two cores two jobs at a time take longer than one after the other.
     """
 
     def _split_scope(self, nodeid):
         file = nodeid.split("::", 1)[0]
-        return "jobs" if self.numnodes <= 2 and file.removeprefix("tests/") in JOBS else file
+        return "jobs" if self.numnodes <= 2 and starts_jobs(HERE.parent / file) else file
 
 
 @pytest.hookimpl(wrapper=True)
@@ -80,10 +75,14 @@ def pytest_collection():
 
 
 def pytest_collection_modifyitems(items):
-    here = Path(__file__).parent
-    places = {here / name: at for at, name in enumerate([*sorted(JOBS), *LONG])}
-    assert all(path.exists() for path in places), "JOBS or LONG names a file that is not there"
-    items.sort(key=lambda item: places.get(item.path, len(places)))
+    places = {HERE / name: at for at, name in enumerate(LONG)}
+    assert all(path.exists() for path in places), "LONG names a file that is not there"
+    items.sort(key=lambda item: -1 if starts_jobs(item.path) else places.get(item.path, len(places)))
+
+
+@functools.cache
+def starts_jobs(path):
+    return JOB.search(path.read_text(encoding="utf-8")) is not None
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "runtime"))
 from compiled_folder import LAUNCH, PROGRAM, write
 
 from autopar.jobs.launch import command

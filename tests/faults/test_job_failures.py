@@ -1,11 +1,6 @@
 """Jobs that fail: each ends within a time limit, with a status that is not 0 and the first cause last on the screen."""
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "runtime"))
 from compiled_folder import MODEL, PROGRAM, run, write
 
 pytestmark = pytest.mark.fault

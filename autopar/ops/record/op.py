@@ -1,8 +1,8 @@
 """One record per operator.
 
-Adding an operator is one `register(Op(...))` in one file of `autopar.ops.library`. A generic test (`tests/ops/test_rules.py`)
-then proves every letter of its rule by execution on the record's own samples. A user's own operator gets its record
-by `register_operator`, which is `autopar.register_operator` (docs/adding_an_operator.md).
+Adding an operator is one `register(Op(...))` in one file of `autopar.ops.library`. A generic test
+(`tests/ops/library/test_rules.py`) then proves every letter of its rule by execution on the own samples of the record.
+A user's own operator gets its record by `register_operator`, which is `autopar.register_operator` (docs/adding_an_operator.md).
 """
 
 from __future__ import annotations

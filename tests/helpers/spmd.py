@@ -7,6 +7,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+TESTS = Path(__file__).parents[1]
+MODULES = os.pathsep.join(sorted({str(path.parent) for path in TESTS.rglob("*.py") if "golden" not in path.parts}))
+
 
 def mpiexec(
     ranks: int,
@@ -23,7 +26,8 @@ def mpiexec(
     beside = Path(sys.executable).parent / "mpiexec"
     launcher = str(beside) if beside.exists() else "mpiexec"
     command = [launcher, "-n", str(ranks), sys.executable, "-m", "mpi4py", *map(str, arguments)]
-    given = {**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})}
+    path = os.pathsep.join([MODULES, os.environ.get("PYTHONPATH", "")])  # every module below tests/, by its name alone
+    given = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, **(environment or {})}
     # With it a line and its end are two writes, and another rank's line comes between.
     given.pop("PYTHONUNBUFFERED", None)
     process = subprocess.Popen(

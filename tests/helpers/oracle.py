@@ -1,7 +1,8 @@
 """Whole tensors and their local parts: the oracle against which the runtime's conversions are tested.
 
 `scatter` lays a whole tensor out over one axis; `assemble` puts local parts back together and insists that the layout's
-promise holds (replicas are equal, shards have the right size). Addends of a `Partial` tensor are random.
+promise holds (replicas are equal, shards have the right size). Addends of a `Partial` tensor are random. `convert` is the
+runtime's function for each of CELLS.
 """
 
 from dataclasses import dataclass
@@ -9,7 +10,24 @@ from dataclasses import dataclass
 import torch
 
 from autopar.ir.layout import Copied, Layout, Partial, Replicate, Shard
+from autopar.runtime import (
+    all_gather,
+    all_sum,
+    all_to_all,
+    copy,
+    gather,
+    keep,
+    once,
+    reduce_scatter,
+    split,
+    take,
+    zero_fill,
+)
 from autopar.runtime.grid.grid import Axis
+
+R, C, P = Replicate(), Copied(), Partial()
+KINDS = ["replicate", "shard", "partial", "copied"]
+CELLS = [(a, b) for a in KINDS for b in KINDS if a != b or a == "shard"]
 
 
 @dataclass(frozen=True)
@@ -74,3 +92,41 @@ def assemble(parts: list[torch.Tensor], layout: Layout, axis: Place, extent: int
     for part in parts[1:]:
         assert torch.equal(part, parts[0]), "replicas differ"
     return parts[0]
+
+
+def convert(x: torch.Tensor, source: Layout, target: Layout, axis: Axis, extent: int) -> torch.Tensor:
+    """The one function (or composition) of each cell of the table in docs/design.md; `extent`: of the source's dim."""
+    s = source if isinstance(source, Shard) else target
+    reading = (s.blocks, s.unit) if isinstance(s, Shard) else (1, 1)
+    match source, target:
+        case Replicate(), Shard(dim):
+            return split(x, dim, axis, *reading)
+        case Replicate(), Partial():
+            return keep(x, axis)
+        case Replicate(), Copied():
+            return copy(x, axis)
+        case Shard(dim), Replicate():
+            return gather(x, dim, axis, extent, *reading)
+        case Shard(), Shard():
+            return all_to_all(x, axis, source, target, extent)
+        case Shard(dim), Partial():
+            return zero_fill(x, dim, axis, extent, *reading)
+        case Shard(dim), Copied():
+            return all_gather(x, dim, axis, extent, *reading)
+        case Partial(), Replicate():
+            return all_sum(x, axis)
+        case Partial(), Shard(dim):
+            return reduce_scatter(x, dim, axis, *reading)
+        case Partial(), Copied():
+            return copy(all_sum(x, axis), axis)
+        case Copied(), Replicate():
+            return once(x, axis)
+        case Copied(), Shard(dim):
+            return take(x, dim, axis, *reading)
+        case Copied(), Partial():
+            return keep(once(x, axis), axis)
+    raise AssertionError(f"{source} to {target} is no cell")
+
+
+def layout_of(kind: str, shard: Shard) -> Layout:
+    return {"replicate": R, "partial": P, "copied": C, "shard": shard}[kind]

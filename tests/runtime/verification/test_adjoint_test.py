@@ -6,8 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle import scatter
-from test_conversions import CELLS, convert, layout_of
+from oracle import CELLS, convert, layout_of, scatter
 
 from autopar.ir.layout import Copied, Partial, Replicate, Shard, dual
 from autopar.runtime import Grid, simulate

@@ -1,5 +1,4 @@
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -77,9 +76,7 @@ def test_nothing_is_written_to_the_terminal():
 
 @pytest.mark.spmd
 def test_two_ranks_hold_what_their_plans_predict():
-    here = Path(__file__).parent
-    path = os.pathsep.join([str(here.parent), os.environ.get("PYTHONPATH", "")])
-    done = mpiexec(2, [here / "memory_ranks.py"], environment={"PYTHONPATH": path})
+    done = mpiexec(2, [Path(__file__).with_name("memory_ranks.py")])
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout)
     assert list(found) == ["mlp", "whole mlp", "gpt", "images"]

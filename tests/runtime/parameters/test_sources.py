@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from safetensors.torch import load_file, save_file
-from test_state import cases, layouts_of
+from test_shards import cases, layouts_of
 
 from autopar.errors import CheckpointError
 from autopar.ir.layout import Replicate, Shard

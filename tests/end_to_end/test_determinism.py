@@ -4,17 +4,15 @@ import hashlib
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from compiling import SLOW, compiled
+from spmd import MODULES
 
 from autopar.ir.plan_file import to_json
 
-TESTS = Path(__file__).parent
 CODE = """
-import hashlib, sys
-sys.path.insert(0, {tests!r})
+import hashlib
 from compiling import SLOW, compiled
 from autopar.ir.plan_file import to_json
 for name, options in {cases!r}:
@@ -36,8 +34,8 @@ def digest(one):
 
 
 def test_a_process_that_hashes_otherwise_plans_alike():
-    code = CODE.format(tests=str(TESTS), cases=CASES)
-    environment = os.environ | {"PYTHONHASHSEED": "31337"}
+    code = CODE.format(cases=CASES)
+    environment = os.environ | {"PYTHONHASHSEED": "31337", "PYTHONPATH": MODULES}
     environment.pop("AUTOPAR_TESTS_SHARED", None)  # it captures by itself
     other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment)
     mine = [digest(compiled(name, machine=SLOW, **options)) for name, options in CASES]

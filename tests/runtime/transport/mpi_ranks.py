@@ -6,11 +6,11 @@
 import itertools
 
 import partition_ranks
-import test_conversions
-import test_windows
+import test_conversion_table
+import test_operators
 import torch
 from mpi4py import MPI
-from oracle import assemble
+from oracle import CELLS, assemble, layout_of
 
 from autopar.ir.layout import Shard, dual
 from autopar.runtime import Grid, all_sum, batch_norm, cross_entropy
@@ -31,19 +31,19 @@ def conversions():
     for dtype, cuts in ((torch.float64, None), (torch.float32, "uneven")):
         inner = [0.7] * (RANKS - 1)
         moved = None if cuts is None else (0.0, *inner, 1.0)
-        for source, target in test_conversions.CELLS:
+        for source, target in CELLS:
             for first, second in [
                 (Shard(0, 2, 3), Shard(2)),
                 (Shard(1), Shard(1, 3, 1)),
                 (Shard(2, 1, 2), Shard(0, 2)),
             ]:
-                a = test_conversions.layout_of(source, first)
-                b = test_conversions.layout_of(target, second if source == "shard" else first)
+                a = layout_of(source, first)
+                b = layout_of(target, second if source == "shard" else first)
                 one_cell(a, b, moved, (12, 9, 4), dtype)
 
 
 def one_cell(a, b, cuts, shape, dtype):
-    whole, dwhole, results = test_conversions.run(RANKS, cuts, a, b, shape, dtype)
+    whole, dwhole, results = test_conversion_table.run(RANKS, cuts, a, b, shape, dtype)
     axis, (_, ys, _, dxs) = results[0][0], ([result[i] for result in results] for i in range(1, 5))
     sizes = [shape[s.dim] if isinstance(s, Shard) else None for s in (a, b)]
     tolerance = {"rtol": 1e-12, "atol": 1e-12} if dtype == torch.float64 else {"rtol": 1e-4, "atol": 1e-5}
@@ -58,8 +58,8 @@ def windows():
         s = {**small, "stride": (stride, 2), "output_padding": (0, 0), "include": True}
         for kind in ("conv", "max_pool", "conv_transpose"):
             weight = {"conv": (3, 2, 3, 2), "conv_transpose": (2, 3, 3, 2)}.get(kind)
-            x = test_windows.random(1, 2, n, 5)
-            test_windows.check(kind, (axis,), (2,), x, weight and test_windows.random(*weight, seed=1), None, s)
+            x = test_operators.random(1, 2, n, 5)
+            test_operators.check(kind, (axis,), (2,), x, weight and test_operators.random(*weight, seed=1), None, s)
 
 
 def types():
@@ -99,7 +99,7 @@ def types():
 
 def statistics():
     axis = Grid(str(RANKS)).axes[0]
-    x = test_windows.random(6, 3, 4)
+    x = test_operators.random(6, 3, 4)
     bounds = axis.bounds(6)
     mine = x[bounds[axis.index] : bounds[axis.index + 1]].clone().requires_grad_()
     y = batch_norm(mine, None, None, None, None, over=(axis,))
@@ -124,7 +124,7 @@ def many_grids():
 
 
 def main():
-    test_conversions.simulate = on_mpi
+    test_conversion_table.simulate = on_mpi
     for part in (many_grids, types, conversions, windows, statistics, partition_ranks.partitions):
         part()
         if MPI.COMM_WORLD.Get_rank() == 0:

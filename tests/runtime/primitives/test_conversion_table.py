@@ -4,16 +4,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle import Place, assemble, scatter
+from oracle import CELLS, Place, assemble, convert, layout_of, scatter
 
 from autopar.errors import ProgramMismatch
-from autopar.ir.layout import Copied, Layout, Partial, Replicate, Shard, dual
+from autopar.ir.layout import Layout, Partial, Replicate, Shard, dual
 from autopar.runtime import (
-    Axis,
     Grid,
-    all_gather,
     all_sum,
-    all_to_all,
     copy,
     gather,
     keep,
@@ -21,49 +18,7 @@ from autopar.runtime import (
     reduce_scatter,
     simulate,
     split,
-    take,
-    zero_fill,
 )
-
-R, C, P = Replicate(), Copied(), Partial()
-
-
-def convert(x: torch.Tensor, source: Layout, target: Layout, axis: Axis, extent: int) -> torch.Tensor:
-    """The one function (or composition) of each cell of the table in docs/design.md; `extent`: of the source's dim."""
-    s = source if isinstance(source, Shard) else target
-    reading = (s.blocks, s.unit) if isinstance(s, Shard) else (1, 1)
-    match source, target:
-        case Replicate(), Shard(dim):
-            return split(x, dim, axis, *reading)
-        case Replicate(), Partial():
-            return keep(x, axis)
-        case Replicate(), Copied():
-            return copy(x, axis)
-        case Shard(dim), Replicate():
-            return gather(x, dim, axis, extent, *reading)
-        case Shard(), Shard():
-            return all_to_all(x, axis, source, target, extent)
-        case Shard(dim), Partial():
-            return zero_fill(x, dim, axis, extent, *reading)
-        case Shard(dim), Copied():
-            return all_gather(x, dim, axis, extent, *reading)
-        case Partial(), Replicate():
-            return all_sum(x, axis)
-        case Partial(), Shard(dim):
-            return reduce_scatter(x, dim, axis, *reading)
-        case Partial(), Copied():
-            return copy(all_sum(x, axis), axis)
-        case Copied(), Replicate():
-            return once(x, axis)
-        case Copied(), Shard(dim):
-            return take(x, dim, axis, *reading)
-        case Copied(), Partial():
-            return keep(once(x, axis), axis)
-    raise AssertionError(f"{source} to {target} is no cell")
-
-
-KINDS = ["replicate", "shard", "partial", "copied"]
-CELLS = [(a, b) for a in KINDS for b in KINDS if a != b or a == "shard"]
 
 
 @st.composite
@@ -86,10 +41,6 @@ def cases(draw):
         inner = sorted(draw(st.lists(st.floats(0, 1), min_size=ranks - 1, max_size=ranks - 1)))
         cuts = (0.0, *inner, 1.0)
     return ranks, cuts, source, target, tuple(shape)
-
-
-def layout_of(kind: str, shard: Shard) -> Layout:
-    return {"replicate": R, "partial": P, "copied": C, "shard": shard}[kind]
 
 
 def run(ranks, cuts, source, target, shape, dtype=torch.float64):

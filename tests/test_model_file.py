@@ -174,7 +174,7 @@ def test_compiler_is_not_imported():
 
 @pytest.mark.parametrize("name", ["mlp", "gpt2", "resnet", "unet", "lenet5_model"])
 def test_examples_give_all_four(name):
-    file = load(Path(__file__).parents[2] / "examples" / f"{name}.py")
+    file = load(Path(__file__).parents[1] / "examples" / f"{name}.py")
     inputs = file.example_inputs()
     assert all(isinstance(value, torch.Tensor) for value in inputs.values())
     assert file.batches is not None
@@ -191,7 +191,7 @@ def test_a_package_that_the_examples_need_is_named_with_the_extra_that_has_it():
 
 
 def test_the_examples_import_nothing_else_that_is_not_installed_with_autopar():
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[1]
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
     extra = {line.split(">")[0] for line in project["optional-dependencies"]["examples"]}
     assert set(EXAMPLES.values()) == extra
