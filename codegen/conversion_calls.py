@@ -8,7 +8,7 @@ from autopar.codegen.local_extents import LocalShard, Split, around, splits_of
 from autopar.costmodel.redistribution import Conversion
 from autopar.ir.conversions import PRIMITIVES
 from autopar.ir.layout import Layouts, Shard
-from autopar.ops.record.op import Expr
+from autopar.ops.record.printing import Expr
 
 
 def conversion_text(step: Conversion, x: Expr, shape: tuple[int, ...], axes: Sequence[str]) -> str:

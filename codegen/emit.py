@@ -19,7 +19,7 @@ from autopar.codegen.symbolic_batch import Variant
 from autopar.ir.graph import Graph
 from autopar.ir.grid import GridShape
 from autopar.ir.plan import Place
-from autopar.ops.record.op import Expr
+from autopar.ops.record.printing import Expr
 from autopar.ops.record.user_functions import Kept, functions_among
 from autopar.partitioner.formulation.priced_problem import Decision
 from autopar.partitioner.formulation.repeated_blocks import Repeat

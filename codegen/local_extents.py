@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from autopar.ir.layout import Layouts, Shard
-from autopar.ops.record.op import Local
+from autopar.ops.record.emit_context import Local
 from autopar.ops.record.rule import Choice, Rule
 
 

@@ -20,8 +20,8 @@ from autopar.codegen.symbolic_batch import Variant, conversion_for, merged, run_
 from autopar.costmodel.redistribution import Conversion
 from autopar.ir.graph import Dtype, Graph, Ref
 from autopar.ops.broken_records import failing
-from autopar.ops.record.op import Expr
-from autopar.ops.record.printing import atom, gives_list
+from autopar.ops.record.emit_context import emit_context
+from autopar.ops.record.printing import Expr, atom, gives_list
 from autopar.partitioner.formulation.repeated_blocks import Repeat
 
 Names = Callable[[Held], Expr]
@@ -170,19 +170,10 @@ def _run_text(step: Run, style: Style, names: Names) -> str:
 
 
 def _call_text(step: Run, style: Style, names: Names) -> str:
-    reads = iter(step.reads)
-
-    def printed(argument: object) -> object:
-        if isinstance(argument, Ref):
-            return names(next(reads))
-        return tuple(map(printed, argument)) if isinstance(argument, tuple) else argument
-
-    node, rule = step.described.node, step.described.rule
-    args = tuple(printed(argument) for argument in node.args)
-    kwargs = {name: printed(value) for name, value in node.kwargs}
-    call = step.described.call
+    call, rule, node = step.described.call, step.described.rule, step.described.node
+    local = local_of(rule, step.strategy, style.axes)
     with failing(call):
-        text = step.described.op.emit(call, rule, local_of(rule, step.strategy, style.axes), args, kwargs)
+        text = step.described.op.emit(emit_context(call, rule, local, map(names, step.reads)))
     return f"{atom(expression(text))}[0]" if len(node.outputs) == 1 and gives_list(node.target) else text
 
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from autopar.codegen.local_extents import local_of
 from autopar.costmodel.local_shapes import local_shape
-from autopar.ir.graph import Graph, Ref, Value
+from autopar.ir.graph import Graph, Value
 from autopar.ir.grid import GridShape
-from autopar.ops.record.op import Expr
+from autopar.ops.record.emit_context import emit_context
+from autopar.ops.record.printing import Expr
 from autopar.ops.record.rule import Choice
 from autopar.partitioner.formulation.strategies import Described, Strategy, operand_layouts
 
@@ -45,15 +45,8 @@ def job_of(
     """The job of a call. The rank with the largest part is timed: the first, or the last where work grows along a dim."""
     names = tuple(name.upper() for name in grid.names)
     order = {name: i for i, name in enumerate(dict.fromkeys(item.node.inputs))}
-
-    def printed(argument: Any) -> Any:  # noqa: ANN401 (any argument of a node)
-        if isinstance(argument, Ref):
-            return Expr(f"x{order[argument.name]}")
-        return tuple(map(printed, argument)) if isinstance(argument, tuple) else argument
-
-    args = tuple(map(printed, item.node.args))
-    kwargs = {name: printed(value) for name, value in item.node.kwargs}
-    text = item.op.emit(item.call, item.rule, local_of(item.rule, strategy, names), args, kwargs)
+    printed = [Expr(f"x{order[name]}") for name in item.node.inputs]
+    text = item.op.emit(emit_context(item.call, item.rule, local_of(item.rule, strategy, names), printed))
     axes = tuple(
         (name, size, size - 1 if _grows(item, choice, grid) else 0)
         for name, size, choice in zip(names, grid.sizes, strategy, strict=True)

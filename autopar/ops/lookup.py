@@ -10,16 +10,15 @@ without_record(graph) -> Calls   those that running them must tell about
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
-from typing import Any
 
 from autopar.internal_errors import told
 from autopar.ir.graph import Graph, Node, Value
 from autopar.ops.broken_records import flaw
+from autopar.ops.record.emit_context import EmitContext
 from autopar.ops.record.fallback import FALLBACK, emit_whole, whole_rule
-from autopar.ops.record.op import Local, Op
+from autopar.ops.record.op import Op
 from autopar.ops.record.rule import Call, Rule
 from autopar.ops.registry import record_of
 
@@ -37,8 +36,8 @@ def _guarded(op: Op) -> Op:
     """The record, with calls that it refuses printed by the fallback."""
     emit = op.emit
 
-    def guarded(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-        return (emit_whole if rule.refused else emit)(call, rule, local, args, kwargs)
+    def guarded(ctx: EmitContext) -> str:
+        return (emit_whole if ctx.rule.refused else emit)(ctx)
 
     return replace(op, emit=guarded)
 

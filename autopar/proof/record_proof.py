@@ -12,11 +12,12 @@ import torch.nn.functional as F
 
 from autopar import runtime
 from autopar.codegen.local_extents import local_of
-from autopar.ir.graph import Ref
 from autopar.ir.grid import GridShape
 from autopar.ir.layout import Layouts, dual
+from autopar.ops.record.emit_context import emit_context
 from autopar.ops.record.fallback import FALLBACK, whole_rule
-from autopar.ops.record.op import Expr, Op, Sample
+from autopar.ops.record.op import Op, Sample
+from autopar.ops.record.printing import Expr
 from autopar.ops.record.rule import Choice, Rule, choices, muddled_letters
 from autopar.proof.cases import Job, jobs, readings
 from autopar.proof.gradients import unasked
@@ -211,13 +212,4 @@ def _gradients(
 
 def emitted(op: Op, whole: Whole, rule: Rule, strategy: tuple[Choice, ...], axes: tuple[str, ...]) -> str:
     """The expression for the rank-local call, as codegen asks for it."""
-    local = local_of(rule, strategy, axes)
-
-    def printed(argument: Any) -> Any:  # noqa: ANN401
-        if isinstance(argument, Ref):
-            return Expr(argument.name)
-        return tuple(map(printed, argument)) if isinstance(argument, tuple) else argument
-
-    node = whole.call.node
-    args, kwargs = tuple(map(printed, node.args)), {name: printed(value) for name, value in node.kwargs}
-    return op.emit(whole.call, rule, local, args, kwargs)
+    return op.emit(emit_context(whole.call, rule, local_of(rule, strategy, axes), map(Expr, whole.call.node.inputs)))

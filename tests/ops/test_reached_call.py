@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from autopar.ir.graph import Dtype, Node, Ref, Value
+from autopar.ops.record.emit_context import Local, emit_context
 from autopar.ops.record.fallback import emit_whole, whole_rule
-from autopar.ops.record.op import Expr, Local
+from autopar.ops.record.printing import Expr
 from autopar.ops.record.reached_call import overload_of, reached, with_defaults
 from autopar.ops.record.rule import Call
 
@@ -63,14 +64,7 @@ def least(target):
 
 
 def printed(call):
-    def text(value):
-        if isinstance(value, Ref):
-            return Expr(value.name)
-        return tuple(map(text, value)) if isinstance(value, tuple) else value
-
-    node = call.node
-    kwargs = {name: text(value) for name, value in node.kwargs}
-    return emit_whole(call, whole_rule(call), Local(), tuple(map(text, node.args)), kwargs)
+    return emit_whole(emit_context(call, whole_rule(call), Local(), map(Expr, call.node.inputs)))
 
 
 def test_the_fallback_reaches_the_call():

@@ -11,15 +11,15 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from autopar.ir.graph import Argument, Ref
 from autopar.ops.discovery.call_shape import Form, Made, Place, index_bound, literals, made_up, replaced
 from autopar.ops.discovery.search import Verdict
 from autopar.ops.discovery.trial import Letter
+from autopar.ops.record.emit_context import Emit, EmitContext
 from autopar.ops.record.fallback import emit_whole
-from autopar.ops.record.op import Emit, Expr, Local, Op
-from autopar.ops.record.printing import extent
+from autopar.ops.record.op import Op
+from autopar.ops.record.printing import Expr
 from autopar.ops.record.rule import Call, Rule, letters
 
 MARK = "discovered: "  # how the note of such a record begins
@@ -81,11 +81,11 @@ def found(
 def called(sizes: Mapping[Place, str] | None = None) -> Emit:
     """An emitter of the call as torch knows it, with the literals at these places as local extents of letters."""
 
-    def emit(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-        texts = {place: Expr(extent(rule, local, letter)) for place, letter in (sizes or {}).items()}
-        given = tuple(replaced(value, at, texts) for at, value in enumerate(args))
-        named = {name: replaced(value, name, texts) for name, value in kwargs.items()}
-        return emit_whole(call, rule, local, given, named)
+    def emit(ctx: EmitContext) -> str:
+        texts = {place: Expr(ctx.extent(letter)) for place, letter in (sizes or {}).items()}
+        args = tuple(replaced(value, at, texts) for at, value in enumerate(ctx.args))
+        kwargs = {name: replaced(value, name, texts) for name, value in ctx.kwargs.items()}
+        return emit_whole(replace(ctx, args=args, kwargs=kwargs))
 
     return emit
 

@@ -6,13 +6,13 @@ partial sums through: add in both operands together, mul and div in one at a tim
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 from autopar.ir.graph import Ref
-from autopar.ops.record.op import Emit, Local, Op, Sample, T, register
-from autopar.ops.record.printing import atom, function, invoke, literal, pick
+from autopar.ops.record.emit_context import Emit, EmitContext, function
+from autopar.ops.record.op import Op, Sample, T, register
+from autopar.ops.record.printing import atom, invoke, literal
 from autopar.ops.record.rule import Call, Rule, broadcast, floating, with_linear
 
 _X = T((4, 6))
@@ -45,29 +45,29 @@ def _all_floating(call: Call, count: int) -> bool:
 def infix(symbol: str) -> Emit:
     """``a + b``, ``a + 2 * b`` with an alpha."""
 
-    def emit(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-        alpha = pick(args, kwargs, 2, "alpha", 1)
-        right = literal(args[1]) if isinstance(args[1], int | float) else atom(args[1])
+    def emit(ctx: EmitContext) -> str:
+        alpha = ctx.pick(2, "alpha", 1)
+        right = literal(ctx.args[1]) if isinstance(ctx.args[1], int | float) else atom(ctx.args[1])
         return (
-            f"{atom(args[0])} {symbol} {right}"
+            f"{atom(ctx.args[0])} {symbol} {right}"
             if alpha == 1
-            else f"{atom(args[0])} {symbol} {literal(alpha)} * {right}"
+            else f"{atom(ctx.args[0])} {symbol} {literal(alpha)} * {right}"
         )
 
     return emit
 
 
-def _emit_rsub(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    alpha = pick(args, kwargs, 2, "alpha", 1)
-    right = atom(args[0]) if alpha == 1 else f"{literal(alpha)} * {atom(args[0])}"
-    return f"{atom(args[1])} - {right}"
+def _emit_rsub(ctx: EmitContext) -> str:
+    alpha = ctx.pick(2, "alpha", 1)
+    right = atom(ctx.args[0]) if alpha == 1 else f"{literal(alpha)} * {atom(ctx.args[0])}"
+    return f"{atom(ctx.args[1])} - {right}"
 
 
-def _emit_div(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    mode = kwargs.get("rounding_mode")
+def _emit_div(ctx: EmitContext) -> str:
+    mode = ctx.kwargs.get("rounding_mode")
     if mode is None:
-        return f"{atom(args[0])} / {atom(args[1])}"
-    return invoke("torch.div", args[:2], [("rounding_mode", mode, None)])
+        return f"{atom(ctx.args[0])} / {atom(ctx.args[1])}"
+    return invoke("torch.div", ctx.args[:2], [("rounding_mode", mode, None)])
 
 
 _BINARY_TENSOR = (_X, T((4, 6)))
@@ -132,8 +132,8 @@ def _masked_fill_rule(call: Call) -> Rule:
     return with_linear(rule, {0}) if call.node.args[2] == 0 and floating(call.operands[0]) else rule
 
 
-def _emit_masked_fill(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    return f"{atom(args[0])}.masked_fill({literal(args[1])}, {literal(args[2])})"
+def _emit_masked_fill(ctx: EmitContext) -> str:
+    return f"{atom(ctx.args[0])}.masked_fill({literal(ctx.args[1])}, {literal(ctx.args[2])})"
 
 
 _operator(
@@ -258,12 +258,12 @@ for _name, (_overloads, _left, _right) in _PAIRS.items():
     )  # fmt: skip
 
 
-def _emit_clamp(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+def _emit_clamp(ctx: EmitContext) -> str:
     """``x.clamp(min=low, max=high)`` with bounds that are tensors."""
-    kind = call.node.target.split(".")[1]
-    low = pick(args, kwargs, 1, "min") if kind != "clamp_max" else None
-    high = pick(args, kwargs, 1, "max") if kind == "clamp_max" else pick(args, kwargs, 2, "max")
-    return invoke(f"{atom(args[0])}.clamp", (), [("min", low, None), ("max", high, None)])
+    kind = ctx.call.node.target.split(".")[1]
+    low = ctx.pick(1, "min") if kind != "clamp_max" else None
+    high = ctx.pick(1, "max") if kind == "clamp_max" else ctx.pick(2, "max")
+    return invoke(f"{atom(ctx.args[0])}.clamp", (), [("min", low, None), ("max", high, None)])
 
 
 _operator(

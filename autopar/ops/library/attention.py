@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 from autopar.ir.graph import ITEMSIZE
-from autopar.ops.record.op import Inner, Local, Op, Sample, T, register
-from autopar.ops.record.printing import invoke, options, over_text
+from autopar.ops.record.emit_context import EmitContext
+from autopar.ops.record.op import Inner, Op, Sample, T, register
+from autopar.ops.record.printing import invoke
 from autopar.ops.record.rule import Call, Dims, Rule, with_linear
 
 
@@ -56,24 +56,24 @@ def _mask(shape: tuple[int, ...], full: Dims, extents: Mapping[str, int]) -> Dim
     )
 
 
-def _emit_attention(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+def _emit_attention(ctx: EmitContext) -> str:
     """The plain call where it knows all that it needs; else the distributed form, told the places of rows and keys."""
-    table = options(args, kwargs, 3, [("attn_mask", None), ("dropout_p", 0.0), ("is_causal", False)])
-    table += [("scale", kwargs.get("scale"), None), ("enable_gqa", bool(kwargs.get("enable_gqa")), False)]
-    scores = (*rule.results[0][:-1], ("s",))
-    if not _dropout(call):
-        counted = ("t", "s") if _causal(call) else ("s",)
+    table = ctx.options(3, [("attn_mask", None), ("dropout_p", 0.0), ("is_causal", False)])
+    table += [("scale", ctx.kwargs.get("scale"), None), ("enable_gqa", bool(ctx.kwargs.get("enable_gqa")), False)]
+    scores = (*ctx.rule.results[0][:-1], ("s",))
+    if not _dropout(ctx.call):
+        counted = ("t", "s") if _causal(ctx.call) else ("s",)
         scores = tuple(names if set(names) & set(counted) else () for names in scores)
-    over = over_text(rule, local, scores)
-    if over is None and not _dropout(call) and not _split_with_learned_mask(call, rule, local):
-        return invoke("F.scaled_dot_product_attention", args[:3], table)
-    return invoke("attention", args[:3], [*table, ("over", over, None)])
+    over = ctx.all_positions(scores)
+    if over is None and not _dropout(ctx.call) and not _split_with_learned_mask(ctx):
+        return invoke("F.scaled_dot_product_attention", ctx.args[:3], table)
+    return invoke("attention", ctx.args[:3], [*table, ("over", over, None)])
 
 
-def _split_with_learned_mask(call: Call, rule: Rule, local: Local) -> bool:
+def _split_with_learned_mask(ctx: EmitContext) -> bool:
     """Whether a rank may be without rows whose mask has a gradient: torch has none then, and others may wait for it."""
-    learned = len(call.operands) == 4 and call.operands[3].differentiable
-    return learned and any(set(local.splits) & set(names) for names in rule.results[0])
+    learned = len(ctx.call.operands) == 4 and ctx.call.operands[3].differentiable
+    return learned and any(ctx.axes(*names) for names in ctx.rule.results[0])
 
 
 def _causal(call: Call) -> bool:

@@ -10,11 +10,11 @@ Every dim is a letter, and all but polar forms are linear over the real numbers,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
-from autopar.ops.record.op import Emit, Local, Op, Sample, T, register
-from autopar.ops.record.printing import atom, function
+from autopar.ops.record.emit_context import Emit, EmitContext, function
+from autopar.ops.record.op import Op, Sample, T, register
+from autopar.ops.record.printing import atom
 from autopar.ops.record.rule import Call, Rule, broadcast, letters, with_linear
 
 _Z = T((4, 6), "complex")
@@ -36,20 +36,20 @@ def _linear(call: Call) -> Rule:
 
 
 def _method(name: str) -> Emit:
-    def emit(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-        return f"{atom(args[0])}.{name}"
+    def emit(ctx: EmitContext) -> str:
+        return f"{atom(ctx.args[0])}.{name}"
 
     return emit
 
 
-def _pairs(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+def _pairs(ctx: EmitContext) -> str:
     """A rank may have no part of what is split, for which torch's own function has no gradient."""
-    return f"view_as_real({args[0]})" if local.splits else f"torch.view_as_real({args[0]})"
+    return f"view_as_real({ctx.args[0]})" if ctx.local.splits else f"torch.view_as_real({ctx.args[0]})"
 
 
-def _contiguous_pairs(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+def _contiguous_pairs(ctx: EmitContext) -> str:
     """torch views pairs as complex numbers only where they lie side by side; our tensors may lie any way."""
-    return f"torch.view_as_complex({atom(args[0])}.contiguous())"
+    return f"torch.view_as_complex({atom(ctx.args[0])}.contiguous())"
 
 
 def _record(

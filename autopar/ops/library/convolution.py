@@ -10,15 +10,14 @@ Channels need at least one row per rank: torch's kernels refuse an empty channel
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from autopar.ops.library.linear import biased
-from autopar.ops.record.op import Expr, Local, Op, Sample, T, register
-from autopar.ops.record.printing import invoke, pick, size
+from autopar.ops.record.emit_context import EmitContext
+from autopar.ops.record.op import Op, Sample, T, register
+from autopar.ops.record.printing import Expr, invoke
 from autopar.ops.record.rule import Call, Rule, Window, letters
-from autopar.ops.record.windows import SPATIAL, collapse, marks, over, spread, with_windows
+from autopar.ops.record.windows import SPATIAL, collapse, marks, spread, with_windows
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +88,11 @@ def _conv(call: Call) -> Rule:
     return biased(replace(with_windows(rule, windows, names), filled=frozenset("ckgio")))
 
 
-def _emit_conv(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    form = _form(call)
-    given = (*args[:2], pick(args, kwargs, 2, "bias"))
-    spaces = over(call, rule, local)
-    grouped = size(rule, local, ("g",)) if "g" in rule.extents else str(form.groups)
+def _emit_conv(ctx: EmitContext) -> str:
+    form = _form(ctx.call)
+    given = (*ctx.args[:2], ctx.pick(2, "bias"))
+    spaces = ctx.windows()
+    grouped = ctx.size(("g",)) if "g" in ctx.rule.extents else str(form.groups)
     groups = ("groups", Expr(grouped) if grouped != "1" else 1, 1)
     stride = ("stride", collapse(form.stride), 1)
     padding = ("padding", "same" if any(form.uneven) and not spaces else collapse(form.padding), 0)
@@ -105,9 +104,10 @@ def _emit_conv(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwar
         return invoke(name, given, listed)
     if any(form.uneven):  # the row more behind is padded first
         behind = tuple(one for more in reversed(form.uneven) for one in (0, more))
-        padded = Expr(invoke("pad", (given[0], behind), [("over", Expr(spaces), None)]))
-        given, spaces = (padded, *given[1:]), over(_padded(call, form.uneven), rule, local)
-    return invoke("conv" + "_transpose" * form.transposed, given, [*listed, ("over", Expr(spaces), None)])
+        padded = Expr(invoke("pad", (given[0], behind), [("over", spaces, None)]))
+        given = (padded, *given[1:])
+        spaces = replace(ctx, call=_padded(ctx.call, form.uneven)).windows()
+    return invoke("conv" + "_transpose" * form.transposed, given, [*listed, ("over", spaces, None)])
 
 
 def _padded(call: Call, rows: tuple[int, ...]) -> Call:

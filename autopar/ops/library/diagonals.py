@@ -8,13 +8,13 @@ A part that begins at row r and column c of the whole has the diagonal d + r - c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
-from autopar.ops.record.op import Emit, Local, Op, Sample, T, register
-from autopar.ops.record.positional import by_place, start
-from autopar.ops.record.printing import atom, invoke, normal_dim, pick
+from autopar.ops.record.emit_context import Emit, EmitContext
+from autopar.ops.record.op import Op, Sample, T, register
+from autopar.ops.record.printing import atom, invoke, normal_dim
 from autopar.ops.record.rule import Call, Dims, Rule, with_linear
+from autopar.ops.record.windows import by_place
 
 
 def _names(shape: Sequence[int]) -> Dims:
@@ -35,14 +35,14 @@ def _triangle(call: Call) -> Rule:
     return by_place(rule, [names[-2][0], names[-1][0]])
 
 
-def _emit_triangle(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+def _emit_triangle(ctx: EmitContext) -> str:
     """``x.tril()``, or ``x.tril(DATA.start(16))`` of a part that begins at that row."""
-    (row,), (column,) = rule.operands[0][-2:]
-    diagonal = pick(args, kwargs, 1, "diagonal", 0)
-    down, right = start(rule, local, row), start(rule, local, column)
+    (row,), (column,) = ctx.rule.operands[0][-2:]
+    diagonal = ctx.pick(1, "diagonal", 0)
+    down, right = ctx.start(row), ctx.start(column)
     text = " + ".join([*([str(diagonal)] if diagonal else []), *([down] if down else [])])
     text += f" - {right}" if right and text else f"-{right}" if right else ""
-    return f"{atom(args[0])}.{call.node.target.split('.')[1]}({text})"
+    return f"{atom(ctx.args[0])}.{ctx.call.node.target.split('.')[1]}({text})"
 
 
 _memory(
@@ -63,9 +63,9 @@ def _diagonal(call: Call) -> Rule:
     return with_linear(Rule((names,), ((*kept, ("y",)),), extents, whole), {0})
 
 
-def _emit_diagonal(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    given = [pick(args, kwargs, 1 + i, name, i - (i > 0)) for i, name in enumerate(("offset", "dim1", "dim2"))]
-    return invoke(f"{atom(args[0])}.diagonal", given)
+def _emit_diagonal(ctx: EmitContext) -> str:
+    given = [ctx.pick(1 + i, name, i - (i > 0)) for i, name in enumerate(("offset", "dim1", "dim2"))]
+    return invoke(f"{atom(ctx.args[0])}.diagonal", given)
 
 
 def _diag_embed(call: Call) -> Rule:
@@ -80,9 +80,9 @@ def _diag_embed(call: Call) -> Rule:
     return with_linear(rule, {0})
 
 
-def _emit_diag_embed(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    given = [pick(args, kwargs, 1 + i, name, (0, -2, -1)[i]) for i, name in enumerate(("offset", "dim1", "dim2"))]
-    return invoke("torch.diag_embed", (args[0], *given))
+def _emit_diag_embed(ctx: EmitContext) -> str:
+    given = [ctx.pick(1 + i, name, (0, -2, -1)[i]) for i, name in enumerate(("offset", "dim1", "dim2"))]
+    return invoke("torch.diag_embed", (ctx.args[0], *given))
 
 
 _memory(
@@ -101,8 +101,8 @@ def _trace(call: Call) -> Rule:
     return with_linear(rule, {0})
 
 
-def _emit_trace(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    return f"{atom(args[0])}.trace()"
+def _emit_trace(ctx: EmitContext) -> str:
+    return f"{atom(ctx.args[0])}.trace()"
 
 
 _memory("trace", ("aten.trace.default",), "[m] [n] ->", _trace, _emit_trace, Sample((T((4, 6)),)))

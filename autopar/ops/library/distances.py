@@ -6,12 +6,12 @@ cosine_similarity    c[a, b] = x . y / |x| |y| along k
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
-from autopar.ops.record.op import Emit, Local, Op, Sample, T, register
-from autopar.ops.record.printing import atom, function, invoke, normal_dim, pick
+from autopar.ops.record.emit_context import Emit, EmitContext, function
+from autopar.ops.record.op import Op, Sample, T, register
+from autopar.ops.record.printing import atom, invoke, normal_dim
 from autopar.ops.record.rule import Call, Rule, broadcast, letters, with_linear
 
 _X = T((4, 6))
@@ -23,10 +23,10 @@ def _cdist(call: Call) -> Rule:
     return letters(f"b* m {k}, b* n {k} -> b* m n", call)
 
 
-def _emit_cdist(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+def _emit_cdist(ctx: EmitContext) -> str:
     modes = {None: None, 0: None, 1: "use_mm_for_euclid_dist", 2: "donot_use_mm_for_euclid_dist"}
-    mode = modes[pick(args, kwargs, 3, "compute_mode")]
-    return invoke("torch.cdist", args[:2], [("p", pick(args, kwargs, 2, "p", 2), 2), ("compute_mode", mode, None)])
+    mode = modes[ctx.pick(3, "compute_mode")]
+    return invoke("torch.cdist", ctx.args[:2], [("p", ctx.pick(2, "p", 2), 2), ("compute_mode", mode, None)])
 
 
 def _full(call: Call, shape: tuple[int, ...]) -> Rule:
@@ -91,8 +91,8 @@ def _rot90(call: Call) -> Rule:
     return with_linear(Rule((operand,), (rotated,), extents, frozenset(whole)), {0})
 
 
-def _emit_rot90(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    return invoke(f"{atom(args[0])}.rot90", (pick(args, kwargs, 1, "k", 1), pick(args, kwargs, 2, "dims", (0, 1))))
+def _emit_rot90(ctx: EmitContext) -> str:
+    return invoke(f"{atom(ctx.args[0])}.rot90", (ctx.pick(1, "k", 1), ctx.pick(2, "dims", (0, 1))))
 
 
 _TABLE: tuple[tuple[str, str, str, Callable[[Call], Rule], Emit, str, tuple[Sample, ...]], ...] = (

@@ -13,10 +13,10 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from autopar.ops.record.op import Local, Op, Sample, T, register
+from autopar.ops.record.emit_context import EmitContext
+from autopar.ops.record.op import Op, Sample, T, register
 from autopar.ops.record.printing import invoke
 from autopar.ops.record.rule import Call, Rule, with_linear
 
@@ -64,8 +64,8 @@ def _einsum(call: Call) -> Rule:
     return with_linear(rule, *({i} for i in range(len(terms))))
 
 
-def _emit_einsum(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    return invoke("torch.einsum", (args[0], *args[1]))
+def _emit_einsum(ctx: EmitContext) -> str:
+    return invoke("torch.einsum", (ctx.args[0], *ctx.args[1]))
 
 
 def _flops(call: Call, rule: Rule) -> float:

@@ -6,13 +6,13 @@ Most are one line of a table. Signs, casts and copies are linear, and let partia
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
 
 from autopar.ir.graph import Dtype
-from autopar.ops.record.op import Emit, Local, Op, Sample, T, register
-from autopar.ops.record.printing import atom, function, invoke, literal, method, overload, pick
+from autopar.ops.record.emit_context import Emit, EmitContext, function, method, overload
+from autopar.ops.record.op import Op, Sample, T, register
+from autopar.ops.record.printing import atom, invoke, literal
 from autopar.ops.record.rule import Call, Rule, broadcast, floating, with_linear
 
 _X = T((4, 6))
@@ -30,18 +30,18 @@ def _linear_unary(call: Call) -> Rule:
 
 
 def _prefix(symbol: str) -> Emit:
-    def emit(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-        return f"{symbol}{atom(args[0])}"
+    def emit(ctx: EmitContext) -> str:
+        return f"{symbol}{atom(ctx.args[0])}"
 
     return emit
 
 
-def _emit_hardtanh(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+def _emit_hardtanh(ctx: EmitContext) -> str:
     """torch.nn.functional refuses bounds in the wrong order, which the operator takes."""
-    low, high = pick(args, kwargs, 1, "min_val", -1.0), pick(args, kwargs, 2, "max_val", 1.0)
+    low, high = ctx.pick(1, "min_val", -1.0), ctx.pick(2, "max_val", 1.0)
     if low > high:
-        return overload(call, args, kwargs)
-    return invoke("F.hardtanh", args[:1], [("min_val", low, -1.0), ("max_val", high, 1.0)])
+        return overload(ctx)
+    return invoke("F.hardtanh", ctx.args[:1], [("min_val", low, -1.0), ("max_val", high, 1.0)])
 
 
 # Pointwise functions of one tensor: ATen name, how it is printed, what autograd keeps, further argument samples.
@@ -133,8 +133,8 @@ for _name, _saves in _MORE.items():
 def _emit_first_number(name: str) -> Emit:
     """``torch.polygamma(1, x)``: a number before the tensor, or after it."""
 
-    def emit(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-        return invoke(name, args)
+    def emit(ctx: EmitContext) -> str:
+        return invoke(name, ctx.args)
 
     return emit
 
@@ -181,12 +181,12 @@ register(
 register(Op("neg", ("aten.neg.default",), "d* -> d*", _linear_unary, _prefix("-"), saves="", samples=_samples((_X,))))
 
 
-def _emit_cast(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+def _emit_cast(ctx: EmitContext) -> str:
     """A cast by the dtype of the result, which the several overloads spell differently."""
-    wanted = call.results[0].dtype
-    if wanted == call.operands[0].dtype:
-        return str(args[0])
-    return f"{atom(args[0])}.to({literal(Dtype(wanted))})"
+    wanted = ctx.call.results[0].dtype
+    if wanted == ctx.call.operands[0].dtype:
+        return str(ctx.args[0])
+    return f"{atom(ctx.args[0])}.to({literal(Dtype(wanted))})"
 
 
 def _cast(call: Call) -> Rule:
@@ -224,8 +224,8 @@ register(
 )
 
 
-def _emit_identity(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    return str(args[0])
+def _emit_identity(ctx: EmitContext) -> str:
+    return str(ctx.args[0])
 
 
 register(

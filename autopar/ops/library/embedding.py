@@ -6,11 +6,9 @@ is a partial sum (`autopar.runtime.functional.embedding`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from autopar.ops.record.op import Local, Op, Sample, T, register
-from autopar.ops.record.printing import invoke, pick, place_text
+from autopar.ops.record.emit_context import EmitContext
+from autopar.ops.record.op import Op, Sample, T, register
+from autopar.ops.record.printing import invoke
 from autopar.ops.record.rule import Call, Rule, letters, with_linear
 
 
@@ -21,11 +19,11 @@ def _embedding(call: Call) -> Rule:
     return with_linear(letters("v d, b* -> b* d", call), {0})
 
 
-def _emit_embedding(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+def _emit_embedding(ctx: EmitContext) -> str:
     """The plain call, or this rank's addend where the table's rows are split."""
-    padding = pick(args, kwargs, 2, "padding_idx", -1)
-    rest = [("padding_idx", None if padding < 0 else padding, None), ("over", place_text(rule, local, ("v",)), None)]
-    return invoke("embedding" if "v" in local.splits else "F.embedding", (args[1], args[0]), rest)
+    padding = ctx.pick(2, "padding_idx", -1)
+    rest = [("padding_idx", None if padding < 0 else padding, None), ("over", ctx.positions(("v",)), None)]
+    return invoke("embedding" if "v" in ctx.local.splits else "F.embedding", (ctx.args[1], ctx.args[0]), rest)
 
 
 register(

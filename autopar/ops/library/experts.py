@@ -11,13 +11,13 @@ routines that sort rows by expert (`autopar.capture.passes.expert_routing`). Pri
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from autopar.ops.record.op import Local, Op, Sample, T, register
-from autopar.ops.record.positional import by_place, over
+from autopar.ops.record.emit_context import EmitContext
+from autopar.ops.record.op import Op, Sample, T, register
 from autopar.ops.record.printing import invoke
 from autopar.ops.record.rule import Call, Rule, letters, with_linear
+from autopar.ops.record.windows import by_place
 
 if TYPE_CHECKING:
     import torch
@@ -35,8 +35,8 @@ def _linear_means(x: torch.Tensor, weight: torch.Tensor, index: torch.Tensor) ->
     return (weight[index] @ x.unsqueeze(-1)).squeeze(-1)
 
 
-def _emit_expert_linear(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    return invoke("expert_linear", args[:3], [("over", over(rule, local, "e"), None)])
+def _emit_expert_linear(ctx: EmitContext) -> str:
+    return invoke("expert_linear", ctx.args[:3], [("over", ctx.place("e"), None)])
 
 
 def _linear_flops(call: Call, rule: Rule) -> float:
@@ -89,10 +89,10 @@ def _means(
     return (y * weights.unsqueeze(-1)).sum(1)
 
 
-def _emit_experts(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+def _emit_experts(ctx: EmitContext) -> str:
     """The activation is said; the experts' axis where they are split."""
-    rest = [("gated", args[6] if len(args) > 6 else True, True), ("over", over(rule, local, "e"), None)]
-    return invoke("experts", args[:6], rest)
+    rest = [("gated", ctx.args[6] if len(ctx.args) > 6 else True, True), ("over", ctx.place("e"), None)]
+    return invoke("experts", ctx.args[:6], rest)
 
 
 def _flops(call: Call, rule: Rule) -> float:

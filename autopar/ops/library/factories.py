@@ -6,14 +6,14 @@ letters change nothing: the result is whole on every rank whatever is split.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from autopar.ir.graph import Dtype
-from autopar.ops.record.op import Emit, Expr, Local, Op, Sample, T, register
-from autopar.ops.record.positional import by_place, over, start
-from autopar.ops.record.printing import atom, invoke, literal, sizes
+from autopar.ops.record.emit_context import Emit, EmitContext
+from autopar.ops.record.op import Op, Sample, T, register
+from autopar.ops.record.printing import Expr, atom, invoke, literal
 from autopar.ops.record.rule import Call, Dims, Rule
+from autopar.ops.record.windows import by_place
 
 _DEFAULT_DTYPE = "float32"
 
@@ -47,14 +47,14 @@ def _dtype(call: Call, assumed: str) -> list[tuple[str, object, object]]:
 def _emit_sized(name: str, fill: int | None = None) -> Emit:
     """``torch.zeros(DATA.part(8), 256)``; `fill` is the position of the fill value, which may set the dtype."""
 
-    def emit(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-        shape = f"({', '.join(sizes(rule, local, rule.results[0]))}{',' if len(rule.results[0]) == 1 else ''})"
-        function = f"{atom(args[0])}.{name}" if name.startswith("new_") else f"torch.{name}"
-        inner = shape if fill is None else f"{shape}, {literal(args[fill])}"
-        assumed = call.operands[0].dtype if call.operands else _DEFAULT_DTYPE
-        if fill is not None and not call.operands:
-            assumed = _python_dtype(args[fill])
-        (_, dtype, _), *_ = _dtype(call, assumed)
+    def emit(ctx: EmitContext) -> str:
+        shape = f"({', '.join(ctx.sizes(ctx.rule.results[0]))}{',' if len(ctx.rule.results[0]) == 1 else ''})"
+        function = f"{atom(ctx.args[0])}.{name}" if name.startswith("new_") else f"torch.{name}"
+        inner = shape if fill is None else f"{shape}, {literal(ctx.args[fill])}"
+        assumed = ctx.call.operands[0].dtype if ctx.call.operands else _DEFAULT_DTYPE
+        if fill is not None and not ctx.call.operands:
+            assumed = _python_dtype(ctx.args[fill])
+        (_, dtype, _), *_ = _dtype(ctx.call, assumed)
         return f"{function}({inner}{f', dtype={literal(dtype)}' if dtype else ''})"
 
     return emit
@@ -67,8 +67,8 @@ def _python_dtype(value: object) -> str:
 
 
 def _emit_like(name: str, fill: int = 0) -> Emit:
-    def emit(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-        return invoke(f"torch.{name}", args[: 1 + fill], _dtype(call, call.operands[0].dtype))
+    def emit(ctx: EmitContext) -> str:
+        return invoke(f"torch.{name}", ctx.args[: 1 + fill], _dtype(ctx.call, ctx.call.operands[0].dtype))
 
     return emit
 
@@ -80,15 +80,15 @@ def _counting(call: Call) -> Rule:
     return by_place(_filled(call), ["d0"])
 
 
-def _emit_arange(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+def _emit_arange(ctx: EmitContext) -> str:
     """``torch.arange(16)``, or ``torch.arange(DATA.start(16), DATA.start(16) + DATA.part(16))``."""
-    whole = all(isinstance(arg, int) for arg in args)
-    dtype = _dtype(call, "int64" if whole else _DEFAULT_DTYPE)
-    first = start(rule, local, "d0") if whole else ""
+    whole = all(isinstance(arg, int) for arg in ctx.args)
+    dtype = _dtype(ctx.call, "int64" if whole else _DEFAULT_DTYPE)
+    first = ctx.start("d0") if whole else ""
     if not first:
-        return invoke("torch.arange", args, dtype)
-    begin, step = args[0] if len(args) > 1 else 0, args[2] if len(args) > 2 else 1
-    rows = sizes(rule, local, rule.results[0])[0]
+        return invoke("torch.arange", ctx.args, dtype)
+    begin, step = ctx.args[0] if len(ctx.args) > 1 else 0, ctx.args[2] if len(ctx.args) > 2 else 1
+    rows = ctx.sizes(ctx.rule.results[0])[0]
     scale, shift = (f"{step} * " if step != 1 else ""), (f"{begin} + " if begin else "")
     low = f"{shift}{scale}{first}"
     high = f"{shift}{scale}({first} + {rows})" if scale else f"{low} + {rows}"
@@ -96,10 +96,10 @@ def _emit_arange(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kw
 
 
 def _emit_literal(name: str) -> Emit:
-    def emit(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-        whole = all(isinstance(arg, int) for arg in args)
+    def emit(ctx: EmitContext) -> str:
+        whole = all(isinstance(arg, int) for arg in ctx.args)
         assumed = "int64" if name.endswith("_indices") and whole else _DEFAULT_DTYPE
-        return invoke(f"torch.{name}", args, _dtype(call, assumed))
+        return invoke(f"torch.{name}", ctx.args, _dtype(ctx.call, assumed))
 
     return emit
 
@@ -118,11 +118,11 @@ for _name in ("zeros", "ones"):
     )  # fmt: skip
 
 
-def _emit_empty(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+def _emit_empty(ctx: EmitContext) -> str:
     """Nobody reads what stands there: it has no sample."""
-    name = call.node.target.split(".")[1]
+    name = ctx.call.node.target.split(".")[1]
     emit = _emit_like(name) if name == "empty_like" else _emit_sized(name)
-    return emit(call, rule, local, args, kwargs)
+    return emit(ctx)
 
 
 _EMPTY = ("aten.empty.memory_format", "aten.empty_like.default", "aten.new_empty.default")
@@ -180,11 +180,11 @@ def _one_hot(call: Call) -> Rule:
     return by_place(Rule((names,), ((*names, ("v",)),), extents), ["v"])
 
 
-def _emit_one_hot(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+def _emit_one_hot(ctx: EmitContext) -> str:
     """``F.one_hot(x, 8)``, and of its classes this rank's where they are split."""
-    text = f"F.one_hot({args[0]}, {rule.extents['v']})"
-    if over(rule, local, "v"):
-        return f"{text}.narrow(-1, {start(rule, local, 'v')}, {local.extent['v']})"
+    text = f"F.one_hot({ctx.args[0]}, {ctx.rule.extents['v']})"
+    if ctx.place("v"):
+        return f"{text}.narrow(-1, {ctx.start('v')}, {ctx.local.extent['v']})"
     return text
 
 
@@ -207,8 +207,8 @@ def _meshgrid(call: Call) -> Rule:
     return Rule(operands, tuple(after if value.name else () for value in call.results), extents)
 
 
-def _emit_meshgrid(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    return invoke("torch.meshgrid", args[0], [("indexing", kwargs.get("indexing", "ij"), None)])
+def _emit_meshgrid(ctx: EmitContext) -> str:
+    return invoke("torch.meshgrid", ctx.args[0], [("indexing", ctx.kwargs.get("indexing", "ij"), None)])
 
 
 register(

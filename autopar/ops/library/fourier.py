@@ -11,12 +11,11 @@ operations (Cooley and Tukey) for a complex transform of n numbers, half for a r
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
-from autopar.ops.record.op import Local, Op, Sample, T, register
-from autopar.ops.record.printing import invoke, normal_dim, pick
+from autopar.ops.record.emit_context import EmitContext
+from autopar.ops.record.op import Op, Sample, T, register
+from autopar.ops.record.printing import invoke, normal_dim
 from autopar.ops.record.rule import Call, Dims, Rule, with_linear
 
 _LINES = ("fft", "ifft", "rfft", "irfft", "hfft", "ihfft")  # along one dim
@@ -62,21 +61,21 @@ def _transform(call: Call) -> Rule:
     return with_linear(replace(rule, filled=frozenset(extents) - frozen), {0})
 
 
-def _emit(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    name = _name(call)
+def _emit(ctx: EmitContext) -> str:
+    name = _name(ctx.call)
     if name in _SHIFTS:
-        return invoke(f"torch.fft.{name}", args[:1], [("dim", pick(args, kwargs, 1, "dim"), None)])
+        return invoke(f"torch.fft.{name}", ctx.args[:1], [("dim", ctx.pick(1, "dim"), None)])
     size = "n" if name in _LINES else "s"
     default = -1 if name in _LINES else (-2, -1) if name in _PLANES else None
-    dim = pick(args, kwargs, 2, "dim", default)
-    if name in _PLANES and dim == (len(call.operands[0].shape) - 2, len(call.operands[0].shape) - 1):
+    dim = ctx.pick(2, "dim", default)
+    if name in _PLANES and dim == (len(ctx.call.operands[0].shape) - 2, len(ctx.call.operands[0].shape) - 1):
         dim = default
     options = [
-        (size, pick(args, kwargs, 1, size), None),
+        (size, ctx.pick(1, size), None),
         ("dim", dim, default),
-        ("norm", pick(args, kwargs, 3, "norm"), None),
+        ("norm", ctx.pick(3, "norm"), None),
     ]
-    return invoke(f"torch.fft.{name}", args[:1], options)
+    return invoke(f"torch.fft.{name}", ctx.args[:1], options)
 
 
 def _flops(call: Call, rule: Rule) -> float:

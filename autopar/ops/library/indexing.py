@@ -16,10 +16,11 @@ from dataclasses import replace
 from typing import Any
 
 from autopar.ir.graph import Ref
-from autopar.ops.record.op import Emit, Local, Op, Sample, T, register
-from autopar.ops.record.positional import by_place, over
-from autopar.ops.record.printing import atom, invoke, literal, normal_dim, pick
+from autopar.ops.record.emit_context import Emit, EmitContext
+from autopar.ops.record.op import Op, Sample, T, register
+from autopar.ops.record.printing import atom, invoke, literal, normal_dim
 from autopar.ops.record.rule import Call, Dims, Rule, broadcast, floating, with_linear
+from autopar.ops.record.windows import by_place
 
 _ADDING = ("add", "sum")
 
@@ -55,12 +56,12 @@ def _index_select(call: Call) -> Rule:
     return _lookup(call, _dim(call), 1)
 
 
-def _emit_index_select(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+def _emit_index_select(ctx: EmitContext) -> str:
     """The plain call, or this rank's addend where the table's rows are split."""
-    split = over(rule, local, f"d{_dim(call)}")
+    split = ctx.place(f"d{_dim(ctx.call)}")
     if split:
-        return invoke("lookup", (args[0], _dim(call), args[2]), [("over", split, None)])
-    return f"{atom(args[0])}.index_select({_dim(call)}, {args[2]})"
+        return invoke("lookup", (ctx.args[0], _dim(ctx.call), ctx.args[2]), [("over", split, None)])
+    return f"{atom(ctx.args[0])}.index_select({_dim(ctx.call)}, {ctx.args[2]})"
 
 
 _memory(
@@ -120,16 +121,16 @@ def _index(call: Call) -> Rule:
     return with_linear(Rule(operands, (after,), _sizes("d", shape) | extents, frozen), {0})
 
 
-def _emit_index(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+def _emit_index(ctx: EmitContext) -> str:
     """``x[:, i]``, or this rank's addend where the rows that the only index counts are split."""
-    places = _places(call)
+    places = _places(ctx.call)
     dim = next(iter(places))
-    split = over(rule, local, f"d{dim}") if len(places) == 1 else None
+    split = ctx.place(f"d{dim}") if len(places) == 1 else None
     if split:
-        return invoke("lookup", (args[0], dim, args[1][dim]), [("over", split, None)])
+        return invoke("lookup", (ctx.args[0], dim, ctx.args[1][dim]), [("over", split, None)])
     last = max(places)
-    inner = ", ".join(":" if place is None else literal(place) for place in args[1][: last + 1])
-    return f"{atom(args[0])}[{inner}]"
+    inner = ", ".join(":" if place is None else literal(place) for place in ctx.args[1][: last + 1])
+    return f"{atom(ctx.args[0])}[{inner}]"
 
 
 _memory(
@@ -164,11 +165,11 @@ def _gather(call: Call) -> Rule:
     return by_place(with_linear(Rule((table, rows), (rows,), extents, frozenset(whole)), {0}), [f"d{dim}"])
 
 
-def _emit_gather(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    split = over(rule, local, f"d{_dim(call)}")
+def _emit_gather(ctx: EmitContext) -> str:
+    split = ctx.place(f"d{_dim(ctx.call)}")
     if split:
-        return invoke("lookup_along", (args[0], _dim(call), args[2]), [("over", split, None)])
-    return f"{atom(args[0])}.gather({_dim(call)}, {args[2]})"
+        return invoke("lookup_along", (ctx.args[0], _dim(ctx.call), ctx.args[2]), [("over", split, None)])
+    return f"{atom(ctx.args[0])}.gather({_dim(ctx.call)}, {ctx.args[2]})"
 
 
 _memory(
@@ -191,8 +192,8 @@ def _take_along(call: Call) -> Rule:
     return with_linear(Rule((table, rows), (names,), extents, frozenset({"v"})), {0})
 
 
-def _emit_take_along(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    return invoke(f"{atom(args[0])}.take_along_dim", (args[1], pick(args, kwargs, 2, "dim")))
+def _emit_take_along(ctx: EmitContext) -> str:
+    return invoke(f"{atom(ctx.args[0])}.take_along_dim", (ctx.args[1], ctx.pick(2, "dim")))
 
 
 def _take(call: Call) -> Rule:
@@ -202,8 +203,8 @@ def _take(call: Call) -> Rule:
     return with_linear(Rule((table, rows), (rows,), extents, frozenset(name for (name,) in table)), {0})
 
 
-def _emit_take(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    return f"{atom(args[0])}.take({args[1]})"
+def _emit_take(ctx: EmitContext) -> str:
+    return f"{atom(ctx.args[0])}.take({ctx.args[1]})"
 
 
 _memory(
@@ -241,17 +242,17 @@ def _scatter(call: Call) -> Rule:
     return by_place(with_linear(rule, *groups) if floating(call.operands[0]) else rule, [f"d{dim}"])
 
 
-def _emit_scatter(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+def _emit_scatter(ctx: EmitContext) -> str:
     """``x.scatter(1, index, src)`` under the name of the target; the rows of x may be split."""
-    name = call.node.target.split(".")[1]
-    reduce: list[tuple[str, object, object]] = [("reduce", pick(args, kwargs, 4, "reduce"), None)]
-    reduce += [("include_self", kwargs.get("include_self", True), True)] if name == "scatter_reduce" else []
-    split = over(rule, local, f"d{_dim(call)}")
-    given = (_dim(call), args[2], args[3])
+    name = ctx.call.node.target.split(".")[1]
+    reduce: list[tuple[str, object, object]] = [("reduce", ctx.pick(4, "reduce"), None)]
+    reduce += [("include_self", ctx.kwargs.get("include_self", True), True)] if name == "scatter_reduce" else []
+    split = ctx.place(f"d{_dim(ctx.call)}")
+    given = (_dim(ctx.call), ctx.args[2], ctx.args[3])
     if split:
-        reduce[0] = ("reduce", "sum" if name == "scatter_add" else pick(args, kwargs, 4, "reduce"), None)
-        return invoke("scatter_along", (args[0], *given), [*reduce, ("over", split, None)])
-    return invoke(f"{atom(args[0])}.{name}", given, reduce)
+        reduce[0] = ("reduce", "sum" if name == "scatter_add" else ctx.pick(4, "reduce"), None)
+        return invoke("scatter_along", (ctx.args[0], *given), [*reduce, ("over", split, None)])
+    return invoke(f"{atom(ctx.args[0])}.{name}", given, reduce)
 
 
 _memory(
@@ -288,13 +289,13 @@ def _rows(call: Call) -> Rule:
     return by_place(with_linear(rule, {0, 2}) if linear else with_linear(rule, {0}) if zeroed else rule, [f"d{dim}"])
 
 
-def _emit_rows(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    name, dim = call.node.target.split(".")[1], _dim(call)
-    alpha = ("alpha", kwargs.get("alpha", 1), 1)
-    split = over(rule, local, f"d{dim}")
+def _emit_rows(ctx: EmitContext) -> str:
+    name, dim = ctx.call.node.target.split(".")[1], _dim(ctx.call)
+    alpha = ("alpha", ctx.kwargs.get("alpha", 1), 1)
+    split = ctx.place(f"d{dim}")
     if split:
-        return invoke("update_rows", (args[0], dim, args[2], args[3], name), [alpha, ("over", split, None)])
-    return invoke(f"{atom(args[0])}.{name}", (dim, args[2], args[3]), [alpha])
+        return invoke("update_rows", (ctx.args[0], dim, ctx.args[2], ctx.args[3], name), [alpha, ("over", split, None)])
+    return invoke(f"{atom(ctx.args[0])}.{name}", (dim, ctx.args[2], ctx.args[3]), [alpha])
 
 
 _memory(
@@ -334,11 +335,11 @@ def _index_put(call: Call) -> Rule:
     return with_linear(rule, {0, len(operands) - 1}) if floating(x) else rule
 
 
-def _emit_index_put(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    accumulate = [("accumulate", pick(args, kwargs, 3, "accumulate", False), False)]
-    if all(place is not None for place in args[1]):
-        return invoke(f"{atom(args[0])}.index_put", (args[1], args[2]), accumulate)
-    return invoke("torch.ops.aten.index_put", args[:3], accumulate)
+def _emit_index_put(ctx: EmitContext) -> str:
+    accumulate = [("accumulate", ctx.pick(3, "accumulate", False), False)]
+    if all(place is not None for place in ctx.args[1]):
+        return invoke(f"{atom(ctx.args[0])}.index_put", (ctx.args[1], ctx.args[2]), accumulate)
+    return invoke("torch.ops.aten.index_put", ctx.args[:3], accumulate)
 
 
 _memory(
@@ -362,8 +363,8 @@ def _masked_scatter(call: Call) -> Rule:
     return with_linear(whole, {0, 2}) if floating(call.operands[0]) else whole
 
 
-def _emit_masked_scatter(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    return invoke(f"{atom(args[0])}.masked_scatter", args[1:])
+def _emit_masked_scatter(ctx: EmitContext) -> str:
+    return invoke(f"{atom(ctx.args[0])}.masked_scatter", ctx.args[1:])
 
 
 _memory(

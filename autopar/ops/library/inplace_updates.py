@@ -8,12 +8,12 @@ slice_scatter    y = x, but y[a, i:j, b] = src[a, :, b]      the dim that is sli
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from autopar.ir.graph import Dtype, Ref
-from autopar.ops.record.op import Local, Op, Sample, T, register
-from autopar.ops.record.printing import atom, invoke, literal, normal_dim, pick, sizes
+from autopar.ops.record.emit_context import EmitContext
+from autopar.ops.record.op import Op, Sample, T, register
+from autopar.ops.record.printing import atom, invoke, literal, normal_dim
 from autopar.ops.record.rule import Call, Dims, Rule, broadcast, floating, with_linear
 
 _X = T((4, 6))
@@ -25,20 +25,20 @@ def _copy(call: Call) -> Rule:
     return with_linear(rule, {0, 1}) if all(map(floating, (*call.operands, *call.results))) else rule
 
 
-def _expanded(call: Call, rule: Rule, local: Local, source: object, place: int) -> str:
+def _expanded(ctx: EmitContext, source: object, place: int) -> str:
     """An operand in the shape and dtype of the result."""
-    value, made = call.operands[place], call.results[0]
+    value, made = ctx.call.operands[place], ctx.call.results[0]
     text = literal(source)
     if value.dtype != made.dtype:
         text = f"{atom(source)}.to({literal(Dtype(made.dtype))})"
     if value.shape == made.shape:
         return text
     base = text if text.endswith(")") else atom(source)
-    return f"{base}.expand({', '.join(sizes(rule, local, rule.results[0]))})"
+    return f"{base}.expand({', '.join(ctx.sizes(ctx.rule.results[0]))})"
 
 
-def _emit_copy(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    return _expanded(call, rule, local, args[1], 1)
+def _emit_copy(ctx: EmitContext) -> str:
+    return _expanded(ctx, ctx.args[1], 1)
 
 
 def _fill(call: Call) -> Rule:
@@ -48,10 +48,10 @@ def _fill(call: Call) -> Rule:
     return with_linear(rule, {0, 1}) if linear else rule
 
 
-def _emit_fill(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    if len(call.operands) == 1:
-        return f"torch.full_like({args[0]}, {literal(args[1])})"
-    return _expanded(call, rule, local, args[1], 1)
+def _emit_fill(ctx: EmitContext) -> str:
+    if len(ctx.call.operands) == 1:
+        return f"torch.full_like({ctx.args[0]}, {literal(ctx.args[1])})"
+    return _expanded(ctx, ctx.args[1], 1)
 
 
 def _memory(name: str, targets: tuple[str, ...], note: str, rule: Any, emit: Any, *samples: Sample) -> None:  # noqa: ANN401
@@ -85,18 +85,18 @@ def _scattered(call: Call) -> Rule:
     return with_linear(rule, {0, 1}) if all(map(floating, call.operands)) else rule
 
 
-def _emit_select_scatter(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    return f"{atom(args[0])}.select_scatter({args[1]}, {_dim(call)}, {pick(args, kwargs, 3, 'index')})"
+def _emit_select_scatter(ctx: EmitContext) -> str:
+    return f"{atom(ctx.args[0])}.select_scatter({ctx.args[1]}, {_dim(ctx.call)}, {ctx.pick(3, 'index')})"
 
 
-def _emit_slice_scatter(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+def _emit_slice_scatter(ctx: EmitContext) -> str:
     """``x.slice_scatter(y, 1, 2, 5)``, the bounds counted from the front."""
-    dim, extent = _dim(call), call.operands[0].shape[_dim(call)]
-    start, stop, step = (pick(args, kwargs, 3 + i, name) for i, name in enumerate(("start", "end", "step")))
+    dim, extent = _dim(ctx.call), ctx.call.operands[0].shape[_dim(ctx.call)]
+    start, stop, step = (ctx.pick(3 + i, name) for i, name in enumerate(("start", "end", "step")))
     first, last, stride = slice(start, stop, step).indices(extent)
-    if call.operands[1].shape == call.operands[0].shape:
-        return str(args[1])  # everything is written over
-    return invoke(f"{atom(args[0])}.slice_scatter", (args[1], dim, first, last), [("step", stride, 1)])
+    if ctx.call.operands[1].shape == ctx.call.operands[0].shape:
+        return str(ctx.args[1])  # everything is written over
+    return invoke(f"{atom(ctx.args[0])}.slice_scatter", (ctx.args[1], dim, first, last), [("step", stride, 1)])
 
 
 _memory(

@@ -11,14 +11,13 @@ Only interpolation has a distributed form, an exchange of the rows around a rank
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
-from autopar.ops.record.op import Expr, Local, Op, Sample, T, register
-from autopar.ops.record.printing import invoke, pick
+from autopar.ops.record.emit_context import EmitContext
+from autopar.ops.record.op import Op, Sample, T, register
+from autopar.ops.record.printing import invoke
 from autopar.ops.record.rule import Call, Dims, Rule, Window, letters, with_linear
-from autopar.ops.record.windows import SPATIAL, collapse, marks, over, spread, with_whole_space, with_windows
+from autopar.ops.record.windows import SPATIAL, collapse, marks, spread, with_whole_space, with_windows
 
 _MODES = {"nearest": "nearest", "nearest_exact": "nearest-exact", "bicubic": "bicubic"}
 
@@ -71,18 +70,18 @@ def _upsample(call: Call) -> Rule:
     return with_windows(rule, [_reach(_mode(call), *one, _aligned(call)) for one in sizes], names)
 
 
-def _emit_upsample(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    mode, scales, spaces = _mode(call), _scales(call), over(call, rule, local)
-    size = collapse(call.results[0].shape[2:]) if scales is None else None
+def _emit_upsample(ctx: EmitContext) -> str:
+    mode, scales, spaces = _mode(ctx.call), _scales(ctx.call), ctx.windows()
+    size = collapse(ctx.call.results[0].shape[2:]) if scales is None else None
     nearest = mode.startswith("nearest")
     given = [
         ("scale_factor", (scales[0] if len(set(scales)) == 1 else scales) if scales else None, None),
         ("mode", mode, "nearest"),
-        ("align_corners", None if nearest else _aligned(call), None),
-        ("antialias", _smoothed(call), False),
+        ("align_corners", None if nearest else _aligned(ctx.call), None),
+        ("antialias", _smoothed(ctx.call), False),
     ]
     name = "interpolate" if spaces else "F.interpolate"
-    return invoke(name, (args[0], size), [*given, ("over", Expr(spaces) if spaces else None, None)])
+    return invoke(name, (ctx.args[0], size), [*given, ("over", spaces, None)])
 
 
 def _upsample_flops(call: Call, rule: Rule) -> float:
@@ -146,8 +145,8 @@ def _shuffle(call: Call) -> Rule:
     return with_linear(rule, {0})  # torch's backward misreads tensors without elements
 
 
-def _emit_shuffle(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    return invoke(f"F.{call.node.target.split('.')[1]}", args[:2])
+def _emit_shuffle(ctx: EmitContext) -> str:
+    return invoke(f"F.{ctx.call.node.target.split('.')[1]}", ctx.args[:2])
 
 
 register(
@@ -177,12 +176,12 @@ def _grid_sampler(call: Call) -> Rule:
     return replace(with_linear(rule, {0}), filled=frozenset("nc"))
 
 
-def _emit_grid_sampler(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    mode = ("bilinear", "nearest", "bicubic")[pick(args, kwargs, 2, "interpolation_mode", 0)]
-    border = ("zeros", "border", "reflection")[pick(args, kwargs, 3, "padding_mode", 0)]
-    align = bool(pick(args, kwargs, 4, "align_corners", False))
+def _emit_grid_sampler(ctx: EmitContext) -> str:
+    mode = ("bilinear", "nearest", "bicubic")[ctx.pick(2, "interpolation_mode", 0)]
+    border = ("zeros", "border", "reflection")[ctx.pick(3, "padding_mode", 0)]
+    align = bool(ctx.pick(4, "align_corners", False))
     options = [("mode", mode, "bilinear"), ("padding_mode", border, "zeros"), ("align_corners", align, None)]
-    return invoke("F.grid_sample", args[:2], options)
+    return invoke("F.grid_sample", ctx.args[:2], options)
 
 
 register(
@@ -218,16 +217,16 @@ def _unfold(call: Call) -> Rule:
     return with_linear(rule, {0})
 
 
-def _emit_unfold(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    back = "col2im" in call.node.target
+def _emit_unfold(ctx: EmitContext) -> str:
+    back = "col2im" in ctx.call.node.target
     given = 3 if back else 2
     table = (("dilation", 1), ("padding", 0), ("stride", 1))
     options = [
-        (name, collapse(spread(pick(args, kwargs, given + i, name), 2, default)), default)
+        (name, collapse(spread(ctx.pick(given + i, name), 2, default)), default)
         for i, (name, default) in enumerate(table)
     ]
-    sizes = [one if back and i == 0 else collapse(one) for i, one in enumerate(args[1:given])]
-    return invoke("F.fold" if back else "F.unfold", (args[0], *sizes), options)
+    sizes = [one if back and i == 0 else collapse(one) for i, one in enumerate(ctx.args[1:given])]
+    return invoke("F.fold" if back else "F.unfold", (ctx.args[0], *sizes), options)
 
 
 register(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
-from autopar.ops.record.op import Emit, Local, Op, Sample, T, register
-from autopar.ops.record.printing import function, invoke
+from autopar.ops.record.emit_context import Emit, EmitContext, function
+from autopar.ops.record.op import Op, Sample, T, register
+from autopar.ops.record.printing import invoke
 from autopar.ops.record.rule import Call, Rule, letters, with_linear
 
 _SQUARE = T((4, 3, 3))
@@ -101,8 +101,8 @@ def _flat(call: Call) -> Call:
     return replace(call, node=replace(call.node, args=call.node.args[0]))  # type: ignore[arg-type]  # a list of tensors
 
 
-def _emit_multi_dot(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    return invoke("torch.linalg.multi_dot", (args[0],))
+def _emit_multi_dot(ctx: EmitContext) -> str:
+    return invoke("torch.linalg.multi_dot", (ctx.args[0],))
 
 
 register(

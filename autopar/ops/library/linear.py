@@ -8,12 +8,12 @@ Where k is split, every rank has an addend of the sum, and the bias is added on 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from autopar.ops.record.op import Local, Op, Sample, T, register
-from autopar.ops.record.printing import atom, function
+from autopar.ops.record.emit_context import EmitContext, function
+from autopar.ops.record.op import Op, Sample, T, register
+from autopar.ops.record.printing import atom
 from autopar.ops.record.rule import Call, Rule, letters, with_linear
 
 if TYPE_CHECKING:
@@ -60,9 +60,9 @@ def _product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = 
     return x @ weight if bias is None else x @ weight + bias
 
 
-def _emit_affine(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    product = f"{atom(args[0])} @ {atom(args[1])}"
-    return f"{product} + {atom(args[2])}" if len(args) > 2 and args[2] is not None else product
+def _emit_affine(ctx: EmitContext) -> str:
+    product = f"{atom(ctx.args[0])} @ {atom(ctx.args[1])}"
+    return f"{product} + {atom(ctx.args[2])}" if len(ctx.args) > 2 and ctx.args[2] is not None else product
 
 
 register(

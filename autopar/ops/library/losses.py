@@ -8,13 +8,13 @@ its own columns, and one number per sample is exchanged (`autopar.runtime.functi
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from autopar.ir.graph import ITEMSIZE
-from autopar.ops.record.op import Emit, Inner, Local, Op, Sample, T, register
-from autopar.ops.record.printing import axes_text, invoke, options, pick, place_text
+from autopar.ops.record.emit_context import Emit, EmitContext
+from autopar.ops.record.op import Inner, Op, Sample, T, register
+from autopar.ops.record.printing import invoke, tuple_text
 from autopar.ops.record.rule import Call, Dims, Rule, broadcast, with_linear
 
 _WORDS = ("none", "mean", "sum")
@@ -42,22 +42,20 @@ def _classified(call: Call) -> Rule:
     return Rule(operands, (result,), extents, frozenset({"v"} if trained else ()))
 
 
-def _sample_axes(rule: Rule, local: Local) -> tuple[str, ...]:
-    return local.axes(tuple(name for name in rule.extents if name != "v"))
+def _sample_axes(ctx: EmitContext) -> tuple[str, ...]:
+    return ctx.axes(*(letter for letter in ctx.rule.extents if letter != "v"))
 
 
 def _emit_classified(name: str, more: tuple[tuple[str, object], ...]) -> Emit:
-    def emit(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    def emit(ctx: EmitContext) -> str:
         """The plain call where nothing is split that it sums over; otherwise this rank's addend."""
-        axes, word = _sample_axes(rule, local), _reduction(call, 3)
-        weight, rest = pick(args, kwargs, 2, "weight"), options(args, kwargs, 4, more)
+        axes, word = _sample_axes(ctx), _reduction(ctx.call, 3)
+        weight, rest = ctx.pick(2, "weight"), ctx.options(4, more)
         shared = [("weight", weight, None), *rest, ("reduction", word, "mean")]
-        if "v" not in local.splits and (not axes or word != "mean"):
-            return invoke(f"F.{name}", args[:2], shared)
-        over = axes_text(axes) if axes and word == "mean" else None
-        return invoke(
-            name, args[:2], [("over", over, None), *shared, ("classes", place_text(rule, local, ("v",)), None)]
-        )
+        if "v" not in ctx.local.splits and (not axes or word != "mean"):
+            return invoke(f"F.{name}", ctx.args[:2], shared)
+        over = tuple_text(axes) if axes and word == "mean" else None
+        return invoke(name, ctx.args[:2], [("over", over, None), *shared, ("classes", ctx.positions(("v",)), None)])
 
     return emit
 
@@ -187,15 +185,15 @@ def _elementwise_rule(position: int) -> Any:  # noqa: ANN401
 
 
 def _emit_elementwise(name: str, position: int, more: tuple[tuple[int, str, object], ...]) -> Emit:
-    def emit(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    def emit(ctx: EmitContext) -> str:
         """The local sum over the number of all elements where some dim is split."""
-        word = _reduction(call, position)
-        rest = [(option, pick(args, kwargs, at, option, default), default) for at, option, default in more]
-        rest += [("log_target", kwargs.get("log_target", False), False)]
-        if not local.splits or word != "mean":
-            return invoke(name, args[:2], [*rest, ("reduction", word, "mean")])
-        total = invoke(name, args[:2], [*rest, ("reduction", "sum", "mean")])
-        return f"{total} / {math.prod(rule.extents.values())}"
+        word = _reduction(ctx.call, position)
+        rest = [(option, ctx.pick(at, option, default), default) for at, option, default in more]
+        rest += [("log_target", ctx.kwargs.get("log_target", False), False)]
+        if not ctx.local.splits or word != "mean":
+            return invoke(name, ctx.args[:2], [*rest, ("reduction", word, "mean")])
+        total = invoke(name, ctx.args[:2], [*rest, ("reduction", "sum", "mean")])
+        return f"{total} / {math.prod(ctx.rule.extents.values())}"
 
     return emit
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
 
 from autopar.ops.library.distances import along
-from autopar.ops.record.op import Emit, Local, Op, Sample, T, register
-from autopar.ops.record.printing import atom, function, invoke, literal
+from autopar.ops.record.emit_context import Emit, EmitContext, function
+from autopar.ops.record.op import Op, Sample, T, register
+from autopar.ops.record.printing import atom, invoke, literal
 from autopar.ops.record.rule import Call, Dims, Rule, letters, with_linear
 
 
@@ -44,8 +44,8 @@ def _batch(shape: tuple[int, ...], names: tuple[str, ...], extents: Mapping[str,
     return tuple((name,) if n == extents[name] else () for name, n in zip(used, shape, strict=True))
 
 
-def _emit_matmul(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    return f"{atom(args[0])} @ {atom(args[1])}"
+def _emit_matmul(ctx: EmitContext) -> str:
+    return f"{atom(ctx.args[0])} @ {atom(ctx.args[1])}"
 
 
 register(
@@ -81,11 +81,11 @@ def _addmm(call: Call) -> Rule:
     return with_linear(rule, {0, 1}, {0, 2})
 
 
-def _emit_addmm(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    beta, alpha = kwargs.get("beta", 1), kwargs.get("alpha", 1)
-    product = f"{atom(args[1])} @ {atom(args[2])}"
+def _emit_addmm(ctx: EmitContext) -> str:
+    beta, alpha = ctx.kwargs.get("beta", 1), ctx.kwargs.get("alpha", 1)
+    product = f"{atom(ctx.args[1])} @ {atom(ctx.args[2])}"
     scaled = product if alpha == 1 else f"{literal(alpha)} * ({product})"
-    bias = atom(args[0]) if beta == 1 else f"{literal(beta)} * {atom(args[0])}"
+    bias = atom(ctx.args[0]) if beta == 1 else f"{literal(beta)} * {atom(ctx.args[0])}"
     return f"{bias} + {scaled}"
 
 
@@ -246,8 +246,8 @@ def _tensordot(call: Call) -> Rule:
     return with_linear(letters(f"{' '.join(left)}, {' '.join(right)} -> {' '.join(kept)}", call), {0}, {1})
 
 
-def _emit_tensordot(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    return invoke("torch.tensordot", (*args[:2], args[2:4]))
+def _emit_tensordot(ctx: EmitContext) -> str:
+    return invoke("torch.tensordot", (*ctx.args[:2], ctx.args[2:4]))
 
 
 register(

@@ -11,13 +11,14 @@ Of a letter over which nothing is normalised, every rank runs torch's own functi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from autopar.ir.graph import ITEMSIZE, Ref
-from autopar.ops.record.op import Emit, Expr, Inner, Local, Op, Sample, T, register
-from autopar.ops.record.printing import atom, axes_text, extent, invoke, options, pick
+from autopar.ops.record.emit_context import Emit, EmitContext
+from autopar.ops.record.op import Inner, Op, Sample, T, register
+from autopar.ops.record.printing import Expr, atom, invoke, tuple_text
 from autopar.ops.record.rule import Call, Dims, Rule, letters
 
 if TYPE_CHECKING:
@@ -79,15 +80,15 @@ def _trailing(call: Call) -> Rule:
     return _summed(letters(f"{operands} -> b* {inner}", call, (0, 2, 3)[:count]), names)
 
 
-def _emit_trailing(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    layer = "layer_norm" in call.node.target
+def _emit_trailing(ctx: EmitContext) -> str:
+    layer = "layer_norm" in ctx.call.node.target
     name, default = ("layer_norm", 1e-5) if layer else ("rms_norm", None)
-    weights = (pick(args, kwargs, 2, "weight"), *([pick(args, kwargs, 3, "bias")] if layer else []))
-    eps = options(args, kwargs, 2 + len(weights), [("eps", default)])
-    axes = local.axes(tuple(rule.whole))
+    weights = (ctx.pick(2, "weight"), *([ctx.pick(3, "bias")] if layer else []))
+    eps = ctx.options(2 + len(weights), [("eps", default)])
+    axes = ctx.axes(*tuple(ctx.rule.whole))
     if not axes:
-        return invoke(f"F.{name}", (args[0], args[1], *weights), eps)
-    return invoke(name, (args[0], len(args[1]), *weights), [*eps, ("over", axes_text(axes), None)])
+        return invoke(f"F.{name}", (ctx.args[0], ctx.args[1], *weights), eps)
+    return invoke(name, (ctx.args[0], len(ctx.args[1]), *weights), [*eps, ("over", tuple_text(axes), None)])
 
 
 _norm(
@@ -115,13 +116,13 @@ def _group_norm(call: Call) -> Rule:
     return replace(_summed(Rule(operands, (dims,), extents), ["i", *names]), filled=frozenset({"g"}))
 
 
-def _emit_group_norm(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    axes = local.axes(tuple(rule.whole))
-    weights = (pick(args, kwargs, 2, "weight"), pick(args, kwargs, 3, "bias"))
-    eps = options(args, kwargs, 4, [("eps", 1e-5)])
-    over = [("over", axes_text(axes), None)] if axes else []
+def _emit_group_norm(ctx: EmitContext) -> str:
+    axes = ctx.axes(*tuple(ctx.rule.whole))
+    weights = (ctx.pick(2, "weight"), ctx.pick(3, "bias"))
+    eps = ctx.options(4, [("eps", 1e-5)])
+    over = [("over", tuple_text(axes), None)] if axes else []
     name = "group_norm" if axes else "F.group_norm"
-    return invoke(name, (args[0], Expr(extent(rule, local, "g")), *weights), [*eps, *over])
+    return invoke(name, (ctx.args[0], Expr(ctx.extent("g")), *weights), [*eps, *over])
 
 
 _norm(
@@ -148,18 +149,18 @@ def _instance_norm(call: Call) -> Rule:
     return replace(_summed(rule, names if batch else ()), filled=frozenset({"c"}))
 
 
-def _emit_instance_norm(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    weight, bias = pick(args, kwargs, 1, "weight"), pick(args, kwargs, 2, "bias")
-    eps = options(args, kwargs, 7, [("eps", 1e-5)])
-    axes = local.axes(tuple(rule.whole))
-    if call.arg(5, "use_input_stats", True) is not True:
-        return invoke("F.batch_norm", (args[0], *args[3:5], weight, bias), eps)
-    channels = Expr(extent(rule, local, "c"))
+def _emit_instance_norm(ctx: EmitContext) -> str:
+    weight, bias = ctx.pick(1, "weight"), ctx.pick(2, "bias")
+    eps = ctx.options(7, [("eps", 1e-5)])
+    axes = ctx.axes(*tuple(ctx.rule.whole))
+    if ctx.call.arg(5, "use_input_stats", True) is not True:
+        return invoke("F.batch_norm", (ctx.args[0], *ctx.args[3:5], weight, bias), eps)
+    channels = Expr(ctx.extent("c"))
     if axes:
-        return invoke("group_norm", (args[0], channels, weight, bias), [*eps, ("over", axes_text(axes), None)])
-    if "n" in local.splits:  # the same with a group per channel, where torch accepts a rank without samples
-        return invoke("F.group_norm", (args[0], channels, weight, bias), eps)
-    return invoke("F.instance_norm", args[:1], [("weight", weight, None), ("bias", bias, None), *eps])
+        return invoke("group_norm", (ctx.args[0], channels, weight, bias), [*eps, ("over", tuple_text(axes), None)])
+    if "n" in ctx.local.splits:  # the same with a group per channel, where torch accepts a rank without samples
+        return invoke("F.group_norm", (ctx.args[0], channels, weight, bias), eps)
+    return invoke("F.instance_norm", ctx.args[:1], [("weight", weight, None), ("bias", bias, None), *eps])
 
 
 _norm(
@@ -179,14 +180,14 @@ def _batch_norm(call: Call) -> Rule:
     return replace(rule, whole={letter: frozenset({1, 2}) for letter in summed}, filled=frozenset({"c"}))
 
 
-def _emit_batch_norm(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+def _emit_batch_norm(ctx: EmitContext) -> str:
     """The normalised tensor alone: the running statistics are updated in place, or in evaluation used."""
-    x, weight, bias, mean, var, momentum, eps = args
-    axes = local.axes(tuple(rule.whole))
+    x, weight, bias, mean, var, momentum, eps = ctx.args
+    axes = ctx.axes(*tuple(ctx.rule.whole))
     rest = [("training", Expr("p.training"), None), ("momentum", momentum, 0.1), ("eps", eps, 1e-5)]
     if not axes:
         return invoke("F.batch_norm", (x, mean, var, weight, bias), rest)
-    return invoke("batch_norm", (x, weight, bias, mean, var), [*rest, ("over", axes_text(axes), None)])
+    return invoke("batch_norm", (x, weight, bias, mean, var), [*rest, ("over", tuple_text(axes), None)])
 
 
 def _batch_norm_means(
@@ -212,12 +213,12 @@ def _own_statistics(call: Call) -> Rule:
     return replace(_summed(rule, names), filled=frozenset({"c"}))
 
 
-def _emit_own_statistics(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    eps = options(args, kwargs, 3, [("eps", 1e-5)])
-    axes = local.axes(tuple(rule.whole))
+def _emit_own_statistics(ctx: EmitContext) -> str:
+    eps = ctx.options(3, [("eps", 1e-5)])
+    axes = ctx.axes(*tuple(ctx.rule.whole))
     if axes:
-        return invoke("batch_norm", args[:3], [*eps, ("over", axes_text(axes), None)])
-    return invoke("F.batch_norm", (args[0], None, None, *args[1:3], True), eps)
+        return invoke("batch_norm", ctx.args[:3], [*eps, ("over", tuple_text(axes), None)])
+    return invoke("F.batch_norm", (ctx.args[0], None, None, *ctx.args[1:3], True), eps)
 
 
 def _own_statistics_means(
@@ -283,15 +284,13 @@ def _statistics_read(call: Call) -> bool:
     return any(value.name for value in call.results[1:])
 
 
-def _emit_still_batch_norm(
-    call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> str:
-    x, weight, bias, mean, var = args[:5]
-    eps = pick(args, kwargs, 7 if "aten.batch_norm." in call.node.target else 6, "eps", 1e-5)
+def _emit_still_batch_norm(ctx: EmitContext) -> str:
+    x, weight, bias, mean, var = ctx.args[:5]
+    eps = ctx.pick(7 if "aten.batch_norm." in ctx.call.node.target else 6, "eps", 1e-5)
     text = invoke("F.batch_norm", (x, mean, var, weight, bias), [("eps", eps, 1e-5)])
-    if _statistics_read(call):
+    if _statistics_read(ctx.call):
         return f"({text}, {atom(x)}.new_empty(0), {atom(x)}.new_empty(0))"
-    return text if len(call.results) == 1 else f"({text}, None, None)"
+    return text if len(ctx.call.results) == 1 else f"({text}, None, None)"
 
 
 _norm(

@@ -6,14 +6,12 @@ repeats, which may lie on another rank (`autopar.runtime.pad`). Dims that are no
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
-from autopar.ops.record.op import Expr, Local, Op, Sample, T, register
+from autopar.ops.record.emit_context import EmitContext
+from autopar.ops.record.op import Op, Sample, T, register
 from autopar.ops.record.printing import invoke
 from autopar.ops.record.rule import Call, Rule, Window, letters, with_linear
-from autopar.ops.record.windows import over
 
 
 def _amounts(call: Call) -> dict[int, tuple[int, int]]:
@@ -48,13 +46,13 @@ def _pad(call: Call) -> Rule:
     return replace(rule, filled=frozenset(f"d{i}" for i in inner if i not in amounts))
 
 
-def _emit_pad(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    mode, value = _mode(call)
-    spaces = over(call, rule, local)
+def _emit_pad(ctx: EmitContext) -> str:
+    mode, value = _mode(ctx.call)
+    spaces = ctx.windows()
     if not spaces:
-        return invoke("F.pad", args[:2], [("mode", mode, "constant"), ("value", value, 0)])
+        return invoke("F.pad", ctx.args[:2], [("mode", mode, "constant"), ("value", value, 0)])
     word = "zeros" if mode == "constant" else mode
-    return invoke("pad", args[:2], [("mode", word, "zeros"), ("value", value, 0), ("over", Expr(spaces), None)])
+    return invoke("pad", ctx.args[:2], [("mode", word, "zeros"), ("value", value, 0), ("over", spaces, None)])
 
 
 register(

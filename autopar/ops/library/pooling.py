@@ -9,14 +9,13 @@ the extents divide; otherwise its space is whole.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
-from autopar.ops.record.op import Expr, Local, Op, Sample, T, register
-from autopar.ops.record.printing import atom, invoke, literal
+from autopar.ops.record.emit_context import EmitContext
+from autopar.ops.record.op import Op, Sample, T, register
+from autopar.ops.record.printing import Expr, atom, invoke, literal
 from autopar.ops.record.rule import Call, Rule, Window, letters, with_linear
-from autopar.ops.record.windows import SPATIAL, collapse, marks, over, spread, with_whole_space, with_windows
+from autopar.ops.record.windows import SPATIAL, collapse, marks, spread, with_whole_space, with_windows
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +70,10 @@ def _rule(call: Call) -> Rule:
     return rule if "max" in call.node.target else with_linear(rule, {0})
 
 
-def _emit(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    pool = _pool(call)
-    kind = "max" if "max" in call.node.target else "avg"
-    indices = len(call.results) > 1 and bool(call.results[1].name)
+def _emit(ctx: EmitContext) -> str:
+    pool = _pool(ctx.call)
+    kind = "max" if "max" in ctx.call.node.target else "avg"
+    indices = len(ctx.call.results) > 1 and bool(ctx.call.results[1].name)
     listed = [
         ("stride", collapse(pool.stride), collapse(pool.kernel)),
         ("padding", collapse(pool.padding), 0),
@@ -84,12 +83,12 @@ def _emit(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: M
         ("divisor_override", pool.divisor, None),
         ("return_indices", indices, False),
     ]
-    spaces = over(call, rule, local)
+    spaces = ctx.windows()
     if spaces:
-        text = invoke(f"{kind}_pool", (args[0], pool.kernel), [*listed, ("over", Expr(spaces), None)])
+        text = invoke(f"{kind}_pool", (ctx.args[0], pool.kernel), [*listed, ("over", spaces, None)])
     else:
-        text = invoke(f"F.{kind}_pool{pool.ndim}d", (args[0], collapse(pool.kernel)), listed)
-    return text if len(call.results) == 1 or indices else f"({text}, None)"
+        text = invoke(f"F.{kind}_pool{pool.ndim}d", (ctx.args[0], collapse(pool.kernel)), listed)
+    return text if len(ctx.call.results) == 1 or indices else f"({text}, None)"
 
 
 def _flops(call: Call, rule: Rule) -> float:
@@ -169,21 +168,21 @@ def _adaptive(call: Call) -> Rule:
     return rule if batch else with_whole_space(rule, tuple(windows))
 
 
-def _emit_adaptive(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+def _emit_adaptive(ctx: EmitContext) -> str:
     """This rank's addend of the mean over the dims that become one row, where one of them is split; then the others."""
-    before, after = _adaptive_sizes(call)
-    n, ndim = len(after), len(call.operands[0].shape)
+    before, after = _adaptive_sizes(ctx.call)
+    n, ndim = len(after), len(ctx.call.operands[0].shape)
     ones = [i for i, m in enumerate(after) if m == 1]
-    x = args[0]
-    if local.axes(tuple(SPATIAL[n][i] for i in ones)):
+    x = ctx.args[0]
+    if ctx.axes(*tuple(SPATIAL[n][i] for i in ones)):
         dims = tuple(ndim - n + i for i in ones)
         count = math.prod(before[i] for i in ones)
         x = Expr(f"{atom(x)}.sum({literal(collapse(dims))}, keepdim=True) / {count}", atom=False)
         if len(ones) == n:
             return str(x)
-    spaces = over(call, rule, local)
+    spaces = ctx.windows()
     if spaces:
-        return invoke("interpolate", (x, after), [("mode", "area", None), ("over", Expr(spaces), None)])
+        return invoke("interpolate", (x, after), [("mode", "area", None), ("over", spaces, None)])
     return invoke(f"F.adaptive_avg_pool{n}d", (x, collapse(after)))
 
 
@@ -234,15 +233,15 @@ def _places_read(call: Call) -> bool:
     return bool(call.results[1].name)
 
 
-def _emit_adaptive_max(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    before, after = _adaptive_sizes(call)
-    spaces = over(call, rule, local)
+def _emit_adaptive_max(ctx: EmitContext) -> str:
+    before, after = _adaptive_sizes(ctx.call)
+    spaces = ctx.windows()
     if spaces:
         kernel = tuple(n // m for n, m in zip(before, after, strict=True))
-        return f"({invoke('max_pool', (args[0], kernel), [('over', Expr(spaces), None)])}, None)"
-    places = _places_read(call)
+        return f"({invoke('max_pool', (ctx.args[0], kernel), [('over', spaces, None)])}, None)"
+    places = _places_read(ctx.call)
     options = [("return_indices", places, False)]
-    text = invoke(f"F.adaptive_max_pool{len(after)}d", (args[0], collapse(after)), options)
+    text = invoke(f"F.adaptive_max_pool{len(after)}d", (ctx.args[0], collapse(after)), options)
     return text if places else f"({text}, None)"
 
 
@@ -278,8 +277,8 @@ def _unpool(call: Call) -> Rule:
     return replace(with_linear(rule, {0}), filled=frozenset("nc"))
 
 
-def _emit_unpool(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    return invoke(f"torch.ops.{call.node.target}", args)
+def _emit_unpool(ctx: EmitContext) -> str:
+    return invoke(f"torch.ops.{ctx.call.node.target}", ctx.args)
 
 
 register(

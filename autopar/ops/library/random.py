@@ -7,12 +7,13 @@ mask for all addends of a partial sum.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from autopar.ir.graph import Dtype
-from autopar.ops.record.op import Emit, Expr, Local, Op, Sample, T, register
-from autopar.ops.record.printing import invoke, over_text, pick, sizes
+from autopar.ops.record.emit_context import Emit, EmitContext
+from autopar.ops.record.op import Op, Sample, T, register
+from autopar.ops.record.printing import invoke
 from autopar.ops.record.rule import Call, Dims, Rule, with_linear
 
 if TYPE_CHECKING:
@@ -43,10 +44,10 @@ def _off(call: Call) -> bool:
 def _emit_dropout(name: str, drawn: int | None = None) -> Emit:
     """``dropout(x, 0.1)``; a mask is drawn for the first `drawn` dims, None for all."""
 
-    def emit(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-        over = over_text(rule, local, rule.results[0][:drawn])
-        text = str(args[0]) if _off(call) else invoke(name, args[:2], [("over", over, None)])
-        return text if len(call.results) == 1 else f"({text}, None)"
+    def emit(ctx: EmitContext) -> str:
+        over = ctx.all_positions(ctx.rule.results[0][:drawn])
+        text = str(ctx.args[0]) if _off(ctx.call) else invoke(name, ctx.args[:2], [("over", over, None)])
+        return text if len(ctx.call.results) == 1 else f"({text}, None)"
 
     return emit
 
@@ -54,10 +55,10 @@ def _emit_dropout(name: str, drawn: int | None = None) -> Emit:
 def _emit_like(name: str, given: int) -> Emit:
     """``rand_like(x)``, with the first `given` arguments."""
 
-    def emit(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-        if call.results[0].dtype != call.operands[0].dtype:  # drawn in that dtype
-            return _emit_sized(name.removesuffix("_like"))(call, rule, local, args, kwargs)
-        return invoke(name, args[:given], [("over", over_text(rule, local, rule.results[0]), None)])
+    def emit(ctx: EmitContext) -> str:
+        if ctx.call.results[0].dtype != ctx.call.operands[0].dtype:  # drawn in that dtype
+            return _emit_sized(name.removesuffix("_like"))(ctx)
+        return invoke(name, ctx.args[:given], [("over", ctx.all_positions(ctx.rule.results[0]), None)])
 
     return emit
 
@@ -65,45 +66,40 @@ def _emit_like(name: str, given: int) -> Emit:
 def _emit_sized(name: str) -> Emit:
     """``rand((DATA.part(8), 1))``."""
 
-    def emit(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-        made = call.results[0].dtype
+    def emit(ctx: EmitContext) -> str:
+        made = ctx.call.results[0].dtype
         rest = [
-            ("over", over_text(rule, local, rule.results[0]), None),
+            ("over", ctx.all_positions(ctx.rule.results[0]), None),
             ("dtype", Dtype(made) if made != "float32" else None, None),
         ]
-        return invoke(name, (_shape(rule, local),), rest)
+        return invoke(name, (ctx.shape(),), rest)
 
     return emit
-
-
-def _shape(rule: Rule, local: Local) -> Expr:
-    parts = sizes(rule, local, rule.results[0])
-    return Expr(f"({', '.join(parts)}{',' if len(parts) == 1 else ''})")
 
 
 def _emit_scaled(name: str) -> Emit:
     """``rand_like(x) * (high - low) + low``, or ``randn_like(x) * std + mean``."""
 
-    def emit(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    def emit(ctx: EmitContext) -> str:
         uniform = name == "rand_like"
-        shift = pick(args, kwargs, 1, "from" if uniform else "mean", 0.0)
-        scale = pick(args, kwargs, 2, "to" if uniform else "std", 1.0) - (shift if uniform else 0.0)
-        text = invoke(name, args[:1], [("over", over_text(rule, local, rule.results[0]), None)])
+        shift = ctx.pick(1, "from" if uniform else "mean", 0.0)
+        scale = ctx.pick(2, "to" if uniform else "std", 1.0) - (shift if uniform else 0.0)
+        text = invoke(name, ctx.args[:1], [("over", ctx.all_positions(ctx.rule.results[0]), None)])
         scaled = text if scale == 1 else f"{text} * {scale}"
         return scaled if shift == 0 else f"{scaled} + {shift}"
 
     return emit
 
 
-def _emit_integers(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+def _emit_integers(ctx: EmitContext) -> str:
     """``randint(0, 1000, (DATA.part(8),))``."""
-    low, high = args[:2] if ".low" in call.node.target else (0, args[0])
-    made = call.results[0].dtype
+    low, high = ctx.args[:2] if ".low" in ctx.call.node.target else (0, ctx.args[0])
+    made = ctx.call.results[0].dtype
     rest = [
-        ("over", over_text(rule, local, rule.results[0]), None),
+        ("over", ctx.all_positions(ctx.rule.results[0]), None),
         ("dtype", Dtype(made) if made != "int64" else None, None),
     ]
-    return invoke("randint", (low, high, _shape(rule, local)), rest)
+    return invoke("randint", (low, high, ctx.shape()), rest)
 
 
 def _random(

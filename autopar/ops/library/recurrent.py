@@ -9,11 +9,10 @@ Cells (``nn.LSTMCell``) have no record: capture writes them out as products, who
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 from autopar.ir.graph import Ref
-from autopar.ops.record.op import Local, Op, Sample, T, register
+from autopar.ops.record.emit_context import EmitContext
+from autopar.ops.record.op import Op, Sample, T, register
 from autopar.ops.record.printing import invoke
 from autopar.ops.record.rule import Call, Dims, Rule
 
@@ -46,8 +45,8 @@ def _recurrent(call: Call) -> Rule:
     return Rule(tuple(operands), tuple(results), extents, frozenset(extents) - {"n"})
 
 
-def _emit(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    return invoke(f"torch.{call.node.target.split('.')[1]}", args)
+def _emit(ctx: EmitContext) -> str:
+    return invoke(f"torch.{ctx.call.node.target.split('.')[1]}", ctx.args)
 
 
 def _flops(call: Call, rule: Rule) -> float:

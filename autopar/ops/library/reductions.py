@@ -8,14 +8,14 @@ amax   y[b] = max_d x[b, d]               the distributed form (`autopar.runtime
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
-from autopar.ops.record.op import Emit, Inner, Local, Op, Sample, T, register
-from autopar.ops.record.positional import by_place, over
-from autopar.ops.record.printing import atom, axes_text, invoke, normal_dim, pick
+from autopar.ops.record.emit_context import Emit, EmitContext
+from autopar.ops.record.op import Inner, Op, Sample, T, register
+from autopar.ops.record.printing import atom, invoke, normal_dim, tuple_text
 from autopar.ops.record.rule import Call, Dims, Rule, floating, with_linear
+from autopar.ops.record.windows import by_place
 
 _X = T((4, 6))
 
@@ -54,8 +54,8 @@ def _sum(call: Call) -> Rule:
     return replace(rule, whole={f"d{dim}": frozenset({0}) for dim in _dims(call, 1)})
 
 
-def _summed_axes(call: Call, local: Local, position: int) -> tuple[str, ...]:
-    return local.axes(tuple(f"d{dim}" for dim in _dims(call, position)))
+def _summed_axes(ctx: EmitContext, position: int) -> tuple[str, ...]:
+    return ctx.axes(*(f"d{dim}" for dim in _dims(ctx.call, position)))
 
 
 def _arguments(call: Call, position: int) -> str:
@@ -67,20 +67,20 @@ def _arguments(call: Call, position: int) -> str:
     return invoke("", dims, [("keepdim", _keepdim(call), False)])
 
 
-def _emit_sum(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    text = f"{atom(args[0])}.sum{_arguments(call, 1)}"
-    for axis in () if floating(call.results[0]) else _summed_axes(call, local, 1):
+def _emit_sum(ctx: EmitContext) -> str:
+    text = f"{atom(ctx.args[0])}.sum{_arguments(ctx.call, 1)}"
+    for axis in () if floating(ctx.call.results[0]) else _summed_axes(ctx, 1):
         text = f"all_sum({text}, {axis})"
     return text
 
 
-def _emit_mean(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+def _emit_mean(ctx: EmitContext) -> str:
     """Where a summed letter is split: this rank's sum over the number of all rows."""
-    gone = _dims(call, 1)
-    if not local.axes(tuple(f"d{dim}" for dim in gone)):
-        return f"{atom(args[0])}.mean{_arguments(call, 1)}"
-    count = math.prod(call.operands[0].shape[dim] for dim in gone)
-    return f"{atom(args[0])}.sum{_arguments(call, 1)} / {count}"
+    gone = _dims(ctx.call, 1)
+    if not ctx.axes(*tuple(f"d{dim}" for dim in gone)):
+        return f"{atom(ctx.args[0])}.mean{_arguments(ctx.call, 1)}"
+    count = math.prod(ctx.call.operands[0].shape[dim] for dim in gone)
+    return f"{atom(ctx.args[0])}.sum{_arguments(ctx.call, 1)} / {count}"
 
 
 def _plain_dtype(rule: Callable[[Call], Rule]) -> Callable[[Call], Rule]:
@@ -153,21 +153,21 @@ def _over_dims(position: int) -> Callable[[Call], Rule]:
 def _emit_over(plain: str, split: str) -> Emit:
     """``x.amax(1)``, or ``amax(x, 1, over=(DATA,))`` where a reduced dim is split."""
 
-    def emit(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-        axes, gone = _summed_axes(call, local, 1), _dims(call, 1)
+    def emit(ctx: EmitContext) -> str:
+        axes, gone = _summed_axes(ctx, 1), _dims(ctx.call, 1)
         if not axes and plain != "logsumexp":  # which has to be told its dims
-            return f"{atom(args[0])}.{plain}{_arguments(call, 1)}"
-        given = (args[0], gone[0] if len(gone) == 1 else gone)
+            return f"{atom(ctx.args[0])}.{plain}{_arguments(ctx.call, 1)}"
+        given = (ctx.args[0], gone[0] if len(gone) == 1 else gone)
         if not axes:
-            return f"{atom(args[0])}.{plain}{invoke('', given[1:], [('keepdim', _keepdim(call), False)])}"
-        return invoke(split, given, [("keepdim", _keepdim(call), False), ("over", axes_text(axes), None)])
+            return f"{atom(ctx.args[0])}.{plain}{invoke('', given[1:], [('keepdim', _keepdim(ctx.call), False)])}"
+        return invoke(split, given, [("keepdim", _keepdim(ctx.call), False), ("over", tuple_text(axes), None)])
 
     return emit
 
 
 def _emit_method(name: str, position: int = 1) -> Emit:
-    def emit(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-        return f"{atom(args[0])}.{name}{_arguments(call, position)}"
+    def emit(ctx: EmitContext) -> str:
+        return f"{atom(ctx.args[0])}.{name}{_arguments(ctx.call, position)}"
 
     return emit
 
@@ -195,16 +195,16 @@ def _placed(call: Call) -> Rule:
 def _emit_placed(name: str, split: str, whole: str) -> Emit:
     """``x.max(1)``, or ``largest(x, 1, over=(MODEL, 50))``; of all elements ``largest_of_all(x, over=(MODEL,))``."""
 
-    def emit(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-        axes, gone = _summed_axes(call, local, 1), _dims(call, 1)
-        if not axes and call.arg(1, "dim") is None:
-            return f"{atom(args[0])}.{name}{invoke('', (), [('keepdim', _keepdim(call), False)])}"
+    def emit(ctx: EmitContext) -> str:
+        axes, gone = _summed_axes(ctx, 1), _dims(ctx.call, 1)
+        if not axes and ctx.call.arg(1, "dim") is None:
+            return f"{atom(ctx.args[0])}.{name}{invoke('', (), [('keepdim', _keepdim(ctx.call), False)])}"
         if not axes:
-            return f"{atom(args[0])}.{name}{_arguments(call, 1)}"
-        if call.arg(1, "dim") is None:
-            return invoke(whole, (args[0],), [("over", axes_text(axes), None)])
-        one = over(rule, local, f"d{gone[0]}")
-        text = invoke(split, (args[0], gone[0]), [("keepdim", _keepdim(call), False), ("over", one, None)])
+            return f"{atom(ctx.args[0])}.{name}{_arguments(ctx.call, 1)}"
+        if ctx.call.arg(1, "dim") is None:
+            return invoke(whole, (ctx.args[0],), [("over", tuple_text(axes), None)])
+        one = ctx.place(f"d{gone[0]}")
+        text = invoke(split, (ctx.args[0], gone[0]), [("keepdim", _keepdim(ctx.call), False), ("over", one, None)])
         return f"{text}[1]" if name.startswith("arg") else text
 
     return emit
@@ -224,10 +224,10 @@ for _name, _split, _all in (("max", "largest", "largest_of_all"), ("min", "small
     )  # fmt: skip
 
 
-def _emit_any(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+def _emit_any(ctx: EmitContext) -> str:
     """A sum of booleans is whether any is true; all are true where none is false."""
-    name = call.node.target.split(".")[1]
-    axes, text = _summed_axes(call, local, 1), f"{atom(args[0])}.{name}{_arguments(call, 1)}"
+    name = ctx.call.node.target.split(".")[1]
+    axes, text = _summed_axes(ctx, 1), f"{atom(ctx.args[0])}.{name}{_arguments(ctx.call, 1)}"
     if axes and name == "all":
         text = f"~{text}"
     for axis in axes:
@@ -266,18 +266,18 @@ _reduce(
 def _emit_spread(name: str) -> Emit:
     """``x.var(1, correction=0)``, or the function of the runtime where a reduced dim is split."""
 
-    def emit(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-        place = _dims_place(call)
-        gone, axes = _dims(call, place), _summed_axes(call, local, place)
-        correction = kwargs.get("correction", 1)
-        if call.node.target.endswith((".dim", ".default")):
-            at = 2 if call.node.target.endswith(".dim") else 1
-            correction = int(bool(pick(args, kwargs, at, "unbiased", True)))
+    def emit(ctx: EmitContext) -> str:
+        place = _dims_place(ctx.call)
+        gone, axes = _dims(ctx.call, place), _summed_axes(ctx, place)
+        correction = ctx.kwargs.get("correction", 1)
+        if ctx.call.node.target.endswith((".dim", ".default")):
+            at = 2 if ctx.call.node.target.endswith(".dim") else 1
+            correction = int(bool(ctx.pick(at, "unbiased", True)))
         dims = gone[0] if len(gone) == 1 else gone
-        rest = [("correction", correction, 1), ("keepdim", _keepdim(call), False)]
+        rest = [("correction", correction, 1), ("keepdim", _keepdim(ctx.call), False)]
         if axes:
-            return invoke(name, (args[0], dims), [*rest, ("over", axes_text(axes), None)])
-        return f"{atom(args[0])}.{name}{invoke('', (dims,), rest)}"
+            return invoke(name, (ctx.args[0], dims), [*rest, ("over", tuple_text(axes), None)])
+        return f"{atom(ctx.args[0])}.{name}{invoke('', (dims,), rest)}"
 
     return emit
 
@@ -313,13 +313,17 @@ def _norm(call: Call) -> Rule:
     return _over_dims(2)(call)
 
 
-def _emit_norm(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    gone, axes = _dims(call, 2), _summed_axes(call, local, 2)
-    order = pick(args, kwargs, 1, "ord", 2)
-    rest = [("ord", order, 2), ("dim", gone[0] if len(gone) == 1 else gone, None), ("keepdim", _keepdim(call), False)]
+def _emit_norm(ctx: EmitContext) -> str:
+    gone, axes = _dims(ctx.call, 2), _summed_axes(ctx, 2)
+    order = ctx.pick(1, "ord", 2)
+    rest = [
+        ("ord", order, 2),
+        ("dim", gone[0] if len(gone) == 1 else gone, None),
+        ("keepdim", _keepdim(ctx.call), False),
+    ]
     if axes:
-        return invoke("norm", (args[0],), [*rest, ("over", axes_text(axes), None)])
-    return invoke("torch.linalg.vector_norm", (args[0],), rest)
+        return invoke("norm", (ctx.args[0],), [*rest, ("over", tuple_text(axes), None)])
+    return invoke("torch.linalg.vector_norm", (ctx.args[0],), rest)
 
 
 _reduce(
@@ -344,10 +348,10 @@ def _counted(call: Call) -> Rule:
     return replace(rule, whole={name: frozenset({0}) for name in extents})
 
 
-def _emit_counted(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    name = call.node.target.split(".")[1]
-    axes = local.axes(tuple(rule.whole))
-    given = args if name == "histc" else (args[0], *((_dims(call, 1),) if len(args) > 1 else ()))
+def _emit_counted(ctx: EmitContext) -> str:
+    name = ctx.call.node.target.split(".")[1]
+    axes = ctx.axes(*tuple(ctx.rule.whole))
+    given = ctx.args if name == "histc" else (ctx.args[0], *((_dims(ctx.call, 1),) if len(ctx.args) > 1 else ()))
     text = invoke(f"torch.{name}", given)
     for axis in axes:
         text = f"all_sum({text}, {axis})"
@@ -362,19 +366,21 @@ _reduce(
 )  # fmt: skip
 
 
-def _emit_pair(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+def _emit_pair(ctx: EmitContext) -> str:
     """``torch.var_mean(x, 1, correction=0)``."""
-    name, gone = call.node.target.split(".")[1], _dims(call, 1)
+    name, gone = ctx.call.node.target.split(".")[1], _dims(ctx.call, 1)
     dims = gone[0] if len(gone) == 1 else gone
     if name == "aminmax":
         return invoke(
-            "torch.aminmax", (args[0],), [("dim", kwargs.get("dim"), None), ("keepdim", _keepdim(call), False)]
+            "torch.aminmax",
+            (ctx.args[0],),
+            [("dim", ctx.kwargs.get("dim"), None), ("keepdim", _keepdim(ctx.call), False)],
         )
-    correction = kwargs.get("correction", 1)
-    if call.node.target.endswith(".dim"):
-        correction = int(bool(pick(args, kwargs, 2, "unbiased", True)))
-    rest = [("correction", correction, 1), ("keepdim", _keepdim(call), False)]
-    return invoke(f"torch.{name}", (args[0], dims), rest)
+    correction = ctx.kwargs.get("correction", 1)
+    if ctx.call.node.target.endswith(".dim"):
+        correction = int(bool(ctx.pick(2, "unbiased", True)))
+    rest = [("correction", correction, 1), ("keepdim", _keepdim(ctx.call), False)]
+    return invoke(f"torch.{name}", (ctx.args[0], dims), rest)
 
 
 def _pair(call: Call) -> Rule:

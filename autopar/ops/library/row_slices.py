@@ -5,13 +5,13 @@ rows_from    y[i] = ptr + i      an index for what reads or writes the rows; who
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from autopar.ops.record.op import Local, Op, Sample, T, register
+from autopar.ops.record.emit_context import EmitContext
+from autopar.ops.record.op import Op, Sample, T, register
 from autopar.ops.record.printing import invoke
 from autopar.ops.record.rule import Call, Dims, Rule
 
@@ -51,8 +51,8 @@ def _rows_from(call: Call) -> Rule:
     return Rule(((),), ((("i",),),), {"i": rows}, frozenset({"i"}))
 
 
-def _emit_rows_from(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    return invoke("rows_from", args)
+def _emit_rows_from(ctx: EmitContext) -> str:
+    return invoke("rows_from", ctx.args)
 
 
 register(
@@ -68,8 +68,8 @@ def _within(call: Call) -> Rule:
     return Rule((names,), (names,), {f"d{i}": n for i, n in enumerate(call.operands[0].shape)})
 
 
-def _emit_within(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    return invoke("within", args)
+def _emit_within(ctx: EmitContext) -> str:
+    return invoke("within", ctx.args)
 
 
 register(

@@ -7,15 +7,13 @@ The dim of the others is whole.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from autopar.ir.graph import Dtype
 from autopar.ops.library.sorting import along
-from autopar.ops.record.op import Inner, Local, Op, Sample, T, register
-from autopar.ops.record.positional import axis_of, by_place
-from autopar.ops.record.printing import atom, invoke, literal, normal_dim, pick
+from autopar.ops.record.emit_context import EmitContext
+from autopar.ops.record.op import Inner, Op, Sample, T, register
+from autopar.ops.record.printing import atom, invoke, literal, normal_dim
 from autopar.ops.record.rule import Call, Dims, Rule, floating, with_linear
+from autopar.ops.record.windows import by_place
 
 _X = T((4, 6))
 
@@ -33,13 +31,13 @@ def _cumsum(call: Call) -> Rule:
     return with_linear(rule, {0}) if floating(call.operands[0]) else rule
 
 
-def _emit_cumsum(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+def _emit_cumsum(ctx: EmitContext) -> str:
     """``x.cumsum(1)``, or ``cumsum(x, 1, MODEL)`` where that dim is split."""
-    dim, axis = _dim(call), axis_of(local, f"d{_dim(call)}")
-    dtype = [("dtype", pick(args, kwargs, 2, "dtype"), None)]
+    dim, axis = _dim(ctx.call), ctx.axis(f"d{_dim(ctx.call)}")
+    dtype = [("dtype", ctx.pick(2, "dtype"), None)]
     if axis:
-        return f"cumsum({args[0]}, {dim}, {axis}{f', dtype={literal(dtype[0][1])}' if dtype[0][1] else ''})"
-    return invoke(f"{atom(args[0])}.cumsum", (dim,), dtype)
+        return f"cumsum({ctx.args[0]}, {dim}, {axis}{f', dtype={literal(dtype[0][1])}' if dtype[0][1] else ''})"
+    return invoke(f"{atom(ctx.args[0])}.cumsum", (dim,), dtype)
 
 
 def _totals(call: Call, rule: Rule, letter: str) -> tuple[Inner, ...]:
@@ -76,9 +74,9 @@ def _whole(call: Call) -> Rule:
     return along(call, 1)
 
 
-def _emit_whole(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    dtype = [("dtype", pick(args, kwargs, 2, "dtype"), None)]
-    return invoke(f"{atom(args[0])}.{call.node.target.split('.')[1]}", (_dim(call),), dtype)
+def _emit_whole(ctx: EmitContext) -> str:
+    dtype = [("dtype", ctx.pick(2, "dtype"), None)]
+    return invoke(f"{atom(ctx.args[0])}.{ctx.call.node.target.split('.')[1]}", (_dim(ctx.call),), dtype)
 
 
 for _name in ("cumprod", "logcumsumexp"):
@@ -106,10 +104,10 @@ def _diff(call: Call) -> Rule:
     return with_linear(rule, range(len(call.operands))) if floats else rule
 
 
-def _emit_diff(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    dim = normal_dim(pick(args, kwargs, 2, "dim", -1), len(call.operands[0].shape))
-    rest = [("prepend", pick(args, kwargs, 3, "prepend"), None), ("append", pick(args, kwargs, 4, "append"), None)]
-    return invoke("torch.diff", (args[0],), [("n", pick(args, kwargs, 1, "n", 1), 1), ("dim", dim, None), *rest])
+def _emit_diff(ctx: EmitContext) -> str:
+    dim = normal_dim(ctx.pick(2, "dim", -1), len(ctx.call.operands[0].shape))
+    rest = [("prepend", ctx.pick(3, "prepend"), None), ("append", ctx.pick(4, "append"), None)]
+    return invoke("torch.diff", (ctx.args[0],), [("n", ctx.pick(1, "n", 1), 1), ("dim", dim, None), *rest])
 
 
 register(

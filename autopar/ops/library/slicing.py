@@ -9,12 +9,12 @@ the result (`autopar.runtime.functional.slicing`). Cutting it into unequal piece
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
-from autopar.ops.record.op import Emit, Inner, Local, Op, Sample, T, register
-from autopar.ops.record.positional import axis_of, by_place, over
-from autopar.ops.record.printing import atom, invoke, literal, normal_dim, pick
+from autopar.ops.record.emit_context import Emit, EmitContext
+from autopar.ops.record.op import Inner, Op, Sample, T, register
+from autopar.ops.record.printing import atom, invoke, literal, normal_dim
 from autopar.ops.record.rule import Call, Dims, Rule, Window, with_linear
+from autopar.ops.record.windows import by_place
 
 
 def _names(shape: Sequence[int], change: Mapping[int, tuple[str, ...]]) -> Dims:
@@ -73,16 +73,16 @@ def _split(call: Call) -> Rule:
     return with_linear(rule, {0})
 
 
-def _emit_split(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+def _emit_split(ctx: EmitContext) -> str:
     """Equal pieces of a split dim by their number: it holds for parts of any extent, empty ones included."""
-    dim, rows = _piece_sizes(call)
-    if "unbind" in call.node.target:
-        return f"{atom(args[0])}.unbind({dim})"
+    dim, rows = _piece_sizes(ctx.call)
+    if "unbind" in ctx.call.node.target:
+        return f"{atom(ctx.args[0])}.unbind({dim})"
     if len(set(rows)) > 1:
-        return f"{atom(args[0])}.split({literal(rows)}, {dim})"
-    if "chunk" in call.node.target or "n" in local.splits:
-        return f"{atom(args[0])}.chunk({len(rows)}, {dim})"
-    return f"{atom(args[0])}.split({rows[0]}, {dim})"
+        return f"{atom(ctx.args[0])}.split({literal(rows)}, {dim})"
+    if "chunk" in ctx.call.node.target or "n" in ctx.local.splits:
+        return f"{atom(ctx.args[0])}.chunk({len(rows)}, {dim})"
+    return f"{atom(ctx.args[0])}.split({rows[0]}, {dim})"
 
 
 def _view(
@@ -130,15 +130,15 @@ def _bounds(call: Call) -> tuple[int, int, int]:
     return slice(*given).indices(call.operands[0].shape[_dim_of(call, 1)])
 
 
-def _emit_slice(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+def _emit_slice(ctx: EmitContext) -> str:
     """``x[:, 2:5]``, or ``slice_rows(x, 1, 2, 5, 1, (DATA, 6))`` where that dim is split."""
-    dim, extent = _dim_of(call, 1), call.operands[0].shape[_dim_of(call, 1)]
-    start, stop, step = _bounds(call)
-    axis = axis_of(local, f"d{dim}")
+    dim, extent = _dim_of(ctx.call, 1), ctx.call.operands[0].shape[_dim_of(ctx.call, 1)]
+    start, stop, step = _bounds(ctx.call)
+    axis = ctx.axis(f"d{dim}")
     if axis:
-        return f"slice_rows({args[0]}, {dim}, {start}, {stop}, {step}, ({axis}, {extent}))"
+        return f"slice_rows({ctx.args[0]}, {dim}, {start}, {stop}, {step}, ({axis}, {extent}))"
     text = f"{start or ''}:{stop if stop < extent else ''}" + (f":{step}" if step != 1 else "")
-    return f"{atom(args[0])}[{':, ' * dim}{text}]"
+    return f"{atom(ctx.args[0])}[{':, ' * dim}{text}]"
 
 
 def _select(call: Call) -> Rule:
@@ -150,12 +150,12 @@ def _select(call: Call) -> Rule:
     return by_place(with_linear(Rule((names,), (after,), extents), {0}), [f"d{dim}"])
 
 
-def _emit_select(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    dim, index = _dim_of(call, 1), pick(args, kwargs, 2, "index")
-    split = over(rule, local, f"d{dim}")
+def _emit_select(ctx: EmitContext) -> str:
+    dim, index = _dim_of(ctx.call, 1), ctx.pick(2, "index")
+    split = ctx.place(f"d{dim}")
     if split:
-        return f"select_row({args[0]}, {dim}, {index}, {split})"
-    return f"{atom(args[0])}[{':, ' * dim}{index}]"
+        return f"select_row({ctx.args[0]}, {dim}, {index}, {split})"
+    return f"{atom(ctx.args[0])}[{':, ' * dim}{index}]"
 
 
 _view(
@@ -197,14 +197,14 @@ def _cat(call: Call) -> Rule:
     return with_linear(rule, range(len(rows)))
 
 
-def _emit_cat(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+def _emit_cat(ctx: EmitContext) -> str:
     """``torch.cat((x, y), 1)``, or ``cat((x, y), 1, DATA, (1, 196))`` where unequal operands are split there."""
-    dim = _cat_dim(call)
-    axis = axis_of(local, f"d{dim}")
-    if axis and rule.windows:
-        extents = tuple(value.shape[dim] for value in call.operands)
-        return f"cat({literal(args[0])}, {dim}, {axis}, {literal(extents)})"
-    return invoke("torch.cat", (args[0],) if dim == 0 else (args[0], dim))
+    dim = _cat_dim(ctx.call)
+    axis = ctx.axis(f"d{dim}")
+    if axis and ctx.rule.windows:
+        extents = tuple(value.shape[dim] for value in ctx.call.operands)
+        return f"cat({literal(ctx.args[0])}, {dim}, {axis}, {literal(extents)})"
+    return invoke("torch.cat", (ctx.args[0],) if dim == 0 else (ctx.args[0], dim))
 
 
 def _stack(call: Call) -> Rule:
@@ -218,9 +218,9 @@ def _stack(call: Call) -> Rule:
     return with_linear(rule, range(len(call.operands)))
 
 
-def _emit_stack(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    dim = normal_dim(pick(args, kwargs, 1, "dim", 0), len(call.results[0].shape))
-    return invoke("torch.stack", (args[0],) if dim == 0 else (args[0], dim))
+def _emit_stack(ctx: EmitContext) -> str:
+    dim = normal_dim(ctx.pick(1, "dim", 0), len(ctx.call.results[0].shape))
+    return invoke("torch.stack", (ctx.args[0],) if dim == 0 else (ctx.args[0], dim))
 
 
 def _memory(
@@ -260,15 +260,19 @@ def _flip(call: Call) -> Rule:
     return by_place(with_linear(rule, {0}), [f"d{dim}" for dim in dims])
 
 
-def _emit_flip(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+def _emit_flip(ctx: EmitContext) -> str:
     """``x.roll(2, 1)``, or ``roll(x, 2, 1, {1: (DATA, 16)})``; the same for flip."""
-    name = "roll" if "roll" in call.node.target else "flip"
-    split = {dim: over(rule, local, f"d{dim}") for dim in _moved_dims(call)}
+    name = "roll" if "roll" in ctx.call.node.target else "flip"
+    split = {dim: ctx.place(f"d{dim}") for dim in _moved_dims(ctx.call)}
     parts = [f"{dim}: {one}" for dim, one in sorted(split.items()) if one]
     if parts:
-        given = (literal(args[1]), literal(_moved_dims(call))) if name == "roll" else (literal(_moved_dims(call)),)
-        return f"{name}({args[0]}, {', '.join(given)}, {{{', '.join(parts)}}})"
-    return invoke(f"{atom(args[0])}.{name}", args[1:])
+        given = (
+            (literal(ctx.args[1]), literal(_moved_dims(ctx.call)))
+            if name == "roll"
+            else (literal(_moved_dims(ctx.call)),)
+        )
+        return f"{name}({ctx.args[0]}, {', '.join(given)}, {{{', '.join(parts)}}})"
+    return invoke(f"{atom(ctx.args[0])}.{name}", ctx.args[1:])
 
 
 def _moved(call: Call, rule: Rule, letter: str) -> tuple[Inner, ...]:
@@ -312,13 +316,15 @@ def _windows(call: Call) -> Rule:
     return with_linear(rule, {0})
 
 
-def _emit_windows(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+def _emit_windows(ctx: EmitContext) -> str:
     """``x.unfold(1, 3, 2)``, or ``unfold(x, 1, 3, 2, (DATA, 16))`` where that dim is split."""
-    dim = normal_dim(args[1], len(call.operands[0].shape))
-    axis = axis_of(local, "w")
+    dim = normal_dim(ctx.args[1], len(ctx.call.operands[0].shape))
+    axis = ctx.axis("w")
     if axis:
-        return f"unfold({args[0]}, {dim}, {args[2]}, {args[3]}, ({axis}, {call.operands[0].shape[dim]}))"
-    return invoke(f"{atom(args[0])}.unfold", (dim, *args[2:]))
+        return (
+            f"unfold({ctx.args[0]}, {dim}, {ctx.args[2]}, {ctx.args[3]}, ({axis}, {ctx.call.operands[0].shape[dim]}))"
+        )
+    return invoke(f"{atom(ctx.args[0])}.unfold", (dim, *ctx.args[2:]))
 
 
 _memory(
@@ -336,8 +342,8 @@ def _glu(call: Call) -> Rule:
     return Rule((names,), (after,), extents, frozenset({"q"}))
 
 
-def _emit_glu(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    return invoke("F.glu", (args[0],), [("dim", _dim_of(call, 1, -1), len(call.operands[0].shape) - 1)])
+def _emit_glu(ctx: EmitContext) -> str:
+    return invoke("F.glu", (ctx.args[0],), [("dim", _dim_of(ctx.call, 1, -1), len(ctx.call.operands[0].shape) - 1)])
 
 
 register(

@@ -8,13 +8,12 @@ Over a split v each is a distributed form of `autopar.runtime`: two numbers per 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from autopar.ir.graph import ITEMSIZE, Dtype
-from autopar.ops.record.op import Emit, Inner, Local, Op, Sample, T, register
-from autopar.ops.record.printing import axes_text, invoke, normal_dim, options
+from autopar.ops.record.emit_context import Emit, EmitContext
+from autopar.ops.record.op import Inner, Op, Sample, T, register
+from autopar.ops.record.printing import invoke, normal_dim, tuple_text
 from autopar.ops.record.rule import Call, Rule, letters
 
 
@@ -29,12 +28,12 @@ def _softmax(call: Call) -> Rule:
 
 
 def _emit(name: str) -> Emit:
-    def emit(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-        extra = options(args, kwargs, 2, [("dtype", None)]) if "int" in call.node.target else []
-        axes = local.axes(("v",))
+    def emit(ctx: EmitContext) -> str:
+        extra = ctx.options(2, [("dtype", None)]) if "int" in ctx.call.node.target else []
+        axes = ctx.axes(*("v",))
         if not axes:
-            return invoke(f"F.{name}", args[:2], extra)
-        return invoke(name, args[:2], [("over", axes_text(axes), None), *extra])
+            return invoke(f"F.{name}", ctx.args[:2], extra)
+        return invoke(name, ctx.args[:2], [("over", tuple_text(axes), None), *extra])
 
     return emit
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from autopar.ir.graph import Ref
-from autopar.ops.record.op import Emit, Local, Op, Sample, T, register
-from autopar.ops.record.printing import atom, invoke, normal_dim, pick
+from autopar.ops.record.emit_context import Emit, EmitContext
+from autopar.ops.record.op import Op, Sample, T, register
+from autopar.ops.record.printing import atom, invoke, normal_dim
 from autopar.ops.record.rule import Call, Dims, Rule
 
 _X = T((4, 6))
@@ -43,10 +42,10 @@ def along(call: Call, at: int, default: int = -1) -> Rule:
 def emit_along(name: str, at: int, default: int, table: _Options) -> Emit:
     """``x.topk(2, 1, largest=False)``."""
 
-    def emit(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-        dim = pick(args, kwargs, at, "dim", default)
-        rest = [(option, pick(args, kwargs, place, option, value), value) for place, option, value in table]
-        return invoke(f"{atom(args[0])}.{name}", (*args[1:at], dim), rest)
+    def emit(ctx: EmitContext) -> str:
+        dim = ctx.pick(at, "dim", default)
+        rest = [(option, ctx.pick(place, option, value), value) for place, option, value in table]
+        return invoke(f"{atom(ctx.args[0])}.{name}", (*ctx.args[1:at], dim), rest)
 
     return emit
 
@@ -65,15 +64,15 @@ def _stable(call: Call) -> Rule:
     return along(call, 2)
 
 
-def _emit_stable(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+def _emit_stable(ctx: EmitContext) -> str:
     """``x.sort(1, stable=True)``."""
-    name, at = call.node.target.split(".")[1], 2
-    stable = kwargs.get("stable", args[1] if len(args) > 1 else True)
+    name, at = ctx.call.node.target.split(".")[1], 2
+    stable = ctx.kwargs.get("stable", ctx.args[1] if len(ctx.args) > 1 else True)
     rest: list[tuple[str, object, object]] = [
-        ("descending", pick(args, kwargs, 3, "descending", False), False),
+        ("descending", ctx.pick(3, "descending", False), False),
         ("stable", stable, None),
     ]
-    return invoke(f"{atom(args[0])}.{name}", (), [("dim", pick(args, kwargs, at, "dim", -1), -1), *rest])
+    return invoke(f"{atom(ctx.args[0])}.{name}", (), [("dim", ctx.pick(at, "dim", -1), -1), *rest])
 
 
 for _name, _arguments in (("sort", (_X,)), ("argsort", (_X,))):
@@ -94,10 +93,10 @@ def _quantile(call: Call) -> Rule:
     return replace(rule, filled=frozenset(rule.letters))  # torch refuses a tensor without elements
 
 
-def _emit_quantile(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    keepdim = ("keepdim", pick(args, kwargs, 3, "keepdim", False), False)
-    method = ("interpolation", kwargs.get("interpolation", "linear"), "linear")
-    return invoke(f"{atom(args[0])}.quantile", args[1:3], [keepdim, method])
+def _emit_quantile(ctx: EmitContext) -> str:
+    keepdim = ("keepdim", ctx.pick(3, "keepdim", False), False)
+    method = ("interpolation", ctx.kwargs.get("interpolation", "linear"), "linear")
+    return invoke(f"{atom(ctx.args[0])}.quantile", ctx.args[1:3], [keepdim, method])
 
 
 register(
@@ -118,12 +117,12 @@ def _search(call: Call) -> Rule:
     return Rule(operands, (names,), extents, frozenset({"v"}))
 
 
-def _emit_search(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    name = call.node.target.split(".")[1]
-    if any(isinstance(value, Ref) for _, value in call.node.kwargs):
+def _emit_search(ctx: EmitContext) -> str:
+    name = ctx.call.node.target.split(".")[1]
+    if any(isinstance(value, Ref) for _, value in ctx.call.node.kwargs):
         raise ValueError("an order of the boundaries")
-    rest = [("right", kwargs.get("right", args[3] if len(args) > 3 else False), False)]
-    return invoke(f"torch.{name}", args[:2], [*rest, ("out_int32", kwargs.get("out_int32", False), False)])
+    rest = [("right", ctx.kwargs.get("right", ctx.args[3] if len(ctx.args) > 3 else False), False)]
+    return invoke(f"torch.{name}", ctx.args[:2], [*rest, ("out_int32", ctx.kwargs.get("out_int32", False), False)])
 
 
 for _name in ("searchsorted", "bucketize"):

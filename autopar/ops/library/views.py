@@ -6,11 +6,11 @@ letter, which makes unsqueeze and squeeze reshapes like any other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
-from autopar.ops.record.op import Emit, Local, Op, Sample, T, register
-from autopar.ops.record.printing import atom, literal, normal_dim, pick, sizes
+from autopar.ops.record.emit_context import Emit, EmitContext
+from autopar.ops.record.op import Op, Sample, T, register
+from autopar.ops.record.printing import atom, literal, normal_dim
 from autopar.ops.record.rule import Call, Dims, Rule, with_linear
 from autopar.ops.record.shape_factors import factor
 
@@ -23,25 +23,25 @@ def _reshape(call: Call) -> Rule:
     return with_linear(Rule((found.before,), (found.after,), found.extents, found.frozen), {0})
 
 
-def _emit_reshape(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+def _emit_reshape(ctx: EmitContext) -> str:
     """Only the dims that change are named, so that split dims beside them need no size."""
-    before, after = call.operands[0].shape, call.results[0].shape
-    text = sizes(rule, local, rule.results[0])
+    before, after = ctx.call.operands[0].shape, ctx.call.results[0].shape
+    text = ctx.sizes(ctx.rule.results[0])
     first, last = _changed(before, after)
     old, new = before[first : len(before) - last], after[first : len(after) - last]
     if not old and not new:
-        return str(args[0])
+        return str(ctx.args[0])
     if (old, new) in (((), (1,)), ((1,), ())):
-        return f"{atom(args[0])}.{'unsqueeze' if new else 'squeeze'}({first})"
+        return f"{atom(ctx.args[0])}.{'unsqueeze' if new else 'squeeze'}({first})"
     if first and set(old) == {1} and not new:
-        return f"{atom(args[0])}.flatten({first - 1}{f', {first - 1 + len(old)}' if last else ''})"
+        return f"{atom(ctx.args[0])}.flatten({first - 1}{f', {first - 1 + len(old)}' if last else ''})"
     if len(old) > 1 and len(new) == 1:
         stop = "" if not last else f", {len(before) - last - 1}"
-        return f"{atom(args[0])}.flatten({'' if not first and not last else first}{stop})"
+        return f"{atom(ctx.args[0])}.flatten({'' if not first and not last else first}{stop})"
     if len(old) == 1 and len(new) > 1:
-        return f"{atom(args[0])}.unflatten({first}, {_tuple(_inferred(text[first : len(text) - last]))})"
-    verb = "reshape" if _merges(rule) else "view"
-    return f"{atom(args[0])}.{verb}({', '.join(_inferred(text)) or '()'})"
+        return f"{atom(ctx.args[0])}.unflatten({first}, {_tuple(_inferred(text[first : len(text) - last]))})"
+    verb = "reshape" if _merges(ctx.rule) else "view"
+    return f"{atom(ctx.args[0])}.{verb}({', '.join(_inferred(text)) or '()'})"
 
 
 def _changed(before: Sequence[int], after: Sequence[int]) -> tuple[int, int]:
@@ -102,19 +102,19 @@ _view(
 )
 
 
-def _emit_unsqueeze(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    return f"{atom(args[0])}.unsqueeze({normal_dim(args[1], len(call.results[0].shape))})"
+def _emit_unsqueeze(ctx: EmitContext) -> str:
+    return f"{atom(ctx.args[0])}.unsqueeze({normal_dim(ctx.args[1], len(ctx.call.results[0].shape))})"
 
 
-def _emit_squeeze(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+def _emit_squeeze(ctx: EmitContext) -> str:
     """Names the dims that go: a part of another dim may have extent 1, and must stay."""
-    shape = call.operands[0].shape
-    asked = args[1] if len(args) > 1 else tuple(range(len(shape)))
+    shape = ctx.call.operands[0].shape
+    asked = ctx.args[1] if len(ctx.args) > 1 else tuple(range(len(shape)))
     dims = {normal_dim(dim, len(shape)) for dim in (asked if isinstance(asked, tuple) else (asked,))}
     gone = tuple(sorted(dim for dim in dims if shape and shape[dim] == 1))
     if not gone:
-        return str(args[0])
-    return f"{atom(args[0])}.squeeze({literal(gone if len(gone) > 1 else gone[0])})"
+        return str(ctx.args[0])
+    return f"{atom(ctx.args[0])}.squeeze({literal(gone if len(gone) > 1 else gone[0])})"
 
 
 _view(
@@ -160,16 +160,16 @@ def _permute(call: Call) -> Rule:
     return with_linear(Rule((names,), (tuple(names[i] for i in _order(call)),), extents), {0})
 
 
-def _emit_permute(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    order = _order(call)
+def _emit_permute(ctx: EmitContext) -> str:
+    order = _order(ctx.call)
     moved = [i for i, dim in enumerate(order) if dim != i]
     if not moved:
-        return str(args[0])
+        return str(ctx.args[0])
     if len(order) == 2:
-        return f"{atom(args[0])}.T"
+        return f"{atom(ctx.args[0])}.T"
     if len(moved) == 2:
-        return f"{atom(args[0])}.transpose({moved[0]}, {moved[1]})"
-    return f"{atom(args[0])}.permute({', '.join(map(str, order))})"
+        return f"{atom(ctx.args[0])}.transpose({moved[0]}, {moved[1]})"
+    return f"{atom(ctx.args[0])}.permute({', '.join(map(str, order))})"
 
 
 _view(
@@ -194,13 +194,13 @@ def _expand(call: Call) -> Rule:
     return with_linear(Rule((before,), (names,), {f"d{i}": n for i, n in enumerate(result)}), {0})
 
 
-def _emit_expand(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+def _emit_expand(ctx: EmitContext) -> str:
     """-1 for the dims that stay."""
-    text = sizes(rule, local, rule.results[0])
-    skip = len(text) - len(call.operands[0].shape)
-    shape = call.operands[0].shape
-    kept = [i >= skip and shape[i - skip] == n and n > 1 for i, n in enumerate(call.results[0].shape)]
-    return f"{atom(args[0])}.expand({', '.join('-1' if stays else one for stays, one in zip(kept, text, strict=True))})"
+    text = ctx.sizes(ctx.rule.results[0])
+    skip = len(text) - len(ctx.call.operands[0].shape)
+    shape = ctx.call.operands[0].shape
+    kept = [i >= skip and shape[i - skip] == n and n > 1 for i, n in enumerate(ctx.call.results[0].shape)]
+    return f"{atom(ctx.args[0])}.expand({', '.join('-1' if stays else one for stays, one in zip(kept, text, strict=True))})"
 
 
 _view(
@@ -236,9 +236,9 @@ def _tiled(call: Call, repeats: Sequence[int], *, outer: bool) -> Rule:
     return with_linear(Rule((before,), (tuple(after),), extents), {0})
 
 
-def _emit_repeat(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    counts = [local.extent.get(f"r{i}", str(n)) for i, n in enumerate(_repeats(call))]
-    return f"{atom(args[0])}.repeat({', '.join(counts) or '()'})"
+def _emit_repeat(ctx: EmitContext) -> str:
+    counts = [ctx.local.extent.get(f"r{i}", str(n)) for i, n in enumerate(_repeats(ctx.call))]
+    return f"{atom(ctx.args[0])}.repeat({', '.join(counts) or '()'})"
 
 
 register(
@@ -257,18 +257,16 @@ register(
 
 def _repeat_interleave(call: Call) -> Rule:
     """A dim of n becomes ``(n r)``. Raises ValueError for the flattening form."""
-    dim, count = pick(call.node.args, dict(call.node.kwargs), 2, "dim"), call.node.args[1]
+    dim, count = call.arg(2, "dim"), call.node.args[1]
     if not isinstance(dim, int) or not isinstance(count, int):
         raise ValueError("repeat_interleave without a dim")
     ndim = len(call.operands[0].shape)
     return _tiled(call, [count if i == dim % ndim else 1 for i in range(ndim)], outer=False)
 
 
-def _emit_repeat_interleave(
-    call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> str:
-    dim = normal_dim(pick(args, kwargs, 2, "dim"), len(call.operands[0].shape))
-    return f"{atom(args[0])}.repeat_interleave({local.extent.get(f'r{dim}', str(args[1]))}, {dim})"
+def _emit_repeat_interleave(ctx: EmitContext) -> str:
+    dim = normal_dim(ctx.pick(2, "dim"), len(ctx.call.operands[0].shape))
+    return f"{atom(ctx.args[0])}.repeat_interleave({ctx.local.extent.get(f'r{dim}', str(ctx.args[1]))}, {dim})"
 
 
 register(
@@ -292,10 +290,10 @@ def _tile(call: Call) -> Rule:
     return _tiled(call, (*(1 for _ in range(ndim - len(given))), *given), outer=True)
 
 
-def _emit_tile(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    first = len(call.results[0].shape) - len(_repeats(call))
-    counts = [local.extent.get(f"r{first + i}", str(n)) for i, n in enumerate(_repeats(call))]
-    return f"{atom(args[0])}.tile({', '.join(counts) or '()'})"
+def _emit_tile(ctx: EmitContext) -> str:
+    first = len(ctx.call.results[0].shape) - len(_repeats(ctx.call))
+    counts = [ctx.local.extent.get(f"r{first + i}", str(n)) for i, n in enumerate(_repeats(ctx.call))]
+    return f"{atom(ctx.args[0])}.tile({', '.join(counts) or '()'})"
 
 
 register(
@@ -319,9 +317,9 @@ def _repeat_each(call: Call) -> Rule:
     return with_linear(Rule((before, counts), (after,), extents, frozenset({f"d{at}", "y", "r"})), {0})
 
 
-def _emit_repeat_each(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    dim = normal_dim(pick(args, kwargs, 2, "dim"), len(call.operands[0].shape))
-    return f"{atom(args[0])}.repeat_interleave({args[1]}, {dim}, output_size={call.results[0].shape[dim]})"
+def _emit_repeat_each(ctx: EmitContext) -> str:
+    dim = normal_dim(ctx.pick(2, "dim"), len(ctx.call.operands[0].shape))
+    return f"{atom(ctx.args[0])}.repeat_interleave({ctx.args[1]}, {dim}, output_size={ctx.call.results[0].shape[dim]})"
 
 
 register(
@@ -343,10 +341,8 @@ def _channel_shuffle(call: Call) -> Rule:
     return with_linear(Rule((before,), (after,), extents, frozenset({"g"}), filled=frozenset({"d0", "c"})), {0})
 
 
-def _emit_channel_shuffle(
-    call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> str:
-    return f"F.channel_shuffle({args[0]}, {args[1]})"
+def _emit_channel_shuffle(ctx: EmitContext) -> str:
+    return f"F.channel_shuffle({ctx.args[0]}, {ctx.args[1]})"
 
 
 register(

@@ -5,13 +5,13 @@ valued    y[d] = now[d], dx[d] = dy[d]
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from autopar.ops.record.op import Local, Op, Sample, T, register
+from autopar.ops.record.emit_context import EmitContext
+from autopar.ops.record.op import Op, Sample, T, register
 from autopar.ops.record.printing import invoke
 from autopar.ops.record.rule import Call, Rule, broadcast, with_linear
 from autopar.runtime.local.written_values import valued
@@ -33,8 +33,8 @@ def _valued(call: Call) -> Rule:
     return with_linear(broadcast(call), {0, 1})
 
 
-def _emit_valued(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    return invoke("valued", args)
+def _emit_valued(ctx: EmitContext) -> str:
+    return invoke("valued", ctx.args)
 
 
 register(

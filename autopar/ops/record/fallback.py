@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from autopar.ir.graph import Value
-from autopar.ops.record.op import Local, Op
+from autopar.ops.record.emit_context import EmitContext
+from autopar.ops.record.op import Op
 from autopar.ops.record.printing import literal
 from autopar.ops.record.rule import Call, Dims, Rule
 
@@ -31,19 +32,21 @@ def whole_rule(call: Call) -> Rule:
     return Rule(operands, results, extents, frozenset(extents), refused=True)
 
 
-def emit_whole(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+def emit_whole(ctx: EmitContext) -> str:
     """The call as torch knows it: ``torch.f(...)`` where that comes to this call, else the overload itself."""
     from autopar.ops.record import user_functions
 
-    target = call.node.target
+    target = ctx.call.node.target
     if (own := user_functions.kept(target)) is not None:
-        return user_functions.text(own, args)
+        return user_functions.text(own, ctx.args)
     space, name, _ = target.split(".")
-    given, named = _trimmed(target, args), {key: value for key, value in kwargs.items() if value is not None}
+    given, named = _trimmed(target, ctx.args), {key: value for key, value in ctx.kwargs.items() if value is not None}
     if space == "aten":
-        count, every = len(given), _trimmed(target, (*args, *_defaults(target, len(args))))
+        count, every = len(given), _trimmed(target, (*ctx.args, *_defaults(target, len(ctx.args))))
         for some in (given, every) if len(every) > count else (given,):
-            if _comes_to(call, name, (*call.node.args, *_defaults(target, len(args)))[: len(some)], tuple(named)):
+            if _comes_to(
+                ctx.call, name, (*ctx.call.node.args, *_defaults(target, len(ctx.args)))[: len(some)], tuple(named)
+            ):
                 return _text(f"torch.{name}", some, named)
     named |= dict.fromkeys(key for key in _needed(target) if key not in named)
     return _text(f"torch.ops.{target}".removesuffix(".default" if space != "aten" else ""), given, named)

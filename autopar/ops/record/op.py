@@ -8,11 +8,11 @@ A user's own operator gets its record by `register_operator`, which is `autopar.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 
 from autopar.errors import refusal
+from autopar.ops.record.emit_context import Emit
 from autopar.ops.record.rule import Call, Rule
 
 
@@ -55,35 +55,13 @@ class Inner:
     letters: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Local:
-    """What an emitter is told of the rank-local call: how letters are split, and the expressions of local extents.
-
-    splits    letter -> the names of the axes that split it, outermost first (``("DATA",)``); whole letters are absent
-    extent    letter -> the Python expression of its local extent, a number or a product (``"MODEL.part(6) * 64"``)
-    readings  letter -> (axis, blocks, unit) of each of its splits, outermost first: how its extent is read to be cut
-    """
-
-    splits: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    extent: Mapping[str, str] = field(default_factory=dict)
-    readings: Mapping[str, tuple[tuple[str, int, int], ...]] = field(default_factory=dict)
-
-    def axes(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        """The axes that split any of these letters, each once."""
-        return tuple(dict.fromkeys(axis for name in names for axis in self.splits.get(name, ())))
-
-
-Emit = Callable[[Call, Rule, Local, tuple[Any, ...], Mapping[str, Any]], str]
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Op:
     """Everything about one operator. Two records are never equal, so that they are quick keys.
 
     targets   the ATen overloads it covers, as ``"aten.linear.default"``
     rule      the letters of a call; raises ValueError for a form it does not cover, which then runs whole on every rank
-    emit      ``emit(call, rule, local, args, kwargs) -> str``, the Python expression of the rank-local call. `args` and
-              `kwargs` are the node's arguments with every tensor already replaced by an `Expr` (prints as its variable)
+    emit      ``emit(ctx: EmitContext) -> str``, the Python expression of the rank-local call
     work      the class whose rate prices it: matmul, conv, attention, pointwise, reduce, memory, or view (free)
     flops     forward operations of the whole call; default: two per point of the letter space for matmul, conv and
               attention, one per result element otherwise
@@ -117,20 +95,6 @@ class Op:
     launches: Callable[[Call, Rule, str], tuple[int, int]] | None = None
     random: bool = False
     keeps: str | Callable[[Call, Rule, Collection[str]], str] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Expr:
-    """A tensor argument during emission: a Python expression; `atom` is false if it needs brackets before a dot."""
-
-    text: str
-    atom: bool = True
-
-    def __str__(self) -> str:
-        return self.text
-
-    def __repr__(self) -> str:
-        return self.text
 
 
 LIBRARY: dict[str, Op] = {}  # the records of `autopar.ops.library`, by target, once its modules are loaded

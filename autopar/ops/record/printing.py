@@ -8,13 +8,26 @@ from __future__ import annotations
 
 import cmath
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cache, reduce
 from typing import Any
 
 from autopar.ir.graph import Dtype
-from autopar.ops.record.op import Emit, Expr, Local
-from autopar.ops.record.rule import Call, Rule
+
+
+@dataclass(frozen=True, slots=True)
+class Expr:
+    """A tensor argument during emission: a Python expression; `atom` is false if it needs brackets before a dot."""
+
+    text: str
+    atom: bool = True
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __repr__(self) -> str:
+        return self.text
 
 
 @cache
@@ -56,49 +69,9 @@ def atom(value: object) -> str:
     return f"({text})" if compound or negative else text
 
 
-def extent(rule: Rule, local: Local, letter: str) -> str:
-    """The expression of a letter's local extent."""
-    return local.extent.get(letter, str(rule.extents[letter]))
-
-
-def size(rule: Rule, local: Local, names: Iterable[str]) -> str:
-    """The expression of the local extent of a dim with these letters: literal factors multiplied out, written last."""
-    factors = [extent(rule, local, name) for name in names]
-    number = math.prod(int(one) for one in factors if one.isdigit())
-    parts = [one for one in factors if not one.isdigit()]
-    return " * ".join([*parts, str(number)] if number != 1 or not parts else parts)
-
-
-def sizes(rule: Rule, local: Local, dims: Iterable[tuple[str, ...]]) -> list[str]:
-    """The local shape of a tensor."""
-    return [size(rule, local, names) for names in dims]
-
-
-def axes_text(axes: Sequence[str]) -> Expr:
-    """A tuple of axes by their names."""
-    return Expr(f"({axes[0]},)" if len(axes) == 1 else f"({', '.join(axes)})")
-
-
-def place_text(rule: Rule, local: Local, names: Sequence[str]) -> Expr | None:
-    """``(MODEL, 1024)``: the axis and the whole extent of a dim, as `autopar.runtime.grid.shard_positions` reads it; None if
-    unsplit.
-    """
-    whole = math.prod(rule.extents[name] for name in names)
-    cuts = []
-    for at, name in enumerate(names):
-        before = math.prod(rule.extents[one] for one in names[:at])
-        after = math.prod(rule.extents[one] for one in names[at + 1 :])
-        for axis, blocks, unit in local.readings.get(name, ()):
-            reading = (before * blocks, after * unit)
-            cuts.append(f"({axis}, {whole})" if reading == (1, 1) else f"({axis}, {whole}, {reading[0]}, {reading[1]})")
-    return Expr(cuts[0] if len(cuts) == 1 else f"({', '.join(cuts)})") if cuts else None
-
-
-def over_text(rule: Rule, local: Local, dims: Iterable[Sequence[str]]) -> Expr | None:
-    """``{0: (DATA, 8), 2: (MODEL, 1024)}``: the places of all split dims; None where none is split."""
-    places = [(dim, place_text(rule, local, names)) for dim, names in enumerate(dims)]
-    found = [f"{dim}: {place}" for dim, place in places if place]
-    return Expr("{" + ", ".join(found) + "}") if found else None
+def tuple_text(parts: Sequence[str]) -> Expr:
+    """A tuple of these expressions."""
+    return Expr(f"({parts[0]},)" if len(parts) == 1 else f"({', '.join(parts)})")
 
 
 def same(value: object, default: object) -> bool:
@@ -118,53 +91,6 @@ def invoke(function: str, given: Sequence[object], options: Iterable[tuple[str, 
     parts = [literal(value) for value in positional]
     parts += [f"{name}={literal(value)}" for name, value, default in options if not same(value, default)]
     return f"{function}({', '.join(parts)})"
-
-
-def pick(args: Sequence[Any], kwargs: Mapping[str, Any], position: int, name: str, default: object = None) -> Any:  # noqa: ANN401
-    """The argument at `position` or called `name`; a None counts as not given."""
-    value = args[position] if position < len(args) else kwargs.get(name)
-    return default if value is None else value
-
-
-def options(
-    args: Sequence[Any], kwargs: Mapping[str, Any], start: int, table: Iterable[tuple[str, object]]
-) -> list[tuple[str, object, object]]:
-    """Options (name, value, default) for the arguments that follow position `start` in the order of `table`."""
-    return [(name, pick(args, kwargs, start + i, name, default), default) for i, (name, default) in enumerate(table)]
-
-
-def function(name: str, operands: int, *table: tuple[str, object]) -> Emit:
-    """An emitter of ``name(operands..., option=value)``; `table` lists the options and torch's defaults."""
-
-    def emit(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-        if _unsaid(args, kwargs, operands, table):
-            return overload(call, args, kwargs)
-        return invoke(name, args[:operands], options(args, kwargs, operands, table))
-
-    return emit
-
-
-def _unsaid(args: Sequence[Any], kwargs: Mapping[str, Any], start: int, table: Sequence[tuple[str, object]]) -> bool:
-    """Whether there are arguments of which the table knows nothing."""
-    more = any(one is not None for one in args[start + len(table) :])
-    return more or any(name not in dict(table) for name, one in kwargs.items() if one is not None)
-
-
-def overload(call: Call, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
-    """``torch.ops.aten.x.overload(...)``: the call itself, where the function that is otherwise printed cannot say it."""
-    named = [(name, value, None) for name, value in kwargs.items()]
-    return invoke(f"torch.ops.{call.node.target}", args, named)
-
-
-def method(name: str, *table: tuple[str, object]) -> Emit:
-    """An emitter of ``x.name(option=value)``."""
-
-    def emit(call: Call, rule: Rule, local: Local, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-        if _unsaid(args, kwargs, 1, table):
-            return overload(call, args, kwargs)
-        return invoke(f"{atom(args[0])}.{name}", (), options(args, kwargs, 1, table))
-
-    return emit
 
 
 def normal_dim(dim: object, ndim: int) -> int:

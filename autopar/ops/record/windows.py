@@ -8,11 +8,10 @@ without rows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from autopar.ops.record.op import Local
-from autopar.ops.record.rule import Call, Rule, Window
+from autopar.ops.record.rule import Rule, Window
 
 SPATIAL = {1: ("w",), 2: ("h", "w"), 3: ("d", "h", "w")}
 
@@ -45,12 +44,9 @@ def with_whole_space(rule: Rule, names: Sequence[str]) -> Rule:
     return replace(rule, frozen=rule.frozen | set(names))
 
 
-def over(call: Call, rule: Rule, local: Local) -> str:
-    """``{2: (DATA, 64)}``: the split windowed dims of operand 0 with axis and whole extent; empty if there are none."""
-    parts = []
-    for dim, names in enumerate(rule.operands[0]):
-        axes = local.splits.get(names[0], ()) if names else ()
-        if axes and names[0] in rule.windows:
-            assert len(axes) == 1, f"the windowed letter {names[0]} is split over {axes}"
-            parts.append(f"{dim}: ({axes[0]}, {call.operands[0].shape[dim]})")
-    return f"{{{', '.join(parts)}}}" if parts else ""
+def by_place(rule: Rule, names: Iterable[str]) -> Rule:
+    """The rule with these letters cut plainly, each by one axis at most, so that the rows of a rank are one interval.
+
+    Their rows know their place: an index counts them, a diagonal passes through them, a scan begins at them.
+    """
+    return replace(rule, windows={**rule.windows, **{name: Window(1) for name in names}})

@@ -3,8 +3,9 @@
 import pytest
 
 from autopar.ir.graph import Dtype
-from autopar.ops.record.op import Expr, Sample, T
-from autopar.ops.record.printing import atom, invoke, literal
+from autopar.ops.record.emit_context import EmitContext, Local
+from autopar.ops.record.op import Sample, T
+from autopar.ops.record.printing import Expr, atom, invoke, literal
 from autopar.ops.record.rule import choices, split_choice
 from autopar.ops.registry import registry
 from autopar.proof.record_proof import emitted
@@ -128,7 +129,7 @@ def test_brackets():
     sample = Sample((T((4, 6)), T((4, 6))))
     op, whole = RECORDS["aten.mul.Tensor"], whole_of(RECORDS["aten.mul.Tensor"], sample)
     args = (Expr("a + b", atom=False), Expr("c"))
-    assert op.emit(whole.call, op.rule(whole.call), None, args, {}) == "(a + b) * c"
+    assert op.emit(EmitContext(whole.call, op.rule(whole.call), Local(), args, {})) == "(a + b) * c"
 
 
 def test_literals():

@@ -140,12 +140,12 @@ def _swapped_everywhere(call, rule):
 
 
 def _emitting(op, text):
-    return replace(op, emit=lambda call, rule, local, args, kwargs: text)
+    return replace(op, emit=lambda ctx: text)
 
 
 def _saying(op, old, new):
     """Another text where it is about a split."""
-    return replace(op, emit=lambda *given: op.emit(*given).replace(old, new))
+    return replace(op, emit=lambda ctx: op.emit(ctx).replace(old, new))
 
 
 def _place(name, target="", **kwargs):

@@ -72,7 +72,7 @@ def test_a_target_without_a_gradient_is_named():
 
 def _saying(name, old, new):
     op = OPS[name]
-    return replace(op, emit=lambda *given: op.emit(*given).replace(old, new))
+    return replace(op, emit=lambda ctx: op.emit(ctx).replace(old, new))
 
 
 def _by_the_first(call, rule):

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from autopar.ir.graph import Graph, Node, Ref, Value
 from autopar.ir.layout import Copied, Partial, Replicate, Shard
 from autopar.ops.lookup import call_of, op_of, rule_of
+from autopar.ops.record.emit_context import Local, emit_context
+from autopar.ops.record.printing import Expr
 from autopar.ops.record.rule import (
     Call,
     choices,
@@ -149,13 +151,7 @@ def test_a_call_without_letters_runs_whole():
         ("aten.linalg_inv.default", "torch.ops.aten.linalg_inv.default(x)"),
     ):
         call = replace(call_of(graph, node), node=replace(node, target=target))
-        assert op.emit(call, rule, None, (_name(Ref("x")),), {}) == line
-
-
-def _name(argument):
-    from autopar.ops.record.op import Expr
-
-    return Expr(argument.name) if isinstance(argument, Ref) else argument
+        assert op.emit(emit_context(call, rule, Local(), [Expr("x")])) == line
 
 
 def test_channels_need_a_row_on_every_rank():
