@@ -85,7 +85,7 @@ def _emit_trailing(ctx: EmitContext) -> str:
     name, default = ("layer_norm", 1e-5) if layer else ("rms_norm", None)
     weights = (ctx.pick(2, "weight"), *([ctx.pick(3, "bias")] if layer else []))
     eps = ctx.options(2 + len(weights), [("eps", default)])
-    axes = ctx.axes(*tuple(ctx.rule.whole))
+    axes = ctx.axes(*ctx.rule.whole)
     if not axes:
         return invoke(f"F.{name}", (ctx.args[0], ctx.args[1], *weights), eps)
     return invoke(name, (ctx.args[0], len(ctx.args[1]), *weights), [*eps, ("over", tuple_text(axes), None)])
@@ -117,7 +117,7 @@ def _group_norm(call: Call) -> Rule:
 
 
 def _emit_group_norm(ctx: EmitContext) -> str:
-    axes = ctx.axes(*tuple(ctx.rule.whole))
+    axes = ctx.axes(*ctx.rule.whole)
     weights = (ctx.pick(2, "weight"), ctx.pick(3, "bias"))
     eps = ctx.options(4, [("eps", 1e-5)])
     over = [("over", tuple_text(axes), None)] if axes else []
@@ -152,7 +152,7 @@ def _instance_norm(call: Call) -> Rule:
 def _emit_instance_norm(ctx: EmitContext) -> str:
     weight, bias = ctx.pick(1, "weight"), ctx.pick(2, "bias")
     eps = ctx.options(7, [("eps", 1e-5)])
-    axes = ctx.axes(*tuple(ctx.rule.whole))
+    axes = ctx.axes(*ctx.rule.whole)
     if ctx.call.arg(5, "use_input_stats", True) is not True:
         return invoke("F.batch_norm", (ctx.args[0], *ctx.args[3:5], weight, bias), eps)
     channels = Expr(ctx.extent("c"))
@@ -183,7 +183,7 @@ def _batch_norm(call: Call) -> Rule:
 def _emit_batch_norm(ctx: EmitContext) -> str:
     """The normalised tensor alone: the running statistics are updated in place, or in evaluation used."""
     x, weight, bias, mean, var, momentum, eps = ctx.args
-    axes = ctx.axes(*tuple(ctx.rule.whole))
+    axes = ctx.axes(*ctx.rule.whole)
     rest = [("training", Expr("p.training"), None), ("momentum", momentum, 0.1), ("eps", eps, 1e-5)]
     if not axes:
         return invoke("F.batch_norm", (x, mean, var, weight, bias), rest)
@@ -215,7 +215,7 @@ def _own_statistics(call: Call) -> Rule:
 
 def _emit_own_statistics(ctx: EmitContext) -> str:
     eps = ctx.options(3, [("eps", 1e-5)])
-    axes = ctx.axes(*tuple(ctx.rule.whole))
+    axes = ctx.axes(*ctx.rule.whole)
     if axes:
         return invoke("batch_norm", ctx.args[:3], [*eps, ("over", tuple_text(axes), None)])
     return invoke("F.batch_norm", (ctx.args[0], None, None, *ctx.args[1:3], True), eps)

@@ -174,7 +174,7 @@ def _emit_adaptive(ctx: EmitContext) -> str:
     n, ndim = len(after), len(ctx.call.operands[0].shape)
     ones = [i for i, m in enumerate(after) if m == 1]
     x = ctx.args[0]
-    if ctx.axes(*tuple(SPATIAL[n][i] for i in ones)):
+    if ctx.axes(*(SPATIAL[n][i] for i in ones)):
         dims = tuple(ndim - n + i for i in ones)
         count = math.prod(before[i] for i in ones)
         x = Expr(f"{atom(x)}.sum({literal(collapse(dims))}, keepdim=True) / {count}", atom=False)

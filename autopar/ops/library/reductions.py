@@ -77,7 +77,7 @@ def _emit_sum(ctx: EmitContext) -> str:
 def _emit_mean(ctx: EmitContext) -> str:
     """Where a summed letter is split: this rank's sum over the number of all rows."""
     gone = _dims(ctx.call, 1)
-    if not ctx.axes(*tuple(f"d{dim}" for dim in gone)):
+    if not ctx.axes(*(f"d{dim}" for dim in gone)):
         return f"{atom(ctx.args[0])}.mean{_arguments(ctx.call, 1)}"
     count = math.prod(ctx.call.operands[0].shape[dim] for dim in gone)
     return f"{atom(ctx.args[0])}.sum{_arguments(ctx.call, 1)} / {count}"
@@ -350,7 +350,7 @@ def _counted(call: Call) -> Rule:
 
 def _emit_counted(ctx: EmitContext) -> str:
     name = ctx.call.node.target.split(".")[1]
-    axes = ctx.axes(*tuple(ctx.rule.whole))
+    axes = ctx.axes(*ctx.rule.whole)
     given = ctx.args if name == "histc" else (ctx.args[0], *((_dims(ctx.call, 1),) if len(ctx.args) > 1 else ()))
     text = invoke(f"torch.{name}", given)
     for axis in axes:
@@ -370,17 +370,13 @@ def _emit_pair(ctx: EmitContext) -> str:
     """``torch.var_mean(x, 1, correction=0)``."""
     name, gone = ctx.call.node.target.split(".")[1], _dims(ctx.call, 1)
     dims = gone[0] if len(gone) == 1 else gone
+    keepdim = ("keepdim", _keepdim(ctx.call), False)
     if name == "aminmax":
-        return invoke(
-            "torch.aminmax",
-            (ctx.args[0],),
-            [("dim", ctx.kwargs.get("dim"), None), ("keepdim", _keepdim(ctx.call), False)],
-        )
+        return invoke("torch.aminmax", (ctx.args[0],), [("dim", ctx.kwargs.get("dim"), None), keepdim])
     correction = ctx.kwargs.get("correction", 1)
     if ctx.call.node.target.endswith(".dim"):
         correction = int(bool(ctx.pick(2, "unbiased", True)))
-    rest = [("correction", correction, 1), ("keepdim", _keepdim(ctx.call), False)]
-    return invoke(f"torch.{name}", (ctx.args[0], dims), rest)
+    return invoke(f"torch.{name}", (ctx.args[0], dims), [("correction", correction, 1), keepdim])
 
 
 def _pair(call: Call) -> Rule:

@@ -30,7 +30,7 @@ def _softmax(call: Call) -> Rule:
 def _emit(name: str) -> Emit:
     def emit(ctx: EmitContext) -> str:
         extra = ctx.options(2, [("dtype", None)]) if "int" in ctx.call.node.target else []
-        axes = ctx.axes(*("v",))
+        axes = ctx.axes("v")
         if not axes:
             return invoke(f"F.{name}", ctx.args[:2], extra)
         return invoke(name, ctx.args[:2], [("over", tuple_text(axes), None), *extra])
