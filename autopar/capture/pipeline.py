@@ -13,8 +13,9 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.export import ExportedProgram
 
-from autopar.capture.fake_module import (
-    LOG,
+from autopar.capture.diagnostics.logs import LOG
+from autopar.capture.exporting.export import functional, traced
+from autopar.capture.exporting.fake_module import (
     Built,
     Examples,
     Model,
@@ -32,7 +33,6 @@ from autopar.capture.state.buffer_updates import refuse_chains, settle
 from autopar.capture.state.host_random import drawn_with
 from autopar.capture.state.untouched_module import settings_kept
 from autopar.capture.tracing.asserts import checking, unasserted
-from autopar.capture.tracing.export import functional, traced
 from autopar.capture.tracing.known_numbers import UNKNOWN
 from autopar.capture.tracing.row_pointers import pointing, wanted
 from autopar.capture.translate import constant_values, translate

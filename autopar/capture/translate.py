@@ -17,10 +17,10 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
-from autopar.capture import refusals
 from autopar.capture.arguments import canonical
+from autopar.capture.diagnostics import refusals
+from autopar.capture.diagnostics.source_lines import frames_of_text, innermost, user_files
 from autopar.capture.passes.rewriting import no_gradient
-from autopar.capture.source_lines import frames_of_text, innermost, user_files
 from autopar.errors import CaptureError, nearest, refusal
 from autopar.ir.graph import Graph, Input, Node, Parameter, Ref, Value
 

@@ -241,7 +241,7 @@ def test_each_rule_objects(rule: Rule, path: str, text: str):
         (long_functions, "autopar/a.py", "def f():\n" + "    pass\n" * 49),
         (mutable_records, "autopar/a.py", "@dataclass(frozen=True, slots=True)\nclass A:\n    pass\n"),
         (strangers, "partitioner/solvers/ilp.py", "import pulp\n"),
-        (strangers, "autopar/capture/tracing/export.py", "from torch.fx import Node\n"),
+        (strangers, "autopar/capture/exporting/export.py", "from torch.fx import Node\n"),
         (forbidden, "costmodel/torchlike.py", "import torchlike\nfrom autopar.ir.graph import Graph\n"),
         (runtime_reaches_out, "runtime/a.py", "from autopar.errors import CommError\nfrom .primitives import copy\n"),
         (machine_paths, "autopar/a.py", "# n/2, ./home/x\n"),

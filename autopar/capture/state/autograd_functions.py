@@ -19,8 +19,8 @@ from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing, get_
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import CheckpointFunction
 
-from autopar.capture.source_lines import Frame, frames_of_stack, innermost, user_files
-from autopar.capture.state.storage import version
+from autopar.capture.diagnostics.source_lines import Frame, frames_of_stack, innermost, user_files
+from autopar.capture.tracing.storage import version
 from autopar.errors import CaptureError, refusal
 from autopar.ops.record.user_functions import keep, place_of, schema_type, spelled
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from autopar.capture.refusals import NotAllowed
+from autopar.capture.diagnostics.refusals import NotAllowed
 from autopar.capture.tracing.reworded_calls import told
 
 _Slot = tuple[str, dict[str, Any], str]  # the name of a tensor, the module's dict that it stands in, its key there

@@ -19,7 +19,7 @@ from torch.autograd.graph import save_on_cpu, saved_tensors_hooks
 from torch.nn.modules import module as of_modules
 from torch.overrides import TorchFunctionMode
 
-from autopar.capture.source_lines import TORCH, frames_of_stack, innermost, user_files
+from autopar.capture.diagnostics.source_lines import TORCH, frames_of_stack, innermost, user_files
 from autopar.errors import CaptureError, refusal
 
 _RULE = "a program goes backward by what forward computes; what a hook does to a gradient is not in it"

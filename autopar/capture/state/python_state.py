@@ -23,7 +23,7 @@ from typing import Any
 
 from torch import nn
 
-from autopar.capture.source_lines import TORCH
+from autopar.capture.diagnostics.source_lines import TORCH
 from autopar.capture.state.attributes import Owned, changed, restore_shared, state_of
 from autopar.capture.state.rehearsal import Rehearsal, rehearse
 from autopar.errors import CaptureError, refusal

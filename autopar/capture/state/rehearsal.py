@@ -23,10 +23,10 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from autopar.capture.state.storage import memory, version
+from autopar.capture.state.fake_run import exporting, on_fakes
 from autopar.capture.tracing.known_numbers import Known
 from autopar.capture.tracing.reworded_calls import told
-from autopar.capture.validity.evaluation_mode import exporting, on_fakes
+from autopar.capture.tracing.storage import memory, version
 
 _SHAPE_ONLY = ("aten.new_", "aten.empty_like", "aten.zeros_like", "aten.ones_like", "aten.full_like")
 _SMALL = 2**16  # elements of a constant whose numbers are looked at

@@ -22,7 +22,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
 import autopar.ops.library.written_values  # noqa: F401  (torch.ops.autopar.valued)
-from autopar.capture.source_lines import frames_of_text, innermost
+from autopar.capture.diagnostics.source_lines import frames_of_text, innermost
 from autopar.errors import CaptureError, refusal
 
 _aten = torch.ops.aten

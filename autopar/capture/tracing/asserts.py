@@ -22,9 +22,9 @@ from typing import Any
 
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
-from autopar.capture.fake_module import LOG
-from autopar.capture.refusals import NumberTaken
-from autopar.capture.source_lines import OURS, TORCH, Frame, chain
+from autopar.capture.diagnostics.logs import LOG
+from autopar.capture.diagnostics.refusals import NumberTaken
+from autopar.capture.diagnostics.source_lines import OURS, TORCH, Frame, chain
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,9 +20,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map
 
-from autopar.capture.refusals import NumberTaken
-from autopar.capture.state.storage import memory, version
+from autopar.capture.diagnostics.refusals import NumberTaken
 from autopar.capture.tracing.row_pointers import pointer
+from autopar.capture.tracing.storage import memory, version
 
 _MOST = 1 << 22  # elements of a tensor whose numbers are kept: masks of attention are as large
 _MOST_BYTES = 1 << 28  # of all of them

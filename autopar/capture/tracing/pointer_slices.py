@@ -21,9 +21,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 import autopar.ops.library.row_slices  # noqa: F401  (torch.ops.autopar.rows_from)
-from autopar.capture.refusals import NotAllowed, NumberTaken
-from autopar.capture.state.storage import memory, version
+from autopar.capture.diagnostics.refusals import NotAllowed, NumberTaken
 from autopar.capture.tracing.row_pointers import Pointer, is_whole
+from autopar.capture.tracing.storage import memory, version
 
 _VIEW_RULE = "what is read by x[ptr : ptr + n] is a copy, where torch has a view"
 _VIEW_FIX = "write to the tensor itself, x[ptr : ptr + n] = y, and read before anything is written"

@@ -22,7 +22,7 @@ from torch._subclasses import fake_impls
 from torch.nn.modules import transformer
 from torch.overrides import TorchFunctionMode
 
-from autopar.capture.refusals import GRADIENT_FIX, GRADIENT_RULE, NotAllowed
+from autopar.capture.diagnostics.refusals import GRADIENT_FIX, GRADIENT_RULE, NotAllowed
 from autopar.capture.tracing.pointer_slices import Pointing
 from autopar.capture.tracing.reworded_functions import REWORDED, unchecked
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 import autopar.ops.library.row_slices  # noqa: F401  (torch.ops.autopar.within)
-from autopar.capture.refusals import DATA_RULE, NotAllowed
+from autopar.capture.diagnostics.refusals import DATA_RULE, NotAllowed
 
 
 def bincount(input: Tensor, weights: Tensor | None = None, minlength: int = 0) -> Tensor:

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from autopar.capture.refusals import NumberTaken
-from autopar.capture.source_lines import OURS, TORCH
+from autopar.capture.diagnostics.refusals import NumberTaken
+from autopar.capture.diagnostics.source_lines import OURS, TORCH
 
 
 class PointerWanted(NumberTaken):

@@ -29,7 +29,7 @@ from torch.fx.graph import _PyTreeCodeGen
 from torch.fx.graph_module import _forward_from_src
 from torch.utils._sympy.symbol import SymT, symbol_is_type
 
-from autopar.capture.source_lines import OURS, TORCH
+from autopar.capture.diagnostics.source_lines import OURS, TORCH
 from autopar.capture.tracing.memoized_symbols import remembering
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from autopar.capture.fake_module import Built, arguments
-from autopar.capture.tracing.export import traced
+from autopar.capture.exporting.export import traced
+from autopar.capture.exporting.fake_module import Built, arguments
 from autopar.capture.validity.batch_rows import Given, batched, rows_of
 from autopar.capture.validity.row_guards import Unproved
 from autopar.capture.validity.symbolic_rows import Symbolic, symbolic, symbols

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from autopar.capture.fake_module import Examples
+from autopar.capture.exporting.fake_module import Examples
 
 
 def rows_of(examples: Examples) -> int:

@@ -7,11 +7,9 @@ must be the same but for dropout, the counting of batches, and the flag of batch
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +18,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 from autopar.capture.passes.drop_path import without_paths
-from autopar.capture.state.untouched_module import untouched
+from autopar.capture.state.fake_run import exporting, on_fakes
 from autopar.capture.tracing.known_numbers import Known
-from autopar.capture.tracing.quiet import quiet
 from autopar.capture.tracing.reworded_calls import shapes_told, told
 from autopar.capture.tracing.row_pointers import Pointer
 
@@ -36,7 +33,6 @@ _QUIET = frozenset(
 )
 _BATCH_NORM = "batch_norm"
 Call = tuple[object, ...]
-T = TypeVar("T")
 
 
 class _Log(TorchFunctionMode):
@@ -127,38 +123,6 @@ def calls(
     return on_fakes(module, fake, work)
 
 
-class _Outer(nn.Module):
-    """Around a module, so that anything can be done to it where its tensors are exchanged for others."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.inner = module
-
-    def forward(self, work: Callable[[], T]) -> T:
-        """Do it."""
-        return work()
-
-
-def on_fakes(module: nn.Module, fake: FakeTensorMode | None, work: Callable[[FakeTensorMode], T]) -> T:
-    """What `work` returns where the module's tensors are exchanged for fakes, which nobody sees again.
-
-    So the user's own ``train()`` may do there as it likes, too.
-    """
-    outer, mode = _Outer(module), fake or FakeTensorMode(allow_non_fake_inputs=True)
-    state = {
-        f"{path}.{key}": one
-        for path, part in outer.named_modules()  # each once, wherever it is registered
-        for key, one in (*part._parameters.items(), *part._buffers.items())
-        if one is not None
-    }
-    made = {id(one): mode.from_tensor(one) for one in state.values()} if fake is None else {}
-    with quiet(), untouched(module), mode:
-        found: T = torch.func.functional_call(
-            outer, {name: made.get(id(one), one) for name, one in state.items()}, (partial(work, mode),)
-        )
-    return found
-
-
 def _drops(name: str, args: Sequence[Any], given: Mapping[str, Any]) -> bool:
     """Whether a call is a dropout that is on: in evaluation, too, where the model does not say otherwise."""
     if name == "scaled_dot_product_attention":
@@ -201,14 +165,3 @@ def _alike(one: Call | None, two: Call | None) -> bool:
 def says(call: Call | None) -> str:
     """What forward does by this call."""
     return f"calls {call[0]}({', '.join(map(str, call[1:]))})"[:120] if call else "calls nothing more"
-
-
-@contextlib.contextmanager
-def exporting() -> Iterator[None]:
-    """While active, models that ask whether they are exported are told so, and call what fake tensors can do."""
-    before = torch.compiler._is_exporting_flag, torch.compiler._is_compiling_flag
-    torch.compiler._is_exporting_flag = torch.compiler._is_compiling_flag = True
-    try:
-        yield
-    finally:
-        torch.compiler._is_exporting_flag, torch.compiler._is_compiling_flag = before

@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from autopar.capture.state.storage import memory, version
-from autopar.capture.validity.evaluation_mode import calls, first_line, on_fakes, says
+from autopar.capture.state.fake_run import on_fakes
+from autopar.capture.tracing.storage import memory, version
+from autopar.capture.validity.evaluation_mode import calls, first_line, says
 
 
 @dataclass(frozen=True, slots=True)

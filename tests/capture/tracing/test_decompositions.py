@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from autopar.capture.exporting import decompositions
 from autopar.capture.passes.concat_and_fill import name_fills, slices_of_joins
 from autopar.capture.passes.simplify import drop_neutral
-from autopar.capture.tracing import decompositions
 from autopar.ops.interpreter import bind, run
 
 

@@ -126,7 +126,7 @@ def test_writing_through_it_is_refused_at_its_line():
 
 @pytest.mark.parametrize("read", [scattered, resized])
 def test_alone(read):
-    """A trace that writes nothing is written out in another way (`autopar.capture.tracing.write_free`)."""
+    """A trace that writes nothing is written out in another way (`autopar.capture.exporting.write_free`)."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model, x = Net(read), torch.randn(16, 6)

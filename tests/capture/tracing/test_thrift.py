@@ -12,7 +12,7 @@ from torch import fx, nn
 
 import autopar
 from autopar.capture import capture
-from autopar.capture.tracing import export
+from autopar.capture.exporting import export
 from autopar.capture.tracing.thrift import thrifty
 
 NAMES = ("gpt", "conv", "norm_twice", "counted")

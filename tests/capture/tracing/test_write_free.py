@@ -8,8 +8,8 @@ from compiling import captured, made
 from torch import nn
 
 from autopar.capture import capture
-from autopar.capture.tracing import export
-from autopar.capture.tracing.write_free import plain
+from autopar.capture.exporting import export
+from autopar.capture.exporting.write_free import plain
 
 
 class Shapes(nn.Module):

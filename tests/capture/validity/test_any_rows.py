@@ -15,8 +15,8 @@ from torch.utils._sympy.functions import Mod
 
 import autopar
 from autopar.capture import capture
-from autopar.capture.fake_module import arguments, build
-from autopar.capture.tracing.export import traced
+from autopar.capture.exporting.export import traced
+from autopar.capture.exporting.fake_module import arguments, build
 from autopar.capture.validity.any_rows import any_rows
 from autopar.capture.validity.batch_rows import given
 from autopar.capture.validity.row_guards import Guard, N, Unproved, sizes

@@ -16,7 +16,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import OutputKind, OutputSpec
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
-from autopar.capture.source_lines import Frame, frames_of_text, innermost
+from autopar.capture.diagnostics.source_lines import Frame, frames_of_text, innermost
 from autopar.errors import CaptureError, refusal
 from autopar.ir.graph import ITEMSIZE
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import inspect
-import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -20,12 +19,11 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-from autopar.capture.refusals import check_tensors
-from autopar.capture.source_lines import frames_of_error, innermost
+from autopar.capture.diagnostics.logs import LOG
+from autopar.capture.diagnostics.refusals import check_tensors
+from autopar.capture.diagnostics.source_lines import frames_of_error, innermost
 from autopar.capture.state.gradient_hooks import check_hooks
 from autopar.errors import CaptureError, mend, nearest, refusal
-
-LOG = logging.getLogger("autopar.capture")
 
 Model = nn.Module | Callable[[], nn.Module]
 Examples = tuple[object, ...] | Mapping[str, object]

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 TORCH = str(Path(torch.__file__).parent) + os.sep  # not those of torchvision, whose name begins so
-OURS = str(Path(__file__).parent) + os.sep
+OURS = str(Path(__file__).parents[1]) + os.sep
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils._python_dispatch import _disable_current_modes
 
-from autopar.capture.source_lines import frames_of_text, innermost
+from autopar.capture.diagnostics.source_lines import frames_of_text, innermost
 from autopar.errors import CaptureError, refusal
 
 aten = torch.ops.aten

@@ -35,7 +35,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from autopar.capture.tracing import memory_views
+from autopar.capture.exporting import memory_views
 
 aten = torch.ops.aten
 Sizes = Sequence[int] | None

@@ -17,10 +17,16 @@ import torch
 from torch import fx, nn
 from torch.export import Dim, ExportedProgram, ShapesCollection
 
-from autopar.capture import refusals
-from autopar.capture.fake_module import describe
-from autopar.capture.refusals import NumberTaken
-from autopar.capture.source_lines import frames_of_error, frames_of_text, innermost, user_files
+from autopar.capture.diagnostics import refusals
+from autopar.capture.diagnostics.logs import quiet
+from autopar.capture.diagnostics.refusals import NumberTaken
+from autopar.capture.diagnostics.source_lines import frames_of_error, frames_of_text, innermost, user_files
+from autopar.capture.exporting import decompositions
+from autopar.capture.exporting.fake_module import describe
+from autopar.capture.exporting.memory_views import tell_of_flat
+from autopar.capture.exporting.no_grad_regions import detach_in_words, itself_without_gradient, keep_no_grad
+from autopar.capture.exporting.outputs import only_tensors
+from autopar.capture.exporting.write_free import plain
 from autopar.capture.state.attributes import state_seen
 from autopar.capture.state.autograd_functions import kept
 from autopar.capture.state.buffer_writes import writing
@@ -28,15 +34,9 @@ from autopar.capture.state.gradient_hooks import no_hooks
 from autopar.capture.state.python_state import check_state
 from autopar.capture.state.unrecorded_writes import keep_gradients
 from autopar.capture.state.untouched_module import untouched
-from autopar.capture.tracing import decompositions
 from autopar.capture.tracing.known_numbers import Known
-from autopar.capture.tracing.memory_views import tell_of_flat
-from autopar.capture.tracing.no_grad_regions import detach_in_words, itself_without_gradient, keep_no_grad
-from autopar.capture.tracing.outputs import only_tensors
-from autopar.capture.tracing.quiet import quiet
 from autopar.capture.tracing.reworded_calls import shapes_told
 from autopar.capture.tracing.thrift import thrifty
-from autopar.capture.tracing.write_free import plain
 from autopar.errors import CaptureError
 
 

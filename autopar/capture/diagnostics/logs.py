@@ -1,4 +1,4 @@
-"""torch without its own words: it logs and prints what it raises as well."""
+"""What a capture logs, and torch without its own words: it logs and prints what it raises as well."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator
+
+LOG = logging.getLogger("autopar.capture")
 
 
 @contextlib.contextmanager
