@@ -16,9 +16,11 @@ from autopar.errors import ProgramMismatch, refusal
 from autopar.ir.layout import Layouts
 from autopar.runtime.grid.grid import Axis
 from autopar.runtime.parameters import minimum_rows
+from autopar.runtime.parameters.shards import cuts
 from autopar.runtime.parameters.sources import Source
 from autopar.runtime.program.plan_reader import Described, Description
 from autopar.runtime.program.program import Program, input_layouts, output_layouts, parameter_layouts
+from autopar.runtime.session.outputs import Parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,17 @@ def form(program: Program, description: Description) -> Form:
         parameter_layouts(program, description.parameters),
         {name: item.name for item in description.parameters for name in (item.name, *item.aliases)},
     )
+
+
+def output_parts(form: Form, outputs: Sequence[Tensor], rows: int, axes: Sequence[Axis]) -> dict[str, Parts]:
+    """The outputs of a call with so many rows, by name, as this rank's parts."""
+    described = {item.name: item for item in form.description.outputs}
+    parts: dict[str, Parts] = {}
+    for (name, layouts), part in zip(form.outputs.items(), outputs, strict=True):
+        item = described[name]
+        shape = [n * rows // form.description.rows if i in item.rows else n for i, n in enumerate(item.shape)]
+        parts[name] = (part.detach(), cuts(shape, layouts, axes))
+    return parts
 
 
 def check_filled(form: Form, rows: int, axes: Sequence[Axis]) -> None:

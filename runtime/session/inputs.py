@@ -9,20 +9,110 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from autopar.errors import ProgramMismatch, nearest, refusal
+from autopar.ir.layout import Layouts, Shard
+from autopar.jobs.environment import settings
 from autopar.runtime.diagnostics.collective_errors import agree, alike
+from autopar.runtime.grid.grid import Grid
 from autopar.runtime.parameters.checksum import digest
 from autopar.runtime.parameters.precision import precise
+from autopar.runtime.parameters.shards import view_part
 from autopar.runtime.program.plan_reader import Described, Description, dtype_name
 from autopar.runtime.transport.base import Comm
 
 _PRIME = 7919  # so that all elements are reached in time
 _SAMPLED = 16  # elements of each input that the ranks compare in a step
+_RARELY = 16  # calls after which a batch on a device is compared again
 _NUMBERS = 1 << 20  # of which squares can be summed over a million ranks
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The whole inputs of a call and the rows of the batch; `alike` says that the ranks' samples of them are the same."""
+
+    tensors: Mapping[str, Tensor]
+    rows: int
+    alike: bool
+
+
+class InputBinding:
+    """What a program's calls are checked against. Every method but `parts` is collective.
+
+    `rarely` is for inputs on a device, whose elements take time to look at: they are compared every 16th call.
+    """
+
+    def __init__(self, grid: Grid, description: Description, layouts: Mapping[str, Layouts], rarely: bool) -> None:
+        self._grid = grid
+        self._description = description
+        self._layouts = layouts
+        self._every = _RARELY if rarely else 1
+        self._calls = 0  # with whole inputs, which all ranks are to give alike
+        self._checks = settings().check
+
+    def whole(self, args: Sequence[object], kwargs: Mapping[str, object], dtype: torch.dtype | None) -> Batch:
+        """The arguments of a call with whole inputs. Raises ProgramMismatch, on all ranks, where they are no such."""
+        described, batched = self._description.inputs, self._description.batched
+        tensors: dict[str, Tensor] = {}
+        error = None
+        try:
+            given, shapes = bind(described, args, kwargs), {item.name: item.shape for item in described}
+            tensors = check(described, given, shapes, dtype, batched, same=not self._description.fixed)
+        except ProgramMismatch as refused:
+            error = refused
+        compiled = self._description.rows
+        counts = [tensors[name].shape[0] for name in batched] if tensors else []
+        rows = next((rows for rows in counts if rows != compiled), compiled)
+        number = sample(tensors, self._calls) if self._calls % self._every == 0 else 0
+        return Batch(tensors, rows, agree_on_rows(self._grid.comm, rows, error, number))
+
+    def compare(self, batch: Batch) -> None:
+        """Raise ProgramMismatch, on all ranks, where they may have given different inputs, and have. Ends a call."""
+        if self._calls == 0 or self._checks or not batch.alike:
+            check_alike(self._grid.comm, batch.tensors, self._calls)
+        self._calls += 1
+
+    def parts(self, batch: Batch, layouts: Mapping[str, Layouts]) -> dict[str, Tensor]:
+        """This rank's part of every input."""
+        return {name: view_part(one, layouts[name], self._grid.axes) for name, one in batch.tensors.items()}
+
+    def own(
+        self, args: Sequence[object], kwargs: Mapping[str, object]
+    ) -> tuple[int, dict[str, object], ProgramMismatch | None]:
+        """The rows of the whole batch of which every rank passes its part, these parts, and what is wrong with them."""
+        try:
+            given, error = bind(self._description.inputs, args, kwargs), None
+        except ProgramMismatch as refused:
+            given, error = {}, refused
+        if not self._description.batched:
+            return self._description.rows, given, error
+        name = self._description.batched[0]
+        part, pairs = given.get(name), zip(self._grid.axes, self._layouts[name], strict=True)
+        counts = all((isinstance(one, Shard) and one.dim == 0) or axis.index == 0 for axis, one in pairs)
+        total = torch.tensor([part.shape[0] if counts and isinstance(part, Tensor) and part.dim() else 0])
+        self._grid.comm.all_reduce(total)
+        return int(total), given, error
+
+    def checked_parts(
+        self,
+        given: Mapping[str, object],
+        shapes: Mapping[str, tuple[int, ...]],
+        error: ProgramMismatch | None,
+        dtype: torch.dtype | None,
+    ) -> dict[str, Tensor]:
+        """The inputs as this rank's parts of these shapes. Raises ProgramMismatch, on all ranks, where one refuses its own."""
+        parts: dict[str, Tensor] = {}
+        if error is None:
+            try:
+                parts = check(self._description.inputs, given, shapes, dtype)
+            except ProgramMismatch as refused:
+                error = refused
+        agree(self._grid.comm, "inputs of the step", error)
+        return parts
 
 
 def bind(described: Sequence[Described], args: Sequence[object], kwargs: Mapping[str, object]) -> dict[str, object]:
