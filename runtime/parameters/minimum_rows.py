@@ -14,8 +14,7 @@ from itertools import pairwise
 
 from autopar.errors import ConfigError, refusal
 from autopar.runtime.grid.grid import Axis
-
-Filled = tuple[tuple[str, ...], int]  # names of axes, extent
+from autopar.runtime.program.plan_reader import Filled
 
 
 def least_share(axes: Sequence[Axis], moved: int, filled: Sequence[Filled]) -> float:

@@ -15,9 +15,9 @@ from torch import Tensor
 from autopar.ir.layout import Layouts, Shard
 from autopar.runtime.grid.grid import Grid
 from autopar.runtime.grid.memory_format import order
-from autopar.runtime.parameters.minimum_rows import Filled, check_filled
+from autopar.runtime.parameters.minimum_rows import check_filled
 from autopar.runtime.parameters.shards import gather_whole, take_part
-from autopar.runtime.program.plan_reader import Described
+from autopar.runtime.program.plan_reader import Described, Filled
 
 Held = tuple[Described, Layouts, Tensor]
 

@@ -30,7 +30,7 @@ from autopar.runtime.parameters.shards import local_shape
 from autopar.runtime.parameters.sources import Source
 from autopar.runtime.process import keep_freed_memory
 from autopar.runtime.program.namespace import Call, Namespace, register
-from autopar.runtime.program.plan_reader import Description
+from autopar.runtime.program.plan_reader import Description, Filled
 from autopar.runtime.program.program import Program
 from autopar.runtime.session import batch_forms
 from autopar.runtime.session.batch_forms import Form
@@ -264,7 +264,7 @@ class Parallel(nn.Module):
         self._refresh()
 
     @property
-    def filled(self) -> tuple[tuple[tuple[str, ...], int], ...]:
+    def filled(self) -> tuple[Filled, ...]:
         """The factors of which every rank must hold a row, see `autopar.runtime.parameters.minimum_rows`."""
         return tuple(dict.fromkeys(one for form in self._forms for one in form.description.filled))
 

@@ -15,9 +15,8 @@ from autopar.ir.layout import Layouts
 from autopar.runtime.diagnostics.collective_errors import together
 from autopar.runtime.grid.grid import Grid
 from autopar.runtime.parameters import grad_norm, optimizer_state, reshard, sources
-from autopar.runtime.parameters.minimum_rows import Filled
 from autopar.runtime.parameters.shards import gather_gradients, gather_whole
-from autopar.runtime.program.plan_reader import Described
+from autopar.runtime.program.plan_reader import Described, Filled
 
 
 class ModelState:

@@ -31,6 +31,7 @@ _BY_CODE: Mapping[CodeType, tuple[Callable[..., Tensor], Layout, Layout]] = {
 }
 _OF_PRIMITIVES = tuple(f"autopar.runtime.{folder}." for folder in ("grid", "primitives", "partitions"))
 _OF_TRANSPORT = "autopar.runtime.transport."
+_PASSED = (_OF_TRANSPORT, "autopar.runtime.functional.across_ranks")  # between a call and who wants it
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,7 @@ class Recorder:
     def _comm(self, frame: FrameType) -> None:
         comm: Comm = frame.f_locals.get("self")  # type: ignore[assignment]  # of whatever class has a method called so
         caller = frame.f_back
-        while caller is not None and _module(caller).startswith(_OF_TRANSPORT):
+        while caller is not None and _module(caller).startswith(_PASSED):
             if caller.f_code.co_name in _COMM:
                 return  # made by another call of a communicator: one that wraps this one
             caller = caller.f_back
