@@ -47,7 +47,7 @@ class Savable(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Saved:
+class CompiledFolder:
     """A folder that was read: its plan, the text of its program as it stands now, and where it is."""
 
     plan: Plan
@@ -60,13 +60,13 @@ class Saved:
         return _digest(self.source) != self.plan.program_sha256
 
 
-def load(folder: str | Path) -> Saved:
+def load(folder: str | Path) -> CompiledFolder:
     """Read a compiled folder. Raises PlanError where it is damaged, incomplete, or of another release."""
     folder = Path(folder)
     plan = load_plan(folder)
     folder = folder if folder.is_dir() else folder.parent
     try:
-        return Saved(plan, (folder / PROGRAM).read_text(encoding="utf-8"), folder)
+        return CompiledFolder(plan, (folder / PROGRAM).read_text(encoding="utf-8"), folder)
     except (OSError, UnicodeDecodeError) as error:
         rule = "a compiled folder holds plan.json and program.py"
         fix = "compile the model again with `autopar compile`"

@@ -13,7 +13,7 @@ from statistics import mean, median
 
 from autopar.costmodel.calibration_reader import movement, per_second, priced_bytes
 from autopar.costmodel.curve_fit import Curve, fit, rounded
-from autopar.ir.calibration_data import Computed, Moved, Raw, spread
+from autopar.ir.calibration_data import Measurements, TimedComputation, TimedMove, spread
 from autopar.ir.machine import LINK_MOVES, LOCAL_MOVES, OPTIMIZERS, WORKS, Fit, Link, Machine
 
 MOST_SPREAD = 0.3  # of the repeats, between the quartiles; of a fit's points the median counts
@@ -61,7 +61,7 @@ class Calibrated:
     noise: tuple[str, ...]
 
 
-def calibrate(raw: Raw, base: Machine, name: str) -> Calibrated:
+def calibrate(raw: Measurements, base: Machine, name: str) -> Calibrated:
     """The profile `name`: `base` with everything that was measured in the place of what it had."""
     crowded = max(1.0, raw.ranks_per_node / raw.cores)
     rows = tuple(_rows(raw.moved))
@@ -80,8 +80,8 @@ def calibrate(raw: Raw, base: Machine, name: str) -> Calibrated:
     return Calibrated(machine, rows, tuple(_rates(raw.computed)), tuple(_noise(rows, raw.computed)))
 
 
-def _rows(moved: Iterable[Moved]) -> Iterable[Row]:
-    groups: dict[tuple[str, str], list[Moved]] = {}
+def _rows(moved: Iterable[TimedMove]) -> Iterable[Row]:
+    groups: dict[tuple[str, str], list[TimedMove]] = {}
     for one in moved:
         groups.setdefault((one.place, movement(one)), []).append(one)
     order = [(place, move) for place in ("local", "intra", "inter") for move in ("message", *LOCAL_MOVES, *LINK_MOVES)]
@@ -91,7 +91,7 @@ def _rows(moved: Iterable[Moved]) -> Iterable[Row]:
             yield _row(place, move, points)
 
 
-def _row(place: str, move: str, points: Sequence[Moved]) -> Row:
+def _row(place: str, move: str, points: Sequence[TimedMove]) -> Row:
     """Primitives that move data alike differ a little: the curve goes through the middle of all of one size."""
     sizes: dict[float, list[float]] = {}
     for one in points:
@@ -117,7 +117,7 @@ def _link(row: Row, crowded: float) -> Link:
     return Link(rounded(row.curve.alpha / crowded), rounded(rate * crowded))
 
 
-def _computed(computed: Sequence[Computed], base: Machine) -> Machine:
+def _computed(computed: Sequence[TimedComputation], base: Machine) -> Machine:
     rates = {
         (work, back): median(
             per_second(one)
@@ -152,7 +152,7 @@ def _share(part: float) -> float:
     return min(1.0, rounded(part))
 
 
-def _rates(computed: Sequence[Computed]) -> Iterable[Rate]:
+def _rates(computed: Sequence[TimedComputation]) -> Iterable[Rate]:
     units = {"operator": "op/s", "memory": "B/s", "update": "B/s", "floor": "s"}
     for one in computed:
         value = median(one.seconds) / one.amount if one.kind == "floor" else per_second(one)
@@ -161,7 +161,7 @@ def _rates(computed: Sequence[Computed]) -> Iterable[Rate]:
         yield Rate(" ".join(about), value, units[one.kind], spread(one.seconds))
 
 
-def _noise(rows: Sequence[Row], computed: Sequence[Computed]) -> Iterable[str]:
+def _noise(rows: Sequence[Row], computed: Sequence[TimedComputation]) -> Iterable[str]:
     for row in rows:
         what = f"{row.move} ({row.place})"
         if row.spread > MOST_SPREAD:

@@ -9,20 +9,20 @@ from statistics import median
 import msgspec
 
 from autopar.errors import ConfigError, refusal
-from autopar.ir.calibration_data import VERSION, Computed, Moved, Raw
+from autopar.ir.calibration_data import VERSION, Measurements, TimedComputation, TimedMove
 from autopar.ir.conversions import PRIMITIVES
 
 _OTHERS = ("halo", "gradient_sum", "message")  # movements of their own
 
 
-def movement(one: Moved) -> str:
+def movement(one: TimedMove) -> str:
     """The movement that this is, see `autopar.costmodel.communication`; ``message`` is a plain exchange."""
     if one.primitive in _OTHERS:
         return one.primitive
     return PRIMITIVES[one.primitive].moves[one.direction == "adjoint"]
 
 
-def priced_bytes(one: Moved) -> float:
+def priced_bytes(one: TimedMove) -> float:
     """The bytes by which its movement is priced."""
     what = movement(one)
     if what == "slice":
@@ -30,19 +30,19 @@ def priced_bytes(one: Moved) -> float:
     return float(one.before + one.after if what == "fill" else max(one.before, one.after))
 
 
-def per_second(one: Computed) -> float:
+def per_second(one: TimedComputation) -> float:
     """What it does per second."""
     return one.amount / median(one.seconds)
 
 
-def read(path: Path) -> Raw:
+def read(path: Path) -> Measurements:
     """The measurements in a file. Raises ConfigError where it is none, or another version's."""
     where, fix = (
         f"measurements {str(path)!r}",
         "write it by `mpiexec ... -m autopar.runtime.calibration.run --out FILE`",
     )
     try:
-        raw = msgspec.json.decode(path.read_bytes(), type=Raw)
+        raw = msgspec.json.decode(path.read_bytes(), type=Measurements)
     except (OSError, msgspec.MsgspecError) as error:
         rule = "measurements are a file that the calibration's ranks have written"
         raise ConfigError(refusal(where, "cannot be read", rule, [str(error)], fix)) from error
@@ -53,7 +53,7 @@ def read(path: Path) -> Raw:
     return raw
 
 
-def _wrong(raw: Raw) -> list[str]:
+def _wrong(raw: Measurements) -> list[str]:
     if raw.version != VERSION:
         return [f"version {raw.version}, where this autopar reads version {VERSION}"]
     found = ["no places"] * (not raw.places) + [f"{raw.cores} cores"] * (raw.cores < 1)

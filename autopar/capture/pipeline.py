@@ -16,8 +16,8 @@ from torch.export import ExportedProgram
 from autopar.capture.diagnostics.logs import LOG
 from autopar.capture.exporting.export import functional, traced
 from autopar.capture.exporting.fake_module import (
-    Built,
     Examples,
+    FakeModule,
     Model,
     arguments,
     build,
@@ -37,7 +37,7 @@ from autopar.capture.tracing.known_numbers import UNKNOWN
 from autopar.capture.tracing.row_pointers import pointing, wanted
 from autopar.capture.translate import constant_values, translate
 from autopar.capture.validity.any_rows import AnyRows, any_rows
-from autopar.capture.validity.batch_rows import Given, batched, given, rows_of
+from autopar.capture.validity.batch_rows import ExampleInputs, batched, given, rows_of
 from autopar.capture.validity.evaluation_mode import evaluation
 from autopar.capture.validity.requested_mode import Mode, modes
 from autopar.capture.validity.row_guards import Unproved
@@ -50,7 +50,7 @@ Finished = Callable[[ExportedProgram], tuple[Graph, dict[str, torch.Tensor]]]
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class CapturedBatch:
     """The batch of a captured model: its number of `rows`, the `inputs` that have them, and all that were `given`.
 
     `larger` is the graph of the same model with another number of rows, and `sizes` are the numbers for which both tell
@@ -59,7 +59,7 @@ class Batch:
 
     rows: int
     inputs: tuple[str, ...]
-    given: Given
+    given: ExampleInputs
     sizes: Sizes = ANY
     larger: Graph | None = None
     fixed: str = ""
@@ -75,7 +75,7 @@ class Captured:
 
     graph: Graph
     constants: dict[str, torch.Tensor]
-    batch: Batch
+    batch: CapturedBatch
     evaluation: str = ""
     training: str = ""
     evaluates: bool = False
@@ -111,7 +111,7 @@ def capture(
         return captured(build_on_cpu(built.rebuild, name))
 
 
-def _as_asked(built: Built, examples: Examples, name: str, loss: str | None, outputs: Sequence[str]) -> Captured:
+def _as_asked(built: FakeModule, examples: Examples, name: str, loss: str | None, outputs: Sequence[str]) -> Captured:
     """What is captured; once more with pointers for whole numbers of tensors where a file asks for them with `int`, and
     without the asserts of a function that look at numbers.
     """
@@ -139,7 +139,7 @@ def _may_succeed_on_cpu(error: CaptureError) -> bool:
     return circles or re.search(rf"\bmeta\b|{UNKNOWN}", str(error)) is not None
 
 
-def _capture(built: Built, examples: Examples, name: str, loss: str | None, outputs: Sequence[str]) -> Captured:
+def _capture(built: FakeModule, examples: Examples, name: str, loss: str | None, outputs: Sequence[str]) -> Captured:
     first, *others = modes(built.module, *arguments(examples, built), built.mode)
     try:
         found = _in_mode(first, built, examples, name, loss, outputs)
@@ -154,12 +154,12 @@ def _capture(built: Built, examples: Examples, name: str, loss: str | None, outp
 
 
 def _in_mode(
-    mode: Mode, built: Built, examples: Examples, name: str, loss: str | None, outputs: Sequence[str]
+    mode: Mode, built: FakeModule, examples: Examples, name: str, loss: str | None, outputs: Sequence[str]
 ) -> Captured:
     with mode.entered(built.module):
         args, kwargs = arguments(examples, built)
         names = input_names(built.module, args, kwargs)
-        batch = Batch(rows_of(examples), batched(examples, names), given(examples, names, built.module))
+        batch = CapturedBatch(rows_of(examples), batched(examples, names), given(examples, names, built.module))
         finished = partial(_graph, built, args, kwargs, name=name, loss=loss, outputs=outputs)
         found: list[AnyRows | str] = []
 
@@ -176,7 +176,7 @@ def _in_mode(
     return Captured(graph, constants, batch, why, mode.stuck, mode.evaluates)
 
 
-def _any_rows(built: Built, example: Given, program: ExportedProgram, name: str) -> AnyRows | str:
+def _any_rows(built: FakeModule, example: ExampleInputs, program: ExportedProgram, name: str) -> AnyRows | str:
     """The trace for any number of rows, or why there is none."""
     try:
         return any_rows(built, example, program, name)
@@ -185,8 +185,8 @@ def _any_rows(built: Built, example: Given, program: ExportedProgram, name: str)
 
 
 def _of_any_rows(
-    batch: Batch, found: AnyRows | str, finished: Finished, constants: Mapping[str, torch.Tensor]
-) -> Batch:
+    batch: CapturedBatch, found: AnyRows | str, finished: Finished, constants: Mapping[str, torch.Tensor]
+) -> CapturedBatch:
     if isinstance(found, str):
         return replace(batch, fixed=found)
     larger, fixed = _larger(finished, found, constants)
@@ -211,7 +211,7 @@ def _larger(
 
 
 def _graph(
-    built: Built,
+    built: FakeModule,
     args: tuple[object, ...],
     kwargs: dict[str, object],
     program: ExportedProgram,
@@ -230,7 +230,7 @@ def _graph(
     return graph, {key: tensor for key, tensor in constants.items() if key in used}
 
 
-def _constants(graph: Graph, program: ExportedProgram, built: Built) -> dict[str, torch.Tensor]:
+def _constants(graph: Graph, program: ExportedProgram, built: FakeModule) -> dict[str, torch.Tensor]:
     """Values of the graph's constants. Raises CaptureError where one has no memory and cannot be made again."""
     wanted = [item.name for item in graph.parameters if item.kind == "constant"]
     found = {**constant_values(program), **_own_buffers(built.module)}

@@ -29,7 +29,7 @@ _CHECKS = frozenset({"aten._assert_tensor_metadata.default", "aten._assert_scala
 
 
 @dataclass(slots=True)
-class _State:
+class _Translation:
     """What is known while the nodes are read in order."""
 
     files: frozenset[str]
@@ -53,7 +53,7 @@ def translate(
 
     `positional` names the positional inputs.
     """
-    state = _State(user_files(module))
+    state = _Translation(user_files(module))
     nodes = list(program.graph.nodes)
     parameters = _parameters(program, module, state)
     inputs = _inputs(program, positional, state)
@@ -72,7 +72,7 @@ def constant_values(program: ExportedProgram) -> dict[str, torch.Tensor]:
     return {key: tensor.detach() for key, tensor in found.items()}
 
 
-def _parameters(program: ExportedProgram, module: nn.Module, state: _State) -> tuple[Parameter, ...]:
+def _parameters(program: ExportedProgram, module: nn.Module, state: _Translation) -> tuple[Parameter, ...]:
     """Parameters, buffers and constants; one per tensor, the names tied to it as aliases."""
     tensors = {
         **dict(module.named_parameters(remove_duplicate=False)),
@@ -105,7 +105,7 @@ def _kind(tensor: torch.Tensor | None, kept: bool) -> str:
     return "buffer" if tensor is not None and kept else "constant"
 
 
-def _inputs(program: ExportedProgram, positional: tuple[str, ...], state: _State) -> tuple[Input, ...]:
+def _inputs(program: ExportedProgram, positional: tuple[str, ...], state: _Translation) -> tuple[Input, ...]:
     """The tensors that the user passes; arguments of another kind are constants of this graph."""
     specs = [spec for spec in program.graph_signature.input_specs if spec.kind is InputKind.USER_INPUT]
     names = (*positional, *program.call_spec.in_spec.child(1).context)
@@ -118,7 +118,7 @@ def _inputs(program: ExportedProgram, positional: tuple[str, ...], state: _State
     return tuple(found)
 
 
-def _translate_node(node: fx.Node, state: _State) -> None:
+def _translate_node(node: fx.Node, state: _Translation) -> None:
     if node.target is operator.getitem:
         return  # folded into the call that it picks from
     frame = innermost(frames_of_text(node.meta.get("stack_trace") or ""), state.files)
@@ -161,7 +161,9 @@ def _value(name: str, tensor: object, flows: bool) -> Value:
     return Value(name, tuple(int(n) for n in tensor.shape), dtype, floating and flows)
 
 
-def _updates(program: ExportedProgram, parameters: Sequence[Parameter], state: _State) -> tuple[tuple[str, str], ...]:
+def _updates(
+    program: ExportedProgram, parameters: Sequence[Parameter], state: _Translation
+) -> tuple[tuple[str, str], ...]:
     """Which value replaces which buffer or parameter after forward. Inputs may not be written to."""
     refusals.check_inputs_kept(program, state.files)
     owners = {name: item.name for item in parameters for name in (item.name, *item.aliases)}
@@ -172,7 +174,7 @@ def _updates(program: ExportedProgram, parameters: Sequence[Parameter], state: _
     return tuple(found)
 
 
-def _loss(program: ExportedProgram, state: _State, name: str, wanted: str | None) -> tuple[str, str]:
+def _loss(program: ExportedProgram, state: _Translation, name: str, wanted: str | None) -> tuple[str, str]:
     """The path and the value of the loss: what `wanted` names, else an output called loss, else the only scalar."""
     outputs = _known_outputs(program, state)
     scalars = [path for path, value in outputs.items() if state.values[value].shape == ()]
@@ -195,7 +197,9 @@ def _loss(program: ExportedProgram, state: _State, name: str, wanted: str | None
     return path, outputs[path]
 
 
-def _returned(program: ExportedProgram, state: _State, name: str, wanted: Sequence[str]) -> tuple[tuple[str, str], ...]:
+def _returned(
+    program: ExportedProgram, state: _Translation, name: str, wanted: Sequence[str]
+) -> tuple[tuple[str, str], ...]:
     """The outputs that were asked for, each with its value. Raises CaptureError for one that forward does not return."""
     outputs = _known_outputs(program, state)
     missing = [f"{path!r} is none{nearest(path, outputs)}" for path in wanted if path not in outputs]
@@ -206,13 +210,13 @@ def _returned(program: ExportedProgram, state: _State, name: str, wanted: Sequen
     return tuple((path, outputs[path]) for path in dict.fromkeys(wanted))
 
 
-def _known_outputs(program: ExportedProgram, state: _State) -> dict[str, str]:
+def _known_outputs(program: ExportedProgram, state: _Translation) -> dict[str, str]:
     """Every tensor that forward returns by its path, and its value in the graph."""
     found = {path: state.alias.get(value, value) for path, value in _outputs(program).items()}
     return {path: value for path, value in found.items() if value in state.values}
 
 
-def _spelled(outputs: Mapping[str, str], state: _State) -> list[str]:
+def _spelled(outputs: Mapping[str, str], state: _Translation) -> list[str]:
     return [f"{path or 'the output'}: {_spell(state.values[value])}" for path, value in outputs.items()]
 
 

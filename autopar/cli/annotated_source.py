@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class SourceLine:
     """Calls that one source line makes in one module. `owner` is the module whose forward the line stands in."""
 
     owner: str
@@ -51,17 +51,17 @@ def seconds(node: NodePlan) -> float:
     return node.seconds_forward + node.seconds_backward
 
 
-def group(plan: Plan) -> list[Line]:
+def group(plan: Plan) -> list[SourceLine]:
     """The lines in order of execution; of repeated blocks the first."""
     composite = {node.module.rpartition(".")[0] for node in plan.nodes if node.module}
-    found: list[Line] = []
+    found: list[SourceLine] = []
     for node, _ in shown(plan):
         owner = _owner(node.module, composite)
         last = found[-1] if found else None
         if last and (last.owner, last.source) == (owner, node.source) and node.module in (last.module, owner):
-            found[-1] = Line(owner, last.module, last.source, (*last.calls, node))
+            found[-1] = SourceLine(owner, last.module, last.source, (*last.calls, node))
         else:
-            found.append(Line(owner, node.module, node.source, (node,)))
+            found.append(SourceLine(owner, node.module, node.source, (node,)))
     return found
 
 

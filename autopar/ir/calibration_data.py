@@ -4,7 +4,7 @@
     Computed   how long one computation takes
     Raw        one calibration: all of both, and where its ranks were
 
-The file is `Raw` as JSON, its fields in this order. Seconds come once per repeat, on the slowest rank.
+The file is `Measurements` as JSON, its fields in this order. Seconds come once per repeat, on the slowest rank.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Moved:
+class TimedMove:
     """Seconds of `primitive` in `direction` (``forward`` or ``adjoint``), once per repeat, on the slowest rank.
 
     place is ``intra``, ``inter``, or ``local`` where nothing is sent; ranks those of one group; before and after the
@@ -35,7 +35,7 @@ class Moved:
 
 
 @dataclass(frozen=True, slots=True)
-class Computed:
+class TimedComputation:
     """Seconds of one call, once per repeat, on the slowest rank.
 
     kind is ``operator``, ``memory``, ``floor`` or ``update``. Of an operator, work is its class and direction ``forward``
@@ -53,7 +53,7 @@ class Computed:
 
 
 @dataclass(frozen=True, slots=True)
-class Raw:
+class Measurements:
     """What was measured. `places` has for every rank the first rank of its node; cores are those of the smallest node.
 
     What a rank does by itself (`computed`, and local movements) was done by as many ranks of a node as have a core each, and
@@ -66,8 +66,8 @@ class Raw:
     cores: int
     software: str
     seconds: float
-    moved: tuple[Moved, ...]
-    computed: tuple[Computed, ...]
+    moved: tuple[TimedMove, ...]
+    computed: tuple[TimedComputation, ...]
     overlap_intra: float | None
     overlap_inter: float | None
 

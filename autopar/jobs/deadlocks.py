@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from autopar.errors import refusal
-from autopar.jobs.flight_recorder import Seen
+from autopar.jobs.flight_recorder import RankRecord
 
 _TABLES = 8  # ranks with different last calls that are shown in full
 _PLURAL = {"waits": "wait", "is": "are", "has": "have"}
 
 
-def awaited(one: Seen, every: Sequence[Seen]) -> list[int]:
+def awaited(one: RankRecord, every: Sequence[RankRecord]) -> list[int]:
     """The ranks of this host that have to enter the call in which `one` is before it can end."""
     call = one.waiting
     if call is None:
@@ -27,7 +27,7 @@ def awaited(one: Seen, every: Sequence[Seen]) -> list[int]:
     return [other.rank for other in others if other.rank in call.peers and not _trading(other, call.group)]
 
 
-def in_vain(every: Sequence[Seen]) -> set[int]:
+def in_vain(every: Sequence[RankRecord]) -> set[int]:
     """The ranks that wait and can never go on."""
     waits = {one.rank: ranks for one in every if one.state == "running" and (ranks := awaited(one, every))}
     free = {one.rank for one in every if one.state in ("running", "stopped")} - set(waits)
@@ -36,7 +36,7 @@ def in_vain(every: Sequence[Seen]) -> set[int]:
     return set(waits) - free
 
 
-def account(me: int, every: Sequence[Seen], now: float, elsewhere: int) -> str:
+def account(me: int, every: Sequence[RankRecord], now: float, elsewhere: int) -> str:
     """What rank `me` has to say of its wait, with the last calls of all ranks. `elsewhere`: ranks of other hosts."""
     mine = next(one for one in every if one.rank == me)
     vain = me in in_vain(every)
@@ -48,14 +48,14 @@ def account(me: int, every: Sequence[Seen], now: float, elsewhere: int) -> str:
     return refusal(where, given, rule, lines, _fix(every, vain, elsewhere)) + "\n" + _tables(every, now)
 
 
-def last_seen(one: Seen) -> str:
+def last_seen(one: RankRecord) -> str:
     """Where a rank was when it was last seen."""
     if not one.calls:
         return "before its first call"
     return f"{'in' if one.inside else 'after'} {one.calls[0]}{_source(one.calls[0].source)}"
 
 
-def _state(one: Seen, every: Sequence[Seen], elsewhere: int) -> str:
+def _state(one: RankRecord, every: Sequence[RankRecord], elsewhere: int) -> str:
     call = one.waiting
     if one.state == "ended":
         return f"has ended, {last_seen(one)}"
@@ -72,7 +72,7 @@ def _state(one: Seen, every: Sequence[Seen], elsewhere: int) -> str:
     return f"waits for {_ranks(ranks)} in {call}{source}"
 
 
-def _fix(every: Sequence[Seen], vain: bool, elsewhere: int) -> str:
+def _fix(every: Sequence[RankRecord], vain: bool, elsewhere: int) -> str:
     found: dict[str, list[int]] = {}
     for one in every:
         found.setdefault("computing" if one.state == "running" and not one.inside else one.state, []).append(one.rank)
@@ -92,9 +92,9 @@ def _fix(every: Sequence[Seen], vain: bool, elsewhere: int) -> str:
     return "all have entered: the network, or sizes that differ (AUTOPAR_CHECK=1 compares them)"
 
 
-def _tables(every: Sequence[Seen], now: float) -> str:
+def _tables(every: Sequence[RankRecord], now: float) -> str:
     calls = {one.rank: tuple(map(str, reversed(one.calls))) for one in every}
-    groups: dict[tuple[str, ...], list[Seen]] = {}
+    groups: dict[tuple[str, ...], list[RankRecord]] = {}
     for one in every:
         groups.setdefault(calls[one.rank], []).append(one)
     blocks = []
@@ -107,9 +107,11 @@ def _tables(every: Sequence[Seen], now: float) -> str:
     return "\n".join(blocks)
 
 
-def _together(every: Sequence[Seen], text: Callable[[Seen], str], seconds: Callable[[Seen], float]) -> list[str]:
+def _together(
+    every: Sequence[RankRecord], text: Callable[[RankRecord], str], seconds: Callable[[RankRecord], float]
+) -> list[str]:
     """One line for all ranks of which the same is to be said, with the longest of their times."""
-    groups: dict[str, list[Seen]] = {}
+    groups: dict[str, list[RankRecord]] = {}
     for one in every:
         groups.setdefault(text(one), []).append(one)
     lines = []
@@ -122,7 +124,7 @@ def _together(every: Sequence[Seen], text: Callable[[Seen], str], seconds: Calla
     return lines
 
 
-def _trading(other: Seen, group: int) -> bool:
+def _trading(other: RankRecord, group: int) -> bool:
     call = other.waiting
     return call is not None and call.group == group and call.number == 0
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from autopar.jobs import deadlocks, failure_files, flight_recorder
-from autopar.jobs.flight_recorder import Seen
+from autopar.jobs.flight_recorder import RankRecord
 
 # MPICH names a process; Open MPI names a rank, in lines that are broken anywhere between words.
 _KILLED = re.compile(
@@ -26,7 +26,7 @@ _HINTS = {
 }
 
 
-def account(folder: Path, status: int, output: bytes, seen: Sequence[Seen]) -> str:
+def account(folder: Path, status: int, output: bytes, seen: Sequence[RankRecord]) -> str:
     """Why a job ended: `output` is the end of what it printed, `seen` what its ranks have noted on this host."""
     cause = failure_files.first(folder)
     if cause is not None:
@@ -53,7 +53,7 @@ def account(folder: Path, status: int, output: bytes, seen: Sequence[Seen]) -> s
     return "\n".join([f"{said}, before any rank said a word", *(_hint(number) or [look])])
 
 
-def lost(seen: Sequence[Seen]) -> list[Seen]:
+def lost(seen: Sequence[RankRecord]) -> list[RankRecord]:
     """The ranks that are gone without having come to an end."""
     return [one for one in seen if one.state == "gone"]
 

@@ -22,14 +22,14 @@ _SECONDS, _CHECKED_SECONDS = 600.0, 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class JobSettings:
     """Whether calls are compared, and how many seconds a rank may wait; 0 is without limit."""
 
     check: bool
     seconds: float
 
 
-def settings(environment: Mapping[str, str] = os.environ) -> Settings:
+def settings(environment: Mapping[str, str] = os.environ) -> JobSettings:
     """What the environment asks for. Raises ConfigError."""
     check = environment.get(CHECK, "").strip() or "0"
     if check not in ("0", "1"):
@@ -39,7 +39,7 @@ def settings(environment: Mapping[str, str] = os.environ) -> Settings:
     if not 0 <= seconds < math.inf:
         rule = "it is the number of seconds that a rank may wait in one call; 0 is without limit"
         raise ConfigError(refusal(TIMEOUT, f"is {said!r}", rule))
-    return Settings(check == "1", seconds)
+    return JobSettings(check == "1", seconds)
 
 
 def is_terminal() -> bool:

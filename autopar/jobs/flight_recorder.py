@@ -38,7 +38,7 @@ _ENDED, _NOW = 16, 32  # offsets in the header
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class RecordedCall:
     """One call of a rank. `number` 0 means that only `peers` are waited for, not the group."""
 
     what: str
@@ -57,7 +57,7 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class RankRecord:
     """A rank as its area shows it: `state` is running, stopped, ended or gone; `calls` the last ones, newest first.
 
     `since` is when it entered the call in which it is, or left its last one.
@@ -70,15 +70,15 @@ class Seen:
     inside: bool
     since: float
     entered: dict[int, int]
-    calls: tuple[Call, ...]
+    calls: tuple[RecordedCall, ...]
 
     @property
-    def waiting(self) -> Call | None:
+    def waiting(self) -> RecordedCall | None:
         """The call that this rank is in."""
         return self.calls[0] if self.inside and self.calls else None
 
 
-class Group:
+class CallCounter:
     """How many calls of one group of ranks this rank has entered, and where that is written."""
 
     __slots__ = ("count", "key", "offset")
@@ -89,7 +89,7 @@ class Group:
         self.count = 0
 
 
-class Journal:
+class FlightRecorder:
     """The areas of this host's ranks, and the writing of this rank's own."""
 
     def __init__(self, file: Path, place: int, places: int, rank: int) -> None:
@@ -107,24 +107,24 @@ class Journal:
         left = (self.memory, start + _ENDED, self._descriptor, self.closed)
         weakref.finalize(self, _leave, *left)  # at exit at the latest
 
-    def join(self, key: int) -> Group:
+    def join(self, key: int) -> CallCounter:
         """Count calls in this group from now on. Where there are too many groups, its calls are noted uncounted."""
         place = next((i for i in range(GROUPS) if i not in self._used), None)
         if place is None:
-            return Group(key, 0)
+            return CallCounter(key, 0)
         self._used.add(place)
-        group = Group(key, self._groups + place * _ENTRY.size)
+        group = CallCounter(key, self._groups + place * _ENTRY.size)
         _ENTRY.pack_into(self.memory, group.offset, key, 0)
         return group
 
-    def quit(self, group: Group) -> None:
+    def quit(self, group: CallCounter) -> None:
         """The group is no more."""
         if group.offset:
             _ENTRY.pack_into(self.memory, group.offset, 0, 0)
             self._used.discard((group.offset - self._groups) // _ENTRY.size)
             group.offset = 0
 
-    def enter(self, group: Group, text: bytes) -> int:
+    def enter(self, group: CallCounter, text: bytes) -> int:
         """Note that the next call of a group begins; returns its number."""
         number = 0
         if group.offset:
@@ -133,7 +133,7 @@ class Journal:
         self.repeat(group, text, number)
         return number
 
-    def repeat(self, group: Group, text: bytes, number: int) -> None:
+    def repeat(self, group: CallCounter, text: bytes, number: int) -> None:
         """Note that this rank is in a call that was begun before, or with `number` 0 in one that is not the group's."""
         so_far = self._so_far
         self._so_far = so_far + 1
@@ -186,19 +186,19 @@ def text(what: str, where: str, source: str, tensor: str, over: str, peers: tupl
     return json.dumps([what[:40], where[-60:], "", "", "", ()]).encode()
 
 
-def read(memory: mmap.mmap | bytes) -> list[Seen]:
+def read(memory: mmap.mmap | bytes) -> list[RankRecord]:
     """All areas, by rank."""
     seen = [_read(memory, start) for start in range(0, len(memory) - AREA + 1, AREA)]
     return sorted((one for one in seen if one.process), key=lambda one: one.rank)
 
 
-def read_folder(folder: Path) -> list[Seen]:
+def read_folder(folder: Path) -> list[RankRecord]:
     """All areas of the file that the ranks under this launcher's folder have shared."""
     file = next(folder.glob(f"{NAME}-*"), None)
     return [] if file is None else read(file.read_bytes())
 
 
-def _read(memory: mmap.mmap | bytes, start: int) -> Seen:
+def _read(memory: mmap.mmap | bytes, start: int) -> RankRecord:
     process, born, ended, rank, so_far, inside, left = _HEADER.unpack_from(memory, start)
     state = "ended" if ended else process_state(process, born)
     entries = [_ENTRY.unpack_from(memory, start + _HEADER.size + i * _ENTRY.size) for i in range(GROUPS)]
@@ -208,16 +208,16 @@ def _read(memory: mmap.mmap | bytes, start: int) -> Seen:
         calls += [call] if call is not None else []
     entered = {group: count for group, count in entries if group}
     since = calls[0].begin if inside and calls else left
-    return Seen(rank, process, born, state, bool(inside), since, entered, tuple(calls))
+    return RankRecord(rank, process, born, state, bool(inside), since, entered, tuple(calls))
 
 
-def _read_call(memory: mmap.mmap | bytes, at: int) -> Call | None:
+def _read_call(memory: mmap.mmap | bytes, at: int) -> RecordedCall | None:
     begin, group, number, length, text = _CALL.unpack_from(memory, at)
     try:
         what, where, source, tensor, over, peers = json.loads(text[:length])
     except ValueError:
         return None  # it is being written
-    return Call(what, where, source, tensor, over, tuple(peers), group, number, begin)
+    return RecordedCall(what, where, source, tensor, over, tuple(peers), group, number, begin)
 
 
 def process_state(process: int, born: int) -> str:
@@ -230,7 +230,7 @@ def process_state(process: int, born: int) -> str:
     return "stopped" if said[0] in ("T", "t") else "running"
 
 
-def kill(one: Seen) -> None:
+def kill(one: RankRecord) -> None:
     """Kill a rank that is still there: a stopped one hears nothing else."""
     if one.born and process_state(one.process, one.born) != "gone":
         with contextlib.suppress(ProcessLookupError):  # it may have come to its end just now

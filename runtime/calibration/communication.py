@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from autopar.ir.bucketing import BUCKET_BYTES
-from autopar.ir.calibration_data import Moved
+from autopar.ir.calibration_data import TimedMove
 from autopar.ir.layout import Shard
 from autopar.runtime.calibration.timer import Call, Timer
 from autopar.runtime.grid.grid import Axis
@@ -88,14 +88,14 @@ _KEPT = {  # and which do not; the adjoint of gather, which only other ranks can
 }
 
 
-def sent(clock: Timer, axis: Axis, place: str, tell: Callable[[str], None]) -> Iterator[Moved]:
+def sent(clock: Timer, axis: Axis, place: str, tell: Callable[[str], None]) -> Iterator[TimedMove]:
     """Everything that sends something over the axis. Collective over the clock's ranks, all on axes of one size."""
     for primitive, directions in _SENT.items():
         tell(f"{primitive}, {place}")
         yield from _moved(clock, axis, primitive, directions, place)
 
 
-def kept(clock: Timer, axis: Axis, tell: Callable[[str], None]) -> Iterator[Moved]:
+def kept(clock: Timer, axis: Axis, tell: Callable[[str], None]) -> Iterator[TimedMove]:
     """Everything that stays in a rank's memory. Collective over the clock's ranks; nothing goes over the axis.
 
     Rank 0 of the axis must not be alone in this: it has less to do than the others.
@@ -105,14 +105,14 @@ def kept(clock: Timer, axis: Axis, tell: Callable[[str], None]) -> Iterator[Move
         yield from _moved(clock, axis, primitive, directions, "local")
 
 
-def _moved(clock: Timer, axis: Axis, primitive: str, directions: Collection[str], place: str) -> Iterator[Moved]:
+def _moved(clock: Timer, axis: Axis, primitive: str, directions: Collection[str], place: str) -> Iterator[TimedMove]:
     wanted = set(directions)
     for nbytes in _sizes(clock.pace.most):
         setup = _TABLE[primitive](axis, nbytes)
         for direction, seconds in _timed(clock, setup, wanted):
             if median(seconds) > _TOO_LONG:
                 wanted.discard(direction)
-            yield Moved(primitive, direction, place, axis.size, setup.before, setup.after, seconds)
+            yield TimedMove(primitive, direction, place, axis.size, setup.before, setup.after, seconds)
         setup.close()
 
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from autopar.ir.calibration_data import Computed
+from autopar.ir.calibration_data import TimedComputation
 from autopar.runtime.calibration.timer import Timer
 from autopar.runtime.transport.base import Comm
 
@@ -102,7 +102,7 @@ _TOUCHED = {"sgd": 3, "momentum": 5, "adamw": 7}  # numbers read and written per
 _PARAMETERS = ((2048, 2048),) * 2 + ((512, 1024),) * 4 + ((1024,),) * 12  # 41 MB: more than a cache holds
 
 
-def rates(clock: Timer, tell: Callable[[str], None]) -> Iterator[Computed]:
+def rates(clock: Timer, tell: Callable[[str], None]) -> Iterator[TimedComputation]:
     """Everything that one rank computes. Collective over its ranks."""
     for one in _operators(clock.pace.most < _SMALL):
         tell(f"{one.work} {one.name}, {str(one.dtype).removeprefix('torch.')}")
@@ -145,36 +145,36 @@ def overlap(clock: Timer, group: Comm) -> float:
     return min(1.0, max(0.0, (alone + computing - together) / alone))
 
 
-def _operator(clock: Timer, one: _Operator) -> Iterator[Computed]:
+def _operator(clock: Timer, one: _Operator) -> Iterator[TimedComputation]:
     operands = [torch.rand(shape, dtype=torch.float32).to(one.dtype).requires_grad_() for shape in one.shapes]
     forward = clock.time(lambda: one.function(*operands))
     about = ("operator", one.name, one.work, str(one.dtype).removeprefix("torch."))
-    yield Computed(*about, "forward", one.operations, forward)
+    yield TimedComputation(*about, "forward", one.operations, forward)
     if one.backward:
         backward = clock.adjoint(one.function, *operands)
-        yield Computed(*about, "backward", one.operations * one.backward, backward)
+        yield TimedComputation(*about, "backward", one.operations * one.backward, backward)
 
 
-def _memory(clock: Timer) -> Iterator[Computed]:
+def _memory(clock: Timer) -> Iterator[TimedComputation]:
     source, target = torch.ones(clock.pace.most), torch.ones(clock.pace.most)
     copied = clock.time(lambda: target.copy_(source))
-    yield Computed("memory", "copy in place", "", "float32", "forward", 2.0 * source.nbytes, copied)
+    yield TimedComputation("memory", "copy in place", "", "float32", "forward", 2.0 * source.nbytes, copied)
     added = clock.time(lambda: source + target)
-    yield Computed("memory", "sum of two", "", "float32", "forward", 3.0 * source.nbytes, added)
+    yield TimedComputation("memory", "sum of two", "", "float32", "forward", 3.0 * source.nbytes, added)
 
 
-def _floor(clock: Timer) -> Iterator[Computed]:
+def _floor(clock: Timer) -> Iterator[TimedComputation]:
     """Four operators on next to nothing."""
     x, weight = torch.ones(4, 16, requires_grad=True), torch.ones(16, 16, requires_grad=True)
 
     def chain(x: Tensor, weight: Tensor) -> Tensor:
         return F.layer_norm(F.gelu(F.linear(x, weight)), (16,)) + x
 
-    yield Computed("floor", "forward", "", "float32", "forward", 4.0, clock.time(lambda: chain(x, weight)))
-    yield Computed("floor", "backward", "", "float32", "backward", 4.0, clock.adjoint(chain, x, weight))
+    yield TimedComputation("floor", "forward", "", "float32", "forward", 4.0, clock.time(lambda: chain(x, weight)))
+    yield TimedComputation("floor", "backward", "", "float32", "backward", 4.0, clock.adjoint(chain, x, weight))
 
 
-def _update(clock: Timer, name: str) -> Computed:
+def _update(clock: Timer, name: str) -> TimedComputation:
     shapes = _PARAMETERS if clock.pace.most >= _SMALL else ((64, 64),) * 3
     parameters = [torch.nn.Parameter(torch.ones(shape)) for shape in shapes]
     for one in parameters:
@@ -182,4 +182,4 @@ def _update(clock: Timer, name: str) -> Computed:
     optimizer = _OPTIMIZERS[name](parameters)
     seconds = clock.time(optimizer.step)
     moved = 4.0 * _TOUCHED[name] * sum(one.numel() for one in parameters)
-    return Computed("update", name, name, "float32", "forward", moved, seconds)
+    return TimedComputation("update", name, name, "float32", "forward", moved, seconds)

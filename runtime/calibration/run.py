@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import torch
 
 from autopar.errors import ConfigError, refusal
-from autopar.ir.calibration_data import VERSION, Computed, Moved, Raw
+from autopar.ir.calibration_data import VERSION, Measurements, TimedComputation, TimedMove
 from autopar.jobs.environment import is_terminal
 from autopar.runtime.calibration.communication import kept, sent
 from autopar.runtime.calibration.compute import overlap, rates
@@ -37,11 +37,11 @@ from autopar.runtime.transport.staged import stage
 from autopar.runtime.transport.world import default_world, simulated_world
 
 Tell = Callable[[str], None]
-Record = TypeVar("Record", Moved, Computed)
+Record = TypeVar("Record", TimedMove, TimedComputation)
 _NAP = 0.02  # seconds between the looks of those that rest
 
 
-def measure(world: Comm, places: Sequence[int], pace: Pace, tell: Tell) -> Raw:
+def measure(world: Comm, places: Sequence[int], pace: Pace, tell: Tell) -> Measurements:
     """Everything, on all ranks of `world`. Collective; what was measured is alike on all ranks, of which one tells what it does.
 
     Raises ConfigError, on all ranks alike, unless the nodes hold consecutive ranks, equally many each.
@@ -50,21 +50,21 @@ def measure(world: Comm, places: Sequence[int], pace: Pace, tell: Tell) -> Raw:
     each, wide = ranks_per_node(places), cores(world, places)
     clock = CrowdClock(world, pace) if each > wide else Clock(world, pace)
     few = _Few(world, world.rank % each >= each - wide, pace, tell)
-    moved: list[Moved] = []
+    moved: list[TimedMove] = []
     hidden: dict[str, float] = {}
     groups = {"intra": (world.rank // each, each), "inter": (world.rank % each, world.size // each)}
     for place, (color, size) in groups.items():
         if size > 1:
             group = world.split(color, world.rank)
             axis = Axis(place, group)
-            moved += [] if moved else few.do(Moved, partial(kept, axis=axis))
+            moved += [] if moved else few.do(TimedMove, partial(kept, axis=axis))
             moved += sent(clock, axis, place, _only(tell, world))
             _only(tell, world)(f"overlap, {place}")
             hidden[place] = overlap(clock, group)
             group.free()
-    computed = few.do(Computed, rates)
+    computed = few.do(TimedComputation, rates)
     software = f"Python {platform.python_version()}, torch {torch.__version__}"
-    return Raw(
+    return Measurements(
         VERSION, pace == QUICK, tuple(places), wide, software, time.perf_counter() - start,
         tuple(moved), tuple(computed), hidden.get("intra"), hidden.get("inter"),
     )  # fmt: skip

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from autopar.errors import ProgramMismatch, refusal
 from autopar.jobs import deadlocks, failure_files, flight_recorder
-from autopar.jobs.environment import CHECK, TIMEOUT, Settings
-from autopar.jobs.flight_recorder import Journal
+from autopar.jobs.environment import CHECK, TIMEOUT, JobSettings
+from autopar.jobs.flight_recorder import FlightRecorder
 from autopar.runtime.diagnostics import failure
 from autopar.runtime.transport.base import Comm
 
@@ -26,7 +26,7 @@ _VAIN = 2.0  # seconds before a wait is looked at for whether it can end
 _GRACE = 5.0  # seconds for the abort to end this process, before it ends itself
 
 
-def start(comm: Comm, wanted: Settings) -> Journal | None:
+def start(comm: Comm, wanted: JobSettings) -> FlightRecorder | None:
     """Watch this rank from now on, as long as somebody holds the journal. Collective. Raises ProgramMismatch.
 
     Returns None where no rank is to be watched.
@@ -44,7 +44,7 @@ def start(comm: Comm, wanted: Settings) -> Journal | None:
     return notes
 
 
-def _facts(wanted: Settings) -> list[str]:
+def _facts(wanted: JobSettings) -> list[str]:
     return [socket.gethostname(), f"{CHECK}={int(wanted.check)}", f"{TIMEOUT}={wanted.seconds:g}"]
 
 
@@ -61,7 +61,7 @@ def _check_alike(said: list[str]) -> None:
         raise ProgramMismatch(refusal("environment", "differs between ranks", rule, lines, fix))
 
 
-def _share(comm: Comm, here: list[int]) -> Journal:
+def _share(comm: Comm, here: list[int]) -> FlightRecorder:
     """The journal of this host's ranks `here`; of this rank alone where it cannot see the others' file."""
     first = comm.rank == here[0]
     folder = failure_files.folder()
@@ -70,17 +70,19 @@ def _share(comm: Comm, here: list[int]) -> Journal:
     path = flight_recorder.make(folder, len(here)) if first else None
     named = comm.gather_objects("" if path is None else str(path))[here[0]]
     try:
-        notes = Journal(Path(str(named)), here.index(comm.rank), len(here), comm.rank)
+        notes = FlightRecorder(Path(str(named)), here.index(comm.rank), len(here), comm.rank)
     except OSError:
         path = flight_recorder.make(None, 1)
-        notes = Journal(path, 0, 1, comm.rank)
+        notes = FlightRecorder(path, 0, 1, comm.rank)
     comm.barrier()
     if path is not None and path.parent != folder:
         path.unlink()
     return notes
 
 
-def _watch(notes: weakref.ref[Journal], closed: threading.Event, comm: Comm, limit: float, elsewhere: int) -> None:
+def _watch(
+    notes: weakref.ref[FlightRecorder], closed: threading.Event, comm: Comm, limit: float, elsewhere: int
+) -> None:
     """Look after this rank until its journal is closed, without holding it."""
     step = max(0.02, min(1.0, limit / 8))
     call, waited, suspected = 0, 0.0, 0.0
@@ -98,7 +100,7 @@ def _watch(notes: weakref.ref[Journal], closed: threading.Event, comm: Comm, lim
         del held
 
 
-def _tell(notes: Journal, comm: Comm, elsewhere: int) -> None:
+def _tell(notes: FlightRecorder, comm: Comm, elsewhere: int) -> None:
     """Say what has come of it and end the job; the first rank of the host speaks, the others wait for their end."""
     if not notes.claim():
         time.sleep(2 * _GRACE)

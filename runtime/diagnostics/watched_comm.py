@@ -24,7 +24,7 @@ from torch import Tensor
 
 from autopar.jobs import flight_recorder
 from autopar.jobs.environment import settings
-from autopar.jobs.flight_recorder import Journal
+from autopar.jobs.flight_recorder import FlightRecorder
 from autopar.runtime.diagnostics import call_fingerprint, call_site, watchdog
 from autopar.runtime.diagnostics.call_fingerprint import Print
 from autopar.runtime.diagnostics.call_site import Site
@@ -70,7 +70,7 @@ class _Group:
 class Watched(ForwardingComm):
     """`inner`, with its calls noted in `notes`, and compared if `check`."""
 
-    def __init__(self, inner: Comm, group: _Group, notes: Journal | None, check: bool) -> None:
+    def __init__(self, inner: Comm, group: _Group, notes: FlightRecorder | None, check: bool) -> None:
         super().__init__(inner)
         self._group = group
         self._notes = notes

@@ -10,7 +10,7 @@ from autopar.costmodel import calibration_reader
 from autopar.costmodel.calibration import calibrate
 from autopar.errors import ConfigError
 from autopar.ir import machine as machines
-from autopar.ir.calibration_data import Moved
+from autopar.ir.calibration_data import TimedMove
 from autopar.ir.conversions import PRIMITIVES
 from autopar.ir.machine import LINK_MOVES, LOCAL_MOVES, Fit, load
 from autopar.ir.machine_toml import number, rate, size, text
@@ -148,7 +148,7 @@ def test_numbers_for_people():
 
 def test_bytes_of_a_measurement_are_those_of_the_price():
     def bytes_of(primitive, direction, before, after):
-        return calibration_reader.priced_bytes(Moved(primitive, direction, "intra", 2, before, after, (1.0,)))
+        return calibration_reader.priced_bytes(TimedMove(primitive, direction, "intra", 2, before, after, (1.0,)))
 
     assert bytes_of("split", "forward", 100, 50) == 50  # a slice
     assert bytes_of("split", "adjoint", 100, 50) == 100  # a gather

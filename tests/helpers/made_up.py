@@ -32,7 +32,7 @@ def repeats(seconds, noise):
 
 def moved(places, noise=0.01):
     from autopar.costmodel.calibration_reader import priced_bytes
-    from autopar.ir.calibration_data import Moved
+    from autopar.ir.calibration_data import TimedMove
 
     found = []
     for place in places:
@@ -43,7 +43,7 @@ def moved(places, noise=0.01):
                 for power in range(9):
                     whole, part = 64 * 4**power, 32 * 4**power
                     before, after = (part if primitive in GROWS else whole), (part if primitive in SHRINKS else whole)
-                    one = Moved(primitive, direction, where or place, 2, before, after, (1.0,))
+                    one = TimedMove(primitive, direction, where or place, 2, before, after, (1.0,))
                     alpha, beta = RATES[where or place]
                     seconds = repeats(alpha + priced_bytes(one) / beta, noise)
                     found.append((primitive, direction, where or place, 2, before, after, seconds))

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autopar.jobs.deadlocks import account, awaited, in_vain, last_seen
-from autopar.jobs.flight_recorder import Call, Seen
+from autopar.jobs.flight_recorder import RankRecord, RecordedCall
 
 GROUPS = [(0, 1), (2, 3), (0, 2), (1, 3), (0, 1, 2, 3)]  # of a grid 2x2: rows, columns, all
 
@@ -45,18 +45,18 @@ class Machine:
             group = self.programs[rank][self.done[rank]]
             calls = (call(group + 1, self.entered[rank][group]),)
         entered = {group + 1: count for group, count in self.entered[rank].items()}
-        return Seen(rank, 1, 0, "ended" if ended else "running", self.inside[rank], 0.0, entered, calls)
+        return RankRecord(rank, 1, 0, "ended" if ended else "running", self.inside[rank], 0.0, entered, calls)
 
 
 def call(group, number, peers=()):
-    return Call(
+    return RecordedCall(
         "all_sum", "build/program.py:7", "y = all_sum(x, AXIS)", "float32 [2]", "model", peers, group, number, 1.0
     )
 
 
 def one(rank, state="running", waits=None, entered=None):
     calls = (waits,) if waits else ()
-    return Seen(rank, 100 + rank, 0, state, waits is not None, 3.0, entered or {}, calls)
+    return RankRecord(rank, 100 + rank, 0, state, waits is not None, 3.0, entered or {}, calls)
 
 
 def own(program, rank):
@@ -148,7 +148,7 @@ def test_the_account_tells_all_ranks_and_groups_those_alike():
 
 
 def test_several_ranks_have_plural_verbs_and_nothing_else_changes():
-    said = Call("analysis is done", "build/program.py:7", "", "", "", (), 5, 1, 1.0)
+    said = RecordedCall("analysis is done", "build/program.py:7", "", "", "", (), 5, 1, 1.0)
     waits = [one(rank, waits=said, entered={5: 1}) for rank in (0, 1)]
     ended = [one(rank, "ended", entered={5: 0}) for rank in (2, 3)]
     text = account(0, [*waits, *ended], 4.0, 0)

@@ -3,14 +3,14 @@
 import pytest
 
 from autopar.errors import ConfigError
-from autopar.jobs.environment import Settings, settings
+from autopar.jobs.environment import JobSettings, settings
 
 
 def test_settings():
-    assert settings({}) == Settings(False, 600.0)
-    assert settings({"AUTOPAR_CHECK": "1"}) == Settings(True, 60.0)
-    assert settings({"AUTOPAR_CHECK": "0", "AUTOPAR_TIMEOUT": "2.5"}) == Settings(False, 2.5)
-    assert settings({"AUTOPAR_CHECK": "", "AUTOPAR_TIMEOUT": "0"}) == Settings(False, 0.0)
+    assert settings({}) == JobSettings(False, 600.0)
+    assert settings({"AUTOPAR_CHECK": "1"}) == JobSettings(True, 60.0)
+    assert settings({"AUTOPAR_CHECK": "0", "AUTOPAR_TIMEOUT": "2.5"}) == JobSettings(False, 2.5)
+    assert settings({"AUTOPAR_CHECK": "", "AUTOPAR_TIMEOUT": "0"}) == JobSettings(False, 0.0)
 
 
 @pytest.mark.parametrize("value", ["soon", "-1", "nan", "inf", "1 minute"])

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from autopar.jobs import flight_recorder
-from autopar.jobs.flight_recorder import CALLS, GROUPS, Journal
+from autopar.jobs.flight_recorder import CALLS, GROUPS, FlightRecorder
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def text(number):
 
 
 def test_calls_and_counts_are_read_as_they_were_noted(file):
-    first, second = (Journal(file, place, 3, rank) for place, rank in enumerate((4, 7)))
+    first, second = (FlightRecorder(file, place, 3, rank) for place, rank in enumerate((4, 7)))
     group, other = first.join(50), first.join(60)
     for number in range(1, 16):
         assert first.enter(group, text(number)) == number
@@ -47,7 +47,7 @@ def test_calls_and_counts_are_read_as_they_were_noted(file):
 
 
 def test_places_of_groups_are_used_again_and_more_groups_than_places_are_not_counted(file):
-    one = Journal(file, 0, 3, 0)
+    one = FlightRecorder(file, 0, 3, 0)
     groups = [one.join(key) for key in range(1, GROUPS + 2)]
     assert [one.enter(group, text(1)) for group in groups] == [1] * GROUPS + [0]
     one.quit(groups[3])
@@ -58,7 +58,7 @@ def test_places_of_groups_are_used_again_and_more_groups_than_places_are_not_cou
 
 
 def test_a_text_that_is_too_long_keeps_what_matters(file):
-    one = Journal(file, 0, 3, 0)
+    one = FlightRecorder(file, 0, 3, 0)
     said = flight_recorder.text(
         "w" * 100, "x" * 500 + "/program.py:7", "s" * 400, "t" * 200, "o" * 90, tuple(range(5000, 5200))
     )
@@ -70,14 +70,14 @@ def test_a_text_that_is_too_long_keeps_what_matters(file):
 
 
 def test_a_journal_that_nobody_holds_has_ended(file):
-    one, other = Journal(file, 0, 3, 0), Journal(file, 1, 3, 1)
+    one, other = FlightRecorder(file, 0, 3, 0), FlightRecorder(file, 1, 3, 1)
     del other
     gc.collect()
     assert [seen.state for seen in flight_recorder.read(one.memory)] == ["running", "ended"]
 
 
 def test_one_rank_of_a_host_may_speak(file):
-    ranks = [Journal(file, place, 3, place) for place in range(3)]
+    ranks = [FlightRecorder(file, place, 3, place) for place in range(3)]
     assert [one.claim() for one in ranks] == [True, False, False]
 
 
@@ -92,7 +92,7 @@ def test_the_state_of_a_process():
     while flight_recorder.process_state(process.pid, born) == "running" and time.monotonic() < until:
         time.sleep(0.01)
     assert flight_recorder.process_state(process.pid, born) == "stopped"
-    seen = flight_recorder.Seen(0, process.pid, born, "stopped", True, 0.0, {}, ())
+    seen = flight_recorder.RankRecord(0, process.pid, born, "stopped", True, 0.0, {}, ())
     flight_recorder.kill(dataclasses.replace(seen, born=born + 1))
     assert flight_recorder.process_state(process.pid, born) == "stopped", "another process is left alone"
     flight_recorder.kill(seen)

@@ -8,6 +8,7 @@ Imports inside functions, those for types alone, and modules that are named in s
 from __future__ import annotations
 
 import ast
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from functools import cache
 from graphlib import CycleError, TopologicalSorter
 
 import pytest
-from source_files import OTHERS, SHIPPED, Source, shipped, sources
+from source_files import OTHERS, ROOT, SHIPPED, Source, shipped, sources
 
 # What each layer holds, and what it may import beside the ground, from the ground up.
 TABLE = """
@@ -139,6 +140,8 @@ LARGE = {
     "tests/ops",
     "tests/runtime",
 }
+# Class names that still mean two things: each is to be taken off here, and none to be added.
+USED_TWICE: set[str] = set()
 
 
 @dataclass(frozen=True)
@@ -277,3 +280,61 @@ def test_no_module_hides_a_name_of_the_package():
     named = [x for x in package.tree.body if isinstance(x, ast.Assign) and ast.unparse(x.targets[0]) == "__all__"]
     public = ast.literal_eval(named[0].value)
     assert not {f"autopar.{name}" for name in public} & set(product())
+
+
+def test_a_class_name_means_one_thing():
+    places: dict[str, list[str]] = defaultdict(list)
+    for source in shipped():
+        for node in source.nodes:
+            if isinstance(node, ast.ClassDef):
+                places[node.name].append(source.path)
+    assert not {name: paths for name, paths in places.items() if len(paths) > 1 and name not in USED_TWICE}
+
+
+def names_of(source: Source) -> set[str]:
+    """The names that a module has at its top, those of types alone too."""
+    found = set()
+    for node in source.nodes:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            found |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+    return found
+
+
+def leads_somewhere(name: str) -> bool:
+    """Whether a dotted name is a module of ours or a name that one has, whatever follows, or an operator of ours."""
+    parts = name.split(".")
+    if name in operators():
+        return True
+    for end in range(len(parts), 0, -1):
+        module = product().get(".".join(parts[:end]))
+        if module is not None:
+            return end == len(parts) or parts[end] in names_of(module)
+    return False
+
+
+@cache
+def operators() -> set[str]:
+    """The targets of our own operators, and ``autopar.x``, which stands for any."""
+    texts = {text for source in sources("autopar") for _, text in source.strings() if "/library/" in source.path}
+    return {text for text in texts if text.startswith("autopar.")} | {"autopar.x"}
+
+
+def named_in_texts() -> Iterator[tuple[str, str]]:
+    """Where something of ours is named by its dotted name: in docstrings, and between backticks of a document."""
+    dotted = r"autopar(?:\.[A-Za-z_]\w*)+"
+    for source in shipped():
+        for line, text in source.docstrings():
+            yield from ((f"{source.path}, line {line}", name) for name in re.findall(rf"(?<![\w./-]){dotted}", text))
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        for name in re.findall(rf"`({dotted})[`(]", path.read_text(encoding="utf-8")):
+            yield path.name, name
+
+
+def test_names_in_texts_lead_somewhere():
+    assert not [f"{where}: {name}" for where, name in named_in_texts() if not leads_somewhere(name)]
+    assert not leads_somewhere("autopar.ir.nothing")
+    assert not leads_somewhere("autopar.ir.graph.Nothing")

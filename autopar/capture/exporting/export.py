@@ -34,7 +34,7 @@ from autopar.capture.state.gradient_hooks import no_hooks
 from autopar.capture.state.python_state import check_state
 from autopar.capture.state.unrecorded_writes import keep_gradients
 from autopar.capture.state.untouched_module import untouched
-from autopar.capture.tracing.known_numbers import Known
+from autopar.capture.tracing.known_numbers import KnownNumbers
 from autopar.capture.tracing.reworded_calls import shapes_told
 from autopar.capture.tracing.thrift import thrifty
 from autopar.errors import CaptureError
@@ -70,7 +70,7 @@ def traced(
             caches = around.enter_context(writing(module))
             around.enter_context(only_tensors(module))
             _name_keywords(module, kwargs)
-            with Known(), state_seen(module) as names:
+            with KnownNumbers(), state_seen(module) as names:
                 program = torch.export.export(
                     module, args, kwargs, strict=False, dynamic_shapes=shapes if rows else None
                 )

@@ -30,7 +30,7 @@ Examples = tuple[object, ...] | Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True)
-class Built:
+class FakeModule:
     """A module ready to be exported. `mode` is set where its tensors are fake, `rebuild` where a function made it."""
 
     module: nn.Module
@@ -38,13 +38,13 @@ class Built:
     rebuild: Callable[[], nn.Module] | None
 
 
-def build(model: Model, name: str) -> Built:
+def build(model: Model, name: str) -> FakeModule:
     """The module that `model` is or returns, on fake tensors wherever that is possible."""
     if isinstance(model, nn.Module):
         check_hooks(model)
         if all(tensor.is_meta for tensor in _tensors(model)) and any(True for _ in _tensors(model)):
             return _faked(copy.deepcopy(model), None)
-        return Built(model, None, None)
+        return FakeModule(model, None, None)
     try:
         with torch.device("meta"):
             module = model()
@@ -54,7 +54,7 @@ def build(model: Model, name: str) -> Built:
     return _faked(_checked(module, name), model)
 
 
-def build_on_cpu(model: Callable[[], nn.Module], name: str) -> Built:
+def build_on_cpu(model: Callable[[], nn.Module], name: str) -> FakeModule:
     """The module that the function returns, on real memory. Raises CaptureError where the function fails."""
     try:
         module = model()
@@ -64,7 +64,7 @@ def build_on_cpu(model: Callable[[], nn.Module], name: str) -> Built:
         given = f"the model cannot be made: {type(error).__name__}: {error}"
         rule = "a model is an nn.Module, or a function without arguments that returns one"
         raise CaptureError(refusal(where, given, rule, fix=mend(error))) from error
-    return Built(_checked(module, name), None, model)
+    return FakeModule(_checked(module, name), None, model)
 
 
 def real_buffers(make: Callable[[], nn.Module]) -> dict[str, torch.Tensor]:
@@ -81,7 +81,7 @@ def real_buffers(make: Callable[[], nn.Module]) -> dict[str, torch.Tensor]:
     return {name: tensor for name, tensor in module.named_buffers(remove_duplicate=False) if not tensor.is_meta}
 
 
-def arguments(examples: Examples, built: Built) -> tuple[tuple[object, ...], dict[str, object]]:
+def arguments(examples: Examples, built: FakeModule) -> tuple[tuple[object, ...], dict[str, object]]:
     """Positional and keyword arguments of forward; every tensor a separate one, on the module's device."""
     args, kwargs = ((), dict(examples)) if isinstance(examples, Mapping) else (tuple(examples), {})
     _check_signature(built.module, args, kwargs)
@@ -135,7 +135,7 @@ def _checked(module: object, name: str) -> nn.Module:
     raise CaptureError(refusal(name, given, "a model function returns an nn.Module", fix="return the module"))
 
 
-def _faked(module: nn.Module, rebuild: Callable[[], nn.Module] | None) -> Built:
+def _faked(module: nn.Module, rebuild: Callable[[], nn.Module] | None) -> FakeModule:
     """Exchange every meta parameter and buffer for a fake CPU tensor, in place; tied ones stay tied."""
     mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
     made: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # the original is kept alive: its id must not be used again
@@ -145,7 +145,7 @@ def _faked(module: nn.Module, rebuild: Callable[[], nn.Module] | None) -> Built:
                 if tensor is not None and tensor.is_meta:
                     made.setdefault(id(tensor), (_fake(tensor, mode), tensor))
                     holder[key] = made[id(tensor)][0]  # type: ignore[assignment]
-    return Built(module, mode, rebuild)
+    return FakeModule(module, mode, rebuild)
 
 
 def _fake(tensor: torch.Tensor, mode: FakeTensorMode) -> torch.Tensor:
@@ -154,7 +154,7 @@ def _fake(tensor: torch.Tensor, mode: FakeTensorMode) -> torch.Tensor:
     return nn.Parameter(fake, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else fake
 
 
-def _placer(built: Built) -> Callable[[object], object]:
+def _placer(built: FakeModule) -> Callable[[object], object]:
     """How one argument becomes one of its own, so that inputs given as the same tensor stay two inputs."""
     device = next((tensor.device for tensor in _tensors(built.module)), torch.device("cpu"))
     mode = built.mode

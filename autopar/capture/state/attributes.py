@@ -26,7 +26,7 @@ _OWN = frozenset(vars(nn.Module())) - {"training"}  # what torch keeps in every 
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class Contents:
     """What an object holds by names, or a container of it by keys.
 
     owner      the object, class or file
@@ -41,7 +41,7 @@ class Held:
     values: Mapping[Any, Any]
 
 
-State = list[Held]
+State = list[Contents]
 Owned = dict[tuple[int, str], object]  # the owner by its id and the name of one of its attributes
 
 
@@ -55,26 +55,26 @@ def state_of(module: nn.Module) -> State:
             continue
         seen.add(id(one))
         if isinstance(one, _CONTAINERS):
-            found.append(Held(owner, name, one, _items(one)))
+            found.append(Contents(owner, name, one, _items(one)))
             near += [(owner, name, value) for value in _items(one).values()]
         if isinstance(one, tuple):
             near += [(owner, name, value) for value in one]
         if hasattr(one, "__dict__"):
-            found.append(Held(one, "", None, _own(one)))
+            found.append(Contents(one, "", None, _own(one)))
             near += [(one, key, value) for key, value in _own(one).items()]
             near += [(one, "", part) for part in one.children()] if isinstance(one, nn.Module) else []
     return [*found, *_shared({type(part) for part in module.modules()})]
 
 
-def _shared(kinds: Iterable[type]) -> Iterator[Held]:
+def _shared(kinds: Iterable[type]) -> Iterator[Contents]:
     """The plain values and containers of classes and of the files that define them."""
     classes = {one for kind in kinds for one in kind.__mro__ if not one.__module__.startswith(("torch.", "builtins"))}
     files = {name: loaded[name] for name in {one.__module__ for one in classes} if name in loaded}
     for owner in (*classes, *files.values()):
-        yield Held(owner, "", None, _own(owner))
+        yield Contents(owner, "", None, _own(owner))
         for name, one in _own(owner).items():
             if isinstance(one, _CONTAINERS):
-                yield Held(owner, name, one, _items(one))
+                yield Contents(owner, name, one, _items(one))
 
 
 def _own(one: Any) -> dict[str, Any]:  # noqa: ANN401 (an object, a class or a file)
@@ -92,7 +92,7 @@ def _items(one: Any) -> dict[Any, Any]:  # noqa: ANN401 (a container)
     return dict.fromkeys(one) if isinstance(one, set) else dict(enumerate(one))
 
 
-def _now(held: Held) -> dict[Any, Any]:
+def _now(held: Contents) -> dict[Any, Any]:
     return _own(held.owner) if held.container is None else _items(held.container)
 
 
@@ -142,7 +142,7 @@ def restore_shared(before: State) -> None:
                     setattr(held.owner, key, value)
 
 
-def _refill(held: Held, now: Mapping[Any, Any]) -> None:
+def _refill(held: Contents, now: Mapping[Any, Any]) -> None:
     one, values = held.container, held.values
     if len(now) != len(values) or any(key not in now or now[key] is not value for key, value in values.items()):
         one.clear()

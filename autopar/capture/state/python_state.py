@@ -46,7 +46,7 @@ def check_state(
     names = names | {name.rpartition(".")[2] for name in caches}
     states = [state_of(module)]
     moving: Owned = {}
-    reads: set[tuple[str, Line]] = set()
+    reads: set[tuple[str, CodeLine]] = set()
 
     def after() -> None:
         moving.clear()
@@ -76,7 +76,7 @@ def check_state(
 
 
 @contextlib.contextmanager
-def _watched(places: Owned, reads: set[tuple[str, Line]]) -> Iterator[None]:
+def _watched(places: Owned, reads: set[tuple[str, CodeLine]]) -> Iterator[None]:
     """While active, lines that read one of these attributes of an object are added to `reads`."""
     wanted = frozenset(places)
     kinds = {type(owner) for owner in places.values() if not isinstance(owner, type | ModuleType)}
@@ -111,7 +111,7 @@ def _refused(seen: Rehearsal, names: Iterable[str], given: str) -> CaptureError:
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Line:
+class CodeLine:
     """A line of code that ran."""
 
     file: str
@@ -119,7 +119,7 @@ class Line:
     text: str
 
 
-def _lines(seen: Rehearsal, name: str, wanted: Callable[[dis.Instruction, Line, str], bool]) -> list[Line]:
+def _lines(seen: Rehearsal, name: str, wanted: Callable[[dis.Instruction, CodeLine, str], bool]) -> list[CodeLine]:
     """The lines of code that ran, torch's own left out, on which an instruction does what is wanted with a name."""
     found = set()
     for code in seen.codes:
@@ -128,28 +128,28 @@ def _lines(seen: Rehearsal, name: str, wanted: Callable[[dis.Instruction, Line, 
     return sorted(found)
 
 
-def _instructions(code: CodeType) -> Iterator[tuple[dis.Instruction, Line]]:
+def _instructions(code: CodeType) -> Iterator[tuple[dis.Instruction, CodeLine]]:
     for one in dis.get_instructions(code):
         number = one.positions.lineno if one.positions else None
         if number is not None:
             yield one, _line(code.co_filename, number)
 
 
-def _line(file: str, number: int) -> Line:
-    return Line(file, number, linecache.getline(file, number).strip())
+def _line(file: str, number: int) -> CodeLine:
+    return CodeLine(file, number, linecache.getline(file, number).strip())
 
 
-def _reads(one: dis.Instruction, line: Line, name: str) -> bool:
+def _reads(one: dis.Instruction, line: CodeLine, name: str) -> bool:
     builtin = one.opname in ("LOAD_GLOBAL", "LOAD_NAME") and hasattr(builtins, name)
     return one.argval == name and one.opname.startswith("LOAD_") and not builtin
 
 
-def _writes(one: dis.Instruction, line: Line, name: str) -> bool:
+def _writes(one: dis.Instruction, line: CodeLine, name: str) -> bool:
     stores = one.opname.startswith("STORE_") or one.opname == "LOAD_CONST"
     return one.argval == name and (stores or only_updates(line, name) or ".data" in line.text)
 
 
-def only_updates(line: Line, name: str) -> bool:
+def only_updates(line: CodeLine, name: str) -> bool:
     """Whether a statement reads `name` for nothing but to update it.
 
     >>> [only_updates(Line("", 1, text), "n") for text in ("self.n += 1", "self.n = (self.n + 1) % 5", "x = self.n = self.n + 1")]

@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from autopar.capture.state.fake_run import exporting, on_fakes
-from autopar.capture.tracing.known_numbers import Known
+from autopar.capture.tracing.known_numbers import KnownNumbers
 from autopar.capture.tracing.reworded_calls import told
 from autopar.capture.tracing.storage import memory, version
 
@@ -33,7 +33,7 @@ _SMALL = 2**16  # elements of a constant whose numbers are looked at
 
 
 @dataclass(frozen=True, slots=True)
-class Met:
+class SeenTensor:
     """A tensor that was met: in which run (0: it was there before all), whether it depends on anything given, and how it
     was computed. It is kept alive, so that its id is not used again.
     """
@@ -60,8 +60,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self, given: list[Tensor], fixed: Mapping[str, Tensor], seen: Rehearsal) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._known = {id(one): Met(one, 0, True, "") for one in given}  # of tied tensors one
-        self._known |= {id(one): Met(one, 0, False, name) for name, one in fixed.items()}
+        self._known = {id(one): SeenTensor(one, 0, True, "") for one in given}  # of tied tensors one
+        self._known |= {id(one): SeenTensor(one, 0, False, name) for name, one in fixed.items()}
         self._storages = {memory(known.tensor): known for known in self._known.values()}
         self._seen = seen
 
@@ -90,22 +90,22 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             digest = hashlib.sha1(f"{i} {text}".encode()).hexdigest()
             if func is torch.ops.aten.slice.Tensor and one.shape == args[0].shape:
                 digest = given[0].digest  # all of it
-            self._note(Met(one, run, flows, digest))
+            self._note(SeenTensor(one, run, flows, digest))
         return found
 
     def constant(self, one: Tensor | None) -> bool:
         """Whether a tensor depends on nothing that changes."""
         return one is not None and not self._look_up(one).live
 
-    def _note(self, known: Met) -> None:
+    def _note(self, known: SeenTensor) -> None:
         before = self._storages.get(memory(known.tensor))
         if before is not None and before.live and known.live and before.run == 0:
             known = before  # a view of what was there before all
         self._known[id(known.tensor)] = self._storages[memory(known.tensor)] = known
 
-    def _look_up(self, one: Tensor) -> Met:
+    def _look_up(self, one: Tensor) -> SeenTensor:
         known = self._known.get(id(one)) or self._storages.get(memory(one))
-        return known or Met(one, len(self._seen.calls), isinstance(one, FakeTensor), _numbers(one))
+        return known or SeenTensor(one, len(self._seen.calls), isinstance(one, FakeTensor), _numbers(one))
 
 
 def _numbers(one: Tensor) -> str:
@@ -147,7 +147,7 @@ def rehearse(
             if run == runs - 1:
                 last()
             seen.calls.append([])
-            with Known(), told(), recorder, exporting(), _profiled(seen.codes):
+            with KnownNumbers(), told(), recorder, exporting(), _profiled(seen.codes):
                 module(*given[0], **given[1])
             after()
             for (held, key), one, cache in zip(slots, stored, filled, strict=True):

@@ -37,7 +37,7 @@ _FLAGS = (_PROPERTIES.requires_grad.__set__, _PROPERTIES.grad.__set__)  # set wi
 UNKNOWN = "its value is not known"
 
 
-class Known(TorchFunctionMode):
+class KnownNumbers(TorchFunctionMode):
     """While active, small tensors that depend on nothing can be read. Raises NumberTaken where another one is."""
 
     def __init__(self) -> None:

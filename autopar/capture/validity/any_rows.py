@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from autopar.capture.exporting.export import traced
-from autopar.capture.exporting.fake_module import Built, arguments
-from autopar.capture.validity.batch_rows import Given, batched, rows_of
+from autopar.capture.exporting.fake_module import FakeModule, arguments
+from autopar.capture.validity.batch_rows import ExampleInputs, batched, rows_of
 from autopar.capture.validity.row_guards import Unproved
 from autopar.capture.validity.symbolic_rows import Symbolic, symbolic, symbols
 from autopar.errors import CaptureError
@@ -29,7 +29,7 @@ class AnyRows:
 _FAR = 50  # how many times as many rows are looked at for a number that is a prime
 
 
-def any_rows(built: Built, example: Given, program: ExportedProgram, name: str) -> AnyRows:
+def any_rows(built: FakeModule, example: ExampleInputs, program: ExportedProgram, name: str) -> AnyRows:
     """The trace for any number of rows of what `program` is the trace of for these inputs.
 
     Raises Unproved where the numbers of rows for which the same program holds cannot be told.
@@ -72,7 +72,7 @@ def _prime(n: int) -> bool:
     return n > 1 and all(n % k for k in range(2, n))
 
 
-def _alone(built: Built, example: Given, found: Symbolic, name: str) -> str:
+def _alone(built: FakeModule, example: ExampleInputs, found: Symbolic, name: str) -> str:
     """Why the program does not hold for one row; empty where it does."""
     args, kwargs = arguments(example.with_rows(found.inputs, 1), built)
     try:

@@ -26,7 +26,7 @@ def batched(examples: Examples, names: Sequence[str]) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class ExampleInputs:
     """The inputs that a model was captured on, what they are called, and the casts that autocast made then."""
 
     examples: Examples
@@ -59,10 +59,10 @@ class Given:
                 part.training = training
 
 
-def given(examples: Examples, names: tuple[str, ...], module: nn.Module) -> Given:
+def given(examples: Examples, names: tuple[str, ...], module: nn.Module) -> ExampleInputs:
     """These inputs, the casts that autocast makes now, and the modes of the module's parts."""
     casts = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
-    return Given(examples, names, casts, tuple(part.training for part in module.modules()))
+    return ExampleInputs(examples, names, casts, tuple(part.training for part in module.modules()))
 
 
 def values(examples: Examples) -> tuple[object, ...]:

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_map_only
 
 from autopar.capture.passes.drop_path import without_paths
 from autopar.capture.state.fake_run import exporting, on_fakes
-from autopar.capture.tracing.known_numbers import Known
+from autopar.capture.tracing.known_numbers import KnownNumbers
 from autopar.capture.tracing.reworded_calls import shapes_told, told
 from autopar.capture.tracing.row_pointers import Pointer
 
@@ -116,7 +116,7 @@ def calls(
             module.train(mode)
         counters = frozenset(id(one) for name, one in module.named_buffers() if name.endswith("num_batches_tracked"))
         log = _Log(frozenset() if exact else counters, exact or not module.training, exact=exact)
-        with Known(), told(), shapes_told(), log, exporting():
+        with KnownNumbers(), told(), shapes_told(), log, exporting():
             module(*given, **named)
         return log.calls
 

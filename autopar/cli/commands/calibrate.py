@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from autopar.costmodel.calibration import Calibrated, Row
-    from autopar.ir.calibration_data import Raw
+    from autopar.ir.calibration_data import Measurements
 
 NAME = "calibrate"
 _MODULE = "autopar.runtime.calibration.run"
@@ -112,7 +112,7 @@ def _measure(arguments: argparse.Namespace, file: Path) -> int:
     return launch(_MODULE, arguments.n or cores, given, quiet=True, options=options)
 
 
-def _text(found: Calibrated, raw: Raw, base: str) -> str:
+def _text(found: Calibrated, raw: Measurements, base: str) -> str:
     from autopar.ir.machine_toml import text
 
     worst = max((row.curve.median_error for row in found.rows), default=0.0)
@@ -134,7 +134,7 @@ def _refused(found: Calibrated, output: Path) -> str:
     return refusal(f"calibration for {output}", "the machine is too noisy; nothing was written", rule, found.noise, fix)
 
 
-def _show(found: Calibrated, raw: Raw) -> None:
+def _show(found: Calibrated, raw: Measurements) -> None:
     from autopar.cli.tables import show, table
 
     made = table("movement", "place", "ranks", "up to", "alpha", "beta", "error", "worst", "apart", "spread")
@@ -187,7 +187,7 @@ def _rate(value: float, unit: str) -> str:
     return rate(value) if unit == "B/s" else f"{value / 1e9:.3g} Gop/s"
 
 
-def _facts(found: Calibrated, raw: Raw, file: Path | None) -> dict[str, object]:
+def _facts(found: Calibrated, raw: Measurements, file: Path | None) -> dict[str, object]:
     from autopar.ir.machine import table
 
     rows = [dataclasses.asdict(row) for row in found.rows]
@@ -204,7 +204,7 @@ def _facts(found: Calibrated, raw: Raw, file: Path | None) -> dict[str, object]:
     }
 
 
-def _end(found: Calibrated, raw: Raw, output: Path) -> None:
+def _end(found: Calibrated, raw: Measurements, output: Path) -> None:
     from autopar.cli.tables import say
     from autopar.ir.machine_toml import rate
 

@@ -14,7 +14,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from autopar.analysis import split_summary
-from autopar.artifact import Saved, load
+from autopar.artifact import CompiledFolder, load
 from autopar.cli import annotated_source
 from autopar.cli.tables import (
     LAYOUTS,
@@ -92,7 +92,7 @@ def _sums(report: SolverReport) -> str:
     return f"; the cost counts {share}" if report.unhidden else ""
 
 
-def _summary(saved: Saved) -> Table:
+def _summary(saved: CompiledFolder) -> Table:
     plan = saved.plan
     one, report = plan.predicted, plan.solver
     gain = plan.single / one.seconds if one.seconds else 1.0

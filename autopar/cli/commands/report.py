@@ -21,7 +21,7 @@ import msgspec
 
 from autopar.analysis import chrome_trace, plan_vs_profile
 from autopar.analysis.plan_vs_profile import Comparison, Row
-from autopar.artifact import PLAN, Saved, load
+from autopar.artifact import PLAN, CompiledFolder, load
 from autopar.cli.option_types import count
 from autopar.cli.tables import cut, milliseconds, note, show, size, splits, table
 from autopar.files import check_file
@@ -84,14 +84,14 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _trace(file: Path, saved: Saved, found: profile.Profile) -> None:
+def _trace(file: Path, saved: CompiledFolder, found: profile.Profile) -> None:
     from autopar.costmodel import step_schedule
 
     ranks = [(f"rank {one.rank}, measured", plan_vs_profile.events(saved.plan, found, one)) for one in found.ranks]
     chrome_trace.write(file, [*ranks, ("predicted", step_schedule.events(saved.plan))])
 
 
-def _json(saved: Saved, found: profile.Profile, compared: Comparison) -> str:
+def _json(saved: CompiledFolder, found: profile.Profile, compared: Comparison) -> str:
     profiled, plain = plan_vs_profile.overhead(found)
     whole = {
         "name": saved.plan.name,
@@ -123,7 +123,7 @@ def _measured(row: Row) -> tuple[str, str, str, str]:
     return milliseconds(row.slowest), milliseconds(row.least), _ratio(row.slowest, row.predicted), _off(row)
 
 
-def _memory(saved: Saved, found: profile.Profile) -> Table:
+def _memory(saved: CompiledFolder, found: profile.Profile) -> Table:
     one = saved.plan.predicted
     peaks = [rank.peak for rank in found.ranks if rank.peak]
     made = table("memory per rank", "predicted", "measured", "least", "ratio")
@@ -168,7 +168,7 @@ def _others(rows: Sequence[Row]) -> Table:
     return made
 
 
-def _said(saved: Saved, found: profile.Profile, compared: Comparison) -> list[str]:
+def _said(saved: CompiledFolder, found: profile.Profile, compared: Comparison) -> list[str]:
     """What is worth a sentence."""
     profiled, plain = plan_vs_profile.overhead(found)
     said = []
