@@ -193,7 +193,7 @@ class ControlFlowOperator(Net):
 
 def test_control_flow_operators():
     text = refused(ControlFlowOperator)
-    assert "test_capture_refusals.py:" in text
+    assert "test_refusals.py:" in text
 
 
 def test_function_that_returns_no_module():
