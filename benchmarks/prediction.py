@@ -26,12 +26,12 @@ from rich.progress import track
 from rich.table import Table
 
 import autopar
-from autopar.cli.tables import size
 from autopar.compiler import Compiled
 from autopar.costmodel.op_timings import UNMEASURED
 from autopar.errors import InfeasiblePlan
 from autopar.ir import machine as machines
 from autopar.ir.machine import Machine
+from autopar.ir.units import bytes_text
 from autopar.partitioner.formulation import priced_problem
 from autopar.planning import pins
 from autopar.planning.candidate import outcome
@@ -206,7 +206,7 @@ def table(rows: Sequence[Row]) -> Table:
     for row in rows:
         figures = [f"{row.predicted[price] * 1e3:.1f}" for price in PRICES]
         errors = [f"{row.error(price):+.1%}" for price in PRICES]
-        peaks = (size(row.bytes), size(row.predicted_bytes), f"{row.bytes_error:+.1%}")
+        peaks = (bytes_text(row.bytes), bytes_text(row.predicted_bytes), f"{row.bytes_error:+.1%}")
         shown.add_row(row.model, row.plan, f"{row.seconds * 1e3:.1f}", f"{row.spread:.1%}", *figures, *errors, *peaks)
     return shown
 

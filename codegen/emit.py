@@ -19,6 +19,7 @@ from autopar.codegen.symbolic_batch import Variant
 from autopar.ir.graph import Graph
 from autopar.ir.grid import GridShape
 from autopar.ir.plan import Place
+from autopar.ir.units import bytes_text
 from autopar.ops.record.printing import Expr
 from autopar.ops.record.user_functions import Kept, functions_among
 from autopar.partitioner.formulation.priced_problem import Decision
@@ -265,17 +266,8 @@ def split_text(run: Run, grid: GridShape) -> str:
 
 def exchange_text(forward: float, back: float, seconds: float) -> str:
     """What is moved per rank, forward and back, and how long that takes."""
-    ways = [f"{amount(size)}{way}" for size, way in ((forward, ""), (back, " back")) if size]
+    ways = [f"{bytes_text(size)}{way}" for size, way in ((forward, ""), (back, " back")) if size]
     return f"{' + '.join(ways)} {milliseconds(seconds)}" if ways else ""
-
-
-def amount(size: float) -> str:
-    """Bytes for people: ``1.5 MiB``."""
-    units = iter(("B", "KiB", "MiB", "GiB"))
-    unit = next(units)
-    while size >= 1024 and unit != "GiB":
-        size, unit = size / 1024, next(units)
-    return f"{size:.3g} {unit}" if size < 1000 else f"{size:.0f} {unit}"
 
 
 def milliseconds(seconds: float) -> str:

@@ -19,13 +19,13 @@ from autopar.cli.tables import (
     milliseconds,
     short,
     shown,
-    size,
     splits,
     table,
     times,
 )
 from autopar.ir.grid import GridShape
 from autopar.ir.plan import ConversionPlan, InnerPlan, NodePlan, Plan
+from autopar.ir.units import bytes_text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -98,7 +98,7 @@ def lines(plan: Plan) -> Table:
             cut(line.heaviest.code.strip()),
             splits(line.heaviest, axes),
             _or_nothing(milliseconds, sum(map(seconds, line.calls))),
-            _or_nothing(size, sum(one.saved_bytes for one in line.calls)),
+            _or_nothing(bytes_text, sum(one.saved_bytes for one in line.calls)),
         )
         add_moved(made, (*converted(plan, line.calls[until:]), *(inner for one in line.calls for inner in one.inner)))
     add_moved(made, rest)

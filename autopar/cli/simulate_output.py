@@ -8,10 +8,11 @@ from typing import Any
 
 from autopar.analysis.scaling import Noise, Point
 from autopar.analysis.split_summary import sentence
-from autopar.cli.tables import cut, milliseconds, note, say, show, size, table
+from autopar.cli.tables import cut, milliseconds, note, say, show, table
 from autopar.costmodel.timeline import Event, Ranks
 from autopar.ir.machine import Machine
 from autopar.ir.plan import Plan
+from autopar.ir.units import bytes_text
 
 SIGNS = {"forward": "F", "backward": "B", "communication": "x", "gradients": "g", "update": "u", "wait": "."}
 LANES = "F forward, B backward, x exchange, g gradient sums, u update, . waits; each sign what the rank does most in that time"
@@ -167,7 +168,7 @@ def _cells(one: Point) -> tuple[Any, ...]:
         return str(one.ranks), rows, "-", "no plan, see below", "", "", "", "", "", ""
     return (
         str(one.ranks), rows, one.plan.grid, cut(sentence(one.plan)), milliseconds(one.seconds), _bar(one),
-        _times(one.speedup), f"{one.efficiency:.1%}", f"{_share(one):.1%}", size(one.plan.predicted.bytes),
+        _times(one.speedup), f"{one.efficiency:.1%}", f"{_share(one):.1%}", bytes_text(one.plan.predicted.bytes),
     )  # fmt: skip
 
 

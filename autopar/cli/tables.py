@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from autopar.analysis.fallbacks import HOW, discovered, unruled, unruled_share
 from autopar.ir.plan import ConversionPlan, InnerPlan, NodePlan, Plan
+from autopar.ir.units import bytes_text
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -116,14 +117,6 @@ def milliseconds(seconds: float) -> str:
     return f"{seconds * 1e3:.3g} ms"
 
 
-def size(count: float) -> str:
-    """``41 MiB``."""
-    units = ("B", "KiB", "MiB", "GiB", "TiB")
-    power = next((i for i in range(4) if count < 1023.5 * 1024**i), 4)
-    shown = count / 1024**power
-    return f"{shown:.3g} {units[power]}" if shown < 999.5 else f"{shown:.0f} {units[power]}"
-
-
 def short(target: str) -> str:
     """``linear`` for ``aten.linear.default``."""
     return target.removeprefix("aten.").removeprefix("autopar.").removesuffix(".default").removesuffix(".Tensor")
@@ -143,8 +136,8 @@ def splits(node: NodePlan, axes: Sequence[str]) -> str:
 
 def amounts(one: ConversionPlan | InnerPlan) -> str:
     """``1.5 MiB, 1.5 MiB back``: what one rank sends; nothing where no byte moves."""
-    parts = [size(one.bytes_forward)] if one.bytes_forward else []
-    parts += [f"{size(one.bytes_adjoint)} back"] if one.bytes_adjoint else []
+    parts = [bytes_text(one.bytes_forward)] if one.bytes_forward else []
+    parts += [f"{bytes_text(one.bytes_adjoint)} back"] if one.bytes_adjoint else []
     return ", ".join(parts)
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from autopar.ir.machine import Fit, Machine, table
-
-_UNITS = (("GB/s", 1e9), ("MB/s", 1e6), ("KB/s", 1e3))
+from autopar.ir.units import bytes_exact, rate_text
 
 
 def text(machine: Machine, notes: Sequence[str], marks: dict[str, str]) -> str:
@@ -29,22 +28,6 @@ def text(machine: Machine, notes: Sequence[str], marks: dict[str, str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def rate(value: float) -> str:
-    """``6.42 GB/s``."""
-    for unit, size in _UNITS:
-        if value >= size:
-            return f"{value / size:.3g} {unit}"
-    return f"{value:.3g} B/s"
-
-
-def size(value: float) -> str:
-    """``64KiB``, or plain bytes where that is not exact."""
-    for unit, step in (("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if value % step == 0 and value:
-            return f"{int(value) // step}{unit}"
-    return f"{value:.12g}"
-
-
 def _heading(key: str, marks: dict[str, str]) -> str:
     return f"[{key}]" + (f"  # {marks[key]}" if key in marks else "")
 
@@ -55,7 +38,7 @@ def _entry(name: str, value: object, kind: str) -> str:
         return f'{name} = "{quoted}"'
     shown = number(value) if isinstance(value, float) else str(value)
     rates = isinstance(value, float) and (name == "memory_bandwidth" or (kind == "beta" and name != "alpha"))
-    return f"{name} = {shown}" + (f"  # {rate(float(value))}" if rates and isinstance(value, float) else "")
+    return f"{name} = {shown}" + (f"  # {rate_text(float(value))}" if rates and isinstance(value, float) else "")
 
 
 def number(value: float) -> str:
@@ -71,7 +54,7 @@ def number(value: float) -> str:
 
 
 def _fit(one: Fit) -> str:
-    bounds = [size(until) if size(until).endswith("iB") else number(until) for until in one.until]
+    bounds = [bytes_exact(until) if bytes_exact(until).endswith("iB") else number(until) for until in one.until]
     quoted = ", ".join(f'"{bound}"' if bound.endswith("iB") else bound for bound in bounds)
     until = f"until = [{quoted}], " if bounds else ""
     rates = ", ".join(number(beta) for beta in one.beta)

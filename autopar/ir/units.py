@@ -1,11 +1,14 @@
-"""Numbers of bytes as people write them."""
+"""Bytes, and bytes per second, as people write and read them."""
 
 from __future__ import annotations
 
+import math
 import re
 
 from autopar.errors import ConfigError, refusal
 
+_BINARY = (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10))
+_RATES = (("GB/s", 1e9), ("MB/s", 1e6), ("KB/s", 1e3))
 _UNITS = {"": 1, "b": 1} | {
     (prefix + suffix).lower(): base**power
     for power, prefix in enumerate("KMGT", start=1)
@@ -24,3 +27,34 @@ def parse_bytes(text: str | float) -> int:
         rule = "bytes are a number and a unit out of B, KB, KiB, MB, MiB, GB, GiB, TB, TiB"
         raise ConfigError(refusal(f"size {str(text)!r}", "not a number of bytes", rule, fix="write e.g. 12GiB"))
     return int(float(found.group(1)) * _UNITS[found.group(2).lower()])
+
+
+def bytes_text(count: float) -> str:
+    """Three digits: ``1.5 MiB``.
+
+    >>> bytes_text(41.3 * 2**20)
+    '41.3 MiB'
+    """
+    unit, size = next((one for one in _BINARY if count >= 1023.5 / 1024 * one[1]), ("B", 1))
+    shown = count / size
+    return f"{shown:.3g} {unit}" if shown < 999.5 else f"{shown:.0f} {unit}"
+
+
+def bytes_precisely(count: float, *, up: bool = False) -> str:
+    """Two digits behind the point: ``1.25 GiB``; with `up` as an option's value, not less than `count`: ``1.25GiB``."""
+    unit, size = next((one for one in _BINARY[1:] if count >= one[1]), ("B", 1))
+    return f"{math.ceil(count / size * 100) / 100:.2f}{unit}" if up else f"{count / size:.2f} {unit}"
+
+
+def bytes_exact(count: float) -> str:
+    """``64KiB``, or plain bytes where that is not exact."""
+    for unit, size in _BINARY[2:]:
+        if count % size == 0 and count:
+            return f"{int(count) // size}{unit}"
+    return f"{count:.12g}"
+
+
+def rate_text(per_second: float) -> str:
+    """``6.42 GB/s``."""
+    unit, size = next((one for one in _RATES if per_second >= one[1]), ("B/s", 1.0))
+    return f"{per_second / size:.3g} {unit}"

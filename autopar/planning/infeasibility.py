@@ -17,6 +17,7 @@ from autopar.errors import ConfigError, InfeasiblePlan, refusal
 from autopar.ir.graph import Graph
 from autopar.ir.grid import GridShape
 from autopar.ir.plan import Options
+from autopar.ir.units import bytes_precisely
 from autopar.partitioner.problem import NoChoice
 from autopar.planning.memory_limit import Fitted
 
@@ -88,7 +89,7 @@ def _over_memory(
     held, state = missed.least.held, memory.optimizer_copies(options.optimizer)
     least = held.peak
     trained = sum(graph.values[item.value].nbytes for item in graph.parameters if item.kind == "parameter")
-    ways = [f"raise --memory to {amount(least, up=True)}"]
+    ways = [f"raise --memory to {bytes_precisely(least, up=True)}"]
     ways += [f"take away {one.what}" for one in freer if one.peak <= limit][:3]
     ways += ["use more ranks", "use a smaller batch"]
     ways += ["raise --time-limit, which cut the search short"] if missed.hurried else []
@@ -98,12 +99,12 @@ def _over_memory(
     under = f" with its {' and '.join(asked)}" if asked else ""
     lines = [
         f"most is held in {held.where(held.at)}",
-        f"parameters, gradients and {options.optimizer} state are {amount(trained * (2 + state))} before any split",
+        f"parameters, gradients and {options.optimizer} state are {bytes_precisely(trained * (2 + state))} before any split",
     ]
     return InfeasiblePlan(
         refusal(
-            f"memory limit {amount(limit)} per rank",
-            f"{where}{under} needs {amount(least)} per rank, {amount(least - limit)} more: the least peak found",
+            f"memory limit {bytes_precisely(limit)} per rank",
+            f"{where}{under} needs {bytes_precisely(least)} per rank, {bytes_precisely(least - limit)} more: the least peak found",
             "all that a rank holds in a step fits the limit at every time",
             lines + [_without(one, limit) for one in freer],
             ", or ".join(ways),
@@ -115,11 +116,4 @@ def _without(one: _Trial, limit: float) -> str:
     """What taking something away would change."""
     if one.peak <= limit:
         return f"without {one.what} a plan fits"
-    return f"without {one.what} a plan needs {amount(one.peak)} per rank"
-
-
-def amount(size: float, *, up: bool = False) -> str:
-    """Bytes in words: ``1.25 GiB``; with `up` as an option's value, not less than `size`."""
-    units = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))
-    unit, scale = next((one for one in units if size >= one[1]), ("B", 1))
-    return f"{math.ceil(size / scale * 100) / 100:.2f}{unit}" if up else f"{size / scale:.2f} {unit}"
+    return f"without {one.what} a plan needs {bytes_precisely(one.peak)} per rank"

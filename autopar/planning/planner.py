@@ -22,6 +22,7 @@ from autopar.ir.graph import Graph
 from autopar.ir.grid import GridShape
 from autopar.ir.machine import Machine
 from autopar.ir.plan import Options
+from autopar.ir.units import bytes_precisely
 from autopar.partitioner.formulation.priced_problem import Built, build, running_statistics
 from autopar.partitioner.formulation.recomputation import key_of, offered
 from autopar.partitioner.formulation.strategies import Described
@@ -31,7 +32,7 @@ from autopar.planning import overlap
 from autopar.planning.axis_merging import Scene, marked, opened
 from autopar.planning.baselines import FREE
 from autopar.planning.candidate import Outcome, outcome
-from autopar.planning.infeasibility import amount, no_plan
+from autopar.planning.infeasibility import no_plan
 from autopar.planning.memory_limit import Fitted, fitted
 from autopar.planning.pins import Wishes
 from autopar.progress import Progress, only_reminders, silent, timed
@@ -84,7 +85,11 @@ class _Search:
             solution = marked(solution, self.wishes)
             found = outcome(built, solution, self.options.optimizer)
             limit = built.problem.limit
-            under = "" if limit is None else f", {amount(limit)} kept at most, {amount(found.held.peak)} at the peak"
+            under = (
+                ""
+                if limit is None
+                else f", {bytes_precisely(limit)} kept at most, {bytes_precisely(found.held.peak)} at the peak"
+            )
             said(f"{solution.method}, gap {solution.gap:.2%}{under}")
         return found
 

@@ -29,13 +29,12 @@ from rich.table import Table
 
 import autopar
 from autopar.analysis.split_summary import sentence
-from autopar.cli.tables import size
 from autopar.costmodel.calibration import calibrate
 from autopar.costmodel.calibration_reader import read
 from autopar.ir.graph import ITEMSIZE
 from autopar.ir.machine import Machine, load
-from autopar.ir.machine_toml import rate
 from autopar.ir.plan import Plan
+from autopar.ir.units import bytes_text, rate_text
 from autopar.jobs.launch import mpiexec
 from benchmarks.models import MODELS, batch, seeded
 from benchmarks.options import add_json, add_names, add_ranks, add_small, described
@@ -144,8 +143,8 @@ def show(links: list[Link], steps: list[Step], console: Console) -> None:
     ):
         made.add_column(name, justify="right")
     for one in links:
-        inside = rate(one.inside) if one.inside else "-"
-        rates = (rate(one.nominal), rate(one.payload), rate(one.messages), rate(one.fitted))
+        inside = rate_text(one.inside) if one.inside else "-"
+        rates = (rate_text(one.nominal), rate_text(one.payload), rate_text(one.messages), rate_text(one.fitted))
         cells = (str(one.ranks), *rates, f"{one.off:+.1%}", inside)
         made.add_row(one.rate, *cells, f"{one.seconds:.0f}", str(len(one.noise)))
     console.print(made)
@@ -154,7 +153,7 @@ def show(links: list[Link], steps: list[Step], console: Console) -> None:
         made.add_column(name, justify="right")
     for each in steps:
         times = (f"{each.predicted * 1e3:.0f}", f"{each.measured * 1e3:.0f}", f"{each.off:+.1%}")
-        made.add_row(each.model, each.rate, f"2x{each.ranks}", each.split, size(each.gradient_bytes), *times)
+        made.add_row(each.model, each.rate, f"2x{each.ranks}", each.split, bytes_text(each.gradient_bytes), *times)
     console.print(made)
 
 

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from autopar.analysis.split_summary import meaning
-from autopar.cli.tables import Heading, layouts, milliseconds, short, size
+from autopar.cli.tables import Heading, layouts, milliseconds, short
 from autopar.ir.plan import AxisChoice, NodePlan
+from autopar.ir.units import bytes_text
 
 LINEAR = "b* k, n k, n? -> b* n"
 CONV = "n c h~ w~, k c [r] [s], k? -> n k h~ w~"
@@ -50,7 +51,7 @@ def test_nothing_is_split(mode):
 
 @given(st.floats(0, 1e18))
 def test_sizes_are_short_and_near(count):
-    number, unit = size(count).split()
+    number, unit = bytes_text(count).split()
     scale = 1024 ** ("B", "KiB", "MiB", "GiB", "TiB").index(unit)
     assert float(number) * scale == pytest.approx(count, rel=0.006)
     assert "e" not in number or count < 1e-3 or count >= 1000 * 1024**4

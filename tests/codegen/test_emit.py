@@ -11,7 +11,8 @@ from small_models import published_gpt2, published_gpt2_inputs
 
 import autopar
 import autopar.runtime
-from autopar.codegen.emit import amount, exchange_text, milliseconds
+from autopar.codegen.emit import exchange_text, milliseconds
+from autopar.ir.units import bytes_text
 
 GOLDENS = {
     "mlp_grid_2": ("wide_mlp", "2", CPU, ()),
@@ -161,8 +162,8 @@ def test_inputs_keep_their_names_where_those_are_free():
 
 
 def test_numbers_for_people():
-    assert [amount(size) for size in (0, 999, 1000, 1023, 1024, 1.5 * 2**20, 3 * 2**40)] == [
-        "0 B", "999 B", "1000 B", "1023 B", "1 KiB", "1.5 MiB", "3072 GiB"]  # fmt: skip
+    assert [bytes_text(size) for size in (0, 999, 1000, 1023, 1024, 1.5 * 2**20, 3 * 2**40)] == [
+        "0 B", "999 B", "1000 B", "1023 B", "1 KiB", "1.5 MiB", "3 TiB"]  # fmt: skip
     assert [milliseconds(one) for one in (4.1e-7, 0.00123, 0.0994, 0.0996, 0.2, 12)] == [
         "0.00041 ms", "1.2 ms", "99 ms", "100 ms", "200 ms", "12000 ms"]  # fmt: skip
     assert exchange_text(0, 0, 0) == ""

@@ -13,7 +13,8 @@ from autopar.ir import machine as machines
 from autopar.ir.calibration_data import TimedMove
 from autopar.ir.conversions import PRIMITIVES
 from autopar.ir.machine import LINK_MOVES, LOCAL_MOVES, Fit, load
-from autopar.ir.machine_toml import number, rate, size, text
+from autopar.ir.machine_toml import number, text
+from autopar.ir.units import bytes_exact, rate_text
 
 BASE = load("cpu")
 POINT = {
@@ -142,8 +143,8 @@ def test_numbers_for_people():
         "3.0",
     ]
     assert [float(number(x)) for x in (1 / 3, 1e300, 123456789.123)] == [1 / 3, 1e300, 123456789.123]
-    assert [rate(x) for x in (6.42e9, 1.25e8, 10.0)] == ["6.42 GB/s", "125 MB/s", "10 B/s"]
-    assert [size(x) for x in (65536.0, 2.0**20, 100.0, 1e6)] == ["64KiB", "1MiB", "100", "1000000"]
+    assert [rate_text(x) for x in (6.42e9, 1.25e8, 10.0)] == ["6.42 GB/s", "125 MB/s", "10 B/s"]
+    assert [bytes_exact(x) for x in (65536.0, 2.0**20, 100.0, 1e6)] == ["64KiB", "1MiB", "100", "1000000"]
 
 
 def test_bytes_of_a_measurement_are_those_of_the_price():

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from autopar.cli import launch_options
 from autopar.cli.option_types import count
 from autopar.files import check_file, write_file
+from autopar.ir.units import bytes_text, rate_text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -163,14 +164,12 @@ def _numbers(made: Table, first: int) -> None:
 
 
 def _pieces(row: Row) -> list[tuple[str, str, str]]:
-    from autopar.cli.tables import size
     from autopar.ir.machine import Fit
-    from autopar.ir.machine_toml import rate
 
     curve = row.curve
     pieces = Fit(row.place, row.move, row.ranks, curve.alpha, curve.until, curve.beta).pieces()
     return [
-        (size(min(until, row.largest)), f"{alpha * 1e6:.3g} us", rate(beta) if beta < 1e13 else "-")
+        (bytes_text(min(until, row.largest)), f"{alpha * 1e6:.3g} us", rate_text(beta) if beta < 1e13 else "-")
         for until, alpha, beta in pieces
     ]
 
@@ -180,11 +179,10 @@ def _named(row: Row) -> str:
 
 
 def _rate(value: float, unit: str) -> str:
-    from autopar.ir.machine_toml import rate
 
     if unit == "s":
         return f"{value * 1e6:.3g} us each"
-    return rate(value) if unit == "B/s" else f"{value / 1e9:.3g} Gop/s"
+    return rate_text(value) if unit == "B/s" else f"{value / 1e9:.3g} Gop/s"
 
 
 def _facts(found: Calibrated, raw: Measurements, file: Path | None) -> dict[str, object]:
@@ -206,14 +204,13 @@ def _facts(found: Calibrated, raw: Measurements, file: Path | None) -> dict[str,
 
 def _end(found: Calibrated, raw: Measurements, output: Path) -> None:
     from autopar.cli.tables import say
-    from autopar.ir.machine_toml import rate
 
     machine, each = found.machine, raw.ranks_per_node
     if each > 1:
-        say(f"inside a host   {machine.intra.alpha * 1e6:.3g} us, {rate(machine.intra.beta)} per rank")
+        say(f"inside a host   {machine.intra.alpha * 1e6:.3g} us, {rate_text(machine.intra.beta)} per rank")
     if raw.hosts > 1:
-        whole = f", {rate(machine.inter.beta * each)} per host" if each > 1 else ""
-        say(f"between hosts   {machine.inter.alpha * 1e6:.3g} us, {rate(machine.inter.beta)} per rank{whole}")
+        whole = f", {rate_text(machine.inter.beta * each)} per host" if each > 1 else ""
+        say(f"between hosts   {machine.inter.alpha * 1e6:.3g} us, {rate_text(machine.inter.beta)} per rank{whole}")
     if found.noise:
         say(f"noisy           {len(found.noise)} measurements, listed in the file")
     say(

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from autopar.cli.option_types import results_only
+from autopar.ir.units import bytes_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,12 +61,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _show(name: str, grid: str, rows: Sequence[Compared]) -> None:
     from autopar.analysis.baseline_comparison import best
-    from autopar.cli.tables import milliseconds, note, say, show, size, table
+    from autopar.cli.tables import milliseconds, note, say, show, table
 
     made = table("plan", "what it does", "step time", "exchange time", "memory", "fits", "chosen / it")
     for row in rows:
         if not row.refused:
-            numbers = milliseconds(_is(row.seconds)), milliseconds(_is(row.communication)), size(_is(row.bytes))
+            numbers = milliseconds(_is(row.seconds)), milliseconds(_is(row.communication)), bytes_text(_is(row.bytes))
             made.add_row(row.plan, row.title, *numbers, "yes" if row.fits else "no", f"{_is(row.ratio):.3f}")
     show(made, title=f"{name} on grid {grid}, one step on one rank, predicted")
     for row in rows:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autopar.cli.option_types import count, counts, results_only, seconds
+from autopar.ir.units import bytes_text
 
 if TYPE_CHECKING:
     from autopar.compiler import Compiled
@@ -165,7 +166,7 @@ def _facts(compiled: Compiled, folder: Path, stages: dict[str, float]) -> dict[s
 
 def _report(compiled: Compiled, folder: Path) -> None:
     from autopar.analysis.split_summary import sentence
-    from autopar.cli.tables import milliseconds, say, show_fallbacks, size
+    from autopar.cli.tables import milliseconds, say, show_fallbacks
 
     plan, predicted, named = compiled.plan, compiled.plan.predicted, shlex.quote(str(folder))
     if compiled.grids:
@@ -173,7 +174,7 @@ def _report(compiled: Compiled, folder: Path) -> None:
     gain = plan.single / predicted.seconds if predicted.seconds else 1.0
     say(
         f"split      {sentence(plan)}",
-        f"predicted  {milliseconds(predicted.seconds)} per step, {gain:.1f}x over 1 rank; {size(predicted.bytes)} per rank",
+        f"predicted  {milliseconds(predicted.seconds)} per step, {gain:.1f}x over 1 rank; {bytes_text(predicted.bytes)} per rank",
         f"wrote      {folder / 'program.py'}  {folder / 'plan.json'}",
         f"next       autopar inspect {named}; autopar run {named}",
     )
@@ -184,7 +185,7 @@ def _report(compiled: Compiled, folder: Path) -> None:
 
 
 def _show_grids(grids: Sequence[Tried], chosen: str) -> None:
-    from autopar.cli.tables import milliseconds, show, size, table
+    from autopar.cli.tables import milliseconds, show, table
 
     made = table("grid", "step time", "memory", "gap", "")
     for one in grids:
@@ -192,5 +193,5 @@ def _show_grids(grids: Sequence[Tried], chosen: str) -> None:
             made.add_row(one.grid, "", "", "", one.refused)
         else:
             mark = "chosen" if one.grid == chosen else ""
-            made.add_row(one.grid, milliseconds(one.seconds), size(one.bytes), f"{one.gap:.2%}", mark)
+            made.add_row(one.grid, milliseconds(one.seconds), bytes_text(one.bytes), f"{one.gap:.2%}", mark)
     show(made)

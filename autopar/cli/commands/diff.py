@@ -13,6 +13,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from autopar.cli.option_types import count
+from autopar.ir.units import bytes_text
 
 if TYPE_CHECKING:
     from autopar.analysis.plan_diff import Difference, Total
@@ -53,7 +54,7 @@ def sentence(found: Difference) -> str:
 
 
 def _show(found: Difference, most: int) -> None:
-    from autopar.cli.tables import cut, layouts, milliseconds, note, say, short, show, size, table
+    from autopar.cli.tables import cut, layouts, milliseconds, note, say, short, show, table
 
     say(sentence(found))
     made = table("", "first", "second")
@@ -82,7 +83,7 @@ def _show(found: Difference, most: int) -> None:
     if found.conversions:
         made = table("", "calls", "primitive", "axis", "value", "module", "memory", "time")
         for move in found.conversions[:most]:
-            spent = size(move.bytes), milliseconds(move.seconds)
+            spent = bytes_text(move.bytes), milliseconds(move.seconds)
             made.add_row(move.sign, str(move.times), move.primitive, move.axis, move.value, move.module, *spent)
         show(
             made,
@@ -99,9 +100,9 @@ def _title(text: str, count: int, most: int) -> str:
 
 
 def _amount(one: Total, amount: float) -> str:
-    from autopar.cli.tables import milliseconds, size
+    from autopar.cli.tables import milliseconds
 
-    return milliseconds(amount) if one.unit == "s" else size(amount)
+    return milliseconds(amount) if one.unit == "s" else bytes_text(amount)
 
 
 def _change(one: Total) -> str:

@@ -31,13 +31,13 @@ from autopar.cli.tables import (
     show,
     show_fallbacks,
     shown,
-    size,
     splits,
     table,
 )
 from autopar.ir.grid import GridShape
 from autopar.ir.plan import ConversionPlan, NodePlan, Plan, SolverReport
 from autopar.ir.plan_file import to_json
+from autopar.ir.units import bytes_text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -101,14 +101,14 @@ def _summary(saved: CompiledFolder) -> Table:
         "step": f"{milliseconds(one.seconds)}, {gain:.2f}x over one rank ({milliseconds(plan.single)})",
         "time": f"compute {milliseconds(one.compute)}, communication {milliseconds(one.communication)}, "
         f"gradient sums {milliseconds(one.gradients)}, update {milliseconds(one.update)}",
-        "memory": f"{size(one.bytes)} per rank at its peak, {one.peak_during}: parameters {size(one.parameters_bytes)}, "
-        f"gradients {size(one.gradients_bytes)}, optimizer {size(one.optimizer_bytes)}, activations "
-        f"{size(one.activations_bytes)}, inputs {size(one.inputs_bytes)}, "
-        f"buffers and transients {size(one.buffers_bytes + one.transients_bytes)}",
+        "memory": f"{bytes_text(one.bytes)} per rank at its peak, {one.peak_during}: "
+        f"parameters {bytes_text(one.parameters_bytes)}, gradients {bytes_text(one.gradients_bytes)}, optimizer {bytes_text(one.optimizer_bytes)}, activations "
+        f"{bytes_text(one.activations_bytes)}, inputs {bytes_text(one.inputs_bytes)}, "
+        f"buffers and transients {bytes_text(one.buffers_bytes + one.transients_bytes)}",
         "solver": f"{report.method}: cost {milliseconds(report.cost)}, bound {milliseconds(report.bound)}, gap {report.gap:.2%}, "
         f"{report.variables} variables, {report.strategies} strategies" + _tied(report) + _sums(report),
         "for": f"grid {plan.grid}, machine {plan.machine.name}, optimizer {plan.options.optimizer}"
-        + (f", memory limit {size(plan.options.memory)}" if plan.options.memory else "")
+        + (f", memory limit {bytes_text(plan.options.memory)}" if plan.options.memory else "")
         + (f", plan {plan.options.plan}" if plan.options.plan != "auto" else "")
         + (f", pins {'; '.join(plan.options.pins)}" if plan.options.pins else "")
         + (f", bans {'; '.join(plan.options.bans)}" if plan.options.bans else ""),
@@ -154,7 +154,7 @@ def _module(plan: Plan) -> Table:
             joined(map(layouts, zip(*(one.operands for one in node.choices), strict=True))),
             layouts([one.results[0] for one in node.choices]),
             milliseconds(annotated_source.seconds(node)),
-            size(node.saved_bytes),
+            bytes_text(node.saved_bytes),
         )
         annotated_source.add_moved(made, node.inner)
     annotated_source.add_moved(made, [one for one in plan.conversions if not one.consumers])

@@ -23,10 +23,11 @@ from autopar.analysis import chrome_trace, plan_vs_profile
 from autopar.analysis.plan_vs_profile import Comparison, Row
 from autopar.artifact import PLAN, CompiledFolder, load
 from autopar.cli.option_types import count
-from autopar.cli.tables import cut, milliseconds, note, show, size, splits, table
+from autopar.cli.tables import cut, milliseconds, note, show, splits, table
 from autopar.files import check_file
 from autopar.ir import profile
 from autopar.ir.grid import GridShape
+from autopar.ir.units import bytes_text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -131,11 +132,13 @@ def _memory(saved: CompiledFolder, found: profile.Profile) -> Table:
         column.justify = "right"
     parts = [field.name for field in fields(one) if field.name.endswith("_bytes")]
     for name in parts:
-        made.add_row(name.removesuffix("_bytes"), size(getattr(one, name)), "", "", "")
+        made.add_row(name.removesuffix("_bytes"), bytes_text(getattr(one, name)), "", "", "")
     if peaks:
-        made.add_row("peak", size(one.bytes), size(max(peaks)), size(min(peaks)), _ratio(max(peaks), one.bytes))
+        made.add_row(
+            "peak", bytes_text(one.bytes), bytes_text(max(peaks)), bytes_text(min(peaks)), _ratio(max(peaks), one.bytes)
+        )
     else:
-        made.add_row("peak", size(one.bytes), "-", "-", "-")
+        made.add_row("peak", bytes_text(one.bytes), "-", "-", "-")
     return made
 
 
@@ -146,7 +149,7 @@ def _rows(name: str, rows: Sequence[Row]) -> Table:
         made.add_column(title, justify="right")
     for row in rows:
         place = "  ".join(part for part in (row.module, row.source) if part)
-        third = f"{size(row.sent[0])} / {size(row.sent[1])}" if sends else row.split
+        third = f"{bytes_text(row.sent[0])} / {bytes_text(row.sent[1])}" if sends else row.split
         made.add_row(
             cut(row.name),
             cut(place),
