@@ -102,7 +102,8 @@ def _summary(saved: CompiledFolder) -> Table:
         "time": f"compute {milliseconds(one.compute)}, communication {milliseconds(one.communication)}, "
         f"gradient sums {milliseconds(one.gradients)}, update {milliseconds(one.update)}",
         "memory": f"{bytes_text(one.bytes)} per rank at its peak, {one.peak_during}: "
-        f"parameters {bytes_text(one.parameters_bytes)}, gradients {bytes_text(one.gradients_bytes)}, optimizer {bytes_text(one.optimizer_bytes)}, activations "
+        f"parameters {bytes_text(one.parameters_bytes)}, gradients {bytes_text(one.gradients_bytes)}, "
+        f"optimizer {bytes_text(one.optimizer_bytes)}, activations "
         f"{bytes_text(one.activations_bytes)}, inputs {bytes_text(one.inputs_bytes)}, "
         f"buffers and transients {bytes_text(one.buffers_bytes + one.transients_bytes)}",
         "solver": f"{report.method}: cost {milliseconds(report.cost)}, bound {milliseconds(report.bound)}, gap {report.gap:.2%}, "
