@@ -56,36 +56,33 @@ class Watch:
 
 def begin(watch: Watch, *results: Tensor) -> tuple[Tensor, ...]:
     """The results; when backward comes to them, it ends a lap that was begun, and begins one in which gradients have been made."""
-    marked: tuple[Tensor, ...] = _Begin.apply(watch, *results)  # type: ignore[no-untyped-call]
-    return marked
+
+    def passed(gradients: Sequence[Tensor]) -> None:
+        watch.stop()
+        watch.start(gradients)
+
+    return _marked(passed, *results)
 
 
 def end(watch: Watch, *operands: Tensor) -> tuple[Tensor, ...]:
     """The operands; when all of their gradients are there, the lap ends."""
-    marked: tuple[Tensor, ...] = _End.apply(watch, *operands)  # type: ignore[no-untyped-call]
+    return _marked(lambda _: watch.stop(), *operands)
+
+
+def _marked(passed: Callable[[Sequence[Tensor]], None], *tensors: Tensor) -> tuple[Tensor, ...]:
+    marked: tuple[Tensor, ...] = _Mark.apply(passed, *tensors)  # type: ignore[no-untyped-call]
     return marked
 
 
-class _Begin(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, watch: Watch, *results: Tensor) -> tuple[Tensor, ...]:  # noqa: ANN401 (torch's context)
-        ctx.watch = watch
-        return tuple(one.view_as(one) for one in results)
+class _Mark(torch.autograd.Function):
+    """The identity, whose backward is told to `passed`."""
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        ctx.watch.stop()
-        ctx.watch.start(grads)
-        return None, *grads
-
-
-class _End(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, watch: Watch, *operands: Tensor) -> tuple[Tensor, ...]:  # noqa: ANN401
-        ctx.watch = watch
-        return tuple(one.view_as(one) for one in operands)
+    def forward(ctx: Any, passed: Callable[[Sequence[Tensor]], None], *tensors: Tensor) -> tuple[Tensor, ...]:  # noqa: ANN401 (torch's context)
+        ctx.passed = passed
+        return tuple(one.view_as(one) for one in tensors)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        ctx.watch.stop()
-        return None, *grads
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        ctx.passed(gradients)
+        return None, *gradients

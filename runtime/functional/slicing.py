@@ -22,6 +22,7 @@ from torch import Tensor
 
 from autopar.runtime.grid.grid import Axis
 from autopar.runtime.primitives.halo import halo
+from autopar.runtime.windowed.receptive_field import Window, shown
 
 Over = tuple[Axis, int]  # the axis that splits a dim, and its extent on all ranks
 _NOTHING = (0, 0)
@@ -29,11 +30,7 @@ _NOTHING = (0, 0)
 
 def slice_rows(x: Tensor, dim: int, start: int, stop: int, step: int, over: Over) -> Tensor:
     """This rank's part of ``x[start:stop:step]`` along `dim`; the bounds count from the front of the whole dim."""
-    axis, extent = over
-    rows = range(start, stop, step)
-    parts = itertools.pairwise(axis.bounds(len(rows)))
-    wanted = [(rows[a], rows[b - 1] + 1) if a < b else _NOTHING for a, b in parts]
-    y = halo(x, dim, axis, extent, wanted)
+    y = _windows(x, dim, over, Window(1, step, -start), len(range(start, stop, step)))
     return y if step == 1 else y[(slice(None),) * dim + (slice(None, None, step),)]
 
 
@@ -54,15 +51,9 @@ def roll(x: Tensor, shifts: int | Sequence[int], dims: int | Sequence[int], over
             x = x.roll(shift, dim)
             continue
         axis, extent = over[dim]
-        wanted = [_around((a - shift) % extent, b - a, extent) for a, b in itertools.pairwise(axis.bounds(extent))]
-        x = halo(x, dim, axis, extent, wanted)
+        parts = itertools.pairwise(axis.bounds(extent))
+        x = halo(x, dim, axis, extent, [shown((a - shift, b - shift), extent, "circular") for a, b in parts])
     return x
-
-
-def _around(first: int, rows: int, extent: int) -> tuple[tuple[int, int], ...]:
-    """So many rows from the first on, counted around."""
-    last = first + rows
-    return ((first, last),) if last <= extent else ((first, extent), (0, last - extent))
 
 
 def flip(x: Tensor, dims: Sequence[int], over: Mapping[int, Over]) -> Tensor:
@@ -90,12 +81,18 @@ def cat(tensors: Sequence[Tensor], dim: int, axis: Axis, extents: Sequence[int])
 
 def unfold(x: Tensor, dim: int, size: int, step: int, over: Over) -> Tensor:
     """This rank's part of ``x.unfold(dim, size, step)``."""
-    axis, extent = over
-    parts = list(itertools.pairwise(axis.bounds((extent - size) // step + 1)))
-    y = halo(x, dim, axis, extent, [(a * step, (b - 1) * step + size) if a < b else _NOTHING for a, b in parts])
+    window = Window(size, step)
+    y = _windows(x, dim, over, window, window.extent(over[1]))
     if y.shape[dim]:
         return y.unfold(dim, size, step)
     return y.unsqueeze(-1).expand(*y.shape, size)
+
+
+def _windows(x: Tensor, dim: int, over: Over, window: Window, results: int) -> Tensor:
+    """The rows of `dim` that this rank's part of so many result rows reads."""
+    axis, extent = over
+    parts = itertools.pairwise(axis.bounds(results))
+    return halo(x, dim, axis, extent, [window.reads(extent, (a, b)) if a < b else _NOTHING for a, b in parts])
 
 
 def _several(given: int | Sequence[int]) -> tuple[int, ...]:

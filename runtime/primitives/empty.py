@@ -11,25 +11,21 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
-from autopar.runtime.primitives.autograd import apply
-
-
-class _Context(FunctionCtx):
-    inputs: tuple[tuple[torch.Size, torch.dtype, torch.device], ...]
+from autopar.runtime.primitives.autograd import Context, apply
 
 
-class _Nothing(torch.autograd.Function):
+class _Zeros(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: _Context, *inputs: Tensor) -> Tensor:
-        ctx.inputs = tuple((x.shape, x.dtype, x.device) for x in inputs)
-        return next((x for x in inputs if x.is_floating_point() or x.is_complex()), inputs[0]).new_empty(0)
+    def forward(ctx: Context, shape: tuple[int, ...], *inputs: Tensor) -> Tensor:
+        ctx.arguments = tuple((x.shape, x.dtype, x.device) for x in inputs)
+        return next((x for x in inputs if x.is_floating_point() or x.is_complex()), inputs[0]).new_zeros(shape)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: _Context, grad: Tensor) -> tuple[Tensor, ...]:
-        return tuple(torch.zeros(shape, dtype=dtype, device=device) for shape, dtype, device in ctx.inputs)
+    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *(torch.zeros(shape, dtype=dtype, device=device) for shape, dtype, device in ctx.arguments)
 
 
 def nothing(*inputs: Tensor) -> Tensor:
@@ -37,4 +33,9 @@ def nothing(*inputs: Tensor) -> Tensor:
 
     It has the type of the first that can have a gradient, so that it leads backward past indices, too.
     """
-    return apply(_Nothing, *inputs) if inputs else torch.empty(0)
+    return zeros_from((0,), *inputs) if inputs else torch.empty(0)
+
+
+def zeros_from(shape: tuple[int, ...], *inputs: Tensor) -> Tensor:
+    """Zeros that depend on `inputs`, as `nothing` does: backward reaches the exchanges of a rank without rows."""
+    return apply(_Zeros, shape, *inputs)

@@ -25,12 +25,11 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
 
 from autopar.errors import ConfigError, refusal
 from autopar.runtime.grid.exchange_plan import Interval, Pieces
 from autopar.runtime.grid.grid import Axis
-from autopar.runtime.primitives.autograd import apply
+from autopar.runtime.primitives.empty import zeros_from
 from autopar.runtime.primitives.halo import halo
 from autopar.runtime.windowed.receptive_field import Reach, check_mode, inside, shown, shown_row
 from autopar.runtime.windowed.window_layers import Block, Layer
@@ -182,26 +181,8 @@ def _pointwise(x: Tensor, function: Pointwise, first: int) -> Tensor:
     return y
 
 
-class _Context(FunctionCtx):
-    saved_tensors: tuple[Tensor, ...]
-
-
-class _Zeros(torch.autograd.Function):
-    """Zeros that depend on the inputs, with gradient zero: so backward reaches the exchanges of a rank without rows."""
-
-    @staticmethod
-    def forward(ctx: _Context, shape: tuple[int, ...], *inputs: Tensor) -> Tensor:
-        ctx.save_for_backward(*inputs)
-        return inputs[0].new_zeros(shape)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: _Context, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return None, *(torch.zeros_like(one) for one in ctx.saved_tensors)
-
-
 def _nothing(shape: tuple[int, ...], layer: Layer, x: Tensor) -> Tensor:
     """The result where there is nothing to sum over or nothing to compute: zeros plus the bias."""
     weights, bias = layer.learned()[:1], layer.learned()[1:]
-    y = apply(_Zeros, shape, x, *weights)
+    y = zeros_from(shape, x, *weights)
     return y + bias[0].view(-1, *[1] * layer.spatial) if bias else y

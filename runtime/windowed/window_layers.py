@@ -172,6 +172,7 @@ class _Pool(Layer):
     kernel: Sequence[int]
     stride: Numbers | None
     padding: Numbers
+    dilation: Numbers = 1
     ceil_mode: bool
 
     @property
@@ -184,7 +185,8 @@ class _Pool(Layer):
         return each(self.stride or self.kernel, self.spatial)
 
     def reach(self, i: int, extent: int) -> Window:
-        return Window(self.kernel[i], self.steps[i], each(self.padding, self.spatial)[i], ceil=self.ceil_mode)
+        padding, gap = (each(one, self.spatial)[i] for one in (self.padding, self.dilation))
+        return Window(self.kernel[i], self.steps[i], padding, gap, self.ceil_mode)
 
     def extended(self, x: Tensor, blocks: Sequence[Block]) -> tuple[Tensor, tuple[int, ...]]:
         """The operand, and the padding that is left to torch; with ceil_mode none, the operand being padded as far as read."""
@@ -208,10 +210,6 @@ class MaxPool(_Pool):
     dilation: Numbers = 1
     ceil_mode: bool = False
     value: ClassVar[float] = -math.inf
-
-    def reach(self, i: int, extent: int) -> Window:
-        gap = each(self.dilation, self.spatial)[i]
-        return Window(self.kernel[i], self.steps[i], each(self.padding, self.spatial)[i], gap, self.ceil_mode)
 
     def run(self, x: Tensor, blocks: Sequence[Block]) -> Tensor:
         x, pads = self.extended(x, blocks)

@@ -7,9 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from autopar.runtime import simulate
-from autopar.runtime.partitions.memory_operators import (
+from memory_operators import (
     Add,
     Allocate,
     Chain,
@@ -19,6 +17,8 @@ from autopar.runtime.partitions.memory_operators import (
     matrix,
     move,
 )
+
+from autopar.runtime import simulate
 from autopar.runtime.partitions.partition import Decomposition, spread
 from autopar.runtime.transport.world import default_world
 from autopar.runtime.verification.partition_cases import PARTITION_FAMILY, draw_case, live
