@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from autopar.ir.graph import Ref
-from autopar.ops.record.emit_context import Emit, EmitContext, function
+from autopar.ops.record.emit_context import Emit, EmitContext, function, method
 from autopar.ops.record.op import Op, Sample, T, register
 from autopar.ops.record.printing import atom, invoke, literal
 from autopar.ops.record.rule import Call, Rule, broadcast, floating, with_linear
@@ -22,7 +22,8 @@ _POSITIVE = T((4, 6), "unit")
 
 def _both(call: Call) -> Rule:
     """Sum of two tensors: linear in both together; adding a number is not linear."""
-    return with_linear(broadcast(call), {0, 1}) if _all_floating(call, 2) else broadcast(call)
+    linear = len(call.operands) == 2 and all(map(floating, call.operands))
+    return with_linear(broadcast(call), {0, 1}) if linear else broadcast(call)
 
 
 def _each(call: Call) -> Rule:
@@ -36,10 +37,6 @@ def _first(call: Call) -> Rule:
     mode = dict(call.node.kwargs).get("rounding_mode")
     numerator = isinstance(call.node.args[0], Ref) and floating(call.operands[0]) and mode is None
     return with_linear(broadcast(call), {0}) if numerator else broadcast(call)
-
-
-def _all_floating(call: Call, count: int) -> bool:
-    return len(call.operands) == count and all(map(floating, call.operands))
 
 
 def infix(symbol: str) -> Emit:
@@ -132,12 +129,8 @@ def _masked_fill_rule(call: Call) -> Rule:
     return with_linear(rule, {0}) if call.node.args[2] == 0 and floating(call.operands[0]) else rule
 
 
-def _emit_masked_fill(ctx: EmitContext) -> str:
-    return f"{atom(ctx.args[0])}.masked_fill({literal(ctx.args[1])}, {literal(ctx.args[2])})"
-
-
 _operator(
-    "masked_fill", ("aten.masked_fill.Scalar", "aten.masked_fill.Tensor"), _masked_fill_rule, _emit_masked_fill,
+    "masked_fill", ("aten.masked_fill.Scalar", "aten.masked_fill.Tensor"), _masked_fill_rule, method("masked_fill", operands=3),
     "inputs",
     Sample((_X, T((6,), "bool"), 0.0)), Sample((_X, T((4, 6), "bool"), -1e9)),
     Sample((_X, T((4, 6), "bool"), T(())), target="aten.masked_fill.Tensor"),
@@ -149,31 +142,20 @@ def _lerp_rule(call: Call) -> Rule:
     return with_linear(rule, {0, 1}) if len(call.operands) > 1 else rule
 
 
-def _emit_addc(name: str) -> Emit:
-    return function(f"torch.{name}", 3, ("value", 1))
-
-
-def _addc_rule(call: Call) -> Rule:
-    return with_linear(broadcast(call), {0, 1})
-
-
 _operator(
     "lerp", ("aten.lerp.Scalar", "aten.lerp.Tensor"), _lerp_rule, function("torch.lerp", 3), "inputs",
     Sample((_X, T((4, 6)), 0.3)), Sample((_X, T((4, 6)), T((6,))), target="aten.lerp.Tensor"),
 )  # fmt: skip
 for _name in ("addcmul", "addcdiv"):
     _operator(
-        _name, (f"aten.{_name}.default",), _addc_rule, _emit_addc(_name), "inputs",
+        _name, (f"aten.{_name}.default",), lambda call: with_linear(broadcast(call), {0, 1}),
+        function(f"torch.{_name}", 3, ("value", 1)), "inputs",
         Sample((_X, T((4, 6)), T((6,), "positive"))), Sample((_X, T((4, 6)), _POSITIVE), (("value", 2.0),)),
     )  # fmt: skip
 
 
-def _pointwise(call: Call) -> Rule:
-    return broadcast(call)
-
-
 _operator(
-    "pow", ("aten.pow.Tensor_Scalar", "aten.pow.Tensor_Tensor", "aten.pow.Scalar"), _pointwise, infix("**"), "inputs",
+    "pow", ("aten.pow.Tensor_Scalar", "aten.pow.Tensor_Tensor", "aten.pow.Scalar"), broadcast, infix("**"), "inputs",
     Sample((_X, 3.0)), Sample((_POSITIVE, T((6,))), target="aten.pow.Tensor_Tensor"),
     Sample((2.0, _X), target="aten.pow.Scalar"),
 )  # fmt: skip
@@ -181,7 +163,7 @@ _operator(
 _COMPARISONS = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
 for _name, _symbol in _COMPARISONS.items():
     _operator(
-        _name, (f"aten.{_name}.Tensor", f"aten.{_name}.Scalar"), _pointwise, infix(_symbol), "",
+        _name, (f"aten.{_name}.Tensor", f"aten.{_name}.Scalar"), broadcast, infix(_symbol), "",
         Sample((T((4, 6), "index 4"), T((4, 1), "index 4"))), Sample((_X, 0.0), target=f"aten.{_name}.Scalar"),
     )  # fmt: skip
 
@@ -189,12 +171,12 @@ _LOGICAL = {"__and__.Tensor": "&", "__or__.Tensor": "|", "__xor__.Tensor": "^"}
 _LOGICAL |= {"bitwise_and.Tensor": "&", "bitwise_or.Tensor": "|", "bitwise_xor.Tensor": "^"}
 for _name, _symbol in _LOGICAL.items():
     _operator(
-        _name, (f"aten.{_name}",), _pointwise, infix(_symbol), "", Sample((T((4, 6), "bool"), T((6,), "bool")))
+        _name, (f"aten.{_name}",), broadcast, infix(_symbol), "", Sample((T((4, 6), "bool"), T((6,), "bool")))
     )  # fmt: skip
 for _name, _symbol in (("and", "&"), ("or", "|"), ("xor", "^")):
     _scalars = (f"aten.bitwise_{_name}.Scalar", f"aten.bitwise_{_name}.Scalar_Tensor")
     _operator(
-        f"bitwise_{_name}_number", (*_scalars, f"aten.__{_name}__.Scalar"), _pointwise, infix(_symbol), "",
+        f"bitwise_{_name}_number", (*_scalars, f"aten.__{_name}__.Scalar"), broadcast, infix(_symbol), "",
         Sample((T((4, 6), "index 9"), 5)), Sample((5, T((4, 6), "index 9")), target=_scalars[1]),
     )  # fmt: skip
 
@@ -254,13 +236,13 @@ for _name, (_overloads, _left, _right) in _PAIRS.items():
     _printed = f"torch.{_name}" if not _name.startswith("special_") else f"torch.special.{_name[8:]}"
     _operator(
         f"{_name}_pair" if _name in ("max", "min") else _name, tuple(f"aten.{_name}.{one}" for one in _overloads),
-        _pointwise, function(_printed, 2), "inputs", *_pair_samples(_name, _overloads, _left, _right),
+        broadcast, function(_printed, 2), "inputs", *_pair_samples(_name, _overloads, _left, _right),
     )  # fmt: skip
 
 
 def _emit_clamp(ctx: EmitContext) -> str:
     """``x.clamp(min=low, max=high)`` with bounds that are tensors."""
-    kind = ctx.call.node.target.split(".")[1]
+    kind = ctx.call.function
     low = ctx.pick(1, "min") if kind != "clamp_max" else None
     high = ctx.pick(1, "max") if kind == "clamp_max" else ctx.pick(2, "max")
     return invoke(f"{atom(ctx.args[0])}.clamp", (), [("min", low, None), ("max", high, None)])
@@ -268,25 +250,25 @@ def _emit_clamp(ctx: EmitContext) -> str:
 
 _operator(
     "clamp_tensor", ("aten.clamp.Tensor", "aten.clip.Tensor", "aten.clamp_min.Tensor", "aten.clamp_max.Tensor"),
-    _pointwise, _emit_clamp, "inputs",
+    broadcast, _emit_clamp, "inputs",
     Sample((_X, T((6,), "constant"), T((4, 6), "positive"))), Sample((_X, None, T((6,)))),
     Sample((_X, T((6,)), T((4, 6), "unit"))), Sample((_X, T((6,)), T((4, 6))), target="aten.clip.Tensor"),
     Sample((_X, T((6,))), target="aten.clamp_min.Tensor"), Sample((_X, T((4, 1))), target="aten.clamp_max.Tensor"),
 )  # fmt: skip
 _operator(
-    "floor_divide", ("aten.floor_divide.default", "aten.floor_divide.Scalar"), _pointwise, infix("//"), "",
+    "floor_divide", ("aten.floor_divide.default", "aten.floor_divide.Scalar"), broadcast, infix("//"), "",
     Sample((T((4, 6), "index 9"), 2)),
 )  # fmt: skip
 
 
 _operator(
     "float_power", ("aten.float_power.Tensor_Scalar", "aten.float_power.Tensor_Tensor", "aten.float_power.Scalar"),
-    _pointwise, function("torch.float_power", 2), "inputs",
+    broadcast, function("torch.float_power", 2), "inputs",
     Sample((_X, 2.0)), Sample((_POSITIVE, T((6,))), target="aten.float_power.Tensor_Tensor"),
     Sample((2.0, _X), target="aten.float_power.Scalar"),
 )  # fmt: skip
 _operator(
-    "isclose", ("aten.isclose.default",), _pointwise,
+    "isclose", ("aten.isclose.default",), broadcast,
     function("torch.isclose", 2, ("rtol", 1e-5), ("atol", 1e-8), ("equal_nan", False)), "",
     Sample((T((4, 6), "constant"), T((6,), "constant"))),
 )  # fmt: skip

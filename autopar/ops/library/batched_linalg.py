@@ -2,21 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
+from autopar.ops.library.linalg import cubic
+from autopar.ops.record.dim_letters import noted
 from autopar.ops.record.fallback import emit_whole
 from autopar.ops.record.op import Op, Sample, T, register
-from autopar.ops.record.rule import Call, Rule, letters
-
-
-def _flops(call: Call, rule: Rule) -> float:
-    """About n^3 for every matrix."""
-    return float(call.operands[0].numel * call.operands[0].shape[-1])
-
-
-def _by_matrix(notation: str) -> Callable[[Call], Rule]:
-    return lambda call: letters(notation, call)
-
 
 _MATRIX, _SQUARE = T((4, 3, 2)), T((4, 3, 3))
 _ONE = T((6, 1, 1), "unit")
@@ -32,7 +21,7 @@ for _name, _note, _keeps, *_samples in (
 ):
     register(
         Op(
-            f"batched {_name}", (f"aten.{_name}.default",), _note, _by_matrix(_note), emit_whole, work="reduce", flops=_flops,
+            f"batched {_name}", (f"aten.{_name}.default",), _note, noted(_note), emit_whole, work="reduce", flops=cubic,
             backward=2.0, samples=tuple(_samples), keeps=_keeps,
         )
     )  # fmt: skip

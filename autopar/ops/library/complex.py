@@ -10,24 +10,14 @@ Every dim is a letter, and all but polar forms are linear over the real numbers,
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
+from autopar.ops.record.dim_letters import noted
 from autopar.ops.record.emit_context import Emit, EmitContext, function
-from autopar.ops.record.op import Op, Sample, T, register
+from autopar.ops.record.op import Sample, T, memory
 from autopar.ops.record.printing import atom
-from autopar.ops.record.rule import Call, Rule, broadcast, letters, with_linear
+from autopar.ops.record.rule import Call, Rule, broadcast, with_linear
 
 _Z = T((4, 6), "complex")
 _PAIRS = T((4, 3, 2))
-
-
-def _as_real(call: Call) -> Rule:
-    """The parts are whole."""
-    return with_linear(letters("d* -> d* [p]", call), {0})
-
-
-def _as_complex(call: Call) -> Rule:
-    return with_linear(letters("d* [p] -> d*", call), {0})
 
 
 def _linear(call: Call) -> Rule:
@@ -52,42 +42,31 @@ def _contiguous_pairs(ctx: EmitContext) -> str:
     return f"torch.view_as_complex({atom(ctx.args[0])}.contiguous())"
 
 
-def _record(
-    name: str,
-    targets: tuple[str, ...],
-    note: str,
-    rule: Callable[[Call], Rule],
-    emit: Emit,
-    saves: str,
-    *samples: Sample,
-) -> None:
-    register(Op(name, targets, note, rule, emit, work="memory", saves=saves, samples=samples))
-
-
-_record(
-    "view_as_real", ("aten.view_as_real.default",), "d* -> d* [p]", _as_real, _pairs, "",
+memory(
+    "view_as_real", ("aten.view_as_real.default",), "d* -> d* [p]", noted("d* -> d* [p]", {0}), _pairs,
     Sample((_Z,)),
 )  # fmt: skip
-_record(
-    "view_as_complex", ("aten.view_as_complex.default",), "d* [p] -> d*", _as_complex, _contiguous_pairs, "",
+memory(
+    "view_as_complex", ("aten.view_as_complex.default",), "d* [p] -> d*", noted("d* [p] -> d*", {0}),
+    _contiguous_pairs,
     Sample((_PAIRS,)),
 )  # fmt: skip
-_record(
+memory(
     "conj", ("aten._conj.default", "aten.conj.default"), "d* -> d*", _linear,
-    function("torch.conj_physical", 1), "",
+    function("torch.conj_physical", 1),
     Sample((_Z,)), Sample((_Z,), target="aten.conj.default"),
 )  # fmt: skip
-_record(
-    "real", ("aten.real.default",), "d* -> d*", _linear, _method("real"), "", Sample((_Z,)),
+memory(
+    "real", ("aten.real.default",), "d* -> d*", _linear, _method("real"), Sample((_Z,)),
 )  # fmt: skip
-_record(
-    "imag", ("aten.imag.default",), "d* -> d*", _linear, _method("imag"), "", Sample((_Z,)),
+memory(
+    "imag", ("aten.imag.default",), "d* -> d*", _linear, _method("imag"), Sample((_Z,)),
 )  # fmt: skip
-_record(
-    "complex", ("aten.complex.default",), "d*, d* -> d*", _linear, function("torch.complex", 2), "",
+memory(
+    "complex", ("aten.complex.default",), "d*, d* -> d*", _linear, function("torch.complex", 2),
     Sample((T((4, 6)), T((4, 6)))), Sample((T((4, 6)), T((6,)))),
 )  # fmt: skip
-_record(
-    "polar", ("aten.polar.default",), "d*, d* -> d*", broadcast, function("torch.polar", 2), "output",
-    Sample((T((4, 6), "unit"), T((4, 6)))),
+memory(
+    "polar", ("aten.polar.default",), "d*, d* -> d*", broadcast, function("torch.polar", 2),
+    Sample((T((4, 6), "unit"), T((4, 6)))), saves="output",
 )  # fmt: skip

@@ -41,7 +41,7 @@ class _Form:
 
 
 def _form(call: Call) -> _Form:
-    target = call.node.target.split(".")[1]
+    target = call.function
     transposed = "transpose" in target
     order: tuple[str, ...] = ("stride", "padding", "dilation", "groups")
     if target == "convolution":

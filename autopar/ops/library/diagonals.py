@@ -8,31 +8,18 @@ A part that begins at row r and column c of the whole has the diagonal d + r - c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
-from autopar.ops.record.emit_context import Emit, EmitContext
-from autopar.ops.record.op import Op, Sample, T, register
-from autopar.ops.record.printing import atom, invoke, normal_dim
-from autopar.ops.record.rule import Call, Dims, Rule, with_linear
+from autopar.ops.record.dim_letters import lettered, named, noted
+from autopar.ops.record.emit_context import EmitContext, method
+from autopar.ops.record.op import Sample, T, memory
+from autopar.ops.record.printing import atom, invoke
+from autopar.ops.record.rule import Call, Rule, normal_dim, with_linear
 from autopar.ops.record.windows import by_place
-
-
-def _names(shape: Sequence[int]) -> Dims:
-    return tuple((f"d{i}",) for i in range(len(shape)))
-
-
-def _memory(
-    name: str, targets: tuple[str, ...], note: str, rule: Callable[[Call], Rule], emit: Emit, *samples: Sample
-) -> None:
-    register(Op(name, targets, note, rule, emit, work="memory", saves="", samples=samples))
 
 
 def _triangle(call: Call) -> Rule:
     """Rows and columns know their place: the diagonal of a part is another."""
-    names = _names(call.operands[0].shape)
-    extents = {f"d{i}": n for i, n in enumerate(call.operands[0].shape)}
-    rule = with_linear(Rule((names,), (names,), extents), {0})
-    return by_place(rule, [names[-2][0], names[-1][0]])
+    names = named(call.operands[0].shape)
+    return by_place(with_linear(lettered(call, [names], [names]), {0}), [names[-2][0], names[-1][0]])
 
 
 def _emit_triangle(ctx: EmitContext) -> str:
@@ -42,10 +29,10 @@ def _emit_triangle(ctx: EmitContext) -> str:
     down, right = ctx.start(row), ctx.start(column)
     text = " + ".join([*([str(diagonal)] if diagonal else []), *([down] if down else [])])
     text += f" - {right}" if right and text else f"-{right}" if right else ""
-    return f"{atom(ctx.args[0])}.{ctx.call.node.target.split('.')[1]}({text})"
+    return f"{atom(ctx.args[0])}.{ctx.call.function}({text})"
 
 
-_memory(
+memory(
     "triangle", ("aten.tril.default", "aten.triu.default"), "b* m n -> b* m n", _triangle, _emit_triangle,
     Sample((T((2, 4, 4)),)), Sample((T((4, 3, 3)), 1), target="aten.triu.default"),
     Sample((T((4, 6)), -2)), Sample((T((6, 4)), -1), target="aten.triu.default"),
@@ -54,13 +41,10 @@ _memory(
 
 def _diagonal(call: Call) -> Rule:
     """Two dims become one behind the others; all three are whole."""
-    shape, result = call.operands[0].shape, call.results[0].shape
-    gone = [normal_dim(call.arg(2 + i, f"dim{i + 1}", i), len(shape)) for i in (0, 1)]
-    names = _names(shape)
+    gone = [call.dim(2 + i, i, f"dim{i + 1}") for i in (0, 1)]
+    names = named(call.operands[0].shape)
     kept = tuple(name for i, name in enumerate(names) if i not in gone)
-    extents = {f"d{i}": n for i, n in enumerate(shape)} | {"y": result[-1]}
-    whole = frozenset({"y", *(f"d{i}" for i in gone)})
-    return with_linear(Rule((names,), ((*kept, ("y",)),), extents, whole), {0})
+    return with_linear(lettered(call, [names], [(*kept, ("y",))], {"y", *(f"d{i}" for i in gone)}), {0})
 
 
 def _emit_diagonal(ctx: EmitContext) -> str:
@@ -72,12 +56,10 @@ def _diag_embed(call: Call) -> Rule:
     """The last dim on the diagonal of two new ones."""
     shape, result = call.operands[0].shape, call.results[0].shape
     new = sorted(normal_dim(call.arg(2 + i, f"dim{i + 1}", i - 2), len(result)) for i in (0, 1))
-    names = [f"d{i}" for i in range(len(shape))]
+    names = named(shape)
     rest = iter(names[:-1])
-    after = tuple((f"y{new.index(i)}",) if i in new else (next(rest),) for i in range(len(result)))
-    extents = dict(zip(names, shape, strict=True)) | {f"y{k}": result[i] for k, i in enumerate(new)}
-    rule = Rule((tuple((name,) for name in names),), (after,), extents, frozenset({names[-1], "y0", "y1"}))
-    return with_linear(rule, {0})
+    after = tuple((f"y{new.index(i)}",) if i in new else next(rest) for i in range(len(result)))
+    return with_linear(lettered(call, [names], [after], {*names[-1], "y0", "y1"}), {0})
 
 
 def _emit_diag_embed(ctx: EmitContext) -> str:
@@ -85,24 +67,14 @@ def _emit_diag_embed(ctx: EmitContext) -> str:
     return invoke("torch.diag_embed", (ctx.args[0], *given))
 
 
-_memory(
+memory(
     "diagonal", ("aten.diagonal.default",), "a* [m] [n] -> a* [y]", _diagonal, _emit_diagonal,
     Sample((T((4, 4)), 1)), Sample((T((3, 6, 4)), 0, 0, 2)),
 )  # fmt: skip
-_memory(
+memory(
     "diag_embed", ("aten.diag_embed.default",), "a* [n] -> a* [m] [m]", _diag_embed, _emit_diag_embed,
     Sample((T((4, 3)),)), Sample((T((6, 3)), 1, 0, 2)),
 )  # fmt: skip
 
 
-def _trace(call: Call) -> Rule:
-    shape = call.operands[0].shape
-    rule = Rule((_names(shape),), ((),), {f"d{i}": n for i, n in enumerate(shape)}, frozenset({"d0", "d1"}))
-    return with_linear(rule, {0})
-
-
-def _emit_trace(ctx: EmitContext) -> str:
-    return f"{atom(ctx.args[0])}.trace()"
-
-
-_memory("trace", ("aten.trace.default",), "[m] [n] ->", _trace, _emit_trace, Sample((T((4, 6)),)))
+memory("trace", ("aten.trace.default",), "[m] [n] ->", noted("[m] [n] ->", {0}), method("trace"), Sample((T((4, 6)),)))

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from autopar.ops.record.dim_letters import joint_shape, lettered, named
 from autopar.ops.record.emit_context import Emit, EmitContext, function
 from autopar.ops.record.op import Op, Sample, T, register
-from autopar.ops.record.printing import atom, invoke, normal_dim
-from autopar.ops.record.rule import Call, Rule, broadcast, letters, with_linear
+from autopar.ops.record.printing import atom, invoke
+from autopar.ops.record.rule import Call, Rule, broadcast, letters, normal_dim, with_linear
 
 _X = T((4, 6))
 
@@ -29,29 +30,19 @@ def _emit_cdist(ctx: EmitContext) -> str:
     return invoke("torch.cdist", ctx.args[:2], [("p", ctx.pick(2, "p", 2), 2), ("compute_mode", mode, None)])
 
 
-def _full(call: Call, shape: tuple[int, ...]) -> Rule:
-    """One letter per dim of operands that are broadcast to this shape."""
+def _full(call: Call) -> Rule:
+    """One letter per dim of what both operands are broadcast to."""
+    shape = joint_shape(value.shape for value in call.operands)
     return broadcast(replace(call, results=(replace(call.results[0], shape=shape),)))
-
-
-def _shape(call: Call) -> tuple[int, ...]:
-    """What both operands are broadcast to."""
-    one, other = (value.shape for value in call.operands)
-    longest = max(len(one), len(other))
-    padded = [(1,) * (longest - len(shape)) + shape for shape in (one, other)]
-    return tuple(map(max, *padded))
 
 
 def along(call: Call, given: object, keepdim: bool = False) -> Rule:
     """Both operands along one whole dim of what they are broadcast to, which goes away."""
-    rule = _full(call, _shape(call))
-    names, dim = rule.results[0], normal_dim(given, len(_shape(call)))
+    rule = _full(call)
+    names = rule.results[0]
+    dim = normal_dim(given, len(names))
     kept = tuple(() if i == dim else name for i, name in enumerate(names) if keepdim or i != dim)
     return replace(rule, results=(kept,), frozen=frozenset({f"d{dim}"}))
-
-
-def _cosine(call: Call) -> Rule:
-    return along(call, call.arg(2, "dim", 1))
 
 
 def _pairwise(call: Call) -> Rule:
@@ -68,13 +59,13 @@ def _cross(call: Call) -> Rule:
 
 def _dist(call: Call) -> Rule:
     """One number of everything."""
-    rule = _full(call, _shape(call))
+    rule = _full(call)
     return replace(rule, results=((),), frozen=frozenset(rule.extents))
 
 
 def _rot90(call: Call) -> Rule:
     """Two dims change places, or are reversed, or both; one that is reversed is whole."""
-    shape, result = call.operands[0].shape, call.results[0].shape
+    shape = call.operands[0].shape
     given = call.arg(2, "dims", (0, 1))
     assert isinstance(given, tuple)
     i, j = (normal_dim(dim, len(shape)) for dim in given)
@@ -83,12 +74,9 @@ def _rot90(call: Call) -> Rule:
     kept = {0: {i: i, j: j}, 1: {j: i}, 2: {}, 3: {i: j}}[
         turns % 4
     ]  # by dim of the result, the dim that it is in order
-    names = [f"d{dim}" for dim in range(len(shape))]
-    after = [names[kept.get(dim, dim)] if dim not in (i, j) or dim in kept else f"y{dim}" for dim in range(len(shape))]
-    extents = dict(zip(names, shape, strict=True)) | {name: n for name, n in zip(after, result, strict=True)}
-    whole = {names[dim] for dim in (i, j) if dim not in kept.values()} | {name for name in after if name[0] == "y"}
-    operand, rotated = (tuple((name,) for name in one) for one in (names, after))
-    return with_linear(Rule((operand,), (rotated,), extents, frozenset(whole)), {0})
+    turned = {dim: f"d{kept[dim]}" if dim in kept else f"y{dim}" for dim in (i, j)}
+    whole = {f"d{dim}" for dim in (i, j) if dim not in kept.values()} | {f"y{dim}" for dim in (i, j) if dim not in kept}
+    return with_linear(lettered(call, [named(shape)], [named(shape, turned)], whole), {0})
 
 
 def _emit_rot90(ctx: EmitContext) -> str:
@@ -101,7 +89,8 @@ _TABLE: tuple[tuple[str, str, str, Callable[[Call], Rule], Emit, str, tuple[Samp
         (Sample((_X, T((3, 6)))), Sample((T((2, 4, 3)), T((2, 6, 3)), 1.0))),
     ),
     (
-        "cosine_similarity", "aten.cosine_similarity.default", "a [k] b, a [k] b -> a b", _cosine,
+        "cosine_similarity", "aten.cosine_similarity.default", "a [k] b, a [k] b -> a b",
+        lambda call: along(call, call.arg(2, "dim", 1)),
         function("F.cosine_similarity", 2, ("dim", 1), ("eps", 1e-8)), "reduce",
         (Sample((_X, _X)), Sample((T((4, 1, 3)), T((6, 3)), -1))),
     ),

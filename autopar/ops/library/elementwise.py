@@ -10,23 +10,14 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from autopar.ir.graph import Dtype
+from autopar.ops.record.dim_letters import pointwise
 from autopar.ops.record.emit_context import Emit, EmitContext, function, method, overload
 from autopar.ops.record.op import Op, Sample, T, register
 from autopar.ops.record.printing import atom, invoke, literal
-from autopar.ops.record.rule import Call, Rule, broadcast, floating, with_linear
+from autopar.ops.record.rule import Call, Rule, broadcast
 
 _X = T((4, 6))
 _POSITIVE = T((4, 6), "unit")
-
-
-def _unary(call: Call) -> Rule:
-    return broadcast(call)
-
-
-def _linear_unary(call: Call) -> Rule:
-    """Linear, provided that both sides are real numbers."""
-    rule = broadcast(call)
-    return with_linear(rule, {0}) if all(map(floating, (*call.operands, *call.results))) else rule
 
 
 def _prefix(symbol: str) -> Emit:
@@ -103,7 +94,7 @@ def _samples(*calls: Iterable[object]) -> tuple[Sample, ...]:
 
 for _name, _emit, _saves, _calls in _FUNCTIONS:
     _targets = (f"aten.{_name}.default", *(("aten.special_expit.default",) if _name == "sigmoid" else ()))
-    register(Op(_name, _targets, "d* -> d*", _unary, _emit, saves=_saves, samples=_samples(*_calls)))
+    register(Op(_name, _targets, "d* -> d*", broadcast, _emit, saves=_saves, samples=_samples(*_calls)))
 
 # More functions of torch: name, domain of the sample, what autograd keeps. All are printed ``torch.name(x)``.
 _MORE = {
@@ -124,25 +115,16 @@ for _name, _saves in _MORE.items():
     _kind = "positive" if _NO_DERIVATIVE.match(_name) else "complex" if _name == "acosh" else "unit"
     register(
         Op(
-            _name, (f"aten.{_name}.default",), "d* -> d*", _unary, function(_printed, 1), saves=_saves,
+            _name, (f"aten.{_name}.default",), "d* -> d*", broadcast, function(_printed, 1), saves=_saves,
             samples=_samples((T((4, 6), _kind),)),
         )
     )  # fmt: skip
 
 
-def _emit_first_number(name: str) -> Emit:
-    """``torch.polygamma(1, x)``: a number before the tensor, or after it."""
-
-    def emit(ctx: EmitContext) -> str:
-        return invoke(name, ctx.args)
-
-    return emit
-
-
 for _name, _sample in (("polygamma", (1, _POSITIVE)), ("mvlgamma", (_POSITIVE, 1))):
     register(
         Op(
-            _name, (f"aten.{_name}.default",), "d* -> d*", _unary, _emit_first_number(f"torch.{_name}"),
+            _name, (f"aten.{_name}.default",), "d* -> d*", broadcast, function(f"torch.{_name}", 2),
             samples=_samples(_sample),
         )
     )  # fmt: skip
@@ -151,7 +133,7 @@ register(
         name="round_decimals",
         targets=("aten.round.decimals",),
         note="d* -> d*",
-        rule=_unary,
+        rule=broadcast,
         emit=function("torch.round", 1, ("decimals", 0)),
         saves="",
         samples=(Sample((_X,), (("decimals", 1),)),),
@@ -162,7 +144,7 @@ register(
         name="frexp",
         targets=("aten.frexp.Tensor",),
         note="d* -> d*, d*",
-        rule=_unary,
+        rule=broadcast,
         emit=function("torch.frexp", 1),
         samples=_samples((_X,)),
     )
@@ -173,12 +155,12 @@ register(
         name="gelu",
         targets=("aten.gelu.default",),
         note="d* -> d*",
-        rule=_unary,
+        rule=broadcast,
         emit=function("F.gelu", 1, ("approximate", "none")),
         samples=(Sample((_X,)), Sample((_X,), (("approximate", "tanh"),))),
     )
 )
-register(Op("neg", ("aten.neg.default",), "d* -> d*", _linear_unary, _prefix("-"), saves="", samples=_samples((_X,))))
+register(Op("neg", ("aten.neg.default",), "d* -> d*", pointwise({0}), _prefix("-"), saves="", samples=_samples((_X,))))
 
 
 def _emit_cast(ctx: EmitContext) -> str:
@@ -191,7 +173,7 @@ def _emit_cast(ctx: EmitContext) -> str:
 
 def _cast(call: Call) -> Rule:
     """The first operand's elements in another dtype; a second tensor (`type_as`) lends its dtype, and has no letters."""
-    rule = _linear_unary(replace(call, operands=call.operands[:1]))
+    rule = pointwise({0})(replace(call, operands=call.operands[:1]))
     lent = tuple(tuple(() for _ in value.shape) for value in call.operands[1:])
     return replace(rule, operands=(*rule.operands, *lent))
 
@@ -237,7 +219,7 @@ register(
             "aten.lift_fresh_copy.default",
         ),
         note="d* -> d*",
-        rule=_linear_unary,
+        rule=pointwise({0}),
         emit=_emit_identity,
         work="view",
         saves="",
@@ -249,7 +231,7 @@ register(
         name="clone",
         targets=("aten.clone.default",),
         note="d* -> d*",
-        rule=_linear_unary,
+        rule=pointwise({0}),
         emit=method("clone"),
         saves="",
         samples=_samples((_X,)),
@@ -260,7 +242,7 @@ register(
         name="detach",
         targets=("aten.detach.default",),
         note="d* -> d*",
-        rule=_linear_unary,
+        rule=pointwise({0}),
         emit=method("detach"),
         work="view",
         saves="",

@@ -6,13 +6,15 @@ letters change nothing: the result is whole on every rank whatever is split.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from autopar.ir.graph import Dtype
+from autopar.ops.record.dim_letters import lettered, named
 from autopar.ops.record.emit_context import Emit, EmitContext
 from autopar.ops.record.op import Op, Sample, T, register
-from autopar.ops.record.printing import Expr, atom, invoke, literal
-from autopar.ops.record.rule import Call, Dims, Rule
+from autopar.ops.record.printing import Expr, atom, invoke
+from autopar.ops.record.rule import Call, Rule
 from autopar.ops.record.windows import by_place
 
 _DEFAULT_DTYPE = "float32"
@@ -20,22 +22,17 @@ _DEFAULT_DTYPE = "float32"
 
 def _filled(call: Call) -> Rule:
     """One letter per dim of the result; an operand of the same shape has them too."""
-    shape = call.results[0].shape
-    names: Dims = tuple((f"d{i}",) for i in range(len(shape)))
-    extents = {f"d{i}": n for i, n in enumerate(shape)}
-    if not call.operands or call.operands[0].shape == shape:
-        return Rule(tuple(names for _ in call.operands), (names,), extents)
-    lent: Dims = tuple((f"x{i}",) for i in range(len(call.operands[0].shape)))
-    given = {f"x{i}": n for i, n in enumerate(call.operands[0].shape)}
-    whole = {letter: frozenset({0}) for letter in given}
-    return Rule((lent,), (names,), extents | given, whole=whole)
+    names = named(call.results[0].shape)
+    if not call.operands or call.operands[0].shape == call.results[0].shape:
+        return lettered(call, [names] * len(call.operands), [names])
+    lent = named(call.operands[0].shape, prefix="x")
+    return replace(lettered(call, [lent], [names]), whole={letter: frozenset({0}) for (letter,) in lent})
 
 
 def _one_row(call: Call) -> Rule:
     """No letter: the values depend on the place."""
-    shape = call.results[0].shape
-    names: Dims = tuple((f"d{i}",) for i in range(len(shape)))
-    return Rule((), (names,), {f"d{i}": n for i, n in enumerate(shape)}, frozenset(f"d{i}" for i in range(len(shape))))
+    names = named(call.results[0].shape)
+    return lettered(call, [], [names], (name for (name,) in names))
 
 
 def _dtype(call: Call, assumed: str) -> list[tuple[str, object, object]]:
@@ -48,14 +45,12 @@ def _emit_sized(name: str, fill: int | None = None) -> Emit:
     """``torch.zeros(DATA.part(8), 256)``; `fill` is the position of the fill value, which may set the dtype."""
 
     def emit(ctx: EmitContext) -> str:
-        shape = f"({', '.join(ctx.sizes(ctx.rule.results[0]))}{',' if len(ctx.rule.results[0]) == 1 else ''})"
         function = f"{atom(ctx.args[0])}.{name}" if name.startswith("new_") else f"torch.{name}"
-        inner = shape if fill is None else f"{shape}, {literal(ctx.args[fill])}"
+        given = (ctx.shape(),) if fill is None else (ctx.shape(), ctx.args[fill])
         assumed = ctx.call.operands[0].dtype if ctx.call.operands else _DEFAULT_DTYPE
         if fill is not None and not ctx.call.operands:
             assumed = _python_dtype(ctx.args[fill])
-        (_, dtype, _), *_ = _dtype(ctx.call, assumed)
-        return f"{function}({inner}{f', dtype={literal(dtype)}' if dtype else ''})"
+        return invoke(function, given, _dtype(ctx.call, assumed))
 
     return emit
 
@@ -120,7 +115,7 @@ for _name in ("zeros", "ones"):
 
 def _emit_empty(ctx: EmitContext) -> str:
     """Nobody reads what stands there: it has no sample."""
-    name = ctx.call.node.target.split(".")[1]
+    name = ctx.call.function
     emit = _emit_like(name) if name == "empty_like" else _emit_sized(name)
     return emit(ctx)
 
@@ -175,9 +170,8 @@ def _one_hot(call: Call) -> Rule:
     classes = call.arg(1, "num_classes", -1)
     if not isinstance(classes, int) or classes < 1:
         raise ValueError("as many classes as the largest index says")
-    names: Dims = tuple((f"d{i}",) for i in range(len(call.operands[0].shape)))
-    extents = {f"d{i}": n for i, n in enumerate(call.operands[0].shape)} | {"v": classes}
-    return by_place(Rule((names,), ((*names, ("v",)),), extents), ["v"])
+    names = named(call.operands[0].shape)
+    return by_place(lettered(call, [names], [(*names, ("v",))]), ["v"])
 
 
 def _emit_one_hot(ctx: EmitContext) -> str:
@@ -201,10 +195,8 @@ def _meshgrid(call: Call) -> Rule:
     names = [f"m{i}" for i in range(len(call.operands))]
     turned = dict(call.node.kwargs).get("indexing") == "xy"
     order = [*names[1::-1], *names[2:]] if turned else names
-    extents = {name: value.numel for name, value in zip(names, call.operands, strict=True)}
-    operands = tuple(((name,),) if value.shape else () for name, value in zip(names, call.operands, strict=True))
-    after: Dims = tuple((name,) for name in order)
-    return Rule(operands, tuple(after if value.name else () for value in call.results), extents)
+    operands = [named(value.shape, {0: name}) for name, value in zip(names, call.operands, strict=True)]
+    return lettered(call, operands, [tuple((name,) for name in order)] * len(call.results))
 
 
 def _emit_meshgrid(ctx: EmitContext) -> str:

@@ -13,10 +13,11 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+from autopar.ops.library.slicing import frozen_dims
 from autopar.ops.record.emit_context import EmitContext
 from autopar.ops.record.op import Op, Sample, T, register
-from autopar.ops.record.printing import invoke, normal_dim
-from autopar.ops.record.rule import Call, Dims, Rule, with_linear
+from autopar.ops.record.printing import invoke
+from autopar.ops.record.rule import Call, Rule, normal_dim
 
 _LINES = ("fft", "ifft", "rfft", "irfft", "hfft", "ihfft")  # along one dim
 _PLANES = ("fft2", "ifft2", "rfft2", "irfft2")  # along two, the last by default
@@ -25,7 +26,7 @@ _SHIFTS = ("fftshift", "ifftshift")
 
 
 def _name(call: Call) -> str:
-    return call.node.target.split(".")[1].removeprefix("fft_")
+    return call.function.removeprefix("fft_")
 
 
 def _dims(call: Call) -> tuple[int, ...]:
@@ -50,15 +51,8 @@ def _normal(given: object, ndim: int) -> tuple[int, ...]:
 
 def _transform(call: Call) -> Rule:
     """One letter per dim; a transformed one is whole, and another letter on either side, since its extent may change."""
-    dims, before, after = _dims(call), call.operands[0].shape, call.results[0].shape
-
-    def names(side: str) -> Dims:
-        return tuple((f"{side}{i}" if i in dims else f"d{i}",) for i in range(len(before)))
-
-    extents = {name: n for (name,), n in zip((*names("x"), *names("y")), (*before, *after), strict=True)}
-    frozen = frozenset(f"{side}{i}" for i in dims for side in "xy")
-    rule = Rule((names("x"),), (names("y"),), extents, frozen)
-    return with_linear(replace(rule, filled=frozenset(extents) - frozen), {0})
+    rule = frozen_dims(call, _dims(call))
+    return replace(rule, filled=frozenset(rule.extents) - rule.frozen)
 
 
 def _emit(ctx: EmitContext) -> str:

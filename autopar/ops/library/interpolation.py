@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+from autopar.ops.record.dim_letters import lettered, named
 from autopar.ops.record.emit_context import EmitContext
 from autopar.ops.record.op import Op, Sample, T, register
 from autopar.ops.record.printing import invoke
@@ -24,7 +25,7 @@ _MODES = {"nearest": "nearest", "nearest_exact": "nearest-exact", "bicubic": "bi
 
 def _mode(call: Call) -> str:
     """torch's word for the mode: ``aten.upsample_bilinear2d.vec`` is ``"bilinear"``."""
-    name = call.node.target.split(".")[1].lstrip("_").removeprefix("upsample_").removesuffix("_aa")
+    name = call.function.lstrip("_").removeprefix("upsample_").removesuffix("_aa")
     return _MODES.get(name[:-2], name[:-2])
 
 
@@ -135,18 +136,20 @@ def _shuffle(call: Call) -> Rule:
     assert isinstance(factor, int)
     back = "unshuffle" in call.node.target
     (small,) = (one.shape for one in (call.results if back else call.operands))
-    lead = [f"b{i}" for i in range(len(small) - 3)]
-    channels, (h, w) = small[-3] // factor**2, small[-2:]
-    together: Dims = (*((name,) for name in lead), ("c", "r", "s"), ("h",), ("w",))
-    apart: Dims = (*((name,) for name in lead), ("c",), ("h", "r"), ("w", "s"))
-    extents = dict(zip(lead, small, strict=False)) | {"c": channels, "r": factor, "s": factor, "h": h, "w": w}
-    operands, results = (apart, together) if back else (together, apart)
-    rule = Rule((operands,), (results,), extents, frozenset("rs"), filled=frozenset({*lead, "c", "h", "w"}))
-    return with_linear(rule, {0})  # torch's backward misreads tensors without elements
+    lead = named(small[:-3], prefix="b")
+    together: Dims = (*lead, ("c", "r", "s"), ("h",), ("w",))
+    apart: Dims = (*lead, ("c",), ("h", "r"), ("w", "s"))
+    operand, result = (apart, together) if back else (together, apart)
+    more = {"c": small[-3] // factor**2, "r": factor, "s": factor, "h": small[-2], "w": small[-1]}
+    rule = lettered(call, [operand], [result], "rs", more)
+    filled = frozenset(
+        {*(name for (name,) in lead), "c", "h", "w"}
+    )  # torch's backward misreads tensors without elements
+    return with_linear(replace(rule, filled=filled), {0})
 
 
 def _emit_shuffle(ctx: EmitContext) -> str:
-    return invoke(f"F.{ctx.call.node.target.split('.')[1]}", ctx.args[:2])
+    return invoke(f"F.{ctx.call.function}", ctx.args[:2])
 
 
 register(
@@ -207,14 +210,13 @@ def _unfold(call: Call) -> Rule:
     assert isinstance(kernel, tuple)
     k = math.prod(n for n in kernel if isinstance(n, int))
     back = "col2im" in call.node.target
-    (columns,), (image,) = (call.operands, call.results) if back else (call.results, call.operands)
-    lead = [f"b{i}" for i in range(len(columns.shape) - 2)]
-    wide: Dims = (*((name,) for name in lead), ("c", "k"), ("l",))
-    plane: Dims = (*((name,) for name in lead), ("c",), ("h",), ("w",))
-    extents = dict(zip((*lead, "c", "h", "w"), image.shape, strict=True)) | {"k": k, "l": columns.shape[-1]}
-    operands, results = (wide, plane) if back else (plane, wide)
-    rule = Rule((operands,), (results,), extents, frozenset("khwl"), filled=frozenset("c"))
-    return with_linear(rule, {0})
+    (columns,) = call.operands if back else call.results
+    lead = named(columns.shape[:-2], prefix="b")
+    wide: Dims = (*lead, ("c", "k"), ("l",))
+    plane: Dims = (*lead, ("c",), ("h",), ("w",))
+    operand, result = (wide, plane) if back else (plane, wide)
+    rule = lettered(call, [operand], [result], "khwl", {"k": k})
+    return with_linear(replace(rule, filled=frozenset("c")), {0})
 
 
 def _emit_unfold(ctx: EmitContext) -> str:

@@ -6,9 +6,9 @@ import itertools
 from collections.abc import Callable
 from dataclasses import replace
 
-from autopar.ops.record.emit_context import Emit, EmitContext, function
+from autopar.ops.record.dim_letters import noted
+from autopar.ops.record.emit_context import Emit, function
 from autopar.ops.record.op import Op, Sample, T, register
-from autopar.ops.record.printing import invoke
 from autopar.ops.record.rule import Call, Rule, letters, with_linear
 
 _SQUARE = T((4, 3, 3))
@@ -16,15 +16,15 @@ _SQUARE = T((4, 3, 3))
 
 def _rule(notation: str, *linear: set[int]) -> Callable[[Call], Rule]:
     def rule(call: Call) -> Rule:
-        other_side = (
+        transposed = (
             dict(call.node.kwargs).get("left", True) is False
         )  # X A = B: rows of B are independent, not columns
-        return with_linear(letters(notation.replace("[n] m", "m [n]") if other_side else notation, call), *linear)
+        return noted(notation.replace("[n] m", "m [n]") if transposed else notation, *linear)(call)
 
     return rule
 
 
-def _flops(call: Call, rule: Rule) -> float:
+def cubic(call: Call, rule: Rule) -> float:
     """About n^3 for every matrix."""
     return float(call.operands[0].numel * call.operands[0].shape[-1])
 
@@ -80,7 +80,7 @@ for _name, _target, _note, _linear, _emit, _samples in _TABLE:
     register(
         Op(
             _name, (_target,), _note, _solve if _name == "solve" else _rule(_note, *_linear), _emit, work="reduce",
-            flops=_flops, backward=2.0, samples=_samples,
+            flops=cubic, backward=2.0, samples=_samples,
         )
     )  # fmt: skip
 
@@ -101,13 +101,10 @@ def _flat(call: Call) -> Call:
     return replace(call, node=replace(call.node, args=call.node.args[0]))  # type: ignore[arg-type]  # a list of tensors
 
 
-def _emit_multi_dot(ctx: EmitContext) -> str:
-    return invoke("torch.linalg.multi_dot", (ctx.args[0],))
-
-
 register(
     Op(
-        "multi_dot", ("aten.linalg_multi_dot.default",), "m k, k l, l n -> m n", _multi_dot, _emit_multi_dot,
+        "multi_dot", ("aten.linalg_multi_dot.default",), "m k, k l, l n -> m n", _multi_dot,
+        function("torch.linalg.multi_dot", 1),
         work="matmul", backward=2.0, samples=(Sample(((T((4, 3)), T((3, 2)), T((2, 6))),)),),
     )
 )  # fmt: skip

@@ -12,10 +12,11 @@ from dataclasses import replace
 from typing import Any
 
 from autopar.ir.graph import ITEMSIZE
+from autopar.ops.record.dim_letters import joint_shape, lettered, named
 from autopar.ops.record.emit_context import Emit, EmitContext
-from autopar.ops.record.op import Inner, Op, Sample, T, register
+from autopar.ops.record.op import Inner, Op, Sample, T, per_element, register
 from autopar.ops.record.printing import invoke, tuple_text
-from autopar.ops.record.rule import Call, Dims, Rule, broadcast, with_linear
+from autopar.ops.record.rule import Call, Rule, broadcast, with_linear
 
 _WORDS = ("none", "mean", "sum")
 _MEAN = 1
@@ -33,13 +34,12 @@ def _classified(call: Call) -> Rule:
     """x[n, v, d...] against class indices [n, d...] or probabilities like x; class weights [v]."""
     x, target = call.operands[:2]
     at = 1 if len(x.shape) > 1 else 0
-    dims: Dims = tuple((f"d{i}",) if i > at else ("v",) if i == at else ("n",) for i in range(len(x.shape)))
-    samples = tuple(names for i, names in enumerate(dims) if i != at)
-    extents = {names[0]: n for names, n in zip(dims, x.shape, strict=True)}
+    dims = named(x.shape, {0: "n", at: "v"})
+    samples = dims[:at] + dims[at + 1 :]
     operands = (dims, dims if target.shape == x.shape else samples, *((("v",),) for _ in call.operands[2:]))
     result = samples if _reduction(call, 3) == "none" else ()
     trained = any(value.differentiable for value in call.operands[2:])  # class weights with a gradient: nobody does
-    return Rule(operands, (result,), extents, frozenset({"v"} if trained else ()))
+    return lettered(call, operands, [result], "v" if trained else "")
 
 
 def _sample_axes(ctx: EmitContext) -> tuple[str, ...]:
@@ -76,10 +76,6 @@ def _cross_entropy_inner(call: Call, rule: Rule, letter: str) -> tuple[Inner, ..
     return (Inner("all_sum", size, 0.0, samples),) * (2 if weighted else 1)
 
 
-def _flops(call: Call, rule: Rule) -> float:
-    return 5.0 * call.operands[0].numel
-
-
 register(
     Op(
         name="cross_entropy",
@@ -88,7 +84,7 @@ register(
         rule=_classified,
         emit=_emit_classified("cross_entropy", (("ignore_index", -100), ("label_smoothing", 0.0))),
         work="reduce",
-        flops=_flops,
+        flops=per_element(5),
         inner=_cross_entropy_inner,
         launches=lambda call, rule, letter: (14, 6) if letter == "v" else (0, 0),
         samples=(
@@ -171,13 +167,7 @@ def _elementwise_rule(position: int) -> Any:  # noqa: ANN401
         """One letter per dim, aligned from the right; without reduction the result keeps them."""
         if call.operands[0].shape != call.operands[1].shape:  # torch.nn.functional broadcasts before it calls
             raise ValueError("a loss of tensors with different shapes")
-        longest = max((value.shape for value in call.operands[:2]), key=len)
-        shape = tuple(
-            max(
-                value.shape[i - len(longest)] if i - len(longest) >= -len(value.shape) else 1 for value in call.operands
-            )
-            for i in range(len(longest))
-        )
+        shape = joint_shape(value.shape for value in call.operands)
         full = broadcast(replace(call, results=(replace(call.operands[0], shape=shape),)))
         return full if _reduction(call, position) == "none" else replace(full, results=((),))
 
@@ -198,10 +188,6 @@ def _emit_elementwise(name: str, position: int, more: tuple[tuple[int, str, obje
     return emit
 
 
-def _elementwise_flops(call: Call, rule: Rule) -> float:
-    return 3.0 * call.operands[0].numel
-
-
 for _name, _function, _position, _tensors, _more, _calls in _ELEMENTWISE:
     register(
         Op(
@@ -211,7 +197,7 @@ for _name, _function, _position, _tensors, _more, _calls in _ELEMENTWISE:
             rule=_elementwise_rule(_position),
             emit=_emit_elementwise(_function, _position, _more),
             work="reduce",
-            flops=_elementwise_flops,
+            flops=per_element(3),
             samples=tuple(Sample(args) for args in _calls),
         )
     )

@@ -8,10 +8,12 @@ products.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 
+from autopar.ops.library.arithmetic import infix
 from autopar.ops.library.distances import along
+from autopar.ops.record.dim_letters import aligned, lettered, named, noted
 from autopar.ops.record.emit_context import Emit, EmitContext, function
 from autopar.ops.record.op import Op, Sample, T, register
 from autopar.ops.record.printing import atom, invoke, literal
@@ -23,29 +25,12 @@ def _matmul(call: Call) -> Rule:
     x, w = call.operands
     shape = call.results[0].shape
     inner = (len(x.shape) > 1) + (len(w.shape) > 1)
-    batch = tuple(f"b{i}" for i in range(len(shape) - inner))
-    extents = dict(zip(batch, shape, strict=False)) | {"k": x.shape[-1]}
-    left: Dims = (("k",),)
-    right: Dims = (("k",),)
-    result: Dims = tuple((name,) for name in batch)
-    if len(x.shape) > 1:
-        extents["m"] = x.shape[-2]
-        left = (*_batch(x.shape[:-2], batch, extents), ("m",), ("k",))
-        result = (*result, ("m",))
-    if len(w.shape) > 1:
-        extents["n"] = w.shape[-1]
-        right = (*_batch(w.shape[:-2], batch, extents), ("k",), ("n",))
-        result = (*result, ("n",))
-    return with_linear(Rule((left, right), (result,), extents), {0}, {1})
-
-
-def _batch(shape: tuple[int, ...], names: tuple[str, ...], extents: Mapping[str, int]) -> Dims:
-    used = names[len(names) - len(shape) :]
-    return tuple((name,) if n == extents[name] else () for name, n in zip(used, shape, strict=True))
-
-
-def _emit_matmul(ctx: EmitContext) -> str:
-    return f"{atom(ctx.args[0])} @ {atom(ctx.args[1])}"
+    batch = named(shape[: len(shape) - inner], prefix="b")
+    rows: Dims = (("m",),) if len(x.shape) > 1 else ()
+    columns: Dims = (("n",),) if len(w.shape) > 1 else ()
+    left = (*aligned(x.shape[:-2], batch, shape[: len(batch)]), *rows, ("k",))
+    right = (*aligned(w.shape[:-2], batch, shape[: len(batch)]), ("k",), *columns)
+    return with_linear(lettered(call, [left, right], [(*batch, *rows, *columns)]), {0}, {1})
 
 
 register(
@@ -54,7 +39,7 @@ register(
         targets=("aten.matmul.default", "aten.mm.default", "aten.bmm.default", "aten.mv.default", "aten.dot.default"),
         note="b* m k, b* k n -> b* m n",
         rule=_matmul,
-        emit=_emit_matmul,
+        emit=infix("@"),
         work="matmul",
         backward=2.0,
         samples=(
@@ -107,20 +92,12 @@ register(
 )
 
 
-def _outer(call: Call) -> Rule:
-    return with_linear(letters("m, n -> m n", call), {0}, {1})
-
-
 register(
     Op(
-        name="outer",
-        targets=("aten.outer.default", "aten.ger.default"),
-        note="m, n -> m n",
-        rule=_outer,
-        emit=function("torch.outer", 2),
-        samples=(Sample((T((4,)), T((6,)))),),
+        "outer", ("aten.outer.default", "aten.ger.default"), "m, n -> m n", noted("m, n -> m n", {0}, {1}),
+        function("torch.outer", 2), samples=(Sample((T((4,)), T((6,)))),),
     )
-)
+)  # fmt: skip
 
 
 def _bilinear(call: Call) -> Rule:
@@ -162,18 +139,12 @@ def _kron(call: Call) -> Rule:
     return with_linear(letters(f"{' '.join(left)}, {' '.join(right)} -> {pairs}", call), {0}, {1})
 
 
-def _vdot(call: Call) -> Rule:
-    """The first factor is conjugated, which additions pass through."""
-    return with_linear(letters("k, k ->", call), {0}, {1})
-
-
 def _weight_norm(call: Call) -> Rule:
     """v g / |v|, the norm over all dims but one."""
     shape, dim = call.operands[0].shape, call.arg(2, "dim", 0)
-    names: Dims = tuple((f"d{i}",) for i in range(len(shape)))
+    names = named(shape)
     scales = tuple(name if i == dim and shape[i] > 1 else () for i, name in enumerate(names))
-    extents = {f"d{i}": n for i, n in enumerate(shape)}
-    rule = Rule((names, scales), (names,), extents, frozenset(f"d{i}" for i in range(len(shape)) if i != dim))
+    rule = lettered(call, [names, scales], [names], (f"d{i}" for i in range(len(shape)) if i != dim))
     return replace(with_linear(rule, {1}), filled=frozenset({f"d{dim}"}))  # torch dies of an empty part
 
 
@@ -206,7 +177,8 @@ _PRODUCTS: tuple[tuple[str, str, str, Callable[[Call], Rule], Emit, tuple[Sample
         (Sample((T((2, 3)), T((4, 2)))),),
     ),
     (
-        "vdot", "aten.vdot.default", "k, k ->", _vdot, function("torch.vdot", 2),
+        "vdot", "aten.vdot.default", "k, k ->", noted("k, k ->", {0}, {1}),  # a conjugate, which additions pass through
+        function("torch.vdot", 2),
         (Sample((T((6,)), T((6,)))), Sample((T((6,), "complex"), T((6,), "complex")))),
     ),
     (

@@ -16,8 +16,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from autopar.ir.graph import ITEMSIZE, Ref
+from autopar.ops.record.dim_letters import lettered, named
 from autopar.ops.record.emit_context import Emit, EmitContext
-from autopar.ops.record.op import Inner, Op, Sample, T, register
+from autopar.ops.record.op import Inner, Op, Sample, T, per_element, register
 from autopar.ops.record.printing import Expr, atom, invoke, tuple_text
 from autopar.ops.record.rule import Call, Dims, Rule, letters
 
@@ -37,13 +38,8 @@ def _norm(
     inner: InnerOf | None = None,
     means: Callable[..., object] | None = None,
 ) -> None:
-    op = Op(name, targets, note, rule, emit, work="reduce", backward=2.0, flops=_ten, samples=samples)
+    op = Op(name, targets, note, rule, emit, work="reduce", backward=2.0, flops=per_element(10), samples=samples)
     register(replace(op, inner=inner, means=means))
-
-
-def _ten(call: Call, rule: Rule) -> float:
-    """About ten operations per element: mean, variance, scale and shift."""
-    return 10.0 * call.operands[0].numel
 
 
 def _summed(rule: Rule, names: Sequence[str]) -> Rule:
@@ -109,11 +105,11 @@ def _group_norm(call: Call) -> Rule:
     assert isinstance(groups, int)
     if math.prod(shape[1:]) == groups:
         raise ValueError("groups of one number: torch refuses them in a batch of one")
-    names = [f"s{i}" for i in range(len(shape) - 2)]
-    dims: Dims = (("n",), ("g", "i"), *((name,) for name in names))
-    extents = dict(zip(("n", "g", "i", *names), (shape[0], groups, shape[1] // groups, *shape[2:]), strict=True))
-    operands = (dims, *((("g", "i"),) for _ in call.operands[1:]))
-    return replace(_summed(Rule(operands, (dims,), extents), ["i", *names]), filled=frozenset({"g"}))
+    space = named(shape[2:], prefix="s")
+    dims: Dims = (("n",), ("g", "i"), *space)
+    operands = [dims, *((("g", "i"),) for _ in call.operands[1:])]
+    rule = lettered(call, operands, [dims], more={"g": groups, "i": shape[1] // groups})
+    return replace(_summed(rule, ["i", *(name for (name,) in space)]), filled=frozenset({"g"}))
 
 
 def _emit_group_norm(ctx: EmitContext) -> str:
@@ -253,7 +249,7 @@ register(
         rule=_batch_norm,
         emit=_emit_batch_norm,
         work="reduce",
-        flops=_ten,
+        flops=per_element(10),
         backward=2.0,
         inner=_batch_norm_inner,
         means=_batch_norm_means,

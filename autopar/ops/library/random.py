@@ -11,10 +11,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from autopar.ir.graph import Dtype
+from autopar.ops.record.dim_letters import lettered, named
 from autopar.ops.record.emit_context import Emit, EmitContext
 from autopar.ops.record.op import Op, Sample, T, register
 from autopar.ops.record.printing import invoke
-from autopar.ops.record.rule import Call, Dims, Rule, with_linear
+from autopar.ops.record.rule import Call, Rule, with_linear
 
 if TYPE_CHECKING:
     import torch
@@ -22,12 +23,10 @@ if TYPE_CHECKING:
 
 def _every_dim(call: Call) -> Rule:
     """One letter per dim, the same for operand and result."""
-    shape = call.results[0].shape
-    names: Dims = tuple((f"d{i}",) for i in range(len(shape)))
-    unread = tuple(() for _ in call.results[1:])
+    names = named(call.results[0].shape)
     if any(value.name for value in call.results[1:]):
         raise ValueError("the mask of a dropout is read")
-    return Rule(tuple(names for _ in call.operands), (names, *unread), {f"d{i}": n for i, n in enumerate(shape)})
+    return lettered(call, [names] * len(call.operands), [names] * len(call.results))
 
 
 def _dropout(call: Call) -> Rule:
@@ -67,14 +66,16 @@ def _emit_sized(name: str) -> Emit:
     """``rand((DATA.part(8), 1))``."""
 
     def emit(ctx: EmitContext) -> str:
-        made = ctx.call.results[0].dtype
-        rest = [
-            ("over", ctx.all_positions(ctx.rule.results[0]), None),
-            ("dtype", Dtype(made) if made != "float32" else None, None),
-        ]
-        return invoke(name, (ctx.shape(),), rest)
+        return invoke(name, (ctx.shape(),), _drawn(ctx, "float32"))
 
     return emit
+
+
+def _drawn(ctx: EmitContext, assumed: str) -> list[tuple[str, object, object]]:
+    """Where a rank's numbers stand, and their dtype if it is not what is assumed."""
+    made = ctx.call.results[0].dtype
+    dtype = Dtype(made) if made != assumed else None
+    return [("over", ctx.all_positions(ctx.rule.results[0]), None), ("dtype", dtype, None)]
 
 
 def _emit_scaled(name: str) -> Emit:
@@ -94,12 +95,7 @@ def _emit_scaled(name: str) -> Emit:
 def _emit_integers(ctx: EmitContext) -> str:
     """``randint(0, 1000, (DATA.part(8),))``."""
     low, high = ctx.args[:2] if ".low" in ctx.call.node.target else (0, ctx.args[0])
-    made = ctx.call.results[0].dtype
-    rest = [
-        ("over", ctx.all_positions(ctx.rule.results[0]), None),
-        ("dtype", Dtype(made) if made != "int64" else None, None),
-    ]
-    return invoke("randint", (low, high, ctx.shape()), rest)
+    return invoke("randint", (low, high, ctx.shape()), _drawn(ctx, "int64"))
 
 
 def _random(

@@ -46,7 +46,7 @@ def _recurrent(call: Call) -> Rule:
 
 
 def _emit(ctx: EmitContext) -> str:
-    return invoke(f"torch.{ctx.call.node.target.split('.')[1]}", ctx.args)
+    return invoke(f"torch.{ctx.call.function}", ctx.args)
 
 
 def _flops(call: Call, rule: Rule) -> float:

@@ -11,10 +11,11 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from autopar.ops.record.dim_letters import lettered, named
 from autopar.ops.record.emit_context import Emit, EmitContext
-from autopar.ops.record.op import Inner, Op, Sample, T, register
-from autopar.ops.record.printing import atom, invoke, normal_dim, tuple_text
-from autopar.ops.record.rule import Call, Dims, Rule, floating, with_linear
+from autopar.ops.record.op import Inner, Op, Sample, T, per_element, register
+from autopar.ops.record.printing import atom, invoke, tuple_text
+from autopar.ops.record.rule import Call, Rule, floating, normal_dim, with_linear
 from autopar.ops.record.windows import by_place
 
 _X = T((4, 6))
@@ -31,14 +32,10 @@ def _dims(call: Call, position: int) -> tuple[int, ...]:
 
 def _reduced(call: Call, gone: Sequence[int]) -> Rule:
     """One letter per dim; in the results the dims `gone` are missing, or of extent 1."""
-    shape = call.operands[0].shape
-    names: Dims = tuple((f"d{i}",) for i in range(len(shape)))
+    names = named(call.operands[0].shape)
     kept = tuple(name for i, name in enumerate(names) if i not in gone)
-    held = tuple(() if i in gone else name for i, name in enumerate(names))
-    results = []
-    for value in call.results:
-        results.append(() if not value.name else held if len(value.shape) == len(shape) else kept)
-    return Rule((names,), tuple(results), {f"d{i}": n for i, n in enumerate(shape)})
+    held = named(call.operands[0].shape, dict.fromkeys(gone, ""))
+    return lettered(call, [names], [held if len(value.shape) == len(names) else kept for value in call.results])
 
 
 def _keepdim(call: Call) -> bool:
@@ -61,14 +58,22 @@ def _summed_axes(ctx: EmitContext, position: int) -> tuple[str, ...]:
 def _arguments(call: Call, position: int) -> str:
     """``1, keepdim=True``, or nothing for all dims."""
     gone, ndim = _dims(call, position), len(call.operands[0].shape)
-    dims: tuple[object, ...] = (
-        () if len(gone) == ndim and not _keepdim(call) else (gone[0] if len(gone) == 1 else gone,)
-    )
+    dims = () if len(gone) == ndim and not _keepdim(call) else (_alone(gone),)
     return invoke("", dims, [("keepdim", _keepdim(call), False)])
 
 
+def _alone(dims: tuple[int, ...]) -> object:
+    """Dims as torch is told them: an only one as a number."""
+    return dims[0] if len(dims) == 1 else dims
+
+
+def _emit_method(ctx: EmitContext) -> str:
+    """``x.prod(1, keepdim=True)``."""
+    return f"{atom(ctx.args[0])}.{ctx.call.function}{_arguments(ctx.call, 1)}"
+
+
 def _emit_sum(ctx: EmitContext) -> str:
-    text = f"{atom(ctx.args[0])}.sum{_arguments(ctx.call, 1)}"
+    text = _emit_method(ctx)
     for axis in () if floating(ctx.call.results[0]) else _summed_axes(ctx, 1):
         text = f"all_sum({text}, {axis})"
     return text
@@ -76,10 +81,9 @@ def _emit_sum(ctx: EmitContext) -> str:
 
 def _emit_mean(ctx: EmitContext) -> str:
     """Where a summed letter is split: this rank's sum over the number of all rows."""
-    gone = _dims(ctx.call, 1)
-    if not ctx.axes(*(f"d{dim}" for dim in gone)):
-        return f"{atom(ctx.args[0])}.mean{_arguments(ctx.call, 1)}"
-    count = math.prod(ctx.call.operands[0].shape[dim] for dim in gone)
+    if not _summed_axes(ctx, 1):
+        return _emit_method(ctx)
+    count = math.prod(ctx.call.operands[0].shape[dim] for dim in _dims(ctx.call, 1))
     return f"{atom(ctx.args[0])}.sum{_arguments(ctx.call, 1)} / {count}"
 
 
@@ -92,10 +96,6 @@ def _plain_dtype(rule: Callable[[Call], Rule]) -> Callable[[Call], Rule]:
         return rule(call)
 
     return checked
-
-
-def _flops(call: Call, rule: Rule) -> float:
-    return float(call.operands[0].numel)
 
 
 def _reduce(
@@ -116,7 +116,18 @@ def _reduce(
         return (Inner("all_sum", size, 0.0, kept),) * sums if letter in rule.whole else ()
 
     register(
-        Op(name, targets, note, rule, emit, work="reduce", flops=_flops, saves=saves, inner=inner, samples=samples)
+        Op(
+            name,
+            targets,
+            note,
+            rule,
+            emit,
+            work="reduce",
+            flops=per_element(1),
+            saves=saves,
+            inner=inner,
+            samples=samples,
+        )
     )
 
 
@@ -131,55 +142,48 @@ _reduce(
 )  # fmt: skip
 
 
-def _whole_dims(position: int) -> Callable[[Call], Rule]:
-    def rule(call: Call) -> Rule:
-        gone = _dims(call, position)
-        return replace(_reduced(call, gone), frozen=frozenset(f"d{dim}" for dim in gone))
-
-    return rule
+def _whole_dims(call: Call) -> Rule:
+    """The dims that are reduced may not be split."""
+    gone = _dims(call, 1)
+    return replace(_reduced(call, gone), frozen=frozenset(f"d{dim}" for dim in gone))
 
 
-def _over_dims(position: int) -> Callable[[Call], Rule]:
+def _over_dims(call: Call, position: int = 1) -> Rule:
     """The dims may be split: the results are whole on every rank."""
-
-    def rule(call: Call) -> Rule:
-        found = _reduced(call, _dims(call, position))
-        every = frozenset(range(len(call.results)))
-        return replace(found, whole={f"d{dim}": every for dim in _dims(call, position)})
-
-    return rule
+    gone, every = _dims(call, position), frozenset(range(len(call.results)))
+    return replace(_reduced(call, gone), whole={f"d{dim}": every for dim in gone})
 
 
-def _emit_over(plain: str, split: str) -> Emit:
+def _some_dims(rule: Callable[[Call], Rule]) -> Callable[[Call], Rule]:
+    """Refuse a call of no dims at all: some forms take that to be none, others to be all, and torch's gradients differ."""
+
+    def checked(call: Call) -> Rule:
+        if not call.node.target.endswith(".default") and call.arg(1, "dim") == ():
+            raise ValueError("no dims")
+        return rule(call)
+
+    return checked
+
+
+def _emit_over(ctx: EmitContext) -> str:
     """``x.amax(1)``, or ``amax(x, 1, over=(DATA,))`` where a reduced dim is split."""
-
-    def emit(ctx: EmitContext) -> str:
-        axes, gone = _summed_axes(ctx, 1), _dims(ctx.call, 1)
-        if not axes and plain != "logsumexp":  # which has to be told its dims
-            return f"{atom(ctx.args[0])}.{plain}{_arguments(ctx.call, 1)}"
-        given = (ctx.args[0], gone[0] if len(gone) == 1 else gone)
-        if not axes:
-            return f"{atom(ctx.args[0])}.{plain}{invoke('', given[1:], [('keepdim', _keepdim(ctx.call), False)])}"
-        return invoke(split, given, [("keepdim", _keepdim(ctx.call), False), ("over", tuple_text(axes), None)])
-
-    return emit
-
-
-def _emit_method(name: str, position: int = 1) -> Emit:
-    def emit(ctx: EmitContext) -> str:
-        return f"{atom(ctx.args[0])}.{name}{_arguments(ctx.call, position)}"
-
-    return emit
+    axes, name = _summed_axes(ctx, 1), ctx.call.function
+    dims, keepdim = _alone(_dims(ctx.call, 1)), ("keepdim", _keepdim(ctx.call), False)
+    if axes:
+        return invoke(name, (ctx.args[0], dims), [keepdim, ("over", tuple_text(axes), None)])
+    if name == "logsumexp":  # which has to be told its dims
+        return invoke(f"{atom(ctx.args[0])}.{name}", (dims,), [keepdim])
+    return _emit_method(ctx)
 
 
 for _name in ("amax", "amin"):
     _reduce(
-        _name, (f"aten.{_name}.default",), "a d b -> a b", _over_dims(1), _emit_over(_name, _name), "inputs",
+        _name, (f"aten.{_name}.default",), "a d b -> a b", _over_dims, _emit_over, "inputs",
         Sample((_X, (1,))), Sample((T((2, 4, 3)), (0, 2), True)), Sample((_X,)), Sample((T((4, 6), "index 3"), (1,))),
         sums=2,
     )  # fmt: skip
 _reduce(
-    "logsumexp", ("aten.logsumexp.default",), "a d b -> a b", _over_dims(1), _emit_over("logsumexp", "logsumexp"),
+    "logsumexp", ("aten.logsumexp.default",), "a d b -> a b", _over_dims, _emit_over,
     "inputs", Sample((_X, (1,))), Sample((T((2, 4, 3)), (0, 2), True)), sums=2,
 )  # fmt: skip
 
@@ -187,9 +191,9 @@ _reduce(
 def _placed(call: Call) -> Rule:
     """The extreme of one dim and where it is; without a dim, of all."""
     if call.arg(1, "dim") is None:
-        found = _over_dims(1)(call)
+        found = _over_dims(call)
         return replace(found, frozen=frozenset(found.extents)) if "arg" in call.node.target else found
-    return by_place(_over_dims(1)(call), [f"d{dim}" for dim in _dims(call, 1)])
+    return by_place(_over_dims(call), [f"d{dim}" for dim in _dims(call, 1)])
 
 
 def _emit_placed(name: str, split: str, whole: str) -> Emit:
@@ -197,14 +201,13 @@ def _emit_placed(name: str, split: str, whole: str) -> Emit:
 
     def emit(ctx: EmitContext) -> str:
         axes, gone = _summed_axes(ctx, 1), _dims(ctx.call, 1)
-        if not axes and ctx.call.arg(1, "dim") is None:
-            return f"{atom(ctx.args[0])}.{name}{invoke('', (), [('keepdim', _keepdim(ctx.call), False)])}"
-        if not axes:
-            return f"{atom(ctx.args[0])}.{name}{_arguments(ctx.call, 1)}"
+        keepdim = ("keepdim", _keepdim(ctx.call), False)
         if ctx.call.arg(1, "dim") is None:
-            return invoke(whole, (ctx.args[0],), [("over", tuple_text(axes), None)])
-        one = ctx.place(f"d{gone[0]}")
-        text = invoke(split, (ctx.args[0], gone[0]), [("keepdim", _keepdim(ctx.call), False), ("over", one, None)])
+            plain = invoke(f"{atom(ctx.args[0])}.{name}", (), [keepdim])
+            return invoke(whole, (ctx.args[0],), [("over", tuple_text(axes), None)]) if axes else plain
+        if not axes:
+            return _emit_method(ctx)
+        text = invoke(split, (ctx.args[0], gone[0]), [keepdim, ("over", ctx.place(f"d{gone[0]}"), None)])
         return f"{text}[1]" if name.startswith("arg") else text
 
     return emit
@@ -226,8 +229,8 @@ for _name, _split, _all in (("max", "largest", "largest_of_all"), ("min", "small
 
 def _emit_any(ctx: EmitContext) -> str:
     """A sum of booleans is whether any is true; all are true where none is false."""
-    name = ctx.call.node.target.split(".")[1]
-    axes, text = _summed_axes(ctx, 1), f"{atom(ctx.args[0])}.{name}{_arguments(ctx.call, 1)}"
+    name = ctx.call.function
+    axes, text = _summed_axes(ctx, 1), _emit_method(ctx)
     if axes and name == "all":
         text = f"~{text}"
     for axis in axes:
@@ -235,31 +238,23 @@ def _emit_any(ctx: EmitContext) -> str:
     return f"~{text}" if axes and name == "all" else text
 
 
-def _any(call: Call) -> Rule:
-    """Raises ValueError for no dims at all, which some forms take to be none, and others to be all."""
-    if call.arg(1, "dim") == ():
-        raise ValueError("no dims")
-    return _over_dims(1)(call)
-
-
 for _name in ("any", "all"):
     _reduce(
-        _name, (f"aten.{_name}.dim", f"aten.{_name}.default", f"aten.{_name}.dims"), "a d b -> a b", _any,
-        _emit_any, "",
+        _name, (f"aten.{_name}.dim", f"aten.{_name}.default", f"aten.{_name}.dims"), "a d b -> a b",
+        _some_dims(_over_dims), _emit_any, "",
         Sample((T((4, 6), "bool"), 1)), Sample((T((4, 6), "bool"),), target=f"aten.{_name}.default"), sums=1,
     )  # fmt: skip
 _reduce(
-    "prod", ("aten.prod.dim_int", "aten.prod.default"), "a [d] b -> a b", _plain_dtype(_whole_dims(1)),
-    _emit_method("prod"),
+    "prod", ("aten.prod.dim_int", "aten.prod.default"), "a [d] b -> a b", _plain_dtype(_whole_dims), _emit_method,
     "inputs", Sample((_X, 1)), Sample((_X,), target="aten.prod.default"),
 )  # fmt: skip
 _reduce(
-    "nanmean", ("aten.nanmean.default",), "a [d] b -> a b", _plain_dtype(_whole_dims(1)), _emit_method("nanmean"),
+    "nanmean", ("aten.nanmean.default",), "a [d] b -> a b", _plain_dtype(_whole_dims), _emit_method,
     "inputs", Sample((_X, (1,))),
 )  # fmt: skip
 _reduce(
     "nansum", ("aten.nansum.default",), "a d b -> a b", _plain_dtype(lambda call: _reduced(call, _dims(call, 1))),
-    _emit_method("nansum"), "inputs", Sample((_X, (1,))), Sample((T((2, 4, 3)), (0, 2), True)),
+    _emit_method, "inputs", Sample((_X, (1,))), Sample((T((2, 4, 3)), (0, 2), True)),
 )  # fmt: skip
 
 
@@ -268,25 +263,17 @@ def _emit_spread(name: str) -> Emit:
 
     def emit(ctx: EmitContext) -> str:
         place = _dims_place(ctx.call)
-        gone, axes = _dims(ctx.call, place), _summed_axes(ctx, place)
+        dims, axes = _alone(_dims(ctx.call, place)), _summed_axes(ctx, place)
         correction = ctx.kwargs.get("correction", 1)
         if ctx.call.node.target.endswith((".dim", ".default")):
             at = 2 if ctx.call.node.target.endswith(".dim") else 1
             correction = int(bool(ctx.pick(at, "unbiased", True)))
-        dims = gone[0] if len(gone) == 1 else gone
         rest = [("correction", correction, 1), ("keepdim", _keepdim(ctx.call), False)]
         if axes:
             return invoke(name, (ctx.args[0], dims), [*rest, ("over", tuple_text(axes), None)])
-        return f"{atom(ctx.args[0])}.{name}{invoke('', (dims,), rest)}"
+        return invoke(f"{atom(ctx.args[0])}.{name}", (dims,), rest)
 
     return emit
-
-
-def _spread(call: Call) -> Rule:
-    """Variance and deviation. Raises ValueError for no dims at all, of which torch's gradient is another."""
-    if call.arg(_dims_place(call), "dim") == ():
-        raise ValueError("no dims")
-    return _over_dims(_dims_place(call))(call)
 
 
 def _dims_place(call: Call) -> int:
@@ -296,31 +283,23 @@ def _dims_place(call: Call) -> int:
 
 for _name in ("var", "std"):
     _reduce(
-        _name, (f"aten.{_name}.correction", f"aten.{_name}.dim", f"aten.{_name}.default"), "a d b -> a b", _spread,
+        _name, (f"aten.{_name}.correction", f"aten.{_name}.dim", f"aten.{_name}.default"), "a d b -> a b",
+        _some_dims(lambda call: _over_dims(call, _dims_place(call))),
         _emit_spread(_name),
         "inputs", Sample((_X, (1,))), Sample((T((2, 4, 3)), (0, 2)), (("correction", 0), ("keepdim", True))),
         Sample((_X, (1,), False, True), target=f"aten.{_name}.dim"), sums=2,
     )  # fmt: skip
 
 
-def _norm_dims(call: Call) -> tuple[int, ...]:
-    return _dims(call, 2)
-
-
 def _norm(call: Call) -> Rule:
     if call.results[0].dtype not in (call.operands[0].dtype, call.operands[0].dtype.replace("complex128", "float64")):
         raise ValueError("a norm in another dtype")
-    return _over_dims(2)(call)
+    return _over_dims(call, 2)
 
 
 def _emit_norm(ctx: EmitContext) -> str:
-    gone, axes = _dims(ctx.call, 2), _summed_axes(ctx, 2)
-    order = ctx.pick(1, "ord", 2)
-    rest = [
-        ("ord", order, 2),
-        ("dim", gone[0] if len(gone) == 1 else gone, None),
-        ("keepdim", _keepdim(ctx.call), False),
-    ]
+    axes, dims = _summed_axes(ctx, 2), _alone(_dims(ctx.call, 2))
+    rest = [("ord", ctx.pick(1, "ord", 2), 2), ("dim", dims, None), ("keepdim", _keepdim(ctx.call), False)]
     if axes:
         return invoke("norm", (ctx.args[0],), [*rest, ("over", tuple_text(axes), None)])
     return invoke("torch.linalg.vector_norm", (ctx.args[0],), rest)
@@ -340,16 +319,14 @@ def _counted(call: Call) -> Rule:
     if "histc" in call.node.target and low == high:
         raise ValueError("bins between the smallest and the largest element")
     if "histc" not in call.node.target:
-        gone = _dims(call, 1)
-        return replace(_reduced(call, gone), whole={f"d{dim}": frozenset({0}) for dim in gone})
-    names: Dims = tuple((f"d{i}",) for i in range(len(call.operands[0].shape)))
-    extents = {f"d{i}": n for i, n in enumerate(call.operands[0].shape)}
-    rule = Rule((names,), ((("v",),),), extents | {"v": call.results[0].shape[0]}, frozenset({"v"}))
-    return replace(rule, whole={name: frozenset({0}) for name in extents})
+        return _over_dims(call)
+    names = named(call.operands[0].shape)
+    rule = lettered(call, [names], [(("v",),)], "v")
+    return replace(rule, whole={name: frozenset({0}) for (name,) in names})
 
 
 def _emit_counted(ctx: EmitContext) -> str:
-    name = ctx.call.node.target.split(".")[1]
+    name = ctx.call.function
     axes = ctx.axes(*ctx.rule.whole)
     given = ctx.args if name == "histc" else (ctx.args[0], *((_dims(ctx.call, 1),) if len(ctx.args) > 1 else ()))
     text = invoke(f"torch.{name}", given)
@@ -368,8 +345,7 @@ _reduce(
 
 def _emit_pair(ctx: EmitContext) -> str:
     """``torch.var_mean(x, 1, correction=0)``."""
-    name, gone = ctx.call.node.target.split(".")[1], _dims(ctx.call, 1)
-    dims = gone[0] if len(gone) == 1 else gone
+    name, dims = ctx.call.function, _alone(_dims(ctx.call, 1))
     keepdim = ("keepdim", _keepdim(ctx.call), False)
     if name == "aminmax":
         return invoke("torch.aminmax", (ctx.args[0],), [("dim", ctx.kwargs.get("dim"), None), keepdim])
@@ -379,19 +355,13 @@ def _emit_pair(ctx: EmitContext) -> str:
     return invoke(f"torch.{name}", (ctx.args[0], dims), [("correction", correction, 1), keepdim])
 
 
-def _pair(call: Call) -> Rule:
-    """Raises ValueError for no dims at all, of which torch's gradient is another."""
-    if call.arg(1, "dim") == ():
-        raise ValueError("no dims")
-    return _whole_dims(1)(call)
-
-
 for _name in ("var_mean", "std_mean"):
     _reduce(
-        _name, (f"aten.{_name}.correction", f"aten.{_name}.dim"), "a [d] b -> a b, a b", _pair, _emit_pair,
+        _name, (f"aten.{_name}.correction", f"aten.{_name}.dim"), "a [d] b -> a b, a b",
+        _some_dims(_whole_dims), _emit_pair,
         "inputs", Sample((_X, (1,))), Sample((_X, (0,), False, True), target=f"aten.{_name}.dim"),
     )  # fmt: skip
 _reduce(
-    "aminmax", ("aten.aminmax.default",), "a [d] b -> a b, a b", _whole_dims(1), _emit_pair, "inputs",
+    "aminmax", ("aten.aminmax.default",), "a [d] b -> a b, a b", _whole_dims, _emit_pair, "inputs",
     Sample((_X,), (("dim", 1),)), Sample((_X,), (("dim", 0), ("keepdim", True))),
 )  # fmt: skip

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autopar.ops.record.emit_context import EmitContext
+from autopar.ops.record.dim_letters import noted
+from autopar.ops.record.emit_context import function
 from autopar.ops.record.op import Op, Sample, T, register
-from autopar.ops.record.printing import invoke
-from autopar.ops.record.rule import Call, Dims, Rule
+from autopar.ops.record.rule import broadcast
 
 TARGET = "autopar.rows_from.default"
 _LIBRARY: Any = torch.library.Library("autopar", "FRAGMENT")  # type: ignore[no-untyped-call]
@@ -46,35 +46,17 @@ _LIBRARY.impl("within", _same, "CompositeExplicitAutograd")
 torch.library.register_fake("autopar::within", _same, lib=_LIBRARY)
 
 
-def _rows_from(call: Call) -> Rule:
-    (rows,) = call.results[0].shape
-    return Rule(((),), ((("i",),),), {"i": rows}, frozenset({"i"}))
-
-
-def _emit_rows_from(ctx: EmitContext) -> str:
-    return invoke("rows_from", ctx.args)
-
-
 register(
     Op(
-        "rows_from", (TARGET,), "-> [i]", _rows_from, _emit_rows_from, work="memory", backward=0.0, saves="",
+        "rows_from", (TARGET,), "-> [i]", noted("-> [i]"), function("rows_from", 3), work="memory", backward=0.0, saves="",
         samples=(Sample((T((), "index 3"), 4, 7)), Sample((T((), "index 1"), 4, 4))), means=_means,
     )
 )  # fmt: skip
 
 
-def _within(call: Call) -> Rule:
-    names: Dims = tuple((f"d{i}",) for i in range(len(call.operands[0].shape)))
-    return Rule((names,), (names,), {f"d{i}": n for i, n in enumerate(call.operands[0].shape)})
-
-
-def _emit_within(ctx: EmitContext) -> str:
-    return invoke("within", ctx.args)
-
-
 register(
     Op(
-        "within", ("autopar.within.default",), "d* -> d*", _within, _emit_within, work="memory", backward=0.0, saves="",
+        "within", ("autopar.within.default",), "d* -> d*", broadcast, function("within", 2), work="memory", backward=0.0, saves="",
         samples=(Sample((T((4, 6), "index 5"), 5)),), means=_same,
     )
 )  # fmt: skip

@@ -8,40 +8,29 @@ the result (`autopar.runtime.functional.slicing`). Cutting it into unequal piece
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
-from autopar.ops.record.emit_context import Emit, EmitContext
-from autopar.ops.record.op import Inner, Op, Sample, T, register
-from autopar.ops.record.printing import atom, invoke, literal, normal_dim
-from autopar.ops.record.rule import Call, Dims, Rule, Window, with_linear
+from autopar.ops.record.dim_letters import lettered, named
+from autopar.ops.record.emit_context import EmitContext
+from autopar.ops.record.op import Inner, Op, Sample, T, memory, register, view
+from autopar.ops.record.printing import atom, invoke, literal
+from autopar.ops.record.rule import Call, Rule, Window, normal_dim, with_linear
 from autopar.ops.record.windows import by_place
-
-
-def _names(shape: Sequence[int], change: Mapping[int, tuple[str, ...]]) -> Dims:
-    """One letter per dim, `change` for some."""
-    return tuple(change.get(i, (f"d{i}",)) for i in range(len(shape)))
-
-
-def _dim_of(call: Call, position: int, default: int = 0) -> int:
-    return normal_dim(call.arg(position, "dim", default), len(call.operands[0].shape))
 
 
 def frozen_dims(call: Call, dims: Sequence[int]) -> Rule:
     """The same letters on both sides, except that `dims` must be whole and may change their extent."""
     shape, result = call.operands[0].shape, call.results[0].shape
-    before = _names(shape, {dim: (f"x{dim}",) for dim in dims})
-    after = _names(result, {dim: (f"y{dim}",) for dim in dims})
-    extents = {f"d{i}": n for i, n in enumerate(shape)}
-    extents |= {f"x{dim}": shape[dim] for dim in dims} | {f"y{dim}": result[dim] for dim in dims}
-    frozen = frozenset(f"{side}{dim}" for dim in dims for side in "xy")
-    rule = Rule((before,), (after,), extents, frozen)
+    before, after = ({dim: f"{side}{dim}" for dim in dims} for side in "xy")
+    rule = lettered(call, [named(shape, before)], [named(result, after)], {*before.values(), *after.values()})
     return with_linear(rule, {0})
 
 
 def _piece_sizes(call: Call) -> tuple[int, tuple[int, ...]]:
     """The dim that is cut, and how many rows each piece has."""
-    kind = call.node.target.split(".")[1]
-    dim = _dim_of(call, 1 if kind == "unbind" else 2)
+    kind = call.function
+    dim = call.dim(1 if kind == "unbind" else 2)
     extent = call.operands[0].shape[dim]
     if kind == "unbind":
         return dim, (1,) * extent
@@ -57,19 +46,13 @@ def _split(call: Call) -> Rule:
     """``(q n) -> n, n, ...`` for equal pieces; q is frozen. An unread piece has no letters."""
     dim, rows = _piece_sizes(call)
     shape = call.operands[0].shape
-    equal = len(set(rows)) == 1
-    inner = ("n",) if equal else (f"d{dim}",)
-    whole = ("q", "n") if equal else (f"d{dim}",)
-    extents = {f"d{i}": n for i, n in enumerate(shape)} | ({"q": len(rows), "n": rows[0]} if equal else {})
-    pieces = {f"p{i}": n for i, n in enumerate(rows)}
-    results = []
-    for i, value in enumerate(call.results):
-        dims = list(_names(shape, {dim: inner if equal else (f"p{i}",)}))
-        if "unbind" in call.node.target:
-            del dims[dim]
-        results.append(tuple(dims) if value.name else ())
-    frozen = frozenset({"q"} if equal else {f"d{dim}", *pieces})
-    rule = Rule((_names(shape, {dim: whole}),), tuple(results), extents | ({} if equal else pieces), frozen)
+    equal, unbound = len(set(rows)) == 1, call.function == "unbind"
+    pieces = [named(shape, {dim: "n" if equal else f"p{i}"}) for i in range(len(rows))]
+    results = [piece[:dim] + piece[dim + unbound :] for piece in pieces]
+    if equal:
+        rule = lettered(call, [named(shape, {dim: "q n"})], results, "q", {"q": len(rows), "n": rows[0]})
+    else:
+        rule = lettered(call, [named(shape)], results, {f"d{dim}", *(f"p{i}" for i in range(len(rows)))})
     return with_linear(rule, {0})
 
 
@@ -85,13 +68,7 @@ def _emit_split(ctx: EmitContext) -> str:
     return f"{atom(ctx.args[0])}.split({rows[0]}, {dim})"
 
 
-def _view(
-    name: str, targets: tuple[str, ...], note: str, rule: Callable[[Call], Rule], emit: Emit, *samples: Sample
-) -> None:
-    register(Op(name, targets, note, rule, emit, work="view", saves="", samples=samples))
-
-
-_view(
+view(
     "split",
     (
         "aten.split.Tensor",
@@ -115,24 +92,22 @@ _view(
 def _slice(call: Call) -> Rule:
     """Rows ``start + j step``: a window of one row, so that parts of a split dim are fetched from their owners."""
     shape, result = call.operands[0].shape, call.results[0].shape
-    dim, (start, _, step) = _dim_of(call, 1), _bounds(call)
+    dim, (start, _, step) = call.dim(1), _bounds(call)
     if not shape[dim] or result[dim] < 2:
         return frozen_dims(call, [dim])
-    names = _names(shape, {})
-    extents = {f"d{i}": n for i, n in enumerate(result)}
-    rule = Rule((names,), (names,), extents, windows={f"d{dim}": Window(1, step, -start)})
-    return with_linear(rule, {0})
+    rule = lettered(call, [named(shape)], [named(shape)])
+    return with_linear(replace(rule, windows={f"d{dim}": Window(1, step, -start)}), {0})
 
 
 def _bounds(call: Call) -> tuple[int, int, int]:
     """Start, stop and step, counted from the front."""
     given = (call.arg(2, "start"), call.arg(3, "end"), call.arg(4, "step", 1))
-    return slice(*given).indices(call.operands[0].shape[_dim_of(call, 1)])
+    return slice(*given).indices(call.operands[0].shape[call.dim(1)])
 
 
 def _emit_slice(ctx: EmitContext) -> str:
     """``x[:, 2:5]``, or ``slice_rows(x, 1, 2, 5, 1, (DATA, 6))`` where that dim is split."""
-    dim, extent = _dim_of(ctx.call, 1), ctx.call.operands[0].shape[_dim_of(ctx.call, 1)]
+    dim, extent = ctx.call.dim(1), ctx.call.operands[0].shape[ctx.call.dim(1)]
     start, stop, step = _bounds(ctx.call)
     axis = ctx.axis(f"d{dim}")
     if axis:
@@ -143,27 +118,26 @@ def _emit_slice(ctx: EmitContext) -> str:
 
 def _select(call: Call) -> Rule:
     """One row of a dim, which goes away. Where it is split, the rank that has the row yields it."""
-    dim, shape = _dim_of(call, 1), call.operands[0].shape
-    names = _names(shape, {})
-    after = tuple(one for i, one in enumerate(names) if i != dim)
-    extents = {f"d{i}": n for i, n in enumerate(shape)}
-    return by_place(with_linear(Rule((names,), (after,), extents), {0}), [f"d{dim}"])
+    dim, shape = call.dim(1), call.operands[0].shape
+    names = named(shape)
+    rule = lettered(call, [names], [names[:dim] + names[dim + 1 :]])
+    return by_place(with_linear(rule, {0}), [f"d{dim}"])
 
 
 def _emit_select(ctx: EmitContext) -> str:
-    dim, index = _dim_of(ctx.call, 1), ctx.pick(2, "index")
+    dim, index = ctx.call.dim(1), ctx.pick(2, "index")
     split = ctx.place(f"d{dim}")
     if split:
         return f"select_row({ctx.args[0]}, {dim}, {index}, {split})"
     return f"{atom(ctx.args[0])}[{':, ' * dim}{index}]"
 
 
-_view(
+view(
     "slice", ("aten.slice.Tensor",), "a d~ b -> a d~ b", _slice, _emit_slice,
     Sample((T((4, 6)), 1, 1, 5)), Sample((T((6, 4)), 0, 0, 6, 2)), Sample((T((2, 6, 4)), 1, -2, 2**62)),
     Sample((T((4, 9)), 1, 1, 8, 3)), Sample((T((6, 4), "index 9"), 0, 2, 5)), Sample((T((6, 4)), 0, 5, 6)),
 )  # fmt: skip
-_view(
+view(
     "select", ("aten.select.int",), "a d b -> a b", _select, _emit_select,
     Sample((T((4, 3, 2)), 1, 2)), Sample((T((4, 6)), 0, -1)),
 )  # fmt: skip
@@ -171,9 +145,9 @@ _view(
 
 def _cat_dim(call: Call) -> int:
     """The dim along which tensors are joined; hstack, vstack and dstack are joins of tensors with enough dims."""
-    name, ndim = call.node.target.split(".")[1], len(call.operands[0].shape)
+    name, ndim = call.function, len(call.operands[0].shape)
     if name == "cat":
-        return _dim_of(call, 1)
+        return call.dim(1)
     dim = {"hstack": min(1, ndim - 1), "vstack": 0, "dstack": 2}[name]
     if ndim <= dim or (name == "vstack" and ndim < 2):
         raise ValueError("tensors that get a new dim")
@@ -186,15 +160,12 @@ def _cat(call: Call) -> Rule:
     if any(len(value.shape) != ndim for value in call.operands):
         raise ValueError("a legacy cat with an empty tensor")
     rows = [value.shape[dim] for value in call.operands]
-    names = _names(call.results[0].shape, {})
-    extents = {f"d{i}": n for i, n in enumerate(call.results[0].shape)}
+    shape, count = call.results[0].shape, len(rows)
     if len(set(rows)) == 1:
-        operands = tuple(_names(value.shape, {dim: ("n",)}) for value in call.operands)
-        extents |= {"q": len(rows), "n": rows[0]}
-        rule = Rule(operands, (_names(call.results[0].shape, {dim: ("q", "n")}),), extents, frozenset({"q"}))
+        rule = lettered(call, [named(shape, {dim: "n"})] * count, [named(shape, {dim: "q n"})], "q", {"q": count})
     else:
-        rule = by_place(Rule(tuple(names for _ in rows), (names,), extents), [f"d{dim}"])
-    return with_linear(rule, range(len(rows)))
+        rule = by_place(lettered(call, [named(shape)] * count, [named(shape)]), [f"d{dim}"])
+    return with_linear(rule, range(count))
 
 
 def _emit_cat(ctx: EmitContext) -> str:
@@ -210,12 +181,9 @@ def _emit_cat(ctx: EmitContext) -> str:
 def _stack(call: Call) -> Rule:
     """A new dim, whole."""
     dim = normal_dim(call.arg(1, "dim", 0), len(call.results[0].shape))
-    shape = call.operands[0].shape
-    names = _names(shape, {})
-    extents = {f"d{i}": n for i, n in enumerate(shape)} | {"q": len(call.operands)}
-    after = (*names[:dim], ("q",), *names[dim:])
-    rule = Rule(tuple(names for _ in call.operands), (after,), extents, frozenset({"q"}))
-    return with_linear(rule, range(len(call.operands)))
+    names, count = named(call.operands[0].shape), len(call.operands)
+    rule = lettered(call, [names] * count, [(*names[:dim], ("q",), *names[dim:])], "q")
+    return with_linear(rule, range(count))
 
 
 def _emit_stack(ctx: EmitContext) -> str:
@@ -223,13 +191,7 @@ def _emit_stack(ctx: EmitContext) -> str:
     return invoke("torch.stack", (ctx.args[0],) if dim == 0 else (ctx.args[0], dim))
 
 
-def _memory(
-    name: str, targets: tuple[str, ...], note: str, rule: Callable[[Call], Rule], emit: Emit, *samples: Sample
-) -> None:
-    register(Op(name, targets, note, rule, emit, work="memory", saves="", samples=samples))
-
-
-_memory(
+memory(
     "cat", ("aten.cat.default", "aten.hstack.default", "aten.vstack.default", "aten.dstack.default"), "n, n, ... -> (q n)",
     _cat, _emit_cat, Sample(((T((4, 2)), T((4, 3))),), target="aten.hstack.default"),
     Sample(((T((4, 2, 1)), T((4, 2, 1))),), target="aten.dstack.default"),
@@ -237,7 +199,7 @@ _memory(
     Sample(((T((2, 4, 3)), T((2, 4, 3))), 1)), Sample(((T((4, 2)), T((4, 3))), -1)),
     Sample(((T((4, 6)), T((4, 6), "constant"), T((4, 6))),)),
 )  # fmt: skip
-_memory(
+memory(
     "stack", ("aten.stack.default",), "a*, a* -> a* with a new dim", _stack, _emit_stack,
     Sample(((T((4, 3)), T((4, 3))), 1)), Sample(((T((4, 3)), T((4, 3))),)),
 )  # fmt: skip
@@ -255,9 +217,8 @@ def _flip(call: Call) -> Rule:
     dims = _moved_dims(call)
     if not dims:
         raise ValueError("a roll of the flattened tensor")
-    names = _names(call.operands[0].shape, {})
-    rule = Rule((names,), (names,), {f"d{i}": n for i, n in enumerate(call.operands[0].shape)})
-    return by_place(with_linear(rule, {0}), [f"d{dim}" for dim in dims])
+    names = named(call.operands[0].shape)
+    return by_place(with_linear(lettered(call, [names], [names]), {0}), [f"d{dim}" for dim in dims])
 
 
 def _emit_flip(ctx: EmitContext) -> str:
@@ -306,20 +267,17 @@ register(
 
 def _windows(call: Call) -> Rule:
     """``x.unfold(dim, size, step)``: windows along a dim, their rows in a last dim."""
-    shape, result = call.operands[0].shape, call.results[0].shape
-    dim, size, step = (call.node.args[i] for i in (1, 2, 3))
+    size, step = call.node.args[2:4]
     assert isinstance(size, int)
     assert isinstance(step, int)
-    names = _names(shape, {normal_dim(dim, len(shape)): ("w",)})
-    extents = {f"d{i}": n for i, n in enumerate(shape)} | {"w": result[normal_dim(dim, len(shape))], "k": size}
-    rule = Rule((names,), ((*names, ("k",)),), extents, frozenset({"k"}), {"w": Window(size, step)})
-    return with_linear(rule, {0})
+    names = named(call.operands[0].shape, {call.dim(1): "w"})
+    rule = lettered(call, [names], [(*names, ("k",))], "k")
+    return with_linear(replace(rule, windows={"w": Window(size, step)}), {0})
 
 
 def _emit_windows(ctx: EmitContext) -> str:
     """``x.unfold(1, 3, 2)``, or ``unfold(x, 1, 3, 2, (DATA, 16))`` where that dim is split."""
-    dim = normal_dim(ctx.args[1], len(ctx.call.operands[0].shape))
-    axis = ctx.axis("w")
+    dim, axis = ctx.call.dim(1), ctx.axis("w")
     if axis:
         return (
             f"unfold({ctx.args[0]}, {dim}, {ctx.args[2]}, {ctx.args[3]}, ({axis}, {ctx.call.operands[0].shape[dim]}))"
@@ -327,7 +285,7 @@ def _emit_windows(ctx: EmitContext) -> str:
     return invoke(f"{atom(ctx.args[0])}.unfold", (dim, *ctx.args[2:]))
 
 
-_memory(
+memory(
     "unfold", ("aten.unfold.default",), "a w~ b -> a w~ b [k]", _windows, _emit_windows,
     Sample((T((4, 6)), 1, 3, 2)), Sample((T((6, 4)), -2, 2, 1)), Sample((T((4, 9), "index 9"), 1, 2, 3)),
 )  # fmt: skip
@@ -335,15 +293,12 @@ _memory(
 
 def _glu(call: Call) -> Rule:
     """``(q n) -> n`` with two whole halves: every rank holds its part of both."""
-    shape = call.operands[0].shape
-    dim = _dim_of(call, 1, -1)
-    names, after = _names(shape, {dim: ("q", "n")}), _names(shape, {dim: ("n",)})
-    extents = {f"d{i}": n for i, n in enumerate(shape)} | {"q": 2, "n": shape[dim] // 2}
-    return Rule((names,), (after,), extents, frozenset({"q"}))
+    shape, dim = call.operands[0].shape, call.dim(1, -1)
+    return lettered(call, [named(shape, {dim: "q n"})], [named(shape, {dim: "n"})], "q", {"q": 2})
 
 
 def _emit_glu(ctx: EmitContext) -> str:
-    return invoke("F.glu", (ctx.args[0],), [("dim", _dim_of(ctx.call, 1, -1), len(ctx.call.operands[0].shape) - 1)])
+    return invoke("F.glu", (ctx.args[0],), [("dim", ctx.call.dim(1, -1), len(ctx.call.operands[0].shape) - 1)])
 
 
 register(

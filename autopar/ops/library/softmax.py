@@ -12,8 +12,8 @@ from dataclasses import replace
 
 from autopar.ir.graph import ITEMSIZE, Dtype
 from autopar.ops.record.emit_context import Emit, EmitContext
-from autopar.ops.record.op import Inner, Op, Sample, T, register
-from autopar.ops.record.printing import invoke, normal_dim, tuple_text
+from autopar.ops.record.op import Inner, Op, Sample, T, per_element, register
+from autopar.ops.record.printing import invoke, tuple_text
 from autopar.ops.record.rule import Call, Rule, letters
 
 
@@ -22,7 +22,7 @@ def _softmax(call: Call) -> Rule:
     ndim = len(call.operands[0].shape)
     if ndim == 0:
         raise ValueError("a softmax of one number")
-    dim = normal_dim(call.arg(1, "dim"), ndim)
+    dim = call.dim(1)
     names = " ".join("v" if i == dim else f"b{i}" for i in range(ndim))
     return replace(letters(f"{names} -> {names}", call), whole={"v": frozenset()})
 
@@ -47,11 +47,6 @@ def _inner(call: Call, rule: Rule, letter: str) -> tuple[Inner, ...]:
     return (Inner("all_sum", 2 * size, size, others),)
 
 
-def _flops(call: Call, rule: Rule) -> float:
-    """About five operations per element: largest, difference, power, sum, quotient."""
-    return 5.0 * call.operands[0].numel
-
-
 for _name in ("softmax", "log_softmax"):
     register(
         Op(
@@ -61,7 +56,7 @@ for _name in ("softmax", "log_softmax"):
             rule=_softmax,
             emit=_emit(_name),
             work="reduce",
-            flops=_flops,
+            flops=per_element(5),
             saves="output",
             inner=_inner,
             samples=(

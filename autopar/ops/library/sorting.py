@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from autopar.ir.graph import Ref
+from autopar.ops.record.dim_letters import lettered, named
 from autopar.ops.record.emit_context import Emit, EmitContext
 from autopar.ops.record.op import Op, Sample, T, register
-from autopar.ops.record.printing import atom, invoke, normal_dim
-from autopar.ops.record.rule import Call, Dims, Rule
+from autopar.ops.record.printing import atom, invoke
+from autopar.ops.record.rule import Call, Rule
 
 _X = T((4, 6))
 
@@ -28,15 +29,10 @@ _TABLE: tuple[tuple[str, tuple[str, ...], int, int, _Options, str, tuple[tuple[o
 
 def along(call: Call, at: int, default: int = -1) -> Rule:
     """The same letters on both sides, the dim at argument `at` whole; it may change its extent, or go away."""
-    shape = call.operands[0].shape
-    dim = normal_dim(call.arg(at, "dim", default), len(shape))
-    names: Dims = tuple((f"d{i}",) for i in range(len(shape)))
-    first = next(value for value in call.results if value.name)
-    kept = len(first.shape) == len(shape)
-    after = tuple(("y",) if i == dim else name for i, name in enumerate(names) if kept or i != dim)
-    extents = {f"d{i}": n for i, n in enumerate(shape)} | {"y": first.shape[dim] if kept and shape else 1}
-    results = tuple(after if value.name else () for value in call.results)
-    return Rule((names,), results, extents, frozenset({f"d{dim}", "y"}))
+    shape, dim = call.operands[0].shape, call.dim(at, default)
+    kept = any(value.name and len(value.shape) == len(shape) for value in call.results)
+    after = tuple(names for i, names in enumerate(named(shape, {dim: "y"})) if kept or i != dim)
+    return lettered(call, [named(shape)], [after] * len(call.results), {f"d{dim}", "y"})
 
 
 def emit_along(name: str, at: int, default: int, table: _Options) -> Emit:
@@ -60,27 +56,19 @@ for _name, _overloads, _at, _default, _options, _saves, _calls in _TABLE:
     )  # fmt: skip
 
 
-def _stable(call: Call) -> Rule:
-    return along(call, 2)
-
-
 def _emit_stable(ctx: EmitContext) -> str:
     """``x.sort(1, stable=True)``."""
-    name, at = ctx.call.node.target.split(".")[1], 2
     stable = ctx.kwargs.get("stable", ctx.args[1] if len(ctx.args) > 1 else True)
-    rest: list[tuple[str, object, object]] = [
-        ("descending", ctx.pick(3, "descending", False), False),
-        ("stable", stable, None),
-    ]
-    return invoke(f"{atom(ctx.args[0])}.{name}", (), [("dim", ctx.pick(at, "dim", -1), -1), *rest])
+    rest = [("descending", ctx.pick(3, "descending", False), False), ("stable", stable, None)]
+    return invoke(f"{atom(ctx.args[0])}.{ctx.call.function}", (), [("dim", ctx.pick(2, "dim", -1), -1), *rest])
 
 
-for _name, _arguments in (("sort", (_X,)), ("argsort", (_X,))):
+for _name in ("sort", "argsort"):
     register(
         Op(
             f"stable_{_name}", (f"aten.{_name}.stable",), "a [d] b -> a d b",
             (lambda call: along(call, 1)), _emit_stable, work="reduce", saves="output" if _name == "sort" else "",
-            samples=(Sample(_arguments, (("dim", 1), ("stable", True))),),
+            samples=(Sample((_X,), (("dim", 1), ("stable", True))),),
         )
     )  # fmt: skip
 
@@ -110,15 +98,13 @@ register(
 def _search(call: Call) -> Rule:
     """Where values stand among sorted boundaries: these are whole, values are free; batches of both are letters."""
     bounds, values = call.operands if "searchsorted" in call.node.target else call.operands[::-1]
-    names: Dims = tuple((f"d{i}",) for i in range(len(values.shape)))
-    extents = {f"d{i}": n for i, n in enumerate(values.shape)} | {"v": bounds.shape[-1]}
-    edges: Dims = (*names[: len(bounds.shape) - 1], ("v",)) if len(bounds.shape) > 1 else (("v",),)
+    names, edges = named(values.shape), named(bounds.shape, {len(bounds.shape) - 1: "v"})
     operands = (edges, names) if "searchsorted" in call.node.target else (names, edges)
-    return Rule(operands, (names,), extents, frozenset({"v"}))
+    return lettered(call, operands, [names], "v")
 
 
 def _emit_search(ctx: EmitContext) -> str:
-    name = ctx.call.node.target.split(".")[1]
+    name = ctx.call.function
     if any(isinstance(value, Ref) for _, value in ctx.call.node.kwargs):
         raise ValueError("an order of the boundaries")
     rest = [("right", ctx.kwargs.get("right", ctx.args[3] if len(ctx.args) > 3 else False), False)]

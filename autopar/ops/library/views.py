@@ -6,12 +6,14 @@ letter, which makes unsqueeze and squeeze reshapes like any other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
-from autopar.ops.record.emit_context import Emit, EmitContext
-from autopar.ops.record.op import Op, Sample, T, register
-from autopar.ops.record.printing import atom, literal, normal_dim
-from autopar.ops.record.rule import Call, Dims, Rule, with_linear
+from autopar.ops.record.dim_letters import lettered, named
+from autopar.ops.record.emit_context import EmitContext, function
+from autopar.ops.record.op import Sample, T, memory, view
+from autopar.ops.record.printing import atom, literal, tuple_text
+from autopar.ops.record.rule import Call, Rule, normal_dim, with_linear
 from autopar.ops.record.shape_factors import factor
 
 
@@ -39,7 +41,7 @@ def _emit_reshape(ctx: EmitContext) -> str:
         stop = "" if not last else f", {len(before) - last - 1}"
         return f"{atom(ctx.args[0])}.flatten({'' if not first and not last else first}{stop})"
     if len(old) == 1 and len(new) > 1:
-        return f"{atom(ctx.args[0])}.unflatten({first}, {_tuple(_inferred(text[first : len(text) - last]))})"
+        return f"{atom(ctx.args[0])}.unflatten({first}, {tuple_text(_inferred(text[first : len(text) - last]))})"
     verb = "reshape" if _merges(ctx.rule) else "view"
     return f"{atom(ctx.args[0])}.{verb}({', '.join(_inferred(text)) or '()'})"
 
@@ -59,23 +61,13 @@ def _inferred(text: Sequence[str]) -> list[str]:
     return ["-1" if open_dims == [i] else one for i, one in enumerate(text)]
 
 
-def _tuple(text: Sequence[str]) -> str:
-    return f"({text[0]},)" if len(text) == 1 else f"({', '.join(text)})"
-
-
 def _merges(rule: Rule) -> bool:
     """Whether some dim of the result takes several dims of the operand, which a view of strided memory may not."""
     home = {letter: dim for dim, names in enumerate(rule.operands[0]) for letter in names}
     return bool(rule.frozen) or any(len({home[letter] for letter in names}) > 1 for names in rule.results[0])
 
 
-def _view(
-    name: str, targets: tuple[str, ...], note: str, rule: Callable[[Call], Rule], emit: Emit, *samples: Sample
-) -> None:
-    register(Op(name, targets, note, rule, emit, work="view", saves="", samples=samples))
-
-
-_view(
+view(
     "reshape",
     (
         "aten.reshape.default",
@@ -117,11 +109,11 @@ def _emit_squeeze(ctx: EmitContext) -> str:
     return f"{atom(ctx.args[0])}.squeeze({literal(gone if len(gone) > 1 else gone[0])})"
 
 
-_view(
+view(
     "unsqueeze", ("aten.unsqueeze.default",), "a* -> a* with a dim of extent 1", _reshape, _emit_unsqueeze,
     Sample((T((4, 6)), 1)), Sample((T((4, 6)), -1)),
 )  # fmt: skip
-_view(
+view(
     "squeeze",
     ("aten.squeeze.dim", "aten.squeeze.dims", "aten.squeeze.default"),
     "a* -> a* without dims of extent 1",
@@ -137,7 +129,7 @@ _view(
 def _order(call: Call) -> tuple[int, ...]:
     """For every dim of the result, the operand's dim that it is."""
     ndim = len(call.operands[0].shape)
-    kind, args = call.node.target.split(".")[1], call.node.args
+    kind, args = call.function, call.node.args
     if kind in ("permute", "movedim"):
         given = args[1]
         assert isinstance(given, tuple)
@@ -154,10 +146,8 @@ def _order(call: Call) -> tuple[int, ...]:
 
 def _permute(call: Call) -> Rule:
     """One letter per dim, in another order."""
-    shape = call.operands[0].shape
-    names: Dims = tuple((f"d{i}",) for i in range(len(shape)))
-    extents = {f"d{i}": n for i, n in enumerate(shape)}
-    return with_linear(Rule((names,), (tuple(names[i] for i in _order(call)),), extents), {0})
+    names = named(call.operands[0].shape)
+    return with_linear(lettered(call, [names], [tuple(names[i] for i in _order(call))]), {0})
 
 
 def _emit_permute(ctx: EmitContext) -> str:
@@ -172,7 +162,7 @@ def _emit_permute(ctx: EmitContext) -> str:
     return f"{atom(ctx.args[0])}.permute({', '.join(map(str, order))})"
 
 
-_view(
+view(
     "permute",
     ("aten.permute.default", "aten.transpose.int", "aten.t.default", "aten.numpy_T.default", "aten.mT.default"),
     "the same letters in another order",
@@ -188,10 +178,9 @@ _view(
 def _expand(call: Call) -> Rule:
     """Dims that grow from 1, and new dims in front, have letters that the operand lacks."""
     shape, result = call.operands[0].shape, call.results[0].shape
-    names: Dims = tuple((f"d{i}",) for i in range(len(result)))
-    skip = len(result) - len(shape)
+    names, skip = named(result), len(result) - len(shape)
     before = tuple(names[skip + i] if n == result[skip + i] else () for i, n in enumerate(shape))
-    return with_linear(Rule((before,), (names,), {f"d{i}": n for i, n in enumerate(result)}), {0})
+    return with_linear(lettered(call, [before], [names]), {0})
 
 
 def _emit_expand(ctx: EmitContext) -> str:
@@ -203,7 +192,7 @@ def _emit_expand(ctx: EmitContext) -> str:
     return f"{atom(ctx.args[0])}.expand({', '.join('-1' if stays else one for stays, one in zip(kept, text, strict=True))})"
 
 
-_view(
+view(
     "expand", ("aten.expand.default",), "b -> a b", _expand, _emit_expand,
     Sample((T((4, 1, 3)), (4, 6, 3))), Sample((T((3,)), (2, 4, 3))), Sample((T((1, 4)), (2, 1, 4))),
     Sample((T((1, 4), "index 9"), (6, 4))),
@@ -212,13 +201,7 @@ _view(
 
 def _repeat(call: Call) -> Rule:
     """A repeated dim of n is ``(r n)``; the operand lacks r."""
-    return _tiled(call, _repeats(call), outer=True)
-
-
-def _repeats(call: Call) -> tuple[int, ...]:
-    given = call.node.args[1]
-    assert isinstance(given, tuple)
-    return given
+    return _tiled(call, _counts(call), outer=True)
 
 
 def _tiled(call: Call, repeats: Sequence[int], *, outer: bool) -> Rule:
@@ -236,23 +219,24 @@ def _tiled(call: Call, repeats: Sequence[int], *, outer: bool) -> Rule:
     return with_linear(Rule((before,), (tuple(after),), extents), {0})
 
 
+def _counts(call: Call) -> tuple[int, ...]:
+    """How often every dim is repeated; ``tile`` may leave out the first ones."""
+    counts = call.node.args[1]
+    assert isinstance(counts, tuple)
+    return (1,) * (len(call.operands[0].shape) - len(counts)) + counts
+
+
 def _emit_repeat(ctx: EmitContext) -> str:
-    counts = [ctx.local.extent.get(f"r{i}", str(n)) for i, n in enumerate(_repeats(ctx.call))]
-    return f"{atom(ctx.args[0])}.repeat({', '.join(counts) or '()'})"
+    """Local counts, as many as the call gives."""
+    counts = [ctx.local.extent.get(f"r{i}", str(n)) for i, n in enumerate(_counts(ctx.call))]
+    given = counts[len(counts) - len(ctx.args[1]) :]
+    return f"{atom(ctx.args[0])}.{ctx.call.function}({', '.join(given) or '()'})"
 
 
-register(
-    Op(
-        name="repeat",
-        targets=("aten.repeat.default",),
-        note="n -> (r n)",
-        rule=_repeat,
-        emit=_emit_repeat,
-        work="memory",
-        saves="",
-        samples=(Sample((T((4, 3)), (2, 1, 3))), Sample((T((1, 4)), (6, 2)))),
-    )
-)
+memory(
+    "repeat", ("aten.repeat.default",), "n -> (r n)", _repeat, _emit_repeat,
+    Sample((T((4, 3)), (2, 1, 3))), Sample((T((1, 4)), (6, 2))),
+)  # fmt: skip
 
 
 def _repeat_interleave(call: Call) -> Rule:
@@ -265,42 +249,19 @@ def _repeat_interleave(call: Call) -> Rule:
 
 
 def _emit_repeat_interleave(ctx: EmitContext) -> str:
-    dim = normal_dim(ctx.pick(2, "dim"), len(ctx.call.operands[0].shape))
+    dim = ctx.call.dim(2)
     return f"{atom(ctx.args[0])}.repeat_interleave({ctx.local.extent.get(f'r{dim}', str(ctx.args[1]))}, {dim})"
 
 
-register(
-    Op(
-        name="repeat_interleave",
-        targets=("aten.repeat_interleave.self_int",),
-        note="n -> (n r)",
-        rule=_repeat_interleave,
-        emit=_emit_repeat_interleave,
-        work="memory",
-        saves="",
-        samples=(Sample((T((2, 4, 3)), 2, 1)),),
-    )
-)
+memory(
+    "repeat_interleave", ("aten.repeat_interleave.self_int",), "n -> (n r)", _repeat_interleave,
+    _emit_repeat_interleave, Sample((T((2, 4, 3)), 2, 1)),
+)  # fmt: skip
 
 
-def _tile(call: Call) -> Rule:
-    """``repeat`` with fewer counts than dims."""
-    given = _repeats(call)
-    ndim = len(call.operands[0].shape)
-    return _tiled(call, (*(1 for _ in range(ndim - len(given))), *given), outer=True)
-
-
-def _emit_tile(ctx: EmitContext) -> str:
-    first = len(ctx.call.results[0].shape) - len(_repeats(ctx.call))
-    counts = [ctx.local.extent.get(f"r{first + i}", str(n)) for i, n in enumerate(_repeats(ctx.call))]
-    return f"{atom(ctx.args[0])}.tile({', '.join(counts) or '()'})"
-
-
-register(
-    Op(
-        "tile", ("aten.tile.default",), "n -> (r n)", _tile, _emit_tile, work="memory", saves="",
-        samples=(Sample((T((4, 3)), (2,))), Sample((T((3,)), (2, 4)))),
-    )
+memory(
+    "tile", ("aten.tile.default",), "n -> (r n)", _repeat, _emit_repeat,
+    Sample((T((4, 3)), (2,))), Sample((T((3,)), (2, 4))),
 )  # fmt: skip
 
 
@@ -309,24 +270,22 @@ def _repeat_each(call: Call) -> Rule:
     dim = call.arg(2, "dim")
     if not isinstance(dim, int) or call.arg(3, "output_size") is None:
         raise ValueError("as many rows as the numbers in a tensor say")
-    shape, result, at = call.operands[0].shape, call.results[0].shape, dim % len(call.operands[0].shape)
-    before: Dims = tuple((f"d{i}",) for i in range(len(shape)))
-    after: Dims = tuple(("y",) if i == at else name for i, name in enumerate(before))
-    extents = {f"d{i}": n for i, n in enumerate(shape)} | {"y": result[at], "r": call.operands[1].numel}
-    counts: Dims = (("r",),) if call.operands[1].shape else ()
-    return with_linear(Rule((before, counts), (after,), extents, frozenset({f"d{at}", "y", "r"})), {0})
+    shape, at = call.operands[0].shape, call.dim(2)
+    counts = named(call.operands[1].shape, {0: "r"})
+    rule = lettered(
+        call, [named(shape), counts], [named(shape, {at: "y"})], (f"d{at}", "y", "r"), {"r": call.operands[1].numel}
+    )
+    return with_linear(rule, {0})
 
 
 def _emit_repeat_each(ctx: EmitContext) -> str:
-    dim = normal_dim(ctx.pick(2, "dim"), len(ctx.call.operands[0].shape))
+    dim = ctx.call.dim(2)
     return f"{atom(ctx.args[0])}.repeat_interleave({ctx.args[1]}, {dim}, output_size={ctx.call.results[0].shape[dim]})"
 
 
-register(
-    Op(
-        "repeat_each", ("aten.repeat_interleave.self_Tensor",), "a [d] b, [r] -> a [y] b", _repeat_each,
-        _emit_repeat_each, work="memory", samples=(Sample((T((6, 4)), T((4,), "distinct 4"), 1), (("output_size", 6),)),),
-    )
+memory(
+    "repeat_each", ("aten.repeat_interleave.self_Tensor",), "a [d] b, [r] -> a [y] b", _repeat_each, _emit_repeat_each,
+    Sample((T((6, 4)), T((4,), "distinct 4"), 1), (("output_size", 6),)), saves="inputs",
 )  # fmt: skip
 
 
@@ -334,20 +293,12 @@ def _channel_shuffle(call: Call) -> Rule:
     """Channels ``(g c)`` become ``(c g)``; torch is told the number of groups, which are whole."""
     shape, groups = call.operands[0].shape, call.node.args[1]
     assert isinstance(groups, int)
-    extents = {f"d{i}": n for i, n in enumerate(shape)} | {"g": groups, "c": shape[1] // groups}
-    rest: Dims = tuple((f"d{i}",) for i in range(2, len(shape)))
-    before: Dims = (("d0",), ("g", "c"), *rest)
-    after: Dims = (("d0",), ("c", "g"), *rest)
-    return with_linear(Rule((before,), (after,), extents, frozenset({"g"}), filled=frozenset({"d0", "c"})), {0})
+    before, after = named(shape, {1: "g c"}), named(shape, {1: "c g"})
+    rule = lettered(call, [before], [after], "g", {"g": groups, "c": shape[1] // groups})
+    return with_linear(replace(rule, filled=frozenset({"d0", "c"})), {0})
 
 
-def _emit_channel_shuffle(ctx: EmitContext) -> str:
-    return f"F.channel_shuffle({ctx.args[0]}, {ctx.args[1]})"
-
-
-register(
-    Op(
-        "channel_shuffle", ("aten.channel_shuffle.default",), "n (g c) s* -> n (c g) s*", _channel_shuffle,
-        _emit_channel_shuffle, work="memory", saves="", samples=(Sample((T((2, 8, 3)), 2)),),
-    )
+memory(
+    "channel_shuffle", ("aten.channel_shuffle.default",), "n (g c) s* -> n (c g) s*", _channel_shuffle,
+    function("F.channel_shuffle", 2), Sample((T((2, 8, 3)), 2)),
 )  # fmt: skip

@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autopar.ops.record.emit_context import EmitContext
+from autopar.ops.record.emit_context import function
 from autopar.ops.record.op import Op, Sample, T, register
-from autopar.ops.record.printing import invoke
-from autopar.ops.record.rule import Call, Rule, broadcast, with_linear
+from autopar.ops.record.rule import broadcast, with_linear
 from autopar.runtime.local.written_values import valued
 
 _LIBRARY: Any = torch.library.Library("autopar", "FRAGMENT")  # type: ignore[no-untyped-call]
@@ -29,17 +28,10 @@ torch.library.register_fake("autopar::valued", _numbers, lib=_LIBRARY)
 torch.library.register_autograd("autopar::valued", lambda _, gradient: (gradient, None), lib=_LIBRARY)
 
 
-def _valued(call: Call) -> Rule:
-    return with_linear(broadcast(call), {0, 1})
-
-
-def _emit_valued(ctx: EmitContext) -> str:
-    return invoke("valued", ctx.args)
-
-
 register(
     Op(
-        "valued", ("autopar.valued.default",), "d*, d* -> d*", _valued, _emit_valued, work="memory", saves="",
+        "valued", ("autopar.valued.default",), "d*, d* -> d*", lambda call: with_linear(broadcast(call), {0, 1}),
+        function("valued", 2), work="memory", saves="",
         samples=(Sample((T((4, 6)), T((4, 6), "constant"))),), means=valued,
     )
 )  # fmt: skip

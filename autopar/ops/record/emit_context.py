@@ -163,12 +163,12 @@ def overload(ctx: EmitContext) -> str:
     return invoke(f"torch.ops.{ctx.call.node.target}", ctx.args, named)
 
 
-def method(name: str, *table: tuple[str, object]) -> Emit:
-    """An emitter of ``x.name(option=value)``."""
+def method(name: str, *table: tuple[str, object], operands: int = 1) -> Emit:
+    """An emitter of ``x.name(option=value)``; with more `operands` than x, of ``x.name(y, option=value)``."""
 
     def emit(ctx: EmitContext) -> str:
-        if _unsaid(ctx, 1, table):
+        if _unsaid(ctx, operands, table):
             return overload(ctx)
-        return invoke(f"{atom(ctx.args[0])}.{name}", (), ctx.options(1, table))
+        return invoke(f"{atom(ctx.args[0])}.{name}", ctx.args[1:operands], ctx.options(operands, table))
 
     return emit

@@ -108,10 +108,37 @@ def register(op: Op) -> Op:
         raise ValueError(refusal(f"operator {op.name}", "registered twice", "one record per ATen target", taken))
     LIBRARY.update(dict.fromkeys(op.targets, op))
     frame = inspect.currentframe()
+    while frame is not None and frame.f_globals["__name__"] == __name__:
+        frame = frame.f_back
     assert frame is not None
-    assert frame.f_back is not None
-    _HOMES[op] = frame.f_back.f_globals["__name__"]
+    _HOMES[op] = frame.f_globals["__name__"]
     return op
+
+
+def per_element(operations: float) -> Callable[[Call, Rule], float]:
+    """A price: so many operations for every element of operand 0."""
+    return lambda call, rule: operations * call.operands[0].numel
+
+
+def memory(
+    name: str,
+    targets: tuple[str, ...],
+    note: str,
+    rule: Callable[[Call], Rule],
+    emit: Emit,
+    *samples: Sample,
+    saves: str = "",
+    work: str = "memory",
+) -> Op:
+    """Register a record of an operator that moves numbers and computes none."""
+    return register(Op(name, targets, note, rule, emit, work=work, saves=saves, samples=samples))
+
+
+def view(
+    name: str, targets: tuple[str, ...], note: str, rule: Callable[[Call], Rule], emit: Emit, *samples: Sample
+) -> Op:
+    """Register a record of an operator that moves nothing: its result lies where its operand does."""
+    return memory(name, targets, note, rule, emit, *samples, work="view")
 
 
 def home_of(op: Op) -> str:

@@ -91,9 +91,3 @@ def invoke(function: str, given: Sequence[object], options: Iterable[tuple[str, 
     parts = [literal(value) for value in positional]
     parts += [f"{name}={literal(value)}" for name, value, default in options if not same(value, default)]
     return f"{function}({', '.join(parts)})"
-
-
-def normal_dim(dim: object, ndim: int) -> int:
-    """A dim counted from the front."""
-    assert isinstance(dim, int)
-    return dim % ndim if ndim else 0

@@ -50,6 +50,21 @@ class Call:
             return self.node.args[position]
         return dict(self.node.kwargs).get(name, default)
 
+    def dim(self, position: int, default: object = 0, name: str = "dim") -> int:
+        """The argument at `position` or by keyword `name` that is a dim of operand 0, counted from the front."""
+        return normal_dim(self.arg(position, name, default), len(self.operands[0].shape))
+
+    @property
+    def function(self) -> str:
+        """What the target is called without its namespace and overload: ``"sum"`` of ``"aten.sum.default"``."""
+        return self.node.target.split(".")[1]
+
+
+def normal_dim(dim: object, ndim: int) -> int:
+    """A dim counted from the front."""
+    assert isinstance(dim, int)
+    return dim % ndim if ndim else 0
+
 
 @dataclass(frozen=True, slots=True)
 class Window:
