@@ -1,17 +1,15 @@
-"""The way through: model -> graph -> problem -> decision -> steps -> text, and the record of it all.
+"""The way through: from an ``nn.Module`` to a checked program, one record handed from stage to stage.
 
-capture    autopar.capture                an nn.Module becomes a Graph
-price      autopar.partitioner.formulation.priced_problem      every strategy of every call, and every conversion, in seconds
-and bytes solve      autopar.partitioner.solvers.solve      one strategy per call
-lower      autopar.codegen.lower          local calls and conversion primitives, in order
-check      autopar.codegen.soundness          sound on every rank
-emit       autopar.codegen.emit        one readable SPMD file
+nn.Module      -> Graph            autopar.capture
+Graph          -> AnnotatedGraph   autopar.ops.annotated: the record and the rule of every call
+AnnotatedGraph -> Candidate        autopar.planning.planner: priced, solved, lowered to steps, tried again under the limit
+Steps          -> checked          autopar.codegen.soundness: sound on every rank
+Steps          -> program.py       autopar.codegen.emit: one readable SPMD file
+Candidate      -> Plan             autopar.planning.plan_record
 """
 
 from __future__ import annotations
 
-import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,26 +17,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autopar.codegen import emit as program
-from autopar.codegen import soundness, steps
+from autopar.codegen import soundness
 from autopar.codegen.symbolic_batch import Baked, variant
-from autopar.costmodel.memory import optimizer_copies
-from autopar.errors import ConfigError, nearest, refusal
 from autopar.internal_errors import BrokenCall, ours
 from autopar.ir import machine as machines
 from autopar.ir.graph import Graph
 from autopar.ir.grid import GridShape
 from autopar.ir.machine import Machine
-from autopar.ir.plan import BatchPlan, ModelSource, Options, Place, Plan
+from autopar.ir.plan import BatchPlan, ModelSource, Options, Plan
+from autopar.ops.annotated import AnnotatedGraph, annotate
 from autopar.ops.broken_records import whole_from_now
-from autopar.ops.discovery.discover import explore
-from autopar.ops.lookup import without_record
-from autopar.partitioner.formulation import priced_problem
+from autopar.partitioner.formulation.priced_problem import Built
 from autopar.partitioner.problem import Solution
-from autopar.partitioner.solvers.solve import check_method
-from autopar.planning import alternatives, baselines, pins, plan_record
-from autopar.planning import grid_search as grids
-from autopar.planning.candidate import Outcome
+from autopar.planning import alternatives, baselines, grid_search, plan_record
+from autopar.planning.candidate import Candidate
+from autopar.planning.options import bytes_of, check, options_of
 from autopar.planning.planner import planned
+from autopar.planning.request import Request
 from autopar.progress import Progress, logged, timed
 
 if TYPE_CHECKING:
@@ -46,7 +41,28 @@ if TYPE_CHECKING:
 
     from autopar.capture import Captured
 
-RECOMPUTE = ("auto", "always", "never")
+LIVE = ModelSource("", "")
+"""The source of a model that comes from no file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is planned for grid after grid: a model as the user gave it, captured and annotated, and the file it is from."""
+
+    model: object
+    captured: Captured
+    annotated: AnnotatedGraph
+    source: ModelSource
+
+    def without(self, broken: BrokenCall) -> Subject:
+        """The same model, in which the operator of that call runs whole on every rank."""
+        larger = self.captured.batch.larger
+        names = {node.name for node in larger.nodes} if larger is not None else set()
+        larger = whole_from_now(larger, broken) if larger is not None and broken.name in names else None
+        fixed = self.captured.batch.fixed or ("" if larger is not None else broken.why)
+        batch = replace(self.captured.batch, larger=larger, fixed=fixed)
+        captured = replace(self.captured, graph=whole_from_now(self.captured.graph, broken), batch=batch)
+        return replace(self, captured=captured, annotated=annotate(captured.graph, larger))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +75,26 @@ class Compiled:
 
     plan: Plan
     source: str
-    graph: Graph
-    constants: Mapping[str, torch.Tensor]
-    built: priced_problem.Built
+    subject: Subject
+    built: Built
     solution: Solution
-    model: object
-    captured: Captured
-    grids: tuple[grids.Tried, ...] = ()
+    grids: tuple[grid_search.Tried, ...] = ()
     others: tuple[Compiled, ...] = ()
+
+    @property
+    def graph(self) -> Graph:
+        """The model as it was captured."""
+        return self.subject.captured.graph
+
+    @property
+    def constants(self) -> Mapping[str, torch.Tensor]:
+        """Tensors that capture lifted out of the model."""
+        return self.subject.captured.constants
+
+    @property
+    def model(self) -> object:
+        """The module, or the function of one."""
+        return self.subject.model
 
     def save(self, folder: str | Path) -> Path:
         """Write ``program.py`` and ``plan.json`` (and constants or a live module's parameters) into `folder`.
@@ -105,24 +133,18 @@ class Compiled:
 
         Raises what `compile` raises after the capture: ConfigError, InfeasiblePlan.
         """
-        old = self.plan.options
-        options = replace(
-            old,
-            memory=old.memory if memory is None else None if memory == "machine" else _limit(memory),
-            solver=old.solver if solver is None else solver,
-            pins=old.pins if pin is None else tuple(pin),
-            bans=old.bans if ban is None else tuple(ban),
-            optimizer=old.optimizer if optimizer is None else optimizer,
-            time_limit=old.time_limit if time_limit is None else time_limit,
-            measure=old.measure if measure is None else measure,
-            recompute=old.recompute if recompute is None else recompute,
-            plan=old.plan if plan is None else plan,
-        )
-        where = self.plan.grid if grid is None else grid
+        asked: dict[str, Any] = {
+            "solver": solver, "pins": None if pin is None else tuple(pin), "bans": None if ban is None else tuple(ban),
+            "optimizer": optimizer, "time_limit": time_limit, "measure": measure, "recompute": recompute, "plan": plan,
+        }  # fmt: skip
+        options = replace(self.plan.options, **{name: value for name, value in asked.items() if value is not None})
+        if memory is not None:
+            options = replace(options, memory=None if memory == "machine" else bytes_of(memory))
+        grid = self.plan.grid if grid is None else grid
         profile = self.plan.machine if machine is None else _profile(machine)
-        _check(options, where, ranks, profile)
-        given = (self.captured, self.model, profile, options, self.plan.model, progress or logged())
-        return _with_others(_on_grid(where, ranks, *given), options.batch_sizes, progress or logged())
+        check(options, grid, ranks, profile)
+        tell = progress or logged()
+        return _with_others(_on_grid(self.subject, grid, ranks, profile, options, tell), options.batch_sizes, tell)
 
     def for_rows(self, rows: int, inputs: Sequence[str] = (), progress: Progress | None = None) -> Compiled:
         """The same model compiled for a batch of so many rows, its parameters stored as they are here.
@@ -130,15 +152,15 @@ class Compiled:
         `inputs` are those that have so many; without, all that may have another number. Raises CaptureError where the
         model cannot be captured with so many rows, and ConfigError where its parameters cannot lie as they do here.
         """
-        tell, plan, example = progress or logged(), self.plan, self.captured.batch.given
+        tell, plan, example = progress or logged(), self.plan, self.subject.captured.batch.given
         examples = example.with_rows(inputs or plan.batch.inputs, rows)
         with timed(tell, "captured") as said, example.as_then(self.model):
             captured = _captured(self.model, examples, plan.name, plan.options)
             said(f"{rows} rows, {len(captured.graph.nodes)} operators")
-        with ours(f"compiling {captured.graph.name}"):
-            explore(without_record(captured.graph), tell)
+        subject = Subject(self.model, captured, _annotated(captured, tell), plan.model)
         stored = {item.name: item.layouts for item in plan.parameters if item.kind != "constant"}
-        return _finish(captured, self.model, _shape(plan.grid), plan.machine, plan.options, plan.model, tell, stored)
+        request = Request(subject.annotated, _shape(plan.grid), plan.machine, plan.options, stored)
+        return _planned_and_emitted(subject, request, tell)
 
     def __repr__(self) -> str:
         return f"Compiled({self.plan.name!r}, grid={self.plan.grid!r}, {self.plan.predicted.seconds * 1e3:.3g} ms per step)"
@@ -183,17 +205,47 @@ def compile(
 
     Raises CaptureError, ConfigError, or InfeasiblePlan where no plan meets the memory limit.
     """
+    options = options_of(
+        memory=memory, solver=solver, pin=pin, ban=ban, optimizer=optimizer, loss=loss, outputs=outputs,
+        time_limit=time_limit, measure=measure, recompute=recompute, plan=plan, batch_sizes=batch_sizes,
+    )  # fmt: skip
+    return compile_with(
+        options,
+        model,
+        example_inputs,
+        grid=grid,
+        ranks=ranks,
+        machine=machine,
+        name=name,
+        source=source,
+        progress=progress,
+    )
+
+
+def compile_with(
+    options: Options,
+    model: Any,  # noqa: ANN401 (as in compile)
+    example_inputs: Any,  # noqa: ANN401
+    *,
+    grid: str | GridShape,
+    machine: str | Path | Machine,
+    ranks: int | None = None,
+    name: str | None = None,
+    source: ModelSource | None = None,
+    progress: Progress | None = None,
+) -> Compiled:
+    """`compile` for options that are a record already. Raises what `compile` raises."""
     tell, profile = progress or logged(), _profile(machine)
-    given = (tuple(pin), tuple(ban), loss, time_limit, _names(outputs), measure, recompute, plan, _counts(batch_sizes))
-    options = Options(None if memory is None else _limit(memory), solver, optimizer, *given)
-    _check(options, grid, ranks, profile)
+    check(options, grid, ranks, profile)
+    # nn.Module -> Graph
     with timed(tell, "captured") as said:
         captured = _captured(model, example_inputs, name or _name_of(model), options)
         said(f"{len(captured.graph.nodes)} operators, {_count(captured.graph)} parameters")
-    with ours(f"compiling {captured.graph.name}"):
-        explore(without_record(captured.graph), tell)
-    found = _on_grid(grid, ranks, captured, model, profile, options, source or ModelSource("", ""), tell)
-    return _with_others(found, options.batch_sizes, tell)
+    # Graph -> AnnotatedGraph
+    subject = Subject(model, captured, _annotated(captured, tell), source or LIVE)
+    # AnnotatedGraph -> Candidate -> program.py, Plan
+    compiled = _on_grid(subject, grid, ranks, profile, options, tell)
+    return _with_others(compiled, options.batch_sizes, tell)
 
 
 def _captured(model: Any, example_inputs: Any, name: str, options: Options) -> Captured:  # noqa: ANN401 (as in compile)
@@ -202,95 +254,90 @@ def _captured(model: Any, example_inputs: Any, name: str, options: Options) -> C
     return capture(model, example_inputs, name=name, loss=options.loss, outputs=options.outputs)
 
 
-def _with_others(found: Compiled, sizes: Sequence[int], tell: Progress) -> Compiled:
+def _annotated(captured: Captured, tell: Progress) -> AnnotatedGraph:
+    with ours(f"compiling {captured.graph.name}"):
+        return annotate(captured.graph, captured.batch.larger, tell)
+
+
+def _with_others(compiled: Compiled, sizes: Sequence[int], tell: Progress) -> Compiled:
     """With programs for those of the sizes that the program does not take."""
-    programs = [found]
+    programs = [compiled]
     for rows in sizes:
         if not any(one.plan.batch.accepts(rows) for one in programs):
-            programs.append(found.for_rows(rows, progress=tell))
+            programs.append(compiled.for_rows(rows, progress=tell))
     _, *others = programs
-    batch = replace(found.plan.batch, others=tuple(one.plan.batch.rows for one in others))
-    return replace(found, plan=replace(found.plan, batch=batch), others=tuple(others))
+    batch = replace(compiled.plan.batch, others=tuple(one.plan.batch.rows for one in others))
+    return replace(compiled, plan=replace(compiled.plan, batch=batch), others=tuple(others))
 
 
 def _on_grid(
-    grid: str | GridShape,
-    ranks: int | None,
-    captured: Captured,
-    model: object,
-    machine: Machine,
-    options: Options,
-    source: ModelSource,
-    tell: Progress,
+    subject: Subject, grid: str | GridShape, ranks: int | None, machine: Machine, options: Options, tell: Progress
 ) -> Compiled:
     """Plan a captured model on a grid, or on the best one of so many ranks."""
 
     def on(shape: GridShape, options: Options) -> Compiled:
-        with ours(f"compiling {captured.graph.name} for grid {shape}"):
-            return _finish(captured, model, shape, machine, options, source, tell)
+        with ours(f"compiling {subject.captured.graph.name} for grid {shape}"):
+            return _planned_and_emitted(subject, Request(subject.annotated, shape, machine, options), tell)
 
-    if grid == grids.AUTO:
-        assert ranks is not None
-        return grids.search(ranks, machine, options, on)
-    return on(_shape(grid), options)
+    if grid != grid_search.AUTO:
+        return on(_shape(grid), options)
+    assert ranks is not None
+    best, tried = grid_search.search(ranks, machine, options, on)
+    return replace(best, plan=replace(best.plan, options=options), grids=tried)
 
 
-def _finish(
-    captured: Captured,
-    model: object,
-    grid: GridShape,
-    machine: Machine,
-    options: Options,
-    source: ModelSource,
-    tell: Progress,
-    stored: Mapping[str, Sequence[str]] | None = None,
-) -> Compiled:
-    """All that follows the capture: price, solve, emit; parameters lie as `stored` says."""
+def _planned_and_emitted(subject: Subject, request: Request, tell: Progress) -> Compiled:
+    """All that follows annotation. A call that its record fails runs whole from then on, and planning starts again."""
     while True:
         try:
-            return _finished(captured, model, grid, machine, options, source, tell, stored)
+            # AnnotatedGraph -> Candidate
+            candidate = planned(request, tell)
+            # Candidate -> program.py, Plan
+            with timed(tell, "emitted") as said:
+                plan, text = emitted(candidate, subject, request.options)
+                said(f"{len(text.splitlines())} lines")
+            return Compiled(plan, text, subject, candidate.built, candidate.solution)
         except BrokenCall as broken:
-            captured = _without(captured, broken)
+            subject = subject.without(broken)
+            request = replace(request, annotated=subject.annotated)
             tell("fell back", str(broken), 0.0)
 
 
-def _without(captured: Captured, broken: BrokenCall) -> Captured:
-    """The same model, in which the operator of that call runs whole on every rank."""
-    larger = captured.batch.larger
-    names = {node.name for node in larger.nodes} if larger is not None else set()
-    larger = whole_from_now(larger, broken) if larger is not None and broken.name in names else None
-    fixed = captured.batch.fixed or ("" if larger is not None else broken.why)
-    batch = replace(captured.batch, larger=larger, fixed=fixed)
-    return replace(captured, graph=whole_from_now(captured.graph, broken), batch=batch)
+def emitted(candidate: Candidate, subject: Subject, options: Options) -> tuple[Plan, str]:
+    """The plan and the program of a candidate. Raises BrokenCall where a call is unsound under its record."""
+    _check_sound(candidate)
+    code, batch = _code(candidate, subject)
+    return plan_record.plan(candidate, options, subject.source, subject.captured, code, batch), code.text
 
 
-def _finished(
-    captured: Captured,
-    model: object,
-    grid: GridShape,
-    machine: Machine,
-    options: Options,
-    source: ModelSource,
-    tell: Progress,
-    stored: Mapping[str, Sequence[str]] | None,
-) -> Compiled:
-    """`_finish`, where no record fails. Raises BrokenCall."""
-    graph = captured.graph
-    limit = float(machine.memory_bytes) if options.memory is None else options.memory
-
-    def wishes_of(asked: Options) -> pins.Wishes:
-        wishes = pins.stored(pins.apply(_wishes(asked, grid), graph, grid), graph, stored or {})
-        return wishes if asked.plan == baselines.FREE else baselines.narrowed(asked.plan, captured, grid, wishes)
-
-    found = planned(graph, grid, machine, limit, options, wishes_of, tell)
-    with timed(tell, "emitted") as said:
-        plan, text = emitted(found, options, source, captured)
-        said(f"{len(text.splitlines())} lines")
-    return Compiled(plan, text, graph, captured.constants, found.built, found.solution, model, captured)
+def _check_sound(candidate: Candidate) -> None:
+    """Raises BrokenCall where a call is unsound under its record."""
+    try:
+        soundness.check(candidate.program, candidate.decision.homes, candidate.built.grid)
+    except soundness.UnsoundProgram as error:
+        if not error.call:
+            raise
+        raise BrokenCall(error.call, f"its record is unsound: {error}") from error
 
 
-def _wishes(options: Options, grid: GridShape) -> tuple[pins.Pin, ...]:
-    return (*pins.parse(options.pins, grid), *pins.parse(options.bans, grid, ban=True))
+def _code(candidate: Candidate, subject: Subject) -> tuple[program.Emitted, BatchPlan]:
+    """The program, for any number of rows where the model allows it, and what it says about its batch."""
+    from autopar.runtime import __all__ as exported
+
+    built, decision, nodes = candidate.built, candidate.decision, candidate.parts.nodes
+    seconds = {node.name: node.seconds_forward + node.seconds_backward for node in nodes}
+    inside = {node.name: plan_record.exchanged(node) for node in nodes}
+    heading = program.Text(built.graph.name, Path(subject.source.path).name, built.grid, seconds, inside)
+    emit = partial(program.emit, built.graph, decision, candidate.program, heading, frozenset(exported))
+    batch, annotated = subject.captured.batch, subject.annotated
+    known = BatchPlan(batch.rows, batch.inputs, batch.fixed, (), batch.sizes)
+    if annotated.larger is None:
+        return emit(), known
+    try:
+        more = variant(annotated, annotated.larger, decision.homes)
+        return emit(more), replace(known, filled=plan_record.filled_by_rows(built, decision, more))
+    except Baked as why:
+        return emit(), replace(known, fixed=str(why))
 
 
 def _shape(grid: str | GridShape) -> GridShape:
@@ -299,87 +346,6 @@ def _shape(grid: str | GridShape) -> GridShape:
 
 def _profile(machine: str | Path | Machine) -> Machine:
     return machine if isinstance(machine, Machine) else machines.load(machine)
-
-
-def _names(outputs: str | Sequence[str]) -> tuple[str, ...]:
-    return (outputs,) if isinstance(outputs, str) else tuple(outputs)
-
-
-def _counts(sizes: Sequence[int]) -> tuple[int, ...]:
-    strange = [f"{rows!r}" for rows in sizes if not isinstance(rows, int) or rows < 1]
-    if strange:
-        raise ConfigError(refusal("batch sizes", ", ".join(strange), "a batch has a whole number of rows, 1 or more"))
-    return tuple(sorted(set(sizes)))
-
-
-def _limit(memory: str | float) -> float:
-    return float(machines.parse_bytes(memory))
-
-
-def _check(options: Options, grid: str | GridShape, ranks: int | None, machine: Machine) -> None:
-    """Refuse what would only be found out after the capture."""
-    grids.check(grid, ranks)
-    if grid != grids.AUTO:
-        machines.check_ranks(machine, _shape(grid))
-        _wishes(options, _shape(grid))
-    check_method(options.solver)
-    baselines.check(options.plan)
-    optimizer_copies(options.optimizer)
-    if options.recompute not in RECOMPUTE:
-        given = f"{options.recompute!r} is unknown{nearest(options.recompute, RECOMPUTE)}"
-        raise ConfigError(refusal("recompute", given, "repeated blocks are computed again by one of those", RECOMPUTE))
-    if not 0 < options.time_limit < math.inf:
-        raise ConfigError(
-            refusal("time limit", f"{options.time_limit:g} s", "a time limit is a number of seconds above 0")
-        )
-
-
-def emitted(found: Outcome, options: Options, source: ModelSource, captured: Captured) -> tuple[Plan, str]:
-    """The plan and the program of an outcome. Raises BrokenCall where a call is unsound under its record."""
-    built, decision, lowered = found.built, found.decision, found.program
-    _check_sound(lowered, decision, built.grid)
-    draft = plan_record.plan(found, options, source)
-    (text, places), rows = _text(built, decision, lowered, draft, captured)
-    outputs = plan_record.outputs(built.graph, captured.batch.larger if not rows.fixed else None, lowered)
-    hashed = hashlib.sha256(text.encode()).hexdigest()
-    draft = replace(draft, batch=rows, outputs=outputs, evaluation=captured.evaluation, places=places)
-    draft = replace(draft, training=captured.training, evaluates=captured.evaluates)
-    return replace(draft, program_sha256=hashed), text
-
-
-def _check_sound(lowered: steps.Program, decision: priced_problem.Decision, grid: GridShape) -> None:
-    """Raises BrokenCall where a call is unsound under its record."""
-    try:
-        soundness.check(lowered, decision.homes, grid)
-    except soundness.UnsoundProgram as error:
-        if not error.call:
-            raise
-        raise BrokenCall(error.call, f"its record is unsound: {error}") from error
-
-
-def _text(
-    built: priced_problem.Built,
-    decision: priced_problem.Decision,
-    lowered: steps.Program,
-    draft: Plan,
-    captured: Captured,
-) -> tuple[tuple[str, tuple[Place, ...]], BatchPlan]:
-    """The program with its places, for any number of rows where the model allows it, and what it says about its batch."""
-    from autopar.runtime import __all__ as exported
-
-    seconds = {node.name: node.seconds_forward + node.seconds_backward for node in draft.nodes}
-    inside = {node.name: plan_record.exchanged(node) for node in draft.nodes}
-    heading = program.Text(built.graph.name, Path(draft.model.path).name, built.grid, seconds, inside)
-    emit = partial(program.emit, built.graph, decision, lowered, heading, frozenset(exported))
-    batch = captured.batch
-    known = BatchPlan(batch.rows, batch.inputs, batch.fixed, (), batch.sizes)
-    if batch.larger is None:
-        return emit(), known
-    try:
-        one = variant(built.graph, batch.larger, decision.homes)
-        return emit(one), replace(known, filled=plan_record.filled_by_rows(built, decision, one))
-    except Baked as why:
-        return emit(), replace(known, fixed=str(why))
 
 
 def _name_of(model: object) -> str:

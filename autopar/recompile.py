@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
-from autopar.compiler import Compiled, compile
+from autopar.compiler import Compiled, compile_with
 from autopar.errors import PlanError, refusal
 from autopar.ir.plan import ModelSource, Plan
 from autopar.ir.plan_file import load_plan
@@ -24,24 +25,14 @@ def recompile(folder: str | Path) -> Compiled:
     plan = load_plan(folder)
     path = _model_path(plan, folder if folder.is_dir() else folder.parent)
     file = load_model(f"{path}:{plan.model.attribute}")
-    compiled = compile(
+    compiled = compile_with(
+        replace(plan.options, batch_sizes=()),
         file.model,
         file.example_inputs,
         grid=plan.grid,
         machine=plan.machine,
-        memory=plan.options.memory,
-        solver=plan.options.solver,
-        pin=plan.options.pins,
-        ban=plan.options.bans,
-        plan=plan.options.plan,
-        measure=plan.options.measure,
-        recompute=plan.options.recompute,
-        optimizer=plan.options.optimizer,
-        loss=plan.options.loss,
-        outputs=plan.options.outputs,
         name=plan.name,
         source=ModelSource(str(path), file.sha256, file.attribute),
-        time_limit=plan.options.time_limit,
     )
     _check_same(plan, compiled.plan, path, folder)
     return compiled

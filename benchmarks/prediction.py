@@ -34,7 +34,7 @@ from autopar.ir.machine import Machine
 from autopar.ir.units import bytes_text
 from autopar.partitioner.formulation import priced_problem
 from autopar.planning import pins
-from autopar.planning.candidate import outcome
+from autopar.planning.candidate import candidate_of
 from benchmarks.contenders import CONTENDERS
 from benchmarks.jobs import Job
 from benchmarks.models import MODELS, Model, batch, seeded
@@ -113,15 +113,16 @@ class Taken:
 def priced(compiled: Compiled, machine: Machine, measured: bool) -> float:
     """Predicted seconds of a step of this very plan under another profile, with or without measured calls."""
     old, grid = compiled.built, compiled.built.grid
-    wishes = pins.apply(pins.parse(compiled.plan.options.pins, grid), old.graph, grid)
+    annotated = compiled.subject.annotated
+    constraints = pins.apply(pins.parse(compiled.plan.options.pins, grid), annotated, grid)
     built = priced_problem.build(
-        old.graph, grid, machine,
-        limit=None, optimizer="sgd", pins=wishes.calls, asked=wishes.asked, gathered=False,
+        annotated, grid, machine, constraints,
+        limit=None, optimizer="sgd", gathered=False,
         timings=old.timings if measured else UNMEASURED,
     )  # fmt: skip
     assert built.keys == old.keys
     assert built.options == old.options
-    return outcome(built, compiled.solution, compiled.plan.options.optimizer).seconds
+    return candidate_of(built, compiled.solution, compiled.plan.options.optimizer).seconds
 
 
 def prepare(model: Model, machine: Machine, small: bool, place: Path, log: Console) -> dict[str, Compiled]:

@@ -41,6 +41,14 @@ class Text:
     inside: Mapping[str, tuple[float, float, float]]  # bytes forward, bytes back and seconds exchanged inside a call
 
 
+@dataclass(frozen=True, slots=True)
+class Emitted:
+    """A program's text, and where in it the steps are."""
+
+    text: str
+    places: tuple[Place, ...]
+
+
 def emit(
     graph: Graph,
     decision: Decision,
@@ -48,8 +56,8 @@ def emit(
     text: Text,
     exported: frozenset[str],
     variant: Variant | None = None,
-) -> tuple[str, tuple[Place, ...]]:
-    """The program's source, and where in it the steps are. `exported` are the names that `autopar.runtime` offers.
+) -> Emitted:
+    """The program. `exported` are the names that `autopar.runtime` offers.
 
     With a `variant` it runs with any number of rows. Raises Baked where it cannot.
     """
@@ -68,7 +76,8 @@ def emit(
     outputs = {path: held.layouts for (path, _), held in zip(graph.outputs, program.outputs, strict=True)}
     tables = "\n".join([*_own(own), layout_tables(graph, decision.homes, outputs)])
     head = [f'"""{_title(text)}"""\n', _imports(f"{tables}\n{code}", exported), "", _grid(text.grid, axes), tables]
-    return "\n".join(head) + "\n\n\n" + code + "\n", tuple(place for _, places in written for place in places)
+    source = "\n".join(head) + "\n\n\n" + code + "\n"
+    return Emitted(source, tuple(place for _, places in written for place in places))
 
 
 _OWN = (

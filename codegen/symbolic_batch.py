@@ -16,8 +16,8 @@ from dataclasses import dataclass, fields, replace
 from autopar.costmodel.redistribution import Conversion
 from autopar.ir.graph import Argument, Graph, Node
 from autopar.ir.layout import Layout, Layouts, Shard
-from autopar.ops.lookup import call_of, rule_of
-from autopar.ops.record.rule import Call, Choice, Rule
+from autopar.ops.annotated import AnnotatedCall, AnnotatedGraph
+from autopar.ops.record.rule import Choice, Rule
 from autopar.partitioner.formulation.dim_factors import Granule, Granules, of_letters, propagate
 from autopar.partitioner.formulation.strategies import Described, Strategy
 
@@ -37,12 +37,13 @@ class Variant:
     rows: int
     other: int
     inputs: tuple[str, ...]
-    calls: Mapping[str, tuple[Call, Rule]]
+    calls: Mapping[str, AnnotatedCall]
     granules: Granules
 
 
-def variant(graph: Graph, other: Graph, homes: Mapping[str, Layouts]) -> Variant:
-    """What `other`, the graph of the same model with more rows, says. Raises Baked where it is another computation."""
+def variant(annotated: AnnotatedGraph, larger: AnnotatedGraph, homes: Mapping[str, Layouts]) -> Variant:
+    """What `larger`, the graph of the same model with more rows, says. Raises Baked where it is another computation."""
+    graph, other = annotated.graph, larger.graph
     pairs = [
         (graph.values[one.value], other.values[two.value]) for one, two in zip(graph.inputs, other.inputs, strict=True)
     ]
@@ -54,9 +55,8 @@ def variant(graph: Graph, other: Graph, homes: Mapping[str, Layouts]) -> Variant
         raise Baked("with another number of rows, forward makes other calls")
     for one, two in zip(graph.nodes, other.nodes, strict=True):
         _same_node(one, two, rows, more)
-    calls = {node.name: (call_of(other, node), rule_of(other, node)) for node in other.nodes}
-    for node in graph.nodes:
-        _same_rule(rule_of(graph, node), calls[node.name][1], node)
+    for name, call in annotated.calls.items():
+        _same_rule(call.rule, larger.calls[name].rule, call.node)
     for path, value in graph.outputs:
         shapes = zip(graph.values[value].shape, other.values[value].shape, strict=True)
         if any(one != two and one * more != two * rows for one, two in shapes):
@@ -66,7 +66,7 @@ def variant(graph: Graph, other: Graph, homes: Mapping[str, Layouts]) -> Variant
         for layout in homes[item.value]:
             if isinstance(layout, Shard) and item.value in grown and (layout.blocks, layout.unit) != (1, 1):
                 raise Baked(f"input {item.name} is cut inside its rows")
-    return Variant(graph, other, rows, more, names, calls, propagate(other, calls))
+    return Variant(graph, other, rows, more, names, larger.calls, propagate(larger))
 
 
 def _same_values(graph: Graph, other: Graph, rows: int, more: int) -> None:
@@ -112,8 +112,8 @@ def _same_rule(one: Rule, two: Rule, node: Node) -> None:
 
 def run_for(variant: Variant, item: Described, strategy: Strategy) -> tuple[Described, Strategy]:
     """The same call under the same strategy in the variant's graph."""
-    call, rule = variant.calls[item.node.name]
-    known = of_letters(variant.granules, call, rule)
+    other = variant.calls[item.node.name]
+    rule, known = other.rule, of_letters(variant.granules, other)
 
     def choice_for(choice: Choice) -> Choice:
         if choice.mode != "split":
@@ -122,7 +122,7 @@ def run_for(variant: Variant, item: Described, strategy: Strategy) -> tuple[Desc
         blocks, unit = _reading(variant, extents, (choice.blocks, choice.unit), known.get(choice.letter, ()))
         return replace(choice, blocks=blocks, unit=unit)
 
-    return replace(item, node=call.node, call=call, rule=rule), tuple(map(choice_for, strategy))
+    return replace(item, node=other.node, call=other.call, rule=rule), tuple(map(choice_for, strategy))
 
 
 def conversion_for(variant: Variant, value: str, conversion: Conversion) -> Conversion:

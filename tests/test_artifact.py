@@ -18,9 +18,10 @@ from autopar import artifact as folders
 from autopar.costmodel.memory import Held
 from autopar.errors import ConfigError, PlanError
 from autopar.ir.plan_file import from_json, to_json
-from autopar.planning.candidate import outcome
+from autopar.planning.candidate import candidate_of
 from autopar.planning.infeasibility import no_plan
 from autopar.planning.memory_limit import Fitted
+from autopar.planning.request import Request
 from autopar.recompile import recompile
 
 CPU = Path(autopar.__file__).parents[1] / "configs" / "machines" / "cpu.toml"
@@ -313,11 +314,12 @@ def test_names_that_would_break_the_program_text(tmp_path):
 def test_reasons_for_no_plan(compiled, limit, least, said, fix):
     missed = None
     if least is not None:
-        found = outcome(compiled.built, compiled.solution, "adamw")
+        found = candidate_of(compiled.built, compiled.solution, "adamw")
         held = replace(found.held, held=(Held("all", 0, 1, least, "parameters"),))
         missed = Fitted(None, replace(found, held=held), hurried="time" in fix)
-    given = (compiled.graph, compiled.built.grid, limit, missed, compiled.plan.options)
-    text = str(no_plan(*given, lambda options: 0.0))
+    options = replace(compiled.plan.options, memory=limit)
+    request = Request(compiled.subject.annotated, compiled.built.grid, compiled.plan.machine, options)
+    text = str(no_plan(request, missed, ()))
     assert fix in text.partition("\n  fix: ")[2]
     assert said in text
     assert "\n  fix: " in text

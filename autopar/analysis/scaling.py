@@ -211,12 +211,14 @@ def _with_rows(base: Compiled, rows: int) -> Compiled:
     """The model captured anew with another number of rows."""
     from autopar.capture import capture
     from autopar.model_file import load
+    from autopar.ops.annotated import annotate
 
     source, options = base.plan.model, base.plan.options
     file = load(f"{source.path}:{source.attribute}")
     inputs = _grown(file.example_inputs(), rows)
     captured = capture(file.model, inputs, name=base.plan.name, loss=options.loss, outputs=options.outputs)
-    return replace(base, graph=captured.graph, captured=captured)
+    annotated = annotate(captured.graph, captured.batch.larger)
+    return replace(base, subject=replace(base.subject, captured=captured, annotated=annotated))
 
 
 def _grown(examples: Inputs, rows: int) -> Inputs:

@@ -19,21 +19,17 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 from autopar.errors import ConfigError, nearest, refusal
 from autopar.ir.graph import Graph
 from autopar.ir.grid import GridShape
 from autopar.ir.layout import Layout, Shard
+from autopar.ops.annotated import AnnotatedGraph
 from autopar.ops.record.rule import Choice, whole_choice
-from autopar.partitioner.formulation import constraints
+from autopar.partitioner.formulation.constraints import Constraints, constrained
 from autopar.partitioner.formulation.merged_axes import many
 from autopar.partitioner.formulation.mixed_choices import MOST
-from autopar.partitioner.formulation.strategies import Described, Strategy, describe
-from autopar.planning.pins import Wishes
-
-if TYPE_CHECKING:
-    from autopar.capture import Captured
+from autopar.partitioner.formulation.strategies import Described, Strategy
 
 FREE = "auto"
 _WEIGHTED = ("matmul", "conv")
@@ -105,26 +101,26 @@ class _Trail:
         ]
 
 
-def narrowed(name: str, captured: Captured, grid: GridShape, wishes: Wishes) -> Wishes:
-    """What is asked for, with what a baseline narrows the choice to.
+def narrowed(name: str, annotated: AnnotatedGraph, grid: GridShape, constraints: Constraints) -> Constraints:
+    """The constraints, with what a baseline narrows the choice to.
 
     Raises ConfigError for an unknown name, and NotApplicable where the baseline says nothing about this model or grid.
     """
     check(name)
-    graph, baseline = captured.graph, BASELINES[name]
+    graph, larger, baseline = annotated.graph, annotated.larger, BASELINES[name]
     some: dict[str, tuple[Strategy, ...]] | None = {} if many(grid) else None
-    described = constraints.narrowed(describe(graph, grid, wishes.calls, some), wishes.asked, grid)
-    scene = Scene(graph, grid, described, _rows(graph, captured.batch.larger), _weights(graph))
+    described = constrained(annotated, grid, replace(constraints, bases=some))
+    scene = Scene(graph, grid, described, _rows(graph, larger.graph if larger else None), _weights(graph))
     if not scene.axes:
         raise _inapplicable(scene, baseline, "a single rank has nothing to split")
     wanted = baseline.wants(scene)
     if some is not None:
         some = {name: _combined(scene, name, wanted) for name in described}
-        described = constraints.narrowed(describe(graph, grid, wishes.calls, some), wishes.asked, grid)
+        described = constrained(annotated, grid, replace(constraints, bases=some))
     only = {item.node.name: kept for item in described.values() if (kept := _kept(item, wanted))}
     trained = frozenset(item.value for item in graph.parameters if item.kind == "parameter")
     stored = trained if baseline.stored else frozenset()
-    return replace(wishes, asked=replace(wishes.asked, only=only, stored=stored, bases=some))
+    return replace(constraints, only=only, stored=stored, bases=some)
 
 
 def check(name: str) -> None:

@@ -25,7 +25,7 @@ from autopar.partitioner.problem import Solution
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Candidate:
     """A solution of a problem, and what follows from it.
 
     held        what a rank holds, and when
@@ -60,7 +60,7 @@ class Outcome:
         return self.compute + self.communication + self.gradients + self.parts.update
 
 
-def outcome(built: Built, solution: Solution, optimizer: str, held: Footprint | None = None) -> Outcome:
+def candidate_of(built: Built, solution: Solution, optimizer: str, held: Footprint | None = None) -> Candidate:
     """Carry out a solution on paper. `held` stands for what a rank holds, where nobody is going to ask."""
     decision = decide(built, solution.choice)
     program = lower(built, decision)
@@ -79,7 +79,7 @@ def outcome(built: Built, solution: Solution, optimizer: str, held: Footprint | 
     gradients = float(simulate(listed, watch=()).exposed[0])
     waited = max(0.0, gradients - sum(task.seconds for task in sums))
     held = held or footprint(built, decision, program, optimizer)
-    return Outcome(built, solution, decision, program, parts, held, gradients, waited)
+    return Candidate(built, solution, decision, program, parts, held, gradients, waited)
 
 
 def _parameters(graph: Graph, decision: Decision) -> tuple[TensorPlan, ...]:

@@ -9,23 +9,30 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from autopar.errors import AutoparError, ConfigError, InfeasiblePlan, refusal
 from autopar.ir.grid import GridShape
 from autopar.ir.machine import Machine
-
-if TYPE_CHECKING:
-    from autopar.compiler import Compiled
-    from autopar.ir.plan import Options
+from autopar.ir.plan import Options, Plan
 
 AUTO = "auto"
 AXES = 3
 MOST = 24
 """Candidates that are tried; where there are more, those of fewer axes, then of more even sizes."""
 _EQUAL = 1e-9
+
+
+class Planned(Protocol):
+    """Whatever has a plan: a compiled model."""
+
+    @property
+    def plan(self) -> Plan: ...  # noqa: D102 (the class says it)
+
+
+AnyPlanned = TypeVar("AnyPlanned", bound=Planned)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,19 +97,21 @@ def _sizes(ranks: int, count: int) -> Iterator[tuple[int, ...]]:
             yield from ((first, *rest) for rest in _sizes(ranks // first, count - 1))
 
 
-def search(ranks: int, machine: Machine, options: Options, plan: Callable[[GridShape, Options], Compiled]) -> Compiled:
-    """Plan every candidate, each with an equal share of the time limit, and return the one whose step is predicted shortest.
+def search(
+    ranks: int, machine: Machine, options: Options, compile: Callable[[GridShape, Options], AnyPlanned]
+) -> tuple[AnyPlanned, tuple[Tried, ...]]:
+    """Compile for every candidate, each with an equal share of the time limit; the one of the shortest predicted step, and all.
 
-    Of equal ones that with fewer axes. Raises InfeasiblePlan or ConfigError, with all grids, where none has a plan.
+    Of equal ones it is that with fewer axes. Raises InfeasiblePlan or ConfigError, with all grids, where none has a plan.
     """
     shapes = candidates(ranks, machine) or (GridShape.parse("1"),)
     share = replace(options, time_limit=options.time_limit / len(shapes))
-    best: Compiled | None = None
+    best: AnyPlanned | None = None
     tried: list[Tried] = []
     kinds: set[bool] = set()
     for shape in shapes:
         try:
-            one = plan(shape, share)
+            one = compile(shape, share)
         except (InfeasiblePlan, ConfigError) as error:
             kinds.add(isinstance(error, InfeasiblePlan))
             tried.append(Tried(str(shape), refused=_short(error)))
@@ -113,7 +122,7 @@ def search(ranks: int, machine: Machine, options: Options, plan: Callable[[GridS
             best = one
     if best is None:
         raise _none(ranks, tried, memory=kinds == {True})
-    return replace(best, plan=replace(best.plan, options=options), grids=tuple(tried))
+    return best, tuple(tried)
 
 
 def _short(error: AutoparError) -> str:

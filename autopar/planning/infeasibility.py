@@ -9,47 +9,30 @@ a baseline  counts like a pin
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from autopar.costmodel import memory
-from autopar.errors import ConfigError, InfeasiblePlan, refusal
-from autopar.ir.graph import Graph
-from autopar.ir.grid import GridShape
+from autopar.errors import InfeasiblePlan, refusal
 from autopar.ir.plan import Options
 from autopar.ir.units import bytes_precisely
-from autopar.partitioner.problem import NoChoice
 from autopar.planning.memory_limit import Fitted
+from autopar.planning.request import Request
 
 _TRIALS = 8
 """Pins and bans that are taken away one by one to see whether they bind."""
 
-Again = Callable[[Options], float]
-"""The least peak found, or any within the limit, under other pins and bans; raises NoChoice where there is no plan at all."""
-
 
 @dataclass(frozen=True, slots=True)
-class _Trial:
-    """What could be taken away, and the least peak without it (0 where any limit does, infinite where none)."""
+class Relaxed:
+    """What could be taken away, and the least peak without it (0 where any limit does, infinite where there is no plan)."""
 
     what: str
     peak: float
 
 
-def no_plan(
-    graph: Graph, grid: GridShape, limit: float, missed: Fitted | None, options: Options, again: Again
-) -> InfeasiblePlan:
-    """Why no plan fits: by how much the limit is missed, what binds, and what would help."""
-    where = f"{graph.name} on grid {grid}"
-    trials = list(_trials(options, again))
-    if missed is None:
-        return _impossible(where, limit, trials)
-    freer = [one for one in trials if one.peak < missed.least.held.peak]
-    return _over_memory(graph, where, limit, missed, options, freer)
-
-
-def _trials(options: Options, again: Again) -> Iterator[_Trial]:
-    """The least peak without each pin, ban and baseline, and without all of them."""
+def relaxations(options: Options) -> list[tuple[str, Options]]:
+    """The options without each pin, ban and fixed plan, and without all of them; with what is taken away in words."""
     others = [
         (f"pin {text!r}", replace(options, pins=(*options.pins[:i], *options.pins[i + 1 :])))
         for i, text in enumerate(options.pins)
@@ -61,21 +44,22 @@ def _trials(options: Options, again: Again) -> Iterator[_Trial]:
     others += [(f"plan {options.plan!r}", replace(options, plan="auto"))] if options.plan != "auto" else []
     if len(others) > 1:
         others = [*others[:_TRIALS], ("all of them", replace(options, pins=(), bans=(), plan="auto"))]
-    for what, asked in others:
-        yield _Trial(what, _least(again, asked))
+    return others
 
 
-def _least(again: Again, options: Options) -> float:
-    try:
-        return again(options)
-    except (NoChoice, ConfigError):
-        return math.inf
+def no_plan(request: Request, missed: Fitted | None, relaxed: Sequence[Relaxed]) -> InfeasiblePlan:
+    """Why no plan fits: by how much the limit is missed, what binds, and what would help."""
+    where = f"{request.graph.name} on grid {request.grid}"
+    if missed is None:
+        return _impossible(where, request.limit, relaxed)
+    freer = [one for one in relaxed if one.peak < missed.least.held.peak]
+    return _over_memory(request, where, missed, freer)
 
 
-def _impossible(where: str, limit: float, trials: list[_Trial]) -> InfeasiblePlan:
-    helpful = [one for one in trials if math.isfinite(one.peak)]
+def _impossible(where: str, limit: float, relaxed: Sequence[Relaxed]) -> InfeasiblePlan:
+    helpful = [one for one in relaxed if math.isfinite(one.peak)]
     lines = [_without(one, limit) for one in helpful]
-    if not trials:
+    if not relaxed:
         rule, fix = "neighbouring calls must be able to hand tensors to each other", "use a smaller grid"
         return InfeasiblePlan(refusal(where, "no choice of splits is possible", rule, fix=fix))
     rule = "with what is pinned and banned, neighbouring calls can still hand tensors to each other"
@@ -83,9 +67,8 @@ def _impossible(where: str, limit: float, trials: list[_Trial]) -> InfeasiblePla
     return InfeasiblePlan(refusal(where, "the pins and bans leave no choice of splits", rule, lines, fix))
 
 
-def _over_memory(
-    graph: Graph, where: str, limit: float, missed: Fitted, options: Options, freer: list[_Trial]
-) -> InfeasiblePlan:
+def _over_memory(request: Request, where: str, missed: Fitted, freer: list[Relaxed]) -> InfeasiblePlan:
+    graph, limit, options = request.graph, request.limit, request.options
     held, state = missed.least.held, memory.optimizer_copies(options.optimizer)
     least = held.peak
     trained = sum(graph.values[item.value].nbytes for item in graph.parameters if item.kind == "parameter")
@@ -112,7 +95,7 @@ def _over_memory(
     )
 
 
-def _without(one: _Trial, limit: float) -> str:
+def _without(one: Relaxed, limit: float) -> str:
     """What taking something away would change."""
     if one.peak <= limit:
         return f"without {one.what} a plan fits"

@@ -9,18 +9,20 @@ which do not depend on the limit that is asked for. Costs rise from rung to rung
 peak should fit if transients stay as they are, goes down until one fits, or up while one does, and halves the distance to the
 rung above a few times. It gives up only when all rungs are too high, and some limits beside the one with the least peak as well:
 that peak is then the nearest limit that works, for with it the search comes to that plan, or finds one before it.
+
+`next_limit` and `look_closer` look at what has been tried and say which limit to try next, or what the search has come to: they
+run the search over from its start, and stop where it comes to a limit that has not been tried.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
-from autopar.partitioner.formulation.priced_problem import Built
 from autopar.partitioner.problem import NoChoice
-from autopar.planning.candidate import Outcome
+from autopar.planning.candidate import Candidate
 
 _RATIO = 0.8
 _HALVES = 3
@@ -28,66 +30,105 @@ _CLOSER = 2
 _EQUAL = 1e-3
 """Share of its cost by which a plan may be cheaper than another, and nobody looks for one between them."""
 
-Carry = Callable[[Built], Outcome]
-"""Solves a problem within its limit and carries the solution out on paper; raises NoChoice."""
+Trials = Mapping[float | None, Candidate | NoChoice]
+"""Limits for the solver (None: none), and what it came to under each."""
+
+
+@dataclass(frozen=True, slots=True)
+class NextLimit:
+    """A limit for the solver that is to be tried, in bytes kept from call to call; None for no limit."""
+
+    limit: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """What a search came to: the cheapest outcome found whose peak fits, None where none does; and the one with the least peak.
+    """What a search came to: the cheapest candidate whose peak fits, None where none does; and the one with the least peak.
 
-    `hurried` where the solver's time was up before it knew of a limit whether anything meets it. `closer` looks beside the least
-    peak for a lower one.
+    `hurried` where the solver's time was up before it knew of a limit whether anything meets it. `tried` are the limits beside
+    which `look_closer` may find a lower peak than the least; empty where there are none.
     """
 
-    best: Outcome | None
-    least: Outcome
+    best: Candidate | None
+    least: Candidate
     hurried: bool = False
-    closer: Callable[[], Fitted] | None = None
+    tried: Trials = field(default_factory=dict)
 
 
-def fitted(built: Built, limit: float, carry: Carry, below: float = math.inf) -> Fitted | None:
-    """The cheapest plan whose peak meets the limit; None where no plan of this problem costs less than `below`.
+class _Untried(Exception):
+    """The search has come to a limit that has not been tried."""
+
+    def __init__(self, limit: float | None) -> None:
+        super().__init__(limit)
+        self.limit = limit
+
+
+def next_limit(tried: Trials, limit: float, below: float = math.inf) -> NextLimit | Fitted | None:
+    """The next limit to try, or the cheapest plan whose peak meets `limit`; None where no plan costs less than `below`.
 
     Raises NoChoice where there is no plan at any limit.
     """
-    top = carry(_limited(built, None))
+    return _replayed(lambda: _fitted(tried, limit, below))
+
+
+def look_closer(tried: Trials, limit: float) -> NextLimit | Fitted:
+    """The next limit to try beside the least peak, or the lowest peak that is found there; for a search that none fits."""
+
+    def lowest() -> Fitted:
+        ladder = _Ladder(tried)
+        ladder.first(limit)
+        candidate = ladder.lowest()
+        return Fitted(candidate if candidate.held.peak <= limit else None, candidate, ladder.hurried)
+
+    found = _replayed(lowest)
+    assert found is not None
+    return found
+
+
+def _replayed(search: Callable[[], Fitted | None]) -> NextLimit | Fitted | None:
+    try:
+        return search()
+    except _Untried as untried:
+        return NextLimit(untried.limit)
+
+
+def _fitted(tried: Trials, limit: float, below: float) -> Fitted | None:
+    ladder = _Ladder(tried)
+    top = ladder.top
     if top.solution.bound >= below:
         return None
     if top.held.peak <= limit:
         return Fitted(top, top)
     if top.solution.peak <= 0:
         return Fitted(None, top)
-    ladder = _Ladder(built, carry, top)
     rung = ladder.first(limit)
     if rung is not None:
         best = ladder.between(rung, limit)
         return Fitted(best, best)
-
-    def closer() -> Fitted:
-        lowest = ladder.lowest()
-        return Fitted(lowest if lowest.held.peak <= limit else None, lowest, ladder.hurried)
-
-    return Fitted(None, min(ladder.outcomes(), key=lambda one: one.held.peak), ladder.hurried, closer)
+    return Fitted(None, min(ladder.candidates(), key=lambda one: one.held.peak), ladder.hurried, tried)
 
 
-def _limited(built: Built, limit: float | None) -> Built:
-    return replace(built, problem=replace(built.problem, limit=limit))
-
-
-@dataclass(slots=True)
 class _Ladder:
-    """The rungs that were looked at; `last` is the lowest once it is known, and `least` what is kept there."""
+    """The rungs that the search has come to; `last` is the lowest once it is known, and `least` what is kept there."""
 
-    built: Built
-    carry: Carry
-    top: Outcome
-    known: dict[int, Outcome | None] = field(default_factory=dict)
-    last: int | None = None
-    least: float = 0.0
-    hurried: bool = False
+    def __init__(self, tried: Trials) -> None:
+        self.tried = tried
+        self.top = self.solved(None)
+        self.known: dict[int, Candidate | None] = {}
+        self.last: int | None = None
+        self.least = 0.0
+        self.hurried = False
 
-    def outcomes(self) -> list[Outcome]:
+    def solved(self, limit: float | None) -> Candidate:
+        """What the solver came to under a limit. Raises NoChoice where that is nothing."""
+        if limit not in self.tried:
+            raise _Untried(limit)
+        candidate = self.tried[limit]
+        if isinstance(candidate, NoChoice):
+            raise candidate
+        return candidate
+
+    def candidates(self) -> list[Candidate]:
         """Everything that was found."""
         return [self.top, *filter(None, self.known.values())]
 
@@ -95,7 +136,7 @@ class _Ladder:
         """The solver's limit there."""
         return max(self.top.solution.peak * _RATIO**rung, self.least)
 
-    def at(self, rung: int) -> Outcome | None:
+    def at(self, rung: int) -> Candidate | None:
         """What a rung leads to; None below the last one, and where the solver found nothing in time."""
         if rung == 0:
             return self.top
@@ -103,7 +144,7 @@ class _Ladder:
             return None
         if rung not in self.known:
             try:
-                self.known[rung] = self.carry(_limited(self.built, self.height(rung)))
+                self.known[rung] = self.solved(self.height(rung))
             except NoChoice as error:
                 if self.last is None:
                     self.end(rung, error)
@@ -150,7 +191,7 @@ class _Ladder:
         wanted = max(limit + kept - self.top.held.peak, kept * _RATIO**40)
         return max(1, math.ceil(math.log(wanted / kept) / math.log(_RATIO)))
 
-    def between(self, rung: int, limit: float) -> Outcome:
+    def between(self, rung: int, limit: float) -> Candidate:
         """A cheaper one that fits, between a rung that does and the one above, which does not."""
         best, above = self.at(rung), self.at(rung - 1)
         assert best is not None
@@ -159,14 +200,14 @@ class _Ladder:
             if above is not None and above.solution.cost >= best.solution.cost * (1 - _EQUAL):
                 break
             middle = (low + high) / 2
-            one = self.carry(_limited(self.built, middle))
+            one = self.solved(middle)
             if one.held.peak <= limit:
                 best, low = one, middle
             else:
                 above, high = one, middle
         return best
 
-    def lowest(self) -> Outcome:
+    def lowest(self) -> Candidate:
         """The least peak on all rungs, and half way and a quarter of the way from there to the rungs beside it."""
         found = {self.height(rung): one for rung, one in self.known.items() if one is not None} | {math.inf: self.top}
         for _ in range(_CLOSER):
@@ -175,7 +216,7 @@ class _Ladder:
             for low, high in itertools.pairwise(heights[max(at - 1, 0) : at + 2]):
                 middle = (low + min(high, self.top.solution.peak)) / 2
                 try:
-                    found[middle] = self.carry(_limited(self.built, middle))
+                    found[middle] = self.solved(middle)
                 except NoChoice:
                     self.hurried = True
         return min(found.values(), key=lambda one: (one.held.peak, one.solution.cost))

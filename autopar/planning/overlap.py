@@ -14,28 +14,24 @@ Networks 10, 1980). Of all plans on the way, the one whose step is shortest by i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import cast
 
 import numpy as np
 
 from autopar.costmodel.compute import parameter_seconds
-from autopar.errors import InfeasiblePlan
 from autopar.ir.graph import Value
 from autopar.ir.layout import Layouts
 from autopar.ir.machine import Machine
 from autopar.partitioner.formulation.priced_problem import Built
 from autopar.partitioner.problem import Array, evaluate
-from autopar.planning.candidate import Outcome
+from autopar.planning.candidate import Candidate
 
 _CLEARLY = 0.01
 """Share of a step below which nobody minds what is waited for: no other plan could save more than that."""
 _ROUNDS = 3
 """How often sums are priced again at most."""
-
-Seek = Callable[[float], Outcome]
-"""The best plan where this share of what the machine hides is waited for."""
 
 
 def as_if(machine: Machine, unhidden: float) -> Machine:
@@ -75,41 +71,39 @@ def cost(built: Built, choice: Sequence[int], unhidden: float) -> float:
     return evaluate(priced(built, unhidden).problem, choice)[0]
 
 
-def shortest(seek: Seek, tell: Callable[[float, float], None] = lambda share, change: None) -> Outcome:
-    """The plan whose step is shortest by its timeline, of those that are best under some price of gradient sums.
-
-    `tell` is told each share that sums were priced with again, and by which share of the step the best one so far became shorter.
-    Raises InfeasiblePlan where there is no plan at all.
-    """
-    best = less = seek(0.0)
-    if not _waits(best):
-        return best
-    more: Outcome | None = None
-    share = 1.0
-    for _ in range(_ROUNDS):
-        try:
-            found = seek(share)
-        except InfeasiblePlan:  # a matter of the solver's time, since prices do not change what fits
-            break
-        tell(share, 1 - found.seconds / best.seconds)
-        best = found if found.seconds <= best.seconds else best
-        if any(other is not None and found.decision == other.decision for other in (less, more)):
-            break
-        if _waits(found) and share == 1.0:  # no price makes more of what waits
-            break
-        less, more = (found, more) if _waits(found) else (less, found)
-        assert more is not None, "the first share is 1, and its plan either ends the search or waits for nothing"
-        share = _crossing(less, more)
-        if not 0 < share < 1:
-            break
-    return best
+def next_share(tried: Sequence[tuple[float, Candidate]]) -> float | None:
+    """The share to price sums with next, after those that were tried; None where no other could make the step shorter."""
+    if not tried:
+        return 0.0
+    (_, less), *others = tried
+    more: Candidate | None = None
+    if len(others) >= _ROUNDS or not _waits(less):
+        return None
+    if not others:
+        return 1.0
+    for _, candidate in others[:-1]:
+        less, more = (candidate, more) if _waits(candidate) else (less, candidate)
+    share, last = others[-1]
+    if any(other is not None and last.decision == other.decision for other in (less, more)):
+        return None
+    if _waits(last) and share == 1.0:  # no price makes more of what waits
+        return None
+    less, more = (last, more) if _waits(last) else (less, last)
+    assert more is not None, "the first share is 1, and its plan either ends the search or waits for nothing"
+    share = _crossing(less, more)
+    return share if 0 < share < 1 else None
 
 
-def _waits(one: Outcome) -> bool:
+def shortest(tried: Sequence[tuple[float, Candidate]]) -> Candidate:
+    """The candidate whose step is shortest by its timeline; of equal ones the last."""
+    return min((candidate for _, candidate in reversed(tried)), key=lambda candidate: candidate.seconds)
+
+
+def _waits(one: Candidate) -> bool:
     return one.waited > _CLEARLY * one.seconds
 
 
-def _crossing(less: Outcome, more: Outcome) -> float:
+def _crossing(less: Candidate, more: Candidate) -> float:
     """The share at which two plans cost the same; `more` spends more on everything but sums."""
     (a, a_all), (b, b_all) = (
         [cost(one.built, one.solution.choice, share) for share in (0.0, 1.0)] for one in (less, more)

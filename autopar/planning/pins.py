@@ -12,13 +12,12 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from autopar.errors import ConfigError, nearest, refusal
-from autopar.ir.graph import Graph, Node
+from autopar.ir.graph import Graph
 from autopar.ir.grid import GridShape
-from autopar.ops.lookup import call_of, record_of_call
-from autopar.ops.record.op import Op
-from autopar.ops.record.rule import Rule
+from autopar.ir.plan import Options
+from autopar.ops.annotated import AnnotatedCall, AnnotatedGraph
 from autopar.partitioner.formulation.choice_patterns import MODES, within
-from autopar.partitioner.formulation.constraints import Asked
+from autopar.partitioner.formulation.constraints import Constraints
 
 _EXAMPLE = "write e.g. '*.c_fc: n@axis0'"
 _SHARDS = "shard"
@@ -43,21 +42,18 @@ class Pin:
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
-    """Pins of calls as the strategies take them, and everything else that is asked for."""
-
-    calls: Mapping[str, Mapping[int, str]]
-    asked: Asked
-
-
-@dataclass(frozen=True, slots=True)
-class _Wish:
-    """What one pin or ban says of one call or tensor on one axis."""
+class _Match:
+    """One call or tensor that a pin or ban is about, on one axis."""
 
     kind: str  # "node" or "home"
     name: str
     axis: int
     pin: Pin
+
+
+def of(options: Options, grid: GridShape) -> tuple[Pin, ...]:
+    """The pins and bans of a compilation. Raises ConfigError for bad syntax or an unknown axis."""
+    return (*parse(options.pins, grid), *parse(options.bans, grid, ban=True))
 
 
 def parse(texts: Sequence[str], grid: GridShape, *, ban: bool = False) -> tuple[Pin, ...]:
@@ -79,51 +75,49 @@ def _parse(text: str, grid: GridShape, *, ban: bool) -> Pin:
     return Pin(pattern.strip(), " ".join(word.split()), axes, ban)
 
 
-def apply(pins: Sequence[Pin], graph: Graph, grid: GridShape) -> Wishes:
+def apply(pins: Sequence[Pin], annotated: AnnotatedGraph, grid: GridShape) -> Constraints:
     """What calls and tensors must and must not do. Raises ConfigError where a pin matches nothing, or contradicts another."""
-    if not pins:
-        return Wishes({}, Asked())
-    known = {node.name: record_of_call(call_of(graph, node)) for node in graph.nodes}
-    wishes = [
-        _Wish(kind, name, axis, pin) for pin in pins for kind, name in _targets(pin, graph, known) for axis in pin.axes
+    matches = [
+        _Match(kind, name, axis, pin) for pin in pins for kind, name in _targets(pin, annotated) for axis in pin.axes
     ]
-    _check(wishes, grid)
+    _check(matches, grid)
     calls: dict[str, dict[int, str]] = {}
-    for wish in wishes:
-        if wish.kind == "node" and not wish.pin.ban:
-            pinned = calls.setdefault(wish.name, {})
-            pinned[wish.axis] = _narrower(wish.pin.word, pinned.get(wish.axis, wish.pin.word))
+    for match in matches:
+        if match.kind == "node" and not match.pin.ban:
+            pinned = calls.setdefault(match.name, {})
+            pinned[match.axis] = _narrower(match.pin.word, pinned.get(match.axis, match.pin.word))
     bans, homes, unhomes = (
-        _table(wishes, kind, ban=ban) for kind, ban in (("node", True), ("home", False), ("home", True))
+        _table(matches, kind, ban=ban) for kind, ban in (("node", True), ("home", False), ("home", True))
     )
-    return Wishes(calls, Asked(bans=bans, homes=homes, unhomes=unhomes))
+    return Constraints(pins=calls, bans=bans, homes=homes, unhomes=unhomes)
 
 
-def stored(wishes: Wishes, graph: Graph, layouts: Mapping[str, Sequence[str]]) -> Wishes:
+def stored(constraints: Constraints, graph: Graph, layouts: Mapping[str, Sequence[str]]) -> Constraints:
     """With these parameters lying so, whatever else was asked for them."""
     homes = {
         item.value: {axis: (word,) for axis, word in enumerate(layouts[item.name])}
         for item in graph.parameters
         if item.name in layouts
     }
-    return replace(wishes, asked=replace(wishes.asked, homes={**wishes.asked.homes, **homes}))
+    return replace(constraints, homes={**constraints.homes, **homes})
 
 
 def _narrower(one: str, other: str) -> str:
     return one if within(one, other) else other
 
 
-def _table(wishes: Sequence[_Wish], kind: str, *, ban: bool) -> dict[str, dict[int, tuple[str, ...]]]:
+def _table(matches: Sequence[_Match], kind: str, *, ban: bool) -> dict[str, dict[int, tuple[str, ...]]]:
     found: dict[str, dict[int, tuple[str, ...]]] = {}
-    for wish in wishes:
-        if (wish.kind, wish.pin.ban) == (kind, ban):
-            words = found.setdefault(wish.name, {})
-            words[wish.axis] = tuple(dict.fromkeys((*words.get(wish.axis, ()), wish.pin.word)))
+    for match in matches:
+        if (match.kind, match.pin.ban) == (kind, ban):
+            words = found.setdefault(match.name, {})
+            words[match.axis] = tuple(dict.fromkeys((*words.get(match.axis, ()), match.pin.word)))
     return found
 
 
-def _targets(pin: Pin, graph: Graph, known: Mapping[str, tuple[Op, Rule]]) -> list[tuple[str, str]]:
+def _targets(pin: Pin, annotated: AnnotatedGraph) -> list[tuple[str, str]]:
     """The calls or tensors that a pin is about. Raises ConfigError for none."""
+    graph = annotated.graph
     matched = [node for node in graph.nodes if _fits(pin, node.module, node.name)]
     tensors = [value for names, value in _tensors(graph) if _fits(pin, *names)]
     if within(pin.word, _SHARDS) or (tensors and not matched and pin.word in MODES):
@@ -133,9 +127,9 @@ def _targets(pin: Pin, graph: Graph, known: Mapping[str, tuple[Op, Rule]]) -> li
     if not matched:
         names = [name for node in graph.nodes for name in (node.module, node.name) if name]
         raise _unmatched(pin, names, "module or call")
-    able = [node.name for node in matched if pin.word in (*known[node.name][1].letters, *MODES)]
+    able = [node.name for node in matched if pin.word in (*annotated.calls[node.name].rule.letters, *MODES)]
     if not able:
-        raise _unable(pin, matched, known)
+        raise _unable(pin, [annotated.calls[node.name] for node in matched])
     return [("node", name) for name in able]
 
 
@@ -149,11 +143,11 @@ def _fits(pin: Pin, *names: str) -> bool:
     return any(fnmatchcase(name, pin.pattern) for name in names)
 
 
-def _check(wishes: Sequence[_Wish], grid: GridShape) -> None:
-    """Raise ConfigError, with all of them, where wishes for one call or tensor on one axis exclude each other."""
+def _check(matches: Sequence[_Match], grid: GridShape) -> None:
+    """Raise ConfigError, with all of them, where pins and bans for one call or tensor on one axis exclude each other."""
     places: dict[tuple[str, str, int], dict[Pin, None]] = {}
-    for wish in wishes:
-        places.setdefault((wish.kind, wish.name, wish.axis), {})[wish.pin] = None
+    for match in matches:
+        places.setdefault((match.kind, match.name, match.axis), {})[match.pin] = None
     offenders: dict[str, str] = {}
     for (_, name, axis), pins in places.items():
         clash = _clash(list(pins))
@@ -190,27 +184,29 @@ def _unmatched(pin: Pin, names: Sequence[str], what: str) -> ConfigError:
     return ConfigError(refusal(str(pin), f"matches no {what}{near}", rule, fix=fix))
 
 
-def _unable(pin: Pin, matched: Sequence[Node], known: Mapping[str, tuple[Op, Rule]]) -> ConfigError:
+def _unable(pin: Pin, matched: Sequence[AnnotatedCall]) -> ConfigError:
     """The refusal of a letter that no call there has, or that none may split."""
-    where = str(pin) + (f" on {matched[0].source}: `{matched[0].code}`" if matched[0].source else "")
-    every = list(dict.fromkeys(letter for node in matched for letter in known[node.name][1].letters))
-    reasons = dict.fromkeys(filter(None, (_reason(pin.word, *known[node.name]) for node in matched)))
+    first = matched[0].node
+    where = str(pin) + (f" on {first.source}: `{first.code}`" if first.source else "")
+    every = list(dict.fromkeys(letter for call in matched for letter in call.rule.letters))
+    reasons = dict.fromkeys(filter(None, (_reason(pin.word, call) for call in matched)))
     given = next(iter(reasons), f"no call there has the letter {pin.word!r}{nearest(pin.word, [*every, *MODES])}")
     rule = f"a {pin.kind} names a letter of the operator that may be split, or {', '.join(MODES)}"
-    lines = [_letters(node, *known[node.name]) for node in matched[:10]]
+    lines = list(map(_letters, matched[:10]))
     lines += [f"and {len(matched) - 10} more"] if len(matched) > 10 else []
     fix = f"{pin.kind} one of the letters above" if every else f"{pin.kind} {' or '.join(MODES[:2])}, or another call"
     return ConfigError(refusal(where, given, rule, lines, fix))
 
 
-def _letters(node: Node, op: Op, rule: Rule) -> str:
+def _letters(call: AnnotatedCall) -> str:
     """A call's letters with their extents, and its notation."""
-    extents = ", ".join(f"{letter} ({rule.extents[letter]})" for letter in rule.letters)
-    return f"{node.name}: {extents or 'no letter'}; {op.note}"
+    extents = ", ".join(f"{letter} ({call.rule.extents[letter]})" for letter in call.rule.letters)
+    return f"{call.node.name}: {extents or 'no letter'}; {call.op.note}"
 
 
-def _reason(letter: str, op: Op, rule: Rule) -> str:
+def _reason(letter: str, call: AnnotatedCall) -> str:
     """Why a letter that a call has is not split, or nothing where it has none of that name."""
+    op, rule = call.op, call.rule
     if rule.refused or letter not in rule.extents:
         return ""
     if letter in rule.frozen:

@@ -1,9 +1,11 @@
-"""What is said about an outcome: the plan's record."""
+"""Candidate and program -> Plan: all that is said about what was decided, made once, when the program's text is there."""
 
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
+from autopar.codegen.emit import Emitted
 from autopar.codegen.steps import Program
 from autopar.codegen.symbolic_batch import Variant, run_for
 from autopar.costmodel import compute
@@ -22,13 +24,23 @@ from autopar.ir.plan import (
 from autopar.partitioner.formulation.priced_problem import Built, Decision
 from autopar.partitioner.formulation.recomputation import key_of
 from autopar.partitioner.formulation.strategies import Strategy, filled_factors, whole_strategy
-from autopar.planning.candidate import Outcome, tensor
+from autopar.planning.candidate import Candidate, tensor
 from autopar.version import __version__
 
+if TYPE_CHECKING:
+    from autopar.capture import Captured
 
-def plan(found: Outcome, chosen: Options, source: ModelSource) -> Plan:
-    """The record of an outcome; what the program says of itself is filled in when there is a program."""
-    built, solution, decision, parts = found.built, found.solution, found.decision, found.parts
+
+def plan(
+    candidate: Candidate,
+    options: Options,
+    source: ModelSource,
+    captured: Captured,
+    program: Emitted,
+    batch: BatchPlan,
+) -> Plan:
+    """The record of a candidate and of the program that carries it out."""
+    built, solution, decision, parts = candidate.built, candidate.solution, candidate.decision, candidate.parts
     graph = built.graph
     return Plan(
         version=VERSION,
@@ -37,9 +49,9 @@ def plan(found: Outcome, chosen: Options, source: ModelSource) -> Plan:
         grid=str(built.grid),
         machine=built.machine,
         model=source,
-        options=chosen,
+        options=options,
         graph_sha256=_hash(graph),
-        program_sha256="",
+        program_sha256=hashlib.sha256(program.text.encode()).hexdigest(),
         inputs=tuple(
             tensor(item.name, graph.values[item.value], "input", decision.homes[item.value]) for item in graph.inputs
         ),
@@ -48,8 +60,8 @@ def plan(found: Outcome, chosen: Options, source: ModelSource) -> Plan:
         conversions=parts.conversions,
         repeats=parts.repeats,
         recomputed=tuple(key_of(one) in built.again.repeats for one in built.repeats),
-        predicted=_predicted(found),
-        single=_single(built, chosen.optimizer),
+        predicted=_predicted(candidate),
+        single=_single(built, options.optimizer),
         solver=SolverReport(
             solution.method,
             solution.cost,
@@ -60,17 +72,17 @@ def plan(found: Outcome, chosen: Options, source: ModelSource) -> Plan:
             built.unhidden,
         ),
         filled=_filled(built, decision),
-        batch=BatchPlan(0, (), "no input has rows", ()),
-        evaluation="",
-        training="",
-        evaluates=False,
+        batch=batch,
+        evaluation=captured.evaluation,
+        training=captured.training,
+        evaluates=captured.evaluates,
         loss=graph.loss_path,
-        outputs=(),
-        places=(),
+        outputs=_outputs(graph, captured.batch.larger if not batch.fixed else None, candidate.program),
+        places=program.places,
     )
 
 
-def outputs(graph: Graph, larger: Graph | None, program: Program) -> tuple[OutputPlan, ...]:
+def _outputs(graph: Graph, larger: Graph | None, program: Program) -> tuple[OutputPlan, ...]:
     """What the program returns beside the loss; `larger` is the graph with more rows."""
     found = []
     for (path, name), held in zip(graph.outputs, program.outputs, strict=True):
@@ -126,13 +138,13 @@ def exchanged(node: NodePlan) -> tuple[float, float, float]:
     )
 
 
-def _predicted(found: Outcome) -> Predicted:
-    held = found.held
+def _predicted(candidate: Candidate) -> Predicted:
+    held = candidate.held
     return Predicted(
-        compute=found.compute,
-        communication=found.communication,
-        gradients=found.gradients,
-        update=found.parts.update,
+        compute=candidate.compute,
+        communication=candidate.communication,
+        gradients=candidate.gradients,
+        update=candidate.parts.update,
         peak_during=held.where(held.at),
         **{f"{kind}_bytes": size for kind, size in held.parts(held.at).items()},
     )

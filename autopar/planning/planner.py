@@ -1,12 +1,13 @@
-"""The rounds in which a plan is sought: what costs time or messages is offered only where the memory limit asks for it.
+"""The loop in which a plan is sought: what costs time or messages is offered only where the memory limit asks for it.
 
-    1. no limit; parameters are stored as they are used, and no block is computed twice. If this meets the limit, it is the plan
-    2. with the limit (`autopar.planning.memory_limit`); parameters may be stored in parts and gathered for use (ZeRO, FSDP),
-    and every set of
-       repeated blocks may be computed again in backward (`partitioner.again`)
+    for the shares of hidden gradient sums that `overlap` asks for:
+        solve without a limit; parameters are stored as they are used, and no block is computed twice
+        if this misses the limit, for every set of repeated blocks that may be computed again in backward (`recomputation`):
+            for the limits that `memory_limit` asks for: solve, carry out on paper, and see what is held at the peak
 
-A set whose cost without any limit is not below the best plan's cannot hold a better one, and is left out: the answer is the best
-of all sets. Of a graph with more than `_MOST` kinds of repeated blocks the sets are the first, the first two, and so on.
+With the limit, parameters may be stored in parts and gathered for use (ZeRO, FSDP). A set whose cost without any limit is not
+below the best plan's cannot hold a better one, and is left out: the answer is the best of all sets. Of a graph with more than
+`_MOST` kinds of repeated blocks the sets are the first, the first two, and so on.
 """
 
 from __future__ import annotations
@@ -14,63 +15,57 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from autopar.costmodel.op_timings import UNMEASURED, Timings
-from autopar.ir.graph import Graph
-from autopar.ir.grid import GridShape
-from autopar.ir.machine import Machine
+from autopar.errors import ConfigError, InfeasiblePlan
 from autopar.ir.plan import Options
 from autopar.ir.units import bytes_precisely
+from autopar.partitioner.formulation.constraints import Constraints
 from autopar.partitioner.formulation.priced_problem import Built, build, running_statistics
 from autopar.partitioner.formulation.recomputation import key_of, offered
 from autopar.partitioner.formulation.strategies import Described
-from autopar.partitioner.problem import NoChoice, Solution
+from autopar.partitioner.problem import NoChoice
 from autopar.partitioner.solvers.solve import solve
 from autopar.planning import overlap
-from autopar.planning.axis_merging import Scene, marked, opened
+from autopar.planning.axis_merging import marked, opened
 from autopar.planning.baselines import FREE
-from autopar.planning.candidate import Outcome, outcome
-from autopar.planning.infeasibility import no_plan
-from autopar.planning.memory_limit import Fitted, fitted
-from autopar.planning.pins import Wishes
+from autopar.planning.candidate import Candidate, candidate_of
+from autopar.planning.infeasibility import Relaxed, no_plan, relaxations
+from autopar.planning.memory_limit import Fitted, NextLimit, look_closer, next_limit
+from autopar.planning.request import Request
 from autopar.progress import Progress, only_reminders, silent, timed
 
 _MOST = 4
 _FEW = 500_000  # prices of conversions: with more, blocks apart are not planned only to tell what tying costs
 
+Blocks = frozenset[str]
+"""Repeated blocks that are computed again in backward, by `key_of`."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Search:
-    """What all rounds have in common."""
+    """What all trials have in common. `until` is when the time limit ends."""
 
-    graph: Graph
-    grid: GridShape
-    machine: Machine
-    limit: float
-    options: Options
-    wishes_of: Callable[[Options], Wishes]
-    wishes: Wishes
+    request: Request
+    constraints: Constraints
+    described: Mapping[str, Described]
     timings: Timings
     tell: Progress
-    described: Mapping[str, Described]
-    until: float  # when the time limit ends
-    unhidden: float = 0.0  # the share of hidden gradient sums that is waited for
-    known: dict[tuple[bool, frozenset[str]], Built] = field(default_factory=dict)  # what has been priced
+    until: float
+    share: float = 0.0  # of hidden gradient sums that is waited for
+    known: dict[tuple[bool, Blocks], Built] = field(default_factory=dict)  # what has been priced
 
-    def priced(self, gathered: bool, recomputed: frozenset[str]) -> Built:
+    def priced(self, gathered: bool, recomputed: Blocks) -> Built:
+        """The problem where parameters may be gathered for use, and these blocks are computed again."""
         if (gathered, recomputed) not in self.known:
-            self.known[gathered, recomputed] = self.built(gathered, recomputed)
-        return overlap.priced(self.known[gathered, recomputed], self.unhidden)
+            self.known[gathered, recomputed] = self._built(gathered, recomputed)
+        return overlap.priced(self.known[gathered, recomputed], self.share)
 
-    def built(self, gathered: bool, recomputed: frozenset[str]) -> Built:
+    def _built(self, gathered: bool, recomputed: Blocks) -> Built:
         with timed(self.tell, "priced") as said:
-            built = build(
-                self.graph, self.grid, self.machine, limit=self.limit, optimizer=self.options.optimizer,
-                pins=self.wishes.calls, gathered=gathered, timings=self.timings, asked=self.wishes.asked,
-                recomputed=recomputed, described=self.described,
-            )  # fmt: skip
+            built = self.build(gathered=gathered, recomputed=recomputed, limit=self.request.limit)
             count = sum(len(options) for options in built.options.values())
             parts = [f"{len(built.keys)} variables, {count} strategies"]
             parts += ["parameters gathered for use"] if gathered else []
@@ -78,109 +73,170 @@ class _Search:
             said(", ".join(parts))
         return built
 
-    def carried(self, built: Built) -> Outcome:
-        """The solution of a problem, carried out on paper. Raises NoChoice."""
-        with timed(self.tell, "solved") as said:
-            solution = solve(built.problem, method=self.options.solver, time_limit=self.left())
-            solution = marked(solution, self.wishes)
-            found = outcome(built, solution, self.options.optimizer)
-            limit = built.problem.limit
-            under = (
-                ""
-                if limit is None
-                else f", {bytes_precisely(limit)} kept at most, {bytes_precisely(found.held.peak)} at the peak"
-            )
-            said(f"{solution.method}, gap {solution.gap:.2%}{under}")
-        return found
+    def build(
+        self, *, gathered: bool, limit: float | None, recomputed: Blocks = frozenset(), untied: bool = False
+    ) -> Built:
+        """`autopar.partitioner.formulation.priced_problem.build` for this search."""
+        request = self.request
+        return build(
+            request.annotated, request.grid, request.machine, self.constraints, limit=limit,
+            optimizer=request.options.optimizer, gathered=gathered, timings=self.timings, recomputed=recomputed,
+            untied=untied, described=self.described,
+        )  # fmt: skip
+
+    def tried(self, built: Built, limit: float | None) -> Candidate | NoChoice:
+        """The solution of a problem under a limit, carried out on paper."""
+        limited = replace(built, problem=replace(built.problem, limit=limit))
+        try:
+            with timed(self.tell, "solved") as said:
+                solution = solve(limited.problem, method=self.request.options.solver, time_limit=self.left())
+                candidate = candidate_of(limited, marked(solution, self.constraints), self.request.options.optimizer)
+                kept, peak = bytes_precisely(limit or 0.0), bytes_precisely(candidate.held.peak)
+                under = "" if limit is None else f", {kept} kept at most, {peak} at the peak"
+                said(f"{candidate.solution.method}, gap {candidate.solution.gap:.2%}{under}")
+        except NoChoice as error:
+            return error
+        return candidate
 
     def left(self) -> float:
         """Seconds of the time limit that are left for a solver; a quarter of it in any case."""
-        return max(self.until - time.perf_counter(), self.options.time_limit / 4)
-
-    def fitted(self, recomputed: frozenset[str], below: float = math.inf) -> Fitted | None:
-        """The search for a peak within the limit; a fixed plan stores parameters as it says."""
-        built = self.priced(self.options.plan == FREE, recomputed)
-        return fitted(built, self.limit, self.carried, below)
-
-    def least(self, options: Options, sets: tuple[frozenset[str], ...]) -> float:
-        """The least peak found under other pins, bans or another fixed plan. Raises NoChoice, ConfigError."""
-        scene = Scene(self.graph, self.grid, self.machine, self.limit, options, self.until)
-        wishes, described = opened(scene, self.wishes_of(options), silent)
-        quiet = replace(self, options=options, wishes=wishes, tell=silent, described=described, known={})
-        found = [one for one in map(quiet.fitted, dict.fromkeys((sets[0], sets[-1]))) if one is not None]
-        if all(one.best is None for one in found):
-            found = [one if one.closer is None else one.closer() for one in found]
-        return min(one.least.held.peak for one in found)
+        return max(self.until - time.perf_counter(), self.request.options.time_limit / 4)
 
 
-def planned(
-    graph: Graph,
-    grid: GridShape,
-    machine: Machine,
-    limit: float,
-    options: Options,
-    wishes_of: Callable[[Options], Wishes],
-    tell: Progress,
-) -> Outcome:
-    """Price and solve, in rounds; `wishes_of` says what pins, bans and a fixed plan ask for.
+def planned(request: Request, tell: Progress) -> Candidate:
+    """The plan whose step is predicted shortest. Raises InfeasiblePlan where none that is tried meets the limit."""
+    search = _opened(request, tell)
+    tried: list[tuple[float, Candidate]] = []
+    while (share := overlap.next_share(tried)) is not None:
+        try:
+            candidate = _within_limit(replace(search, share=share))
+        except InfeasiblePlan:
+            if not tried:
+                raise
+            break  # a matter of the solver's time, since prices do not change what fits
+        if tried:
+            change = 1 - candidate.seconds / overlap.shortest(tried).seconds
+            length = f"{abs(change):.1%} {'shorter' if change >= 0 else 'longer'}"
+            tell("repriced", f"gradient sums, {share:.0%} of what was to hide counted; the step is {length}", 0.0)
+        tried.append((share, candidate))
+    best = overlap.shortest(tried)
+    return best if best.built.problem.limit is not None else _with_tied_loss(search, best)
 
-    Raises InfeasiblePlan where no plan of any round meets the limit.
-    """
-    began = time.perf_counter()
-    scene = Scene(graph, grid, machine, limit, options, began + options.time_limit / 2)
+
+def _opened(request: Request, tell: Progress) -> _Search:
+    """What calls may do, and how long they take where that is measured."""
+    began, time_limit = time.perf_counter(), request.options.time_limit
     with timed(only_reminders(tell), "priced"):
-        wishes, described = opened(scene, wishes_of(options), tell)
-    until = options.time_limit - (time.perf_counter() - began)
-    timings = _measured(graph, described, grid, machine, tell) if options.measure else UNMEASURED
-    until += time.perf_counter()  # to measure is no part of it
-    search = _Search(graph, grid, machine, limit, options, wishes_of, wishes, timings, tell, described, until)
-
-    def told(share: float, change: float) -> None:
-        what = f"gradient sums, {share:.0%} of what was to hide counted"
-        tell("repriced", f"{what}; the step is {abs(change):.1%} {'shorter' if change >= 0 else 'longer'}", 0.0)
-
-    found = overlap.shortest(lambda share: _sought(replace(search, unhidden=share)), told)
-    if found.built.problem.limit is not None:
-        return found
-    return replace(found, built=replace(found.built, tied_loss=_tied_loss(search, found.built, found.solution)))
+        constraints, described = opened(request, began + time_limit / 2, tell)
+    left = time_limit - (time.perf_counter() - began)
+    timings = _measured(request, described, tell) if request.options.measure else UNMEASURED
+    return _Search(
+        request, constraints, described, timings, tell, left + time.perf_counter()
+    )  # to measure takes none of it
 
 
-def _sought(search: _Search) -> Outcome:
-    """The rounds, with gradient sums at one price."""
+def _within_limit(search: _Search) -> Candidate:
+    """The cheapest plan that meets the limit, with gradient sums at one price and a bound on all plans."""
+    request = search.request
     plain = search.priced(False, frozenset())
-    sets = _sets(plain, search.options.recompute)
+    sets = _sets(plain, request.options.recompute)
     if sets[0]:
         plain = search.priced(False, sets[0])
-    try:
-        free = search.carried(replace(plain, problem=replace(plain.problem, limit=None)))
-    except NoChoice as error:
-        given = (search.graph, search.grid, search.limit, None, search.options)
-        raise no_plan(*given, lambda asked: search.least(asked, sets)) from error
-    return free if free.held.peak <= search.limit else _cheapest(search, sets, free)
+    # Built -> Candidate
+    free = search.tried(plain, None)
+    if isinstance(free, NoChoice):
+        raise no_plan(request, None, _relaxed(search, sets)) from free
+    if free.held.peak <= request.limit:
+        return free
+    # [set of blocks] -> [Fitted]
+    best: Candidate | None = None
+    missed: list[Fitted] = [Fitted(None, free)]
+    bound = math.inf
+    for blocks in sets:
+        fitted = _fitted(search, blocks, math.inf if best is None else best.solution.cost)
+        if fitted is not None and fitted.best is None:
+            missed.append(fitted)
+        elif fitted is not None and fitted.best is not None:
+            bound = min(bound, fitted.best.solution.bound)
+            best = fitted.best if best is None or fitted.best.solution.cost < best.solution.cost else best
+    if best is not None:
+        return replace(best, solution=replace(best.solution, bound=min(bound, best.solution.cost)))
+    # [Fitted] -> Candidate
+    closer = [_closer(search, fitted) for fitted in missed]
+    found = [fitted.best for fitted in closer if fitted.best is not None]
+    if found:
+        return min(found, key=lambda candidate: candidate.solution.cost)
+    least = min(closer, key=lambda fitted: fitted.least.held.peak)
+    least = replace(least, hurried=any(fitted.hurried for fitted in closer))
+    raise no_plan(request, least, _relaxed(search, sets))
 
 
-def _tied_loss(search: _Search, tied: Built, solution: Solution) -> float | None:
-    """By which share of its cost a plan without a limit would be cheaper, at most, if every block chose for itself.
+def _fitted(search: _Search, blocks: Blocks, below: float = math.inf) -> Fitted | None:
+    """The cheapest plan within the limit where these blocks are computed again; None where none costs less than `below`.
 
-    None where to find out takes long, or blocks are computed again.
+    A fixed plan stores parameters as it says. Raises NoChoice where there is no plan at any limit.
     """
-    if not tied.repeats or solution.cost <= 0:
+    built = search.priced(search.request.options.plan == FREE, blocks)
+    tried: dict[float | None, Candidate | NoChoice] = {}
+    while isinstance(step := next_limit(tried, search.request.limit, below), NextLimit):
+        tried[step.limit] = search.tried(built, step.limit)
+    return step
+
+
+def _closer(search: _Search, fitted: Fitted) -> Fitted:
+    """The search that none fits, with a second look beside the least peak."""
+    if not fitted.tried:
+        return fitted
+    tried = dict(fitted.tried)
+    while isinstance(step := look_closer(tried, search.request.limit), NextLimit):
+        tried[step.limit] = search.tried(fitted.least.built, step.limit)
+    return step
+
+
+def _relaxed(search: _Search, sets: tuple[Blocks, ...]) -> list[Relaxed]:
+    """The least peaks without single pins, bans and the fixed plan: infinite where there is no plan all the same."""
+    peaks: list[Relaxed] = []
+    for what, options in relaxations(search.request.options):
+        try:
+            peaks.append(Relaxed(what, _least_peak(search, options, sets)))
+        except (NoChoice, ConfigError):
+            peaks.append(Relaxed(what, math.inf))
+    return peaks
+
+
+def _least_peak(search: _Search, options: Options, sets: tuple[Blocks, ...]) -> float:
+    """The least peak found, or any within the limit, under other options. Raises NoChoice, ConfigError."""
+    request = replace(search.request, options=options)
+    constraints, described = opened(request, search.until, silent)
+    quiet = replace(search, request=request, constraints=constraints, described=described, tell=silent, known={})
+    every = [_fitted(quiet, blocks) for blocks in dict.fromkeys((sets[0], sets[-1]))]
+    found = [fitted for fitted in every if fitted is not None]
+    if all(fitted.best is None for fitted in found):
+        found = [_closer(quiet, fitted) for fitted in found]
+    return min(fitted.least.held.peak for fitted in found)
+
+
+def _with_tied_loss(search: _Search, best: Candidate) -> Candidate:
+    """With the share of its cost by which a plan without a limit would be cheaper if every block chose for itself."""
+    loss = _tied_loss(search, best)
+    return replace(best, built=replace(best.built, tied_loss=loss))
+
+
+def _tied_loss(search: _Search, best: Candidate) -> float | None:
+    """That share, at most; None where to find out takes long, or blocks are computed again."""
+    tied, cost = best.built, best.solution.cost
+    if not tied.repeats or cost <= 0:
         return 0.0
-    if search.wishes.asked.bases is not None:
+    if search.constraints.bases is not None:
         return None
     prices = sum(edge.costs.size for edge in tied.problem.edges) * max(len(one.nodes) for one in tied.repeats)
     if prices > _FEW or tied.again.repeats:
         return None
-    apart = build(
-        search.graph, search.grid, search.machine, limit=None, optimizer=search.options.optimizer,
-        pins=search.wishes.calls, gathered=False, timings=search.timings, asked=search.wishes.asked,
-        untied=True, described=search.described,
-    )  # fmt: skip
-    apart = overlap.priced(apart, tied.unhidden)
-    return max(0.0, solution.cost - solve(apart.problem, time_limit=search.left()).bound) / solution.cost
+    apart = overlap.priced(search.build(gathered=False, limit=None, untied=True), tied.unhidden)
+    return max(0.0, cost - solve(apart.problem, time_limit=search.left()).bound) / cost
 
 
-def _sets(plain: Built, recompute: str) -> tuple[frozenset[str], ...]:
+def _sets(plain: Built, recompute: str) -> tuple[Blocks, ...]:
     """The sets of repeated blocks that may be computed again, the preferred first."""
     names = [key_of(one) for one in offered(plain.graph, plain.repeats, running_statistics(plain.graph))]
     if recompute == "always":
@@ -192,40 +248,7 @@ def _sets(plain: Built, recompute: str) -> tuple[frozenset[str], ...]:
     return tuple(frozenset(one) for size in range(len(names) + 1) for one in itertools.combinations(names, size))
 
 
-def _cheapest(search: _Search, sets: tuple[frozenset[str], ...], free: Outcome) -> Outcome:
-    """The cheapest plan of all sets, with a bound on all of them; `free`, which does not fit, is the plan without a limit."""
-    best: Outcome | None = None
-    missed: list[Fitted] = []
-    bound = math.inf
-    for one in sets:
-        found = search.fitted(one, math.inf if best is None else best.solution.cost)
-        if found is None:
-            continue
-        if found.best is None:
-            missed.append(found)
-            continue
-        bound = min(bound, found.best.solution.bound)
-        best = found.best if best is None or found.best.solution.cost < best.solution.cost else best
-    if best is None:
-        return _closest(search, sets, [Fitted(None, free), *missed])
-    return replace(best, solution=replace(best.solution, bound=min(bound, best.solution.cost)))
-
-
-def _closest(search: _Search, sets: tuple[frozenset[str], ...], missed: list[Fitted]) -> Outcome:
-    """A plan beside those that miss the limit by least, or why there is none."""
-    closer = [one if one.closer is None else one.closer() for one in missed]
-    least = min(closer, key=lambda one: one.least.held.peak)
-    best = min((one.best for one in closer if one.best is not None), key=lambda one: one.solution.cost, default=None)
-    if best is None:
-        least = replace(least, hurried=any(one.hurried for one in closer))
-        given = (search.graph, search.grid, search.limit, least, search.options)
-        raise no_plan(*given, lambda asked: search.least(asked, sets))
-    return best
-
-
-def _measured(
-    graph: Graph, described: Mapping[str, Described], grid: GridShape, machine: Machine, tell: Progress
-) -> Timings:
+def _measured(request: Request, described: Mapping[str, Described], tell: Progress) -> Timings:
     """Seconds of every call under every strategy, timed on this machine or known from before."""
     from autopar.measure import measure
 
@@ -234,6 +257,6 @@ def _measured(
         def shown(done: int, count: int) -> None:
             said(f"{done} of {count} runs")
 
-        timings, jobs, new = measure(graph, described, grid, machine, shown)
+        timings, jobs, new = measure(request.graph, described, request.grid, request.machine, shown)
         said(f"{jobs} distinct calls, {new} of them timed now")
     return timings

@@ -21,17 +21,17 @@ import torch
 from torch import Tensor
 
 from autopar.capture import capture
-from autopar.capture.pipeline import Captured
 from autopar.codegen.memory_footprint import Footprint
-from autopar.compiler import emitted
+from autopar.compiler import LIVE, Subject, emitted
 from autopar.errors import ConfigError
 from autopar.ir.grid import GridShape
 from autopar.ir.machine import load as load_machine
-from autopar.ir.plan import ModelSource, Options
+from autopar.ir.plan import Options
 from autopar.ir.plan_file import to_json
+from autopar.ops.annotated import annotate
 from autopar.partitioner.formulation.priced_problem import Built, build
 from autopar.partitioner.problem import Solution, evaluate
-from autopar.planning.candidate import outcome
+from autopar.planning.candidate import candidate_of
 from autopar.proof.programs import Model, doubled
 from autopar.proof.programs_strategies import Strategies
 from autopar.runtime import simulate
@@ -64,7 +64,7 @@ class Case:
 
     model: Model
     grid: GridShape
-    captured: Captured
+    subject: Subject
     built: Built
     expected: Expected
     strategies: Strategies
@@ -75,12 +75,14 @@ class Case:
         """One case per grid. Raises CaptureError."""
         with doubled():
             captured = capture(model.module, model.inputs, name="drawn")
+            annotated = annotate(captured.graph, captured.batch.larger)
             expected, machine = expected_of(model), load_machine("cpu")
             built = [
-                build(captured.graph, shape, machine, limit=None, optimizer="sgd", pins={}, gathered=False)
+                build(annotated, shape, machine, limit=None, optimizer="sgd", gathered=False)
                 for shape in map(GridShape.parse, grids)
             ]
-        return [Case(model, one.grid, captured, one, expected, Strategies(one.problem), []) for one in built]
+        subject = Subject(model.module, captured, annotated, LIVE)
+        return [Case(model, one.grid, subject, one, expected, Strategies(one.problem), []) for one in built]
 
     def differs(self, draw: random.Random, cuts: int = 1) -> str:
         """One drawn strategy under some drawn cuts, one after the other: what differs and all there is to know, or nothing."""
@@ -88,9 +90,9 @@ class Case:
         if choice is None:
             return ""
         cost, peak = evaluate(self.built.problem, choice)
-        found = outcome(self.built, Solution(choice, cost, 0.0, "drawn", 0.0, peak), "sgd", *self.held)
+        found = candidate_of(self.built, Solution(choice, cost, 0.0, "drawn", 0.0, peak), "sgd", *self.held)
         self.held[:] = [found.held]
-        plan, text = emitted(found, OPTIONS, ModelSource("", ""), self.captured)
+        plan, text = emitted(found, self.subject, OPTIONS)
         drawn = [tuple(draw.choice(CUTS[size]) for size in self.grid.sizes) for _ in range(cuts)]
         try:
             with doubled():
@@ -111,7 +113,7 @@ class Case:
         code, description = compile(text, "program.py", "exec"), parse_description(plan, "plan.json")
         known = {name for item in description.parameters for name in (item.name, *item.aliases)}
         values = [
-            *self.captured.constants.items(),
+            *self.subject.captured.constants.items(),
             *(pair for pair in self.model.parameters.items() if pair[0] in known),
         ]
 

@@ -12,17 +12,19 @@ from dataclasses import dataclass, field, replace
 from autopar.errors import ConfigError, refusal
 from autopar.ir.grid import GridShape
 from autopar.ir.layout import Layouts, Shard
+from autopar.ops.annotated import AnnotatedGraph
 from autopar.partitioner.formulation.choice_patterns import does, lies
 from autopar.partitioner.formulation.repeated_blocks import Repeat
-from autopar.partitioner.formulation.strategies import Described, Strategy
+from autopar.partitioner.formulation.strategies import Described, Strategy, describe
 
 Words = Mapping[int, Collection[str]]  # per axis
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What limits the choice beside the pins of calls.
+class Constraints:
+    """What limits the choice.
 
+    pins     per call and axis what it must do
     bans     per call and axis what it must not do
     only     per call the strategies of which it takes one, as far as it has any of them
     homes    per parameter or input and axis the words of which its home fits every one
@@ -31,6 +33,7 @@ class Asked:
     bases    per call the strategies of which mixtures are open (`describe`); None where all are
     """
 
+    pins: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
     bans: Mapping[str, Words] = field(default_factory=dict)
     only: Mapping[str, Collection[Strategy]] = field(default_factory=dict)
     homes: Mapping[str, Words] = field(default_factory=dict)
@@ -51,31 +54,36 @@ class Asked:
         return same and (value in self.stored) == (other in self.stored)
 
 
-NOTHING = Asked()
+NONE = Constraints()
 
 
 def _plain(words: Words) -> dict[int, frozenset[str]]:
     return {axis: frozenset(found) for axis, found in words.items()}
 
 
-def same_homes(repeat: Repeat, asked: Asked) -> bool:
+def same_homes(repeat: Repeat, constraints: Constraints) -> bool:
     """Whether the parameters of all blocks may lie alike, so that they may share one choice."""
     return all(
-        asked.alike(name, first)
+        constraints.alike(name, first)
         for nodes in repeat.nodes[1:]
         for node, first_node in zip(nodes, repeat.nodes[0], strict=True)
         for name, first in zip(node.inputs, first_node.inputs, strict=True)
     )
 
 
-def narrowed(described: Mapping[str, Described], asked: Asked, grid: GridShape) -> dict[str, Described]:
+def constrained(annotated: AnnotatedGraph, grid: GridShape, constraints: Constraints = NONE) -> dict[str, Described]:
+    """Every call with the strategies that are left to it. Raises ConfigError where a call has none left."""
+    return narrowed(describe(annotated, grid, constraints.pins, constraints.bases), constraints, grid)
+
+
+def narrowed(described: Mapping[str, Described], constraints: Constraints, grid: GridShape) -> dict[str, Described]:
     """The calls with the strategies that are left. Raises ConfigError, with all bans on it, where a call has none left."""
-    return {name: _narrowed(item, asked, grid) for name, item in described.items()}
+    return {name: _narrowed(item, constraints, grid) for name, item in described.items()}
 
 
-def _narrowed(item: Described, asked: Asked, grid: GridShape) -> Described:
+def _narrowed(item: Described, constraints: Constraints, grid: GridShape) -> Described:
     name = item.node.name
-    banned = asked.bans.get(name, {})
+    banned = constraints.bans.get(name, {})
     kept = tuple(
         one
         for one in item.strategies
@@ -83,8 +91,8 @@ def _narrowed(item: Described, asked: Asked, grid: GridShape) -> Described:
     )
     if not kept:
         raise _nothing_left(item, banned, grid)
-    wanted = asked.only.get(name)
-    kept = tuple(one for one in kept if one in wanted) or kept if wanted is not None else kept
+    only = constraints.only.get(name)
+    kept = tuple(one for one in kept if one in only) or kept if only is not None else kept
     return item if kept == item.strategies else replace(item, strategies=kept)
 
 
@@ -98,25 +106,27 @@ def _nothing_left(item: Described, banned: Words, grid: GridShape) -> ConfigErro
     return ConfigError(refusal(where, "the call has nothing left to do", "one choice is left", offenders, fix))
 
 
-def open_homes(asked: Asked, value: str, options: Iterable[Layouts], grid: GridShape) -> tuple[Layouts, ...]:
+def open_homes(
+    constraints: Constraints, value: str, options: Iterable[Layouts], grid: GridShape
+) -> tuple[Layouts, ...]:
     """Those of the layouts in which a tensor may lie. Raises ConfigError where there is none."""
     every = tuple(options)
-    wanted, banned = asked.homes.get(value, {}), asked.unhomes.get(value, {})
+    pinned, banned = constraints.homes.get(value, {}), constraints.unhomes.get(value, {})
     kept = tuple(
         home
         for home in every
-        if all(lies(home[axis], word) for axis, words in wanted.items() if grid.sizes[axis] > 1 for word in words)
+        if all(lies(home[axis], word) for axis, words in pinned.items() if grid.sizes[axis] > 1 for word in words)
         and not any(lies(home[axis], word) for axis, words in banned.items() if grid.sizes[axis] > 1 for word in words)
     )
     if not kept:
-        asked_for = [f"{word}@{grid.names[axis]}" for axis, words in wanted.items() for word in words]
+        asked_for = [f"{word}@{grid.names[axis]}" for axis, words in pinned.items() for word in words]
         asked_for += [f"not {word}@{grid.names[axis]}" for axis, words in banned.items() for word in words]
         able = [f"it can lie as {', '.join(map(str, home))}" for home in every]
         rule = "a parameter lies as its users need it, or in parts along dim 0 of at least a row per rank"
         fix = "pin or ban another layout"
         given = f"cannot lie so: {'; '.join(asked_for)}"
         raise ConfigError(refusal(f"home of {value}", given, rule, able[:12], fix))
-    if value in asked.stored:
+    if value in constraints.stored:
         most = max(map(_parts, kept))
         kept = tuple(home for home in kept if _parts(home) == most)
     return kept

@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 
-from autopar.ir.graph import Graph
-from autopar.ops.record.rule import Call, Dims, Rule
+from autopar.ops.annotated import AnnotatedCall, AnnotatedGraph
+from autopar.ops.record.rule import Dims
 
 Granule = tuple[int, int]  # (blocks, unit)
 Granules = dict[tuple[str, int], set[Granule]]  # by (value name, dim)
@@ -19,8 +19,9 @@ Granules = dict[tuple[str, int], set[Granule]]  # by (value name, dim)
 _MOST = 6  # readings kept per dim: the coarsest ones beyond it are dropped
 
 
-def propagate(graph: Graph, calls: Mapping[str, tuple[Call, Rule]]) -> Granules:
+def propagate(annotated: AnnotatedGraph) -> Granules:
     """The readings of every dim of every value of the graph, (1, 1) always among them."""
+    graph = annotated.graph
     found: Granules = {
         (value.name, dim): {(1, 1)} for value in graph.values.values() for dim in range(len(value.shape))
     }
@@ -30,21 +31,20 @@ def propagate(graph: Graph, calls: Mapping[str, tuple[Call, Rule]]) -> Granules:
     while pending:
         node = next(iter(pending))
         del pending[node]
-        call, rule = calls[node.name]
-        changed = _pass_through(found, call, rule)
-        for name in changed:
+        for name in _pass_through(found, annotated.calls[node.name]):
             pending.update(dict.fromkeys(other for other in readers[name] if other is not node))
             if name in writers and writers[name] is not node:
                 pending[writers[name]] = None
     return found
 
 
-def of_letters(found: Granules, call: Call, rule: Rule) -> dict[str, tuple[Granule, ...]]:
+def of_letters(found: Granules, item: AnnotatedCall) -> dict[str, tuple[Granule, ...]]:
     """Per splittable letter of a call, the readings that any of its tensors suggests."""
-    return {letter: tuple(sorted(_letter_granules(found, call, rule, letter))) for letter in rule.letters}
+    return {letter: tuple(sorted(_letter_granules(found, item, letter))) for letter in item.rule.letters}
 
 
-def _tensors(call: Call, rule: Rule) -> Iterable[tuple[str, Dims]]:
+def _tensors(item: AnnotatedCall) -> Iterable[tuple[str, Dims]]:
+    call, rule = item.call, item.rule
     for value, dims in zip((*call.operands, *call.results), (*rule.operands, *rule.results), strict=True):
         if value.name:
             yield value.name, dims
@@ -56,12 +56,13 @@ def _around(names: tuple[str, ...], letter: str, extents: Mapping[str, int]) -> 
     return before, math.prod(extents[name] for name in names[at + 1 :])
 
 
-def _letter_granules(found: Granules, call: Call, rule: Rule, letter: str) -> set[Granule]:
+def _letter_granules(found: Granules, item: AnnotatedCall, letter: str) -> set[Granule]:
+    rule = item.rule
     if letter in rule.windows:
         return {(1, 1)}
     granules: set[Granule] = {(1, 1)}
     extent = rule.extents[letter]
-    for value, dims in _tensors(call, rule):
+    for value, dims in _tensors(item):
         for dim, names in enumerate(dims):
             if letter not in names:
                 continue
@@ -74,12 +75,13 @@ def _letter_granules(found: Granules, call: Call, rule: Rule, letter: str) -> se
     return granules
 
 
-def _pass_through(found: Granules, call: Call, rule: Rule) -> list[str]:
+def _pass_through(found: Granules, item: AnnotatedCall) -> list[str]:
     """Give every dim of the call the readings of its letters; the names of the values that learned something."""
     changed: dict[str, None] = {}
+    rule = item.rule
     for letter in rule.letters:
-        granules = _letter_granules(found, call, rule, letter)
-        for value, dims in _tensors(call, rule):
+        granules = _letter_granules(found, item, letter)
+        for value, dims in _tensors(item):
             for dim, names in enumerate(dims):
                 if letter not in names:
                     continue

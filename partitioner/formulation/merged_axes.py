@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import itertools
 import math
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from autopar.errors import ConfigError
 from autopar.ir.graph import Graph
 from autopar.ir.grid import GridShape
 from autopar.ops.record.rule import Call, whole_choice
-from autopar.partitioner.formulation.constraints import Asked, Words
+from autopar.partitioner.formulation.constraints import Constraints, Words
 from autopar.partitioner.formulation.strategies import Described, Strategy, legal
 
 AXES = 3
@@ -43,24 +42,23 @@ class Merged:
                 found[axis] = choice
         return tuple(found)
 
-    def words(self, table: Mapping[str, Words]) -> dict[str, Words]:
-        """Bans and homes: those of all axes that are merged."""
+    def _words(self, table: Mapping[str, Words]) -> dict[str, Words]:
         return {
             name: {i: {word for axis in group for word in words.get(axis, ())} for i, group in enumerate(self.groups)}
             for name, words in table.items()
         }
 
-    def asked(self, asked: Asked) -> Asked:
-        """What is asked for, on this grid."""
-        return Asked(
-            bans=self.words(asked.bans),
-            homes=self.words(asked.homes),
-            unhomes=self.words(asked.unhomes),
-            stored=asked.stored,
+    def constraints(self, whole: Constraints) -> Constraints:
+        """The constraints on this grid. Raises ConfigError where pins on axes that are merged are not the same."""
+        return Constraints(
+            pins=self._pins(whole.pins),
+            bans=self._words(whole.bans),
+            homes=self._words(whole.homes),
+            unhomes=self._words(whole.unhomes),
+            stored=whole.stored,
         )
 
-    def pins(self, pins: Mapping[str, Mapping[int, str]]) -> dict[str, dict[int, str]]:
-        """What calls must do on this grid. Raises ConfigError where it is not the same on axes that are merged."""
+    def _pins(self, pins: Mapping[str, Mapping[int, str]]) -> dict[str, dict[int, str]]:
         found: dict[str, dict[int, str]] = {}
         for name, on in pins.items():
             for i, group in enumerate(self.groups):
@@ -96,23 +94,6 @@ def merges(grid: GridShape) -> Iterator[Merged]:
             groups = tuple(tuple(axes[a:b]) for a, b in itertools.pairwise(ends))
             sizes = tuple(math.prod(grid.sizes[axis] for axis in group) for group in groups)
             yield Merged(GridShape(tuple(f"axis{i}" for i in range(count)), sizes), groups)
-
-
-def plans(
-    grid: GridShape, plan: Callable[[Merged], Sequence[tuple[float, Plan]]], until: float
-) -> tuple[list[Plan], int]:
-    """What calls do in the plans of merged grids, the cheapest first, and how many of these grids were planned.
-
-    No grid is begun after `until`, but the first one always is.
-    """
-    found: list[tuple[float, int, Plan]] = []
-    done = 0
-    for merged in merges(grid):
-        if done and time.perf_counter() > until:
-            break
-        done += 1
-        found += [(cost, len(found) + i, one) for i, (cost, one) in enumerate(plan(merged))]
-    return [one for _, _, one in sorted(found, key=lambda item: item[:2])], done
 
 
 def spreadable(merged: Merged, described: Mapping[str, Described], grid: GridShape) -> dict[str, Described]:

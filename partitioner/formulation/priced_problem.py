@@ -17,13 +17,14 @@ from autopar.ir.graph import Graph, Ref
 from autopar.ir.grid import GridShape
 from autopar.ir.layout import Layouts
 from autopar.ir.machine import Machine
+from autopar.ops.annotated import AnnotatedGraph
 from autopar.partitioner.formulation import repeated_blocks
-from autopar.partitioner.formulation.constraints import NOTHING, Asked, narrowed, same_homes
+from autopar.partitioner.formulation.constraints import NONE, Constraints, constrained, same_homes
 from autopar.partitioner.formulation.conversion_costs import Conversions
 from autopar.partitioner.formulation.problem_builder import Draft
 from autopar.partitioner.formulation.recomputation import KEPT, Again, again
 from autopar.partitioner.formulation.shared_variables import given, same_options, ties
-from autopar.partitioner.formulation.strategies import Described, Strategy, describe
+from autopar.partitioner.formulation.strategies import Described, Strategy
 from autopar.partitioner.problem import Choices, Edge, Problem
 
 
@@ -66,33 +67,33 @@ class Decision:
 
 
 def build(
-    graph: Graph,
+    annotated: AnnotatedGraph,
     grid: GridShape,
     machine: Machine,
+    constraints: Constraints = NONE,
     *,
     limit: float | None,
     optimizer: str,
-    pins: Mapping[str, Mapping[int, str]],
     gathered: bool,
     timings: Timings = UNMEASURED,
-    asked: Asked = NOTHING,
     recomputed: Collection[str] = (),
     untied: bool = False,
     described: Mapping[str, Described] | None = None,
 ) -> Built:
     """Price everything. `limit` is bytes per rank or None; `optimizer` one of ``sgd``, ``momentum``, ``adamw``.
 
-    `gathered` allows parameters to be stored in parts and gathered for use; `timings` are taken in place of predicted seconds;
-    `asked` is what the choice is narrowed to beside the pins. `recomputed` names repeated blocks (`again.key_of`) of which forward
-    is computed again in backward; `untied` lets every block choose for itself. `described`: what calls may do, if known already.
+    `gathered` allows parameters to be stored in parts and gathered for use; `timings` are taken in place of predicted seconds.
+    `recomputed` names repeated blocks (`key_of`) of which forward is computed again in backward; `untied` lets every block
+    choose for itself. `described`: what calls may do, if known already.
     """
-    described = described or narrowed(describe(graph, grid, pins, asked.bases), asked, grid)
+    graph = annotated.graph
+    described = described or constrained(annotated, grid, constraints)
     repeats = () if untied else repeated_blocks.find(graph)
-    repeats = tuple(one for one in repeats if same_options(one, described) and same_homes(one, asked))
+    repeats = tuple(one for one in repeats if same_options(one, described) and same_homes(one, constraints))
     twice = again(repeats, recomputed)
-    stored = frozenset(item.value for item in graph.parameters if gathered or asked.gathers(item.value))
+    stored = frozenset(item.value for item in graph.parameters if gathered or constraints.gathers(item.value))
     draft = Draft(
-        graph, grid, machine, described, optimizer, asked, stored,
+        graph, grid, machine, described, optimizer, constraints, stored,
         frozenset(item.value for item in graph.parameters), ties(graph, repeats),
         repeats, graph.producers(), graph.consumers(), residents(graph, described), running_statistics(graph), timings,
         Conversions(grid, machine), twice,

@@ -21,7 +21,7 @@ from autopar.ir.graph import ITEMSIZE, Graph, Node, Value
 from autopar.ir.grid import GridShape
 from autopar.ir.layout import Layouts, Replicate
 from autopar.ir.machine import Machine
-from autopar.partitioner.formulation.constraints import Asked, open_homes
+from autopar.partitioner.formulation.constraints import Constraints, open_homes
 from autopar.partitioner.formulation.conversion_costs import Conversions, Matrix
 from autopar.partitioner.formulation.recomputation import Again, kept_bytes
 from autopar.partitioner.formulation.repeated_blocks import Repeat
@@ -44,7 +44,7 @@ class Draft:
     machine: Machine
     described: Mapping[str, Described]
     optimizer: str
-    asked: Asked
+    constraints: Constraints
     stored: frozenset[str]  # parameters that may be stored in parts and gathered for use
     parameters: frozenset[str]
     tied: dict[str, str]
@@ -92,7 +92,7 @@ class Draft:
         for item in self.graph.inputs:
             value = self.graph.values[item.value]
             options = homes(value, demanded[item.value], self.grid)
-            options = open_homes(self.asked, item.value, options, self.grid)
+            options = open_homes(self.constraints, item.value, options, self.grid)
             held = [local_bytes(value.shape, ITEMSIZE[value.dtype], home, self.grid) for home in options]
             self.put("home:" + item.value, options, [0.0] * len(options), held, span)
         known: dict[tuple[object, ...], tuple[Sequence[Layouts], list[float], list[int]]] = {}
@@ -114,7 +114,7 @@ class Draft:
         """
         plain = homes(value, demanded, self.grid)
         gathered = gathered_homes(value, demanded, self.grid) if value.name in self.stored else {}
-        kept = dict.fromkeys(open_homes(self.asked, value.name, dict.fromkeys([*plain, *gathered]), self.grid))
+        kept = dict.fromkeys(open_homes(self.constraints, value.name, dict.fromkeys([*plain, *gathered]), self.grid))
         options = [*(one for one in plain if one in kept), *(one for one in gathered if one in kept)]
         self.plain[value.name] = sum(one in kept for one in plain)
         given = (self.optimizer, self.grid, self.machine)

@@ -15,9 +15,8 @@ from autopar.errors import ConfigError, refusal
 from autopar.ir.graph import Graph, Node, Value
 from autopar.ir.grid import GridShape
 from autopar.ir.layout import Copied, Layout, Layouts, Partial, Replicate, Shard
+from autopar.ops.annotated import AnnotatedCall, AnnotatedGraph
 from autopar.ops.broken_records import rehearse
-from autopar.ops.lookup import call_of, record_of_call
-from autopar.ops.record.op import Op
 from autopar.ops.record.rule import Call, Choice, Rule, choices, fills, whole_choice
 from autopar.partitioner.formulation.call_signature import likeness
 from autopar.partitioner.formulation.choice_patterns import does
@@ -28,18 +27,14 @@ Strategy = tuple[Choice, ...]  # one choice per axis
 
 
 @dataclass(frozen=True, slots=True)
-class Described:
-    """A node with everything that prices and places it."""
+class Described(AnnotatedCall):
+    """A call with everything that it may do."""
 
-    node: Node
-    op: Op
-    call: Call
-    rule: Rule
     strategies: tuple[Strategy, ...]
 
 
 def describe(
-    graph: Graph,
+    annotated: AnnotatedGraph,
     grid: GridShape,
     pins: Mapping[str, Mapping[int, str]],
     bases: Mapping[str, Sequence[Strategy]] | None = None,
@@ -49,36 +44,32 @@ def describe(
     Calls that are alike share one tuple of strategies. With `bases` these are mixtures of what they list for a call, or for one
     that is alike, instead of all that there are.
     """
-    given = {node.name: call_of(graph, node) for node in graph.nodes}
-    known = {name: record_of_call(call) for name, call in given.items()}
-    calls = {name: (given[name], rule) for name, (_, rule) in known.items()}
-    granules = propagate(graph, calls)
-    letters = {node.name: of_letters(granules, *calls[node.name]) for node in graph.nodes}
+    granules = propagate(annotated)
+    letters = {name: of_letters(granules, item) for name, item in annotated.calls.items()}
     keys = {
         name: (
-            likeness(call),
-            id(known[name][0]),
+            likeness(item.call),
+            id(item.op),
             tuple(sorted(pins.get(name, {}).items())),
             tuple(sorted(letters[name].items())),
         )
-        for name, (call, _) in calls.items()
+        for name, item in annotated.calls.items()
     }
     near: dict[tuple[object, ...], dict[Strategy, None]] = {}
     for name, some in (bases or {}).items():
         near.setdefault(keys[name], {}).update(dict.fromkeys(some))
     found: dict[str, Described] = {}
     alike: dict[tuple[object, ...], Described] = {}
-    for node in graph.nodes:
-        call, rule = calls[node.name]
-        op, pinned, key = known[node.name][0], pins.get(node.name, {}), keys[node.name]
-        if key not in alike or alike[key].rule != rule:
-            rehearse(op, rule, call)
+    for name, item in annotated.calls.items():
+        pinned, key = pins.get(name, {}), keys[name]
+        if key not in alike or alike[key].rule != item.rule:
+            rehearse(item.op, item.rule, item.call)
             around = None if bases is None else tuple(near.get(key, ()))
-            strategies = _strategies(call, rule, op, letters[node.name], grid, pinned, around)
+            strategies = _strategies(item, letters[name], grid, pinned, around)
             if not strategies:
-                raise _unmeetable(node, pinned, grid)
-            alike[key] = Described(node, op, call, rule, strategies)
-        found[node.name] = Described(node, op, call, alike[key].rule, alike[key].strategies)
+                raise _unmeetable(item.node, pinned, grid)
+            alike[key] = Described(item.node, item.op, item.call, item.rule, strategies)
+        found[name] = Described(item.node, item.op, item.call, alike[key].rule, alike[key].strategies)
     return found
 
 
@@ -91,16 +82,15 @@ def _unmeetable(node: Node, pinned: Mapping[int, str], grid: GridShape) -> Confi
 
 
 def _strategies(
-    call: Call,
-    rule: Rule,
-    op: Op,
+    item: AnnotatedCall,
     granules: Mapping[str, tuple[tuple[int, int], ...]],
     grid: GridShape,
     pinned: Mapping[int, str],
     bases: Sequence[Strategy] | None,
 ) -> tuple[Strategy, ...]:
+    call, rule = item.call, item.rule
     each = tuple(choice for choice in choices(rule, call, granules) if not _sums_constants(choice, call))
-    if op.work not in ("view", "pointwise", "memory"):
+    if item.op.work not in ("view", "pointwise", "memory"):
         each = tuple(choice for choice in each if choice.mode != "copied")
     per_axis = [_on_axis(each, rule, size, pinned.get(axis)) for axis, size in enumerate(grid.sizes)]
     if not all(per_axis):

@@ -18,6 +18,7 @@ from autopar.measure.null_comm import Mute
 from autopar.measure.pool import Pool
 from autopar.measure.timed_call import Job, Operand, images_of, job_of
 from autopar.measure.worker import runs, seconds
+from autopar.ops.annotated import annotate
 from autopar.partitioner.formulation.strategies import describe
 from autopar.runtime.grid.grid import Axis
 
@@ -29,7 +30,7 @@ def jobs(name, grid=GRID):
     parameters = frozenset(item.value for item in graph.parameters)
     return {
         (node, strategy): job_of(item, strategy, grid, parameters, images_of(graph))
-        for node, item in describe(graph, grid, {}).items()
+        for node, item in describe(annotate(graph), grid, {}).items()
         if item.op.work != "view"
         for strategy in item.strategies
     }
@@ -106,7 +107,7 @@ def test_a_mute_communicator_answers_in_the_shapes_asked_for(size, data):
 
 def test_what_was_timed_is_priced():
     graph = captured("mlp").graph
-    name, item = next((name, one) for name, one in describe(graph, GRID, {}).items() if one.op.work != "view")
+    name, item = next((name, one) for name, one in describe(annotate(graph), GRID, {}).items() if one.op.work != "view")
     given = (item.call, item.rule, item.op, item.strategies[0], GRID, CPU)
     assert node_seconds(*given, Timings({(name, item.strategies[0]): (1.0, 2.0)})) == (1.0, 2.0)
     assert node_seconds(*given, Timings({("another", item.strategies[0]): (1.0, 2.0)})) == node_seconds(*given)
@@ -115,7 +116,7 @@ def test_what_was_timed_is_priced():
 def test_known_jobs_are_not_timed_again(tmp_path, monkeypatch):
     monkeypatch.setenv("AUTOPAR_CACHE", str(tmp_path))
     graph = captured("mlp").graph
-    described = describe(graph, GRID, {})
+    described = describe(annotate(graph), GRID, {})
     shown = []
     first, count, new = measure(graph, described, GRID, CPU, lambda done, of: shown.append((done, of)))
     assert 0 < new == count

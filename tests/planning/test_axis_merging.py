@@ -10,10 +10,14 @@ from autopar.capture.passes.rewriting import with_nodes
 from autopar.errors import ConfigError
 from autopar.ir.graph import Node, Ref
 from autopar.ir.grid import GridShape
+from autopar.ops.annotated import annotate
 from autopar.partitioner.formulation import merged_axes
+from autopar.partitioner.formulation.constraints import Constraints
 from autopar.partitioner.formulation.mixed_choices import MOST, mixtures
 from autopar.partitioner.formulation.priced_problem import build
 from autopar.partitioner.formulation.strategies import describe
+from autopar.planning import axis_merging
+from autopar.planning.request import Request
 
 
 @pytest.mark.parametrize(("name", "machine"), [("mlp", QUICK), ("mlp", SLOW)])
@@ -41,9 +45,9 @@ def test_a_model_of_too_many_conversions_is_planned_on_fewer_axes_too(monkeypatc
 
 
 def test_what_a_call_may_do_is_bounded_and_holds_what_merged_plans_do():
-    graph, grid = captured("mlp").graph, GridShape.parse("2x2x2x2")
-    found = describe(graph, grid, {}, {})
-    again = describe(graph, grid, {}, {name: item.strategies[-8:] for name, item in found.items()})
+    annotated, grid = annotate(captured("mlp").graph), GridShape.parse("2x2x2x2")
+    found = describe(annotated, grid, {}, {})
+    again = describe(annotated, grid, {}, {name: item.strategies[-8:] for name, item in found.items()})
     for name, item in again.items():
         assert len(item.strategies) <= MOST
         assert set(found[name].strategies[-8:]) <= set(item.strategies)
@@ -124,7 +128,7 @@ def test_calls_that_are_alike_are_priced_once_however_many_there_are(layers, mon
     )
     graph = captured("mlp").graph
     many = chain(graph, layers)
-    made = build(many, GridShape.parse("2"), CPU, limit=None, optimizer="sgd", pins={}, gathered=False)
+    made = build(annotate(many), GridShape.parse("2"), CPU, limit=None, optimizer="sgd", gathered=False)
     assert len(made.keys) > layers
     assert len({item.node.name for item in priced}) <= 5
 
@@ -147,21 +151,24 @@ def test_merged_axes_stand_for_all_of_theirs():
     """What a call does on a merged axis it does on each of them; pins of one are pins of all, and end where two differ."""
     grid = GridShape.parse("2x2x2x2")
     (halves,) = [one for one in merged_axes.merges(grid) if one.groups == ((0, 1), (2, 3))]
-    item = next(iter(describe(captured("mlp").graph, halves.grid, {}, {}).values()))
+    item = next(iter(describe(annotate(captured("mlp").graph), halves.grid, {}, {}).values()))
     assert len(item.strategies) > 4
     for strategy in item.strategies:
         assert halves.spread(strategy, item.call, 4) == tuple(choice for choice in strategy for _ in range(2))
-    assert halves.pins({"fc": {0: "n", 3: "k"}}) == {"fc": {0: "n", 1: "k"}}
+    assert halves.constraints(Constraints({"fc": {0: "n", 3: "k"}})).pins == {"fc": {0: "n", 1: "k"}}
     with pytest.raises(ConfigError):
-        halves.pins({"fc": {2: "n", 3: "k"}})
+        halves.constraints(Constraints({"fc": {2: "n", 3: "k"}}))
 
 
-def test_no_merged_grid_is_begun_after_the_time():
-    grid, planned = GridShape.parse("2x2x2x2"), []
+def test_no_merged_grid_is_begun_after_the_time(monkeypatch):
+    request = Request(
+        annotate(captured("mlp").graph), GridShape.parse("2x2x2x2"), CPU, compiled("mlp", "2").plan.options
+    )
+    planned = []
+    plan = lambda *given: planned.append(given) or [(-len(planned), {"at": len(planned)})]  # noqa: E731
+    monkeypatch.setattr(axis_merging, "_plans", plan)
     for until, count in ((-math.inf, 1), (math.inf, 6)):
         planned.clear()
-        found = merged_axes.plans(
-            grid, lambda one: planned.append(one) or [(-len(planned), {"at": len(planned)})], until
-        )
+        found = axis_merging._merged_plans(request, Constraints(), until)
         assert len(planned) == count == found[1]
         assert [one["at"] for one in found[0]] == list(range(count, 0, -1))

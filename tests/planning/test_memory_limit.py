@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import re
 from types import SimpleNamespace
 
@@ -15,13 +16,28 @@ from autopar.codegen.memory_footprint import footprint
 from autopar.errors import InfeasiblePlan
 from autopar.ir.machine import Link
 from autopar.partitioner.problem import NoChoice, Problem
-from autopar.planning.memory_limit import fitted
+from autopar.planning.memory_limit import NextLimit, look_closer, next_limit
+
+
+def searched(tried, made, carry, step):
+    """What a search comes to, with every limit that it asks for tried."""
+    while isinstance(found := step(tried), NextLimit):
+        try:
+            answer = carry(dataclasses.replace(made, problem=Problem((), limit=found.limit)))
+        except NoChoice as error:
+            answer = error
+        tried[found.limit] = answer
+    return found
+
+
+def fitted(made, limit, carry, below=math.inf):
+    return searched({}, made, carry, lambda tried: next_limit(tried, limit, below))
 
 
 def closest(made, limit, carry):
     """The search with its second look."""
     found = fitted(made, limit, carry)
-    return found.closer() if found.best is None and found.closer is not None else found
+    return searched(dict(found.tried), made, carry, lambda tried: look_closer(tried, limit)) if found.tried else found
 
 
 @dataclasses.dataclass(frozen=True)

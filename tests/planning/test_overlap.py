@@ -38,8 +38,8 @@ def first_round(*given, **options):
 @pytest.mark.parametrize(("name", "grid"), CASES)
 def test_priced_again_is_priced_with_less_overlap(name, grid, share):
     one = first_round(name, grid, BUSY)
-    options = {"limit": None, "optimizer": "adamw", "pins": {}, "gathered": False}
-    wanted = build(one.graph, one.built.grid, overlap.as_if(BUSY, share), **options)
+    options = {"limit": None, "optimizer": "adamw", "gathered": False}
+    wanted = build(one.subject.annotated, one.built.grid, overlap.as_if(BUSY, share), **options)
     found = overlap.priced(one.built, share)
     assert found.unhidden == share
     assert found.keys == wanted.keys
@@ -148,7 +148,10 @@ def test_of_all_plans_that_are_best_at_some_price_the_shortest_is_found(lines, r
         mock.patch.object(overlap, "_ROUNDS", 50),
         mock.patch.object(overlap, "_CLEARLY", 0.0),
     ):
-        found = overlap.shortest(seek)
+        tried = []
+        while (share := overlap.next_share(tried)) is not None:
+            tried.append((share, seek(share)))
+        found = overlap.shortest(tried)
     least = max(min(price(line, share) - share * room for line in lines) for share in np.linspace(0, 1, 401))
     assert least <= found.seconds + 1e-9
     tried = [seek(share).seconds for share in np.linspace(0, 1, 401)]

@@ -8,11 +8,12 @@ from autopar.ir.graph import Graph, Node, Ref, Value
 from autopar.ir.grid import GridShape
 from autopar.ir.layout import parse_layout
 from autopar.ops import registry
+from autopar.ops.annotated import annotate
 from autopar.ops.record.op import Op
 from autopar.ops.record.rule import letters
 from autopar.partitioner.formulation.choice_patterns import lies
-from autopar.partitioner.formulation.constraints import Asked
-from autopar.planning.pins import Wishes, apply, parse
+from autopar.partitioner.formulation.constraints import Constraints
+from autopar.planning.pins import apply, parse
 
 TARGET = "aten.softmax.int"
 
@@ -33,7 +34,7 @@ GRID = GridShape.parse("2x2")
 
 
 def wishes(graph, *texts, ban=()):
-    return apply((*parse(texts, GRID), *parse(ban, GRID, ban=True)), graph, GRID)
+    return apply((*parse(texts, GRID), *parse(ban, GRID, ban=True)), annotate(graph), GRID)
 
 
 def refused(graph, *texts, ban=()):
@@ -43,20 +44,20 @@ def refused(graph, *texts, ban=()):
 
 
 def test_a_pin_is_applied_to_every_match(graph):
-    assert wishes(graph, "block.*: a@axis0").calls == {"first": {0: "a"}, "second": {0: "a"}}
-    assert wishes(graph, "first: a@*").calls == {"first": {0: "a", 1: "a"}}
-    assert wishes(graph) == Wishes({}, Asked())
+    assert wishes(graph, "block.*: a@axis0").pins == {"first": {0: "a"}, "second": {0: "a"}}
+    assert wishes(graph, "first: a@*").pins == {"first": {0: "a", 1: "a"}}
+    assert wishes(graph) == Constraints()
 
 
 def test_a_ban_is_applied_to_every_match(graph):
     found = wishes(graph, "first: whole@axis1", ban=["*: a@axis0", "block.second: copied@*"])
-    assert found.calls == {"first": {1: "whole"}}
-    assert found.asked.bans == {"first": {0: ("a",)}, "second": {0: ("a", "copied"), 1: ("copied",)}}
+    assert found.pins == {"first": {1: "whole"}}
+    assert found.bans == {"first": {0: ("a",)}, "second": {0: ("a", "copied"), 1: ("copied",)}}
 
 
 def test_of_two_pins_that_agree_the_narrower_counts(graph):
-    assert wishes(graph, "first: copied@axis0", "*: whole@axis0").calls["first"] == {0: "copied"}
-    assert wishes(graph, "first: whole@axis0", "first: copied@axis0").calls["first"] == {0: "copied"}
+    assert wishes(graph, "first: copied@axis0", "*: whole@axis0").pins["first"] == {0: "copied"}
+    assert wishes(graph, "first: whole@axis0", "first: copied@axis0").pins["first"] == {0: "copied"}
 
 
 def test_a_frozen_letter_says_why(graph):
@@ -109,10 +110,10 @@ def test_layouts_are_pinned_and_banned_on_tensors():
     gpt = captured("gpt").graph
     weight = {item.name: item.value for item in gpt.parameters}
     found = wishes(gpt, "blocks.*.up.weight: shard 0@axis1", "embed.weight: whole@axis0", ban=["*: shard@axis0"])
-    assert found.asked.homes[weight["blocks.1.up.weight"]] == {1: ("shard 0",)}
-    assert found.asked.homes[weight["embed.weight"]] == {0: ("whole",)}
-    assert len(found.asked.unhomes) == len(gpt.parameters) + len(gpt.inputs)
-    assert wishes(gpt, "head.weight: shard 0@axis0").asked.homes == {weight["embed.weight"]: {0: ("shard 0",)}}  # tied
+    assert found.homes[weight["blocks.1.up.weight"]] == {1: ("shard 0",)}
+    assert found.homes[weight["embed.weight"]] == {0: ("whole",)}
+    assert len(found.unhomes) == len(gpt.parameters) + len(gpt.inputs)
+    assert wishes(gpt, "head.weight: shard 0@axis0").homes == {weight["embed.weight"]: {0: ("shard 0",)}}  # tied
     assert "no parameter or input; did you mean 'blocks.0.up.weight'?" in refused(
         gpt, "blocks.0.up.wieght: shard 0@axis0"
     )

@@ -8,14 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autopar.ir.graph import Graph, Input, Node, Ref, Value, check
-from autopar.ops.lookup import call_of, rule_of
+from autopar.ops.annotated import annotate
 from autopar.ops.record.rule import choices
 from autopar.partitioner.formulation.dim_factors import of_letters, propagate
 
 
 def of(graph):
-    calls = {node.name: (call_of(graph, node), rule_of(graph, node)) for node in graph.nodes}
-    return propagate(graph, calls), calls
+    annotated = annotate(graph)
+    return propagate(annotated), annotated.calls
 
 
 def views(*shapes):
@@ -55,8 +55,9 @@ def test_a_split_of_any_factor_passes_a_view_without_communication(shape):
     """For each factor's letter some choice of the view has the shards of that factor on both sides."""
     graph = views((math.prod(shape),), tuple(shape))
     found, calls = of(graph)
-    call, rule = calls["v1"]
-    every = [one for one in choices(rule, call, of_letters(found, call, rule)) if one.mode == "split"]
+    item = calls["v1"]
+    call, rule = item.call, item.rule
+    every = [one for one in choices(rule, call, of_letters(found, item)) if one.mode == "split"]
     for at in range(len(shape)):
         before, after = math.prod(shape[:at]), math.prod(shape[at + 1 :])
         assert [one for one in every if (one.operands[0].blocks, one.operands[0].unit) == (before, after)
@@ -72,8 +73,9 @@ def test_every_reading_fits_its_dim(name):
         assert (1, 1) in readings
         assert len(readings) <= 6
         assert all(extent % (blocks * unit) == 0 for blocks, unit in readings)
-    for call, rule in calls.values():
-        for letter, readings in of_letters(found, call, rule).items():
+    for item in calls.values():
+        rule = item.rule
+        for letter, readings in of_letters(found, item).items():
             assert (1, 1) in readings
             assert all(rule.extents[letter] % (blocks * unit) == 0 for blocks, unit in readings)
             if letter in rule.windows:
@@ -85,9 +87,10 @@ def test_nothing_more_is_learned_by_passing_on(name):
     """The readings are a fixed point: every call has given all its dims the readings of its letters."""
     graph = captured(name).graph
     found, calls = of(graph)
-    for call, rule in calls.values():
+    for item in calls.values():
+        call, rule = item.call, item.rule
         dims = zip((*call.operands, *call.results), (*rule.operands, *rule.results), strict=True)
-        for letter, readings in of_letters(found, call, rule).items():
+        for letter, readings in of_letters(found, item).items():
             for value, letters in dims:
                 for dim, names in enumerate(letters):
                     if names == (letter,) and len(found[value.name, dim]) < 6:
@@ -99,7 +102,7 @@ def test_heads_of_a_fused_projection():
     graph = captured("heads").graph
     found, calls = of(graph)
     product = next(node for node in graph.nodes if node.target == "aten.linear.default")
-    assert (3, 2) in of_letters(found, *calls[product.name])["n"]
+    assert (3, 2) in of_letters(found, calls[product.name])["n"]
     weight, bias = product.inputs[1:]
     assert (3, 2) in found[weight, 0]
     assert (3, 2) in found[bias, 0]
@@ -110,4 +113,4 @@ def test_batch_and_sequence_flattened_for_the_loss():
     graph = captured("gpt").graph
     found, calls = of(graph)
     loss = next(node for node in graph.nodes if node.outputs == (graph.loss,))
-    assert {(1, 3), (4, 1)} <= set(of_letters(found, *calls[loss.name])["n"])
+    assert {(1, 3), (4, 1)} <= set(of_letters(found, calls[loss.name])["n"])

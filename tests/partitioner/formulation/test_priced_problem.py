@@ -13,7 +13,9 @@ from autopar.errors import ConfigError, InfeasiblePlan
 from autopar.ir.graph import ITEMSIZE
 from autopar.ir.grid import GridShape
 from autopar.ir.layout import Partial, Replicate, Shard
+from autopar.ops.annotated import annotate
 from autopar.partitioner.formulation import repeated_blocks
+from autopar.partitioner.formulation.constraints import Constraints
 from autopar.partitioner.formulation.priced_problem import build, decide
 from autopar.partitioner.problem import Choices, Edge, NoChoice, Problem, evaluate, fits
 from autopar.partitioner.solvers.exhaustive import solve_exhaustively
@@ -24,8 +26,11 @@ GRIDS = ("2", "3", "2x2")
 
 
 def built(name, grid, machine=SLOW, limit=None, gathered=False, pins=None):
-    return build(captured(name).graph, GridShape.parse(grid), machine, limit=limit, optimizer="adamw",
-                 pins=pins or {}, gathered=gathered)  # fmt: skip
+    constraints = Constraints(pins=pins or {})
+    annotated = annotate(captured(name).graph)
+    return build(
+        annotated, GridShape.parse(grid), machine, constraints, limit=limit, optimizer="adamw", gathered=gathered
+    )
 
 
 def restricted(problem, seed, most=60_000):

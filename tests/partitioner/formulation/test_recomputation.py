@@ -13,11 +13,12 @@ from autopar.costmodel.compute import parameter_seconds
 from autopar.errors import ConfigError, InfeasiblePlan
 from autopar.ir.grid import GridShape
 from autopar.ir.plan_file import to_json
+from autopar.ops.annotated import annotate
 from autopar.partitioner.formulation.priced_problem import build, decide, running_statistics
 from autopar.partitioner.formulation.recomputation import again, key_of, offered
 from autopar.partitioner.problem import NoChoice
 from autopar.partitioner.solvers.solve import solve
-from autopar.planning.candidate import outcome
+from autopar.planning.candidate import candidate_of
 from autopar.runtime import drawing, simulate
 from autopar.runtime.functional.model_random import Drawn
 from autopar.runtime.parameters.deferred_init import module_values
@@ -116,7 +117,7 @@ def frontier():
         built = _built(graph, grid, None, recomputed)
         for kept in range(15_000, 45_000, 1500):
             try:
-                one = outcome(built, solve(replace(built.problem, limit=float(kept))), "adamw")
+                one = candidate_of(built, solve(replace(built.problem, limit=float(kept))), "adamw")
             except NoChoice:
                 continue
             found.append((one.solution.cost, one.held.peak))
@@ -138,8 +139,8 @@ def test_the_cheapest_of_all_sets(memory):
 
 
 def _built(graph, grid, memory, recomputed=()):
-    given = {"limit": memory, "optimizer": "adamw", "pins": {}, "gathered": True}
-    return build(graph, grid, SLOW, **given, recomputed=recomputed)
+    given = {"limit": memory, "optimizer": "adamw", "gathered": True}
+    return build(annotate(graph), grid, SLOW, **given, recomputed=recomputed)
 
 
 def _repeats(graph, grid):
@@ -172,8 +173,8 @@ def test_an_unknown_word_is_refused():
 @pytest.mark.parametrize("name", ["gpt", "wide_gpt"])
 def test_what_it_costs_that_blocks_share_a_choice_is_told(name, grid):
     one = compiled(name, grid)
-    given = {"limit": None, "optimizer": "adamw", "pins": {}, "gathered": False}
-    apart = build(one.graph, GridShape.parse(grid), SLOW, **given, untied=True)
+    given = {"limit": None, "optimizer": "adamw", "gathered": False}
+    apart = build(one.subject.annotated, GridShape.parse(grid), SLOW, **given, untied=True)
     assert len(apart.keys) > 2 * len(one.built.keys)
     least = solve(apart.problem).cost
     assert one.plan.solver.tied_loss == pytest.approx(1 - least / one.solution.cost, abs=1e-9)

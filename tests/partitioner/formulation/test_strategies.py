@@ -11,6 +11,7 @@ from autopar.errors import ConfigError
 from autopar.ir.graph import Value
 from autopar.ir.grid import GridShape
 from autopar.ir.layout import Copied, Partial, Replicate, Shard
+from autopar.ops.annotated import annotate
 from autopar.ops.record.rule import choices, fills
 from autopar.partitioner.formulation.strategies import (
     demands,
@@ -27,7 +28,7 @@ GRIDS = [GridShape.parse(text) for text in ("2", "3", "2x2", "2x1")]
 
 
 def described(name, grid, pins=None):
-    return describe(captured(name).graph, grid, pins or {})
+    return describe(annotate(captured(name).graph), grid, pins or {})
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
@@ -103,7 +104,7 @@ def test_two_axes_leave_every_rank_a_row():
     letters = {tuple(map(str, one)) for one in six}
     assert ("n", "n") not in letters
     assert {("n", "k"), ("b0", "n"), ("b0", "b0")} <= letters
-    asked = describe(captured("mlp").graph, GridShape.parse("3x2"), {"fc2": {0: "n", 1: "n"}})
+    asked = describe(annotate(captured("mlp").graph), GridShape.parse("3x2"), {"fc2": {0: "n", 1: "n"}})
     assert [tuple(map(str, one)) for one in asked["fc2"].strategies] == [("n", "n")]
 
 
@@ -111,7 +112,7 @@ def test_a_pin_may_split_what_leaves_a_rank_without_rows():
     """Left free, every rank gets a row; the user may ask for more."""
     grid = GridShape.parse("5")
     assert "n" not in {str(choice) for (choice,) in described("mlp", grid)["fc2"].strategies}
-    pinned = describe(captured("mlp").graph, grid, {"fc2": {0: "n"}})
+    pinned = describe(annotate(captured("mlp").graph), grid, {"fc2": {0: "n"}})
     assert [str(choice) for (choice,) in pinned["fc2"].strategies] == ["n"]
 
 
@@ -155,7 +156,7 @@ def test_homes_of_parameters_that_may_be_gathered():
 
 def test_demands_are_the_layouts_of_all_readers():
     graph, grid = captured("gpt").graph, GridShape.parse("2")
-    items = describe(graph, grid, {})
+    items = describe(annotate(graph), grid, {})
     found = demands(graph, items)
     assert found.keys() == graph.values.keys()
     for name, layouts in found.items():

@@ -1,0 +1,43 @@
+"""What all of planning reads: a graph, the grid and machine that it is planned for, and what the user asks of the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from autopar.ir.graph import Graph
+from autopar.ir.grid import GridShape
+from autopar.ir.machine import Machine
+from autopar.ir.plan import Options
+from autopar.ops.annotated import AnnotatedGraph
+from autopar.partitioner.formulation.constraints import Constraints
+from autopar.planning import baselines, pins
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One model on one grid. `stored` are the layouts, per axis, in which parameters lie whatever the options say."""
+
+    annotated: AnnotatedGraph
+    grid: GridShape
+    machine: Machine
+    options: Options
+    stored: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    @property
+    def graph(self) -> Graph:
+        """The graph without what is known of its calls."""
+        return self.annotated.graph
+
+    @property
+    def limit(self) -> float:
+        """Bytes that a rank may hold."""
+        return float(self.machine.memory_bytes) if self.options.memory is None else self.options.memory
+
+    def constraints(self) -> Constraints:
+        """What pins, bans, stored parameters and a fixed plan leave open. Raises ConfigError where they exclude each other."""
+        pinned = pins.apply(pins.of(self.options, self.grid), self.annotated, self.grid)
+        pinned = pins.stored(pinned, self.graph, self.stored)
+        if self.options.plan == baselines.FREE:
+            return pinned
+        return baselines.narrowed(self.options.plan, self.annotated, self.grid, pinned)
