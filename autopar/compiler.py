@@ -34,7 +34,7 @@ from autopar.planning.candidate import Candidate
 from autopar.planning.options import bytes_of, check, options_of
 from autopar.planning.planner import planned
 from autopar.planning.request import Request
-from autopar.progress import Progress, logged, timed
+from autopar.progress import Progress, logged, silent, timed
 
 if TYPE_CHECKING:
     import torch
@@ -54,6 +54,12 @@ class Subject:
     annotated: AnnotatedGraph
     source: ModelSource
 
+    @staticmethod
+    def of(model: object, captured: Captured, source: ModelSource = LIVE, tell: Progress = silent) -> Subject:
+        """Graph -> AnnotatedGraph; `tell` is told of discovery."""
+        with ours(f"compiling {captured.graph.name}"):
+            return Subject(model, captured, annotate(captured.graph, captured.batch.larger, tell), source)
+
     def without(self, broken: BrokenCall) -> Subject:
         """The same model, in which the operator of that call runs whole on every rank."""
         larger = self.captured.batch.larger
@@ -62,7 +68,7 @@ class Subject:
         fixed = self.captured.batch.fixed or ("" if larger is not None else broken.why)
         batch = replace(self.captured.batch, larger=larger, fixed=fixed)
         captured = replace(self.captured, graph=whole_from_now(self.captured.graph, broken), batch=batch)
-        return replace(self, captured=captured, annotated=annotate(captured.graph, larger))
+        return Subject.of(self.model, captured, self.source)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +163,7 @@ class Compiled:
         with timed(tell, "captured") as said, example.as_then(self.model):
             captured = _captured(self.model, examples, plan.name, plan.options)
             said(f"{rows} rows, {len(captured.graph.nodes)} operators")
-        subject = Subject(self.model, captured, _annotated(captured, tell), plan.model)
+        subject = Subject.of(self.model, captured, plan.model, tell)
         stored = {item.name: item.layouts for item in plan.parameters if item.kind != "constant"}
         request = Request(subject.annotated, _shape(plan.grid), plan.machine, plan.options, stored)
         return _planned_and_emitted(subject, request, tell)
@@ -206,27 +212,15 @@ def compile(
     Raises CaptureError, ConfigError, or InfeasiblePlan where no plan meets the memory limit.
     """
     options = options_of(
-        memory=memory, solver=solver, pin=pin, ban=ban, optimizer=optimizer, loss=loss, outputs=outputs,
-        time_limit=time_limit, measure=measure, recompute=recompute, plan=plan, batch_sizes=batch_sizes,
-    )  # fmt: skip
-    return compile_with(
-        options,
-        model,
-        example_inputs,
-        grid=grid,
-        ranks=ranks,
-        machine=machine,
-        name=name,
-        source=source,
-        progress=progress,
+        memory, solver, optimizer, pin, ban, loss, time_limit, outputs, measure, recompute, plan, batch_sizes
     )
+    return compile_with(options, model, example_inputs, grid, machine, ranks, name, source, progress)
 
 
 def compile_with(
     options: Options,
     model: Any,  # noqa: ANN401 (as in compile)
     example_inputs: Any,  # noqa: ANN401
-    *,
     grid: str | GridShape,
     machine: str | Path | Machine,
     ranks: int | None = None,
@@ -242,7 +236,7 @@ def compile_with(
         captured = _captured(model, example_inputs, name or _name_of(model), options)
         said(f"{len(captured.graph.nodes)} operators, {_count(captured.graph)} parameters")
     # Graph -> AnnotatedGraph
-    subject = Subject(model, captured, _annotated(captured, tell), source or LIVE)
+    subject = Subject.of(model, captured, source or LIVE, tell)
     # AnnotatedGraph -> Candidate -> program.py, Plan
     compiled = _on_grid(subject, grid, ranks, profile, options, tell)
     return _with_others(compiled, options.batch_sizes, tell)
@@ -252,11 +246,6 @@ def _captured(model: Any, example_inputs: Any, name: str, options: Options) -> C
     from autopar.capture import capture
 
     return capture(model, example_inputs, name=name, loss=options.loss, outputs=options.outputs)
-
-
-def _annotated(captured: Captured, tell: Progress) -> AnnotatedGraph:
-    with ours(f"compiling {captured.graph.name}"):
-        return annotate(captured.graph, captured.batch.larger, tell)
 
 
 def _with_others(compiled: Compiled, sizes: Sequence[int], tell: Progress) -> Compiled:

@@ -29,8 +29,8 @@ def recompile(folder: str | Path) -> Compiled:
         replace(plan.options, batch_sizes=()),
         file.model,
         file.example_inputs,
-        grid=plan.grid,
-        machine=plan.machine,
+        plan.grid,
+        plan.machine,
         name=plan.name,
         source=ModelSource(str(path), file.sha256, file.attribute),
     )

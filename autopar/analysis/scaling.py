@@ -210,15 +210,14 @@ class _Captured:
 def _with_rows(base: Compiled, rows: int) -> Compiled:
     """The model captured anew with another number of rows."""
     from autopar.capture import capture
+    from autopar.compiler import Subject
     from autopar.model_file import load
-    from autopar.ops.annotated import annotate
 
     source, options = base.plan.model, base.plan.options
     file = load(f"{source.path}:{source.attribute}")
     inputs = _grown(file.example_inputs(), rows)
     captured = capture(file.model, inputs, name=base.plan.name, loss=options.loss, outputs=options.outputs)
-    annotated = annotate(captured.graph, captured.batch.larger)
-    return replace(base, subject=replace(base.subject, captured=captured, annotated=annotated))
+    return replace(base, subject=Subject.of(base.model, captured, source))
 
 
 def _grown(examples: Inputs, rows: int) -> Inputs:

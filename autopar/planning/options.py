@@ -18,15 +18,14 @@ RECOMPUTE = ("auto", "always", "never")
 
 
 def options_of(
-    *,
     memory: str | float | None,
     solver: str,
+    optimizer: str,
     pin: Sequence[str],
     ban: Sequence[str],
-    optimizer: str,
     loss: str | None,
-    outputs: str | Sequence[str],
     time_limit: float,
+    outputs: str | Sequence[str],
     measure: bool,
     recompute: str,
     plan: str,

@@ -22,13 +22,12 @@ from torch import Tensor
 
 from autopar.capture import capture
 from autopar.codegen.memory_footprint import Footprint
-from autopar.compiler import LIVE, Subject, emitted
+from autopar.compiler import Subject, emitted
 from autopar.errors import ConfigError
 from autopar.ir.grid import GridShape
 from autopar.ir.machine import load as load_machine
 from autopar.ir.plan import Options
 from autopar.ir.plan_file import to_json
-from autopar.ops.annotated import annotate
 from autopar.partitioner.formulation.priced_problem import Built, build
 from autopar.partitioner.problem import Solution, evaluate
 from autopar.planning.candidate import candidate_of
@@ -75,13 +74,12 @@ class Case:
         """One case per grid. Raises CaptureError."""
         with doubled():
             captured = capture(model.module, model.inputs, name="drawn")
-            annotated = annotate(captured.graph, captured.batch.larger)
+            subject = Subject.of(model.module, captured)
             expected, machine = expected_of(model), load_machine("cpu")
             built = [
-                build(annotated, shape, machine, limit=None, optimizer="sgd", gathered=False)
+                build(subject.annotated, shape, machine, limit=None, optimizer="sgd", gathered=False)
                 for shape in map(GridShape.parse, grids)
             ]
-        subject = Subject(model.module, captured, annotated, LIVE)
         return [Case(model, one.grid, subject, one, expected, Strategies(one.problem), []) for one in built]
 
     def differs(self, draw: random.Random, cuts: int = 1) -> str:

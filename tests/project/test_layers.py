@@ -122,13 +122,6 @@ def read(table: str) -> list[Layer]:
 
 
 LAYERS = read(TABLE)
-# Imports that the table forbids and that still stand, each to be taken away.
-EXCEPTIONS = {
-    ("autopar/planning/grid_search.py", "autopar.compiler"),
-    ("autopar/planning/pins.py", "autopar.ops.lookup"),
-    ("partitioner/formulation/strategies.py", "autopar.ops.lookup"),
-    ("codegen/symbolic_batch.py", "autopar.ops.lookup"),
-}
 MOST_FILES = 16
 # Folders that may have more: one file per family of operators, and what is being divided.
 LARGE = {
@@ -250,16 +243,13 @@ def test_no_row_names_one_above_it():
 
 
 def test_no_import_but_those_of_the_table():
-    found = [one for one in imports() if forbidden(one)]
-    assert not [str(one) for one in found if (one.source.path, one.target.module) not in EXCEPTIONS]
-    gone = EXCEPTIONS - {(one.source.path, one.target.module) for one in found}
-    assert not gone, "these exceptions are needed no more: take them out of EXCEPTIONS"
+    assert not [str(one) for one in imports() if forbidden(one)]
 
 
 def test_no_circle():
-    kept = [one for one in imports() if (one.source.path, one.target.module) not in EXCEPTIONS]
-    assert not circle((one.source.path, one.target.path) for one in kept)
-    assert not circle((a, b) for a, b in {(layer_of(x.source.path), layer_of(x.target.path)) for x in kept} if a != b)
+    assert not circle((one.source.path, one.target.path) for one in imports())
+    layers = {(layer_of(one.source.path), layer_of(one.target.path)) for one in imports()}
+    assert not circle((a, b) for a, b in layers if a != b)
 
 
 def test_layers_do_without_some_packages():
