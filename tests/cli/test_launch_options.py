@@ -67,8 +67,3 @@ def test_words_for_mpiexec_begin_with_an_option(built, launched):
 
 def test_other_commands_pass_nothing_on():
     assert "- -launcher\n" in refused("diff", "one", "two", "--", "-launcher", status=2)
-
-
-@pytest.mark.spmd
-def test_a_host_that_is_this_machine(built):
-    assert run("run", built, "--steps", "2", "--hosts", "localhost:2")[0] == 0

@@ -4,22 +4,13 @@ The pins split what the planner would seldom split for a model so small: the voc
 mask, the keys.
 """
 
-import functools
-import runpy
 from pathlib import Path
 
 import pytest
-import torch
-from compiling import QUICK
+from compiling import compiled_file, of_file, verified
 
-import autopar.capture
-from autopar.compiler import compile
-from autopar.ir.grid import GridShape
-from autopar.ir.plan import ModelSource
-from autopar.model_file import load
 from autopar.runtime import simulate
-from autopar.runtime.session.compiled_job import open_job
-from autopar.runtime.verification.verify import CASES, main, verify
+from autopar.runtime.verification.verify import CASES, main
 
 FILE = Path(__file__).parent / "models" / "small_random.py"
 VOCABULARY = ("embed: v@model", "head: n@model")
@@ -31,31 +22,25 @@ SPLITS = {  # per name the grid, pins, and letters of the attention calls
 }
 
 
-@functools.cache
-def captured():
-    file = load(FILE)
-    return file, autopar.capture.capture(file.model, file.example_inputs, name="random")
-
-
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
+def folder(tmp_path):
     def make(grid, pins=(), letters=()):
-        file, graph = captured()
-        monkeypatch.setattr(autopar.capture, "capture", lambda *given, **options: graph)
-        calls = [node.name for node in graph.graph.nodes if "scaled_dot_product" in node.target]
+        calls = [node.name for node in graph().nodes if "scaled_dot_product" in node.target]
         pins = [*pins, *(f"{name}: {letter}" for name in calls for letter in letters)]
-        source = ModelSource(str(file.path), file.sha256, file.attribute)
-        one = compile(file.model, file.example_inputs, grid=grid, machine=QUICK, name="random", source=source, pin=pins)
-        return one.save(tmp_path / "build"), one.source
+        path = compiled_file(FILE, grid, tmp_path / "build", "random", pin=pins)
+        return path, (path / "program.py").read_text()
 
     return make
+
+
+def graph():
+    return of_file(FILE, name="random")[1].graph
 
 
 @pytest.mark.parametrize("name", SPLITS)
 def test_the_program_computes_what_the_model_computes(folder, name):
     grid, *pins = SPLITS[name]
     path, source = folder(grid, *pins)
-    torch.set_num_threads(1)
     assert "dropout(" in source
     if "vocabulary" in name:
         assert "classes=(MODEL, 15)" in source
@@ -63,13 +48,7 @@ def test_the_program_computes_what_the_model_computes(folder, name):
     if "rows" in name:
         assert "2: (DATA, 7)" in source
 
-    def run():
-        opened = open_job(
-            runpy.run_path(str(path / "program.py"), run_name="program")["PROGRAM"], path / "program.py", 0
-        )
-        return verify(opened, CASES[1], 2, 0)
-
-    differences = simulate(GridShape.parse(grid).size, run, timeout=300.0)[0]
+    differences = verified(path / "program.py", grid, CASES[1:2], steps=2)
     assert [one.what for one in differences] == ["losses", "gradients", "state"]
     assert [one for one in differences if not one.relative <= one.tolerance] == []
 
@@ -95,4 +74,6 @@ def test_a_program_that_draws_something_else_is_told_apart(folder, capsys):
 
 
 def test_a_model_whose_dropout_is_always_on_is_said_to_evaluate_in_another_way():
-    assert "scaled_dot_product_attention(that drops something) in evaluation" in captured()[1].evaluation
+    assert (
+        "scaled_dot_product_attention(that drops something) in evaluation" in of_file(FILE, name="random")[1].evaluation
+    )

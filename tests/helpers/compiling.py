@@ -1,10 +1,11 @@
-"""Compile the small models, each captured once, and run programs on simulated ranks beside the sequential model."""
+"""Compiles small models and model files, each captured once, and runs programs on simulated ranks beside the sequential model."""
 
 import copy
 import dataclasses
 import functools
 import hashlib
 import random
+import runpy
 from unittest import mock
 
 import live
@@ -22,14 +23,18 @@ from autopar.ir.grid import GridShape
 from autopar.ir.layout import parse_layout
 from autopar.ir.machine import Link
 from autopar.ir.machine import load as load_machine
+from autopar.ir.plan import ModelSource
 from autopar.ir.plan_file import to_json
+from autopar.model_file import load
 from autopar.partitioner.formulation.priced_problem import decide
 from autopar.partitioner.problem import Solution, evaluate
 from autopar.planning.overlap import as_if
 from autopar.runtime import simulate
 from autopar.runtime.parameters.deferred_init import module_values
 from autopar.runtime.program.plan_reader import parse_description
+from autopar.runtime.session.compiled_job import open_job
 from autopar.runtime.session.parallel_module import Parallel
+from autopar.runtime.verification.verify import CASES, verify
 
 EVERY = MODELS | ODD
 CPU = load_machine("cpu")
@@ -78,6 +83,35 @@ def compiled(name, grid, machine=SLOW, solve=None, **options):
     finally:
         for patch in patches:
             patch.stop()
+
+
+@functools.cache
+def of_file(path, **options):
+    """A model file, and its graph."""
+    file = load(path)
+    return file, capture(file.model, file.example_inputs, **options)
+
+
+def compiled_file(path, grid, folder, name, **options):
+    """A model file compiled into a folder, for a machine on which whatever can be split is."""
+    file, graph = of_file(path, name=name)
+    source = ModelSource(str(file.path), file.sha256, file.attribute)
+    with mock.patch("autopar.capture.capture", return_value=graph):
+        one = autopar.compile(
+            file.model, file.example_inputs, grid=grid, machine=QUICK, name=name, source=source, **options
+        )
+    return one.save(folder)
+
+
+def verified(path, grid, cases=CASES, steps=3):
+    """What `autopar verify` finds on rank 0 in these cases, all ranks being threads of this process."""
+    torch.set_num_threads(1)
+
+    def rank():
+        opened = open_job(runpy.run_path(str(path), run_name="program")["PROGRAM"], path, 0)
+        return [one for case in cases for one in verify(opened, case, steps, 0)]
+
+    return simulate(GridShape.parse(grid).size, rank, timeout=300.0)[0]
 
 
 def as_priced(one):

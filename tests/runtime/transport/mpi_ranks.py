@@ -1,13 +1,16 @@
-"""What `test_mpi.py` runs on real MPI ranks: the tests of the simulation, with MPI in the place of threads.
+"""What `test_mpi.py` runs on real MPI ranks, parts by their names: the tests of the simulation, with MPI in the place of threads.
 
 `simulate` is replaced by a function that runs the given function once on this process's rank, and gathers the results.
 """
 
 import itertools
+import sys
 
+import mpi_sums
 import partition_ranks
 import test_conversion_table
 import test_operators
+import test_staged
 import torch
 from mpi4py import MPI
 from oracle import CELLS, assemble, layout_of
@@ -123,13 +126,29 @@ def many_grids():
         one.Free()
 
 
-def main():
+PARTS = (
+    many_grids,
+    types,
+    conversions,
+    windows,
+    statistics,
+    partition_ranks.partitions,
+    test_staged.on_mpi,
+    mpi_sums.sums,
+)
+
+
+def main(names):
     test_conversion_table.simulate = on_mpi
-    for part in (many_grids, types, conversions, windows, statistics, partition_ranks.partitions):
-        part()
-        if MPI.COMM_WORLD.Get_rank() == 0:
-            print(part.__name__, flush=True)
+    for part in PARTS:
+        if not names or part.__name__ in names:
+            part()
+            if MPI.COMM_WORLD.Get_rank() == 0:
+                print(part.__name__, flush=True)
+    nodes = mpi_sums.count_nodes()
+    if MPI.COMM_WORLD.Get_rank() == 0:
+        print("nodes", nodes, flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

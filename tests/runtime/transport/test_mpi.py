@@ -12,13 +12,28 @@ from autopar.ir.grid import GridShape
 from autopar.runtime import Grid, simulate
 from autopar.runtime.grid.grid import _wrong_size
 
+ALL = ["many_grids", "types", "conversions", "windows", "statistics", "partitions", "on_mpi", "sums"]
+
 
 @pytest.mark.spmd
-@pytest.mark.parametrize("ranks", [2, pytest.param(3, marks=pytest.mark.zoo), 4])
-def test_under_mpiexec(ranks):
-    result = mpiexec(ranks, [Path(__file__).with_name("mpi_ranks.py")])
+@pytest.mark.parametrize(
+    ("ranks", "nodes", "parts"),
+    [
+        (2, 1, ALL),
+        (3, 1, ["on_mpi", "sums"]),
+        (3, 3, ["sums"]),
+        (4, 2, ALL),
+        pytest.param(3, 1, ALL, marks=pytest.mark.zoo),
+        pytest.param(8, 1, ["partitions", "sums"], marks=pytest.mark.zoo),
+    ],
+)
+def test_under_mpiexec(ranks, nodes, parts):
+    """MPICH can be told to take the ranks of one machine for ranks of several nodes."""
+    environment = {"MPIR_CVAR_NUM_CLIQUES": str(nodes)}
+    script = Path(__file__).with_name("mpi_ranks.py")
+    result = mpiexec(ranks, [script, *parts], environment=environment)
     assert result.returncode == 0, result.stderr[-3000:]
-    assert result.stdout.split() == ["many_grids", "types", "conversions", "windows", "statistics", "partitions"]
+    assert result.stdout.split() == [*parts, "nodes", str(nodes)]
 
 
 @pytest.mark.spmd
@@ -92,7 +107,9 @@ if sys.argv[1] in ("raises", "exits"):
 
 
 @pytest.mark.spmd
-@pytest.mark.parametrize(("how", "freed"), [("ends", 4), ("raises", 0), ("exits", 0)])
+@pytest.mark.parametrize(
+    ("how", "freed"), [("ends", 4), ("raises", 0), pytest.param("exits", 0, marks=pytest.mark.zoo)]
+)
 def test_shared_memory_is_freed_at_exit_if_all_ranks_come_to_it(how, freed, tmp_path):
     script = tmp_path / "leaving.py"
     script.write_text(LEAVING)

@@ -120,7 +120,7 @@ class _Scaled(torch.autograd.Function):
 @pytest.mark.spmd
 def test_the_command_on_mpi_ranks(tmp_path):
     code = "import sys; from autopar.cli import main; sys.exit(main(sys.argv[1:]))"
-    line = [sys.executable, "-c", code, "verify", "--adjoint", "-n", "2", "--json"]
+    line = [sys.executable, "-c", code, "verify", "--adjoint", "--grid", "1x2", "--json"]
     done = subprocess.run(line, capture_output=True, text=True, timeout=170, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     rows = json.loads(done.stdout)
