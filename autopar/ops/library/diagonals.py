@@ -8,7 +8,7 @@ A part that begins at row r and column c of the whole has the diagonal d + r - c
 
 from __future__ import annotations
 
-from autopar.ops.record.dim_letters import lettered, named, noted
+from autopar.ops.record.dim_letters import lettered, named
 from autopar.ops.record.emit_context import EmitContext, method
 from autopar.ops.record.op import Sample, T, memory
 from autopar.ops.record.printing import atom, invoke
@@ -77,4 +77,8 @@ memory(
 )  # fmt: skip
 
 
-memory("trace", ("aten.trace.default",), "[m] [n] ->", noted("[m] [n] ->", {0}), method("trace"), Sample((T((4, 6)),)))
+memory(
+    "trace", ("aten.trace.default",), "[m] [n] ->",
+    lambda call: with_linear(lettered(call, [named(call.operands[0].shape)], [()], ("d0", "d1")), {0}),
+    method("trace"), Sample((T((4, 6)),)),
+)  # fmt: skip
