@@ -30,13 +30,13 @@ from autopar.runtime.diagnostics.failure import end_scripts
 from autopar.runtime.grid.grid import check_ranks
 from autopar.runtime.parameters import distribute
 from autopar.runtime.parameters.deferred_init import initial_values
-from autopar.runtime.parameters.sources import Made, Source
+from autopar.runtime.parameters.sources import ComparedSource, Source
 from autopar.runtime.profiling import profile_steps
 from autopar.runtime.profiling.profiler import Profiler
 from autopar.runtime.program.from_text import program_of
 from autopar.runtime.program.plan_reader import Description, parse_description
 from autopar.runtime.program.program import Program
-from autopar.runtime.session.batch_forms import Form
+from autopar.runtime.session.batch_programs import BatchProgram
 from autopar.runtime.session.parallel_module import Parallel
 from autopar.runtime.transport.base import Comm
 from autopar.runtime.transport.world import default_world, simulated_world
@@ -70,7 +70,7 @@ class Parallelized(Parallel):
         self.source = source
         self._compiled = compiled  # on rank 0, and where not every number of rows is taken
 
-    def _another_form(self, rows: int, having: Sequence[str]) -> Form:
+    def _another_program(self, rows: int, having: Sequence[str]) -> BatchProgram:
         """Compile the model for so many rows in these inputs. Collective."""
         constants: dict[str, Tensor] = {}
 
@@ -83,7 +83,7 @@ class Parallelized(Parallel):
 
         source, text = by_rank0(self.grid.comm, f"compiling for {rows} rows", made)
         self._add(source, text, distribute.from_rank0(constants, self.grid.comm))
-        return self._forms[-1]
+        return self._programs[-1]
 
     def _add(self, source: str, text: str, constants: Source) -> None:
         description = parse_description(text, "the plan")
@@ -180,7 +180,7 @@ def _started(compiled: Callable[[], Compiled], model: Model, world: Comm, seed: 
     description = parse_description(text, "the plan")
     known = {name for item in description.parameters for name in (item.name, *item.aliases)}
     constants = result.constants if result is not None else {}
-    values = Made(pair for pair in _values(model, constants, world, seed, live=live) if pair[0] in known)
+    values = ComparedSource(pair for pair in _values(model, constants, world, seed, live=live) if pair[0] in known)
     program, plan = program_of(source, "<program by autopar>"), from_json(text, "the plan")
     kept = result if plan.batch.fixed or plan.batch.sizes != ANY else None
     parallel = Parallelized(program, description, values, plan, source, seed, kept)

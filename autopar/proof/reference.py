@@ -13,7 +13,7 @@ from autopar.ir.graph import Dtype, Node, Ref, Value
 from autopar.ops.interpreter import operator
 from autopar.ops.record.op import Op, Sample, T
 from autopar.ops.record.rule import Call
-from autopar.runtime.functional.model_random import Drawn
+from autopar.runtime.functional.model_random import ProgramRandom
 from autopar.runtime.grid.counter_rng import drawing
 
 REFUSED = (RuntimeError, IndexError, ValueError, TypeError, AssertionError)  # what torch raises for a call that is none
@@ -98,7 +98,7 @@ def _run(
     kwargs = tuple((name, plain(value)) for name, value in sample.kwargs)
     target = sample.target or op.targets[0]
     values = {f"x{i}": tensor for i, tensor in enumerate(operands)}
-    with drawing(0, 0), Drawn() if op.random else nullcontext():
+    with drawing(0, 0), ProgramRandom() if op.random else nullcontext():
         out: Any = operator(target)(*(_given(a, values) for a in args), **{k: _given(v, values) for k, v in kwargs})
     results: tuple[torch.Tensor, ...] = (out,) if isinstance(out, torch.Tensor) else tuple(out)
     return operands, Node("call", target, args, kwargs, ()), results

@@ -26,8 +26,8 @@ from autopar.ir.plan import ModelSource
 from autopar.model_file import ModelFile
 from autopar.runtime import simulate
 from autopar.runtime.program.plan_reader import read_description
-from autopar.runtime.session.compiled_job import Job
-from autopar.runtime.verification.verify import CASES, Difference, verify
+from autopar.runtime.session.compiled_job import CompiledJob
+from autopar.runtime.verification.verify import CASES, Deviation, verify
 from benchmarks.compatibility.family_subject import Subject
 
 STEPS = 2
@@ -98,21 +98,21 @@ def _compiled(subject: Subject, grid: str, name: str) -> Compiled:
     )
 
 
-def _differences(made: Compiled, subject: Subject, grid: str) -> list[Difference]:
+def _differences(made: Compiled, subject: Subject, grid: str) -> list[Deviation]:
     """What `verify` finds on rank 0."""
     with TemporaryDirectory() as folder:
         path = made.save(folder) / "program.py"
         file = ModelFile(path, "model", "", "model", subject.make, lambda: subject.inputs, None, None)
 
-        def rank() -> list[Difference]:
+        def rank() -> list[Deviation]:
             program = runpy.run_path(str(path), run_name="program")["PROGRAM"]
-            opened = Job(path.parent, program, read_description(path.parent / "plan.json"), file, ())
+            opened = CompiledJob(path.parent, program, read_description(path.parent / "plan.json"), file, ())
             return verify(opened, CASES[0], STEPS, 0)
 
         return simulate(GridShape.parse(grid).size, rank, timeout=1800.0)[0]
 
 
-def _judged(one: Found, differences: Sequence[Difference]) -> Found:
+def _judged(one: Found, differences: Sequence[Deviation]) -> Found:
     worst = max(differences, key=lambda each: math.inf if math.isnan(each.relative) else each.relative / each.tolerance)
     said = f"{worst.what} {worst.relative:.1e} at {worst.worst}, {worst.tolerance:.1e} allowed"
     if not all(each.relative <= each.tolerance for each in differences):

@@ -31,7 +31,7 @@ _WORK = 4  # part of what clears the caches of a core on its own: the other rank
 _LEAST = 1e-6  # seconds; the difference of two loops can come out as nothing
 
 
-class CrowdClock:
+class OversubscribedTimer:
     """What `Clock` is for ranks with a core each: they time the same calls, and the slowest rank counts."""
 
     def __init__(self, world: Comm, pace: Pace) -> None:

@@ -27,8 +27,8 @@ from autopar.ir.calibration_data import VERSION, Measurements, TimedComputation,
 from autopar.jobs.environment import is_terminal
 from autopar.runtime.calibration.communication import kept, sent
 from autopar.runtime.calibration.compute import overlap, rates
-from autopar.runtime.calibration.oversubscribed import CrowdClock
-from autopar.runtime.calibration.timer import QUICK, Clock, Pace
+from autopar.runtime.calibration.oversubscribed import OversubscribedTimer
+from autopar.runtime.calibration.timer import QUICK, BarrierTimer, Pace
 from autopar.runtime.diagnostics.watched_comm import watch
 from autopar.runtime.grid.grid import Axis
 from autopar.runtime.process import keep_freed_memory
@@ -48,7 +48,7 @@ def measure(world: Comm, places: Sequence[int], pace: Pace, tell: Tell) -> Measu
     """
     start = time.perf_counter()
     each, wide = ranks_per_node(places), cores(world, places)
-    clock = CrowdClock(world, pace) if each > wide else Clock(world, pace)
+    clock = OversubscribedTimer(world, pace) if each > wide else BarrierTimer(world, pace)
     few = _Few(world, world.rank % each >= each - wide, pace, tell)
     moved: list[TimedMove] = []
     hidden: dict[str, float] = {}
@@ -88,7 +88,7 @@ class _Few:
         group = self.world.split(int(self.working), self.world.rank)
         found = []
         if self.working:
-            found = list(measurement(clock=Clock(group, self.pace), tell=_only(self.tell, group)))
+            found = list(measurement(clock=BarrierTimer(group, self.pace), tell=_only(self.tell, group)))
         over = self.world.start_all_reduce(torch.zeros(1))
         while not over.test():
             time.sleep(_NAP)

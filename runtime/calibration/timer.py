@@ -54,7 +54,7 @@ class Timer(Protocol):
         """Of backward through the function of these operands."""
 
 
-class Clock:
+class BarrierTimer:
     """A stop-watch that all ranks of `world` hold: they time the same calls, and the slowest rank counts."""
 
     def __init__(self, world: Comm, pace: Pace) -> None:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from autopar.errors import CommError, refusal
-from autopar.runtime.diagnostics.call_site import Site
+from autopar.runtime.diagnostics.call_site import CallSite
 from autopar.runtime.diagnostics.collective_errors import tell_by
 
 Shape = tuple[int, ...]
@@ -28,7 +28,7 @@ _ROOM = 1024  # bytes of a print that goes before a message
 
 
 @dataclass(frozen=True, slots=True)
-class Print:
+class Fingerprint:
     """One rank's call: where it stands, and the shapes of what it gives to, and takes from, each rank or the group."""
 
     call: str
@@ -42,28 +42,28 @@ class Print:
         return f"{self.where}{f', {self.dtype}' if self.dtype else ''}{f' {_all(shapes)}' if shapes else ''}"
 
 
-def take(call: str, site: Site, gives: Sequence[Tensor], takes: Sequence[Tensor], detail: str = "") -> Print:
+def take(call: str, site: CallSite, gives: Sequence[Tensor], takes: Sequence[Tensor], detail: str = "") -> Fingerprint:
     """The print of a call. `detail` is anything else that has to be the same on all ranks."""
     first = next(iter((*gives, *takes)), None)
     what = site.what or call
     where = f"{what} at {site.where}" if site.where else what
     dtype = "" if first is None else str(first.dtype).removeprefix("torch.")
     shapes = [tuple(tuple(one.shape) for one in tensors) for tensors in (gives, takes)]
-    return Print(call, where + (f" ({detail})" if detail else ""), dtype, shapes[0], shapes[1])
+    return Fingerprint(call, where + (f" ({detail})" if detail else ""), dtype, shapes[0], shapes[1])
 
 
-def pack(one: Print) -> list[Any]:
+def pack(one: Fingerprint) -> list[Any]:
     """The print as plain JSON."""
     return [one.call, one.where, one.dtype, one.gives, one.takes]
 
 
-def unpack(said: Any) -> Print:  # noqa: ANN401  (what JSON gives)
+def unpack(said: Any) -> Fingerprint:  # noqa: ANN401  (what JSON gives)
     """The print that `pack` has packed."""
     gives, takes = (tuple(tuple(shape) for shape in shapes) for shapes in said[3:])
-    return Print(said[0], said[1], said[2], gives, takes)
+    return Fingerprint(said[0], said[1], said[2], gives, takes)
 
 
-def compare(every: Sequence[Print], members: Sequence[int], over: str) -> None:
+def compare(every: Sequence[Fingerprint], members: Sequence[int], over: str) -> None:
     """Raise CommError unless the calls of all members of a group, in its order, fit together."""
     heads = {(one.call, one.where, one.dtype) for one in every}
     if len(heads) > 1:
@@ -74,7 +74,7 @@ def compare(every: Sequence[Print], members: Sequence[int], over: str) -> None:
         raise _error(f"{every[0].where} over {over}", "the sizes do not fit", offenders, members)
 
 
-def summary(one: Print) -> Tensor:
+def summary(one: Fingerprint) -> Tensor:
     """Numbers whose sums over the ranks show whether all have this print; see `alike`."""
     digest = hashlib.blake2b(json.dumps(pack(one)).encode(), digest_size=3).digest()
     number = int.from_bytes(digest, "big")
@@ -87,7 +87,7 @@ def alike(summed: Tensor, ranks: int) -> bool:
     return bool(ranks * squares == total * total)
 
 
-def letter(one: Print, message: Tensor) -> Tensor:
+def letter(one: Fingerprint, message: Tensor) -> Tensor:
     """The print of one message of an exchange, as bytes to send before it."""
     said = json.dumps([one.where, str(message.dtype).removeprefix("torch."), tuple(message.shape)]).encode()
     return torch.tensor(list(said[:_ROOM].ljust(_ROOM)), dtype=torch.uint8)
@@ -113,31 +113,35 @@ def _error(where: str, given: str, offenders: Iterable[str], members: Sequence[i
     return tell_by(CommError(refusal(where, given, rule, offenders, fix)), min(members))
 
 
-def _by_print(every: Sequence[Print], members: Sequence[int]) -> list[str]:
+def _by_print(every: Sequence[Fingerprint], members: Sequence[int]) -> list[str]:
     return [f"{_ranks(who)}: {said}" for said, who in _grouped(every, members, str).items()]
 
 
-def _grouped(every: Sequence[Print], members: Sequence[int], text: Callable[[Print], str]) -> dict[str, list[int]]:
+def _grouped(
+    every: Sequence[Fingerprint], members: Sequence[int], text: Callable[[Fingerprint], str]
+) -> dict[str, list[int]]:
     groups: dict[str, list[int]] = {}
     for rank, one in zip(members, every, strict=True):
         groups.setdefault(text(one), []).append(rank)
     return groups
 
 
-def _same(every: Sequence[Print], members: Sequence[int]) -> list[str]:
+def _same(every: Sequence[Fingerprint], members: Sequence[int]) -> list[str]:
     groups = _grouped(every, members, lambda one: _all(one.gives))
     return [f"{_ranks(who)}: {every[0].dtype} {shapes}" for shapes, who in groups.items()] if len(groups) > 1 else []
 
 
-def _gathered(every: Sequence[Print], members: Sequence[int]) -> list[str]:
+def _gathered(every: Sequence[Fingerprint], members: Sequence[int]) -> list[str]:
     return _pairs(every, members, lambda giver, _: giver.gives[0])
 
 
-def _exchanged(every: Sequence[Print], members: Sequence[int]) -> list[str]:
+def _exchanged(every: Sequence[Fingerprint], members: Sequence[int]) -> list[str]:
     return _pairs(every, members, lambda giver, taker: giver.gives[taker])
 
 
-def _pairs(every: Sequence[Print], members: Sequence[int], given: Callable[[Print, int], Shape]) -> list[str]:
+def _pairs(
+    every: Sequence[Fingerprint], members: Sequence[int], given: Callable[[Fingerprint, int], Shape]
+) -> list[str]:
     offenders = []
     for j, giver in enumerate(every):
         for i, taker in enumerate(every):
@@ -154,11 +158,11 @@ def _fit(wanted: Shape, given: Shape) -> bool:
     return torch.Size(wanted).numel() == torch.Size(given).numel()
 
 
-def _nothing(every: Sequence[Print], members: Sequence[int]) -> list[str]:
+def _nothing(every: Sequence[Fingerprint], members: Sequence[int]) -> list[str]:
     return []
 
 
-_RULES: dict[str, Callable[[Sequence[Print], Sequence[int]], list[str]]] = {
+_RULES: dict[str, Callable[[Sequence[Fingerprint], Sequence[int]], list[str]]] = {
     "all_reduce": _same,
     "start_all_reduce": _same,
     "broadcast": _same,

@@ -28,7 +28,7 @@ _PRIMITIVE = "primitive"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Site:
+class CallSite:
     """A call in a program: the primitive, ``folder/file.py:line``, and the text of that line. One object per place."""
 
     what: str
@@ -39,7 +39,7 @@ class Site:
         return f"{self.what} at {self.where}" if self.where else self.what
 
 
-def here(frame: FrameType | None) -> Site:
+def here(frame: FrameType | None) -> CallSite:
     """The site of a call made in this frame."""
     what = ""
     while frame is not None:
@@ -50,7 +50,7 @@ def here(frame: FrameType | None) -> Site:
         if role == SUMS:
             what = SUMS
         elif role == _PRIMITIVE and what != SUMS:
-            if code.co_name == "backward" and isinstance(site := _forward(frame), Site):
+            if code.co_name == "backward" and isinstance(site := _forward(frame), CallSite):
                 return _adjoint(site)
             what = code.co_qualname
         frame = frame.f_back
@@ -70,11 +70,11 @@ def _role(file: str) -> str:
 
 
 @lru_cache(maxsize=4096)
-def _site(file: str, line: int, what: str) -> Site:
+def _site(file: str, line: int, what: str) -> CallSite:
     where = f"{'/'.join(Path(file).parts[-2:])}:{line}" if file else ""
-    return Site(what, where, linecache.getline(file, line).strip())
+    return CallSite(what, where, linecache.getline(file, line).strip())
 
 
 @lru_cache(maxsize=4096)
-def _adjoint(site: Site) -> Site:
-    return Site(f"adjoint of {site.what}", site.where, site.source)
+def _adjoint(site: CallSite) -> CallSite:
+    return CallSite(f"adjoint of {site.what}", site.where, site.source)

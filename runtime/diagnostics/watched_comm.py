@@ -26,8 +26,8 @@ from autopar.jobs import flight_recorder
 from autopar.jobs.environment import settings
 from autopar.jobs.flight_recorder import FlightRecorder
 from autopar.runtime.diagnostics import call_fingerprint, call_site, watchdog
-from autopar.runtime.diagnostics.call_fingerprint import Print
-from autopar.runtime.diagnostics.call_site import Site
+from autopar.runtime.diagnostics.call_fingerprint import Fingerprint
+from autopar.runtime.diagnostics.call_site import CallSite
 from autopar.runtime.transport.base import Comm, Pieces, Work, pieces_of
 from autopar.runtime.transport.forwarding import ForwardingComm
 from autopar.runtime.transport.world import simulated_world
@@ -35,31 +35,31 @@ from autopar.runtime.transport.world import simulated_world
 
 def watch(comm: Comm) -> Comm:
     """`comm`, watched and checked as the environment says. Collective. Raises ConfigError, ProgramMismatch."""
-    if comm.size == 1 or isinstance(comm, Watched):
+    if comm.size == 1 or isinstance(comm, WatchedComm):
         return comm
     wanted = settings()
     simulated = simulated_world() is not None
     notes = None if simulated else watchdog.start(comm, wanted)
     if notes is None and not wanted.check:
         return comm
-    group = _Group(_key("world"), tuple(range(comm.size)), "all ranks")
-    return Watched(comm, group, notes, wanted.check)
+    group = _NamedGroup(_key("world"), tuple(range(comm.size)), "all ranks")
+    return WatchedComm(comm, group, notes, wanted.check)
 
 
 def label(comm: Comm, text: str) -> Comm:
     """`comm`, called by that name in messages."""
-    if isinstance(comm, Watched):
+    if isinstance(comm, WatchedComm):
         comm.label = text
     return comm
 
 
 def first_to_fail(comm: Comm) -> bool:
     """Whether this rank is the first of its host to ask; whoever asks is about to say why the job ends."""
-    return not isinstance(comm, Watched) or comm.claim()
+    return not isinstance(comm, WatchedComm) or comm.claim()
 
 
 @dataclass(frozen=True, slots=True)
-class _Group:
+class _NamedGroup:
     """Which ranks these are: a number that is the same on all of them, and no other group's; their world ranks."""
 
     key: int
@@ -67,10 +67,10 @@ class _Group:
     label: str
 
 
-class Watched(ForwardingComm):
+class WatchedComm(ForwardingComm):
     """`inner`, with its calls noted in `notes`, and compared if `check`."""
 
-    def __init__(self, inner: Comm, group: _Group, notes: FlightRecorder | None, check: bool) -> None:
+    def __init__(self, inner: Comm, group: _NamedGroup, notes: FlightRecorder | None, check: bool) -> None:
         super().__init__(inner)
         self._group = group
         self._notes = notes
@@ -103,7 +103,7 @@ class Watched(ForwardingComm):
             self._unsettled.append(check)
         number = self._note("start_all_reduce", site, tensor)
         try:
-            return _Work(self, self._inner.start_all_reduce(tensor), tensor, number, check)
+            return _WatchedWork(self, self._inner.start_all_reduce(tensor), tensor, number, check)
         finally:
             self._end()
 
@@ -159,8 +159,8 @@ class Watched(ForwardingComm):
             members = tuple(int(str(one)) for one in inner.gather_objects(self._group.members[self.rank]))
         name = _key(f"{self._group.key} {self._splits} {color}")
         self._splits += 1
-        group = _Group(name, members, f"ranks {', '.join(map(str, members))}")
-        return Watched(inner, group, self._notes, self._words is not None)
+        group = _NamedGroup(name, members, f"ranks {', '.join(map(str, members))}")
+        return WatchedComm(inner, group, self._notes, self._words is not None)
 
     def barrier(self) -> None:
         with self._noted("barrier"):
@@ -200,13 +200,13 @@ class Watched(ForwardingComm):
                 self._end()
                 raise
 
-    def _note(self, call: str, site: Site, tensor: Tensor | None) -> int:
+    def _note(self, call: str, site: CallSite, tensor: Tensor | None) -> int:
         """`_begin` for the calls that are compared elsewhere."""
         if self._notes is None or self._count is None:
             return 0
         return self._notes.enter(self._count, _text(call, site, *_kind(tensor), self.label, ()))
 
-    def _note_wait(self, site: Site, tensor: Tensor, number: int) -> None:
+    def _note_wait(self, site: CallSite, tensor: Tensor, number: int) -> None:
         if self._notes is not None and self._count is not None:
             self._notes.repeat(self._count, _text("wait", site, *_kind(tensor), self.label, ()), number)
 
@@ -214,7 +214,7 @@ class Watched(ForwardingComm):
         if self._notes is not None:
             self._notes.leave()
 
-    def _compare(self, mine: Print) -> None:
+    def _compare(self, mine: Fingerprint) -> None:
         self._settle()
         if self._words is not None:
             every = [call_fingerprint.unpack(one) for one in self._words.gather_objects(call_fingerprint.pack(mine))]
@@ -233,7 +233,9 @@ class Watched(ForwardingComm):
                 self._unsettled.clear()
                 self._compare(first.mine)
 
-    def _compare_messages(self, words: Comm, site: Site, sends: dict[int, Tensor], recvs: dict[int, Tensor]) -> None:
+    def _compare_messages(
+        self, words: Comm, site: CallSite, sends: dict[int, Tensor], recvs: dict[int, Tensor]
+    ) -> None:
         mine = call_fingerprint.take("exchange", site, (), ())
         expected = {source: call_fingerprint.letter(mine, tensor) for source, tensor in recvs.items()}
         got = {source: torch.empty_like(one) for source, one in expected.items()}
@@ -244,7 +246,7 @@ class Watched(ForwardingComm):
 class _Comparison:
     """A comparison that waits for nobody: a sum of numbers goes ahead of the sum that is checked."""
 
-    def __init__(self, mine: Print, words: Comm) -> None:
+    def __init__(self, mine: Fingerprint, words: Comm) -> None:
         self.mine = mine
         self.open = True
         self._ranks = words.size
@@ -264,10 +266,10 @@ class _Comparison:
         return call_fingerprint.alike(self._numbers, self._ranks)
 
 
-class _Work(Work):
+class _WatchedWork(Work):
     """A sum under way; waiting for it is noted under the number that it was begun with."""
 
-    def __init__(self, comm: Watched, work: Work, tensor: Tensor, number: int, check: _Comparison | None) -> None:
+    def __init__(self, comm: WatchedComm, work: Work, tensor: Tensor, number: int, check: _Comparison | None) -> None:
         self._comm = comm
         self._work = work
         self._tensor = tensor
@@ -293,7 +295,7 @@ def _kind(tensor: Tensor | None) -> tuple[tuple[int, ...], torch.dtype | None]:
 
 @lru_cache(maxsize=4096)
 def _text(
-    call: str, site: Site, shape: tuple[int, ...], dtype: torch.dtype | None, over: str, peers: tuple[int, ...]
+    call: str, site: CallSite, shape: tuple[int, ...], dtype: torch.dtype | None, over: str, peers: tuple[int, ...]
 ) -> bytes:
     tensor = "" if dtype is None else f"{str(dtype).removeprefix('torch.')} {list(shape)}"
     what = f"wait for {site.what or 'a sum'}" if call == "wait" else site.what or call

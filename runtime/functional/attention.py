@@ -76,7 +76,7 @@ def attention(
     group = (q.shape[-3] // heads if heads else 1) if enable_gqa else 1
     batch = (*lead[:-1], heads) if lead else (1,)
     ndim = q.dim()
-    form = _Form(
+    form = _ScoreForm(
         batch, group, scale if scale is not None else 1 / math.sqrt(q.shape[-1]), 1 / (1 - dropout_p) if dropout_p < 1 else 0.0,
         is_causal, _place(over, ndim - 2, q.shape[-2]), _place(over, ndim - 1, k.shape[-2]), axes_of(over.get(ndim - 1)),
     )  # fmt: skip
@@ -93,7 +93,7 @@ def _place(over: Over, dim: int, extent: int) -> Rows:
 
 
 @dataclass(frozen=True, slots=True)
-class _Form:
+class _ScoreForm:
     """What the tensors of a call do not say. Queries are seen as [batch, group, t, e], keys as [batch, s, e]."""
 
     batch: tuple[int, ...]
@@ -143,7 +143,7 @@ def _numbers(rows: Rows, device: torch.device) -> Tensor:
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Context, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropped: Tensor | None, form: _Form
+        ctx: Context, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropped: Tensor | None, form: _ScoreForm
     ) -> Tensor:
         t, s = q.shape[-2], k.shape[-2]
         y = q.new_zeros(form.size, form.group, t, v.shape[-1])
@@ -195,7 +195,7 @@ def _flat(x: Tensor) -> Tensor:
     return x.reshape(x.shape[0], x.shape[1] * x.shape[2], x.shape[3])
 
 
-def _many(x: Tensor, form: _Form) -> Tensor:
+def _many(x: Tensor, form: _ScoreForm) -> Tensor:
     """[batch, group rows, s] as [batch..., group, rows, s]."""
     return x.view(*form.batch, form.group, x.shape[1] // form.group, x.shape[2])
 
@@ -206,7 +206,7 @@ def _part(x: Tensor, rows: slice, width: int) -> Tensor:
     return x if x.shape[-1] == 1 else x[..., :width]
 
 
-def _scores(q: Tensor, keys: Tensor, mask: Tensor | None, form: _Form, rows: slice, free: int) -> Tensor:
+def _scores(q: Tensor, keys: Tensor, mask: Tensor | None, form: _ScoreForm, rows: slice, free: int) -> Tensor:
     """Masked scores [batch, group rows, s] of some query rows against the first keys."""
     s = _flat(q).mul(form.scale) @ keys.mT
     if mask is not None:
@@ -222,7 +222,7 @@ def _scores(q: Tensor, keys: Tensor, mask: Tensor | None, form: _Form, rows: sli
     return s
 
 
-def _thinned(p: Tensor, dropped: Tensor | None, form: _Form, rows: slice, width: int) -> Tensor:
+def _thinned(p: Tensor, dropped: Tensor | None, form: _ScoreForm, rows: slice, width: int) -> Tensor:
     """The weights that dropout leaves, scaled."""
     if dropped is None:
         return p

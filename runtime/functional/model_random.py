@@ -2,7 +2,7 @@
 `autopar.runtime.grid.counter_rng`.
 
 A dropout, an attention with dropout or a call of ``torch.rand`` comes down to few operators that draw (`bernoulli_`,
-`uniform_`, ...). Under ``Drawn()`` these draw whole tensors by step, call and place. A program makes the same draws in the
+`uniform_`, ...). Under ``ProgramRandom()`` these draw whole tensors by step, call and place. A program makes the same draws in the
 same order and keeps a part of each, so that both compute the same numbers.
 """
 
@@ -83,7 +83,7 @@ _TABLE: Mapping[object, Callable[..., object]] = {
 }
 
 
-class Drawn(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class ProgramRandom(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While active, inside a step (`draws.drawing`), torch draws as a program does. Raises ConfigError where it cannot."""
 
     def __init__(self) -> None:

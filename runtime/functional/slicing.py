@@ -22,7 +22,7 @@ from torch import Tensor
 
 from autopar.runtime.grid.grid import Axis
 from autopar.runtime.primitives.halo import halo
-from autopar.runtime.windowed.receptive_field import Window, shown
+from autopar.runtime.windowed.receptive_field import StridedWindow, shown
 
 Over = tuple[Axis, int]  # the axis that splits a dim, and its extent on all ranks
 _NOTHING = (0, 0)
@@ -30,7 +30,7 @@ _NOTHING = (0, 0)
 
 def slice_rows(x: Tensor, dim: int, start: int, stop: int, step: int, over: Over) -> Tensor:
     """This rank's part of ``x[start:stop:step]`` along `dim`; the bounds count from the front of the whole dim."""
-    y = _windows(x, dim, over, Window(1, step, -start), len(range(start, stop, step)))
+    y = _windows(x, dim, over, StridedWindow(1, step, -start), len(range(start, stop, step)))
     return y if step == 1 else y[(slice(None),) * dim + (slice(None, None, step),)]
 
 
@@ -81,14 +81,14 @@ def cat(tensors: Sequence[Tensor], dim: int, axis: Axis, extents: Sequence[int])
 
 def unfold(x: Tensor, dim: int, size: int, step: int, over: Over) -> Tensor:
     """This rank's part of ``x.unfold(dim, size, step)``."""
-    window = Window(size, step)
+    window = StridedWindow(size, step)
     y = _windows(x, dim, over, window, window.extent(over[1]))
     if y.shape[dim]:
         return y.unfold(dim, size, step)
     return y.unsqueeze(-1).expand(*y.shape, size)
 
 
-def _windows(x: Tensor, dim: int, over: Over, window: Window, results: int) -> Tensor:
+def _windows(x: Tensor, dim: int, over: Over, window: StridedWindow, results: int) -> Tensor:
     """The rows of `dim` that this rank's part of so many result rows reads."""
     axis, extent = over
     parts = itertools.pairwise(axis.bounds(results))

@@ -35,7 +35,7 @@ CELLS = 256  # or more elements, so that a large tensor has about so many cells
 _MASK = 2**64 - 1
 
 Sampler = Callable[[Tensor, torch.Generator], object]
-Drawn = tuple[str, tuple[int, ...]]  # the kind of a random tensor, and its whole shape
+DrawnTensor = tuple[str, tuple[int, ...]]  # the kind of a random tensor, and its whole shape
 
 
 class Draws:
@@ -45,7 +45,7 @@ class Draws:
         self.seed = seed
         self.training = training
         self.calls = 0
-        self.made: list[Drawn] = []
+        self.made: list[DrawnTensor] = []
         self._generators: dict[torch.device, torch.Generator] = {}
 
     def generator(self, device: torch.device) -> torch.Generator:

@@ -1,7 +1,7 @@
 """Who sends which rows to whom when every rank of an axis wants some intervals of a dim: pure arithmetic.
 
 Rank i owns the rows O_i = [bounds[i], bounds[i+1]) of n. Rank j wants intervals W_j1, W_j2, ..., one after another in
-its buffer; what of them lies outside [0, n) is padding. A `Run` is a stretch of rows that lies in one piece both in
+its buffer; what of them lies outside [0, n) is padding. A `RowRun` is a stretch of rows that lies in one piece both in
 the part of its owner and in the buffer of the one who wants it: the meeting of O_i with W_jk. The runs from i to j are
 
     one message              for i != j, its rows one after another
@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 Interval = tuple[int, int]  # rows from the first up to, and without, the second
-Pieces = tuple[Interval, ...]
+Intervals = tuple[Interval, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class RowRun:
     """`count` rows that begin at row `source` of their owner's part and at row `target` of the buffer."""
 
     source: int
@@ -31,7 +31,7 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class Trade:
+class ExchangePlan:
     """What one rank does in an exchange; sends and receipts name the other rank.
 
     `padding` are rows of the buffer, `left` the rows of its own part that it does not keep.
@@ -40,20 +40,20 @@ class Trade:
     owned: int
     wanted: int
     padding: tuple[Interval, ...]
-    kept: tuple[Run, ...]
+    kept: tuple[RowRun, ...]
     left: tuple[Interval, ...]
-    sends: tuple[tuple[int, tuple[Run, ...]], ...]
-    recvs: tuple[tuple[int, tuple[Run, ...]], ...]
+    sends: tuple[tuple[int, tuple[RowRun, ...]], ...]
+    recvs: tuple[tuple[int, tuple[RowRun, ...]], ...]
 
     @property
-    def nothing(self) -> bool:
+    def is_identity(self) -> bool:
         """Whether the buffer is the part itself, and nobody else wants anything of it."""
-        whole = (Run(0, 0, self.owned),) if self.owned else ()
+        whole = (RowRun(0, 0, self.owned),) if self.owned else ()
         return self.owned == self.wanted and self.kept == whole and not self.sends
 
 
 @lru_cache(maxsize=4096)
-def trade(rank: int, bounds: tuple[int, ...], wanted: tuple[Pieces, ...]) -> Trade:
+def plan_exchange(rank: int, bounds: tuple[int, ...], wanted: tuple[Intervals, ...]) -> ExchangePlan:
     """What `rank` does when rank i owns the rows ``bounds[i]:bounds[i+1]`` and wants the pieces ``wanted[i]``."""
     owned = list(itertools.pairwise(bounds))
     others = [i for i in range(len(wanted)) if i != rank]
@@ -61,7 +61,7 @@ def trade(rank: int, bounds: tuple[int, ...], wanted: tuple[Pieces, ...]) -> Tra
     sends = ((i, _runs(owned[rank], wanted[i])) for i in others)
     recvs = ((i, _runs(owned[i], wanted[rank])) for i in others)
     kept = _runs(owned[rank], wanted[rank])
-    return Trade(
+    return ExchangePlan(
         owned[rank][1] - owned[rank][0],
         sum(stop - start for start, stop in wanted[rank]),
         tuple(_outside(bounds[-1], wanted[rank])),
@@ -72,22 +72,22 @@ def trade(rank: int, bounds: tuple[int, ...], wanted: tuple[Pieces, ...]) -> Tra
     )
 
 
-def size(runs: Sequence[Run]) -> int:
+def rows_in(runs: Sequence[RowRun]) -> int:
     """How many rows they are."""
     return sum(run.count for run in runs)
 
 
-def _runs(owned: Interval, pieces: Pieces) -> tuple[Run, ...]:
+def _runs(owned: Interval, pieces: Intervals) -> tuple[RowRun, ...]:
     found, offset = [], 0
     for start, stop in pieces:
         low, high = max(owned[0], start), min(owned[1], stop)
         if low < high:
-            found.append(Run(low - owned[0], offset + low - start, high - low))
+            found.append(RowRun(low - owned[0], offset + low - start, high - low))
         offset += stop - start
     return tuple(found)
 
 
-def _outside(extent: int, pieces: Pieces) -> list[Interval]:
+def _outside(extent: int, pieces: Intervals) -> list[Interval]:
     """The rows of the buffer that are padding."""
     found, offset = [], 0
     for start, stop in pieces:
@@ -98,7 +98,7 @@ def _outside(extent: int, pieces: Pieces) -> list[Interval]:
     return found
 
 
-def _left(rows: int, kept: Sequence[Run]) -> list[Interval]:
+def _left(rows: int, kept: Sequence[RowRun]) -> list[Interval]:
     found, done = [], 0
     for run in sorted(kept, key=lambda run: run.source):
         found.append((done, run.source))
@@ -106,5 +106,5 @@ def _left(rows: int, kept: Sequence[Run]) -> list[Interval]:
     return [(low, high) for low, high in (*found, (done, rows)) if low < high]
 
 
-def _disjoint(pieces: Pieces) -> bool:
+def _disjoint(pieces: Intervals) -> bool:
     return all(a[1] <= b[0] for a, b in itertools.pairwise(sorted(one for one in pieces if one[0] < one[1])))

@@ -1,7 +1,7 @@
 """Where the ranks of an axis hold which rows of a dim: the arithmetic that all conversions share.
 
 A dim of extent n is read as ``blocks x m x unit`` and the middle factor is cut at the axis's bounds for m (see
-`autopar.ir.layout.Shard`). `Cut` is that reading with the bounds filled in. Rank i then holds, in every block, the rows
+`autopar.ir.layout.Shard`). `ShardBounds` is that reading with the bounds filled in. Rank i then holds, in every block, the rows
 ``bounds[i] * unit`` to ``bounds[i+1] * unit``; its part of the dim is those runs one after another.
 """
 
@@ -20,7 +20,7 @@ from autopar.runtime.transport.base import Pieces
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
+class ShardBounds:
     """A dim of a tensor, cut into one part per rank."""
 
     dim: int
@@ -79,7 +79,7 @@ class Cut:
         parts = torch.split(like.new_empty(sum(sizes)), sizes)
         return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
-    def turned(self) -> Cut:
+    def turned(self) -> ShardBounds:
         """This cut of an image whose channels have become its last dim."""
         return replace(self, dim=TURNED.index(self.dim))
 
@@ -92,71 +92,73 @@ class Cut:
         return [self.region(whole, rank) for rank in range(self.ranks)]
 
 
-def cut_whole(x: Tensor, dim: int, axis: Axis, blocks: int, unit: int) -> Cut:
+def bounds_of_whole(x: Tensor, dim: int, axis: Axis, blocks: int, unit: int) -> ShardBounds:
     """How `axis` cuts `dim` of a tensor that is whole over it."""
-    return cut_extent(x, dim, axis, x.shape[dim], blocks, unit)
+    return bounds_of_extent(x, dim, axis, x.shape[dim], blocks, unit)
 
 
-def cut_extent(x: Tensor, dim: int, axis: Axis, extent: int, blocks: int, unit: int) -> Cut:
+def bounds_of_extent(x: Tensor, dim: int, axis: Axis, extent: int, blocks: int, unit: int) -> ShardBounds:
     """How `axis` cuts `dim` of `x` when the whole extent of that dim is `extent`. Raises ProgramMismatch."""
     piece = blocks * unit  # 0 where another axis leaves this rank none of a factor around: then there is nothing to cut
     if extent % piece if piece else extent:
         rule = f"the dim is read as {blocks} x m x {unit}"
         where = f"dim {dim} of a tensor of shape {tuple(x.shape)} over axis {axis.name}"
         raise ProgramMismatch(refusal(where, f"cannot cut extent {extent}", rule))
-    return Cut(dim % x.dim(), blocks, unit, axis.bounds(extent // piece if piece else 0))
+    return ShardBounds(dim % x.dim(), blocks, unit, axis.bounds(extent // piece if piece else 0))
 
 
-def cut_local(x: Tensor, dim: int, axis: Axis, extent: int, blocks: int, unit: int) -> Cut:
-    """`cut_extent` for a tensor of which this rank holds a part. Raises ProgramMismatch for another size too."""
-    cut = cut_extent(x, dim, axis, extent, blocks, unit)
-    if x.shape[dim] != cut.size(axis.index):
+def bounds_of_part(x: Tensor, dim: int, axis: Axis, extent: int, blocks: int, unit: int) -> ShardBounds:
+    """`bounds_of_extent` for a tensor of which this rank holds a part. Raises ProgramMismatch for another size too."""
+    bounds = bounds_of_extent(x, dim, axis, extent, blocks, unit)
+    if x.shape[dim] != bounds.size(axis.index):
         where = f"dim {dim} of a tensor of shape {tuple(x.shape)} over axis {axis.name}"
         given = f"has {x.shape[dim]} rows on rank {axis.index} of the axis"
-        rule = f"of {extent} rows, read as {blocks} x m x {unit}, this rank holds {cut.size(axis.index)}"
+        rule = f"of {extent} rows, read as {blocks} x m x {unit}, this rank holds {bounds.size(axis.index)}"
         raise ProgramMismatch(refusal(where, given, rule))
-    return cut
+    return bounds
 
 
-def as_they_lie(move: Callable[..., Tensor], x: Tensor, whole: Sequence[int], axis: Axis, *cuts: Cut) -> Tensor:
-    """``move(x, axis, *cuts)`` of a part of a tensor of shape `whole`; of images with their channels as the last dim."""
+def as_they_lie(
+    move: Callable[..., Tensor], x: Tensor, whole: Sequence[int], axis: Axis, *bounds: ShardBounds
+) -> Tensor:
+    """``move(x, axis, *bounds)`` of a part of a tensor of shape `whole`; of images with their channels as the last dim."""
     if are_images(x, axis, move.__name__, whole):
-        return turn_back(move(turn(x), axis, *(cut.turned() for cut in cuts)))
-    return move(x, axis, *cuts)
+        return turn_back(move(turn(x), axis, *(one.turned() for one in bounds)))
+    return move(x, axis, *bounds)
 
 
-def gather_parts(x: Tensor, axis: Axis, cut: Cut) -> Tensor:
+def gather_parts(x: Tensor, axis: Axis, bounds: ShardBounds) -> Tensor:
     """The whole tensor, of which this rank holds the part `x`."""
-    return as_they_lie(_gather, x, cut.shape(x), axis, cut)
+    return as_they_lie(_gather, x, bounds.shape(x), axis, bounds)
 
 
-def _gather(x: Tensor, axis: Axis, cut: Cut) -> Tensor:
-    whole = x.new_empty(cut.shape(x))
-    parts = cut.in_order(whole)
+def _gather(x: Tensor, axis: Axis, bounds: ShardBounds) -> Tensor:
+    whole = x.new_empty(bounds.shape(x))
+    parts = bounds.in_order(whole)
     if parts is not None:
         axis.comm.all_gather(in_memory(x), parts)
         return whole.contiguous(memory_format=order(x))
-    parts = cut.room(x)
+    parts = bounds.room(x)
     axis.comm.all_gather(in_memory(x), parts)
-    whole = torch.empty_like(whole, memory_format=order(x)) if cut.blocks == 1 else whole
+    whole = torch.empty_like(whole, memory_format=order(x)) if bounds.blocks == 1 else whole
     for rank, part in enumerate(parts):
-        cut.place(part, whole, rank)
+        bounds.place(part, whole, rank)
     return whole
 
 
-def sum_parts(whole: Tensor, axis: Axis, cut: Cut) -> Tensor:
+def sum_parts(whole: Tensor, axis: Axis, bounds: ShardBounds) -> Tensor:
     """This rank's part of the sum over the axis of `whole`."""
-    return as_they_lie(_sum_parts, whole, whole.shape, axis, cut)
+    return as_they_lie(_sum_parts, whole, whole.shape, axis, bounds)
 
 
-def _sum_parts(whole: Tensor, axis: Axis, cut: Cut) -> Tensor:
+def _sum_parts(whole: Tensor, axis: Axis, bounds: ShardBounds) -> Tensor:
     source = in_memory(whole)
-    out = whole.new_empty(cut.shape(whole, axis.index))
-    parts = cut.in_order(source)
+    out = whole.new_empty(bounds.shape(whole, axis.index))
+    parts = bounds.in_order(source)
     if parts is None:
-        parts = cut.room(whole)
+        parts = bounds.room(whole)
         for rank, part in enumerate(parts):
-            part.copy_(cut.region(source, rank).reshape(part.shape))
+            part.copy_(bounds.region(source, rank).reshape(part.shape))
     axis.comm.reduce_scatter(parts, out)
     return out.contiguous(memory_format=order(whole))
 
@@ -172,9 +174,9 @@ def _sum_whole(x: Tensor, axis: Axis) -> Tensor:
     return total.contiguous(memory_format=order(x))
 
 
-def fill_with_zeros(part: Tensor, cut: Cut, rank: int) -> Tensor:
+def fill_with_zeros(part: Tensor, bounds: ShardBounds, rank: int) -> Tensor:
     """The whole tensor with this rank's part in its place and zeros elsewhere."""
-    whole = part.new_zeros(cut.shape(part))
-    whole = whole.contiguous(memory_format=order(part)) if cut.blocks == 1 else whole
-    cut.place(part, whole, rank)
+    whole = part.new_zeros(bounds.shape(part))
+    whole = whole.contiguous(memory_format=order(part)) if bounds.blocks == 1 else whole
+    bounds.place(part, whole, rank)
     return whole

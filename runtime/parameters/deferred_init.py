@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from autopar.runtime.parameters.op_recorder import CannotReplay, Recorder
+from autopar.runtime.parameters.op_recorder import CannotReplay, OpRecorder
 from autopar.runtime.parameters.op_replay import RANDOM_STATE, Slot, replay
 
 _log = logging.getLogger("autopar.runtime")
@@ -58,8 +58,8 @@ def module_values(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
         yield name, tensor.detach()
 
 
-def _record(build: Callable[[], nn.Module], seed: int) -> tuple[Recorder, list[tuple[str, Slot | Tensor]]]:
-    recorder = Recorder(seed)
+def _record(build: Callable[[], nn.Module], seed: int) -> tuple[OpRecorder, list[tuple[str, Slot | Tensor]]]:
+    recorder = OpRecorder(seed)
     with RANDOM_STATE, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         with FakeTensorMode(allow_non_fake_inputs=True), recorder:

@@ -16,14 +16,14 @@ from torch import Tensor, nn
 
 from autopar.ir.layout import Layouts
 from autopar.runtime.grid.grid import Axis
-from autopar.runtime.grid.shard_bounds import Cut
+from autopar.runtime.grid.shard_bounds import ShardBounds
 from autopar.runtime.parameters.deferred_init import module_values
 from autopar.runtime.parameters.shards import cuts
 from autopar.runtime.transport.base import Comm
 
 
 @dataclass(frozen=True, slots=True)
-class Handed:
+class FromRank0:
     """A tensor of rank 0's, of which every rank is to have its part; `tensor` is None on the others."""
 
     tensor: Tensor | None
@@ -48,7 +48,7 @@ class Handed:
         return held.clone() if self.tensor is not None and held.data_ptr() == self.tensor.data_ptr() else held
 
 
-def live_values(module: nn.Module | None, comm: Comm) -> Iterator[tuple[str, Handed]]:
+def live_values(module: nn.Module | None, comm: Comm) -> Iterator[tuple[str, FromRank0]]:
     """The values of rank 0's module under all their names; tensors lie where this rank's own module has them. Collective."""
     own = dict(module_values(module)) if module is not None else {}
     return from_rank0(own, comm, {name: one.device for name, one in own.items()})
@@ -56,13 +56,13 @@ def live_values(module: nn.Module | None, comm: Comm) -> Iterator[tuple[str, Han
 
 def from_rank0(
     values: Mapping[str, Tensor], comm: Comm, devices: Mapping[str, torch.device] = MappingProxyType({})
-) -> Iterator[tuple[str, Handed]]:
+) -> Iterator[tuple[str, FromRank0]]:
     """Rank 0's values by name, on every rank; those of the others are not looked at. Collective."""
     mine = values if comm.rank == 0 else {}
     rows = [[name, list(one.shape), str(one.dtype).removeprefix("torch.")] for name, one in mine.items()]
     for name, shape, dtype in comm.gather_objects(rows)[0]:  # type: ignore[attr-defined]
         device = devices.get(name, torch.device("cpu"))
-        yield name, Handed(mine.get(name), tuple(shape), getattr(torch, dtype), device)
+        yield name, FromRank0(mine.get(name), tuple(shape), getattr(torch, dtype), device)
 
 
 def _whole(tensor: Tensor, axis: Axis) -> Tensor:
@@ -70,7 +70,7 @@ def _whole(tensor: Tensor, axis: Axis) -> Tensor:
     return tensor
 
 
-def _cut(tensor: Tensor, axis: Axis, cut: Cut) -> Tensor:
+def _cut(tensor: Tensor, axis: Axis, cut: ShardBounds) -> Tensor:
     """This rank's part: of the whole on the axis's first rank, which hands the others theirs one by one."""
     if axis.index:
         if tensor.numel():

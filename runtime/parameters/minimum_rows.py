@@ -14,10 +14,10 @@ from itertools import pairwise
 
 from autopar.errors import ConfigError, refusal
 from autopar.runtime.grid.grid import Axis
-from autopar.runtime.program.plan_reader import Filled
+from autopar.runtime.program.plan_reader import MinimumRows
 
 
-def least_share(axes: Sequence[Axis], moved: int, filled: Sequence[Filled]) -> float:
+def least_share(axes: Sequence[Axis], moved: int, filled: Sequence[MinimumRows]) -> float:
     """The least share of an axis that each of its positions needs, the other axes' cuts being what they are."""
     name, live = axes[moved].name, {axis.name: axis for axis in axes}
     shares = [0.0]
@@ -34,8 +34,8 @@ def least_share(axes: Sequence[Axis], moved: int, filled: Sequence[Filled]) -> f
     return max(shares)
 
 
-def check_filled(
-    axes: Sequence[Axis], filled: Sequence[Filled], where: str = "cuts", fix: str = "cut less unevenly"
+def check_minimum_rows(
+    axes: Sequence[Axis], filled: Sequence[MinimumRows], where: str = "cuts", fix: str = "cut less unevenly"
 ) -> None:
     """Raise ConfigError, with all offenders, where the axes' cuts leave a rank without a row of a filled factor."""
     live = {axis.name: axis for axis in axes}

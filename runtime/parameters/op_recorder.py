@@ -33,7 +33,7 @@ class CannotReplay(Exception):
     """Something was done to tensors that a record does not hold."""
 
 
-class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class OpRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Records what runs inside it. It is entered inside a `FakeTensorMode` that allows real inputs.
 
     `seed` is what the default generator was seeded with. Nothing is drawn from it in earnest, but one number per random

@@ -20,9 +20,9 @@ from autopar.errors import CheckpointError, refusal
 from autopar.ir.layout import Layouts, Shard
 from autopar.runtime.grid.grid import Axis
 from autopar.runtime.parameters.shards import gather_whole, take_part
-from autopar.runtime.program.plan_reader import Described
+from autopar.runtime.program.plan_reader import TensorSpec
 
-Owners = Mapping[Tensor, tuple[Described, Layouts]]  # of every parameter, what it is and how it lies
+Owners = Mapping[Tensor, tuple[TensorSpec, Layouts]]  # of every parameter, what it is and how it lies
 
 
 def full(optimizer: torch.optim.Optimizer, owners: Owners, axes: Sequence[Axis]) -> dict[str, Any]:

@@ -15,11 +15,11 @@ from torch import Tensor
 from autopar.ir.layout import Layouts, Shard
 from autopar.runtime.grid.grid import Grid
 from autopar.runtime.grid.memory_format import order
-from autopar.runtime.parameters.minimum_rows import check_filled
+from autopar.runtime.parameters.minimum_rows import check_minimum_rows
 from autopar.runtime.parameters.shards import gather_whole, take_part
-from autopar.runtime.program.plan_reader import Described, Filled
+from autopar.runtime.program.plan_reader import MinimumRows, TensorSpec
 
-Held = tuple[Described, Layouts, Tensor]
+Held = tuple[TensorSpec, Layouts, Tensor]
 
 
 def move(
@@ -28,7 +28,7 @@ def move(
     cuts: Sequence[float] | None,
     held: Sequence[Held],
     optimizer: torch.optim.Optimizer | None,
-    filled: Sequence[Filled] = (),
+    filled: Sequence[MinimumRows] = (),
 ) -> None:
     """Set the cuts of an axis and move the parts of all `held` tensors. Collective; alike on every rank.
 
@@ -37,7 +37,7 @@ def move(
     before = grid.axes[axis].cuts
     grid.axes[axis].move(cuts)
     try:
-        check_filled(grid.axes, filled)
+        check_minimum_rows(grid.axes, filled)
     finally:
         grid.axes[axis].move(before)
     for item, layouts, tensor in held:

@@ -24,7 +24,7 @@ from torch import Tensor
 from autopar.errors import ProgramMismatch, refusal
 from autopar.ir.layout import Layouts, Shard
 from autopar.runtime.grid.grid import Axis, Grid
-from autopar.runtime.grid.shard_bounds import Cut, gather_parts
+from autopar.runtime.grid.shard_bounds import ShardBounds, gather_parts
 
 Runs = tuple[tuple[int, int], ...]  # rows as half-open intervals
 
@@ -39,12 +39,12 @@ class Factor:
     high: int
 
 
-def cuts(shape: Sequence[int], layouts: Layouts, axes: Sequence[Axis]) -> list[tuple[Axis, Cut]]:
+def cuts(shape: Sequence[int], layouts: Layouts, axes: Sequence[Axis]) -> list[tuple[Axis, ShardBounds]]:
     """How a tensor of this whole shape is cut, outermost axis first, each in terms of what the ones before have left.
 
     Raises ProgramMismatch where two axes cut one dim across each other.
     """
-    found: list[tuple[Axis, Cut]] = []
+    found: list[tuple[Axis, ShardBounds]] = []
     done: dict[int, list[tuple[Factor, int, int]]] = {}
     for axis, layout in zip(axes, layouts, strict=True):
         if not isinstance(layout, Shard):
@@ -52,7 +52,7 @@ def cuts(shape: Sequence[int], layouts: Layouts, axes: Sequence[Axis]) -> list[t
         whole = shape[layout.dim]
         factor = Factor(axis, layout.dim, layout.unit, whole // layout.blocks)
         blocks, extent, unit = _left(layout, whole, factor, done.setdefault(layout.dim, []))
-        cut = Cut(layout.dim, blocks, unit, axis.bounds(extent))
+        cut = ShardBounds(layout.dim, blocks, unit, axis.bounds(extent))
         found.append((axis, cut))
         done[layout.dim].append((factor, extent, cut.bounds[axis.index + 1] - cut.bounds[axis.index]))
     return found
@@ -132,7 +132,7 @@ def rows(shape: Sequence[int], layouts: Layouts, axes: Sequence[Axis]) -> tuple[
         index = torch.arange(extent)
         for axis, cut in every:
             if cut.dim == dim:
-                index = Cut(0, cut.blocks, cut.unit, cut.bounds).part(index, axis.index)
+                index = ShardBounds(0, cut.blocks, cut.unit, cut.bounds).part(index, axis.index)
         found.append(_runs(index))
     return tuple(found)
 

@@ -7,7 +7,7 @@ A source is an iterable of (name, value), where a value is a whole tensor or som
     handed.from_rank0(values, comm)        rank 0's values, of which every rank receives its own part only
     from_file(path)                        a safetensors file, of which each rank reads its own rows only
 
-Where every rank makes the values by itself, `Made` notes what they were, and compares the ranks.
+Where every rank makes the values by itself, `ComparedSource` notes what they were, and compares the ranks.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from autopar.runtime.grid.grid import Axis
 from autopar.runtime.parameters.checksum import checksum
 from autopar.runtime.parameters.precision import precise
 from autopar.runtime.parameters.shards import Runs, local_shape, rows, take_part
-from autopar.runtime.program.plan_reader import Described
+from autopar.runtime.program.plan_reader import TensorSpec
 from autopar.runtime.transport.base import Comm
 
 
@@ -73,7 +73,7 @@ class Parted(Protocol):
 Source = Iterable[tuple[str, Tensor | Parted]]
 
 
-class Made:
+class ComparedSource:
     """A source whose whole tensors every rank makes by itself: the same ones, unless `check` says otherwise."""
 
     def __init__(self, source: Source) -> None:
@@ -116,7 +116,7 @@ def from_file(path: Path) -> Iterator[tuple[str, Stored]]:
 
 def load(
     source: Source,
-    homes: Mapping[Described, Layouts],
+    homes: Mapping[TensorSpec, Layouts],
     axes: Sequence[Axis],
     dtype: torch.dtype | None,
     filters: torch.memory_format = torch.contiguous_format,
@@ -165,7 +165,7 @@ def save(state: Mapping[str, Tensor], path: Path, notes: Mapping[str, str] = Map
     aside.replace(path)
 
 
-def _made(item: Described, part: Tensor, dtype: torch.dtype | None, filters: torch.memory_format) -> Tensor:
+def _made(item: TensorSpec, part: Tensor, dtype: torch.dtype | None, filters: torch.memory_format) -> Tensor:
     value = part.to(precise(item.dtype, dtype))
     if item.kind not in ("parameter", "frozen"):
         return value

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from autopar.runtime.partitions.agreement import agree, between_partitions
 from autopar.runtime.partitions.broadcast_tree import copies_from
-from autopar.runtime.partitions.partition import Partition, spread
+from autopar.runtime.partitions.partition import Partition, copy_groups
 
 _broadcast = between_partitions(lambda x, copies: copies.down(x), lambda dy, copies: copies.up(dy))
 
@@ -25,6 +25,6 @@ def broadcast(x: Tensor, source: Partition, target: Partition) -> Tensor:
 
     Collective over the communicator. Raises ConfigError where the partitions do not go together.
     """
-    spread(source, target)  # refuses before a message is sent
+    copy_groups(source, target)  # refuses before a message is sent
     agreed = agree("broadcast", x, source.comm, source.ranks)
     return _broadcast(agreed.connected(x, source.active), copies_from(source, target, agreed))

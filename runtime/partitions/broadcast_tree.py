@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from autopar.runtime.partitions.agreement import Agreement
-from autopar.runtime.partitions.partition import Partition, Spread, spread
+from autopar.runtime.partitions.partition import CopyGroups, Partition, copy_groups
 from autopar.runtime.transport.base import Comm, summable
 
 
@@ -90,13 +90,13 @@ class Copies:
 
 def copies_from(small: Partition, large: Partition, agreed: Agreement) -> Copies:
     """The copies of what the ranks of `small` bring."""
-    which = spread(small, large)
+    which = copy_groups(small, large)
     return _copies(small, large, which, tuple(agreed.shapes[group[0]] for group in which.groups), agreed)
 
 
 def copies_into(small: Partition, large: Partition, agreed: Agreement) -> Copies:
     """The copies that the ranks of `large` bring, as addends. Raises ProgramMismatch where shapes of a group differ."""
-    which = spread(small, large)
+    which = copy_groups(small, large)
     shapes: list[tuple[int, ...] | None] = [None] * len(which.groups)
     wrong: set[int] = set()
     for rank, i in zip(large.ranks, which.number, strict=True):
@@ -109,7 +109,7 @@ def copies_into(small: Partition, large: Partition, agreed: Agreement) -> Copies
 
 
 def _copies(
-    small: Partition, large: Partition, which: Spread, shapes: tuple[tuple[int, ...], ...], agreed: Agreement
+    small: Partition, large: Partition, which: CopyGroups, shapes: tuple[tuple[int, ...], ...], agreed: Agreement
 ) -> Copies:
     number = None if large.place is None else which.number[large.place]
     return Copies(small.comm, which.groups, small.place, number, shapes, agreed.dtype)

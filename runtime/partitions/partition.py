@@ -148,7 +148,7 @@ class Decomposition:
 
 
 @dataclass(frozen=True, slots=True)
-class Spread:
+class CopyGroups:
     """Who copies what to whom: for every place of the small partition a group, its own rank first.
 
     ``number[place]`` is the group whose tensor the rank at that place of the large partition holds a copy of.
@@ -158,7 +158,7 @@ class Spread:
     number: tuple[int, ...]
 
 
-def spread(small: Partition, large: Partition) -> Spread:
+def copy_groups(small: Partition, large: Partition) -> CopyGroups:
     """How tensors on `small` are copied onto `large`, by the rules above. Raises ConfigError with all offending dims."""
     same_comm(small, large)
     extended = (1,) * (large.dims - small.dims) + small.shape
@@ -177,7 +177,9 @@ def spread(small: Partition, large: Partition) -> Spread:
 
 
 @lru_cache(maxsize=256)
-def _spread(small: tuple[int, ...], holders: tuple[int, ...], large: tuple[int, ...], ranks: tuple[int, ...]) -> Spread:
+def _spread(
+    small: tuple[int, ...], holders: tuple[int, ...], large: tuple[int, ...], ranks: tuple[int, ...]
+) -> CopyGroups:
     groups = [[rank] for rank in holders]
     number = []
     for place, rank in enumerate(ranks):
@@ -185,7 +187,7 @@ def _spread(small: tuple[int, ...], holders: tuple[int, ...], large: tuple[int, 
         number.append(ravel(index, small))
         if rank != holders[number[-1]]:
             groups[number[-1]].append(rank)
-    return Spread(tuple(map(tuple, groups)), tuple(number))
+    return CopyGroups(tuple(map(tuple, groups)), tuple(number))
 
 
 def same_comm(source: Partition, target: Partition) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from autopar.runtime.partitions.agreement import agree, between_partitions
 from autopar.runtime.partitions.broadcast_tree import copies_into
-from autopar.runtime.partitions.partition import Partition, spread
+from autopar.runtime.partitions.partition import Partition, copy_groups
 
 _sum_reduce = between_partitions(lambda x, copies: copies.up(x), lambda dy, copies: copies.down(dy))
 
@@ -26,6 +26,6 @@ def sum_reduce(x: Tensor, source: Partition, target: Partition) -> Tensor:
     Collective over the communicator. Raises ConfigError where the partitions do not go together, ProgramMismatch where
     the addends of a sum differ in shape or type.
     """
-    spread(target, source)  # refuses before a message is sent
+    copy_groups(target, source)  # refuses before a message is sent
     agreed = agree("sum_reduce", x, source.comm, source.ranks)
     return _sum_reduce(agreed.connected(x, source.active), copies_into(target, source, agreed))

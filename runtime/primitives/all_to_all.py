@@ -18,7 +18,7 @@ from torch import Tensor
 from autopar.ir.layout import Shard
 from autopar.runtime.grid.grid import Axis
 from autopar.runtime.grid.memory_format import in_memory
-from autopar.runtime.grid.shard_bounds import Cut, as_they_lie, cut_extent, cut_local
+from autopar.runtime.grid.shard_bounds import ShardBounds, as_they_lie, bounds_of_extent, bounds_of_part
 from autopar.runtime.primitives.autograd import linear
 from autopar.runtime.transport.base import pieces_of
 
@@ -28,20 +28,20 @@ def all_to_all(x: Tensor, axis: Axis, source: Shard, target: Shard, extent: int)
 
     `extent` is the whole extent of ``source.dim``; blocks and units of both layouts are local to this axis.
     """
-    before = cut_local(x, source.dim, axis, extent, source.blocks, source.unit)
+    before = bounds_of_part(x, source.dim, axis, extent, source.blocks, source.unit)
     same = source.dim % x.dim() == target.dim % x.dim()
-    after = cut_extent(x, target.dim, axis, extent if same else x.shape[target.dim], target.blocks, target.unit)
+    after = bounds_of_extent(x, target.dim, axis, extent if same else x.shape[target.dim], target.blocks, target.unit)
     return x if axis.size == 1 or before == after else _all_to_all(x, axis, before, after)
 
 
-def _redistribute(x: Tensor, axis: Axis, source: Cut, target: Cut) -> Tensor:
+def _redistribute(x: Tensor, axis: Axis, source: ShardBounds, target: ShardBounds) -> Tensor:
     return as_they_lie(_moved, x, source.shape(x), axis, source, target)
 
 
 _all_to_all = linear(_redistribute, lambda dy, axis, source, target: _redistribute(dy, axis, target, source))
 
 
-def _moved(x: Tensor, axis: Axis, source: Cut, target: Cut) -> Tensor:
+def _moved(x: Tensor, axis: Axis, source: ShardBounds, target: ShardBounds) -> Tensor:
     if source.dim == target.dim:
         return _recut(x, axis, source, target)
     sends = target.room(x)
@@ -58,7 +58,7 @@ def _moved(x: Tensor, axis: Axis, source: Cut, target: Cut) -> Tensor:
     return out
 
 
-def _recut(x: Tensor, axis: Axis, source: Cut, target: Cut) -> Tensor:
+def _recut(x: Tensor, axis: Axis, source: ShardBounds, target: ShardBounds) -> Tensor:
     """One dim, read in two ways: the rows that rank i holds and rank j wants go from i to j in rising order."""
     me = axis.index
     dim = source.dim
@@ -74,7 +74,7 @@ def _recut(x: Tensor, axis: Axis, source: Cut, target: Cut) -> Tensor:
     return out
 
 
-def _runs(cut: Cut, rank: int) -> list[tuple[int, int]]:
+def _runs(cut: ShardBounds, rank: int) -> list[tuple[int, int]]:
     """The rows (start, stop) of the whole dim that are this rank's, in the order in which it holds them."""
     low, high = (bound * cut.unit for bound in cut.bounds[rank : rank + 2])
     block = cut.bounds[-1] * cut.unit

@@ -9,13 +9,13 @@ from __future__ import annotations
 from torch import Tensor
 
 from autopar.runtime.grid.grid import Axis
-from autopar.runtime.grid.shard_bounds import cut_local, gather_parts
+from autopar.runtime.grid.shard_bounds import bounds_of_part, gather_parts
 from autopar.runtime.primitives.autograd import linear
 
-_gather = linear(gather_parts, lambda dy, axis, cut: cut.part(dy, axis.index))
+_gather = linear(gather_parts, lambda dy, axis, bounds: bounds.part(dy, axis.index))
 
 
 def gather(x: Tensor, dim: int, axis: Axis, extent: int, blocks: int = 1, unit: int = 1) -> Tensor:
     """The whole tensor, replicated, of which `x` is this rank's part; `extent` is the whole extent of `dim`."""
-    cut = cut_local(x, dim, axis, extent, blocks, unit)
-    return x if axis.size == 1 else _gather(x, axis, cut)
+    bounds = bounds_of_part(x, dim, axis, extent, blocks, unit)
+    return x if axis.size == 1 else _gather(x, axis, bounds)

@@ -22,17 +22,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from autopar.runtime.grid.exchange_plan import Interval, Pieces, Run, Trade, size, trade
+from autopar.runtime.grid.exchange_plan import ExchangePlan, Interval, Intervals, RowRun, plan_exchange, rows_in
 from autopar.runtime.grid.grid import Axis
 from autopar.runtime.grid.memory_format import in_memory
-from autopar.runtime.grid.shard_bounds import cut_local
+from autopar.runtime.grid.shard_bounds import bounds_of_part
 from autopar.runtime.primitives.autograd import linear
 
 Messages = dict[int, Tensor]  # by the rank that they go to or come from
 
 
 def halo(
-    x: Tensor, dim: int, axis: Axis, extent: int, wanted: Sequence[Interval | Pieces], value: float = 0.0
+    x: Tensor, dim: int, axis: Axis, extent: int, wanted: Sequence[Interval | Intervals], value: float = 0.0
 ) -> Tensor:
     """The rows ``wanted[axis.index]`` of `dim`, of whose `extent` rows `x` holds this rank's part; `value` outside.
 
@@ -40,72 +40,70 @@ def halo(
     every rank. Where a rank wants exactly what it has and nobody wants anything of it, `x` is returned as it is.
     Raises ProgramMismatch where `x` is not this rank's part.
     """
-    cut = cut_local(x, dim, axis, extent, 1, 1)
-    mine = trade(axis.index, cut.bounds, tuple(_pieces(rows) for rows in wanted))
-    return x if mine.nothing else _halo(x, cut.dim, axis, mine, value)
+    bounds = bounds_of_part(x, dim, axis, extent, 1, 1)
+    plan = plan_exchange(axis.index, bounds.bounds, tuple(_pieces(rows) for rows in wanted))
+    return x if plan.is_identity else _halo(x, bounds.dim, axis, plan, value)
 
 
-def depart(x: Tensor, dim: int, trade: Trade, value: float) -> tuple[Tensor, Messages, Messages]:
+def depart(x: Tensor, dim: int, plan: ExchangePlan, value: float) -> tuple[Tensor, Messages, Messages]:
     """The result with what this rank knows of it, what it sends, and room for what it receives."""
-    y = _room(x, dim, trade.wanted)
-    for low, high in trade.padding:
+    y = _room(x, dim, plan.wanted)
+    for low, high in plan.padding:
         y.narrow(dim, low, high - low).fill_(value)
-    sends = {rank: _joined([x.narrow(dim, run.source, run.count) for run in runs], dim) for rank, runs in trade.sends}
-    recvs = {rank: _receiver(y, dim, runs) for rank, runs in trade.recvs}
-    for run in trade.kept:
+    sends = {rank: _joined([x.narrow(dim, run.source, run.count) for run in runs], dim) for rank, runs in plan.sends}
+    recvs = {rank: _receiver(y, dim, runs) for rank, runs in plan.recvs}
+    for run in plan.kept:
         y.narrow(dim, run.target, run.count).copy_(x.narrow(dim, run.source, run.count))
     return y, sends, recvs
 
 
-def arrive(y: Tensor, dim: int, trade: Trade, recvs: Messages) -> None:
+def arrive(y: Tensor, dim: int, plan: ExchangePlan, recvs: Messages) -> None:
     """Put what was received in its place."""
-    for rank, runs in trade.recvs:
+    for rank, runs in plan.recvs:
         for run, part in zip(runs, _parts(recvs[rank], dim, runs), strict=True):
             target = y.narrow(dim, run.target, run.count)
             if part.data_ptr() != target.data_ptr():
                 target.copy_(part)
 
 
-def depart_back(grad: Tensor, dim: int, trade: Trade) -> tuple[Tensor, Messages, Messages]:
+def depart_back(grad: Tensor, dim: int, plan: ExchangePlan) -> tuple[Tensor, Messages, Messages]:
     """`depart` of the adjoint: what was received is sent back, what was left behind has gradient zero."""
-    dx = _room(grad, dim, trade.owned)
-    for low, high in trade.left:
+    dx = _room(grad, dim, plan.owned)
+    for low, high in plan.left:
         dx.narrow(dim, low, high - low).zero_()
-    for run in trade.kept:
+    for run in plan.kept:
         dx.narrow(dim, run.source, run.count).copy_(grad.narrow(dim, run.target, run.count))
-    sends = {
-        rank: _joined([grad.narrow(dim, run.target, run.count) for run in runs], dim) for rank, runs in trade.recvs
-    }
-    return dx, sends, {rank: _room(grad, dim, size(runs)) for rank, runs in trade.sends}
+    sends = {rank: _joined([grad.narrow(dim, run.target, run.count) for run in runs], dim) for rank, runs in plan.recvs}
+    return dx, sends, {rank: _room(grad, dim, rows_in(runs)) for rank, runs in plan.sends}
 
 
-def arrive_back(dx: Tensor, dim: int, trade: Trade, recvs: Messages) -> None:
+def arrive_back(dx: Tensor, dim: int, plan: ExchangePlan, recvs: Messages) -> None:
     """Add what came back to the rows that had been sent."""
-    for rank, runs in trade.sends:
+    for rank, runs in plan.sends:
         for run, part in zip(runs, _parts(recvs[rank], dim, runs), strict=True):
             dx.narrow(dim, run.source, run.count).add_(part)
 
 
-def _exchanged(x: Tensor, dim: int, axis: Axis, trade: Trade, value: float) -> Tensor:
-    y, sends, recvs = depart(x, dim, trade, value)
+def _exchanged(x: Tensor, dim: int, axis: Axis, plan: ExchangePlan, value: float) -> Tensor:
+    y, sends, recvs = depart(x, dim, plan, value)
     if sends or recvs:
         axis.comm.exchange(sends, recvs)
-    arrive(y, dim, trade, recvs)
+    arrive(y, dim, plan, recvs)
     return y
 
 
-def _exchanged_back(dy: Tensor, dim: int, axis: Axis, trade: Trade, value: float) -> Tensor:
-    dx, sends, recvs = depart_back(dy, dim, trade)
+def _exchanged_back(dy: Tensor, dim: int, axis: Axis, plan: ExchangePlan, value: float) -> Tensor:
+    dx, sends, recvs = depart_back(dy, dim, plan)
     if sends or recvs:
         axis.comm.exchange(sends, recvs)
-    arrive_back(dx, dim, trade, recvs)
+    arrive_back(dx, dim, plan, recvs)
     return dx
 
 
 _halo = linear(_exchanged, _exchanged_back)
 
 
-def _pieces(rows: Interval | Pieces) -> Pieces:
+def _pieces(rows: Interval | Intervals) -> Intervals:
     if len(rows) == 2 and isinstance(rows[0], int):
         return (rows,)
     return rows
@@ -119,14 +117,14 @@ def _joined(parts: list[Tensor], dim: int) -> Tensor:
     return in_memory(parts[0] if len(parts) == 1 else torch.cat(parts, dim))
 
 
-def _parts(message: Tensor, dim: int, runs: tuple[Run, ...]) -> tuple[Tensor, ...]:
+def _parts(message: Tensor, dim: int, runs: tuple[RowRun, ...]) -> tuple[Tensor, ...]:
     return (message,) if len(runs) == 1 else torch.split(message, [run.count for run in runs], dim)
 
 
-def _receiver(y: Tensor, dim: int, runs: tuple[Run, ...]) -> Tensor:
+def _receiver(y: Tensor, dim: int, runs: tuple[RowRun, ...]) -> Tensor:
     """Where a message for these rows of `y` is received: in place if they are contiguous."""
     if len(runs) == 1:
         target = y.narrow(dim, runs[0].target, runs[0].count)
         if target.is_contiguous():
             return target
-    return _room(y, dim, size(runs))
+    return _room(y, dim, rows_in(runs))

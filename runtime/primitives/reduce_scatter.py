@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from autopar.runtime.grid.grid import Axis
-from autopar.runtime.grid.shard_bounds import cut_whole, gather_parts, sum_parts
+from autopar.runtime.grid.shard_bounds import bounds_of_whole, gather_parts, sum_parts
 from autopar.runtime.primitives.autograd import linear
 
 _reduce_scatter = linear(sum_parts, gather_parts)
@@ -17,4 +17,4 @@ _reduce_scatter = linear(sum_parts, gather_parts)
 
 def reduce_scatter(x: Tensor, dim: int, axis: Axis, blocks: int = 1, unit: int = 1) -> Tensor:
     """This rank's part of `dim` of the sum over the axis of the addends `x`."""
-    return x if axis.size == 1 else _reduce_scatter(x, axis, cut_whole(x, dim, axis, blocks, unit))
+    return x if axis.size == 1 else _reduce_scatter(x, axis, bounds_of_whole(x, dim, axis, blocks, unit))

@@ -12,12 +12,12 @@ from __future__ import annotations
 from torch import Tensor
 
 from autopar.runtime.grid.grid import Axis
-from autopar.runtime.grid.shard_bounds import cut_whole, gather_parts
+from autopar.runtime.grid.shard_bounds import bounds_of_whole, gather_parts
 from autopar.runtime.primitives.autograd import linear
 
-_split = linear(lambda x, axis, cut: cut.part(x, axis.index), gather_parts)
+_split = linear(lambda x, axis, bounds: bounds.part(x, axis.index), gather_parts)
 
 
 def split(x: Tensor, dim: int, axis: Axis, blocks: int = 1, unit: int = 1) -> Tensor:
-    """This rank's part of `dim` of the replicated `x`; the dim is read as ``blocks x m x unit`` and m is cut."""
-    return x if axis.size == 1 else _split(x, axis, cut_whole(x, dim, axis, blocks, unit))
+    """This rank's part of `dim` of the replicated `x`; the dim is read as ``blocks x m x unit`` and m is bounds."""
+    return x if axis.size == 1 else _split(x, axis, bounds_of_whole(x, dim, axis, blocks, unit))

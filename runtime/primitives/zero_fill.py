@@ -9,15 +9,15 @@ from __future__ import annotations
 from torch import Tensor
 
 from autopar.runtime.grid.grid import Axis
-from autopar.runtime.grid.shard_bounds import cut_local, fill_with_zeros
+from autopar.runtime.grid.shard_bounds import bounds_of_part, fill_with_zeros
 from autopar.runtime.primitives.autograd import linear
 
 _zero_fill = linear(
-    lambda x, axis, cut: fill_with_zeros(x, cut, axis.index), lambda dy, axis, cut: cut.part(dy, axis.index)
+    lambda x, axis, bounds: fill_with_zeros(x, bounds, axis.index), lambda dy, axis, bounds: bounds.part(dy, axis.index)
 )
 
 
 def zero_fill(x: Tensor, dim: int, axis: Axis, extent: int, blocks: int = 1, unit: int = 1) -> Tensor:
     """An addend of the whole tensor of which `x` is this rank's part; `extent` is the whole extent of `dim`."""
-    cut = cut_local(x, dim, axis, extent, blocks, unit)
-    return x if axis.size == 1 else _zero_fill(x, axis, cut)
+    bounds = bounds_of_part(x, dim, axis, extent, blocks, unit)
+    return x if axis.size == 1 else _zero_fill(x, axis, bounds)

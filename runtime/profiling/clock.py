@@ -67,7 +67,7 @@ class _Step:
         return self.marks[-1][0] - self.marks[0][0]
 
 
-class Clock:
+class StepClock:
     """The marks of the step under way. `cuda` makes every mark wait for the device."""
 
     def __init__(self, cuda: bool = False) -> None:
@@ -122,10 +122,10 @@ def _synchronized() -> float:
     return time.perf_counter()
 
 
-class Timed(ForwardingComm):
+class TimedComm(ForwardingComm):
     """`inner`, whose blocking calls the clock is told. Bytes are those that a ring algorithm sends."""
 
-    def __init__(self, inner: Comm, clock: Clock) -> None:
+    def __init__(self, inner: Comm, clock: StepClock) -> None:
         super().__init__(inner)
         self.clock = clock
 
@@ -165,10 +165,10 @@ class Timed(ForwardingComm):
         return sum(one.nbytes for i, one in enumerate(pieces_of(parts)) if i != self.rank)
 
 
-class TimedSum(Timed):
+class TimedBucketComm(TimedComm):
     """The communicator of one bucket of gradients, which tells the clock when its sum was under way."""
 
-    def __init__(self, inner: Comm, clock: Clock, bucket: int) -> None:
+    def __init__(self, inner: Comm, clock: StepClock, bucket: int) -> None:
         super().__init__(inner, clock)
         self._bucket = bucket
 
@@ -184,7 +184,7 @@ class TimedSum(Timed):
 
 
 class _TimedWork(Work):
-    def __init__(self, work: Work, clock: Clock, flight: _Flight) -> None:
+    def __init__(self, work: Work, clock: StepClock, flight: _Flight) -> None:
         self._work = work
         self._clock = clock
         self._flight = flight

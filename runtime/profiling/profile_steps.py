@@ -22,7 +22,7 @@ from autopar.ir.profile import FILE, VERSION, Profile, digest, to_json
 from autopar.runtime.diagnostics.collective_errors import together
 from autopar.runtime.profiling.memory_use import memory_use
 from autopar.runtime.profiling.profiler import Profiler
-from autopar.runtime.session.compiled_job import Job
+from autopar.runtime.session.compiled_job import CompiledJob
 from autopar.runtime.session.parallel_module import Parallel
 from autopar.runtime.transport.world import simulated_world
 from autopar.version import __version__
@@ -33,7 +33,7 @@ PROFILED = 5  # steps, and as many without a profile
 class Schedule:
     """Which of a run's steps are profiled. Making it, and `write`, are collective."""
 
-    def __init__(self, opened: Job, parallel: Parallel, optimizer: torch.optim.Optimizer, steps: int) -> None:
+    def __init__(self, opened: CompiledJob, parallel: Parallel, optimizer: torch.optim.Optimizer, steps: int) -> None:
         self._opened = opened
         self._parallel = parallel
         self._optimizer = optimizer

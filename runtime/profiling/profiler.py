@@ -33,7 +33,7 @@ from torch import Tensor
 from autopar.errors import ConfigError, ProgramMismatch, refusal
 from autopar.ir.profile import Bucket, Expression, Piece, RankProfile
 from autopar.runtime.grid.grid import Axis, Grid
-from autopar.runtime.profiling.clock import GRADIENTS, OTHER, WAIT, Clock, Owner, Timed, TimedSum, _Step
+from autopar.runtime.profiling.clock import GRADIENTS, OTHER, WAIT, Owner, StepClock, TimedBucketComm, TimedComm, _Step
 from autopar.runtime.profiling.instrument import RECORDER, Wanted, instrument
 from autopar.runtime.program.program import Program
 from autopar.runtime.session.parallel_module import Parallel
@@ -45,10 +45,10 @@ _PARSER = (
 )  # simulated ranks are threads, and Python 3.11 counts the depth of syntax trees across threads
 
 
-class Recorder:
+class ExpressionRecorder:
     """What the program's recorders call, on one rank."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: StepClock) -> None:
         self._clock = clock
         self._rounds: dict[int, int] = {}
         self._nodes: dict[Any, None] = {}  # kept, so that they stay the objects they are
@@ -120,8 +120,8 @@ class Profiler:
 
     def __init__(self, parallel: Parallel, places: Sequence[Wanted] = ()) -> None:
         self._parallel = parallel
-        self._clock = Clock(any(one.is_cuda for one in parallel.parameters()))
-        self._recorder = Recorder(self._clock)
+        self._clock = StepClock(any(one.is_cuda for one in parallel.parameters()))
+        self._recorder = ExpressionRecorder(self._clock)
         self._plain = parallel.program
         self._program, self.expressions = self._instrumented(places)
         self._steps: list[_Step] = []
@@ -221,8 +221,8 @@ class Profiler:
         holders: list[Grid | Axis] = [parallel.grid, *parallel.grid.axes]
         for holder in holders:
             stack.callback(setattr, holder, "comm", holder.comm)
-            holder.comm = Timed(holder.comm, clock)
-        stack.enter_context(parallel.sums_over(lambda comm, i: TimedSum(comm, clock, i)))
+            holder.comm = TimedComm(holder.comm, clock)
+        stack.enter_context(parallel.sums_over(lambda comm, i: TimedBucketComm(comm, clock, i)))
         hooks: list[Any] = [
             parallel.register_forward_pre_hook(lambda *_: clock.hand(("inputs", None, 0))),
             parallel.register_forward_hook(lambda *said: self._returned(said[-1])),

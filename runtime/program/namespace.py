@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from autopar.errors import nearest
 
 
-class Call:
+class CurrentCall:
     """What a call of the program is, shared by all levels of its namespace and set anew for each call."""
 
     __slots__ = ("batch", "training")
@@ -39,8 +39,8 @@ class Namespace:
 
     __slots__ = ("__dict__", "_call")
 
-    def __init__(self, tensors: Mapping[str, Tensor], call: Call | None = None) -> None:
-        self._call = call or Call()
+    def __init__(self, tensors: Mapping[str, Tensor], call: CurrentCall | None = None) -> None:
+        self._call = call or CurrentCall()
         groups: dict[str, dict[str, Tensor]] = {}
         entries = vars(self)
         for name, tensor in tensors.items():

@@ -20,7 +20,7 @@ from autopar.version import __version__
 
 VERSION = 2
 KINDS = ("parameter", "frozen", "buffer", "constant")
-Filled = tuple[tuple[str, ...], int]  # names of axes, extent
+MinimumRows = tuple[tuple[str, ...], int]  # names of axes, extent
 _INNER = {
     "model": {"path": "model_path", "attribute": "model_attribute", "sha256": "model_sha256"},
     "batch": {"inputs": "batched", "filled": "filled_by_rows"}
@@ -33,7 +33,7 @@ _AGAIN = "compile the model again with `autopar compile`"
 
 
 @dataclass(frozen=True, slots=True)
-class Described:
+class TensorSpec:
     """An input, parameter or buffer of the sequential model: name, whole shape, dtype, kind, and tied names."""
 
     name: str
@@ -48,7 +48,7 @@ class Described:
 
 
 @dataclass(frozen=True, slots=True)
-class Output:
+class OutputSpec:
     """What a program returns beside the loss: its path in what the model returns, its whole shape, dims that are rows."""
 
     name: str
@@ -71,20 +71,20 @@ class Description:
 
     name: str
     grid: str
-    inputs: tuple[Described, ...]
-    parameters: tuple[Described, ...]
+    inputs: tuple[TensorSpec, ...]
+    parameters: tuple[TensorSpec, ...]
     model_path: str = ""
     model_attribute: str = "model"
     model_sha256: str = ""
     program_sha256: str = ""
     sha256: str = ""
-    filled: tuple[Filled, ...] = ()
+    filled: tuple[MinimumRows, ...] = ()
     loss: str = ""
-    outputs: tuple[Output, ...] = ()
+    outputs: tuple[OutputSpec, ...] = ()
     evaluation: str = ""
     training: str = ""
     evaluates: bool = False
-    filled_by_rows: tuple[Filled, ...] = ()
+    filled_by_rows: tuple[MinimumRows, ...] = ()
     rows: int = 0
     batched: tuple[str, ...] = ()
     fixed: str = ""

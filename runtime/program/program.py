@@ -17,7 +17,7 @@ import torch
 from autopar.errors import ProgramMismatch, nearest, refusal
 from autopar.ir.layout import Layout, Layouts, Partial, Shard
 from autopar.runtime.grid.grid import Grid
-from autopar.runtime.program.plan_reader import Described, Output
+from autopar.runtime.program.plan_reader import OutputSpec, TensorSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Program:
     filters: torch.memory_format = torch.contiguous_format
 
 
-def parameter_layouts(program: Program, described: Sequence[Described]) -> dict[str, Layouts]:
+def parameter_layouts(program: Program, described: Sequence[TensorSpec]) -> dict[str, Layouts]:
     """The layouts of every described parameter and buffer, by name. Raises ProgramMismatch with all offenders."""
     problems: list[str] = []
     used: set[str] = set()
@@ -66,7 +66,7 @@ def parameter_layouts(program: Program, described: Sequence[Described]) -> dict[
     return found
 
 
-def input_layouts(program: Program, described: Sequence[Described]) -> dict[str, Layouts]:
+def input_layouts(program: Program, described: Sequence[TensorSpec]) -> dict[str, Layouts]:
     """The layouts of every described input, by name. Raises ProgramMismatch with all offenders."""
     known = {item.name for item in described}
     problems = [f"{item.name} has no layout" for item in described if item.name not in program.inputs]
@@ -78,7 +78,7 @@ def input_layouts(program: Program, described: Sequence[Described]) -> dict[str,
     return {item.name: tuple(program.inputs[item.name]) for item in described}
 
 
-def output_layouts(program: Program, described: Sequence[Output]) -> dict[str, Layouts]:
+def output_layouts(program: Program, described: Sequence[OutputSpec]) -> dict[str, Layouts]:
     """The layouts of every described output, by path, in the program's order. Raises ProgramMismatch with all offenders."""
     shapes = {item.name: item.shape for item in described}
     problems = [f"{name!r} is no output{nearest(name, shapes)}" for name in program.outputs if name not in shapes]
@@ -98,7 +98,7 @@ def matches(pattern: str, name: str) -> bool:
     return len(left) == len(right) and all(one in ("*", other) for one, other in zip(left, right, strict=True))
 
 
-def _tied(pattern: str, described: Sequence[Described]) -> str:
+def _tied(pattern: str, described: Sequence[TensorSpec]) -> str:
     owners = {item.name for item in described for alias in item.aliases if matches(pattern, alias)}
     return f" (a name tied to {', '.join(sorted(owners))}, which is the one to give)" if owners else ""
 

@@ -29,7 +29,7 @@ from autopar.runtime.parameters.deferred_init import initial_values
 from autopar.runtime.parameters.distribute import live_values
 from autopar.runtime.parameters.op_replay import RANDOM_STATE
 from autopar.runtime.parameters.precision import in_precision
-from autopar.runtime.parameters.sources import Made, Source, from_file
+from autopar.runtime.parameters.sources import ComparedSource, Source, from_file
 from autopar.runtime.program.from_text import program_of
 from autopar.runtime.program.plan_reader import Description, read_description
 from autopar.runtime.program.program import Program
@@ -44,7 +44,7 @@ PARAMETERS = "parameters.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class CompiledJob:
     """What a folder holds. `notes` are lines worth telling: an edited program, a changed model file."""
 
     folder: Path
@@ -55,7 +55,7 @@ class Job:
     others: tuple[tuple[str, Description], ...] = ()  # texts of the programs for other numbers of rows
 
 
-def open_job(program: Program, path: Path, seed: int) -> Job:
+def open_job(program: Program, path: Path, seed: int) -> CompiledJob:
     """Read the folder of the program at `path`, and make sure that all ranks have read the same. Collective.
 
     `seed` is set before the model file is loaded, for a model that it makes on loading. Raises ProgramMismatch,
@@ -82,7 +82,7 @@ def open_job(program: Program, path: Path, seed: int) -> Job:
             notes.append(
                 f"{file.path.name} has changed since it was compiled; compile again to bring the program up to it"
             )
-    return Job(folder, program, description, file, tuple(notes), others)
+    return CompiledJob(folder, program, description, file, tuple(notes), others)
 
 
 def _other(folder: Path, rows: int) -> tuple[str, Description]:
@@ -120,13 +120,13 @@ def handshake(comm: Comm, facts: Mapping[str, str]) -> None:
     agree(comm, "start of the job", error)
 
 
-def values(job: Job, seed: int) -> Source:
+def values(job: CompiledJob, seed: int) -> Source:
     """The initial values, from the model file with this seed, or as they were stored. Iterating is collective."""
     known = {name for item in job.description.parameters for name in (item.name, *item.aliases)}
-    return Made((name, value) for name, value in _values(job, seed) if name in known)
+    return ComparedSource((name, value) for name, value in _values(job, seed) if name in known)
 
 
-def parallel(job: Job, seed: int, dtype: torch.dtype | None = None, source: Source | None = None) -> Parallel:
+def parallel(job: CompiledJob, seed: int, dtype: torch.dtype | None = None, source: Source | None = None) -> Parallel:
     """The programs with their initial values, to train. Collective. Raises ConfigError where they only evaluate."""
     made = Parallel(job.program, job.description, source or values(job, seed), dtype, seed=seed)
     for text, description in job.others:
@@ -138,7 +138,7 @@ def parallel(job: Job, seed: int, dtype: torch.dtype | None = None, source: Sour
     return made if made.training else made.train()
 
 
-def sequential(job: Job, seed: int) -> nn.Module:
+def sequential(job: CompiledJob, seed: int) -> nn.Module:
     """The model itself, whole, with the same initial values, to train. Raises ConfigError where it was compiled live."""
     file = _need_file(job)
     if isinstance(file.model, nn.Module):
@@ -150,7 +150,7 @@ def sequential(job: Job, seed: int) -> nn.Module:
     return made if job.description.training else made.train()  # some of its modules stay in evaluation
 
 
-def batches(job: Job, seed: int = 0) -> Iterator[Inputs]:
+def batches(job: CompiledJob, seed: int = 0) -> Iterator[Inputs]:
     """The model file's batches, again and again; its example inputs where it has none. Raises ConfigError.
 
     They draw from torch's default generator as if nothing else did, from `seed` on: alike on all ranks, whatever each draws
@@ -168,7 +168,7 @@ def batches(job: Job, seed: int = 0) -> Iterator[Inputs]:
         yield batch
 
 
-def _batches(job: Job) -> Iterator[Inputs]:
+def _batches(job: CompiledJob) -> Iterator[Inputs]:
     file = _need_file(job)
     if file.batches is None:
         yield from itertools.repeat(file.example_inputs())
@@ -220,7 +220,7 @@ def cast(batch: Inputs, dtype: torch.dtype | None) -> Inputs:
     return {name: one(value) for name, value in batch.items()} if isinstance(batch, dict) else tuple(map(one, batch))
 
 
-def _values(job: Job, seed: int) -> Iterator[tuple[str, Any]]:
+def _values(job: CompiledJob, seed: int) -> Iterator[tuple[str, Any]]:
     if (job.folder / "constants.safetensors").exists():
         yield from from_file(job.folder / "constants.safetensors")
     if job.file is None:
@@ -231,7 +231,7 @@ def _values(job: Job, seed: int) -> Iterator[tuple[str, Any]]:
         yield from initial_values(job.file.model, seed)
 
 
-def _need_file(job: Job) -> ModelFile:
+def _need_file(job: CompiledJob) -> ModelFile:
     if job.file is None:
         raise _fileless(job.folder, "compiled from a live model, without a model file")
     return job.file

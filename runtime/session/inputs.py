@@ -22,7 +22,7 @@ from autopar.runtime.grid.grid import Grid
 from autopar.runtime.parameters.checksum import digest
 from autopar.runtime.parameters.precision import precise
 from autopar.runtime.parameters.shards import view_part
-from autopar.runtime.program.plan_reader import Described, Description, dtype_name
+from autopar.runtime.program.plan_reader import Description, TensorSpec, dtype_name
 from autopar.runtime.transport.base import Comm
 
 _PRIME = 7919  # so that all elements are reached in time
@@ -32,7 +32,7 @@ _NUMBERS = 1 << 20  # of which squares can be summed over a million ranks
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class BoundBatch:
     """The whole inputs of a call and the rows of the batch; `alike` says that the ranks' samples of them are the same."""
 
     tensors: Mapping[str, Tensor]
@@ -54,7 +54,7 @@ class InputBinding:
         self._calls = 0  # with whole inputs, which all ranks are to give alike
         self._checks = settings().check
 
-    def whole(self, args: Sequence[object], kwargs: Mapping[str, object], dtype: torch.dtype | None) -> Batch:
+    def whole(self, args: Sequence[object], kwargs: Mapping[str, object], dtype: torch.dtype | None) -> BoundBatch:
         """The arguments of a call with whole inputs. Raises ProgramMismatch, on all ranks, where they are no such."""
         described, batched = self._description.inputs, self._description.batched
         tensors: dict[str, Tensor] = {}
@@ -68,15 +68,15 @@ class InputBinding:
         counts = [tensors[name].shape[0] for name in batched] if tensors else []
         rows = next((rows for rows in counts if rows != compiled), compiled)
         number = sample(tensors, self._calls) if self._calls % self._every == 0 else 0
-        return Batch(tensors, rows, agree_on_rows(self._grid.comm, rows, error, number))
+        return BoundBatch(tensors, rows, agree_on_rows(self._grid.comm, rows, error, number))
 
-    def compare(self, batch: Batch) -> None:
+    def compare(self, batch: BoundBatch) -> None:
         """Raise ProgramMismatch, on all ranks, where they may have given different inputs, and have. Ends a call."""
         if self._calls == 0 or self._checks or not batch.alike:
             check_alike(self._grid.comm, batch.tensors, self._calls)
         self._calls += 1
 
-    def parts(self, batch: Batch, layouts: Mapping[str, Layouts]) -> dict[str, Tensor]:
+    def parts(self, batch: BoundBatch, layouts: Mapping[str, Layouts]) -> dict[str, Tensor]:
         """This rank's part of every input."""
         return {name: view_part(one, layouts[name], self._grid.axes) for name, one in batch.tensors.items()}
 
@@ -115,7 +115,7 @@ class InputBinding:
         return parts
 
 
-def bind(described: Sequence[Described], args: Sequence[object], kwargs: Mapping[str, object]) -> dict[str, object]:
+def bind(described: Sequence[TensorSpec], args: Sequence[object], kwargs: Mapping[str, object]) -> dict[str, object]:
     """Arguments by input name: positional ones in the order of the plan. Raises ProgramMismatch."""
     names = [item.name for item in described]
     given = dict(zip(names, args, strict=False))
@@ -129,7 +129,7 @@ def bind(described: Sequence[Described], args: Sequence[object], kwargs: Mapping
 
 
 def check(
-    described: Sequence[Described],
+    described: Sequence[TensorSpec],
     given: Mapping[str, object],
     shapes: Mapping[str, tuple[int, ...]],
     dtype: torch.dtype | None,
@@ -240,7 +240,7 @@ def refused_rows(programs: Sequence[Description], rows: int) -> ProgramMismatch:
     return ProgramMismatch(refusal("inputs of the step", f"a batch of {rows} row{'s' * (rows != 1)}", rule, fix=fix))
 
 
-def _refuse(described: Sequence[Described], problems: Sequence[str]) -> None:
+def _refuse(described: Sequence[TensorSpec], problems: Sequence[str]) -> None:
     if problems:
         fix = "pass such inputs, or compile again for these"
         wanted = ", ".join(f"{item.name} {dtype_name(item.dtype)}{list(item.shape)}" for item in described)

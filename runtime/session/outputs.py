@@ -17,10 +17,10 @@ from torch import Tensor
 
 from autopar.errors import nearest
 from autopar.runtime.grid.grid import Axis
-from autopar.runtime.grid.shard_bounds import Cut, gather_parts
+from autopar.runtime.grid.shard_bounds import ShardBounds, gather_parts
 
 # this rank's part, and how the whole is cut, the outermost axis first
-Parts = tuple[Tensor, Sequence[tuple[Axis, Cut]]]
+Parts = tuple[Tensor, Sequence[tuple[Axis, ShardBounds]]]
 
 
 class Outputs:

@@ -22,18 +22,18 @@ from autopar.errors import ConfigError, refusal
 from autopar.ir.bucketing import BUCKET_BYTES
 from autopar.ir.layout import Layouts
 from autopar.runtime.diagnostics.collective_errors import together
-from autopar.runtime.grid.counter_rng import Drawn, drawing
+from autopar.runtime.grid.counter_rng import DrawnTensor, drawing
 from autopar.runtime.parameters import sources
 from autopar.runtime.parameters.grad_scaler import GradScaler
 from autopar.runtime.parameters.gradient_buckets import GradientSums
 from autopar.runtime.parameters.shards import local_shape
 from autopar.runtime.parameters.sources import Source
 from autopar.runtime.process import keep_freed_memory
-from autopar.runtime.program.namespace import Call, Namespace, register
-from autopar.runtime.program.plan_reader import Description, Filled
+from autopar.runtime.program.namespace import CurrentCall, Namespace, register
+from autopar.runtime.program.plan_reader import Description, MinimumRows
 from autopar.runtime.program.program import Program
-from autopar.runtime.session import batch_forms
-from autopar.runtime.session.batch_forms import Form
+from autopar.runtime.session import batch_programs
+from autopar.runtime.session.batch_programs import BatchProgram
 from autopar.runtime.session.inputs import InputBinding, refused_rows
 from autopar.runtime.session.outputs import Outputs
 from autopar.runtime.session.state import ModelState
@@ -73,18 +73,18 @@ class Parallel(nn.Module):
         self.description = description
         self.grid = program.grid
         self._dtype = dtype
-        self._call = Call(description.rows)
+        self._call = CurrentCall(description.rows)
         self.seed = seed
         self._steps = 0  # calls in training so far: random numbers differ from call to call
-        self.drawn: tuple[Drawn, ...] = ()  # the random tensors of the last call
+        self.drawn: tuple[DrawnTensor, ...] = ()  # the random tensors of the last call
         if simulated_world() is None:
             keep_freed_memory()
         with together(self.grid.comm, "setting up the program"):
-            self._forms = [batch_forms.form(program, description)]
-            self._inputs, self._layouts = self._forms[0].inputs, self._forms[0].parameters
+            self._programs = [batch_programs.batch_program(program, description)]
+            self._inputs, self._layouts = self._programs[0].inputs, self._programs[0].parameters
             homes = {item: self._layouts[item.name] for item in description.parameters}
             tensors = sources.load(source, homes, self.grid.axes, dtype, program.filters)
-        if isinstance(source, sources.Made):
+        if isinstance(source, sources.ComparedSource):
             source.check(self.grid.comm)
         for item in description.parameters:
             for name in (item.name, *item.aliases):
@@ -137,25 +137,25 @@ class Parallel(nn.Module):
         dtype.
         """
         batch = self._binding.whole(args, kwargs, self._dtype)
-        form = self._form(batch.rows, batch.tensors)
+        chosen = self._program_for(batch.rows, batch.tensors)
         self._binding.compare(batch)
-        return self._step(form, batch.rows, self._binding.parts(batch, form.inputs))
+        return self._step(chosen, batch.rows, self._binding.parts(batch, chosen.inputs))
 
     def forward_parts(self, *args: object, **kwargs: object) -> Any:  # noqa: ANN401
         """`forward` for inputs of which every rank passes its own part only, as `input_layouts` and `input_shape` say."""
         rows, given, error = self._binding.own(args, kwargs)
-        form = self._form(rows, None)
+        chosen = self._program_for(rows, None)
         shapes = {item.name: self.input_shape(item.name, rows) for item in self.description.inputs}
-        return self._step(form, rows, self._binding.checked_parts(given, shapes, error, self._dtype))
+        return self._step(chosen, rows, self._binding.checked_parts(given, shapes, error, self._dtype))
 
     def input_shape(self, name: str, batch: int | None = None) -> tuple[int, ...]:
         """The shape of this rank's part of an input, as the grid is cut now, for a whole batch of so many rows."""
         item = next(item for item in self.description.inputs if item.name == name)
         shape = item.shape if batch is None or name not in self.description.batched else (batch, *item.shape[1:])
-        form = next(
-            (one for one in self._forms if batch is not None and one.description.accepts(batch)), self._forms[0]
+        chosen = next(
+            (one for one in self._programs if batch is not None and one.description.accepts(batch)), self._programs[0]
         )
-        return local_shape(shape, form.inputs[name], self.grid.axes)
+        return local_shape(shape, chosen.inputs[name], self.grid.axes)
 
     def full_state_dict(self, *, rank0_only: bool = False) -> dict[str, Tensor]:
         """All parameters and buffers whole, under the model's own names, tied names included. Collective.
@@ -254,38 +254,40 @@ class Parallel(nn.Module):
         Raises ProgramMismatch where it is not, and CheckpointError for its constants.
         """
         with together(self.grid.comm, f"setting up the program for {description.rows} rows"):
-            found, own = batch_forms.beside(self._forms[0], batch_forms.form(program, description))
-            made = sources.load(batch_forms.renamed(found, constants), own, self.grid.axes, self._dtype)
+            found, own = batch_programs.sharing_parameters(
+                self._programs[0], batch_programs.batch_program(program, description)
+            )
+            made = sources.load(batch_programs.own_constants(found, constants), own, self.grid.axes, self._dtype)
         for name, tensor in made.items():
             register(self, name, tensor, "constant")
         self._state.layouts |= own
         self._state.tensors |= made
-        self._forms.append(found)
+        self._programs.append(found)
         self._refresh()
 
     @property
-    def filled(self) -> tuple[Filled, ...]:
+    def filled(self) -> tuple[MinimumRows, ...]:
         """The factors of which every rank must hold a row, see `autopar.runtime.parameters.minimum_rows`."""
-        return tuple(dict.fromkeys(one for form in self._forms for one in form.description.filled))
+        return tuple(dict.fromkeys(rows for one in self._programs for rows in one.description.filled))
 
-    def _form(self, rows: int, given: Mapping[str, Tensor] | None) -> Form:
+    def _program_for(self, rows: int, given: Mapping[str, Tensor] | None) -> BatchProgram:
         """The program for a batch of so many rows; `given` are whole inputs. Collective.
 
         Raises, alike on every rank, ProgramMismatch where none was compiled for them, and ConfigError where so few
         leave a rank without one that needs one.
         """
-        fitting = (one for one in self._forms if one.fits(rows, given or {}))
+        fitting = (one for one in self._programs if one.fits(rows, given or {}))
         having = tuple(n for n in self.description.batched if given is None or given[n].shape[0] == rows)
-        form = next(fitting, None) or self._another_form(rows, having)
-        batch_forms.check_filled(form, rows, self.grid.axes)
-        return form
+        chosen = next(fitting, None) or self._another_program(rows, having)
+        batch_programs.check_minimum_rows(chosen, rows, self.grid.axes)
+        return chosen
 
-    def _another_form(self, rows: int, having: Sequence[str]) -> Form:
+    def _another_program(self, rows: int, having: Sequence[str]) -> BatchProgram:
         """A program for so many rows in these inputs. Collective."""
-        raise refused_rows([one.description for one in self._forms], rows)
+        raise refused_rows([one.description for one in self._programs], rows)
 
-    def _step(self, form: Form, rows: int, parts: Mapping[str, Tensor]) -> Any:  # noqa: ANN401
-        program, known = self.program if form is self._forms[0] else form.program, form.description
+    def _step(self, chosen: BatchProgram, rows: int, parts: Mapping[str, Tensor]) -> Any:  # noqa: ANN401
+        program, known = self.program if chosen is self._programs[0] else chosen.program, chosen.description
         self._call.batch, self._call.training = rows, self.training
         self._steps += self.training
         with drawing(self.seed, self._steps, self.training) as draws:
@@ -295,7 +297,9 @@ class Parallel(nn.Module):
             return self._sums.attach(returned)
         loss, *others = returned
         return Outputs(
-            self.description.loss, self._sums.attach(loss), batch_forms.output_parts(form, others, rows, self.grid.axes)
+            self.description.loss,
+            self._sums.attach(loss),
+            batch_programs.output_parts(chosen, others, rows, self.grid.axes),
         )
 
     def _refresh(self) -> None:
@@ -303,8 +307,8 @@ class Parallel(nn.Module):
         current = dict(self.named_parameters(remove_duplicate=False)) | dict(self.named_buffers(remove_duplicate=False))
         tensors = self._state.tensors = {name: current[name] for name in self._state.tensors}
         self._namespaces = {
-            form.description.rows: Namespace({name: tensors[own] for name, own in form.names.items()}, self._call)
-            for form in self._forms
+            one.description.rows: Namespace({name: tensors[own] for name, own in one.names.items()}, self._call)
+            for one in self._programs
         }
 
     def _apply(self, fn: Any, recurse: bool = True) -> Parallel:  # noqa: ANN401 (torch's own signature)

@@ -16,14 +16,14 @@ from autopar.runtime.diagnostics.collective_errors import together
 from autopar.runtime.grid.grid import Grid
 from autopar.runtime.parameters import grad_norm, optimizer_state, reshard, sources
 from autopar.runtime.parameters.shards import gather_gradients, gather_whole
-from autopar.runtime.program.plan_reader import Described, Filled
+from autopar.runtime.program.plan_reader import MinimumRows, TensorSpec
 
 
 class ModelState:
     """This rank's parts: `layouts` of every described tensor, and `tensors` by its name, which the owner keeps current."""
 
     def __init__(
-        self, grid: Grid, layouts: dict[Described, Layouts], tensors: dict[str, Tensor], dtype: torch.dtype | None
+        self, grid: Grid, layouts: dict[TensorSpec, Layouts], tensors: dict[str, Tensor], dtype: torch.dtype | None
     ) -> None:
         self.grid = grid
         self.layouts = layouts
@@ -42,7 +42,7 @@ class ModelState:
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Take this rank's parts of whole tensors, given on every rank. Raises CheckpointError."""
         with together(self.grid.comm, "loading the parameters"):
-            source = sources.Made(state.items())
+            source = sources.ComparedSource(state.items())
             loaded = sources.load(source, self._stored(), self.grid.axes, self._dtype)
         source.check(self.grid.comm)
         with torch.no_grad():
@@ -86,12 +86,12 @@ class ModelState:
         axis: str,
         cuts: Sequence[float] | None,
         optimizer: torch.optim.Optimizer | None,
-        filled: Sequence[Filled],
+        filled: Sequence[MinimumRows],
     ) -> None:
         """Cut an axis at other fractions, and move the parts of what is sharded over it, the optimizer's too."""
         held = [(item, layouts, self.tensors[item.name]) for item, layouts in self.layouts.items()]
         reshard.move(self.grid, [one.name for one in self.grid.axes].index(axis), cuts, held, optimizer, filled)
 
-    def _stored(self) -> dict[Described, Layouts]:
+    def _stored(self) -> dict[TensorSpec, Layouts]:
         """What is no constant of the program."""
         return {item: layouts for item, layouts in self.layouts.items() if item.kind != "constant"}

@@ -27,7 +27,7 @@ from autopar.errors import ConfigError, refusal
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class BalanceSettings:
     """When to move: measure `window` steps, beginning `rest` steps after a move, and up to `longest` after several moves.
 
     `threshold` is the least saving, as a share of a step, and `agreement` the share of the window's steps that must save it.
@@ -69,7 +69,7 @@ class Move:
     after: float
 
 
-def patience(window: int, moved: bool, settings: Settings) -> int:
+def patience(window: int, moved: bool, settings: BalanceSettings) -> int:
     """How many steps to measure next, after a window that ended in a move or not."""
     return min(2 * window, settings.longest) if moved else max(window // 2, settings.window)
 
@@ -80,7 +80,7 @@ def decide(
     seconds: Sequence[Sequence[float]],
     step: float,
     cost: float,
-    settings: Settings,
+    settings: BalanceSettings,
 ) -> Move | None:
     """The move that saves most, if it pays.
 

@@ -23,7 +23,7 @@ import torch
 from autopar.ir.layout import Layouts, Shard
 from autopar.runtime.parameters.minimum_rows import least_share
 from autopar.runtime.session.parallel_module import Parallel
-from autopar.runtime.training.load_balance import Movable, Move, Settings, decide, patience
+from autopar.runtime.training.load_balance import BalanceSettings, Movable, Move, decide, patience
 
 
 class Scheduler:
@@ -33,13 +33,13 @@ class Scheduler:
         self,
         parallel: Parallel,
         optimizer: torch.optim.Optimizer | None = None,
-        settings: Settings | None = None,
+        settings: BalanceSettings | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.moves: list[tuple[int, Move]] = []
         self._parallel = parallel
         self._optimizer = optimizer
-        self._settings = settings or Settings()
+        self._settings = settings or BalanceSettings()
         self._clock = clock
         self._extents = split_extents(parallel)
         self._compute: list[float] = []

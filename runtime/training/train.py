@@ -23,7 +23,7 @@ from autopar.errors import ConfigError, nearest, refusal
 from autopar.ir.profile import LEAST
 from autopar.runtime.diagnostics import call_site, failure
 from autopar.runtime.diagnostics.collective_errors import together
-from autopar.runtime.functional.model_random import Drawn
+from autopar.runtime.functional.model_random import ProgramRandom
 from autopar.runtime.grid.counter_rng import drawing
 from autopar.runtime.parameters import sources
 from autopar.runtime.parameters.precision import module_in_precision
@@ -32,7 +32,7 @@ from autopar.runtime.profiling import profile_steps
 from autopar.runtime.program.program import Program
 from autopar.runtime.progress import Progress, show
 from autopar.runtime.session import compiled_job
-from autopar.runtime.session.compiled_job import Job
+from autopar.runtime.session.compiled_job import CompiledJob
 from autopar.runtime.session.parallel_module import Parallel
 from autopar.runtime.training.scheduler import Scheduler
 
@@ -94,7 +94,7 @@ class _Parser(argparse.ArgumentParser):
         return [option for action in self._actions for option in action.option_strings]
 
 
-def run(opened: Job, given: argparse.Namespace) -> None:
+def run(opened: CompiledJob, given: argparse.Namespace) -> None:
     """Train an opened job as the command line says. Collective."""
     comm = opened.program.grid.comm
     dtype = DTYPES.get(given.dtype)
@@ -121,7 +121,7 @@ def run(opened: Job, given: argparse.Namespace) -> None:
 
 
 def train(
-    opened: Job,
+    opened: CompiledJob,
     given: argparse.Namespace,
     dtype: torch.dtype | None,
     parallel: Parallel,
@@ -153,7 +153,7 @@ def train(
     return times
 
 
-def make_optimizer(opened: Job, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+def make_optimizer(opened: CompiledJob, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
     """The model file's own optimizer; where it has none, the one that the plan was made for."""
     if opened.file is not None and opened.file.optimizer is not None:
         return opened.file.optimizer(parameters)
@@ -166,7 +166,7 @@ def make_optimizer(opened: Job, parameters: list[nn.Parameter]) -> torch.optim.O
 class _Beside:
     """The sequential model on rank 0, from the same initial values, over the same batches."""
 
-    def __init__(self, opened: Job, given: argparse.Namespace, dtype: torch.dtype | None) -> None:
+    def __init__(self, opened: CompiledJob, given: argparse.Namespace, dtype: torch.dtype | None) -> None:
         self._dtype, self._path = dtype, opened.description.loss
         self._seed, self._steps = given.seed, 0
         self._model = module_in_precision(compiled_job.sequential(opened, given.seed), dtype)
@@ -175,7 +175,7 @@ class _Beside:
     def step(self, batch: compiled_job.Inputs) -> float:
         """One sequential step, with the random numbers of the program's; returns its loss."""
         self._steps += 1
-        with drawing(self._seed, self._steps), Drawn():
+        with drawing(self._seed, self._steps), ProgramRandom():
             loss = compiled_job.loss_of(
                 compiled_job.call(self._model, compiled_job.cast(batch, self._dtype)), self._path
             )
@@ -201,7 +201,7 @@ def _update(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
     optimizer.step()
 
 
-def _summary(opened: Job, given: argparse.Namespace, scheduler: Scheduler, times: Sequence[float]) -> list[str]:
+def _summary(opened: CompiledJob, given: argparse.Namespace, scheduler: Scheduler, times: Sequence[float]) -> list[str]:
     lines = []
     if times:
         usual = statistics.median(times[1:] or times)

@@ -1,8 +1,8 @@
 """Memory that MPI may not reach: which tensors lie there, and the host buffers through which they travel.
 
-    Host.lay(tensors) -> Laid        a place in host memory for each tensor; a tensor that lies there already is its own
-    Laid.fetch()                     device -> host, and wait until the data are there
-    Laid.bring()                     host -> device, on the current stream; nobody waits
+    HostBuffers.place(tensors) -> HostCopies   a place in host memory for each; a tensor that lies there already is its own
+    HostCopies.to_host()                       device -> host, and wait until the data are there
+    HostCopies.to_device()                     host -> device, on the current stream; nobody waits
 
 The tensors of one call that have one type get pieces of one buffer, one after another, which is how a communicator
 likes them best. Buffers are kept and reused by type and size, rounded up to a power of two, so that a program has few
@@ -56,20 +56,20 @@ def _mark(tensor: Tensor) -> Mark:
 CUDA = Device(attrgetter("is_cpu"), _pinned, _mark)
 
 
-class Host:
+class HostBuffers:
     """Host buffers of one kind of device. Not for several threads at a time, as communicators are not either."""
 
     def __init__(self, device: Device) -> None:
         self.device = device
         self._free: dict[tuple[torch.dtype, int], deque[tuple[Tensor, list[Mark]]]] = defaultdict(deque)
 
-    def lay(self, tensors: Sequence[Tensor]) -> Laid:
+    def place(self, tensors: Sequence[Tensor]) -> HostCopies:
         """Places for these tensors; their contents are not there yet."""
         sizes: dict[torch.dtype, int] = {}
         for tensor in tensors:
             if not self.device.on_host(tensor):
                 sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.numel()
-        return Laid(self, tensors, {dtype: self._take(numel, dtype) for dtype, numel in sizes.items()})
+        return HostCopies(self, tensors, {dtype: self._take(numel, dtype) for dtype, numel in sizes.items()})
 
     def settle(self, tensors: Sequence[Tensor]) -> None:
         """Wait until nothing that was given to the current streams works on these tensors any more."""
@@ -96,10 +96,10 @@ class Host:
         return buffer
 
 
-class Laid:
-    """Tensors and their places in host memory; `bring` or `leave` ends it."""
+class HostCopies:
+    """Tensors and their places in host memory; `to_device` or `give_up` ends it."""
 
-    def __init__(self, host: Host, tensors: Sequence[Tensor], buffers: dict[torch.dtype, Tensor]) -> None:
+    def __init__(self, host: HostBuffers, tensors: Sequence[Tensor], buffers: dict[torch.dtype, Tensor]) -> None:
         self._host = host
         self._tensors = tensors
         self._buffers = buffers
@@ -113,21 +113,21 @@ class Laid:
                 place = buffers[tensor.dtype][start : used[tensor.dtype]].view(tensor.shape)
             self.places.append(place)
 
-    def fetch(self) -> None:
+    def to_host(self) -> None:
         """Fill the places from the tensors, and wait for it: what follows reads them on the host."""
         for tensor, place in zip(self._tensors, self.places, strict=True):
             if place is not tensor:
                 place.copy_(tensor, non_blocking=True)
         self._host.settle(self._tensors)
 
-    def bring(self) -> None:
+    def to_device(self) -> None:
         """Fill the tensors from their places, in the order of the current stream."""
         for tensor, place in zip(self._tensors, self.places, strict=True):
             if place is not tensor:
                 tensor.copy_(place, non_blocking=True)
-        self.leave(self._host.marks(self._tensors))
+        self.give_up(self._host.marks(self._tensors))
 
-    def leave(self, marks: list[Mark] | None = None) -> None:
+    def give_up(self, marks: list[Mark] | None = None) -> None:
         """Give the places up."""
         for buffer in self._buffers.values():
             self._host.give_back(buffer, marks or [])

@@ -27,11 +27,11 @@ from torch import Tensor
 
 from autopar.runtime.transport.base import Comm, Pieces, Work, check_tensors, joined, pieces_of, restore, summable
 from autopar.runtime.transport.mpi_buffers import SUMMED, pieces, raw, raw_row, typed
-from autopar.runtime.transport.progress_thread import Courier, Parcel
-from autopar.runtime.transport.shared_memory import Round
-from autopar.runtime.transport.shared_sums import Sums
+from autopar.runtime.transport.progress_thread import ProgressThread, ThreadedSum
+from autopar.runtime.transport.shared_memory import PostedSum
+from autopar.runtime.transport.shared_sums import SharedSums
 
-_HOME_BYTES = 128 << 10  # from here on, a tensor in shared memory is summed there
+_SHARED_BYTES = 128 << 10  # from here on, a tensor in shared memory is summed there
 _DIRECT_BYTES = (
     64 << 10
 )  # from here on, every rank sends its uneven part to all others itself: half of Allgatherv's time
@@ -48,8 +48,8 @@ class MpiComm(Comm):
         self._rank: int = comm.Get_rank()
         self._size: int = comm.Get_size()
         self._seconds = 0.0
-        self._sums: Sums | None = None
-        self._courier: Courier | None = None
+        self._sums: SharedSums | None = None
+        self._progress: ProgressThread | None = None
 
     @staticmethod
     def duplicate(comm: MPI.Intracomm) -> MpiComm:
@@ -81,7 +81,7 @@ class MpiComm(Comm):
 
     def all_reduce(self, tensor: Tensor) -> None:
         start = time.perf_counter()
-        if tensor.dtype in SUMMED and tensor.nbytes < _HOME_BYTES:  # the shortest way: here every microsecond counts
+        if tensor.dtype in SUMMED and tensor.nbytes < _SHARED_BYTES:  # the shortest way: here every microsecond counts
             self._mpi.Allreduce(MPI.IN_PLACE, typed(tensor), MPI.SUM)
         else:
             self._all_reduce(tensor)
@@ -89,7 +89,7 @@ class MpiComm(Comm):
 
     def _all_reduce(self, tensor: Tensor) -> None:
         total = summable(tensor)
-        if total.is_cpu and total.nbytes >= _HOME_BYTES and self._through_memory(total):
+        if total.is_cpu and total.nbytes >= _SHARED_BYTES and self._through_memory(total):
             self._shared().all_reduce(total)
         else:
             self._mpi.Allreduce(MPI.IN_PLACE, typed(total), MPI.SUM)
@@ -99,13 +99,13 @@ class MpiComm(Comm):
         start = time.perf_counter()
         total = summable(tensor)
         work: Work
-        if self._sums is not None and self._sums.at_home(total):
+        if self._sums is not None and self._sums.in_shared_memory(total):
             work = _SharedSum(self, self._sums, self._sums.start(total))
         elif self._over_network(total):
-            self._courier = self._courier or Courier(self._mpi)
-            work = _Sum(self, tensor, total, self._courier.all_reduce(total.view(-1)))
+            self._progress = self._progress or ProgressThread(self._mpi)
+            work = _RequestedSum(self, tensor, total, self._progress.all_reduce(total.view(-1)))
         else:
-            work = _Sum(self, tensor, total, self._mpi.Iallreduce(MPI.IN_PLACE, typed(total), MPI.SUM))
+            work = _RequestedSum(self, tensor, total, self._mpi.Iallreduce(MPI.IN_PLACE, typed(total), MPI.SUM))
         self._seconds += time.perf_counter() - start
         return work
 
@@ -190,12 +190,12 @@ class MpiComm(Comm):
 
     def free(self) -> None:
         if self._comm is not None and not MPI.Is_finalized():
-            if self._courier is not None:
-                self._courier.free()
+            if self._progress is not None:
+                self._progress.free()
             if self._sums is not None:
                 self._sums.free()
             self._comm.Free()
-        self._comm = self._sums = self._courier = None
+        self._comm = self._sums = self._progress = None
 
     def abort(self, code: int) -> None:
         sys.stdout.flush()
@@ -209,16 +209,16 @@ class MpiComm(Comm):
         assert self._comm is not None, "this communicator has been freed"
         return self._comm
 
-    def _shared(self) -> Sums:
+    def _shared(self) -> SharedSums:
         """The sums through shared memory, made when the first is asked for: collective then."""
         if self._sums is None:
-            self._sums = Sums(self._mpi)
+            self._sums = SharedSums(self._mpi)
         return self._sums
 
     def _through_memory(self, total: Tensor) -> bool:
         """Alike on all ranks, since a sum has one size on all of them."""
         shared = self._shared()
-        return shared.usable and (shared.at_home(total) or self._staged(total.nbytes))
+        return shared.usable and (shared.in_shared_memory(total) or self._staged(total.nbytes))
 
     def _staged(self, size: int) -> bool:
         """Whether a sum of `size` bytes is worth the way through shared memory."""
@@ -229,15 +229,15 @@ class MpiComm(Comm):
 
     def _over_network(self, total: Tensor) -> bool:
         """Whether a sum is worth a thread: a large one, of which every rank is on a node of its own."""
-        if total.nbytes < _HOME_BYTES or self._size == 1:
+        if total.nbytes < _SHARED_BYTES or self._size == 1:
             return False
-        return not self._shared().usable and Courier.possible()
+        return not self._shared().usable and ProgressThread.possible()
 
 
 class _SharedSum(Work):
     """An all-reduce under way in shared memory."""
 
-    def __init__(self, comm: MpiComm, sums: Sums, one: Round) -> None:
+    def __init__(self, comm: MpiComm, sums: SharedSums, one: PostedSum) -> None:
         self._comm = comm
         self._sums = sums
         self._round = one
@@ -254,14 +254,14 @@ class _SharedSum(Work):
         return over
 
 
-class _Sum(Work):
-    """An all-reduce that MPI, or a courier, has begun. `total` is what it writes to; it stays alive and unmoved until the end."""
+class _RequestedSum(Work):
+    """An all-reduce that MPI, or the progress thread, has begun. `total` is where; it stays alive and unmoved until the end."""
 
-    def __init__(self, comm: MpiComm, tensor: Tensor, total: Tensor, request: MPI.Request | Parcel) -> None:
+    def __init__(self, comm: MpiComm, tensor: Tensor, total: Tensor, request: MPI.Request | ThreadedSum) -> None:
         self._comm = comm
         self._tensor = tensor
         self._total = total
-        self._request: MPI.Request | Parcel | None = request
+        self._request: MPI.Request | ThreadedSum | None = request
 
     def wait(self) -> None:
         if self._request is not None:

@@ -24,7 +24,7 @@ _UNDER_WAY = 2  # pieces: while the ranks agree that one is done, the other keep
 _NAP = 1e-4  # seconds between two looks
 
 
-class Parcel:
+class ThreadedSum:
     """A tensor that is being summed, and what went wrong."""
 
     def __init__(self, flat: Tensor) -> None:
@@ -49,12 +49,12 @@ class Parcel:
         self._done.set()
 
 
-class Courier:
+class ProgressThread:
     """The thread of one communicator. Making and freeing it is collective."""
 
     def __init__(self, comm: MPI.Intracomm) -> None:
         self._comm = comm.Dup()
-        self._parcels: deque[Parcel] = deque()
+        self._queue: deque[ThreadedSum] = deque()
         self._changed = threading.Condition()
         self._ended = False
         self._thread = threading.Thread(target=self._carry, name="gradient sums", daemon=True)
@@ -65,13 +65,13 @@ class Courier:
         """Whether MPI may be called from several threads."""
         return MPI.Query_thread() == MPI.THREAD_MULTIPLE
 
-    def all_reduce(self, flat: Tensor) -> Parcel:
+    def all_reduce(self, flat: Tensor) -> ThreadedSum:
         """Begin to replace a flat tensor by its sum over all ranks."""
-        parcel = Parcel(flat)
+        pending = ThreadedSum(flat)
         with self._changed:
-            self._parcels.append(parcel)
+            self._queue.append(pending)
             self._changed.notify()
-        return parcel
+        return pending
 
     def free(self) -> None:
         """End the thread; nothing may be under way."""
@@ -84,16 +84,16 @@ class Courier:
     def _carry(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._parcels or self._ended)
-                if not self._parcels:
+                self._changed.wait_for(lambda: self._queue or self._ended)
+                if not self._queue:
                     return
-                parcel = self._parcels.popleft()
+                pending = self._queue.popleft()
             try:
-                self._deliver(parcel.flat)
+                self._deliver(pending.flat)
             except BaseException as error:  # told to whoever waits, on the main thread
-                parcel.end(error)
+                pending.end(error)
             else:
-                parcel.end()
+                pending.end()
 
     def _deliver(self, flat: Tensor) -> None:
         under_way: deque[MPI.Request] = deque()

@@ -9,7 +9,7 @@ late costs the others nothing but the wait.
     act        when counter 0 of every rank >= number; afterwards counter 1 of this rank := number
     over       when counter 1 of every rank >= number
 
-Rounds are posted in one order by all ranks, and may overlap: `Rounds.post` returns at once, and whoever calls
+Rounds are posted in one order by all ranks, and may overlap: `PostedSums.post` returns at once, and whoever calls
 `progress` moves all of them. An act may have stages with a request of MPI between them, such as a sum over the network.
 
 MPI_Win_sync orders the memory accesses of one process before a counter is written and after it has been read, as the
@@ -56,7 +56,7 @@ def _offer_core() -> None:
         time.sleep(1e-6)
 
 
-class Shared:
+class SharedMemory:
     """`size` bytes of each rank of a node, which all of them see. Making and freeing it is collective."""
 
     def __init__(self, comm: MPI.Intracomm, size: int) -> None:
@@ -87,7 +87,7 @@ class Shared:
         self._window = None
 
 
-class Round:
+class PostedSum:
     """One round under way; `over` says whether all ranks have acted."""
 
     __slots__ = ("number", "over", "request", "stages")
@@ -107,18 +107,18 @@ class Round:
         return True
 
 
-class Rounds:
+class PostedSums:
     """The rounds of one group of ranks of a node. Making and freeing it is collective."""
 
     def __init__(self, comm: MPI.Intracomm) -> None:
         self._comm = comm
-        self._control = Shared(comm, 2 * _LINE)
+        self._control = SharedMemory(comm, 2 * _LINE)
         lines = self._control.memory
         counters = [memoryview(line).cast("B").cast("q") for line in lines]  # type: ignore[arg-type]  # it is a buffer
         self._mine = counters[comm.rank]
         self._others = [line for rank, line in enumerate(counters) if rank != comm.rank]
         self._number = 0
-        self._open: deque[Round] = deque()
+        self._open: deque[PostedSum] = deque()
         self._lock = threading.Lock()
         self._mine[_POSTED] = self._mine[_ACTED] = 0
         self._spins = _SPINS if cores() >= comm.size else 0
@@ -130,11 +130,11 @@ class Rounds:
         """Whether no round is under way."""
         return not self._open
 
-    def post(self, *stages: Stage) -> Round:
+    def post(self, *stages: Stage) -> PostedSum:
         """Say that this rank's data are in place; `stages` run one after another once all ranks have said so."""
         with self._lock:
             self._number += 1
-            one = Round(self._number, stages)
+            one = PostedSum(self._number, stages)
             self._open.append(one)
             self._control.sync()
             self._mine[_POSTED] = self._number
@@ -146,7 +146,7 @@ class Rounds:
         with self._lock:
             self._progress()
 
-    def wait(self, one: Round) -> None:
+    def wait(self, one: PostedSum) -> None:
         """Return when the round is over."""
         looks = 0
         while not one.over:

@@ -11,7 +11,7 @@ so that on P ranks of one node each of them reads n elements and writes n, and b
 node (the hierarchical all-reduce of Thakur, Rabenseifner and Gropp, 2005). Every slice is summed by one rank, in one
 order: the result is the same to the bit on every rank of a node, and the same between nodes as MPI's is.
 
-A tensor whose memory comes from `Sums.empty` is summed where it lies. Any other goes through slots of shared memory, a
+A tensor whose memory comes from `SharedSums.empty` is summed where it lies. Any other goes through slots of shared memory, a
 block at a time: what others sum is copied in while the block before it is being summed.
 """
 
@@ -30,7 +30,7 @@ from mpi4py import MPI
 from torch import Tensor
 
 from autopar.runtime.transport.mpi_buffers import typed
-from autopar.runtime.transport.shared_memory import Round, Rounds, Shared, cores
+from autopar.runtime.transport.shared_memory import PostedSum, PostedSums, SharedMemory, cores
 from autopar.runtime.transport.shutdown import all_leave
 
 _BLOCK_BYTES = 1 << 19  # of one slot
@@ -39,7 +39,7 @@ _ALIGNED = 64  # elements: slices end on cache lines
 _MEMORY = Path("/dev/shm")
 
 
-class Sums:
+class SharedSums:
     """The sums of one communicator. Making and freeing it is collective.
 
     Alike on all ranks: `usable`, whether any two ranks share a node; `one_node`, whether all do; `calm`, whether each of
@@ -57,9 +57,9 @@ class Sums:
         self._peers: MPI.Intracomm | None = None
         if self.usable and not self.one_node:
             self._peers = self._peers_of(comm)
-        self._rounds = Rounds(self._node) if self.usable else None
-        self._homes: dict[int, Shared] = {}
-        self._slots: Shared | None = None
+        self._rounds = PostedSums(self._node) if self.usable else None
+        self._memories: dict[int, SharedMemory] = {}
+        self._slots: SharedMemory | None = None
         atexit.register(self._leave)
 
     def _peers_of(self, comm: MPI.Intracomm) -> MPI.Intracomm | None:
@@ -73,14 +73,14 @@ class Sums:
         size = numel * dtype.itemsize
         if not size or not self.usable or not self._fits(size):
             return torch.empty(numel, dtype=dtype)
-        shared = Shared(self._node, size)
+        shared = SharedMemory(self._node, size)
         tensor = shared.views(dtype)[self._node.rank]
-        self._homes[tensor.data_ptr()] = shared
+        self._memories[tensor.data_ptr()] = shared
         return tensor
 
     def release(self, tensor: Tensor) -> None:
         """Give the memory of a tensor from `empty` back. Collective."""
-        shared = self._homes.pop(tensor.data_ptr(), None)
+        shared = self._memories.pop(tensor.data_ptr(), None)
         if shared is not None:
             shared.free()
 
@@ -92,23 +92,23 @@ class Sums:
             free = stat.f_bavail * stat.f_frsize
         return bool(self._comm.allreduce(free > 2 * size * self._node.size, MPI.LAND))
 
-    def at_home(self, tensor: Tensor) -> bool:
+    def in_shared_memory(self, tensor: Tensor) -> bool:
         """Whether the tensor's memory comes from `empty`."""
-        return tensor.data_ptr() in self._homes
+        return tensor.data_ptr() in self._memories
 
-    def start(self, tensor: Tensor) -> Round:
+    def start(self, tensor: Tensor) -> PostedSum:
         """Begin to sum a tensor from `empty` where it lies."""
-        return self._post(tensor.view(-1), self._homes[tensor.data_ptr()].views(tensor.dtype))
+        return self._post(tensor.view(-1), self._memories[tensor.data_ptr()].views(tensor.dtype))
 
     def all_reduce(self, tensor: Tensor) -> None:
         """Replace a contiguous tensor by the sum over all ranks."""
-        if self.at_home(tensor):
+        if self.in_shared_memory(tensor):
             self.wait(self.start(tensor))
             return
         flat = tensor.view(-1)
         block = _BLOCK_BYTES // tensor.element_size()
         views = self._views(tensor.dtype)
-        last: tuple[Round, Tensor, list[Tensor]] | None = None
+        last: tuple[PostedSum, Tensor, list[Tensor]] | None = None
         for i, low in enumerate(range(0, flat.numel(), block)):
             mine = flat[low : low + block]
             given, summed = ([view[(i % 2 + at) * block :][: mine.numel()] for view in views] for at in (0, 2))
@@ -126,7 +126,7 @@ class Sums:
         slots = self._views(out.dtype)
         flats = [part.view(-1) for part in parts]
         total = out.view(-1)
-        rounds: list[Round] = []
+        rounds: list[PostedSum] = []
         for i, low in enumerate(range(0, max(flat.numel() for flat in flats), block)):
             if i >= 2:
                 self.wait(rounds[i - 2])
@@ -138,26 +138,26 @@ class Sums:
             mine = flats[rank][low : low + block]
             here = start + rank * block
             addends = [view[here : here + mine.numel()] for other, view in enumerate(slots) if other != rank]
-            rounds.append(self._rounds_.post(partial(_sum_into, total[low : low + block], mine, addends)))
+            rounds.append(self._posting.post(partial(_sum_into, total[low : low + block], mine, addends)))
         for one in rounds[-2:]:
             self.wait(one)
 
-    def wait(self, one: Round) -> None:
+    def wait(self, one: PostedSum) -> None:
         """Return when the round is over."""
-        self._rounds_.wait(one)
+        self._posting.wait(one)
 
-    def test(self, one: Round) -> bool:
+    def test(self, one: PostedSum) -> bool:
         """Whether the round is over; makes progress."""
         if not one.over:
-            self._rounds_.progress()
+            self._posting.progress()
         return one.over
 
     def free(self) -> None:
         """Give all memory and communicators back; nothing may be under way."""
         atexit.unregister(self._leave)
-        for shared in self._homes.values():
+        for shared in self._memories.values():
             shared.free()
-        self._homes.clear()
+        self._memories.clear()
         if self._slots is not None:
             self._slots.free()
         if self._rounds is not None:
@@ -171,24 +171,24 @@ class Sums:
             self.free()
 
     @property
-    def _rounds_(self) -> Rounds:
+    def _posting(self) -> PostedSums:
         assert self._rounds is not None, "no two ranks of this group share a node"
         return self._rounds
 
     def _views(self, dtype: torch.dtype) -> list[Tensor]:
         """Every rank's slots: two blocks given to others, two summed for others; even and odd rounds take turns."""
         if self._slots is None:
-            self._slots = Shared(self._node, 4 * _BLOCK_BYTES)
+            self._slots = SharedMemory(self._node, 4 * _BLOCK_BYTES)
         return self._slots.views(dtype)
 
-    def _post(self, mine: Tensor, views: Sequence[Tensor]) -> Round:
+    def _post(self, mine: Tensor, views: Sequence[Tensor]) -> PostedSum:
         """A round that sums `mine`, which is this rank's view, and writes the result to all of them."""
         rank = self._node.rank
         low, high = self._slice(mine.numel(), rank)
         others = [view[low:high] for other, view in enumerate(views) if other != rank]
         return self._sum(mine[low:high], others, others)
 
-    def _stage(self, mine: Tensor, given: Sequence[Tensor], summed: Tensor) -> Round:
+    def _stage(self, mine: Tensor, given: Sequence[Tensor], summed: Tensor) -> PostedSum:
         """A round that sums `mine`, memory of this rank alone, and leaves this rank's slice of the result in `summed`.
 
         What is `given` to others and what is `summed` lie apart: a slow rank may still fetch a slice of two rounds ago
@@ -201,7 +201,7 @@ class Sums:
         others = [view[low:high] for other, view in enumerate(given) if other != rank]
         return self._sum(mine[low:high], others, [summed[low:high]])
 
-    def _fetch(self, one: Round, mine: Tensor, summed: Sequence[Tensor]) -> None:
+    def _fetch(self, one: PostedSum, mine: Tensor, summed: Sequence[Tensor]) -> None:
         """Finish what `_stage` has begun: copy the slices that others have summed."""
         self.wait(one)
         for other, view in enumerate(summed):
@@ -209,13 +209,13 @@ class Sums:
                 low, high = self._slice(mine.numel(), other)
                 mine[low:high].copy_(view[low:high])
 
-    def _sum(self, total: Tensor, addends: Sequence[Tensor], targets: Sequence[Tensor]) -> Round:
+    def _sum(self, total: Tensor, addends: Sequence[Tensor], targets: Sequence[Tensor]) -> PostedSum:
         if self.one_node:
-            return self._rounds_.post(partial(_add, total, addends, targets))
+            return self._posting.post(partial(_add, total, addends, targets))
         if self._peers is None:
-            return self._rounds_.post()
+            return self._posting.post()
         send = partial(self._add_and_send, total, addends)
-        return self._rounds_.post(send, partial(_spread, total, targets))
+        return self._posting.post(send, partial(_spread, total, targets))
 
     def _add_and_send(self, total: Tensor, addends: Sequence[Tensor]) -> MPI.Request:
         assert self._peers is not None

@@ -11,7 +11,7 @@ and all-gathers of one size. The rest is staged there too: Open MPI takes no dev
 block, what is not in one piece of memory has no common address on a device, and sums through a node's shared memory are
 the CPU's work. A blocking sum over such an MPI has its tensor on the device on all ranks or on none.
 
-A communicator over NCCL would stand in the place of `Staged`: another implementation of `Comm`, made in `stage` from
+A communicator over NCCL would stand in the place of `StagedComm`: another implementation of `Comm`, made in `stage` from
 the same `comm`, over which it tells NCCL's identifier to all ranks, and to which it leaves CPU tensors and objects.
 """
 
@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from autopar.runtime.transport.base import Comm, Pieces, Work, restore, summable
-from autopar.runtime.transport.device import CUDA, Host, Laid, cuda_aware
+from autopar.runtime.transport.device import CUDA, HostBuffers, HostCopies, cuda_aware
 from autopar.runtime.transport.forwarding import ForwardingComm
 from autopar.runtime.transport.world import simulated_world
 
@@ -35,16 +35,16 @@ def stage(comm: Comm) -> Comm:
     """`comm` itself without CUDA; otherwise one that takes device tensors too. What forwards was staged before."""
     if isinstance(comm, ForwardingComm) or not torch.cuda.is_available():
         return comm
-    return Staged(comm, Host(CUDA), simulated_world() is None and cuda_aware())
+    return StagedComm(comm, HostBuffers(CUDA), simulated_world() is None and cuda_aware())
 
 
-class Staged(ForwardingComm):
+class StagedComm(ForwardingComm):
     """`inner`, which device tensors reach through `host`, or, where `direct` and it can, as they are.
 
     `seconds` are without the waits for the device: those are for computing, whoever does the waiting.
     """
 
-    def __init__(self, inner: Comm, host: Host, direct: bool = False) -> None:
+    def __init__(self, inner: Comm, host: HostBuffers, direct: bool = False) -> None:
         super().__init__(inner)
         self._host = host
         self._direct = direct
@@ -64,9 +64,9 @@ class Staged(ForwardingComm):
         """As in base.py; waits until the tensor is computed, so that all ranks begin their sums in one order."""
         if self._on_host(tensor):
             return self._inner.start_all_reduce(tensor)
-        laid = self._host.lay((tensor,))
-        laid.fetch()
-        return _Work(self._inner.start_all_reduce(laid.places[0]), laid)
+        copies = self._host.place((tensor,))
+        copies.to_host()
+        return _StagedWork(self._inner.start_all_reduce(copies.places[0]), copies)
 
     def all_gather(self, tensor: Tensor, outs: Pieces) -> None:
         takes = _listed(outs)
@@ -108,7 +108,7 @@ class Staged(ForwardingComm):
             self._inner.broadcast((*sent, *places)[0], root)
 
     def split(self, color: int, key: int) -> Comm:
-        return Staged(self._inner.split(color, key), self._host, self._direct)
+        return StagedComm(self._inner.split(color, key), self._host, self._direct)
 
     def _all_on_host(self, tensors: Iterable[Tensor]) -> bool:
         return all(map(self._on_host, tensors))
@@ -125,12 +125,12 @@ class Staged(ForwardingComm):
             self._host.settle((*gives, *takes))
             yield gives, takes
             return
-        given = self._host.lay(gives)
-        given.fetch()
-        taken = given if takes is gives else self._host.lay(takes)
+        given = self._host.place(gives)
+        given.to_host()
+        taken = given if takes is gives else self._host.place(takes)
         yield given.places, taken.places
-        taken.bring()
-        given.leave()
+        taken.to_device()
+        given.give_up()
 
 
 def _listed(given: Pieces) -> Sequence[Tensor]:
@@ -142,23 +142,23 @@ def _as_given(given: Pieces, tensors: Sequence[Tensor]) -> Pieces:
     return tensors[0] if isinstance(given, Tensor) else tensors
 
 
-class _Work(Work):
+class _StagedWork(Work):
     """A sum under way on the host; the tensor gets it on the stream that is current when the end is seen."""
 
-    def __init__(self, work: Work, laid: Laid) -> None:
+    def __init__(self, work: Work, copies: HostCopies) -> None:
         self._work = work
-        self._laid: Laid | None = laid
+        self._copies: HostCopies | None = copies
 
     def wait(self) -> None:
-        if self._laid is not None:
+        if self._copies is not None:
             self._work.wait()
-            self._finish(self._laid)
+            self._finish(self._copies)
 
     def test(self) -> bool:
-        if self._laid is not None and self._work.test():
-            self._finish(self._laid)
-        return self._laid is None
+        if self._copies is not None and self._work.test():
+            self._finish(self._copies)
+        return self._copies is None
 
-    def _finish(self, laid: Laid) -> None:
-        self._laid = None
-        laid.bring()
+    def _finish(self, copies: HostCopies) -> None:
+        self._copies = None
+        copies.to_device()

@@ -47,7 +47,7 @@ def simulate(ranks: int, function: Callable[[], T], timeout: float = 60.0) -> li
     in vain: at once if none can go on, after `timeout` seconds of waiting if some rank still computes.
     """
     world = _World(ranks, timeout)
-    everyone = _Group(tuple(range(ranks)))
+    everyone = _Members(tuple(range(ranks)))
     results: list[T | None] = [None] * ranks
 
     def run(rank: int) -> None:
@@ -80,7 +80,7 @@ class _World:
         self.waiting: dict[int, tuple[str, Callable[[], object]]] = {}
         self.ended: set[int] = set()
         self.failure: BaseException | None = None
-        self.groups: dict[tuple[int, int, int], _Group] = {}
+        self.groups: dict[tuple[int, int, int], _Members] = {}
         self._turn = threading.Lock()
         self._has_turn: int | None = None  # this thread
         self._takes_turns: set[int] = set()  # threads that are ranks; others, which a rank has started, run beside
@@ -167,7 +167,7 @@ class _World:
         return CommError(refusal("simulation", given, "all ranks of a group enter the same calls in one order", lines))
 
 
-class _Group:
+class _Members:
     """The members of one communicator (their world ranks), its rounds and its messages; guarded by the world's lock."""
 
     def __init__(self, members: tuple[int, ...]) -> None:
@@ -180,7 +180,7 @@ class _Group:
 class ThreadComm(Comm):
     """One simulated rank's view of a group of ranks."""
 
-    def __init__(self, world: _World, group: _Group, rank: int) -> None:
+    def __init__(self, world: _World, group: _Members, rank: int) -> None:
         self._world = world
         self._group = group
         self._rank = rank
@@ -208,11 +208,11 @@ class ThreadComm(Comm):
 
     def all_reduce(self, tensor: Tensor) -> None:
         check_tensors("all_reduce", [tensor])
-        _Sum(self, tensor, "all_reduce").wait()
+        _ThreadSum(self, tensor, "all_reduce").wait()
 
     def start_all_reduce(self, tensor: Tensor) -> Work:
         check_tensors("start_all_reduce", [tensor])
-        return _Sum(self, tensor, "start_all_reduce")
+        return _ThreadSum(self, tensor, "start_all_reduce")
 
     def all_gather(self, tensor: Tensor, outs: Pieces) -> None:
         outs = pieces_of(outs)
@@ -267,7 +267,7 @@ class ThreadComm(Comm):
         members = tuple(self._group.members[rank] for _, rank in ranks)
         with self._world.changed:
             name = (id(self._group), this_round, color)
-            group = self._world.groups.setdefault(name, _Group(members))
+            group = self._world.groups.setdefault(name, _Members(members))
         return ThreadComm(self._world, group, ranks.index((key, self._rank)))
 
     def barrier(self) -> None:
@@ -322,7 +322,7 @@ class ThreadComm(Comm):
         return [given[rank][1] for rank in range(self.size)]
 
 
-class _Sum(Work):
+class _ThreadSum(Work):
     """An all-reduce under way: what this rank adds is left behind at once, the sum is taken by `wait`."""
 
     def __init__(self, comm: ThreadComm, tensor: Tensor, what: str) -> None:

@@ -39,7 +39,7 @@ from autopar.runtime.transport.base import Comm
 
 TOLERANCE = 1e-12
 Pullback = Callable[[Tensor], Tensor]
-Operator = Callable[[Tensor], tuple[Tensor, Pullback]]  # x -> Fx, and the map y -> F*y
+LinearMap = Callable[[Tensor], tuple[Tensor, Pullback]]  # x -> Fx, and the map y -> F*y
 
 
 def conversion_error(
@@ -60,7 +60,7 @@ def conversion_error(
 
 
 def operator_error(
-    operator: Operator, source: Layout, target: Layout, shape: Sequence[int], comm: Comm, seed: int = 0
+    operator: LinearMap, source: Layout, target: Layout, shape: Sequence[int], comm: Comm, seed: int = 0
 ) -> float:
     """`conversion_error` for a linear map that brings its adjoint along."""
     x = vector(source, shape, comm.rank, 2 * seed)
@@ -85,7 +85,7 @@ def relative(gap: float, *scales: float) -> float:
     return math.inf if math.isnan(found) else found
 
 
-def differentiated(function: Callable[[Tensor], Tensor]) -> Operator:
+def differentiated(function: Callable[[Tensor], Tensor]) -> LinearMap:
     """A linear function with the adjoint that autograd takes for it."""
 
     def operator(x: Tensor) -> tuple[Tensor, Pullback]:

@@ -39,7 +39,7 @@ WINDOWS = ("conv", "conv_transpose", "avg_pool", "pad", "interpolate")
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class ConversionCase:
     """A linear map between the layouts `source` and `target` over `comm`, and this rank's shape of its operand."""
 
     function: Callable[[Tensor], Tensor]
@@ -57,7 +57,7 @@ class Case:
 class Entry:
     """A primitive: how its cases are drawn, and from which layout it leads to which."""
 
-    draw: Callable[[random.Random, Grid], Case]
+    draw: Callable[[random.Random, Grid], ConversionCase]
     source: Layout
     target: Layout
 
@@ -80,7 +80,7 @@ def conversion(axis: Axis, source: Layout, target: Layout, extent: int) -> Calla
     return lambda x: function(x, *arguments)
 
 
-def _conversion(source: Layout, target: Layout, draw: random.Random, grid: Grid) -> Case:
+def _conversion(source: Layout, target: Layout, draw: random.Random, grid: Grid) -> ConversionCase:
     """A case of one cell, over one axis of the grid."""
     axis = _cut_axes(draw, grid)
     a, b = (_shard(draw) if isinstance(one, Shard) else one for one in (source, target))
@@ -94,10 +94,10 @@ def _conversion(source: Layout, target: Layout, draw: random.Random, grid: Grid)
     if isinstance(a, Shard):
         extent = shape[a.dim]
         shape[a.dim] = a.blocks * a.unit * axis.part(extent // (a.blocks * a.unit))
-    return Case(conversion(axis, a, b, extent), a, b, tuple(shape), axis.comm)
+    return ConversionCase(conversion(axis, a, b, extent), a, b, tuple(shape), axis.comm)
 
 
-def _halo(draw: random.Random, grid: Grid) -> Case:
+def _halo(draw: random.Random, grid: Grid) -> ConversionCase:
     """Rows that every rank wants of a dim: any interval, beyond the dim too, overlapping, disjoint or empty."""
     axis = _cut_axes(draw, grid)
     extent, dim = draw.randint(0, 3 * axis.size), draw.randrange(NDIM)
@@ -107,10 +107,10 @@ def _halo(draw: random.Random, grid: Grid) -> Case:
         wanted.append((start, start + draw.randint(0, extent + 3)))
     shape = list(_shape(draw, grid, axis))
     shape[dim] = axis.part(extent)
-    return Case(lambda x: halo(x, dim, axis, extent, wanted), SHARD, SHARD, tuple(shape), axis.comm)
+    return ConversionCase(lambda x: halo(x, dim, axis, extent, wanted), SHARD, SHARD, tuple(shape), axis.comm)
 
 
-def _window(kind: str, draw: random.Random, grid: Grid) -> Case:
+def _window(kind: str, draw: random.Random, grid: Grid) -> ConversionCase:
     """A windowed operator, linear in its operand, over a spatial dim per axis of the grid."""
     _cut_axes(draw, grid)
     kernel, stride = ([draw.randint(1, 4) for _ in grid.axes] for _ in range(2))
@@ -132,7 +132,7 @@ def _window(kind: str, draw: random.Random, grid: Grid) -> Case:
         "pad": lambda x: pad(x, ends, mode, over=over),
         "interpolate": lambda x: interpolate(x, larger, mode=smooth, over=over),
     }
-    return Case(functions[kind], SHARD, SHARD, (2, 2, *parts), grid.comm)
+    return ConversionCase(functions[kind], SHARD, SHARD, (2, 2, *parts), grid.comm)
 
 
 def _cell(source: Layout, target: Layout) -> Entry:

@@ -3,7 +3,7 @@
 Models cast to float32 where they want precision beyond their weights' (logits before a loss, the inside of a norm), and
 make float32 tensors of their own (``torch.zeros(n)``, ``torch.arange(n) * 0.1``). In a float64 run the first lose
 precision, and two correct programs then differ by float32's rounding; the second do not fit float64 weights at all. Under
-`Widened`, what asks for float32 gets float64, and so does what asks for nothing: a model says ``linspace(0, 1, n)`` or
+`ForceFloat64`, what asks for float32 gets float64, and so does what asks for nothing: a model says ``linspace(0, 1, n)`` or
 ``linspace(0, 1, n, dtype=x.dtype)``, and its program, which is captured in float32, says the same for both.
 
 Numbers written into the model, as in ``torch.tensor([0.1, 0.2])``, are the exception. The program holds them as capture has
@@ -21,13 +21,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from autopar.runtime.parameters.precision import in_precision, precise
-from autopar.runtime.parameters.sources import Made, Source
+from autopar.runtime.parameters.sources import ComparedSource, Source
 
 _WIDER = {torch.float32: torch.float64, torch.complex64: torch.complex128}
 _ASKED = _WIDER | {torch.bfloat16: torch.float64, torch.float16: torch.float64}  # what autocast writes into a program
 
 
-class Widened(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class ForceFloat64(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Casts to float32, and new tensors of float32, become float64. `written` says that it is the model that runs.
 
     Then numbers of its text are `rounded`. Programs have none, but what the runtime brings over from numpy looks alike.
@@ -85,14 +85,14 @@ def rounded(tensor: Tensor) -> Tensor:
 
 
 def as_written(values: Source) -> Source:
-    """What a program is given, with the numbers that stand in the model's text `rounded`, as `Widened` gives them to the model."""
-    return Made(
+    """What a program is given, with the numbers that stand in the model's text `rounded`, as the model gets them."""
+    return ComparedSource(
         (name, rounded(one) if isinstance(one, Tensor) and name.startswith("lifted_tensor") else one)
         for name, one in values
     )
 
 
-class Narrowest(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class NarrowestDtype(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes the largest relative `rounding` of the types in which anything is computed while it is active."""
 
     def __init__(self) -> None:

@@ -21,7 +21,7 @@ from autopar.ir.layout import Shard
 from autopar.runtime.partitions.all_sum_reduce import all_sum_reduce
 from autopar.runtime.partitions.broadcast import broadcast
 from autopar.runtime.partitions.gather_to import gather_to
-from autopar.runtime.partitions.partition import Bounds, Partition, spread
+from autopar.runtime.partitions.partition import Bounds, Partition, copy_groups
 from autopar.runtime.partitions.repartition import repartition
 from autopar.runtime.partitions.scatter import scatter
 from autopar.runtime.partitions.send_receive import send_receive
@@ -109,7 +109,7 @@ def _operand(case: PartitionCase, source: Partition, target: Partition) -> Shape
         parts = (1,) * len(case.before) if source.size == 1 else source.shape
         return tuple(cuts[i + 1] - cuts[i] for cuts, i in zip(case.before, unravel(place, parts), strict=True))
     if case.name == "sum_reduce":
-        return case.shapes[spread(target, source).number[place]]
+        return case.shapes[copy_groups(target, source).number[place]]
     return case.shapes[0 if case.name == "all_sum_reduce" else place]
 
 

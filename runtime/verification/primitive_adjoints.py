@@ -33,7 +33,7 @@ GRIDS, CASES = 12, 6  # cases per grid and primitive
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class PrimitiveVerdict:
     """A primitive, how many cases were tested, the worst relative error, and the case that had it."""
 
     primitive: str
@@ -64,7 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         agree(comm, "adjoint test", _objection(found))
 
 
-def examine(comm: Comm, grids: Sequence[GridShape], seed: int, cases: int, quiet: bool = True) -> list[Verdict]:
+def examine(
+    comm: Comm, grids: Sequence[GridShape], seed: int, cases: int, quiet: bool = True
+) -> list[PrimitiveVerdict]:
     """Test every primitive `cases` times on each grid. Collective; rank 0's verdicts, on every rank."""
     worst = {name: (0.0, "") for name in (*FAMILY, *PARTITION_FAMILY)}
     with _Progress(len(grids), comm.rank, quiet) as progress:
@@ -75,7 +77,8 @@ def examine(comm: Comm, grids: Sequence[GridShape], seed: int, cases: int, quiet
     ends = {name: (kind(one.source), kind(one.target)) for name, one in FAMILY.items()}
     total = cases * len(grids)
     return [
-        Verdict(name, *ends.get(name, ("partition", "partition")), total, *worst[name], TOLERANCE) for name in worst
+        PrimitiveVerdict(name, *ends.get(name, ("partition", "partition")), total, *worst[name], TOLERANCE)
+        for name in worst
     ]
 
 
@@ -104,7 +107,7 @@ def _on_grid(comm: Comm, shape: GridShape, seed: str, cases: int) -> dict[str, t
     }
 
 
-def print_table(found: Sequence[Verdict], grids: Sequence[GridShape]) -> None:
+def print_table(found: Sequence[PrimitiveVerdict], grids: Sequence[GridShape]) -> None:
     """Print the verdicts."""
     from rich import box
     from rich.console import Console
@@ -126,7 +129,7 @@ def print_table(found: Sequence[Verdict], grids: Sequence[GridShape]) -> None:
     print(f"\n{verdict}: {rule}, {where}", flush=True)
 
 
-def _objection(found: Sequence[Verdict]) -> CommError | None:
+def _objection(found: Sequence[PrimitiveVerdict]) -> CommError | None:
     bad = [f"{one.primitive}: {one.worst:.1e} at {one.where}" for one in found if not one.worst <= one.tolerance]
     if not bad:
         return None

@@ -18,11 +18,11 @@ from autopar.errors import ProgramMismatch, refusal
 from autopar.runtime.diagnostics.collective_errors import agree, together
 from autopar.runtime.grid.grid import Grid
 from autopar.runtime.session import compiled_job
-from autopar.runtime.session.compiled_job import Job
+from autopar.runtime.session.compiled_job import CompiledJob
 from autopar.runtime.transport.base import Comm
 from autopar.runtime.verification.adjoint_test import TOLERANCE, operator_error
-from autopar.runtime.verification.force_float64 import Widened
-from autopar.runtime.verification.recorded_calls import Call, Recorder
+from autopar.runtime.verification.force_float64 import ForceFloat64
+from autopar.runtime.verification.recorded_calls import CallRecorder, CommunicationCall
 
 SHOWN = 5
 
@@ -48,21 +48,21 @@ class Communication:
         return f"{where}{self.primitive}{f' in {self.inside}' if self.inside else ''} over {self.axis}"
 
 
-def examine_program(opened: Job, file: str, seed: int) -> list[Communication]:
+def examine_program(opened: CompiledJob, file: str, seed: int) -> list[Communication]:
     """Record a training step of the program in `file`, and test what it communicates. Collective; alike on every rank."""
     parallel = compiled_job.parallel(opened, seed, torch.float64)
     with together(parallel.grid.comm, "reading a batch"):
         batch = compiled_job.cast(next(compiled_job.batches(opened)), torch.float64)
-    with Widened(), Recorder(file) as forward:
+    with ForceFloat64(), CallRecorder(file) as forward:
         loss = compiled_job.loss_of(compiled_job.call(parallel, batch))
-    with Widened(), Recorder() as backward:
+    with ForceFloat64(), CallRecorder() as backward:
         loss.backward()  # type: ignore[no-untyped-call]
     found = examine(opened.program.grid, [*forward.calls, *backward.calls], seed)
     parallel.free()
     return found
 
 
-def examine(grid: Grid, calls: Sequence[Call], seed: int) -> list[Communication]:
+def examine(grid: Grid, calls: Sequence[CommunicationCall], seed: int) -> list[Communication]:
     """Test recorded calls, in the program's order, those of backward last.
 
     Raises ProgramMismatch or CommError, on all ranks, where the ranks of an axis have not called the same.
@@ -106,7 +106,7 @@ def lines(found: Sequence[Communication], shown: int | None) -> list[str]:
     return [head, *table]
 
 
-def _over(comm: Comm, axes: str, calls: Sequence[Call], seed: int) -> list[Communication]:
+def _over(comm: Comm, axes: str, calls: Sequence[CommunicationCall], seed: int) -> list[Communication]:
     """The rows of what the ranks of one communicator have called. Collective over it."""
     every: list[Any] = comm.gather_objects(
         [[[call.line, call.inside, call.primitive], call.detail, list(call.shape)] for call in calls]

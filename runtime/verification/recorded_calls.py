@@ -24,7 +24,7 @@ from torch import Tensor
 from autopar.ir.layout import Layout
 from autopar.runtime.primitives.conversion_table import COPIED, PARTIAL, SHARD, WITH_HALO
 from autopar.runtime.transport.base import Comm, pieces_of
-from autopar.runtime.verification.adjoint_test import Operator, Pullback, differentiated
+from autopar.runtime.verification.adjoint_test import LinearMap, Pullback, differentiated
 
 _BY_CODE: Mapping[CodeType, tuple[Callable[..., Tensor], Layout, Layout]] = {
     inspect.unwrap(one[0]).__code__: one for one in WITH_HALO
@@ -35,7 +35,7 @@ _PASSED = (_OF_TRANSPORT, "autopar.runtime.functional.across_ranks")  # between 
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class CommunicationCall:
     """A linear map over `comm`, as the program called it: where, inside which function of ours, on which local shape.
 
     `line` is 0 in backward. `detail` tells apart what else the call was given.
@@ -46,24 +46,24 @@ class Call:
     primitive: str
     detail: str
     shape: tuple[int, ...]
-    operator: Operator
+    operator: LinearMap
     source: Layout
     target: Layout
     comm: Comm
 
 
-class Recorder:
+class CallRecorder:
     """A context manager: `calls` are what this thread communicates inside, in order.
 
     `file` is the program's, whose lines are looked for; without it every call counts (backward, in which no line runs).
     """
 
     def __init__(self, file: str | None = None) -> None:
-        self.calls: list[Call] = []
+        self.calls: list[CommunicationCall] = []
         self._file = file
         self._before: Any = None
 
-    def __enter__(self) -> Recorder:
+    def __enter__(self) -> CallRecorder:
         self._before = sys.getprofile()
         sys.setprofile(self._event)
         return self
@@ -93,7 +93,9 @@ class Recorder:
         detail = ", ".join(f"{other}={value}" for other, value in given.items() if other != "axis")
         operator = differentiated(lambda x: function(x, **given))
         inside = "" if inside == name else inside
-        self.calls.append(Call(line, inside, name, detail, tuple(x.shape), operator, source, target, axis.comm))
+        self.calls.append(
+            CommunicationCall(line, inside, name, detail, tuple(x.shape), operator, source, target, axis.comm)
+        )
 
     def _comm(self, frame: FrameType) -> None:
         comm: Comm = frame.f_locals.get("self")  # type: ignore[assignment]  # of whatever class has a method called so
@@ -110,7 +112,7 @@ class Recorder:
         name = frame.f_code.co_name
         sent = _COMM[name](comm, frame.f_locals)
         inside = inside or _module(caller).rpartition(".")[2]
-        self.calls.append(Call(line, inside, name, "", *sent, comm))
+        self.calls.append(CommunicationCall(line, inside, name, "", *sent, comm))
 
     def _place(self, frame: FrameType) -> tuple[int, str]:
         """The line of the program that is being run, 0 if none is, and the function that it has called."""
@@ -126,7 +128,7 @@ def _module(frame: FrameType) -> str:
     return str(frame.f_globals.get("__name__", ""))
 
 
-Sent = tuple[tuple[int, ...], Operator, Layout, Layout]  # as in `Call`
+Sent = tuple[tuple[int, ...], LinearMap, Layout, Layout]  # as in `CommunicationCall`
 
 
 def _all_reduce(comm: Comm, given: Mapping[str, Any]) -> Sent:

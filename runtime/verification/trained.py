@@ -9,21 +9,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from autopar.runtime.functional.model_random import Drawn
-from autopar.runtime.grid.counter_rng import Drawn as Drawing
+from autopar.runtime.functional.model_random import ProgramRandom
+from autopar.runtime.grid.counter_rng import DrawnTensor as Drawing
 from autopar.runtime.grid.counter_rng import Draws, drawing
 from autopar.runtime.parameters.precision import module_in_precision
 from autopar.runtime.session import compiled_job
-from autopar.runtime.session.compiled_job import Job
+from autopar.runtime.session.compiled_job import CompiledJob
 from autopar.runtime.session.parallel_module import Parallel
-from autopar.runtime.verification.force_float64 import Widened, as_written
+from autopar.runtime.verification.force_float64 import ForceFloat64, as_written
 
 ROUNDINGS = 8  # how large a change of a parameter is, in roundings of its type
 State = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class TrainingCase:
     """An optimizer and a precision, and how far the two may differ."""
 
     name: str
@@ -55,13 +55,15 @@ def _adamw(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
 
 
 CASES = (
-    Case("SGD with momentum", _momentum, torch.float64, 1e-10),
-    Case("AdamW", _adamw, torch.float64, 1e-10),
-    Case("SGD with momentum", _momentum, torch.float32, 1e-4),
+    TrainingCase("SGD with momentum", _momentum, torch.float64, 1e-10),
+    TrainingCase("AdamW", _adamw, torch.float64, 1e-10),
+    TrainingCase("SGD with momentum", _momentum, torch.float32, 1e-4),
 )
 
 
-def program_trained(opened: Job, case: Case, batches: Sequence[compiled_job.Inputs], seed: int) -> Trained:
+def program_trained(
+    opened: CompiledJob, case: TrainingCase, batches: Sequence[compiled_job.Inputs], seed: int
+) -> Trained:
     """The program, trained. Collective; whole tensors, on every rank."""
     values = compiled_job.values(opened, seed)
     values = as_written(values) if case.dtype == torch.float64 else values
@@ -73,8 +75,8 @@ def program_trained(opened: Job, case: Case, batches: Sequence[compiled_job.Inpu
 
 
 def model_trained(
-    opened: Job,
-    case: Case,
+    opened: CompiledJob,
+    case: TrainingCase,
     batches: Sequence[compiled_job.Inputs],
     seed: int,
     names: Sequence[str],
@@ -98,7 +100,7 @@ def nudge(model: nn.Module, draw: torch.Generator, rounding: float = 0.0) -> Non
 
 
 def _train(
-    model: nn.Module, batches: Sequence[compiled_job.Inputs], case: Case, seed: int, path: str
+    model: nn.Module, batches: Sequence[compiled_job.Inputs], case: TrainingCase, seed: int, path: str
 ) -> tuple[dict[str, Tensor], tuple[Drawing, ...]]:
     """The losses of the steps, and what random tensors the last one drew; the model itself draws those of the program."""
     made: tuple[Drawing, ...] = ()
@@ -107,7 +109,7 @@ def _train(
     for step, batch in enumerate(batches, 1):
         optimizer.zero_grad()
         with (
-            Widened(not isinstance(model, Parallel)) if case.dtype == torch.float64 else nullcontext(),
+            ForceFloat64(not isinstance(model, Parallel)) if case.dtype == torch.float64 else nullcontext(),
             _numbers_of_program(model, seed, step) as draws,
         ):
             loss = compiled_job.loss_of(compiled_job.call(model, batch), path)
@@ -124,5 +126,5 @@ def _numbers_of_program(model: nn.Module, seed: int, step: int) -> Iterator[Draw
     if isinstance(model, Parallel):
         yield Draws(seed)
     else:
-        with drawing(seed, step) as draws, Drawn():
+        with drawing(seed, step) as draws, ProgramRandom():
             yield draws

@@ -41,8 +41,8 @@ from torch import Tensor
 from autopar.errors import ConfigError, ProgramMismatch, refusal
 from autopar.runtime.diagnostics import call_site, failure
 from autopar.runtime.diagnostics.collective_errors import agree, together
-from autopar.runtime.functional.model_random import Drawn
-from autopar.runtime.grid.counter_rng import Drawn as Drawing
+from autopar.runtime.functional.model_random import ProgramRandom
+from autopar.runtime.grid.counter_rng import DrawnTensor as Drawing
 from autopar.runtime.grid.counter_rng import drawing
 from autopar.runtime.parameters.precision import module_in_precision
 from autopar.runtime.process import load_optimizers, share_cores
@@ -50,18 +50,18 @@ from autopar.runtime.program.plan_reader import dtype_name
 from autopar.runtime.program.program import Program
 from autopar.runtime.progress import show
 from autopar.runtime.session import compiled_job
-from autopar.runtime.session.compiled_job import Job
+from autopar.runtime.session.compiled_job import CompiledJob
 from autopar.runtime.transport.base import Comm
 from autopar.runtime.verification import program_adjoints, verify_evaluation
 from autopar.runtime.verification.adjoint_test import TOLERANCE
-from autopar.runtime.verification.force_float64 import Narrowest, Widened
+from autopar.runtime.verification.force_float64 import ForceFloat64, NarrowestDtype
 from autopar.runtime.verification.program_adjoints import Communication
 from autopar.runtime.verification.trained import (
     CASES,
     ROUNDINGS,
-    Case,
     State,
     Trained,
+    TrainingCase,
     model_trained,
     nudge,
     program_trained,
@@ -73,7 +73,7 @@ DRAWS = 5  # changes of the parameters that are tried
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class Deviation:
     """What was compared in which case, the largest relative difference, where, and what is allowed."""
 
     case: str
@@ -112,13 +112,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         agree(comm, "verification", _objection(opened, found, sent))
 
 
-def _compared(opened: Job, given: argparse.Namespace) -> list[Difference]:
+def _compared(opened: CompiledJob, given: argparse.Namespace) -> list[Deviation]:
     """The differences of all cases, each printed as soon as it is known. Collective."""
     drawn = _refuse_random(opened, given.seed)
     if drawn and not given.json:
         comm = opened.program.grid.comm
         show(comm.rank, f"note: the model draws {drawn} random tensors in a step; here it draws the program's numbers")
-    found: list[Difference] = []
+    found: list[Deviation] = []
     for case in CASES:
         found += verify(opened, case, given.steps, given.seed)
         if not given.json:
@@ -130,18 +130,18 @@ def _compared(opened: Job, given: argparse.Namespace) -> list[Difference]:
     return found + used
 
 
-def _used(opened: Job, seed: int) -> list[Difference]:
+def _used(opened: CompiledJob, seed: int) -> list[Deviation]:
     """What is compared beside training (`verify_uses`), in float64. Collective."""
     comm, tolerance = opened.program.grid.comm, CASES[0].tolerance
     with together(comm, "reading the batches"):
         batch = compiled_job.cast(next(compiled_job.batches(opened)), torch.float64)
     mine = verify_evaluation.of_program(opened, batch, seed)
-    found: list[Difference] = []
+    found: list[Deviation] = []
     with together(comm, "running the sequential model"):
         if comm.rank == 0:
             model = verify_evaluation.of_model(opened, batch, seed)
             found = [
-                Difference(f"{what}, float64", "values", *compare(mine[what], model[what]), tolerance) for what in model
+                Deviation(f"{what}, float64", "values", *compare(mine[what], model[what]), tolerance) for what in model
             ]
             if any(one.relative > tolerance for one in found):
                 draw = torch.Generator().manual_seed(seed)
@@ -155,20 +155,20 @@ def _used(opened: Job, seed: int) -> list[Difference]:
     return _shared(comm, found)
 
 
-def verify(opened: Job, case: Case, steps: int, seed: int) -> list[Difference]:
+def verify(opened: CompiledJob, case: TrainingCase, steps: int, seed: int) -> list[Deviation]:
     """Train both and compare. Collective; rank 0's differences, on every rank."""
     comm = opened.program.grid.comm
     with together(comm, "reading the batches"):
         batches = [compiled_job.cast(batch, case.dtype) for batch in islice(compiled_job.batches(opened), steps)]
     mine = program_trained(opened, case, batches, seed)
-    found: list[Difference] = []
+    found: list[Deviation] = []
     with together(comm, "training the sequential model"):
         if comm.rank == 0:
-            with Narrowest() as seen:
+            with NarrowestDtype() as seen:
                 model = model_trained(opened, case, batches, seed, tuple(mine.state))
             _same_draws(opened, mine.drawn, model.drawn)
             found = [
-                Difference(_title(case), what, *compare(one, other), case.tolerance)
+                Deviation(_title(case), what, *compare(one, other), case.tolerance)
                 for (what, one), (_, other) in zip(mine.compared(), model.compared(), strict=True)
             ]
     found = _shared(comm, found)
@@ -186,7 +186,7 @@ def verify(opened: Job, case: Case, steps: int, seed: int) -> list[Difference]:
 
 
 def _own_rounding(
-    opened: Job, case: Case, batches: Sequence[compiled_job.Inputs], seed: int, mine: Trained
+    opened: CompiledJob, case: TrainingCase, batches: Sequence[compiled_job.Inputs], seed: int, mine: Trained
 ) -> list[float]:
     """How far rounding moves the program: in float64 by what the roundings of float32 do to it, in proportion. Collective."""
     if case.dtype != torch.float64:
@@ -195,7 +195,12 @@ def _own_rounding(
 
 
 def _moved(
-    opened: Job, case: Case, batches: Sequence[compiled_job.Inputs], seed: int, model: Trained, rounding: float
+    opened: CompiledJob,
+    case: TrainingCase,
+    batches: Sequence[compiled_job.Inputs],
+    seed: int,
+    model: Trained,
+    rounding: float,
 ) -> Iterator[list[float]]:
     """How far rounding moves the sequential model: its parameters changed by some, and in float64 those of float32."""
     draw, names = torch.Generator().manual_seed(seed), tuple(model.state)
@@ -206,7 +211,9 @@ def _moved(
         yield _in_proportion(model_trained(opened, *_coarse(case, batches), seed, names), model)
 
 
-def _coarse(case: Case, batches: Sequence[compiled_job.Inputs]) -> tuple[Case, list[compiled_job.Inputs]]:
+def _coarse(
+    case: TrainingCase, batches: Sequence[compiled_job.Inputs]
+) -> tuple[TrainingCase, list[compiled_job.Inputs]]:
     return replace(case, dtype=torch.float32), [compiled_job.cast(batch, torch.float32) for batch in batches]
 
 
@@ -223,16 +230,14 @@ def _apart(one: Trained, other: Trained) -> list[float]:
     return [size if math.isfinite(size) else 0.0 for size in sizes]
 
 
-def _shared(comm: Comm, found: Sequence[Difference]) -> list[Difference]:
+def _shared(comm: Comm, found: Sequence[Deviation]) -> list[Deviation]:
     """Rank 0's differences, on every rank. Collective."""
     every = comm.gather_objects([[one.case, one.what, str(one.relative), one.worst, one.tolerance] for one in found])
     rows: list[tuple[str, str, str, str, float]] = every[0]  # type: ignore[assignment]
-    return [
-        Difference(name, what, float(relative), worst, tolerance) for name, what, relative, worst, tolerance in rows
-    ]
+    return [Deviation(name, what, float(relative), worst, tolerance) for name, what, relative, worst, tolerance in rows]
 
 
-def _refuse_random(opened: Job, seed: int) -> int:
+def _refuse_random(opened: CompiledJob, seed: int) -> int:
     """Raise ConfigError, on all ranks, for a model that is random even where its random numbers are given. Collective.
 
     Returns, on rank 0, how many random tensors the model draws in a step.
@@ -244,7 +249,7 @@ def _refuse_random(opened: Job, seed: int) -> int:
             batch = compiled_job.cast(next(compiled_job.batches(opened)), torch.float64)
             losses = []
             for _ in range(2):
-                with torch.no_grad(), Widened(True), drawing(seed, 1) as draws, Drawn():
+                with torch.no_grad(), ForceFloat64(True), drawing(seed, 1) as draws, ProgramRandom():
                     losses.append(float(compiled_job.loss_of(compiled_job.call(model, batch), opened.description.loss)))
                 drawn = len(draws.made)
             if losses[0] != losses[1]:
@@ -258,7 +263,7 @@ def _refuse_random(opened: Job, seed: int) -> int:
     return drawn
 
 
-def _same_draws(opened: Job, mine: Sequence[Drawing], others: Sequence[Drawing]) -> None:
+def _same_draws(opened: CompiledJob, mine: Sequence[Drawing], others: Sequence[Drawing]) -> None:
     """Raise ConfigError where program and model do not draw the same random tensors in the same order."""
     if list(mine) != list(others):
         place = next(i for i in range(len(mine) + len(others)) if list(mine[i : i + 1]) != list(others[i : i + 1]))
@@ -303,11 +308,11 @@ def _wide(tensor: Tensor) -> Tensor:
     return tensor.detach().to(torch.complex128 if tensor.is_complex() else torch.float64)
 
 
-def _title(case: Case) -> str:
+def _title(case: TrainingCase) -> str:
     return f"{case.name}, {dtype_name(case.dtype)}"
 
 
-def _line(one: Difference) -> str:
+def _line(one: Deviation) -> str:
     verdict = "ok    " if one.relative <= one.tolerance else "DIFFER"
     where = f"  at {one.worst}" if one.worst else ""
     usual = next((case.tolerance for case in CASES if _title(case) == one.case), CASES[0].tolerance)
@@ -323,7 +328,9 @@ def _row(one: Communication) -> dict[str, object]:
     return shared | asdict(one)
 
 
-def _objection(opened: Job, found: Sequence[Difference], sent: Sequence[Communication]) -> ProgramMismatch | None:
+def _objection(
+    opened: CompiledJob, found: Sequence[Deviation], sent: Sequence[Communication]
+) -> ProgramMismatch | None:
     wrong = [one for one in sent if not one.relative <= TOLERANCE]
     bad = [f"adjoint test: {one.name}: {one.relative:.1e} of {TOLERANCE:.0e} allowed" for one in wrong]
     bad += [_line(one) for one in found if not one.relative <= one.tolerance]

@@ -17,20 +17,20 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from autopar.runtime.functional.model_random import Drawn
+from autopar.runtime.functional.model_random import ProgramRandom
 from autopar.runtime.grid.counter_rng import drawing
 from autopar.runtime.parameters.precision import module_in_precision
 from autopar.runtime.program.plan_reader import Description
 from autopar.runtime.session import compiled_job, inputs
-from autopar.runtime.session.compiled_job import Job
+from autopar.runtime.session.compiled_job import CompiledJob
 from autopar.runtime.session.outputs import at_path
 from autopar.runtime.session.parallel_module import Parallel
-from autopar.runtime.verification.force_float64 import Widened, as_written
+from autopar.runtime.verification.force_float64 import ForceFloat64, as_written
 
-Found = dict[str, dict[str, Tensor]]  # by what is compared, tensors by name
+NamedTensors = dict[str, dict[str, Tensor]]  # by what is compared, tensors by name
 
 
-def of_program(opened: Job, batch: compiled_job.Inputs, seed: int) -> Found:
+def of_program(opened: CompiledJob, batch: compiled_job.Inputs, seed: int) -> NamedTensors:
     """What the program computes from its first values, in float64. Collective."""
     parallel = compiled_job.parallel(opened, seed, torch.float64, as_written(compiled_job.values(opened, seed)))
     found = _used(parallel, opened.description, batch, seed)
@@ -39,8 +39,8 @@ def of_program(opened: Job, batch: compiled_job.Inputs, seed: int) -> Found:
 
 
 def of_model(
-    opened: Job, batch: compiled_job.Inputs, seed: int, change: Callable[[nn.Module], object] | None = None
-) -> Found:
+    opened: CompiledJob, batch: compiled_job.Inputs, seed: int, change: Callable[[nn.Module], object] | None = None
+) -> NamedTensors:
     """The same of the sequential model; `change` is done to it before."""
     model = module_in_precision(compiled_job.sequential(opened, seed), torch.float64)
     if change is not None:
@@ -55,8 +55,8 @@ def _rows(description: Description) -> dict[str, int]:
     return ({"fewer rows": smaller[0]} if smaller else {}) | own
 
 
-def _used(model: nn.Module, description: Description, batch: compiled_job.Inputs, seed: int) -> Found:
-    found: Found = {}
+def _used(model: nn.Module, description: Description, batch: compiled_job.Inputs, seed: int) -> NamedTensors:
+    found: NamedTensors = {}
     for what, rows in _rows(description).items():
         with _as_program(model, seed):
             loss, outputs = _called(model, description, _with_rows(description, batch, rows))
@@ -79,11 +79,11 @@ def _gradients(model: nn.Module) -> dict[str, Tensor]:
 @contextmanager
 def _as_program(model: nn.Module, seed: int) -> Iterator[None]:
     """In float64 all the way; the model draws the random numbers that the program draws by itself."""
-    with Widened(written=not isinstance(model, Parallel)):
+    with ForceFloat64(written=not isinstance(model, Parallel)):
         if isinstance(model, Parallel):
             yield
         else:
-            with drawing(seed, 1, model.training), Drawn():
+            with drawing(seed, 1, model.training), ProgramRandom():
                 yield
 
 

@@ -3,7 +3,7 @@
 Along a split dim, with n_0 rows before and n_l rows behind layer l of L, a rank owns the result rows
 R_L = [b_i, b_i+1) of ``axis.bounds(n_L)``. Backwards through the layers,
 
-    P_l = the positions that rows R_l read          `Reach.reads`
+    P_l = the positions that rows R_l read          `ReceptiveField.reads`
     R_l-1 = the rows that they show                 `shown`: without those of the padding, mirrored where the mode says
 
 and so R_0 is what is fetched, once; then every layer makes its rows R_l from exactly its rows R_l-1, continued to P_l by
@@ -27,23 +27,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from autopar.errors import ConfigError, refusal
-from autopar.runtime.grid.exchange_plan import Interval, Pieces
+from autopar.runtime.grid.exchange_plan import Interval, Intervals
 from autopar.runtime.grid.grid import Axis
 from autopar.runtime.primitives.empty import zeros_from
 from autopar.runtime.primitives.halo import halo
-from autopar.runtime.windowed.receptive_field import Reach, check_mode, inside, shown, shown_row
-from autopar.runtime.windowed.window_layers import Block, Layer
+from autopar.runtime.windowed.receptive_field import ReceptiveField, check_mode, inside, shown, shown_row
+from autopar.runtime.windowed.window_layers import Block, WindowLayer
 
 Over = Mapping[int, tuple[Axis, int]]  # split dim of the operand -> its axis and whole extent
 Pointwise = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class LayerStep:
     """One layer along one dim on one rank: the rows `made` read `positions`, which show `held` of `extent` rows."""
 
     extent: int
-    held: Pieces
+    held: Intervals
     positions: Interval
     made: Interval
 
@@ -52,26 +52,26 @@ class Step:
 class Route:
     """A run of layers along one dim: the steps by rank, then by layer, and what every rank wants of the exchange."""
 
-    steps: tuple[tuple[Step, ...], ...]
-    wanted: tuple[Pieces, ...]  # with the positions of padding that shows no row, which is filled in on the way
+    steps: tuple[tuple[LayerStep, ...], ...]
+    wanted: tuple[Intervals, ...]  # with the positions of padding that shows no row, which is filled in on the way
 
 
-def wide(x: Tensor, layers: Sequence[Layer | Pointwise], over: Over | None = None) -> Tensor:
+def wide(x: Tensor, layers: Sequence[WindowLayer | Pointwise], over: Over | None = None) -> Tensor:
     """The layers one after another on ``x`` [batch, channel, *space], with one halo exchange per split dim before all.
 
     `over` names the split spatial dims of `x`, each with its axis and whole extent; the result is split over the same
-    axes, at ``axis.bounds`` of its own extents. A layer that is no `Layer` is a function of each row by itself, the
+    axes, at ``axis.bounds`` of its own extents. A layer that is no `WindowLayer` is a function of each row by itself, the
     same on every rank: an activation, a bias, a scale by channel (but no dropout, no normalization over space). The
     gradients of weights are this rank's addends. Raises ConfigError where a layer does not fit, and for circular
     padding behind the first windowed layer.
     """
-    windowed = [layer for layer in layers if isinstance(layer, Layer)]
+    windowed = [layer for layer in layers if isinstance(layer, WindowLayer)]
     first = x.dim() - (windowed[0].spatial if windowed else 0)
     places = sorted((over or {}).items()) if windowed else ()
     routes = {dim: routes_of(windowed, dim - first, *place) for dim, place in places}
     at = 0
     for layer in layers:
-        if isinstance(layer, Layer):
+        if isinstance(layer, WindowLayer):
             x = _layer(x, layer, at, routes, over or {})
             at += 1
         else:
@@ -79,7 +79,7 @@ def wide(x: Tensor, layers: Sequence[Layer | Pointwise], over: Over | None = Non
     return x
 
 
-def routes_of(layers: Sequence[Layer], i: int, axis: Axis, extent: int) -> Route:
+def routes_of(layers: Sequence[WindowLayer], i: int, axis: Axis, extent: int) -> Route:
     """The steps of every rank through these layers along spatial dim `i`. Raises ConfigError."""
     n, reaches = extent, []
     for at, layer in enumerate(layers):
@@ -98,25 +98,25 @@ def routes_of(layers: Sequence[Layer], i: int, axis: Axis, extent: int) -> Route
 
 
 @lru_cache(maxsize=1024)
-def route(reaches: tuple[Reach, ...], modes: tuple[str, ...], extent: int, bounds: tuple[int, ...]) -> Route:
+def route(reaches: tuple[ReceptiveField, ...], modes: tuple[str, ...], extent: int, bounds: tuple[int, ...]) -> Route:
     """The steps of every rank through the layers, along one dim: rank i ends with rows ``bounds[i]:bounds[i+1]``."""
     extents = [extent]
     for reach in reaches:
         extents.append(reach.extent(extents[-1]))
     every = []
     for made in itertools.pairwise(bounds):
-        steps: list[Step] = []
+        steps: list[LayerStep] = []
         for n, reach, mode in zip(extents[-2::-1], reversed(reaches), reversed(modes), strict=True):
             positions = reach.reads(n, made) if made[0] < made[1] else (0, 0)
             rows = positions if mode != "zeros" or positions == (0, 0) else inside(positions, n)[1]
             held = shown(rows, n, mode)
-            steps.append(Step(n, held, positions, made))
+            steps.append(LayerStep(n, held, positions, made))
             made = held[0] if held else (0, 0)
         every.append(tuple(reversed(steps)))
     return Route(tuple(every), tuple(shown(one[0].positions, extent, modes[0]) for one in every))
 
 
-def _layer(x: Tensor, layer: Layer, at: int, routes: Mapping[int, Route], over: Over) -> Tensor:
+def _layer(x: Tensor, layer: WindowLayer, at: int, routes: Mapping[int, Route], over: Over) -> Tensor:
     """One windowed layer, the exchange included if it is the first."""
     first = x.dim() - layer.spatial
     blocks = []
@@ -139,7 +139,7 @@ def _layer(x: Tensor, layer: Layer, at: int, routes: Mapping[int, Route], over: 
     return _nothing((*lead, *shape), layer, x)
 
 
-def _whole(x: Tensor, layer: Layer, dim: int, first: int) -> tuple[Tensor, Block]:
+def _whole(x: Tensor, layer: WindowLayer, dim: int, first: int) -> tuple[Tensor, Block]:
     """A dim that is not split: padding with zeros is torch's, other padding is done here."""
     n = x.shape[dim]
     reach = layer.reach(dim - first, n)
@@ -147,11 +147,11 @@ def _whole(x: Tensor, layer: Layer, dim: int, first: int) -> tuple[Tensor, Block
     if layer.mode == "zeros" or not rows[1]:
         return x, Block(n, rows, ready=False)
     check_mode(f"{type(layer).__name__}, dim {dim}", layer.mode, reach, n)
-    step = Step(n, ((0, n),), reach.reads(n, rows), rows)
+    step = LayerStep(n, ((0, n),), reach.reads(n, rows), rows)
     return _continued(x, dim, step, layer.mode, 0.0), Block(n, rows, ready=True)
 
 
-def _continued(x: Tensor, dim: int, step: Step, mode: str, value: float) -> Tensor:
+def _continued(x: Tensor, dim: int, step: LayerStep, mode: str, value: float) -> Tensor:
     """The operand at the step's positions, where `x` has the rows that they show."""
     (start, stop), n = step.positions, step.extent
     before, (low, high), after = inside(step.positions, n)
@@ -181,7 +181,7 @@ def _pointwise(x: Tensor, function: Pointwise, first: int) -> Tensor:
     return y
 
 
-def _nothing(shape: tuple[int, ...], layer: Layer, x: Tensor) -> Tensor:
+def _nothing(shape: tuple[int, ...], layer: WindowLayer, x: Tensor) -> Tensor:
     """The result where there is nothing to sum over or nothing to compute: zeros plus the bias."""
     weights, bias = layer.learned()[:1], layer.learned()[1:]
     y = zeros_from(shape, x, *weights)

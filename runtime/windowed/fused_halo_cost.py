@@ -12,14 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from autopar.runtime.grid.exchange_plan import size, trade
+from autopar.runtime.grid.exchange_plan import plan_exchange, rows_in
 from autopar.runtime.grid.grid import Axis
 from autopar.runtime.windowed.fused_halo import routes_of
-from autopar.runtime.windowed.window_layers import Layer
+from autopar.runtime.windowed.window_layers import WindowLayer
 
 
 def wide_saves(
-    layers: Sequence[Layer],
+    layers: Sequence[WindowLayer],
     spatial_dim: int,
     axis: Axis,
     extent: int,
@@ -49,13 +49,13 @@ def wide_saves(
 
 
 def _received(
-    layers: Sequence[Layer], i: int, axis: Axis, extent: int, row_bytes: float, alpha: float, beta: float
+    layers: Sequence[WindowLayer], i: int, axis: Axis, extent: int, row_bytes: float, alpha: float, beta: float
 ) -> list[float]:
     """Seconds that every rank's receipts take in the one exchange before these layers."""
     wanted = routes_of(layers, i, axis, extent).wanted
     found = []
     for rank in range(axis.size):
-        recvs = trade(rank, axis.bounds(extent), wanted).recvs
-        rows = sum(size(runs) for _, runs in recvs)
+        recvs = plan_exchange(rank, axis.bounds(extent), wanted).recvs
+        rows = sum(rows_in(runs) for _, runs in recvs)
         found.append(alpha * len(recvs) + beta * row_bytes * rows)
     return found

@@ -13,7 +13,7 @@ the split dims, and torch's operator to the others (the modes are separable). Th
 in which torch computes them, and the nearest rows are torch's own, so that both pick the same.
 """
 
-# ruff: noqa: D102  (described once, in `Reach` and `Layer`)
+# ruff: noqa: D102  (described once, in `ReceptiveField` and `WindowLayer`)
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from torch import Tensor
 from autopar.errors import ConfigError, refusal
 from autopar.runtime.grid.exchange_plan import Interval
 from autopar.runtime.windowed.fused_halo import Over, wide
-from autopar.runtime.windowed.window_layers import Block, Layer
+from autopar.runtime.windowed.window_layers import Block, WindowLayer
 
 _LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
 _KIND = {"linear": "linear", "bilinear": "linear", "trilinear": "linear", "bicubic": "cubic"}
@@ -57,7 +57,7 @@ class Resize:
 
 
 @dataclass(frozen=True, slots=True)
-class Interpolate(Layer):
+class Interpolate(WindowLayer):
     """`torch.nn.functional.interpolate` to `size`, or by `scale_factor`: one number per spatial dim.
 
     `kind` is torch's mode. `dtype` is that of the operand: torch rounds the places it reads at in that type.

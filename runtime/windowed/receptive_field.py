@@ -2,9 +2,9 @@
 
 Rows are counted from 0 to n - 1; positions are rows of the operand continued at both ends by padding. Result row j of
 
-    Window     a convolution or pooling        reads positions j s - p + d i for 0 <= i < k
-    Spread     a transposed convolution        is added to from the rows r with j = r s - p + d i for some 0 <= i < k
-    Shift      a padding (or cropping)         is position j - p
+    StridedWindow      a convolution or pooling    reads positions j s - p + d i for 0 <= i < k
+    TransposedWindow   a transposed convolution    is added to from the rows r with j = r s - p + d i, some 0 <= i < k
+    Shift              a padding (or cropping)     is position j - p
 
 so that result rows [a, b) need one interval of positions each. Where a position lies outside [0, n), the mode says
 which row it shows: none (a given value), or
@@ -14,7 +14,7 @@ which row it shows: none (a given value), or
 Replicate and reflect send an interval of positions to an interval of rows, circular to one or two.
 """
 
-# ruff: noqa: D102  (the methods of a reach are described once, in `Reach`)
+# ruff: noqa: D102  (the methods of a field are described once, in `ReceptiveField`)
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from autopar.errors import ConfigError, refusal
-from autopar.runtime.grid.exchange_plan import Interval, Pieces
+from autopar.runtime.grid.exchange_plan import Interval, Intervals
 
 MODES = ("zeros", "reflect", "replicate", "circular")  # "zeros" stands for any given value
 
 
-class Reach(Protocol):
+class ReceptiveField(Protocol):
     """How the rows of a result depend on those of the operand."""
 
     def extent(self, n: int) -> int:
@@ -41,10 +41,10 @@ class Reach(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class StridedWindow:
     """A plain window.
 
-    >>> Window(kernel=5, padding=2).extent(11), Window(kernel=5, padding=2).reads(11, (0, 4))
+    >>> StridedWindow(kernel=5, padding=2).extent(11), StridedWindow(kernel=5, padding=2).reads(11, (0, 4))
     (11, (-2, 6))
     """
 
@@ -70,7 +70,7 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
-class Spread:
+class TransposedWindow:
     """A transposed window: operand row r adds to the rows ``r s - p + d i``; `extra` rows are appended.
 
     Positions outside the operand show zeros. They are read where the stride leaves gaps, so that what the rows read
@@ -116,7 +116,7 @@ class Shift:
         return self.low, self.high
 
 
-def shown(positions: Interval, n: int, mode: str) -> Pieces:
+def shown(positions: Interval, n: int, mode: str) -> Intervals:
     """The rows that these positions show, in the order of the positions where they are several pieces.
 
     With mode zeros the positions themselves: those outside are not rows but padding.
@@ -160,7 +160,7 @@ def inside(positions: Interval, n: int) -> tuple[int, Interval, int]:
     return max(0, min(stop, 0) - start), (low, high), max(0, stop - max(start, n))
 
 
-def check_mode(where: str, mode: str, reach: Reach, n: int) -> None:
+def check_mode(where: str, mode: str, reach: ReceptiveField, n: int) -> None:
     """Refuse a padding that torch refuses: a mirror shows each row once, a ring goes round once. Raises ConfigError."""
     if mode not in MODES:
         raise ConfigError(refusal(where, f"has padding mode {mode!r}", f"the modes are {', '.join(MODES)}"))

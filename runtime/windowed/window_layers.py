@@ -8,7 +8,7 @@ rows read, padding included, where torch's operator without padding gives exactl
 `autopar.runtime.windowed.operators` are runs of one record, `autopar.runtime.windowed.fused_halo` is a run of many.
 """
 
-# ruff: noqa: D102  (the methods of a layer are described once, in `Layer`)
+# ruff: noqa: D102  (the methods of a layer are described once, in `WindowLayer`)
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from autopar.runtime.grid.exchange_plan import Interval
 from autopar.runtime.windowed.onednn_convolution import convolve, convolve_transposed
-from autopar.runtime.windowed.receptive_field import Reach, Shift, Spread, Window
+from autopar.runtime.windowed.receptive_field import ReceptiveField, Shift, StridedWindow, TransposedWindow
 
 Numbers = int | Sequence[int]  # one per spatial dim, or one for all
 
@@ -49,7 +49,7 @@ class Block:
         return self.rows[1] - self.rows[0]
 
 
-class Layer(ABC):
+class WindowLayer(ABC):
     """A windowed operator with its parameters."""
 
     __slots__ = ()
@@ -62,7 +62,7 @@ class Layer(ABC):
         """How many spatial dims it has; they are the operand's last."""
 
     @abstractmethod
-    def reach(self, i: int, extent: int) -> Reach:
+    def reach(self, i: int, extent: int) -> ReceptiveField:
         """How result rows depend on operand rows in spatial dim `i`, of whose whole extent a reach may depend."""
 
     @abstractmethod
@@ -92,7 +92,7 @@ def _left(padding: Sequence[int], blocks: Sequence[Block]) -> tuple[int, ...]:
     return tuple(0 if block.ready else p for p, block in zip(padding, blocks, strict=True))
 
 
-class _Weighted(Layer):
+class _Weighted(WindowLayer):
     """What convolutions have in common."""
 
     __slots__ = ()
@@ -119,9 +119,9 @@ class Conv(_Weighted):
     groups: int = 1
     mode: str = "zeros"
 
-    def reach(self, i: int, extent: int) -> Reach:
+    def reach(self, i: int, extent: int) -> ReceptiveField:
         stride, padding, gap = (each(one, self.spatial)[i] for one in (self.stride, self.padding, self.dilation))
-        return Window(self.weight.shape[2 + i], stride, padding, gap)
+        return StridedWindow(self.weight.shape[2 + i], stride, padding, gap)
 
     def run(self, x: Tensor, blocks: Sequence[Block]) -> Tensor:
         steps, pads, gaps = (each(one, self.spatial) for one in (self.stride, self.padding, self.dilation))
@@ -143,11 +143,11 @@ class ConvTranspose(_Weighted):
     groups: int = 1
     dilation: Numbers = 1
 
-    def reach(self, i: int, extent: int) -> Spread:
+    def reach(self, i: int, extent: int) -> TransposedWindow:
         numbers = (
             each(one, self.spatial)[i] for one in (self.stride, self.padding, self.dilation, self.output_padding)
         )
-        return Spread(self.weight.shape[2 + i], *numbers)
+        return TransposedWindow(self.weight.shape[2 + i], *numbers)
 
     def run(self, x: Tensor, blocks: Sequence[Block]) -> Tensor:
         steps, gaps = each(self.stride, self.spatial), each(self.dilation, self.spatial)
@@ -165,7 +165,7 @@ class ConvTranspose(_Weighted):
         return self.weight.shape[1] * self.groups
 
 
-class _Pool(Layer):
+class _Pooling(WindowLayer):
     """What poolings have in common."""
 
     __slots__ = ()
@@ -184,9 +184,9 @@ class _Pool(Layer):
         """The stride of every spatial dim; that of the kernel where none is given."""
         return each(self.stride or self.kernel, self.spatial)
 
-    def reach(self, i: int, extent: int) -> Window:
+    def reach(self, i: int, extent: int) -> StridedWindow:
         padding, gap = (each(one, self.spatial)[i] for one in (self.padding, self.dilation))
-        return Window(self.kernel[i], self.steps[i], padding, gap, self.ceil_mode)
+        return StridedWindow(self.kernel[i], self.steps[i], padding, gap, self.ceil_mode)
 
     def extended(self, x: Tensor, blocks: Sequence[Block]) -> tuple[Tensor, tuple[int, ...]]:
         """The operand, and the padding that is left to torch; with ceil_mode none, the operand being padded as far as read."""
@@ -201,7 +201,7 @@ class _Pool(Layer):
 
 
 @dataclass(frozen=True, slots=True)
-class MaxPool(_Pool):
+class MaxPool(_Pooling):
     """`torch.nn.functional.max_pool{1,2,3}d`."""
 
     kernel: Sequence[int]
@@ -217,7 +217,7 @@ class MaxPool(_Pool):
 
 
 @dataclass(frozen=True, slots=True)
-class AvgPool(_Pool):
+class AvgPool(_Pooling):
     """`torch.nn.functional.avg_pool{1,2,3}d`; `divisor_override` is divided by instead of the rows of a window."""
 
     kernel: Sequence[int]
@@ -244,7 +244,7 @@ class AvgPool(_Pool):
 
 
 @dataclass(frozen=True, slots=True)
-class Pad(Layer):
+class Pad(WindowLayer):
     """`torch.nn.functional.pad`: `padding` in torch's order, two numbers per dim, the last dim first.
 
     `mode` is zeros (torch's constant; `constant` is the value), reflect, replicate or circular.

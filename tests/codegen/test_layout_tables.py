@@ -8,7 +8,7 @@ from autopar.codegen.layout_tables import layout_text, parameter_rows
 from autopar.errors import ProgramMismatch
 from autopar.ir.layout import Copied, Partial, Replicate, Shard
 from autopar.runtime import Grid, Program, simulate
-from autopar.runtime.program.plan_reader import Described
+from autopar.runtime.program.plan_reader import TensorSpec
 from autopar.runtime.program.program import parameter_layouts
 
 LAYOUTS = [(Replicate(),), (Copied(),), (Shard(0),)]
@@ -17,7 +17,7 @@ PARTS = ["h", "0", "1", "2", "mlp", "fc", "weight", "bias", "a-b"]
 
 def read_back(rows, names):
     """What a program with this table gives every parameter."""
-    described = [Described(name, (4,), torch.float32) for name in names]
+    described = [TensorSpec(name, (4,), torch.float32) for name in names]
     return simulate(1, lambda: parameter_layouts(Program(Grid("1"), print, {}, rows), described))[0]
 
 
@@ -54,7 +54,7 @@ def test_layouts_without_any_order(layouts):
                                           st.sampled_from(LAYOUTS), min_size=1, max_size=40)))  # fmt: skip
 def test_no_row_can_be_left_out(layouts):
     rows = parameter_rows(layouts)
-    described = [Described(name, (4,), torch.float32) for name in layouts]
+    described = [TensorSpec(name, (4,), torch.float32) for name in layouts]
 
     def needless(row):
         rest = {other: one for other, one in rows.items() if other != row}

@@ -19,7 +19,7 @@ from autopar.runtime.parameters.deferred_init import module_values
 from autopar.runtime.parameters.precision import module_in_precision
 from autopar.runtime.program.plan_reader import parse_description
 from autopar.runtime.session.parallel_module import Parallel
-from autopar.runtime.verification.force_float64 import Widened, as_written
+from autopar.runtime.verification.force_float64 import ForceFloat64, as_written
 
 N = 6
 MADE = {  # six numbers each, from x [row, 6], whose dtype is the run's
@@ -97,13 +97,13 @@ def gradients():
         names = {"__name__": "program"}
         exec(code, names)
         parallel = Parallel(names["PROGRAM"], description, as_written(values), dtype=torch.float64)
-        with Widened():
+        with ForceFloat64():
             parallel(**wide).backward()
         return parallel.full_gradients()
 
     found = simulate(2, rank)[0]
     module_in_precision(model, torch.float64)
-    with Widened(written=True):
+    with ForceFloat64(written=True):
         model(**wide).backward()
     return found, {name: value.grad for name, value in model.named_parameters()}
 

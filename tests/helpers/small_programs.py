@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from autopar.runtime import Copied, Grid, Replicate, Shard, all_sum, copy
-from autopar.runtime.program.plan_reader import Described, Description
+from autopar.runtime.program.plan_reader import Description, TensorSpec
 from autopar.runtime.program.program import Program
 
 SEEDING = threading.Lock()  # simulated ranks share a random number generator
@@ -106,9 +106,9 @@ def describe(model, inputs, grid):
     for name, one in [*model.named_parameters(remove_duplicate=False), *model.named_buffers()]:
         owners.setdefault(one, []).append(name)
     parameters = [
-        Described(names[0], tuple(one.shape), one.dtype, _kind(one), tuple(names[1:])) for one, names in owners.items()
+        TensorSpec(names[0], tuple(one.shape), one.dtype, _kind(one), tuple(names[1:])) for one, names in owners.items()
     ]
-    given = [Described(name, tuple(one.shape), one.dtype, "input") for name, one in inputs.items()]
+    given = [TensorSpec(name, tuple(one.shape), one.dtype, "input") for name, one in inputs.items()]
     return Description(type(model).__name__.lower(), str(Grid(grid).shape if isinstance(grid, str) else grid.shape),
                        tuple(given), tuple(parameters))  # fmt: skip
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from hypothesis import strategies as st
 
 from autopar.runtime import AvgPool, Conv, ConvTranspose, Grid, Interpolate, MaxPool, Pad, simulate
-from autopar.runtime.windowed.window_layers import Layer, each
+from autopar.runtime.windowed.window_layers import WindowLayer, each
 
 CONV = (F.conv1d, F.conv2d, F.conv3d)
 CONV_TRANSPOSE = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
@@ -27,7 +27,7 @@ def padded(x, numbers, mode, value=0.0):
 
 def whole_layer(x, layer):
     """One layer on the whole tensor, by torch."""
-    if not isinstance(layer, Layer):
+    if not isinstance(layer, WindowLayer):
         return layer(x)
     i = layer.spatial - 1
     if isinstance(layer, Conv):

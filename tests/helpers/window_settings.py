@@ -4,10 +4,10 @@ import itertools
 from dataclasses import dataclass
 
 from autopar.ir.layout import even_bounds
-from autopar.runtime.grid.exchange_plan import trade
+from autopar.runtime.grid.exchange_plan import plan_exchange
 from autopar.runtime.primitives.halo import arrive, arrive_back, depart, depart_back
 from autopar.runtime.windowed.fused_halo import route
-from autopar.runtime.windowed.receptive_field import Window
+from autopar.runtime.windowed.receptive_field import StridedWindow
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Setting:
 
     n: int
     ranks: int
-    window: Window
+    window: StridedWindow
 
     @property
     def result(self):
@@ -47,7 +47,7 @@ class Setting:
 def windows():
     """k <= 7, s <= 4, d <= 3, p <= k / 2."""
     for k, s, d in itertools.product(range(1, 8), range(1, 5), range(1, 4)):
-        yield from (Window(k, s, p, d) for p in range(k // 2 + 1))
+        yield from (StridedWindow(k, s, p, d) for p in range(k // 2 + 1))
 
 
 def all_settings():
@@ -58,7 +58,7 @@ def all_settings():
 
 
 def trades(bounds, wanted):
-    return [trade(rank, tuple(bounds), tuple(wanted)) for rank in range(len(wanted))]
+    return [plan_exchange(rank, tuple(bounds), tuple(wanted)) for rank in range(len(wanted))]
 
 
 def exchange_all(parts, dim, plan, value=0.0):

@@ -11,7 +11,7 @@ from torch import nn
 import autopar
 from autopar.errors import ConfigError
 from autopar.runtime import simulate
-from autopar.runtime.functional.model_random import Drawn
+from autopar.runtime.functional.model_random import ProgramRandom
 from autopar.runtime.grid.counter_rng import drawing
 
 INPUTS = (torch.randn(6, 4, generator=torch.Generator().manual_seed(1)), torch.tensor([0, 1, 2, 0, 1, 2]))
@@ -109,7 +109,7 @@ def test_the_program_computes_what_the_model_computes_as_it_comes_and_wherever_i
             net.train(mode)
         drawn += any(part.training for part in net.modules())
         net.zero_grad()
-        with drawing(0, drawn), Drawn():
+        with drawing(0, drawn), ProgramRandom():
             loss = net(*inputs)
         loss.backward()
         expected.append((loss.detach(), {name: one.grad.clone() for name, one in net.named_parameters()}))

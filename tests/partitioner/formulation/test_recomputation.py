@@ -20,7 +20,7 @@ from autopar.partitioner.problem import NoChoice
 from autopar.partitioner.solvers.solve import solve
 from autopar.planning.candidate import candidate_of
 from autopar.runtime import drawing, simulate
-from autopar.runtime.functional.model_random import Drawn
+from autopar.runtime.functional.model_random import ProgramRandom
 from autopar.runtime.parameters.deferred_init import module_values
 from autopar.runtime.program.plan_reader import parse_description
 from autopar.runtime.session.parallel_module import Parallel
@@ -76,7 +76,7 @@ def test_dropout_draws_the_same_again():
     model, x = stack(dropout=0.5).double(), torch.randn(6, 8, dtype=torch.float64)
     one = autopar.compile(stack(dropout=0.5), (x.float(),), grid="2", machine=SLOW, recompute="always")
     assert one.plan.recomputed == (True,)
-    with drawing(7, 1), Drawn():
+    with drawing(7, 1), ProgramRandom():
         wanted = torch.autograd.grad(model(x), list(model.parameters()))
     description = parse_description(to_json(one.plan), "plan.json")
 

@@ -17,7 +17,7 @@ from autopar.runtime.calibration import (
     compute,
     run,
 )
-from autopar.runtime.calibration.timer import Clock, Pace
+from autopar.runtime.calibration.timer import BarrierTimer, Pace
 from autopar.runtime.primitives.conversion_table import WITH_HALO
 from autopar.runtime.transport.threads import simulate
 from autopar.runtime.transport.world import default_world
@@ -100,7 +100,7 @@ def test_repeats_that_differ_are_made_again_while_patience_lasts():
 
     def count(patience):
         calls.clear()
-        (seconds,) = simulate(1, lambda: Clock(default_world(), Pace(6, 0, 64, patience)).time(uneven))
+        (seconds,) = simulate(1, lambda: BarrierTimer(default_world(), Pace(6, 0, 64, patience)).time(uneven))
         assert len(seconds) == 6
         return len(calls)
 
@@ -110,7 +110,7 @@ def test_repeats_that_differ_are_made_again_while_patience_lasts():
 
 
 def calibration_times():
-    return Clock(default_world(), TINY).time(lambda: None)
+    return BarrierTimer(default_world(), TINY).time(lambda: None)
 
 
 def test_the_primitives_are_those_of_the_runtime():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from autopar.runtime.calibration import oversubscribed, run
-from autopar.runtime.calibration.oversubscribed import CrowdClock
+from autopar.runtime.calibration.oversubscribed import OversubscribedTimer
 from autopar.runtime.calibration.timer import Pace
 from autopar.runtime.transport.threads import simulate
 from autopar.runtime.transport.world import default_world
@@ -30,7 +30,7 @@ def test_a_call_counts_by_what_it_adds(monkeypatch):
     monkeypatch.setattr(oversubscribed.time, "perf_counter", lambda: ticks.now)
 
     def measured(call):
-        (found,) = simulate(1, lambda: CrowdClock(default_world(), PACE).time(call))
+        (found,) = simulate(1, lambda: OversubscribedTimer(default_world(), PACE).time(call))
         return found
 
     assert measured(lambda: ticks.work(0.25)) == pytest.approx(2 * (0.25,))
@@ -56,13 +56,13 @@ def test_backward_counts_without_forward_and_without_the_engine(monkeypatch):
             return grad, 2 * grad
 
     x, y = (torch.ones(3, requires_grad=True) for _ in range(2))
-    (found,) = simulate(1, lambda: CrowdClock(default_world(), PACE).adjoint(Slow.apply, x, y))
+    (found,) = simulate(1, lambda: OversubscribedTimer(default_world(), PACE).adjoint(Slow.apply, x, y))
     assert found == pytest.approx(2 * (0.5,))
 
 
 def test_the_slowest_rank_counts_and_all_know_it():
     def ranks():
-        clock = CrowdClock(default_world(), PACE)
+        clock = OversubscribedTimer(default_world(), PACE)
         return clock.time(lambda: time.sleep(0.02 * default_world().rank))
 
     first, second = simulate(2, ranks)
@@ -73,7 +73,7 @@ def test_the_slowest_rank_counts_and_all_know_it():
 def test_a_calibration_takes_it_where_ranks_outnumber_cores(monkeypatch):
     taken = []
     monkeypatch.setattr(run, "cores", lambda world, places: 1)
-    monkeypatch.setattr(run, "CrowdClock", lambda *given: taken.append(given) or CrowdClock(*given))
+    monkeypatch.setattr(run, "OversubscribedTimer", lambda *given: taken.append(given) or OversubscribedTimer(*given))
     found = simulate(2, lambda: run.measure(default_world(), [0, 0], PACE, lambda text: None))
     assert len(taken) == 2
     assert {one.place for one in found[0].moved} == {"local", "intra"}

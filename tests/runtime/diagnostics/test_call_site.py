@@ -41,7 +41,7 @@ def sites_of(function):
 
 
 def first_line(function):
-    return f"runtime/test_sites.py:{inspect.getsourcelines(function)[1] + 1}"
+    return f"diagnostics/test_call_site.py:{inspect.getsourcelines(function)[1] + 1}"
 
 
 def test_a_primitive_is_named_by_the_line_that_calls_it():

@@ -9,7 +9,7 @@ from small_programs import PROGRAMS, describe, make
 from autopar.errors import CommError
 from autopar.ir.layout import Shard
 from autopar.runtime import Grid, Replicate, all_gather, all_sum, all_to_all, batch_norm, copy, gather, reduce_scatter
-from autopar.runtime.diagnostics.watched_comm import Watched
+from autopar.runtime.diagnostics.watched_comm import WatchedComm
 from autopar.runtime.primitives.halo import halo
 from autopar.runtime.session.parallel_module import Parallel
 from autopar.runtime.transport.threads import ThreadComm, simulate
@@ -29,7 +29,7 @@ def everything(cuts):
     """Every primitive with its adjoint, on parts that may be uneven or empty."""
     grid = Grid("3")
     (axis,) = grid.axes
-    assert isinstance(axis.comm, Watched) or axis.comm.size == 1
+    assert isinstance(axis.comm, WatchedComm) or axis.comm.size == 1
     axis.move(cuts)
     x = torch.randn(5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     part = x[axis.bounds(5)[axis.index] : axis.bounds(5)[axis.index + 1]].clone().requires_grad_()

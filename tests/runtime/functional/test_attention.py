@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from autopar.runtime import Grid, all_sum, attention, drawing, simulate
 from autopar.runtime import attention as function
-from autopar.runtime.functional.model_random import Drawn
+from autopar.runtime.functional.model_random import ProgramRandom
 
 module = __import__("sys").modules[function.__module__]
 
@@ -20,7 +20,7 @@ def tensors(*shapes, dtype=torch.float64):
 
 def expected(given, cotangent, **options):
     leaves = [one.clone().requires_grad_() if one.is_floating_point() else one for one in given]
-    with drawing(0, 0), Drawn():
+    with drawing(0, 0), ProgramRandom():
         y = F.scaled_dot_product_attention(*leaves, **options)
     grads = torch.autograd.grad(y, [one for one in leaves if one.requires_grad], cotangent)
     return y.detach(), grads

@@ -1,4 +1,4 @@
-"""Under `Drawn` torch's random operators draw the numbers of a program."""
+"""Under `ProgramRandom` torch's random operators draw the numbers of a program."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ from autopar.runtime import (
     randint,
     randn,
 )
-from autopar.runtime.functional.model_random import Drawn
+from autopar.runtime.functional.model_random import ProgramRandom
 
 X = torch.randn(2, 4, 6, dtype=torch.float64)
 IMAGES = torch.randn(2, 4, 3, 3, dtype=torch.float64)
@@ -51,7 +51,7 @@ PAIRS = {
 @pytest.mark.parametrize("name", PAIRS)
 def test_the_numbers_are_the_program_s(name):
     torch_s, ours = PAIRS[name]
-    with drawing(7, 3) as one, Drawn():
+    with drawing(7, 3) as one, ProgramRandom():
         expected = torch_s()
     with drawing(7, 3) as other:
         found = ours()
@@ -61,19 +61,19 @@ def test_the_numbers_are_the_program_s(name):
 
 def test_gradients_flow_through():
     x = X.clone().requires_grad_()
-    with drawing(0, 0), Drawn():
+    with drawing(0, 0), ProgramRandom():
         y = F.dropout(x, 0.5)
     (gradient,) = torch.autograd.grad(y.sum(), x)
     assert set(gradient.unique().tolist()) == {0.0, 2.0}
 
 
 def test_what_has_no_counterpart_is_refused():
-    with pytest.raises(ConfigError, match="randperm"), drawing(0, 0), Drawn():
+    with pytest.raises(ConfigError, match="randperm"), drawing(0, 0), ProgramRandom():
         torch.randperm(5)
 
 
 def test_what_could_draw_but_does_not_passes():
-    with drawing(0, 0) as draws, Drawn():
+    with drawing(0, 0) as draws, ProgramRandom():
         F.dropout(X, 0.5, training=False)
         F.rrelu(X)
     assert draws.made == []

@@ -12,9 +12,9 @@ from small_programs import PROGRAMS, describe, make
 from autopar.errors import ConfigError
 from autopar.runtime import Grid, simulate
 from autopar.runtime.parameters.deferred_init import module_values
-from autopar.runtime.parameters.minimum_rows import check_filled, least_share
+from autopar.runtime.parameters.minimum_rows import check_minimum_rows, least_share
 from autopar.runtime.session.parallel_module import Parallel
-from autopar.runtime.training.load_balance import Settings
+from autopar.runtime.training.load_balance import BalanceSettings
 from autopar.runtime.training.scheduler import Scheduler
 
 
@@ -43,13 +43,13 @@ def test_a_share_that_is_large_enough_leaves_every_rank_a_row(filled, inner, fir
     share = least_share(axes, 0, filled)
     if share <= min(first, 1 - first):
         axes[0].move((0.0, first, 1.0))
-        check_filled(axes, filled)
+        check_minimum_rows(axes, filled)
     axes[0].move((0.0, 0.4, 1.0))
     share = least_share(axes, 1, filled)
     cuts = (0.0, first / 2, first, 1.0)
     if all(high - low >= share for low, high in itertools.pairwise(cuts)):
         axes[1].move(cuts)
-        check_filled(axes, filled)
+        check_minimum_rows(axes, filled)
 
 
 def test_balanced_cuts_need_no_more_than_they_have():
@@ -62,11 +62,11 @@ def test_balanced_cuts_need_no_more_than_they_have():
 
 def test_an_empty_part_is_refused_with_all_offenders():
     axes = live(((0.0, 0.9, 1.0), None))
-    check_filled(axes, [(("outer",), 8)])
+    check_minimum_rows(axes, [(("outer",), 8)])
     with pytest.raises(ConfigError, match=r"4 rows over outer would be cut into \[4, 0\]"):
-        check_filled(axes, [(("outer",), 8), (("outer",), 4)])
+        check_minimum_rows(axes, [(("outer",), 8), (("outer",), 4)])
     with pytest.raises(ConfigError, match="20 rows over outer and inner"):
-        check_filled(axes, [(("outer", "inner"), 20)])
+        check_minimum_rows(axes, [(("outer", "inner"), 20)])
 
 
 class Timed(Parallel):
@@ -101,7 +101,7 @@ def test_the_scheduler_moves_no_further_than_that(filled):
         parallel, inputs = session(filled)
         now, rows = [0.0], []
         optimizer = torch.optim.SGD(parallel.parameters(), lr=0.1)
-        scheduler = Scheduler(parallel, optimizer, Settings(window=1), lambda: now[0])
+        scheduler = Scheduler(parallel, optimizer, BalanceSettings(window=1), lambda: now[0])
         for step in range(6):
             with scheduler.step():
                 parallel(**inputs(step)).backward()

@@ -13,7 +13,7 @@ from autopar.ir.layout import Replicate, Shard
 from autopar.runtime import Grid, simulate
 from autopar.runtime.parameters.shards import take_part
 from autopar.runtime.parameters.sources import from_file, load, save
-from autopar.runtime.program.plan_reader import Described
+from autopar.runtime.program.plan_reader import TensorSpec
 
 
 @settings(max_examples=60, deadline=None)
@@ -46,7 +46,7 @@ def test_a_file_that_is_none(tmp_path):
 def test_every_misfit_is_named_at_once():
     def rank():
         axes = Grid("1").axes
-        homes = {Described(name, (2,), torch.float32, aliases=(name * 2,)): (Shard(0),) for name in "abc"}
+        homes = {TensorSpec(name, (2,), torch.float32, aliases=(name * 2,)): (Shard(0),) for name in "abc"}
         with pytest.raises(CheckpointError) as raised:
             load([("aa", torch.ones(2)), ("b", torch.ones(3)), ("bx", torch.ones(2))], homes, axes, None)
         return str(raised.value)

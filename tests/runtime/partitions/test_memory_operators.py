@@ -19,7 +19,7 @@ from memory_operators import (
 )
 
 from autopar.runtime import simulate
-from autopar.runtime.partitions.partition import Decomposition, spread
+from autopar.runtime.partitions.partition import Decomposition, copy_groups
 from autopar.runtime.transport.world import default_world
 from autopar.runtime.verification.partition_cases import PARTITION_FAMILY, draw_case, live
 
@@ -83,10 +83,10 @@ def derivation(case, source, target, sizes):
     if case.name == "send_receive":
         steps = [copy(x[a], y[b]) for a, b in zip(source.ranks, target.ranks, strict=True)]
     elif case.name == "broadcast":
-        number = spread(source, target).number
+        number = copy_groups(source, target).number
         steps = [copy(x[source.ranks[i]], y[b]) for b, i in zip(target.ranks, number, strict=True)]
     elif case.name == "sum_reduce":
-        number = spread(target, source).number
+        number = copy_groups(target, source).number
         steps = [Add(x[a], y[target.ranks[i]]) for a, i in zip(source.ranks, number, strict=True)]
     elif case.name == "all_sum_reduce":
         array = torch.tensor(source.ranks).reshape(source.shape)

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from autopar.errors import ConfigError, ProgramMismatch
 from autopar.ir.grid import ravel, unravel
 from autopar.runtime import Partition, simulate
-from autopar.runtime.partitions.partition import spread
-from autopar.runtime.transport.threads import ThreadComm, _Group, _World
+from autopar.runtime.partitions.partition import copy_groups
+from autopar.runtime.transport.threads import ThreadComm, _Members, _World
 from autopar.runtime.transport.world import default_world
 
 RANKS = 60
-WORLD = ThreadComm(_World(RANKS, 1.0), _Group(tuple(range(RANKS))), 5)  # seen by rank 5, without the others
+WORLD = ThreadComm(_World(RANKS, 1.0), _Members(tuple(range(RANKS))), 5)  # seen by rank 5, without the others
 
 
 def partition(*shape, ranks=()):
@@ -55,7 +55,7 @@ def parse(text):
 def test_partitions_that_go_together(large, small):
     """Who copies whom, by NumPy's own broadcasting of the array of ranks."""
     a, b = parse(small), parse(large)
-    found = spread(a, b)
+    found = copy_groups(a, b)
     wanted = torch.tensor(a.ranks).reshape(a.shape).broadcast_to(b.shape).flatten().tolist()
     assert [found.groups[i][0] for i in found.number] == wanted
     for rank, i in zip(b.ranks, found.number, strict=True):
@@ -66,18 +66,18 @@ def test_partitions_that_go_together(large, small):
 @pytest.mark.parametrize(("large", "small", "dims"), FAIL)
 def test_partitions_that_do_not(large, small, dims):
     with pytest.raises(ConfigError, match="rule") as caught:
-        spread(parse(small), parse(large))
+        copy_groups(parse(small), parse(large))
     assert [f"- dim {dim}:" in str(caught.value) for dim in range(3)] == [dim in dims for dim in range(3)]
 
 
 def test_only_the_smaller_one_is_extended():
     with pytest.raises(ConfigError, match="2 dims onto 1"):
-        spread(parse("1x3"), parse("3"))
+        copy_groups(parse("1x3"), parse("3"))
 
 
 def test_transposed_pairs():
-    assert spread(parse("1x3").transposed(), parse("3x4")).number == (0,) * 4 + (1,) * 4 + (2,) * 4
-    found = spread(parse("4x1"), parse("3x4").transposed())  # the rank at (i, j) of 3x4 copies row j of 4x1
+    assert copy_groups(parse("1x3").transposed(), parse("3x4")).number == (0,) * 4 + (1,) * 4 + (2,) * 4
+    found = copy_groups(parse("4x1"), parse("3x4").transposed())  # the rank at (i, j) of 3x4 copies row j of 4x1
     turned = parse("3x4").transposed()
     assert {rank: i for rank, i in zip(turned.ranks, found.number, strict=True)} == {
         rank: rank % 4 for rank in range(12)

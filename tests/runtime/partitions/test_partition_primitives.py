@@ -21,7 +21,7 @@ from autopar.runtime import (
     simulate,
     sum_reduce,
 )
-from autopar.runtime.partitions.partition import spread
+from autopar.runtime.partitions.partition import copy_groups
 from autopar.runtime.verification.partition_cases import PARTITION_FAMILY, case_error, draw_case, live
 
 CASES = st.tuples(st.sampled_from(sorted(PARTITION_FAMILY)), st.integers(1, 8), st.integers(0, 2**32))
@@ -45,10 +45,10 @@ def whole_of(plain, xs, source, target):
     if plain.name == "send_receive":
         return {to: xs[origin] for origin, to in zip(source.ranks, target.ranks, strict=True)}
     if plain.name == "broadcast":
-        number = spread(source, target).number
+        number = copy_groups(source, target).number
         return {rank: xs[source.ranks[i]] for rank, i in zip(target.ranks, number, strict=True)}
     if plain.name == "sum_reduce":
-        number = spread(target, source).number
+        number = copy_groups(target, source).number
         return {
             rank: sum(xs[origin] for origin, j in zip(source.ranks, number, strict=True) if j == i)
             for i, rank in enumerate(target.ranks)

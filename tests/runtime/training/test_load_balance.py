@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from autopar.errors import ConfigError
 from autopar.runtime.training.load_balance import (
+    BalanceSettings,
     Movable,
-    Settings,
     allot,
     decide,
     patience,
@@ -46,7 +46,7 @@ def bounds_of(rows):
 def simulated(sizes, rows, extent, slowness, fixed=0.0, steps=6, noise=lambda step, rank: 1.0, **options):
     """Follow decisions on one axis (the first) with clocks that follow from rows; returns rows after each decision."""
     history = [rows]
-    options = Settings(**options)
+    options = BalanceSettings(**options)
     stride = math.prod(sizes[1:])
     window, step = options.window, 0
     for _ in range(steps):
@@ -110,13 +110,13 @@ def test_spikes_do_not_move_a_boundary(seed):
 def test_a_window_in_which_few_steps_agree_moves_nothing():
     axes = [Movable(0, ((0, 8, 16),))]
     even, slow = [1.0, 1.0], [1.0, 2.0]
-    assert decide((2,), axes, [slow, slow, slow, slow, even], 2.0, 0.0, Settings()) is not None
-    assert decide((2,), axes, [slow, slow, even, slow, even], 2.0, 0.0, Settings()) is None  # the median is slow
-    assert decide((2,), axes, [slow, slow, even, slow, even], 2.0, 0.0, Settings(agreement=0.5)) is not None
+    assert decide((2,), axes, [slow, slow, slow, slow, even], 2.0, 0.0, BalanceSettings()) is not None
+    assert decide((2,), axes, [slow, slow, even, slow, even], 2.0, 0.0, BalanceSettings()) is None  # the median is slow
+    assert decide((2,), axes, [slow, slow, even, slow, even], 2.0, 0.0, BalanceSettings(agreement=0.5)) is not None
 
 
 def test_patience_grows_with_moves_and_falls_without():
-    options = Settings(window=4, longest=10)
+    options = BalanceSettings(window=4, longest=10)
     windows = list(
         itertools.accumulate([True, True, False, False, False], lambda w, m: patience(w, m, options), initial=4)
     )
@@ -159,20 +159,20 @@ def test_the_slowest_rank_of_a_position_counts():
 
 def test_the_axis_that_saves_most_is_moved():
     axes = [Movable(0, ((0, 8, 16),)), Movable(1, ((0, 50, 100),))]
-    assert decide((2, 2), axes, [[1.0, 3.0, 1.0, 3.0]], 3.0, 0.0, Settings()).axis == 1
-    assert decide((2, 2), axes, [[1.0, 1.0, 3.0, 3.0]], 3.0, 0.0, Settings()).axis == 0
-    assert decide((2, 2), [], [[1.0, 1.0, 3.0, 3.0]], 3.0, 0.0, Settings()) is None
+    assert decide((2, 2), axes, [[1.0, 3.0, 1.0, 3.0]], 3.0, 0.0, BalanceSettings()).axis == 1
+    assert decide((2, 2), axes, [[1.0, 1.0, 3.0, 3.0]], 3.0, 0.0, BalanceSettings()).axis == 0
+    assert decide((2, 2), [], [[1.0, 1.0, 3.0, 3.0]], 3.0, 0.0, BalanceSettings()) is None
 
 
 def test_a_move_that_costs_more_than_it_saves_is_not_made():
     axes = [Movable(0, ((0, 8, 16),))]
-    assert decide((2,), axes, [[1.0, 2.0]], 2.0, 1.0, Settings(horizon=10)) is not None
-    assert decide((2,), axes, [[1.0, 2.0]], 2.0, 9.0, Settings(horizon=10)) is None
-    assert decide((2,), axes, [[1.0, 2.0]], 100.0, 1.0, Settings()) is None
+    assert decide((2,), axes, [[1.0, 2.0]], 2.0, 1.0, BalanceSettings(horizon=10)) is not None
+    assert decide((2,), axes, [[1.0, 2.0]], 2.0, 9.0, BalanceSettings(horizon=10)) is None
+    assert decide((2,), axes, [[1.0, 2.0]], 100.0, 1.0, BalanceSettings()) is None
 
 
 def test_settings_are_checked():
     with pytest.raises(ConfigError, match="window and horizon"):
-        Settings(window=0)
+        BalanceSettings(window=0)
     with pytest.raises(ConfigError, match="longest at least window"):
-        Settings(window=9, longest=8)
+        BalanceSettings(window=9, longest=8)

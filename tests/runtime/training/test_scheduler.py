@@ -7,7 +7,7 @@ from small_programs import PROGRAMS, describe, make
 from autopar.runtime import Grid, simulate
 from autopar.runtime.parameters.deferred_init import module_values
 from autopar.runtime.session.parallel_module import Parallel
-from autopar.runtime.training.load_balance import Settings
+from autopar.runtime.training.load_balance import BalanceSettings
 from autopar.runtime.training.scheduler import Scheduler, split_extents
 
 
@@ -58,7 +58,7 @@ def trained(kind, grid, slow, steps, settings):
 
 @pytest.mark.parametrize(("kind", "grid"), [("tied", "2"), ("mlp", "2x2")])
 def test_a_slow_rank_gets_less_and_the_numbers_stay(kind, grid):
-    settings = Settings(window=2, rest=1)
+    settings = BalanceSettings(window=2, rest=1)
     still = trained(kind, grid, lambda rank: 1.0, 8, settings)
     moving = trained(kind, grid, lambda rank: 3.0 if rank == 0 else 1.0, 8, settings)
     total = still[0][3][0] + still[-1][3][0]
@@ -83,4 +83,4 @@ def test_axes_that_split_parameters_do_not_move():
 
 
 def test_nothing_moves_on_a_single_rank():
-    assert all(moves == [] for _, _, moves, _ in trained("tied", "1", lambda rank: 1.0, 4, Settings(window=1)))
+    assert all(moves == [] for _, _, moves, _ in trained("tied", "1", lambda rank: 1.0, 4, BalanceSettings(window=1)))

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
-from autopar.runtime.transport.device import Device, Host
+from autopar.runtime.transport.device import Device, HostBuffers
 
 
 class Stream(threading.local):
@@ -82,7 +82,7 @@ class Buffers:
 
     def __init__(self):
         self.made = []
-        self.host = Host(Device(lambda tensor: not isinstance(tensor, OnDevice), self.make, STREAM.mark))
+        self.host = HostBuffers(Device(lambda tensor: not isinstance(tensor, OnDevice), self.make, STREAM.mark))
 
     def make(self, numel, dtype):
         self.made.append(garbage(torch.empty(numel, dtype=dtype)))

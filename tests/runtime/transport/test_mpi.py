@@ -87,13 +87,13 @@ import torch
 from autopar.runtime.transport import shared_memory
 from autopar.runtime.transport.mpi import MpiComm
 
-free = shared_memory.Shared.free
+free = shared_memory.SharedMemory.free
 
 def told(self):
     free(self)
     print("freed", flush=True)
 
-shared_memory.Shared.free = told
+shared_memory.SharedMemory.free = told
 comm = MpiComm.world()
 comm.empty(1 << 16, torch.float32)
 how = sys.argv[1] if comm.rank == 1 else "ends"

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from autopar.runtime import Grid, all_sum, gather, simulate
-from autopar.runtime.diagnostics.watched_comm import Watched
+from autopar.runtime.diagnostics.watched_comm import WatchedComm
 from autopar.runtime.transport import base, staged
 from autopar.runtime.transport.base import Comm, check_tensors
 from autopar.runtime.transport.device import CUDA, cuda_aware, says_cuda
-from autopar.runtime.transport.staged import Staged, stage
+from autopar.runtime.transport.staged import StagedComm, stage
 from autopar.runtime.transport.world import default_world
 
 TYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.complex64, torch.bool, torch.int64)
@@ -123,7 +123,7 @@ def test_every_call_gives_what_it_gives_without_a_device(ranks, seed, dtype, dir
     def on_rank():
         guard = Guard(default_world(), [])
         place = anywhere(seed + guard.rank) if mixed else on_device
-        results = every_call(Staged(guard, Buffers().host, direct), place, seed, dtype)
+        results = every_call(StagedComm(guard, Buffers().host, direct), place, seed, dtype)
         assert guard.reached_by_device() <= (STRAIGHT if direct else set())
         return results
 
@@ -138,7 +138,7 @@ def test_a_cuda_aware_mpi_is_given_device_tensors_where_that_is_safe():
     def on_rank():
         guard = Guard(default_world(), [])
         buffers = Buffers()
-        every_call(Staged(guard, buffers.host, True), on_device, 3, torch.float16)
+        every_call(StagedComm(guard, buffers.host, True), on_device, 3, torch.float16)
         uneven, listed, whole = ([*tensors] for name, tensors in guard.calls if name == "all_gather")
         assert len({one.numel() for one in uneven}) > 1
         assert all(isinstance(one, OnDevice) for one in whole)
@@ -156,7 +156,7 @@ def test_tensors_of_the_cpu_pass_through_as_they_are():
             mine.append(tensor.view(-1))
             return tensor
 
-        every_call(Staged(guard, buffers.host), place, 5, torch.float32)
+        every_call(StagedComm(guard, buffers.host), place, 5, torch.float32)
         passed = {id(tensor._base if tensor._base is not None else tensor) for _, ts in guard.calls for tensor in ts}
         return buffers.made, STREAM.jobs, all(id(tensor._base) in passed for tensor in mine)
 
@@ -166,7 +166,7 @@ def test_tensors_of_the_cpu_pass_through_as_they_are():
 def test_buffers_are_reused():
     def on_rank():
         buffers = Buffers()
-        comm = Staged(default_world(), buffers.host)
+        comm = StagedComm(default_world(), buffers.host)
         counts = []
         for _ in range(4):
             every_call(comm, on_device, 7, torch.float32)
@@ -181,7 +181,7 @@ def test_buffers_are_reused():
 def test_sizes_that_change_a_little_have_one_buffer():
     def on_rank():
         buffers = Buffers()
-        comm = Staged(default_world(), buffers.host)
+        comm = StagedComm(default_world(), buffers.host)
         for size in (8, 5, 6, 7, 8):
             comm.all_reduce(on_device(torch.ones(size)))
         return [len(buffer) for buffer in buffers.made]
@@ -192,7 +192,7 @@ def test_sizes_that_change_a_little_have_one_buffer():
 def test_the_tensors_of_a_call_lie_in_a_row_on_the_host():
     def on_rank():
         guard = Guard(default_world(), [])
-        comm = Staged(guard, Buffers().host)
+        comm = StagedComm(guard, Buffers().host)
         parts = [on_device(torch.ones(size)) for size in (3, 0, 2)]
         comm.reduce_scatter(parts, on_device(torch.zeros((3, 0, 2)[comm.rank])))
         places = guard.calls[0][1][:3]
@@ -203,7 +203,7 @@ def test_the_tensors_of_a_call_lie_in_a_row_on_the_host():
 
 def test_messages_of_several_types_in_one_exchange():
     def on_rank():
-        comm = Staged(default_world(), Buffers().host)
+        comm = StagedComm(default_world(), Buffers().host)
         types = {0: torch.int64, 1: torch.float16, 2: torch.float64}
         others = [rank for rank in range(3) if rank != comm.rank]
         got = {rank: on_device(torch.zeros(2, dtype=types[rank])) for rank in others}
@@ -217,7 +217,7 @@ def test_messages_of_several_types_in_one_exchange():
 def test_a_sum_under_way_does_not_touch_the_tensor_until_it_is_waited_for():
     def on_rank():
         buffers = Buffers()
-        comm = Staged(default_world(), buffers.host)
+        comm = StagedComm(default_world(), buffers.host)
         tensor = on_device(torch.ones(4))
         work = comm.start_all_reduce(tensor)
         comm.barrier()
@@ -238,7 +238,7 @@ def test_only_those_who_have_cuda_are_staged(monkeypatch):
 
     def twice():
         once = stage(default_world())
-        return isinstance(once, Staged) and stage(once) is once
+        return isinstance(once, StagedComm) and stage(once) is once
 
     assert simulate(2, twice) == [True, True]
 
@@ -254,8 +254,8 @@ def test_a_grid_takes_device_tensors(monkeypatch, check):
         again = Grid("2", grid.axes[0].comm)
         total = all_sum(computed(torch.full((3,), grid.rank + 1.0)), grid.axes[0])
         rows = gather(computed(torch.full((1, 2), again.rank + 1.0)), 0, again.axes[0], 2)
-        checked = isinstance(again.comm, Watched)
-        return read(total).tolist(), read(rows).tolist(), checked or isinstance(again.comm, Staged), checked
+        checked = isinstance(again.comm, WatchedComm)
+        return read(total).tolist(), read(rows).tolist(), checked or isinstance(again.comm, StagedComm), checked
 
     one, two = ([4.0] * 3, [6.0] * 3)
     rest = ([[1.0, 1.0], [2.0, 2.0]], True, check == "1")
@@ -309,9 +309,9 @@ def on_mpi():
     for dtype in TYPES:
         expected = every_call(world, lambda tensor: tensor, 11, dtype)
         for direct in (False, True):
-            found = every_call(Staged(world, Buffers().host, direct), on_device, 11, dtype)
+            found = every_call(StagedComm(world, Buffers().host, direct), on_device, 11, dtype)
             assert all(torch.equal(one, other) for one, other in zip(expected, found, strict=True)), dtype
     large = on_device(torch.full((1 << 19,), world.rank + 1.0))
-    Staged(world, Buffers().host).all_reduce(large)
+    StagedComm(world, Buffers().host).all_reduce(large)
     assert torch.equal(read(large), torch.full((1 << 19,), world.size * (world.size + 1) / 2))
     world.free()

@@ -14,7 +14,7 @@ from autopar.runtime import Grid, all_gather, simulate
 from autopar.runtime.transport.world import default_world
 from autopar.runtime.verification import primitive_adjoints
 from autopar.runtime.verification.adjoint_test import TOLERANCE
-from autopar.runtime.verification.conversion_cases import FAMILY, Case, Entry, random_grids
+from autopar.runtime.verification.conversion_cases import FAMILY, ConversionCase, Entry, random_grids
 from autopar.runtime.verification.partition_cases import PARTITION_FAMILY
 from autopar.runtime.verification.primitive_adjoints import examine, main
 
@@ -24,7 +24,9 @@ NAMES = [*FAMILY, *PARTITION_FAMILY]
 def wrong_gather(draw, grid):
     """A gather with the adjoint of an all-gather, over the grid's last axis."""
     axis = grid.axes[-1]
-    return Case(lambda x: all_gather(x, 0, axis, 7), Shard(0), FAMILY["gather"].target, (axis.part(7), 2), axis.comm)
+    return ConversionCase(
+        lambda x: all_gather(x, 0, axis, 7), Shard(0), FAMILY["gather"].target, (axis.part(7), 2), axis.comm
+    )
 
 
 @pytest.mark.parametrize("shape", ["8", "2x2x2", "1x3", "3x2"])
@@ -97,7 +99,7 @@ def test_errors_of_other_rows_of_the_grid_count(monkeypatch):
 
     def draw(draw, grid):
         scale = 2 if grid.position[0] else 1
-        return Case(lambda x: _Scaled.apply(x, scale), Shard(0), Shard(0), (3,), grid.axes[1].comm)
+        return ConversionCase(lambda x: _Scaled.apply(x, scale), Shard(0), Shard(0), (3,), grid.axes[1].comm)
 
     monkeypatch.setattr(primitive_adjoints, "FAMILY", {"scaled": Entry(draw, Shard(0), Shard(0))})
     monkeypatch.setattr(primitive_adjoints, "PARTITION_FAMILY", {})

@@ -10,7 +10,7 @@ from autopar.errors import CommError
 from autopar.runtime import Grid, simulate
 from autopar.runtime.verification.adjoint_test import TOLERANCE
 from autopar.runtime.verification.program_adjoints import Communication, examine, lines
-from autopar.runtime.verification.recorded_calls import Call, Recorder
+from autopar.runtime.verification.recorded_calls import CallRecorder, CommunicationCall
 
 PROGRAM = """\
 import torch
@@ -57,9 +57,9 @@ def record(path, shape="2x2", change=None):
         x = torch.ones(data.part(6), 2, space.part(9), 6, dtype=torch.float64)
         w = torch.ones(2, 2, 3, 3, dtype=torch.float64, requires_grad=True)
         labels = torch.zeros(data.part(6), dtype=torch.int64)
-        with Recorder(str(path)) as ahead:
+        with CallRecorder(str(path)) as ahead:
             loss = forward(x, w, labels, data, space)
-        with Recorder() as back:
+        with CallRecorder() as back:
             loss.backward()
         calls = [*ahead.calls, *back.calls]
         return examine(grid, change(calls, grid) if change else calls, 0), calls
@@ -105,7 +105,7 @@ def test_nothing_is_recorded_outside():
 
     def rank_main():
         grid = Grid("2")
-        with Recorder("program.py") as recorder:
+        with CallRecorder("program.py") as recorder:
             grid.comm.all_reduce(torch.ones(1))
         return recorder.calls
 
@@ -128,7 +128,7 @@ def _halved(call):
         y, pull = call.operator(x)
         return y, lambda grad: pull(grad) / 2
 
-    return Call(call.line, call.inside, call.primitive, call.detail, call.shape, operator, call.source, call.target,
+    return CommunicationCall(call.line, call.inside, call.primitive, call.detail, call.shape, operator, call.source, call.target,
                 call.comm)  # fmt: skip
 
 
@@ -148,7 +148,7 @@ def test_the_recorder_leaves_other_profilers_in_place():
 
     sys.setprofile(profiler)
     try:
-        with Recorder():
+        with CallRecorder():
             pass
         assert sys.getprofile() is profiler
     finally:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from window_settings import Setting, all_settings, exchange_all, exchange_all_back, trades
 
 from autopar.runtime import Grid, conv, simulate
-from autopar.runtime.grid.exchange_plan import size
-from autopar.runtime.windowed.receptive_field import Window
+from autopar.runtime.grid.exchange_plan import rows_in
+from autopar.runtime.windowed.receptive_field import StridedWindow
 
 SETTINGS = list(all_settings())
 
@@ -99,21 +99,21 @@ def halos(n, ranks, window):
 
 def test_published_halos():
     """The sizes of Hewett and Grady's appendix, and others worked out by hand."""
-    assert halos(11, 3, Window(5, padding=2)) == [(0, 2), (2, 2), (2, 0)]
-    assert halos(11, 3, Window(5)) == [(0, 3), (1, 1), (3, 0)]
-    assert halos(11, 3, Window(2, 2)) == [(0, 0), (0, 0), (0, -1)]
-    assert halos(20, 6, Window(2, 2)) == [(0, 0), (0, 0), (0, 1), (-1, 2), (-2, 1), (-1, 0)]
-    assert halos(10, 4, Window(5, 2, 2)) == [(0, 2), (1, 1), (2, 1), (2, 0)]
+    assert halos(11, 3, StridedWindow(5, padding=2)) == [(0, 2), (2, 2), (2, 0)]
+    assert halos(11, 3, StridedWindow(5)) == [(0, 3), (1, 1), (3, 0)]
+    assert halos(11, 3, StridedWindow(2, 2)) == [(0, 0), (0, 0), (0, -1)]
+    assert halos(20, 6, StridedWindow(2, 2)) == [(0, 0), (0, 0), (0, 1), (-1, 2), (-2, 1), (-1, 0)]
+    assert halos(10, 4, StridedWindow(5, 2, 2)) == [(0, 2), (1, 1), (2, 1), (2, 0)]
 
 
 def test_the_numbers_of_test_halo_mixin():
     """DistDL's, for n = 10 and pooling by 2 on 4 ranks: halos, needed rows of part and halo together, rows sent."""
-    setting = Setting(10, 4, Window(2, 2))
-    sides = halos(10, 4, Window(2, 2))
+    setting = Setting(10, 4, StridedWindow(2, 2))
+    sides = halos(10, 4, StridedWindow(2, 2))
     lengths = [b - a for a, b in itertools.pairwise(setting.bounds)]
     assert [(max(0, low), max(0, high)) for low, high in sides] == [(0, 1), (0, 0), (0, 0), (0, 0)]
     needed = [(max(0, -low), length + max(0, low) + high) for length, (low, high) in zip(lengths, sides, strict=True)]
     assert needed == [(0, 4), (1, 3), (0, 2), (0, 2)]
     plan = trades(setting.bounds, setting.wanted())
-    assert [[(to, size(runs)) for to, runs in one.sends] for one in plan] == [[], [(0, 1)], [], []]
+    assert [[(to, rows_in(runs)) for to, runs in one.sends] for one in plan] == [[], [(0, 1)], [], []]
     assert [one.left for one in plan] == [(), ((0, 1),), (), ()]

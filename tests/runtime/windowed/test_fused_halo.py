@@ -26,7 +26,7 @@ from autopar.runtime import (
 )
 from autopar.runtime.primitives.halo import halo
 from autopar.runtime.windowed.fused_halo import route
-from autopar.runtime.windowed.receptive_field import Window, shown_row
+from autopar.runtime.windowed.receptive_field import StridedWindow, shown_row
 
 POINTWISE = (torch.sigmoid, torch.tanh, F.silu)  # none keeps zero rows and gradients alike, or has kinks
 MODES = ("zeros", "zeros", "reflect", "replicate")
@@ -150,7 +150,7 @@ def test_there_is_one_exchange_per_split_dim():
 @given(
     n=st.integers(1, 15),
     windows=st.lists(
-        st.builds(Window, st.integers(1, 4), st.integers(1, 3), st.integers(0, 2), st.integers(1, 2)),
+        st.builds(StridedWindow, st.integers(1, 4), st.integers(1, 3), st.integers(0, 2), st.integers(1, 2)),
         max_size=4,
         min_size=1,
     ),

@@ -12,7 +12,7 @@ from window_settings import Setting, exchange_all, trades
 
 from autopar.errors import ConfigError
 from autopar.runtime import Conv, Grid, Pad, conv, pad, simulate
-from autopar.runtime.grid.exchange_plan import Run
+from autopar.runtime.grid.exchange_plan import RowRun
 from autopar.runtime.windowed.receptive_field import Shift, inside, shown, shown_row
 
 
@@ -128,7 +128,7 @@ def test_the_other_end_comes_in_one_message():
     assert setting.wanted("circular") == (((7, 8), (0, 4)), ((4, 8), (0, 1)))
     wanted = (((7, 8), (0, 5)), ((3, 8), (0, 1)))  # as of a convolution of kernel 3
     plan = trades(setting.bounds, wanted)
-    assert plan[0].recvs == ((1, (Run(3, 0, 1), Run(0, 5, 1))),)
+    assert plan[0].recvs == ((1, (RowRun(3, 0, 1), RowRun(0, 5, 1))),)
 
     def rank_main():
         axis = Grid("2").axes[0]

@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from autopar.runtime import Grid, avg_pool, max_pool, simulate
-from autopar.runtime.windowed.receptive_field import Window
+from autopar.runtime.windowed.receptive_field import StridedWindow
 
 
 def test_extents_are_torchs():
@@ -17,7 +17,7 @@ def test_extents_are_torchs():
         for p in range(k // 2 + 1):
             if n + 2 * p >= d * (k - 1) + 1:
                 rows = F.max_pool1d(torch.zeros(1, 1, n), k, s, p, d, ceil_mode=True).shape[-1]
-                assert Window(k, s, p, d, ceil=True).extent(n) == rows, (n, k, s, p, d)
+                assert StridedWindow(k, s, p, d, ceil=True).extent(n) == rows, (n, k, s, p, d)
                 count += 1
     assert count > 500
 

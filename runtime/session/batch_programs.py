@@ -18,13 +18,13 @@ from autopar.runtime.grid.grid import Axis
 from autopar.runtime.parameters import minimum_rows
 from autopar.runtime.parameters.shards import cuts
 from autopar.runtime.parameters.sources import Source
-from autopar.runtime.program.plan_reader import Described, Description
+from autopar.runtime.program.plan_reader import Description, TensorSpec
 from autopar.runtime.program.program import Program, input_layouts, output_layouts, parameter_layouts
 from autopar.runtime.session.outputs import Parts
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
+class BatchProgram:
     """A program and what it expects; `names` are those of its tensors here, by what it calls them."""
 
     program: Program
@@ -44,13 +44,13 @@ class Form:
         return described.accepts(rows) and all(tuple(one.shape) == shapes[name] for name, one in given.items())
 
 
-def form(program: Program, description: Description) -> Form:
+def batch_program(program: Program, description: Description) -> BatchProgram:
     """The program with its layouts. Raises ProgramMismatch where it does not fit the description."""
     if str(program.grid.shape) != description.grid:
         given = f"the program is for grid {program.grid.shape}, the plan for {description.grid}"
         rule = "program.py and plan.json belong together"
         raise ProgramMismatch(refusal("GRID of the program", given, rule, fix="compile again"))
-    return Form(
+    return BatchProgram(
         program,
         description,
         input_layouts(program, description.inputs),
@@ -60,22 +60,22 @@ def form(program: Program, description: Description) -> Form:
     )
 
 
-def output_parts(form: Form, outputs: Sequence[Tensor], rows: int, axes: Sequence[Axis]) -> dict[str, Parts]:
+def output_parts(program: BatchProgram, outputs: Sequence[Tensor], rows: int, axes: Sequence[Axis]) -> dict[str, Parts]:
     """The outputs of a call with so many rows, by name, as this rank's parts."""
-    described = {item.name: item for item in form.description.outputs}
+    described = {item.name: item for item in program.description.outputs}
     parts: dict[str, Parts] = {}
-    for (name, layouts), part in zip(form.outputs.items(), outputs, strict=True):
+    for (name, layouts), part in zip(program.outputs.items(), outputs, strict=True):
         item = described[name]
-        shape = [n * rows // form.description.rows if i in item.rows else n for i, n in enumerate(item.shape)]
+        shape = [n * rows // program.description.rows if i in item.rows else n for i, n in enumerate(item.shape)]
         parts[name] = (part.detach(), cuts(shape, layouts, axes))
     return parts
 
 
-def check_filled(form: Form, rows: int, axes: Sequence[Axis]) -> None:
+def check_minimum_rows(program: BatchProgram, rows: int, axes: Sequence[Axis]) -> None:
     """Raise ConfigError, alike on every rank, where so few rows leave a rank without one that needs one."""
-    described = form.description
+    described = program.description
     if rows != described.rows and described.filled_by_rows:
-        minimum_rows.check_filled(
+        minimum_rows.check_minimum_rows(
             axes,
             [(axes, extent * rows // described.rows) for axes, extent in described.filled_by_rows],
             f"a batch of {rows} rows",
@@ -83,8 +83,8 @@ def check_filled(form: Form, rows: int, axes: Sequence[Axis]) -> None:
         )
 
 
-def beside(first: Form, other: Form) -> tuple[Form, dict[Described, Layouts]]:
-    """The other form over the first one's parameters, and its constants. Raises ProgramMismatch with all that differs."""
+def sharing_parameters(first: BatchProgram, other: BatchProgram) -> tuple[BatchProgram, dict[TensorSpec, Layouts]]:
+    """The other program over the first one's parameters, and its constants. Raises ProgramMismatch with all that differs."""
     mine, theirs = (_stored(one) for one in (first, other))
     names = sorted(name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name))
     if names:
@@ -101,16 +101,16 @@ def beside(first: Form, other: Form) -> tuple[Form, dict[Described, Layouts]]:
     return replace(other, names={name: own.get(name, stored) for name, stored in other.names.items()}), constants
 
 
-def renamed(form: Form, source: Source) -> Source:
-    """The constants that a source has for a form, by their names here."""
-    known = {name for name, stored in form.names.items() if stored.startswith(f"rows_{form.description.rows}.")}
-    return ((form.names[name], value) for name, value in source if name in known)
+def own_constants(program: BatchProgram, source: Source) -> Source:
+    """The constants that a source has for a program, by their names here."""
+    known = {name for name, stored in program.names.items() if stored.startswith(f"rows_{program.description.rows}.")}
+    return ((program.names[name], value) for name, value in source if name in known)
 
 
-def _stored(form: Form) -> dict[str, tuple[object, ...]]:
-    """What is the same in all forms of a model."""
+def _stored(program: BatchProgram) -> dict[str, tuple[object, ...]]:
+    """What is the same in all programs of a model."""
     return {
-        item.name: (item.shape, item.dtype, item.kind, item.aliases, form.parameters[item.name])
-        for item in form.description.parameters
+        item.name: (item.shape, item.dtype, item.kind, item.aliases, program.parameters[item.name])
+        for item in program.description.parameters
         if item.kind != "constant"
     }
