@@ -79,7 +79,7 @@ def check_writable(folder: Path) -> None:
     if not there.is_dir():
         raise _unwritable(folder, f"{there} is a file")
     try:
-        with _made(folder, keep=False), tempfile.TemporaryFile(dir=folder):
+        with _folder_there(folder, keep=False), tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise _unwritable(folder, f"nothing can be written there: {error}") from error
@@ -177,7 +177,7 @@ def of_rows(name: str, rows: int) -> str:
 
 def _write_all(folder: Path, writers: _WRITERS, *, aside: Sequence[Path]) -> None:
     """Write every file beside its place first, then move all there; the old files stay where anything fails."""
-    with _made(folder):
+    with _folder_there(folder):
         pairs = [(folder / f".{name}.new", folder / name) for name in writers]
         try:
             for (new, _), write in zip(pairs, writers.values(), strict=True):
@@ -198,7 +198,7 @@ def _write_all(folder: Path, writers: _WRITERS, *, aside: Sequence[Path]) -> Non
 
 
 @contextmanager
-def _made(folder: Path, *, keep: bool = True) -> Iterator[None]:
+def _folder_there(folder: Path, *, keep: bool = True) -> Iterator[None]:
     """The folder, with the parents it lacks; those that were made are removed again where the block fails or `keep` is off."""
     missing = [one for one in (folder, *folder.parents) if not one.exists()]
     try:

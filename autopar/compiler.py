@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from autopar.codegen import emit as program
 from autopar.codegen import soundness
 from autopar.codegen.symbolic_batch import Baked, variant
-from autopar.internal_errors import BrokenCall, ours
+from autopar.internal_errors import BrokenCall, as_internal_error
 from autopar.ir import machine as machines
 from autopar.ir.graph import Graph
 from autopar.ir.grid import GridShape
@@ -57,7 +57,7 @@ class Subject:
     @staticmethod
     def of(model: object, captured: Captured, source: ModelSource = LIVE, tell: Progress = silent) -> Subject:
         """Graph -> AnnotatedGraph; `tell` is told of discovery."""
-        with ours(f"compiling {captured.graph.name}"):
+        with as_internal_error(f"compiling {captured.graph.name}"):
             return Subject(model, captured, annotate(captured.graph, captured.batch.larger, tell), source)
 
     def without(self, broken: BrokenCall) -> Subject:
@@ -265,7 +265,7 @@ def _on_grid(
     """Plan a captured model on a grid, or on the best one of so many ranks."""
 
     def on(shape: GridShape, options: Options) -> Compiled:
-        with ours(f"compiling {subject.captured.graph.name} for grid {shape}"):
+        with as_internal_error(f"compiling {subject.captured.graph.name} for grid {shape}"):
             return _planned_and_emitted(subject, Request(subject.annotated, shape, machine, options), tell)
 
     if grid != grid_search.AUTO:

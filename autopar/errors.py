@@ -55,7 +55,7 @@ def nearest(given: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def mend(error: BaseException, fix: str = "mend this line") -> str:
+def fix_for(error: BaseException, fix: str = "mend this line") -> str:
     """How to mend a line of a user's that has raised: an import of a package that is not here wants the package."""
     if not isinstance(error, ModuleNotFoundError) or not error.name:
         return fix

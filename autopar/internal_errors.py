@@ -20,7 +20,7 @@ class BrokenCall(Exception):
 
 
 @contextmanager
-def ours(where: str) -> Iterator[None]:
+def as_internal_error(where: str) -> Iterator[None]:
     """Whatever is raised inside that is no refusal is an InternalError, with the exception as its cause."""
     try:
         yield
@@ -28,12 +28,12 @@ def ours(where: str) -> Iterator[None]:
         raise
     except Exception as error:  # of any kind: that is what makes it a mistake
         last = traceback.extract_tb(error.__traceback__)[-1]
-        given = f"{told(error)} ({Path(last.filename).name}, line {last.lineno})"
+        given = f"{error_text(error)} ({Path(last.filename).name}, line {last.lineno})"
         rule = "this is a mistake of autopar, not of the model"
         fix = "report it with the model; where an operator is to blame, pin it: 'PATTERN: replicate@*'"
         raise InternalError(refusal(where, given, rule, (), fix)) from error
 
 
-def told(error: Exception) -> str:
+def error_text(error: Exception) -> str:
     """An exception as half a sentence."""
     return " ".join(f"{type(error).__name__}: {error}".split())

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from autopar.errors import ConfigError, mend, nearest, refusal
+from autopar.errors import ConfigError, fix_for, nearest, refusal
 
 Inputs = tuple[Any, ...] | dict[str, Any]
 
@@ -96,7 +96,7 @@ def _execute(file: Path, digest: str) -> ModuleType:
         del sys.modules[spec.name]
         given = f"the file stops while it is loaded: {type(error).__name__}: {error}"
         rule = "a model file can be imported without doing the work"
-        raise ConfigError(refusal(_place(error, file), given, rule, fix=mend(error))) from error
+        raise ConfigError(refusal(_place(error, file), given, rule, fix=fix_for(error))) from error
     return module
 
 
@@ -141,7 +141,7 @@ def _example_inputs(found: Mapping[str, Any], file: Path) -> Callable[[], Inputs
             made = given_inputs() if callable(given_inputs) else given_inputs
         except Exception as error:  # the user's function may raise anything
             text = f"example_inputs stops with {type(error).__name__}: {error}"
-            raise ConfigError(refusal(_place(error, file), text, rule, fix=mend(error))) from error
+            raise ConfigError(refusal(_place(error, file), text, rule, fix=fix_for(error))) from error
         if isinstance(made, list):
             return tuple(made)
         if not isinstance(made, tuple | dict):

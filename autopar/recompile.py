@@ -52,7 +52,7 @@ def _model_path(plan: Plan, folder: Path) -> Path:
         )
     if hashlib.sha256(path.read_bytes()).hexdigest() != plan.model.sha256:
         raise PlanError(
-            refusal(str(path), "the file changed since it was compiled", rule, fix=_again(plan, path, folder))
+            refusal(str(path), "the file changed since it was compiled", rule, fix=_compile_command(plan, path, folder))
         )
     return path
 
@@ -61,14 +61,14 @@ def _check_same(plan: Plan, now: Plan, path: Path, folder: Path) -> None:
     rule = "compiled again, a model gives the plan that is explained"
     if now.graph_sha256 != plan.graph_sha256:
         given = "the file is the same, but the model is another: something that it imports changed"
-        raise PlanError(refusal(str(path), given, rule, fix=_again(plan, path, folder)))
+        raise PlanError(refusal(str(path), given, rule, fix=_compile_command(plan, path, folder)))
     if (now.nodes, now.parameters) != (plan.nodes, plan.parameters):
         given = f"another plan came out ({now.solver.method}, gap {now.solver.gap:.2%})"
-        fix = _again(plan, path, folder) + "; with a higher --time-limit where the solver is stopped by it"
+        fix = _compile_command(plan, path, folder) + "; with a higher --time-limit where the solver is stopped by it"
         raise PlanError(refusal(str(folder), given, rule, fix=fix))
 
 
-def _again(plan: Plan, path: Path, folder: Path) -> str:
+def _compile_command(plan: Plan, path: Path, folder: Path) -> str:
     """The command that compiles the folder anew."""
     attribute = "" if plan.model.attribute == "model" else f":{plan.model.attribute}"
     given = ["autopar", "compile", f"{os.path.relpath(path)}{attribute}", "--grid", plan.grid]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from autopar.errors import EXAMPLES, ConfigError, mend
+from autopar.errors import EXAMPLES, ConfigError, fix_for
 from autopar.model_file import load
 
 GOOD = """
@@ -169,7 +169,7 @@ def test_optimizer_that_is_no_function(tmp_path):
 def test_compiler_is_not_imported():
     code = "import sys, autopar.model_file;print(sorted(name for name in sys.modules if name.startswith('autopar.')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "['autopar.errors', 'autopar.model_file']"
+    assert done.stdout.strip() == "['autopar.errors', 'autopar.model_file', 'autopar.version']"
 
 
 @pytest.mark.parametrize("name", ["mlp", "gpt2", "resnet", "unet", "lenet5_model"])
@@ -184,10 +184,10 @@ def test_examples_give_all_four(name):
 
 def test_a_package_that_the_examples_need_is_named_with_the_extra_that_has_it():
     for module, package in EXAMPLES.items():
-        said = mend(ModuleNotFoundError("none", name=f"{module}.inner"))
+        said = fix_for(ModuleNotFoundError("none", name=f"{module}.inner"))
         assert f"pip install {package};" in said
         assert ".[examples]" in said
-    assert mend(ImportError("none", name="sklearn")) == "mend this line"
+    assert fix_for(ImportError("none", name="sklearn")) == "mend this line"
 
 
 def test_the_examples_import_nothing_else_that_is_not_installed_with_autopar():

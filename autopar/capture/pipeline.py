@@ -34,15 +34,15 @@ from autopar.capture.state.host_random import drawn_with
 from autopar.capture.state.untouched_module import settings_kept
 from autopar.capture.tracing.asserts import checking, unasserted
 from autopar.capture.tracing.known_numbers import UNKNOWN
-from autopar.capture.tracing.row_pointers import pointing, wanted
+from autopar.capture.tracing.row_pointers import pointer_failure, pointing
 from autopar.capture.translate import constant_values, translate
 from autopar.capture.validity.any_rows import AnyRows, any_rows
-from autopar.capture.validity.batch_rows import ExampleInputs, batched, given, rows_of
+from autopar.capture.validity.batch_rows import ExampleInputs, batched, examples_as_given, rows_of
 from autopar.capture.validity.evaluation_mode import evaluation
 from autopar.capture.validity.requested_mode import Mode, modes
 from autopar.capture.validity.row_guards import Unproved
 from autopar.errors import CaptureError, refusal
-from autopar.internal_errors import ours
+from autopar.internal_errors import as_internal_error
 from autopar.ir.batch_sizes import ANY, Sizes
 from autopar.ir.graph import Graph, check
 
@@ -101,7 +101,7 @@ def capture(
     with settings_kept():
         examples = example_inputs() if callable(example_inputs) else example_inputs
         built = build(model, name)
-        captured = partial(_as_asked, examples=examples, name=name, loss=loss, outputs=outputs)
+        captured = partial(_with_pointers, examples=examples, name=name, loss=loss, outputs=outputs)
         try:
             return captured(built)
         except CaptureError as error:
@@ -111,15 +111,17 @@ def capture(
         return captured(build_on_cpu(built.rebuild, name))
 
 
-def _as_asked(built: FakeModule, examples: Examples, name: str, loss: str | None, outputs: Sequence[str]) -> Captured:
+def _with_pointers(
+    built: FakeModule, examples: Examples, name: str, loss: str | None, outputs: Sequence[str]
+) -> Captured:
     """What is captured; once more with pointers for whole numbers of tensors where a file asks for them with `int`, and
     without the asserts of a function that look at numbers.
     """
     try:
-        with ours(f"capturing {name}"):
+        with as_internal_error(f"capturing {name}"):
             return _capture(built, examples, name, loss, outputs)
     except CaptureError as error:
-        asked, checks = wanted(error), checking(error)
+        asked, checks = pointer_failure(error), checking(error)
         if asked is None and checks is None:
             raise
     with contextlib.ExitStack() as around:
@@ -127,7 +129,7 @@ def _as_asked(built: FakeModule, examples: Examples, name: str, loss: str | None
             around.enter_context(pointing(asked.scope))
         if checks is not None:
             around.enter_context(unasserted(checks))
-        return _as_asked(built, examples, name, loss, outputs)
+        return _with_pointers(built, examples, name, loss, outputs)
 
 
 def _may_succeed_on_cpu(error: CaptureError) -> bool:
@@ -159,7 +161,9 @@ def _in_mode(
     with mode.entered(built.module):
         args, kwargs = arguments(examples, built)
         names = input_names(built.module, args, kwargs)
-        batch = CapturedBatch(rows_of(examples), batched(examples, names), given(examples, names, built.module))
+        batch = CapturedBatch(
+            rows_of(examples), batched(examples, names), examples_as_given(examples, names, built.module)
+        )
         finished = partial(_graph, built, args, kwargs, name=name, loss=loss, outputs=outputs)
         found: list[AnyRows | str] = []
 
@@ -232,13 +236,13 @@ def _graph(
 
 def _constants(graph: Graph, program: ExportedProgram, built: FakeModule) -> dict[str, torch.Tensor]:
     """Values of the graph's constants. Raises CaptureError where one has no memory and cannot be made again."""
-    wanted = [item.name for item in graph.parameters if item.kind == "constant"]
+    pointer_failure = [item.name for item in graph.parameters if item.kind == "constant"]
     found = {**constant_values(program), **_own_buffers(built.module)}
-    known = {key: found[key] for key in wanted if key in found and _is_real(found[key])}
-    if len(known) < len(wanted) and built.rebuild is not None:
+    known = {key: found[key] for key in pointer_failure if key in found and _is_real(found[key])}
+    if len(known) < len(pointer_failure) and built.rebuild is not None:
         again = real_buffers(built.rebuild)
-        known |= {key: again[key].detach() for key in wanted if key not in known and key in again}
-    missing = [f"{key}: {UNKNOWN}" for key in wanted if key not in known]
+        known |= {key: again[key].detach() for key in pointer_failure if key not in known and key in again}
+    missing = [f"{key}: {UNKNOWN}" for key in pointer_failure if key not in known]
     if missing:
         rule = "a tensor that is not in the state_dict is part of the program, so its numbers must be known"
         fix = "register it with register_buffer, or give the model as a function that returns it"

@@ -78,7 +78,7 @@ def lines(plan: Plan) -> Table:
     made = table("line", "module", "code", "split", "time", "saved")
     axes = GridShape.parse(plan.grid).names
     shown_as: tuple[str, str] | None = None
-    rest = [one for one in plan.conversions if not one.consumers]
+    rest = [conversion for conversion in plan.conversions if not conversion.consumers]
     for line in group(plan):
         entering = [one for one in rest if one.module and _enters(one, line.calls[0])]
         rest = [one for one in rest if one not in entering]
@@ -98,9 +98,9 @@ def lines(plan: Plan) -> Table:
             cut(line.heaviest.code.strip()),
             splits(line.heaviest, axes),
             _or_nothing(milliseconds, sum(map(seconds, line.calls))),
-            _or_nothing(bytes_text, sum(one.saved_bytes for one in line.calls)),
+            _or_nothing(bytes_text, sum(call.saved_bytes for call in line.calls)),
         )
-        add_moved(made, (*converted(plan, line.calls[until:]), *(inner for one in line.calls for inner in one.inner)))
+        add_moved(made, (*converted(plan, line.calls[until:]), *(inner for call in line.calls for inner in call.inner)))
     add_moved(made, rest)
     return made
 
@@ -121,17 +121,17 @@ def _enters(one: ConversionPlan, node: NodePlan) -> bool:
 
 def converted(plan: Plan, calls: Iterable[NodePlan]) -> list[ConversionPlan]:
     """The conversions that these calls ask for."""
-    names = {one.name for one in calls}
-    return [one for one in plan.conversions if names & set(one.consumers)]
+    names = {call.name for call in calls}
+    return [conversion for conversion in plan.conversions if names & set(conversion.consumers)]
 
 
 def add_moved(made: Table, moves: Iterable[ConversionPlan | InnerPlan]) -> None:
     """A row per primitive that sends anything: what in the widest column, its time."""
-    for one in moves:
-        if amounts(one):
-            text = f"+ {one.primitive} {amounts(one)}"
-            taken = milliseconds(one.seconds_forward + one.seconds_adjoint)
-            cells = {"code": text, "operator": f"  {text}", "split": f"over {one.axis}", "time": taken}
+    for move in moves:
+        if amounts(move):
+            text = f"+ {move.primitive} {amounts(move)}"
+            taken = milliseconds(move.seconds_forward + move.seconds_adjoint)
+            cells = {"code": text, "operator": f"  {text}", "split": f"over {move.axis}", "time": taken}
             made.add_row(*(cells.get(str(column.header), "") for column in made.columns))
 
 

@@ -57,9 +57,9 @@ def show_step(plan: Plan, noise: Noise, found: Ranks, even: float, events: Mappi
     show(made, title=f"{plan.name} on grid {plan.grid}, machine {plan.machine.name}: one step, predicted")
     for rank in list(events)[:4] if len(found.waiting) > 1 and not noise.quiet else [0]:
         for lane in ("compute", "communication"):
-            shown = [one for one in events[rank] if one.lane == lane]
+            shown = [event for event in events[rank] if event.lane == lane]
             if shown or lane == "compute":
-                say(f"rank {rank:<5} {lane:<14} {_lane(shown, max(one.end for one in events[rank]))}")
+                say(f"rank {rank:<5} {lane:<14} {_lane(shown, max(event.end for event in events[rank]))}")
     note("", LANES)
 
 
@@ -95,10 +95,10 @@ def _lane(events: Sequence[Event], end: float) -> str:
     for place in range(_WIDTH):
         low, high = end * place / _WIDTH, end * (place + 1) / _WIDTH
         spent: dict[str, float] = {}
-        for one in events:
-            inside = min(one.end, high) - max(one.start, low)
+        for event in events:
+            inside = min(event.end, high) - max(event.start, low)
             if inside > 0:
-                spent[one.kind] = spent.get(one.kind, 0.0) + inside
+                spent[event.kind] = spent.get(event.kind, 0.0) + inside
         line += SIGNS[max(spent, key=lambda kind: spent[kind])] if spent else " "
     return line
 
@@ -112,7 +112,7 @@ def say_point(point: Point, tried: int, seconds: float) -> None:
 
 def curve_facts(plan: Plan, machine: Machine, noise: Noise, points: Sequence[Point]) -> dict[str, Any]:
     """The curves for programs."""
-    return _heading(plan, machine, noise) | {"points": [_point(one) for one in points]}
+    return _heading(plan, machine, noise) | {"points": [_point(point) for point in points]}
 
 
 def _point(one: Point) -> dict[str, Any]:

@@ -136,9 +136,9 @@ class Machine:
 
     def fit(self, place: str, move: str) -> Fit | None:
         """What was measured of this movement, if anything."""
-        for one in self.fits:
-            if one.move == move and one.place == place:
-                return one
+        for fit in self.fits:
+            if fit.move == move and fit.place == place:
+                return fit
         return None
 
 

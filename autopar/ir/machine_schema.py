@@ -137,7 +137,7 @@ def _value(given: object, kind: str) -> object:
 
 def _list(given: object, kind: str, rising: bool) -> tuple[float, ...] | None:
     values = [_value(one, kind) for one in given] if isinstance(given, list | tuple) else [None]
-    numbers = tuple(float(one) for one in values if isinstance(one, int | float))
+    numbers = tuple(float(value) for value in values if isinstance(value, int | float))
     if len(numbers) < len(values) or (rising and list(numbers) != sorted(set(numbers))):
         return None
     return numbers

@@ -24,7 +24,7 @@ def text(machine: Machine, notes: Sequence[str], marks: dict[str, str]) -> str:
     for place, moves in fits.items():
         lines += ["", _heading(f"fits.{place}", marks)]
         lines += [f"{name} = {value}" for name, value in moves.items() if not isinstance(value, dict)]
-        lines += [_fit(one) for one in machine.fits if one.place == place]
+        lines += [_fit(fit) for fit in machine.fits if fit.place == place]
     return "\n".join(lines) + "\n"
 
 

@@ -125,15 +125,15 @@ def from_json(text: str, where: str) -> Profile:
 def _check(profile: Profile, where: str) -> None:
     """Refuse what no run has written: places and pieces that are not there, negative times."""
     count = len(profile.expressions)
-    if [one.rank for one in profile.ranks] != list(range(len(profile.ranks))) or not profile.ranks:
+    if [rank.rank for rank in profile.ranks] != list(range(len(profile.ranks))) or not profile.ranks:
         raise _damaged(where, "its ranks are not 0, 1, ...")
-    for one in profile.ranks:
-        wrong = [piece for piece in one.pieces if piece.kind not in KINDS or not _is_time(piece.seconds)]
-        wrong += [piece for piece in one.pieces if not 0 <= (piece.expression or 0) < max(count, 1)]
-        lost = [span for span in one.spans if not (0 <= span[0] < len(one.pieces) and span[1] <= span[2])]
-        lost += [span for span in one.flights if not (0 <= span[0] < len(one.buckets) and span[1] <= span[2])]
-        if wrong or lost or not one.steps or not all(map(_is_time, (*one.steps, *one.plain))):
-            raise _damaged(where, f"rank {one.rank} says what cannot be: {(wrong or lost or one.steps)[:1]}")
+    for rank in profile.ranks:
+        wrong = [piece for piece in rank.pieces if piece.kind not in KINDS or not _is_time(piece.seconds)]
+        wrong += [piece for piece in rank.pieces if not 0 <= (piece.expression or 0) < max(count, 1)]
+        lost = [span for span in rank.spans if not (0 <= span[0] < len(rank.pieces) and span[1] <= span[2])]
+        lost += [span for span in rank.flights if not (0 <= span[0] < len(rank.buckets) and span[1] <= span[2])]
+        if wrong or lost or not rank.steps or not all(map(_is_time, (*rank.steps, *rank.plain))):
+            raise _damaged(where, f"rank {rank.rank} says what cannot be: {(wrong or lost or rank.steps)[:1]}")
 
 
 def _is_time(seconds: float) -> bool:

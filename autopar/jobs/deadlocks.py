@@ -101,7 +101,7 @@ def _tables(every: Sequence[RankRecord], now: float) -> str:
     for said, members in list(groups.items())[:_TABLES]:
         begun = [now - call.begin for call in reversed(members[0].calls)]
         rows = [f"  {seconds:8.2f} s ago  {text}" for seconds, text in zip(begun, said, strict=True)]
-        blocks.append("\n".join([f"last calls of {_ranks([one.rank for one in members])}:", *rows]))
+        blocks.append("\n".join([f"last calls of {_ranks([member.rank for member in members])}:", *rows]))
     if len(groups) > _TABLES:
         blocks.append(f"and {len(groups) - _TABLES} other lists of last calls")
     return "\n".join(blocks)
@@ -120,7 +120,9 @@ def _together(
         longest = max(map(seconds, members))
         verb, rest = head.split(" ", 1)
         verb = verb if len(members) == 1 else _PLURAL[verb]
-        lines.append("\n".join([f"{_ranks([one.rank for one in members])} {verb} {rest} ({longest:.1f} s)", *source]))
+        lines.append(
+            "\n".join([f"{_ranks([member.rank for member in members])} {verb} {rest} ({longest:.1f} s)", *source])
+        )
     return lines
 
 

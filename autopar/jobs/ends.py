@@ -71,7 +71,7 @@ def _signal(status: int, output: bytes) -> int:
     """The signal that ended a rank or mpiexec, 0 where none is known of."""
     told = [int(one or two) for one, two in _SIGNAL.findall(output)]
     number = -status if status < 0 else told[-1] if told else status - 128 if status > 128 else 0
-    return number if number in {one.value for one in signal.Signals} else 0
+    return number if number in {Signal.value for Signal in signal.Signals} else 0
 
 
 def _name(number: int) -> str:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from autopar.errors import AutoparError, InternalError, refusal
-from autopar.internal_errors import BrokenCall, told
+from autopar.internal_errors import BrokenCall, error_text
 from autopar.ir.graph import Graph, Node
 from autopar.ops import saved_tensors
 from autopar.ops.record.op import Op
@@ -43,7 +43,7 @@ def failing(call: Call) -> Iterator[None]:
     except (AutoparError, BrokenCall):
         raise
     except Exception as error:  # a record may raise anything, a user's own included
-        raise BrokenCall(call.node.name, f"its record fails: {told(error)}") from error
+        raise BrokenCall(call.node.name, f"its record fails: {error_text(error)}") from error
 
 
 def flaw(rule: Rule, call: Call) -> str:

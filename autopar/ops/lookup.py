@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cache
 
-from autopar.internal_errors import told
+from autopar.internal_errors import error_text
 from autopar.ir.graph import Graph, Node, Value
 from autopar.ops.broken_records import flaw
 from autopar.ops.record.emit_context import EmitContext
@@ -83,7 +83,7 @@ def _rule(call: Call) -> tuple[Rule | None, str]:
     except ValueError:
         return None, ""
     except Exception as error:  # a rule is asked about calls that nobody thought of
-        return None, f"its rule fails: {told(error)}"
+        return None, f"its rule fails: {error_text(error)}"
     if rule.refused:
         return None, ""
     why = flaw(rule, call)

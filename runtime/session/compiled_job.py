@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autopar.errors import ConfigError, ProgramMismatch, mend, refusal
+from autopar.errors import ConfigError, ProgramMismatch, fix_for, refusal
 from autopar.model_file import ModelFile, load
 from autopar.runtime.diagnostics import call_site
 from autopar.runtime.diagnostics.collective_errors import agree, together
@@ -182,7 +182,7 @@ def _batches(job: CompiledJob) -> Iterator[Inputs]:
                 yield batch
         except ModuleNotFoundError as error:
             given = f"batches() stops with {type(error).__name__}: {error}"
-            raise ConfigError(refusal(file.path.name, given, rule, fix=mend(error))) from error
+            raise ConfigError(refusal(file.path.name, given, rule, fix=fix_for(error))) from error
         if not count:
             raise ConfigError(refusal(file.path.name, "batches() yields nothing", rule))
 

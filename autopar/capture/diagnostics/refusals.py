@@ -129,7 +129,7 @@ def check_node(node: fx.Node, results: Sequence[object], frame: Frame | None) ->
             raise _unsupported(where, f"{node.target} makes {kind}", ())
     dtypes = [one for one in (*node.args, *node.kwargs.values()) if isinstance(one, torch.dtype)]
     if strange := [
-        f"{one}".removeprefix("torch.") for one in dtypes if f"{one}".removeprefix("torch.") not in ITEMSIZE
+        f"{dtype}".removeprefix("torch.") for dtype in dtypes if f"{dtype}".removeprefix("torch.") not in ITEMSIZE
     ]:
         kind = "a quantised tensor" if strange[0].startswith(("qint", "quint")) else "a tensor of dtype"
         raise _unsupported(where, f"{node.target} makes {kind} {strange[0]}", ())

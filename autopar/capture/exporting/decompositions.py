@@ -237,8 +237,8 @@ def broadcast_to(x: Tensor, size: Sequence[int]) -> Tensor:
 
 def broadcast_tensors(tensors: Sequence[Tensor]) -> list[Tensor]:
     """All of them in the shape that they have together."""
-    shape = torch.broadcast_shapes(*(one.shape for one in tensors))  # type: ignore[no-untyped-call]
-    return [one.expand(shape) for one in tensors]
+    shape = torch.broadcast_shapes(*(tensor.shape for tensor in tensors))  # type: ignore[no-untyped-call]
+    return [tensor.expand(shape) for tensor in tensors]
 
 
 def reshape_as(x: Tensor, y: Tensor) -> Tensor:

@@ -28,14 +28,14 @@ from autopar.capture.exporting.no_grad_regions import detach_in_words, itself_wi
 from autopar.capture.exporting.outputs import only_tensors
 from autopar.capture.exporting.write_free import plain
 from autopar.capture.state.attributes import state_seen
-from autopar.capture.state.autograd_functions import kept
+from autopar.capture.state.autograd_functions import functions_as_calls
 from autopar.capture.state.buffer_writes import writing
 from autopar.capture.state.gradient_hooks import no_hooks
 from autopar.capture.state.python_state import check_state
 from autopar.capture.state.unrecorded_writes import keep_gradients
 from autopar.capture.state.untouched_module import untouched
 from autopar.capture.tracing.known_numbers import KnownNumbers
-from autopar.capture.tracing.reworded_calls import shapes_told
+from autopar.capture.tracing.reworded_calls import largest_shapes
 from autopar.capture.tracing.thrift import thrifty
 from autopar.errors import CaptureError
 
@@ -63,8 +63,8 @@ def traced(
                 thrifty(),
                 untouched(module),
                 no_hooks(module),
-                kept(module),
-                shapes_told(),
+                functions_as_calls(module),
+                largest_shapes(),
             ):
                 around.enter_context(one)
             caches = around.enter_context(writing(module))
@@ -87,7 +87,7 @@ def _name_keywords(module: nn.Module, kwargs: Mapping[str, object]) -> None:
     """
     forward: Any = module.forward
     signature = inspect.signature(forward)
-    plain = [one for one in signature.parameters.values() if one.kind is not one.VAR_KEYWORD]
+    plain = [parameter for parameter in signature.parameters.values() if parameter.kind is not parameter.VAR_KEYWORD]
     known = {one.name for one in plain}
     named = [inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY) for key in kwargs if key not in known]
     if len(plain) < len(signature.parameters):
@@ -103,8 +103,8 @@ def functional(
         quiet(),
         thrifty(),
         untouched(module),
-        kept(module),
-        shapes_told(),
+        functions_as_calls(module),
+        largest_shapes(),
     ):
         lines = _lines_inside(program.graph_module)
         detach_in_words(program.graph_module)

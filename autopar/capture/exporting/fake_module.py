@@ -23,7 +23,7 @@ from autopar.capture.diagnostics.logs import LOG
 from autopar.capture.diagnostics.refusals import check_tensors
 from autopar.capture.diagnostics.source_lines import frames_of_error, innermost
 from autopar.capture.state.gradient_hooks import check_hooks
-from autopar.errors import CaptureError, mend, nearest, refusal
+from autopar.errors import CaptureError, fix_for, nearest, refusal
 
 Model = nn.Module | Callable[[], nn.Module]
 Examples = tuple[object, ...] | Mapping[str, object]
@@ -63,7 +63,7 @@ def build_on_cpu(model: Callable[[], nn.Module], name: str) -> FakeModule:
         where = f"{frame.place}: `{frame.code}`" if frame else name
         given = f"the model cannot be made: {type(error).__name__}: {error}"
         rule = "a model is an nn.Module, or a function without arguments that returns one"
-        raise CaptureError(refusal(where, given, rule, fix=mend(error))) from error
+        raise CaptureError(refusal(where, given, rule, fix=fix_for(error))) from error
     return FakeModule(_checked(module, name), None, model)
 
 

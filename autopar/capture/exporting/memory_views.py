@@ -35,7 +35,7 @@ _FIX = "call .contiguous() before, or take windows with x.unfold(dim, size, step
 
 def tell_of_flat(root: fx.GraphModule, files: frozenset[str]) -> None:
     """Let every call of `as_strided` read a flat view of its operand. Raises CaptureError where there is none."""
-    for part in [one for one in root.modules() if isinstance(one, fx.GraphModule)]:
+    for part in [module for module in root.modules() if isinstance(module, fx.GraphModule)]:
         resized = [node for node in part.graph.nodes if node.target in _RESIZED]
         for node in resized:
             _read_resized(part.graph, node, files)

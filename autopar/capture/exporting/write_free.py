@@ -63,7 +63,7 @@ def plain(program: ExportedProgram, table: Table) -> bool:
     if not all(_is_plain(node, table) for node in nodes):
         return False
     vals = [node.meta.get("val") for node in nodes if node.op == "placeholder"]
-    mode = next((one.fake_mode for one in vals if isinstance(one, FakeTensor)), None)
+    mode = next((val.fake_mode for val in vals if isinstance(val, FakeTensor)), None)
     specs = program.graph_signature.output_specs
     if mode is None or not all(one.kind is OutputKind.USER_OUTPUT and type(one.arg) is TensorArgument for one in specs):
         return False
@@ -76,7 +76,7 @@ def plain(program: ExportedProgram, table: Table) -> bool:
         return False
     (output,) = rewriting.graph.find_nodes(op="output")
     results = output.args[0]
-    if not all(isinstance(one, fx.Node) and one.op == "call_function" for one in results):
+    if not all(isinstance(result, fx.Node) and result.op == "call_function" for result in results):
         return False
     for spec, one in zip(specs, results, strict=True):
         spec.arg = TensorArgument(one.name)
@@ -105,8 +105,8 @@ def _is_number(value: object) -> bool:
 def _has_symbols(value: object) -> bool:
     tensors = value if isinstance(value, list | tuple) else [value]
     return _is_number(value) or any(
-        isinstance(one, Tensor) and any(isinstance(n, torch.SymInt) for n in (*one.shape, *one.stride()))
-        for one in tensors
+        isinstance(tensor, Tensor) and any(isinstance(n, torch.SymInt) for n in (*tensor.shape, *tensor.stride()))
+        for tensor in tensors
     )
 
 
@@ -137,7 +137,7 @@ def _called(target: Any, args: Any, kwargs: Any, to: _Rewriting) -> Any:  # noqa
     if type(value) in _NUMBERS:
         return value
     tensors = value if isinstance(value, list | tuple) else [value]
-    if not all(isinstance(one, Tensor) and not _has_symbols(one) for one in tensors):
+    if not all(isinstance(tensor, Tensor) and not _has_symbols(tensor) for tensor in tensors):
         raise _NotPlain
     made = to.graph.call_function(target, args, kwargs)
     made.meta["val"] = value
@@ -164,8 +164,8 @@ def _written_out(node: fx.Node, args: Any, kwargs: Any, to: _Rewriting) -> Any: 
     """The calls that a call stands for, of which the last one is the result; its operand where it stands for none."""
     operands: list[fx.Node] = []
     places = fx.map_arg((args, kwargs), lambda one: operands.append(one) or ("operand", len(operands)))  # type: ignore[func-returns-value]
-    vals = [one.meta["val"] for one in operands]
-    key = (node.target, repr(places), *((one.shape, one.stride(), one.storage_offset(), one.dtype) for one in vals))
+    vals = [operand.meta["val"] for operand in operands]
+    key = (node.target, repr(places), *((val.shape, val.stride(), val.storage_offset(), val.dtype) for val in vals))
     if key not in to.written_out:
         to.written_out[key] = _trace(node.target, args, kwargs, operands, to)
     made: dict[fx.Node, Any] = dict(zip(to.written_out[key].graph.find_nodes(op="placeholder"), operands, strict=True))
@@ -189,7 +189,7 @@ def _trace(target: Any, args: Any, kwargs: Any, operands: list[fx.Node], to: _Re
         found = to.table[target](*given, **named) if target in to.table else NotImplemented
         return target(*given, **named) if found is NotImplemented else found
 
-    graph: fx.GraphModule = make_fx(call)(*(one.meta["val"] for one in operands))
+    graph: fx.GraphModule = make_fx(call)(*(operand.meta["val"] for operand in operands))
     for one in graph.graph.nodes:
         whole = one.op != "call_function" or one.target is operator.getitem or _is_plain(one, to.table)
         if not whole or one.op == "get_attr":

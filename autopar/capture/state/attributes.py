@@ -69,7 +69,7 @@ def state_of(module: nn.Module) -> State:
 def _shared(kinds: Iterable[type]) -> Iterator[Contents]:
     """The plain values and containers of classes and of the files that define them."""
     classes = {one for kind in kinds for one in kind.__mro__ if not one.__module__.startswith(("torch.", "builtins"))}
-    files = {name: loaded[name] for name in {one.__module__ for one in classes} if name in loaded}
+    files = {name: loaded[name] for name in {cls.__module__ for cls in classes} if name in loaded}
     for owner in (*classes, *files.values()):
         yield Contents(owner, "", None, _own(owner))
         for name, one in _own(owner).items():

@@ -34,7 +34,7 @@ _INSIDE = (
 
 
 @contextlib.contextmanager
-def kept(module: nn.Module) -> Iterator[None]:
+def functions_as_calls(module: nn.Module) -> Iterator[None]:
     """While active, functions that are applied while a graph is recorded are calls in it."""
     files = user_files(module)
 
@@ -94,7 +94,7 @@ def _tried(cls: type[Function], args: Sequence[Any], frame: Frame | None) -> tup
         found = super(_LEVEL, cls).apply(*own)
         changed = versions != [version(x) for x in own if isinstance(x, Tensor)]
         results = found if isinstance(found, tuple) else (found,)
-        flows = [one for one in results if isinstance(one, Tensor) and one.requires_grad]
+        flows = [result for result in results if isinstance(result, Tensor) and result.requires_grad]
         if flows:
             _back(flows, [x for x in leaves if isinstance(x, Tensor) and x.requires_grad])
     if changed:
@@ -111,7 +111,7 @@ def _tried(cls: type[Function], args: Sequence[Any], frame: Frame | None) -> tup
 def _back(results: Sequence[Tensor], asking: Sequence[Tensor]) -> None:
     """Backward on tensors without numbers, as far as it goes: it may look at numbers, which it has when the program runs."""
     with contextlib.suppress(Exception), torch._C.DisableTorchFunction():  # a model may not do this in forward: `told`
-        torch.autograd.grad(results, asking, [torch.ones_like(one) for one in results], allow_unused=True)
+        torch.autograd.grad(results, asking, [torch.ones_like(result) for result in results], allow_unused=True)
 
 
 def _refused(frame: Frame | None, given: str, offenders: Sequence[str], fix: str) -> CaptureError:

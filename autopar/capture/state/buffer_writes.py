@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from autopar.capture.diagnostics.refusals import NotAllowed
-from autopar.capture.tracing.reworded_calls import told
+from autopar.capture.tracing.reworded_calls import rewording
 
 _Slot = tuple[str, dict[str, Any], str]  # the name of a tensor, the module's dict that it stands in, its key there
 
@@ -39,7 +39,7 @@ def writing(module: nn.Module) -> Iterator[set[str]]:
     def forward(*args: object, **kwargs: object) -> object:
         slots = list(_slots(module))
         before = [holder[key] for _, holder, key in slots]
-        with told(), _Written(), _assignments_unseen():
+        with rewording(), _Written(), _assignments_unseen():
             result = inner(*args, **kwargs)
             caches.update(_put_back_caches(module, slots, before))
             _store(slots, before)

@@ -50,9 +50,9 @@ def check_hooks(module: nn.Module) -> None:
     """Raise CaptureError where a module, a parameter or a buffer has a hook that backward calls."""
     tensors = [*module.named_parameters(), *module.named_buffers()]
     found = [
-        *_held("every module", of_modules, _OF_ALL),
-        *(one for name, part in module.named_modules() for one in _held(name or "the model", part, _OF_MODULES)),
-        *(one for name, tensor in tensors for one in _held(name, tensor, _OF_TENSORS)),
+        *_hooks("every module", of_modules, _OF_ALL),
+        *(one for name, part in module.named_modules() for one in _hooks(name or "the model", part, _OF_MODULES)),
+        *(one for name, tensor in tensors for one in _hooks(name, tensor, _OF_TENSORS)),
     ]
     if found:
         where = next((place for *_, place in found if place), type(module).__name__)
@@ -60,7 +60,7 @@ def check_hooks(module: nn.Module) -> None:
         raise CaptureError(refusal(where, "backward would call a hook", _RULE, offenders, _FIX))
 
 
-def _held(name: str, holder: object, kinds: Mapping[str, str]) -> list[tuple[str, str, str, str]]:
+def _hooks(name: str, holder: object, kinds: Mapping[str, str]) -> list[tuple[str, str, str, str]]:
     """Each hook: whose it is, how it was registered, what it is called, and where it stands."""
     pairs = [(kind, getattr(holder, attribute, None) or {}) for attribute, kind in kinds.items()]
     return [(name, kind, *_spelled(hook)) for kind, hooks in pairs for hook in hooks.values()]
@@ -108,7 +108,7 @@ class _Watch(TorchFunctionMode):
             if flag != args[0].requires_grad:
                 raise _refused(self._files, "requires_grad of a parameter is changed", _FLAG_RULE, _FLAG_FIX)
         found = func(*args, **(kwargs or {}))
-        if func == _GET_NODE and found is not None and not _asked_by_torch():
+        if func == _GET_NODE and found is not None and not _called_by_torch():
             return _Node(found, self._files)
         return found
 
@@ -126,7 +126,7 @@ class _Node:
         return getattr(self._node, name)
 
 
-def _asked_by_torch() -> bool:
+def _called_by_torch() -> bool:
     """Whether the call that is being looked at was made by torch itself."""
     frame: Any = sys._getframe(2)
     while frame.f_code.co_name == "__torch_function__":

@@ -129,10 +129,10 @@ def _lines(seen: Rehearsal, name: str, wanted: Callable[[dis.Instruction, CodeLi
 
 
 def _instructions(code: CodeType) -> Iterator[tuple[dis.Instruction, CodeLine]]:
-    for one in dis.get_instructions(code):
-        number = one.positions.lineno if one.positions else None
+    for instruction in dis.get_instructions(code):
+        number = instruction.positions.lineno if instruction.positions else None
         if number is not None:
-            yield one, _line(code.co_filename, number)
+            yield instruction, _line(code.co_filename, number)
 
 
 def _line(file: str, number: int) -> CodeLine:

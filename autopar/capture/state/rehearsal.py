@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from autopar.capture.state.fake_run import exporting, on_fakes
 from autopar.capture.tracing.known_numbers import KnownNumbers
-from autopar.capture.tracing.reworded_calls import told
+from autopar.capture.tracing.reworded_calls import rewording
 from autopar.capture.tracing.storage import memory, version
 
 _SHAPE_ONLY = ("aten.new_", "aten.empty_like", "aten.zeros_like", "aten.ones_like", "aten.full_like")
@@ -142,12 +142,12 @@ def rehearse(
         stored = [held[key] for held, key in slots]
         fixed = _unsaved(module) if caches else {}
         versions = {name: version(one) for name, one in fixed.items()}
-        recorder = _Recorder([one for one in tree_leaves((stored, given)) if isinstance(one, Tensor)], fixed, seen)
+        recorder = _Recorder([leaf for leaf in tree_leaves((stored, given)) if isinstance(leaf, Tensor)], fixed, seen)
         for run in range(runs):
             if run == runs - 1:
                 last()
             seen.calls.append([])
-            with KnownNumbers(), told(), recorder, exporting(), _profiled(seen.codes):
+            with KnownNumbers(), rewording(), recorder, exporting(), _profiled(seen.codes):
                 module(*given[0], **given[1])
             after()
             for (held, key), one, cache in zip(slots, stored, filled, strict=True):

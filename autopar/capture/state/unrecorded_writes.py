@@ -60,9 +60,9 @@ def keep_gradients(program: ExportedProgram, files: frozenset[str]) -> None:
     """Rewrite what reads such a tensor after it was written. Raises CaptureError where backward could not be right."""
     root = program.graph_module
     trained = {
-        one.arg.name
-        for one in program.graph_signature.input_specs
-        if one.kind is InputKind.PARAMETER and program.state_dict[str(one.target)].requires_grad
+        spec.arg.name
+        for spec in program.graph_signature.input_specs
+        if spec.kind is InputKind.PARAMETER and program.state_dict[str(spec.target)].requires_grad
     }
     _keep(root, {node for node in root.graph.nodes if node.op == "placeholder" and node.name in trained}, files)
     for node in [node for node in root.graph.nodes if _inside(root, node) is not None and not _is_region(node)]:
@@ -92,10 +92,10 @@ def _keep(root: fx.GraphModule, leaves: set[fx.Node], files: frozenset[str], nes
 def _untie(program: ExportedProgram) -> None:
     """Names of one tensor that the graph does not read hold one of their own: a tensor that is written has one name."""
     read = {node.name for node in program.graph.nodes if node.op == "placeholder" and node.users}
-    for one in program.graph_signature.input_specs:
-        if one.kind is InputKind.PARAMETER and one.arg.name not in read:
-            tensor = program.state_dict[str(one.target)]
-            program.state_dict[str(one.target)] = torch.nn.Parameter(torch.empty_like(tensor), tensor.requires_grad)
+    for spec in program.graph_signature.input_specs:
+        if spec.kind is InputKind.PARAMETER and spec.arg.name not in read:
+            tensor = program.state_dict[str(spec.target)]
+            program.state_dict[str(spec.target)] = torch.nn.Parameter(torch.empty_like(tensor), tensor.requires_grad)
 
 
 def _inside(root: fx.GraphModule, node: fx.Node) -> fx.GraphModule | None:
@@ -181,7 +181,7 @@ def _visit(root: fx.GraphModule, node: fx.Node, seen: _Watched) -> None:
     elif seen.first is None:
         seen.early += [node] if owners else []
     else:
-        seen.reads += [(node, one) for one in owners]
+        seen.reads += [(node, owner) for owner in owners]
     inner = _inside(root, node)
     if inner is not None and not _is_region(node) and any(map(_written, inner.graph.nodes)):
         seen.wrong.append(
@@ -238,8 +238,12 @@ def _written(node: fx.Node) -> list[fx.Node]:
     if not isinstance(node.target, torch._ops.OpOverload):
         return []
     arguments = node.target._schema.arguments
-    given = dict(zip((one.name for one in arguments), node.args, strict=False)) | dict(node.kwargs)
-    changed = [given.get(one.name) for one in arguments if one.alias_info is not None and one.alias_info.is_write]
+    given = dict(zip((argument.name for argument in arguments), node.args, strict=False)) | dict(node.kwargs)
+    changed = [
+        given.get(argument.name)
+        for argument in arguments
+        if argument.alias_info is not None and argument.alias_info.is_write
+    ]
     every = itertools.chain.from_iterable(one if isinstance(one, list | tuple) else (one,) for one in changed)
     return [one for one in every if isinstance(one, fx.Node)]
 
@@ -253,7 +257,9 @@ def _is_view(node: fx.Node) -> bool:
     return (
         isinstance(target, torch._ops.OpOverload)
         and any(one.alias_info for one in target._schema.returns)
-        and not any(one.alias_info is not None and one.alias_info.is_write for one in target._schema.arguments)
+        and not any(
+            argument.alias_info is not None and argument.alias_info.is_write for argument in target._schema.arguments
+        )
     )
 
 

@@ -118,4 +118,4 @@ def _codes(file: str) -> Iterator[CodeType]:
     while waiting:
         code = waiting.pop()
         yield code
-        waiting.extend(one for one in code.co_consts if isinstance(one, CodeType))
+        waiting.extend(const for const in code.co_consts if isinstance(const, CodeType))

@@ -60,13 +60,15 @@ class KnownNumbers(TorchFunctionMode):
         if name in _READS:
             return self._read(name, func, args, given)
         leaves = tree_leaves((args, given))
-        tensors = [one for one in leaves if isinstance(one, Tensor)]
-        versions = [version(one) for one in tensors]
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        versions = [version(tensor) for tensor in tensors]
         result = func(*args, **given)
-        symbols = any(isinstance(one, _SYMBOLS) for one in leaves)
-        known = not symbols and all(self._of(one) is not None for one in tensors)
-        if name == "__set__" or versions != [version(one) for one in tensors]:  # something was written
-            own = any(id(one) not in self._numbers for one in tensors)  # the user's, which are to stay as they are
+        symbols = any(isinstance(leaf, _SYMBOLS) for leaf in leaves)
+        known = not symbols and all(self._of(tensor) is not None for tensor in tensors)
+        if name == "__set__" or versions != [version(tensor) for tensor in tensors]:  # something was written
+            own = any(
+                id(tensor) not in self._numbers for tensor in tensors
+            )  # the user's, which are to stay as they are
             if not known or own or name == "__set__" or not self._compute(func, args, given, result):
                 self._forget(tensors, moved=not _in_place(name, func))
         elif known and not name.startswith(_UNSET):
@@ -81,8 +83,8 @@ class KnownNumbers(TorchFunctionMode):
         return tensor if own and tensor.numel() <= _MOST else None
 
     def _read(self, name: str, func: Callable[..., Any], args: tuple[Any, ...], given: dict[str, Any]) -> Any:  # noqa: ANN401
-        tensors = [one for one in tree_leaves((args, given)) if isinstance(one, Tensor)]
-        changing = [one for one in tensors if self._of(one) is None]
+        tensors = [leaf for leaf in tree_leaves((args, given)) if isinstance(leaf, Tensor)]
+        changing = [tensor for tensor in tensors if self._of(tensor) is None]
         if not changing:
             with _disable_current_modes():
                 return func(*tree_map(self._numbered, args), **tree_map(self._numbered, given))
@@ -94,13 +96,13 @@ class KnownNumbers(TorchFunctionMode):
             result = func(*args, **given)
         except Exception as error:  # one of several kinds, by the way in which it is read
             raise NumberTaken(_said(name, changing[0])) from error
-        if any(free_unbacked_symbols(one) for one in tree_leaves(result) if isinstance(one, _SYMBOLS)):
+        if any(free_unbacked_symbols(leaf) for leaf in tree_leaves(result) if isinstance(leaf, _SYMBOLS)):
             raise NumberTaken(_said(name, changing[0]))
         return result
 
     def _compute(self, func: Callable[..., Any], args: tuple[Any, ...], given: dict[str, Any], result: object) -> bool:
         """Whether the same call could be made with numbers."""
-        fakes = [one for one in tree_leaves(result) if isinstance(one, Tensor)]
+        fakes = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         if any(not isinstance(one, FakeTensor) or one.numel() > _MOST for one in fakes) or self._bytes > _MOST_BYTES:
             return False
         with _disable_current_modes():
@@ -112,7 +114,7 @@ class KnownNumbers(TorchFunctionMode):
             if not torch.equal(state, torch.default_generator.get_state()):  # and neither are random ones
                 torch.default_generator.set_state(state)
                 return False
-            found = [one for one in tree_leaves(numbers) if isinstance(one, Tensor)]
+            found = [leaf for leaf in tree_leaves(numbers) if isinstance(leaf, Tensor)]
             alike = [(one.shape, one.dtype) for one in found] == [(one.shape, one.dtype) for one in fakes]
             if alike:
                 self._numbers |= {id(fake): (fake, one) for fake, one in zip(fakes, found, strict=True)}

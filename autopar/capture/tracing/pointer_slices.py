@@ -81,10 +81,10 @@ class Pointing(TorchFunctionMode):
 
     def _watched(self, given: object, call: Callable[[], Any]) -> Any:  # noqa: ANN401
         """What the call gives. Raises NotAllowed where it reads or writes what would be a view."""
-        tensors = [one for one in tree_leaves(given) if isinstance(one, Tensor)]
+        tensors = [leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor)]
         if {*map(memory, tensors)} & {*map(memory, self._stale)}:
             raise NotAllowed("a slice at a pointer is read after the tensor was written", _VIEW_RULE, _VIEW_FIX)
-        before = [version(one) for one in tensors]
+        before = [version(tensor) for tensor in tensors]
         result = call()
         written = {memory(one) for one, old in zip(tensors, before, strict=True) if old != version(one)}
         if any(memory(copy) in written for _, copy in self._copies):
@@ -96,10 +96,10 @@ class Pointing(TorchFunctionMode):
 def _rows(x: Tensor, index: Any) -> _Rows | None:  # noqa: ANN401 (as between square brackets)
     """What an index with a pointer speaks of; None for one without. Raises NumberTaken for one that is more than that."""
     items = list(index) if isinstance(index, tuple) else [index]
-    pointers = [one for item in items for one in _ends(item) if isinstance(one, Pointer)]
+    pointers = [end for item in items for end in _ends(item) if isinstance(end, Pointer)]
     if not pointers:
         return None
-    (place, *others) = [i for i, item in enumerate(items) if any(isinstance(one, Pointer) for one in _ends(item))]
+    (place, *others) = [i for i, item in enumerate(items) if any(isinstance(end, Pointer) for end in _ends(item))]
     if others or not all(
         one is None or one is ... or is_whole(one) or isinstance(one, slice | Pointer) for one in items
     ):

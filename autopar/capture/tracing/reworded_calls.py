@@ -36,33 +36,33 @@ _PACKED_FIX = (
 
 
 @contextlib.contextmanager
-def told() -> Iterator[None]:
+def rewording() -> Iterator[None]:
     """While active, forward is traced as above. Raises NotAllowed inside it."""
     detect = transformer._detect_is_causal_mask
-    transformer._detect_is_causal_mask = _asked
+    transformer._detect_is_causal_mask = _says_causal
     try:
-        with unchecked(), _Told(), Pointing():
+        with unchecked(), _Rewording(), Pointing():
             yield
     finally:
         transformer._detect_is_causal_mask = detect
 
 
 @contextlib.contextmanager
-def shapes_told() -> Iterator[None]:
+def largest_shapes() -> Iterator[None]:
     """While active, results of operators whose shapes follow numbers have the largest shape that they can have."""
     known: Any = fake_impls.op_implementations_dict
-    told: dict[Any, Any] = dict.fromkeys(_CTC, _ctc_shapes) | {_LSTSQ: _lstsq_shapes}
-    before = {target: known[target] for target in told if target in known}
-    known.update(told)
+    rewording: dict[Any, Any] = dict.fromkeys(_CTC, _ctc_shapes) | {_LSTSQ: _lstsq_shapes}
+    before = {target: known[target] for target in rewording if target in known}
+    known.update(rewording)
     try:
         yield
     finally:
-        for target in told:
+        for target in rewording:
             del known[target]
         known.update(before)
 
 
-def _asked(mask: Tensor | None, is_causal: bool | None = None, size: int | None = None) -> bool:
+def _says_causal(mask: Tensor | None, is_causal: bool | None = None, size: int | None = None) -> bool:
     """Whether the caller says that the mask is causal."""
     return bool(is_causal)
 
@@ -91,7 +91,7 @@ def _lstsq_shapes(
     )  # fmt: skip
 
 
-class _Told(TorchFunctionMode):
+class _Rewording(TorchFunctionMode):
     def __torch_function__(
         self,
         func: Callable[..., Any],

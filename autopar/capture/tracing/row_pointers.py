@@ -95,7 +95,7 @@ class Pointer:
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
         """Let torch's own parser hand calls with pointers to `Pointing`. Raises NumberTaken where it does not take them."""
-        raise NumberTaken(next(one.said for one in tree_leaves((args, kwargs)) if isinstance(one, Pointer)))
+        raise NumberTaken(next(leaf.said for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Pointer)))
 
 
 def _look(self: Pointer, *_: object) -> Any:  # noqa: ANN401 (nothing: it raises)
@@ -159,7 +159,7 @@ def _plain(text: str) -> bool:
         noted = [getattr(one, "annotation", None), getattr(one, "returns", None)]
         fine |= {part for note in noted if note is not None for part in ast.walk(note)}
     names = [one for one in ast.walk(tree) if isinstance(one, ast.Name) and one.id == "int"]
-    return bool(names) and all(one in fine and isinstance(one.ctx, ast.Load) for one in names)
+    return bool(names) and all(name in fine and isinstance(name.ctx, ast.Load) for name in names)
 
 
 class _AsksForInt(type):
@@ -188,7 +188,7 @@ def pointing(scope: dict[str, Any]) -> Iterator[None]:
         del scope["int"]
 
 
-def wanted(error: BaseException | None) -> PointerWanted | None:
+def pointer_failure(error: BaseException | None) -> PointerWanted | None:
     """What a capture failed for, if it was ``int(tensor)``."""
     while error is not None and not isinstance(error, PointerWanted):
         error = error.__cause__

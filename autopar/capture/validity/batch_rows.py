@@ -17,7 +17,7 @@ from autopar.capture.exporting.fake_module import Examples
 
 def rows_of(examples: Examples) -> int:
     """How many rows the batch has; 0 where no input has any, 1 where it may as well be no batch."""
-    return next((one.shape[0] for one in values(examples) if isinstance(one, Tensor) and one.dim()), 0)
+    return next((value.shape[0] for value in values(examples) if isinstance(value, Tensor) and value.dim()), 0)
 
 
 def batched(examples: Examples, names: Sequence[str]) -> tuple[str, ...]:
@@ -59,7 +59,7 @@ class ExampleInputs:
                 part.training = training
 
 
-def given(examples: Examples, names: tuple[str, ...], module: nn.Module) -> ExampleInputs:
+def examples_as_given(examples: Examples, names: tuple[str, ...], module: nn.Module) -> ExampleInputs:
     """These inputs, the casts that autocast makes now, and the modes of the module's parts."""
     casts = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
     return ExampleInputs(examples, names, casts, tuple(part.training for part in module.modules()))

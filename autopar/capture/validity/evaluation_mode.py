@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_map_only
 from autopar.capture.passes.drop_path import without_paths
 from autopar.capture.state.fake_run import exporting, on_fakes
 from autopar.capture.tracing.known_numbers import KnownNumbers
-from autopar.capture.tracing.reworded_calls import shapes_told, told
+from autopar.capture.tracing.reworded_calls import largest_shapes, rewording
 from autopar.capture.tracing.row_pointers import Pointer
 
 _DROPOUT = frozenset(
@@ -88,7 +88,7 @@ def evaluation(
         return f"forward cannot be tried in evaluation: {first_line(error)}"
     for one, two in itertools.zip_longest(without_paths(training, paths), evaluating):
         if not _alike(one, two):
-            return f"forward {says(one)} in training, and {says(two)} in evaluation"
+            return f"forward {call_text(one)} in training, and {call_text(two)} in evaluation"
     return ""
 
 
@@ -116,7 +116,7 @@ def calls(
             module.train(mode)
         counters = frozenset(id(one) for name, one in module.named_buffers() if name.endswith("num_batches_tracked"))
         log = _Log(frozenset() if exact else counters, exact or not module.training, exact=exact)
-        with KnownNumbers(), told(), shapes_told(), log, exporting():
+        with KnownNumbers(), rewording(), largest_shapes(), log, exporting():
             module(*given, **named)
         return log.calls
 
@@ -162,6 +162,6 @@ def _alike(one: Call | None, two: Call | None) -> bool:
     return one[:-1] == two[:-1] and (evaluating == (training and not kept))
 
 
-def says(call: Call | None) -> str:
+def call_text(call: Call | None) -> str:
     """What forward does by this call."""
     return f"calls {call[0]}({', '.join(map(str, call[1:]))})"[:120] if call else "calls nothing more"

@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from autopar.capture.state.fake_run import on_fakes
 from autopar.capture.tracing.storage import memory, version
-from autopar.capture.validity.evaluation_mode import calls, first_line, says
+from autopar.capture.validity.evaluation_mode import call_text, calls, first_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ def modes(
         name for name, part in module.named_modules() if part in own - now and not any(True for _ in part.children())
     ]
     stuck = f"train() would change {', '.join(asleep[:5])}{' and others' if len(asleep) > 5 else ''}"
-    stuck = f"{stuck}: forward {says(one)} in training, and {says(two)} as the model stands"
+    stuck = f"{stuck}: forward {call_text(one)} in training, and {call_text(two)} as the model stands"
     if stands == evaluates and not module.training:
         return Mode(own, evaluates=True), Mode(now, evaluates=True, stuck=stuck)
     return (replace(standing, stuck=stuck),)

@@ -69,7 +69,7 @@ def _said(guard: Guard) -> str:
 
 
 def _polynomial(relation: type[sympy.Basic], poly: sympy.Poly, guard: Guard) -> Sizes:
-    factors = [Fraction(str(one)) for one in poly.all_coeffs()]
+    factors = [Fraction(str(coeff)) for coeff in poly.all_coeffs()]
     if len(factors) == 2:
         return _line(relation, factors[0], factors[1], guard)
     # beyond the bound of Cauchy a polynomial has no roots, and keeps its sign
@@ -110,9 +110,9 @@ def _line(relation: type[sympy.Basic], slope: Fraction, start: Fraction, guard: 
 def _periods(relation: sympy.Basic) -> list[int]:
     """The moduli of a relation in which n stands only in remainders; none where it stands elsewhere."""
     remainders = relation.atoms(Mod, PythonMod, sympy.Mod)
-    moduli = [one.args[1] for one in remainders]
-    inner = [one.args[0] for one in remainders]
-    plain = relation.xreplace({one: sympy.Dummy() for one in remainders})
+    moduli = [remainder.args[1] for remainder in remainders]
+    inner = [remainder.args[0] for remainder in remainders]
+    plain = relation.xreplace({remainder: sympy.Dummy() for remainder in remainders})
     fits = all(one.is_Integer and one > 0 for one in moduli) and all(one.is_polynomial(N) for one in inner)
     return [int(one) for one in moduli] if fits and N not in plain.free_symbols else []
 

@@ -101,10 +101,10 @@ def symbolic(program: ExportedProgram, module: nn.Module, positional: tuple[str,
     """What a trace with symbols says. Raises Unproved where that is not enough."""
     files = user_files(module)
     env = _environment(program)
-    guards = [] if env is None else [_guard(one) for one in env.guards]
+    guards = [] if env is None else [_guard(guard) for guard in env.guards]
     inputs = tuple(_inputs(program, positional))
     if env is None or not inputs:
-        fixed = next((one for one in guards if isinstance(one.relation, sympy.Eq)), None)
+        fixed = next((guard for guard in guards if isinstance(guard.relation, sympy.Eq)), None)
         raise Unproved(f"{fixed.reason} needs the number of rows" if fixed else "no input keeps its rows")
     known: set[sympy.Basic] = set()
     for part in _graphs(program):
@@ -161,7 +161,7 @@ def _check(node: fx.Node, files: frozenset[str], known: set[sympy.Basic]) -> Non
         return
     values = node.meta.get("val")
     results = values if isinstance(values, list | tuple) else [values]
-    extents = [n for one in results if isinstance(one, torch.Tensor) for n in one.shape]
+    extents = [n for result in results if isinstance(result, torch.Tensor) for n in result.shape]
     given = [one.meta["val"] for one in node.all_input_nodes if _is_number(one)]
     for number in (*given, *extents):
         expression = sympy.Integer(0) if isinstance(number, int | float) else number.node.expr
@@ -227,7 +227,7 @@ def _arguments(node: fx.Node) -> tuple[object, object]:
 def _shapes(node: fx.Node, rows: int) -> list[tuple[int, ...]]:
     value = node.meta.get("val")
     tensors = value if isinstance(value, list | tuple) else [value]
-    return [tuple(_number(n, rows) for n in one.shape) for one in tensors if isinstance(one, torch.Tensor)]
+    return [tuple(_number(n, rows) for n in tensor.shape) for tensor in tensors if isinstance(tensor, torch.Tensor)]
 
 
 def _plain(value: Any, places: Mapping[fx.Node, object], rows: int) -> Any:  # noqa: ANN401 (nested as arguments are)
@@ -270,12 +270,13 @@ def _minds_copies(program: ExportedProgram) -> bool:
     """Whether something is written in place, or read by strides: it then makes a difference what is a copy and what is not."""
     targets = {node.target for part in _graphs(program) for node in part.graph.nodes if node.op == "call_function"}
     return any(
-        "as_strided" in str(one) or getattr(getattr(one, "_schema", None), "is_mutable", False) for one in targets
+        "as_strided" in str(target) or getattr(getattr(target, "_schema", None), "is_mutable", False)
+        for target in targets
     )
 
 
 def _without_copies(root: fx.GraphModule) -> None:
-    for part in (one for one in root.modules() if isinstance(one, fx.GraphModule)):
+    for part in (module for module in root.modules() if isinstance(module, fx.GraphModule)):
         for node in list(part.graph.nodes):
             if source := _itself(node):
                 node.replace_all_uses_with(source)

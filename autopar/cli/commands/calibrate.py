@@ -152,8 +152,8 @@ def _show(found: Calibrated, raw: Measurements) -> None:
             title="seconds by bytes: alpha + bytes / beta in each piece; errors of the fit at half of all sizes, and at worst",
         )
     rates = table("rate", "per second", "spread")
-    for one in found.rates:
-        rates.add_row(one.name, _rate(one.value, one.unit), f"{one.spread:.1%}")
+    for rate in found.rates:
+        rates.add_row(rate.name, _rate(rate.value, rate.unit), f"{rate.spread:.1%}")
     _numbers(rates, 1)
     show(rates, title=f"{len(raw.places)} ranks computing at once")
 
@@ -194,7 +194,7 @@ def _facts(found: Calibrated, raw: Measurements, file: Path | None) -> dict[str,
         "file": None if file is None else str(file),
         "machine": table(found.machine),
         "fits": fits,
-        "rates": [dataclasses.asdict(one) for one in found.rates],
+        "rates": [dataclasses.asdict(rate) for rate in found.rates],
         "noise": found.noise,
         "hosts": raw.hosts,
         "ranks": len(raw.places),

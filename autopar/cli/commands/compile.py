@@ -151,7 +151,7 @@ def _facts(compiled: Compiled, folder: Path, stages: dict[str, float]) -> dict[s
     return {
         "folder": str(folder),
         "grid": plan.grid,
-        "grids": [asdict(one) for one in compiled.grids],
+        "grids": [asdict(grid) for grid in compiled.grids],
         "split": shares(plan),
         "stages": stages,
         "predicted_seconds": plan.predicted.seconds,
@@ -188,10 +188,10 @@ def _show_grids(grids: Sequence[Tried], chosen: str) -> None:
     from autopar.cli.tables import milliseconds, show, table
 
     made = table("grid", "step time", "memory", "gap", "")
-    for one in grids:
-        if one.refused:
-            made.add_row(one.grid, "", "", "", one.refused)
+    for grid in grids:
+        if grid.refused:
+            made.add_row(grid.grid, "", "", "", grid.refused)
         else:
-            mark = "chosen" if one.grid == chosen else ""
-            made.add_row(one.grid, milliseconds(one.seconds), bytes_text(one.bytes), f"{one.gap:.2%}", mark)
+            mark = "chosen" if grid.grid == chosen else ""
+            made.add_row(grid.grid, milliseconds(grid.seconds), bytes_text(grid.bytes), f"{grid.gap:.2%}", mark)
     show(made)

@@ -47,7 +47,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 def sentence(found: Difference) -> str:
     """``+3.1% step, +12.0% communication, 6 operators split in another way``."""
-    changes = [f"{one.change:+.1%} {one.name}" for one in found.totals[:5] if one.change and abs(one.change) >= 5e-4]
+    changes = [
+        f"{total.change:+.1%} {total.name}" for total in found.totals[:5] if total.change and abs(total.change) >= 5e-4
+    ]
     count = found.moved
     changes += [f"{count} operator{'s' if count > 1 else ''} split in another way"] if count else []
     return ", ".join(changes) or "the plans are the same"
@@ -63,8 +65,8 @@ def _show(found: Difference, most: int) -> None:
     if found.settings:
         show(made, title="asked for")
     made = table("of a step, predicted", "first time", "second time", "change")
-    for one in found.totals:
-        made.add_row(one.name, _amount(one, one.before), _amount(one, one.after), _change(one))
+    for total in found.totals:
+        made.add_row(total.name, _amount(total, total.before), _amount(total, total.after), _change(total))
     show(made)
     if found.calls:
         made = table("module", "calls", "operator", "code", "first split", "second split", "first time", "second time")

@@ -141,12 +141,12 @@ def _facts(compiled: Compiled, node: Node, times: int, alternatives: tuple[Alter
         "times": times,
         "alternatives": [
             {
-                "choice": dict(zip(compiled.built.grid.names, one.choice, strict=True)),
-                "own_seconds": one.own,
-                "around_seconds": one.around,
-                "change_seconds": one.change,
-                "chosen": one.chosen,
+                "choice": dict(zip(compiled.built.grid.names, alternative.choice, strict=True)),
+                "own_seconds": alternative.own,
+                "around_seconds": alternative.around,
+                "change_seconds": alternative.change,
+                "chosen": alternative.chosen,
             }
-            for one in alternatives
+            for alternative in alternatives
         ],
     }

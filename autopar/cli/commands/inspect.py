@@ -152,13 +152,13 @@ def _module(plan: Plan) -> Table:
         made.add_row(
             cut(f"  {node.name} = {short(node.target)}"),
             splits(node, axes),
-            joined(map(layouts, zip(*(one.operands for one in node.choices), strict=True))),
-            layouts([one.results[0] for one in node.choices]),
+            joined(map(layouts, zip(*(choice.operands for choice in node.choices), strict=True))),
+            layouts([choice.results[0] for choice in node.choices]),
             milliseconds(annotated_source.seconds(node)),
             bytes_text(node.saved_bytes),
         )
         annotated_source.add_moved(made, node.inner)
-    annotated_source.add_moved(made, [one for one in plan.conversions if not one.consumers])
+    annotated_source.add_moved(made, [conversion for conversion in plan.conversions if not conversion.consumers])
     return made
 
 
@@ -178,13 +178,13 @@ def _cost(plan: Plan) -> Table:
     ]
     rows += [
         (
-            one.times * (one.seconds_forward + one.seconds_adjoint),
-            one.primitive,
-            _why(one),
-            f"over {one.axis}",
-            one.times,
+            conversion.times * (conversion.seconds_forward + conversion.seconds_adjoint),
+            conversion.primitive,
+            _why(conversion),
+            f"over {conversion.axis}",
+            conversion.times,
         )
-        for one in plan.conversions
+        for conversion in plan.conversions
     ]
     rows += [(plan.predicted.gradients, "gradient sums", "", "", 1), (plan.predicted.update, "update", "", "", 1)]
     total = sum(row[0] for row in rows) or 1.0

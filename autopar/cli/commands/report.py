@@ -88,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _trace(file: Path, saved: CompiledFolder, found: profile.Profile) -> None:
     from autopar.costmodel import step_schedule
 
-    ranks = [(f"rank {one.rank}, measured", plan_vs_profile.events(saved.plan, found, one)) for one in found.ranks]
+    ranks = [(f"rank {rank.rank}, measured", plan_vs_profile.events(saved.plan, found, rank)) for rank in found.ranks]
     chrome_trace.write(file, [*ranks, ("predicted", step_schedule.events(saved.plan))])
 
 
@@ -100,7 +100,7 @@ def _json(saved: CompiledFolder, found: profile.Profile, compared: Comparison) -
         "edited": saved.edited,
         "profiled_step": profiled,
         "plain_step": plain,
-        "memory": {"predicted": saved.plan.predicted.bytes, "measured": [one.peak for one in found.ranks]},
+        "memory": {"predicted": saved.plan.predicted.bytes, "measured": [rank.peak for rank in found.ranks]},
         **msgspec.to_builtins(compared),
     }
     return msgspec.json.format(msgspec.json.encode(whole), indent=1).decode() + "\n"
@@ -178,7 +178,7 @@ def _said(saved: CompiledFolder, found: profile.Profile, compared: Comparison) -
     if plain:
         more = f"{profiled / plain - 1:+.1%}"
         said.append(f"profiled steps take {milliseconds(profiled)}, others {milliseconds(plain)}: {more}")
-    hosts = {one.host for one in found.ranks}
+    hosts = {rank.host for rank in found.ranks}
     count = f"{len(found.ranks)} ranks on {len(hosts)} host{'s' if len(hosts) > 1 else ''}"
     said.append(f"measured on {count}, {len(found.ranks[0].steps)} profiled steps")
     if saved.edited:
