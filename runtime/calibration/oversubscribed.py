@@ -32,7 +32,7 @@ _LEAST = 1e-6  # seconds; the difference of two loops can come out as nothing
 
 
 class OversubscribedTimer:
-    """What `Clock` is for ranks with a core each: they time the same calls, and the slowest rank counts."""
+    """What `BarrierTimer` is for ranks with a core each: they time the same calls, and the slowest rank counts."""
 
     def __init__(self, world: Comm, pace: Pace) -> None:
         self.world = world

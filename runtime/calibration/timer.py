@@ -42,7 +42,7 @@ QUICK = Pace(repeats=3, cleared=1 << 20, most=64 << 10, patience=0.0)
 
 
 class Timer(Protocol):
-    """What measurements ask of a clock: seconds once per repeat, alike on all ranks of `world`, which call it together."""
+    """What measurements ask of a timer: seconds once per repeat, alike on all ranks of `world`, which call it together."""
 
     world: Comm
     pace: Pace
