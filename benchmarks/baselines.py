@@ -12,29 +12,27 @@ import argparse
 import itertools
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 import autopar
 from autopar.planning.baselines import BASELINES, NotApplicable
 from benchmarks.contenders import Contender
-from benchmarks.jobs import Job, JobFailed
+from benchmarks.jobs import Job, JobFailed, Turns, ratio, take_turns
 from benchmarks.models import MODELS, Model, batch, seeded
-from benchmarks.options import add_json, add_names, add_ranks, add_small, add_turns, described
+from benchmarks.options import add_names, add_ranks, described, timed
 
-SETTLE = 1  # steps before the clock counts, in every turn
 CHOSEN = "chosen"
 TWIN = "the same program as "
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class PlanTimes:
     """One plan: predicted seconds of a step, measured seconds of every step by round; or why there are none."""
 
     plan: str
@@ -48,41 +46,36 @@ class Measured:
         return median(second for turn in self.rounds for second in turn)
 
 
-def ratio(one: Measured, other: Measured) -> float:
-    """The first's time as a multiple of the second's, taken round by round."""
-    return median(median(a) / median(b) for a, b in zip(one.rounds, other.rounds, strict=True))
-
-
-def order(rows: Sequence[Measured]) -> float | None:
+def order(rows: Sequence[PlanTimes]) -> float | None:
     """Kendall's tau between predicted and measured times; None for fewer than two plans."""
     pairs = list(itertools.combinations([row for row in rows if row.rounds], 2))
     agree = [(a.predicted - b.predicted) * (a.seconds - b.seconds) for a, b in pairs]
-    return sum((one > 0) - (one < 0) for one in agree) / len(agree) if agree else None
+    return sum((sign > 0) - (sign < 0) for sign in agree) / len(agree) if agree else None
 
 
-def compiled_plans(model: Model, ranks: int, options: argparse.Namespace, folder: Path) -> list[Measured]:
+def compiled_plans(model: Model, ranks: int, options: argparse.Namespace, folder: Path) -> list[PlanTimes]:
     """Compile the free plan and every fixed one into ``folder/NAME/compiled``; one program under two names is kept once."""
     free = autopar.compile(
         seeded(model), batch(model),
         grid=str(ranks), optimizer="sgd", name=model.name, machine=options.machine, measure=options.measure,
     )  # fmt: skip
     sources: dict[str, str] = {}
-    found = []
+    rows = []
     for name in (CHOSEN, *options.plans):
         try:
-            one = free if name == CHOSEN else free.replan(plan=name)
+            compiled = free if name == CHOSEN else free.replan(plan=name)
         except NotApplicable as error:
-            found.append(Measured(name, refused=str(error).splitlines()[0].partition("apply: ")[2]))
+            rows.append(PlanTimes(name, refused=str(error).splitlines()[0].partition("apply: ")[2]))
             continue
-        twin = sources.setdefault(one.source, name)
+        twin = sources.setdefault(compiled.source, name)
         same = "" if twin == name else TWIN + twin
-        found.append(Measured(name, one.plan.predicted.seconds, refused=same))
+        rows.append(PlanTimes(name, compiled.plan.predicted.seconds, refused=same))
         if not same:
-            one.save(folder / name / "compiled")
-    return found
+            compiled.save(folder / name / "compiled")
+    return rows
 
 
-def measure(model: Model, ranks: int, options: argparse.Namespace, log: Console) -> list[Measured]:
+def measure(model: Model, ranks: int, options: argparse.Namespace, log: Console) -> list[PlanTimes]:
     """All plans of one model on so many ranks, taking turns."""
     with tempfile.TemporaryDirectory() as place:
         rows = compiled_plans(model, ranks, options, Path(place))
@@ -92,7 +85,8 @@ def measure(model: Model, ranks: int, options: argparse.Namespace, log: Console)
                 if not row.refused:
                     contender = Contender("autopar", f"plan {row.plan}", "compiled", "mpi", processes=ranks)
                     jobs[row.plan] = Job(contender, model.name, options.small, Path(place) / row.plan)
-            return take_turns(rows, jobs, options, log)
+            turns = take_turns(jobs, options.rounds, options.steps, log)
+            return [timed_plan(row, turns.get(row.plan)) for row in rows]
         except JobFailed as error:
             log.print(str(error), markup=False, style="red")
             raise SystemExit(1) from error
@@ -101,23 +95,12 @@ def measure(model: Model, ranks: int, options: argparse.Namespace, log: Console)
                 job.close()
 
 
-def take_turns(
-    rows: Sequence[Measured], jobs: Mapping[str, Job], options: argparse.Namespace, log: Console
-) -> list[Measured]:
-    rounds: dict[str, list[tuple[float, ...]]] = {name: [] for name in jobs}
-    losses: dict[str, list[float]] = {name: [] for name in jobs}
-    for _ in track(range(options.rounds), "rounds", console=log, transient=True):
-        for name, job in jobs.items():
-            block = job.steps(SETTLE + options.steps)
-            rounds[name].append(block.seconds[SETTLE:])
-            losses[name] += block.losses
-    return [
-        Measured(row.plan, row.predicted, tuple(rounds[row.plan]), tuple(losses[row.plan])) if row.plan in jobs else row
-        for row in rows
-    ]
+def timed_plan(row: PlanTimes, turns: Turns | None) -> PlanTimes:
+    """With what its job took, if it had one."""
+    return row if turns is None else replace(row, rounds=turns.rounds, losses=turns.losses)
 
 
-def facts(model: Model, ranks: int, rows: Sequence[Measured]) -> dict[str, object]:
+def facts(model: Model, ranks: int, rows: Sequence[PlanTimes]) -> dict[str, object]:
     """What one model on so many ranks comes to."""
     chosen, twin = rows[0], next((row for row in rows if row.refused == TWIN + CHOSEN), None)
     rivals = [row for row in rows if row.rounds and (row is not chosen or twin)]
@@ -137,7 +120,7 @@ def facts(model: Model, ranks: int, rows: Sequence[Measured]) -> dict[str, objec
     }
 
 
-def table(model: Model, ranks: int, rows: Sequence[Measured]) -> Table:
+def table(model: Model, ranks: int, rows: Sequence[PlanTimes]) -> Table:
     shown = Table(title=f"{model.title}, {ranks} ranks")
     for name in ("plan", "measured ms", "predicted ms", "chosen / it"):
         shown.add_column(name, justify="left" if name == "plan" else "right")
@@ -155,10 +138,7 @@ def arguments() -> argparse.Namespace:
     add_names(parser, "--plans", BASELINES, "PLAN")
     parser.add_argument("--machine", default="cpu", help="the profile to plan with (cpu)")
     parser.add_argument("--measure", action="store_true", help="time calls first, as `compile --measure` does")
-    add_turns(parser, 7, "every plan")
-    add_small(parser)
-    add_json(parser)
-    return parser.parse_args()
+    return timed(parser, 7, "every plan")
 
 
 def main() -> None:

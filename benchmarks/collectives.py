@@ -15,14 +15,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Mapping
 
 from rich.console import Console
 from rich.table import Table
 
 from autopar.jobs.launch import command as mpi_command
+from benchmarks.jobs import answer_of
 from benchmarks.options import add_json, add_ranks, described
 
 WORKER = "benchmarks.workers.collectives"
@@ -32,14 +31,10 @@ Times = dict[str, float]  # seconds by contender
 
 def measure(ranks: int, sizes: tuple[int, ...], rounds: int) -> dict[str, dict[int, Times]]:
     """Seconds per collective, size and contender, on `ranks` ranks of this machine."""
-    given = json.dumps({"sizes": sizes, "rounds": rounds})
-    words = mpi_command(WORKER, ranks, [given])
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
-    if done.returncode:
-        sys.exit("the ranks failed:\n" + done.stderr[-3000:])
-    found = json.loads(done.stdout.splitlines()[-1])
-    return {kind: {int(size): times for size, times in rows.items()} for kind, rows in found.items()}
+    request = json.dumps({"sizes": sizes, "rounds": rounds})
+    words = mpi_command(WORKER, ranks, [request])
+    answer = answer_of(words, "the job", threads=1)
+    return {kind: {int(size): times for size, times in rows.items()} for kind, rows in answer.items()}
 
 
 def table(kind: str, ranks: int, rows: Mapping[int, Times]) -> Table:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import resource
-import subprocess
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -23,13 +22,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.jobs import answer_of
 from benchmarks.options import add_json, described
 
 STAGES = ("captured", "priced", "solved", "emitted")
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class ModelCase:
     """One compilation: a configuration of transformers, a batch of rows x tokens, a grid, a machine, a limit per rank."""
 
     family: str
@@ -50,25 +50,25 @@ LLAMA_70B = LLAMA_8B | {
     "hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80, "num_attention_heads": 64
 }  # fmt: skip
 CASES = {
-    "gpt2-4x2": Case("gpt2", GPT2, 32, 1024, "4x2", "cpu", "1TiB"),
-    "gpt2-2x2x2": Case("gpt2", GPT2, 32, 1024, "2x2x2", "cpu", "1TiB"),
-    "llama-8b-unlimited": Case("llama", LLAMA_8B, 64, 4096, "8x8", "h100", "100TiB"),
-    "llama-8b": Case("llama", LLAMA_8B, 64, 4096, "8x8", "h100", "80GB"),
-    "llama-8b-40GB": Case("llama", LLAMA_8B, 64, 4096, "8x8", "h100", "40GB"),
-    "llama-70b-unlimited": Case("llama", LLAMA_70B, 64, 4096, "64x8", "h100", "100TiB"),
-    "llama-70b": Case("llama", LLAMA_70B, 64, 4096, "64x8", "h100", "80GB"),
+    "gpt2-4x2": ModelCase("gpt2", GPT2, 32, 1024, "4x2", "cpu", "1TiB"),
+    "gpt2-2x2x2": ModelCase("gpt2", GPT2, 32, 1024, "2x2x2", "cpu", "1TiB"),
+    "llama-8b-unlimited": ModelCase("llama", LLAMA_8B, 64, 4096, "8x8", "h100", "100TiB"),
+    "llama-8b": ModelCase("llama", LLAMA_8B, 64, 4096, "8x8", "h100", "80GB"),
+    "llama-8b-40GB": ModelCase("llama", LLAMA_8B, 64, 4096, "8x8", "h100", "40GB"),
+    "llama-70b-unlimited": ModelCase("llama", LLAMA_70B, 64, 4096, "64x8", "h100", "100TiB"),
+    "llama-70b": ModelCase("llama", LLAMA_70B, 64, 4096, "64x8", "h100", "80GB"),
 }
 DEPTHS = (4, 8, 16, 32, 80)
-Measured = dict[str, Any]
+StageFacts = dict[str, Any]
 
 
-def of_depth(layers: int) -> Case:
+def of_depth(layers: int) -> ModelCase:
     """The 8B model's layers, so many of them."""
     base = CASES["llama-8b-unlimited"]
     return replace(base, size=base.size | {"num_hidden_layers": layers})
 
 
-def compiled(case: Case) -> Measured:
+def compiled(case: ModelCase) -> StageFacts:
     """Compile in this process, and say how long each stage took."""
     import torch
     import transformers
@@ -93,50 +93,47 @@ def compiled(case: Case) -> Measured:
         ids = torch.zeros(case.rows, case.tokens, dtype=torch.int64, device="meta")
         return {"input_ids": ids, "labels": ids}
 
-    one = autopar.compile(
+    result = autopar.compile(
         model, inputs, grid=case.grid, machine=case.machine, memory=case.memory, name="model", progress=progress
     )
     total = time.perf_counter() - began
-    plan = to_json(one.plan)
+    plan = to_json(result.plan)
     return {
         "total": total,
         "seconds": seconds,
         "graph_to_plan": sum(taken for stage, taken in seconds.items() if stage != "captured"),
         "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "operators": len(one.graph.nodes),
-        "variables": one.plan.solver.variables,
-        "strategies": one.plan.solver.strategies,
-        "gap": one.plan.solver.gap,
-        "method": one.plan.solver.method,
-        "gathered": sum("all_gather" in row.primitive for row in one.plan.conversions),
-        "recomputed": any(one.plan.recomputed),
-        "lines": len(one.source.splitlines()),
+        "operators": len(result.graph.nodes),
+        "variables": result.plan.solver.variables,
+        "strategies": result.plan.solver.strategies,
+        "gap": result.plan.solver.gap,
+        "method": result.plan.solver.method,
+        "gathered": sum("all_gather" in row.primitive for row in result.plan.conversions),
+        "recomputed": any(result.plan.recomputed),
+        "lines": len(result.source.splitlines()),
         "plan_bytes": len(plan),
     }
 
 
-def measured(name: str, case: Case) -> Measured:
+def measured(name: str, case: ModelCase) -> StageFacts:
     """The same in a process of its own."""
-    given = json.dumps([getattr(case, field) for field in Case.__slots__])
-    command = [sys.executable, "-m", "benchmarks.compile_large", "--one", given]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"{name} failed:\n{done.stderr[-3000:]}")
-    return {"name": name, **json.loads(done.stdout.splitlines()[-1])}
+    values = json.dumps([getattr(case, field) for field in ModelCase.__slots__])
+    command = [sys.executable, "-m", "benchmarks.compile_large", "--one", values]
+    return {"name": name, **answer_of(command, name)}
 
 
-def table(rows: list[Measured], title: str) -> Table:
-    made = Table("model", title=title, title_justify="left")
+def table(rows: list[StageFacts], title: str) -> Table:
+    shown = Table("model", title=title, title_justify="left")
     names = (*STAGES, "graph to plan", "total s", "peak GiB", "operators", "variables", "gap", "method", "lines")
     for name in names:
-        made.add_column(name, justify="right")
+        shown.add_column(name, justify="right")
     for row in rows:
         stages = [f"{row['seconds'][stage]:.2f}" for stage in STAGES]
         more = [f"{row['graph_to_plan']:.2f}", f"{row['total']:.1f}", f"{row['peak_bytes'] / 2**30:.2f}"]
         counts = [f"{row['operators']}", f"{row['variables']}", f"{row['gap']:.2%}", row["method"], f"{row['lines']}"]
         name = row["name"] + (", computed again" if row["recomputed"] else "")
-        made.add_row(name, *stages, *more, *counts)
-    return made
+        shown.add_row(name, *stages, *more, *counts)
+    return shown
 
 
 def main() -> None:
@@ -147,18 +144,18 @@ def main() -> None:
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        print(json.dumps(compiled(Case(*json.loads(options.one)))))
+        print(json.dumps(compiled(ModelCase(*json.loads(options.one)))))
         return
     unknown = set(options.cases) - CASES.keys()
     if unknown:
         parser.error(f"{', '.join(sorted(unknown))}: not among {', '.join(CASES)}")
-    found = [measured(name, CASES[name]) for name in options.cases or CASES]
+    facts = [measured(name, CASES[name]) for name in options.cases or CASES]
     depths = [] if options.no_depth else [measured(f"{n} layers", of_depth(n)) for n in DEPTHS]
     if options.json:
-        print(json.dumps({"cases": found, "depths": depths}, indent=1))
+        print(json.dumps({"cases": facts, "depths": depths}, indent=1))
         return
     console = Console(width=170)
-    console.print(table(found, "seconds from a configuration to a program"))
+    console.print(table(facts, "seconds from a configuration to a program"))
     if depths:
         console.print(table(depths, "LLaMA-3 8B's layers, grid 8x8, no memory limit"))
 

@@ -11,15 +11,21 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TextIO
+from statistics import median
+from typing import Any, Protocol, TextIO
+
+from rich.console import Console
+from rich.progress import track
 
 from autopar.jobs.launch import command as mpi_command
 from benchmarks.contenders import Contender
 
 WORKER = "benchmarks.workers.contender"
+Rounds = tuple[tuple[float, ...], ...]
 PATIENCE = 300.0  # seconds for a job to get ready, or to answer
 
 
@@ -28,7 +34,7 @@ class JobFailed(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class ProcessLink:
     """The stream to one process."""
 
     socket: socket.socket
@@ -46,7 +52,7 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class StepBlock:
     """Some steps in a row: seconds and loss of each, as rank 0 saw them."""
 
     seconds: tuple[float, ...]
@@ -72,9 +78,9 @@ class Job:
                 self.close()
                 raise
 
-    def _accept(self, listener: socket.socket) -> list[Link]:
+    def _accept(self, listener: socket.socket) -> list[ProcessLink]:
         """The links to all ranks, in rank order."""
-        ranked: dict[int, Link] = {}
+        ranked: dict[int, ProcessLink] = {}
         deadline = time.monotonic() + PATIENCE
         while len(ranked) < self.contender.ranks:
             try:
@@ -84,14 +90,14 @@ class Job:
                     raise JobFailed(self._last_words()) from None
                 continue
             connection.settimeout(PATIENCE)
-            link = Link(connection, connection.makefile("r"))
+            link = ProcessLink(connection, connection.makefile("r"))
             ranked[int(json.loads(link.reads.readline())["rank"])] = link
         return [ranked[rank] for rank in sorted(ranked)]
 
-    def steps(self, count: int) -> Block:
+    def steps(self, count: int) -> StepBlock:
         """Take `count` steps now, and return once all processes have taken them."""
         first = self._ask({"steps": count})[0]
-        return Block(tuple(b - a for a, b in pairwise(first["times"])), tuple(first["losses"]))
+        return StepBlock(tuple(b - a for a, b in pairwise(first["times"])), tuple(first["losses"]))
 
     def peak(self) -> int:
         """Take one step more; the most bytes of tensors that a process held meanwhile, of all processes."""
@@ -122,6 +128,43 @@ class Job:
                 process.wait()
 
 
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """What a job took: seconds of every timed step by round, and the losses of all steps."""
+
+    rounds: Rounds
+    losses: tuple[float, ...]
+
+
+class Timed(Protocol):
+    """Whatever has rounds of timed steps."""
+
+    @property
+    def rounds(self) -> Rounds: ...
+
+
+def take_turns(jobs: Mapping[str, Job], rounds: int, steps: int, log: Console, settle: int = 1) -> dict[str, Turns]:
+    """So many rounds in which every job takes its steps; the first `settle` of a turn do not count: caches are another job's.
+
+    Whoever is first in one round is last in the next, lest a neighbour's habits become a contender's.
+    """
+    blocks: dict[str, list[StepBlock]] = {name: [] for name in jobs}
+    for number in track(range(rounds), "rounds", console=log, transient=True):
+        for name in list(jobs)[:: 1 if number % 2 == 0 else -1]:
+            blocks[name].append(jobs[name].steps(settle + steps))
+    return {
+        name: Turns(
+            tuple(block.seconds[settle:] for block in row), tuple(loss for block in row for loss in block.losses)
+        )
+        for name, row in blocks.items()
+    }
+
+
+def ratio(one: Timed, other: Timed) -> float:
+    """The first's time as a multiple of the second's, taken round by round."""
+    return median(median(a) / median(b) for a, b in zip(one.rounds, other.rounds, strict=True))
+
+
 def launch(contender: Contender, words: list[str], log: TextIO) -> list[subprocess.Popen[bytes]]:
     """Start the contender's processes with these arguments to the worker."""
     environment = os.environ | {"OMP_NUM_THREADS": str(contender.threads), "MKL_NUM_THREADS": str(contender.threads)}
@@ -133,3 +176,15 @@ def launch(contender: Contender, words: list[str], log: TextIO) -> list[subproce
         place = {"RANK": str(rank), "WORLD_SIZE": str(contender.ranks)} if contender.launch == "gloo" else {}
         started.append(subprocess.Popen(command, env=environment | place, stdout=log, stderr=log))
     return started
+
+
+def answer_of(command: list[str], what: str, seconds: float | None = None, threads: int = 0) -> Any:  # noqa: ANN401
+    """Run a command: the JSON of the last line that it prints. Ends this program where it fails.
+
+    `threads` are those of each process, where they are not left to torch.
+    """
+    environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
+    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False, env=environment)
+    if done.returncode:
+        sys.exit(f"{what} failed:\n{done.stderr[-3000:]}")
+    return json.loads(done.stdout.splitlines()[-1])

@@ -33,6 +33,7 @@ from autopar.jobs.launch import command
 from autopar.runtime import default_world
 from autopar.runtime.session.parallel_module import Parallel
 from benchmarks.contenders.compiled import open_session
+from benchmarks.options import described
 from examples import lenet5, lenet5_model
 
 RANKS, GRID = 4, "2x2"
@@ -90,9 +91,9 @@ def trial(
     n = extent.images
     lenet5.train(net, getattr(net, "loss", net), images[:n].to(dtype), labels[:n], seed, extent.epochs)
     seconds = (time.perf_counter() - start) / extent.epochs
-    whole = {name: one.detach().clone() for name, one in state().items()}
+    whole = {name: tensor.detach().clone() for name, tensor in state().items()}
     free(net)
-    if any(not one.numel() for one in whole.values()):
+    if any(not tensor.numel() for tensor in whole.values()):
         return 0.0, seconds, {}
     reader = twin(seed, dtype)
     reader.load_state_dict(whole)
@@ -111,15 +112,15 @@ def free(net: nn.Module) -> None:
 
 def measure(setup: str, extent: Extent, folder: Path, tell: bool) -> dict[str, list[float]]:
     """Accuracy and seconds of every trial; the parameters of the float64 epoch go to a file."""
-    found = []
+    trials = []
     for seed in range(extent.first, extent.first + extent.trials):
-        found.append(trial(setup, seed, extent, torch.float32, folder)[:2])
+        trials.append(trial(setup, seed, extent, torch.float32, folder)[:2])
         if tell:
-            print(f"{TITLES[setup]}, trial {seed}: {found[-1][0]:.2%}, {found[-1][1]:.2f} s/epoch", file=sys.stderr)
+            print(f"{TITLES[setup]}, trial {seed}: {trials[-1][0]:.2%}, {trials[-1][1]:.2f} s/epoch", file=sys.stderr)
     *_, whole = trial(setup, extent.first, replace(extent, epochs=1), torch.float64, folder)
     if whole:
         save_file(whole, folder / f"{setup}.safetensors")
-    return {"accuracy": [one for one, _ in found], "seconds": [one for _, one in found]}
+    return {"accuracy": [value for value, _ in trials], "seconds": [value for _, value in trials]}
 
 
 def worker(extent: Extent, folder: Path) -> None:
@@ -137,10 +138,10 @@ def run(extent: Extent, folder: Path) -> dict[str, Any]:
     results: dict[str, Any] = {"sequential": measure("sequential", extent, folder, True)}
     subprocess.run(command("benchmarks.lenet5", RANKS, ["--worker", str(folder), *extent.words]), check=True)
     results |= json.loads((folder / "results.json").read_text())
-    wanted = load_file(folder / "sequential.safetensors")
+    expected = load_file(folder / "sequential.safetensors")
     for setup in ("hand", "compiled"):
         got = load_file(folder / f"{setup}.safetensors")
-        gaps = {name: ((got[name] - one).norm() / one.norm()).item() for name, one in wanted.items()}
+        gaps = {name: ((got[name] - tensor).norm() / tensor.norm()).item() for name, tensor in expected.items()}
         results[setup]["difference"] = max(gaps.values())
     return results
 
@@ -165,7 +166,7 @@ def spread(values: list[float]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = described(__doc__)
     parser.add_argument("--trials", type=int, default=10)
     parser.add_argument("--first", type=int, default=0, help="seed of the first trial")
     parser.add_argument("--epochs", type=int, default=lenet5.EPOCHS)
@@ -173,16 +174,16 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print the record instead of a table")
     parser.add_argument("--small", action="store_true", help="one trial of one epoch of three batches")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    extent = Extent(given.first, given.trials, given.epochs, given.images)
-    extent = Extent(0, 1, 1, 3 * lenet5_model.BATCH) if given.small else extent
-    if given.worker:
-        worker(extent, given.worker)
+    options = parser.parse_args()
+    extent = Extent(options.first, options.trials, options.epochs, options.images)
+    extent = Extent(0, 1, 1, 3 * lenet5_model.BATCH) if options.small else extent
+    if options.worker:
+        worker(extent, options.worker)
         return 0
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         results = run(extent, Path(folder))
-    if given.json:
+    if options.json:
         print(json.dumps(results))
     else:
         show(results, extent)

@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -23,6 +20,7 @@ from rich.table import Table
 import autopar
 from autopar.errors import ConfigError
 from autopar.jobs.launch import command
+from benchmarks.jobs import answer_of
 from benchmarks.models import MODELS, Model, batch, seeded
 from benchmarks.options import add_json, add_names, add_small, described
 
@@ -32,7 +30,7 @@ PATIENCE = 300.0  # seconds for a job
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class PeakMemory:
     """The peak of one plan, in bytes per rank; or why there is none."""
 
     model: str
@@ -50,16 +48,16 @@ class Result:
         return self.predicted / self.measured
 
 
-def results(model: Model, options: argparse.Namespace) -> Iterator[Result]:
+def results(model: Model, options: argparse.Namespace) -> Iterator[PeakMemory]:
     """The plans of a model on two ranks, then one rank alone."""
     for ranks, plan in [*((2, name) for name in options.plans), (1, "auto")]:
         try:
             yield measure(model, ranks, plan, options)
         except ConfigError as error:
-            yield Result(model.name, ranks, plan, refused=str(error).splitlines()[0])
+            yield PeakMemory(model.name, ranks, plan, refused=str(error).splitlines()[0])
 
 
-def measure(model: Model, ranks: int, plan: str, options: argparse.Namespace) -> Result:
+def measure(model: Model, ranks: int, plan: str, options: argparse.Namespace) -> PeakMemory:
     """Compile and run. Raises ConfigError where the plan does not apply."""
     compiled = autopar.compile(
         seeded(model), batch(model), grid=str(ranks), plan=plan, optimizer=options.optimizer, name=model.name
@@ -67,28 +65,25 @@ def measure(model: Model, ranks: int, plan: str, options: argparse.Namespace) ->
     with tempfile.TemporaryDirectory() as place:
         folder = compiled.save(Path(place) / "compiled")
         words = [model.name, "small" if options.small else "full", options.optimizer, str(folder)]
-        done = subprocess.run(
-            command(WORKER, ranks, words), capture_output=True, text=True, timeout=PATIENCE, check=False,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-    if done.returncode:
-        sys.exit(f"{model.name}, {plan} plan on {ranks} ranks:\n{done.stderr[-2000:]}")
-    most = max(json.loads(done.stdout.splitlines()[-1]), key=lambda one: int(one["peak"]))
+        held = answer_of(
+            command(WORKER, ranks, words), f"{model.name}, {plan} plan on {ranks} ranks,", PATIENCE, threads=1
+        )
+    most = max(held, key=lambda rank: int(rank["peak"]))
     predicted = compiled.plan.predicted
-    return Result(
+    return PeakMemory(
         model.name, ranks, plan, predicted.bytes, int(most["peak"]), predicted.peak_during, str(most["during"])
     )
 
 
-def table(found: list[Result]) -> Table:
+def table(results: list[PeakMemory]) -> Table:
     shown = Table("model", "ranks", "plan", title="peak of memory per rank, MB", title_justify="left")
     for heading in ("predicted", "measured", "ratio"):
         shown.add_column(heading, justify="right")
     shown.add_column("predicted to be in")
-    for one in found:
-        if not one.refused:
-            sizes = (f"{one.predicted / 1e6:.1f}", f"{one.measured / 1e6:.1f}", f"{one.ratio:.3f}")
-            shown.add_row(one.model, str(one.ranks), one.plan, *sizes, one.predicted_during)
+    for result in results:
+        if not result.refused:
+            sizes = (f"{result.predicted / 1e6:.1f}", f"{result.measured / 1e6:.1f}", f"{result.ratio:.3f}")
+            shown.add_row(result.model, str(result.ranks), result.plan, *sizes, result.predicted_during)
     return shown
 
 
@@ -100,15 +95,15 @@ def main() -> None:
     add_small(parser)
     add_json(parser)
     options = parser.parse_args()
-    found = [one for name in options.models for one in results(MODELS[name](options.small), options)]
+    measured = [result for name in options.models for result in results(MODELS[name](options.small), options)]
     if options.json:
-        print(json.dumps([asdict(one) for one in found], indent=1))
+        print(json.dumps([asdict(result) for result in measured], indent=1))
         return
     console = Console()
-    console.print(table(found))
-    for one in found:
-        if one.refused:
-            console.print(f"  not run: {one.model}, {one.plan}: {one.refused}", highlight=False, markup=False)
+    console.print(table(measured))
+    for result in measured:
+        if result.refused:
+            console.print(f"  not run: {result.model}, {result.plan}: {result.refused}", highlight=False, markup=False)
 
 
 if __name__ == "__main__":

@@ -42,3 +42,11 @@ def add_small(parser: argparse.ArgumentParser) -> None:
 def add_json(parser: argparse.ArgumentParser) -> None:
     """For programs that read the results."""
     parser.add_argument("--json", action="store_true", help="print JSON, and no table")
+
+
+def timed(parser: argparse.ArgumentParser, rounds: int, what: str) -> argparse.Namespace:
+    """The words of this command, of a benchmark in which `what` take turns."""
+    add_turns(parser, rounds, what)
+    add_small(parser)
+    add_json(parser)
+    return parser.parse_args()

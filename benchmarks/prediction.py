@@ -17,12 +17,12 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 import autopar
@@ -36,9 +36,9 @@ from autopar.partitioner.formulation import priced_problem
 from autopar.planning import pins
 from autopar.planning.candidate import candidate_of
 from benchmarks.contenders import CONTENDERS
-from benchmarks.jobs import Job
+from benchmarks.jobs import Job, take_turns
 from benchmarks.models import MODELS, Model, batch, seeded
-from benchmarks.options import add_json, add_names, add_small, add_turns, described
+from benchmarks.options import add_names, described, timed
 
 SETTLE = 2
 PRICES = ("shipped", "calibrated", "measured")
@@ -83,7 +83,7 @@ PLANS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class PlanPrediction:
     """One plan: predicted seconds by each way of pricing, measured seconds, and bytes at the peak."""
 
     model: str
@@ -127,7 +127,7 @@ def priced(compiled: Compiled, machine: Machine, measured: bool) -> float:
 
 def prepare(model: Model, machine: Machine, small: bool, place: Path, log: Console) -> dict[str, Compiled]:
     """Every plan of the model, compiled with measured calls into a folder of its own."""
-    found: dict[str, Compiled] = {}
+    plans: dict[str, Compiled] = {}
     for number, (label, pinned) in enumerate(PLANS[model.name].items()):
         try:
             compiled = autopar.compile(
@@ -140,8 +140,8 @@ def prepare(model: Model, machine: Machine, small: bool, place: Path, log: Conso
         folder = place / f"{model.name}-{number}"
         folder.mkdir()
         compiled.save(folder / "compiled")
-        found[label] = compiled
-    return found
+        plans[label] = compiled
+    return plans
 
 
 def measure(
@@ -150,21 +150,18 @@ def measure(
     """The steps of every plan, which take turns, and its peak."""
     numbers = list(PLANS[model.name])
     jobs: dict[str, Job] = {}
-    times: dict[str, list[float]] = {label: [] for label in labels}
     try:
         for label in labels:
             folder = place / f"{model.name}-{numbers.index(label)}"
             jobs[label] = Job(CONTENDERS["autopar"], model.name, options.small, folder)
-        for number in track(range(options.rounds), f"{model.name}: rounds", console=log, transient=True):
-            for label in list(jobs)[:: 1 if number % 2 == 0 else -1]:
-                times[label] += jobs[label].steps(SETTLE + options.steps).seconds[SETTLE:]
-        return {label: Taken(times[label], job.peak()) for label, job in jobs.items()}
+        turns = take_turns(jobs, options.rounds, options.steps, log, SETTLE)
+        return {label: Taken([*chain(*turns[label].rounds)], job.peak()) for label, job in jobs.items()}
     finally:
         for job in jobs.values():
             job.close()
 
 
-def rank_correlation(rows: Sequence[Row], price: str) -> float:
+def rank_correlation(rows: Sequence[PlanPrediction], price: str) -> float:
     """Spearman's: the correlation of ranks."""
     ranks = [
         np.argsort(np.argsort(values)) for values in ([r.predicted[price] for r in rows], [r.seconds for r in rows])
@@ -172,7 +169,7 @@ def rank_correlation(rows: Sequence[Row], price: str) -> float:
     return float(np.corrcoef(*ranks)[0, 1])
 
 
-def rows_of(name: str, machine: Machine, options: argparse.Namespace, log: Console) -> list[Row]:
+def rows_of(name: str, machine: Machine, options: argparse.Namespace, log: Console) -> list[PlanPrediction]:
     model = MODELS[name](options.small)
     shipped = replace(machines.load("cpu"), memory_bytes=machine.memory_bytes)
     with tempfile.TemporaryDirectory() as place:
@@ -188,11 +185,11 @@ def rows_of(name: str, machine: Machine, options: argparse.Namespace, log: Conso
         low, high = np.percentile(taken[label].seconds, [25, 75])
         middle = median(taken[label].seconds)
         nbytes = (compiled.plan.predicted.bytes, taken[label].peak)
-        rows.append(Row(name, label, predicted, middle, float(high - low) / 2 / middle, *nbytes))
+        rows.append(PlanPrediction(name, label, predicted, middle, float(high - low) / 2 / middle, *nbytes))
     return rows
 
 
-def table(rows: Sequence[Row]) -> Table:
+def table(rows: Sequence[PlanPrediction]) -> Table:
     shown = Table("model", "plan", title="one step on two ranks, predicted / measured", title_justify="left")
     for heading in (
         "measured, ms",
@@ -212,7 +209,7 @@ def table(rows: Sequence[Row]) -> Table:
     return shown
 
 
-def summary(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
+def summary(rows: Sequence[PlanPrediction]) -> dict[str, dict[str, float]]:
     memory = [abs(row.bytes_error) for row in rows]
     return {"peak": {"worst_error": max(memory), "median_error": median(memory)}} | {
         price: {
@@ -228,10 +225,7 @@ def arguments() -> argparse.Namespace:
     parser = described(__doc__)
     add_names(parser, "--models", MODELS, "MODEL")
     parser.add_argument("--machine", default="cpu", help="a calibrated profile: autopar calibrate -n 2 -o FILE (cpu)")
-    add_turns(parser, 5, "every plan")
-    add_small(parser)
-    add_json(parser)
-    return parser.parse_args()
+    return timed(parser, 5, "every plan")
 
 
 def main() -> None:
@@ -243,9 +237,9 @@ def main() -> None:
         print(json.dumps({"rows": [asdict(row) for row in rows], "summary": summary(rows)}, indent=1))
         return
     log.print(table(rows))
-    for what, found in summary(rows).items():
-        ranking = f", rank correlation {found['rank_correlation']:.3f}" if "rank_correlation" in found else ""
-        worst = f"worst error {found['worst_error']:.1%}, median {found['median_error']:.1%}"
+    for what, figures in summary(rows).items():
+        ranking = f", rank correlation {figures['rank_correlation']:.3f}" if "rank_correlation" in figures else ""
+        worst = f"worst error {figures['worst_error']:.1%}, median {figures['median_error']:.1%}"
         log.print(f"  {what}: {worst}{ranking} over {len(rows)} plans", highlight=False)
     log.print(f"load of the machine in the last minute: {os.getloadavg()[0]:.1f}", highlight=False)
 

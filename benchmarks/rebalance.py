@@ -44,7 +44,7 @@ TOLERANCE = 1e-4  # relative, float32
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class ParameterGap:
     """The worst parameter's distance from one process's, over its own norm and over how far training has moved it."""
 
     worst: str
@@ -53,7 +53,7 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class SlowedRun:
     """Per step the seconds, each rank's rows and its compute seconds; the competitor comes before step `slowed`."""
 
     model: str
@@ -61,7 +61,7 @@ class Record:
     seconds: tuple[float, ...]
     rows: tuple[tuple[int, ...], ...]
     compute: tuple[tuple[float, ...], ...]
-    difference: Difference
+    difference: ParameterGap
 
     @property
     def moves(self) -> list[int]:
@@ -99,7 +99,7 @@ def best_compute(total: int, per_row: Sequence[float]) -> float:
     return min(max(per_row[0] * rows, per_row[1] * (total - rows)) for rows in range(1, total))
 
 
-def train(model: Model, options: argparse.Namespace) -> Record:
+def train(model: Model, options: argparse.Namespace) -> SlowedRun:
     """Compile the model, train it with a competitor from step `options.slow_at` on, and compare with one process."""
     with tempfile.TemporaryDirectory() as place:
         folder, size = Path(place), "small" if options.small else "full"
@@ -115,7 +115,7 @@ def train(model: Model, options: argparse.Namespace) -> Record:
         steps = json.loads((folder / "steps.json").read_text())
         rows, compute = (tuple(map(tuple, steps[key])) for key in ("rows", "compute"))
         compared = difference(model, options.steps, folder)
-        return Record(model.name, options.slow_at, seconds, rows, compute, compared)
+        return SlowedRun(model.name, options.slow_at, seconds, rows, compute, compared)
 
 
 @contextmanager
@@ -128,23 +128,25 @@ def competitor(core: int) -> Iterator[None]:
         process.wait()
 
 
-def difference(model: Model, steps: int, folder: Path) -> Difference:
+def difference(model: Model, steps: int, folder: Path) -> ParameterGap:
     """How far the parameters are from one process's after as many steps, in the 2-norm."""
     torch.set_num_threads(1)
     single = Single(model)
-    first = {name: one.detach().clone() for name, one in single.module.named_parameters()}
+    first = {name: parameter.detach().clone() for name, parameter in single.module.named_parameters()}
     for _ in range(steps):
         single.step()
     ours = load_file(folder / "final.safetensors")
-    last = {name: one.detach() for name, one in single.module.named_parameters()}
-    apart = {name: float((ours[name] - one).norm()) for name, one in last.items()}
-    value = {name: apart[name] / float(one.norm().clamp(min=1e-6)) for name, one in last.items()}
-    change = {name: apart[name] / float((one - first[name]).norm().clamp(min=1e-6)) for name, one in last.items()}
+    last = {name: parameter.detach() for name, parameter in single.module.named_parameters()}
+    apart = {name: float((ours[name] - parameter).norm()) for name, parameter in last.items()}
+    value = {name: apart[name] / float(parameter.norm().clamp(min=1e-6)) for name, parameter in last.items()}
+    change = {
+        name: apart[name] / float((parameter - first[name]).norm().clamp(min=1e-6)) for name, parameter in last.items()
+    }
     worst = max(value, key=lambda name: value[name])
-    return Difference(worst, value[worst], max(change.values()))
+    return ParameterGap(worst, value[worst], max(change.values()))
 
 
-def show(record: Record, log: Console) -> None:
+def show(record: SlowedRun, log: Console) -> None:
     """The numbers, and the rows of each rank over time."""
     before, best = record.before, record.best
     log.print(f"{'milliseconds per step':>32}  {'':8}  of before  of the best possible")

@@ -21,23 +21,21 @@ from pathlib import Path
 from statistics import median, quantiles
 
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from benchmarks.contenders import CONTENDERS, Contender, refusal
-from benchmarks.jobs import Job, JobFailed
+from benchmarks.jobs import Job, JobFailed, ratio, take_turns
 from benchmarks.models import MODELS, Model
-from benchmarks.options import add_json, add_names, add_small, add_turns, described
+from benchmarks.options import add_names, described, timed
 
 COMPILER = "benchmarks.workers.compile_model"
-SETTLE = 1  # steps before the clock counts, in every turn: the caches belong to whoever ran before
 COMPARED = 3  # losses: later ones drift apart by rounding alone
 BASE = "single1"
 OURS = ("autopar", "hand")
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class ContenderTimes:
     """One contender on one model: seconds of every step, by round; or why there are none."""
 
     contender: str
@@ -57,14 +55,11 @@ class Result:
         return (high - low) / 2 / self.seconds
 
 
-def ratio(one: Result, other: Result) -> float:
-    """The first's time as a multiple of the second's, taken round by round."""
-    return median(median(a) / median(b) for a, b in zip(one.rounds, other.rounds, strict=True))
-
-
-def measure(model: Model, contenders: Sequence[Contender], options: argparse.Namespace, log: Console) -> list[Result]:
+def measure(
+    model: Model, contenders: Sequence[Contender], options: argparse.Namespace, log: Console
+) -> list[ContenderTimes]:
     """Start all contenders that can train the model, and let them take turns."""
-    results = {c.name: Result(c.name, refused=refusal(c, model)) for c in contenders}
+    results = {c.name: ContenderTimes(c.name, refused=refusal(c, model)) for c in contenders}
     with tempfile.TemporaryDirectory() as place:
         jobs: list[Job] = []
         try:
@@ -75,8 +70,10 @@ def measure(model: Model, contenders: Sequence[Contender], options: argparse.Nam
                     jobs.append(open_job(contender, model, options.small, Path(place)))
                 except JobFailed as error:
                     log.print(str(error), markup=False, style="red")
-                    results[contender.name] = Result(contender.name, refused="did not start, see above")
-            return list((results | take_turns(jobs, options, log)).values())
+                    results[contender.name] = ContenderTimes(contender.name, refused="did not start, see above")
+            turns = take_turns({job.contender.name: job for job in jobs}, options.rounds, options.steps, log)
+            times = {name: ContenderTimes(name, taken.rounds, taken.losses) for name, taken in turns.items()}
+            return list((results | times).values())
         finally:
             for job in jobs:
                 job.close()
@@ -99,19 +96,7 @@ def open_job(contender: Contender, model: Model, small: bool, place: Path) -> Jo
     return Job(contender, model.name, small, place)
 
 
-def take_turns(jobs: Sequence[Job], options: argparse.Namespace, log: Console) -> dict[str, Result]:
-    rounds: dict[str, list[tuple[float, ...]]] = {job.contender.name: [] for job in jobs}
-    losses: dict[str, list[float]] = {job.contender.name: [] for job in jobs}
-    for number in track(range(options.rounds), "rounds", console=log, transient=True):
-        # Whoever is first in one round is last in the next, lest a neighbour's habits become a contender's.
-        for job in jobs[:: 1 if number % 2 == 0 else -1]:
-            block = job.steps(SETTLE + options.steps)
-            rounds[job.contender.name].append(block.seconds[SETTLE:])
-            losses[job.contender.name] += block.losses
-    return {name: Result(name, tuple(rounds[name]), tuple(losses[name])) for name in rounds}
-
-
-def same_numbers(result: Result, results: Sequence[Result]) -> bool | None:
+def same_numbers(result: ContenderTimes, results: Sequence[ContenderTimes]) -> bool | None:
     """Whether the first losses are those of one process; None where that was not measured.
 
     They may differ by a hundredth of what training has changed so far, and by rounding.
@@ -124,7 +109,7 @@ def same_numbers(result: Result, results: Sequence[Result]) -> bool | None:
     return all(abs(ours - theirs) <= 0.01 * abs(theirs - first) + 1e-5 * abs(theirs) for ours, theirs in pairs)
 
 
-def table(model: Model, results: Sequence[Result]) -> Table:
+def table(model: Model, results: Sequence[ContenderTimes]) -> Table:
     shown = Table("contender", title=model.title, title_justify="left")
     for heading in ("ms/step", "+-", "of 1 thread", "speed-up", "losses"):
         shown.add_column(heading, justify="right")
@@ -141,24 +126,24 @@ def table(model: Model, results: Sequence[Result]) -> Table:
     return shown
 
 
-def comparisons(results: Sequence[Result]) -> dict[str, float]:
+def comparisons(results: Sequence[ContenderTimes]) -> dict[str, float]:
     """autopar's time as a multiple of others': the fastest's, one thread's, and its own plan's written by hand."""
     by_name = {result.contender: result for result in results if result.rounds}
     ours = by_name.get("autopar")
     if ours is None:
         return {}
     others = [result for name, result in by_name.items() if name not in OURS]
-    found = {}
+    ratios = {}
     if others:
         fastest = min(others, key=lambda result: result.seconds)
-        found[f"fastest other ({CONTENDERS[fastest.contender].title})"] = ratio(ours, fastest)
+        ratios[f"fastest other ({CONTENDERS[fastest.contender].title})"] = ratio(ours, fastest)
     for name in (BASE, "hand"):
         if name in by_name:
-            found[CONTENDERS[name].title] = ratio(ours, by_name[name])
-    return found
+            ratios[CONTENDERS[name].title] = ratio(ours, by_name[name])
+    return ratios
 
 
-def as_json(model: Model, results: Sequence[Result]) -> dict[str, object]:
+def as_json(model: Model, results: Sequence[ContenderTimes]) -> dict[str, object]:
     return {
         "model": model.name,
         "title": model.title,
@@ -175,10 +160,7 @@ def arguments() -> argparse.Namespace:
     parser = described(__doc__)
     add_names(parser, "--models", MODELS, "MODEL")
     add_names(parser, "--contenders", CONTENDERS)
-    add_turns(parser, 7, "every contender")
-    add_small(parser)
-    add_json(parser)
-    return parser.parse_args()
+    return timed(parser, 7, "every contender")
 
 
 def main() -> None:

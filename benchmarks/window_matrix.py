@@ -182,20 +182,22 @@ def _difference(ours: Tensor, theirs: Tensor) -> float:
 def table(cells: Sequence[Cell]) -> str:
     """Markdown, a line per cell."""
     lines = ["| setting | grid | value | input gradient | weight gradient | verdict |", "|---|---|---|---|---|---|"]
-    for one in cells:
-        errors = " | ".join(f"{e:.1e}" for e in (one.value, one.input_gradient, one.weight_gradient))
-        lines.append(f"| {one.setting} | {one.grid} | {errors} | {'equal' if one.right else 'WRONG'} |")
+    for entry in cells:
+        errors = " | ".join(f"{e:.1e}" for e in (entry.value, entry.input_gradient, entry.weight_gradient))
+        lines.append(f"| {entry.setting} | {entry.grid} | {errors} | {'equal' if entry.right else 'WRONG'} |")
     return "\n".join(lines)
 
 
 def worst(cells: Sequence[Cell]) -> list[Cell]:
     """One cell per setting: the largest errors over all grids."""
-    found = []
-    for name in dict.fromkeys(one.setting for one in cells):
-        mine = [one for one in cells if one.setting == name]
-        errors = (max(getattr(one, what) for one in mine) for what in ("value", "input_gradient", "weight_gradient"))
-        found.append(Cell(name, f"all {len(mine)}", *errors))
-    return found
+    rows = []
+    for name in dict.fromkeys(entry.setting for entry in cells):
+        mine = [entry for entry in cells if entry.setting == name]
+        errors = (
+            max(getattr(entry, what) for entry in mine) for what in ("value", "input_gradient", "weight_gradient")
+        )
+        rows.append(Cell(name, f"all {len(mine)}", *errors))
+    return rows
 
 
 def main() -> None:
@@ -205,9 +207,11 @@ def main() -> None:
     options = parser.parse_args()
     cells = [cell(setting, layout) for setting in SETTINGS for layout in LAYOUTS]
     shown = worst(cells) if options.worst else cells
-    print(json.dumps([asdict(one) for one in shown]) if options.json else table(shown))
+    print(json.dumps([asdict(entry) for entry in shown]) if options.json else table(shown))
     if not options.json:
-        print(f"\n{sum(one.right for one in cells)} of {len(cells)} cells equal the sequential result to {LIMIT:g}.")
+        print(
+            f"\n{sum(entry.right for entry in cells)} of {len(cells)} cells equal the sequential result to {LIMIT:g}."
+        )
 
 
 if __name__ == "__main__":

@@ -19,9 +19,10 @@ from rich.table import Table
 
 import autopar
 from benchmarks.contenders import CONTENDERS
+from benchmarks.jobs import ratio
 from benchmarks.models import batch
-from benchmarks.options import add_json, add_names, add_small, add_turns, described
-from benchmarks.step_time import as_json, measure, ratio
+from benchmarks.options import add_names, described, timed
+from benchmarks.step_time import as_json, measure
 from benchmarks.step_time import table as measured_table
 from benchmarks.zoo_models import FAMILIES, family
 
@@ -29,7 +30,7 @@ WANTED = 1.6  # times faster on two ranks than on one
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class FamilyPrediction:
     """One family's plan. Seconds are those of a predicted step; `compiling` is how long it took to find the plan."""
 
     name: str
@@ -46,16 +47,16 @@ class Row:
         return self.one_rank / self.two_ranks
 
 
-def predict(name: str, grid: str, small: bool) -> Row:
+def predict(name: str, grid: str, small: bool) -> FamilyPrediction:
     """Compile a family for the grid and read the plan."""
     model = family(name, small)
     start = time.perf_counter()
     plan = autopar.compile(model.module, batch(model), grid=grid, name=name).plan
     seconds = {node.name: node.seconds_forward + node.seconds_backward for node in plan.nodes}
     bare = [node for node in plan.nodes if not node.ruled]
-    return Row(
+    return FamilyPrediction(
         name=name,
-        parameters=sum(_numel(one.shape) for one in plan.parameters if one.kind == "parameter"),
+        parameters=sum(_numel(parameter.shape) for parameter in plan.parameters if parameter.kind == "parameter"),
         operators=len(plan.nodes),
         one_rank=plan.single,
         two_ranks=plan.predicted.seconds,
@@ -72,7 +73,7 @@ def _numel(shape: Sequence[int]) -> int:
     return count
 
 
-def table(rows: Sequence[Row], grid: str) -> Table:
+def table(rows: Sequence[FamilyPrediction], grid: str) -> Table:
     shown = Table("family", title=f"predicted on grid {grid}", title_justify="left")
     for heading in (
         "parameters",
@@ -106,10 +107,7 @@ def arguments() -> argparse.Namespace:
         "--measure", nargs="+", choices=names, default=[], metavar="NAME", help="time the steps of these"
     )
     parser.add_argument("--grid", default="2", help="of the predictions (2)")
-    add_turns(parser, 7, "one process and of two ranks")
-    add_small(parser)
-    add_json(parser)
-    return parser.parse_args()
+    return timed(parser, 7, "one process and of two ranks")
 
 
 def main() -> None:

@@ -98,7 +98,7 @@ def family(name: str, small: bool) -> Model:
     draw: Callable[..., Any] = file.batches  # type: ignore[assignment]
     model, sizes = ({}, {}) if small else (kind.model, kind.inputs)
     batch = next(draw(**sizes))
-    title = f"{name}: " + ", ".join(f"{key} {' x '.join(map(str, one.shape))}" for key, one in batch.items())
+    title = f"{name}: " + ", ".join(f"{key} {' x '.join(map(str, tensor.shape))}" for key, tensor in batch.items())
     samples = next(iter(batch.values())).shape[0]
     return Model(PREFIX + name, title, samples, RATE, partial(make, **model), lambda: next(draw(**sizes)))
 

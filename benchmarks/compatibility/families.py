@@ -33,7 +33,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from benchmarks.compatibility.family_sources import SOURCES
 from benchmarks.compatibility.family_subject import Subject
-from benchmarks.compatibility.family_trial import Found, attempt
+from benchmarks.compatibility.family_trial import FamilyOutcome, attempt
 from benchmarks.compatibility.section import write_section
 from benchmarks.options import described
 
@@ -69,7 +69,7 @@ def _child(task: Task, grids: Sequence[str], seconds: int, pipe: Connection) -> 
     pipe.send(attempt(library, family, small, grids))
 
 
-def tried(tasks: Sequence[Task], grids: Sequence[str], seconds: int, workers: int) -> Iterator[list[Found]]:
+def tried(tasks: Sequence[Task], grids: Sequence[str], seconds: int, workers: int) -> Iterator[list[FamilyOutcome]]:
     """What becomes of every family, in the order in which they end."""
     fork = multiprocessing.get_context("fork")
     waiting, running = list(reversed(tasks)), {}
@@ -84,56 +84,60 @@ def tried(tasks: Sequence[Task], grids: Sequence[str], seconds: int, workers: in
         for pipe in wait(list(running)):
             (library, family, _), process = running.pop(pipe)  # type: ignore[index]
             try:
-                found: list[Found] = pipe.recv()  # type: ignore[union-attr]
+                outcomes: list[FamilyOutcome] = pipe.recv()  # type: ignore[union-attr]
             except EOFError:
-                found = []
+                outcomes = []
             process.join()
             slow = process.exitcode == -signal.SIGXCPU
             status = "SLOW" if slow else "CRASH"
             said = f"stopped after {seconds} s of processor time" if slow else f"ended by {process.exitcode}"
-            yield found or [Found(library, family, grid, status, message=said) for grid in grids]
+            yield outcomes or [FamilyOutcome(library, family, grid, status, message=said) for grid in grids]
 
 
-def read(path: Path | None) -> list[Found]:
+def read(path: Path | None) -> list[FamilyOutcome]:
     """What an earlier run has found; of several lines for one family and grid the last."""
     if path is None or not path.exists():
         return []
-    lines = [Found(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
-    return list({(one.library, one.family, one.grid): one for one in lines}.values())
+    lines = [FamilyOutcome(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+    return list({(outcome.library, outcome.family, outcome.grid): outcome for outcome in lines}.values())
 
 
-def section(found: Sequence[Found], today: str, total: int) -> list[str]:
+def section(outcomes: Sequence[FamilyOutcome], today: str, total: int) -> list[str]:
     """The table as lines of Markdown: counts by library and grid, and by name whatever is not simply right."""
     tested = ", ".join(f"{name} {_version(name)}" for name in ("torch", *SOURCES))
     lines = [
         "## Model families (`make families`)",
         "",
         f"{today}, {tested}; float64, two steps, every gradient, all parameters and buffers.",
-        f"{len({(one.library, one.family) for one in found})} of {total} families were tried.",
+        f"{len({(trial.library, trial.family) for trial in outcomes})} of {total} families were tried.",
         "",
     ]
     lines += ["| library | grid | counted | right | share | of these by rounding | median s | most s | calls split |"]
     lines += ["|---|---|---|---|---|---|---|---|---|"]
     for library in SOURCES:
-        for grid in sorted({one.grid for one in found}):
-            counted = [one for one in found if (one.library, one.grid) == (library, grid) and one.status in COUNTED]
+        for grid in sorted({trial.grid for trial in outcomes}):
+            counted = [
+                trial
+                for trial in outcomes
+                if (trial.library, trial.grid) == (library, grid) and trial.status in COUNTED
+            ]
             if counted:
                 lines.append(_row(library, grid, counted))
     for status, title in TITLES.items():
-        rows = [one for one in found if one.status == status]
+        rows = [trial for trial in outcomes if trial.status == status]
         if rows:
             lines += ["", f"**{title}**", ""]
-            lines += [f"- {one.library} {one.family}, grid {one.grid}: {_plain(one.message)}" for one in rows]
-    bare = Counter(one.library for one in found if one.status == "not built")
+            lines += [f"- {trial.library} {trial.family}, grid {trial.grid}: {_plain(trial.message)}" for trial in rows]
+    bare = Counter(trial.library for trial in outcomes if trial.status == "not built")
     lines += ["", f"Not counted, since the library cannot run them at these sizes (lines): {dict(bare)}."]
     return lines
 
 
-def _row(library: str, grid: str, counted: Sequence[Found]) -> str:
-    right = [one for one in counted if one.status in GOOD]
-    seconds = sorted(one.seconds for one in counted)
-    rounding = sum(one.status == "rounding" for one in right)
-    split = sum(one.split for one in right) / max(len(right), 1)
+def _row(library: str, grid: str, counted: Sequence[FamilyOutcome]) -> str:
+    right = [trial for trial in counted if trial.status in GOOD]
+    seconds = sorted(trial.seconds for trial in counted)
+    rounding = sum(trial.status == "rounding" for trial in right)
+    split = sum(trial.split for trial in right) / max(len(right), 1)
     cells = [library, grid, len(counted), len(right), f"{len(right) / len(counted):.1%}", rounding]
     cells += [f"{seconds[len(seconds) // 2]:.1f}", f"{seconds[-1]:.1f}", f"{split:.0%}"]
     return f"| {' | '.join(map(str, cells))} |"
@@ -171,12 +175,12 @@ def chosen(options: argparse.Namespace) -> list[Task]:
     every = [(library, name, make) for library in options.libraries for name, make in SOURCES[library]().items()]
     at, of = map(int, options.shard.split("/"))
     named = [task for task in every if not options.names or task[1] in options.names][at::of]
-    done = {(one.library, one.family) for one in read(options.out)}
+    done = {(outcome.library, outcome.family) for outcome in read(options.out)}
     return [task for task in named if task[:2] not in done]
 
 
-def line(one: Found) -> str:
-    return f"{one.status:9} {one.library} {one.family:32} {one.grid:4} {one.seconds:6.1f} s  {one.message[:200]}"
+def line(trial: FamilyOutcome) -> str:
+    return f"{trial.status:9} {trial.library} {trial.family:32} {trial.grid:4} {trial.seconds:6.1f} s  {trial.message[:200]}"
 
 
 def main() -> None:
@@ -187,13 +191,15 @@ def main() -> None:
         log.print(f"{len(tasks)} families:", *(f"{library}:{name}" for library, name, _ in tasks))
         return
     start, bad = time.monotonic(), 0
-    for count, found in enumerate(tried(tasks, options.grids, options.timeout, options.workers), 1):
-        for one in found:
-            bad += one.status in BAD
-            log.print(line(one))
+    for count, outcomes in enumerate(tried(tasks, options.grids, options.timeout, options.workers), 1):
+        for trial in outcomes:
+            bad += trial.status in BAD
+            log.print(line(trial))
         if options.out:
             with options.out.open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(asdict(replace(one, seconds=round(one.seconds, 2)))) + "\n" for one in found)
+                file.writelines(
+                    json.dumps(asdict(replace(trial, seconds=round(trial.seconds, 2)))) + "\n" for trial in outcomes
+                )
         log.print(f"--- {count} of {len(tasks)} families, {(time.monotonic() - start) / count:.0f} s each")
     if options.write:
         total = sum(len(families()) for families in SOURCES.values())

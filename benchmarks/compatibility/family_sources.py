@@ -40,12 +40,12 @@ def timm_families() -> dict[str, Callable[[], Subject]]:
     def weight(name: str) -> tuple[bool, int, str]:
         return not any(word in name for word in small), len(name), name
 
-    found = {}
+    families = {}
     for module in timm.list_modules():
         names = timm.list_models(module=module)
         if names:
-            found[module] = partial(_timm, min(names, key=weight))
-    return found
+            families[module] = partial(_timm, min(names, key=weight))
+    return families
 
 
 def _timm(name: str) -> Subject:
@@ -70,12 +70,12 @@ def _towards_pattern(make: Callable[[], nn.Module]) -> nn.Module:
 def torchvision_families() -> dict[str, Callable[[], Subject]]:
     """By file of torchvision's models the one with the fewest parameters; detectors, whose shapes follow their data, apart."""
     models = torchvision_models()
-    found: dict[str, str] = {}
+    names: dict[str, str] = {}
     for name in sorted(models.list_models(), key=lambda name: _parameters(models, name)):
         family = models.get_model_builder(name).__module__.removeprefix("torchvision.models.")
         if not family.startswith("detection"):
-            found.setdefault(family, name)
-    return {family: partial(_vision, name) for family, name in found.items()}
+            names.setdefault(family, name)
+    return {family: partial(_vision, name) for family, name in names.items()}
 
 
 def _parameters(models: Any, name: str) -> int:  # noqa: ANN401 (a module)

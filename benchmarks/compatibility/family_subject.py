@@ -33,9 +33,9 @@ class TowardsPattern(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor:
         """The sum of the mean squares."""
         terms = [
-            (one - (torch.arange(one.shape[-1], device=one.device) % 5 - 2).to(one.dtype)).square().mean()
-            for one in tensors_of(self.net(*inputs))
-            if one.is_floating_point()
+            (result - (torch.arange(result.shape[-1], device=result.device) % 5 - 2).to(result.dtype)).square().mean()
+            for result in tensors_of(self.net(*inputs))
+            if result.is_floating_point()
         ]
         return torch.stack(terms).sum()
 
@@ -57,11 +57,11 @@ def tensors_of(output: object) -> Iterator[Tensor]:
     if isinstance(output, Tensor):
         yield output
     elif isinstance(output, Mapping):
-        for one in output.values():
-            yield from tensors_of(one)
+        for item in output.values():
+            yield from tensors_of(item)
     elif isinstance(output, list | tuple):
-        for one in output:
-            yield from tensors_of(one)
+        for item in output:
+            yield from tensors_of(item)
 
 
 def without_dropout(net: nn.Module) -> nn.Module:
@@ -100,7 +100,7 @@ def _size(make: Callable[[], nn.Module]) -> int:
     """How many parameters a model has, found without memory for them; 0 for one that cannot be made so."""
     try:
         with torch.device("meta"):
-            return sum(one.numel() for one in make().parameters())
+            return sum(parameter.numel() for parameter in make().parameters())
     except Exception:  # a library may look at numbers
         return 0
 

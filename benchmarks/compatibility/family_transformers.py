@@ -66,11 +66,11 @@ def transformers_families() -> dict[str, Callable[[], Subject]]:
     torchvision_models()  # some of transformers' models import it
     from transformers.models.auto import modeling_auto
 
-    found: dict[str, dict[str, str]] = {}
+    classes: dict[str, dict[str, str]] = {}
     for task, table in TASKS.items():
         for kind, cls in getattr(modeling_auto, table).items():
-            found.setdefault(kind, {})[task] = cls[0] if isinstance(cls, list | tuple) else cls
-    return {kind: partial(_transformer, kind, tasks) for kind, tasks in sorted(found.items())}
+            classes.setdefault(kind, {})[task] = cls[0] if isinstance(cls, list | tuple) else cls
+    return {kind: partial(_transformer, kind, tasks) for kind, tasks in sorted(classes.items())}
 
 
 def _transformer(kind: str, tasks: Mapping[str, str]) -> Subject:
@@ -224,29 +224,30 @@ def _batches(config: Any, task: str) -> list[dict[str, Tensor]]:  # noqa: ANN401
     spectra = {"time first": torch.randn(ROWS, 400, bins), "bins first": torch.randn(ROWS, bins, 128)}
     frames = torch.randn(ROWS, _field(config, "max_length") or 128, bins)
     video = torch.randn(ROWS, _field(config, "num_frames") or 8, channels, size, size)
-    made: dict[str, list[dict[str, Tensor]]] = {
+    batches: dict[str, list[dict[str, Tensor]]] = {
         "causal": [{"input_ids": ids, "labels": ids.clone()}],
         "masked": [{"input_ids": ids, "labels": ids.clone()}, {"pixel_values": image}],
         "seq2seq": [
-            {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": one} for one in (answer, ids.clone())
+            {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": tensor}
+            for tensor in (answer, ids.clone())
         ],
         "text": [{"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": kinds}],
         "image": [{"pixel_values": image, "labels": kinds}],
         "video": [{name: video, "labels": kinds} for name in ("pixel_values", "pixel_values_videos")],
         "segments": [{"pixel_values": image, "labels": torch.randint(0, 2, (ROWS, size, size))}],
         "depth": [{"pixel_values": image, "labels": torch.rand(ROWS, size, size)}],
-        "speech": [{"input_features": one, "labels": answer} for one in spectra.values()]
+        "speech": [{"input_features": tensor, "labels": answer} for tensor in spectra.values()]
         + [{"input_values": wave, "labels": answer}],
         "audio": [{"input_values": wave, "labels": kinds}, {"input_values": frames, "labels": kinds}],
         "sound": [{"input_values": wave, "labels": answer}]
-        + [{"input_features": one, "labels": answer} for one in spectra.values()],
+        + [{"input_features": tensor, "labels": answer} for tensor in spectra.values()],
     }
-    return made[task]
+    return batches[task]
 
 
 def _field(config: Any, *names: str) -> int:  # noqa: ANN401 (a configuration)
     """The first of these fields that a configuration, or one that it holds, has; 0 where there is none."""
-    for held in (config, *(one for one in vars(config).values() if hasattr(one, "to_dict"))):
+    for held in (config, *(inner for inner in vars(config).values() if hasattr(inner, "to_dict"))):
         for name in names:
             value = getattr(held, name, None)
             value = value[0] if isinstance(value, list | tuple) and value else value

@@ -34,7 +34,7 @@ STEPS = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FamilyOutcome:
     """What became of one family on one grid.
 
     status    ok | rounding (equal within what rounding does to the model) | DIFFER | REFUSED | CRASH | SLOW | not built
@@ -61,28 +61,32 @@ def cheap_communication() -> Machine:
     return replace(cpu, name="quick", launch_floor=1e-9, intra=Link(1e-9, 1e12))
 
 
-def attempt(library: str, family: str, make: Callable[[], Subject], grids: Sequence[str]) -> list[Found]:
+def attempt(library: str, family: str, make: Callable[[], Subject], grids: Sequence[str]) -> list[FamilyOutcome]:
     """What becomes of a family on every grid."""
     torch.manual_seed(0)
     try:
         subject = make()
     except Exception as error:  # the library's own
-        return [Found(library, family, grid, "not built", message=_said(error)) for grid in grids]
-    found: list[Found] = []
-    made: Compiled | None = None
+        return [FamilyOutcome(library, family, grid, "not built", message=_said(error)) for grid in grids]
+    outcomes: list[FamilyOutcome] = []
+    compiled: Compiled | None = None
     for grid in grids:
         start = time.process_time()
-        one = Found(library, family, grid, "ok")
+        outcome = FamilyOutcome(library, family, grid, "ok")
         try:
-            made = _compiled(subject, grid, family) if made is None else made.replan(grid=grid)
-            one = replace(one, seconds=time.process_time() - start, whole=_whole(made), split=_split(made))
-            found.append(_judged(one, _differences(made, subject, grid)))
+            compiled = _compiled(subject, grid, family) if compiled is None else compiled.replan(grid=grid)
+            outcome = replace(
+                outcome, seconds=time.process_time() - start, whole=_whole(compiled), split=_split(compiled)
+            )
+            outcomes.append(_judged(outcome, _differences(compiled, subject, grid)))
         except AutoparError as error:
-            found.append(replace(one, status="REFUSED", seconds=time.process_time() - start, message=_said(error)))
+            outcomes.append(
+                replace(outcome, status="REFUSED", seconds=time.process_time() - start, message=_said(error))
+            )
         except Exception as error:  # ours, or torch's under our hands
             message = f"{_said(error)} | {_place(error)}"
-            found.append(replace(one, status="CRASH", seconds=time.process_time() - start, message=message))
-    return found
+            outcomes.append(replace(outcome, status="CRASH", seconds=time.process_time() - start, message=message))
+    return outcomes
 
 
 def _compiled(subject: Subject, grid: str, name: str) -> Compiled:
@@ -98,10 +102,10 @@ def _compiled(subject: Subject, grid: str, name: str) -> Compiled:
     )
 
 
-def _differences(made: Compiled, subject: Subject, grid: str) -> list[Deviation]:
+def _differences(compiled: Compiled, subject: Subject, grid: str) -> list[Deviation]:
     """What `verify` finds on rank 0."""
     with TemporaryDirectory() as folder:
-        path = made.save(folder) / "program.py"
+        path = compiled.save(folder) / "program.py"
         file = ModelFile(path, "model", "", "model", subject.make, lambda: subject.inputs, None, None)
 
         def rank() -> list[Deviation]:
@@ -112,24 +116,24 @@ def _differences(made: Compiled, subject: Subject, grid: str) -> list[Deviation]
         return simulate(GridShape.parse(grid).size, rank, timeout=1800.0)[0]
 
 
-def _judged(one: Found, differences: Sequence[Deviation]) -> Found:
+def _judged(outcome: FamilyOutcome, differences: Sequence[Deviation]) -> FamilyOutcome:
     worst = max(differences, key=lambda each: math.inf if math.isnan(each.relative) else each.relative / each.tolerance)
     said = f"{worst.what} {worst.relative:.1e} at {worst.worst}, {worst.tolerance:.1e} allowed"
     if not all(each.relative <= each.tolerance for each in differences):
-        return replace(one, status="DIFFER", message=said)
+        return replace(outcome, status="DIFFER", message=said)
     if any(each.relative > CASES[0].tolerance for each in differences):
-        return replace(one, status="rounding", message=said)
-    return one
+        return replace(outcome, status="rounding", message=said)
+    return outcome
 
 
-def _whole(made: Compiled) -> float:
-    seconds = {node.name: node.seconds_forward + node.seconds_backward for node in made.plan.nodes}
-    bare = sum(seconds[node.name] for node in made.plan.nodes if not node.ruled)
+def _whole(compiled: Compiled) -> float:
+    seconds = {node.name: node.seconds_forward + node.seconds_backward for node in compiled.plan.nodes}
+    bare = sum(seconds[node.name] for node in compiled.plan.nodes if not node.ruled)
     return bare / max(sum(seconds.values()), 1e-30)
 
 
-def _split(made: Compiled) -> float:
-    nodes = made.plan.nodes
+def _split(compiled: Compiled) -> float:
+    nodes = compiled.plan.nodes
     return sum(any(choice.mode == "split" for choice in node.choices) for node in nodes) / max(len(nodes), 1)
 
 

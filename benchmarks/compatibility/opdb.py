@@ -28,7 +28,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from benchmarks.compatibility.opdb_samples import operators
 from benchmarks.compatibility.opdb_table import section, summary
-from benchmarks.compatibility.opdb_trial import Row, tried, warm_up
+from benchmarks.compatibility.opdb_trial import OperatorOutcome, tried, warm_up
 from benchmarks.compatibility.section import write_section
 from benchmarks.options import described
 
@@ -44,7 +44,7 @@ class _Running:
     until: float
 
 
-def rows_of(names: Sequence[str], known: dict[str, Any], options: argparse.Namespace) -> Iterator[Row]:
+def rows_of(names: Sequence[str], known: dict[str, Any], options: argparse.Namespace) -> Iterator[OperatorOutcome]:
     """Try the operators in children, so many at a time, each within its time."""
     context = multiprocessing.get_context("fork")
     left, running = list(names), dict[Connection, _Running]()
@@ -52,8 +52,8 @@ def rows_of(names: Sequence[str], known: dict[str, Any], options: argparse.Names
         while left and len(running) < options.workers:
             name = left.pop(0)
             ours, theirs = context.Pipe(duplex=False)
-            given = (theirs, name, known[name], options.samples, tuple(options.grids))
-            process = context.Process(target=_child, args=given, daemon=True)
+            arguments = (theirs, name, known[name], options.samples, tuple(options.grids))
+            process = context.Process(target=_child, args=arguments, daemon=True)
             process.start()
             theirs.close()
             running[ours] = _Running(name, process, time.monotonic() + options.seconds)
@@ -64,19 +64,19 @@ def rows_of(names: Sequence[str], known: dict[str, Any], options: argparse.Names
             child = running.pop(late)
             child.process.kill()
             child.process.join()
-            yield Row(child.name, "CRASH", why=(f"CRASH: not done within {options.seconds} s",))
+            yield OperatorOutcome(child.name, "CRASH", why=(f"CRASH: not done within {options.seconds} s",))
 
 
-def _answer(ready: Connection, child: _Running) -> Row:
+def _answer(ready: Connection, child: _Running) -> OperatorOutcome:
     """What a child that has ended or answered has to say."""
     try:
         answer = ready.recv()
-        assert isinstance(answer, Row)
+        assert isinstance(answer, OperatorOutcome)
     except EOFError:
         child.process.join()
         code = child.process.exitcode or 0
         what = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        return Row(child.name, "CRASH", why=(f"CRASH: the process ended with {what}",))
+        return OperatorOutcome(child.name, "CRASH", why=(f"CRASH: the process ended with {what}",))
     child.process.join()
     return answer
 
@@ -89,15 +89,18 @@ def _child(out: Connection, name: str, info: Any, samples: int, grids: Sequence[
     out.send(tried(name, info, samples, grids))
 
 
-def read(path: Path) -> dict[str, Row]:
+def read(path: Path) -> dict[str, OperatorOutcome]:
     """The rows of earlier runs."""
     if not path.exists():
         return {}
     rows = json.loads(path.read_text(encoding="utf-8"))
-    return {one["name"]: Row(**{k: tuple(v) if isinstance(v, list) else v for k, v in one.items()}) for one in rows}
+    return {
+        row["name"]: OperatorOutcome(**{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()})
+        for row in rows
+    }
 
 
-def keep(rows: dict[str, Row], path: Path) -> None:
+def keep(rows: dict[str, OperatorOutcome], path: Path) -> None:
     """Write all rows, in the order of their names."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps([asdict(rows[name]) for name in sorted(rows)], indent=1)
@@ -121,7 +124,7 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def chosen(options: argparse.Namespace, known: dict[str, Any], rows: dict[str, Row]) -> list[str]:
+def chosen(options: argparse.Namespace, known: dict[str, Any], rows: dict[str, OperatorOutcome]) -> list[str]:
     """The operators that are to be tried."""
     first, step = map(int, options.shard.split("/"))
     names = [
@@ -134,7 +137,7 @@ def chosen(options: argparse.Namespace, known: dict[str, Any], rows: dict[str, R
     return names[first - 1 :: step]
 
 
-def shallower(row: Row, options: argparse.Namespace) -> bool:
+def shallower(row: OperatorOutcome, options: argparse.Namespace) -> bool:
     """Whether a row is of fewer samples or grids than are asked for now."""
     return row.status != "nocompare" and (row.asked < options.samples or not set(options.grids) <= set(row.grids))
 

@@ -41,7 +41,7 @@ def operators() -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class DatabaseSample:
     """One call: the function, its arguments as a flat list, and how they are put together again."""
 
     function: Callable[..., Any]
@@ -52,10 +52,10 @@ class Sample:
         """The tensors that the call returns."""
         args, kwargs = pytree.tree_unflatten(leaves, self.spec)
         out = self.function(*args, **kwargs)
-        return [one for one in pytree.tree_leaves(out) if isinstance(one, Tensor)]
+        return [leaf for leaf in pytree.tree_leaves(out) if isinstance(leaf, Tensor)]
 
 
-def samples_of(info: Any, count: int) -> list[Sample]:  # noqa: ANN401 (torch's OpInfo)
+def samples_of(info: Any, count: int) -> list[DatabaseSample]:  # noqa: ANN401 (torch's OpInfo)
     """As many samples, evenly spread; with gradients where the operator has any."""
     torch.manual_seed(0)
     dtype, gradients = _dtype(info)
@@ -74,20 +74,20 @@ def _dtype(info: Any) -> tuple[torch.dtype, bool]:  # noqa: ANN401
     return next(dtype for dtype in (*DTYPES, *supported) if dtype in supported), False
 
 
-def _sample(info: Any, one: Any) -> Sample:  # noqa: ANN401
-    after = one.output_process_fn_grad
+def _sample(info: Any, sample: Any) -> DatabaseSample:  # noqa: ANN401
+    after = sample.output_process_fn_grad
 
     def function(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         return after(info.op(*args, **kwargs))
 
-    leaves, spec = pytree.tree_flatten(((one.input, *one.args), one.kwargs))
-    return Sample(function, tuple(leaves), spec)
+    leaves, spec = pytree.tree_flatten(((sample.input, *sample.args), sample.kwargs))
+    return DatabaseSample(function, tuple(leaves), spec)
 
 
 class Does(nn.Module):
     """The call itself: what it is captured as is marked by this module's name."""
 
-    def __init__(self, sample: Sample) -> None:
+    def __init__(self, sample: DatabaseSample) -> None:
         super().__init__()
         self.sample = sample
 
@@ -95,10 +95,10 @@ class Does(nn.Module):
         return self.sample.call(leaves)
 
 
-class Call(nn.Module):
+class SampleCall(nn.Module):
     """One sample; its parameters are named by their place among the arguments."""
 
-    def __init__(self, sample: Sample) -> None:
+    def __init__(self, sample: DatabaseSample) -> None:
         super().__init__()
         self.sample = sample
         self.does = Does(sample)
@@ -107,11 +107,11 @@ class Call(nn.Module):
         for i, leaf in enumerate(sample.leaves):
             if isinstance(leaf, Tensor):
                 self._take(i, leaf.detach().clone(), leaf.requires_grad)
-        kept = {name: one.clone() for name, one in self.named_buffers()}
+        kept = {name: buffer.clone() for name, buffer in self.named_buffers()}
         for j, weights in enumerate(map(_weights, self.results(self.given))):
             self.register_buffer(f"weights{j}", weights, persistent=False)
-        for name, one in kept.items():
-            getattr(self, name).copy_(one)
+        for name, buffer in kept.items():
+            getattr(self, name).copy_(buffer)
 
     def _take(self, i: int, tensor: Tensor, differentiable: bool) -> None:
         if tensor.is_floating_point() and not differentiable:
@@ -131,8 +131,8 @@ class Call(nn.Module):
                 leaves[i] = known[i] + getattr(self, f"x{i}")
             elif isinstance(leaf, Tensor):
                 leaves[i] = known[i] if i in known else getattr(self, f"x{i}")
-        found: list[Tensor] = self.does(leaves)
-        return found
+        tensors: list[Tensor] = self.does(leaves)
+        return tensors
 
     def forward(self, given: dict[int, Tensor]) -> list[Tensor]:
         return self.results(given)
@@ -149,39 +149,39 @@ def _weights(result: Tensor) -> Tensor | None:
     return weights.to(result.dtype)
 
 
-class Calls(nn.Module):
+class SampleCalls(nn.Module):
     """Several samples at once; what they return is returned beside the loss, as ``call0_0``, ``call0_1``, ..."""
 
-    def __init__(self, samples: list[Sample]) -> None:
+    def __init__(self, samples: list[DatabaseSample]) -> None:
         super().__init__()
         self.start = nn.Parameter(torch.ones((), dtype=torch.float64))
         for i, sample in enumerate(samples):
-            self.add_module(f"call{i}", Call(sample))
+            self.add_module(f"call{i}", SampleCall(sample))
         self.count = len(samples)
 
-    def one(self, i: int) -> Call:
+    def one(self, i: int) -> SampleCall:
         found = getattr(self, f"call{i}")
-        assert isinstance(found, Call)
+        assert isinstance(found, SampleCall)
         return found
 
     def inputs(self) -> dict[str, Tensor]:
         """The inputs of forward; the first says that there is no batch."""
-        found = {"start_at": torch.ones(1, dtype=torch.float64)}
+        tensors = {"start_at": torch.ones(1, dtype=torch.float64)}
         for i in range(self.count):
-            found |= {f"call{i}_x{place}": tensor for place, tensor in self.one(i).given.items()}
-        return found
+            tensors |= {f"call{i}_x{place}": tensor for place, tensor in self.one(i).given.items()}
+        return tensors
 
     def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
         total = inputs["start_at"].sum() * self.start
-        found = {}
+        returned = {}
         for i in range(self.count):
             call = self.one(i)
             for j, result in enumerate(call({place: inputs[f"call{i}_x{place}"] for place in call.given})):
-                found[f"call{i}_{j}"] = result
+                returned[f"call{i}_{j}"] = result
                 weights = getattr(call, f"weights{j}")
                 if weights is not None:
                     total = total + _real((result * weights).sum())
-        return {"loss": total, **found}
+        return {"loss": total, **returned}
 
 
 def _real(tensor: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import torch
 
 import autopar
-from benchmarks.compatibility.opdb_trial import ORDER, Row
+from benchmarks.compatibility.opdb_trial import ORDER, OperatorOutcome
 
 HEADING = """\
 ## Operators
@@ -20,22 +20,22 @@ those of the database, in float64 with gradients where it has any. Every call is
 results and all gradients are compared with eager, to 1e-10 of the largest (`make opdb`)."""
 
 
-def summary(rows: Iterable[Row]) -> str:
+def summary(rows: Iterable[OperatorOutcome]) -> str:
     """The counts in a line."""
     rows = list(rows)
     counts = Counter(row.status for row in rows)
     comparable = len(rows) - counts["nocompare"]
     split = sum(row.status == "ok" and is_split(row) for row in rows)
-    told = ", ".join(f"{counts[status]} {status}" for status in (*reversed(ORDER), "nocompare") if counts[status])
-    return f"{len(rows)} operators, {comparable} comparable: {told}; {split} of those that are ok split"
+    numbers = ", ".join(f"{counts[status]} {status}" for status in (*reversed(ORDER), "nocompare") if counts[status])
+    return f"{len(rows)} operators, {comparable} comparable: {numbers}; {split} of those that are ok split"
 
 
-def is_split(row: Row) -> bool:
+def is_split(row: OperatorOutcome) -> bool:
     """Whether some call of it was split, or nothing is left of it to compute."""
     return bool(row.split) or not row.whole
 
 
-def section(rows: Iterable[Row]) -> str:
+def section(rows: Iterable[OperatorOutcome]) -> str:
     """The section of the document."""
     rows = sorted(rows, key=lambda row: row.name)
     bad = [row for row in rows if row.status in ORDER[:-1]]
@@ -43,14 +43,14 @@ def section(rows: Iterable[Row]) -> str:
     programs = sum(row.programs for row in rows)
     today = f"{datetime.datetime.now(datetime.UTC):%d %B %Y}"
     depth = Counter((row.asked, row.grids) for row in rows if row.grids)
-    told = "; ".join(
+    depths = "; ".join(
         f"{count} operators on up to {asked} samples, grids {' and '.join(grids)}"
         for (asked, grids), count in depth.most_common()
     )
     lines = [
         HEADING,
         "",
-        f"{today}, {versions}. {programs} programs were run: {told}.",
+        f"{today}, {versions}. {programs} programs were run: {depths}.",
         "",
         f"**{summary(rows)}.**",
         "",
@@ -61,14 +61,14 @@ def section(rows: Iterable[Row]) -> str:
     lines += ["", f"Right, and whole on every rank ({len(whole)}): {_names(whole)}."]
     left = [row for row in rows if row.status == "nocompare"]
     lines += ["", f"Not compared ({len(left)}):", ""]
-    groups: dict[str, list[Row]] = {}
+    groups: dict[str, list[OperatorOutcome]] = {}
     for row in left:
         groups.setdefault(row.why[0].split(":")[0] if row.why else "", []).append(row)
-    lines += [f"* {why}: {_names(one)}" for why, one in sorted(groups.items())]
+    lines += [f"* {why}: {_names(members)}" for why, members in sorted(groups.items())]
     return "\n".join(lines)
 
 
-def _names(rows: Iterable[Row]) -> str:
+def _names(rows: Iterable[OperatorOutcome]) -> str:
     return ", ".join(f"`{row.name}`" for row in rows) or "none"
 
 

@@ -33,14 +33,14 @@ from autopar.runtime import simulate
 from autopar.runtime.parameters.deferred_init import module_values
 from autopar.runtime.program.plan_reader import parse_description
 from autopar.runtime.session.parallel_module import Parallel
-from benchmarks.compatibility.opdb_samples import Calls, Sample, operators, samples_of
+from benchmarks.compatibility.opdb_samples import DatabaseSample, SampleCalls, operators, samples_of
 
 ORDER = ("WRONG", "CRASH", "REFUSED", "ok")  # the worst first
 CLOSE = {torch.float32: 1e-5, torch.complex64: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2, torch.complex32: 1e-2}
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class OperatorOutcome:
     """One operator: its status, letters that were split, programs that were run, and what is not right, by sample."""
 
     name: str
@@ -57,7 +57,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class Tally:
     """The programs that were run so far, and the operators that some of them split, or none could."""
 
     programs: list[str] = field(default_factory=list)
@@ -74,17 +74,17 @@ def warm_up() -> None:
     tried("neg", operators()["neg"], 1, ("2",))
 
 
-def tried(name: str, info: Any, count: int, grids: Sequence[str]) -> Row:  # noqa: ANN401 (torch's OpInfo)
+def tried(name: str, info: Any, count: int, grids: Sequence[str]) -> OperatorOutcome:  # noqa: ANN401 (torch's OpInfo)
     """Try an operator on so many samples."""
     began = time.perf_counter()
     samples, why = _comparable(info, count)
     if not samples:
-        return Row(name, "nocompare", why=(why,))
-    seen = Seen()
+        return OperatorOutcome(name, "nocompare", why=(why,))
+    seen = Tally()
     each = _each(samples, grids, seen)
     status = min((status for status, _ in each), key=ORDER.index)
     reasons = dict.fromkeys(f"{status}: {text}" for status, text in each if status != "ok")
-    return Row(
+    return OperatorOutcome(
         name,
         status,
         len(samples),
@@ -99,19 +99,19 @@ def tried(name: str, info: Any, count: int, grids: Sequence[str]) -> Row:  # noq
     )
 
 
-def _each(samples: list[Sample], grids: Sequence[str], seen: Seen) -> list[tuple[str, str]]:
+def _each(samples: list[DatabaseSample], grids: Sequence[str], seen: Tally) -> list[tuple[str, str]]:
     """Status and reason of every sample; halves are tried where not all are right."""
-    found = outcome(samples, grids, seen)
-    if found[0] == "ok" or len(samples) == 1:
-        return [found] * len(samples)
+    together = outcome(samples, grids, seen)
+    if together[0] == "ok" or len(samples) == 1:
+        return [together] * len(samples)
     half = len(samples) // 2
     each = [*_each(samples[:half], grids, seen), *_each(samples[half:], grids, seen)]
     if all(status == "ok" for status, _ in each):
-        each[-1] = (found[0], f"only together: {found[1]}")
+        each[-1] = (together[0], f"only together: {together[1]}")
     return each
 
 
-def _comparable(info: Any, count: int) -> tuple[list[Sample], str]:  # noqa: ANN401
+def _comparable(info: Any, count: int) -> tuple[list[DatabaseSample], str]:  # noqa: ANN401
     """The samples that eager runs, and runs alike twice; or why there are none."""
     if "empty" in info.name:
         return [], "not initialized"
@@ -119,64 +119,68 @@ def _comparable(info: Any, count: int) -> tuple[list[Sample], str]:  # noqa: ANN
         samples = samples_of(info, count)
     except Exception as error:
         return [], f"no samples: {_short(error)}"
-    found, why = [], "no samples for this dtype"
-    for one in samples:
+    comparable, why = [], "no samples for this dtype"
+    for sample in samples:
         try:
-            if _draws(one):
+            if _draws(sample):
                 why = "random"
             else:
-                _eager(Calls([one]))
-                found.append(one)
+                _eager(SampleCalls([sample]))
+                comparable.append(sample)
         except Exception as error:
             why = f"eager: {_short(error)}"
-    return found, why
+    return comparable, why
 
 
-def _draws(sample: Sample) -> bool:
+def _draws(sample: DatabaseSample) -> bool:
     """Whether the call draws random numbers; some functions of the database set the seed, always to the same number."""
-    seed, found = torch.manual_seed, []
+    seed, results = torch.manual_seed, []
     for offset in (0, 1):
         seed(offset)
         with (
             mock.patch.object(torch, "manual_seed", lambda given, offset=offset: seed(given + offset)),
             torch.no_grad(),
         ):
-            leaves = [one.detach().clone() if isinstance(one, Tensor) else one for one in sample.leaves]
-            found.append({str(i): one for i, one in enumerate(sample.call(leaves))})
+            leaves = [leaf.detach().clone() if isinstance(leaf, Tensor) else leaf for leaf in sample.leaves]
+            results.append({str(i): result for i, result in enumerate(sample.call(leaves))})
     try:
-        _compare(*found, relative=0.0)
+        _compare(*results, relative=0.0)
     except Differs:
         return True
     return False
 
 
-def _eager(model: Calls) -> dict[str, Tensor]:
+def _eager(model: SampleCalls) -> dict[str, Tensor]:
     """Results and gradients of the module itself."""
     model = copy.deepcopy(model)
     out = model(**model.inputs())
     out["loss"].backward()
-    gradients = {f"gradient of {name}": one.grad for name, one in model.named_parameters() if one.grad is not None}
-    buffers = {name: one for name, one in model.state_dict().items() if name not in dict(model.named_parameters())}
+    gradients = {
+        f"gradient of {name}": tensor.grad for name, tensor in model.named_parameters() if tensor.grad is not None
+    }
+    buffers = {
+        name: tensor for name, tensor in model.state_dict().items() if name not in dict(model.named_parameters())
+    }
     return {
-        **{name: one.detach() for name, one in out.items()},
+        **{name: tensor.detach() for name, tensor in out.items()},
         **gradients,
         **{f"new {k}": v for k, v in buffers.items()},
     }
 
 
-def outcome(samples: list[Sample], grids: Sequence[str], seen: Seen | None = None) -> tuple[str, str]:
+def outcome(samples: list[DatabaseSample], grids: Sequence[str], seen: Tally | None = None) -> tuple[str, str]:
     """Status and reason of some samples together."""
-    seen = seen or Seen()
-    model = Calls(samples)
+    seen = seen or Tally()
+    model = SampleCalls(samples)
     expected = _eager(model)
     try:
         outputs = [name for name in expected if name.startswith("call")]
-        one = autopar.compile(model, model.inputs(), grid=grids[0], loss="loss", outputs=outputs)
-        _try(one, model, expected)
+        compiled = autopar.compile(model, model.inputs(), grid=grids[0], loss="loss", outputs=outputs)
+        _try(compiled, model, expected)
         seen.programs.append(grids[0])
         for grid in grids:
-            for pins in _rounds(one.graph, grid, seen):
-                _try(one.replan(grid=grid, pin=pins), model, expected)
+            for pins in _rounds(compiled.graph, grid, seen):
+                _try(compiled.replan(grid=grid, pin=pins), model, expected)
                 seen.programs.append(grid)
     except Differs as error:
         return "WRONG", str(error)
@@ -189,29 +193,29 @@ def outcome(samples: list[Sample], grids: Sequence[str], seen: Seen | None = Non
     return "ok", ""
 
 
-def _try(one: Compiled, model: Calls, expected: Mapping[str, Tensor]) -> None:
+def _try(compiled: Compiled, model: SampleCalls, expected: Mapping[str, Tensor]) -> None:
     """Run a program, and compare. Raises Differs."""
-    relative = _closeness(one.graph)
+    relative = _closeness(compiled.graph)
     try:
-        ranks = _run(one, model, list(expected))
+        ranks = _run(compiled, model, list(expected))
     except ProgramMismatch:  # a step says that its numbers do not fit
         raise
     except AutoparError as error:  # a plan that was made must run
         raise RuntimeError(_refusal(error)) from error
-    for rank, found in enumerate(ranks):
+    for rank, computed in enumerate(ranks):
         try:
-            _compare(expected, found, relative)
+            _compare(expected, computed, relative)
         except Differs as error:
-            pins = ", ".join(one.plan.options.pins) or "no pins"
-            raise Differs(f"{error} on rank {rank} of grid {one.plan.grid} under {pins}") from None
+            pins = ", ".join(compiled.plan.options.pins) or "no pins"
+            raise Differs(f"{error} on rank {rank} of grid {compiled.plan.grid} under {pins}") from None
 
 
-def _run(one: Compiled, model: Calls, wanted: Sequence[str]) -> list[dict[str, Tensor]]:
+def _run(compiled: Compiled, model: SampleCalls, expected: Sequence[str]) -> list[dict[str, Tensor]]:
     """What every rank finds: whole results, and whole gradients."""
-    code = compile(one.source, "program.py", "exec")
-    description = parse_description(to_json(one.plan), "plan.json")
+    code = compile(compiled.source, "program.py", "exec")
+    description = parse_description(to_json(compiled.plan), "plan.json")
     known = {name for item in description.parameters for name in (item.name, *item.aliases)}
-    values = [*one.constants.items(), *(pair for pair in module_values(model) if pair[0] in known)]
+    values = [*compiled.constants.items(), *(pair for pair in module_values(model) if pair[0] in known)]
     inputs = {item.name: model.inputs()[item.name] for item in description.inputs}
 
     def rank() -> dict[str, Tensor]:
@@ -221,15 +225,17 @@ def _run(one: Compiled, model: Calls, wanted: Sequence[str]) -> list[dict[str, T
         out = parallel(**inputs)
         loss = out.loss if hasattr(out, "loss") else out
         loss.backward()
-        found = {name: out[name].detach() for name in wanted if name.startswith("call")}
-        found |= {f"gradient of {name}": one for name, one in parallel.full_gradients().items()}
-        state = {f"new {name}": one for name, one in parallel.full_state_dict().items() if f"new {name}" in wanted}
-        return {"loss": loss.detach(), **found, **state}
+        tensors = {name: out[name].detach() for name in expected if name.startswith("call")}
+        tensors |= {f"gradient of {name}": value for name, value in parallel.full_gradients().items()}
+        state = {
+            f"new {name}": value for name, value in parallel.full_state_dict().items() if f"new {name}" in expected
+        }
+        return {"loss": loss.detach(), **tensors, **state}
 
-    return simulate(GridShape.parse(one.plan.grid).size, rank)
+    return simulate(GridShape.parse(compiled.plan.grid).size, rank)
 
 
-def _rounds(graph: Graph, grid: str, seen: Seen) -> Iterator[list[str]]:
+def _rounds(graph: Graph, grid: str, seen: Tally) -> Iterator[list[str]]:
     """Pins that take every call of the samples through all its letters, those of all calls at once."""
     offered = {}
     for node in graph.nodes:
@@ -247,13 +253,13 @@ def _letters(graph: Graph, node: Node, sizes: tuple[int, ...]) -> list[str]:
     """The letters that a call may split over the only axis of a grid."""
     call = call_of(graph, node)
     rule = record_of_call(call)[1]
-    found = {}
+    letters = {}
     for choice in choices(rule, call, {}):
         pairs = zip((*choice.operands, *choice.results), (*call.operands, *call.results), strict=True)
         constants = any(isinstance(layout, Partial) and not value.differentiable for layout, value in pairs)
         if choice.mode == "split" and not constants and fills(rule, (choice,), sizes):
-            found[choice.letter] = None
-    return list(found)
+            letters[choice.letter] = None
+    return list(letters)
 
 
 def _closeness(graph: Graph) -> float:
@@ -262,25 +268,25 @@ def _closeness(graph: Graph) -> float:
     return max((CLOSE.get(dtype, 1e-10) for dtype in dtypes), default=1e-10)
 
 
-def _compare(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], relative: float) -> None:
+def _compare(expected: Mapping[str, Tensor], computed: Mapping[str, Tensor], relative: float) -> None:
     """Raise Differs for the first tensor that is not as expected. Infinities and NaN have their places."""
-    for name, one in expected.items():
-        if name not in found:
-            if bool(one.any()):
+    for name, tensor in expected.items():
+        if name not in computed:
+            if bool(tensor.any()):
                 raise Differs(f"{name} is missing")
             continue
-        other = found[name]
-        if other.shape != one.shape or other.dtype != one.dtype:
-            raise Differs(f"{name} is {other.dtype} {tuple(other.shape)}, not {one.dtype} {tuple(one.shape)}")
-        if not (one.is_floating_point() or one.is_complex()):
-            if not torch.equal(one, other):
+        other = computed[name]
+        if other.shape != tensor.shape or other.dtype != tensor.dtype:
+            raise Differs(f"{name} is {other.dtype} {tuple(other.shape)}, not {tensor.dtype} {tuple(tensor.shape)}")
+        if not (tensor.is_floating_point() or tensor.is_complex()):
+            if not torch.equal(tensor, other):
                 raise Differs(f"{name} differs")
             continue
-        finite = one[torch.isfinite(one)].abs()
+        finite = tensor[torch.isfinite(tensor)].abs()
         scale = max(1.0, float(finite.max())) if finite.numel() else 1.0
-        if not torch.allclose(other, one, rtol=0.0, atol=relative * scale, equal_nan=True):
+        if not torch.allclose(other, tensor, rtol=0.0, atol=relative * scale, equal_nan=True):
             raise Differs(
-                f"{name} is off by {float((other - one).abs().nan_to_num(nan=float('inf')).max()) / scale:.3g}"
+                f"{name} is off by {float((other - tensor).abs().nan_to_num(nan=float('inf')).max()) / scale:.3g}"
             )
 
 
@@ -292,6 +298,6 @@ def _refusal(error: AutoparError) -> str:
 
 def _short(error: BaseException) -> str:
     """An exception and where it was raised."""
-    frames = [one for one in traceback.extract_tb(error.__traceback__) if "torch/" not in one.filename]
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "torch/" not in frame.filename]
     at = f" ({frames[-1].filename.split('/')[-1]}:{frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {re.sub(chr(10), ' ', str(error))[:300]}{at}"

@@ -37,21 +37,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "-o", "--output", type=Path, help="a folder for what fails, a file each; without, it is printed"
     )
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    tried, seed, failed = 0, given.seed, 0
-    told = began = time.perf_counter()
-    while tried < given.count:
-        strategies = min(given.strategies, given.count - tried)
+    tried, seed, failed = 0, options.seed, 0
+    printed = began = time.perf_counter()
+    while tried < options.count:
+        strategies = min(options.strategies, options.count - tried)
         for what, text in of_seed(seed, strategies):
             failed += 1
-            _tell(seed, what, text, given.output)
+            _tell(seed, what, text, options.output)
         tried, seed = tried + strategies, seed + 1
-        if time.perf_counter() - told > EVERY:
-            told = time.perf_counter()
-            print(f"{tried} programs of {seed - given.seed} models, {failed} failed, {told - began:.0f} s", flush=True)
-    print(f"{tried} programs of {seed - given.seed} models on grids {', '.join(GRIDS)}: {failed} failed")
+        if time.perf_counter() - printed > EVERY:
+            printed = time.perf_counter()
+            print(
+                f"{tried} programs of {seed - options.seed} models, {failed} failed, {printed - began:.0f} s",
+                flush=True,
+            )
+    print(f"{tried} programs of {seed - options.seed} models on grids {', '.join(GRIDS)}: {failed} failed")
     return 1 if failed else 0
 
 

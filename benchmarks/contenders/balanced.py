@@ -14,11 +14,11 @@ from pathlib import Path
 
 from autopar.runtime.parameters import sources
 from autopar.runtime.training.scheduler import Scheduler, split_extents
-from benchmarks.contenders.compiled import Compiled
+from benchmarks.contenders.compiled import CompiledTrainer
 from benchmarks.models import Model
 
 
-class Balanced(Compiled):
+class Balanced(CompiledTrainer):
     """This rank's part of the model, which may change from step to step. Exactly one axis has boundaries to move."""
 
     def __init__(self, model: Model, folder: Path) -> None:

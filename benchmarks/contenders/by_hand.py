@@ -16,14 +16,14 @@ from torch import Tensor
 from autopar.runtime import Axis, Grid
 from autopar.runtime.process import keep_freed_memory
 from autopar.runtime.program.namespace import Namespace
+from benchmarks.contenders.gradient_sums import sum_gradients
 from benchmarks.models import Model, batch, seeded
 
 Forward = Callable[..., Tensor]
-LARGE = 1 << 18  # elements
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class HandwrittenPlan:
     """A hand-written program over one axis.
 
     `shard` cuts a named parameter, `part` an input; with `summed`, gradients are addends and have to be summed.
@@ -39,7 +39,7 @@ class ByHand:
     """This rank's part of the model."""
 
     def __init__(self, model: Model) -> None:
-        plan: Plan = importlib.import_module(f"benchmarks.handwritten.{model.name}").PLAN
+        plan: HandwrittenPlan = importlib.import_module(f"benchmarks.handwritten.{model.name}").PLAN
         keep_freed_memory()  # as autopar's session does
         self.grid = Grid("2")
         (self.axis,) = self.grid.axes
@@ -58,19 +58,9 @@ class ByHand:
         loss = self.plan.forward(self.namespace, self.axis, **self.inputs)
         loss.backward()
         if self.plan.summed:
-            self.sum_gradients([p.grad for p in self.parameters if p.grad is not None])
+            sum_gradients(self.parameters, self.axis.comm.all_reduce)
         self.optimizer.step()
         return loss.item()
-
-    def sum_gradients(self, gradients: list[Tensor]) -> None:
-        small = [gradient for gradient in gradients if gradient.numel() < LARGE]
-        for gradient in gradients:
-            if gradient.numel() >= LARGE:
-                self.axis.comm.all_reduce(gradient)
-        flat = torch.cat([gradient.flatten() for gradient in small])
-        self.axis.comm.all_reduce(flat)
-        for gradient, part in zip(small, flat.split([gradient.numel() for gradient in small]), strict=True):
-            gradient.copy_(part.view_as(gradient))
 
     def close(self) -> None:
         self.grid.free()

@@ -34,7 +34,7 @@ def open_session(
     return Parallel(program.PROGRAM, description, read, dtype, bucket_bytes)
 
 
-class Compiled:
+class CompiledTrainer:
     """This rank's part of the model."""
 
     def __init__(self, model: Model, folder: Path, bucket_bytes: int = BUCKET_BYTES) -> None:
@@ -59,5 +59,5 @@ class Compiled:
         self.session.grid.free()
 
 
-def start(model: Model, folder: str) -> Compiled:
-    return Compiled(model, Path(folder) / "compiled")
+def start(model: Model, folder: str) -> CompiledTrainer:
+    return CompiledTrainer(model, Path(folder) / "compiled")

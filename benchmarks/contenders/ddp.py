@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.contenders.gloo import mean, meet
-from benchmarks.models import Model, batch, loss_of, seeded
+from benchmarks.contenders.single import Single
+from benchmarks.models import Model, seeded
 
 
-class DDP:
+class DDP(Single):
     """A replica of the model and a part of the batch."""
 
     def __init__(self, model: Model, folder: str) -> None:
         self.rank, size = meet(folder, "ddp")
-        self.module = DistributedDataParallel(seeded(model), gradient_as_bucket_view=True)
-        self.inputs = {name: tensor.chunk(size)[self.rank] for name, tensor in batch(model).items()}
-        self.optimizer = torch.optim.SGD(self.module.parameters(), lr=model.rate)
+        super().__init__(model, DistributedDataParallel(seeded(model), gradient_as_bucket_view=True))
+        self.inputs = {name: tensor.chunk(size)[self.rank] for name, tensor in self.inputs.items()}
 
     def step(self) -> float:
-        self.optimizer.zero_grad()
-        loss = loss_of(self.module(**self.inputs))
-        loss.backward()
-        self.optimizer.step()
-        return mean(loss.item())
+        return mean(super().step())
 
     def close(self) -> None:
         dist.destroy_process_group()

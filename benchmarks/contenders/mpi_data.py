@@ -1,8 +1,4 @@
-"""Data parallelism written by hand with mpi4py: gradients are summed after backward, small ones in one flat buffer.
-
-Large gradients are summed where they lie: copying them into a flat buffer would cost as much as the sum.
-(Batch normalisation sees each process's part of the batch alone.)
-"""
+"""Data parallelism written by hand with mpi4py. (Batch normalisation sees each process's part of the batch alone.)"""
 
 from __future__ import annotations
 
@@ -10,9 +6,8 @@ import torch
 from mpi4py import MPI
 from torch import Tensor
 
+from benchmarks.contenders.gradient_sums import sum_gradients
 from benchmarks.models import Model, batch, loss_of, seeded
-
-LARGE = 1 << 18  # elements
 
 
 class DataParallel:
@@ -29,19 +24,9 @@ class DataParallel:
         self.optimizer.zero_grad()
         loss = loss_of(self.module(**self.inputs))
         (loss / self.size).backward()
-        self.sum_gradients([p.grad for p in self.module.parameters() if p.grad is not None])
+        sum_gradients(self.module.parameters(), self.all_reduce)
         self.optimizer.step()
         return float(self.comm.allreduce(loss.item())) / self.size
-
-    def sum_gradients(self, gradients: list[Tensor]) -> None:
-        small = [gradient for gradient in gradients if gradient.numel() < LARGE]
-        for gradient in gradients:
-            if gradient.numel() >= LARGE:
-                self.all_reduce(gradient)
-        flat = torch.cat([gradient.flatten() for gradient in small])
-        self.all_reduce(flat)
-        for gradient, part in zip(small, flat.split([gradient.numel() for gradient in small]), strict=True):
-            gradient.copy_(part.view_as(gradient))
 
     def all_reduce(self, tensor: Tensor) -> None:
         self.comm.Allreduce(MPI.IN_PLACE, tensor.numpy())

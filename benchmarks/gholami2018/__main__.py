@@ -38,10 +38,10 @@ TEXTS = {
 NAMES = {"drawn": "as drawn", "equations": "by the equations", "text": "by the text"}
 
 
-def comes_out(panel: Panel, found: figures.Match) -> bool:
+def comes_out(panel: Panel, match: figures.Match) -> bool:
     """Whether annotations and heights are those of the paper."""
-    within = max(found.total, found.communication) <= LIMITS.get(panel.figure, LIMIT)
-    return found.grid and found.speedup and found.communication_speedup and within
+    within = max(match.total, match.communication) <= LIMITS.get(panel.figure, LIMIT)
+    return match.grid and match.speedup and match.communication_speedup and within
 
 
 def readings(panel: Panel) -> tuple[figures.Reading, ...]:
@@ -51,7 +51,7 @@ def readings(panel: Panel) -> tuple[figures.Reading, ...]:
 
 def record(paper: Paper, panel: Panel) -> dict[str, Any]:
     """One panel for machines."""
-    found: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "figure": panel.figure,
         "batch": panel.batch,
         "ranks": panel.ranks,
@@ -67,7 +67,7 @@ def record(paper: Paper, panel: Panel) -> dict[str, Any]:
         bars = figures.bars(paper, panel, reading)
         match = figures.match(panel, bars)
         total, communication = figures.speedups(bars)
-        found[reading] = {
+        facts[reading] = {
             "best": figures.best(bars).grid,
             "speedup": total,
             "communication_speedup": communication,
@@ -75,7 +75,7 @@ def record(paper: Paper, panel: Panel) -> dict[str, Any]:
             "comes_out": comes_out(panel, match),
             "bars": [_bar(bar) for bar in bars],
         }
-    return found
+    return facts
 
 
 def _bar(bar: figures.Bar) -> dict[str, Any]:
@@ -101,30 +101,30 @@ def panels_table(records: Sequence[dict[str, Any]]) -> Table:
     shown.add_column("off by, px", justify="right")
     shown.add_column("split, px", justify="right")
     shown.add_column("comes out")
-    for one in records:
-        pixels = one["drawn"]["pixels"]
+    for panel in records:
+        pixels = panel["drawn"]["pixels"]
         shown.add_row(
-            *(one["figure"], str(one["batch"]), str(one["ranks"]), _said(one["published"], 1)),
-            *(_said(one[reading], 2) if reading in one else "" for reading in NAMES),
+            *(panel["figure"], str(panel["batch"]), str(panel["ranks"]), _said(panel["published"], 1)),
+            *(_said(panel[reading], 2) if reading in panel else "" for reading in NAMES),
             *(f"{max(pixels['total'], pixels['communication']):.2f}", f"{pixels['split']:.2f}"),
-            "yes" if one["drawn"]["comes_out"] else "NO",
+            "yes" if panel["drawn"]["comes_out"] else "NO",
         )
     return shown
 
 
-def _said(one: dict[str, Any], digits: int) -> str:
-    total, communication = one["speedup"], one["communication_speedup"]
-    words = [one["best"], "-" if total is None else f"{total:.{digits}f}"]
+def _said(reading: dict[str, Any], digits: int) -> str:
+    total, communication = reading["speedup"], reading["communication_speedup"]
+    words = [reading["best"], "-" if total is None else f"{total:.{digits}f}"]
     return " ".join(words + ([] if communication is None else [f"({communication:.{digits}f})"]))
 
 
-def bars_table(one: dict[str, Any]) -> Table:
+def bars_table(panel: dict[str, Any]) -> Table:
     """Every bar of a panel in seconds of one epoch: the published, and as drawn."""
-    shown = Table(title=f"figure {one['figure']}, seconds of one epoch: published | computed", title_justify="left")
+    shown = Table(title=f"figure {panel['figure']}, seconds of one epoch: published | computed", title_justify="left")
     parts = ("compute", "batch", "model", "communication", "total")
     for name in ("grid", *parts):
         shown.add_column(name, justify="right")
-    for theirs, ours in zip(one["published"]["bars"], one["drawn"]["bars"], strict=True):
+    for theirs, ours in zip(panel["published"]["bars"], panel["drawn"]["bars"], strict=True):
         shown.add_row(ours["grid"], *(f"{theirs[part]:.2f} | {ours[part]:.2f}" for part in parts))
     return shown
 
@@ -201,10 +201,10 @@ def report(paper: Paper, options: argparse.Namespace) -> None:
         return
     console = Console(width=max(Console().width, 165))
     if options.bars:
-        for one in records:
-            console.print(bars_table(one))
+        for row in records:
+            console.print(bars_table(row))
     console.print(panels_table(records))
-    right = sum(one["drawn"]["comes_out"] for one in records)
+    right = sum(row["drawn"]["comes_out"] for row in records)
     console.print(f"{right} of {len(records)} panels come out.\n{deviations_text(paper)}", highlight=False)
     if options.planner:
         from benchmarks.gholami2018 import planner  # brings torch along
@@ -219,7 +219,7 @@ def _plans_record(paper: Paper, options: argparse.Namespace) -> dict[str, Any]:
         return {}
     from benchmarks.gholami2018 import planner
 
-    return {"planner": [planner.record(one) for one in planner.compare(paper)]}
+    return {"planner": [planner.record(comparison) for comparison in planner.compare(paper)]}
 
 
 if __name__ == "__main__":

@@ -20,10 +20,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
+
+import msgspec
 
 from autopar.ir.machine import Link
 
 WORD = 4  # bytes: float32
+Count = Annotated[int, msgspec.Meta(ge=1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +38,10 @@ class Layer:
     """
 
     name: str
-    kernel: tuple[int, int]
-    input: tuple[int, int, int]
-    output: tuple[int, int, int]
-    groups: int = 1
+    kernel: tuple[Count, Count]
+    input: tuple[Count, Count, Count]
+    output: tuple[Count, Count, Count]
+    groups: Count = 1
 
     @property
     def weights(self) -> int:

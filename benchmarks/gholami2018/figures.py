@@ -97,27 +97,27 @@ def published(panel: Panel) -> tuple[Bar, ...]:
     )
 
 
-def best(given: Sequence[Bar]) -> Bar:
+def best(several: Sequence[Bar]) -> Bar:
     """The bar with the least total."""
-    return min(given, key=lambda bar: bar.total)
+    return min(several, key=lambda bar: bar.total)
 
 
-def speedups(given: Sequence[Bar]) -> tuple[float, float]:
+def speedups(several: Sequence[Bar]) -> tuple[float, float]:
     """Total and communication of the first bar over those of the best one; 1 where neither communicates."""
-    first, least = given[0], best(given)
+    first, least = several[0], best(several)
     ratio = first.communication / least.communication if least.communication else 1.0
     return first.total / least.total, ratio
 
 
-def match(panel: Panel, given: Sequence[Bar]) -> Match:
+def match(panel: Panel, several: Sequence[Bar]) -> Match:
     """Compare computed bars with the panel."""
-    pairs = list(zip(given, published(panel), strict=True))
-    total, communication = speedups(given)
+    pairs = list(zip(several, published(panel), strict=True))
+    total, communication = speedups(several)
     return Match(
         max(abs(ours.total - theirs.total) for ours, theirs in pairs) / panel.pixel,
         max(abs(ours.communication - theirs.communication) for ours, theirs in pairs) / panel.pixel,
         max(abs(ours.batch - theirs.batch) for ours, theirs in pairs) / panel.pixel,
-        best(given).grid == panel.best,
+        best(several).grid == panel.best,
         _comes_out(total, panel.speedup),
         _comes_out(communication, panel.communication_speedup),
     )

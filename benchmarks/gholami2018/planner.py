@@ -49,7 +49,7 @@ class Priced:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PanelComparison:
     """What autopar picks for a panel, beside the paper's best grid."""
 
     figure: str
@@ -75,11 +75,11 @@ def grid_of(panel: Panel, rows: int, columns: int) -> str:
 
 def pins_of(panel: Panel) -> tuple[str, ...]:
     """What the paper does: batch and domain in convolutions, rows of the weights and batch in connected layers."""
-    found = ["conv*: n@data", "conv*: n@model", "fc*: b0@data", "fc*: n@model"]
-    return (*found, "conv*: h@domain", "fc*: n@domain") if (panel.image_parts or 1) > 1 else tuple(found)
+    pins = ["conv*: n@data", "conv*: n@model", "fc*: b0@data", "fc*: n@model"]
+    return (*pins, "conv*: h@domain", "fc*: n@domain") if (panel.image_parts or 1) > 1 else tuple(pins)
 
 
-def compare(paper: Paper, figures: Sequence[str] = FIGURES) -> Iterator[Comparison]:
+def compare(paper: Paper, figures: Sequence[str] = FIGURES) -> Iterator[PanelComparison]:
     """One comparison per panel."""
     for panel in paper.panels:
         if panel.figure not in figures:
@@ -88,7 +88,9 @@ def compare(paper: Paper, figures: Sequence[str] = FIGURES) -> Iterator[Comparis
         by_equations = {bar.grid: bar for bar in bars(paper, panel, "equations")}[panel.best]
         pinned = price(paper, panel, grid_of(panel, rows, columns), pins_of(panel))
         plans = tuple(price(paper, panel, grid_of(panel, *grid)) for grid in panel.grids)
-        yield Comparison(panel.figure, panel.batch, panel.ranks, panel.best, by_equations.communication, pinned, plans)
+        yield PanelComparison(
+            panel.figure, panel.batch, panel.ranks, panel.best, by_equations.communication, pinned, plans
+        )
 
 
 def price(paper: Paper, panel: Panel, grid: str, pin: Sequence[str] = ()) -> Priced:
@@ -121,13 +123,14 @@ def _compiled(batch: int, grid: str, pin: Sequence[str]) -> Compiled:
 
     def inputs() -> dict[str, Any]:
         return {
-            name: torch.empty(batch, *one.shape[1:], dtype=one.dtype, device="meta") for name, one in example.items()
+            name: torch.empty(batch, *tensor.shape[1:], dtype=tensor.dtype, device="meta")
+            for name, tensor in example.items()
         }
 
     return compile(file.model, inputs, grid=grid, machine="knl", optimizer="sgd", pin=pin, name="alexnet")
 
 
-def table(found: Sequence[Comparison]) -> Table:
+def table(comparisons: Sequence[PanelComparison]) -> Table:
     """Seconds of one epoch, paper's best grid and autopar's pick."""
     title = "AlexNet through autopar's planner, seconds of one epoch (comm. = communication)"
     shown = Table(title=title, title_justify="left")
@@ -139,24 +142,29 @@ def table(found: Sequence[Comparison]) -> Table:
     shown.add_column("autopar's pick")
     for name in ("comm.", "total", "pick /\npaper", "compile,\nCPU s"):
         shown.add_column(name, justify="right")
-    for one in found:
-        slowest = max(plan.seconds_to_compile for plan in one.plans)
+    for comparison in comparisons:
+        slowest = max(plan.seconds_to_compile for plan in comparison.plans)
         shown.add_row(
-            *(str(one.ranks), str(one.batch), one.paper_grid),
-            *(f"{value:.2f}" for value in (one.equations, one.paper.communication, one.paper.total)),
-            one.pick.grid,
-            *(f"{value:.2f}" for value in (one.pick.communication, one.pick.total)),
-            *(f"{one.pick.total / one.paper.total:.2f}", f"{slowest:.1f}"),
+            *(str(comparison.ranks), str(comparison.batch), comparison.paper_grid),
+            *(
+                f"{value:.2f}"
+                for value in (comparison.equations, comparison.paper.communication, comparison.paper.total)
+            ),
+            comparison.pick.grid,
+            *(f"{value:.2f}" for value in (comparison.pick.communication, comparison.pick.total)),
+            *(f"{comparison.pick.total / comparison.paper.total:.2f}", f"{slowest:.1f}"),
         )
     return shown
 
 
-def choices(found: Sequence[Comparison]) -> str:
+def choices(comparisons: Sequence[PanelComparison]) -> str:
     """What each pick splits, layer by layer, a letter per axis."""
-    lines = [f"{one.ranks} ranks, {one.pick.grid}: {one.pick.summary}" for one in found]
+    lines = [
+        f"{comparison.ranks} ranks, {comparison.pick.grid}: {comparison.pick.summary}" for comparison in comparisons
+    ]
     return "\n".join(["What autopar's pick splits on each axis, - where a layer is whole:", *lines])
 
 
-def record(one: Comparison) -> dict[str, Any]:
+def record(comparison: PanelComparison) -> dict[str, Any]:
     """The same for machines."""
-    return asdict(one) | {"pick": asdict(one.pick)}
+    return asdict(comparison) | {"pick": asdict(comparison.pick)}

@@ -17,9 +17,8 @@ import msgspec
 from autopar.errors import ConfigError, nearest, refusal
 from autopar.ir.machine import Link
 from autopar.ir.units import parse_bytes
-from benchmarks.gholami2018.equations import Layer
+from benchmarks.gholami2018.equations import Count, Layer
 
-Count = Annotated[int, msgspec.Meta(ge=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Pixels = Annotated[float, msgspec.Meta(ge=0)]
 _OWN = Path(__file__).with_name("gholami2018.toml")
@@ -35,7 +34,7 @@ class Wire:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class Figure4:
     """Figure 4: `seconds` of one epoch on one rank at each of the `batch` sizes."""
 
     batch: tuple[Count, ...]
@@ -54,22 +53,6 @@ class Deviations:
     halo_times: Count
     redistributed: tuple[str, ...]
     input_width: dict[str, Count]
-
-
-@dataclass(frozen=True, slots=True)
-class LayerEntry:
-    """A layer as the file has it; `layer` is the record that the equations take."""
-
-    name: str
-    kernel: tuple[Count, Count]
-    input: tuple[Count, Count, Count]
-    output: tuple[Count, Count, Count]
-    groups: Count = 1
-
-    @property
-    def layer(self) -> Layer:
-        """The same as a `Layer`."""
-        return Layer(self.name, self.kernel, self.input, self.output, self.groups)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +95,9 @@ class Paper:
     images: Positive
     word_bytes: Count
     link: Wire
-    figure4: Measured
+    figure4: Figure4
     drawn: Deviations
-    layers: tuple[LayerEntry, ...]
+    layers: tuple[Layer, ...]
     panels: tuple[Panel, ...]
 
     @property
@@ -125,12 +108,12 @@ class Paper:
     @property
     def convolutions(self) -> tuple[Layer, ...]:
         """Layers whose results are images."""
-        return tuple(entry.layer for entry in self.layers if entry.output[1:] != (1, 1))
+        return tuple(layer for layer in self.layers if layer.output[1:] != (1, 1))
 
     @property
     def connected(self) -> tuple[Layer, ...]:
         """The fully connected layers."""
-        return tuple(entry.layer for entry in self.layers if entry.output[1:] == (1, 1))
+        return tuple(layer for layer in self.layers if layer.output[1:] == (1, 1))
 
 
 def load(path: str | Path | None = None) -> Paper:
@@ -172,18 +155,18 @@ def _record(kind: Any, table: object, prefix: str, offenders: list[str]) -> Any:
     return kind(**values) if set(needed) <= set(values) else None
 
 
-def _value(kind: Any, given: object, where: str, offenders: list[str]) -> Any:  # noqa: ANN401 (a value of `kind`)
+def _value(kind: Any, value: object, where: str, offenders: list[str]) -> Any:  # noqa: ANN401 (a value of `kind`)
     """A value as its type demands: a record, a tuple of records, or what msgspec converts."""
     if is_dataclass(kind):
-        return _record(kind, given, f"{where}.", offenders)
+        return _record(kind, value, f"{where}.", offenders)
     item = next(iter(get_args(kind)), None)
     if is_dataclass(item):
-        if isinstance(given, list):
-            return tuple(_record(item, one, f"{where}[{place}].", offenders) for place, one in enumerate(given))
-        offenders.append(f"{where}: {given!r} is not a list of tables")
+        if isinstance(value, list):
+            return tuple(_record(item, entry, f"{where}[{place}].", offenders) for place, entry in enumerate(value))
+        offenders.append(f"{where}: {value!r} is not a list of tables")
         return ()
     try:
-        return msgspec.convert(given, kind)
+        return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         offenders.append(f"{where}: {error}")
         return None
@@ -191,37 +174,39 @@ def _value(kind: Any, given: object, where: str, offenders: list[str]) -> Any:  
 
 def _nonsense(paper: Paper) -> list[str]:
     """What is wrong with entries that have the right types."""
-    found = []
+    offenders = []
     try:
         rate = float(parse_bytes(paper.link.beta))
     except ConfigError:
         rate = 0.0
     if rate <= 0:
-        found.append(f'link.beta: {paper.link.beta!r} is not a positive number of bytes per second, as 1e9 or "6GiB"')
+        offenders.append(
+            f'link.beta: {paper.link.beta!r} is not a positive number of bytes per second, as 1e9 or "6GiB"'
+        )
     names = [entry.name for entry in paper.layers]
-    found += [f"layers: {name!r} stands twice" for name in sorted({one for one in names if names.count(one) > 1})]
+    offenders += [f"layers: {name!r} stands twice" for name in sorted({one for one in names if names.count(one) > 1})]
     for key, given in (("redistributed", paper.drawn.redistributed), ("input_width", paper.drawn.input_width)):
-        found += [f"drawn.{key}: no layer {name!r}{nearest(name, names)}" for name in given if name not in names]
+        offenders += [f"drawn.{key}: no layer {name!r}{nearest(name, names)}" for name in given if name not in names]
     if len(paper.figure4.batch) != len(paper.figure4.seconds):
-        found.append("figure4: as many batch sizes as seconds are needed")
+        offenders.append("figure4: as many batch sizes as seconds are needed")
     for place, entry in enumerate(paper.layers):
         if entry.input[0] % entry.groups or entry.output[0] % entry.groups:
-            found.append(f"layers[{place}].groups: {entry.groups} does not divide the channels of {entry.name}")
+            offenders.append(f"layers[{place}].groups: {entry.groups} does not divide the channels of {entry.name}")
     for place, panel in enumerate(paper.panels):
-        found += [f"panels[{place}].{text}" for text in _nonsense_of_panel(panel)]
+        offenders += [f"panels[{place}].{text}" for text in _nonsense_of_panel(panel)]
     figures = [panel.figure for panel in paper.panels]
-    return found + [f"panels: {one!r} stands twice" for one in sorted({f for f in figures if figures.count(f) > 1})]
+    return offenders + [f"panels: {one!r} stands twice" for one in sorted({f for f in figures if figures.count(f) > 1})]
 
 
 def _nonsense_of_panel(panel: Panel) -> list[str]:
     if not panel.bars:
         return ["bars: a panel has at least one bar"]
-    found = [
+    offenders = [
         f"ranks: {panel.ranks} are not {rows} rows times whole columns"
         for rows, _ in panel.grids
         if panel.ranks % rows or panel.ranks < rows
     ]
     grids = [f"{rows}x{columns}" for rows, columns in panel.grids]
-    if not found and panel.best not in grids:
-        found.append(f"best: {panel.best!r} is none of its grids {', '.join(grids)}")
-    return found
+    if not offenders and panel.best not in grids:
+        offenders.append(f"best: {panel.best!r} is none of its grids {', '.join(grids)}")
+    return offenders

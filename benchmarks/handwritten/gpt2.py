@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from autopar.runtime import all_sum
-from benchmarks.contenders.by_hand import Plan, rows, whole
+from benchmarks.contenders.by_hand import HandwrittenPlan, rows, whole
 
 
 def norm(x, p):
@@ -33,4 +33,4 @@ def forward(p, axis, input_ids, labels):
     return all_sum(F.cross_entropy(logits, target, reduction="sum") / (target.numel() * axis.size), axis)
 
 
-PLAN = Plan(forward, whole, rows(0), summed=True)
+PLAN = HandwrittenPlan(forward, whole, rows(0), summed=True)

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 
 from autopar.runtime import all_sum, copy
-from benchmarks.contenders.by_hand import Plan, whole
+from benchmarks.contenders.by_hand import HandwrittenPlan, whole
 
 
 def shard(name, tensor, axis):
@@ -23,4 +23,4 @@ def forward(p, axis, x, y):
     return F.mse_loss(pair(h, p.fc3, p.fc4, axis), y)
 
 
-PLAN = Plan(forward, shard, whole, summed=False)
+PLAN = HandwrittenPlan(forward, shard, whole, summed=False)

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 
 from autopar.runtime import all_sum, batch_norm
-from benchmarks.contenders.by_hand import Plan, rows, whole
+from benchmarks.contenders.by_hand import HandwrittenPlan, rows, whole
 
 
 def conv(x, p, axis, stride):
@@ -26,4 +26,4 @@ def forward(p, axis, pixel_values, labels):
     return all_sum(F.cross_entropy(logits, labels, reduction="sum") / (len(labels) * axis.size), axis)
 
 
-PLAN = Plan(forward, whole, rows(0), summed=True)
+PLAN = HandwrittenPlan(forward, whole, rows(0), summed=True)

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from autopar.runtime import all_sum, batch_norm, conv
-from benchmarks.contenders.by_hand import Plan, rows, whole
+from benchmarks.contenders.by_hand import HandwrittenPlan, rows, whole
 
 
 def block(x, p, axis):
@@ -30,4 +30,4 @@ def forward(p, axis, x, y):
     return all_sum(error / (y.numel() * axis.size), axis)
 
 
-PLAN = Plan(forward, whole, rows(2), summed=True)
+PLAN = HandwrittenPlan(forward, whole, rows(2), summed=True)

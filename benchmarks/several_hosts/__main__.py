@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
-import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -24,22 +22,13 @@ from rich.table import Table
 
 import autopar
 from autopar.ir import machine as machines
-from autopar.jobs.launch import mpiexec
 from benchmarks.models import EVERY, batch, seeded
 from benchmarks.options import add_json, described
-from benchmarks.several_hosts.hosts import hosts, missing, run
+from benchmarks.several_hosts.hosts import hosts
+from benchmarks.several_hosts.links import ask, bytes_per_second, check
 
-WORKER = "benchmarks.workers.hosts"
-UNITS = {"kbit": 1e3, "mbit": 1e6, "gbit": 1e9}
 BYTES = 4 << 20
 MODEL = "resnet"
-
-
-def ask(per_host: int, *words: str) -> dict[str, float]:
-    """What rank 0 of the worker prints, when it runs on this many ranks of every host."""
-    output = run(per_host, [sys.executable, "-m", "mpi4py", "-m", WORKER, *words], mpiexec())
-    found: dict[str, float] = json.loads(output.splitlines()[-1])
-    return found
 
 
 def compile_for_hosts(folder: Path, rate: float) -> None:
@@ -51,8 +40,7 @@ def compile_for_hosts(folder: Path, rate: float) -> None:
 
 
 def measure(options: argparse.Namespace) -> dict[str, dict[str, float]]:
-    number, unit = re.fullmatch(r"(\d+)([kmg]bit)", options.rate).groups()  # type: ignore[union-attr]  # checked
-    rate = float(number) * UNITS[unit] / 8
+    rate = bytes_per_second(options.rate)
     with tempfile.TemporaryDirectory() as place, hosts(2, options.rate):
         sums = ask(2, "sums", str(BYTES), str(options.rounds))
         folder = Path(place) / "build"
@@ -79,24 +67,21 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=9, help="turns, of which the first does not count (9)")
     add_json(parser)
     options = parser.parse_args()
-    if not re.fullmatch(r"\d+[kmg]bit", options.rate):
-        parser.error(f"--rate {options.rate}: a whole number and kbit, mbit or gbit, as in 500mbit")
-    if lacking := missing():
-        parser.error(f"cannot make hosts on this machine: {lacking}")
+    check(parser, "--rate", [options.rate])
     return options
 
 
 def main() -> None:
     options = arguments()
-    found = measure(options)
+    results = measure(options)
     if options.json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps(results, indent=1))
         return
     console = Console()
-    training = dict(found["training"])
+    training = dict(results["training"])
     size = training.pop("gradient_bytes")
     console.print(
-        table(f"all-reduce of {BYTES >> 20} MiB, 2 hosts x 2 ranks, {options.rate}", found["all_reduce"], "wire")
+        table(f"all-reduce of {BYTES >> 20} MiB, 2 hosts x 2 ranks, {options.rate}", results["all_reduce"], "wire")
     )
     console.print(table(f"ResNet, 2 hosts x 1 rank, {size / 1e6:.1f} MB of gradients", training, "bound"))
 

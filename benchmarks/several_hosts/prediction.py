@@ -18,7 +18,6 @@ import argparse
 import json
 import math
 import os
-import re
 import sys
 import tempfile
 from dataclasses import asdict, dataclass
@@ -38,16 +37,15 @@ from autopar.ir.units import bytes_text, rate_text
 from autopar.jobs.launch import mpiexec
 from benchmarks.models import MODELS, batch, seeded
 from benchmarks.options import add_json, add_names, add_ranks, add_small, described
-from benchmarks.several_hosts.hosts import hosts, missing, run
+from benchmarks.several_hosts.hosts import hosts, run
+from benchmarks.several_hosts.links import ask, bytes_per_second, check
 
-WORKER = "benchmarks.workers.hosts"
-UNITS = {"kbit": 1e3, "mbit": 1e6, "gbit": 1e9}
 MESSAGE = 4 << 20
 PAYLOAD = 1448 / 1514  # Ethernet frames without preamble, IP and TCP headers with time stamps
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class HostLink:
     """Bytes per second of a host's link to the other one: as made, as plain messages reach, as calibrated; inside a host."""
 
     rate: str
@@ -69,7 +67,7 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class StepPrediction:
     """One model's plan on one link: what it splits, gradients that are summed between hosts, seconds of a step."""
 
     model: str
@@ -85,51 +83,47 @@ class Step:
         return self.predicted / self.measured - 1
 
 
-def ask(ranks: int, *words: str) -> dict[str, float]:
-    """What rank 0 of the worker prints, when it runs on this many ranks of every host."""
-    output = run(ranks, [sys.executable, "-m", "mpi4py", "-m", WORKER, *words], mpiexec())
-    found: dict[str, float] = json.loads(output.splitlines()[-1])
-    return found
-
-
-def link(nominal: str, ranks: int, folder: Path) -> tuple[Link, Machine]:
+def link(nominal: str, ranks: int, folder: Path) -> tuple[HostLink, Machine]:
     """Calibrate on hosts that are there."""
     file = folder / "raw.json"
     module = [sys.executable, "-m", "mpi4py", "-m", "autopar.runtime.calibration.run", "--quiet", "--out", str(file)]
     run(ranks, module, mpiexec())
     raw = read(file)
-    found = calibrate(raw, load("cpu"), f"two-hosts-{nominal}")
+    calibrated = calibrate(raw, load("cpu"), f"two-hosts-{nominal}")
     messages = ask(ranks, "exchange", str(MESSAGE), "9")["seconds"]
-    number, unit = re.fullmatch(r"(\d+)([kmg]bit)", nominal).groups()  # type: ignore[union-attr]  # checked
-    machine = found.machine
-    wire = float(number) * UNITS[unit] / 8
+    machine = calibrated.machine
+    wire = bytes_per_second(nominal)
     speeds = (wire, ranks * MESSAGE / messages, ranks * machine.inter.beta, machine.intra.beta if ranks > 1 else None)
-    return Link(nominal, ranks, *speeds, raw.seconds, found.noise), machine
+    return HostLink(nominal, ranks, *speeds, raw.seconds, calibrated.noise), machine
 
 
-def step(model: str, given: Link, machine: Machine, options: argparse.Namespace, folder: Path) -> Step:
+def step(model: str, between: HostLink, machine: Machine, options: argparse.Namespace, folder: Path) -> StepPrediction:
     """Compile with the profile, and train on the hosts."""
-    one = MODELS[model](options.small)
-    grid = "2" if given.ranks == 1 else f"2x{given.ranks}"
+    built = MODELS[model](options.small)
+    grid = "2" if between.ranks == 1 else f"2x{between.ranks}"
     more = {"measure": True} if options.measure else {}
-    compiled = autopar.compile(seeded(one), batch(one), grid=grid, machine=machine, optimizer="sgd", name=model, **more)
+    compiled = autopar.compile(
+        seeded(built), batch(built), grid=grid, machine=machine, optimizer="sgd", name=model, **more
+    )
     place = folder / model
     compiled.save(place)
-    measured = ask(given.ranks, "train", model, str(place), str(options.rounds), "small" if options.small else "full")
+    measured = ask(between.ranks, "train", model, str(place), str(options.rounds), "small" if options.small else "full")
     plan = compiled.plan
-    return Step(
-        model, given.rate, given.ranks, sentence(plan), crossing(plan), plan.predicted.seconds, measured["seconds"]
+    return StepPrediction(
+        model, between.rate, between.ranks, sentence(plan), crossing(plan), plan.predicted.seconds, measured["seconds"]
     )
 
 
 def crossing(plan: Plan) -> float:
     """Bytes of gradients that a host sends to the other: those of parameters that are copied over the first axis."""
-    trained = (one for one in plan.parameters if one.kind == "parameter" and one.layouts[0] == "copied")
-    return float(sum(math.prod(one.shape) * ITEMSIZE[one.dtype] for one in trained))
+    trained = (
+        parameter for parameter in plan.parameters if parameter.kind == "parameter" and parameter.layouts[0] == "copied"
+    )
+    return float(sum(math.prod(parameter.shape) * ITEMSIZE[parameter.dtype] for parameter in trained))
 
 
-def show(links: list[Link], steps: list[Step], console: Console) -> None:
-    made = Table("link", title="bandwidth of a host's link", title_justify="left")
+def show(links: list[HostLink], steps: list[StepPrediction], console: Console) -> None:
+    shown = Table("link", title="bandwidth of a host's link", title_justify="left")
     for name in (
         "ranks per host",
         "nominal",
@@ -141,20 +135,20 @@ def show(links: list[Link], steps: list[Step], console: Console) -> None:
         "seconds",
         "noisy",
     ):
-        made.add_column(name, justify="right")
-    for one in links:
-        inside = rate_text(one.inside) if one.inside else "-"
-        rates = (rate_text(one.nominal), rate_text(one.payload), rate_text(one.messages), rate_text(one.fitted))
-        cells = (str(one.ranks), *rates, f"{one.off:+.1%}", inside)
-        made.add_row(one.rate, *cells, f"{one.seconds:.0f}", str(len(one.noise)))
-    console.print(made)
-    made = Table("model", "link", "ranks", "split", title="plans and steps", title_justify="left")
+        shown.add_column(name, justify="right")
+    for row in links:
+        inside = rate_text(row.inside) if row.inside else "-"
+        rates = (rate_text(row.nominal), rate_text(row.payload), rate_text(row.messages), rate_text(row.fitted))
+        cells = (str(row.ranks), *rates, f"{row.off:+.1%}", inside)
+        shown.add_row(row.rate, *cells, f"{row.seconds:.0f}", str(len(row.noise)))
+    console.print(shown)
+    shown = Table("model", "link", "ranks", "split", title="plans and steps", title_justify="left")
     for name in ("gradients between hosts", "predicted, ms", "measured, ms", "off"):
-        made.add_column(name, justify="right")
+        shown.add_column(name, justify="right")
     for each in steps:
         times = (f"{each.predicted * 1e3:.0f}", f"{each.measured * 1e3:.0f}", f"{each.off:+.1%}")
-        made.add_row(each.model, each.rate, f"2x{each.ranks}", each.split, bytes_text(each.gradient_bytes), *times)
-    console.print(made)
+        shown.add_row(each.model, each.rate, f"2x{each.ranks}", each.split, bytes_text(each.gradient_bytes), *times)
+    console.print(shown)
 
 
 def arguments() -> argparse.Namespace:
@@ -169,11 +163,7 @@ def arguments() -> argparse.Namespace:
     add_small(parser)
     add_json(parser)
     options = parser.parse_args()
-    for one in options.rates:
-        if not re.fullmatch(r"\d+[kmg]bit", one):
-            parser.error(f"--rates {one}: a whole number and kbit, mbit or gbit, as in 500mbit")
-    if lacking := missing():
-        parser.error(f"cannot make hosts on this machine: {lacking}")
+    check(parser, "--rates", options.rates)
     return options
 
 
@@ -185,13 +175,13 @@ def main() -> None:
         for ranks in options.ranks:
             with tempfile.TemporaryDirectory() as place, hosts(2, nominal):
                 console.print(f"{nominal}, {ranks} ranks on each of 2 hosts: calibrating", highlight=False)
-                found, machine = link(nominal, ranks, Path(place))
-                links.append(found)
+                measured, machine = link(nominal, ranks, Path(place))
+                links.append(measured)
                 for model in options.models:
                     console.print(f"  {model}", highlight=False)
-                    steps.append(step(model, found, machine, options, Path(place)))
+                    steps.append(step(model, measured, machine, options, Path(place)))
     if options.json:
-        rows = [asdict(one) | {"off": one.off} for one in (*links, *steps)]
+        rows = [asdict(row) | {"off": row.off} for row in (*links, *steps)]
         print(json.dumps({"links": rows[: len(links)], "steps": rows[len(links) :]}, indent=1))
     else:
         show(links, steps, console)

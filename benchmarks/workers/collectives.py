@@ -21,18 +21,18 @@ MOST_CALLS = 50
 Call = Callable[[], object]
 
 
-def main(given: str) -> None:
-    options = json.loads(given)
+def main(request: str) -> None:
+    options = json.loads(request)
     torch.set_num_threads(1)
     world = MPI.COMM_WORLD
     start_gloo(world)
     comm = MpiComm.duplicate(world)
-    found: dict[str, dict[int, dict[str, float]]] = {}
+    seconds: dict[str, dict[int, dict[str, float]]] = {}
     for size in options["sizes"]:
         for kind, calls in contenders(comm, world, max(1, size // 4)).items():
-            found.setdefault(kind, {})[size] = take_turns(world, calls, options["rounds"])
+            seconds.setdefault(kind, {})[size] = take_turns(world, calls, options["rounds"])
     if world.rank == 0:
-        print(json.dumps(found), flush=True)
+        print(json.dumps(seconds), flush=True)
     gloo.destroy_process_group()
     comm.free()
 
@@ -87,11 +87,11 @@ def written(numel: int) -> Tensor:
 def take_turns(world: MPI.Intracomm, calls: dict[str, Call], rounds: int) -> dict[str, float]:
     """The seconds of one call of each, which take turns; the slowest rank counts."""
     repeats = {name: calibrate(world, call) for name, call in calls.items()}
-    found: dict[str, list[float]] = {name: [] for name in calls}
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(rounds):
         for name in list(calls)[:: 1 if number % 2 == 0 else -1]:
-            found[name].append(world.allreduce(block(world, calls[name], repeats[name]), MPI.MAX))
-    return {name: median(times) for name, times in found.items()}
+            seconds[name].append(world.allreduce(block(world, calls[name], repeats[name]), MPI.MAX))
+    return {name: median(times) for name, times in seconds.items()}
 
 
 def calibrate(world: MPI.Intracomm, call: Call) -> int:

@@ -38,8 +38,8 @@ def main(address: str, contender_name: str, model_name: str, size: str, folder: 
 def serve(trainer: Trainer, commands: TextIO, answers: TextIO) -> None:
     say(answers, {"rank": trainer.rank})
     for line in commands:
-        asked = json.loads(line)
-        say(answers, {"peak": [peak(trainer)]} if "peak" in asked else steps(trainer, asked["steps"]))
+        command = json.loads(line)
+        say(answers, {"peak": [peak(trainer)]} if "peak" in command else steps(trainer, command["steps"]))
 
 
 def steps(trainer: Trainer, count: int) -> dict[str, list[float]]:

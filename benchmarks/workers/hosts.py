@@ -13,7 +13,7 @@ import torch
 from mpi4py import MPI
 
 from autopar.runtime.transport.mpi import MpiComm
-from benchmarks.contenders.compiled import Compiled
+from benchmarks.contenders.compiled import CompiledTrainer
 from benchmarks.models import EVERY
 
 WORLD = MPI.COMM_WORLD
@@ -29,34 +29,34 @@ def sums(bytes_: str, rounds: str) -> dict[str, float]:
         "autopar": lambda: comm.all_reduce(other),
         "MPI": lambda: WORLD.Allreduce(MPI.IN_PLACE, other.numpy()),
     }
-    found: dict[str, list[float]] = {name: [] for name in calls}
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(int(rounds)):
         for name, call in calls.items():
-            found[name].append(slowest(call))
+            seconds[name].append(slowest(call))
     comm.release(home)
     comm.free()
-    return {name: median(times[1:]) for name, times in found.items()}
+    return {name: median(times[1:]) for name, times in seconds.items()}
 
 
 def steps(model: str, folder: str, rounds: str) -> dict[str, float]:
     """Seconds of a training step and of its parts: with sums behind backward, with blocking sums, with none."""
-    overlapped = Compiled(EVERY[model](False), Path(folder))
-    blocking = Compiled(EVERY[model](False), Path(folder), bucket_bytes=1 << 40)  # one bucket, full at the end
-    found: dict[str, list[float]] = {name: [] for name in ("forward", "backward", "overlapped", "blocking")}
+    overlapped = CompiledTrainer(EVERY[model](False), Path(folder))
+    blocking = CompiledTrainer(EVERY[model](False), Path(folder), bucket_bytes=1 << 40)  # one bucket, full at the end
+    seconds: dict[str, list[float]] = {name: [] for name in ("forward", "backward", "overlapped", "blocking")}
     for _ in range(int(rounds)):
-        found["overlapped"].append(slowest(overlapped.step))
-        found["blocking"].append(slowest(blocking.step))
+        seconds["overlapped"].append(slowest(overlapped.step))
+        seconds["blocking"].append(slowest(blocking.step))
         with overlapped.session.accumulate():
             WORLD.Barrier()
             start = time.perf_counter()
             loss = overlapped.loss()
-            found["forward"].append(WORLD.allreduce(time.perf_counter() - start, MPI.MAX))
-            found["backward"].append(slowest(loss.backward))
+            seconds["forward"].append(WORLD.allreduce(time.perf_counter() - start, MPI.MAX))
+            seconds["backward"].append(slowest(loss.backward))
         overlapped.optimizer.zero_grad()
     size = float(sum(overlapped.session.bucket_sizes))
     for trainer in (blocking, overlapped):
         trainer.close()
-    return {name: median(times[1:]) for name, times in found.items()} | {"gradient_bytes": size}
+    return {name: median(times[1:]) for name, times in seconds.items()} | {"gradient_bytes": size}
 
 
 def exchange(bytes_: str, rounds: str) -> dict[str, float]:
@@ -69,7 +69,7 @@ def exchange(bytes_: str, rounds: str) -> dict[str, float]:
 
 def train(model: str, folder: str, rounds: str, size: str) -> dict[str, float]:
     """Seconds of a training step of a compiled program; size is ``small`` or ``full``."""
-    trainer = Compiled(EVERY[model](size == "small"), Path(folder))
+    trainer = CompiledTrainer(EVERY[model](size == "small"), Path(folder))
     times = [slowest(trainer.step) for _ in range(int(rounds))]
     trainer.close()
     return {"seconds": median(times[1:])}

@@ -19,7 +19,7 @@ CONTENDERS = [
     ("mlp", ["single1", "ddp", "dtensor", "autopar"]),
     ("unet", ["single1", "mpi", "autopar"]),
 ]
-SCRIPTS = [path for path in (ROOT / "benchmarks").rglob("*.py") if ".parse_args(" in path.read_text()]
+SCRIPTS = [path for path in (ROOT / "benchmarks").rglob("*.py") if "    parser = " in path.read_text()]
 
 pytestmark = pytest.mark.spmd
 

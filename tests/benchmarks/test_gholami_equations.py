@@ -13,17 +13,13 @@ from benchmarks.gholami2018.equations import Layer
 
 SIZES = st.integers(1, 40)
 LAYERS = st.lists(
-    st.builds(
-        Layer,
-        st.just("layer"),
-        st.tuples(st.integers(1, 7), st.integers(1, 7)),
-        st.tuples(SIZES, SIZES, SIZES),
-        st.tuples(SIZES, SIZES, SIZES),
-    ),
+    st.tuples(
+        st.tuples(st.integers(1, 7), st.integers(1, 7)), st.tuples(SIZES, SIZES, SIZES), st.tuples(SIZES, SIZES, SIZES)
+    ).map(lambda sizes: Layer("layer", *sizes)),
     min_size=1,
     max_size=4,
 )
-LINKS = st.builds(Link, st.floats(0, 1e-3), st.floats(1e6, 1e12))
+LINKS = st.tuples(st.floats(0, 1e-3), st.floats(1e6, 1e12)).map(lambda numbers: Link(*numbers))
 RANKS = st.integers(1, 600)
 BATCH = st.integers(1, 4096)
 

@@ -9,7 +9,7 @@ from benchmarks.models import MODELS, batch, seeded
 
 
 def row(predicted, seconds):
-    return prediction.Row("m", "p", dict.fromkeys(prediction.PRICES, predicted), seconds, 0.0, 110, 100)
+    return prediction.PlanPrediction("m", "p", dict.fromkeys(prediction.PRICES, predicted), seconds, 0.0, 110, 100)
 
 
 def test_ranks_correlate_as_spearman_says():

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils import _pytree as pytree
 
-from benchmarks.compatibility.opdb_samples import Sample
+from benchmarks.compatibility.opdb_samples import DatabaseSample
 
 GENERATOR = torch.Generator().manual_seed(0)
 
@@ -15,7 +15,7 @@ def x(*shape, dtype=torch.float64):
 
 def sample(function, *given):
     leaves, spec = pytree.tree_flatten((given, {}))
-    return Sample(function, tuple(leaves), spec)
+    return DatabaseSample(function, tuple(leaves), spec)
 
 
 NONE = torch.zeros(0, dtype=torch.int64)
