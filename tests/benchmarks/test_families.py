@@ -39,8 +39,8 @@ def test_a_family_is_right_refused_or_not_built():
     assert all(one.split > 0 and one.seconds > 0 for one in found[:2])
     assert "depends on the values of a tensor" in found[2].message
 
-    wrong = trial._judged(found[0], [trial.Difference("SGD", "losses", 1e-3, "step 1", 1e-10)])
-    rounded = trial._judged(found[0], [trial.Difference("SGD", "losses", 1e-9, "step 1", 1e-8)])
+    wrong = trial._judged(found[0], [trial.Deviation("SGD", "losses", 1e-3, "step 1", 1e-10)])
+    rounded = trial._judged(found[0], [trial.Deviation("SGD", "losses", 1e-9, "step 1", 1e-8)])
     assert (wrong.status, rounded.status) == ("DIFFER", "rounding")
 
     text = "\n".join(families.section([*found, replace(wrong, family="wrong")], "today", 9))
