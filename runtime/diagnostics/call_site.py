@@ -2,7 +2,7 @@
 
 Walking out from the call, the first frame that is neither the runtime's nor torch's is the program's line, and the last
 frame of the runtime before it is the primitive that stands in that line. In a backward pass the stack ends in the line
-that has called backward, which says nothing; there the line of the forward call counts, which `primitives.function`
+that has called backward, which says nothing; there the line of the forward call counts, which `primitives.autograd`
 has left in the context.
 """
 

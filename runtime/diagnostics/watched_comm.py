@@ -1,6 +1,8 @@
 """A communicator that notes every call before it makes it, and in checked mode compares it with the other ranks first.
 
-    watch(comm)  ->  the same ranks and calls;  journal.py keeps the notes, watchdog.py reads them, fingerprint.py compares
+    watch(comm)  ->  the same ranks and calls
+
+flight_recorder.py keeps the notes, watchdog.py reads them, call_fingerprint.py compares.
 
 Under MPI the notes go to the journal of this host, from which the watchdog tells who waits for whom. Simulated ranks
 need no watchdog, since the simulation sees a deadlock itself. A call costs one walk up a few frames of the stack and

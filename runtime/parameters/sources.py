@@ -2,10 +2,10 @@
 
 A source is an iterable of (name, value), where a value is a whole tensor or something that gives a rank its part:
 
-    initial.initial_values(build, seed)    a model function, replayed
-    initial.module_values(module)          a live module
-    handed.from_rank0(values, comm)        rank 0's values, of which every rank receives its own part only
-    from_file(path)                        a safetensors file, of which each rank reads its own rows only
+    deferred_init.initial_values(build, seed)    a model function, replayed
+    deferred_init.module_values(module)          a live module
+    distribute.from_rank0(values, comm)          rank 0's values, of which every rank receives its own part only
+    from_file(path)                              a safetensors file, of which each rank reads its own rows only
 
 Where every rank makes the values by itself, `ComparedSource` notes what they were, and compares the ranks.
 """

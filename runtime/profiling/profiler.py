@@ -5,10 +5,10 @@
         loss = parallel(**batch); loss.backward(); optimizer.step()
     profiler.result()
 
-forward    the recorder around each expression marks its begin and end (`profile_text`)
+forward    the recorder around each expression marks its begin and end (`instrument`)
 backward   `end` walks from what an expression has made to the autograd nodes that are new, and puts a hook before each: from
            there to the next hook the node is at work, sums of gradients that meet in it included
-moving     communicators mark the begin and end of their calls (`profile_clock`)
+moving     communicators mark the begin and end of their calls (`clock`)
 the rest   gradients accumulate under hooks of their own; the end of backward, and the optimizer, are hooks, too
 
 The program computes what it always computes, in the same order. Outside of a profiled step nothing of this is there.

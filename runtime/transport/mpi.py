@@ -5,7 +5,7 @@ by their displacements from the lowest address, wherever they lie, so that they 
 displacements are MPI-4's large ones where the library has them; otherwise mpi4py refuses what does not fit.
 Communicators are duplicates of the user's, so that our messages never meet theirs.
 
-Large sums among ranks that share a node go through shared memory (sums.py), where they take a third of MPI's time;
+Large sums among ranks that share a node go through shared memory (shared_sums.py), where they take a third of MPI's time;
 small ones, and all that is only moved, are left to MPI (docs/results.md has the measurement).
 """
 

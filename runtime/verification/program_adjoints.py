@@ -1,6 +1,6 @@
 """The adjoint test of every communication of a compiled program, in float64, at the shapes that it has there.
 
-One training step is recorded on every rank (`adjoint_calls`), forward and backward. Then the ranks of each communicator
+One training step is recorded on every rank (`recorded_calls`), forward and backward. Then the ranks of each communicator
 put what they have called to the test, in the order of the calls; what a line calls several times at the same shapes (a loop
 over layers) is tested once. Of the rows of a grid that do the same over the same axis, the worst counts.
 """

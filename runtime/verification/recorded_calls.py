@@ -30,8 +30,11 @@ _BY_CODE: Mapping[CodeType, tuple[Callable[..., Tensor], Layout, Layout]] = {
     inspect.unwrap(one[0]).__code__: one for one in WITH_HALO
 }
 _OF_PRIMITIVES = tuple(f"autopar.runtime.{folder}." for folder in ("grid", "primitives", "partitions"))
-_OF_TRANSPORT = "autopar.runtime.transport."
-_PASSED = (_OF_TRANSPORT, "autopar.runtime.functional.across_ranks")  # between a call and who wants it
+_PASSED = (  # between a call and who wants it
+    "autopar.runtime.transport.",
+    "autopar.runtime.diagnostics.watched_comm",
+    "autopar.runtime.functional.across_ranks",
+)
 
 
 @dataclass(frozen=True, slots=True)

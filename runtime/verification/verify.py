@@ -9,7 +9,7 @@ rounding has no digits to compare). In float64, casts to narrower types inside t
 Dropout stays on: the model is given the random numbers of the program (`drawn`), which go by their place in the whole
 tensor and not by the ranks. A model that draws otherwise than the program is refused, and not called different.
 
-Before that, all that a step of the program communicates is put to the adjoint test (`adjoint_program`).
+Before that, all that a step of the program communicates is put to the adjoint test (`program_adjoints`).
 
 Two runs may differ by more than rounding where the model magnifies it: at a kink, where one ReLU whose operand is zero
 up to rounding passes a gradient in one run and none in the other; or where AdamW normalises a gradient that is zero but
@@ -19,7 +19,7 @@ computes in these. A float64 case is besides run in float32, by model and progra
 Twice the most that this does, the last divided by 2^29, is allowed as well, and said. What is computed wrongly is so in
 every type, and is no more allowed for it.
 
-After that a smaller batch, evaluation and outputs are compared (`verify_uses`).
+After that a smaller batch, evaluation and outputs are compared (`verify_evaluation`).
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def _compared(opened: CompiledJob, given: argparse.Namespace) -> list[Deviation]
 
 
 def _used(opened: CompiledJob, seed: int) -> list[Deviation]:
-    """What is compared beside training (`verify_uses`), in float64. Collective."""
+    """What is compared beside training (`verify_evaluation`), in float64. Collective."""
     comm, tolerance = opened.program.grid.comm, CASES[0].tolerance
     with together(comm, "reading the batches"):
         batch = compiled_job.cast(next(compiled_job.batches(opened)), torch.float64)

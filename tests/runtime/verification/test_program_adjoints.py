@@ -79,7 +79,10 @@ def program(tmp_path):
     return path
 
 
-def test_every_communication_is_found_and_passes(program):
+@pytest.mark.parametrize("checked", ["0", "1"])
+def test_every_communication_is_found_and_passes(program, checked, monkeypatch):
+    """Watched communicators, which hand their calls on to others, add nothing."""
+    monkeypatch.setenv("AUTOPAR_CHECK", checked)
     results = record(program)
     found, calls = results[0]
     assert all(one == found for one, _ in results)
