@@ -315,9 +315,11 @@ class Walk:
         elif handed is None:
             self.memories.append(_Memory(name, "transients", slot.nbytes, at, at + 1))
 
-    def everything(self) -> Iterator[memory.Held]:
+    def everything(self) -> Iterator[memory.Allocation]:
         """All memories."""
-        return (memory.Held(one.name, one.start, one.end, one.nbytes, one.kind) for one in self.memories if one.nbytes)
+        return (
+            memory.Allocation(one.name, one.start, one.end, one.nbytes, one.kind) for one in self.memories if one.nbytes
+        )
 
 
 def _blocks(graph: Graph, step: Loop) -> list[dict[str, str]]:

@@ -31,7 +31,7 @@ KINDS = ("inputs", "parameters", "gradients", "optimizer", "activations", "buffe
 class Footprint:
     """What one rank holds over the steps of a program, and the names of the m steps that forward takes."""
 
-    held: tuple[memory.Held, ...]
+    held: tuple[memory.Allocation, ...]
     names: tuple[str, ...]
 
     @property
@@ -82,18 +82,18 @@ def footprint(built: Built, decision: Decision, program: Program, optimizer: str
     return Footprint(tuple(held), tuple(walk.names))
 
 
-def _standing(built: Built, decision: Decision, optimizer: str, steps: int) -> Iterator[memory.Held]:
+def _standing(built: Built, decision: Decision, optimizer: str, steps: int) -> Iterator[memory.Allocation]:
     """What is held all the time; and what the optimizer takes for its step."""
     graph, grid = built.graph, built.grid
     for item in graph.inputs:
-        yield memory.Held(item.name, 0, steps, graph.values[item.value].nbytes, "inputs")
+        yield memory.Allocation(item.name, 0, steps, graph.values[item.value].nbytes, "inputs")
     largest = 0
     for parameter in graph.parameters:
         home = decision.homes[parameter.value]
         sizes = memory.parameter_parts(graph.values[parameter.value], parameter.kind, home, optimizer, grid)
         bucket = summed(home, grid)
         largest = max(largest, sizes[1])
-        yield memory.Held(parameter.name, 0, steps, sizes[0], "parameters")
-        yield memory.Held(parameter.name, 0, steps, sizes[1] if bucket else 0, "gradients")
-        yield memory.Held(parameter.name, 0, steps, sizes[2], "optimizer")
-    yield memory.Held("update", steps - 1, steps, largest * memory.update_copies(optimizer), "transients")
+        yield memory.Allocation(parameter.name, 0, steps, sizes[0], "parameters")
+        yield memory.Allocation(parameter.name, 0, steps, sizes[1] if bucket else 0, "gradients")
+        yield memory.Allocation(parameter.name, 0, steps, sizes[2], "optimizer")
+    yield memory.Allocation("update", steps - 1, steps, largest * memory.update_copies(optimizer), "transients")

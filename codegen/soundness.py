@@ -28,7 +28,7 @@ class UnsoundProgram(AssertionError):
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class CollectiveEntry:
     """One rank's entry into a collective: which, over which axis, for what. Ranks of a group must agree in all of it."""
 
     primitive: str
@@ -153,17 +153,17 @@ def _name(step: Step) -> str:
     return step.conversion.primitive if isinstance(step, Convert) else type(step).__name__.lower()
 
 
-def events(program: Program) -> list[Event]:
+def events(program: Program) -> list[CollectiveEntry]:
     """The collectives that a rank enters in the forward pass, in order; backward enters their adjoints in reverse."""
     return list(_events(program.steps, ()))
 
 
-def _events(steps: Sequence[Step], path: tuple[object, ...]) -> list[Event]:
-    found: list[Event] = []
+def _events(steps: Sequence[Step], path: tuple[object, ...]) -> list[CollectiveEntry]:
+    found: list[CollectiveEntry] = []
     for step in steps:
         if isinstance(step, Convert):
             subject = (*path, step.reads.value, step.conversion.before, step.conversion.after)
-            found.append(Event(step.conversion.primitive, step.conversion.axis, subject))
+            found.append(CollectiveEntry(step.conversion.primitive, step.conversion.axis, subject))
         elif isinstance(step, Loop):
             for member in step.repeat.members:
                 found += _events(step.body, (*path, member))
@@ -171,7 +171,9 @@ def _events(steps: Sequence[Step], path: tuple[object, ...]) -> list[Event]:
             rule = step.described.rule
             for axis, choice in enumerate(step.strategy):
                 if choice.mode == "split" and (choice.letter in rule.windows or choice.letter in rule.whole):
-                    found.append(Event(step.described.op.name, axis, (*path, step.described.node.name, choice.letter)))
+                    found.append(
+                        CollectiveEntry(step.described.op.name, axis, (*path, step.described.node.name, choice.letter))
+                    )
     return found
 
 
@@ -179,7 +181,7 @@ Group = tuple[int, tuple[int, ...]]  # an axis, and what its ranks have in commo
 _SHOWN = 16  # ranks in a message
 
 
-def check_order(by_rank: Mapping[tuple[int, ...], Sequence[Event]]) -> None:
+def check_order(by_rank: Mapping[tuple[int, ...], Sequence[CollectiveEntry]]) -> None:
     """Let all ranks run: a group goes on when each of its ranks stands at the same collective.
 
     Every rank waits in one place at a time, so the work is proportional to the number of entries.
@@ -215,5 +217,5 @@ def _group(rank: tuple[int, ...], axis: int) -> Group:
     return axis, rank[:axis] + rank[axis + 1 :]
 
 
-def _alike(event: Event, others: Iterable[Event]) -> bool:
+def _alike(event: CollectiveEntry, others: Iterable[CollectiveEntry]) -> bool:
     return all(one is event or one == event for one in others)

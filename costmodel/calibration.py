@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import mean, median
 
-from autopar.costmodel.calibration_reader import movement, per_second, priced_bytes
+from autopar.costmodel.calibration_reader import movement_of, per_second, priced_bytes
 from autopar.costmodel.curve_fit import Curve, fit, rounded
 from autopar.ir.calibration_data import Measurements, TimedComputation, TimedMove, spread
 from autopar.ir.machine import LINK_MOVES, LOCAL_MOVES, OPTIMIZERS, WORKS, Fit, Link, Machine
@@ -21,7 +21,7 @@ MOST_ERROR = 0.2  # of a fit, relative, at the median point
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class FittedCurve:
     """One fit with what it rests on: primitives (with ' their adjoints) and how many points.
 
     slowest is how many seconds the largest takes, spread is the typical one of a point's repeats, and apart how far
@@ -42,7 +42,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Rate:
+class MeasuredRate:
     """One measured rate: what, in which unit, and the spread of its repeats."""
 
     name: str
@@ -56,8 +56,8 @@ class Calibrated:
     """A machine, the fits and rates that it is made of, and what is too noisy to be believed."""
 
     machine: Machine
-    rows: tuple[Row, ...]
-    rates: tuple[Rate, ...]
+    rows: tuple[FittedCurve, ...]
+    rates: tuple[MeasuredRate, ...]
     noise: tuple[str, ...]
 
 
@@ -80,10 +80,10 @@ def calibrate(raw: Measurements, base: Machine, name: str) -> Calibrated:
     return Calibrated(machine, rows, tuple(_rates(raw.computed)), tuple(_noise(rows, raw.computed)))
 
 
-def _rows(moved: Iterable[TimedMove]) -> Iterable[Row]:
+def _rows(moved: Iterable[TimedMove]) -> Iterable[FittedCurve]:
     groups: dict[tuple[str, str], list[TimedMove]] = {}
     for one in moved:
-        groups.setdefault((one.place, movement(one)), []).append(one)
+        groups.setdefault((one.place, movement_of(one)), []).append(one)
     order = [(place, move) for place in ("local", "intra", "inter") for move in ("message", *LOCAL_MOVES, *LINK_MOVES)]
     for place, move in order:
         points = groups.get((place, move), [])
@@ -91,7 +91,7 @@ def _rows(moved: Iterable[TimedMove]) -> Iterable[Row]:
             yield _row(place, move, points)
 
 
-def _row(place: str, move: str, points: Sequence[TimedMove]) -> Row:
+def _row(place: str, move: str, points: Sequence[TimedMove]) -> FittedCurve:
     """Primitives that move data alike differ a little: the curve goes through the middle of all of one size."""
     sizes: dict[float, list[float]] = {}
     for one in points:
@@ -102,16 +102,16 @@ def _row(place: str, move: str, points: Sequence[TimedMove]) -> Row:
     names = dict.fromkeys(one.primitive + "'" * (one.direction == "adjoint") for one in points)
     typical = median(spread(one.seconds) for one in points)
     bounds = (min(sizes), max(sizes), known[max(sizes)])
-    return Row(place, move, points[0].ranks, tuple(names), len(points), *bounds, typical, median(apart), curve)
+    return FittedCurve(place, move, points[0].ranks, tuple(names), len(points), *bounds, typical, median(apart), curve)
 
 
-def _fit(row: Row, crowded: float) -> Fit:
+def _fit(row: FittedCurve, crowded: float) -> Fit:
     ranks = 1 if row.place == "local" else row.ranks
     alpha, beta = rounded(row.curve.alpha / crowded), tuple(rounded(rate * crowded) for rate in row.curve.beta)
     return Fit(row.place, row.move, ranks, alpha, row.curve.until, beta)
 
 
-def _link(row: Row, crowded: float) -> Link:
+def _link(row: FittedCurve, crowded: float) -> Link:
     """What one message costs: its start, and the rate of the largest that was measured."""
     rate = row.largest / max(row.slowest - row.curve.alpha, row.slowest / 2)
     return Link(rounded(row.curve.alpha / crowded), rounded(rate * crowded))
@@ -152,16 +152,16 @@ def _share(part: float) -> float:
     return min(1.0, rounded(part))
 
 
-def _rates(computed: Sequence[TimedComputation]) -> Iterable[Rate]:
+def _rates(computed: Sequence[TimedComputation]) -> Iterable[MeasuredRate]:
     units = {"operator": "op/s", "memory": "B/s", "update": "B/s", "floor": "s"}
     for one in computed:
         value = median(one.seconds) / one.amount if one.kind == "floor" else per_second(one)
         about = [one.work, one.name, one.dtype] if one.kind == "operator" else [one.kind, one.name]
         about += [one.direction] if one.kind == "operator" else []
-        yield Rate(" ".join(about), value, units[one.kind], spread(one.seconds))
+        yield MeasuredRate(" ".join(about), value, units[one.kind], spread(one.seconds))
 
 
-def _noise(rows: Sequence[Row], computed: Sequence[TimedComputation]) -> Iterable[str]:
+def _noise(rows: Sequence[FittedCurve], computed: Sequence[TimedComputation]) -> Iterable[str]:
     for row in rows:
         what = f"{row.move} ({row.place})"
         if row.spread > MOST_SPREAD:

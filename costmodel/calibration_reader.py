@@ -15,7 +15,7 @@ from autopar.ir.conversions import PRIMITIVES
 _OTHERS = ("halo", "gradient_sum", "message")  # movements of their own
 
 
-def movement(one: TimedMove) -> str:
+def movement_of(one: TimedMove) -> str:
     """The movement that this is, see `autopar.costmodel.communication`; ``message`` is a plain exchange."""
     if one.primitive in _OTHERS:
         return one.primitive
@@ -24,7 +24,7 @@ def movement(one: TimedMove) -> str:
 
 def priced_bytes(one: TimedMove) -> float:
     """The bytes by which its movement is priced."""
-    what = movement(one)
+    what = movement_of(one)
     if what == "slice":
         return float(min(one.before, one.after))
     return float(one.before + one.after if what == "fill" else max(one.before, one.after))
@@ -35,7 +35,7 @@ def per_second(one: TimedComputation) -> float:
     return one.amount / median(one.seconds)
 
 
-def read(path: Path) -> Measurements:
+def read_measurements(path: Path) -> Measurements:
     """The measurements in a file. Raises ConfigError where it is none, or another version's."""
     where, fix = (
         f"measurements {str(path)!r}",

@@ -24,7 +24,7 @@ from autopar.ops.record.rule import Call, Choice, Rule
 from autopar.ops.saved_tensors import scratch, words
 
 __all__ = [
-    "Held",
+    "Allocation",
     "kept",
     "kept_names",
     "local_bytes",
@@ -42,7 +42,7 @@ _COPIES = {"sgd": 0, "momentum": 1, "adamw": 2}
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class Allocation:
     """Bytes of some kind that are held over the steps ``start <= t < end``."""
 
     name: str
@@ -191,7 +191,7 @@ def saved_bytes(
     return sum(size for name, size in kept(call, rule, op, choices, grid) if not name or name not in resident)
 
 
-def timeline(held: Iterable[Held], steps: int) -> NDArray[np.int64]:
+def timeline(held: Iterable[Allocation], steps: int) -> NDArray[np.int64]:
     """Bytes held at each step."""
     change = np.zeros(steps + 1, dtype=np.int64)
     for one in held:
@@ -200,7 +200,7 @@ def timeline(held: Iterable[Held], steps: int) -> NDArray[np.int64]:
     return np.cumsum(change[:-1])
 
 
-def peak(held: Iterable[Held], steps: int) -> tuple[int, int]:
+def peak(held: Iterable[Allocation], steps: int) -> tuple[int, int]:
     """(bytes, step): the most bytes held at once, and the first step at which they are."""
     sizes = timeline(held, steps)
     at = int(sizes.argmax())

@@ -56,7 +56,7 @@ def events(plan: Plan) -> tuple[Event, ...]:
 def tasks(given: Parts) -> tuple[Task, ...]:
     """The tasks of one step."""
     calls, filled = _placed(given), sums(given)
-    make = _Maker(given, filled)
+    make = _ScheduleBuilder(given, filled)
     found = [task for one in calls for task in make.forward(one)]
     for i, one in enumerate(reversed(calls)):
         found += make.backward(one)
@@ -134,7 +134,7 @@ def _gradients(parts: Parts, done: dict[str, int], last: int) -> Iterator[gradie
 
 
 @dataclass(frozen=True, slots=True)
-class _Maker:
+class _ScheduleBuilder:
     parts: Parts
     filled: Sequence[gradient_buckets.SumBucket]
 

@@ -112,7 +112,7 @@ class _Record:
 
 
 @dataclass(slots=True)
-class _State:
+class _Lanes:
     """Where the two lanes of every rank are free, and what has been added up so far."""
 
     size: int
@@ -185,7 +185,7 @@ def simulate(
     speed = np.ones(size)
     for rank, factor in factors.items():
         speed[rank] = factor
-    state = _State(size, tuple(shape), [0] if alike else list(watch))
+    state = _Lanes(size, tuple(shape), [0] if alike else list(watch))
     draw = np.random.default_rng(seed)
     found: list[float] = []
     last = 0.0
@@ -202,7 +202,7 @@ def simulate(
     return Ranks(tuple(found), compute, communication, exposed, waiting, sums, events)
 
 
-def _step(state: _State, tasks: Sequence[Task], speed: Times, jitter: float, draw: np.random.Generator) -> None:
+def _step(state: _Lanes, tasks: Sequence[Task], speed: Times, jitter: float, draw: np.random.Generator) -> None:
     for task in tasks:
         if task.kind == "gradients":
             _sum(state, task)
@@ -222,7 +222,7 @@ def _step(state: _State, tasks: Sequence[Task], speed: Times, jitter: float, dra
     _join(state)
 
 
-def _exchange(state: _State, task: Task) -> None:
+def _exchange(state: _Lanes, task: Task) -> None:
     start = state.arrive(state.clock, task)
     state.waiting = state.waiting + (start - state.clock)
     state.wait(task, start)
@@ -232,7 +232,7 @@ def _exchange(state: _State, task: Task) -> None:
     state.do(task, np.full_like(start, task.seconds))
 
 
-def _hold(state: _State, start: Times, spent: float) -> None:
+def _hold(state: _Lanes, start: Times, spent: float) -> None:
     """What the communication lane still has to do from `start` on ends so much later."""
     state.wire = np.where(state.wire > start, state.wire + spent, state.wire)
     here = start[state.watched]
@@ -244,7 +244,7 @@ def _hold(state: _State, start: Times, spent: float) -> None:
         record.end = np.where(late, record.end + spent, record.end)
 
 
-def _sum(state: _State, task: Task) -> None:
+def _sum(state: _Lanes, task: Task) -> None:
     if task.seconds:
         start = state.arrive(state.clock, task)
         state.waiting = state.waiting + (start - state.clock)
@@ -260,7 +260,7 @@ def _sum(state: _State, task: Task) -> None:
 _LEFT = Task("gradient sums", "wait", 0.0)
 
 
-def _join(state: _State) -> None:
+def _join(state: _Lanes) -> None:
     """Wait until the communication lane is empty. What all ranks wait is exposed, what some wait longer is for others."""
     until = np.maximum(state.clock, state.wire)
     gap = until - state.clock

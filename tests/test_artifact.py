@@ -15,7 +15,7 @@ from torch import nn
 
 import autopar
 from autopar import artifact as folders
-from autopar.costmodel.memory import Held
+from autopar.costmodel.memory import Allocation
 from autopar.errors import ConfigError, PlanError
 from autopar.ir.plan_file import from_json, to_json
 from autopar.planning.candidate import candidate_of
@@ -315,7 +315,7 @@ def test_reasons_for_no_plan(compiled, limit, least, said, fix):
     missed = None
     if least is not None:
         found = candidate_of(compiled.built, compiled.solution, "adamw")
-        held = replace(found.held, held=(Held("all", 0, 1, least, "parameters"),))
+        held = replace(found.held, held=(Allocation("all", 0, 1, least, "parameters"),))
         missed = Fitted(None, replace(found, held=held), hurried="time" in fix)
     options = replace(compiled.plan.options, memory=limit)
     request = Request(compiled.subject.annotated, compiled.built.grid, compiled.plan.machine, options)

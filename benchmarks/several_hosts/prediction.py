@@ -29,7 +29,7 @@ from rich.table import Table
 import autopar
 from autopar.analysis.split_summary import sentence
 from autopar.costmodel.calibration import calibrate
-from autopar.costmodel.calibration_reader import read
+from autopar.costmodel.calibration_reader import read_measurements
 from autopar.ir.graph import ITEMSIZE
 from autopar.ir.machine import Machine, load
 from autopar.ir.plan import Plan
@@ -88,7 +88,7 @@ def link(nominal: str, ranks: int, folder: Path) -> tuple[HostLink, Machine]:
     file = folder / "raw.json"
     module = [sys.executable, "-m", "mpi4py", "-m", "autopar.runtime.calibration.run", "--quiet", "--out", str(file)]
     run(ranks, module, mpiexec())
-    raw = read(file)
+    raw = read_measurements(file)
     calibrated = calibrate(raw, load("cpu"), f"two-hosts-{nominal}")
     messages = ask(ranks, "exchange", str(MESSAGE), "9")["seconds"]
     machine = calibrated.machine

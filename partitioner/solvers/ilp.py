@@ -32,7 +32,7 @@ _SCALE = 1e3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Outcome:
+class IlpResult:
     """The best choice found (None for none), a lower bound, and whether the search ended (else the time did)."""
 
     choice: Choice | None
@@ -47,10 +47,10 @@ class _Model:
     flows: list[list[tuple[int, int, pulp.LpVariable]]]
 
 
-def solve_core(problem: Core, time_limit: float) -> Outcome:
+def solve_core(problem: Core, time_limit: float) -> IlpResult:
     """The cheapest choice that meets the limit, by linear relaxation, then branch and bound."""
     if not problem.costs:
-        return Outcome(np.zeros(0, dtype=np.intp), problem.constant, True)
+        return IlpResult(np.zeros(0, dtype=np.intp), problem.constant, True)
     deadline = time.perf_counter() + time_limit
     scale = _SCALE / _size([*problem.costs, *(edge.costs for edge in problem.edges)])
     model = _start(problem)
@@ -58,28 +58,28 @@ def solve_core(problem: Core, time_limit: float) -> Outcome:
     _memory(problem, model, None)
     status, floor = _run(model, deadline, False)
     if status == pulp.LpSolutionInfeasible:
-        return Outcome(None, math.inf, True)
+        return IlpResult(None, math.inf, True)
     if status != pulp.LpSolutionOptimal:
-        return Outcome(None, -math.inf, False)
+        return IlpResult(None, -math.inf, False)
     bound = floor / scale + problem.constant
     choice = _integral(model)
     if choice is None or not _allowed(problem, choice):
         return _branch(problem, model, deadline, scale, bound)
-    return Outcome(choice, min(bound, value(problem, choice)), True)
+    return IlpResult(choice, min(bound, value(problem, choice)), True)
 
 
-def _branch(problem: Core, model: _Model, deadline: float, scale: float, bound: float) -> Outcome:
+def _branch(problem: Core, model: _Model, deadline: float, scale: float, bound: float) -> IlpResult:
     """Branch and bound. A choice that misses the limit within the solver's tolerance is cut off, and the search resumed."""
     while True:
         status, floor = _run(model, deadline, True)
         if status == pulp.LpSolutionInfeasible:
-            return Outcome(None, math.inf, True)
+            return IlpResult(None, math.inf, True)
         choice = None if status == pulp.LpSolutionNoSolutionFound else _rounded(model)
         bound = max(bound, floor / scale + problem.constant)
         if choice is None or _allowed(problem, choice):
             if choice is not None:
                 bound = min(bound, value(problem, choice))
-            return Outcome(choice, bound, status == pulp.LpSolutionOptimal)
+            return IlpResult(choice, bound, status == pulp.LpSolutionOptimal)
         chosen = [(row[s], 1.0) for row, s in zip(model.nodes, choice, strict=True)]
         model.program.addConstraint(pulp.LpAffineExpression(chosen) <= len(chosen) - 1)
 

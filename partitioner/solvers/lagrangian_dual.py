@@ -27,7 +27,7 @@ Choice = NDArray[np.intp]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Link:
+class DirectedEdge:
     """One direction of an edge: `to` the other end, `table` with one row per strategy of `to`, the slot of the message
     that arrives here (`here`) and the one that arrives there (`there`)."""
 
@@ -38,11 +38,11 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Links:
+class DirectedEdges:
     """For each node, the links to later nodes and to earlier ones."""
 
-    later: tuple[tuple[Link, ...], ...]
-    earlier: tuple[tuple[Link, ...], ...]
+    later: tuple[tuple[DirectedEdge, ...], ...]
+    earlier: tuple[tuple[DirectedEdge, ...], ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,14 +54,14 @@ class Dual:
     messages: tuple[Array, ...]
 
 
-def links(core: Core) -> Links:
+def links(core: Core) -> DirectedEdges:
     """The edges of a core as seen from each node."""
-    later: list[list[Link]] = [[] for _ in core.costs]
-    earlier: list[list[Link]] = [[] for _ in core.costs]
+    later: list[list[DirectedEdge]] = [[] for _ in core.costs]
+    earlier: list[list[DirectedEdge]] = [[] for _ in core.costs]
     for e, edge in enumerate(core.edges):
-        later[edge.a].append(Link(edge.b, np.ascontiguousarray(edge.costs.T), 2 * e, 2 * e + 1))
-        earlier[edge.b].append(Link(edge.a, np.ascontiguousarray(edge.costs), 2 * e + 1, 2 * e))
-    return Links(tuple(map(tuple, later)), tuple(map(tuple, earlier)))
+        later[edge.a].append(DirectedEdge(edge.b, np.ascontiguousarray(edge.costs.T), 2 * e, 2 * e + 1))
+        earlier[edge.b].append(DirectedEdge(edge.a, np.ascontiguousarray(edge.costs), 2 * e + 1, 2 * e))
+    return DirectedEdges(tuple(map(tuple, later)), tuple(map(tuple, earlier)))
 
 
 def silence(core: Core) -> list[Array]:
@@ -76,7 +76,7 @@ def priced(core: Core, prices: Array) -> list[Array]:
     return [costs + memory * (total[last] - total[first]) for costs, memory, (first, last) in spans]
 
 
-def sweep(costs: list[Array], net: Links, messages: list[Array]) -> float:
+def sweep(costs: list[Array], net: DirectedEdges, messages: list[Array]) -> float:
     """Pass messages forwards, then backwards, in place; return the bound (without constants) for these node costs."""
     _one_way(range(len(costs)), costs, net.later, net.earlier, messages)
     return _one_way(range(len(costs) - 1, -1, -1), costs, net.earlier, net.later, messages)
@@ -85,8 +85,8 @@ def sweep(costs: list[Array], net: Links, messages: list[Array]) -> float:
 def _one_way(
     order: range,
     costs: list[Array],
-    ahead: tuple[tuple[Link, ...], ...],
-    behind: tuple[tuple[Link, ...], ...],
+    ahead: tuple[tuple[DirectedEdge, ...], ...],
+    behind: tuple[tuple[DirectedEdge, ...], ...],
     messages: list[Array],
 ) -> float:
     bound = 0.0
@@ -106,8 +106,8 @@ def _one_way(
 def _belief(
     i: int,
     costs: list[Array],
-    ahead: tuple[tuple[Link, ...], ...],
-    behind: tuple[tuple[Link, ...], ...],
+    ahead: tuple[tuple[DirectedEdge, ...], ...],
+    behind: tuple[tuple[DirectedEdge, ...], ...],
     messages: list[Array],
 ) -> Array:
     total = costs[i]
@@ -117,7 +117,7 @@ def _belief(
     return total
 
 
-def decode(costs: list[Array], net: Links, messages: list[Array]) -> Choice:
+def decode(costs: list[Array], net: DirectedEdges, messages: list[Array]) -> Choice:
     """A choice, node after node: the least given the choices made so far and the messages from the nodes to come."""
     choice = np.zeros(len(costs), dtype=np.intp)
     for i, own in enumerate(costs):

@@ -40,7 +40,7 @@ _SETTLED = 0.4
 
 
 @dataclass(slots=True, eq=False)
-class _State:
+class _SharedState:
     """What the threads share, under a lock: the best choice and cost, the bound, and the prices and messages that prove it."""
 
     flat: Flat
@@ -83,7 +83,7 @@ class _State:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Best:
+class LargeResult:
     """The best choice (None for none) and its cost, a proven bound, and the peak and choice that come nearest to the limit."""
 
     choice: tuple[int, ...] | None
@@ -92,10 +92,10 @@ class Best:
     nearest: tuple[float, tuple[int, ...], bool]
 
 
-def solve_large(problem: Problem, deadline: float, progress: Progress = lambda cost, bound: None) -> Best:
+def solve_large(problem: Problem, deadline: float, progress: Progress = lambda cost, bound: None) -> LargeResult:
     """The best choice that two threads find until the deadline, and the best bound. `progress` is told both, as they change."""
     flat = flatten(problem)
-    state = _State(flat, deadline, progress, np.zeros(flat.room.size), np.zeros(flat.messages))
+    state = _SharedState(flat, deadline, progress, np.zeros(flat.room.size), np.zeros(flat.messages))
     helper = threading.Thread(target=_search, args=(state, 1), daemon=True)
     helper.start()
     _ascend(state)
@@ -108,7 +108,7 @@ def solve_large(problem: Problem, deadline: float, progress: Progress = lambda c
     choice = None if state.choice is None else tuple(state.choice.tolist())
     nearest = () if state.nearest is None else tuple(state.nearest.tolist())
     peak = evaluate(problem, nearest)[1] if nearest else math.inf
-    return Best(choice, state.cost, min(state.bound, state.cost), (peak, nearest, False))
+    return LargeResult(choice, state.cost, min(state.bound, state.cost), (peak, nearest, False))
 
 
 def priced(flat: Flat, prices: Array) -> Array:
@@ -126,7 +126,7 @@ def proven(flat: Flat, prices: Array, messages: Array) -> float:
     return bound - 1e-15 * prices.size * paid
 
 
-def _ascend(state: _State) -> None:
+def _ascend(state: _SharedState) -> None:
     """Raise the bound until the rate is spent or time is up; `ready` is set as soon as the prices are of use."""
     flat, began = state.flat, time.perf_counter()
     messages, prefer = np.zeros(flat.messages), np.zeros(flat.start.size - 1, dtype=np.int64)
@@ -168,7 +168,7 @@ def _cheapest_memory(flat: Flat) -> Ints:
     return np.asarray(order[flat.start[:-1]] - flat.start[:-1], dtype=np.int64)
 
 
-def _search(state: _State, seed: int) -> None:
+def _search(state: _SharedState, seed: int) -> None:
     """Look for choices until time is up: from the messages first, then from the best known."""
     while not state.ready.wait(0.05):
         if state.over():
@@ -193,7 +193,7 @@ def _search(state: _State, seed: int) -> None:
 
 
 def _scale(
-    state: _State,
+    state: _SharedState,
     forest: forest_neighbourhoods.Forest,
     prices: Array,
     messages: Array,
@@ -258,7 +258,7 @@ def _mix(flat: Flat, cheap: Ints, dear: Ints, random: np.random.Generator) -> In
 
 
 def _relax(
-    state: _State,
+    state: _SharedState,
     forest: forest_neighbourhoods.Forest,
     choice: Ints,
     prices: Array,
@@ -281,7 +281,7 @@ def _relax(
 
 
 def _fit(
-    state: _State,
+    state: _SharedState,
     forest: forest_neighbourhoods.Forest,
     choice: Ints,
     prices: Array,
@@ -312,7 +312,7 @@ def _fit(
 
 
 def _tighten(
-    state: _State,
+    state: _SharedState,
     forest: forest_neighbourhoods.Forest,
     choice: Ints,
     prices: Array,

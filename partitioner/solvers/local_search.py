@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from autopar.partitioner.problem import Array, relative_gap
 from autopar.partitioner.solvers.lagrangian_dual import (
     Choice,
+    DirectedEdges,
     Dual,
-    Links,
     ascend,
     decode,
     links,
@@ -60,11 +60,11 @@ class Effort:
 
 
 @dataclass(slots=True, eq=False)
-class Search:
+class LocalSearch:
     """The state: the best choice so far (changed in place), and what stays."""
 
     core: Core
-    net: Links
+    net: DirectedEdges
     deadline: float
     choice: Choice | None = None
     cost: float = math.inf
@@ -72,7 +72,7 @@ class Search:
     def offer(self, choice: Choice) -> bool:
         """Keep a choice that meets the limit and is cheaper; say whether it was."""
         cost = value(self.core, choice)
-        better = cost < self.cost - _EPSILON * abs(cost) and over(self.core, choice) <= 0
+        better = cost < self.cost - _EPSILON * abs(cost) and overuse(self.core, choice) <= 0
         if better:
             self.choice, self.cost = choice.copy(), cost
         return better
@@ -83,7 +83,7 @@ class Search:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Found:
+class SearchResult:
     """The best choice (None for none below the cost that was known), the least cost known, the dual, and whether it is
     certain that no choice exists."""
 
@@ -98,9 +98,9 @@ class Found:
         return bool(np.isfinite(self.cost)) and relative_gap(self.cost, self.dual.bound) == 0
 
 
-def search(core: Core, effort: Effort, deadline: float, known: float = math.inf) -> Found:
+def search(core: Core, effort: Effort, deadline: float, known: float = math.inf) -> SearchResult:
     """The best choice within the effort (and the time, as a safeguard), and a bound. `known` is a cost known to be possible."""
-    state = Search(core, links(core), deadline, cost=known)
+    state = LocalSearch(core, links(core), deadline, cost=known)
     dual = _ascend(state, effort)
     impossible = False
     if math.isinf(state.cost):
@@ -108,20 +108,20 @@ def search(core: Core, effort: Effort, deadline: float, known: float = math.inf)
         impossible = complete and start is None
         if start is not None:
             state.offer(start)
-    found = Found(state.choice, state.cost, dual, impossible)
+    found = SearchResult(state.choice, state.cost, dual, impossible)
     if state.choice is None or not effort.rounds or relative_gap(state.cost, dual.bound) <= effort.enough:
         return found
     _round_up(state, dual)
     _improve(state, dual, effort.rounds)
-    return Found(state.choice, state.cost, dual)
+    return SearchResult(state.choice, state.cost, dual)
 
 
-def _ascend(state: Search, effort: Effort) -> Dual:
+def _ascend(state: LocalSearch, effort: Effort) -> Dual:
     seen = 0
 
     def see(choice: Choice, _prices: Array) -> float:
         nonlocal seen
-        if not math.isinf(value(state.core, choice)) and (seen % 5 == 0 or over(state.core, choice) <= 0):
+        if not math.isinf(value(state.core, choice)) and (seen % 5 == 0 or overuse(state.core, choice) <= 0):
             _take(state, choice)
         seen += 1
         return -math.inf if state.late() else state.cost
@@ -129,7 +129,7 @@ def _ascend(state: Search, effort: Effort) -> Dual:
     return ascend(state.core, effort.sweeps if state.core.room.size else effort.sweeps // 3, see)
 
 
-def _take(state: Search, choice: Choice) -> None:
+def _take(state: LocalSearch, choice: Choice) -> None:
     """Offer a choice once it is repaired and descended from."""
     choice = choice.copy()
     if repair(state, choice):
@@ -137,7 +137,7 @@ def _take(state: Search, choice: Choice) -> None:
         state.offer(choice)
 
 
-def _round_up(state: Search, dual: Dual) -> None:
+def _round_up(state: LocalSearch, dual: Dual) -> None:
     """Choices made at prices above the dual's: they use less memory, and need less repair."""
     for factor in (1.02, 1.05, 1.1, 1.2, 1.5, 2.0, 4.0) if dual.prices.any() else ():
         costs, messages = priced(state.core, factor * dual.prices), list(dual.messages)
@@ -148,7 +148,7 @@ def _round_up(state: Search, dual: Dual) -> None:
             _take(state, choice)
 
 
-def _improve(state: Search, dual: Dual, rounds: int) -> None:
+def _improve(state: LocalSearch, dual: Dual, rounds: int) -> None:
     """Local search until a round brings nothing, the bound is met, or the rounds are over."""
     assert state.choice is not None
     for size in [6 + 4 * i for i in range(rounds)]:
@@ -162,12 +162,12 @@ def _improve(state: Search, dual: Dual, rounds: int) -> None:
             return
 
 
-def over(core: Core, choice: Choice) -> float:
+def overuse(core: Core, choice: Choice) -> float:
     """By how much a choice exceeds the room at the worst time; at most 0 where it fits."""
     return float((used(core, choice) - core.room).max(initial=0.0))
 
 
-def alternatives(state: Search, choice: Choice, node: int, without: int = -1) -> Array:
+def alternatives(state: LocalSearch, choice: Choice, node: int, without: int = -1) -> Array:
     """What each strategy of a node would cost, its edges included (but not that to `without`), with the rest as chosen."""
     total = state.core.costs[node].copy()
     for side in (state.net.later[node], state.net.earlier[node]):
@@ -177,12 +177,12 @@ def alternatives(state: Search, choice: Choice, node: int, without: int = -1) ->
     return total
 
 
-def beside(state: Search, node: int) -> list[int]:
+def neighbours_of(state: LocalSearch, node: int) -> list[int]:
     """The neighbours of a node."""
     return [link.to for side in (state.net.later[node], state.net.earlier[node]) for link in side]
 
 
-def repair(state: Search, choice: Choice) -> bool:
+def repair(state: LocalSearch, choice: Choice) -> bool:
     """Change a choice of finite cost until it fits, in place; say whether it does. Every step only gives memory back."""
     core = state.core
     if not core.room.size:
@@ -203,9 +203,9 @@ def repair(state: Search, choice: Choice) -> bool:
         if math.isinf(rate_least):
             return False
         _move(core, choice, excess, i, s)
-        for j in (i, *beside(state, i)):
+        for j in (i, *neighbours_of(state, i)):
             rises.pop(j, None)
-    return over(core, choice) <= 0
+    return overuse(core, choice) <= 0
 
 
 def _move(core: Core, choice: Choice, held: Array, node: int, strategy: int) -> None:
@@ -218,7 +218,7 @@ def _slack(room: Array, first: int, last: int) -> float:
     return float(room[first:last].min(initial=math.inf))
 
 
-def descend(state: Search, choice: Choice) -> None:
+def descend(state: LocalSearch, choice: Choice) -> None:
     """Move single nodes to cheaper strategies that fit, in place, until none is left."""
     core = state.core
     held = used(core, choice)
@@ -235,7 +235,7 @@ def descend(state: Search, choice: Choice) -> None:
                 moved = True
 
 
-def exchange(state: Search, choice: Choice) -> None:
+def exchange(state: LocalSearch, choice: Choice) -> None:
     """Move two nodes at once where that is cheaper and fits: neighbours, and nodes that want memory with nodes that have it."""
     core = state.core
     tables = {(edge.a, edge.b): edge.costs for edge in core.edges}
@@ -253,7 +253,7 @@ def exchange(state: Search, choice: Choice) -> None:
                 _exchange(state, choice, i, j, None)
 
 
-def _exchange(state: Search, choice: Choice, a: int, b: int, table: Array | None) -> None:
+def _exchange(state: LocalSearch, choice: Choice, a: int, b: int, table: Array | None) -> None:
     """The best pair of strategies for two nodes, the rest fixed, in place."""
     core = state.core
     total = alternatives(state, choice, a, b)[:, None] + alternatives(state, choice, b, a)
@@ -276,7 +276,7 @@ def _exchange(state: Search, choice: Choice, a: int, b: int, table: Array | None
         choice[a], choice[b] = s, t
 
 
-def resettle(state: Search, prices: Array, size: int) -> None:
+def resettle(state: LocalSearch, prices: Array, size: int) -> None:
     """Solve a ball of `size` nodes around every node again, exactly at prices, the rest fixed; keep what is better."""
     for seed in range(len(state.core.costs)):
         if state.late():
@@ -289,16 +289,16 @@ def resettle(state: Search, prices: Array, size: int) -> None:
                 break
 
 
-def _ball(state: Search, seed: int, size: int) -> list[int]:
+def _ball(state: LocalSearch, seed: int, size: int) -> list[int]:
     ball, edge = [seed], [seed]
     while edge and len(ball) < size:
-        edge = [j for i in edge for j in beside(state, i) if j not in ball]
+        edge = [j for i in edge for j in neighbours_of(state, i) if j not in ball]
         ball += list(dict.fromkeys(edge))[: size - len(ball)]
         edge = [i for i in edge if i in ball]
     return sorted(ball)
 
 
-def _solve_ball(state: Search, ball: list[int], choice: Choice, prices: Array) -> Choice | None:
+def _solve_ball(state: LocalSearch, ball: list[int], choice: Choice, prices: Array) -> Choice | None:
     core, inside = state.core, set(ball)
     costs = dict(zip(ball, (c.copy() for c in priced(_part(core, ball), prices)), strict=True))
     tables: dict[Scope, Array] = {}
@@ -333,7 +333,7 @@ def _part(core: Core, nodes: list[int]) -> Core:
     return Core(tuple(nodes), costs, memory, tuple(core.spans[i] for i in nodes), core.room, (), 0.0)
 
 
-def first_fit(state: Search, costs: list[Array], trials: int) -> tuple[Choice | None, bool]:
+def first_fit(state: LocalSearch, costs: list[Array], trials: int) -> tuple[Choice | None, bool]:
     """Depth first with forward checking for any choice that fits; also whether the search was complete."""
     masks = [np.ones(own.size, dtype=bool) for own in costs]
     stack = [_branches(state, masks, costs)] if _propagate(state, masks) else []
@@ -356,7 +356,7 @@ def first_fit(state: Search, costs: list[Array], trials: int) -> tuple[Choice | 
 
 
 def _branches(
-    state: Search, masks: list[NDArray[np.bool_]], costs: list[Array]
+    state: LocalSearch, masks: list[NDArray[np.bool_]], costs: list[Array]
 ) -> tuple[list[NDArray[np.bool_]], int, list[int]]:
     """The open node with the fewest strategies left, and these in order of cost; node -1 where all are decided."""
     left = [(int(mask.sum()), i) for i, mask in enumerate(masks)]
@@ -364,7 +364,7 @@ def _branches(
     return masks, node, sorted(np.flatnonzero(masks[node]).tolist(), key=lambda s: costs[node][s]) if count else [0]
 
 
-def _propagate(state: Search, masks: list[NDArray[np.bool_]]) -> bool:
+def _propagate(state: LocalSearch, masks: list[NDArray[np.bool_]]) -> bool:
     """Strike out what has no partner left or no longer fits, in place; False where a node has nothing left."""
     core = state.core
     changed = True

@@ -40,7 +40,7 @@ class Wiped(Exception):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Step:
+class Elimination:
     """An eliminated node: `best` gives its strategy for the strategies of `scope`, which are listed in `kept`."""
 
     node: int
@@ -65,7 +65,7 @@ class Factors:
     tables: dict[Scope, Array]
     near: dict[int, set[Scope]]
     constant: float
-    trail: list[Step]
+    trail: list[Elimination]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -284,7 +284,7 @@ def eliminate(f: Factors, node: int) -> None:
         sizes = [f.costs[i].size if i in key else 1 for i in scope]
         terms.append(np.moveaxis(f.tables[key], key.index(node), 0).reshape(-1, *sizes))
     least, best = _least(terms, shape)
-    f.trail.append(Step(node, scope, tuple(f.kept[i] for i in scope), f.kept[node][best]))
+    f.trail.append(Elimination(node, scope, tuple(f.kept[i] for i in scope), f.kept[node][best]))
     for key in list(f.near[node]):
         _remove_table(f, key)
     for field in (f.kept, f.costs, f.memory, f.spans, f.near):

@@ -25,7 +25,7 @@ from autopar.partitioner.problem import Array, NoChoice, Problem, Solution, chec
 from autopar.partitioner.solvers.exhaustive import solve_exhaustively
 from autopar.partitioner.solvers.ilp import least_peak, solve_core
 from autopar.partitioner.solvers.lagrangian_dual import Choice, excess, value
-from autopar.partitioner.solvers.local_search import Effort, Found, search
+from autopar.partitioner.solvers.local_search import Effort, SearchResult, search
 from autopar.partitioner.solvers.presolve import (
     Core,
     Factors,
@@ -224,7 +224,7 @@ def _eliminated(problem: Problem, work: float) -> _Answer | None:
     return _Answer(restore(f, {}), f.constant, f.constant, "elimination")
 
 
-def prune(f: Factors, small: Core, found: Found) -> None:
+def prune(f: Factors, small: Core, found: SearchResult) -> None:
     """Leave out of `f`, whose core `small` was searched, what cannot be part of a choice cheaper than the one found."""
     if math.isinf(found.cost):
         return

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autopar.codegen import soundness as checker
-from autopar.codegen.soundness import Event, UnsoundProgram, check, check_order, events
+from autopar.codegen.soundness import CollectiveEntry, UnsoundProgram, check, check_order, events
 from autopar.codegen.steps import Convert, Held, Loop, Run, Update
 from autopar.ir.layout import Copied, Partial, Replicate, Shard
 
@@ -329,7 +329,7 @@ def step_by_step(by_rank):
     st.lists(st.tuples(st.integers(0, 5), st.integers(0, 4), st.integers(0, 4)), max_size=2),
 )
 def test_ranks_get_through_exactly_where_a_simulation_does(kinds, swaps):
-    every = [Event("all_sum", axis, (name,)) for axis, name in kinds]
+    every = [CollectiveEntry("all_sum", axis, (name,)) for axis, name in kinds]
     ranks = list(itertools.product(range(2), range(3)))
     queues = {rank: list(every) for rank in ranks}
     for rank, i, j in swaps:
@@ -345,7 +345,7 @@ def test_ranks_get_through_exactly_where_a_simulation_does(kinds, swaps):
 
 def test_a_large_grid_takes_one_visit_per_entry():
     """4096 ranks: looking at all pairs of them would take minutes."""
-    every = [Event("all_sum", i % 2, (i,)) for i in range(100)]
+    every = [CollectiveEntry("all_sum", i % 2, (i,)) for i in range(100)]
     ranks = list(itertools.product(range(64), range(64)))
     check_order(dict.fromkeys(ranks, every))
     late = [*every[:90], every[92], every[91], every[90], *every[93:]]

@@ -24,7 +24,9 @@ POINT = {
 
 
 def calibrated(tmp_path, base=BASE, **given):
-    return calibrate(calibration_reader.read(made_up.written(tmp_path, made_up.raw(**given))), base, "mine")
+    return calibrate(
+        calibration_reader.read_measurements(made_up.written(tmp_path, made_up.raw(**given))), base, "mine"
+    )
 
 
 def test_a_known_machine_on_one_host(tmp_path):
@@ -111,7 +113,7 @@ def test_a_poor_fit_is_told_by_how_much(tmp_path):
     for one in sums:
         factor = 1 if math.log(one["before"], 4) % 2 < 1 else 4
         one["seconds"] = [seconds * factor for seconds in one["seconds"]]
-    (said,) = calibrate(calibration_reader.read(made_up.written(tmp_path, given)), BASE, "mine").noise
+    (said,) = calibrate(calibration_reader.read_measurements(made_up.written(tmp_path, given)), BASE, "mine").noise
     assert said.startswith("sum (intra): the fit is off by ")
     assert said.endswith("at half of the points, more than 20%")
 
@@ -176,10 +178,10 @@ def test_bytes_of_a_measurement_are_those_of_the_price():
 )  # fmt: skip
 def test_files_that_hold_no_measurements(tmp_path, change, said):
     with pytest.raises(ConfigError) as caught:
-        calibration_reader.read(made_up.written(tmp_path, made_up.raw(**change)))
+        calibration_reader.read_measurements(made_up.written(tmp_path, made_up.raw(**change)))
     assert said in str(caught.value)
 
 
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(ConfigError, match="cannot be read"):
-        calibration_reader.read(tmp_path / "none.json")
+        calibration_reader.read_measurements(tmp_path / "none.json")

@@ -117,7 +117,7 @@ def test_local_bytes():
 @given(
     st.lists(
         st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(0, 100)).map(
-            lambda one: memory.Held("", min(one[:2]), max(one[:2]) + 1, one[2])
+            lambda one: memory.Allocation("", min(one[:2]), max(one[:2]) + 1, one[2])
         ),
         max_size=8,
     )

@@ -24,7 +24,7 @@ from autopar.ir.units import bytes_text, rate_text
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from autopar.costmodel.calibration import Calibrated, Row
+    from autopar.costmodel.calibration import Calibrated, FittedCurve
     from autopar.ir.calibration_data import Measurements
 
 NAME = "calibrate"
@@ -59,21 +59,21 @@ def add(commands: Any) -> None:  # noqa: ANN401
 def run(arguments: argparse.Namespace) -> int:
     """Measure, fit, show and write; 1 where the machine was too noisy, or the job failed."""
     from autopar.costmodel.calibration import calibrate
-    from autopar.costmodel.calibration_reader import read
+    from autopar.costmodel.calibration_reader import read_measurements
     from autopar.ir import machine
 
     output = Path(arguments.output)
     _check(arguments, output)
     base = machine.load(arguments.base)
     if arguments.raw:
-        raw = read(Path(arguments.raw))
+        raw = read_measurements(Path(arguments.raw))
     else:
         with tempfile.TemporaryDirectory(prefix=".calibration-", dir=output.absolute().parent) as folder:
             file = Path(folder) / "raw.json"  # beside the profile: hosts share that folder, if any
             status = _measure(arguments, file)
             if status:
                 return status
-            raw = read(file)
+            raw = read_measurements(file)
     found = calibrate(raw, base, output.stem)
     written = not found.noise or arguments.accept_noise
     if arguments.json:
@@ -163,7 +163,7 @@ def _numbers(made: Table, first: int) -> None:
         column.justify = "right"
 
 
-def _pieces(row: Row) -> list[tuple[str, str, str]]:
+def _pieces(row: FittedCurve) -> list[tuple[str, str, str]]:
     from autopar.ir.machine import Fit
 
     curve = row.curve
@@ -174,7 +174,7 @@ def _pieces(row: Row) -> list[tuple[str, str, str]]:
     ]
 
 
-def _named(row: Row) -> str:
+def _named(row: FittedCurve) -> str:
     return f"{row.move}: {' '.join(row.primitives)}" if row.primitives != (row.move,) else row.move
 
 

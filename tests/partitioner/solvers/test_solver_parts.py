@@ -21,11 +21,11 @@ from autopar.partitioner.solvers.lagrangian_dual import (
     value,
 )
 from autopar.partitioner.solvers.local_search import (
-    Search,
+    LocalSearch,
     descend,
     exchange,
     first_fit,
-    over,
+    overuse,
     repair,
     resettle,
 )
@@ -40,7 +40,7 @@ def every_choice(small):
     found = []
     for picks in itertools.product(*(range(costs.size) for costs in small.costs)):
         choice = np.array(picks, dtype=np.intp)
-        if over(small, choice) <= 0 and math.isfinite(cost := value(small, choice)):
+        if overuse(small, choice) <= 0 and math.isfinite(cost := value(small, choice)):
             found.append((cost, picks))
     return sorted(found)
 
@@ -215,7 +215,7 @@ def least_peak_is_exhaustive(seed):
 
 
 def state_of(small):
-    return Search(small, links(small), math.inf)
+    return LocalSearch(small, links(small), math.inf)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -226,20 +226,20 @@ def test_the_steps_of_the_search(seed):
     small = core(f)
     state = state_of(small)
     choice = np.array([int(memory.argmax()) for memory in small.memory], dtype=np.intp)
-    assert over(small, choice) > 0
+    assert overuse(small, choice) > 0
     assert repair(state, choice)
     assert (used(small, choice) <= small.room).all()
     costs = [value(small, choice)]
     for step in (descend, exchange):
         step(state, choice)
-        assert over(small, choice) <= 0
+        assert overuse(small, choice) <= 0
         costs.append(value(small, choice))
     assert state.offer(choice)
     resettle(state, ascend(small, 40, lambda choice, prices: costs[-1]).prices, 6)
     costs.append(state.cost)
     assert costs == sorted(costs, reverse=True)
     assert state.cost == pytest.approx(value(small, state.choice))
-    assert over(small, state.choice) <= 0
+    assert overuse(small, state.choice) <= 0
 
 
 def test_first_fit_is_complete():
@@ -258,7 +258,7 @@ def first_fit_is_complete(seed):
     assert complete
     assert (start is None) == (feasible(seed) is None)
     if start is not None:
-        assert over(small, start) <= 0
+        assert overuse(small, start) <= 0
         assert math.isfinite(value(small, start))
 
 

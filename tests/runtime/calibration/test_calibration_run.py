@@ -33,9 +33,9 @@ def test_every_primitive_is_measured_in_both_directions(tmp_path):
     found = simulate(4, lambda: measure([0, 0, 2, 2]))
     path = tmp_path / "raw.json"
     path.write_text(json.dumps(dataclasses.asdict(found[0])))
-    raw = calibration_reader.read(path)
+    raw = calibration_reader.read_measurements(path)
     assert (raw.hosts, raw.ranks_per_node, len(raw.places)) == (2, 2, 4)
-    moves = {(one.place, calibration_reader.movement(one)) for one in raw.moved}
+    moves = {(one.place, calibration_reader.movement_of(one)) for one in raw.moved}
     assert moves == {
         *(("local", move) for move in LOCAL_MOVES),
         *((place, move) for place in ("intra", "inter") for move in (*LINK_MOVES, "message")),
