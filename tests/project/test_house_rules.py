@@ -20,7 +20,7 @@ MAX_FILE, MAX_FUNCTION = 400, 50
 MUTABLE = {
     "codegen/liveness.py:Walk": "the state of an execution, which every step of it changes",
     "partitioner/solvers/presolve.py:Factors": "tables that reductions rewrite in place, thousands of times",
-    "partitioner/solvers/local_search.py:Search": "the best choice so far, which several searches improve in turn",
+    "partitioner/solvers/local_search.py:LocalSearch": "the best choice so far, which several searches improve in turn",
 }
 # Modules that few files may import: the file that knows the thing, or the folder (with a slash).
 OWNERS = {
