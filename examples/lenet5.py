@@ -43,10 +43,12 @@ class Convolution(nn.Module):
         super().__init__()
         self.root, self.space, self.padding = root, space, like.padding
         whole = (like.weight, like.bias)
-        self.weight, self.bias = (nn.Parameter(one.detach().clone() if root.active else nothing()) for one in whole)
+        self.weight, self.bias = (
+            nn.Parameter(parameter.detach().clone() if root.active else nothing()) for parameter in whole
+        )
 
     def forward(self, x, over):
-        weight, bias = (broadcast(one, self.root, self.space) for one in (self.weight, self.bias))
+        weight, bias = (broadcast(parameter, self.root, self.space) for parameter in (self.weight, self.bias))
         return conv(x, weight, bias, padding=self.padding, over=over)
 
 
@@ -105,25 +107,25 @@ class DistributedLeNet5(nn.Module):
     def whole(self):
         """The whole parameters by the twin's names, on rank 0."""
         with torch.no_grad():
-            found = {
-                f"{name}.{key}": one
+            parameters = {
+                f"{name}.{key}": parameter
                 for name in ("conv1", "conv2")
-                for key, one in getattr(self, name).named_parameters()
+                for key, parameter in getattr(self, name).named_parameters()
             }
             for name in ("fc1", "fc2", "fc3"):
                 layer = getattr(self, name)
-                found[f"{name}.weight"] = gather_to(layer.weight, self.matrix, self.root)
-                found[f"{name}.bias"] = gather_to(layer.bias, layer.column, self.root)
-        return {name: one.detach() for name, one in found.items()}
+                parameters[f"{name}.weight"] = gather_to(layer.weight, self.matrix, self.root)
+                parameters[f"{name}.bias"] = gather_to(layer.bias, layer.column, self.root)
+        return {name: parameter.detach() for name, parameter in parameters.items()}
 
 
 def train(net, loss, images, labels, seed, epochs):
     steps = optimizer(net.parameters())
     draw = torch.Generator().manual_seed(seed)
     for _ in range(epochs):
-        for one in epoch(images, labels, draw):
+        for batch in epoch(images, labels, draw):
             steps.zero_grad()
-            loss(**one).backward()
+            loss(**batch).backward()
             steps.step()
 
 
@@ -133,8 +135,8 @@ def accuracy(logits, labels):
 
 def difference(parameters, twin):
     """The largest relative difference between a parameter in norm and the twin's."""
-    wanted = {name: one.detach() for name, one in twin.named_parameters()}
-    return max(((parameters[name] - one).norm() / one.norm()).item() for name, one in wanted.items())
+    expected = {name: tensor.detach() for name, tensor in twin.named_parameters()}
+    return max(((parameters[name] - tensor).norm() / tensor.norm()).item() for name, tensor in expected.items())
 
 
 def data(seed):
