@@ -114,12 +114,12 @@ def save(compiled: Savable, folder: Path) -> Path:
 
 def _edited(folder: Path) -> list[Path]:
     """The programs in a folder that were edited by hand."""
-    found = [folder / PROGRAM] if is_edited(folder) else []
+    programs = [folder / PROGRAM] if is_edited(folder) else []
     for file in sorted(folder.glob("program_*.py")):
         plan = file.with_name(file.name.replace("program", "plan")).with_suffix(".json")
         if re.fullmatch(r"program_\d+\.py", file.name) and not (plan.exists() and _as_written(file, plan)):
-            found.append(file)
-    return found
+            programs.append(file)
+    return programs
 
 
 def _as_written(file: Path, plan: Path) -> bool:
@@ -156,13 +156,13 @@ def _tensors(compiled: Savable) -> Iterator[tuple[str, Callable[[Path], None]]]:
 def _others(other: Savable, source: ModelSource) -> _WRITERS:
     """Writers of the program for another number of rows: ``program_17.py``, its plan, and its constants."""
     rows, plan = other.plan.batch.rows, replace(other.plan, model=source)
-    found: dict[str, Callable[[Path], None]] = {
+    writers: dict[str, Callable[[Path], None]] = {
         of_rows(PROGRAM, rows): lambda file: _write_text(file, other.source),
         of_rows(PLAN, rows): lambda file: _write_text(file, to_json(plan)),
     }
     if other.constants:
-        found[of_rows(CONSTANTS, rows)] = lambda file: _write_tensors(file, other.constants)
-    return found
+        writers[of_rows(CONSTANTS, rows)] = lambda file: _write_tensors(file, other.constants)
+    return writers
 
 
 def of_rows(name: str, rows: int) -> str:

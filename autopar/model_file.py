@@ -61,16 +61,16 @@ def load(path: str | Path) -> ModelFile:
         raise ConfigError(refusal(str(file), given, "a model file is a Python file", fix="give the path of a model.py"))
     file = file.resolve()
     content = file.read_bytes()
-    found = vars(_execute(file, hashlib.sha256(content).hexdigest()))
+    names = vars(_execute(file, hashlib.sha256(content).hexdigest()))
     return ModelFile(
         path=file,
         name=file.stem,
         sha256=hashlib.sha256(content).hexdigest(),
         attribute=attribute,
-        model=_model(found, attribute, file),
-        example_inputs=_example_inputs(found, file),
-        optimizer=_optional(found, "optimizer", file),
-        batches=_optional(found, "batches", file),
+        model=_model(names, attribute, file),
+        example_inputs=_example_inputs(names, file),
+        optimizer=_optional(names, "optimizer", file),
+        batches=_optional(names, "batches", file),
     )
 
 
@@ -138,16 +138,16 @@ def _example_inputs(found: Mapping[str, Any], file: Path) -> Callable[[], Inputs
 
     def inputs() -> Inputs:
         try:
-            made = given_inputs() if callable(given_inputs) else given_inputs
+            inputs = given_inputs() if callable(given_inputs) else given_inputs
         except Exception as error:  # the user's function may raise anything
             text = f"example_inputs stops with {type(error).__name__}: {error}"
             raise ConfigError(refusal(_place(error, file), text, rule, fix=fix_for(error))) from error
-        if isinstance(made, list):
-            return tuple(made)
-        if not isinstance(made, tuple | dict):
-            fix = "put it in a tuple: (x,)" if isinstance(made, torch.Tensor) else ""
-            raise ConfigError(refusal(file.name, f"example_inputs is {type(made).__name__}", rule, fix=fix))
-        return made
+        if isinstance(inputs, list):
+            return tuple(inputs)
+        if not isinstance(inputs, tuple | dict):
+            fix = "put it in a tuple: (x,)" if isinstance(inputs, torch.Tensor) else ""
+            raise ConfigError(refusal(file.name, f"example_inputs is {type(inputs).__name__}", rule, fix=fix))
+        return inputs
 
     return inputs
 

@@ -99,8 +99,8 @@ def _counted(node: fx.Node) -> int | None:
     ndim, *others = [len(one.meta["val"].shape) for one in node.all_input_nodes if hasattr(one.meta["val"], "shape")]
     if str(node.target) in _ONE_MORE:
         return ndim + 1
-    made = node.meta["val"]
-    results = [len(one.shape) for one in (made if isinstance(made, list | tuple) else [made]) if one is not None]
+    result = node.meta["val"]
+    results = [len(one.shape) for one in (result if isinstance(result, list | tuple) else [result]) if one is not None]
     return ndim if max([*others, *results]) <= ndim else None
 
 

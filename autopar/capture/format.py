@@ -27,10 +27,10 @@ def format_graph(graph: Graph) -> str:
 
 
 def _line(graph: Graph, node: Node) -> str:
-    made = ", ".join(f"{name}: {_type(graph, name)}" if name else "_" for name in node.outputs)
+    results = ", ".join(f"{name}: {_type(graph, name)}" if name else "_" for name in node.outputs)
     given = [_spell(arg) for arg in node.args] + [f"{key}={_spell(value)}" for key, value in node.kwargs]
     place = " ".join(filter(None, (node.module, node.source)))
-    return f"{made} = {node.target.removesuffix('.default')}({', '.join(given)})" + (f"  # {place}" if place else "")
+    return f"{results} = {node.target.removesuffix('.default')}({', '.join(given)})" + (f"  # {place}" if place else "")
 
 
 def _type(graph: Graph, name: str) -> str:

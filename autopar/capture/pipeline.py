@@ -144,10 +144,10 @@ def _may_succeed_on_cpu(error: CaptureError) -> bool:
 def _capture(built: FakeModule, examples: Examples, name: str, loss: str | None, outputs: Sequence[str]) -> Captured:
     first, *others = modes(built.module, *arguments(examples, built), built.mode)
     try:
-        found = _in_mode(first, built, examples, name, loss, outputs)
-        if not (others and found.evaluation):
-            return found
-        why = found.evaluation
+        captured = _in_mode(first, built, examples, name, loss, outputs)
+        if not (others and captured.evaluation):
+            return captured
+        why = captured.evaluation
     except CaptureError as error:
         if not others:
             raise
@@ -237,8 +237,8 @@ def _graph(
 def _constants(graph: Graph, program: ExportedProgram, built: FakeModule) -> dict[str, torch.Tensor]:
     """Values of the graph's constants. Raises CaptureError where one has no memory and cannot be made again."""
     pointer_failure = [item.name for item in graph.parameters if item.kind == "constant"]
-    found = {**constant_values(program), **_own_buffers(built.module)}
-    known = {key: found[key] for key in pointer_failure if key in found and _is_real(found[key])}
+    constants = {**constant_values(program), **_own_buffers(built.module)}
+    known = {key: constants[key] for key in pointer_failure if key in constants and _is_real(constants[key])}
     if len(known) < len(pointer_failure) and built.rebuild is not None:
         again = real_buffers(built.rebuild)
         known |= {key: again[key].detach() for key in pointer_failure if key not in known and key in again}

@@ -68,8 +68,8 @@ def translate(
 
 def constant_values(program: ExportedProgram) -> dict[str, torch.Tensor]:
     """What torch.export holds of the tensors that are not in the state_dict."""
-    found = {key: tensor for key, tensor in program.constants.items() if isinstance(tensor, torch.Tensor)}
-    return {key: tensor.detach() for key, tensor in found.items()}
+    constants = {key: tensor for key, tensor in program.constants.items() if isinstance(tensor, torch.Tensor)}
+    return {key: tensor.detach() for key, tensor in constants.items()}
 
 
 def _parameters(program: ExportedProgram, module: nn.Module, state: _Translation) -> tuple[Parameter, ...]:
@@ -89,14 +89,14 @@ def _parameters(program: ExportedProgram, module: nn.Module, state: _Translation
     for key in [*tensors, *(key for key in placeholders if key not in tensors)]:
         if key in placeholders:
             groups.setdefault(first[id(tensors[key])] if key in tensors else key, []).append(key)
-    found = []
+    parameters = []
     for lead, names in groups.items():
         value = placeholders[names[0]].arg.name
         state.alias |= {placeholders[key].arg.name: value for key in names}
         kind = _kind(tensors.get(lead), bool(stored & set(names)) or bool(updated & set(names)))
         state.values[value] = _value(value, fake[value], kind == "parameter")
-        found.append(Parameter(lead, value, kind, tuple(key for key in names if key != lead)))
-    return tuple(found)
+        parameters.append(Parameter(lead, value, kind, tuple(key for key in names if key != lead)))
+    return tuple(parameters)
 
 
 def _kind(tensor: torch.Tensor | None, kept: bool) -> str:
@@ -110,12 +110,12 @@ def _inputs(program: ExportedProgram, positional: tuple[str, ...], state: _Trans
     specs = [spec for spec in program.graph_signature.input_specs if spec.kind is InputKind.USER_INPUT]
     names = (*positional, *program.call_spec.in_spec.child(1).context)
     fake = {node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"}
-    found = []
+    inputs = []
     for name, spec in zip(names, specs, strict=True):
         if not isinstance(spec.arg, ConstantArgument):
             state.values[spec.arg.name] = _value(spec.arg.name, fake[spec.arg.name], False)
-            found.append(Input(name, spec.arg.name))
-    return tuple(found)
+            inputs.append(Input(name, spec.arg.name))
+    return tuple(inputs)
 
 
 def _translate_node(node: fx.Node, state: _Translation) -> None:
@@ -167,11 +167,11 @@ def _updates(
     """Which value replaces which buffer or parameter after forward. Inputs may not be written to."""
     refusals.check_inputs_kept(program, state.files)
     owners = {name: item.name for item in parameters for name in (item.name, *item.aliases)}
-    found = []
+    updates = []
     for spec in program.graph_signature.output_specs:
         if spec.kind in (OutputKind.BUFFER_MUTATION, OutputKind.PARAMETER_MUTATION):
-            found.append((owners[str(spec.target)], state.alias.get(spec.arg.name, spec.arg.name)))
-    return tuple(found)
+            updates.append((owners[str(spec.target)], state.alias.get(spec.arg.name, spec.arg.name)))
+    return tuple(updates)
 
 
 def _loss(program: ExportedProgram, state: _Translation, name: str, wanted: str | None) -> tuple[str, str]:
@@ -212,8 +212,8 @@ def _returned(
 
 def _known_outputs(program: ExportedProgram, state: _Translation) -> dict[str, str]:
     """Every tensor that forward returns by its path, and its value in the graph."""
-    found = {path: state.alias.get(value, value) for path, value in _outputs(program).items()}
-    return {path: value for path, value in found.items() if value in state.values}
+    outputs = {path: state.alias.get(value, value) for path, value in _outputs(program).items()}
+    return {path: value for path, value in outputs.items() if value in state.values}
 
 
 def _spelled(outputs: Mapping[str, str], state: _Translation) -> list[str]:

@@ -54,15 +54,15 @@ def seconds(node: NodePlan) -> float:
 def group(plan: Plan) -> list[SourceLine]:
     """The lines in order of execution; of repeated blocks the first."""
     composite = {node.module.rpartition(".")[0] for node in plan.nodes if node.module}
-    found: list[SourceLine] = []
+    lines: list[SourceLine] = []
     for node, _ in shown(plan):
         owner = _owner(node.module, composite)
-        last = found[-1] if found else None
+        last = lines[-1] if lines else None
         if last and (last.owner, last.source) == (owner, node.source) and node.module in (last.module, owner):
-            found[-1] = SourceLine(owner, last.module, last.source, (*last.calls, node))
+            lines[-1] = SourceLine(owner, last.module, last.source, (*last.calls, node))
         else:
-            found.append(SourceLine(owner, node.module, node.source, (node,)))
-    return found
+            lines.append(SourceLine(owner, node.module, node.source, (node,)))
+    return lines
 
 
 def _owner(module: str, composite: set[str]) -> str:
@@ -75,24 +75,24 @@ def _owner(module: str, composite: set[str]) -> str:
 
 def lines(plan: Plan) -> Table:
     """The table of all lines."""
-    made = table("line", "module", "code", "split", "time", "saved")
+    listing = table("line", "module", "code", "split", "time", "saved")
     axes = GridShape.parse(plan.grid).names
     shown_as: tuple[str, str] | None = None
     rest = [conversion for conversion in plan.conversions if not conversion.consumers]
     for line in group(plan):
         entering = [one for one in rest if one.module and _enters(one, line.calls[0])]
         rest = [one for one in rest if one not in entering]
-        add_moved(made, entering)
+        add_moved(listing, entering)
         file, _, number = line.source.rpartition(":")
         if shown_as != (line.owner, file):
             shown_as = (line.owner, file)
             often = times(plan, line.owner)
-            made.add_row("", f"{often} x" if often > 1 else "", Heading(line.owner or plan.name, file))
+            listing.add_row("", f"{often} x" if often > 1 else "", Heading(line.owner or plan.name, file))
         name = line.module.removeprefix(line.owner).lstrip(".")
         often = times(plan, line.module) if name and times(plan, line.owner) == 1 else 1
         until = line.calls.index(line.heaviest) + 1
-        add_moved(made, converted(plan, line.calls[:until]))
-        made.add_row(
+        add_moved(listing, converted(plan, line.calls[:until]))
+        listing.add_row(
             number,
             f"{name}  {often} x" if often > 1 else name,
             cut(line.heaviest.code.strip()),
@@ -100,19 +100,21 @@ def lines(plan: Plan) -> Table:
             _or_nothing(milliseconds, sum(map(seconds, line.calls))),
             _or_nothing(bytes_text, sum(call.saved_bytes for call in line.calls)),
         )
-        add_moved(made, (*converted(plan, line.calls[until:]), *(inner for call in line.calls for inner in call.inner)))
-    add_moved(made, rest)
-    return made
+        add_moved(
+            listing, (*converted(plan, line.calls[until:]), *(inner for call in line.calls for inner in call.inner))
+        )
+    add_moved(listing, rest)
+    return listing
 
 
 def letters(plan: Plan, *, every: bool = False) -> Table:
     """The letters of every operator, or of those only that are neither elementwise nor free."""
-    made = table("operator", "letters")
+    listing = table("operator", "letters")
     calls = [node for node, _ in shown(plan) if every or (seconds(node) and not node.letters.startswith("d*"))]
     notes = {short(node.target): node.letters for node in calls}
     for name, note in sorted(notes.items()):
-        made.add_row(name, note)
-    return made
+        listing.add_row(name, note)
+    return listing
 
 
 def _enters(one: ConversionPlan, node: NodePlan) -> bool:

@@ -27,12 +27,12 @@ def count(least: int) -> Callable[[str], int]:
 def counts(text: str) -> tuple[int, ...]:
     """Whole numbers of at least 1, with commas."""
     try:
-        found = tuple(int(one) for one in text.split(","))
+        numbers = tuple(int(one) for one in text.split(","))
     except ValueError:
-        found = (0,)
-    if min(found) < 1:
+        numbers = (0,)
+    if min(numbers) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not whole numbers of at least 1, as in 4,8,17")
-    return found
+    return numbers
 
 
 def seconds(text: str) -> float:

@@ -50,11 +50,11 @@ def _parts(found: Ranks) -> dict[str, float]:
 
 def show_step(plan: Plan, noise: Noise, found: Ranks, even: float, events: Mapping[int, tuple[Event, ...]]) -> None:
     """One step for people: a table, and the lanes of the ranks of interest."""
-    made = table("", "")
-    made.show_header = False
+    listing = table("", "")
+    listing.show_header = False
     for name, text in _rows(plan, noise, found, even).items():
-        made.add_row(name, text)
-    show(made, title=f"{plan.name} on grid {plan.grid}, machine {plan.machine.name}: one step, predicted")
+        listing.add_row(name, text)
+    show(listing, title=f"{plan.name} on grid {plan.grid}, machine {plan.machine.name}: one step, predicted")
     for rank in list(events)[:4] if len(found.waiting) > 1 and not noise.quiet else [0]:
         for lane in ("compute", "communication"):
             shown = [event for event in events[rank] if event.lane == lane]
@@ -116,18 +116,18 @@ def curve_facts(plan: Plan, machine: Machine, noise: Noise, points: Sequence[Poi
 
 
 def _point(one: Point) -> dict[str, Any]:
-    found = one.plan
+    plan = one.plan
     return {
         "scaling": one.scaling,
         "ranks": one.ranks,
         "rows": one.rows,
-        "grid": found.grid if found else None,
-        "split": sentence(found) if found else None,
-        "step_seconds": one.seconds if found else None,
-        "speedup": one.speedup if found else None,
-        "efficiency": one.efficiency if found else None,
-        "communication_share": _share(one) if found else None,
-        "bytes": found.predicted.bytes if found else None,
+        "grid": plan.grid if plan else None,
+        "split": sentence(plan) if plan else None,
+        "step_seconds": one.seconds if plan else None,
+        "speedup": one.speedup if plan else None,
+        "efficiency": one.efficiency if plan else None,
+        "communication_share": _share(one) if plan else None,
+        "bytes": plan.predicted.bytes if plan else None,
         "why": one.why,
     }
 
@@ -144,14 +144,14 @@ def show_curve(plan: Plan, machine: Machine, noise: Noise, points: Sequence[Poin
     say("")
     disturbed = "" if noise.quiet else f", slow ranks {dict(noise.slow) or 'none'}, jitter {noise.jitter:g}"
     for kind in dict.fromkeys(point.scaling for point in points):
-        made = table("ranks", "rows", "grid", "split", "step", "", "speed-up", "efficiency", "exchanges", "memory")
-        for column in made.columns:
+        listing = table("ranks", "rows", "grid", "split", "step", "", "speed-up", "efficiency", "exchanges", "memory")
+        for column in listing.columns:
             column.justify = "left" if column.header in ("grid", "split", "") else "right"
             column.no_wrap = True
         for one in (point for point in points if point.scaling == kind):
-            made.add_row(*_cells(one))
+            listing.add_row(*_cells(one))
         what = "the same batch on all" if kind == "strong" else "the batch grows with the ranks"
-        show(made, title=f"{plan.name} on {machine.name}, {kind} scaling: {what}{disturbed}, predicted", cut="split")
+        show(listing, title=f"{plan.name} on {machine.name}, {kind} scaling: {what}{disturbed}, predicted", cut="split")
     for one in points:
         if one.why:
             say(f"{one.ranks} ranks, {one.scaling}: {one.why}")

@@ -55,11 +55,11 @@ def table(*columns: str) -> Table:
     from rich import box
     from rich.table import Table
 
-    made = Table(box=box.SIMPLE_HEAD, show_edge=False)
+    listing = Table(box=box.SIMPLE_HEAD, show_edge=False)
     for name in columns:
         numbers = name in ("saved", "calls", "line") or name.endswith(("time", "times", "share", "change"))
-        made.add_column(name, justify="right" if numbers else "left", overflow="fold")
-    return made
+        listing.add_column(name, justify="right" if numbers else "left", overflow="fold")
+    return listing
 
 
 def show(made: Table, *, title: str = "", cut: str = "", least: int = 36) -> None:
@@ -143,19 +143,19 @@ def amounts(one: ConversionPlan | InnerPlan) -> str:
 
 def show_fallbacks(plan: Plan) -> None:
     """Operators without a rule, and those whose rule was found by running them; nothing where there are none."""
-    found, whole = discovered(plan), unruled(plan)
-    if found:
-        made = table("operator", "discovered letters", "calls", "compute share", "where")
-        for one in found:
-            made.add_row(short(one.target), one.letters, str(one.calls), f"{one.share:.1%}", one.source)
-        show(made, title="these operators have no rule; their letters were found by running them on small shards")
+    discoveries, whole = discovered(plan), unruled(plan)
+    if discoveries:
+        listing = table("operator", "discovered letters", "calls", "compute share", "where")
+        for one in discoveries:
+            listing.add_row(short(one.target), one.letters, str(one.calls), f"{one.share:.1%}", one.source)
+        show(listing, title="these operators have no rule; their letters were found by running them on small shards")
         say("`autopar explain FOLDER NAME --record` prints such a rule as a record to keep", "")
     if whole:
-        made = table("operator", "calls", "compute share", "where")
+        listing = table("operator", "calls", "compute share", "where")
         for one in whole:
-            made.add_row(short(one.target), str(one.calls), f"{one.share:.1%}", one.source)
-        made.add_row("together", str(sum(one.calls for one in whole)), f"{unruled_share(plan):.1%}", "")
-        show(made, title="these operators have no rule and run whole on every rank")
+            listing.add_row(short(one.target), str(one.calls), f"{one.share:.1%}", one.source)
+        listing.add_row("together", str(sum(one.calls for one in whole)), f"{unruled_share(plan):.1%}", "")
+        show(listing, title="these operators have no rule and run whole on every rank")
         say(f"{HOW} says how to add a rule; `autopar explain FOLDER NAME` why none was found", "")
 
 

@@ -136,11 +136,11 @@ class Graph:
 
     def consumers(self) -> dict[str, tuple[Node, ...]]:
         """The nodes that read each value, each once, in execution order."""
-        found: dict[str, list[Node]] = {name: [] for name in self.values}
+        readers: dict[str, list[Node]] = {name: [] for name in self.values}
         for node in self.nodes:
             for name in dict.fromkeys(node.inputs):
-                found[name].append(node)
-        return {name: tuple(nodes) for name, nodes in found.items()}
+                readers[name].append(node)
+        return {name: tuple(nodes) for name, nodes in readers.items()}
 
 
 def check(graph: Graph) -> None:

@@ -72,14 +72,14 @@ class Fit:
 
     def pieces(self) -> list[tuple[float, float, float]]:
         """Every piece as (up to so many bytes, alpha, beta), where it takes alpha + bytes / beta."""
-        found = []
+        segments = []
         alpha, last = self.alpha, None
         for beta, until in zip(self.beta, (*self.until, float("inf")), strict=True):
             if last is not None:
                 alpha += last[0] / last[1] - last[0] / beta
-            found.append((until, alpha, beta))
+            segments.append((until, alpha, beta))
             last = until, beta
-        return found
+        return segments
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,16 +170,18 @@ def check(machine: Machine) -> None:
 
 def table(machine: Machine) -> dict[str, Any]:
     """The profile as the table that a TOML file holds; parts that are not known are left out."""
-    found: dict[str, Any] = {key: getattr(machine, key) for key in _PLAIN if getattr(machine, key) is not None}
+    entries: dict[str, Any] = {key: getattr(machine, key) for key in _PLAIN if getattr(machine, key) is not None}
     for key in ("intra", "inter"):
         link: Link = getattr(machine, key)
-        found[key] = {"alpha": link.alpha, "beta": link.beta}
-    found |= {key: dict(getattr(machine, key)) for key in _PAIRS if getattr(machine, key)}
+        entries[key] = {"alpha": link.alpha, "beta": link.beta}
+    entries |= {key: dict(getattr(machine, key)) for key in _PAIRS if getattr(machine, key)}
     for fit in machine.fits:
-        group = found.setdefault("fits", {}).setdefault(fit.place, {} if fit.place == "local" else {"ranks": fit.ranks})
+        group = entries.setdefault("fits", {}).setdefault(
+            fit.place, {} if fit.place == "local" else {"ranks": fit.ranks}
+        )
         until = {"until": list(fit.until)} if fit.until else {}
         group[fit.move] = {"alpha": fit.alpha} | until | {"beta": list(fit.beta)}
-    return found
+    return entries
 
 
 def shipped() -> tuple[str, ...]:
@@ -204,13 +206,13 @@ def _read(name_or_path: str | Path) -> tuple[str, str]:
 
 
 def _record(given: dict[str, Any], where: str) -> Machine:
-    found, wrong = machine_schema.read(given)
+    entries, wrong = machine_schema.read(given)
     if wrong:
         rule = "a profile has every entry, no other, and values that make sense"
         raise ConfigError(refusal(where, f"{len(wrong)} entries are wrong", rule, wrong, _FIX))
-    links = {key: Link(**found[key]) for key in ("intra", "inter")}
-    pairs = {key: tuple(sorted(found[key].items())) for key in _PAIRS}
-    return Machine(**(found | links | pairs | {"fits": tuple(Fit(**one) for one in found["fits"])}))
+    links = {key: Link(**entries[key]) for key in ("intra", "inter")}
+    pairs = {key: tuple(sorted(entries[key].items())) for key in _PAIRS}
+    return Machine(**(entries | links | pairs | {"fits": tuple(Fit(**one) for one in entries["fits"])}))
 
 
 def crowding(machine: Machine, grid: GridShape) -> float:

@@ -60,16 +60,16 @@ def read(table: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """The values of all entries by name, and what is wrong with them, one line each; values count if nothing is wrong."""
     wrong: list[str] = []
     tables = _TABLES | _OPTIONAL_TABLES
-    found = _entries(table, _SCALARS | _OPTIONAL, set(_SCALARS), "", wrong, also={*tables, "fits"})
+    entries = _entries(table, _SCALARS | _OPTIONAL, set(_SCALARS), "", wrong, also={*tables, "fits"})
     for key, kinds in tables.items():
         needed = set() if key in _OPTIONAL_TABLES else {"float32"} if key == "flops" else set(kinds)
-        found[key] = _entries(_table(table, key, wrong), kinds, needed, f"{key}.", wrong)
-    found["fits"] = _fits(_table(table, "fits", wrong), wrong)
-    return found, wrong
+        entries[key] = _entries(_table(table, key, wrong), kinds, needed, f"{key}.", wrong)
+    entries["fits"] = _fits(_table(table, "fits", wrong), wrong)
+    return entries, wrong
 
 
 def _fits(table: dict[str, Any], wrong: list[str]) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
+    fits: list[dict[str, Any]] = []
     wrong += [f"fits.{place}: unknown{nearest(place, _FITS)}" for place in table if place not in _FITS]
     for place, moves in _FITS.items():
         group = _table(table, place, wrong, "fits.")
@@ -82,8 +82,8 @@ def _fits(table: dict[str, Any], wrong: list[str]) -> list[dict[str, Any]]:
                 until, beta = fit.get("until", ()), fit.get("beta") or ()
                 if beta and until is not None and len(beta) != len(until) + 1:
                     wrong.append(f"fits.{place}.{move}.beta: {one['beta']!r} is not {_MEANING['rates']}")
-                found.append({"place": place, "move": move, "ranks": given.get("ranks", 1)} | fit | {"until": until})
-    return found
+                fits.append({"place": place, "move": move, "ranks": given.get("ranks", 1)} | fit | {"until": until})
+    return fits
 
 
 def _table(given: dict[str, Any], key: str, wrong: list[str], prefix: str = "") -> dict[str, Any]:
@@ -106,13 +106,13 @@ def _entries(
     known = [*kinds, *sorted(also)]
     wrong += [f"{prefix}{key}: unknown{nearest(key, known)}" for key in given if key not in known]
     wrong += [f"{prefix}{key}: missing, {_MEANING[kinds[key]]}" for key in kinds if key in needed and key not in given]
-    found: dict[str, Any] = {}
+    entries: dict[str, Any] = {}
     for key, kind in kinds.items():
         if key in given:
-            found[key] = _value(given[key], kind)
-            if found[key] is None:
+            entries[key] = _value(given[key], kind)
+            if entries[key] is None:
                 wrong.append(f"{prefix}{key}: {given[key]!r} is not {_MEANING[kind]}")
-    return found
+    return entries
 
 
 def _value(given: object, kind: str) -> object:

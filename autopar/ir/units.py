@@ -22,11 +22,11 @@ def parse_bytes(text: str | float) -> int:
     >>> parse_bytes("12GiB") == 12 * 2**30
     True
     """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?(?:[eE]\+?\d+)?)\s*([KMGT]?i?B?)\s*", str(text), re.IGNORECASE)
-    if isinstance(text, bool) or found is None or found.group(2).lower() not in _UNITS:
+    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?(?:[eE]\+?\d+)?)\s*([KMGT]?i?B?)\s*", str(text), re.IGNORECASE)
+    if isinstance(text, bool) or match is None or match.group(2).lower() not in _UNITS:
         rule = "bytes are a number and a unit out of B, KB, KiB, MB, MiB, GB, GiB, TB, TiB"
         raise ConfigError(refusal(f"size {str(text)!r}", "not a number of bytes", rule, fix="write e.g. 12GiB"))
-    return int(float(found.group(1)) * _UNITS[found.group(2).lower()])
+    return int(float(match.group(1)) * _UNITS[match.group(2).lower()])
 
 
 def bytes_text(count: float) -> str:

@@ -73,19 +73,19 @@ def _state(one: RankRecord, every: Sequence[RankRecord], elsewhere: int) -> str:
 
 
 def _fix(every: Sequence[RankRecord], vain: bool, elsewhere: int) -> str:
-    found: dict[str, list[int]] = {}
+    waiting: dict[str, list[int]] = {}
     for one in every:
-        found.setdefault("computing" if one.state == "running" and not one.inside else one.state, []).append(one.rank)
-    if "stopped" in found:
-        return f"find out who has stopped {_ranks(found['stopped'])}: `kill -CONT` lets it go on"
-    if "gone" in found:
-        return f"{_ranks(found['gone'])} died: killed, perhaps for want of memory, or by os._exit"
-    if vain and "ended" in found:
-        return f"look for why {_ranks(found['ended'])} came to the end of the program first"
+        waiting.setdefault("computing" if one.state == "running" and not one.inside else one.state, []).append(one.rank)
+    if "stopped" in waiting:
+        return f"find out who has stopped {_ranks(waiting['stopped'])}: `kill -CONT` lets it go on"
+    if "gone" in waiting:
+        return f"{_ranks(waiting['gone'])} died: killed, perhaps for want of memory, or by os._exit"
+    if vain and "ended" in waiting:
+        return f"look for why {_ranks(waiting['ended'])} came to the end of the program first"
     if vain:
         return "a rank has left out a call, or made one too many, near these lines"
-    if "computing" in found:
-        slow = _ranks(found["computing"])
+    if "computing" in waiting:
+        slow = _ranks(waiting["computing"])
         return f"if {slow} only needs longer, set AUTOPAR_TIMEOUT to more seconds (0: no limit)"
     if elsewhere:
         return "look at the other hosts: a rank there is late or has ended, or the network between them is down"

@@ -48,13 +48,13 @@ def write(failure: Failure) -> None:
 
 def first(place: Path) -> Failure | None:
     """The earliest failure that the ranks have written."""
-    found = []
+    failures = []
     for path in sorted(place.glob("rank-*.json")):
         try:
-            found.append(Failure(**json.loads(path.read_text(encoding="utf-8"))))
+            failures.append(Failure(**json.loads(path.read_text(encoding="utf-8"))))
         except (OSError, ValueError, TypeError):
             continue  # the rank was ended while it wrote
-    return min(found, key=lambda failure: failure.seconds, default=None)
+    return min(failures, key=lambda failure: failure.seconds, default=None)
 
 
 def rank_of_process(place: Path, process: int) -> int | None:

@@ -90,12 +90,12 @@ def host_options(hosts: str) -> list[str]:
 def mpiexec() -> str:
     """The mpiexec of this environment, else that on the path: it has to belong to the MPI library that mpi4py loads."""
     beside = Path(sys.executable).parent / "mpiexec"
-    found = str(beside) if beside.exists() else shutil.which("mpiexec")
-    if found is None:
+    launcher = str(beside) if beside.exists() else shutil.which("mpiexec")
+    if launcher is None:
         rule = "a program runs on MPI ranks, which mpiexec starts"
         fix = "pip install mpich (or load your cluster's MPI module)"
         raise ConfigError(refusal("mpiexec", "not found in this environment or on the path", rule, fix=fix))
-    return found
+    return launcher
 
 
 def _is_open_mpi(launcher: str) -> bool:

@@ -97,8 +97,8 @@ def unsupported(tensor: torch.Tensor) -> str:
 
 def check_tensors(where: str, named: Iterable[tuple[str, object]]) -> None:
     """Raise CaptureError for inputs, parameters or buffers of a kind that is not supported."""
-    found = [(name, unsupported(one)) for name, one in named if isinstance(one, torch.Tensor)]
-    offenders = [f"{name}: {kind}" for name, kind in found if kind]
+    reasons = [(name, unsupported(one)) for name, one in named if isinstance(one, torch.Tensor)]
+    offenders = [f"{name}: {kind}" for name, kind in reasons if kind]
     if offenders:
         raise _unsupported(where, "tensors of an unsupported kind", offenders)
 
@@ -159,11 +159,11 @@ def _computable(target: torch._ops.OpOverload) -> bool:
 
 def check_inputs_kept(program: ExportedProgram, files: frozenset[str]) -> None:
     """Raise CaptureError where forward changes an input in place."""
-    found = [spec for spec in program.graph_signature.output_specs if spec.kind is OutputKind.USER_INPUT_MUTATION]
-    if found:
-        where = next(filter(None, (_line_of(program, spec, files) for spec in found)), "forward")
+    changed = [spec for spec in program.graph_signature.output_specs if spec.kind is OutputKind.USER_INPUT_MUTATION]
+    if changed:
+        where = next(filter(None, (_line_of(program, spec, files) for spec in changed)), "forward")
         given = "it writes to an input in place"
-        raise CaptureError(refusal(where, given, _PLACE_RULE, [str(spec.target) for spec in found], _PLACE_FIX))
+        raise CaptureError(refusal(where, given, _PLACE_RULE, [str(spec.target) for spec in changed], _PLACE_FIX))
 
 
 def _line_of(program: ExportedProgram, spec: OutputSpec, files: frozenset[str]) -> str:

@@ -45,17 +45,17 @@ def user_files(model: nn.Module) -> frozenset[str]:
 
 def frames_of_text(text: str) -> tuple[Frame, ...]:
     """The frames of a formatted stack, outermost first."""
-    found = re.findall(r'File "([^"]+)", line (\d+), in [^\n]*\n([^\n]*)', text)
-    return tuple(Frame(file, int(line), code.strip()) for file, line, code in found)
+    matches = re.findall(r'File "([^"]+)", line (\d+), in [^\n]*\n([^\n]*)', text)
+    return tuple(Frame(file, int(line), code.strip()) for file, line, code in matches)
 
 
 def frames_of_error(error: BaseException) -> tuple[Frame, ...]:
     """The frames of an exception, then those of its causes, outermost first each."""
-    found: list[Frame] = []
+    frames: list[Frame] = []
     for one in chain(error):
         for frame in traceback.extract_tb(one.__traceback__):
-            found.append(Frame(frame.filename, frame.lineno or 0, (frame.line or "").strip()))
-    return tuple(found)
+            frames.append(Frame(frame.filename, frame.lineno or 0, (frame.line or "").strip()))
+    return tuple(frames)
 
 
 def frames_of_stack() -> tuple[Frame, ...]:

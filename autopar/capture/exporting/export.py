@@ -115,9 +115,9 @@ def functional(
         table = decompositions.table()
         if plain(program, table):
             return program
-        found: ExportedProgram = program.run_decompositions(table)
-        _restore_lines(found.graph_module, lines)
-        return found
+        decomposed: ExportedProgram = program.run_decompositions(table)
+        _restore_lines(decomposed.graph_module, lines)
+        return decomposed
 
 
 @contextlib.contextmanager
@@ -141,12 +141,12 @@ def _explain(
 
 def _lines_inside(root: fx.GraphModule) -> dict[str, str]:
     """The user's stack of each call in a nested graph (a no_grad region), by the call's name there; unclear ones left out."""
-    found: dict[str, set[str]] = {}
+    sources: dict[str, set[str]] = {}
     for part in root.modules():
         if isinstance(part, fx.GraphModule) and part is not root:
             for node in part.graph.nodes:
-                found.setdefault(node.name, set()).add(node.meta.get("stack_trace") or "")
-    return {name: next(iter(stacks)) for name, stacks in found.items() if len(stacks) == 1}
+                sources.setdefault(node.name, set()).add(node.meta.get("stack_trace") or "")
+    return {name: next(iter(stacks)) for name, stacks in sources.items() if len(stacks) == 1}
 
 
 def _restore_lines(root: fx.GraphModule, lines: Mapping[str, str]) -> None:

@@ -138,13 +138,15 @@ def _checked(module: object, name: str) -> nn.Module:
 def _faked(module: nn.Module, rebuild: Callable[[], nn.Module] | None) -> FakeModule:
     """Exchange every meta parameter and buffer for a fake CPU tensor, in place; tied ones stay tied."""
     mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
-    made: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # the original is kept alive: its id must not be used again
+    fakes: dict[
+        int, tuple[torch.Tensor, torch.Tensor]
+    ] = {}  # the original is kept alive: its id must not be used again
     for part in module.modules():
         for holder in (part._parameters, part._buffers):
             for key, tensor in holder.items():
                 if tensor is not None and tensor.is_meta:
-                    made.setdefault(id(tensor), (_fake(tensor, mode), tensor))
-                    holder[key] = made[id(tensor)][0]  # type: ignore[assignment]
+                    fakes.setdefault(id(tensor), (_fake(tensor, mode), tensor))
+                    holder[key] = fakes[id(tensor)][0]  # type: ignore[assignment]
     return FakeModule(module, mode, rebuild)
 
 

@@ -66,11 +66,11 @@ def _read_resized(graph: fx.Graph, node: fx.Node, files: frozenset[str]) -> None
     with graph.inserting_before(node):
         flat = _flat(graph, node, source, order)
         left = _call(graph, node, aten.narrow.default, flat, 0, 0, count)
-        made = _call(graph, node, aten.view.default, left, sizes)
-    made.meta = dict(node.meta)
-    node.replace_all_uses_with(made)
+        resized = _call(graph, node, aten.view.default, left, sizes)
+    resized.meta = dict(node.meta)
+    node.replace_all_uses_with(resized)
     for user in later:
-        user.replace_input_with(source, made)
+        user.replace_input_with(source, resized)
     graph.erase_node(node)
 
 
@@ -107,9 +107,9 @@ def _flat(graph: fx.Graph, node: fx.Node, source: fx.Node, order: list[int]) -> 
 
 def _call(graph: fx.Graph, node: fx.Node, target: Any, *args: Any) -> fx.Node:  # noqa: ANN401 (as fx takes them)
     """A call in the place of a node: with its line."""
-    made = graph.call_function(target, args)
-    made.meta = {key: node.meta[key] for key in ("nn_module_stack", "stack_trace") if key in node.meta}
-    return made
+    call = graph.call_function(target, args)
+    call.meta = {key: node.meta[key] for key in ("nn_module_stack", "stack_trace") if key in node.meta}
+    return call
 
 
 def _order(value: Tensor) -> list[int] | None:

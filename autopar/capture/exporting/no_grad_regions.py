@@ -82,8 +82,8 @@ def _inside(outer: fx.GraphModule, region: fx.Node) -> fx.GraphModule:
 
 def _results(inner: fx.GraphModule) -> tuple[Any, ...]:
     (output,) = inner.graph.find_nodes(op="output")
-    found = output.args[0]
-    return tuple(found) if isinstance(found, list | tuple) else (found,)
+    results = output.args[0]
+    return tuple(results) if isinstance(results, list | tuple) else (results,)
 
 
 def _reading(region: fx.Node, i: int) -> list[fx.Node]:

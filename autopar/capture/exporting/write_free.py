@@ -117,17 +117,17 @@ def _rewritten(node: fx.Node, to: _Rewriting) -> Any:  # noqa: ANN401 (a node or
         return copy
     args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), lambda one: to.made[one])
     if node.target is operator.getitem:
-        made = _picked(args, to)
+        picked = _picked(args, to)
     elif not isinstance(node.target, torch._ops.OpOverload):
-        made = _called(node.target, args, kwargs, to)
+        picked = _called(node.target, args, kwargs, to)
     elif node.target in to.table or (_is_cia_op(node.target) and not _is_preservable_cia_op(node.target)):
         return _written_out(node, args, kwargs, to)
     elif to.again or not isinstance(node.meta.get("val"), Tensor | list | tuple):
-        made = _called(node.target, args, kwargs, to)
+        picked = _called(node.target, args, kwargs, to)
     else:
-        made = to.graph.call_function(node.target, args, kwargs)
-        made.meta["val"] = node.meta["val"]
-    return _with_lines(made, node)
+        picked = to.graph.call_function(node.target, args, kwargs)
+        picked.meta["val"] = node.meta["val"]
+    return _with_lines(picked, node)
 
 
 def _called(target: Any, args: Any, kwargs: Any, to: _Rewriting) -> Any:  # noqa: ANN401 (as fx takes them)
@@ -139,9 +139,9 @@ def _called(target: Any, args: Any, kwargs: Any, to: _Rewriting) -> Any:  # noqa
     tensors = value if isinstance(value, list | tuple) else [value]
     if not all(isinstance(tensor, Tensor) and not _has_symbols(tensor) for tensor in tensors):
         raise _NotPlain
-    made = to.graph.call_function(target, args, kwargs)
-    made.meta["val"] = value
-    return made
+    result = to.graph.call_function(target, args, kwargs)
+    result.meta["val"] = value
+    return result
 
 
 def _picked(args: Any, to: _Rewriting) -> Any:  # noqa: ANN401 (a node, or what stands for its results, and a place)
@@ -168,15 +168,17 @@ def _written_out(node: fx.Node, args: Any, kwargs: Any, to: _Rewriting) -> Any: 
     key = (node.target, repr(places), *((val.shape, val.stride(), val.storage_offset(), val.dtype) for val in vals))
     if key not in to.written_out:
         to.written_out[key] = _trace(node.target, args, kwargs, operands, to)
-    made: dict[fx.Node, Any] = dict(zip(to.written_out[key].graph.find_nodes(op="placeholder"), operands, strict=True))
+    results: dict[fx.Node, Any] = dict(
+        zip(to.written_out[key].graph.find_nodes(op="placeholder"), operands, strict=True)
+    )
     for call in to.written_out[key].graph.nodes:
         if call.op == "output":
-            return fx.map_arg(call.args[0], lambda one: made[one])
+            return fx.map_arg(call.args[0], lambda one: results[one])
         if call.op != "placeholder":
-            inner, named = fx.map_arg((call.args, dict(call.kwargs)), lambda one: made[one])
+            inner, named = fx.map_arg((call.args, dict(call.kwargs)), lambda one: results[one])
             picks = call.target is operator.getitem
-            found = _picked(inner, to) if picks else _called(call.target, inner, named, to)
-            made[call] = _with_lines(found, node)
+            result = _picked(inner, to) if picks else _called(call.target, inner, named, to)
+            results[call] = _with_lines(result, node)
     raise _NotPlain
 
 

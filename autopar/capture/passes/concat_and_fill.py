@@ -22,10 +22,10 @@ _CAT, _SLICE = "aten.cat.default", "aten.slice.Tensor"
 
 def slices_of_joins(graph: Graph) -> Graph:
     """Slices of a concatenation that lie inside one operand are slices of that operand."""
-    made = graph.producers()
+    producers = graph.producers()
 
     def one(node: Node) -> Node:
-        cat = made.get(node.inputs[0]) if node.target == _SLICE else None
+        cat = producers.get(node.inputs[0]) if node.target == _SLICE else None
         if cat is None or cat.target != _CAT:
             return node
         dim = cat.args[1] if len(cat.args) > 1 else 0

@@ -20,14 +20,14 @@ _CALLS = (("rand",), ("add", "radd"), ("floor",), ("div", "truediv"), ("mul",)) 
 
 def drop_path(graph: Graph) -> Graph:
     """``autopar.drop_path`` with args (x, keep) for every drop path of the graph."""
-    made, order = graph.producers(), {node.name: i for i, node in enumerate(graph.nodes)}
+    producers, order = graph.producers(), {node.name: i for i, node in enumerate(graph.nodes)}
     drawing = [i for i, node in enumerate(graph.nodes) if random(node)]
 
     def one(node: Node) -> Node:
-        found = _parts(graph, made, node)
-        if found is None:
+        parts = _parts(graph, producers, node)
+        if parts is None:
             return node
-        rand, x, keep = found
+        rand, x, keep = parts
         between = [i for i in drawing if order[rand.name] < i < order[node.name]]
         return node if between else replace(node, target=TARGET, args=(x, keep), kwargs=())
 
@@ -54,13 +54,13 @@ def _parts(graph: Graph, made: Mapping[str, Node], node: Node) -> tuple[Node, Re
 def without_paths(calls: Sequence[tuple[object, ...]], count: int) -> list[tuple[object, ...]]:
     """A log of torch calls without those of drop paths, if there are as many as the graph has; else the log itself."""
     kept: list[tuple[object, ...]] = []
-    found = 0
+    dropped = 0
     rest = list(calls)
     while rest:
         names = [str(call[0]).strip("_") for call in rest[: len(_CALLS)]]
         if len(names) == len(_CALLS) and all(name in known for name, known in zip(names, _CALLS, strict=True)):
-            found += 1
+            dropped += 1
             rest = rest[len(_CALLS) :]
         else:
             kept.append(rest.pop(0))
-    return kept if found == count else list(calls)
+    return kept if dropped == count else list(calls)

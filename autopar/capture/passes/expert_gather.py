@@ -21,17 +21,17 @@ _COLUMNS = frozenset({"aten.reshape.default", "aten.unsqueeze.default"})
 
 def gathered(graph: Graph) -> Graph:
     """`autopar.expert_linear` for every product of rows with the weights that each row's index picks."""
-    made, readers = graph.producers(), graph.consumers()
+    producers, readers = graph.producers(), graph.consumers()
     nodes: list[Node] = []
     values: list[Value] = []
     for node in graph.nodes:
-        found = _product(graph, made, readers, node) if node.target in _VIEWS else None
+        found = _product(graph, producers, readers, node) if node.target in _VIEWS else None
         if found is None:
             nodes.append(node)
             continue
         x, weight, ids, turned = found
         if turned:
-            weight, turn, more = turned_weight(graph, made, node, weight)
+            weight, turn, more = turned_weight(graph, producers, node, weight)
             nodes += turn
             values += more
         nodes.append(replace(node, target="autopar.expert_linear", args=(Ref(x), Ref(weight), Ref(ids)), kwargs=()))

@@ -56,17 +56,17 @@ def unsorted(graph: Graph) -> Graph:
     nodes: list[Node] = []
     values: dict[str, Value] = dict(graph.values)
     same: dict[str, str] = {}
-    made = graph.producers()
+    producers = graph.producers()
     for node in graph.nodes:
         nodes.append(node)
         if node.target in _SORTS and len(graph.values[node.inputs[0]].shape) == 1 and _ascending(node):
             orders.append(_order(graph, node))
         for order in orders:
-            back = _restored(graph, made, order, node)
+            back = _restored(graph, producers, order, node)
             if back:
                 same[node.outputs[0]] = back
                 break
-            added = _followed(graph, made, order, node, values)
+            added = _followed(graph, producers, order, node, values)
             nodes += added
             if added or any(name in order.blocks for name in node.outputs):
                 break
@@ -80,11 +80,11 @@ def _ascending(node: Node) -> bool:
 
 def _order(graph: Graph, node: Node) -> _Sorted:
     ids = node.inputs[0]
-    found = _Sorted(node.outputs[-1], ids, graph.values[ids].shape[0])
-    found.blocks[node.outputs[-1]] = 1
+    order = _Sorted(node.outputs[-1], ids, graph.values[ids].shape[0])
+    order.blocks[node.outputs[-1]] = 1
     if len(node.outputs) == 2 and node.outputs[0]:
-        found.origin[node.outputs[0]] = ids
-    return found
+        order.origin[node.outputs[0]] = ids
+    return order
 
 
 def _restored(graph: Graph, made: Mapping[str, Node], order: _Sorted, node: Node) -> str:
@@ -161,10 +161,10 @@ def _spread(graph: Graph, order: _Sorted, node: Node, values: dict[str, Value]) 
     steps = []
     source = x.name
     for what, target, shape in (("rows", "aten.reshape.default", tall), ("choices", "aten.expand.default", wide)):
-        made = f"{node.name}_{what}"
-        values[made] = replace(x, name=made, shape=shape)
-        steps.append(replace(node, name=made, target=target, args=(Ref(source), shape), kwargs=(), outputs=(made,)))
-        source = made
+        added = f"{node.name}_{what}"
+        values[added] = replace(x, name=added, shape=shape)
+        steps.append(replace(node, name=added, target=target, args=(Ref(source), shape), kwargs=(), outputs=(added,)))
+        source = added
     out = _twin(node.outputs[0], graph.values[node.outputs[0]], order, values)
     full = (order.rows, *x.shape[1:])
     last = replace(node, name=out, target="aten.reshape.default", args=(Ref(source), full), kwargs=(), outputs=(out,))
@@ -205,10 +205,10 @@ def _groups(graph: Graph, order: _Sorted, ends: str, count: int) -> bool:
 
 def _from(nodes: Iterable[Node], keys: Iterable[str]) -> list[Node]:
     """The nodes that depend on the keys."""
-    found, kept = set(keys), []
+    reached, kept = set(keys), []
     for node in nodes:
-        if found & set(node.inputs):
-            found |= set(node.outputs)
+        if reached & set(node.inputs):
+            reached |= set(node.outputs)
             kept.append(node)
     return kept
 
@@ -238,11 +238,11 @@ def _by_rows(graph: Graph, order: _Sorted, node: Node) -> bool:
 
 def fused(graph: Graph) -> Graph:
     """`autopar.experts` for the two products of a network, its activation, and the weighted sum over choices."""
-    made = graph.producers()
+    producers = graph.producers()
     nodes: list[Node] = []
     values: list[Value] = []
     for node in graph.nodes:
-        found = _network(graph, made, node) if node.target == "aten.sum.dim_IntList" else None
+        found = _network(graph, producers, node) if node.target == "aten.sum.dim_IntList" else None
         if found is None:
             nodes.append(node)
             continue

@@ -62,7 +62,7 @@ def batch_norm(graph: Graph) -> Graph:
 
 def affine(graph: Graph) -> Graph:
     """``autopar.affine`` for addmm, and both it and linear on x with its own leading dims instead of flattened ones."""
-    made, readers = graph.producers(), graph.consumers()
+    producers, readers = graph.producers(), graph.consumers()
     nodes: list[Node] = []
     values: list[Value] = []
     skipped: set[str] = set()
@@ -77,7 +77,7 @@ def affine(graph: Graph) -> Graph:
         if len(after) != 1 or not _restores_rows(graph, node, after[0]) or node.outputs[0] in graph.returned:
             nodes.append(call)
             continue
-        base = made[x].inputs[0] if x in made and made[x].target == _RESHAPE else x
+        base = producers[x].inputs[0] if x in producers and producers[x].target == _RESHAPE else x
         shape = graph.values[after[0].outputs[0]].shape[:-1] + graph.values[x].shape[-1:]
         rows = replace(graph.values[base], name=f"{node.name}_rows", shape=shape)
         values.append(rows)
@@ -109,12 +109,12 @@ def _restores_rows(graph: Graph, node: Node, after: Node) -> bool:
 
 def gelu(graph: Graph) -> Graph:
     """``aten.gelu(x, approximate="tanh")`` for any pointwise formula around a tanh that equals it in float64."""
-    made = graph.producers()
+    producers = graph.producers()
     replaced: dict[str, Node] = {}
     for node in graph.nodes:
         if node.target != "aten.mul.Tensor":
             continue
-        found = _gelu_operand(graph, made, node)
+        found = _gelu_operand(graph, producers, node)
         if found is not None:
             replaced[node.name] = replace(
                 node, target="aten.gelu.default", args=(Ref(found),), kwargs=(("approximate", "tanh"),)

@@ -87,9 +87,9 @@ def random(node: Node) -> bool:
 
 def slice_of(graph: Graph, name: str) -> tuple[Node, ...]:
     """The nodes that `name` is computed by, in execution order."""
-    needed, found = {name}, []
+    needed, nodes = {name}, []
     for node in reversed(graph.nodes):
         if needed & set(node.outputs):
             needed |= set(node.inputs)
-            found.append(node)
-    return tuple(reversed(found))
+            nodes.append(node)
+    return tuple(reversed(nodes))

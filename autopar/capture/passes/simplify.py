@@ -64,7 +64,7 @@ def drop_copies(graph: Graph) -> Graph:
 
 def _written(graph: Graph) -> set[str]:
     """The tensors whose memory holds running statistics that a normalisation in training changes: no schema says that."""
-    found = {
+    written = {
         argument.name
         for node in graph.nodes
         if node.target in _KEEP_STATISTICS and node.args[5] is True
@@ -72,9 +72,9 @@ def _written(graph: Graph) -> set[str]:
         if isinstance(argument, Ref)
     }
     for node in reversed(graph.nodes):
-        if node.target in _VIEWS and node.outputs[0] in found:
-            found.add(node.inputs[0])
-    return found
+        if node.target in _VIEWS and node.outputs[0] in written:
+            written.add(node.inputs[0])
+    return written
 
 
 def expand_broadcasts(graph: Graph) -> Graph:
@@ -141,10 +141,10 @@ def drop_same_shape(graph: Graph) -> Graph:
 
 def merge_reshapes(graph: Graph) -> Graph:
     """A reshape of a reshape is one reshape."""
-    made = graph.producers()
+    producers = graph.producers()
 
     def source(name: str) -> str:
-        node = made.get(name)
+        node = producers.get(name)
         return source(node.inputs[0]) if node is not None and node.target == "aten.reshape.default" else name
 
     nodes = [

@@ -47,7 +47,7 @@ Owned = dict[tuple[int, str], object]  # the owner by its id and the name of one
 
 def state_of(module: nn.Module) -> State:
     """All that is reached from the module's attributes, and the plain values of its parts' classes and files."""
-    found, seen = [], set()
+    contents, seen = [], set()
     near: list[tuple[object, str, Any]] = [(None, "", module)]
     while near:
         owner, name, one = near.pop()
@@ -55,15 +55,15 @@ def state_of(module: nn.Module) -> State:
             continue
         seen.add(id(one))
         if isinstance(one, _CONTAINERS):
-            found.append(Contents(owner, name, one, _items(one)))
+            contents.append(Contents(owner, name, one, _items(one)))
             near += [(owner, name, value) for value in _items(one).values()]
         if isinstance(one, tuple):
             near += [(owner, name, value) for value in one]
         if hasattr(one, "__dict__"):
-            found.append(Contents(one, "", None, _own(one)))
+            contents.append(Contents(one, "", None, _own(one)))
             near += [(one, key, value) for key, value in _own(one).items()]
             near += [(one, "", part) for part in one.children()] if isinstance(one, nn.Module) else []
-    return [*found, *_shared({type(part) for part in module.modules()})]
+    return [*contents, *_shared({type(part) for part in module.modules()})]
 
 
 def _shared(kinds: Iterable[type]) -> Iterator[Contents]:
@@ -98,13 +98,13 @@ def _now(held: Contents) -> dict[Any, Any]:
 
 def changed(before: State) -> Owned:
     """The attributes, and variables of files, that hold something else than they did, deep."""
-    found: Owned = {}
+    owned: Owned = {}
     for held in before:
         now = _now(held)
         for key in held.values.keys() | now.keys():
             if key not in now or key not in held.values or not _alike(held.values[key], now[key]):
-                found[id(held.owner), held.name or str(key)] = held.owner
-    return found
+                owned[id(held.owner), held.name or str(key)] = held.owner
+    return owned
 
 
 @contextlib.contextmanager

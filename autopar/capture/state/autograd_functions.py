@@ -65,8 +65,8 @@ def _recorded(cls: type[Function], args: Sequence[Any], files: frozenset[str]) -
     if place is None:
         given = f"{cls.__name__} cannot be found by its name, {cls.__module__}.{cls.__qualname__}"
         raise _refused(frame, given, (), "define it at the top of a file, not inside a function")
-    found, tupled = _tried(cls, args, frame)
-    target = keep(cls, place, args, len(found), tupled).target
+    results, tupled = _tried(cls, args, frame)
+    target = keep(cls, place, args, len(results), tupled).target
     space, name, overload = target.split(".")
     return getattr(getattr(getattr(torch.ops, space), name), overload)(*spelled(args))
 

@@ -50,15 +50,15 @@ def refuse_chains(graph: Graph) -> Graph:
 
 def _reach(graph: Graph, start: str) -> set[str]:
     """The values to which a gradient could flow back from: all that are computed from `start` without a detach between."""
-    found = {start}
+    reached = {start}
     for node in graph.nodes:
-        if not no_gradient(node.target) and found & set(node.inputs):
-            found |= {
+        if not no_gradient(node.target) and reached & set(node.inputs):
+            reached |= {
                 name
                 for name in node.outputs
                 if name and graph.values[name].dtype.startswith(("float", "bfloat", "complex"))
             }
-    return found
+    return reached
 
 
 def _old_values(graph: Graph) -> Graph:
@@ -66,7 +66,7 @@ def _old_values(graph: Graph) -> Graph:
     updated = {name for name, _ in graph.updates}
     readers = graph.consumers()
     copied = [item for item in graph.parameters if item.name in updated and _kept(graph, readers[item.value])]
-    made: list[Value] = []
+    copies: list[Value] = []
     nodes: list[Node] = []
     names = {item.value: _free(graph, f"{item.value}_old") for item in copied}
     ready: set[str] = set()
@@ -74,9 +74,9 @@ def _old_values(graph: Graph) -> Graph:
         for name in [name for name in dict.fromkeys(node.inputs) if name in names.keys() - ready]:
             ready.add(name)
             nodes.append(_call(_CLONE, name, names[name], node))
-            made.append(replace(graph.values[name], name=names[name]))
+            copies.append(replace(graph.values[name], name=names[name]))
         nodes.append(read_instead(node, names))
-    return with_nodes(graph, nodes, made)
+    return with_nodes(graph, nodes, copies)
 
 
 def _kept(graph: Graph, readers: Iterable[Node]) -> bool:
@@ -91,17 +91,17 @@ def _plain_values(graph: Graph) -> Graph:
     """Let every update take a value that a call has made, without a gradient, and in memory of its own."""
     makers, updated = graph.producers(), dict(graph.updates)
     homes = {item.value for item in graph.parameters if item.name in updated}
-    nodes, made, updates = list(graph.nodes), list[Value](), []
+    nodes, values, updates = list(graph.nodes), list[Value](), []
     for buffer, value in graph.updates:
         target = _target(graph, value, makers, homes)
         if target:
             name = _free(graph, f"{value}_{buffer.replace('.', '_')}_new")
             after = nodes.index(makers[value]) + 1 if value in makers else 0
             nodes.insert(after, _call(target, value, name, makers.get(value, nodes[0])))
-            made.append(replace(graph.values[value], name=name, differentiable=False))
+            values.append(replace(graph.values[value], name=name, differentiable=False))
             value = name
         updates.append((buffer, value))
-    return with_nodes(replace(graph, updates=tuple(updates)), nodes, made)
+    return with_nodes(replace(graph, updates=tuple(updates)), nodes, values)
 
 
 def _target(graph: Graph, value: str, makers: dict[str, Node], homes: set[str]) -> str:
@@ -134,8 +134,8 @@ def _norm(node: Node) -> bool:
 def _views(node: Node) -> bool:
     """Whether a result may lie in the memory of an operand."""
     namespace, name, overload = (*node.target.split("."), "", "")[:3]
-    found = getattr(getattr(getattr(torch.ops, namespace), name, None), overload, None)
-    return isinstance(found, torch._ops.OpOverload) and any(one.alias_info for one in found._schema.returns)
+    operator = getattr(getattr(getattr(torch.ops, namespace), name, None), overload, None)
+    return isinstance(operator, torch._ops.OpOverload) and any(one.alias_info for one in operator._schema.returns)
 
 
 def _call(target: str, value: str, name: str, near: Node) -> Node:

@@ -41,12 +41,12 @@ def on_fakes(module: nn.Module, fake: FakeTensorMode | None, work: Callable[[Fak
         for key, one in (*part._parameters.items(), *part._buffers.items())
         if one is not None
     }
-    made = {id(one): mode.from_tensor(one) for one in state.values()} if fake is None else {}
+    fakes = {id(one): mode.from_tensor(one) for one in state.values()} if fake is None else {}
     with quiet(), untouched(module), mode:
-        found: T = torch.func.functional_call(
-            outer, {name: made.get(id(one), one) for name, one in state.items()}, (partial(work, mode),)
+        result: T = torch.func.functional_call(
+            outer, {name: fakes.get(id(one), one) for name, one in state.items()}, (partial(work, mode),)
         )
-    return found
+    return result
 
 
 @contextlib.contextmanager

@@ -49,14 +49,14 @@ _FLAG_FIX = "set it before, or use weight.detach() where no gradient is wanted"
 def check_hooks(module: nn.Module) -> None:
     """Raise CaptureError where a module, a parameter or a buffer has a hook that backward calls."""
     tensors = [*module.named_parameters(), *module.named_buffers()]
-    found = [
+    hooks = [
         *_hooks("every module", of_modules, _OF_ALL),
         *(one for name, part in module.named_modules() for one in _hooks(name or "the model", part, _OF_MODULES)),
         *(one for name, tensor in tensors for one in _hooks(name, tensor, _OF_TENSORS)),
     ]
-    if found:
-        where = next((place for *_, place in found if place), type(module).__name__)
-        offenders = [f"{name}: {kind}({text})" for name, kind, text, _ in found]
+    if hooks:
+        where = next((place for *_, place in hooks if place), type(module).__name__)
+        offenders = [f"{name}: {kind}({text})" for name, kind, text, _ in hooks]
         raise CaptureError(refusal(where, "backward would call a hook", _RULE, offenders, _FIX))
 
 
@@ -107,10 +107,10 @@ class _Watch(TorchFunctionMode):
             flag = next(iter((*args[1:], *(kwargs or {}).values())), True)
             if flag != args[0].requires_grad:
                 raise _refused(self._files, "requires_grad of a parameter is changed", _FLAG_RULE, _FLAG_FIX)
-        found = func(*args, **(kwargs or {}))
-        if func == _GET_NODE and found is not None and not _called_by_torch():
-            return _Node(found, self._files)
-        return found
+        result = func(*args, **(kwargs or {}))
+        if func == _GET_NODE and result is not None and not _called_by_torch():
+            return _Node(result, self._files)
+        return result
 
 
 class _Node:

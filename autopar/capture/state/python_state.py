@@ -121,11 +121,11 @@ class CodeLine:
 
 def _lines(seen: Rehearsal, name: str, wanted: Callable[[dis.Instruction, CodeLine, str], bool]) -> list[CodeLine]:
     """The lines of code that ran, torch's own left out, on which an instruction does what is wanted with a name."""
-    found = set()
+    numbers = set()
     for code in seen.codes:
         if not code.co_filename.startswith(TORCH) and name in (*code.co_names, *code.co_consts, *code.co_freevars):
-            found |= {line for one, line in _instructions(code) if wanted(one, line, name)}
-    return sorted(found)
+            numbers |= {line for one, line in _instructions(code) if wanted(one, line, name)}
+    return sorted(numbers)
 
 
 def _instructions(code: CodeType) -> Iterator[tuple[dis.Instruction, CodeLine]]:

@@ -84,14 +84,14 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if live and func.namespace != "prim":  # that asks for a device or a layout
             self._seen.calls[-1].append(text)
             self._seen.carried.extend([text] * any(one.live and 0 < one.run < run for one in given))
-        found = func(*args, **kwargs)
+        result = func(*args, **kwargs)
         flows = live and not str(func).startswith(_SHAPE_ONLY)
-        for i, one in enumerate(leaf for leaf in tree_leaves(found) if isinstance(leaf, Tensor)):
+        for i, one in enumerate(leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)):
             digest = hashlib.sha1(f"{i} {text}".encode()).hexdigest()
             if func is torch.ops.aten.slice.Tensor and one.shape == args[0].shape:
                 digest = given[0].digest  # all of it
             self._note(SeenTensor(one, run, flows, digest))
-        return found
+        return result
 
     def constant(self, one: Tensor | None) -> bool:
         """Whether a tensor depends on nothing that changes."""

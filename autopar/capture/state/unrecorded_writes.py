@@ -101,8 +101,8 @@ def _untie(program: ExportedProgram) -> None:
 def _inside(root: fx.GraphModule, node: fx.Node) -> fx.GraphModule | None:
     """The graph that a node runs, of a region without gradients or under autocast."""
     names = [str(one.target) for one in node.all_input_nodes if one.op == "get_attr"]
-    found = root.get_submodule(names[0]) if names and isinstance(node.target, torch._ops.HigherOrderOperator) else None
-    return found if isinstance(found, fx.GraphModule) else None
+    region = root.get_submodule(names[0]) if names and isinstance(node.target, torch._ops.HigherOrderOperator) else None
+    return region if isinstance(region, fx.GraphModule) else None
 
 
 def _is_region(node: fx.Node) -> bool:
@@ -130,8 +130,8 @@ def _has_memory(node: fx.Node) -> bool:
     value = node.meta.get("val")
     if not isinstance(value, torch.Tensor) or not (value.is_floating_point() or value.is_complex()):
         return False
-    made = isinstance(node.target, torch._ops.OpOverload) or node.target is operator.getitem
-    return node.op == "placeholder" or (made and not _is_view(node) and not _written(node))
+    computed = isinstance(node.target, torch._ops.OpOverload) or node.target is operator.getitem
+    return node.op == "placeholder" or (computed and not _is_view(node) and not _written(node))
 
 
 def _watch(root: fx.GraphModule, base: fx.Node, order: dict[fx.Node, int]) -> _Watched:
@@ -307,7 +307,7 @@ def _rewrite(graph: fx.Graph, seen: _Watched) -> None:
 
 
 def _call(graph: fx.Graph, target: torch._ops.OpOverload, args: tuple[fx.Node, ...], like: fx.Node) -> fx.Node:
-    made = graph.call_function(target, args)
-    made.meta = {key: like.meta[key] for key in ("nn_module_stack", "stack_trace") if key in like.meta}
-    made.meta["val"] = args[0].meta["val"]
-    return made
+    call = graph.call_function(target, args)
+    call.meta = {key: like.meta[key] for key in ("nn_module_stack", "stack_trace") if key in like.meta}
+    call.meta["val"] = args[0].meta["val"]
+    return call

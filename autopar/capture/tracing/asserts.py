@@ -57,13 +57,13 @@ def unasserted(one: Checking) -> Iterator[None]:
 
 def _innermost_assert(error: BaseException) -> TracebackType | None:
     """The innermost ``assert`` of the user's on the way to an exception."""
-    found, at = None, error.__traceback__
+    innermost, at = None, error.__traceback__
     while at is not None:
         file = at.tb_frame.f_code.co_filename
         if Path(file).is_file() and not file.startswith((TORCH, OURS)) and _in_assert(file, at.tb_lineno):
-            found = at
+            innermost = at
         at = at.tb_next
-    return found
+    return innermost
 
 
 def _in_assert(file: str, line: int) -> bool:
@@ -92,11 +92,11 @@ def _without_asserts(frame: FrameType, line: int) -> Checking | None:
 def _by_name(names: dict[str, Any], path: str) -> FunctionType | None:
     """The function of a qualified name, under its decorators."""
     first, *rest = path.split(".")
-    found: Any = names.get(first)
+    value: Any = names.get(first)
     for name in rest:
-        found = getattr(found, name, None)
-    found = inspect.unwrap(getattr(found, "__func__", found)) if callable(found) else None
-    return found if isinstance(found, FunctionType) else None
+        value = getattr(value, name, None)
+    value = inspect.unwrap(getattr(value, "__func__", value)) if callable(value) else None
+    return value if isinstance(value, FunctionType) else None
 
 
 def _place(code: CodeType) -> tuple[str, int]:

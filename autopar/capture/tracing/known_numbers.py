@@ -90,8 +90,8 @@ class KnownNumbers(TorchFunctionMode):
                 return func(*tree_map(self._numbered, args), **tree_map(self._numbered, given))
         if type(changing[0]) is Tensor and changing[0].is_meta:
             raise NumberTaken(f"{name}() of a tensor on the meta device: {UNKNOWN}")
-        if (found := pointer(name, changing[0], _said(name, changing[0]))) is not None:
-            return found
+        if (number := pointer(name, changing[0], _said(name, changing[0]))) is not None:
+            return number
         try:
             result = func(*args, **given)
         except Exception as error:  # one of several kinds, by the way in which it is read
@@ -114,13 +114,13 @@ class KnownNumbers(TorchFunctionMode):
             if not torch.equal(state, torch.default_generator.get_state()):  # and neither are random ones
                 torch.default_generator.set_state(state)
                 return False
-            found = [leaf for leaf in tree_leaves(numbers) if isinstance(leaf, Tensor)]
-            alike = [(one.shape, one.dtype) for one in found] == [(one.shape, one.dtype) for one in fakes]
+            computed = [leaf for leaf in tree_leaves(numbers) if isinstance(leaf, Tensor)]
+            alike = [(one.shape, one.dtype) for one in computed] == [(one.shape, one.dtype) for one in fakes]
             if alike:
-                self._numbers |= {id(fake): (fake, one) for fake, one in zip(fakes, found, strict=True)}
+                self._numbers |= {id(fake): (fake, one) for fake, one in zip(fakes, computed, strict=True)}
                 for fake in fakes:
                     self._places.setdefault(memory(fake), set()).add(id(fake))
-                self._bytes += sum(one.nbytes for one in found)
+                self._bytes += sum(one.nbytes for one in computed)
             return alike
 
     def _numbered(self, leaf: Any) -> Any:  # noqa: ANN401 (any argument)

@@ -60,12 +60,12 @@ class Pointing(TorchFunctionMode):
     ) -> Any:  # noqa: ANN401 (whatever the call returns)
         """Make the call, or what stands for it."""
         given, name = dict(kwargs or {}), getattr(func, "__name__", "")
-        if name == "__getitem__" and (found := _rows(*args)):
-            return self._read(args[0], found)
-        if name == "narrow" and (found := _narrowed(*args, **given)):
-            return self._read(args[0], found)
-        if name == "__setitem__" and (found := _rows(*args[:2])):
-            return self._watched(args, lambda: _write(found, args[2]))
+        if name == "__getitem__" and (rows := _rows(*args)):
+            return self._read(args[0], rows)
+        if name == "narrow" and (rows := _narrowed(*args, **given)):
+            return self._read(args[0], rows)
+        if name == "__setitem__" and (rows := _rows(*args[:2])):
+            return self._watched(args, lambda: _write(rows, args[2]))
         if func in (torch.tensor, torch.as_tensor) and isinstance(args[0], Pointer):
             return args[0].tensor.to(given.get("dtype") or torch.int64, copy=True)
         if name in _WRITES or (name in _ARITHMETIC and isinstance(args[0], Tensor) and args[0].is_floating_point()):

@@ -68,12 +68,16 @@ def _freedom(count: int) -> Any:  # noqa: ANN401 (a number, or a multiple of the
 
 def corrcoef(input: Tensor) -> Tensor:
     """``torch.corrcoef``."""
-    found = cov(input)
-    if not found.dim():
-        return found / found
-    deviation = (found.diag().real if found.is_complex() else found.diag()).sqrt()
-    scaled = found / deviation[:, None] / deviation
-    return torch.complex(scaled.real.clip(-1, 1), scaled.imag.clip(-1, 1)) if found.is_complex() else scaled.clip(-1, 1)
+    covariance = cov(input)
+    if not covariance.dim():
+        return covariance / covariance
+    deviation = (covariance.diag().real if covariance.is_complex() else covariance.diag()).sqrt()
+    scaled = covariance / deviation[:, None] / deviation
+    return (
+        torch.complex(scaled.real.clip(-1, 1), scaled.imag.clip(-1, 1))
+        if covariance.is_complex()
+        else scaled.clip(-1, 1)
+    )
 
 
 def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:

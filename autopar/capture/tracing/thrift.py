@@ -104,15 +104,15 @@ class _Stacks:
 
     def summary(self) -> traceback.StackSummary:
         """Its frames, outermost first."""
-        found: list[traceback.FrameSummary] = []
+        frames: list[traceback.FrameSummary] = []
         frame: Any = sys._getframe(1)
         while frame is not None:
             code = frame.f_code
             if not code.co_filename.startswith((TORCH, OURS)):
-                found.append(self._frame(code.co_filename, frame.f_lineno, code.co_name))
+                frames.append(self._frame(code.co_filename, frame.f_lineno, code.co_name))
             frame = frame.f_back
-        found.reverse()
-        return traceback.StackSummary.from_list(found)
+        frames.reverse()
+        return traceback.StackSummary.from_list(frames)
 
     def _frame(self, file: str, line: int, name: str) -> traceback.FrameSummary:
         key = file, line, name

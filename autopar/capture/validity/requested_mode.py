@@ -94,11 +94,13 @@ def _after_train(module: nn.Module, fake: FakeTensorMode | None) -> tuple[frozen
 
 def _attributes(module: nn.Module) -> dict[str, object]:
     """All that can change in a module but its flag: what is plain by its value, tensors by their version."""
-    found: dict[str, object] = {}
+    attributes: dict[str, object] = {}
     for path, part in module.named_modules():
         for key, value in vars(part).items():
             if key not in ("training", "_parameters", "_buffers", "_modules"):
-                found[f"{path}.{key}".lstrip(".")] = value if isinstance(value, bool | int | float | str) else id(value)
+                attributes[f"{path}.{key}".lstrip(".")] = (
+                    value if isinstance(value, bool | int | float | str) else id(value)
+                )
         for key, one in (*part._parameters.items(), *part._buffers.items()):
-            found[f"{path}.{key}".lstrip(".")] = None if one is None else (id(one), version(one), memory(one))
-    return found
+            attributes[f"{path}.{key}".lstrip(".")] = None if one is None else (id(one), version(one), memory(one))
+    return attributes

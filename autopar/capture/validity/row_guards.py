@@ -39,13 +39,13 @@ class Guard:
 
 def sizes(guards: Iterable[Guard]) -> Sizes:
     """The numbers of rows for which all guards hold. Raises Unproved for a guard that is none of those above."""
-    found = ANY
+    allowed = ANY
     for guard in guards:
         for relation in _conjuncts(guard.relation):
             more = _limits(relation, guard)
             if more != ANY:
-                found = _both(found, replace(more, why=(guard.reason,)), guard)
-    return found
+                allowed = _both(allowed, replace(more, why=(guard.reason,)), guard)
+    return allowed
 
 
 def _conjuncts(relation: sympy.Basic) -> tuple[sympy.Basic, ...]:
@@ -97,14 +97,14 @@ def _line(relation: type[sympy.Basic], slope: Fraction, start: Fraction, guard: 
     if relation is sympy.Ne:
         return Sizes(without=(int(root),)) if whole else ANY
     if relation is sympy.Eq:
-        found = Sizes(int(root), int(root)) if whole else Sizes(1, -1)
+        allowed = Sizes(int(root), int(root)) if whole else Sizes(1, -1)
     elif (relation in (sympy.Ge, sympy.Gt)) == (slope > 0):
-        found = Sizes(max(1, math.floor(root) + 1 if relation in (sympy.Gt, sympy.Lt) else math.ceil(root)))
+        allowed = Sizes(max(1, math.floor(root) + 1 if relation in (sympy.Gt, sympy.Lt) else math.ceil(root)))
     else:
-        found = Sizes(most=(math.ceil(root) - 1 if relation in (sympy.Gt, sympy.Lt) else math.floor(root)) or -1)
-    if found.most < 0:
+        allowed = Sizes(most=(math.ceil(root) - 1 if relation in (sympy.Gt, sympy.Lt) else math.floor(root)) or -1)
+    if allowed.most < 0:
         raise Unproved(_said(guard))
-    return found
+    return allowed
 
 
 def _periods(relation: sympy.Basic) -> list[int]:

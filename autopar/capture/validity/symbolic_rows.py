@@ -191,8 +191,8 @@ def _line(node: fx.Node, files: frozenset[str]) -> str:
 def _number(value: object, rows: int) -> Any:  # noqa: ANN401 (a number, as it was one)
     if not isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool):
         return "nan" if value != value else value  # which is not equal to itself
-    found = _in_rows(value.node.expr).subs(N, rows)
-    return int(found) if found.is_Integer else found == sympy.true if found.is_Boolean else float(found)
+    number = _in_rows(value.node.expr).subs(N, rows)
+    return int(number) if number.is_Integer else number == sympy.true if number.is_Boolean else float(number)
 
 
 def _calls(program: ExportedProgram, rows: int, alike: bool) -> Iterator[tuple[Any, ...]]:

@@ -138,17 +138,17 @@ def _refused(found: Calibrated, output: Path) -> str:
 def _show(found: Calibrated, raw: Measurements) -> None:
     from autopar.cli.tables import show, table
 
-    made = table("movement", "place", "ranks", "up to", "alpha", "beta", "error", "worst", "apart", "spread")
+    listing = table("movement", "place", "ranks", "up to", "alpha", "beta", "error", "worst", "apart", "spread")
     for row in found.rows:
         quality = row.curve.median_error, row.curve.worst_error, row.apart, row.spread
         about = [(_named(row), row.place, str(row.ranks)), tuple(f"{one:.1%}" for one in quality)]
         for cells in _pieces(row):
-            made.add_row(*about[0], *cells, *about[1])
+            listing.add_row(*about[0], *cells, *about[1])
             about = [("",) * 3, ("",) * 4]
     if found.rows:
-        _numbers(made, 4)
+        _numbers(listing, 4)
         show(
-            made,
+            listing,
             title="seconds by bytes: alpha + bytes / beta in each piece; errors of the fit at half of all sizes, and at worst",
         )
     rates = table("rate", "per second", "spread")

@@ -63,12 +63,12 @@ def _show(name: str, grid: str, rows: Sequence[Compared]) -> None:
     from autopar.analysis.baseline_comparison import best
     from autopar.cli.tables import milliseconds, note, say, show, table
 
-    made = table("plan", "what it does", "step time", "exchange time", "memory", "fits", "chosen / it")
+    listing = table("plan", "what it does", "step time", "exchange time", "memory", "fits", "chosen / it")
     for row in rows:
         if not row.refused:
             numbers = milliseconds(_is(row.seconds)), milliseconds(_is(row.communication)), bytes_text(_is(row.bytes))
-            made.add_row(row.plan, row.title, *numbers, "yes" if row.fits else "no", f"{_is(row.ratio):.3f}")
-    show(made, title=f"{name} on grid {grid}, one step on one rank, predicted")
+            listing.add_row(row.plan, row.title, *numbers, "yes" if row.fits else "no", f"{_is(row.ratio):.3f}")
+    show(listing, title=f"{name} on grid {grid}, one step on one rank, predicted")
     for row in rows:
         if row.refused:
             say(f"no {row.plan}: {row.refused}")

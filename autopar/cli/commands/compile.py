@@ -187,11 +187,11 @@ def _report(compiled: Compiled, folder: Path) -> None:
 def _show_grids(grids: Sequence[Tried], chosen: str) -> None:
     from autopar.cli.tables import milliseconds, show, table
 
-    made = table("grid", "step time", "memory", "gap", "")
+    listing = table("grid", "step time", "memory", "gap", "")
     for grid in grids:
         if grid.refused:
-            made.add_row(grid.grid, "", "", "", grid.refused)
+            listing.add_row(grid.grid, "", "", "", grid.refused)
         else:
             mark = "chosen" if grid.grid == chosen else ""
-            made.add_row(grid.grid, milliseconds(grid.seconds), bytes_text(grid.bytes), f"{grid.gap:.2%}", mark)
-    show(made)
+            listing.add_row(grid.grid, milliseconds(grid.seconds), bytes_text(grid.bytes), f"{grid.gap:.2%}", mark)
+    show(listing)

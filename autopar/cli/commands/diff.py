@@ -37,11 +37,11 @@ def run(arguments: argparse.Namespace) -> int:
     from autopar.analysis.plan_diff import diff
     from autopar.ir.plan_file import load_plan
 
-    found = diff(load_plan(arguments.first), load_plan(arguments.second))
+    difference = diff(load_plan(arguments.first), load_plan(arguments.second))
     if arguments.json:
-        print(json.dumps(asdict(found)))
+        print(json.dumps(asdict(difference)))
     else:
-        _show(found, arguments.most)
+        _show(difference, arguments.most)
     return 0
 
 
@@ -59,36 +59,38 @@ def _show(found: Difference, most: int) -> None:
     from autopar.cli.tables import cut, layouts, milliseconds, note, say, short, show, table
 
     say(sentence(found))
-    made = table("", "first", "second")
+    listing = table("", "first", "second")
     for name, before, after in found.settings:
-        made.add_row(name, before, after)
+        listing.add_row(name, before, after)
     if found.settings:
-        show(made, title="asked for")
-    made = table("of a step, predicted", "first time", "second time", "change")
+        show(listing, title="asked for")
+    listing = table("of a step, predicted", "first time", "second time", "change")
     for total in found.totals:
-        made.add_row(total.name, _amount(total, total.before), _amount(total, total.after), _change(total))
-    show(made)
+        listing.add_row(total.name, _amount(total, total.before), _amount(total, total.after), _change(total))
+    show(listing)
     if found.calls:
-        made = table("module", "calls", "operator", "code", "first split", "second split", "first time", "second time")
+        listing = table(
+            "module", "calls", "operator", "code", "first split", "second split", "first time", "second time"
+        )
         for call in found.calls[:most]:
             spent = milliseconds(call.seconds_before), milliseconds(call.seconds_after)
             where = f"{call.module or '(model)'}  {call.source}".rstrip()
-            made.add_row(
+            listing.add_row(
                 where, str(call.times), short(call.target), cut(call.code.strip()), call.before, call.after, *spent
             )
-        show(made, title=_title("calls that are split in another way", len(found.calls), most), cut="code", least=12)
+        show(listing, title=_title("calls that are split in another way", len(found.calls), most), cut="code", least=12)
     if found.homes:
-        made = table("parameter or input", "calls", "first", "second")
+        listing = table("parameter or input", "calls", "first", "second")
         for home in found.homes[:most]:
-            made.add_row(home.name, str(home.times), layouts(home.before), layouts(home.after))
-        show(made, title=_title("parameters and inputs that lie elsewhere", len(found.homes), most))
+            listing.add_row(home.name, str(home.times), layouts(home.before), layouts(home.after))
+        show(listing, title=_title("parameters and inputs that lie elsewhere", len(found.homes), most))
     if found.conversions:
-        made = table("", "calls", "primitive", "axis", "value", "module", "memory", "time")
+        listing = table("", "calls", "primitive", "axis", "value", "module", "memory", "time")
         for move in found.conversions[:most]:
             spent = bytes_text(move.bytes), milliseconds(move.seconds)
-            made.add_row(move.sign, str(move.times), move.primitive, move.axis, move.value, move.module, *spent)
+            listing.add_row(move.sign, str(move.times), move.primitive, move.axis, move.value, move.module, *spent)
         show(
-            made,
+            listing,
             title=_title("exchanges of one plan alone (-: the first, +: the second)", len(found.conversions), most),
         )
     for which, names in zip(("first", "second"), found.apart, strict=True):

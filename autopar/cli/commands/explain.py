@@ -118,15 +118,15 @@ def _table(compiled: Compiled, alternatives: tuple[Alternative, ...], most: int)
     from autopar.cli.tables import Heading, milliseconds, table
 
     names = compiled.built.grid.names
-    made = table(*(f"on {name}" for name in names), "own time", "around time", "step change")
+    listing = table(*(f"on {name}" for name in names), "own time", "around time", "step change")
     kept = [one for i, one in enumerate(alternatives) if i < most or one.chosen]
     for one in kept:
         change = "chosen" if one.chosen else f"{'+' if one.change >= 0 else '-'}{milliseconds(abs(one.change))}"
         cells = [*one.choice, milliseconds(one.own), milliseconds(one.around), change]
-        made.add_row(*(Heading(cell) if one.chosen else cell for cell in cells))
+        listing.add_row(*(Heading(cell) if one.chosen else cell for cell in cells))
     if len(kept) < len(alternatives):
-        made.add_row(f"{len(alternatives) - len(kept)} more", *[""] * (len(made.columns) - 1))
-    return made
+        listing.add_row(f"{len(alternatives) - len(kept)} more", *[""] * (len(listing.columns) - 1))
+    return listing
 
 
 def _facts(compiled: Compiled, node: Node, times: int, alternatives: tuple[Alternative, ...]) -> dict[str, object]:

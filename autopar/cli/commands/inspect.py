@@ -125,11 +125,11 @@ def _summary(saved: CompiledFolder) -> Table:
         rows["training"] = f"as the model was compiled, and not otherwise: {plan.training}"
     if saved.edited:
         rows["edited"] = "program.py was edited by hand: it need not do what this plan says"
-    made = table("", "")
-    made.show_header = False
+    listing = table("", "")
+    listing.show_header = False
     for name, text in rows.items():
-        made.add_row(name, text)
-    return made
+        listing.add_row(name, text)
+    return listing
 
 
 def _batch(plan: Plan) -> str:
@@ -141,15 +141,15 @@ def _batch(plan: Plan) -> str:
 
 
 def _module(plan: Plan) -> Table:
-    made = table("operator", "split", "operands", "result", "time", "saved")
+    listing = table("operator", "split", "operands", "result", "time", "saved")
     axes = GridShape.parse(plan.grid).names
     module = None
     for node, times in shown(plan):
         if node.module != module:
             module = node.module
-            made.add_row(Heading(module or plan.name, f"{times} x" if times > 1 else ""))
-        annotated_source.add_moved(made, annotated_source.converted(plan, [node]))
-        made.add_row(
+            listing.add_row(Heading(module or plan.name, f"{times} x" if times > 1 else ""))
+        annotated_source.add_moved(listing, annotated_source.converted(plan, [node]))
+        listing.add_row(
             cut(f"  {node.name} = {short(node.target)}"),
             splits(node, axes),
             joined(map(layouts, zip(*(choice.operands for choice in node.choices), strict=True))),
@@ -157,14 +157,14 @@ def _module(plan: Plan) -> Table:
             milliseconds(annotated_source.seconds(node)),
             bytes_text(node.saved_bytes),
         )
-        annotated_source.add_moved(made, node.inner)
-    annotated_source.add_moved(made, [conversion for conversion in plan.conversions if not conversion.consumers])
-    return made
+        annotated_source.add_moved(listing, node.inner)
+    annotated_source.add_moved(listing, [conversion for conversion in plan.conversions if not conversion.consumers])
+    return listing
 
 
 def _cost(plan: Plan) -> Table:
-    made = table("what", "where", "split", "times", "time", "share")
-    made.columns[0].max_width = 20
+    listing = table("what", "where", "split", "times", "time", "share")
+    listing.columns[0].max_width = 20
     axes = GridShape.parse(plan.grid).names
     rows = [
         (
@@ -190,17 +190,17 @@ def _cost(plan: Plan) -> Table:
     total = sum(row[0] for row in rows) or 1.0
     for seconds, what, where, how, times in sorted(rows, key=lambda row: -row[0]):
         if seconds:
-            made.add_row(cut(what), cut(where), how, str(times), milliseconds(seconds), f"{seconds / total:.1%}")
-    return made
+            listing.add_row(cut(what), cut(where), how, str(times), milliseconds(seconds), f"{seconds / total:.1%}")
+    return listing
 
 
 def _parameters(plan: Plan) -> Table:
     axes = ", ".join(GridShape.parse(plan.grid).names)
-    made = table("name", "kind", "dtype", "shape", f"layout over {axes}")
+    listing = table("name", "kind", "dtype", "shape", f"layout over {axes}")
     for one in (*plan.inputs, *plan.parameters):
         name = one.name + "".join(f" = {alias}" for alias in one.aliases)
-        made.add_row(name, one.kind, one.dtype, "x".join(map(str, one.shape)) or "scalar", " | ".join(one.layouts))
-    return made
+        listing.add_row(name, one.kind, one.dtype, "x".join(map(str, one.shape)) or "scalar", " | ".join(one.layouts))
+    return listing
 
 
 def _place(node: NodePlan, plan: Plan) -> str:

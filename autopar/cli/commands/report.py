@@ -59,16 +59,16 @@ def run(arguments: argparse.Namespace) -> int:
     saved = load(arguments.folder)
     grid = GridShape.parse(saved.plan.grid)
     text = (saved.folder / PLAN).read_text(encoding="utf-8")
-    found = profile.load_profile(saved.folder, saved.source, text, grid.size)
+    measured = profile.load_profile(saved.folder, saved.source, text, grid.size)
     cuts = {node.name: splits(node, grid.names) for node in saved.plan.nodes}
-    compared = plan_vs_profile.compare(saved.plan, found, cuts)
+    compared = plan_vs_profile.compare(saved.plan, measured, cuts)
     if arguments.trace:
-        _trace(Path(arguments.trace), saved, found)
+        _trace(Path(arguments.trace), saved, measured)
     if arguments.json:
-        print(_json(saved, found, compared), end="")
+        print(_json(saved, measured, compared), end="")
         return 0
     show(_totals(compared.totals), title=f"{saved.plan.name} on grid {grid}, one step")
-    show(_memory(saved, found))
+    show(_memory(saved, measured))
     for name, rows in (("call", compared.calls), ("primitive", compared.primitives)):
         if rows:
             show(
@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
             )
     if compared.others:
         show(_others(compared.others[: arguments.top or None]), cut="code", title="in the program, not in the plan")
-    note(*_said(saved, found, compared), *_NOTES)
+    note(*_said(saved, measured, compared), *_NOTES)
     if arguments.trace:
         note(f"trace: {arguments.trace}; open it at https://ui.perfetto.dev or in chrome://tracing")
     return 0
@@ -112,12 +112,12 @@ def _title(name: str, rows: Sequence[Row], top: int) -> str:
 
 
 def _totals(rows: Sequence[Row]) -> Table:
-    made = table("", "predicted time", "measured time", "least time", "ratio", "off")
-    for column in made.columns[1:]:
+    listing = table("", "predicted time", "measured time", "least time", "ratio", "off")
+    for column in listing.columns[1:]:
         column.justify = "right"
     for row in rows:
-        made.add_row(row.name, _or_dash(row.predicted), *_measured(row))
-    return made
+        listing.add_row(row.name, _or_dash(row.predicted), *_measured(row))
+    return listing
 
 
 def _measured(row: Row) -> tuple[str, str, str, str]:
@@ -127,30 +127,30 @@ def _measured(row: Row) -> tuple[str, str, str, str]:
 def _memory(saved: CompiledFolder, found: profile.Profile) -> Table:
     one = saved.plan.predicted
     peaks = [rank.peak for rank in found.ranks if rank.peak]
-    made = table("memory per rank", "predicted", "measured", "least", "ratio")
-    for column in made.columns[1:]:
+    listing = table("memory per rank", "predicted", "measured", "least", "ratio")
+    for column in listing.columns[1:]:
         column.justify = "right"
     parts = [field.name for field in fields(one) if field.name.endswith("_bytes")]
     for name in parts:
-        made.add_row(name.removesuffix("_bytes"), bytes_text(getattr(one, name)), "", "", "")
+        listing.add_row(name.removesuffix("_bytes"), bytes_text(getattr(one, name)), "", "", "")
     if peaks:
-        made.add_row(
+        listing.add_row(
             "peak", bytes_text(one.bytes), bytes_text(max(peaks)), bytes_text(min(peaks)), _ratio(max(peaks), one.bytes)
         )
     else:
-        made.add_row("peak", bytes_text(one.bytes), "-", "-", "-")
-    return made
+        listing.add_row("peak", bytes_text(one.bytes), "-", "-", "-")
+    return listing
 
 
 def _rows(name: str, rows: Sequence[Row]) -> Table:
     sends = name == "primitive"
-    made = table(name, "where", "code", "split" if not sends else "sent", "times", "predicted time", "measured time")
+    listing = table(name, "where", "code", "split" if not sends else "sent", "times", "predicted time", "measured time")
     for title in ("ratio", "off"):
-        made.add_column(title, justify="right")
+        listing.add_column(title, justify="right")
     for row in rows:
         place = "  ".join(part for part in (row.module, row.source) if part)
         third = f"{bytes_text(row.sent[0])} / {bytes_text(row.sent[1])}" if sends else row.split
-        made.add_row(
+        listing.add_row(
             cut(row.name),
             cut(place),
             cut(row.code),
@@ -161,14 +161,14 @@ def _rows(name: str, rows: Sequence[Row]) -> Table:
             _ratio(row.shown, row.predicted),
             _off(row),
         )
-    return made
+    return listing
 
 
 def _others(rows: Sequence[Row]) -> Table:
-    made = table("where", "code", "measured time")
+    listing = table("where", "code", "measured time")
     for row in rows:
-        made.add_row(row.name, cut(row.code), milliseconds(row.slowest))
-    return made
+        listing.add_row(row.name, cut(row.code), milliseconds(row.slowest))
+    return listing
 
 
 def _said(saved: CompiledFolder, found: profile.Profile, compared: Comparison) -> list[str]:

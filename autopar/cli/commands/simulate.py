@@ -164,17 +164,17 @@ def _step(arguments: argparse.Namespace, plan: Plan, machine: Machine, noise: No
     if machine != plan.machine:
         with results_only(arguments.json):
             plan = recompile(arguments.folder).replan(machine=machine, memory="machine", measure=False).plan
-    found, even = noise.run(plan), Noise({}).run(plan).seconds
-    watched = sorted({0, found.critical, *noise.slow})[:16]
+    timeline, even = noise.run(plan), Noise({}).run(plan).seconds
+    watched = sorted({0, timeline.critical, *noise.slow})[:16]
     events = replace(noise, steps=1).run(plan, watched).events
     if arguments.trace:
         from autopar.analysis import chrome_trace as trace
 
         trace.write(Path(arguments.trace), [(f"predicted, rank {rank}", events[rank]) for rank in watched])
     if arguments.json:
-        print(json.dumps(simulate_output.step_facts(plan, noise, found, even)))
+        print(json.dumps(simulate_output.step_facts(plan, noise, timeline, even)))
     else:
-        simulate_output.show_step(plan, noise, found, even, events)
+        simulate_output.show_step(plan, noise, timeline, even, events)
 
 
 def _scaling(
@@ -195,11 +195,11 @@ def _scaling(
             simulate_output.say_point(point, tried, seconds)
 
     with results_only(arguments.json):
-        found = scaling.curve(recompile(arguments.folder), points, machine, noise, told)
+        curve = scaling.curve(recompile(arguments.folder), points, machine, noise, told)
     if arguments.svg:
         title = f"{plan.name} on {machine.name}, predicted"
-        write_file("--svg", Path(arguments.svg), scaling_plot.svg(title, found), _RULES["--svg"])
+        write_file("--svg", Path(arguments.svg), scaling_plot.svg(title, curve), _RULES["--svg"])
     if arguments.json:
-        print(json.dumps(simulate_output.curve_facts(plan, machine, noise, found)))
+        print(json.dumps(simulate_output.curve_facts(plan, machine, noise, curve)))
     else:
-        simulate_output.show_curve(plan, machine, noise, found)
+        simulate_output.show_curve(plan, machine, noise, curve)

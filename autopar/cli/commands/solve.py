@@ -49,19 +49,25 @@ def run(arguments: argparse.Namespace) -> int:
         problem = read_contest(Path(arguments.problem))
         status.update(f"solving: {len(problem.nodes)} nodes, {len(problem.edges)} edges")
         left = max(arguments.time_limit - (time.perf_counter() - began), 0.01)
-        found = solve(problem, arguments.solver, left, progress)
+        solution = solve(problem, arguments.solver, left, progress)
     spent = time.perf_counter() - began
     if arguments.json:
-        facts = {"cost": found.cost, "bound": found.bound, "gap": found.gap, "method": found.method, "seconds": spent}
+        facts = {
+            "cost": solution.cost,
+            "bound": solution.bound,
+            "gap": solution.gap,
+            "method": solution.method,
+            "seconds": spent,
+        }
         # JSON has no infinity: a bound that says nothing is null.
         known = {key: None if isinstance(fact, float) and math.isinf(fact) else fact for key, fact in facts.items()}
-        print(json.dumps({**known, "solution": list(found.choice)}))
+        print(json.dumps({**known, "solution": list(solution.choice)}))
         return 0
     say(
-        f"cost       {_number(found.cost)}",
-        f"bound      {_number(found.bound)}",
-        f"gap        {_gap(found.cost, found.bound)}",
-        f"method     {found.method}",
+        f"cost       {_number(solution.cost)}",
+        f"bound      {_number(solution.bound)}",
+        f"gap        {_gap(solution.cost, solution.bound)}",
+        f"method     {solution.method}",
         f"seconds    {spent:.1f}",
     )
     return 0
