@@ -135,7 +135,7 @@ def _made_up(tensor: Tensor) -> bool:
 def _windows(found: list[Any]) -> tuple[int, Callable[[int], bool]]:
     """Bytes of this rank's parts of shared memory, and whether an address lies in shared memory of any rank."""
     node = sys.modules.get("autopar.runtime.transport.shared_memory")  # MPI is not started for asking
-    shared = [one for one in found if node is not None and type(one) is node.Shared and one.memory]
+    shared = [one for one in found if node is not None and type(one) is node.SharedMemory and one.memory]
     ranges = [(part.address, part.address + part.nbytes) for one in shared for part in one.memory]
     return sum(one.memory[0].nbytes for one in shared), partial(_within, ranges)
 
