@@ -23,7 +23,7 @@ MOST_PAIRS, FEW_PAIRS = 24, 8
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class Trial:
     """One thing to try: a choice per axis and the cuts of every axis."""
 
     strategy: tuple[Choice, ...]
@@ -45,19 +45,19 @@ def readings(rule: Rule) -> dict[str, list[tuple[int, int]]]:
     return found
 
 
-def jobs(rule: Rule, every: tuple[Choice, ...], sizes: tuple[int, ...], few: bool = False) -> Iterator[Job]:
+def jobs(rule: Rule, every: tuple[Choice, ...], sizes: tuple[int, ...], few: bool = False) -> Iterator[Trial]:
     """Everything to try on a grid of these sizes; with `few` not under all cuts, and fewer pairs."""
     if len(sizes) == 1:
         for choice in every:
             cuts = (FEW_CUTS if few else CUTS)[sizes[0]] if choice.mode == "split" else (None,)
-            yield from (Job((choice,), (one,)) for one in cuts if _nonempty(rule, (choice,), (one,), sizes))
+            yield from (Trial((choice,), (one,)) for one in cuts if _nonempty(rule, (choice,), (one,), sizes))
         return
     pairs = [pair for pair in itertools.product(every, repeat=2) if "split" in (pair[0].mode, pair[1].mode)]
     pairs = [pair for pair in pairs if _compatible(rule, pair) and _nonempty(rule, pair, PAIRED[0], sizes)]
     step = max(1, -(-len(pairs) // (FEW_PAIRS if few else MOST_PAIRS)))
     for i, pair in enumerate(pairs[::step]):
         cuts = PAIRED[i % len(PAIRED)]
-        yield Job(pair, cuts if _nonempty(rule, pair, cuts, sizes) else PAIRED[0])
+        yield Trial(pair, cuts if _nonempty(rule, pair, cuts, sizes) else PAIRED[0])
 
 
 def _nonempty(rule: Rule, strategy: tuple[Choice, ...], cuts: tuple[Cuts, ...], sizes: tuple[int, ...]) -> bool:

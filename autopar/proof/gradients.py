@@ -8,8 +8,8 @@ from dataclasses import replace
 import torch
 
 from autopar.ops.record.op import Op, Sample, T
-from autopar.proof.reference import outcome
-from autopar.proof.variations import NOT_TAKEN, arguments, samples_for
+from autopar.proof.reference import REFUSED, outcome, tensors
+from autopar.proof.variations import arguments, samples_for
 
 _KINDS = ("normal", "unit", "definite")
 
@@ -31,17 +31,9 @@ def _kinds(sample: Sample, target: str) -> Iterator[tuple[str, str]]:
     names = [one.name for one in arguments(target)]
     for at, value in enumerate(sample.args):
         name = names[at] if at < len(names) else f"argument {at}"
-        yield from ((name, tensor.kind) for tensor in _tensors(value))
+        yield from ((name, tensor.kind) for tensor in tensors(value))
     for name, value in sample.kwargs:
-        yield from ((name, tensor.kind) for tensor in _tensors(value))
-
-
-def _tensors(value: object) -> Iterator[T]:
-    if isinstance(value, T):
-        yield value
-    elif isinstance(value, tuple):
-        for item in value:
-            yield from _tensors(item)
+        yield from ((name, tensor.kind) for tensor in tensors(value))
 
 
 def _made(sample: Sample, name: str) -> Iterator[Sample]:
@@ -67,7 +59,7 @@ def _flows(op: Op, sample: Sample, name: str) -> bool:
     try:
         operands, results = outcome(op, sample)
         return _any_gradient(sample, name, operands, results)
-    except NOT_TAKEN:
+    except REFUSED:
         return False
 
 

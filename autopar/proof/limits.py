@@ -16,7 +16,7 @@ import torch
 
 from autopar.ops.record.op import Op, Sample, T
 from autopar.proof.record_proof import GRIDS, prove_whole
-from autopar.proof.reference import REFUSED, Whole, every, filled, whole_of
+from autopar.proof.reference import REFUSED, Whole, every, filled, tensors, whole_of
 
 Fill = Callable[[T, torch.Generator], torch.Tensor]
 _BOUNDED = {  # kinds whose numbers have bounds
@@ -122,22 +122,14 @@ def special(tensor: T, what: str, dim: int, generator: torch.Generator) -> torch
 
 def fills(op: Op, sample: Sample) -> Iterator[tuple[str, Fill]]:
     """Every way to fill the sample's operands, with words: each operand alone along each dim, then all together."""
-    tensors = [one for arg in (*sample.args, *(v for _, v in sample.kwargs)) for one in _tensors(arg)]
-    for place, tensor in enumerate(tensors):
+    operands = list(tensors((*sample.args, *(value for _, value in sample.kwargs))))
+    for place, tensor in enumerate(operands):
         for what in kinds(tensor):
             for dim in range(max(len(tensor.shape), 1) if "row" in what else 1) if counts(op, place, what) else ():
                 yield f"operand {place}: {what} along dim {dim}", _filling(what, dim, place)
-    for what in SPECIAL if len(tensors) > 1 else ():
+    for what in SPECIAL if len(operands) > 1 else ():
         if counts(op, None, what):
             yield f"all operands: {what}", _filling(what, 0, None)
-
-
-def _tensors(argument: object) -> Iterator[T]:
-    if isinstance(argument, T):
-        yield argument
-    elif isinstance(argument, tuple):
-        for one in argument:
-            yield from _tensors(one)
 
 
 def _filling(what: str, dim: int, place: int | None) -> Fill:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from autopar.ir.graph import Dtype
 from autopar.ops.record.op import Op, Sample, T
-from autopar.proof.programs_deck import Entry, Line, dealt, is_aten
+from autopar.proof.programs_deck import Entry, TextEntry, dealt, is_aten
 from autopar.proof.programs_steps import steps
 from autopar.proof.reference import REFUSED, filled
 from autopar.proof.variations import arguments, varied
@@ -111,7 +111,7 @@ class _Draw:
         """One more call, or nothing where torch refuses it or its numbers are of no use."""
         before = self._state()
         try:
-            text = self._line_of(entry) if isinstance(entry, Line) else self._call_of(entry)
+            text = self._line_of(entry) if isinstance(entry, TextEntry) else self._call_of(entry)
             known = set(self.values)
             self.line(text)
             for made in self.values.keys() - known:
@@ -122,7 +122,7 @@ class _Draw:
             self._restore(before)
             return False
 
-    def _line_of(self, entry: Line) -> str:
+    def _line_of(self, entry: TextEntry) -> str:
         return entry.text.format(*map(self._operand, entry.operands))
 
     def _call_of(self, op: Op) -> str:

@@ -34,7 +34,7 @@ _OFTEN = {  # what real models consist of, and how often it is in the deck
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class TextEntry:
     """A line of text with operands in it, which capture turns into a call of a target of ours."""
 
     name: str
@@ -42,12 +42,12 @@ class Line:
     operands: tuple[T, ...]
 
 
-Entry = Op | Line
+Entry = Op | TextEntry
 
 _LINES = (
-    Line("batch_norm", "F.batch_norm({}, None, None, {}, {}, True)", (T((4, 6, 3)), T((6,)), T((6,)))),
-    Line("affine", "torch.addmm({2}, {0}.view(-1, 6), {1}).view(3, 4, 8)", (T((3, 4, 6)), T((6, 8)), T((8,)))),
-    Line("heads", "{}.view(2, 6, 2, 4).transpose(1, 2)", (T((2, 6, 8)),)),
+    TextEntry("batch_norm", "F.batch_norm({}, None, None, {}, {}, True)", (T((4, 6, 3)), T((6,)), T((6,)))),
+    TextEntry("affine", "torch.addmm({2}, {0}.view(-1, 6), {1}).view(3, 4, 8)", (T((3, 4, 6)), T((6, 8)), T((8,)))),
+    TextEntry("heads", "{}.view(2, 6, 2, 4).transpose(1, 2)", (T((2, 6, 8)),)),
 )
 
 

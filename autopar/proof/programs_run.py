@@ -42,6 +42,7 @@ NUDGES, ROUNDINGS, MARGIN = 3, 4 * 2.0**-52, 10  # changes of the parameters, an
 OPTIONS = Options(None, "auto", "sgd", (), (), None, 60.0, ())
 Cuts = tuple[tuple[float, ...] | None, ...]  # of every axis
 Step = tuple[Tensor, dict[str, Tensor]]  # its loss and gradients
+NOTHING_HELD = Footprint((), ("forward",))
 CUTS: dict[int, Cuts] = {
     2: (None, (0.0, 0.3, 1.0), (0.0, 0.7, 1.0), (0.0, 0.0, 1.0)),
     3: (None, (0.0, 0.5, 0.5, 1.0), (0.0, 0.2, 0.6, 1.0)),
@@ -59,7 +60,7 @@ class Expected:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A model on a grid, captured and priced. Memory is walked for its first strategy alone."""
+    """A model on a grid, captured and priced. Nobody asks what its ranks hold, and no memory is walked."""
 
     model: Model
     grid: GridShape
@@ -67,7 +68,6 @@ class Case:
     built: Built
     expected: Expected
     strategies: Strategies
-    held: list[Footprint]
 
     @staticmethod
     def of(model: Model, grids: Sequence[str]) -> list[Case]:
@@ -80,7 +80,7 @@ class Case:
                 build(subject.annotated, shape, machine, limit=None, optimizer="sgd", gathered=False)
                 for shape in map(GridShape.parse, grids)
             ]
-        return [Case(model, one.grid, subject, one, expected, Strategies(one.problem), []) for one in built]
+        return [Case(model, one.grid, subject, one, expected, Strategies(one.problem)) for one in built]
 
     def differs(self, draw: random.Random, cuts: int = 1) -> str:
         """One drawn strategy under some drawn cuts, one after the other: what differs and all there is to know, or nothing."""
@@ -88,8 +88,7 @@ class Case:
         if choice is None:
             return ""
         cost, peak = evaluate(self.built.problem, choice)
-        found = candidate_of(self.built, Solution(choice, cost, 0.0, "drawn", 0.0, peak), "sgd", *self.held)
-        self.held[:] = [found.held]
+        found = candidate_of(self.built, Solution(choice, cost, 0.0, "drawn", 0.0, peak), "sgd", NOTHING_HELD)
         plan, text = emitted(found, self.subject, OPTIONS)
         drawn = [tuple(draw.choice(CUTS[size]) for size in self.grid.sizes) for _ in range(cuts)]
         try:

@@ -19,7 +19,7 @@ from autopar.ops.record.fallback import FALLBACK, whole_rule
 from autopar.ops.record.op import Op, Sample
 from autopar.ops.record.printing import Expr
 from autopar.ops.record.rule import Choice, Rule, choices, muddled_letters
-from autopar.proof.cases import Job, jobs, readings
+from autopar.proof.cases import Trial, jobs, readings
 from autopar.proof.gradients import unasked
 from autopar.proof.reference import Whole, every, whole_of
 from autopar.proof.shards import compare, laid_out, spread_out, tolerance
@@ -33,7 +33,7 @@ NAMES: dict[str, Any] = {"torch": torch, "F": F, "p": SimpleNamespace(training=T
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class RankOutcome:
     """What one rank finds: results that somebody reads and gradients by place, each in its place in the whole.
 
     `entered` are the operands that its backward came to.
@@ -103,7 +103,7 @@ def prove_text(op: Op, whole: Whole) -> bool:
     refused = rule is None or rule.refused
     if refused and op.random:
         return False  # numbers drawn by torch are drawn anew
-    alone = Job((), ())
+    alone = Trial((), ())
     line = emitted(
         *((FALLBACK, whole, whole_rule(whole.call)) if rule is None or refused else (op, whole, rule)), (), ()
     )
@@ -119,17 +119,17 @@ def rule_or_none(op: Op, whole: Whole) -> Rule | None:
         return None
 
 
-def _on_ranks(whole: Whole, todo: Sequence[Job], lines: Sequence[str], spec: str) -> list[list[Found]]:
+def _on_ranks(whole: Whole, todo: Sequence[Trial], lines: Sequence[str], spec: str) -> list[list[RankOutcome]]:
     """What every rank finds for every job."""
 
-    def rank() -> list[Found]:
+    def rank() -> list[RankOutcome]:
         axes = Grid(spec).axes
         return [run_rank(whole, job, line, axes) for job, line in zip(todo, lines, strict=True)]
 
     return simulate(GridShape.parse(spec).size, rank)
 
 
-def _check(whole: Whole, todo: Sequence[Job], ranks: Sequence[Sequence[Found]], sizes: tuple[int, ...]) -> None:
+def _check(whole: Whole, todo: Sequence[Trial], ranks: Sequence[Sequence[RankOutcome]], sizes: tuple[int, ...]) -> None:
     within = tolerance((*whole.operands, *whole.results))
     for at, job in enumerate(todo):
         where = f"{whole.call.node.target} {[str(one) for one in job.strategy]} cuts {job.cuts}"
@@ -149,17 +149,17 @@ def _check(whole: Whole, todo: Sequence[Job], ranks: Sequence[Sequence[Found]], 
                 compare(what, [rank[at].gradients[i] for rank in ranks], layouts, sizes, gradient, within)
 
 
-def operands_of(job: Job, i: int) -> Layouts:
+def operands_of(job: Trial, i: int) -> Layouts:
     """The layouts of operand i over all axes."""
     return tuple(choice.operands[i] for choice in job.strategy)
 
 
-def results_of(job: Job, i: int) -> Layouts:
+def results_of(job: Trial, i: int) -> Layouts:
     """The layouts of result i over all axes."""
     return tuple(choice.results[i] for choice in job.strategy)
 
 
-def run_rank(whole: Whole, job: Job, line: str, axes: tuple[Axis, ...]) -> Found:
+def run_rank(whole: Whole, job: Trial, line: str, axes: tuple[Axis, ...]) -> RankOutcome:
     """What this rank computes by evaluating the line, each tensor in its place in the whole."""
     for axis, cuts in zip(axes, job.cuts, strict=True):
         axis.move(cuts)
@@ -175,13 +175,15 @@ def run_rank(whole: Whole, job: Job, line: str, axes: tuple[Axis, ...]) -> Found
             out = (out, inputs[-2], inputs[-1])
         parts = (out,) if isinstance(out, torch.Tensor) else tuple(out)
         assert len(parts) == len(whole.results), f"{len(parts)} results, not {len(whole.results)}"
-        return Found(_results(whole, job, parts, axes), *_gradients(whole, job, parts, inputs, axes))
+        return RankOutcome(_results(whole, job, parts, axes), *_gradients(whole, job, parts, inputs, axes))
     except Exception as error:
         error.add_note(f"{line}   {[str(one) for one in job.strategy]} cuts {job.cuts}")
         raise
 
 
-def _results(whole: Whole, job: Job, parts: Sequence[torch.Tensor], axes: tuple[Axis, ...]) -> dict[int, torch.Tensor]:
+def _results(
+    whole: Whole, job: Trial, parts: Sequence[torch.Tensor], axes: tuple[Axis, ...]
+) -> dict[int, torch.Tensor]:
     found = {}
     for i, (part, full) in enumerate(zip(parts, whole.results, strict=True)):
         if whole.call.results[i].name:
@@ -191,7 +193,7 @@ def _results(whole: Whole, job: Job, parts: Sequence[torch.Tensor], axes: tuple[
 
 
 def _gradients(
-    whole: Whole, job: Job, parts: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor], axes: tuple[Axis, ...]
+    whole: Whole, job: Trial, parts: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor], axes: tuple[Axis, ...]
 ) -> tuple[dict[int, torch.Tensor], frozenset[int]]:
     """Backward from cotangents by the duals of the results' layouts, and the operands that it came to."""
     roots, seeds = [], []

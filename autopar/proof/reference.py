@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,6 +28,15 @@ class Whole:
     results: tuple[torch.Tensor, ...]
     cotangents: tuple[torch.Tensor | None, ...]
     gradients: tuple[torch.Tensor | None, ...]
+
+
+def tensors(argument: object) -> Iterator[T]:
+    """The tensors of a sample's argument, in order: itself, or those in its tuples."""
+    if isinstance(argument, T):
+        yield argument
+    elif isinstance(argument, tuple):
+        for item in argument:
+            yield from tensors(item)
 
 
 def every(result: int) -> bool:

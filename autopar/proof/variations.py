@@ -20,9 +20,8 @@ import torch
 
 from autopar.ir.graph import Dtype
 from autopar.ops.record.op import Op, Sample, T
-from autopar.proof.reference import Whole, whole_of
+from autopar.proof.reference import REFUSED, Whole, tensors, whole_of
 
-NOT_TAKEN = (RuntimeError, IndexError, ValueError, TypeError, AssertionError)
 _DIMS = frozenset({"dim", "dim0", "dim1", "dim2", "dims", "start_dim", "end_dim", "axis", "source", "destination"})
 _WORDS = {  # arguments that are words, and all that torch knows of each
     "rounding_mode": ("floor", "trunc"), "approximate": ("none", "tanh"), "UPLO": ("L", "U"),
@@ -105,7 +104,7 @@ def taken(op: Op, sample: Sample) -> Whole | None:
         whole = whole_of(op, sample)
         numbers = [*whole.results, *(one for one in whole.gradients if one is not None)]
         finite = all(bool(torch.isfinite(one).all()) for one in numbers)
-    except NOT_TAKEN:
+    except REFUSED:
         return None
     return whole if finite and any(one.numel() for one in whole.results) else None
 
@@ -162,7 +161,7 @@ def _sample(base: Sample, schema: tuple[Argument, ...], given: Mapping[str, obje
 def _values(one: Argument, given: Mapping[str, object]) -> Iterator[object]:
     """Other values of an argument."""
     now = given.get(one.name, one.default)
-    ndim = max((len(tensor.shape) for tensor in _tensors(given.values())), default=0) + 1
+    ndim = max((len(tensor.shape) for tensor in tensors(tuple(given.values()))), default=0) + 1
     if one.name in _IGNORED:
         return
     if one.optional and one.name in given:
@@ -182,17 +181,9 @@ def _values(one: Argument, given: Mapping[str, object]) -> Iterator[object]:
         yield from _numbers(one, now)
 
 
-def _tensors(values: Any) -> Iterator[T]:  # noqa: ANN401
-    for value in values:
-        if isinstance(value, T):
-            yield value
-        elif isinstance(value, tuple):
-            yield from _tensors(value)
-
-
 def _optional_tensors(given: Mapping[str, object]) -> Iterator[T]:
     """Tensors that may go with those given: of their shapes, their dims alone, without dims."""
-    shapes = dict.fromkeys(tensor.shape for tensor in _tensors(given.values()))
+    shapes = dict.fromkeys(tensor.shape for tensor in tensors(tuple(given.values())))
     rows = dict.fromkeys((n,) for shape in shapes for n in shape)
     for shape in dict.fromkeys((*shapes, *rows, ())):
         yield T(shape)
@@ -239,7 +230,7 @@ def _broadcast(base: Sample, schema: tuple[Argument, ...], given: Mapping[str, o
             changed = {**given, name: replace(tensor, shape=shape)}
             yield _sample(base, schema, changed)
             for one in along:
-                for value in _dims(one, max(len(t.shape) for t in _tensors(changed.values()))):
+                for value in _dims(one, max(len(t.shape) for t in tensors(tuple(changed.values())))):
                     yield _sample(base, schema, {**changed, one.name: value})
 
 

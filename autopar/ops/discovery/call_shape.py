@@ -40,7 +40,7 @@ _STARTS = (5, 6, 4)  # the smallest extent of each variant of a mode; one less w
 
 
 @dataclass(frozen=True, slots=True)
-class Operand:
+class ShapedOperand:
     """A tensor argument: its real shape, its dtype (``"float"`` for any real floating one), whether a gradient flows."""
 
     shape: tuple[int, ...]
@@ -60,7 +60,7 @@ class Form:
     target: str
     args: tuple[Argument, ...]
     kwargs: tuple[tuple[str, Argument], ...]
-    operands: tuple[Operand, ...]
+    operands: tuple[ShapedOperand, ...]
     results: tuple[tuple[int, ...] | None, ...]  # shapes; None for a result that nobody reads
 
 
@@ -84,7 +84,7 @@ def form_of(call: Call) -> Form:
 
     args = tuple(plain(argument) for argument in call.node.args)
     kwargs = tuple((name, plain(value)) for name, value in call.node.kwargs)
-    operands = tuple(Operand(one.shape, _kind(one.dtype), one.differentiable) for one in call.operands)
+    operands = tuple(ShapedOperand(one.shape, _kind(one.dtype), one.differentiable) for one in call.operands)
     return Form(
         call.node.target, args, kwargs, operands, tuple(one.shape if one.name else None for one in call.results)
     )

@@ -32,8 +32,8 @@ from autopar.ops.discovery.trial import (
     Letter,
     Round,
     Rows,
+    UndividedRun,
     Unfit,
-    Whole,
     agrees,
     part_of,
     rounds,
@@ -129,7 +129,7 @@ class _Bench:
     form: Form
     variants: tuple[Made, ...]
     precision: torch.dtype
-    wholes: tuple[tuple[Whole, ...], ...]
+    wholes: tuple[tuple[UndividedRun, ...], ...]
     tied: frozenset[Place]
     mode: int
 
@@ -183,7 +183,7 @@ def _bench(form: Form, tied: frozenset[Place], mode: int, precision: torch.dtype
     return _Bench(form, variants, precision, tuple(wholes), tied, mode)
 
 
-def _taken(form: Form, made: Made, kinds: Sequence[Round], precision: torch.dtype) -> Iterator[Whole]:
+def _taken(form: Form, made: Made, kinds: Sequence[Round], precision: torch.dtype) -> Iterator[UndividedRun]:
     """The whole runs of the values that the operator takes. The first that gives finite numbers has a backward run."""
     backward = any(one.flows for one in form.operands)
     own = user_functions.kept(form.target) is not None
@@ -273,7 +273,7 @@ def _tried(bench: _Bench, letter: Letter) -> Letter | None:
     return None
 
 
-def _guessed(form: Form, whole: Whole, letter: Letter) -> Letter | None:
+def _guessed(form: Form, whole: UndividedRun, letter: Letter) -> Letter | None:
     """The dims of the results that change with the letter's rows; None where that is not one dim each, or none."""
     rows = _halves(_extent(whole.made, letter))[0]
     try:

@@ -65,7 +65,7 @@ class Round:
 
 
 @dataclass(frozen=True, slots=True)
-class Whole:
+class UndividedRun:
     """One undivided run: operands, results (None for one that nobody reads), and gradients for drawn cotangents."""
 
     made: Made
@@ -133,7 +133,7 @@ def run(form: Form, operands: Sequence[torch.Tensor], sizes: dict[Place, int]) -
     return read
 
 
-def undivided(form: Form, made: Made, values: Round, precision: torch.dtype, *, backward: bool) -> Whole:
+def undivided(form: Form, made: Made, values: Round, precision: torch.dtype, *, backward: bool) -> UndividedRun:
     """Run a form whole. Raises what the operator raises."""
     operands = draw(form, made, values, precision)
     leaves = _leaves(form, operands, backward=backward)
@@ -148,7 +148,7 @@ def undivided(form: Form, made: Made, values: Round, precision: torch.dtype, *, 
     )
     gradients = differentiated(results, cotangents, leaves) if backward else ()
     plain = tuple(None if one is None else one.detach() for one in results)
-    return Whole(made, operands, plain, cotangents, gradients)
+    return UndividedRun(made, operands, plain, cotangents, gradients)
 
 
 def _leaves(form: Form, operands: Tensors, *, backward: bool) -> Tensors:
@@ -177,7 +177,7 @@ def differentiated(
 
 
 def part_of(
-    form: Form, whole: Whole, letter: Letter, rows: Rows, rank: int, ranks: int
+    form: Form, whole: UndividedRun, letter: Letter, rows: Rows, rank: int, ranks: int
 ) -> tuple[Tensors, dict[Place, int]]:
     """One rank's operands and sizes."""
     parts = []
@@ -196,7 +196,7 @@ def _addend(operand: torch.Tensor, rank: int, ranks: int) -> torch.Tensor:
     return drawn[rank] if rank < ranks - 1 else operand - drawn.sum(0)
 
 
-def agrees(form: Form, whole: Whole, letter: Letter, deal: Sequence[Rows]) -> bool:
+def agrees(form: Form, whole: UndividedRun, letter: Letter, deal: Sequence[Rows]) -> bool:
     """Whether ranks that hold these rows of the letter make up the whole, and backward where the whole run went back."""
     n = sum(map(len, deal))
     sums = [_Sum() for _ in whole.results]
@@ -222,7 +222,7 @@ def agrees(form: Form, whole: Whole, letter: Letter, deal: Sequence[Rows]) -> bo
 
 
 def _returns(
-    whole: Whole,
+    whole: UndividedRun,
     letter: Letter,
     leaves: Tensors,
     results: Sequence[torch.Tensor | None],
