@@ -11,7 +11,7 @@ nodes contain the other's decides. The form is that of the ASPLOS/EuroSys 2025 c
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from autopar.errors import InfeasiblePlan, PlanError, refusal
 
 Array = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Progress = Callable[[float, float], None]  # told the least cost known (`inf` for none) and the bound
 
 ROUNDING = 1e-12
 """Sums of memory that differ by this fraction of the limit are equal: they differ in the order of their terms only."""
@@ -128,26 +130,19 @@ def _peak(problem: Problem, held: Array) -> float:
     return max((math.fsum(held[(first <= k) & (k < last)]) for k in near), default=0.0)
 
 
-def live_sets(problem: Problem) -> list[tuple[int, ...]]:
-    """The sets of nodes live at one time, in order of time, without those contained in another.
+def deciding_times(problem: Problem) -> tuple[Ints, Ints, int]:
+    """Of the times that decide, the first at which each node is live and the one after its last; and how many there are.
 
-    Walking through all starts and stops in order, a set is a maximal one where a stop follows a start.
+    What is live at another time is part of what is live at one of these. A time decides where some node ends that began
+    after the end before it: sorted, a start followed by a stop.
     """
-    spans = [(node.start, node.stop) for node in problem.nodes]
-    events = [(stop, 0, i) for i, (start, stop) in enumerate(spans) if start < stop]
-    events += [(start, 1, i) for i, (start, stop) in enumerate(spans) if start < stop]
-    live: set[int] = set()
-    found: list[tuple[int, ...]] = []
-    grown = False
-    for _, starts, node in sorted(events):
-        if starts:
-            live.add(node)
-        else:
-            if grown:
-                found.append(tuple(sorted(live)))
-            live.remove(node)
-        grown = bool(starts)
-    return found
+    spans = np.array([(node.start, node.stop) for node in problem.nodes], dtype=np.int64).reshape(-1, 2)
+    used = spans[:, 0] < spans[:, 1]
+    starts, stops = np.unique(spans[used, 0]), np.unique(spans[used, 1])
+    # The last start before each stop; of the stops that share it only one counts.
+    moments = np.unique(starts[np.searchsorted(starts, stops, side="left") - 1])
+    first, last = (np.where(used, np.searchsorted(moments, spans[:, end], side="left"), 0) for end in (0, 1))
+    return first, last, moments.size
 
 
 def merge(problem: Problem) -> Problem:

@@ -15,11 +15,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from autopar.partitioner.problem import ROUNDING, Array, Problem, merge
-
-Ints = NDArray[np.int64]
+from autopar.partitioner.problem import ROUNDING, Array, Ints, Problem, deciding_times, merge
 
 
 class Flat(NamedTuple):
@@ -104,21 +101,14 @@ def _incidence(nodes: int, a: Ints, b: Ints) -> tuple[Ints, Ints]:
 
 
 def times(problem: Problem, start: Ints, memory: Array) -> tuple[Ints, Ints, Array]:
-    """First and last time (among those that can bind) of each node, and the room of these times.
-
-    A time decides where some node ends that began after the end before it: sorted, a start followed by a stop.
-    """
-    spans = np.array([(node.start, node.stop) for node in problem.nodes], dtype=np.int64).reshape(-1, 2)
-    used = spans[:, 0] < spans[:, 1]
+    """First and last time (among those that can bind) of each node, and the room of these times."""
+    first, last, count = deciding_times(problem)
+    used = first < last
     if problem.limit is None or np.isinf(problem.limit) or not used.any():
         nothing = np.zeros(len(problem.nodes), dtype=np.int64)
         return nothing, nothing.copy(), np.zeros(0)
-    starts, stops = np.unique(spans[used, 0]), np.unique(spans[used, 1])
-    # The last start before each stop; of the stops that share it only one counts.
-    moments = np.unique(starts[np.searchsorted(starts, stops, side="left") - 1])
-    first, last = (np.searchsorted(moments, spans[:, end], side="left") for end in (0, 1))
     most = np.maximum.reduceat(memory, start[:-1])
-    change = np.zeros(moments.size + 1)
+    change = np.zeros(count + 1)
     np.add.at(change, first[used], most[used])
     np.subtract.at(change, last[used], most[used])
     binds = np.cumsum(change)[:-1] > problem.limit

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from autopar.partitioner.problem import Array
-from autopar.partitioner.solvers.flat_problem import Flat, Ints
+from autopar.partitioner.problem import Array, Ints
+from autopar.partitioner.solvers.flat_problem import Flat
 from autopar.partitioner.solvers.trws_kernels import jit
 
 

@@ -19,16 +19,14 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from autopar.partitioner.problem import Array, Problem, evaluate, relative_gap
+from autopar.partitioner.problem import Array, Ints, Problem, Progress, evaluate, relative_gap
 from autopar.partitioner.solvers import forest_neighbourhoods, trws_kernels
-from autopar.partitioner.solvers.flat_problem import Flat, Ints, flatten
+from autopar.partitioner.solvers.flat_problem import Flat, flatten
 
-Progress = Callable[[float, float], None]
 _SIZES = np.array([5, 15, 40, 100, 300, 1000], dtype=np.int64)
 _LARGE_SIZES = np.array([300, 3000, 30000], dtype=np.int64)
 _RATE, _LEAST_RATE = 0.3, 1e-3
@@ -173,62 +171,126 @@ def _search(state: _SharedState, seed: int) -> None:
     while not state.ready.wait(0.05):
         if state.over():
             return
-    flat = state.flat
-    forest, random = forest_neighbourhoods.space(flat, int(_LARGE_SIZES.max())), np.random.default_rng(seed)
-    stamp, fresh = 0, True
+    flat, random = state.flat, np.random.default_rng(seed)
+    forests = _Forests(state, forest_neighbourhoods.space(flat, int(_LARGE_SIZES.max())), random)
+    fresh = True
     while not state.over():
         with state.lock:
             prices, messages = state.prices.copy(), state.messages.copy()
             choice = None if state.choice is None else state.choice.copy()
         if fresh:
-            stamp = _scale(state, forest, prices, messages, random, stamp)
+            forests.scale(prices, messages)
         if fresh or choice is None:
             choice = np.zeros(flat.start.size - 1, dtype=np.int64)
             trws_kernels.decode(flat, priced(flat, prices), messages, choice)
-        stamp = _relax(state, forest, choice, prices, random, stamp, 240 if fresh else int(random.choice([5, 20, 80])))
-        stamp, fits = _fit(state, forest, choice, prices, random, stamp)
-        if fits:
-            stamp = _tighten(state, forest, choice, prices, random, stamp)
+        forests.relax(choice, prices, 240 if fresh else int(random.choice([5, 20, 80])))
+        if forests.fit(choice, prices):
+            forests.tighten(choice, prices)
         fresh = state.choice is None
 
 
-def _scale(
-    state: _SharedState,
-    forest: forest_neighbourhoods.Forest,
-    prices: Array,
-    messages: Array,
-    random: np.random.Generator,
-    stamp: int,
-) -> int:
-    """Offer choices made at multiples of the prices, the least that fits being bisected. Returns the last stamp.
+@dataclass(slots=True, eq=False)
+class _Forests:
+    """One thread's way to change choices, in place: random forests are settled, the rest fixed; `stamp` counts them."""
 
-    A price of its own for each node, a little off, lets equal parts of a model, which are indifferent at the same price, go
-    over to strategies that hold less one after the other.
-    """
-    flat = state.flat
-    off = np.repeat(random.uniform(0.9, 1.1, flat.start.size - 1), np.diff(flat.start))
-    noisy = flat._replace(memory=flat.memory * off)
-    messages, factor, low, high = messages.copy(), 1.0, 0.7, 0.0
-    choice, prefer = np.zeros(flat.start.size - 1, dtype=np.int64), np.zeros(flat.start.size - 1, dtype=np.int64)
-    cheap, dear = choice[:0], choice[:0]
-    for _ in range(_BISECTIONS if flat.room.size else 0):
-        own = priced(noisy, factor * prices)
-        for _ in range(8):
+    state: _SharedState
+    forest: forest_neighbourhoods.Forest
+    random: np.random.Generator
+    stamp: int = 0
+
+    def seed(self) -> int:
+        """For the compiled functions, which draw for themselves."""
+        return int(self.random.integers(2**31))
+
+    def improve(
+        self, choice: Ints, room: Array, prices: Array, weight: float, sizes: Ints, rounds: int, hard: bool, flat: Flat
+    ) -> None:
+        """See `forest_neighbourhoods.improve`."""
+        self.stamp = forest_neighbourhoods.improve(
+            flat, self.forest, choice, room, prices, weight, sizes, rounds, self.seed(), self.stamp, hard
+        )
+
+    def scale(self, prices: Array, messages: Array) -> None:
+        """Offer choices made at multiples of the prices, the least that fits being bisected.
+
+        A price of its own for each node, a little off, lets equal parts of a model, which are indifferent at the same price,
+        go over to strategies that hold less one after the other.
+        """
+        state, flat = self.state, self.state.flat
+        off = np.repeat(self.random.uniform(0.9, 1.1, flat.start.size - 1), np.diff(flat.start))
+        noisy = flat._replace(memory=flat.memory * off)
+        messages, factor, low, high = messages.copy(), 1.0, 0.7, 0.0
+        choice, prefer = (np.zeros(flat.start.size - 1, dtype=np.int64) for _ in range(2))
+        cheap, dear = choice[:0], choice[:0]
+        for _ in range(_BISECTIONS if flat.room.size else 0):
+            own = priced(noisy, factor * prices)
+            for _ in range(8):
+                if state.over():
+                    return
+                trws_kernels.sweep(noisy, own, messages, prefer)
+            trws_kernels.decode(noisy, own, messages, choice)
+            self.relax(choice, factor * prices, 120, noisy)
+            state.offer(choice)
+            if _fits(flat, choice):
+                high, dear = factor, choice.copy()
+            else:
+                low, cheap = factor, choice.copy()
+            factor = 0.5 * (low + high) if high else 1.15 * factor
+        for _ in range(_MIXES if cheap.size and dear.size else 0):
+            self.tighten(_mix(flat, cheap, dear, self.random), prices, 1)
+
+    def relax(self, choice: Ints, prices: Array, rounds: int, flat: Flat | None = None) -> None:
+        """Settle forests at the prices, whatever they use."""
+        flat = flat or self.state.flat
+        room = flat.room - trws_kernels.roughly_held(flat, choice)
+        sizes = _LARGE_SIZES if rounds > 100 else _SIZES
+        for _ in range(4):
+            if not self.state.over():
+                self.improve(choice, room - 1e30, prices, 1.0, sizes, rounds // 4 + 1, False, flat)
+
+    def fit(self, choice: Ints, prices: Array) -> bool:
+        """Raise prices where memory is missing, and settle, until it fits; whether it does."""
+        state, flat, raised = self.state, self.state.flat, prices.copy()
+        mean = float(prices.mean()) if prices.size else 0.0
+        for turn in range(400):
+            room = flat.room - trws_kernels.roughly_held(flat, choice)
+            if room.min(initial=0.0) >= 0:
+                return True
             if state.over():
-                return stamp
-            trws_kernels.sweep(noisy, own, messages, prefer)
-        trws_kernels.decode(noisy, own, messages, choice)
-        stamp = _relax(state, forest, choice, factor * prices, random, stamp, 120, noisy)
+                break
+            if turn < _TURNS:
+                self.stamp = forest_neighbourhoods.relieve(
+                    flat, self.forest, choice, room, prices, 20, 20, self.seed(), self.stamp
+                )
+            else:
+                short = np.where(room < 0, np.minimum(0.02 - 3.0 * room / flat.room, 0.2), 0.0)
+                raised = raised * (1 + short) + short * mean
+                self.improve(choice, room, raised, 1.0, _SIZES, 100, False, flat)
         state.offer(choice)
-        if (trws_kernels.roughly_held(flat, choice) <= flat.room).all():
-            high, dear = factor, choice.copy()
-        else:
-            low, cheap = factor, choice.copy()
-        factor = 0.5 * (low + high) if high else 1.15 * factor
-    for _ in range(_MIXES if cheap.size and dear.size else 0):
-        choice = _mix(flat, cheap, dear, random)
-        stamp = _tighten(state, forest, choice, prices, random, stamp, 1)
-    return stamp
+        return False
+
+    def tighten(self, choice: Ints, prices: Array, turns: int = 1000) -> None:
+        """Settle forests within the limit, at falling prices, until that brings little."""
+        state, flat = self.state, self.state.flat
+        room = flat.room - trws_kernels.held(flat, choice)
+        cost = float(trws_kernels.value(flat, choice))
+        for _ in range(turns):
+            if state.over():
+                break
+            before = cost
+            for weight in (1.0, 0.7, 0.4, 0.1):
+                for _ in range(5):
+                    if not state.over():
+                        self.improve(choice, room, prices, weight, _SIZES, 400, True, flat)
+            room = flat.room - trws_kernels.held(flat, choice)  # what rounding has left
+            cost = float(trws_kernels.value(flat, choice))
+            state.offer(choice)
+            if cost > before - 1e-4 * abs(before):
+                break
+
+
+def _fits(flat: Flat, choice: Ints) -> bool:
+    return bool((trws_kernels.roughly_held(flat, choice) <= flat.room).all())
 
 
 def _mix(flat: Flat, cheap: Ints, dear: Ints, random: np.random.Generator) -> Ints:
@@ -250,103 +312,8 @@ def _mix(flat: Flat, cheap: Ints, dear: Ints, random: np.random.Generator) -> In
     while least < most:
         middle, mixed = (least + most) // 2, cheap.copy()
         mixed[order[:middle]] = dear[order[:middle]]
-        fits = bool((trws_kernels.roughly_held(flat, mixed) <= flat.room).all())
+        fits = _fits(flat, mixed)
         least, most = (least, middle) if fits else (middle + 1, most)
     mixed = cheap.copy()
     mixed[order[:most]] = dear[order[:most]]
     return mixed
-
-
-def _relax(
-    state: _SharedState,
-    forest: forest_neighbourhoods.Forest,
-    choice: Ints,
-    prices: Array,
-    random: np.random.Generator,
-    stamp: int,
-    rounds: int,
-    flat: Flat | None = None,
-) -> int:
-    """Settle forests at the prices, whatever they use."""
-    flat = flat or state.flat
-    room = flat.room - trws_kernels.roughly_held(flat, choice)
-    sizes = _LARGE_SIZES if rounds > 100 else _SIZES
-    for _ in range(4):
-        if not state.over():
-            seed = int(random.integers(2**31))
-            stamp = forest_neighbourhoods.improve(
-                flat, forest, choice, room - 1e30, prices, 1.0, sizes, rounds // 4 + 1, seed, stamp, False
-            )
-    return stamp
-
-
-def _fit(
-    state: _SharedState,
-    forest: forest_neighbourhoods.Forest,
-    choice: Ints,
-    prices: Array,
-    random: np.random.Generator,
-    stamp: int,
-) -> tuple[int, bool]:
-    """Raise prices where memory is missing, and settle, until it fits; whether it does."""
-    flat, raised = state.flat, prices.copy()
-    mean = float(prices.mean()) if prices.size else 0.0
-    for turn in range(400):
-        room = flat.room - trws_kernels.roughly_held(flat, choice)
-        if room.min(initial=0.0) >= 0:
-            return stamp, True
-        if state.over():
-            break
-        if turn < _TURNS:
-            stamp = forest_neighbourhoods.relieve(
-                flat, forest, choice, room, prices, 20, 20, int(random.integers(2**31)), stamp
-            )
-        else:
-            short = np.where(room < 0, np.minimum(0.02 - 3.0 * room / flat.room, 0.2), 0.0)
-            raised = raised * (1 + short) + short * mean
-            stamp = forest_neighbourhoods.improve(
-                flat, forest, choice, room, raised, 1.0, _SIZES, 100, int(random.integers(2**31)), stamp, False
-            )
-    state.offer(choice)
-    return stamp, False
-
-
-def _tighten(
-    state: _SharedState,
-    forest: forest_neighbourhoods.Forest,
-    choice: Ints,
-    prices: Array,
-    random: np.random.Generator,
-    stamp: int,
-    turns: int = 1000,
-) -> int:
-    """Settle forests within the limit, at falling prices, until that brings little."""
-    flat = state.flat
-    room = flat.room - trws_kernels.held(flat, choice)
-    cost = float(trws_kernels.value(flat, choice))
-    for _ in range(turns):
-        if state.over():
-            break
-        before = cost
-        for weight in (1.0, 0.7, 0.4, 0.1):
-            for _ in range(5):
-                if not state.over():
-                    stamp = forest_neighbourhoods.improve(
-                        flat,
-                        forest,
-                        choice,
-                        room,
-                        prices,
-                        weight,
-                        _SIZES,
-                        400,
-                        int(random.integers(2**31)),
-                        stamp,
-                        True,
-                    )
-        room = flat.room - trws_kernels.held(flat, choice)  # what rounding has left
-        cost = float(trws_kernels.value(flat, choice))
-        state.offer(choice)
-        if cost > before - 1e-4 * abs(before):
-            break
-    return stamp

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from autopar.partitioner.problem import ROUNDING, Array, Edge, Problem, live_sets, merge
+from autopar.partitioner.problem import ROUNDING, Array, Edge, Problem, deciding_times, merge
 from autopar.partitioner.solvers.elimination_order import cheapest_first
 
 Scope = tuple[int, ...]
@@ -85,11 +85,10 @@ class Core:
 def factors(problem: Problem) -> Factors:
     """The working form of a checked problem."""
     problem = merge(problem)
-    live = [] if problem.limit is None or math.isinf(problem.limit) else live_sets(problem)
-    spans = {i: (0, 0) for i in range(len(problem.nodes))}
-    for k, nodes in enumerate(live):
-        for i in nodes:
-            spans[i] = (spans[i][0] if spans[i][1] else k, k + 1)
+    spans, times = dict.fromkeys(range(len(problem.nodes)), (0, 0)), 0
+    if problem.limit is not None and not math.isinf(problem.limit):
+        first, last, times = deciding_times(problem)
+        spans = dict(enumerate(zip(first.tolist(), last.tolist(), strict=True)))
     near: dict[int, set[Scope]] = {i: set() for i in spans}
     tables: dict[Scope, Array] = {(edge.a, edge.b): edge.costs for edge in problem.edges}
     for scope in tables:
@@ -100,7 +99,7 @@ def factors(problem: Problem) -> Factors:
         costs={i: np.asarray(node.costs, dtype=float) for i, node in enumerate(problem.nodes)},
         memory={i: np.asarray(node.memory, dtype=float) for i, node in enumerate(problem.nodes)},
         spans=spans,
-        room=np.full(len(live), (problem.limit or 0.0) * (1 + ROUNDING)),
+        room=np.full(times, (problem.limit or 0.0) * (1 + ROUNDING)),
         tables=tables,
         near=near,
         constant=0.0,

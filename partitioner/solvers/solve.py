@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from autopar.errors import ConfigError, nearest, refusal
-from autopar.partitioner.problem import Array, NoChoice, Problem, Solution, check, evaluate, fits
+from autopar.partitioner.problem import Array, NoChoice, Problem, Progress, Solution, check, evaluate, fits
 from autopar.partitioner.solvers.exhaustive import solve_exhaustively
 from autopar.partitioner.solvers.ilp import least_peak, solve_core
 from autopar.partitioner.solvers.lagrangian_dual import Choice, excess, value
@@ -70,9 +70,6 @@ def check_method(method: str) -> None:
     if method not in METHODS:
         given = f"{method!r} is unknown{nearest(method, METHODS)}"
         raise ConfigError(refusal("solver", given, "a solver is one of those", METHODS))
-
-
-Progress = Callable[[float, float], None]
 
 
 def solve(

@@ -12,8 +12,8 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from autopar.partitioner.problem import Array
-from autopar.partitioner.solvers.flat_problem import Flat, Ints
+from autopar.partitioner.problem import Array, Ints
+from autopar.partitioner.solvers.flat_problem import Flat
 
 jit = numba.njit(cache=True, nogil=True, fastmath={"nnan", "ninf", "nsz", "contract", "arcp"})
 """Compiled at the first call and kept beside the file; no lock of the interpreter; sums are never reordered."""

@@ -13,9 +13,9 @@ from autopar.partitioner.problem import (
     Problem,
     Solution,
     check,
+    deciding_times,
     evaluate,
     fits,
-    live_sets,
     merge,
     relative_gap,
 )
@@ -43,7 +43,8 @@ def test_live_sets_are_the_maximal_ones(spans):
     nodes = tuple(node(start=start, stop=start + length) for start, length in spans)
     every = {frozenset(i for i, n in enumerate(nodes) if n.start <= t < n.stop) for t in range(15)}
     maximal = {live for live in every if live and not any(live < other for other in every)}
-    found = live_sets(Problem(nodes))
+    first, last, times = deciding_times(Problem(nodes))
+    found = [[i for i in range(len(nodes)) if first[i] <= k < last[i]] for k in range(times)]
     assert {frozenset(live) for live in found} == maximal
     assert len(found) == len(maximal)
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from random_problems import SHAPES, layered_problem, random_problem, told
 
-from autopar.partitioner.problem import NoChoice, Problem, evaluate, fits, live_sets
+from autopar.partitioner.problem import NoChoice, Problem, deciding_times, evaluate, fits
 from autopar.partitioner.solvers import forest_neighbourhoods, trws_kernels
 from autopar.partitioner.solvers.flat_problem import flatten
 from autopar.partitioner.solvers.large_scale import priced, proven, solve_large
@@ -22,7 +22,9 @@ def flat_arrays_say_the_same(seed):
     problem = random_problem(seed)
     flat, rng = flatten(problem), np.random.default_rng(seed)
     times = 0
-    for live in live_sets(problem) if problem.limit is not None else []:
+    first, last, count = deciding_times(problem)
+    for k in range(count) if problem.limit is not None else ():
+        live = np.flatnonzero((first <= k) & (k < last))
         times += sum(float(problem.nodes[i].memory.max()) for i in live) > problem.limit
     assert flat.room.size == times
     for _ in range(5):
