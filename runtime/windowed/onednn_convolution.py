@@ -20,6 +20,7 @@ of zeros being appended to an odd number; with h rows in each half and r = d (k 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -31,44 +32,39 @@ _FUNCTIONS = (F.conv1d, F.conv2d, F.conv3d)
 _TRANSPOSED = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 
 
-def convolve(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: tuple[int, ...],
-    padding: tuple[int, ...],
-    dilation: tuple[int, ...],
-    groups: int,
-) -> Tensor:
+@dataclass(frozen=True, slots=True)
+class Spacing:
+    """What a convolution is told of every spatial dim; `extra` is the transposed one's output padding."""
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    extra: tuple[int, ...] = ()
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, spacing: Spacing, groups: int) -> Tensor:
     """`torch.nn.functional.conv{1,2,3}d`, to rounding."""
+    stride, padding, dilation = spacing.stride, spacing.padding, spacing.dilation
     if groups == 1 and _falls_below(x, weight):
         dims = [i for i in range(3) if padding[i] == 0 and _rows(x, weight, i, stride[i], dilation[i]) > 1]
         work = weight.numel() * math.prod(x.shape[2:]) // math.prod(stride)
         if dims and work >= _WORTH:
-            return in_halves(x, weight, bias, stride, padding, dilation, dims[0])
+            return in_halves(x, weight, bias, spacing, dims[0])
     result: Tensor = _FUNCTIONS[weight.dim() - 3](x, weight, bias, stride, padding, dilation, groups)
     return result
 
 
-def convolve_transposed(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: tuple[int, ...],
-    padding: tuple[int, ...],
-    output_padding: tuple[int, ...],
-    dilation: tuple[int, ...],
-    groups: int,
-) -> Tensor:
+def convolve_transposed(x: Tensor, weight: Tensor, bias: Tensor | None, spacing: Spacing, groups: int) -> Tensor:
     """`torch.nn.functional.conv_transpose{1,2,3}d`, to rounding."""
+    stride, padding, extra = spacing.stride, spacing.padding, spacing.extra
     if groups == 1 and _falls_below(x, weight):
         overlap = math.prod(weight.shape[2:]) > math.prod(stride)
-        dims = [i for i in range(3) if padding[i] == output_padding[i] == 0 and x.shape[2 + i] > 1]
+        dims = [i for i in range(3) if padding[i] == extra[i] == 0 and x.shape[2 + i] > 1]
         if dims and overlap and weight.numel() * math.prod(x.shape[2:]) >= _WORTH:
-            y = transposed_in_halves(x, weight, stride, padding, output_padding, dilation, dims[0])
+            y = transposed_in_halves(x, weight, spacing, dims[0])
             return y if bias is None else y + bias.view(-1, 1, 1, 1)
     function = _TRANSPOSED[weight.dim() - 3]
-    result: Tensor = function(x, weight, bias, stride, padding, output_padding, groups, dilation)
+    result: Tensor = function(x, weight, bias, stride, padding, extra, groups, spacing.dilation)
     return result
 
 
@@ -87,42 +83,26 @@ def _rows(x: Tensor, weight: Tensor, i: int, stride: int, dilation: int) -> int:
     return (x.shape[2 + i] - dilation * (weight.shape[2 + i] - 1) - 1) // stride + 1
 
 
-def in_halves(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: tuple[int, ...],
-    padding: tuple[int, ...],
-    dilation: tuple[int, ...],
-    cut: int,
-) -> Tensor:
+def in_halves(x: Tensor, weight: Tensor, bias: Tensor | None, spacing: Spacing, cut: int) -> Tensor:
     """A 3-D convolution of a batch of one, as a batch of two halves of spatial dim `cut`, which has no padding."""
-    dim = 2 + cut
-    m = _rows(x, weight, cut, stride[cut], dilation[cut])
+    dim, stride, gap = 2 + cut, spacing.stride[cut], spacing.dilation[cut]
+    m = _rows(x, weight, cut, stride, gap)
     half = -(-m // 2)
-    rows = (half - 1) * stride[cut] + dilation[cut] * (weight.shape[dim] - 1) + 1
-    halves = torch.cat([x.narrow(dim, 0, rows), x.narrow(dim, (m - half) * stride[cut], rows)])
-    y = F.conv3d(halves, weight, bias, stride, padding, dilation)
+    rows = (half - 1) * stride + gap * (weight.shape[dim] - 1) + 1
+    halves = torch.cat([x.narrow(dim, 0, rows), x.narrow(dim, (m - half) * stride, rows)])
+    y = F.conv3d(halves, weight, bias, spacing.stride, spacing.padding, spacing.dilation)
     return torch.cat([y[:1], y[1:].narrow(dim, 2 * half - m, m - half)], dim)
 
 
-def transposed_in_halves(
-    x: Tensor,
-    weight: Tensor,
-    stride: tuple[int, ...],
-    padding: tuple[int, ...],
-    output_padding: tuple[int, ...],
-    dilation: tuple[int, ...],
-    cut: int,
-) -> Tensor:
+def transposed_in_halves(x: Tensor, weight: Tensor, spacing: Spacing, cut: int) -> Tensor:
     """A 3-D transposed convolution of a batch of one, in two halves of spatial dim `cut`, which has no padding."""
     dim = 2 + cut
-    n, s = x.shape[dim], stride[cut]
+    n, s = x.shape[dim], spacing.stride[cut]
     half = -(-n // 2)
     if n % 2:
         x = torch.cat([x, torch.zeros_like(x.narrow(dim, 0, 1))], dim)
     halves = torch.cat([x.narrow(dim, 0, half), x.narrow(dim, half, half)])
-    y = F.conv_transpose3d(halves, weight, None, stride, padding, output_padding, 1, dilation)
+    y = F.conv_transpose3d(halves, weight, None, spacing.stride, spacing.padding, spacing.extra, 1, spacing.dilation)
     first, second = y[:1], y[1:]
     rest = first.shape[dim] - half * s  # r of the docstring
     if rest <= 0:
@@ -132,4 +112,4 @@ def transposed_in_halves(
         shared = first.narrow(dim, half * s, rest) + second.narrow(dim, 0, rest)
         behind = second.narrow(dim, rest, second.shape[dim] - rest)
         whole = torch.cat([first.narrow(dim, 0, half * s), shared, behind], dim)
-    return whole.narrow(dim, 0, (n - 1) * s + dilation[cut] * (weight.shape[dim] - 1) + 1)
+    return whole.narrow(dim, 0, (n - 1) * s + spacing.dilation[cut] * (weight.shape[dim] - 1) + 1)

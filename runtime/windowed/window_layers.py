@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from autopar.runtime.grid.exchange_plan import Interval
-from autopar.runtime.windowed.onednn_convolution import convolve, convolve_transposed
+from autopar.runtime.windowed.onednn_convolution import Spacing, convolve, convolve_transposed
 from autopar.runtime.windowed.receptive_field import ReceptiveField, Shift, StridedWindow, TransposedWindow
 
 Numbers = int | Sequence[int]  # one per spatial dim, or one for all
@@ -125,7 +125,7 @@ class Conv(_Weighted):
 
     def run(self, x: Tensor, blocks: Sequence[Block]) -> Tensor:
         steps, pads, gaps = (each(one, self.spatial) for one in (self.stride, self.padding, self.dilation))
-        return convolve(x, self.weight, self.bias, steps, _left(pads, blocks), gaps, self.groups)
+        return convolve(x, self.weight, self.bias, Spacing(steps, _left(pads, blocks), gaps), self.groups)
 
     def channels(self, given: int) -> int:
         return len(self.weight)
@@ -153,7 +153,7 @@ class ConvTranspose(_Weighted):
         steps, gaps = each(self.stride, self.spatial), each(self.dilation, self.spatial)
         pads = _left(each(self.padding, self.spatial), blocks)
         extra = _left(each(self.output_padding, self.spatial), blocks)
-        y = convolve_transposed(x, self.weight, self.bias, steps, pads, extra, gaps, self.groups)
+        y = convolve_transposed(x, self.weight, self.bias, Spacing(steps, pads, gaps, extra), self.groups)
         for i, block in enumerate(blocks):
             if block.ready:  # cut off what the rows that were read add to beyond ours
                 reach = self.reach(i, block.extent)

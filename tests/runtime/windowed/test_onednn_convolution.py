@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from autopar.runtime.windowed import onednn_convolution
 from autopar.runtime.windowed.onednn_convolution import (
+    Spacing,
     convolve,
     convolve_transposed,
     in_halves,
@@ -31,7 +32,7 @@ def test_halves_make_the_whole(data):
         for size in [(1, 2, *shape), (3, 2, *kernel), (3,)]
     )
     wanted = F.conv3d(x, weight, bias, stride, padding, dilation)
-    got = in_halves(x, weight, bias, stride, padding, dilation, cut)
+    got = in_halves(x, weight, bias, Spacing(stride, padding, dilation), cut)
     torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
     dy = torch.randn(wanted.shape, generator=generator, dtype=torch.float64)
     for ours, theirs in zip(
@@ -58,7 +59,7 @@ def test_transposed_halves_make_the_whole(data):
         for size in [(1, 2, *shape), (2, 3, *kernel)]
     )
     wanted = F.conv_transpose3d(x, weight, None, stride, padding, extra, 1, dilation)
-    got = transposed_in_halves(x, weight, stride, tuple(padding), tuple(extra), dilation, cut)
+    got = transposed_in_halves(x, weight, Spacing(stride, tuple(padding), dilation, tuple(extra)), cut)
     torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
     dy = torch.randn(wanted.shape, generator=generator, dtype=torch.float64)
     for ours, theirs in zip(
@@ -81,7 +82,7 @@ def test_where_the_transposed_is_cut(monkeypatch):
         calls.clear()
         x = torch.randn(batch, channels, 9, 12, 12, generator=generator)
         weight, bias = torch.randn(channels, 8, *[kernel] * 3, generator=generator), torch.ones(8)
-        got = convolve_transposed(x, weight, bias, (stride,) * 3, (0, padding, padding), (0,) * 3, (1,) * 3, 1)
+        got = convolve_transposed(x, weight, bias, Spacing((stride,) * 3, (0, padding, padding), (1,) * 3, (0,) * 3), 1)
         wanted = F.conv_transpose3d(x.double(), weight.double(), bias.double(), stride, (0, padding, padding))
         torch.testing.assert_close(got.double(), wanted, rtol=1e-4, atol=1e-4)
         return bool(calls)
@@ -101,7 +102,7 @@ def taken(monkeypatch, x, weight, padding=(0, 1, 1), groups=1):
         return in_halves(*arguments)
 
     monkeypatch.setattr(onednn_convolution, "in_halves", spy)
-    got = convolve(x, weight, None, (1, 1, 1), padding, (1, 1, 1), groups)
+    got = convolve(x, weight, None, Spacing((1, 1, 1), padding, (1, 1, 1)), groups)
     wanted = F.conv3d(x.double(), weight.double(), None, 1, padding, 1, groups)
     torch.testing.assert_close(got.double(), wanted, rtol=1e-4, atol=1e-4)
     return bool(calls)
