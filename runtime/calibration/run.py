@@ -29,12 +29,11 @@ from autopar.runtime.calibration.communication import kept, sent
 from autopar.runtime.calibration.compute import overlap, rates
 from autopar.runtime.calibration.oversubscribed import OversubscribedTimer
 from autopar.runtime.calibration.timer import QUICK, BarrierTimer, Pace
-from autopar.runtime.diagnostics.watched_comm import watch
+from autopar.runtime.grid.default_world import default_world
 from autopar.runtime.grid.grid import Axis
 from autopar.runtime.process import keep_freed_memory
 from autopar.runtime.transport.base import Comm
-from autopar.runtime.transport.staged import stage
-from autopar.runtime.transport.world import default_world, simulated_world
+from autopar.runtime.transport.world import simulated_world
 
 Tell = Callable[[str], None]
 Record = TypeVar("Record", TimedMove, TimedComputation)
@@ -153,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     keep_freed_memory()
-    world = watch(stage(default_world()))
+    world = default_world()
     tell = _progress(options.quiet)
     raw = measure(world, _places(world), QUICK if options.quick else Pace(), tell)
     if world.rank == 0:

@@ -35,6 +35,7 @@ from autopar.runtime.functional.dropout import kept
 from autopar.runtime.grid.counter_rng import current
 from autopar.runtime.grid.grid import Axis
 from autopar.runtime.grid.shard_positions import Over, Rows, axes_of, rows_of
+from autopar.runtime.local.autocast import wide_dtype
 from autopar.runtime.primitives.autograd import Context, apply
 
 _NOWHERE: Over = {}
@@ -69,7 +70,7 @@ def attention(
     kind = q.dtype
     if torch.is_autocast_enabled(q.device.type):
         kind = torch.get_autocast_dtype(q.device.type)
-    wide = torch.float32 if kind in (torch.float16, torch.bfloat16) else kind
+    wide = wide_dtype(kind)
     if attn_mask is not None and attn_mask.dtype != torch.bool:
         attn_mask = attn_mask.to(wide)
     heads = k.shape[-3] if enable_gqa else q.shape[-3] if lead else 1

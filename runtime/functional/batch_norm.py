@@ -25,9 +25,8 @@ from autopar.runtime.functional.across_ranks import summed
 from autopar.runtime.functional.moments import Vector, channel_sums, combine, local_moments
 from autopar.runtime.grid.grid import Axis
 from autopar.runtime.grid.memory_format import order
+from autopar.runtime.local.autocast import wide_dtype
 from autopar.runtime.primitives.autograd import Context, apply
-
-_HALVES = (torch.float16, torch.bfloat16)  # summed in float32
 
 
 def batch_norm(
@@ -58,7 +57,7 @@ def _statistics(x: Tensor, axes: tuple[Axis, ...]) -> tuple[float, Vector, Vecto
     """Count, mean and sum of squared deviations per channel over all ranks of the axes."""
     channels = x.shape[1]
     nothing = np.zeros(channels)
-    local = local_moments(x.float() if x.dtype in _HALVES else x) if x.numel() else (nothing, nothing)
+    local = local_moments(x.to(wide_dtype(x.dtype))) if x.numel() else (nothing, nothing)
     count, mean, squares = combine(x.numel() // max(channels, 1), *local, axes)
     if count < 2:
         where = f"batch norm of {channels} channels over {', '.join(axis.name for axis in axes)}"

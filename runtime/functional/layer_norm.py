@@ -31,9 +31,8 @@ from autopar.runtime.functional.across_ranks import summed
 from autopar.runtime.functional.batch_norm import normalise
 from autopar.runtime.functional.moments import Vector, channel_sums, combine, local_moments
 from autopar.runtime.grid.grid import Axis
+from autopar.runtime.local.autocast import wide_dtype
 from autopar.runtime.primitives.autograd import Context, apply
-
-_HALVES = (torch.float16, torch.bfloat16)  # computed with in float32
 
 
 def group_norm(
@@ -74,8 +73,7 @@ def rms_norm(
 ) -> Tensor:
     """`torch.nn.functional.rms_norm` over the last `dims` dims of `x`, which the axes of `over` split."""
     eps = torch.finfo(x.dtype).eps if eps is None else eps
-    wide = x.float() if x.dtype in _HALVES else x
-    z = apply(_RootMeanSquare, wide, tuple(range(x.dim() - dims, x.dim())), eps, _several(over))
+    z = apply(_RootMeanSquare, x.to(wide_dtype(x.dtype)), tuple(range(x.dim() - dims, x.dim())), eps, _several(over))
     return _affine(z, weight, None).to(x.dtype)
 
 
@@ -93,7 +91,7 @@ def _normalised(
     x: Tensor, sets: int, weight: Tensor | None, bias: Tensor | None, eps: float, over: tuple[Axis, ...]
 ) -> Tensor:
     """y for ``x`` [1, rows, elements] of which consecutive rows, equally many each, form the sets."""
-    kind = torch.float32 if x.dtype in _HALVES else x.dtype
+    kind = wide_dtype(x.dtype)
     given = (None if one is None else one.to(kind) for one in (weight, bias))
     return apply(_Normalised, x.to(kind), *given, sets, eps, _several(over))
 

@@ -32,7 +32,7 @@ from autopar.runtime.functional.across_ranks import log_sum_exp, summed
 from autopar.runtime.functional.embedding import own_rows
 from autopar.runtime.grid.grid import Axis
 from autopar.runtime.grid.shard_positions import Place, axes_of, extent_of
-from autopar.runtime.local.autocast import in_float32
+from autopar.runtime.local.autocast import in_float32, wide_dtype
 from autopar.runtime.primitives.autograd import Context, apply
 
 
@@ -148,7 +148,7 @@ class _OverClasses(torch.autograd.Function):
     ) -> Tensor:
         ctx.arguments = ignore_index, smoothing, classes
         at = min(1, x.dim() - 1)
-        wide = _wide(x)
+        wide = x.to(wide_dtype(x.dtype))
         z = log_sum_exp(torch.logsumexp(wide, at), axes_of(classes))
         z.masked_fill_(z == math.inf, math.nan)  # log_softmax takes infinity from infinity
         soft = target.is_floating_point()
@@ -162,7 +162,7 @@ class _OverClasses(torch.autograd.Function):
         (x, target, z, total, *given), (ignore_index, smoothing, classes) = ctx.saved_tensors, ctx.arguments
         weight, rest = given[0] if given else None, smoothing / extent_of(classes)
         at = min(1, x.dim() - 1)
-        wide, grad = _wide(x), _wide(grad)
+        wide, grad = (one.to(wide_dtype(one.dtype)) for one in (x, grad))
         if (
             not target.is_floating_point()
         ):  # where nothing counts, the gradient is infinite, and those of the logits are zero
@@ -227,7 +227,3 @@ def _soft(
 def _columns(weight: Tensor, x: Tensor) -> Tensor:
     """Class weights beside logits."""
     return weight.view(-1, *[1] * (x.dim() - 2)) if x.dim() > 2 else weight
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

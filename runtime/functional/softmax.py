@@ -21,6 +21,7 @@ from torch.autograd.function import once_differentiable
 
 from autopar.runtime.functional.across_ranks import gathered, summed
 from autopar.runtime.grid.grid import Axis
+from autopar.runtime.local.autocast import wide_dtype
 from autopar.runtime.primitives.autograd import Context, apply
 
 
@@ -36,7 +37,7 @@ def log_softmax(x: Tensor, dim: int, over: tuple[Axis, ...] = (), dtype: torch.d
 
 def _normalised(x: Tensor, dim: int, over: tuple[Axis, ...], dtype: torch.dtype | None, log: bool) -> Tensor:
     kind = x.dtype if dtype is None else dtype
-    wide = x.to(torch.float32 if kind in (torch.float16, torch.bfloat16) else kind)
+    wide = x.to(wide_dtype(kind))
     return apply(_Softmax, wide, dim, tuple(axis for axis in over if axis.size > 1), log).to(kind)
 
 

@@ -10,8 +10,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from autopar.runtime.transport.base import HALVES
+
 
 def in_float32(x: Tensor) -> Tensor:
     """`x` as autocast gives it to an operator of its float32 list; `x` itself outside of a region."""
-    narrow = x.dtype in (torch.float16, torch.bfloat16)
+    narrow = x.dtype in HALVES
     return x.float() if narrow and torch.is_autocast_enabled(x.device.type) else x
+
+
+def wide_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which numbers of `dtype` are summed."""
+    return torch.float32 if dtype in HALVES else dtype

@@ -21,6 +21,9 @@ Pieces = (
 )  # one per rank; a tensor is cut along its first dim, which is best where all are equal
 
 
+HALVES = (torch.float16, torch.bfloat16)  # summed in float32, and rounded once
+
+
 class Work(Protocol):
     """A collective under way. Its tensor is not to be touched until `wait` has returned."""
 
@@ -103,7 +106,7 @@ def pieces_of(given: Pieces) -> Sequence[Tensor]:
 
 def summable(tensor: Tensor) -> Tensor:
     """`tensor` itself where it can be summed as it stands, and otherwise a copy (or a view) that can be."""
-    if tensor.dtype in (torch.float16, torch.bfloat16):
+    if tensor.dtype in HALVES:
         return tensor.float()
     if tensor.dtype == torch.bool:
         return tensor.int()
