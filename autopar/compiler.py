@@ -27,7 +27,7 @@ from autopar.ir.machine import Machine
 from autopar.ir.plan import BatchPlan, ModelSource, Options, Plan
 from autopar.ops.annotated import AnnotatedGraph, annotate
 from autopar.ops.broken_records import whole_from_now
-from autopar.partitioner.formulation.priced_problem import Built
+from autopar.partitioner.formulation.priced_problem import PricedProblem
 from autopar.partitioner.problem import Solution
 from autopar.planning import alternatives, baselines, grid_search, plan_record
 from autopar.planning.candidate import Candidate
@@ -82,7 +82,7 @@ class Compiled:
     plan: Plan
     source: str
     subject: Subject
-    built: Built
+    built: PricedProblem
     solution: Solution
     grids: tuple[grid_search.Tried, ...] = ()
     others: tuple[Compiled, ...] = ()

@@ -14,7 +14,7 @@ from autopar.codegen import naming
 from autopar.codegen.layout_tables import layout_tables
 from autopar.codegen.source_map import Numbers, numbers, places
 from autopar.codegen.statements import Line, Names, Style, expression, lines, path_text
-from autopar.codegen.steps import Convert, Held, Loop, Program, Run, Step
+from autopar.codegen.steps import Convert, LocalValue, Loop, LoweredProgram, Run, Step
 from autopar.codegen.symbolic_batch import Variant
 from autopar.ir.graph import Graph
 from autopar.ir.grid import GridShape
@@ -52,7 +52,7 @@ class Emitted:
 def emit(
     graph: Graph,
     decision: Decision,
-    program: Program,
+    program: LoweredProgram,
     text: Text,
     exported: frozenset[str],
     variant: Variant | None = None,
@@ -165,23 +165,23 @@ class _Writer:
     text: Text
     variant: Variant | None
 
-    def forward(self, program: Program) -> tuple[str, list[Place]]:
+    def forward(self, program: LoweredProgram) -> tuple[str, list[Place]]:
         """The function of the whole model."""
         paths = {item.value: path_text(item.name) for item in self.graph.parameters}
         style = Style(self.graph, self.axes, paths, self.functions, self.variant)
         homes = self.decision.homes
-        given = {Held(value, homes[value]): name for value, name in self.arguments.items()}
+        given = {LocalValue(value, homes[value]): name for value, name in self.arguments.items()}
         known = numbers(program, self.graph)
         outputs = (program.loss, *program.outputs)
         return self.function("forward", list(self.arguments.values()), program.steps, given, outputs, style, known)
 
-    def block(self, program: Program, step: Loop) -> tuple[str, list[Place]]:
+    def block(self, program: LoweredProgram, step: Loop) -> tuple[str, list[Place]]:
         """The function of a repeated block; `p` is the block's own namespace."""
         member = f"{step.repeat.prefix}.{step.repeat.members[0]}."
         inside = [item for item in self.graph.parameters if item.name.startswith(member)]
         paths = {item.value: path_text(item.name.removeprefix(member)) for item in inside}
         style = Style(self.graph, self.axes, paths, self.functions, self.variant)
-        given: dict[Held, str] = {}
+        given: dict[LocalValue, str] = {}
         for held in step.entries:
             given[held] = _unused(re.sub(r"_\d+$", "", held.value), {*given.values(), *self.reserved})
         name = self.functions[step.repeat.nodes[0][0].name]
@@ -193,8 +193,8 @@ class _Writer:
         name: str,
         arguments: Sequence[str],
         steps: Sequence[Step],
-        given: Mapping[Held, str],
-        outputs: Sequence[Held],
+        given: Mapping[LocalValue, str],
+        outputs: Sequence[LocalValue],
         style: Style,
         known: Numbers,
     ) -> tuple[str, list[Place]]:
@@ -203,7 +203,7 @@ class _Writer:
         bases = {item.value: _base(item.name) for item in self.graph.parameters}
         named = naming.assign(body, given, outputs, bases, self.reserved)
 
-        def names(held: Held) -> Expr:
+        def names(held: LocalValue) -> Expr:
             return Expr(named[held]) if held in named else expression(style.parameters[held.value])
 
         returned = ", ".join(str(names(held)) for held in outputs)

@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 
 from autopar.codegen import naming
 from autopar.codegen.statements import Line, Style, lines
-from autopar.codegen.steps import Convert, Held, Loop, Run, Step, running
+from autopar.codegen.steps import Convert, LocalValue, Loop, Run, Step, running
 from autopar.costmodel import memory
 from autopar.costmodel.local_shapes import local_bytes
 from autopar.ir.conversions import PRIMITIVES
 from autopar.ir.graph import ITEMSIZE, Graph, Value
 from autopar.ir.grid import GridShape
 from autopar.ir.layout import Copied, Layouts, Shard
-from autopar.partitioner.formulation.priced_problem import Built, Decision
+from autopar.partitioner.formulation.priced_problem import Decision, PricedProblem
 
 _SAME = ("", "zeros")  # movements whose result is their operand, on the rank that keeps it too
 
@@ -87,7 +87,7 @@ class _Back:
 class Walk:
     """The execution of a program, with tensors as records."""
 
-    built: Built
+    built: PricedProblem
     decision: Decision
     style: Style
     clock: int = 0
@@ -96,7 +96,9 @@ class Walk:
     tape: list[_Back] = field(default_factory=list)
     slots: dict[str, _Slot] = field(default_factory=dict)  # of parameters, by value
     names: list[str] = field(default_factory=list)  # of the executed steps
-    bodies: dict[int, tuple[list[Line], dict[Held, str]]] = field(default_factory=dict)  # of functions, by identity
+    bodies: dict[int, tuple[list[Line], dict[LocalValue, str]]] = field(
+        default_factory=dict
+    )  # of functions, by identity
 
     def new(self, name: str, kind: str, nbytes: int) -> _Memory:
         """Memory that is held from now on, so far for this step only."""
@@ -104,7 +106,7 @@ class Walk:
         self.memories.append(made)
         return made
 
-    def given(self, held: Held, block: Mapping[str, str]) -> _Tensor:
+    def given(self, held: LocalValue, block: Mapping[str, str]) -> _Tensor:
         """A parameter, buffer or input."""
         name = block.get(held.value, held.value)
         value = self.built.graph.values[name]
@@ -120,9 +122,9 @@ class Walk:
     def function(
         self,
         steps: Sequence[Step],
-        arguments: Mapping[Held, str],
-        tensors: dict[Held, _Tensor],
-        outputs: Sequence[Held],
+        arguments: Mapping[LocalValue, str],
+        tensors: dict[LocalValue, _Tensor],
+        outputs: Sequence[LocalValue],
         block: Mapping[str, str],
     ) -> None:
         """Run one function's lines; `tensors` are its variables, `block` says which parameters a later block has."""
@@ -143,7 +145,7 @@ class Walk:
             if one.memory is not None:
                 one.memory.end = max(one.memory.end, self.clock)
 
-    def line(self, line: Line, tensors: dict[Held, _Tensor], block: Mapping[str, str]) -> None:
+    def line(self, line: Line, tensors: dict[LocalValue, _Tensor], block: Mapping[str, str]) -> None:
         """Run a line's steps; what one makes for another of them lives until that has run."""
         for step in line.steps:
             for held in step.reads if isinstance(step.reads, tuple) else (step.reads,):
@@ -159,7 +161,7 @@ class Walk:
             elif isinstance(step, Loop):
                 self.loop(step, tensors)
 
-    def loop(self, step: Loop, tensors: dict[Held, _Tensor]) -> None:
+    def loop(self, step: Loop, tensors: dict[LocalValue, _Tensor]) -> None:
         """All rounds of a loop: what a block hands on enters the next."""
         entering = [tensors[held] for held in step.reads]
         arguments = {held: f"entry{i}" for i, held in enumerate(step.entries)}
@@ -183,7 +185,7 @@ class Walk:
                 one.closed = self.clock
         self.kept += [_Kept(one.memory, begun) for one in entering if one.memory is not None]
 
-    def run(self, step: Run, tensors: dict[Held, _Tensor]) -> None:
+    def run(self, step: Run, tensors: dict[LocalValue, _Tensor]) -> None:
         """A call."""
         item, grid = step.described, self.built.grid
         reads = [tensors[held] for held in step.reads]
@@ -214,7 +216,7 @@ class Walk:
         handed = item.op.name in ("add", "sub")
         self.back(name, results, reads, handed, back)
 
-    def keep(self, step: Run, tensors: Mapping[Held, _Tensor]) -> None:
+    def keep(self, step: Run, tensors: Mapping[LocalValue, _Tensor]) -> None:
         """What autograd keeps of a call."""
         item = step.described
         held = dict(zip((one.name for one in item.call.operands), step.reads, strict=True))
@@ -234,7 +236,7 @@ class Walk:
         self.names.append(name)
         self.clock += 1
 
-    def view(self, step: Run, reads: Sequence[_Tensor]) -> dict[Held, _Tensor] | None:
+    def view(self, step: Run, reads: Sequence[_Tensor]) -> dict[LocalValue, _Tensor] | None:
         """The results of a view, which take no memory and, where they show all of it, no gradient of their own; else None."""
         item = step.described
         if item.op.work != "view" or not reads:
@@ -257,7 +259,7 @@ class Walk:
             self.back(item.node.name, list(found.values()), reads[:1], False, 0)
         return found
 
-    def convert(self, step: Convert, tensors: dict[Held, _Tensor]) -> None:
+    def convert(self, step: Convert, tensors: dict[LocalValue, _Tensor]) -> None:
         """A conversion; where parts do not lie in one piece, they are put together in a buffer."""
         one, source = step.conversion, tensors[step.reads]
         value = self.built.graph.values[step.writes.value]

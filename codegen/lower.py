@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from autopar.codegen.steps import Convert, Held, Loop, Program, Run, Step, Update
+from autopar.codegen.steps import Convert, LocalValue, Loop, LoweredProgram, Run, Step, Update
 from autopar.costmodel.redistribution import Conversion, plan_conversion
 from autopar.ir.graph import ITEMSIZE, Graph, Node
 from autopar.ir.layout import Layout, Layouts, Partial, Replicate, Shard
-from autopar.partitioner.formulation.priced_problem import Built, Decision
+from autopar.partitioner.formulation.priced_problem import Decision, PricedProblem
 from autopar.partitioner.formulation.recomputation import key_of
 from autopar.partitioner.formulation.repeated_blocks import Repeat
 from autopar.partitioner.formulation.strategies import operand_layouts, result_layouts
@@ -22,7 +22,7 @@ _Updates = Mapping[str, Sequence[tuple[str, str, str]]]
 """By the call after which they happen: buffer, the buffer's own value, its new value."""
 
 
-def lower(built: Built, decision: Decision) -> Program:
+def lower(built: PricedProblem, decision: Decision) -> LoweredProgram:
     """The steps that carry out the decision."""
     graph, repeats = built.graph, built.repeats
     scope = _Scope(
@@ -42,10 +42,10 @@ def lower(built: Built, decision: Decision) -> Program:
     whole: Layouts = tuple(Replicate() for _ in built.grid.sizes)
     loss = scope.convert(graph.loss, whole, "", "")
     outputs = tuple(scope.leave(name) for _, name in graph.outputs)
-    return Program(_needed(scope.steps, (loss, *outputs)), loss, outputs)
+    return LoweredProgram(_needed(scope.steps, (loss, *outputs)), loss, outputs)
 
 
-def _needed(steps: Sequence[Step], outputs: Sequence[Held]) -> tuple[Step, ...]:
+def _needed(steps: Sequence[Step], outputs: Sequence[LocalValue]) -> tuple[Step, ...]:
     """The steps without conversions that nobody reads, because a later one found a cheaper source."""
     read = set(outputs)
     kept: list[Step] = []
@@ -73,7 +73,7 @@ class _Scope:
 
     def __init__(
         self,
-        built: Built,
+        built: PricedProblem,
         decision: Decision,
         updates: _Updates,
         held: dict[str, list[Layouts]],
@@ -88,31 +88,31 @@ class _Scope:
         self.runs = runs  # of forward in a step
         self.steps: list[Step] = []
 
-    def obtain(self, name: str, wanted: Layouts, reader: str, module: str) -> Held:
+    def obtain(self, name: str, wanted: Layouts, reader: str, module: str) -> LocalValue:
         """A value for a call: where it is not held in the wanted layouts yet, by way of those that all its readers share."""
         if wanted not in self.held[name] and name in self.fans:
             self.convert(name, self.fans[name], reader, module)
         return self.convert(name, wanted, reader, module)
 
-    def convert(self, name: str, wanted: Layouts, reader: str, module: str) -> Held:
+    def convert(self, name: str, wanted: Layouts, reader: str, module: str) -> LocalValue:
         """A value in the wanted layouts, converted in the cheapest way where it is not held so yet."""
         have = self.held[name]
         if wanted in have:
-            return Held(name, wanted)
+            return LocalValue(name, wanted)
         plans = [self._conversions(name, layouts, wanted) for layouts in have]
         best = min(plans, key=lambda plan: sum(one.seconds_forward + one.seconds_adjoint for one in plan))
         for one in best:
-            before, after = Held(name, one.before), Held(name, one.after)
+            before, after = LocalValue(name, one.before), LocalValue(name, one.after)
             if one.after not in have:
                 self.steps.append(Convert(one, before, after, reader, module))
                 have.append(one.after)
-        return Held(name, wanted)
+        return LocalValue(name, wanted)
 
-    def leave(self, name: str) -> Held:
+    def leave(self, name: str) -> LocalValue:
         """A value as it leaves the program: as it lies, unless that is a sum still to be made, or parts of blocks."""
         plain = [layouts for layouts in self.held[name] if all(map(_leaves, layouts))]
         if plain:
-            return Held(name, plain[0])
+            return LocalValue(name, plain[0])
         return self.convert(name, tuple(one if _leaves(one) else Replicate() for one in self.held[name][0]), "", "")
 
     def _conversions(self, name: str, source: Layouts, target: Layouts) -> tuple[Conversion, ...]:
@@ -130,7 +130,9 @@ class _Scope:
             self.obtain(name, operand_layouts(strategy, i), node.name, node.module)
             for i, name in enumerate(node.inputs)
         )
-        writes = tuple(Held(name, result_layouts(strategy, i)) if name else None for i, name in enumerate(node.outputs))
+        writes = tuple(
+            LocalValue(name, result_layouts(strategy, i)) if name else None for i, name in enumerate(node.outputs)
+        )
         self.steps.append(Run(item, strategy, reads, writes))
         for written in filter(None, writes):
             self.held.setdefault(written.value, []).append(written.layouts)
@@ -147,12 +149,12 @@ class _Scope:
         fans = dict(self.decision.fans)
         for i, name in enumerate(repeat.entries):
             layouts = outputs[over[i]].layouts if i in over else self.fans[name]
-            entries.append(Held(name, layouts))
+            entries.append(LocalValue(name, layouts))
             reads.append(self.obtain(name, layouts, "", repeat.prefix))
             made = outputs[over[i]].value if i in over else name
             fans[name] = self.decision.fans.get(made, layouts)
         homes = {name: [layouts] for name, layouts in self.decision.homes.items()}
-        again = key_of(repeat) in self.decision.again.repeats
+        again = key_of(repeat) in self.decision.recomputation.repeats
         given = homes | {held.value: [held.layouts] for held in entries}
         inner = _Scope(self.built, self.decision, self.updates, given, fans, 2 if again else 1)
         for node in repeat.nodes[0]:
@@ -165,12 +167,12 @@ class _Scope:
         for held in writes:
             self.held[held.value] = [held.layouts]
 
-    def _made(self, repeat: Repeat, block: int, position: int) -> Held:
+    def _made(self, repeat: Repeat, block: int, position: int) -> LocalValue:
         """The value at this position among a block's own values, as the block makes it."""
         name = repeat.values[block][position]
         node = next(node for node in repeat.nodes[block] if name in node.outputs)
         strategy = self.decision.strategies[repeat.nodes[0][repeat.nodes[block].index(node)].name]
-        return Held(name, result_layouts(strategy, node.outputs.index(name)))
+        return LocalValue(name, result_layouts(strategy, node.outputs.index(name)))
 
 
 def _run_again(one: Conversion) -> Conversion:

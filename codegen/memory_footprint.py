@@ -20,9 +20,9 @@ from dataclasses import dataclass
 
 from autopar.codegen.liveness import Walk, summed
 from autopar.codegen.statements import Style, path_text
-from autopar.codegen.steps import Held, Program
+from autopar.codegen.steps import LocalValue, LoweredProgram
 from autopar.costmodel import memory
-from autopar.partitioner.formulation.priced_problem import Built, Decision
+from autopar.partitioner.formulation.priced_problem import Decision, PricedProblem
 
 KINDS = ("inputs", "parameters", "gradients", "optimizer", "activations", "buffers", "transients")
 
@@ -65,7 +65,7 @@ class Footprint:
         return f"forward of {self.names[at]}" if at < count else f"backward of {self.names[2 * count - 1 - at]}"
 
 
-def footprint(built: Built, decision: Decision, program: Program, optimizer: str) -> Footprint:
+def footprint(built: PricedProblem, decision: Decision, program: LoweredProgram, optimizer: str) -> Footprint:
     """What a rank holds through one training step: forward, backward and the step of `optimizer`.
 
     Inputs count whole, as every rank is given them. Raises ConfigError for an unknown optimizer.
@@ -74,7 +74,7 @@ def footprint(built: Built, decision: Decision, program: Program, optimizer: str
     paths = {item.value: path_text(item.name) for item in graph.parameters}
     style = Style(graph, tuple(name.upper() for name in built.grid.names), paths, defaultdict(lambda: "block"))
     walk = Walk(built, decision, style)
-    given = {Held(item.value, homes[item.value]): item.value for item in graph.inputs}
+    given = {LocalValue(item.value, homes[item.value]): item.value for item in graph.inputs}
     tensors = {held: walk.given(held, {}) for held in given}
     walk.function(program.steps, given, tensors, (program.loss, *program.outputs), {})
     walk.backward()
@@ -82,7 +82,7 @@ def footprint(built: Built, decision: Decision, program: Program, optimizer: str
     return Footprint(tuple(held), tuple(walk.names))
 
 
-def _standing(built: Built, decision: Decision, optimizer: str, steps: int) -> Iterator[memory.Allocation]:
+def _standing(built: PricedProblem, decision: Decision, optimizer: str, steps: int) -> Iterator[memory.Allocation]:
     """What is held all the time; and what the optimizer takes for its step."""
     graph, grid = built.graph, built.grid
     for item in graph.inputs:

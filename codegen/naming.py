@@ -8,16 +8,16 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from autopar.codegen.statements import Line
-from autopar.codegen.steps import Held, Loop
+from autopar.codegen.steps import LocalValue, Loop
 
 
 def assign(
     lines: Sequence[Line],
-    given: Mapping[Held, str],
-    outputs: Sequence[Held],
+    given: Mapping[LocalValue, str],
+    outputs: Sequence[LocalValue],
     bases: Mapping[str, str],
     reserved: frozenset[str],
-) -> dict[Held, str]:
+) -> dict[LocalValue, str]:
     """A name for every variable of a function.
 
     `given` are the function's arguments, `outputs` what it returns; `bases` gives a preferred name per value where the value's own
@@ -31,7 +31,7 @@ def assign(
     used: Counter[str] = Counter()  # names of what is read behind the line
     ends: dict[int, list[str]] = {}
 
-    def keep(held: Held, line: int) -> None:
+    def keep(held: LocalValue, line: int) -> None:
         end = last.get(held, -1)
         if end > line:
             used[names[held]] += 1
@@ -52,7 +52,7 @@ def assign(
     return names
 
 
-def _carried(line: Line, names: Mapping[Held, str]) -> dict[Held, tuple[str, ...]]:
+def _carried(line: Line, names: Mapping[LocalValue, str]) -> dict[LocalValue, tuple[str, ...]]:
     """A loop's result goes by the name of what went in, where that is free."""
     step = line.steps[-1]
     if not isinstance(step, Loop):
@@ -62,7 +62,7 @@ def _carried(line: Line, names: Mapping[Held, str]) -> dict[Held, tuple[str, ...
     }
 
 
-def _kept(line: Line, names: Mapping[Held, str]) -> set[str]:
+def _kept(line: Line, names: Mapping[LocalValue, str]) -> set[str]:
     """The names of what every round of a loop reads anew: no result of a round may go by them."""
     step = line.steps[-1]
     if not isinstance(step, Loop):

@@ -12,7 +12,7 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from autopar.codegen.steps import Convert, Held, Loop, Program, Run, Step, Update, running
+from autopar.codegen.steps import Convert, LocalValue, Loop, LoweredProgram, Run, Step, Update, running
 from autopar.ir.conversions import primitive_of
 from autopar.ir.grid import GridShape
 from autopar.ir.layout import Layouts, Partial, Replicate, Shard, muddles
@@ -36,9 +36,9 @@ class CollectiveEntry:
     subject: tuple[object, ...]
 
 
-def check(program: Program, homes: Mapping[str, Layouts], grid: GridShape) -> None:
+def check(program: LoweredProgram, homes: Mapping[str, Layouts], grid: GridShape) -> None:
     """Raise UnsoundProgram unless the steps are sound on every rank of the grid."""
-    held = {Held(name, layouts) for name, layouts in homes.items()}
+    held = {LocalValue(name, layouts) for name, layouts in homes.items()}
     _check_types(program.steps, held, homes)
     if program.loss not in held or any(not isinstance(one, Replicate) for one in program.loss.layouts):
         raise UnsoundProgram(f"the loss is returned as {program.loss}, which is not held whole on every rank")
@@ -49,7 +49,7 @@ def check(program: Program, homes: Mapping[str, Layouts], grid: GridShape) -> No
     check_order(dict.fromkeys(itertools.product(*map(range, grid.sizes)), entered))
 
 
-def _check_types(steps: Sequence[Step], held: set[Held], homes: Mapping[str, Layouts]) -> None:
+def _check_types(steps: Sequence[Step], held: set[LocalValue], homes: Mapping[str, Layouts]) -> None:
     for step in steps:
         reads = step.reads if isinstance(step.reads, tuple) else (step.reads,)
         missing = [one for one in reads if one not in held]
@@ -131,7 +131,7 @@ def _check_loop(step: Loop, homes: Mapping[str, Layouts]) -> None:
     for entry, given in zip(step.entries, step.reads, strict=True):
         if entry.layouts != given.layouts:
             raise UnsoundProgram(f"the loop over {step.repeat.prefix} is given {given} for {entry}")
-    inside = {Held(name, layouts) for name, layouts in homes.items()} | set(step.entries)
+    inside = {LocalValue(name, layouts) for name, layouts in homes.items()} | set(step.entries)
     _check_types(step.body, inside, homes)
     if not set(step.outputs) <= inside:
         raise UnsoundProgram(f"a block of {step.repeat.prefix} does not make {step.outputs}")
@@ -153,7 +153,7 @@ def _name(step: Step) -> str:
     return step.conversion.primitive if isinstance(step, Convert) else type(step).__name__.lower()
 
 
-def events(program: Program) -> list[CollectiveEntry]:
+def events(program: LoweredProgram) -> list[CollectiveEntry]:
     """The collectives that a rank enters in the forward pass, in order; backward enters their adjoints in reverse."""
     return list(_events(program.steps, ()))
 

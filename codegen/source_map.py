@@ -15,14 +15,14 @@ import ast
 from collections.abc import Mapping, Sequence
 
 from autopar.codegen.statements import MARK, Line, Names, label
-from autopar.codegen.steps import Convert, Loop, Program, Run, Step, Update
+from autopar.codegen.steps import Convert, Loop, LoweredProgram, Run, Step, Update
 from autopar.ir.graph import Graph
 from autopar.ir.plan import Place
 
 Numbers = Mapping[str, tuple[tuple[str, ...], int | None]]  # by label: the calls that it stands for, or the conversion
 
 
-def numbers(program: Program, graph: Graph, loop: Loop | None = None) -> Numbers:
+def numbers(program: LoweredProgram, graph: Graph, loop: Loop | None = None) -> Numbers:
     """What the labels of a function stand for: of `loop`, or of the whole model."""
     found: dict[str, tuple[tuple[str, ...], int | None]] = {}
     makers = graph.producers()
@@ -43,7 +43,7 @@ def _calls(name: str, loop: Loop | None) -> tuple[str, ...]:
     return tuple(nodes[at].name for nodes in loop.repeat.nodes)
 
 
-def _conversions(program: Program, loop: Loop | None) -> list[tuple[Step, int]]:
+def _conversions(program: LoweredProgram, loop: Loop | None) -> list[tuple[Step, int]]:
     """A function's conversions with their places among `steps.conversions`."""
     found: list[tuple[Step, int]] = []
     count = 0

@@ -15,7 +15,7 @@ from functools import lru_cache, partial
 
 from autopar.codegen.conversion_calls import conversion_text
 from autopar.codegen.local_extents import local_of
-from autopar.codegen.steps import Convert, Held, Loop, Run, Step, Update, running
+from autopar.codegen.steps import Convert, LocalValue, Loop, Run, Step, Update, running
 from autopar.codegen.symbolic_batch import Variant, conversion_for, merged, run_for
 from autopar.costmodel.redistribution import Conversion
 from autopar.ir.graph import Dtype, Graph, Ref
@@ -24,7 +24,7 @@ from autopar.ops.record.emit_context import emit_context
 from autopar.ops.record.printing import Expr, atom, gives_list
 from autopar.partitioner.formulation.repeated_blocks import Repeat
 
-Names = Callable[[Held], Expr]
+Names = Callable[[LocalValue], Expr]
 
 _WIDTH = 88  # a line that inlining would make longer stays two lines
 _HEAVY = ("matmul", "conv", "attention", "reduce")
@@ -40,8 +40,8 @@ class Line:
     `marked` is the text with a mark around what each step prints (`autopar.codegen.source_map`), None where no step has a place.
     """
 
-    writes: tuple[Held | None, ...]
-    reads: tuple[Held, ...]
+    writes: tuple[LocalValue | None, ...]
+    reads: tuple[LocalValue, ...]
     text: Callable[[Names], str]
     steps: tuple[Step, ...]
     marked: Callable[[Names], str] | None = None
@@ -76,7 +76,7 @@ class Style:
     variant: Variant | None = None
 
 
-def lines(steps: Sequence[Step], outputs: Sequence[Held], style: Style) -> list[Line]:
+def lines(steps: Sequence[Step], outputs: Sequence[LocalValue], style: Style) -> list[Line]:
     """The lines of one function, inlined."""
     plain = [line for step in _in_place(steps) if (line := _line(step, style)) is not None]
     return _inline(plain, outputs, style)
@@ -84,7 +84,7 @@ def lines(steps: Sequence[Step], outputs: Sequence[Held], style: Style) -> list[
 
 def _in_place(steps: Sequence[Step]) -> list[Step]:
     """The steps where the running statistics that a batch norm makes are the tensors that it was given: it changes those."""
-    same: dict[Held, Held] = {}
+    same: dict[LocalValue, LocalValue] = {}
     found: list[Step] = []
     for step in steps:
         if isinstance(step, Run):
@@ -122,7 +122,7 @@ def _marked(line: Line) -> Line:
     return replace(line, marked=lambda names: f"{MARK}({label(line.steps[0])!r}, {line.text(names)})")
 
 
-def _kept(step: Run) -> tuple[Held | None, ...]:
+def _kept(step: Run) -> tuple[LocalValue | None, ...]:
     """The results that the line writes: those of a batch norm's running statistics are stored by the call itself."""
     return step.writes[:1] if step.described.node.target == "autopar.batch_norm" else step.writes
 
@@ -201,10 +201,10 @@ def _members(repeat: Repeat) -> str:
     return f"({', '.join(f'{path}[{number}]' for number in numbers)})"
 
 
-def _inline(plain: list[Line], outputs: Sequence[Held], style: Style) -> list[Line]:
+def _inline(plain: list[Line], outputs: Sequence[LocalValue], style: Style) -> list[Line]:
     uses = Counter(held for line in plain for held in line.reads) + Counter(outputs)
     kept: dict[int, Line] = {}
-    maker: dict[Held, int] = {}
+    maker: dict[LocalValue, int] = {}
     for i, line in enumerate(plain):
         width = 0  # of the line, once it is known
         for held in dict.fromkeys(line.reads):
@@ -232,7 +232,7 @@ def _changed(between: Sequence[Line]) -> set[str]:
     return updated.union(*(running(step) for step in steps if isinstance(step, Run)))
 
 
-def _merge(inner: Line, outer: Line, held: Held) -> Line | None:
+def _merge(inner: Line, outer: Line, held: LocalValue) -> Line | None:
     if inner.heavy + outer.heavy > 1 or isinstance(outer.steps[-1], Loop):
         return None
     at = outer.reads.index(held)
@@ -243,7 +243,7 @@ def _merge(inner: Line, outer: Line, held: Held) -> Line | None:
     return replace(outer, reads=reads, text=text, steps=(*inner.steps, *outer.steps), marked=marked)
 
 
-def _inserted(inner: Callable[[Names], str], outer: Callable[[Names], str], held: Held) -> Callable[[Names], str]:
+def _inserted(inner: Callable[[Names], str], outer: Callable[[Names], str], held: LocalValue) -> Callable[[Names], str]:
     """The outer text with the inner one where it reads `held`."""
 
     def text(names: Names) -> str:
@@ -258,7 +258,7 @@ def _width(line: Line, style: Style) -> int:
     return len(line.text(lambda held: plain_name(held, style)))
 
 
-def plain_name(held: Held, style: Style) -> Expr:
+def plain_name(held: LocalValue, style: Style) -> Expr:
     """A stand-in for a variable's name of about its length."""
     return expression(style.parameters.get(held.value, held.value))
 

@@ -1,6 +1,6 @@
 """What every rank does, in order: one conversion primitive or local call at a time, repeated blocks as a function and a loop.
 
-A tensor in a layout is a `Held`. `autopar.codegen.lower` makes the steps, `autopar.codegen.soundness` checks them.
+A tensor in a layout is a `LocalValue`. `autopar.codegen.lower` makes the steps, `autopar.codegen.soundness` checks them.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from autopar.costmodel.redistribution import Conversion
 from autopar.ir.graph import Ref
 from autopar.ir.layout import Layouts
 from autopar.partitioner.formulation.repeated_blocks import Repeat
-from autopar.partitioner.formulation.strategies import Described, Strategy
+from autopar.partitioner.formulation.strategies import CallStrategies, Strategy
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class LocalValue:
     """A value in one layout: what a variable of the program holds."""
 
     value: str
@@ -26,10 +26,10 @@ class Held:
 class Run:
     """A local call under a strategy; `writes` has one entry per result (None where a result is unused)."""
 
-    described: Described
+    described: CallStrategies
     strategy: Strategy
-    reads: tuple[Held, ...]
-    writes: tuple[Held | None, ...]
+    reads: tuple[LocalValue, ...]
+    writes: tuple[LocalValue | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +37,8 @@ class Convert:
     """One primitive over one axis; `reader` is the call it is made for, "" where it is made for the loss or a loop."""
 
     conversion: Conversion
-    reads: Held
-    writes: Held
+    reads: LocalValue
+    writes: LocalValue
     reader: str
     module: str
 
@@ -49,7 +49,7 @@ class Update:
 
     buffer: str
     home: str
-    reads: Held
+    reads: LocalValue
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +62,11 @@ class Loop:
 
     repeat: Repeat
     body: tuple[Step, ...]
-    entries: tuple[Held, ...]
-    outputs: tuple[Held, ...]
+    entries: tuple[LocalValue, ...]
+    outputs: tuple[LocalValue, ...]
     carried: tuple[tuple[int, int], ...]
-    reads: tuple[Held, ...]
-    writes: tuple[Held, ...]
+    reads: tuple[LocalValue, ...]
+    writes: tuple[LocalValue, ...]
     again: bool = False
 
 
@@ -74,12 +74,12 @@ Step = Run | Convert | Update | Loop
 
 
 @dataclass(frozen=True, slots=True)
-class Program:
+class LoweredProgram:
     """The steps of one training step, the loss they end in, and the other outputs as they lie then."""
 
     steps: tuple[Step, ...]
-    loss: Held
-    outputs: tuple[Held, ...] = ()
+    loss: LocalValue
+    outputs: tuple[LocalValue, ...] = ()
 
 
 def running(step: Run) -> tuple[str, ...]:
@@ -90,7 +90,7 @@ def running(step: Run) -> tuple[str, ...]:
     )
 
 
-def conversions(program: Program) -> tuple[tuple[Convert, int], ...]:
+def conversions(program: LoweredProgram) -> tuple[tuple[Convert, int], ...]:
     """Every conversion with the number of times it runs in a step."""
     found: list[tuple[Convert, int]] = []
     for step in program.steps:

@@ -18,8 +18,8 @@ from autopar.ir.graph import Argument, Graph, Node
 from autopar.ir.layout import Layout, Layouts, Shard
 from autopar.ops.annotated import AnnotatedCall, AnnotatedGraph
 from autopar.ops.record.rule import Choice, Rule
-from autopar.partitioner.formulation.dim_factors import Granule, Granules, of_letters, propagate
-from autopar.partitioner.formulation.strategies import Described, Strategy
+from autopar.partitioner.formulation.dim_factors import DimFactor, DimFactors, of_letters, propagate
+from autopar.partitioner.formulation.strategies import CallStrategies, Strategy
 
 _NUMBER = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?(?:e[+-]?\d+)?)(?![\w.])")
 
@@ -38,7 +38,7 @@ class Variant:
     other: int
     inputs: tuple[str, ...]
     calls: Mapping[str, AnnotatedCall]
-    granules: Granules
+    factors: DimFactors
 
 
 def variant(annotated: AnnotatedGraph, larger: AnnotatedGraph, homes: Mapping[str, Layouts]) -> Variant:
@@ -110,10 +110,10 @@ def _same_rule(one: Rule, two: Rule, node: Node) -> None:
         raise Baked(f"{node.source}: `{node.code}`: it may be split otherwise with another number of rows")
 
 
-def run_for(variant: Variant, item: Described, strategy: Strategy) -> tuple[Described, Strategy]:
+def run_for(variant: Variant, item: CallStrategies, strategy: Strategy) -> tuple[CallStrategies, Strategy]:
     """The same call under the same strategy in the variant's graph."""
     other = variant.calls[item.node.name]
-    rule, known = other.rule, of_letters(variant.granules, other)
+    rule, known = other.rule, of_letters(variant.factors, other)
 
     def choice_for(choice: Choice) -> Choice:
         if choice.mode != "split":
@@ -133,7 +133,7 @@ def conversion_for(variant: Variant, value: str, conversion: Conversion) -> Conv
         if not isinstance(layout, Shard):
             return layout
         extents = shapes[0][layout.dim], shapes[1][layout.dim]
-        known = variant.granules[value, layout.dim]
+        known = variant.factors[value, layout.dim]
         blocks, unit = _reading(variant, extents, (layout.blocks, layout.unit), known)
         return Shard(layout.dim, blocks, unit)
 
@@ -142,7 +142,7 @@ def conversion_for(variant: Variant, value: str, conversion: Conversion) -> Conv
     )
 
 
-def _reading(variant: Variant, extents: tuple[int, int], reading: Granule, known: Iterable[Granule]) -> Granule:
+def _reading(variant: Variant, extents: tuple[int, int], reading: DimFactor, known: Iterable[DimFactor]) -> DimFactor:
     """How the variant reads a dim as `blocks x m x unit`: the batch is a factor of one of the three."""
     if extents[0] == extents[1]:
         return reading

@@ -51,7 +51,7 @@ TITLES = ("operator", "letters", "split", "whole", "inside", "cost")
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class CatalogueRow:
     """What a line says of a record beside its name, every cell as it is printed."""
 
     letters: str
@@ -85,7 +85,7 @@ def introduction(module: str) -> str:
 
 def table(ops: Iterable[Op]) -> str:
     """One line per different row, records with the same row together, in the order of their first names."""
-    rows: dict[Row, list[str]] = defaultdict(list)
+    rows: dict[CatalogueRow, list[str]] = defaultdict(list)
     for op in ops:
         rows[row_of(op)] += op.targets
     lines = [TITLES, ("---",) * len(TITLES)]
@@ -124,7 +124,7 @@ class _Letter:
         return self.name.rstrip("0123456789_") or self.name
 
 
-def row_of(op: Op) -> Row:
+def row_of(op: Op) -> CatalogueRow:
     """The line of a record, read off the rules of its samples."""
     calls = list(_calls(op))
     found: dict[str, list[_Letter]] = defaultdict(list)
@@ -145,7 +145,7 @@ def row_of(op: Op) -> Row:
         for kind in sorted(special - {"+"}):
             kinds[kind].append(base)
     inside = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in sorted(kinds.items()))
-    return Row(f"`{op.note}`", ", ".join(split), ", ".join(whole), inside, op.work)
+    return CatalogueRow(f"`{op.note}`", ", ".join(split), ", ".join(whole), inside, op.work)
 
 
 def _calls(op: Op) -> Iterator[tuple[_Letter, ...]]:

@@ -26,7 +26,7 @@ SUMS = "gradient sums"  # the lane of sums under way
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ProfileRow:
     """Something predicted and measured; seconds in a step, the measured ones by rank. `sent` are bytes, predicted and measured."""
 
     name: str
@@ -62,7 +62,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Exchange(Row):
+class Exchange(ProfileRow):
     """A row of communication, which is compared where no rank is waited for."""
 
     @property
@@ -75,16 +75,16 @@ class Exchange(Row):
 class Comparison:
     """All of it; rows with the worst offenders first."""
 
-    totals: tuple[Row, ...]
-    calls: tuple[Row, ...]
-    primitives: tuple[Row, ...]
-    others: tuple[Row, ...]
+    totals: tuple[ProfileRow, ...]
+    calls: tuple[ProfileRow, ...]
+    primitives: tuple[ProfileRow, ...]
+    others: tuple[ProfileRow, ...]
     missing: tuple[str, ...]  # calls of the plan that the program lacks
 
 
 def compare(plan: Plan, profile: Profile, splits: Mapping[str, str]) -> Comparison:
     """The comparison; `splits` says how each call is split."""
-    made = _Maker(plan, profile, splits, tuple(_seconds(rank.pieces) for rank in profile.ranks))
+    made = _ComparisonBuilder(plan, profile, splits, tuple(_seconds(rank.pieces) for rank in profile.ranks))
     rows = [row for i, place in enumerate(plan.places) for row in made.rows(i, place)]
     calls = [row for row in rows if not isinstance(row, Exchange)]
     moved = [row for row in rows if isinstance(row, Exchange)]
@@ -96,7 +96,7 @@ def compare(plan: Plan, profile: Profile, splits: Mapping[str, str]) -> Comparis
     )
 
 
-def _worst(rows: Sequence[Row]) -> tuple[Row, ...]:
+def _worst(rows: Sequence[ProfileRow]) -> tuple[ProfileRow, ...]:
     return tuple(sorted(rows, key=lambda row: (-row.off, row.name)))
 
 
@@ -105,13 +105,13 @@ def _seconds(pieces: Sequence[Piece]) -> dict[_Key, float]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Maker:
+class _ComparisonBuilder:
     plan: Plan
     profile: Profile
     splits: Mapping[str, str]
     seconds: tuple[Mapping[_Key, float], ...]
 
-    def rows(self, number: int, place: Place) -> Iterator[Row]:
+    def rows(self, number: int, place: Place) -> Iterator[ProfileRow]:
         """The rows of one place of the plan: none where the program lacks it."""
         at = [i for i, one in enumerate(self.profile.expressions) if one.place == number]
         if not at:
@@ -132,11 +132,11 @@ class _Maker:
         """The bytes that the busiest rank sends at some expressions."""
         return max(sum(one.sent for one in rank.pieces if one.expression in at) for rank in self.profile.ranks)
 
-    def call(self, nodes: Sequence[NodePlan], at: Sequence[int]) -> Row:
+    def call(self, nodes: Sequence[NodePlan], at: Sequence[int]) -> ProfileRow:
         """The computation of a call in all its rounds."""
         node = nodes[0]
         forward = sum(one.seconds_forward for one in nodes)
-        return Row(
+        return ProfileRow(
             name=node.name,
             times=len(nodes),
             predicted=forward + sum(one.seconds_backward for one in nodes),
@@ -148,7 +148,7 @@ class _Maker:
             forward=(forward, max(self.of(at, ("forward",)))),
         )
 
-    def inside(self, nodes: Sequence[NodePlan], at: Sequence[int]) -> Row:
+    def inside(self, nodes: Sequence[NodePlan], at: Sequence[int]) -> ProfileRow:
         """What a call exchanges inside."""
         node, inner = nodes[0], [one for node in nodes for one in node.inner]
         names = dict.fromkeys(f"{one.primitive} over {one.axis}" for one in inner)
@@ -166,7 +166,7 @@ class _Maker:
             sent=(sum(one.bytes_forward + one.bytes_adjoint for one in inner), self.sent(at)),
         )
 
-    def conversion(self, one: ConversionPlan, at: Sequence[int]) -> Row:
+    def conversion(self, one: ConversionPlan, at: Sequence[int]) -> ProfileRow:
         """A conversion, local copies included, in all its rounds."""
         whom = one.consumers[0] if one.consumers else one.module or "the loss"
         return Exchange(
@@ -180,15 +180,15 @@ class _Maker:
             sent=(one.times * (one.bytes_forward + one.bytes_adjoint), self.sent(at)),
         )
 
-    def others(self) -> Iterator[Row]:
+    def others(self) -> Iterator[ProfileRow]:
         """Expressions that are no place of the plan."""
         for i, one in enumerate(self.profile.expressions):
             if one.place is None:
                 measured = self.of([i], (*FORWARD, *BACKWARD))
-                yield Row(f"{one.function}, line {one.line}", 1, 0.0, measured, code=one.text)
+                yield ProfileRow(f"{one.function}, line {one.line}", 1, 0.0, measured, code=one.text)
 
 
-def _totals(plan: Plan, profile: Profile, made: _Maker) -> Iterator[Row]:
+def _totals(plan: Plan, profile: Profile, made: _ComparisonBuilder) -> Iterator[ProfileRow]:
     predicted = plan.predicted
     converted = {
         i
@@ -196,24 +196,26 @@ def _totals(plan: Plan, profile: Profile, made: _Maker) -> Iterator[Row]:
         if one.place is not None and plan.places[one.place].conversion is not None
     }
 
-    def total(name: str, said: float, chosen: Mapping[str, bool | None]) -> Row:
+    def total(name: str, said: float, chosen: Mapping[str, bool | None]) -> ProfileRow:
         """Kinds of pieces: of conversions (True), of others (False), or of both (None)."""
         measured = tuple(
             sum(s for (i, _, kind), s in one.items() if kind in chosen and chosen[kind] in (None, i in converted))
             for one in made.seconds
         )
-        return Row(name, 1, said, measured)
+        return ProfileRow(name, 1, said, measured)
 
     yield total("compute, forward", sum(one.seconds_forward for one in plan.nodes), {"forward": False})
     yield total("compute, backward", sum(one.seconds_backward for one in plan.nodes), {"backward": False})
     moving = {"communication": None, "adjoint": None, "forward": True, "backward": True}
     yield total("communication", predicted.communication, moving)
-    yield Row("of it, waiting for other ranks", 1, 0.0, waiting(made.seconds))
+    yield ProfileRow("of it, waiting for other ranks", 1, 0.0, waiting(made.seconds))
     yield total("gradient sums, exposed", predicted.gradients, {"gradients": None, "wait": None})
     yield total("update", predicted.update, {"update": None})
     yield total("inputs", 0.0, {"inputs": None})
     yield total("everything else", 0.0, {"other": None})
-    yield Row("whole step", 1, predicted.seconds, tuple(median_low(one.plain or one.steps) for one in profile.ranks))
+    yield ProfileRow(
+        "whole step", 1, predicted.seconds, tuple(median_low(one.plain or one.steps) for one in profile.ranks)
+    )
 
 
 def waiting(seconds: Sequence[Mapping[_Key, float]]) -> tuple[float, ...]:

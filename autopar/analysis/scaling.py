@@ -63,7 +63,7 @@ class Noise:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class PointRequest:
     """One point of a curve: the scaling, how many ranks, the grids to choose from, and rows of the batch (None: as compiled)."""
 
     scaling: str
@@ -120,7 +120,7 @@ def _products(number: int, parts: int) -> list[tuple[int, ...]]:
     ]
 
 
-def check(points: Sequence[Asked], machine: Machine, slow: Mapping[int, float]) -> None:
+def check(points: Sequence[PointRequest], machine: Machine, slow: Mapping[int, float]) -> None:
     """Raise ConfigError for grids that the machine has no room for, and for slow ranks that some point lacks."""
     for point in points:
         for grid in point.grids:
@@ -137,36 +137,36 @@ def check_slow(slow: Mapping[int, float], ranks: Sequence[int] | set[int]) -> No
         raise ConfigError(refusal("--slow", "no such rank", rule, missing[:10], fix))
 
 
-def curve(base: Compiled, points: Sequence[Asked], machine: Machine, noise: Noise, told: Told) -> list[Point]:
+def curve(base: Compiled, points: Sequence[PointRequest], machine: Machine, noise: Noise, told: Told) -> list[Point]:
     """Plan every point. What cannot be planned is a point with a reason."""
     captured = _Captured(base)
     found = []
-    for asked in points:
+    for requested_points in points:
         start = time.perf_counter()
-        found.append(_point(captured, asked, machine, noise))
-        told(found[-1], len(asked.grids), time.perf_counter() - start)
+        found.append(_point(captured, requested_points, machine, noise))
+        told(found[-1], len(requested_points.grids), time.perf_counter() - start)
     return found
 
 
-def _point(captured: _Captured, asked: Asked, machine: Machine, noise: Noise) -> Point:
-    rows = asked.rows or captured.rows
+def _point(captured: _Captured, requested_points: PointRequest, machine: Machine, noise: Noise) -> Point:
+    rows = requested_points.rows or captured.rows
     try:
-        model = captured.of(asked.rows)
+        model = captured.of(requested_points.rows)
     except AutoparError as error:
-        return Point(asked.scaling, asked.ranks, rows, None, 0.0, 0.0, _reason(error))
+        return Point(requested_points.scaling, requested_points.ranks, rows, None, 0.0, 0.0, _reason(error))
     plans, reasons = [], []
-    for grid in asked.grids:
+    for grid in requested_points.grids:
         try:
             plans.append(_replanned(model, grid, machine))
         except AutoparError as error:
             reasons.append(_reason(error))
     if not plans:
-        return Point(asked.scaling, asked.ranks, rows, None, 0.0, 0.0, reasons[0])
+        return Point(requested_points.scaling, requested_points.ranks, rows, None, 0.0, 0.0, reasons[0])
     best = min(plans, key=lambda plan: plan.predicted.seconds)
     seconds = best.predicted.seconds if noise.quiet else noise.run(best).seconds
-    times = asked.ranks if asked.scaling == "weak" else 1
-    reference = captured.single(rows // times, machine) if asked.scaling == "weak" else best.single
-    return Point(asked.scaling, asked.ranks, rows, best, reference, seconds)
+    times = requested_points.ranks if requested_points.scaling == "weak" else 1
+    reference = captured.single(rows // times, machine) if requested_points.scaling == "weak" else best.single
+    return Point(requested_points.scaling, requested_points.ranks, rows, best, reference, seconds)
 
 
 def _replanned(model: Compiled, grid: GridShape, machine: Machine) -> Plan:
@@ -248,14 +248,14 @@ def check_rows(plan: Plan, folder: str | Path) -> None:
         raise PlanError(refusal(str(folder), f"its batch is as compiled only: {plan.batch.fixed}", rule, fix=fix))
 
 
-def asked(
+def requested_points(
     ranks: Sequence[int],
     shapes: Sequence[GridShape],
     kinds: Sequence[str],
     rows: int | None,
     plan: Plan,
     machine: Machine,
-) -> Iterator[Asked]:
+) -> Iterator[PointRequest]:
     """The points for these numbers of ranks and these grids; `rows` is the batch, of one rank where scaling is weak."""
     options = plan.options
     names = GridShape.parse(plan.grid).names if options.pins or options.bans else ()
@@ -265,4 +265,4 @@ def asked(
         ]:
             times = count if kind == "weak" else 1
             known = plan.batch.rows if rows is None else rows
-            yield Asked(kind, count, chosen, known * times if kind == "weak" or rows is not None else None)
+            yield PointRequest(kind, count, chosen, known * times if kind == "weak" or rows is not None else None)

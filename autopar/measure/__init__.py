@@ -20,9 +20,9 @@ from autopar.ir.grid import GridShape
 from autopar.ir.machine import Machine
 from autopar.measure import cache
 from autopar.measure.pool import Pool
-from autopar.measure.timed_call import Job, images_of, job_of
+from autopar.measure.timed_call import TimedCall, images_of, timed_call_of
 from autopar.ops.record.rule import Choice
-from autopar.partitioner.formulation.strategies import Described
+from autopar.partitioner.formulation.strategies import CallStrategies
 
 __all__ = ["measure"]
 
@@ -32,7 +32,7 @@ _PASSES = 3
 
 def measure(
     graph: Graph,
-    described: Mapping[str, Described],
+    described: Mapping[str, CallStrategies],
     grid: GridShape,
     machine: Machine,
     shown: Shown = lambda done, count: None,
@@ -40,11 +40,11 @@ def measure(
     """(timings, jobs, of which newly timed). Views take no time; what cannot be run alone is left to the roofline."""
     parameters = frozenset(item.value for item in graph.parameters)
     images = images_of(graph)
-    wanted: dict[tuple[str, tuple[Choice, ...]], Job] = {}
+    wanted: dict[tuple[str, tuple[Choice, ...]], TimedCall] = {}
     for name, item in described.items():
         if item.op.work != "view":
             for strategy in item.strategies:
-                wanted[name, strategy] = job_of(item, strategy, grid, parameters, images)
+                wanted[name, strategy] = timed_call_of(item, strategy, grid, parameters, images)
     workers = max(1, min(grid.size, machine.ranks_per_node, os.cpu_count() or 1))
     jobs = list(dict.fromkeys(wanted.values()))
     known = cache.read(workers)
@@ -57,7 +57,7 @@ def measure(
     return Timings({place: seconds for place, seconds in found.items() if seconds is not None}), len(jobs), len(todo)
 
 
-def _timed(pool: Pool, jobs: list[Job], shown: Shown) -> cache.Known:
+def _timed(pool: Pool, jobs: list[TimedCall], shown: Shown) -> cache.Known:
     """Every job several times, some time apart, and the one in the middle: what else the machine did once is not the call's."""
     found: dict[str, list[tuple[float, float] | None]] = {}
     for done, one in enumerate(jobs * _PASSES):

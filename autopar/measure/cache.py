@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import torch
 
-from autopar.measure.timed_call import Job
+from autopar.measure.timed_call import TimedCall
 from autopar.ops.discovery import cache
 from autopar.version import __version__
 
@@ -20,7 +20,7 @@ _VERSION = 2
 Known = dict[str, tuple[float, float] | None]
 
 
-def key(job: Job) -> str:
+def key(job: TimedCall) -> str:
     """A job's name in the file."""
     return hashlib.sha256(msgspec.json.encode(job)).hexdigest()[:24]
 

@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 from types import TracebackType
 
 from autopar.errors import AutoparError, refusal
-from autopar.measure.timed_call import Job
+from autopar.measure.timed_call import TimedCall
 
 _PATIENCE = 120.0  # seconds for one job
 
@@ -38,7 +38,7 @@ class Pool:
             worker.terminate()
             worker.join()
 
-    def time(self, job: Job) -> tuple[float, float] | None:
+    def time(self, job: TimedCall) -> tuple[float, float] | None:
         """(forward, backward) seconds, or None where the call cannot be run alone."""
         try:
             for pipe in self._pipes:

@@ -16,11 +16,11 @@ from autopar.ir.grid import GridShape
 from autopar.ops.record.emit_context import emit_context
 from autopar.ops.record.printing import Expr
 from autopar.ops.record.rule import Choice
-from autopar.partitioner.formulation.strategies import Described, Strategy, operand_layouts
+from autopar.partitioner.formulation.strategies import CallStrategies, Strategy, operand_layouts
 
 
 @dataclass(frozen=True, slots=True)
-class Operand:
+class TimedOperand:
     """A tensor that a job is given. `images` says that its memory is in the order of images (channels last)."""
 
     shape: tuple[int, ...]
@@ -31,17 +31,17 @@ class Operand:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class TimedCall:
     """`text` is a Python expression over operands ``x0, x1, ...`` and axes; an axis is (name, size, index of the timed rank)."""
 
     text: str
     axes: tuple[tuple[str, int, int], ...]
-    operands: tuple[Operand, ...]
+    operands: tuple[TimedOperand, ...]
 
 
-def job_of(
-    item: Described, strategy: Strategy, grid: GridShape, parameters: frozenset[str], images: frozenset[str]
-) -> Job:
+def timed_call_of(
+    item: CallStrategies, strategy: Strategy, grid: GridShape, parameters: frozenset[str], images: frozenset[str]
+) -> TimedCall:
     """The job of a call. The rank with the largest part is timed: the first, or the last where work grows along a dim."""
     names = tuple(name.upper() for name in grid.names)
     order = {name: i for i, name in enumerate(dict.fromkeys(item.node.inputs))}
@@ -52,14 +52,16 @@ def job_of(
         for name, size, choice in zip(names, grid.sizes, strategy, strict=True)
         if name in text
     )
-    operands: dict[str, Operand] = {}
+    operands: dict[str, TimedOperand] = {}
     for i, (name, value) in enumerate(zip(item.node.inputs, item.call.operands, strict=True)):
         shape = local_shape(value.shape, operand_layouts(strategy, i), grid)
-        operands.setdefault(name, Operand(shape, value.dtype, value.differentiable, name in parameters, name in images))
-    return Job(text, axes, tuple(operands.values()))
+        operands.setdefault(
+            name, TimedOperand(shape, value.dtype, value.differentiable, name in parameters, name in images)
+        )
+    return TimedCall(text, axes, tuple(operands.values()))
 
 
-def _grows(item: Described, choice: Choice, grid: GridShape) -> bool:
+def _grows(item: CallStrategies, choice: Choice, grid: GridShape) -> bool:
     """Whether the last rank has most to do: work grows along the rows that are cut, and all parts have as many of them."""
     if item.op.skew is None or choice.mode != "split":
         return False

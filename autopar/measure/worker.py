@@ -20,7 +20,7 @@ from torch import Tensor
 
 from autopar import runtime
 from autopar.measure.null_comm import Mute
-from autopar.measure.timed_call import Job, Operand
+from autopar.measure.timed_call import TimedCall, TimedOperand
 from autopar.runtime.calibration.stopwatch import Watch, begin
 from autopar.runtime.grid.counter_rng import drawing
 from autopar.runtime.grid.grid import Axis
@@ -33,7 +33,7 @@ _PASSES = 3
 _LONG = 0.02  # seconds of a run of which there are few
 
 
-def seconds(job: Job) -> tuple[float, float] | None:
+def seconds(job: TimedCall) -> tuple[float, float] | None:
     """(forward, backward), or None where the call cannot be run on made-up tensors."""
     code, axes = _prepared(job)
     below = _below(job, code, axes)
@@ -48,12 +48,12 @@ def seconds(job: Job) -> tuple[float, float] | None:
     return median(chain.from_iterable(one for one, _ in passes)), median(chain.from_iterable(one for _, one in passes))
 
 
-def runs(job: Job) -> bool:
+def runs(job: TimedCall) -> bool:
     """Whether the call can be run on made-up tensors, forward and backward."""
     return _below(job, *_prepared(job)) is not None
 
 
-def _prepared(job: Job) -> tuple[CodeType, dict[str, Axis]]:
+def _prepared(job: TimedCall) -> tuple[CodeType, dict[str, Axis]]:
     axes = {name: Axis(name.lower(), Mute(index, size)) for name, size, index in job.axes}
     return compile(job.text, "<call>", "eval"), axes
 
@@ -61,7 +61,7 @@ def _prepared(job: Job) -> tuple[CodeType, dict[str, Axis]]:
 class _Set:
     """Operands of one run, and the run."""
 
-    def __init__(self, job: Job, axes: dict[str, Axis], below: int, code: CodeType) -> None:
+    def __init__(self, job: TimedCall, axes: dict[str, Axis], below: int, code: CodeType) -> None:
         self._code = code
         operands = [_made(one, below) for one in job.operands]
         self.leaves = [one for one in operands if one.requires_grad]
@@ -97,7 +97,7 @@ def _round(sets: Sequence[_Set], watch: Watch) -> tuple[list[float], list[float]
     return forward, [max(one - empty, 0.0) for one in backward]
 
 
-def _made(operand: Operand, below: int) -> Tensor:
+def _made(operand: TimedOperand, below: int) -> Tensor:
     dtype = getattr(torch, operand.dtype)
     if dtype == torch.bool:
         return torch.rand(operand.shape) < 0.9
@@ -111,7 +111,7 @@ def _made(operand: Operand, below: int) -> Tensor:
     return made.requires_grad_(operand.differentiable)
 
 
-def _below(job: Job, code: CodeType, axes: dict[str, Axis]) -> int | None:
+def _below(job: TimedCall, code: CodeType, axes: dict[str, Axis]) -> int | None:
     """What integers count: the largest extent of a tensor of numbers below which the call runs; None where it never does."""
     extents = {n for one in job.operands if _is_real(one.dtype) for n in one.shape}
     if all(_is_real(one.dtype) or one.dtype == "bool" for one in job.operands):
@@ -122,7 +122,7 @@ def _below(job: Job, code: CodeType, axes: dict[str, Axis]) -> int | None:
     return None
 
 
-def _try(job: Job, axes: dict[str, Axis], below: int, code: CodeType) -> None:
+def _try(job: TimedCall, axes: dict[str, Axis], below: int, code: CodeType) -> None:
     _round([_Set(job, axes, below, code)], Watch(0))
 
 

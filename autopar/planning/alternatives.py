@@ -22,7 +22,7 @@ from autopar.ir.graph import Node
 from autopar.ir.layout import Partial
 from autopar.ir.plan import NodePlan
 from autopar.ops.record.rule import Choice
-from autopar.partitioner.formulation.priced_problem import Built
+from autopar.partitioner.formulation.priced_problem import PricedProblem
 from autopar.partitioner.formulation.strategies import Strategy
 from autopar.partitioner.problem import Array
 
@@ -51,7 +51,7 @@ class Explanation:
     calls: tuple[tuple[Node, int, tuple[Alternative, ...]], ...]
 
 
-def explain(built: Built, choice: Sequence[int], name: str) -> Explanation:
+def explain(built: PricedProblem, choice: Sequence[int], name: str) -> Explanation:
     """Compare what each call named `name` (module path, call name, or a pattern over either) could do instead."""
     keys = {node.name: built.tied.get("node:" + node.name, "node:" + node.name) for node in built.graph.nodes}
     groups: dict[str, Node] = {}
@@ -86,7 +86,7 @@ def _matches(node: Node | NodePlan, name: str) -> bool:
 _Beside = Mapping[int, Sequence[tuple[int, Array]]]
 
 
-def _neighbours(built: Built) -> _Beside:
+def _neighbours(built: PricedProblem) -> _Beside:
     found: dict[int, list[tuple[int, Array]]] = {i: [] for i in range(len(built.keys))}
     for edge in built.problem.edges:
         found[edge.a].append((edge.b, edge.costs))
@@ -94,7 +94,7 @@ def _neighbours(built: Built) -> _Beside:
     return found
 
 
-def _alternatives(built: Built, choice: Sequence[int], key: str, beside: _Beside) -> tuple[Alternative, ...]:
+def _alternatives(built: PricedProblem, choice: Sequence[int], key: str, beside: _Beside) -> tuple[Alternative, ...]:
     at = built.keys.index(key)
     own = built.problem.nodes[at].costs
     around = _around(built, choice, at, beside, frozenset())
@@ -117,7 +117,7 @@ def _spell(choice: Choice) -> str:
     return f"linear {','.join(str(i) for i, layout in enumerate(choice.operands) if isinstance(layout, Partial))}"
 
 
-def _around(built: Built, choice: Sequence[int], at: int, beside: _Beside, seen: frozenset[int]) -> Array:
+def _around(built: PricedProblem, choice: Sequence[int], at: int, beside: _Beside, seen: frozenset[int]) -> Array:
     """Per choice of a variable the cost of its edges: calls keep their choice, tensors take their best."""
     total = np.zeros(len(built.problem.nodes[at].costs))
     for other, costs in beside[at]:

@@ -15,7 +15,7 @@ from autopar.partitioner.formulation import merged_axes
 from autopar.partitioner.formulation.constraints import Constraints, constrained, narrowed
 from autopar.partitioner.formulation.merged_axes import Merged, Plan
 from autopar.partitioner.formulation.priced_problem import build, decide
-from autopar.partitioner.formulation.strategies import Described, describe
+from autopar.partitioner.formulation.strategies import CallStrategies, strategies_of
 from autopar.partitioner.problem import NoChoice, Solution
 from autopar.partitioner.solvers.solve import solve
 from autopar.planning.request import Request
@@ -25,14 +25,14 @@ LEFT_OUT = "strategies left out"
 """What a method says where a plan is the best of some only."""
 
 
-def opened(request: Request, until: float, tell: Progress) -> tuple[Constraints, Mapping[str, Described]]:
+def opened(request: Request, until: float, tell: Progress) -> tuple[Constraints, Mapping[str, CallStrategies]]:
     """The constraints, and what every call may do: all that is legal, or mixtures where that is too much.
 
     No merged grid is begun after `until`. Raises ConfigError where constraints exclude each other.
     """
     constraints, grid = request.constraints(), request.grid
     if constraints.bases is None and not merged_axes.many(grid):
-        described = describe(request.annotated, grid, constraints.pins)
+        described = strategies_of(request.annotated, grid, constraints.pins)
         if merged_axes.entries(request.graph, described) <= merged_axes.ENTRIES:
             return constraints, narrowed(described, constraints, grid)
     if constraints.bases is None:

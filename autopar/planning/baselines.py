@@ -29,7 +29,7 @@ from autopar.ops.record.rule import Choice, whole_choice
 from autopar.partitioner.formulation.constraints import Constraints, constrained
 from autopar.partitioner.formulation.merged_axes import many
 from autopar.partitioner.formulation.mixed_choices import MOST
-from autopar.partitioner.formulation.strategies import Described, Strategy
+from autopar.partitioner.formulation.strategies import CallStrategies, Strategy
 
 FREE = "auto"
 _WEIGHTED = ("matmul", "conv")
@@ -46,7 +46,7 @@ class Scene:
 
     graph: Graph
     grid: GridShape
-    described: Mapping[str, Described]
+    described: Mapping[str, CallStrategies]
     rows: tuple[str, ...]
     weights: frozenset[str]
 
@@ -84,14 +84,14 @@ class _Trail:
     wanted: dict[str, frozenset[Choice]] = field(default_factory=dict)
     where: dict[str, frozenset[Layout]] = field(default_factory=dict)
 
-    def take(self, item: Described, chosen: Sequence[Choice]) -> None:
+    def take(self, item: CallStrategies, chosen: Sequence[Choice]) -> None:
         self.wanted[item.node.name] = frozenset(chosen)
         for i, name in enumerate(item.node.outputs):
             shards = frozenset(one.results[i] for one in chosen if isinstance(one.results[i], Shard))
             if name and shards:
                 self.where[name] = shards
 
-    def fitting(self, item: Described, choices: Sequence[Choice]) -> list[Choice]:
+    def fitting(self, item: CallStrategies, choices: Sequence[Choice]) -> list[Choice]:
         """The splits that take every operand as it travels; none where none travels."""
         travels = {i: self.where[name] for i, name in enumerate(item.node.inputs) if name in self.where}
         if not travels:
@@ -139,7 +139,7 @@ def _combined(scene: Scene, name: str, wanted: Mapping[int, Wanted]) -> tuple[St
     return tuple(itertools.islice(every, MOST))
 
 
-def _kept(item: Described, wanted: Mapping[int, Wanted]) -> tuple[Strategy, ...]:
+def _kept(item: CallStrategies, wanted: Mapping[int, Wanted]) -> tuple[Strategy, ...]:
     """The strategies that do what is wanted on most axes; none where they do on none."""
     name = item.node.name
     scores = [
@@ -213,7 +213,7 @@ def axis_name(scene: Scene, axis: int) -> str:
     return f"{scene.grid.names[axis]} ({scene.grid.sizes[axis]} ranks)"
 
 
-def _columns(scene: Scene, item: Described, choices: Sequence[Choice]) -> list[Choice]:
+def _columns(scene: Scene, item: CallStrategies, choices: Sequence[Choice]) -> list[Choice]:
     """The splits of a layer's output features: its weights in parts, its operands whole, its result in parts."""
     inputs = item.node.inputs
     weights = [i for i, name in enumerate(inputs) if name in scene.weights and len(scene.graph.values[name].shape) > 1]

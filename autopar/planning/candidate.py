@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from autopar.codegen.lower import lower
 from autopar.codegen.memory_footprint import Footprint, footprint
-from autopar.codegen.steps import Program, conversions
+from autopar.codegen.steps import LoweredProgram, conversions
 from autopar.costmodel import compute, step_schedule
 from autopar.costmodel.timeline import simulate
 from autopar.ir.graph import Graph, Value
@@ -18,9 +18,9 @@ from autopar.ir.layout import Layouts
 from autopar.ir.plan import AxisChoice, ConversionPlan, InnerPlan, NodePlan, TensorPlan
 from autopar.ops.record.fallback import FALLBACK
 from autopar.ops.record.rule import Choice
-from autopar.partitioner.formulation.priced_problem import Built, Decision, decide, residents
+from autopar.partitioner.formulation.priced_problem import Decision, PricedProblem, decide, residents
 from autopar.partitioner.formulation.recomputation import kept_bytes
-from autopar.partitioner.formulation.strategies import Described, Strategy
+from autopar.partitioner.formulation.strategies import CallStrategies, Strategy
 from autopar.partitioner.problem import Solution
 
 
@@ -33,10 +33,10 @@ class Candidate:
     waited      those of them that are waited for when backward has ended
     """
 
-    built: Built
+    built: PricedProblem
     solution: Solution
     decision: Decision
-    program: Program
+    program: LoweredProgram
     parts: step_schedule.Parts
     held: Footprint
     gradients: float
@@ -60,7 +60,7 @@ class Candidate:
         return self.compute + self.communication + self.gradients + self.parts.update
 
 
-def candidate_of(built: Built, solution: Solution, optimizer: str, held: Footprint | None = None) -> Candidate:
+def candidate_of(built: PricedProblem, solution: Solution, optimizer: str, held: Footprint | None = None) -> Candidate:
     """Carry out a solution on paper. `held` stands for what a rank holds, where nobody is going to ask."""
     decision = decide(built, solution.choice)
     program = lower(built, decision)
@@ -86,7 +86,7 @@ def _parameters(graph: Graph, decision: Decision) -> tuple[TensorPlan, ...]:
     readers = graph.consumers()
     return tuple(
         replace(
-            tensor(item.name, graph.values[item.value], item.kind, decision.homes[item.value]),
+            tensor_plan(item.name, graph.values[item.value], item.kind, decision.homes[item.value]),
             aliases=item.aliases,
             readers=tuple(node.name for node in readers[item.value]),
         )
@@ -94,10 +94,10 @@ def _parameters(graph: Graph, decision: Decision) -> tuple[TensorPlan, ...]:
     )
 
 
-def _node(built: Built, item: Described, strategy: Strategy, resident: frozenset[str]) -> NodePlan:
+def _node(built: PricedProblem, item: CallStrategies, strategy: Strategy, resident: frozenset[str]) -> NodePlan:
     given = (item.call, item.rule, item.op, strategy, built.grid, built.machine)
     forward, backward = compute.node_seconds(*given, built.timings)
-    twice = item.node.name in built.again.calls  # forward runs again, in backward
+    twice = item.node.name in built.recomputation.calls  # forward runs again, in backward
     names = built.grid.names
     inner = tuple(
         InnerPlan(
@@ -110,7 +110,7 @@ def _node(built: Built, item: Described, strategy: Strategy, resident: frozenset
         )
         for one in compute.inner_conversions(*given)
     )
-    saved = kept_bytes(item, strategy, built.grid, resident, built.again)
+    saved = kept_bytes(item, strategy, built.grid, resident, built.recomputation)
     node, shape = item.node, item.call.results[0].shape
     return NodePlan(
         node.name, node.target, item.op.note, node.module, node.source, node.code, shape,
@@ -119,7 +119,7 @@ def _node(built: Built, item: Described, strategy: Strategy, resident: frozenset
     )  # fmt: skip
 
 
-def _conversions(built: Built, program: Program) -> tuple[ConversionPlan, ...]:
+def _conversions(built: PricedProblem, program: LoweredProgram) -> tuple[ConversionPlan, ...]:
     names = built.grid.names
     return tuple(
         ConversionPlan(
@@ -140,7 +140,7 @@ def _conversions(built: Built, program: Program) -> tuple[ConversionPlan, ...]:
     )
 
 
-def _update(built: Built, decision: Decision, optimizer: str) -> float:
+def _update(built: PricedProblem, decision: Decision, optimizer: str) -> float:
     """Seconds of the optimizer's step."""
     values = built.graph.values
     return sum(
@@ -151,7 +151,7 @@ def _update(built: Built, decision: Decision, optimizer: str) -> float:
     )
 
 
-def tensor(name: str, value: Value, kind: str, layouts: Layouts) -> TensorPlan:
+def tensor_plan(name: str, value: Value, kind: str, layouts: Layouts) -> TensorPlan:
     """The record of an input or parameter."""
     return TensorPlan(name, value.shape, value.dtype, kind, tuple(map(str, layouts)))
 

@@ -24,7 +24,7 @@ from autopar.costmodel.compute import parameter_seconds
 from autopar.ir.graph import Value
 from autopar.ir.layout import Layouts
 from autopar.ir.machine import Machine
-from autopar.partitioner.formulation.priced_problem import Built
+from autopar.partitioner.formulation.priced_problem import PricedProblem
 from autopar.partitioner.problem import Array, evaluate
 from autopar.planning.candidate import Candidate
 
@@ -34,14 +34,14 @@ _ROUNDS = 3
 """How often sums are priced again at most."""
 
 
-def as_if(machine: Machine, unhidden: float) -> Machine:
+def with_less_overlap(machine: Machine, unhidden: float) -> Machine:
     """The machine with so much less overlap."""
     inter = machine.overlap_inter
     hides = 1 - unhidden
     return replace(machine, overlap=machine.overlap * hides, overlap_inter=None if inter is None else inter * hides)
 
 
-def priced(built: Built, unhidden: float) -> Built:
+def priced(built: PricedProblem, unhidden: float) -> PricedProblem:
     """The same problem where the share `unhidden` of what the machine hides of gradient sums is waited for."""
     if unhidden == built.unhidden:
         return built
@@ -60,13 +60,13 @@ def priced(built: Built, unhidden: float) -> Built:
     return replace(built, problem=replace(built.problem, nodes=tuple(nodes)), unhidden=unhidden)
 
 
-def _sums(built: Built, value: Value, kind: str, homes: Sequence[Layouts], unhidden: float) -> Array:
+def _sums(built: PricedProblem, value: Value, kind: str, homes: Sequence[Layouts], unhidden: float) -> Array:
     """Seconds of a parameter's gradient sum in each home."""
-    machine = as_if(built.machine, unhidden)
+    machine = with_less_overlap(built.machine, unhidden)
     return np.array([parameter_seconds(value, kind, home, "sgd", built.grid, machine)[0] for home in homes])
 
 
-def cost(built: Built, choice: Sequence[int], unhidden: float) -> float:
+def cost(built: PricedProblem, choice: Sequence[int], unhidden: float) -> float:
     """What a choice costs where that share is waited for."""
     return evaluate(priced(built, unhidden).problem, choice)[0]
 

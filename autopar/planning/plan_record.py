@@ -6,7 +6,7 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from autopar.codegen.emit import Emitted
-from autopar.codegen.steps import Program
+from autopar.codegen.steps import LoweredProgram
 from autopar.codegen.symbolic_batch import Variant, run_for
 from autopar.costmodel import compute
 from autopar.ir.graph import Graph
@@ -21,10 +21,10 @@ from autopar.ir.plan import (
     Predicted,
     SolverReport,
 )
-from autopar.partitioner.formulation.priced_problem import Built, Decision
+from autopar.partitioner.formulation.priced_problem import Decision, PricedProblem
 from autopar.partitioner.formulation.recomputation import key_of
 from autopar.partitioner.formulation.strategies import Strategy, filled_factors, whole_strategy
-from autopar.planning.candidate import Candidate, tensor
+from autopar.planning.candidate import Candidate, tensor_plan
 from autopar.version import __version__
 
 if TYPE_CHECKING:
@@ -53,13 +53,14 @@ def plan(
         graph_sha256=_hash(graph),
         program_sha256=hashlib.sha256(program.text.encode()).hexdigest(),
         inputs=tuple(
-            tensor(item.name, graph.values[item.value], "input", decision.homes[item.value]) for item in graph.inputs
+            tensor_plan(item.name, graph.values[item.value], "input", decision.homes[item.value])
+            for item in graph.inputs
         ),
         parameters=parts.parameters,
         nodes=parts.nodes,
         conversions=parts.conversions,
         repeats=parts.repeats,
-        recomputed=tuple(key_of(one) in built.again.repeats for one in built.repeats),
+        recomputed=tuple(key_of(one) in built.recomputation.repeats for one in built.repeats),
         predicted=_predicted(candidate),
         single=_single(built, options.optimizer),
         solver=SolverReport(
@@ -82,7 +83,7 @@ def plan(
     )
 
 
-def _outputs(graph: Graph, larger: Graph | None, program: Program) -> tuple[OutputPlan, ...]:
+def _outputs(graph: Graph, larger: Graph | None, program: LoweredProgram) -> tuple[OutputPlan, ...]:
     """What the program returns beside the loss; `larger` is the graph with more rows."""
     found = []
     for (path, name), held in zip(graph.outputs, program.outputs, strict=True):
@@ -93,7 +94,7 @@ def _outputs(graph: Graph, larger: Graph | None, program: Program) -> tuple[Outp
     return tuple(found)
 
 
-def _filled(built: Built, decision: Decision) -> tuple[tuple[tuple[str, ...], int], ...]:
+def _filled(built: PricedProblem, decision: Decision) -> tuple[tuple[tuple[str, ...], int], ...]:
     """The factors of which every rank needs a row, by the names of the axes of more than one rank that cut them."""
     grid = built.grid
     found = {
@@ -104,7 +105,9 @@ def _filled(built: Built, decision: Decision) -> tuple[tuple[tuple[str, ...], in
     return tuple(sorted(found))
 
 
-def filled_by_rows(built: Built, decision: Decision, variant: Variant) -> tuple[tuple[tuple[str, ...], int], ...]:
+def filled_by_rows(
+    built: PricedProblem, decision: Decision, variant: Variant
+) -> tuple[tuple[tuple[str, ...], int], ...]:
     """Those of the filled factors that grow with the batch."""
     found = set()
     for name, strategy in decision.strategies.items():
@@ -150,7 +153,7 @@ def _predicted(candidate: Candidate) -> Predicted:
     )
 
 
-def _single(built: Built, optimizer: str) -> float:
+def _single(built: PricedProblem, optimizer: str) -> float:
     """Seconds of a step on one rank that holds everything."""
     total = 0.0
     for item in built.described.values():
@@ -164,6 +167,6 @@ def _single(built: Built, optimizer: str) -> float:
     return total
 
 
-def _replicated(built: Built) -> Strategy:
+def _replicated(built: PricedProblem) -> Strategy:
     first = next(item for item in built.described.values() if item.call.operands)
     return whole_strategy(first.call, built.grid)

@@ -23,9 +23,9 @@ from autopar.errors import ConfigError, InfeasiblePlan
 from autopar.ir.plan import Options
 from autopar.ir.units import bytes_precisely
 from autopar.partitioner.formulation.constraints import Constraints
-from autopar.partitioner.formulation.priced_problem import Built, build, running_statistics
+from autopar.partitioner.formulation.priced_problem import PricedProblem, build, running_statistics
 from autopar.partitioner.formulation.recomputation import key_of, offered
-from autopar.partitioner.formulation.strategies import Described
+from autopar.partitioner.formulation.strategies import CallStrategies
 from autopar.partitioner.problem import NoChoice
 from autopar.partitioner.solvers.solve import solve
 from autopar.planning import overlap
@@ -50,20 +50,20 @@ class _Search:
 
     request: Request
     constraints: Constraints
-    described: Mapping[str, Described]
+    described: Mapping[str, CallStrategies]
     timings: Timings
     tell: Progress
     until: float
     share: float = 0.0  # of hidden gradient sums that is waited for
-    known: dict[tuple[bool, Blocks], Built] = field(default_factory=dict)  # what has been priced
+    known: dict[tuple[bool, Blocks], PricedProblem] = field(default_factory=dict)  # what has been priced
 
-    def priced(self, gathered: bool, recomputed: Blocks) -> Built:
+    def priced(self, gathered: bool, recomputed: Blocks) -> PricedProblem:
         """The problem where parameters may be gathered for use, and these blocks are computed again."""
         if (gathered, recomputed) not in self.known:
             self.known[gathered, recomputed] = self._built(gathered, recomputed)
         return overlap.priced(self.known[gathered, recomputed], self.share)
 
-    def _built(self, gathered: bool, recomputed: Blocks) -> Built:
+    def _built(self, gathered: bool, recomputed: Blocks) -> PricedProblem:
         with timed(self.tell, "priced") as said:
             built = self.build(gathered=gathered, recomputed=recomputed, limit=self.request.limit)
             count = sum(len(options) for options in built.options.values())
@@ -75,7 +75,7 @@ class _Search:
 
     def build(
         self, *, gathered: bool, limit: float | None, recomputed: Blocks = frozenset(), untied: bool = False
-    ) -> Built:
+    ) -> PricedProblem:
         """`autopar.partitioner.formulation.priced_problem.build` for this search."""
         request = self.request
         return build(
@@ -84,7 +84,7 @@ class _Search:
             untied=untied, described=self.described,
         )  # fmt: skip
 
-    def tried(self, built: Built, limit: float | None) -> Candidate | NoChoice:
+    def tried(self, built: PricedProblem, limit: float | None) -> Candidate | NoChoice:
         """The solution of a problem under a limit, carried out on paper."""
         limited = replace(built, problem=replace(built.problem, limit=limit))
         try:
@@ -142,7 +142,7 @@ def _within_limit(search: _Search) -> Candidate:
     sets = _sets(plain, request.options.recompute)
     if sets[0]:
         plain = search.priced(False, sets[0])
-    # Built -> Candidate
+    # PricedProblem -> Candidate
     free = search.tried(plain, None)
     if isinstance(free, NoChoice):
         raise no_plan(request, None, _relaxed(search, sets)) from free
@@ -230,13 +230,13 @@ def _tied_loss(search: _Search, best: Candidate) -> float | None:
     if search.constraints.bases is not None:
         return None
     prices = sum(edge.costs.size for edge in tied.problem.edges) * max(len(one.nodes) for one in tied.repeats)
-    if prices > _FEW or tied.again.repeats:
+    if prices > _FEW or tied.recomputation.repeats:
         return None
     apart = overlap.priced(search.build(gathered=False, limit=None, untied=True), tied.unhidden)
     return max(0.0, cost - solve(apart.problem, time_limit=search.left()).bound) / cost
 
 
-def _sets(plain: Built, recompute: str) -> tuple[Blocks, ...]:
+def _sets(plain: PricedProblem, recompute: str) -> tuple[Blocks, ...]:
     """The sets of repeated blocks that may be computed again, the preferred first."""
     names = [key_of(one) for one in offered(plain.graph, plain.repeats, running_statistics(plain.graph))]
     if recompute == "always":
@@ -248,7 +248,7 @@ def _sets(plain: Built, recompute: str) -> tuple[Blocks, ...]:
     return tuple(frozenset(one) for size in range(len(names) + 1) for one in itertools.combinations(names, size))
 
 
-def _measured(request: Request, described: Mapping[str, Described], tell: Progress) -> Timings:
+def _measured(request: Request, described: Mapping[str, CallStrategies], tell: Progress) -> Timings:
     """Seconds of every call under every strategy, timed on this machine or known from before."""
     from autopar.measure import measure
 

@@ -28,7 +28,7 @@ from autopar.ir.grid import GridShape
 from autopar.ir.machine import load as load_machine
 from autopar.ir.plan import Options
 from autopar.ir.plan_file import to_json
-from autopar.partitioner.formulation.priced_problem import Built, build
+from autopar.partitioner.formulation.priced_problem import PricedProblem, build
 from autopar.partitioner.problem import Solution, evaluate
 from autopar.planning.candidate import candidate_of
 from autopar.proof.programs import Model, doubled
@@ -65,7 +65,7 @@ class Case:
     model: Model
     grid: GridShape
     subject: Subject
-    built: Built
+    built: PricedProblem
     expected: Expected
     strategies: Strategies
 

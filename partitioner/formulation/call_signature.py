@@ -1,7 +1,7 @@
 """What a call is up to the names of its tensors: calls that are alike have the same letters, strategies and prices.
 
 The blocks of a deep model make the same calls over and over, so everything that is worked out per call is worked out once per
-likeness: pricing eighty layers takes little longer than pricing two.
+signature: pricing eighty layers takes little longer than pricing two.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from autopar.ir.graph import Ref, Value
 from autopar.ops.record.rule import Call
 
-Likeness = tuple[object, ...]
+Signature = tuple[object, ...]
 
 
-def likeness(call: Call) -> Likeness:
+def signature_of(call: Call) -> Signature:
     """The call's operator, literals, wiring, shapes and dtypes, without the names."""
     names: dict[str, int] = {}
     for value in (*call.operands, *call.results):

@@ -15,12 +15,12 @@ MODES = ("replicate", "copied", "linear", "whole")
 _WHOLE = ("replicate", "copied")
 
 
-def does(choice: Choice, word: str) -> bool:
+def choice_matches(choice: Choice, word: str) -> bool:
     """Whether a call's choice on an axis is what the word says."""
     return word in (choice.letter, choice.mode) or (word == "whole" and choice.mode in _WHOLE)
 
 
-def lies(layout: Layout, word: str) -> bool:
+def layout_matches(layout: Layout, word: str) -> bool:
     """Whether a layout is what the word says.
 
     >>> lies(Shard(1, 3, 64), "shard 1"), lies(Shard(1), "shard"), lies(Shard(1), "whole")

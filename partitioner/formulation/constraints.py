@@ -13,9 +13,9 @@ from autopar.errors import ConfigError, refusal
 from autopar.ir.grid import GridShape
 from autopar.ir.layout import Layouts, Shard
 from autopar.ops.annotated import AnnotatedGraph
-from autopar.partitioner.formulation.choice_patterns import does, lies
+from autopar.partitioner.formulation.choice_patterns import choice_matches, layout_matches
 from autopar.partitioner.formulation.repeated_blocks import Repeat
-from autopar.partitioner.formulation.strategies import Described, Strategy, describe
+from autopar.partitioner.formulation.strategies import CallStrategies, Strategy, strategies_of
 
 Words = Mapping[int, Collection[str]]  # per axis
 
@@ -30,7 +30,7 @@ class Constraints:
     homes    per parameter or input and axis the words of which its home fits every one
     unhomes  the same of what its home must not be
     stored   parameters that lie in parts over as many axes as they can, and are gathered for use
-    bases    per call the strategies of which mixtures are open (`describe`); None where all are
+    bases    per call the strategies of which mixtures are open (`strategies_of`); None where all are
     """
 
     pins: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
@@ -61,7 +61,7 @@ def _plain(words: Words) -> dict[int, frozenset[str]]:
     return {axis: frozenset(found) for axis, found in words.items()}
 
 
-def same_homes(repeat: Repeat, constraints: Constraints) -> bool:
+def same_storage_layouts(repeat: Repeat, constraints: Constraints) -> bool:
     """Whether the parameters of all blocks may lie alike, so that they may share one choice."""
     return all(
         constraints.alike(name, first)
@@ -71,23 +71,29 @@ def same_homes(repeat: Repeat, constraints: Constraints) -> bool:
     )
 
 
-def constrained(annotated: AnnotatedGraph, grid: GridShape, constraints: Constraints = NONE) -> dict[str, Described]:
+def constrained(
+    annotated: AnnotatedGraph, grid: GridShape, constraints: Constraints = NONE
+) -> dict[str, CallStrategies]:
     """Every call with the strategies that are left to it. Raises ConfigError where a call has none left."""
-    return narrowed(describe(annotated, grid, constraints.pins, constraints.bases), constraints, grid)
+    return narrowed(strategies_of(annotated, grid, constraints.pins, constraints.bases), constraints, grid)
 
 
-def narrowed(described: Mapping[str, Described], constraints: Constraints, grid: GridShape) -> dict[str, Described]:
+def narrowed(
+    described: Mapping[str, CallStrategies], constraints: Constraints, grid: GridShape
+) -> dict[str, CallStrategies]:
     """The calls with the strategies that are left. Raises ConfigError, with all bans on it, where a call has none left."""
     return {name: _narrowed(item, constraints, grid) for name, item in described.items()}
 
 
-def _narrowed(item: Described, constraints: Constraints, grid: GridShape) -> Described:
+def _narrowed(item: CallStrategies, constraints: Constraints, grid: GridShape) -> CallStrategies:
     name = item.node.name
     banned = constraints.bans.get(name, {})
     kept = tuple(
         one
         for one in item.strategies
-        if not any(does(one[axis], word) for axis, words in banned.items() if grid.sizes[axis] > 1 for word in words)
+        if not any(
+            choice_matches(one[axis], word) for axis, words in banned.items() if grid.sizes[axis] > 1 for word in words
+        )
     )
     if not kept:
         raise _nothing_left(item, banned, grid)
@@ -96,7 +102,7 @@ def _narrowed(item: Described, constraints: Constraints, grid: GridShape) -> Des
     return item if kept == item.strategies else replace(item, strategies=kept)
 
 
-def _nothing_left(item: Described, banned: Words, grid: GridShape) -> ConfigError:
+def _nothing_left(item: CallStrategies, banned: Words, grid: GridShape) -> ConfigError:
     node = item.node
     offenders = [f"ban of {word}@{grid.names[axis]}" for axis, words in sorted(banned.items()) for word in words]
     able = dict.fromkeys(", ".join(map(str, one)) for one in item.strategies)
@@ -106,7 +112,7 @@ def _nothing_left(item: Described, banned: Words, grid: GridShape) -> ConfigErro
     return ConfigError(refusal(where, "the call has nothing left to do", "one choice is left", offenders, fix))
 
 
-def open_homes(
+def allowed_storage_layouts(
     constraints: Constraints, value: str, options: Iterable[Layouts], grid: GridShape
 ) -> tuple[Layouts, ...]:
     """Those of the layouts in which a tensor may lie. Raises ConfigError where there is none."""
@@ -115,8 +121,12 @@ def open_homes(
     kept = tuple(
         home
         for home in every
-        if all(lies(home[axis], word) for axis, words in pinned.items() if grid.sizes[axis] > 1 for word in words)
-        and not any(lies(home[axis], word) for axis, words in banned.items() if grid.sizes[axis] > 1 for word in words)
+        if all(
+            layout_matches(home[axis], word) for axis, words in pinned.items() if grid.sizes[axis] > 1 for word in words
+        )
+        and not any(
+            layout_matches(home[axis], word) for axis, words in banned.items() if grid.sizes[axis] > 1 for word in words
+        )
     )
     if not kept:
         asked_for = [f"{word}@{grid.names[axis]}" for axis, words in pinned.items() for word in words]

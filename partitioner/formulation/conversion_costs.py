@@ -17,7 +17,7 @@ from autopar.ir.graph import ITEMSIZE, Value
 from autopar.ir.grid import GridShape
 from autopar.ir.layout import Layouts, Shard
 from autopar.ir.machine import Machine
-from autopar.partitioner.formulation.strategies import Described, operand_layouts, result_layouts, unique
+from autopar.partitioner.formulation.strategies import CallStrategies, operand_layouts, result_layouts, unique
 
 Matrix = NDArray[np.float64]
 Options = Sequence[Layouts]
@@ -35,14 +35,14 @@ class Conversions:
     once: dict[tuple[Layouts, ...], tuple[Layouts, ...]] = field(default_factory=dict)  # equal lists are one object
     tables: dict[tuple[object, ...], Matrix] = field(default_factory=dict)
 
-    def operands(self, item: Described, operand: int) -> Options:
+    def operands(self, item: CallStrategies, operand: int) -> Options:
         """Per strategy of a call, the layouts in which it asks for an operand."""
         key = (id(item.strategies), "operand", operand)
         if key not in self.lists:
             self.lists[key] = item.strategies, tuple(operand_layouts(one, operand) for one in item.strategies)
         return self.lists[key][1]
 
-    def results(self, item: Described, result: int) -> Options:
+    def results(self, item: CallStrategies, result: int) -> Options:
         """Per strategy of a call, the layouts in which it yields a result."""
         key = (id(item.strategies), "result", result)
         if key not in self.lists:

@@ -13,16 +13,16 @@ from collections.abc import Iterable, Mapping
 from autopar.ops.annotated import AnnotatedCall, AnnotatedGraph
 from autopar.ops.record.rule import Dims
 
-Granule = tuple[int, int]  # (blocks, unit)
-Granules = dict[tuple[str, int], set[Granule]]  # by (value name, dim)
+DimFactor = tuple[int, int]  # (blocks, unit)
+DimFactors = dict[tuple[str, int], set[DimFactor]]  # by (value name, dim)
 
 _MOST = 6  # readings kept per dim: the coarsest ones beyond it are dropped
 
 
-def propagate(annotated: AnnotatedGraph) -> Granules:
+def propagate(annotated: AnnotatedGraph) -> DimFactors:
     """The readings of every dim of every value of the graph, (1, 1) always among them."""
     graph = annotated.graph
-    found: Granules = {
+    found: DimFactors = {
         (value.name, dim): {(1, 1)} for value in graph.values.values() for dim in range(len(value.shape))
     }
     pending = dict.fromkeys(graph.nodes)
@@ -38,9 +38,9 @@ def propagate(annotated: AnnotatedGraph) -> Granules:
     return found
 
 
-def of_letters(found: Granules, item: AnnotatedCall) -> dict[str, tuple[Granule, ...]]:
+def of_letters(found: DimFactors, item: AnnotatedCall) -> dict[str, tuple[DimFactor, ...]]:
     """Per splittable letter of a call, the readings that any of its tensors suggests."""
-    return {letter: tuple(sorted(_letter_granules(found, item, letter))) for letter in item.rule.letters}
+    return {letter: tuple(sorted(_letter_factors(found, item, letter))) for letter in item.rule.letters}
 
 
 def _tensors(item: AnnotatedCall) -> Iterable[tuple[str, Dims]]:
@@ -56,11 +56,11 @@ def _around(names: tuple[str, ...], letter: str, extents: Mapping[str, int]) -> 
     return before, math.prod(extents[name] for name in names[at + 1 :])
 
 
-def _letter_granules(found: Granules, item: AnnotatedCall, letter: str) -> set[Granule]:
+def _letter_factors(found: DimFactors, item: AnnotatedCall, letter: str) -> set[DimFactor]:
     rule = item.rule
     if letter in rule.windows:
         return {(1, 1)}
-    granules: set[Granule] = {(1, 1)}
+    factors: set[DimFactor] = {(1, 1)}
     extent = rule.extents[letter]
     for value, dims in _tensors(item):
         for dim, names in enumerate(dims):
@@ -71,23 +71,23 @@ def _letter_granules(found: Granules, item: AnnotatedCall, letter: str) -> set[G
                 inner = (blocks // before, unit // after)
                 fits = blocks % before == 0 and unit % after == 0 and extent % (inner[0] * inner[1]) == 0
                 if fits and extent // (inner[0] * inner[1]) > 1:
-                    granules.add(inner)
-    return granules
+                    factors.add(inner)
+    return factors
 
 
-def _pass_through(found: Granules, item: AnnotatedCall) -> list[str]:
+def _pass_through(found: DimFactors, item: AnnotatedCall) -> list[str]:
     """Give every dim of the call the readings of its letters; the names of the values that learned something."""
     changed: dict[str, None] = {}
     rule = item.rule
     for letter in rule.letters:
-        granules = _letter_granules(found, item, letter)
+        factors = _letter_factors(found, item, letter)
         for value, dims in _tensors(item):
             for dim, names in enumerate(dims):
                 if letter not in names:
                     continue
                 before, after = _around(names, letter, rule.extents)
                 known = found[value, dim]
-                wanted = known | {(before * blocks, unit * after) for blocks, unit in granules}
+                wanted = known | {(before * blocks, unit * after) for blocks, unit in factors}
                 kept = set(sorted(wanted, key=lambda one: (one[0] * one[1], one))[:_MOST])
                 if kept - known:
                     found[value, dim] = kept

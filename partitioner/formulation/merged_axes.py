@@ -17,7 +17,7 @@ from autopar.ir.graph import Graph
 from autopar.ir.grid import GridShape
 from autopar.ops.record.rule import Call, whole_choice
 from autopar.partitioner.formulation.constraints import Constraints, Words
-from autopar.partitioner.formulation.strategies import Described, Strategy, legal
+from autopar.partitioner.formulation.strategies import CallStrategies, Strategy, legal
 
 AXES = 3
 """Grids of more axes, of two ranks or more each, are planned by way of merged ones."""
@@ -75,7 +75,7 @@ def many(grid: GridShape) -> bool:
     return sum(size > 1 for size in grid.sizes) > AXES
 
 
-def entries(graph: Graph, described: Mapping[str, Described]) -> int:
+def entries(graph: Graph, described: Mapping[str, CallStrategies]) -> int:
     """How many prices the conversions between makers and readers take."""
     made = graph.producers()
     total = 0
@@ -96,7 +96,7 @@ def merges(grid: GridShape) -> Iterator[Merged]:
             yield Merged(GridShape(tuple(f"axis{i}" for i in range(count)), sizes), groups)
 
 
-def spreadable(merged: Merged, described: Mapping[str, Described], grid: GridShape) -> dict[str, Described]:
+def spreadable(merged: Merged, described: Mapping[str, CallStrategies], grid: GridShape) -> dict[str, CallStrategies]:
     """The calls on a merged grid with the strategies that are legal on the whole one."""
     known: dict[tuple[int, int], tuple[Strategy, ...]] = {}
     found = {}

@@ -1,6 +1,6 @@
 """From a graph to the abstract problem, and from its solution back to decisions.
 
-Variables: one per call (its strategy), one per parameter and input (its home layouts), and one *fan* per tensor that several
+Variables: one per call (its strategy), one per parameter and input (its home layouts), and one *fan-out* per tensor that several
 calls read: the layouts it is converted to once for all of them. Costs: a call's compute and inner communication, a
 parameter's gradient sum and update, and on every edge the conversion from what the producer yields to what the reader needs. Calls
 of repeated blocks share a variable, whose cost is the sum over the blocks.
@@ -19,38 +19,38 @@ from autopar.ir.layout import Layouts
 from autopar.ir.machine import Machine
 from autopar.ops.annotated import AnnotatedGraph
 from autopar.partitioner.formulation import repeated_blocks
-from autopar.partitioner.formulation.constraints import NONE, Constraints, constrained, same_homes
+from autopar.partitioner.formulation.constraints import NONE, Constraints, constrained, same_storage_layouts
 from autopar.partitioner.formulation.conversion_costs import Conversions
-from autopar.partitioner.formulation.problem_builder import Draft
-from autopar.partitioner.formulation.recomputation import KEPT, Again, again
-from autopar.partitioner.formulation.shared_variables import given, same_options, ties
-from autopar.partitioner.formulation.strategies import Described, Strategy
+from autopar.partitioner.formulation.problem_builder import ProblemBuilder
+from autopar.partitioner.formulation.recomputation import NO_RECOMPUTATION, Recomputation, recomputation_of
+from autopar.partitioner.formulation.shared_variables import external_values, same_options, tied_keys
+from autopar.partitioner.formulation.strategies import CallStrategies, Strategy
 from autopar.partitioner.problem import Choices, Edge, Problem
 
 
 @dataclass(frozen=True, slots=True)
-class Built:
+class PricedProblem:
     """The problem of one graph on one grid, with what its variables mean.
 
-    keys      per variable ``"node:NAME"``, ``"home:VALUE"`` or ``"fan:VALUE"``
-    options   per variable its strategies (of a call) or layouts (of a tensor)
-    again     the repeated blocks whose forward is computed again in backward
-    tied_loss by which share of its cost the best plan would be cheaper at most if blocks shared no choice; None: not known
-    unhidden  the share of what the machine hides of gradient sums that is priced as waited for
-    tied      key of a later block's variable -> key of the first block's, which stands for it
+    keys           per variable ``"node:NAME"``, ``"home:VALUE"`` (where a value is stored) or ``"fan:VALUE"`` (its fan-out)
+    options        per variable its strategies (of a call) or layouts (of a tensor)
+    tied           key of a later block's variable -> key of the first block's, which stands for it
+    recomputation  the repeated blocks whose forward is computed again in backward
+    tied_loss      by which share of its cost the best plan would be cheaper at most if blocks shared no choice; None: not known
+    unhidden       the share of what the machine hides of gradient sums that is priced as waited for
     """
 
     graph: Graph
     grid: GridShape
     machine: Machine
-    described: Mapping[str, Described]
+    described: Mapping[str, CallStrategies]
     repeats: tuple[repeated_blocks.Repeat, ...]
     keys: tuple[str, ...]
     options: Mapping[str, Sequence[Strategy] | Sequence[Layouts]]
     tied: Mapping[str, str]
     problem: Problem
     timings: Timings = UNMEASURED
-    again: Again = KEPT
+    recomputation: Recomputation = NO_RECOMPUTATION
     tied_loss: float | None = None
     unhidden: float = 0.0
 
@@ -63,7 +63,7 @@ class Decision:
     strategies: Mapping[str, Strategy]
     homes: Mapping[str, Layouts]
     fans: Mapping[str, Layouts]
-    again: Again = KEPT
+    recomputation: Recomputation = NO_RECOMPUTATION
 
 
 def build(
@@ -78,8 +78,8 @@ def build(
     timings: Timings = UNMEASURED,
     recomputed: Collection[str] = (),
     untied: bool = False,
-    described: Mapping[str, Described] | None = None,
-) -> Built:
+    described: Mapping[str, CallStrategies] | None = None,
+) -> PricedProblem:
     """Price everything. `limit` is bytes per rank or None; `optimizer` one of ``sgd``, ``momentum``, ``adamw``.
 
     `gathered` allows parameters to be stored in parts and gathered for use; `timings` are taken in place of predicted seconds.
@@ -89,30 +89,30 @@ def build(
     graph = annotated.graph
     described = described or constrained(annotated, grid, constraints)
     repeats = () if untied else repeated_blocks.find(graph)
-    repeats = tuple(one for one in repeats if same_options(one, described) and same_homes(one, constraints))
-    twice = again(repeats, recomputed)
+    repeats = tuple(one for one in repeats if same_options(one, described) and same_storage_layouts(one, constraints))
+    twice = recomputation_of(repeats, recomputed)
     stored = frozenset(item.value for item in graph.parameters if gathered or constraints.gathers(item.value))
-    draft = Draft(
+    builder = ProblemBuilder(
         graph, grid, machine, described, optimizer, constraints, stored,
-        frozenset(item.value for item in graph.parameters), ties(graph, repeats),
+        frozenset(item.value for item in graph.parameters), tied_keys(graph, repeats),
         repeats, graph.producers(), graph.consumers(), residents(graph, described), running_statistics(graph), timings,
         Conversions(grid, machine), twice,
     )  # fmt: skip
-    draft.add_homes()
-    draft.add_calls()
-    draft.add_edges()
-    position = {key: i for i, key in enumerate(draft.options)}
-    nodes = tuple(Choices(key, draft.costs[key], draft.bytes[key], *draft.spans[key]) for key in position)
-    edges = tuple(Edge(position[a], position[b], costs) for (a, b), costs in draft.edges.items())
-    return Built(
-        graph, grid, machine, described, repeats, tuple(position), draft.options, draft.tied, Problem(nodes, edges, limit),
+    builder.add_storage()
+    builder.add_calls()
+    builder.add_edges()
+    position = {key: i for i, key in enumerate(builder.options)}
+    nodes = tuple(Choices(key, builder.costs[key], builder.bytes[key], *builder.spans[key]) for key in position)
+    edges = tuple(Edge(position[a], position[b], costs) for (a, b), costs in builder.edges.items())
+    return PricedProblem(
+        graph, grid, machine, described, repeats, tuple(position), builder.options, builder.tied, Problem(nodes, edges, limit),
         timings, twice,
     )  # fmt: skip
 
 
-def residents(graph: Graph, described: Mapping[str, Described]) -> dict[str, frozenset[str]]:
+def residents(graph: Graph, described: Mapping[str, CallStrategies]) -> dict[str, frozenset[str]]:
     """Per call, the values that are held anyway when it runs: parameters, inputs, and what an earlier call keeps for backward."""
-    held = set(given(graph))
+    held = set(external_values(graph))
     found = {}
     for node in graph.nodes:
         found[node.name] = frozenset(held & {*node.inputs, *node.outputs})
@@ -130,7 +130,7 @@ def running_statistics(graph: Graph) -> frozenset[str]:
     return frozenset(found)
 
 
-def decide(built: Built, choice: Sequence[int]) -> Decision:
+def decide(built: PricedProblem, choice: Sequence[int]) -> Decision:
     """What a solution of the problem says about the graph."""
     chosen = {key: built.options[key][index] for key, index in zip(built.keys, choice, strict=True)}
 
@@ -138,11 +138,11 @@ def decide(built: Built, choice: Sequence[int]) -> Decision:
         return chosen[built.tied.get(key, key)]
 
     strategies = {node.name: of("node:" + node.name) for node in built.graph.nodes}
-    outside = given(built.graph)
+    outside = external_values(built.graph)
     fanned = [name for name in built.graph.values if built.tied.get("fan:" + name, "fan:" + name) in chosen]
     return Decision(
         strategies,  # type: ignore[arg-type]
         {name: of("home:" + name) for name in outside},  # type: ignore[misc]
         {name: of("fan:" + name) for name in fanned},  # type: ignore[misc]
-        built.again,
+        built.recomputation,
     )

@@ -1,8 +1,8 @@
 """The abstract problem while it is put together from a graph: variables with their costs, bytes and spans, and edges.
 
-    `homes`   parameters and inputs: gradient sum, update, bytes held all the time
-    `calls`   compute and inner communication, bytes saved for backward
-    `edges`   conversions, through a *fan* where several calls read a tensor
+    `add_storage`   parameters and inputs: gradient sum, update, bytes held all the time
+    `add_calls`     compute and inner communication, bytes saved for backward
+    `add_edges`     conversions, through a *fan-out* where several calls read a tensor
 
 Calls of repeated blocks are added to the variable of the first block's call.
 """
@@ -21,28 +21,28 @@ from autopar.ir.graph import ITEMSIZE, Graph, Node, Value
 from autopar.ir.grid import GridShape
 from autopar.ir.layout import Layouts, Replicate
 from autopar.ir.machine import Machine
-from autopar.partitioner.formulation.constraints import Constraints, open_homes
+from autopar.partitioner.formulation.constraints import Constraints, allowed_storage_layouts
 from autopar.partitioner.formulation.conversion_costs import Conversions, Matrix
-from autopar.partitioner.formulation.recomputation import Again, kept_bytes
+from autopar.partitioner.formulation.recomputation import Recomputation, kept_bytes
 from autopar.partitioner.formulation.repeated_blocks import Repeat
 from autopar.partitioner.formulation.strategies import (
-    Described,
+    CallStrategies,
     Strategy,
     demands,
-    gathered_homes,
-    homes,
+    gathered_storage_layouts,
+    storage_layouts,
     unique,
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
+class ProblemBuilder:
     """The problem while it is put together."""
 
     graph: Graph
     grid: GridShape
     machine: Machine
-    described: Mapping[str, Described]
+    described: Mapping[str, CallStrategies]
     optimizer: str
     constraints: Constraints
     stored: frozenset[str]  # parameters that may be stored in parts and gathered for use
@@ -55,7 +55,7 @@ class Draft:
     fixed: frozenset[str]
     timings: Timings
     conversions: Conversions
-    again: Again
+    recomputation: Recomputation
     plain: dict[str, int] = field(
         default_factory=dict
     )  # per parameter its homes that are used as they lie: the first ones
@@ -66,7 +66,7 @@ class Draft:
     edges: dict[tuple[str, str], Matrix] = field(default_factory=dict)
     fanned: dict[tuple[int, ...], tuple[object, Sequence[Layouts]]] = field(default_factory=dict)
 
-    def put(
+    def add_variable(
         self,
         key: str,
         options: Sequence[Strategy] | Sequence[Layouts],
@@ -85,26 +85,26 @@ class Draft:
             self.options[key] = options
             self.costs[key], self.bytes[key], self.spans[key] = np.array(costs), np.array(held), span
 
-    def add_homes(self) -> None:
+    def add_storage(self) -> None:
         """Parameters and inputs: gradient sums and updates, and their bytes, held from the first step to the last."""
         demanded = demands(self.graph, self.described)
         span = (0, 2 * len(self.graph.nodes))
         for item in self.graph.inputs:
             value = self.graph.values[item.value]
-            options = homes(value, demanded[item.value], self.grid)
-            options = open_homes(self.constraints, item.value, options, self.grid)
+            options = storage_layouts(value, demanded[item.value], self.grid)
+            options = allowed_storage_layouts(self.constraints, item.value, options, self.grid)
             held = [local_bytes(value.shape, ITEMSIZE[value.dtype], home, self.grid) for home in options]
-            self.put("home:" + item.value, options, [0.0] * len(options), held, span)
+            self.add_variable("home:" + item.value, options, [0.0] * len(options), held, span)
         known: dict[tuple[object, ...], tuple[Sequence[Layouts], list[float], list[int]]] = {}
         for parameter in self.graph.parameters:
             value = self.graph.values[parameter.value]
             first = self.tied.get("home:" + parameter.value, "home:" + parameter.value).removeprefix("home:")
             key = (first, value.shape, value.dtype, parameter.kind)
             if key not in known:
-                known[key] = self.priced_homes(parameter.kind, self.graph.values[first], demanded[first])
-            self.put("home:" + parameter.value, *known[key], span)
+                known[key] = self.priced_storage(parameter.kind, self.graph.values[first], demanded[first])
+            self.add_variable("home:" + parameter.value, *known[key], span)
 
-    def priced_homes(
+    def priced_storage(
         self, kind: str, value: Value, demanded: Sequence[Layouts]
     ) -> tuple[Sequence[Layouts], list[float], list[int]]:
         """Where a parameter may live, with the seconds of its gradient sum and update and its bytes.
@@ -112,9 +112,11 @@ class Draft:
         Homes that are used as they lie come first; then those that are gathered for use, with the bytes of what they are gathered
         to, which is kept until backward. A layout may be both.
         """
-        plain = homes(value, demanded, self.grid)
-        gathered = gathered_homes(value, demanded, self.grid) if value.name in self.stored else {}
-        kept = dict.fromkeys(open_homes(self.constraints, value.name, dict.fromkeys([*plain, *gathered]), self.grid))
+        plain = storage_layouts(value, demanded, self.grid)
+        gathered = gathered_storage_layouts(value, demanded, self.grid) if value.name in self.stored else {}
+        kept = dict.fromkeys(
+            allowed_storage_layouts(self.constraints, value.name, dict.fromkeys([*plain, *gathered]), self.grid)
+        )
         options = [*(one for one in plain if one in kept), *(one for one in gathered if one in kept)]
         self.plain[value.name] = sum(one in kept for one in plain)
         given = (self.optimizer, self.grid, self.machine)
@@ -133,28 +135,28 @@ class Draft:
         ] = {}  # calls that are alike share their strategies, and cost the same
         for i, node in enumerate(self.graph.nodes):
             item = self.described[node.name]
-            key = (self.tied.get("node:" + node.name, "node:" + node.name), node.name in self.again.later)
+            key = (self.tied.get("node:" + node.name, "node:" + node.name), node.name in self.recomputation.later)
             if key not in memo:
                 timed = node.name if self.timings.seconds else ""
-                alike = (id(item.strategies), node.name in self.again.calls, timed)
+                alike = (id(item.strategies), node.name in self.recomputation.calls, timed)
                 if not key[1] and alike not in priced:
                     priced[alike] = [self.call_seconds(item, s) for s in item.strategies]
                 costs = memo[key[0], not key[1]][0] if key[1] else priced[alike]
-                given = (self.grid, self.resident[node.name], self.again)
+                given = (self.grid, self.resident[node.name], self.recomputation)
                 memo[key] = costs, [kept_bytes(item, strategy, *given) for strategy in item.strategies]
-            self.put("node:" + node.name, item.strategies, *memo[key], (i, steps - i))
+            self.add_variable("node:" + node.name, item.strategies, *memo[key], (i, steps - i))
 
-    def call_seconds(self, item: Described, strategy: Strategy) -> float:
+    def call_seconds(self, item: CallStrategies, strategy: Strategy) -> float:
         """Seconds of a call on one rank: forward and backward, what it sends included, and forward again where it is."""
         given = (item.call, item.rule, item.op, strategy, self.grid, self.machine)
         forward, backward = compute.node_seconds(*given, self.timings)
         inner = compute.inner_conversions(*given)
         forward += sum(one.seconds_forward for one in inner)
         backward += sum(one.seconds_adjoint for one in inner)
-        return forward + backward + (forward if item.node.name in self.again.calls else 0.0)
+        return forward + backward + (forward if item.node.name in self.recomputation.calls else 0.0)
 
     def add_edges(self) -> None:
-        """Conversions: from the producer, through a fan where several calls read the tensor, to each reader."""
+        """Conversions: from the producer, through a fan-out where several calls read the tensor, to each reader."""
         targets = dict(self.graph.updates)
         handed = {repeat.values[0][position] for repeat in self.repeats for _, position in repeat.carried}
         for name in self.graph.values:
@@ -162,15 +164,15 @@ class Draft:
             times = 2 if name in handed else 1  # what enters the first block is converted as what it hands on
             uses, runs = self.uses(name), self.runs(name)
             if len({reader for reader, _ in uses}) > 1:
-                source, yields = self.fan(name, source, yields, uses, times, runs)
-                runs = max(runs, *(1 + (one.removeprefix("node:") in self.again.calls) for one, _ in uses))
+                source, yields = self.fan_out(name, source, yields, uses, times, runs)
+                runs = max(runs, *(1 + (one.removeprefix("node:") in self.recomputation.calls) for one, _ in uses))
             for reader, wants in uses:
-                self.link(name, source, yields, reader, wants, times, runs)
+                self.add_conversion(name, source, yields, reader, wants, times, runs)
         for buffer, name in targets.items():
             home = next(item.value for item in self.graph.parameters if item.name == buffer)
             source, yields = self.source(name)
             options = self.options[self.tied.get("home:" + home, "home:" + home)]
-            self.link(name, source, yields, "home:" + home, options)  # type: ignore[arg-type]
+            self.add_conversion(name, source, yields, "home:" + home, options)  # type: ignore[arg-type]
         source, yields = self.source(self.graph.loss)
         whole: Layouts = tuple(Replicate() for _ in self.grid.sizes)
         key = self.tied.get(source, source)
@@ -179,8 +181,8 @@ class Draft:
     def runs(self, name: str) -> int:
         """How often forward converts a value in a step: twice inside a block that is computed again."""
         readers = [node.name for node in self.readers[name]]
-        made = name not in self.makers or self.makers[name].name in self.again.calls
-        return 2 if made and readers and all(one in self.again.calls for one in readers) else 1
+        made = name not in self.makers or self.makers[name].name in self.recomputation.calls
+        return 2 if made and readers and all(one in self.recomputation.calls for one in readers) else 1
 
     def uses(self, name: str) -> list[tuple[str, Sequence[Layouts]]]:
         """The variables that ask for a value, and the layouts of their options.
@@ -206,7 +208,7 @@ class Draft:
         key = "home:" + name
         return key, self.options[self.tied.get(key, key)]  # type: ignore[return-value]
 
-    def fan(
+    def fan_out(
         self,
         name: str,
         source: str,
@@ -222,8 +224,8 @@ class Draft:
         if known is not options:
             assert set(known) == set(options), f"{key} is tied to {self.tied.get(key)}, which has other options"
         nothing = [0.0] * len(known)
-        self.put(key, known, nothing, nothing, (0, 1))
-        self.link(name, source, yields, key, known, times, runs)  # type: ignore[arg-type]
+        self.add_variable(key, known, nothing, nothing, (0, 1))
+        self.add_conversion(name, source, yields, key, known, times, runs)  # type: ignore[arg-type]
         return key, known  # type: ignore[return-value]
 
     def layouts(self, lists: tuple[Sequence[Layouts], ...]) -> Sequence[Layouts]:
@@ -233,7 +235,7 @@ class Draft:
             self.fanned[key] = lists, unique(one for options in lists for one in options)
         return self.fanned[key][1]
 
-    def link(
+    def add_conversion(
         self,
         name: str,
         source: str,

@@ -19,11 +19,11 @@ from autopar.costmodel.local_shapes import local_bytes
 from autopar.ir.graph import ITEMSIZE, Graph
 from autopar.ir.grid import GridShape
 from autopar.partitioner.formulation.repeated_blocks import Repeat
-from autopar.partitioner.formulation.strategies import Described, Strategy, result_layouts
+from autopar.partitioner.formulation.strategies import CallStrategies, Strategy, result_layouts
 
 
 @dataclass(frozen=True, slots=True)
-class Again:
+class Recomputation:
     """What is computed again: `repeats` by `key_of`, and of them
 
     calls     every call
@@ -37,7 +37,7 @@ class Again:
     handed: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
-KEPT = Again()
+NO_RECOMPUTATION = Recomputation()
 
 
 def key_of(repeat: Repeat) -> str:
@@ -55,7 +55,7 @@ def offered(graph: Graph, repeats: Sequence[Repeat], fixed: Collection[str]) -> 
     return tuple(repeat for repeat in repeats if pure(repeat))
 
 
-def again(repeats: Sequence[Repeat], chosen: Collection[str]) -> Again:
+def recomputation_of(repeats: Sequence[Repeat], chosen: Collection[str]) -> Recomputation:
     """The record for the repeats of these names."""
     taken = [repeat for repeat in repeats if key_of(repeat) in chosen]
     handed: dict[str, tuple[int, ...]] = {}
@@ -65,7 +65,7 @@ def again(repeats: Sequence[Repeat], chosen: Collection[str]) -> Again:
             for node in nodes:
                 places = tuple(i for i, one in enumerate(node.outputs) if one in leaving)
                 handed |= {node.name: places} if places else {}
-    return Again(
+    return Recomputation(
         frozenset(map(key_of, taken)),
         frozenset(node.name for repeat in taken for nodes in repeat.nodes for node in nodes),
         frozenset(node.name for repeat in taken for nodes in repeat.nodes[1:] for node in nodes),
@@ -74,7 +74,7 @@ def again(repeats: Sequence[Repeat], chosen: Collection[str]) -> Again:
 
 
 def kept_bytes(
-    item: Described, strategy: Strategy, grid: GridShape, resident: frozenset[str], computed_again: Again
+    item: CallStrategies, strategy: Strategy, grid: GridShape, resident: frozenset[str], computed_again: Recomputation
 ) -> int:
     """What a call keeps until backward: all that it saves, or, computed again, only what its block hands on.
 

@@ -6,23 +6,23 @@ from collections.abc import Mapping, Sequence
 
 from autopar.ir.graph import Graph
 from autopar.partitioner.formulation import repeated_blocks
-from autopar.partitioner.formulation.strategies import Described
+from autopar.partitioner.formulation.strategies import CallStrategies
 
 
-def given(graph: Graph) -> list[str]:
+def external_values(graph: Graph) -> list[str]:
     """The values that no call makes: parameters, then inputs."""
     return [item.value for item in graph.parameters] + [item.value for item in graph.inputs]
 
 
-def same_options(repeat: repeated_blocks.Repeat, described: Mapping[str, Described]) -> bool:
+def same_options(repeat: repeated_blocks.Repeat, described: Mapping[str, CallStrategies]) -> bool:
     """Whether the calls of all blocks have the same strategies in the same order."""
     first = [described[node.name].strategies for node in repeat.nodes[0]]
     return all([described[node.name].strategies for node in nodes] == first for nodes in repeat.nodes[1:])
 
 
-def ties(graph: Graph, repeats: Sequence[repeated_blocks.Repeat]) -> dict[str, str]:
-    """The variables of later blocks by those of the first. A parameter that others read as well has a fan of its own."""
-    outside = set(given(graph))
+def tied_keys(graph: Graph, repeats: Sequence[repeated_blocks.Repeat]) -> dict[str, str]:
+    """The variables of later blocks by those of the first. A parameter that others read as well has a fan-out of its own."""
+    outside = set(external_values(graph))
     readers = graph.consumers()
     tied: dict[str, str] = {}
     for key, first in repeated_blocks.representatives(repeats).items():

@@ -18,8 +18,8 @@ from autopar.ir.layout import Copied, Layout, Layouts, Partial, Replicate, Shard
 from autopar.ops.annotated import AnnotatedCall, AnnotatedGraph
 from autopar.ops.broken_records import rehearse
 from autopar.ops.record.rule import Call, Choice, Rule, choices, fills, whole_choice
-from autopar.partitioner.formulation.call_signature import likeness
-from autopar.partitioner.formulation.choice_patterns import does
+from autopar.partitioner.formulation.call_signature import signature_of
+from autopar.partitioner.formulation.choice_patterns import choice_matches
 from autopar.partitioner.formulation.dim_factors import of_letters, propagate
 from autopar.partitioner.formulation.mixed_choices import MOST, mixtures
 
@@ -27,28 +27,28 @@ Strategy = tuple[Choice, ...]  # one choice per axis
 
 
 @dataclass(frozen=True, slots=True)
-class Described(AnnotatedCall):
+class CallStrategies(AnnotatedCall):
     """A call with everything that it may do."""
 
     strategies: tuple[Strategy, ...]
 
 
-def describe(
+def strategies_of(
     annotated: AnnotatedGraph,
     grid: GridShape,
     pins: Mapping[str, Mapping[int, str]],
     bases: Mapping[str, Sequence[Strategy]] | None = None,
-) -> dict[str, Described]:
+) -> dict[str, CallStrategies]:
     """Every node with its legal strategies. `pins` maps a node's name to the letter (or mode) it must take per axis.
 
     Calls that are alike share one tuple of strategies. With `bases` these are mixtures of what they list for a call, or for one
     that is alike, instead of all that there are.
     """
-    granules = propagate(annotated)
-    letters = {name: of_letters(granules, item) for name, item in annotated.calls.items()}
+    factors = propagate(annotated)
+    letters = {name: of_letters(factors, item) for name, item in annotated.calls.items()}
     keys = {
         name: (
-            likeness(item.call),
+            signature_of(item.call),
             id(item.op),
             tuple(sorted(pins.get(name, {}).items())),
             tuple(sorted(letters[name].items())),
@@ -58,8 +58,8 @@ def describe(
     near: dict[tuple[object, ...], dict[Strategy, None]] = {}
     for name, some in (bases or {}).items():
         near.setdefault(keys[name], {}).update(dict.fromkeys(some))
-    found: dict[str, Described] = {}
-    alike: dict[tuple[object, ...], Described] = {}
+    found: dict[str, CallStrategies] = {}
+    alike: dict[tuple[object, ...], CallStrategies] = {}
     for name, item in annotated.calls.items():
         pinned, key = pins.get(name, {}), keys[name]
         if key not in alike or alike[key].rule != item.rule:
@@ -68,8 +68,8 @@ def describe(
             strategies = _strategies(item, letters[name], grid, pinned, around)
             if not strategies:
                 raise _unmeetable(item.node, pinned, grid)
-            alike[key] = Described(item.node, item.op, item.call, item.rule, strategies)
-        found[name] = Described(item.node, item.op, item.call, alike[key].rule, alike[key].strategies)
+            alike[key] = CallStrategies(item.node, item.op, item.call, item.rule, strategies)
+        found[name] = CallStrategies(item.node, item.op, item.call, alike[key].rule, alike[key].strategies)
     return found
 
 
@@ -83,13 +83,13 @@ def _unmeetable(node: Node, pinned: Mapping[int, str], grid: GridShape) -> Confi
 
 def _strategies(
     item: AnnotatedCall,
-    granules: Mapping[str, tuple[tuple[int, int], ...]],
+    factors: Mapping[str, tuple[tuple[int, int], ...]],
     grid: GridShape,
     pinned: Mapping[int, str],
     bases: Sequence[Strategy] | None,
 ) -> tuple[Strategy, ...]:
     call, rule = item.call, item.rule
-    each = tuple(choice for choice in choices(rule, call, granules) if not _sums_constants(choice, call))
+    each = tuple(choice for choice in choices(rule, call, factors) if not _sums_constants(choice, call))
     if item.op.work not in ("view", "pointwise", "memory"):
         each = tuple(choice for choice in each if choice.mode != "copied")
     per_axis = [_on_axis(each, rule, size, pinned.get(axis)) for axis, size in enumerate(grid.sizes)]
@@ -111,7 +111,7 @@ def _on_axis(every: tuple[Choice, ...], rule: Rule, size: int, pin: str | None) 
     if size == 1:
         return [choice for choice in every if choice.mode == "replicate"]
     if pin is not None:
-        return [choice for choice in every if does(choice, pin)]
+        return [choice for choice in every if choice_matches(choice, pin)]
     return [
         choice
         for choice in every
@@ -167,7 +167,7 @@ def whole_strategy(call: Call, grid: GridShape) -> Strategy:
     return tuple(whole_choice(call, "replicate") for _ in grid.sizes)
 
 
-def homes(value: Value, demanded: Iterable[Layouts], grid: GridShape) -> tuple[Layouts, ...]:
+def storage_layouts(value: Value, demanded: Iterable[Layouts], grid: GridShape) -> tuple[Layouts, ...]:
     """The layouts a parameter or input may live in: those its users ask for, a Partial one being kept whole instead."""
     found: dict[Layouts, None] = {tuple(Replicate() for _ in grid.sizes): None}
     found.update(dict.fromkeys(map(_kept_whole, demanded)))
@@ -175,7 +175,7 @@ def homes(value: Value, demanded: Iterable[Layouts], grid: GridShape) -> tuple[L
     return tuple(home for home in plain if compatible(value.shape, home, grid))
 
 
-def gathered_homes(value: Value, demanded: Iterable[Layouts], grid: GridShape) -> dict[Layouts, Layouts]:
+def gathered_storage_layouts(value: Value, demanded: Iterable[Layouts], grid: GridShape) -> dict[Layouts, Layouts]:
     """The layouts in which a parameter may lie in parts along its first dim where its users want it Copied, each with what it is
     gathered to (of several the one that takes most memory).
 
@@ -204,7 +204,7 @@ def _plain(layout: Layout) -> Layout:
     return Replicate() if isinstance(layout, Copied) else layout
 
 
-def demands(graph: Graph, described: Mapping[str, Described]) -> dict[str, tuple[Layouts, ...]]:
+def demands(graph: Graph, described: Mapping[str, CallStrategies]) -> dict[str, tuple[Layouts, ...]]:
     """Per value, the distinct layouts in which its consumers may ask for it."""
     asked: dict[tuple[int, int], Sequence[Layouts]] = {}  # by the identity of shared strategies, and the operand
     found: dict[str, dict[Layouts, None]] = {name: {} for name in graph.values}

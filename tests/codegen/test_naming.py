@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from autopar.codegen.naming import assign
 from autopar.codegen.statements import Line
-from autopar.codegen.steps import Held, Loop
+from autopar.codegen.steps import LocalValue, Loop
 from autopar.ir.layout import Replicate, Shard
 
 RESERVED = frozenset({"copy", "p", "x"})
@@ -23,7 +23,7 @@ def functions(draw):
     fresh = iter(range(10_000))
 
     def value():
-        return Held(f"{draw(st.sampled_from(bases))}_{next(fresh)}", draw(st.sampled_from(LAYOUTS)))
+        return LocalValue(f"{draw(st.sampled_from(bases))}_{next(fresh)}", draw(st.sampled_from(LAYOUTS)))
 
     arguments = [value() for _ in range(draw(st.integers(0, 3)))]
     known, lines = list(arguments), []
@@ -87,13 +87,13 @@ def test_the_same_function_gets_the_same_names(case):
 
 
 def test_a_name_is_free_after_the_last_reading():
-    a, b, c = (Held(f"add_{i}", LAYOUTS[0]) for i in range(3))
+    a, b, c = (LocalValue(f"add_{i}", LAYOUTS[0]) for i in range(3))
     names = assign([line([a], []), line([b], [a]), line([c], [b, a])], {}, [c], {}, frozenset())
     assert [names[held] for held in (a, b, c)] == ["add", "add_2", "add"]
 
 
 def test_the_preferred_name_of_a_converted_parameter():
-    weight = Held("h_0_c_fc_weight", LAYOUTS[1])
+    weight = LocalValue("h_0_c_fc_weight", LAYOUTS[1])
     assert (
         assign([line([weight], [])], {}, [weight], {weight.value: "c_fc_weight"}, frozenset())[weight] == "c_fc_weight"
     )

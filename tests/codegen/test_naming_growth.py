@@ -4,7 +4,7 @@ import random
 
 from autopar.capture.passes.naming import RESERVED, _unique
 from autopar.codegen.naming import _candidates, assign
-from autopar.codegen.steps import Held
+from autopar.codegen.steps import LocalValue
 
 
 class Line:
@@ -32,12 +32,12 @@ def plainly(lines, given, outputs):
 
 def drawn(seed):
     draw = random.Random(seed)
-    held = [Held(f"{draw.choice('abp')}_{i}", ()) for i in range(3)]
+    held = [LocalValue(f"{draw.choice('abp')}_{i}", ()) for i in range(3)]
     given = {one: f"x{i}" for i, one in enumerate(held)}
     lines = []
     for i in range(draw.randint(1, 40)):
         reads = tuple(draw.sample(held, draw.randint(0, min(3, len(held)))))
-        writes = tuple(Held(f"{draw.choice('abp')}_{10 * i + j}", ()) for j in range(draw.randint(1, 2)))
+        writes = tuple(LocalValue(f"{draw.choice('abp')}_{10 * i + j}", ()) for j in range(draw.randint(1, 2)))
         lines.append(Line(reads, writes))
         held += writes
     return lines, given, draw.sample(held, 2)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from autopar.codegen import soundness as checker
 from autopar.codegen.soundness import CollectiveEntry, UnsoundProgram, check, check_order, events
-from autopar.codegen.steps import Convert, Held, Loop, Run, Update
+from autopar.codegen.steps import Convert, LocalValue, Loop, Run, Update
 from autopar.ir.layout import Copied, Partial, Replicate, Shard
 
 MODELS = ("mlp", "conv", "gpt", "pairs", "counted")
@@ -124,7 +124,7 @@ def test_another_layout_of_what_a_step_makes(sound):
         writes = step.writes if isinstance(step, Run) else (step.writes,)
         for i, held in enumerate(writes):
             for layouts in other_layouts(held.layouts) if held is not None else ():
-                made = (*writes[:i], Held(held.value, layouts), *writes[i + 1 :])
+                made = (*writes[:i], LocalValue(held.value, layouts), *writes[i + 1 :])
                 new = dataclasses.replace(step, writes=made if isinstance(step, Run) else made[0])
                 refused(put(program, place, new), decision, grid)
 
@@ -135,7 +135,7 @@ def test_another_layout_of_what_a_step_reads(sound):
         step = at(program.steps, place)
         for i, held in enumerate(step.reads):
             for layouts in other_layouts(held.layouts):
-                reads = (*step.reads[:i], Held(held.value, layouts), *step.reads[i + 1 :])
+                reads = (*step.reads[:i], LocalValue(held.value, layouts), *step.reads[i + 1 :])
                 refused(put(program, place, dataclasses.replace(step, reads=reads)), decision, grid)
 
 
@@ -145,7 +145,7 @@ def test_another_home(sound):
     every = [at(program.steps, place) for place in places(program.steps, Run | Convert)]
     read = {held for step in every for held in (step.reads if isinstance(step.reads, tuple) else (step.reads,))}
     for name, layouts in decision.homes.items():
-        if Held(name, layouts) in read:
+        if LocalValue(name, layouts) in read:
             for other in other_layouts(layouts):
                 refused(program, decision, grid, {**decision.homes, name: other})
 
@@ -187,7 +187,9 @@ def in_the_other_meaning(step):
         for axis, choice in enumerate(step.strategy):
             turned = {i: other[choice.operands[i]] for i in flows if choice.operands[i] in other}
             operands = tuple(turned.get(i, layout) for i, layout in enumerate(choice.operands))
-            reads = tuple(Held(one.value, put_at(one.layouts, axis, operands[i])) for i, one in enumerate(step.reads))
+            reads = tuple(
+                LocalValue(one.value, put_at(one.layouts, axis, operands[i])) for i, one in enumerate(step.reads)
+            )
             strategy = put_at(step.strategy, axis, dataclasses.replace(choice, operands=operands))
             yield from [dataclasses.replace(step, strategy=strategy, reads=reads)] if turned else []
 
@@ -204,7 +206,7 @@ def test_a_loop_whose_rounds_do_not_meet(sound):
             for i, held in enumerate(getattr(loop, field)):
                 for layouts in other_layouts(held.layouts):
                     held_so = list(getattr(loop, field))
-                    held_so[i] = Held(held.value, layouts)
+                    held_so[i] = LocalValue(held.value, layouts)
                     refused(put(program, place, dataclasses.replace(loop, **{field: tuple(held_so)})), decision, grid)
 
 
@@ -222,29 +224,31 @@ def test_a_buffer_that_takes_a_value_in_another_layout(sound):
     for place in places(program.steps, Update):
         step = at(program.steps, place)
         for layouts in other_layouts(step.reads.layouts):
-            wrong = dataclasses.replace(step, reads=Held(step.reads.value, layouts))
+            wrong = dataclasses.replace(step, reads=LocalValue(step.reads.value, layouts))
             refused(put(program, place, wrong), decision, grid)
 
 
 def test_a_loss_that_is_not_whole(sound):
     decision, program, grid = sound
     for layouts in other_layouts(program.loss.layouts):
-        refused(dataclasses.replace(program, loss=Held(program.loss.value, layouts)), decision, grid)
+        refused(dataclasses.replace(program, loss=LocalValue(program.loss.value, layouts)), decision, grid)
 
 
 def test_an_inner_cut_is_undone_before_the_outer_one():
     """Rank (i, j) holds part j of part i: gathered over the outer axis alone, the parts do not lie side by side."""
     one = compiled("mlp", "2x2")
     decision, program = lowered(one)
-    inside = Held("x", (Shard(0), Shard(0)))
+    inside = LocalValue("x", (Shard(0), Shard(0)))
     convert = next(step for step in program.steps if isinstance(step, Convert))
     for axis, after in ((0, (Replicate(), Shard(0))), (1, (Shard(0), Replicate()))):
         conversion = dataclasses.replace(
             convert.conversion, primitive="gather", axis=axis, before=inside.layouts, after=after
         )
-        step = dataclasses.replace(convert, conversion=conversion, reads=inside, writes=Held("x", after))
+        step = dataclasses.replace(convert, conversion=conversion, reads=inside, writes=LocalValue("x", after))
         homes = {**decision.homes, "x": inside.layouts}
-        program_of_one = dataclasses.replace(program, steps=(step,), loss=Held("done", (Replicate(), Replicate())))
+        program_of_one = dataclasses.replace(
+            program, steps=(step,), loss=LocalValue("done", (Replicate(), Replicate()))
+        )
         homes["done"] = program_of_one.loss.layouts
         if axis == 0:
             refused(program_of_one, decision, one.built.grid, homes)

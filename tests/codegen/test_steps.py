@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 from compiling import CPU, EVERY, SLOW, as_priced, compiled, drawn, lowered
 
-from autopar.codegen.steps import Convert, Held, Loop, Run, Update, conversions
+from autopar.codegen.steps import Convert, LocalValue, Loop, Run, Update, conversions
 from autopar.ir.conversions import PRIMITIVES
 from autopar.partitioner.formulation.strategies import operand_layouts, result_layouts
 
@@ -43,7 +43,7 @@ def test_calls_read_and_write_what_their_strategies_say(one):
             operand_layouts(step.strategy, i) for i in range(len(node.inputs))
         ]
         for i, held in enumerate(step.writes):
-            assert held is None or held == Held(node.outputs[i], result_layouts(step.strategy, i))
+            assert held is None or held == LocalValue(node.outputs[i], result_layouts(step.strategy, i))
 
 
 def test_every_call_of_the_graph_runs_once(one):

@@ -28,7 +28,7 @@ from autopar.ir.plan_file import to_json
 from autopar.model_file import load
 from autopar.partitioner.formulation.priced_problem import decide
 from autopar.partitioner.problem import Solution, evaluate
-from autopar.planning.overlap import as_if
+from autopar.planning.overlap import with_less_overlap
 from autopar.runtime import simulate
 from autopar.runtime.parameters.deferred_init import module_values
 from autopar.runtime.program.plan_reader import parse_description
@@ -117,7 +117,7 @@ def verified(path, grid, cases=CASES, steps=3):
 def as_priced(one):
     """A plan's predicted seconds with gradient sums as the planner prices them: one by one, where the program has buckets."""
     homes = {item.name: tuple(map(parse_layout, item.layouts)) for item in one.plan.parameters}
-    machine = as_if(one.plan.machine, one.plan.solver.unhidden)
+    machine = with_less_overlap(one.plan.machine, one.plan.solver.unhidden)
     given = (one.plan.options.optimizer, GridShape.parse(one.plan.grid), machine)
     sums = sum(
         parameter_seconds(one.graph.values[item.value], item.kind, homes[item.name], *given)[0]

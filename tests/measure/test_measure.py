@@ -16,10 +16,10 @@ from autopar.ir.grid import GridShape
 from autopar.measure import cache, measure
 from autopar.measure.null_comm import Mute
 from autopar.measure.pool import Pool
-from autopar.measure.timed_call import Job, Operand, images_of, job_of
+from autopar.measure.timed_call import TimedCall, TimedOperand, images_of, timed_call_of
 from autopar.measure.worker import runs, seconds
 from autopar.ops.annotated import annotate
-from autopar.partitioner.formulation.strategies import describe
+from autopar.partitioner.formulation.strategies import strategies_of
 from autopar.runtime.grid.grid import Axis
 
 GRID = GridShape.parse("2")
@@ -29,8 +29,8 @@ def jobs(name, grid=GRID):
     graph = captured(name).graph
     parameters = frozenset(item.value for item in graph.parameters)
     return {
-        (node, strategy): job_of(item, strategy, grid, parameters, images_of(graph))
-        for node, item in describe(annotate(graph), grid, {}).items()
+        (node, strategy): timed_call_of(item, strategy, grid, parameters, images_of(graph))
+        for node, item in strategies_of(annotate(graph), grid, {}).items()
         if item.op.work != "view"
         for strategy in item.strategies
     }
@@ -67,13 +67,16 @@ def test_repeated_blocks_are_timed_once():
 
 
 def test_a_call_that_nobody_can_run_is_left_to_the_roofline():
-    assert seconds(Job("torch.nothing_like_it(x0)", (), (Operand((2,), "float32", True, False, False),))) is None
+    assert (
+        seconds(TimedCall("torch.nothing_like_it(x0)", (), (TimedOperand((2,), "float32", True, False, False),)))
+        is None
+    )
 
 
 def test_integers_stay_below_what_they_count():
-    table = Operand((5, 3), "float32", True, True, False)
-    index = Operand((4,), "int64", False, False, False)
-    assert seconds(Job("F.embedding(x0, x1)", (), (index, table))) is not None
+    table = TimedOperand((5, 3), "float32", True, True, False)
+    index = TimedOperand((4,), "int64", False, False, False)
+    assert seconds(TimedCall("F.embedding(x0, x1)", (), (index, table))) is not None
 
 
 def test_images_are_timed_in_the_order_of_images():
@@ -107,7 +110,9 @@ def test_a_mute_communicator_answers_in_the_shapes_asked_for(size, data):
 
 def test_what_was_timed_is_priced():
     graph = captured("mlp").graph
-    name, item = next((name, one) for name, one in describe(annotate(graph), GRID, {}).items() if one.op.work != "view")
+    name, item = next(
+        (name, one) for name, one in strategies_of(annotate(graph), GRID, {}).items() if one.op.work != "view"
+    )
     given = (item.call, item.rule, item.op, item.strategies[0], GRID, CPU)
     assert node_seconds(*given, Timings({(name, item.strategies[0]): (1.0, 2.0)})) == (1.0, 2.0)
     assert node_seconds(*given, Timings({("another", item.strategies[0]): (1.0, 2.0)})) == node_seconds(*given)
@@ -116,7 +121,7 @@ def test_what_was_timed_is_priced():
 def test_known_jobs_are_not_timed_again(tmp_path, monkeypatch):
     monkeypatch.setenv("AUTOPAR_CACHE", str(tmp_path))
     graph = captured("mlp").graph
-    described = describe(annotate(graph), GRID, {})
+    described = strategies_of(annotate(graph), GRID, {})
     shown = []
     first, count, new = measure(graph, described, GRID, CPU, lambda done, of: shown.append((done, of)))
     assert 0 < new == count
@@ -142,7 +147,7 @@ def test_a_worker_that_ends_is_told(monkeypatch):
         pool._workers[0].terminate()
         pool._workers[0].join()
         with pytest.raises(autopar.errors.AutoparError, match="has ended"):
-            pool.time(Job("x0", (), (Operand((2,), "float32", True, False, False),)))
+            pool.time(TimedCall("x0", (), (TimedOperand((2,), "float32", True, False, False),)))
 
 
 def test_compile_plans_by_what_was_timed(tmp_path, monkeypatch):

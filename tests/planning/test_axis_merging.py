@@ -15,7 +15,7 @@ from autopar.partitioner.formulation import merged_axes
 from autopar.partitioner.formulation.constraints import Constraints
 from autopar.partitioner.formulation.mixed_choices import MOST, mixtures
 from autopar.partitioner.formulation.priced_problem import build
-from autopar.partitioner.formulation.strategies import describe
+from autopar.partitioner.formulation.strategies import strategies_of
 from autopar.planning import axis_merging
 from autopar.planning.request import Request
 
@@ -46,8 +46,8 @@ def test_a_model_of_too_many_conversions_is_planned_on_fewer_axes_too(monkeypatc
 
 def test_what_a_call_may_do_is_bounded_and_holds_what_merged_plans_do():
     annotated, grid = annotate(captured("mlp").graph), GridShape.parse("2x2x2x2")
-    found = describe(annotated, grid, {}, {})
-    again = describe(annotated, grid, {}, {name: item.strategies[-8:] for name, item in found.items()})
+    found = strategies_of(annotated, grid, {}, {})
+    again = strategies_of(annotated, grid, {}, {name: item.strategies[-8:] for name, item in found.items()})
     for name, item in again.items():
         assert len(item.strategies) <= MOST
         assert set(found[name].strategies[-8:]) <= set(item.strategies)
@@ -122,9 +122,11 @@ def test_calls_that_are_alike_are_priced_once_however_many_there_are(layers, mon
     from autopar.partitioner.formulation import problem_builder
 
     priced = []
-    plain = problem_builder.Draft.call_seconds
+    plain = problem_builder.ProblemBuilder.call_seconds
     monkeypatch.setattr(
-        problem_builder.Draft, "call_seconds", lambda self, item, one: priced.append(item) or plain(self, item, one)
+        problem_builder.ProblemBuilder,
+        "call_seconds",
+        lambda self, item, one: priced.append(item) or plain(self, item, one),
     )
     graph = captured("mlp").graph
     many = chain(graph, layers)
@@ -151,7 +153,7 @@ def test_merged_axes_stand_for_all_of_theirs():
     """What a call does on a merged axis it does on each of them; pins of one are pins of all, and end where two differ."""
     grid = GridShape.parse("2x2x2x2")
     (halves,) = [one for one in merged_axes.merges(grid) if one.groups == ((0, 1), (2, 3))]
-    item = next(iter(describe(annotate(captured("mlp").graph), halves.grid, {}, {}).values()))
+    item = next(iter(strategies_of(annotate(captured("mlp").graph), halves.grid, {}, {}).values()))
     assert len(item.strategies) > 4
     for strategy in item.strategies:
         assert halves.spread(strategy, item.call, 4) == tuple(choice for choice in strategy for _ in range(2))

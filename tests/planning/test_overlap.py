@@ -39,7 +39,7 @@ def first_round(*given, **options):
 def test_priced_again_is_priced_with_less_overlap(name, grid, share):
     one = first_round(name, grid, BUSY)
     options = {"limit": None, "optimizer": "adamw", "gathered": False}
-    wanted = build(one.subject.annotated, one.built.grid, overlap.as_if(BUSY, share), **options)
+    wanted = build(one.subject.annotated, one.built.grid, overlap.with_less_overlap(BUSY, share), **options)
     found = overlap.priced(one.built, share)
     assert found.unhidden == share
     assert found.keys == wanted.keys

@@ -11,7 +11,7 @@ from autopar.ops import registry
 from autopar.ops.annotated import annotate
 from autopar.ops.record.op import Op
 from autopar.ops.record.rule import letters
-from autopar.partitioner.formulation.choice_patterns import lies
+from autopar.partitioner.formulation.choice_patterns import layout_matches
 from autopar.partitioner.formulation.constraints import Constraints
 from autopar.planning.pins import apply, parse
 
@@ -127,7 +127,7 @@ def test_a_parameter_lies_where_it_is_pinned(word):
     one = compiled("gpt", "2", pin=[f"blocks.*.up.weight: {word}@axis0"])
     found = [item.layouts[0] for item in one.plan.parameters if item.name.endswith("up.weight")]
     assert len(found) == 3
-    assert all(lies(parse_layout(text), word) for text in found)
+    assert all(layout_matches(parse_layout(text), word) for text in found)
     assert_computes_the_same(one, "gpt")
 
 

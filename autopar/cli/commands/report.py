@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from autopar.analysis import chrome_trace, plan_vs_profile
-from autopar.analysis.plan_vs_profile import Comparison, Row
+from autopar.analysis.plan_vs_profile import Comparison, ProfileRow
 from autopar.artifact import PLAN, CompiledFolder, load
 from autopar.cli.option_types import count
 from autopar.cli.tables import cut, milliseconds, note, show, splits, table
@@ -106,12 +106,12 @@ def _json(saved: CompiledFolder, found: profile.Profile, compared: Comparison) -
     return msgspec.json.format(msgspec.json.encode(whole), indent=1).decode() + "\n"
 
 
-def _title(name: str, rows: Sequence[Row], top: int) -> str:
+def _title(name: str, rows: Sequence[ProfileRow], top: int) -> str:
     left = len(rows) - top if top else 0
     return f"{name}s, worst prediction first" + (f" ({left} more: --top 0)" if left > 0 else "")
 
 
-def _totals(rows: Sequence[Row]) -> Table:
+def _totals(rows: Sequence[ProfileRow]) -> Table:
     listing = table("", "predicted time", "measured time", "least time", "ratio", "off")
     for column in listing.columns[1:]:
         column.justify = "right"
@@ -120,7 +120,7 @@ def _totals(rows: Sequence[Row]) -> Table:
     return listing
 
 
-def _measured(row: Row) -> tuple[str, str, str, str]:
+def _measured(row: ProfileRow) -> tuple[str, str, str, str]:
     return milliseconds(row.slowest), milliseconds(row.least), _ratio(row.slowest, row.predicted), _off(row)
 
 
@@ -142,7 +142,7 @@ def _memory(saved: CompiledFolder, found: profile.Profile) -> Table:
     return listing
 
 
-def _rows(name: str, rows: Sequence[Row]) -> Table:
+def _rows(name: str, rows: Sequence[ProfileRow]) -> Table:
     sends = name == "primitive"
     listing = table(name, "where", "code", "split" if not sends else "sent", "times", "predicted time", "measured time")
     for title in ("ratio", "off"):
@@ -164,7 +164,7 @@ def _rows(name: str, rows: Sequence[Row]) -> Table:
     return listing
 
 
-def _others(rows: Sequence[Row]) -> Table:
+def _others(rows: Sequence[ProfileRow]) -> Table:
     listing = table("where", "code", "measured time")
     for row in rows:
         listing.add_row(row.name, cut(row.code), milliseconds(row.slowest))
@@ -197,6 +197,6 @@ def _ratio(found: float, said: float) -> str:
     return f"{found / said:.2f}" if said else "-"
 
 
-def _off(row: Row) -> str:
+def _off(row: ProfileRow) -> str:
     difference = row.shown - row.predicted
     return f"{'-' if difference < 0 else '+'}{milliseconds(abs(difference))}"

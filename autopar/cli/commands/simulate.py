@@ -26,7 +26,7 @@ from autopar.errors import ConfigError, refusal
 from autopar.files import check_file, write_file
 
 if TYPE_CHECKING:
-    from autopar.analysis.scaling import Asked, Noise, Point
+    from autopar.analysis.scaling import Noise, Point, PointRequest
     from autopar.ir.grid import GridShape
     from autopar.ir.machine import Machine
     from autopar.ir.plan import Plan
@@ -187,7 +187,9 @@ def _scaling(
     kinds = ("strong", "weak") if arguments.scaling == "both" else (arguments.scaling,)
     if "weak" in kinds or arguments.batch:
         scaling.check_rows(plan, arguments.folder)
-    points: list[Asked] = list(scaling.asked(arguments.ranks, grids, kinds, arguments.batch, plan, machine))
+    points: list[PointRequest] = list(
+        scaling.requested_points(arguments.ranks, grids, kinds, arguments.batch, plan, machine)
+    )
     scaling.check(points, machine, noise.slow)
 
     def told(point: Point, tried: int, seconds: float) -> None:

@@ -15,7 +15,7 @@ from autopar.ir.grid import GridShape
 from autopar.ir.plan_file import to_json
 from autopar.ops.annotated import annotate
 from autopar.partitioner.formulation.priced_problem import build, decide, running_statistics
-from autopar.partitioner.formulation.recomputation import again, key_of, offered
+from autopar.partitioner.formulation.recomputation import key_of, offered, recomputation_of
 from autopar.partitioner.problem import NoChoice
 from autopar.partitioner.solvers.solve import solve
 from autopar.planning.candidate import candidate_of
@@ -157,11 +157,11 @@ def test_of_limits_that_bind_a_smaller_one_is_never_cheaper():
 def test_what_is_kept():
     graph = captured("gpt").graph
     repeats = _repeats(graph, GridShape.parse("2"))
-    record = again(repeats, [key_of(repeats[0])])
+    record = recomputation_of(repeats, [key_of(repeats[0])])
     assert len(record.calls) == 3 * len(repeats[0].nodes[0])
     assert len(record.later) == 2 * len(repeats[0].nodes[0])
     assert len(record.handed) == 3
-    assert again(repeats, []).calls == frozenset()
+    assert recomputation_of(repeats, []).calls == frozenset()
 
 
 def test_an_unknown_word_is_refused():

@@ -15,12 +15,12 @@ from autopar.ops.annotated import annotate
 from autopar.ops.record.rule import choices, fills
 from autopar.partitioner.formulation.strategies import (
     demands,
-    describe,
     filled_factors,
-    gathered_homes,
-    homes,
+    gathered_storage_layouts,
     operand_layouts,
     result_layouts,
+    storage_layouts,
+    strategies_of,
     whole_strategy,
 )
 
@@ -28,7 +28,7 @@ GRIDS = [GridShape.parse(text) for text in ("2", "3", "2x2", "2x1")]
 
 
 def described(name, grid, pins=None):
-    return describe(annotate(captured(name).graph), grid, pins or {})
+    return strategies_of(annotate(captured(name).graph), grid, pins or {})
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
@@ -104,7 +104,7 @@ def test_two_axes_leave_every_rank_a_row():
     letters = {tuple(map(str, one)) for one in six}
     assert ("n", "n") not in letters
     assert {("n", "k"), ("b0", "n"), ("b0", "b0")} <= letters
-    asked = describe(annotate(captured("mlp").graph), GridShape.parse("3x2"), {"fc2": {0: "n", 1: "n"}})
+    asked = strategies_of(annotate(captured("mlp").graph), GridShape.parse("3x2"), {"fc2": {0: "n", 1: "n"}})
     assert [tuple(map(str, one)) for one in asked["fc2"].strategies] == [("n", "n")]
 
 
@@ -112,7 +112,7 @@ def test_a_pin_may_split_what_leaves_a_rank_without_rows():
     """Left free, every rank gets a row; the user may ask for more."""
     grid = GridShape.parse("5")
     assert "n" not in {str(choice) for (choice,) in described("mlp", grid)["fc2"].strategies}
-    pinned = describe(annotate(captured("mlp").graph), grid, {"fc2": {0: "n"}})
+    pinned = strategies_of(annotate(captured("mlp").graph), grid, {"fc2": {0: "n"}})
     assert [str(choice) for (choice,) in pinned["fc2"].strategies] == ["n"]
 
 
@@ -128,7 +128,7 @@ TABLE = Value("t", (8, 6), "float32", False)
 def test_homes_are_what_the_readers_ask_for_and_never_addends():
     grid = GridShape.parse("2x2")
     wanted = [(Copied(), Shard(1)), (Partial(), Copied()), (Shard(0), Shard(0))]
-    found = homes(WEIGHT, wanted, grid)
+    found = storage_layouts(WEIGHT, wanted, grid)
     assert set(found) == {
         (Replicate(), Replicate()),
         (Copied(), Shard(1)),
@@ -139,24 +139,26 @@ def test_homes_are_what_the_readers_ask_for_and_never_addends():
 
 def test_homes_of_what_has_no_gradient_are_never_copied():
     grid, wanted = GridShape.parse("2x2"), [(Copied(), Shard(1)), (Replicate(), Copied())]
-    assert set(homes(TABLE, wanted, grid)) == {(Replicate(), Replicate()), (Replicate(), Shard(1))}
-    assert gathered_homes(TABLE, wanted, grid) == {}
+    assert set(storage_layouts(TABLE, wanted, grid)) == {(Replicate(), Replicate()), (Replicate(), Shard(1))}
+    assert gathered_storage_layouts(TABLE, wanted, grid) == {}
 
 
 def test_homes_of_parameters_that_may_be_gathered():
     grid = GridShape.parse("2x2")
     whole = (Copied(), Copied())
     parts = [(Copied(), Shard(0)), (Shard(0), Copied()), (Shard(0), Shard(0))]
-    assert gathered_homes(WEIGHT, [whole], grid) == dict.fromkeys(parts, whole)
-    assert gathered_homes(WEIGHT, [(Copied(), Shard(0)), whole], grid)[Shard(0), Shard(0)] == whole  # the larger of two
+    assert gathered_storage_layouts(WEIGHT, [whole], grid) == dict.fromkeys(parts, whole)
+    assert (
+        gathered_storage_layouts(WEIGHT, [(Copied(), Shard(0)), whole], grid)[Shard(0), Shard(0)] == whole
+    )  # the larger of two
     thin = Value("w", (3, 6), "float32", True)
-    assert (Shard(0), Shard(0)) not in gathered_homes(thin, [whole], GridShape.parse("4x4"))
-    assert gathered_homes(Value("s", (), "float32", True), [whole], grid) == {}
+    assert (Shard(0), Shard(0)) not in gathered_storage_layouts(thin, [whole], GridShape.parse("4x4"))
+    assert gathered_storage_layouts(Value("s", (), "float32", True), [whole], grid) == {}
 
 
 def test_demands_are_the_layouts_of_all_readers():
     graph, grid = captured("gpt").graph, GridShape.parse("2")
-    items = describe(annotate(graph), grid, {})
+    items = strategies_of(annotate(graph), grid, {})
     found = demands(graph, items)
     assert found.keys() == graph.values.keys()
     for name, layouts in found.items():
