@@ -36,7 +36,7 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder -m "not zoo" --durations=25 --ignore tests/project/test_house_rules.py
 
 zoo: $(STAMP)
-	$(BIN)/python -m pytest -q -n auto --dist loadfile tests/zoo tests/end_to_end/test_models.py tests/benchmarks tests/examples/test_by_hand.py tests/runtime/transport/test_mpi.py
+	$(BIN)/python -m pytest -q -n auto --dist loadfile tests/zoo tests/end_to_end/test_models.py tests/benchmarks tests/examples/test_by_hand.py tests/faults tests/runtime/transport/test_mpi.py
 
 opdb: $(STAMP)
 	$(BIN)/python -m benchmarks.compatibility.opdb --write

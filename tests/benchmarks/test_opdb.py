@@ -5,11 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from benchmarks.compatibility.section import write_section
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.zoo
 def test_operators_are_tried_and_told(tmp_path):
     command = [sys.executable, "-m", "benchmarks.compatibility.opdb", "--out", str(tmp_path / "kept.json")]
     command += ["--names", "mul", "cauchy", "nonzero", "--samples", "2", "--grids", "2"]

@@ -59,6 +59,7 @@ def test_a_rank_that_is_killed_was_last_seen_somewhere(tmp_path):
     assert "rank 1 was ended by SIGKILL (status 9), after all_sum at build/program.py:14" in ended.last
 
 
+@pytest.mark.zoo
 def test_a_variable_that_is_not_understood(tmp_path):
     ended = run(tmp_path, in_forward("pass"), "mpiexec", AUTOPAR_TIMEOUT="soon")
     assert ended.status != 0

@@ -1,7 +1,7 @@
 """Jobs that fail: each ends within a time limit, with a status that is not 0 and the first cause last on the screen."""
 
 import pytest
-from compiled_folder import MODEL, PROGRAM, run, write
+from compiled_folder import PROGRAM, run, write
 
 pytestmark = pytest.mark.fault
 
@@ -30,30 +30,3 @@ def test_the_first_of_two_causes_is_repeated(tmp_path):
     line = "time.sleep(1.0 if GRID.rank == 0 else 0.0); raise RuntimeError(f'cause {GRID.rank}')"
     process = run(write(tmp_path, program=in_forward(line)))
     assert last(process).endswith("RuntimeError: cause 1")
-
-
-def test_another_number_of_ranks(tmp_path):
-    process = run(write(tmp_path), ranks=3)
-    assert process.returncode != 0
-    assert "grid 2: needs 2 ranks; MPI reports 3" in process.stderr
-
-
-def test_a_corrupted_plan_is_told_once_and_without_a_traceback(tmp_path):
-    program = write(tmp_path)
-    plan = program.parent / "plan.json"
-    plan.write_text(plan.read_text()[:200])
-    process = run(program)
-    assert process.returncode == 1
-    assert "damaged: not JSON" in process.stderr
-    assert process.stderr.strip().splitlines()[-1].startswith("  fix: compile the model again")
-    assert "Traceback" not in process.stderr
-
-
-def test_an_edited_program_runs_and_is_noted(tmp_path):
-    program = write(tmp_path)
-    program.write_text(PROGRAM.replace("/ 8", "/ 4"))
-    (tmp_path / "model.py").write_text(MODEL + "\n")
-    process = run(program, "--steps", 2)
-    assert process.returncode == 0
-    assert "note: program.py was edited" in process.stdout
-    assert "note: model.py has changed" in process.stdout

@@ -58,7 +58,7 @@ def test_a_rank_that_vanishes_with_status_0(tmp_path):
     assert "rank 1: after all_sum at build/program.py:14" in ended.last or "rank 1 is gone" in ended.err
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.zoo)])
 def test_an_end_from_outside_leaves_nothing_though_a_rank_is_stopped(tmp_path, number):
     line = f"print('ready', flush=True); GRID.rank == 0 or {STOP}; time.sleep(60)"
     ended = interrupted(tmp_path, in_forward(line), number)

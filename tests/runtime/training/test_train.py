@@ -210,3 +210,13 @@ def refused(capsys, said, action):
     assert said in message
     assert "Traceback" not in message
     assert message.count("  rule: ") == 1
+
+
+def test_an_edited_program_runs_and_is_noted(tmp_path, capsys):
+    program = write(tmp_path)
+    program.write_text(PROGRAM.replace("/ 8", "/ 4"))
+    (tmp_path / "model.py").write_text(MODEL + "\n")
+    start(program, "--steps", 2)
+    said = capsys.readouterr().out
+    assert "note: program.py was edited" in said
+    assert "note: model.py has changed" in said
