@@ -13,9 +13,12 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from xdist.scheduler import LoadFileScheduling
 
 os.environ.setdefault("AUTOPAR_CACHE", "off")  # tests keep nothing in the user's home
+settings.register_profile("suite", derandomize=True, database=None, deadline=None)  # the same examples on every run
+settings.load_profile("suite")
 HERE = Path(__file__).parent
 GOLDEN = HERE / "golden"
 FOLDER = "AUTOPAR_TESTS_SHARED"  # of what tests in several processes share: `shared_captures`

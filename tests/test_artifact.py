@@ -182,7 +182,7 @@ VALUES = st.one_of(
 )  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_any_one_edit_is_refused_or_shown(original, tmp_path, data):
     """Whatever one value of a plan is replaced by, the plan is refused with a message, or every view can show it."""
@@ -195,7 +195,7 @@ def test_any_one_edit_is_refused_or_shown(original, tmp_path, data):
     assert (status, bool(out), bool(err)) in [(0, True, False), (1, False, True)]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_any_damaged_text_is_refused(original, data):
     text = (original / "build" / "plan.json").read_text()

@@ -129,7 +129,7 @@ def test_own_flops_are_taken():
     assert backward == pytest.approx(3 * forward)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.integers(1, 5), st.integers(1, 5), st.sampled_from("bkn"))
 def test_more_ranks_are_never_slower(p, q, letter):
     call, rule = linear()

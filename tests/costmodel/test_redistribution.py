@@ -171,7 +171,7 @@ def advanced(step, state, shape, grid):
     return found
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(problems())
 def test_every_chain_yields_what_the_target_layout_says(problem):
     shape, gradient, source, target, grid = problem
@@ -201,7 +201,7 @@ def test_every_chain_yields_what_the_target_layout_says(problem):
         np.testing.assert_array_equal(sum(state[p] for p in dict.fromkeys(peers)), expected[position])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(problems(count=1))
 def test_local_shapes_are_the_largest_shard(problem):
     shape, _, layouts, grid = problem
@@ -234,7 +234,7 @@ def axis_after_axis(shape, itemsize, gradient, source, target, grid):
     return min(found)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(problems(count=6), st.sampled_from([4, 1 << 12, 1 << 20]))
 def test_the_matrix_holds_the_cost_of_the_chains(problem, itemsize):
     shape, gradient, *layouts, grid = problem
@@ -249,7 +249,7 @@ def test_the_matrix_holds_the_cost_of_the_chains(problem, itemsize):
             assert (costs[i, j] == 0) == (not steps) or grid.sizes == (2, 1)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(problems(grids=[GridShape.parse("2"), GridShape.parse("5")], count=3), st.sampled_from([4, 1 << 20]))
 def test_on_one_axis_no_detour_is_cheaper(problem, itemsize):
     shape, gradient, a, b, c, grid = problem
@@ -286,7 +286,7 @@ def direct(shape, itemsize, gradient, one, other, grid):
     return [forward + (adjoint if gradient else 0.0)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(problems(grids=[GridShape.parse("2x2"), GridShape.parse("3x2"), GridShape.parse("4x2")]))
 def test_chains_are_the_cheapest_of_all(problem):
     shape, gradient, source, target, grid = problem
@@ -296,7 +296,7 @@ def test_chains_are_the_cheapest_of_all(problem):
     assert sum(step.seconds for step in steps) == pytest.approx(best, rel=1e-9)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     problems(grids=[GridShape.parse("2x2"), GridShape.parse("4x2")], count=3, plain_shards=True),
     st.sampled_from([4, 1 << 20]),
@@ -314,7 +314,7 @@ def test_with_equal_links_and_no_shared_dim_no_detour_is_cheaper(problem, itemsi
     assert ac <= (ab + bc) * (1 + 1e-9)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(problems(), st.integers(1, 1 << 20), st.integers(1, 1 << 20))
 def test_costs_grow_with_bytes(problem, one, other):
     shape, gradient, source, target, grid = problem

@@ -45,7 +45,7 @@ def spent(tasks, *kinds):
     return sum(task.seconds for task in tasks if task.kind in kinds)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(STEPS, SLOW, JITTER)
 def test_lanes_never_overlap_and_fill_the_step(tasks, slow, jitter):
     found = run(tasks, slow=slow, jitter=jitter, seed=1)
@@ -62,7 +62,7 @@ def test_lanes_never_overlap_and_fill_the_step(tasks, slow, jitter):
     assert found.seconds == pytest.approx(max(ends), abs=1e-9)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(STEPS, SLOW, JITTER)
 def test_a_step_is_at_least_each_lane_and_at_most_all_of_it(tasks, slow, jitter):
     found = run(tasks, slow=slow, jitter=jitter, seed=2)
@@ -78,7 +78,7 @@ def test_a_step_is_at_least_each_lane_and_at_most_all_of_it(tasks, slow, jitter)
         assert max(found.waiting) == pytest.approx(0.0, abs=1e-9)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(STEPS)
 def test_where_nothing_overlaps_a_step_is_the_sum_of_its_parts(tasks):
     shown = [task for task in tasks if not task.hidden]
@@ -88,7 +88,7 @@ def test_where_nothing_overlaps_a_step_is_the_sum_of_its_parts(tasks):
     assert found.compute[0] == pytest.approx(spent(shown, *COMPUTE))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(STEPS, st.integers(0, SIZE - 1), st.floats(1.0, 5.0), st.floats(1.0, 2.0))
 def test_a_slow_rank_makes_a_step_longer_but_by_no_more_than_its_factor(tasks, rank, factor, more):
     even, slow, slower = (run(tasks, slow={rank: one}).seconds for one in (1.0, factor, factor * more))
@@ -97,7 +97,7 @@ def test_a_slow_rank_makes_a_step_longer_but_by_no_more_than_its_factor(tasks, r
     assert slow <= slower * (1 + 1e-12) + 1e-12
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(STEPS)
 def test_alike_ranks_are_computed_once_and_as_if_they_were_many(tasks):
     one, many = simulate(tasks, SHAPE), run(tasks, jitter=1e-300)  # draws of exactly 1

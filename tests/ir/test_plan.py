@@ -15,7 +15,7 @@ from autopar.ir.plan import VERSION
 from autopar.ir.plan_file import from_json, load_plan, to_json
 from autopar.runtime.program.plan_reader import parse_description
 
-QUICKLY = settings(deadline=None, max_examples=150)
+QUICKLY = settings(deadline=None, max_examples=50)
 
 
 @functools.cache

@@ -118,7 +118,7 @@ def test_what_was_timed_is_priced():
     assert node_seconds(*given, Timings({("another", item.strategies[0]): (1.0, 2.0)})) == node_seconds(*given)
 
 
-def test_known_jobs_are_not_timed_again(tmp_path, monkeypatch):
+def test_known_jobs_are_not_timed_again_and_compile_plans_by_what_was_timed(tmp_path, monkeypatch):
     monkeypatch.setenv("AUTOPAR_CACHE", str(tmp_path))
     graph = captured("mlp").graph
     described = strategies_of(annotate(graph), GRID, {})
@@ -130,6 +130,7 @@ def test_known_jobs_are_not_timed_again(tmp_path, monkeypatch):
     assert none == 0
     assert again.seconds == first.seconds
     assert list(tmp_path.rglob("*.json"))
+    check_compiled(again)
 
 
 def test_a_damaged_file_counts_as_empty(tmp_path, monkeypatch):
@@ -150,8 +151,7 @@ def test_a_worker_that_ends_is_told(monkeypatch):
             pool.time(TimedCall("x0", (), (TimedOperand((2,), "float32", True, False, False),)))
 
 
-def test_compile_plans_by_what_was_timed(tmp_path, monkeypatch):
-    monkeypatch.setenv("AUTOPAR_CACHE", str(tmp_path))
+def check_compiled(seconds):
     module, inputs = made("mlp")
     machine = dataclasses.replace(CPU, name="made")
     said = []
@@ -170,3 +170,4 @@ def test_compile_plans_by_what_was_timed(tmp_path, monkeypatch):
     timed = compiled.built.timings.of("fc1", item.strategies[chosen["node:fc1"]])
     node = next(one for one in compiled.plan.nodes if one.name == "fc1")
     assert timed == (node.seconds_forward, node.seconds_backward)
+    assert timed in seconds.seconds.values()

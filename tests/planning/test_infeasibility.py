@@ -31,7 +31,7 @@ def gpt():
 @pytest.mark.parametrize(
     ("name", "what"),
     [
-        ("gpt", {}),
+        ("wide_mlp", {}),
         ("layers", {"recompute": "always"}),
         ("wide_mlp", {"plan": "zero"}),
         ("wide_mlp", {"optimizer": "sgd"}),
@@ -41,8 +41,8 @@ def gpt():
         ("wide_mlp", {"plan": "data"}),
     ],
 )
-def test_the_nearest_limit_works_and_nothing_below_it(gpt, name, what):
-    first = gpt if name == "gpt" else compiled(name, "2", machine=SLOW)
+def test_the_nearest_limit_works_and_nothing_below_it(name, what):
+    first = compiled(name, "2", machine=SLOW)
     text = refused(first, memory=1000, **what)
     assert f"memory limit 1000.00 B per rank: {name} on grid" in text
     limit = nearest_limit(text)

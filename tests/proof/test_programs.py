@@ -1,6 +1,6 @@
 """Models drawn from the samples of all records, under drawn strategies: see `autopar.proof.programs`.
 
-Always the same 300 programs, of models that are captured once; `benchmarks.compatibility.random_programs` draws
+Always the same 180 programs, of models that are captured once; `benchmarks.compatibility.random_programs` draws
 others, thousands of them.
 """
 
@@ -15,7 +15,7 @@ from autopar.proof.programs_deck import drawable
 from autopar.proof.programs_run import Case
 
 # Together the models have one call at least of each kind that real models have often.
-MODELS, CALLS, STRATEGIES = 20, (6, 6), 15
+MODELS, CALLS, STRATEGIES = 20, (6, 6), 9
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -27,7 +27,7 @@ def test_drawn_programs_compute_what_the_model_computes(seed):
         for _ in range(STRATEGIES):
             assert not case.differs(draw)
         reached, possible = case.strategies.share
-        assert reached > 0.4 * possible  # of all strategies, which on two axes are pairs
+        assert reached > 0.25 * possible  # of all strategies, which on two axes are pairs
 
 
 def test_models_are_drawn_from_most_records_alike_each_time():

@@ -267,7 +267,7 @@ def programs(draw):
     return b.graph(b.call("aten.sum.default", draw(st.sampled_from(seen))))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(programs())
 def test_simplifying_changes_no_number_and_is_done_at_once(graph):
     before = replace(graph)

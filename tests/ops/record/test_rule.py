@@ -49,7 +49,7 @@ def _gathered(draw, factors):
 
 
 @given(shapes())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_every_splittable_factor_passes_through_a_reshape(pair):
     """A part of the operand along a letter, reshaped to the local sizes, is that part of the result."""
     before, after = pair

@@ -63,7 +63,7 @@ def step(name, shape, dim, cuts, lasts):
     return simulate(len(lasts), rank)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(
     name=st.sampled_from(sorted(EVERY)),
     dim=st.integers(0, 3),

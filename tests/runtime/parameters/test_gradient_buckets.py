@@ -53,7 +53,7 @@ USES = st.tuples(st.permutations([0, 1, 2, 3, 4, 1, 0]), st.integers(0, 7)).map(
 DTYPES = st.sampled_from([torch.float64, torch.float32])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     st.tuples(*[LAYOUTS] * 5),
     st.tuples(*[DTYPES] * 5),

@@ -36,7 +36,7 @@ FILLED = st.lists(
 INNER = st.sampled_from([None, (0.0, 0.25, 0.75, 1.0), (0.0, 0.5, 0.75, 1.0)])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(FILLED, INNER, st.floats(0.0, 1.0))
 def test_a_share_that_is_large_enough_leaves_every_rank_a_row(filled, inner, first):
     axes = live((None, inner))

@@ -16,7 +16,7 @@ from autopar.runtime.parameters.sources import from_file, load, save
 from autopar.runtime.program.plan_reader import TensorSpec
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(cases())
 def test_a_file_gives_the_part_that_a_whole_tensor_gives(tmp_path_factory, case):
     sizes, dims, chosen, _ = case

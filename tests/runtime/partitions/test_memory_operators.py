@@ -115,7 +115,7 @@ def moves(case, source, target, x, y):
     return [(where[0][i], where[1][i]) for i in range(numbered.numel())]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(name=st.sampled_from(sorted(PARTITION_FAMILY)), ranks=st.integers(1, 4), seed=st.integers(0, 2**32))
 def test_primitives_are_their_derivations(name, ranks, seed):
     """The matrix of a primitive over the memory of all ranks, and that of its backward, are those of the chain."""

@@ -31,7 +31,7 @@ def drawn(name, ranks, seed):
     return draw_case(name, random.Random(seed), ranks)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=60)
 @given(case=CASES)
 def test_adjoint(case):
     name, ranks, seed = case
@@ -98,7 +98,7 @@ def run(plain, ranks):
     return simulate(ranks, rank_main)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=60)
 @given(case=CASES)
 def test_values(case):
     name, ranks, seed = case

@@ -23,7 +23,7 @@ from autopar.runtime.training.load_balance import (
 SPEEDS = st.lists(st.floats(0.1, 10.0), min_size=1, max_size=4)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(SPEEDS, st.integers(4, 12), st.data())
 def test_allot_is_the_best_of_all(speeds, total, data):
     least = [data.draw(st.integers(0, total // len(speeds))) for _ in speeds]
@@ -72,7 +72,7 @@ def test_a_rank_at_half_speed_gets_half_as_much_after_one_decision():
     assert history[-1] == [40, 20]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.floats(1.0, 4.0), min_size=2, max_size=4), st.floats(0.0, 20.0))
 def test_it_settles_near_the_best_whatever_the_fixed_work(slowness, fixed):
     extent = 200
@@ -123,7 +123,7 @@ def test_patience_grows_with_moves_and_falls_without():
     assert windows == [4, 8, 10, 5, 4, 4]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.floats(0.05, 5.0), st.floats(0.05, 5.0), st.integers(2, 16))
 def test_a_position_keeps_its_least_share(first, second, channels):
     movable = Movable(0, ((0, 50, 100),), share=1 / channels)
@@ -138,7 +138,7 @@ def test_a_shard_keeps_its_last_row():
     assert simulated((3,), [1, 1, 0], 2, [1.0, 9.0, 1.0])[-1] == [1, 1, 0]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(3, 40), min_size=1, max_size=3), st.lists(st.floats(0.05, 5.0), min_size=3, max_size=3))
 def test_no_extent_loses_a_row_where_it_had_one(extents, seconds):
     def bounds(extent, cuts):

@@ -117,7 +117,7 @@ def anywhere(seed):
     return lambda tensor: on_device(tensor) if chance.random() < 0.6 else tensor
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.integers(1, 4), st.integers(0, 10**6), st.sampled_from(TYPES), st.booleans(), st.booleans())
 def test_every_call_gives_what_it_gives_without_a_device(ranks, seed, dtype, direct, mixed):
     def on_rank():

@@ -67,7 +67,7 @@ def test_all_of_them_agree_exactly():
         assert all(map(torch.equal, ours, (y, dx, dw))), setting
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(setting=st.sampled_from(SETTINGS), beyond=st.sampled_from([one for one in SETTINGS if one.beyond()]))
 def test_a_sample_of_them_on_ranks(setting, beyond):
     """The operator itself, with messages between ranks."""

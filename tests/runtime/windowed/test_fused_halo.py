@@ -84,7 +84,7 @@ def parameter(*shape, seed):
     return random(*shape, seed=seed).requires_grad_()
 
 
-@settings(deadline=None, max_examples=120)
+@settings(deadline=None, max_examples=50)
 @given(run=runs())
 def test_a_run_equals_its_layers(run):
     """Uneven and empty parts, rows from beyond the neighbours, kernels that end at the boundary of the whole."""
@@ -146,7 +146,7 @@ def test_there_is_one_exchange_per_split_dim():
     assert calls == [1] * 8
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=50)
 @given(
     n=st.integers(1, 15),
     windows=st.lists(

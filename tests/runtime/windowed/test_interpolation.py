@@ -33,7 +33,7 @@ def resizings(draw):
     return (draw(st.integers(1, 2)), 2, *shape), layer, draw(layouts(spatial))
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=40)
 @given(case=resizings())
 def test_every_mode(case):
     """Split dims by taps, others by torch; uneven and empty parts; far more or fewer rows than before."""

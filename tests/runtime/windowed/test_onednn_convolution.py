@@ -15,7 +15,7 @@ from autopar.runtime.windowed.onednn_convolution import (
 )
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=40)
 @given(data=st.data())
 def test_halves_make_the_whole(data):
     cut = data.draw(st.integers(0, 2))
@@ -41,7 +41,7 @@ def test_halves_make_the_whole(data):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=40)
 @given(data=st.data())
 def test_transposed_halves_make_the_whole(data):
     """Windows that overlap, touch or leave gaps; odd and even numbers of rows."""

@@ -166,7 +166,7 @@ def cases(draw):
     }
 
 
-@settings(deadline=None, max_examples=120)
+@settings(deadline=None, max_examples=50)
 @given(case=cases())
 def test_random_settings(case):
     weight = bias = None

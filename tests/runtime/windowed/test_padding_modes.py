@@ -16,7 +16,7 @@ from autopar.runtime.grid.exchange_plan import RowRun
 from autopar.runtime.windowed.receptive_field import Shift, inside, shown, shown_row
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=60)
 @given(n=st.integers(1, 9), data=st.data(), mode=st.sampled_from(MODES[1:]))
 def test_rows_shown_are_those_of_every_position(n, data, mode):
     """The interval arithmetic against the definition, position by position."""
@@ -78,7 +78,7 @@ def padded_convolutions(draw):
     )
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=40)
 @given(case=padded_convolutions())
 def test_convolutions_in_every_mode(case):
     """In one to three dims, one to three of them split, with corners, empty parts and mirrors held by other ranks."""
@@ -111,7 +111,7 @@ def paddings(draw):
     return (1, 2, *shape), Pad(tuple(numbers), mode, draw(st.sampled_from((0.0, 2.5)))), draw(layouts(spatial))
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=40)
 @given(case=paddings())
 def test_padding_alone(case):
     shape, layer, layout = case
