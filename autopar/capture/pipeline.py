@@ -36,10 +36,10 @@ from autopar.capture.tracing.asserts import checking, unasserted
 from autopar.capture.tracing.known_numbers import UNKNOWN
 from autopar.capture.tracing.row_pointers import pointer_failure, pointing
 from autopar.capture.translate import constant_values, translate
-from autopar.capture.validity.any_rows import AnyRows, any_rows
 from autopar.capture.validity.batch_rows import ExampleInputs, batched, examples_as_given, rows_of
 from autopar.capture.validity.evaluation_mode import evaluation
 from autopar.capture.validity.requested_mode import Mode, modes
+from autopar.capture.validity.row_counts import RowCounts, find_row_counts
 from autopar.capture.validity.row_guards import Unproved
 from autopar.errors import CaptureError, refusal
 from autopar.internal_errors import as_internal_error
@@ -165,7 +165,7 @@ def _in_mode(
             rows_of(examples), batched(examples, names), examples_as_given(examples, names, built.module)
         )
         finished = partial(_graph, built, args, kwargs, name=name, loss=loss, outputs=outputs)
-        found: list[AnyRows | str] = []
+        found: list[RowCounts | str] = []
 
         def captured() -> tuple[Graph, dict[str, torch.Tensor]]:
             program = traced(built.module, args, kwargs, name, state=True)
@@ -180,16 +180,16 @@ def _in_mode(
     return Captured(graph, constants, batch, why, mode.stuck, mode.evaluates)
 
 
-def _any_rows(built: FakeModule, example: ExampleInputs, program: ExportedProgram, name: str) -> AnyRows | str:
+def _any_rows(built: FakeModule, example: ExampleInputs, program: ExportedProgram, name: str) -> RowCounts | str:
     """The trace for any number of rows, or why there is none."""
     try:
-        return any_rows(built, example, program, name)
+        return find_row_counts(built, example, program, name)
     except Unproved as why:
         return str(why)
 
 
 def _of_any_rows(
-    batch: CapturedBatch, found: AnyRows | str, finished: Finished, constants: Mapping[str, torch.Tensor]
+    batch: CapturedBatch, found: RowCounts | str, finished: Finished, constants: Mapping[str, torch.Tensor]
 ) -> CapturedBatch:
     if isinstance(found, str):
         return replace(batch, fixed=found)
@@ -199,7 +199,7 @@ def _of_any_rows(
 
 def _larger(
     finished: Finished,
-    found: AnyRows,
+    found: RowCounts,
     constants: Mapping[str, torch.Tensor],
 ) -> tuple[Graph | None, str]:
     """The graph with another number of rows, or why there is none: the batch is part of the model."""

@@ -23,10 +23,10 @@ from autopar.capture.diagnostics.refusals import NumberTaken
 from autopar.capture.diagnostics.source_lines import frames_of_error, frames_of_text, innermost, user_files
 from autopar.capture.exporting import decompositions
 from autopar.capture.exporting.fake_module import describe
+from autopar.capture.exporting.functionalization import without_writes
 from autopar.capture.exporting.memory_views import tell_of_flat
 from autopar.capture.exporting.no_grad_regions import detach_in_words, itself_without_gradient, keep_no_grad
 from autopar.capture.exporting.outputs import only_tensors
-from autopar.capture.exporting.write_free import plain
 from autopar.capture.state.attributes import state_seen
 from autopar.capture.state.autograd_functions import functions_as_calls
 from autopar.capture.state.buffer_writes import writing
@@ -35,8 +35,8 @@ from autopar.capture.state.python_state import check_state
 from autopar.capture.state.unrecorded_writes import keep_gradients
 from autopar.capture.state.untouched_module import untouched
 from autopar.capture.tracing.known_numbers import KnownNumbers
+from autopar.capture.tracing.lean_tracing import lean_tracing
 from autopar.capture.tracing.reworded_calls import largest_shapes
-from autopar.capture.tracing.thrift import thrifty
 from autopar.errors import CaptureError
 
 
@@ -60,7 +60,7 @@ def traced(
         with contextlib.ExitStack() as around:
             for one in (
                 quiet(),
-                thrifty(),
+                lean_tracing(),
                 untouched(module),
                 no_hooks(module),
                 functions_as_calls(module),
@@ -87,11 +87,13 @@ def _name_keywords(module: nn.Module, kwargs: Mapping[str, object]) -> None:
     """
     forward: Any = module.forward
     signature = inspect.signature(forward)
-    plain = [parameter for parameter in signature.parameters.values() if parameter.kind is not parameter.VAR_KEYWORD]
-    known = {one.name for one in plain}
+    without_writes = [
+        parameter for parameter in signature.parameters.values() if parameter.kind is not parameter.VAR_KEYWORD
+    ]
+    known = {one.name for one in without_writes}
     named = [inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY) for key in kwargs if key not in known]
-    if len(plain) < len(signature.parameters):
-        forward.__signature__ = signature.replace(parameters=[*plain, *named])
+    if len(without_writes) < len(signature.parameters):
+        forward.__signature__ = signature.replace(parameters=[*without_writes, *named])
 
 
 def functional(
@@ -101,7 +103,7 @@ def functional(
     with (
         _explained(module, args, kwargs, name),
         quiet(),
-        thrifty(),
+        lean_tracing(),
         untouched(module),
         functions_as_calls(module),
         largest_shapes(),
@@ -113,7 +115,7 @@ def functional(
         keep_no_grad(program.graph_module)
         tell_of_flat(program.graph_module, user_files(module))
         table = decompositions.table()
-        if plain(program, table):
+        if without_writes(program, table):
             return program
         decomposed: ExportedProgram = program.run_decompositions(table)
         _restore_lines(decomposed.graph_module, lines)

@@ -107,26 +107,26 @@ def test_elements_are_those_of_the_models_memory():
 )
 def test_gaps_and_what_lies_beyond_are_refused_at_their_line(read):
     text = refused(Net(read), (torch.randn(16, 6),))
-    assert text.startswith("test_strided.py:")
+    assert text.startswith("test_memory_views.py:")
     assert "as_strided of a tensor of shape" in text
     assert ".unfold(" in text
 
 
 def test_memory_that_grows_is_refused_at_its_line():
     text = refused(Net(grown), (torch.randn(16, 6),))
-    assert text.startswith("test_strided.py:")
+    assert text.startswith("test_memory_views.py:")
     assert "resize_ of 128 elements to 160" in text
 
 
 def test_writing_through_it_is_refused_at_its_line():
     text = refused(Net(written_through), (torch.randn(16, 6),))
-    assert text.startswith("test_strided.py:")
+    assert text.startswith("test_memory_views.py:")
     assert "a tensor is written through as_strided" in text
 
 
 @pytest.mark.parametrize("read", [scattered, resized])
 def test_alone(read):
-    """A trace that writes nothing is written out in another way (`autopar.capture.exporting.write_free`)."""
+    """A trace that writes nothing is written out in another way (`autopar.capture.exporting.functionalization`)."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model, x = Net(read), torch.randn(16, 6)

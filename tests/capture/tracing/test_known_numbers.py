@@ -118,6 +118,6 @@ def test_other_numbers_are_refused_at_the_line_that_takes_them(way):
         + max(line for *_, line in way.__code__.co_lines() if line)
         - way.__code__.co_firstlineno
     )
-    assert first.startswith(f"test_known.py:{last}: `return y")
+    assert first.startswith(f"test_known_numbers.py:{last}: `return y")
     assert "values of a tensor" in first
     assert any("of a tensor that is no constant: " in line for line in rest)

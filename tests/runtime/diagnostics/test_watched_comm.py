@@ -163,7 +163,7 @@ def test_what_does_not_fit_is_refused_and_told(checked, case):
         assert text in message
     assert "\n  rule: " in message
     assert "\n  fix: " in message
-    assert "test_checked_mode.py:" in message
+    assert "test_watched_comm.py:" in message
 
 
 def test_the_line_in_forward_is_told_for_a_backward_that_does_not_fit(checked):

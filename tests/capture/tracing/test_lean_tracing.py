@@ -13,7 +13,7 @@ from torch import fx, nn
 import autopar
 from autopar.capture import capture
 from autopar.capture.exporting import export
-from autopar.capture.tracing.thrift import thrifty
+from autopar.capture.tracing.lean_tracing import lean_tracing
 
 NAMES = ("gpt", "conv", "norm_twice", "counted")
 
@@ -21,7 +21,7 @@ NAMES = ("gpt", "conv", "norm_twice", "counted")
 @pytest.mark.parametrize("name", NAMES)
 def test_graphs_are_those_of_torch_with_their_lines_and_names(name, monkeypatch):
     found = captured(name)
-    monkeypatch.setattr(export, "thrifty", contextlib.nullcontext)
+    monkeypatch.setattr(export, "lean_tracing", contextlib.nullcontext)
     model, inputs = made(name)
     plain = capture(model, inputs, name=name)
     assert found.graph == plain.graph  # lines of the model and names of the inputs among it
@@ -35,7 +35,7 @@ class Rows(nn.Module):
 
 
 def test_a_graph_that_was_not_compiled_runs_and_tells_its_signature():
-    with thrifty():
+    with lean_tracing():
         inner = fx.symbolic_trace(Rows())
         outer = fx.symbolic_trace(nn.Sequential(Rows(), nn.ReLU()))
         names = list(inspect.signature(outer.forward).parameters)

@@ -18,7 +18,7 @@ from autopar.ir.batch_sizes import Sizes
 
 
 @dataclass(frozen=True, slots=True)
-class AnyRows:
+class RowCounts:
     """The trace for any number of rows, the numbers for which its program holds, and one of them to print it by."""
 
     trace: Symbolic
@@ -29,7 +29,7 @@ class AnyRows:
 _FAR = 50  # how many times as many rows are looked at for a number that is a prime
 
 
-def any_rows(built: FakeModule, example: ExampleInputs, program: ExportedProgram, name: str) -> AnyRows:
+def find_row_counts(built: FakeModule, example: ExampleInputs, program: ExportedProgram, name: str) -> RowCounts:
     """The trace for any number of rows of what `program` is the trace of for these inputs.
 
     Raises Unproved where the numbers of rows for which the same program holds cannot be told.
@@ -55,7 +55,7 @@ def any_rows(built: FakeModule, example: ExampleInputs, program: ExportedProgram
     sizes = found.sizes
     if sizes.accepts(1) and (why := _alone(built, example, found, name)):
         sizes = replace(sizes, least=2, why=(*sizes.why, why))
-    return AnyRows(found, sizes, _another(sizes, rows))
+    return RowCounts(found, sizes, _another(sizes, rows))
 
 
 def _another(sizes: Sizes, rows: int) -> int:

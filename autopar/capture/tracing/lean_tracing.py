@@ -34,7 +34,7 @@ from autopar.capture.tracing.memoized_symbols import remembering
 
 
 @contextlib.contextmanager
-def thrifty() -> Iterator[None]:
+def lean_tracing() -> Iterator[None]:
     """While active, torch traces so."""
     with contextlib.ExitStack() as stack:
         exchanges: tuple[tuple[Any, str, object], ...] = (

@@ -17,8 +17,8 @@ import autopar
 from autopar.capture import capture
 from autopar.capture.exporting.export import traced
 from autopar.capture.exporting.fake_module import arguments, build
-from autopar.capture.validity.any_rows import any_rows
-from autopar.capture.validity.batch_rows import example_inputs
+from autopar.capture.validity.batch_rows import examples_as_given
+from autopar.capture.validity.row_counts import find_row_counts
 from autopar.capture.validity.row_guards import Guard, N, Unproved, sizes
 from autopar.errors import ProgramMismatch
 from autopar.runtime import simulate
@@ -58,7 +58,7 @@ def sizes_of(*losses):
     model, examples = Form(*losses), (torch.randn(B, B),)
     built = build(model, "form")
     program = traced(model, *arguments(examples, built), "form")
-    return any_rows(built, example_inputs(examples, ("x",), model), program, "form").sizes
+    return find_row_counts(built, examples_as_given(examples, ("x",), model), program, "form").sizes
 
 
 def test_what_holds_for_any_number_of_rows_is_computed_as_the_model_does():

@@ -40,7 +40,7 @@ _NUMBERS = (int, float, bool)
 Table = Mapping[Any, Callable[..., object]]
 
 
-class _NotPlain(Exception):
+class _StillWrites(Exception):
     """The trace is left to torch."""
 
 
@@ -57,10 +57,10 @@ class _Rewriting:
     picked: dict[object, fx.Node] = field(default_factory=dict)  # by the call and the place among its results
 
 
-def plain(program: ExportedProgram, table: Table) -> bool:
+def without_writes(program: ExportedProgram, table: Table) -> bool:
     """Whether the trace is written so, in place; where it is not, nothing has changed."""
     nodes = list(program.graph.nodes)
-    if not all(_is_plain(node, table) for node in nodes):
+    if not all(_writes_nothing(node, table) for node in nodes):
         return False
     vals = [node.meta.get("val") for node in nodes if node.op == "placeholder"]
     mode = next((val.fake_mode for val in vals if isinstance(val, FakeTensor)), None)
@@ -72,7 +72,7 @@ def plain(program: ExportedProgram, table: Table) -> bool:
         with torch.no_grad(), mode:
             for node in nodes:
                 rewriting.made[node] = _rewritten(node, rewriting)
-    except _NotPlain:
+    except _StillWrites:
         return False
     (output,) = rewriting.graph.find_nodes(op="output")
     results = output.args[0]
@@ -85,7 +85,7 @@ def plain(program: ExportedProgram, table: Table) -> bool:
     return True
 
 
-def _is_plain(node: fx.Node, table: Table) -> bool:
+def _writes_nothing(node: fx.Node, table: Table) -> bool:
     """Whether a node writes nothing, runs no other graph, and is not written out by us."""
     if node.op in ("placeholder", "output"):
         return True
@@ -138,7 +138,7 @@ def _called(target: Any, args: Any, kwargs: Any, to: _Rewriting) -> Any:  # noqa
         return value
     tensors = value if isinstance(value, list | tuple) else [value]
     if not all(isinstance(tensor, Tensor) and not _has_symbols(tensor) for tensor in tensors):
-        raise _NotPlain
+        raise _StillWrites
     result = to.graph.call_function(target, args, kwargs)
     result.meta["val"] = value
     return result
@@ -179,11 +179,11 @@ def _written_out(node: fx.Node, args: Any, kwargs: Any, to: _Rewriting) -> Any: 
             picks = call.target is operator.getitem
             result = _picked(inner, to) if picks else _called(call.target, inner, named, to)
             results[call] = _with_lines(result, node)
-    raise _NotPlain
+    raise _StillWrites
 
 
 def _trace(target: Any, args: Any, kwargs: Any, operands: list[fx.Node], to: _Rewriting) -> fx.GraphModule:  # noqa: ANN401
-    """A call by itself. Raises _NotPlain where what it calls is not plain either."""
+    """A call by itself. Raises _StillWrites where what it calls writes something too."""
 
     def call(*tensors: Tensor) -> Any:  # noqa: ANN401 (whatever it gives)
         rest = iter(tensors)
@@ -193,7 +193,7 @@ def _trace(target: Any, args: Any, kwargs: Any, operands: list[fx.Node], to: _Re
 
     graph: fx.GraphModule = make_fx(call)(*(operand.meta["val"] for operand in operands))
     for one in graph.graph.nodes:
-        whole = one.op != "call_function" or one.target is operator.getitem or _is_plain(one, to.table)
+        whole = one.op != "call_function" or one.target is operator.getitem or _writes_nothing(one, to.table)
         if not whole or one.op == "get_attr":
-            raise _NotPlain
+            raise _StillWrites
     return graph

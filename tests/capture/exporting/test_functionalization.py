@@ -9,7 +9,7 @@ from torch import nn
 
 from autopar.capture import capture
 from autopar.capture.exporting import export
-from autopar.capture.exporting.write_free import plain
+from autopar.capture.exporting.functionalization import without_writes
 
 
 class Shapes(nn.Module):
@@ -62,12 +62,12 @@ def ways(make, given):
     said = []
 
     def watched(*args):
-        said.append(plain(*args))
+        said.append(without_writes(*args))
         return said[-1]
 
-    with mock.patch.object(export, "plain", watched):
+    with mock.patch.object(export, "without_writes", watched):
         ours = capture(make, given, name="model")
-    with mock.patch.object(export, "plain", return_value=False):
+    with mock.patch.object(export, "without_writes", return_value=False):
         theirs = capture(make, given, name="model")
     return ours, theirs, said
 
@@ -84,7 +84,7 @@ def test_a_graph_is_that_of_torch(model):
 @pytest.mark.parametrize("name", ["heads", "reserved"])
 def test_so_are_those_of_small_models(name):
     model, given = made(name)
-    with mock.patch.object(export, "plain", return_value=False):
+    with mock.patch.object(export, "without_writes", return_value=False):
         theirs = capture(model, given, name=name)
     assert captured(name).graph == theirs.graph
     assert captured(name).batch.larger == theirs.batch.larger
