@@ -15,29 +15,25 @@ def conversion_text(step: Conversion, x: Expr, shape: tuple[int, ...], axes: Seq
     """The call: ``gather(x, 1, MODEL, 4096)``."""
     axis, row = axes[step.axis], PRIMITIVES[step.primitive]
     if row.cuts:
-        shard = step.after[step.axis]
-        assert isinstance(shard, Shard)
-        local = _local(shard, step.after, step.axis, shape, axes)
+        shard, local = _local(step.after, step.axis, shape, axes)
         return f"{step.primitive}({x}, {shard.dim}, {axis}{_reading(local)})"
     if row.joins:
-        shard = step.before[step.axis]
-        assert isinstance(shard, Shard)
-        local = _local(shard, step.before, step.axis, shape, axes)
+        shard, local = _local(step.before, step.axis, shape, axes)
         return f"{step.primitive}({x}, {shard.dim}, {axis}, {local.extent}{_reading(local)})"
     if step.primitive == "all_to_all":
-        source, target = step.before[step.axis], step.after[step.axis]
-        assert isinstance(source, Shard)
-        assert isinstance(target, Shard)
-        here = _local(source, step.before, step.axis, shape, axes)
-        there = _local(target, step.after, step.axis, shape, axes)
+        source, here = _local(step.before, step.axis, shape, axes)
+        target, there = _local(step.after, step.axis, shape, axes)
         shards = f"Shard({source.dim}{_reading(here)}), Shard({target.dim}{_reading(there)})"
         return f"all_to_all({x}, {axis}, {shards}, {here.extent})"
     return f"{step.primitive}({x}, {axis})"
 
 
-def _local(shard: Shard, layouts: Layouts, axis: int, shape: tuple[int, ...], axes: Sequence[str]) -> LocalShard:
+def _local(layouts: Layouts, axis: int, shape: tuple[int, ...], axes: Sequence[str]) -> tuple[Shard, LocalShard]:
+    """How the axis cuts the tensor, and what its primitive is told of that dim."""
+    shard = layouts[axis]
+    assert isinstance(shard, Shard)
     others = splits_of(layouts, shard.dim, axes, without=axis)
-    return around(shape[shard.dim], others, Split(axes[axis], shard.blocks, shard.unit))
+    return shard, around(shape[shard.dim], others, Split(axes[axis], shard.blocks, shard.unit))
 
 
 def _reading(local: LocalShard) -> str:

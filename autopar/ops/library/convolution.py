@@ -17,7 +17,7 @@ from autopar.ops.record.emit_context import EmitContext
 from autopar.ops.record.op import Op, Sample, T, register
 from autopar.ops.record.printing import Expr, invoke
 from autopar.ops.record.rule import Call, Rule, Window, letters
-from autopar.ops.record.windows import SPATIAL, collapse, marks, spread, with_windows
+from autopar.ops.record.windows import SPATIAL, batch, collapse, marks, spread, with_windows
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +77,14 @@ def _conv(call: Call) -> Rule:
     sizes = zip(kernel, form.stride, form.padding, form.dilation, strict=True)
     windows = [Window(*one, transposed=form.transposed) for one in sizes]
     space = marks(names)
-    batch = "n " if len(call.operands[0].shape) == form.ndim + 2 else ""
+    lead = batch(call, names)
     window = " ".join(f"[{name}]" for name in ("p", "q", "r")[: form.ndim])
     i, o = ("c", "k") if form.groups == 1 else ("(g i)", "(g o)")
     if form.transposed:
         weight = f"c k {window}" if form.groups == 1 else f"{i} o {window}"
     else:
         weight = f"k c {window}" if form.groups == 1 else f"{o} i {window}"
-    rule = letters(f"{batch}{i} {space}, {weight}, {o}? -> {batch}{o} {space}", call)
+    rule = letters(f"{lead}{i} {space}, {weight}, {o}? -> {lead}{o} {space}", call)
     return biased(replace(with_windows(rule, windows, names), filled=frozenset("ckgio")))
 
 

@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from autopar.ops.record.dim_letters import lettered, named
 from autopar.ops.record.emit_context import EmitContext
-from autopar.ops.record.op import Op, Sample, T, register
+from autopar.ops.record.op import Op, Sample, T, memory, register
 from autopar.ops.record.printing import invoke
 from autopar.ops.record.rule import Call, Dims, Rule, Window, letters, with_linear
 from autopar.ops.record.windows import SPATIAL, collapse, marks, spread, with_whole_space, with_windows
@@ -152,21 +152,15 @@ def _emit_shuffle(ctx: EmitContext) -> str:
     return invoke(f"F.{ctx.call.function}", ctx.args[:2])
 
 
-register(
-    Op(
-        name="pixel_shuffle",
-        targets=("aten.pixel_shuffle.default", "aten.pixel_unshuffle.default"),
-        note="n (c [r] [s]) h w -> n c (h [r]) (w [s])",
-        rule=_shuffle,
-        emit=_emit_shuffle,
-        work="memory",
-        saves="",
-        samples=(
-            Sample((T((2, 8, 3, 4)), 2)),
-            Sample((T((2, 3, 4, 6)), 2), target="aten.pixel_unshuffle.default"),
-            Sample((T((18, 2, 2)), 3)),
-        ),
-    )
+memory(
+    "pixel_shuffle",
+    ("aten.pixel_shuffle.default", "aten.pixel_unshuffle.default"),
+    "n (c [r] [s]) h w -> n c (h [r]) (w [s])",
+    _shuffle,
+    _emit_shuffle,
+    Sample((T((2, 8, 3, 4)), 2)),
+    Sample((T((2, 3, 4, 6)), 2), target="aten.pixel_unshuffle.default"),
+    Sample((T((18, 2, 2)), 3)),
 )
 
 
@@ -231,18 +225,12 @@ def _emit_unfold(ctx: EmitContext) -> str:
     return invoke("F.fold" if back else "F.unfold", (ctx.args[0], *sizes), options)
 
 
-register(
-    Op(
-        name="unfold",
-        targets=("aten.im2col.default", "aten.col2im.default"),
-        note="n c [h] [w] -> n (c [k]) [l]",
-        rule=_unfold,
-        emit=_emit_unfold,
-        work="memory",
-        saves="",
-        samples=(
-            Sample((T((2, 4, 5, 4)), (2, 3), (1, 1), (1, 0), (2, 1))),
-            Sample((T((2, 16, 9)), (4, 4), (2, 2), (1, 1), (0, 0), (1, 1)), target="aten.col2im.default"),
-        ),
-    )
+memory(
+    "unfold",
+    ("aten.im2col.default", "aten.col2im.default"),
+    "n c [h] [w] -> n (c [k]) [l]",
+    _unfold,
+    _emit_unfold,
+    Sample((T((2, 4, 5, 4)), (2, 3), (1, 1), (1, 0), (2, 1))),
+    Sample((T((2, 16, 9)), (4, 4), (2, 2), (1, 1), (0, 0), (1, 1)), target="aten.col2im.default"),
 )

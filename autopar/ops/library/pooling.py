@@ -15,7 +15,7 @@ from autopar.ops.record.emit_context import EmitContext
 from autopar.ops.record.op import Op, Sample, T, register
 from autopar.ops.record.printing import Expr, atom, invoke, literal
 from autopar.ops.record.rule import Call, Rule, Window, letters, with_linear
-from autopar.ops.record.windows import SPATIAL, collapse, marks, spread, with_whole_space, with_windows
+from autopar.ops.record.windows import SPATIAL, batch, collapse, marks, spread, with_whole_space, with_windows
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +59,10 @@ def _rule(call: Call) -> Rule:
     names = SPATIAL[pool.ndim]
     sizes = zip(pool.kernel, pool.stride, pool.padding, pool.dilation, strict=True)
     windows = [Window(*one) for one in sizes]
-    batch = "n " if len(call.operands[0].shape) == pool.ndim + 2 else ""
+    lead = batch(call, names)
     space = marks(names)
-    results = ", ".join(f"{batch}c {space}" for _ in call.results)
-    rule = with_windows(letters(f"{batch}c {space} -> {results}", call), windows, names)
+    results = ", ".join(f"{lead}c {space}" for _ in call.results)
+    rule = with_windows(letters(f"{lead}c {space} -> {results}", call), windows, names)
     rule = replace(rule, filled=frozenset("c"))
     positions = len(call.results) > 1 and bool(call.results[1].name)  # flat indices into the whole plane
     if positions:
@@ -157,15 +157,15 @@ def _adaptive(call: Call) -> Rule:
     """Averages: a dim that becomes one row is summed over, any other is windowed."""
     before, after = _adaptive_sizes(call)
     names = SPATIAL[_ndim(call)]
-    batch = "n " if len(call.operands[0].shape) == len(names) + 2 else ""
+    lead = batch(call, names)
     left, right = marks(names), " ".join("1" if m == 1 else f"{name}~" for name, m in zip(names, after, strict=True))
-    rule = letters(f"{batch}c {left} -> {batch}c {right}", call)
+    rule = letters(f"{lead}c {left} -> {lead}c {right}", call)
     extents = dict(rule.extents) | {name: n for name, n, m in zip(names, before, after, strict=True) if m == 1}
     windows = {
         name: Window(-(-n // m) + (n % m > 0), n / m) for name, n, m in zip(names, before, after, strict=True) if m > 1
     }
     rule = replace(with_linear(rule, {0}), extents=extents, windows=windows, filled=frozenset("c"))
-    return rule if batch else with_whole_space(rule, tuple(windows))
+    return rule if lead else with_whole_space(rule, tuple(windows))
 
 
 def _emit_adaptive(ctx: EmitContext) -> str:
@@ -220,9 +220,9 @@ def _adaptive_max(call: Call) -> Rule:
     """Windowed where every extent divides and nobody reads the places, otherwise whole in space."""
     before, after = _adaptive_sizes(call)
     names = SPATIAL[_ndim(call)]
-    batch = "n " if len(call.operands[0].shape) == len(names) + 2 else ""
+    lead = batch(call, names)
     space = marks(names)
-    rule = letters(f"{batch}c {space} -> {', '.join(f'{batch}c {space}' for _ in call.results)}", call)
+    rule = letters(f"{lead}c {space} -> {', '.join(f'{lead}c {space}' for _ in call.results)}", call)
     windows = [Window(-(-n // m), n / m) for n, m in zip(before, after, strict=True)]
     rule = replace(with_windows(rule, windows, names), filled=frozenset("c"))
     regular = all(n % m == 0 for n, m in zip(before, after, strict=True))
@@ -272,8 +272,8 @@ def _unpool(call: Call) -> Rule:
     """Batch and channels are free: places are counted in the whole plane of either side."""
     names = SPATIAL[_ndim(call)]
     before, after = (" ".join(f"[{side}{name}]" for name in names) for side in "xy")
-    batch = "n " if len(call.operands[0].shape) == len(names) + 2 else ""
-    rule = letters(f"{batch}c {before}, {batch}c {before} -> {batch}c {after}", call)
+    lead = batch(call, names)
+    rule = letters(f"{lead}c {before}, {lead}c {before} -> {lead}c {after}", call)
     return replace(with_linear(rule, {0}), filled=frozenset("nc"))
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from autopar.ops.record.rule import Rule, Window
+from autopar.ops.record.rule import Call, Rule, Window
 
 SPATIAL = {1: ("w",), 2: ("h", "w"), 3: ("d", "h", "w")}
 
@@ -27,6 +27,11 @@ def spread(value: object, count: int, default: int) -> tuple[int, ...]:
 def collapse(numbers: Sequence[int]) -> object:
     """One number where all are the same."""
     return numbers[0] if len(set(numbers)) == 1 else tuple(numbers)
+
+
+def batch(call: Call, names: Sequence[str]) -> str:
+    """``"n "`` where operand 0 has a batch dim before channels and space, as written in a notation."""
+    return "n " if len(call.operands[0].shape) == len(names) + 2 else ""
 
 
 def marks(names: Sequence[str]) -> str:
