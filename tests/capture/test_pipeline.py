@@ -342,7 +342,7 @@ def test_parts_are_called_after_the_variables_they_go_to():
 
 def test_printed_graph_says_what_happens():
     text = format_graph(capture(Scored, {"x": torch.ones(6, 4), "y": torch.zeros(6).long()}, name="scored").graph)
-    assert "net_0: f32[6, 8]' = aten.linear(x, net_0_weight, net_0_bias)  # net.0 test_capture_small.py:" in text
+    assert "net_0: f32[6, 8]' = aten.linear(x, net_0_weight, net_0_bias)  # net.0 test_pipeline.py:" in text
     assert "  input      y: i64[6]" in text
     assert "  parameter  net.2.bias: f32[3]'" in text
 

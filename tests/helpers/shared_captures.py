@@ -41,7 +41,8 @@ def _kept(key, make):
 def of_these_rows(*given, **options):
     """`autopar.capture.capture` for the rows that are given: whether the graph holds for others takes as long again to find.
 
-    That is asked in tests/codegen/test_symbolic_batch.py and test_batch_sizes.py, of all small models and all forms of batches.
+    That is asked in tests/codegen/test_symbolic_batch.py and tests/capture/validity/test_any_rows.py, of all small models
+    and all forms of batches.
     """
     with mock.patch.object(pipeline, "_any_rows", return_value="not asked"):
         return capture(*given, **options)

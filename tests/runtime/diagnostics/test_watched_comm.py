@@ -56,7 +56,7 @@ def everything(cuts):
 @pytest.mark.parametrize("cuts", [None, (0.0, 0.7, 0.7, 1.0)])
 def test_what_fits_passes_and_computes_the_same(monkeypatch, cuts):
     monkeypatch.setenv("AUTOPAR_CHECK", "0")
-    monkeypatch.setattr("test_checked_mode.Watched", ThreadComm)
+    monkeypatch.setattr("test_watched_comm.WatchedComm", ThreadComm)
     plain = simulate(3, lambda: everything(cuts))
     monkeypatch.undo()
     monkeypatch.setenv("AUTOPAR_CHECK", "1")
