@@ -33,7 +33,6 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -119,21 +118,13 @@ def bruck_all_to_all(link: Link, ranks: int, part: Bytes) -> Bytes:
     return rounds(ranks) * link.alpha + part * (rounds(ranks) / 2 / link.beta)
 
 
-FLAT: Mapping[Collective, Mapping[str, Callable[[Link, int, float], float]]] = {
-    "gather": {"ring": ring, "bruck": bruck_gather},
-    "scatter": {"ring": ring, "bruck": bruck_gather},
-    "sum": {"doubling": doubling},
-    "all_to_all": {"pairwise": pairwise, "bruck": bruck_all_to_all},
-}
-
-
 def flat(collective: Collective, link: Link, ranks: int, nbytes: Bytes) -> Bytes:
     """The cheapest algorithm that knows one kind of link."""
     if collective == "sum":
-        return _least(doubling(link, ranks, nbytes), 2 * flat("gather", link, ranks, nbytes))
+        return least(doubling(link, ranks, nbytes), 2 * flat("gather", link, ranks, nbytes))
     if collective == "all_to_all":
-        return _least(pairwise(link, ranks, nbytes), bruck_all_to_all(link, ranks, nbytes))
-    return _least(ring(link, ranks, nbytes), bruck_gather(link, ranks, nbytes))
+        return least(pairwise(link, ranks, nbytes), bruck_all_to_all(link, ranks, nbytes))
+    return least(ring(link, ranks, nbytes), bruck_gather(link, ranks, nbytes))
 
 
 def two_level(collective: Collective, reach: Reach, nbytes: Bytes) -> Bytes:
@@ -150,25 +141,14 @@ def seconds(collective: Collective, reach: Reach, nbytes: Bytes) -> Bytes:
     """The cheapest way; nothing for one rank."""
     if reach.across == 1 or reach.inside == 1:
         return flat(collective, reach.intra if reach.across == 1 else reach.inter, reach.ranks, nbytes)
-    found = _least(flat(collective, reach.inter, reach.ranks, nbytes), two_level(collective, reach, nbytes))
+    found = least(flat(collective, reach.inter, reach.ranks, nbytes), two_level(collective, reach, nbytes))
     if collective == "sum":
-        return _least(found, seconds("scatter", reach, nbytes) + seconds("gather", reach, nbytes))
+        return least(found, seconds("scatter", reach, nbytes) + seconds("gather", reach, nbytes))
     return found
 
 
-def by_algorithm(collective: Collective, reach: Reach, nbytes: float) -> dict[str, float]:
-    """Seconds of every algorithm by name, to be compared with a measurement."""
-    link = reach.intra if reach.across == 1 else reach.inter
-    found = {name: formula(link, reach.ranks, nbytes) for name, formula in FLAT[collective].items()}
-    if collective == "sum":
-        found["ring"] = 2 * ring(link, reach.ranks, nbytes)
-        found["rabenseifner"] = 2 * bruck_gather(link, reach.ranks, nbytes)
-    if reach.inside > 1 and reach.across > 1:
-        found["two_level"] = two_level(collective, reach, nbytes)
-    return found
-
-
-def _least(one: Bytes, other: Bytes) -> Bytes:
+def least(one: Bytes, other: Bytes) -> Bytes:
+    """The smaller of the two, element by element."""
     if isinstance(one, np.ndarray):
         return np.minimum(one, other)
     return min(one, other)

@@ -8,7 +8,7 @@ adjoint (which primitive is the adjoint of which: Hewett and Grady, arXiv 2006.0
     zeros       a local tensor of zeros                       the same
     gather      all-gather     )
     scatter     reduce-scatter ) over the axis, and packing   by the cheapest algorithm for a message of alpha + n / beta
-    sum         all-reduce     )                              (`algorithms` has formulas and sources), and one copy of what
+    sum         all-reduce     )                              (`collectives` has formulas and sources), one copy of what
     all_to_all                 )                              a gather, scatter or exchange packs or unpacks
     halo        m neighbours on the farther side              m alpha + n / beta
 
@@ -20,7 +20,7 @@ halo. Where the machine's profile has a fit f, measured over p0 ranks, it goes b
     gather, scatter, all_to_all   A = L, B = (p-1)/p      sum   A = 2 L, B = 2 (p-1)/p      halo   A = B = 1
 
 A sum costs at most a scatter and a gather, zeros at most what a fill does. An axis of m ranks in each of k nodes is
-priced on two levels, n/m between nodes, as by `algorithms.two_level`. All prices grow with n and with p, and are zero for
+priced on two levels, n/m between nodes, as by `collectives.two_level`. All prices grow with n and with p, and are zero for
 p = 1. The additions inside a sum are part of what is measured, and of beta.
 """
 
@@ -28,18 +28,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TypeVar
-
-import numpy as np
-from numpy.typing import NDArray
 
 from autopar.costmodel import collectives
-from autopar.costmodel.collectives import Collective, Reach
+from autopar.costmodel.collectives import Bytes, Collective, Reach, least
 from autopar.ir.bucketing import BUCKET_BYTES
 from autopar.ir.conversions import PRIMITIVES
 from autopar.ir.machine import LOCAL_MOVES, Fit, Link, Machine
-
-Bytes = TypeVar("Bytes", float, NDArray[np.float64])  # one number of bytes, or many at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +68,7 @@ def price(
     nothing = before * 0.0
     if reach.ranks == 1:
         return nothing, nothing, nothing, nothing
-    most = -_least(-before, -after)
+    most = -least(-before, -after)
     part = -most + before + after
     sizes = {"slice": part, "fill": before + after, "zeros": before, "": nothing}
     moves = PRIMITIVES[primitive].moves
@@ -91,7 +85,7 @@ def seconds(move: str, machine: Machine, reach: Reach, nbytes: Bytes) -> Bytes:
         return nbytes * 0.0
     if move == "sum" and machine.fits:
         apart = seconds("scatter", machine, reach, nbytes) + seconds("gather", machine, reach, nbytes)
-        return _least(_wire(move, machine, reach, nbytes), apart)
+        return least(_wire(move, machine, reach, nbytes), apart)
     return _wire(move, machine, reach, nbytes)
 
 
@@ -151,7 +145,7 @@ def _collective(move: str) -> Collective:
 
 def _local(move: str, machine: Machine, reach: Reach, nbytes: Bytes) -> Bytes:
     if move == "zeros" and machine.fits:
-        return _least(_memory(move, machine, reach, nbytes), _memory("fill", machine, reach, nbytes))
+        return least(_memory(move, machine, reach, nbytes), _memory("fill", machine, reach, nbytes))
     return _memory(move, machine, reach, nbytes)
 
 
@@ -182,11 +176,5 @@ def _at(fit: Fit, nbytes: Bytes) -> Bytes:
     """The fit's seconds for so many bytes."""
     total = nbytes * (1 / fit.beta[0]) + fit.alpha
     for until, (before, behind) in zip(fit.until, pairwise(fit.beta), strict=True):
-        total = total + (-_least(-nbytes, nbytes * 0.0 - until) - until) * (1 / behind - 1 / before)
+        total = total + (-least(-nbytes, nbytes * 0.0 - until) - until) * (1 / behind - 1 / before)
     return total
-
-
-def _least(one: Bytes, other: Bytes) -> Bytes:
-    if isinstance(one, np.ndarray):
-        return np.minimum(one, other)
-    return min(one, other)

@@ -28,7 +28,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 Times = NDArray[np.float64]  # one number per rank
-COMPUTE = ("forward", "backward", "update")
 
 
 @dataclass(frozen=True, slots=True)
