@@ -102,9 +102,9 @@ class Walk:
 
     def new(self, name: str, kind: str, nbytes: int) -> _Memory:
         """Memory that is held from now on, so far for this step only."""
-        made = _Memory(name, kind, nbytes, self.clock, self.clock + 1)
-        self.memories.append(made)
-        return made
+        fresh = _Memory(name, kind, nbytes, self.clock, self.clock + 1)
+        self.memories.append(fresh)
+        return fresh
 
     def given(self, held: LocalValue, block: Mapping[str, str]) -> _Tensor:
         """A parameter, buffer or input."""
@@ -151,9 +151,9 @@ class Walk:
             for held in step.reads if isinstance(step.reads, tuple) else (step.reads,):
                 if held not in tensors:
                     tensors[held] = self.given(held, block)
-                made = tensors[held].memory
-                if made is not None:
-                    made.end = max(made.end, self.clock + 1)
+                memory_read = tensors[held].memory
+                if memory_read is not None:
+                    memory_read.end = max(memory_read.end, self.clock + 1)
             if isinstance(step, Run):
                 self.run(step, tensors)
             elif isinstance(step, Convert):
@@ -208,8 +208,8 @@ class Walk:
         for i, held in enumerate(step.writes[1:]):
             if held is not None and in_place:
                 tensors[held] = tensors[step.reads[-2 + i]]
-        given = (item.call, item.rule, item.op, step.strategy, grid)
-        ahead, back = memory.scratch_bytes(*given)
+        arguments = (item.call, item.rule, item.op, step.strategy, grid)
+        ahead, back = memory.scratch_bytes(*arguments)
         if ahead:
             self.new(name, "transients", ahead)
         self.keep(step, tensors)
@@ -229,10 +229,12 @@ class Walk:
 
     def back(self, name: str, results: Sequence[_Tensor], reads: Sequence[_Tensor], handed: bool, scratch: int) -> None:
         """Note the backward of the step that has just run, and go on."""
-        made = [one.slot for one in results if one.slot is not None]
-        if made:
-            wanted = [(one.slot, handed and one.nbytes == made[0].nbytes) for one in reads if one.slot is not None]
-            self.tape.append(_Back(self.clock, made, wanted, scratch, name))
+        result_slots = [one.slot for one in results if one.slot is not None]
+        if result_slots:
+            operand_slots = [
+                (one.slot, handed and one.nbytes == result_slots[0].nbytes) for one in reads if one.slot is not None
+            ]
+            self.tape.append(_Back(self.clock, result_slots, operand_slots, scratch, name))
         self.names.append(name)
         self.clock += 1
 
@@ -241,7 +243,7 @@ class Walk:
         item = step.described
         if item.op.work != "view" or not reads:
             return None
-        source, found = reads[0], {}
+        source, tensors = reads[0], {}
         written = [held for held in step.writes if held is not None]
         target = item.node.target.split(".")[1]
         rank = len(item.call.operands[0].shape)
@@ -254,10 +256,10 @@ class Walk:
             slot = source.slot
             if slot is not None and (size != source.nbytes or not value.differentiable):
                 slot = _Slot(size) if value.differentiable else None
-            found[held] = _Tensor(source.memory, slot, size, lies)
-        if any(one.slot is not source.slot for one in found.values()):
-            self.back(item.node.name, list(found.values()), reads[:1], False, 0)
-        return found
+            tensors[held] = _Tensor(source.memory, slot, size, lies)
+        if any(one.slot is not source.slot for one in tensors.values()):
+            self.back(item.node.name, list(tensors.values()), reads[:1], False, 0)
+        return tensors
 
     def convert(self, step: Convert, tensors: dict[LocalValue, _Tensor]) -> None:
         """A conversion; where parts do not lie in one piece, they are put together in a buffer."""
@@ -267,9 +269,9 @@ class Walk:
         row = PRIMITIVES[one.primitive]
         same = row.forward in _SAME or (row.forward == "slice" and _in_one_piece(value, one.after[one.axis]))
         name = f"{one.primitive} of {step.writes.value}"
-        made = source.memory if same else self.new(name, "transients", size)
+        converted = source.memory if same else self.new(name, "transients", size)
         slot = _Slot(size) if value.differentiable else None
-        tensors[step.writes] = _Tensor(made, slot, size)
+        tensors[step.writes] = _Tensor(converted, slot, size)
         apart = not same and not _in_one_piece(
             value, *(x for x in (one.after[one.axis], one.before[one.axis]) if isinstance(x, Shard))
         )
@@ -287,10 +289,10 @@ class Walk:
                 one.memory.end = max(one.memory.end, last - one.at)
                 continue
             first = last - one.closed
-            made = anew.setdefault(
+            renewed = anew.setdefault(
                 id(one.memory), _Memory(one.memory.name, "activations", one.memory.nbytes, first, first + 1)
             )
-            made.end = max(made.end, last - one.at)
+            renewed.end = max(renewed.end, last - one.at)
         self.memories += anew.values()
         for back in reversed(self.tape):
             at = last - 1 - back.at

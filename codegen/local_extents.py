@@ -68,18 +68,18 @@ def _factors(extent: int, splits: Sequence[Split], of: Split | None = None) -> l
         return [((0, 0), "0")]  # a letter that shares a dim with an empty one is split by nobody
     points = {1, extent} | {one.unit for one in every} | {extent // one.blocks for one in every}
     marks = sorted(points)
-    found = []
+    cut = []
     for low, high in itertools.pairwise(marks):
         text = str(high // low)
         for one in splits:
             if (one.unit, extent // one.blocks) == (low, high):
                 text = f"{one.axis}.part({text})"
-        found.append(((low, high), text))
-    factors = [span for span, _ in found]
+        cut.append(((low, high), text))
+    factors = [span for span, _ in cut]
     assert all((one.unit, extent // one.blocks) in factors for one in splits), (
         f"{splits} cut {extent} across each other"
     )
-    return found[::-1]
+    return cut[::-1]
 
 
 def splits_of(layouts: Layouts, dim: int, axes: Sequence[str], without: int | None = None) -> list[Split]:

@@ -51,11 +51,11 @@ class Footprint:
 
     def parts(self, at: int) -> dict[str, int]:
         """Bytes by kind at one step."""
-        found = dict.fromkeys(KINDS, 0)
-        for one in self.held:
-            if one.start <= at < one.end:
-                found[one.kind] += one.nbytes
-        return found
+        sizes = dict.fromkeys(KINDS, 0)
+        for allocation in self.held:
+            if allocation.start <= at < allocation.end:
+                sizes[allocation.kind] += allocation.nbytes
+        return sizes
 
     def where(self, at: int) -> str:
         """What runs at a step, in words."""
@@ -74,9 +74,9 @@ def footprint(built: PricedProblem, decision: Decision, program: LoweredProgram,
     paths = {item.value: path_text(item.name) for item in graph.parameters}
     style = Style(graph, tuple(name.upper() for name in built.grid.names), paths, defaultdict(lambda: "block"))
     walk = Walk(built, decision, style)
-    given = {LocalValue(item.value, homes[item.value]): item.value for item in graph.inputs}
-    tensors = {held: walk.given(held, {}) for held in given}
-    walk.function(program.steps, given, tensors, (program.loss, *program.outputs), {})
+    inputs = {LocalValue(item.value, homes[item.value]): item.value for item in graph.inputs}
+    tensors = {held: walk.given(held, {}) for held in inputs}
+    walk.function(program.steps, inputs, tensors, (program.loss, *program.outputs), {})
     walk.backward()
     held = [*_standing(built, decision, optimizer, 2 * walk.clock + 1), *walk.everything()]
     return Footprint(tuple(held), tuple(walk.names))

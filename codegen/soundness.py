@@ -95,11 +95,11 @@ def _check_run(step: Run) -> None:
 def _check_meanings(step: Run) -> None:
     """Where gradients flow, Replicate and Copied are not mixed, whatever the record says: layouts alone are looked at."""
     call = step.described.call
-    read = [one.layouts for one, value in zip(step.reads, call.operands, strict=True) if value.differentiable]
+    read_layouts = [one.layouts for one, value in zip(step.reads, call.operands, strict=True) if value.differentiable]
     written = zip(step.writes, call.results, strict=True)
-    made = [one.layouts for one, value in written if one is not None and value.differentiable]
+    written_layouts = [one.layouts for one, value in written if one is not None and value.differentiable]
     for axis in range(len(step.strategy)):
-        before, behind = [one[axis] for one in read], [one[axis] for one in made]
+        before, behind = [one[axis] for one in read_layouts], [one[axis] for one in written_layouts]
         if muddles(before, behind):
             shown = f"{', '.join(map(str, before))} and makes {', '.join(map(str, behind))}"
             raise UnsoundProgram(
@@ -110,8 +110,8 @@ def _check_meanings(step: Run) -> None:
 def _check_in_place(step: Run, homes: Mapping[str, Layouts]) -> None:
     """A batch norm changes its running statistics where they are stored, so it reads no converted copy of them."""
     for name in running(step):
-        given = next(held for held in step.reads if held.value == name)
-        if given.layouts != homes.get(name, given.layouts):
+        operand = next(held for held in step.reads if held.value == name)
+        if operand.layouts != homes.get(name, operand.layouts):
             raise UnsoundProgram(f"{step.described.node.name} changes a copy of {name}, which lies as {homes[name]}")
 
 
@@ -128,9 +128,9 @@ def _check_conversion(step: Convert) -> None:
 
 
 def _check_loop(step: Loop, homes: Mapping[str, Layouts]) -> None:
-    for entry, given in zip(step.entries, step.reads, strict=True):
-        if entry.layouts != given.layouts:
-            raise UnsoundProgram(f"the loop over {step.repeat.prefix} is given {given} for {entry}")
+    for entry, argument in zip(step.entries, step.reads, strict=True):
+        if entry.layouts != argument.layouts:
+            raise UnsoundProgram(f"the loop over {step.repeat.prefix} is given {argument} for {entry}")
     inside = {LocalValue(name, layouts) for name, layouts in homes.items()} | set(step.entries)
     _check_types(step.body, inside, homes)
     if not set(step.outputs) <= inside:
@@ -159,22 +159,22 @@ def events(program: LoweredProgram) -> list[CollectiveEntry]:
 
 
 def _events(steps: Sequence[Step], path: tuple[object, ...]) -> list[CollectiveEntry]:
-    found: list[CollectiveEntry] = []
+    entries: list[CollectiveEntry] = []
     for step in steps:
         if isinstance(step, Convert):
             subject = (*path, step.reads.value, step.conversion.before, step.conversion.after)
-            found.append(CollectiveEntry(step.conversion.primitive, step.conversion.axis, subject))
+            entries.append(CollectiveEntry(step.conversion.primitive, step.conversion.axis, subject))
         elif isinstance(step, Loop):
             for member in step.repeat.members:
-                found += _events(step.body, (*path, member))
+                entries += _events(step.body, (*path, member))
         elif isinstance(step, Run):
             rule = step.described.rule
             for axis, choice in enumerate(step.strategy):
                 if choice.mode == "split" and (choice.letter in rule.windows or choice.letter in rule.whole):
-                    found.append(
+                    entries.append(
                         CollectiveEntry(step.described.op.name, axis, (*path, step.described.node.name, choice.letter))
                     )
-    return found
+    return entries
 
 
 Group = tuple[int, tuple[int, ...]]  # an axis, and what its ranks have in common: their other coordinates

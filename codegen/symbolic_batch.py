@@ -82,11 +82,11 @@ def _same_values(graph: Graph, other: Graph, rows: int, more: int) -> None:
             raise Baked(f"{stored[name]} has a row for each of the batch's")
 
 
-def _follows(one: object, two: object, rows: int, more: int) -> bool:
+def _follows(here: object, there: object, rows: int, more: int) -> bool:
     """Whether a number is the same for both batches, or in proportion to them or to their squares."""
-    if not isinstance(one, int | float) or not isinstance(two, int | float) or type(one) is not type(two):
+    if not isinstance(here, int | float) or not isinstance(there, int | float) or type(here) is not type(there):
         return False
-    return one == two or two * rows == one * more or two * rows**2 == one * more**2
+    return here == there or there * rows == here * more or there * rows**2 == here * more**2
 
 
 def _same_node(one: Node, two: Node, rows: int, more: int) -> None:

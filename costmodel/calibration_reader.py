@@ -15,24 +15,26 @@ from autopar.ir.conversions import PRIMITIVES
 _OTHERS = ("halo", "gradient_sum", "message")  # movements of their own
 
 
-def movement_of(one: TimedMove) -> str:
+def movement_of(measurement: TimedMove) -> str:
     """The movement that this is, see `autopar.costmodel.communication`; ``message`` is a plain exchange."""
-    if one.primitive in _OTHERS:
-        return one.primitive
-    return PRIMITIVES[one.primitive].moves[one.direction == "adjoint"]
+    if measurement.primitive in _OTHERS:
+        return measurement.primitive
+    return PRIMITIVES[measurement.primitive].moves[measurement.direction == "adjoint"]
 
 
-def priced_bytes(one: TimedMove) -> float:
+def priced_bytes(measurement: TimedMove) -> float:
     """The bytes by which its movement is priced."""
-    what = movement_of(one)
+    what = movement_of(measurement)
     if what == "slice":
-        return float(min(one.before, one.after))
-    return float(one.before + one.after if what == "fill" else max(one.before, one.after))
+        return float(min(measurement.before, measurement.after))
+    return float(
+        measurement.before + measurement.after if what == "fill" else max(measurement.before, measurement.after)
+    )
 
 
-def per_second(one: TimedComputation) -> float:
+def per_second(computed: TimedComputation) -> float:
     """What it does per second."""
-    return one.amount / median(one.seconds)
+    return computed.amount / median(computed.seconds)
 
 
 def read_measurements(path: Path) -> Measurements:
@@ -56,13 +58,13 @@ def read_measurements(path: Path) -> Measurements:
 def _wrong(raw: Measurements) -> list[str]:
     if raw.version != VERSION:
         return [f"version {raw.version}, where this autopar reads version {VERSION}"]
-    found = ["no places"] * (not raw.places) + [f"{raw.cores} cores"] * (raw.cores < 1)
+    mistakes = ["no places"] * (not raw.places) + [f"{raw.cores} cores"] * (raw.cores < 1)
     known = {*PRIMITIVES, *_OTHERS}
-    found += sorted({f"{one.primitive!r} is no primitive" for one in raw.moved if one.primitive not in known})
+    mistakes += sorted({f"{one.primitive!r} is no primitive" for one in raw.moved if one.primitive not in known})
     timed = [(one.primitive, one.seconds) for one in raw.moved] + [(one.name, one.seconds) for one in raw.computed]
-    found += [
+    mistakes += [
         f"{name}: {list(seconds)} seconds"
         for name, seconds in timed
         if not seconds or not all(0 < one < math.inf for one in seconds)
     ]
-    return found
+    return mistakes

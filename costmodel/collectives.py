@@ -141,14 +141,14 @@ def seconds(collective: Collective, reach: Reach, nbytes: Bytes) -> Bytes:
     """The cheapest way; nothing for one rank."""
     if reach.across == 1 or reach.inside == 1:
         return flat(collective, reach.intra if reach.across == 1 else reach.inter, reach.ranks, nbytes)
-    found = least(flat(collective, reach.inter, reach.ranks, nbytes), two_level(collective, reach, nbytes))
+    cheapest = least(flat(collective, reach.inter, reach.ranks, nbytes), two_level(collective, reach, nbytes))
     if collective == "sum":
-        return least(found, seconds("scatter", reach, nbytes) + seconds("gather", reach, nbytes))
-    return found
+        return least(cheapest, seconds("scatter", reach, nbytes) + seconds("gather", reach, nbytes))
+    return cheapest
 
 
-def least(one: Bytes, other: Bytes) -> Bytes:
+def least(first: Bytes, second: Bytes) -> Bytes:
     """The smaller of the two, element by element."""
-    if isinstance(one, np.ndarray):
-        return np.minimum(one, other)
-    return min(one, other)
+    if isinstance(first, np.ndarray):
+        return np.minimum(first, second)
+    return min(first, second)

@@ -106,15 +106,15 @@ def halo_seconds(machine: Machine, reach: Reach, rows: float, neighbours: int = 
     """
     if not rows or not neighbours:
         return 0.0
-    found = []
+    by_level = []
     for place, ranks, size in (("intra", reach.inside, rows), ("inter", reach.across, rows / reach.inside)):
         link, fit = (reach.intra if place == "intra" else reach.inter), machine.fit(place, "halo")
         slowed = reach.crowding if place == "intra" else 1.0
         if ranks > 1 and fit is not None:
-            found.append((_at(fit, 0.0) * neighbours + _at(fit, size) - _at(fit, 0.0)) * slowed)
+            by_level.append((_at(fit, 0.0) * neighbours + _at(fit, size) - _at(fit, 0.0)) * slowed)
         elif ranks > 1:
-            found.append(neighbours * link.alpha + size / link.beta)
-    return max(found, default=0.0)
+            by_level.append(neighbours * link.alpha + size / link.beta)
+    return max(by_level, default=0.0)
 
 
 def gradient_seconds(machine: Machine, reach: Reach, nbytes: float) -> float:

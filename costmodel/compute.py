@@ -70,14 +70,16 @@ def _predicted(
     rate = machine.rate(op.work, dtype)
     flops = whole_flops(call, rule, op) * local_share(rule, choices, grid) * _skew(call, rule, op, choices, grid)
     read = operand_bytes(call, choices, grid)
-    made = result_bytes(call, choices, grid)
+    written = result_bytes(call, choices, grid)
     ahead, back = _launches(call, rule, op, choices, grid)
-    forward = _roofline(flops, sum(read) + sum(made), rate, machine) + ahead * machine.launch_floor
+    forward = _roofline(flops, sum(read) + sum(written), rate, machine) + ahead * machine.launch_floor
     needed = [value.differentiable for value in call.operands]
     if not any(needed) or not any(value.differentiable for value in call.results):
         return forward, 0.0
-    saved = sum(read) if op.saves == "inputs" else sum(made) if op.saves == "output" else 0
-    moved = saved + sum(made) + sum(size for size, wanted in zip(read, needed, strict=True) if wanted)
+    saved = sum(read) if op.saves == "inputs" else sum(written) if op.saves == "output" else 0
+    moved = (
+        saved + sum(written) + sum(size for size, differentiable in zip(read, needed, strict=True) if differentiable)
+    )
     rate = machine.rate(op.work, dtype, backward=True)
     computed = _roofline(flops * op.backward * _needed_share(call, rule, op), moved, rate, machine)
     return forward, computed + back * machine.launch_floor
@@ -138,12 +140,12 @@ def inner_conversions(
     call: Call, rule: Rule, op: Op, choices: tuple[Choice, ...], grid: GridShape, machine: Machine
 ) -> tuple[Transfer, ...]:
     """What the call itself sends: halos of split windows, and what its distributed form sums (`Op.inner`), per axis."""
-    found: list[Transfer] = []
+    transfers: list[Transfer] = []
     for axis, (choice, reach) in enumerate(zip(choices, reaches(machine, grid), strict=True)):
         if choice.mode != "split" or reach.ranks == 1:
             continue
         if choice.letter in rule.windows:
-            found += _halos(call, rule, choices, axis, grid, machine)
+            transfers += _halos(call, rule, choices, axis, grid, machine)
         for inner in op.inner(call, rule, choice.letter) if op.inner else ():
             own = [choice if choice.letter in inner.letters else whole_choice(call, "replicate") for choice in choices]
             part = local_share(rule, tuple(own), grid)
@@ -152,8 +154,8 @@ def inner_conversions(
                 seconds = [move_seconds("sum", machine, reach, float(n)) if n else 0.0 for n in sizes]
             else:
                 seconds = [halo_seconds(machine, reach, float(n)) for n in sizes]
-            found.append(Transfer(inner.primitive, axis, *sizes, seconds[0], seconds[1]))
-    return tuple(found)
+            transfers.append(Transfer(inner.primitive, axis, *sizes, seconds[0], seconds[1]))
+    return tuple(transfers)
 
 
 def _halos(
@@ -162,7 +164,7 @@ def _halos(
     """The halo of every operand that carries the windowed letter; axes that cut one letter act as one long axis."""
     letter = choices[axis].letter
     parts = math.prod(n for one, n in zip(choices, grid.sizes, strict=True) if one.letter == letter)
-    found = []
+    transfers = []
     for i, (value, dims) in enumerate(zip(call.operands, rule.operands, strict=True)):
         for dim, names in enumerate(dims):
             if names == (letter,):
@@ -173,8 +175,8 @@ def _halos(
                 size = float(rows * math.prod(local[:dim] + local[dim + 1 :]) * ITEMSIZE[value.dtype])
                 seconds = halo_seconds(machine, reaches(machine, grid)[axis], size, neighbours)
                 back = int(value.differentiable)
-                found.append(Transfer("halo", axis, size, back * size, seconds, back * seconds))
-    return found
+                transfers.append(Transfer("halo", axis, size, back * size, seconds, back * seconds))
+    return transfers
 
 
 @functools.lru_cache(maxsize=65_536)
@@ -218,14 +220,14 @@ def gradient_sums(value: Value, home: Layouts, grid: GridShape, machine: Machine
     """
     size = float(local_bytes(value.shape, ITEMSIZE[value.dtype], home, grid))
     copied = [axis for axis, layout in enumerate(home) if isinstance(layout, Copied) and grid.sizes[axis] > 1]
-    found, before = [], 0.0
+    transfers, before = [], 0.0
     copied.sort(key=lambda axis: reaches(machine, grid)[axis].across)
     for i, axis in enumerate(copied):
         reach = reach_of(machine, grid, tuple(sorted(copied[: i + 1])))
         total = gradient_seconds(machine, reach, size) * exposed(machine, reach)
-        found.append(Transfer("all_sum", axis, 0.0, size, 0.0, max(total - before, 0.0)))
+        transfers.append(Transfer("all_sum", axis, 0.0, size, 0.0, max(total - before, 0.0)))
         before = max(total, before)
-    return tuple(sorted(found, key=lambda one: one.axis))
+    return tuple(sorted(transfers, key=lambda one: one.axis))
 
 
 def parameter_seconds(

@@ -108,7 +108,7 @@ def _sizes(text: str, call: Call, rule: Rule, choices: tuple[Choice, ...], grid:
     layouts = [tuple(zip(*(getattr(one, side) for one in choices), strict=True)) for side in ("operands", "results")]
     tensors = {f"x{i}": pair for i, pair in enumerate(zip(call.operands, layouts[0], strict=True))}
     tensors |= {f"y{i}": pair for i, pair in enumerate(zip(call.results, layouts[1], strict=True)) if pair[0].name}
-    found: dict[tuple[str, str], int] = {}
+    sizes: dict[tuple[str, str], int] = {}
     for word in _plain_words(text, call):
         if "@" in word:
             size = _letter_bytes(word, rule, choices, grid)
@@ -118,10 +118,10 @@ def _sizes(text: str, call: Call, rule: Rule, choices: tuple[Choice, ...], grid:
                 continue
             size = _tensor_bytes(kind, *tensors[at], rule, choices, grid)
             if not kind:
-                found[tensors[at][0].name, ""] = size
+                sizes[tensors[at][0].name, ""] = size
                 continue
-        found["", f"{len(found)}"] = size
-    return [(name, size) for (name, _), size in found.items()]
+        sizes["", f"{len(sizes)}"] = size
+    return [(name, size) for (name, _), size in sizes.items()]
 
 
 def kept_names(call: Call, rule: Rule, op: Op) -> frozenset[str]:
@@ -135,17 +135,17 @@ def kept_names(call: Call, rule: Rule, op: Op) -> frozenset[str]:
 
 def _plain_words(text: str, call: Call) -> list[str]:
     """The words without those that stand for several, and without conditions: ``x0/1`` stays where operand 1 has a gradient."""
-    found = []
+    plain = []
     for word in text.split():
         if word in ("inputs", "ints"):
-            found += [f"x{i}" for i, one in enumerate(call.operands) if word == "inputs" or _counts(one)]
+            plain += [f"x{i}" for i, one in enumerate(call.operands) if word == "inputs" or _counts(one)]
         elif "/" in word:
             first, other = word.split("/")
             if int(other) < len(call.operands) and call.operands[int(other)].differentiable:
-                found.append(first)
+                plain.append(first)
         else:
-            found.append(word)
-    return list(dict.fromkeys(found)) if "=" not in text else found
+            plain.append(word)
+    return list(dict.fromkeys(plain)) if "=" not in text else plain
 
 
 def _counts(value: Value) -> bool:

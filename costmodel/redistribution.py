@@ -251,12 +251,20 @@ def _shortest(space: _Space, source: Index, target: Index) -> list[Index]:
 
 
 def _step(
-    before: Layouts, after: Layouts, held: float, made: float, differentiable: bool, grid: GridShape, machine: Machine
+    before: Layouts,
+    after: Layouts,
+    bytes_before: float,
+    bytes_after: float,
+    differentiable: bool,
+    grid: GridShape,
+    machine: Machine,
 ) -> Conversion:
     axis = next(i for i, (one, other) in enumerate(zip(before, after, strict=True)) if one != other)
     primitive = primitive_of(before[axis], after[axis])
     assert primitive is not None
-    sent, returned, forward, adjoint = price(primitive, machine, reaches(machine, grid)[axis], held, made)
+    sent, returned, forward, adjoint = price(
+        primitive, machine, reaches(machine, grid)[axis], bytes_before, bytes_after
+    )
     if not differentiable:
         returned = adjoint = 0.0
     return Conversion(primitive, axis, sent, returned, forward, adjoint, before, after)
@@ -336,10 +344,10 @@ def _gathered(edges: Floats, allowed: list[NDArray[np.int_]], axis: int) -> dict
     """
     rest = [one for i, one in enumerate(allowed) if i != axis]
     spread = [one.reshape(*([1] * i), len(one), *([1] * (len(rest) - 1 - i)), -1) for i, one in enumerate(rest)]
-    found = {}
+    between = {}
     for x, y in itertools.permutations(range(len(allowed[axis])), 2):
         before, after = allowed[axis][x], allowed[axis][y]
         costs = np.where(before == after, 0.0, edges[(before, after, *spread)])
         if np.isfinite(costs).any():
-            found[x, y] = costs
-    return found
+            between[x, y] = costs
+    return between

@@ -53,22 +53,22 @@ def events(plan: Plan) -> tuple[Event, ...]:
     return simulate(of(plan)).events[0]
 
 
-def tasks(given: Parts) -> tuple[Task, ...]:
+def tasks(parts: Parts) -> tuple[Task, ...]:
     """The tasks of one step."""
-    calls, filled = _placed(given), sums(given)
-    make = _ScheduleBuilder(given, filled)
-    found = [task for one in calls for task in make.forward(one)]
-    for i, one in enumerate(reversed(calls)):
-        found += make.backward(one)
-        found += [make.sum(number) for number, bucket in enumerate(filled) if bucket.done == i]
-    return (*found, Task("update", "update", given.update))
+    calls, filled = _placed(parts), sums(parts)
+    builder = _ScheduleBuilder(parts, filled)
+    ordered = [task for call in calls for task in builder.forward(call)]
+    for i, call in enumerate(reversed(calls)):
+        ordered += builder.backward(call)
+        ordered += [builder.sum(number) for number, bucket in enumerate(filled) if bucket.done == i]
+    return (*ordered, Task("update", "update", parts.update))
 
 
-def sums(given: Parts) -> tuple[gradient_buckets.SumBucket, ...]:
+def sums(parts: Parts) -> tuple[gradient_buckets.SumBucket, ...]:
     """The gradient sums of one step, in order; their places in backward count the end of forward as 0, the last call as 1."""
-    last = len(given.nodes)
-    done = {node.name: last - i for i, node in enumerate(given.nodes)}
-    return gradient_buckets.fill(list(_gradients(given, done, last)))
+    last = len(parts.nodes)
+    done = {node.name: last - i for i, node in enumerate(parts.nodes)}
+    return gradient_buckets.fill(list(_gradients(parts, done, last)))
 
 
 @dataclass(slots=True)

@@ -147,9 +147,9 @@ class _Lanes:
             return np.broadcast_to(grid.max(axis=task.axes, keepdims=True), self.shape).reshape(-1)
         last = grid.copy()
         for axis in task.axes:
-            moved, found = np.moveaxis(grid, axis, 0), np.moveaxis(last, axis, 0)
-            np.maximum(found[1:], moved[:-1], out=found[1:])
-            np.maximum(found[:-1], moved[1:], out=found[:-1])
+            moved, reached = np.moveaxis(grid, axis, 0), np.moveaxis(last, axis, 0)
+            np.maximum(reached[1:], moved[:-1], out=reached[1:])
+            np.maximum(reached[:-1], moved[1:], out=reached[:-1])
         return last.reshape(-1)
 
     def wait(self, task: Task, until: Times) -> None:
@@ -186,19 +186,19 @@ def simulate(
         speed[rank] = factor
     state = _Lanes(size, tuple(shape), [0] if alike else list(watch))
     draw = np.random.default_rng(seed)
-    found: list[float] = []
+    durations: list[float] = []
     last = 0.0
     for _ in range(steps):
         _step(state, tasks, speed, jitter, draw)
-        found.append(float(state.clock.max()) - last)
-        last, state.keep = last + found[-1], False
+        durations.append(float(state.clock.max()) - last)
+        last, state.keep = last + durations[-1], False
     state.waiting = state.waiting + (last - state.clock)
     sums = steps * sum(task.seconds + task.hidden for task in tasks if task.kind == "gradients")
     events = {rank: tuple(_events(state.records, 0 if alike else i)) for i, rank in enumerate(watch)}
     compute, communication, exposed, waiting = (
         np.broadcast_to(one, (ranks,)) for one in (state.compute, state.communication, state.exposed, state.waiting)
     )
-    return Ranks(tuple(found), compute, communication, exposed, waiting, sums, events)
+    return Ranks(tuple(durations), compute, communication, exposed, waiting, sums, events)
 
 
 def _step(state: _Lanes, tasks: Sequence[Task], speed: Times, jitter: float, draw: np.random.Generator) -> None:

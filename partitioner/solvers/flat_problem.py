@@ -1,4 +1,4 @@
-"""A large problem in a few flat arrays, the form that the compiled kernels (`kernels`) work on.
+"""A large problem in a few flat arrays, the form that the compiled kernels (`trws_kernels`) work on.
 
     strategies of node i   start[i] ... start[i + 1] in `cost` and `memory`
     times of node i        first[i] ... last[i] in `room`; only times that can bind are kept

@@ -184,14 +184,14 @@ def excess(core: Core, dual: Dual) -> tuple[list[Array], list[Array]]:
     net, messages = links(core), list(dual.messages)
     costs = priced(core, dual.prices)
     nodes: list[Array] = []
-    given: dict[int, Array] = {}
+    shares: dict[int, Array] = {}
     for i in range(len(costs)):
         total = _belief(i, costs, net.earlier, net.later, messages)
-        given.update({link.here: total / len(net.earlier[i]) for link in net.earlier[i]})
+        shares.update({link.here: total / len(net.earlier[i]) for link in net.earlier[i]})
         nodes.append(np.zeros(total.size) if net.earlier[i] else total - total.min())
     pairs: list[Array] = []
     for e, edge in enumerate(core.edges):
-        table = edge.costs - messages[2 * e][:, None] + (given[2 * e + 1] - messages[2 * e + 1])
+        table = edge.costs - messages[2 * e][:, None] + (shares[2 * e + 1] - messages[2 * e + 1])
         pairs.append(table - table.min())
     alone = [node.copy() for node in nodes]
     for edge, table in zip(core.edges, pairs, strict=True):

@@ -1,6 +1,6 @@
 """The search in problems too large for the integer program: bound and choice, side by side on two cores, until time is up.
 
-Bound: message passing (`kernels.sweep`) at prices p for memory, which move by exponentiated gradient: with u the memory that
+Bound: message passing (`trws_kernels.sweep`) at prices p for memory, which move by exponentiated gradient: with u the memory that
 the preferred strategies use, and spare what the limit leaves above the least that all must use,
 
     p_t  <-  p_t exp(rate * mean of (u_t - limit) / spare_t)        (Kivinen and Warmuth 1997, Information and Computation)

@@ -1,6 +1,6 @@
 """The heuristic that needs no solver: prices for memory, message passing, then local search. Deterministic.
 
-`search` ascends the dual (see `dual`), and turns each choice seen on the way into one that meets the limit:
+`search` ascends the dual (see `lagrangian_dual`), and turns each choice seen on the way into one that meets the limit:
 
     repair      while a time is over its room, take the step that gives up the least cost per byte
     descend     move one node at a time to its best strategy that fits
@@ -108,9 +108,9 @@ def search(core: Core, effort: Effort, deadline: float, known: float = math.inf)
         impossible = complete and start is None
         if start is not None:
             state.offer(start)
-    found = SearchResult(state.choice, state.cost, dual, impossible)
+    result = SearchResult(state.choice, state.cost, dual, impossible)
     if state.choice is None or not effort.rounds or relative_gap(state.cost, dual.bound) <= effort.enough:
-        return found
+        return result
     _round_up(state, dual)
     _improve(state, dual, effort.rounds)
     return SearchResult(state.choice, state.cost, dual)

@@ -3,11 +3,11 @@
 `auto` keeps two things, the cheapest choice known and a lower bound, and stops as soon as they meet:
 
     1. without the limit: reduce, then eliminate all nodes if the tables stay small; if the peak meets the limit, done
-    2. with it: reduce, ascend the dual with prices for memory, repair and improve the choices seen on the way (`search`)
+    2. with it: reduce, ascend the dual with prices for memory, repair and improve the choices seen on the way (`local_search`)
     3. leave out every strategy and pair that would raise the bound above the known cost, reduce again; 2 while this pays
-    4. eliminate what is left, or give it to the integer program (`search` stops before that)
+    4. eliminate what is left, or give it to the integer program (method `search` stops before that)
 
-Problems of which the reductions leave more than `_LARGE` pairs of strategies go to `large` instead, which works on bound and
+Problems of which the reductions leave more than `_LARGE` pairs of strategies go to `large_scale` instead, which works on bound and
 choice until time is up.
 """
 
@@ -167,11 +167,11 @@ def _auto(problem: Problem, deadline: float, effort: Effort = _LIGHT, programs: 
         while True:
             small = core(f)
             many = programs and sum(edge.costs.size for edge in small.edges) > _MANY
-            found = search(small, _BOUND_ONLY if many else effort, deadline, best.cost)
-            best = _better(best, _answer(f, found.choice, found.cost, found.dual.bound, best.method))
-            if found.proven or found.impossible:
-                return replace(best, impossible=found.impossible)
-            prune(f, small, found)
+            result = search(small, _BOUND_ONLY if many else effort, deadline, best.cost)
+            best = _better(best, _answer(f, result.choice, result.cost, result.dual.bound, best.method))
+            if result.proven or result.impossible:
+                return replace(best, impossible=result.impossible)
+            prune(f, small, result)
             reduce(f)
             if eliminate_all(f, min(2e9, 1e8 * (deadline - time.perf_counter())), 2e7):
                 return _better(best, _Answer(restore(f, {}), f.constant, f.constant, "search and elimination"))
@@ -221,13 +221,13 @@ def _eliminated(problem: Problem, work: float) -> _Answer | None:
     return _Answer(restore(f, {}), f.constant, f.constant, "elimination")
 
 
-def prune(f: Factors, small: Core, found: SearchResult) -> None:
+def prune(f: Factors, small: Core, result: SearchResult) -> None:
     """Leave out of `f`, whose core `small` was searched, what cannot be part of a choice cheaper than the one found."""
-    if math.isinf(found.cost):
+    if math.isinf(result.cost):
         return
-    spare = found.cost - found.dual.bound
-    spare += 1e-9 * max(abs(found.cost), abs(found.dual.bound), _largest(small.costs))
-    alone, pairs = excess(small, found.dual)
+    spare = result.cost - result.dual.bound
+    spare += 1e-9 * max(abs(result.cost), abs(result.dual.bound), _largest(small.costs))
+    alone, pairs = excess(small, result.dual)
     for edge, over in zip(small.edges, pairs, strict=True):
         a, b = small.nodes[edge.a], small.nodes[edge.b]
         scope, over = ((a, b), over) if a < b else ((b, a), over.T)

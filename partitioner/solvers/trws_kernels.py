@@ -1,6 +1,6 @@
-"""The loops over whole large problems, compiled by numba; `flat` has the arrays.
+"""The loops over whole large problems, compiled by numba; `flat_problem` has the arrays.
 
-sweep     one pass of messages forwards and one back (TRW-S, see `dual`): the bound, and each node's preferred strategy
+sweep     one pass of messages forwards and one back (TRW-S, see `lagrangian_dual`): the bound, and each node's preferred strategy
 certify   the bound that messages and node costs prove, less what rounding can add to it
 decode    a choice, node after node, given the choices before and the messages from the nodes after
 value     what a choice costs
