@@ -241,6 +241,8 @@ def _own_extreme(x: Tensor, dim: Dims, largest: bool) -> Tensor:
     shape = _kept(x, dims)
     if x.dtype.is_floating_point:
         return x.new_full(shape, -math.inf if largest else math.inf)
+    if x.dtype is torch.bool:
+        return x.new_full(shape, not largest)
     limits = torch.iinfo(x.dtype)
     return x.new_full(shape, limits.min if largest else limits.max)
 

@@ -111,6 +111,15 @@ def test_reductions_are_the_same_on_every_rank(cuts, seed, ties):
 
 
 @FEW
+@given(cut_axes(), st.integers(0, 99), st.sampled_from([torch.bool, torch.int64, torch.float32]))
+def test_extremes_of_any_dtype_where_a_rank_may_have_no_rows(cuts, seed, dtype):
+    x = (drawn(seed) > 0.5).to(dtype)
+    for function, expected in ((amax, x.amax(0)), (amin, x.amin(0))):
+        for result in on_ranks(cuts, lambda axis, x, f=function: f(x, 0, over=(axis,)), x):
+            assert torch.equal(result, expected)
+
+
+@FEW
 @given(cut_axes(), st.integers(0, 99))
 def test_rows_by_index(cuts, seed):
     x, source = drawn(seed), drawn(seed + 1, 5)
