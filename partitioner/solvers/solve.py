@@ -8,7 +8,7 @@
     4. eliminate what is left, or give it to the integer program (method `search` stops before that)
 
 Problems of which the reductions leave more than `_LARGE` pairs of strategies go to `large_scale` instead, which works on bound and
-choice until time is up.
+choice until time is up. Smaller ones are not given to its compiled kernels: to load these takes a second, most solve in less.
 """
 
 from __future__ import annotations
