@@ -19,7 +19,7 @@ export OMP_NUM_THREADS := 1
 help:
 	@echo "make run        compile examples/gpt2.py for two ranks, train it, compare it with the sequential model"
 	@echo "make test       lint, then the tests"
-	@echo "make zoo        every model on every grid, 84 pairs; \`make test\` takes 11 of them; and the benchmarks on tiny models"
+	@echo "make zoo        every model on every grid, 84 pairs; \`make test\` takes 9 of them; and the benchmarks on tiny models"
 	@echo "make opdb       PyTorch's operator database, every letter, for docs/compatibility.md; then 3000 random programs"
 	@echo "make families   a small model of every family of timm, torchvision and transformers: hours; writes docs/compatibility.md"
 	@echo "make lint       ruff, ruff format, mypy --strict, and the rules of the house"

@@ -23,11 +23,11 @@ HERE = Path(__file__).parent
 GOLDEN = HERE / "golden"
 FOLDER = "AUTOPAR_TESTS_SHARED"  # of what tests in several processes share: `shared_captures`
 JOB = re.compile(r"\bmark\.(spmd|fault)\b")  # in a file that starts jobs of several ranks
-LONG = (  # of the others; after them in any order
-    "end_to_end/test_models.py", "zoo/test_zoo.py", "capture/test_pipeline.py", "codegen/test_emit.py",
-    "codegen/test_steps.py", "ops/library/test_rules.py", "partitioner/formulation/test_strategies.py",
-    "partitioner/solvers/test_large_scale.py", "planning/test_infeasibility.py", "examples/test_planner_docs.py",
-    "end_to_end/test_determinism.py",
+LONG = (  # of the others, nine CPU seconds or more each; after them in any order
+    "ops/library/test_rules.py", "codegen/test_emit.py", "zoo/test_zoo.py", "end_to_end/test_models.py",
+    "proof/test_programs.py", "codegen/test_steps.py", "measure/test_measure.py", "partitioner/solvers/test_large_scale.py",
+    "end_to_end/test_determinism.py", "capture/test_pipeline.py", "runtime/profiling/test_profiler.py",
+    "runtime/windowed/test_operators.py", "runtime/windowed/test_all_windows.py",
 )  # fmt: skip
 
 
