@@ -106,20 +106,20 @@ def kept(clock: Timer, axis: Axis, tell: Callable[[str], None]) -> Iterator[Time
 
 
 def _moved(clock: Timer, axis: Axis, primitive: str, directions: Collection[str], place: str) -> Iterator[TimedMove]:
-    wanted = set(directions)
+    chosen = set(directions)
     for nbytes in _sizes(clock.pace.most):
         setup = _TABLE[primitive](axis, nbytes)
-        for direction, seconds in _timed(clock, setup, wanted):
+        for direction, seconds in _timed(clock, setup, chosen):
             if median(seconds) > _TOO_LONG:
-                wanted.discard(direction)
+                chosen.discard(direction)
             yield TimedMove(primitive, direction, place, axis.size, setup.before, setup.after, seconds)
         setup.close()
 
 
-def _timed(clock: Timer, setup: _Setup, wanted: Collection[str]) -> Iterator[tuple[str, tuple[float, ...]]]:
-    if setup.forward is not None and "forward" in wanted:
+def _timed(clock: Timer, setup: _Setup, directions: Collection[str]) -> Iterator[tuple[str, tuple[float, ...]]]:
+    if setup.forward is not None and "forward" in directions:
         yield "forward", clock.time(setup.forward)
-    if setup.adjoint is not None and "adjoint" in wanted:
+    if setup.adjoint is not None and "adjoint" in directions:
         yield "adjoint", clock.adjoint(*setup.adjoint)
 
 
@@ -157,11 +157,11 @@ def _halo(axis: Axis, nbytes: int) -> _Setup:
     sides = min(2, axis.size - 1)
     x = _ones((4, 2, max(1, nbytes // 16 // sides)))
     bounds = axis.bounds(2 * axis.size)
-    wanted = [(max(low - 1, 0), min(high + 1, bounds[-1])) for low, high in pairwise(bounds)]
+    windows = [(max(low - 1, 0), min(high + 1, bounds[-1])) for low, high in pairwise(bounds)]
     size = x.nbytes // 2 * sides
 
     def rows(x: Tensor) -> Tensor:
-        return halo(x, 1, axis, bounds[-1], wanted)
+        return halo(x, 1, axis, bounds[-1], windows)
 
     return _Setup(lambda: rows(x), (rows, x), size, size)
 

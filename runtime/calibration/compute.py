@@ -94,9 +94,9 @@ def _operators(small: bool) -> list[_Operator]:
 
 _SMALL = 1 << 20  # a pace whose tensors are all below this many bytes is a trial
 _OPTIMIZERS: dict[str, Callable[[Sequence[Tensor]], torch.optim.Optimizer]] = {
-    "sgd": lambda given: torch.optim.SGD(given, 1e-9),
-    "momentum": lambda given: torch.optim.SGD(given, 1e-9, momentum=0.9),
-    "adamw": lambda given: torch.optim.AdamW(given, 1e-9),
+    "sgd": lambda parameters: torch.optim.SGD(parameters, 1e-9),
+    "momentum": lambda parameters: torch.optim.SGD(parameters, 1e-9, momentum=0.9),
+    "adamw": lambda parameters: torch.optim.AdamW(parameters, 1e-9),
 }
 _TOUCHED = {"sgd": 3, "momentum": 5, "adamw": 7}  # numbers read and written per parameter
 _PARAMETERS = ((2048, 2048),) * 2 + ((512, 1024),) * 4 + ((1024,),) * 12  # 41 MB: more than a cache holds
@@ -104,9 +104,9 @@ _PARAMETERS = ((2048, 2048),) * 2 + ((512, 1024),) * 4 + ((1024,),) * 12  # 41 M
 
 def rates(clock: Timer, tell: Callable[[str], None]) -> Iterator[TimedComputation]:
     """Everything that one rank computes. Collective over its ranks."""
-    for one in _operators(clock.pace.most < _SMALL):
-        tell(f"{one.work} {one.name}, {str(one.dtype).removeprefix('torch.')}")
-        yield from _operator(clock, one)
+    for operator in _operators(clock.pace.most < _SMALL):
+        tell(f"{operator.work} {operator.name}, {str(operator.dtype).removeprefix('torch.')}")
+        yield from _operator(clock, operator)
     tell("memory bandwidth")
     yield from _memory(clock)
     tell("an operator's floor")
@@ -145,14 +145,14 @@ def overlap(clock: Timer, group: Comm) -> float:
     return min(1.0, max(0.0, (alone + computing - together) / alone))
 
 
-def _operator(clock: Timer, one: _Operator) -> Iterator[TimedComputation]:
-    operands = [torch.rand(shape, dtype=torch.float32).to(one.dtype).requires_grad_() for shape in one.shapes]
-    forward = clock.time(lambda: one.function(*operands))
-    about = ("operator", one.name, one.work, str(one.dtype).removeprefix("torch."))
-    yield TimedComputation(*about, "forward", one.operations, forward)
-    if one.backward:
-        backward = clock.adjoint(one.function, *operands)
-        yield TimedComputation(*about, "backward", one.operations * one.backward, backward)
+def _operator(clock: Timer, row: _Operator) -> Iterator[TimedComputation]:
+    operands = [torch.rand(shape, dtype=torch.float32).to(row.dtype).requires_grad_() for shape in row.shapes]
+    forward = clock.time(lambda: row.function(*operands))
+    about = ("operator", row.name, row.work, str(row.dtype).removeprefix("torch."))
+    yield TimedComputation(*about, "forward", row.operations, forward)
+    if row.backward:
+        backward = clock.adjoint(row.function, *operands)
+        yield TimedComputation(*about, "backward", row.operations * row.backward, backward)
 
 
 def _memory(clock: Timer) -> Iterator[TimedComputation]:
@@ -177,9 +177,9 @@ def _floor(clock: Timer) -> Iterator[TimedComputation]:
 def _update(clock: Timer, name: str) -> TimedComputation:
     shapes = _PARAMETERS if clock.pace.most >= _SMALL else ((64, 64),) * 3
     parameters = [torch.nn.Parameter(torch.ones(shape)) for shape in shapes]
-    for one in parameters:
-        one.grad = torch.ones_like(one)
+    for parameter in parameters:
+        parameter.grad = torch.ones_like(parameter)
     optimizer = _OPTIMIZERS[name](parameters)
     seconds = clock.time(optimizer.step)
-    moved = 4.0 * _TOUCHED[name] * sum(one.numel() for one in parameters)
+    moved = 4.0 * _TOUCHED[name] * sum(parameter.numel() for parameter in parameters)
     return TimedComputation("update", name, name, "float32", "forward", moved, seconds)

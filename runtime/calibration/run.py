@@ -85,16 +85,16 @@ class _Few:
     def do(self, kind: type[Record], measurement: Callable[..., Iterable[Record]]) -> list[Record]:
         """What the first that works has found, on all ranks."""
         group = self.world.split(int(self.working), self.world.rank)
-        found = []
+        records = []
         if self.working:
-            found = list(measurement(clock=BarrierTimer(group, self.pace), tell=_only(self.tell, group)))
+            records = list(measurement(clock=BarrierTimer(group, self.pace), tell=_only(self.tell, group)))
         over = self.world.start_all_reduce(torch.zeros(1))
         while not over.test():
             time.sleep(_NAP)
         group.free()
-        every: list[list[dict[str, Any]]] = self.world.gather_objects([asdict(one) for one in found])  # type: ignore[assignment]
+        every: list[list[dict[str, Any]]] = self.world.gather_objects([asdict(record) for record in records])  # type: ignore[assignment]
         first = next(records for records in every if records)
-        return [kind(**one | {"seconds": tuple(one["seconds"])}) for one in first]
+        return [kind(**record | {"seconds": tuple(record["seconds"])}) for record in first]
 
 
 def _only(tell: Tell, group: Comm) -> Tell:
@@ -118,10 +118,10 @@ def cores(world: Comm, places: Sequence[int]) -> int:
     """The cores that the ranks of a node may use, on the node with fewest."""
     own = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
     everybody: list[list[int]] = world.gather_objects(own)  # type: ignore[assignment]  # what each has just given
-    found: dict[int, set[int]] = {}
+    usable: dict[int, set[int]] = {}
     for place, mine in zip(places, everybody, strict=True):
-        found.setdefault(place, set()).update(mine)
-    return min(len(one) for one in found.values())
+        usable.setdefault(place, set()).update(mine)
+    return min(len(cores) for cores in usable.values())
 
 
 def _places(world: Comm) -> list[int]:

@@ -33,11 +33,11 @@ class Watch:
         self._began = 0.0
         self.laps: list[float] = []
 
-    def start(self, made: Sequence[Tensor] = ()) -> None:
-        """Begin a lap, in which `made` has just been computed."""
+    def start(self, tensors: Sequence[Tensor] = ()) -> None:
+        """Begin a lap, in which `tensors` have just been computed."""
         self._memory[0].copy_(self._memory[1])
-        for one in made:
-            one.copy_(one.clone())
+        for tensor in tensors:
+            tensor.copy_(tensor.clone())
         self._ready()
         self._began = time.perf_counter()
 
@@ -80,7 +80,7 @@ class _Mark(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, passed: Callable[[Sequence[Tensor]], None], *tensors: Tensor) -> tuple[Tensor, ...]:  # noqa: ANN401 (torch's context)
         ctx.passed = passed
-        return tuple(one.view_as(one) for one in tensors)
+        return tuple(tensor.view_as(tensor) for tensor in tensors)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from autopar.errors import CommError, refusal
 from autopar.runtime.diagnostics.call_site import CallSite
-from autopar.runtime.diagnostics.collective_errors import tell_by
+from autopar.runtime.diagnostics.collective_errors import ranks_by, tell_by
 
 Shape = tuple[int, ...]
 _ROOM = 1024  # bytes of a print that goes before a message
@@ -48,35 +48,34 @@ def take(call: str, site: CallSite, gives: Sequence[Tensor], takes: Sequence[Ten
     what = site.what or call
     where = f"{what} at {site.where}" if site.where else what
     dtype = "" if first is None else str(first.dtype).removeprefix("torch.")
-    shapes = [tuple(tuple(one.shape) for one in tensors) for tensors in (gives, takes)]
+    shapes = [tuple(tuple(tensor.shape) for tensor in tensors) for tensors in (gives, takes)]
     return Fingerprint(call, where + (f" ({detail})" if detail else ""), dtype, shapes[0], shapes[1])
 
 
-def pack(one: Fingerprint) -> list[Any]:
+def pack(fingerprint: Fingerprint) -> list[Any]:
     """The print as plain JSON."""
-    return [one.call, one.where, one.dtype, one.gives, one.takes]
+    return [fingerprint.call, fingerprint.where, fingerprint.dtype, fingerprint.gives, fingerprint.takes]
 
 
 def unpack(said: Any) -> Fingerprint:  # noqa: ANN401  (what JSON gives)
     """The print that `pack` has packed."""
-    gives, takes = (tuple(tuple(shape) for shape in shapes) for shapes in said[3:])
-    return Fingerprint(said[0], said[1], said[2], gives, takes)
+    return Fingerprint(*said[:3], *(tuple(tuple(shape) for shape in shapes) for shapes in said[3:]))
 
 
 def compare(every: Sequence[Fingerprint], members: Sequence[int], over: str) -> None:
     """Raise CommError unless the calls of all members of a group, in its order, fit together."""
-    heads = {(one.call, one.where, one.dtype) for one in every}
+    heads = {(fingerprint.call, fingerprint.where, fingerprint.dtype) for fingerprint in every}
     if len(heads) > 1:
-        given = "its ranks are in different calls" if len({head[:2] for head in heads}) > 1 else "the types differ"
-        raise _error(over, given, _by_print(every, members), members)
+        problem = "its ranks are in different calls" if len({head[:2] for head in heads}) > 1 else "the types differ"
+        raise _error(over, problem, _by_print(every, members), members)
     offenders = _RULES.get(every[0].call, _nothing)(every, members)
     if offenders:
         raise _error(f"{every[0].where} over {over}", "the sizes do not fit", offenders, members)
 
 
-def summary(one: Fingerprint) -> Tensor:
+def summary(fingerprint: Fingerprint) -> Tensor:
     """Numbers whose sums over the ranks show whether all have this print; see `alike`."""
-    digest = hashlib.blake2b(json.dumps(pack(one)).encode(), digest_size=3).digest()
+    digest = hashlib.blake2b(json.dumps(pack(fingerprint)).encode(), digest_size=3).digest()
     number = int.from_bytes(digest, "big")
     return torch.tensor([number, number * number], dtype=torch.int64)
 
@@ -87,9 +86,9 @@ def alike(summed: Tensor, ranks: int) -> bool:
     return bool(ranks * squares == total * total)
 
 
-def letter(one: Fingerprint, message: Tensor) -> Tensor:
+def letter(fingerprint: Fingerprint, message: Tensor) -> Tensor:
     """The print of one message of an exchange, as bytes to send before it."""
-    said = json.dumps([one.where, str(message.dtype).removeprefix("torch."), tuple(message.shape)]).encode()
+    said = json.dumps([fingerprint.where, str(message.dtype).removeprefix("torch."), tuple(message.shape)]).encode()
     return torch.tensor(list(said[:_ROOM].ljust(_ROOM)), dtype=torch.uint8)
 
 
@@ -99,7 +98,7 @@ def open_letters(
     """Raise CommError unless the letters received are those expected; both by the other's place in the group."""
     offenders = []
     for source, got in theirs.items():
-        expected, sent = (_read(one) for one in (mine[source], got))
+        expected, sent = (_read(letter) for letter in (mine[source], got))
         if expected[:2] != sent[:2] or not _fit(tuple(expected[2]), tuple(sent[2])):
             offenders.append(f"rank {members[source]} sends {_message(sent)}")
             offenders.append(f"rank {members[me]} expects {_message(expected)}")
@@ -107,27 +106,18 @@ def open_letters(
         raise _error(f"messages over {over}", "what is sent is not what is expected", offenders, [members[me]])
 
 
-def _error(where: str, given: str, offenders: Iterable[str], members: Sequence[int]) -> CommError:
+def _error(where: str, problem: str, offenders: Iterable[str], members: Sequence[int]) -> CommError:
     rule = "all ranks of a group enter the same calls in one order, from the same lines, with types and sizes that fit"
     fix = "look in these lines for what depends on the rank: a branch, the length of a loop, a shape"
-    return tell_by(CommError(refusal(where, given, rule, offenders, fix)), min(members))
+    return tell_by(CommError(refusal(where, problem, rule, offenders, fix)), min(members))
 
 
 def _by_print(every: Sequence[Fingerprint], members: Sequence[int]) -> list[str]:
-    return [f"{_ranks(who)}: {said}" for said, who in _grouped(every, members, str).items()]
-
-
-def _grouped(
-    every: Sequence[Fingerprint], members: Sequence[int], text: Callable[[Fingerprint], str]
-) -> dict[str, list[int]]:
-    groups: dict[str, list[int]] = {}
-    for rank, one in zip(members, every, strict=True):
-        groups.setdefault(text(one), []).append(rank)
-    return groups
+    return [f"{_ranks(who)}: {text}" for text, who in ranks_by(zip(members, map(str, every), strict=True)).items()]
 
 
 def _same(every: Sequence[Fingerprint], members: Sequence[int]) -> list[str]:
-    groups = _grouped(every, members, lambda one: _all(one.gives))
+    groups = ranks_by((rank, _all(fingerprint.gives)) for rank, fingerprint in zip(members, every, strict=True))
     return [f"{_ranks(who)}: {every[0].dtype} {shapes}" for shapes, who in groups.items()] if len(groups) > 1 else []
 
 
@@ -140,22 +130,22 @@ def _exchanged(every: Sequence[Fingerprint], members: Sequence[int]) -> list[str
 
 
 def _pairs(
-    every: Sequence[Fingerprint], members: Sequence[int], given: Callable[[Fingerprint, int], Shape]
+    every: Sequence[Fingerprint], members: Sequence[int], size: Callable[[Fingerprint, int], Shape]
 ) -> list[str]:
     offenders = []
     for j, giver in enumerate(every):
         for i, taker in enumerate(every):
-            if not _fit(taker.takes[j], given(giver, i)):
-                wanted = f"rank {members[i]} expects {list(taker.takes[j])}"
-                offenders.append(f"rank {members[j]} gives {list(given(giver, i))} where {wanted}")
+            if not _fit(taker.takes[j], size(giver, i)):
+                expected = f"rank {members[i]} expects {list(taker.takes[j])}"
+                offenders.append(f"rank {members[j]} gives {list(size(giver, i))} where {expected}")
     return offenders
 
 
-def _fit(wanted: Shape, given: Shape) -> bool:
+def _fit(expected: Shape, sent: Shape) -> bool:
     """Equal sizes; a reading of one dim as several is no difference."""
-    if len(wanted) == len(given):
-        return wanted == given
-    return torch.Size(wanted).numel() == torch.Size(given).numel()
+    if len(expected) == len(sent):
+        return expected == sent
+    return torch.Size(expected).numel() == torch.Size(sent).numel()
 
 
 def _nothing(every: Sequence[Fingerprint], members: Sequence[int]) -> list[str]:

@@ -14,7 +14,7 @@ an error would enter.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -60,17 +60,17 @@ def by_rank0(comm: Comm, what: str, work: Callable[[], object]) -> Any:  # noqa:
     Whatever `work` raises there, all ranks raise: the same kind with the same words where autopar refuses, and anything
     else on rank 0 alone, a CommError that names it on the others.
     """
-    made: object = None
+    result: object = None
     error: BaseException | None = None
     if comm.rank == 0:
         try:
-            made = work()
+            result = work()
         except BaseException as raised:  # also an interrupt: the others would wait for ever
             error = raised
-    told: Any = comm.gather_objects([_outcome(error), made])[0]
-    outcome, made = told
+    answer: Any = comm.gather_objects([_outcome(error), result])[0]
+    outcome, result = answer
     if outcome is None:
-        return made
+        return result
     kind = _known(outcome[0])
     if isinstance(error, AutoparError):
         raise alike(error)
@@ -79,6 +79,14 @@ def by_rank0(comm: Comm, what: str, work: Callable[[], object]) -> Any:  # noqa:
     raise (
         alike(kind(outcome[2])) if kind is not None else tell_by(CommError(_message(what, {0: outcome}, comm.size)), 0)
     )
+
+
+def ranks_by(pairs: Iterable[tuple[int, str]]) -> dict[str, list[int]]:
+    """The ranks that bring each text, from pairs of a rank and its text."""
+    groups: dict[str, list[int]] = {}
+    for rank, text in pairs:
+        groups.setdefault(text, []).append(rank)
+    return groups
 
 
 def alike(error: AutoparError) -> AutoparError:
@@ -109,15 +117,15 @@ def _outcome(error: BaseException | None) -> list[str] | None:
     """The kind of an error as users know it, whether its rank will tell of it, and its words."""
     if error is None:
         return None
-    known = [one for one in type(error).__mro__ if one.__module__ == errors.__name__]
+    known = [base for base in type(error).__mro__ if base.__module__ == errors.__name__]
     silent = isinstance(error, SystemExit) and not error.code
     own = isinstance(error, Exception) or silent
     return [(known[0] if known else type(error)).__name__, "" if own else "goes its way", str(error)]
 
 
 def _known(name: str) -> type[AutoparError] | None:
-    found = getattr(errors, name, None)
-    return found if isinstance(found, type) and issubclass(found, AutoparError) else None
+    kind = getattr(errors, name, None)
+    return kind if isinstance(kind, type) and issubclass(kind, AutoparError) else None
 
 
 def _others(what: str, failed: dict[int, list[str]], size: int) -> AutoparError:
@@ -129,9 +137,7 @@ def _others(what: str, failed: dict[int, list[str]], size: int) -> AutoparError:
 
 def _message(what: str, failed: dict[int, list[str]], size: int) -> str:
     ranks = ", ".join(map(str, failed))
-    given = f"failed on rank {ranks} of {size}" if len(failed) == 1 else f"failed on ranks {ranks} of {size}"
-    causes: dict[str, list[int]] = {}
-    for rank, (kind, _, text) in failed.items():
-        causes.setdefault(f"{kind}: {text}", []).append(rank)
+    problem = f"failed on rank {ranks} of {size}" if len(failed) == 1 else f"failed on ranks {ranks} of {size}"
+    causes = ranks_by((rank, f"{kind}: {text}") for rank, (kind, _, text) in failed.items())
     lines = [f"rank {', '.join(map(str, who))}: {cause}" for cause, who in causes.items()]
-    return refusal(what, given, "no rank goes on alone", lines)
+    return refusal(what, problem, "no rank goes on alone", lines)

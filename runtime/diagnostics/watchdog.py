@@ -26,26 +26,26 @@ _VAIN = 2.0  # seconds before a wait is looked at for whether it can end
 _GRACE = 5.0  # seconds for the abort to end this process, before it ends itself
 
 
-def start(comm: Comm, wanted: JobSettings) -> FlightRecorder | None:
+def start(comm: Comm, job: JobSettings) -> FlightRecorder | None:
     """Watch this rank from now on, as long as somebody holds the journal. Collective. Raises ProgramMismatch.
 
     Returns None where no rank is to be watched.
     """
-    said = [[str(one) for one in every] for every in map(_list, comm.gather_objects(_facts(wanted)))]
-    _check_alike([" ".join(one[1:]) for one in said])
-    if not wanted.seconds:
+    said = [[str(word) for word in every] for every in map(_list, comm.gather_objects(_facts(job)))]
+    _check_alike([" ".join(facts[1:]) for facts in said])
+    if not job.seconds:
         return None
-    hosts = [one[0] for one in said]
+    hosts = [facts[0] for facts in said]
     here = [rank for rank, host in enumerate(hosts) if host == hosts[comm.rank]]
     notes = _share(comm, here)
     elsewhere = comm.size - notes.places
-    arguments = (weakref.ref(notes), notes.closed, comm, wanted.seconds, elsewhere)
+    arguments = (weakref.ref(notes), notes.closed, comm, job.seconds, elsewhere)
     threading.Thread(target=_watch, args=arguments, name="autopar watchdog", daemon=True).start()
     return notes
 
 
-def _facts(wanted: JobSettings) -> list[str]:
-    return [socket.gethostname(), f"{CHECK}={int(wanted.check)}", f"{TIMEOUT}={wanted.seconds:g}"]
+def _facts(job: JobSettings) -> list[str]:
+    return [socket.gethostname(), f"{CHECK}={int(job.check)}", f"{TIMEOUT}={job.seconds:g}"]
 
 
 def _list(item: object) -> list[object]:
@@ -55,7 +55,7 @@ def _list(item: object) -> list[object]:
 
 def _check_alike(said: list[str]) -> None:
     if len(set(said)) > 1:
-        lines = [f"rank {rank}: {one}" for rank, one in enumerate(said)]
+        lines = [f"rank {rank}: {facts}" for rank, facts in enumerate(said)]
         rule = "all ranks see the same variables"
         fix = "set them on the launcher's command line: `mpiexec -genv NAME value` (MPICH), `mpirun -x NAME` (Open MPI)"
         raise ProgramMismatch(refusal("environment", "differs between ranks", rule, lines, fix))
@@ -111,7 +111,7 @@ def _tell(notes: FlightRecorder, comm: Comm, elsewhere: int) -> None:
         time.sleep(1.0)  # the other hosts' accounts
     threading.Thread(target=comm.abort, args=(STATUS,), daemon=True).start()
     time.sleep(_GRACE)
-    for one in every:
-        if one.state == "stopped":
-            flight_recorder.kill(one)
+    for process in every:
+        if process.state == "stopped":
+            flight_recorder.kill(process)
     os._exit(STATUS)

@@ -39,13 +39,13 @@ def watch(comm: Comm) -> Comm:
     """`comm`, watched and checked as the environment says. Collective. Raises ConfigError, ProgramMismatch."""
     if comm.size == 1 or isinstance(comm, WatchedComm):
         return comm
-    wanted = settings()
+    job = settings()
     simulated = simulated_world() is not None
-    notes = None if simulated else watchdog.start(comm, wanted)
-    if notes is None and not wanted.check:
+    notes = None if simulated else watchdog.start(comm, job)
+    if notes is None and not job.check:
         return comm
     group = _NamedGroup(_key("world"), tuple(range(comm.size)), "all ranks")
-    return WatchedComm(comm, group, notes, wanted.check)
+    return WatchedComm(comm, group, notes, job.check)
 
 
 def label(comm: Comm, text: str) -> Comm:
@@ -158,7 +158,7 @@ class WatchedComm(ForwardingComm):
     def split(self, color: int, key: int) -> Comm:
         with self._noted("split"):
             inner = self._inner.split(color, key)
-            members = tuple(int(str(one)) for one in inner.gather_objects(self._group.members[self.rank]))
+            members = tuple(int(str(member)) for member in inner.gather_objects(self._group.members[self.rank]))
         name = _key(f"{self._group.key} {self._splits} {color}")
         self._splits += 1
         group = _NamedGroup(name, members, f"ranks {', '.join(map(str, members))}")
@@ -196,8 +196,8 @@ class WatchedComm(ForwardingComm):
             self._notes.enter(self._count, _text(call, site, tensor.shape, tensor.dtype, self.label, ()))
         if self._words is not None:
             try:
-                given, taken = (pieces_of(one) for one in (gives, takes))
-                self._compare(call_fingerprint.take(call, site, given, taken, detail))
+                sent, taken = (pieces_of(tensors) for tensors in (gives, takes))
+                self._compare(call_fingerprint.take(call, site, sent, taken, detail))
             except BaseException:
                 self._end()
                 raise
@@ -219,7 +219,7 @@ class WatchedComm(ForwardingComm):
     def _compare(self, mine: Fingerprint) -> None:
         self._settle()
         if self._words is not None:
-            every = [call_fingerprint.unpack(one) for one in self._words.gather_objects(call_fingerprint.pack(mine))]
+            every = list(map(call_fingerprint.unpack, self._words.gather_objects(call_fingerprint.pack(mine))))
             call_fingerprint.compare(every, self._group.members, self.label)
 
     def _settle(self, last: _Comparison | None = None) -> None:
@@ -240,7 +240,7 @@ class WatchedComm(ForwardingComm):
     ) -> None:
         mine = call_fingerprint.take("exchange", site, (), ())
         expected = {source: call_fingerprint.letter(mine, tensor) for source, tensor in recvs.items()}
-        got = {source: torch.empty_like(one) for source, one in expected.items()}
+        got = {source: torch.empty_like(letter) for source, letter in expected.items()}
         words.exchange({to: call_fingerprint.letter(mine, tensor) for to, tensor in sends.items()}, got)
         call_fingerprint.open_letters(expected, got, self._group.members, self.rank, self.label)
 

@@ -83,10 +83,10 @@ def attention(
     )  # fmt: skip
     queries = q.reshape(form.size, group, *q.shape[-2:])
     keys, values = (x.expand(*batch, *x.shape[-2:]).reshape(form.size, *x.shape[-2:]) for x in (k, v))
-    given = [one.to(kind).to(wide) for one in (queries, keys, values)]
+    operands = [x.to(kind).to(wide) for x in (queries, keys, values)]
     with torch.autocast(q.device.type, enabled=False):
-        found = apply(_Attention, *given, attn_mask, dropped, form)
-    return found.view(*lead, *found.shape[-2:]).to(kind)
+        rows = apply(_Attention, *operands, attn_mask, dropped, form)
+    return rows.view(*lead, *rows.shape[-2:]).to(kind)
 
 
 def _place(over: Over, dim: int, extent: int) -> Rows:

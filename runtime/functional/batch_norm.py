@@ -92,12 +92,12 @@ class _BatchNorm(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ...]:
-        (x, mean, var, *given), (count, eps, axes) = ctx.saved_tensors, ctx.arguments
+        (x, mean, var, *weights), (count, eps, axes) = ctx.saved_tensors, ctx.arguments
         grad = grad.contiguous(memory_format=order(x))
         dw, db = channel_sums(grad, x, mean, var, eps) if x.numel() else (torch.zeros_like(mean),) * 2
         sums = summed(torch.stack([dw, db]), axes)
         scale = torch.rsqrt(var + eps)
-        for weight in given:
+        for weight in weights:
             scale *= weight
         slope, shift = sums.mul_(scale / -count).unbind()
         dx = normalise(x, slope, shift, mean, var, eps).addcmul_(grad, scale.view(-1, *[1] * (x.dim() - 2)))

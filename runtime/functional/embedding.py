@@ -27,9 +27,9 @@ class _Embedding(torch.autograd.Function):
         own = local.flatten().index_select(0, at)
         ctx.save_for_backward(own, at)
         ctx.arguments = weight.shape[0], padding, local.numel()
-        found = weight.new_zeros(local.numel(), weight.shape[1])
-        found.index_copy_(0, at, weight.index_select(0, own))
-        return found.view(*local.shape, weight.shape[1])
+        rows = weight.new_zeros(local.numel(), weight.shape[1])
+        rows.index_copy_(0, at, weight.index_select(0, own))
+        return rows.view(*local.shape, weight.shape[1])
 
     @staticmethod
     @once_differentiable

@@ -40,7 +40,7 @@ def expert_linear(x: Tensor, weight: Tensor, index: Tensor, over: Over | None = 
     if not counts:
         return x.new_zeros(x.shape[0], weight.shape[1]) + nothing(x, weight).sum()
     parts = zip(torch.split(x[order], counts), weight.unbind(), strict=True)
-    y = torch.cat([F.linear(rows, one) for rows, one in parts])
+    y = torch.cat([F.linear(rows, expert) for rows, expert in parts])
     return x.new_zeros(x.shape[0], weight.shape[1]).index_copy(0, order, y)
 
 
@@ -66,7 +66,7 @@ def experts(
         return y + nothing(x, weights, up, down).sum()
     rows = order // max(index.shape[1], 1)
     parts = zip(torch.split(x[rows], counts), up.unbind(), down.unbind(), strict=True)
-    chosen = [F.linear(_activated(F.linear(one, u), activation, gated), d) for one, u, d in parts]
+    chosen = [F.linear(_activated(F.linear(part, u), activation, gated), d) for part, u, d in parts]
     return y.index_add(0, rows, torch.cat(chosen) * weights.reshape(-1, 1)[order])
 
 

@@ -49,7 +49,7 @@ def group_norm(
     """
     n, channels = x.shape[:2]
     rows = x.reshape(1, n * channels, math.prod(x.shape[2:]))
-    scale, shift = (None if one is None else one.repeat(n) for one in (weight, bias))
+    scale, shift = (None if v is None else v.repeat(n) for v in (weight, bias))
     return _normalised(rows, n * groups, scale, shift, eps, over).view(x.shape).to(x.dtype)
 
 
@@ -92,8 +92,8 @@ def _normalised(
 ) -> Tensor:
     """y for ``x`` [1, rows, elements] of which consecutive rows, equally many each, form the sets."""
     kind = wide_dtype(x.dtype)
-    given = (None if one is None else one.to(kind) for one in (weight, bias))
-    return apply(_Normalised, x.to(kind), *given, sets, eps, _several(over))
+    affine = (None if v is None else v.to(kind) for v in (weight, bias))
+    return apply(_Normalised, x.to(kind), *affine, sets, eps, _several(over))
 
 
 class _Normalised(torch.autograd.Function):
@@ -118,12 +118,12 @@ class _Normalised(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ...]:
-        (x, mean, var, *given), (count, sets, eps, axes) = ctx.saved_tensors, ctx.arguments
+        (x, mean, var, *weights), (count, sets, eps, axes) = ctx.saved_tensors, ctx.arguments
         grad = grad.contiguous()
         dw, db = channel_sums(grad, x, mean, var, eps) if x.numel() else (torch.zeros_like(mean),) * 2
         sums, scale = torch.stack([dw, db]), torch.rsqrt(var + eps)
         through = scale / -count
-        for weight in given:
+        for weight in weights:
             sums, scale = sums * weight, scale * weight
         each = x.shape[1] // max(sets, 1)
         sums = summed(sums if each == 1 else sums.view(2, sets, each).sum(2), axes)
@@ -139,7 +139,7 @@ def _statistics(x: Tensor, sets: int, axes: tuple[Axis, ...]) -> tuple[float, Ve
     if not x.numel():
         return combine(0, np.zeros(sets), np.zeros(sets), axes)
     rows, count = x.shape[1:]
-    means, squares = (one.reshape(sets, rows // sets) for one in local_moments(x))
+    means, squares = (values.reshape(sets, rows // sets) for values in local_moments(x))
     middle = means.mean(1)
     with np.errstate(invalid="ignore"):
         squares = squares + count * (means - middle[:, None]) ** 2

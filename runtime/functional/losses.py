@@ -159,13 +159,11 @@ class _OverClasses(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ...]:
-        (x, target, z, total, *given), (ignore_index, smoothing, classes) = ctx.saved_tensors, ctx.arguments
-        weight, rest = given[0] if given else None, smoothing / extent_of(classes)
+        (x, target, z, total, *weights), (ignore_index, smoothing, classes) = ctx.saved_tensors, ctx.arguments
+        weight, rest = weights[0] if weights else None, smoothing / extent_of(classes)
         at = min(1, x.dim() - 1)
-        wide, grad = (one.to(wide_dtype(one.dtype)) for one in (x, grad))
-        if (
-            not target.is_floating_point()
-        ):  # where nothing counts, the gradient is infinite, and those of the logits are zero
+        wide, grad = (t.to(wide_dtype(t.dtype)) for t in (x, grad))
+        if not target.is_floating_point():  # nothing counts: an infinite gradient, and zeros for the logits
             grad = grad.masked_fill(target == ignore_index, 0)
         dx = (wide - z.unsqueeze(at)).exp_().mul_((total * grad).unsqueeze(at))
         into = None

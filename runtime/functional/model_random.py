@@ -35,17 +35,17 @@ _RULE = (
 
 
 def _sized(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    def made(size: Sequence[int], **options: Any) -> Tensor:  # noqa: ANN401
+    def draw(size: Sequence[int], **options: Any) -> Tensor:  # noqa: ANN401
         return function(size, dtype=options.get("dtype"), device=options.get("device"))
 
-    return made
+    return draw
 
 
 def _like(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    def made(x: Tensor, **options: Any) -> Tensor:  # noqa: ANN401
+    def draw(x: Tensor, **options: Any) -> Tensor:  # noqa: ANN401
         return function(x.shape, dtype=options.get("dtype") or x.dtype, device=x.device)
 
-    return made
+    return draw
 
 
 def _uniform_(x: Tensor, low: float = 0.0, high: float = 1.0, generator: object = None) -> Tensor:
@@ -97,13 +97,13 @@ class ProgramRandom(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs: Mapping[str, Any] | None = None,
     ) -> object:
         """The replaced call, or the call itself."""
-        given = dict(kwargs or {})
+        options = dict(kwargs or {})
         if func in _TABLE:
-            return _TABLE[func](*args, **given)
+            return _TABLE[func](*args, **options)
         if torch.Tag.nondeterministic_seeded not in func.tags:
-            return func(*args, **given)
+            return func(*args, **options)
         before = torch.get_rng_state()
-        result = func(*args, **given)
+        result = func(*args, **options)
         if not torch.equal(before, torch.get_rng_state()):
             fix = "leave this operator out of the model, or compare with its probability set to 0"
             raise ConfigError(refusal("the sequential model", f"draws random numbers by {func}", _RULE, fix=fix))

@@ -61,7 +61,7 @@ def _ratio(a: float, b: float) -> float:
 def _moments(x: Tensor, dim: Dims, over: Axes) -> tuple[Tensor, Tensor, float]:
     """Mean and sum of squared deviations of all ranks' rows, with the dims kept, and their number. One all-gather per axis."""
     dims = _every(x, dim)
-    total = float(math.prod(x.shape[one] for one in dims))
+    total = float(math.prod(x.shape[i] for i in dims))
     mean = x.new_zeros(_kept(x, dims))
     if total and x.numel():
         mean = _refined(lambda less: (x - less).mean(dims, keepdim=True), mean)
@@ -171,8 +171,8 @@ def _extreme_of_all(x: Tensor, over: Axes, most: bool) -> Tensor:
 
 def _result(x: Tensor, y: Tensor, dim: Dims, keepdim: bool, back: Back) -> Tensor:
     """y, found from x with the dims kept, with its gradient."""
-    found: Tensor = apply(_Reduced, x, y, back)
-    return found if keepdim else found.squeeze(_every(x, dim))
+    result: Tensor = apply(_Reduced, x, y, back)
+    return result if keepdim else result.squeeze(_every(x, dim))
 
 
 class _Reduced(torch.autograd.Function):
@@ -236,7 +236,7 @@ def _extreme(x: Tensor, dim: Dims, over: Axes, largest: bool) -> Tensor:
 
 def _own_extreme(x: Tensor, dim: Dims, largest: bool) -> Tensor:
     dims = _every(x, dim)
-    if all(x.shape[one] for one in dims):
+    if all(x.shape[i] for i in dims):
         return x.amax(dims, keepdim=True) if largest else x.amin(dims, keepdim=True)
     shape = _kept(x, dims)
     if x.dtype.is_floating_point:
@@ -250,7 +250,7 @@ def _own_extreme(x: Tensor, dim: Dims, largest: bool) -> Tensor:
 def _every(x: Tensor, dim: Dims) -> tuple[int, ...]:
     """The dims counted from the front; () are all."""
     dims = dim if isinstance(dim, tuple) else (dim,)
-    return tuple(one % max(x.dim(), 1) for one in dims) or tuple(range(x.dim()))
+    return tuple(i % max(x.dim(), 1) for i in dims) or tuple(range(x.dim()))
 
 
 def _kept(x: Tensor, dims: tuple[int, ...]) -> list[int]:

@@ -60,8 +60,8 @@ def flip(x: Tensor, dims: Sequence[int], over: Mapping[int, Over]) -> Tensor:
     """This rank's part of ``x.flip(dims)``; `over` names the split ones of these dims."""
     for dim in set(dims) & set(over):
         axis, extent = over[dim]
-        wanted = [(extent - b, extent - a) for a, b in itertools.pairwise(axis.bounds(extent))]
-        x = halo(x, dim, axis, extent, wanted)
+        windows = [(extent - b, extent - a) for a, b in itertools.pairwise(axis.bounds(extent))]
+        x = halo(x, dim, axis, extent, windows)
     return x.flip(list(dims))
 
 
@@ -73,8 +73,8 @@ def cat(tensors: Sequence[Tensor], dim: int, axis: Axis, extents: Sequence[int])
     bounds = list(itertools.pairwise(axis.bounds(sum(extents))))
     parts, offset = [], 0
     for x, extent in zip(tensors, extents, strict=True):
-        wanted = [(max(a - offset, 0), min(b - offset, extent)) for a, b in bounds]
-        parts.append(halo(x, dim, axis, extent, [one if one[0] < one[1] else _NOTHING for one in wanted]))
+        windows = [(max(a - offset, 0), min(b - offset, extent)) for a, b in bounds]
+        parts.append(halo(x, dim, axis, extent, [rows if rows[0] < rows[1] else _NOTHING for rows in windows]))
         offset += extent
     return torch.cat(parts, dim)
 
@@ -95,5 +95,5 @@ def _windows(x: Tensor, dim: int, over: Over, window: StridedWindow, results: in
     return halo(x, dim, axis, extent, [window.reads(extent, (a, b)) if a < b else _NOTHING for a, b in parts])
 
 
-def _several(given: int | Sequence[int]) -> tuple[int, ...]:
-    return (given,) if isinstance(given, int) else tuple(given)
+def _several(numbers: int | Sequence[int]) -> tuple[int, ...]:
+    return (numbers,) if isinstance(numbers, int) else tuple(numbers)

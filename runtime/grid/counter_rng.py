@@ -141,7 +141,7 @@ def _cells(
     groups = -(-whole[dim] // run)
     touched, places = _touched(rows[dim], run)
     size = run * math.prod(inner)
-    outer = list(itertools.product(*(_numbers(one) for one in rows[:dim])))
+    outer = list(itertools.product(*(_numbers(dim_rows) for dim_rows in rows[:dim])))
     room = torch.empty(len(outer), len(touched), size, dtype=dtype, device=generator.device)
     for i, index in enumerate(outer):
         first = 0
@@ -152,8 +152,8 @@ def _cells(
             sampler(room[i, j], generator)
     drawn = room.view(len(outer), len(touched) * run, *inner)
     drawn = take_rows(drawn, 1, places)
-    for at, one in enumerate(rows[dim + 1 :]):
-        drawn = take_rows(drawn, at + 2, one)
+    for at, dim_rows in enumerate(rows[dim + 1 :]):
+        drawn = take_rows(drawn, at + 2, dim_rows)
     return drawn.reshape(*map(len, rows[:dim]), *drawn.shape[1:])
 
 
@@ -182,10 +182,10 @@ def replaying(draws: Draws, start: int) -> Iterator[None]:
     """The step of `draws` once more, from its call number `start` on; afterwards it counts on from where it was."""
     token = _STEP.set(draws)
     before, draws.calls = draws.calls, start
-    made = len(draws.made)
+    drawn = len(draws.made)
     try:
         yield
     finally:
-        del draws.made[made:]
+        del draws.made[drawn:]
         draws.calls = before
         _STEP.reset(token)

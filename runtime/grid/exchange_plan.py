@@ -78,33 +78,33 @@ def rows_in(runs: Sequence[RowRun]) -> int:
 
 
 def _runs(owned: Interval, pieces: Intervals) -> tuple[RowRun, ...]:
-    found, offset = [], 0
+    runs, offset = [], 0
     for start, stop in pieces:
         low, high = max(owned[0], start), min(owned[1], stop)
         if low < high:
-            found.append(RowRun(low - owned[0], offset + low - start, high - low))
+            runs.append(RowRun(low - owned[0], offset + low - start, high - low))
         offset += stop - start
-    return tuple(found)
+    return tuple(runs)
 
 
 def _outside(extent: int, pieces: Intervals) -> list[Interval]:
     """The rows of the buffer that are padding."""
-    found, offset = [], 0
+    padding, offset = [], 0
     for start, stop in pieces:
         for low, high in ((start, min(stop, 0)), (max(start, extent), stop)):
             if low < high:
-                found.append((offset + low - start, offset + high - start))
+                padding.append((offset + low - start, offset + high - start))
         offset += stop - start
-    return found
+    return padding
 
 
 def _left(rows: int, kept: Sequence[RowRun]) -> list[Interval]:
-    found, done = [], 0
+    gaps, done = [], 0
     for run in sorted(kept, key=lambda run: run.source):
-        found.append((done, run.source))
+        gaps.append((done, run.source))
         done = run.source + run.count
-    return [(low, high) for low, high in (*found, (done, rows)) if low < high]
+    return [(low, high) for low, high in (*gaps, (done, rows)) if low < high]
 
 
 def _disjoint(pieces: Intervals) -> bool:
-    return all(a[1] <= b[0] for a, b in itertools.pairwise(sorted(one for one in pieces if one[0] < one[1])))
+    return all(a[1] <= b[0] for a, b in itertools.pairwise(sorted(piece for piece in pieces if piece[0] < piece[1])))

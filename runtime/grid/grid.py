@@ -45,10 +45,10 @@ class Axis:
 
     def move(self, cuts: Iterable[float] | None) -> None:
         """Cut at these fractions from now on. Every rank of the axis must do the same. Raises ConfigError."""
-        given = None if cuts is None else tuple(float(cut) for cut in cuts)
-        if given is not None:
-            self._check(given)
-        self._cuts = given
+        fractions = None if cuts is None else tuple(float(cut) for cut in cuts)
+        if fractions is not None:
+            self._check(fractions)
+        self._cuts = fractions
         self._bounds = {}
 
     def _check(self, cuts: tuple[float, ...]) -> None:
@@ -125,21 +125,20 @@ class Grid:
 
 
 def check_ranks(shape: GridShape, size: int) -> None:
-    """Raise ProgramMismatch where a job of so many ranks is not the grid's."""
-    if size != shape.size:
-        raise ProgramMismatch(_wrong_size(shape, size))
+    """Raise ProgramMismatch where a job of so many ranks is not the grid's.
 
-
-def _wrong_size(shape: GridShape, size: int) -> str:
-    """Why the job's size is not the grid's: a wrong ``-n``, or a launcher that makes every rank a job of its own."""
+    Its message says why: a wrong ``-n``, or a launcher that makes every rank a job of its own.
+    """
+    if size == shape.size:
+        return
     said = {name: os.environ[name] for name in _LAUNCHERS if os.environ.get(name, "").isdigit()}
     launched = [f"{name}={value}" for name, value in said.items() if int(value) != size]
-    where = f"grid {shape}"
+    problem = f"needs {shape.size} ranks; MPI reports {size}"
     if launched:
-        given = f"needs {shape.size} ranks; MPI reports {size} while {', '.join(launched)}"
+        problem += f" while {', '.join(launched)}"
         rule = "the launcher and MPI must share a process manager; here every process is a job of its own"
         fix = "`srun --mpi=pmi2` (MPICH family), `srun --mpi=pmix` (Open MPI), or mpiexec in place of srun or torchrun"
-        return refusal(where, given, rule, (), fix)
+        raise ProgramMismatch(refusal(f"grid {shape}", problem, rule, (), fix))
     rule = "a program runs on exactly as many ranks as its grid has"
     fix = f"start it by `mpiexec -n {shape.size} python -m mpi4py ...`, or compile for a grid of {size}"
-    return refusal(where, f"needs {shape.size} ranks; MPI reports {size}", rule, (), fix)
+    raise ProgramMismatch(refusal(f"grid {shape}", problem, rule, (), fix))

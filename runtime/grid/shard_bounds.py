@@ -112,9 +112,9 @@ def bounds_of_part(x: Tensor, dim: int, axis: Axis, extent: int, blocks: int, un
     bounds = bounds_of_extent(x, dim, axis, extent, blocks, unit)
     if x.shape[dim] != bounds.size(axis.index):
         where = f"dim {dim} of a tensor of shape {tuple(x.shape)} over axis {axis.name}"
-        given = f"has {x.shape[dim]} rows on rank {axis.index} of the axis"
+        problem = f"has {x.shape[dim]} rows on rank {axis.index} of the axis"
         rule = f"of {extent} rows, read as {blocks} x m x {unit}, this rank holds {bounds.size(axis.index)}"
-        raise ProgramMismatch(refusal(where, given, rule))
+        raise ProgramMismatch(refusal(where, problem, rule))
     return bounds
 
 
@@ -123,7 +123,7 @@ def as_they_lie(
 ) -> Tensor:
     """``move(x, axis, *bounds)`` of a part of a tensor of shape `whole`; of images with their channels as the last dim."""
     if are_images(x, axis, move.__name__, whole):
-        return turn_back(move(turn(x), axis, *(one.turned() for one in bounds)))
+        return turn_back(move(turn(x), axis, *(cut.turned() for cut in bounds)))
     return move(x, axis, *bounds)
 
 

@@ -27,7 +27,7 @@ def entries(place: Place) -> tuple[Entry, ...]:
 
 def axes_of(place: Place | None) -> tuple[Axis, ...]:
     """The axes that cut the dim."""
-    return () if place is None else tuple(one[0] for one in entries(place))
+    return () if place is None else tuple(entry[0] for entry in entries(place))
 
 
 def extent_of(place: Place) -> int:

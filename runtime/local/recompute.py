@@ -25,13 +25,13 @@ def recompute(function: Callable[..., Any], *arguments: Any) -> Any:  # noqa: AN
     draws = current()
     start, runs = draws.calls, 0
 
-    def run(*given: Any) -> Any:  # noqa: ANN401
+    def run(*inputs: Any) -> Any:  # noqa: ANN401
         nonlocal runs
         runs += 1
         if runs == 1:
-            return function(*given)
+            return function(*inputs)
         with replaying(draws, start):
-            return function(*given)
+            return function(*inputs)
 
     own = simulated_world() is None  # simulated ranks share torch's generator and leave it as it is
     return checkpoint(run, *arguments, use_reentrant=False, preserve_rng_state=own, early_stop=False)

@@ -16,7 +16,7 @@ def rows_from(start: Tensor, n: int, size: int) -> Tensor:
     """
     first = int(start)
     if not 0 <= first <= size - n:
-        given = f"it would be shorter: {size} rows are there"
+        fault = f"it would be shorter: {size} rows are there"
         rule = (
             "one program serves all steps, so a slice that begins where a tensor says has the same length in every step"
         )
@@ -24,7 +24,7 @@ def rows_from(start: Tensor, n: int, size: int) -> Tensor:
             "take as many rows as divide the whole, and go on with ptr = (ptr + n) % size, from 0 on; or count rows "
             "around the end, rows = (ptr + torch.arange(n)) % size; x[rows] = y"
         )
-        raise ProgramMismatch(refusal(f"the slice {first}:{first + n}", given, rule, fix=fix))
+        raise ProgramMismatch(refusal(f"the slice {first}:{first + n}", fault, rule, fix=fix))
     return torch.arange(first, first + n, device=start.device)
 
 
@@ -35,8 +35,8 @@ def within(index: Tensor, size: int) -> Tensor:
     tensor([4, 0])
     """
     if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < size:
-        given = f"there are {size} rows, and the numbers of the step are from {int(index.min())} to {int(index.max())}"
+        fault = f"there are {size} rows, and the numbers of the step are from {int(index.min())} to {int(index.max())}"
         rule = "one program serves all steps, so the result has the same length in every step"
         fix = "ask for more: torch.bincount(x, minlength=n) has to be told of the largest number that there will be"
-        raise ProgramMismatch(refusal("a count of numbers", given, rule, fix=fix))
+        raise ProgramMismatch(refusal("a count of numbers", fault, rule, fix=fix))
     return index

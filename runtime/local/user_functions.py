@@ -33,27 +33,28 @@ class Named:
 
     def apply(self, *args: Any) -> Any:  # noqa: ANN401 (whatever the function takes and returns)
         """The function itself, applied."""
-        found: Any = _module(self.module, self.name)
+        value: Any = _module(self.module, self.name)
         for part in self.name.split("."):
-            if not hasattr(found, part):
-                given = f"there is no {self.name} in it{nearest(part, vars(found))}"
-                raise _missing(self.module, given)
-            found = getattr(found, part)
-        return found.apply(*args)
+            if not hasattr(value, part):
+                problem = f"there is no {self.name} in it{nearest(part, vars(value))}"
+                raise _missing(self.module, problem)
+            value = getattr(value, part)
+        return value.apply(*args)
 
 
-def _module(name: str, wanted: str) -> ModuleType:
+def _module(name: str, attribute: str) -> ModuleType:
     """The model file of this stem that was read last, or the module."""
-    files = [one for key, one in sys.modules.items() if re.fullmatch(rf"_model_{re.escape(name)}_[0-9a-f]{{12}}", key)]
+    file_name = re.compile(rf"_model_{re.escape(name)}_[0-9a-f]{{12}}")
+    files = [module for key, module in sys.modules.items() if file_name.fullmatch(key)]
     if files:
         return files[-1]
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise _missing(name, f"{wanted} is wanted of it, and it cannot be imported: {error}") from error
+        raise _missing(name, f"{attribute} is wanted of it, and it cannot be imported: {error}") from error
 
 
-def _missing(module: str, given: str) -> ConfigError:
+def _missing(module: str, problem: str) -> ConfigError:
     rule = "a program calls the functions of its model, so the file that defines them is read before it runs"
     fix = "run it where the model was compiled, import that file first, or compile again"
-    return ConfigError(refusal(f"the module {module}", given, rule, fix=fix))
+    return ConfigError(refusal(f"the module {module}", problem, rule, fix=fix))

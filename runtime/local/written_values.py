@@ -26,5 +26,5 @@ def valued(x: Tensor, now: Tensor) -> Tensor:
     >>> x.grad
     tensor([1., 1.])
     """
-    found: Tensor = _Valued.apply(x, now)  # type: ignore[no-untyped-call]
-    return found
+    y: Tensor = _Valued.apply(x, now)  # type: ignore[no-untyped-call]
+    return y

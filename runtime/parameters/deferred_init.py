@@ -26,17 +26,15 @@ def initial_values(build: Callable[[], nn.Module], seed: int) -> Iterator[tuple[
 
     A tensor is to be used before the next one is asked for. The default generator is left as it was.
     """
-    made: set[str] = set()
+    yielded: set[str] = set()
     try:
         for name, value in _replayed(build, seed):
             yield name, value
-            made.add(name)
-    except (
-        Exception
-    ) as error:  # whatever fake tensors and a record do not allow, and what the user's function raises on them
+            yielded.add(name)
+    except Exception as error:  # whatever fake tensors and a record do not allow, or the user's function raises on them
         text = "the initial model is built whole on every rank, since it cannot be made piece by piece: %s: %s"
         _log.warning(text, type(error).__name__, error)
-        yield from (pair for pair in _built(build, seed) if pair[0] not in made)
+        yield from (pair for pair in _built(build, seed) if pair[0] not in yielded)
 
 
 def _replayed(build: Callable[[], nn.Module], seed: int) -> Iterator[tuple[str, Tensor]]:

@@ -33,12 +33,12 @@ class FromRank0:
 
     def part(self, layouts: Layouts, axes: Sequence[Axis]) -> Tensor:
         """This rank's part, in memory of its own. Collective."""
-        found = dict(cuts(self.shape, layouts, axes))
+        axis_cuts = dict(cuts(self.shape, layouts, axes))
         held, shape = self.tensor, list(self.shape)
         if held is not None:
             held = held.detach().contiguous()
         for i, axis in enumerate(axes):
-            cut = found.get(axis)
+            cut = axis_cuts.get(axis)
             if cut is not None:
                 shape[cut.dim] = cut.size(axis.index)
             if axis.size > 1 and not any(later.index for later in axes[i + 1 :]):
@@ -51,7 +51,7 @@ class FromRank0:
 def live_values(module: nn.Module | None, comm: Comm) -> Iterator[tuple[str, FromRank0]]:
     """The values of rank 0's module under all their names; tensors lie where this rank's own module has them. Collective."""
     own = dict(module_values(module)) if module is not None else {}
-    return from_rank0(own, comm, {name: one.device for name, one in own.items()})
+    return from_rank0(own, comm, {name: tensor.device for name, tensor in own.items()})
 
 
 def from_rank0(
@@ -59,7 +59,7 @@ def from_rank0(
 ) -> Iterator[tuple[str, FromRank0]]:
     """Rank 0's values by name, on every rank; those of the others are not looked at. Collective."""
     mine = values if comm.rank == 0 else {}
-    rows = [[name, list(one.shape), str(one.dtype).removeprefix("torch.")] for name, one in mine.items()]
+    rows = [[name, list(tensor.shape), str(tensor.dtype).removeprefix("torch.")] for name, tensor in mine.items()]
     for name, shape, dtype in comm.gather_objects(rows)[0]:  # type: ignore[attr-defined]
         device = devices.get(name, torch.device("cpu"))
         yield name, FromRank0(mine.get(name), tuple(shape), getattr(torch, dtype), device)

@@ -24,9 +24,9 @@ class GradScaler(torch.amp.GradScaler):
     def _unscale_grads_(
         self, optimizer: torch.optim.Optimizer, inv_scale: Tensor, found_inf: Tensor, allow_fp16: bool
     ) -> dict[torch.device, Tensor]:
-        found = super()._unscale_grads_(optimizer, inv_scale, found_inf, allow_fp16)
-        total = torch.tensor([sum(float(one) for one in found.values())])
+        overflows = super()._unscale_grads_(optimizer, inv_scale, found_inf, allow_fp16)
+        total = torch.tensor([sum(float(flag) for flag in overflows.values())])
         self._comm.all_reduce(total)
-        for one in found.values():
-            one.fill_(float(total > 0))
-        return found
+        for flag in overflows.values():
+            flag.fill_(float(total > 0))
+        return overflows

@@ -85,10 +85,10 @@ class GradientSums:
     ) -> None:
         self._grid = grid
         self._layouts = layouts
-        self._parameters = {name: one for name, one in parameters.items() if one.requires_grad}
+        self._parameters = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
         self._bucket_bytes = bucket_bytes
-        wanted = sorted({axes for name in self._parameters if (axes := self._axes(name))})
-        self._comms = {axes: _over(grid, axes) for axes in wanted}
+        axis_sets = sorted({axes for name in self._parameters if (axes := self._axes(name))})
+        self._comms = {axes: _over(grid, axes) for axes in axis_sets}
         self._buckets: list[_Bucket] = []
         self._home: dict[nn.Parameter, _Bucket] = {}
         self._earlier: dict[nn.Parameter, Tensor] = {}
@@ -98,7 +98,7 @@ class GradientSums:
         self._summing = True
         self._pending = False  # whether gradients are addends of an `accumulate` that are still to be summed
         self.rebuild()
-        self._hooks = [one.register_post_accumulate_grad_hook(self._hook) for one in self._parameters.values()]  # type: ignore[no-untyped-call]
+        self._hooks = [each.register_post_accumulate_grad_hook(self._hook) for each in self._parameters.values()]  # type: ignore[no-untyped-call]
 
     @property
     def seconds(self) -> float:
@@ -114,11 +114,11 @@ class GradientSums:
         """Make the buckets anew, for local shapes that have changed."""
         names, parameters = list(self._parameters), list(self._parameters.values())
         axes = [self._axes(name) for name in names]
-        kinds = [(over, one.dtype) if over else None for over, one in zip(axes, parameters, strict=True)]
-        members = buckets(kinds, [one.nbytes for one in parameters], self._bucket_bytes)
+        kinds = [(over, parameter.dtype) if over else None for over, parameter in zip(axes, parameters, strict=True)]
+        members = buckets(kinds, [parameter.nbytes for parameter in parameters], self._bucket_bytes)
         self._clear()
         self._buckets = [self._bucket([names[i] for i in bucket]) for bucket in members]
-        self._home = {one: bucket for bucket in self._buckets for one in bucket.members}
+        self._home = {parameter: bucket for bucket in self._buckets for parameter in bucket.members}
 
     @contextmanager
     def accumulate(self) -> Iterator[None]:
@@ -200,13 +200,13 @@ class GradientSums:
 
     def _bucket(self, names: Sequence[str]) -> _Bucket:
         members = [self._parameters[name] for name in names]
-        total = sum(one.numel() for one in members) + len(members)
+        total = sum(parameter.numel() for parameter in members) + len(members)
         comm = self._comms[self._axes(names[0])]
         bucket = _Bucket(comm, members, comm.empty(total, members[0].dtype).zero_())
-        start = 0
-        for one in members:
-            bucket.views[one] = bucket.flat.as_strided(one.shape, one.stride(), bucket.flat.storage_offset() + start)
-            start += one.numel()
+        start = bucket.flat.storage_offset()
+        for parameter in members:
+            bucket.views[parameter] = bucket.flat.as_strided(parameter.shape, parameter.stride(), start)
+            start += parameter.numel()
         return bucket
 
     def _hook(self, parameter: nn.Parameter) -> None:

@@ -48,8 +48,8 @@ def check_minimum_rows(
             offenders.append(f"{extent} rows over {' and '.join(names)} would be cut into {parts}")
     if offenders:
         rule = "an operator of this program needs a row on every rank: its channels or groups are split over the axis"
-        given = ", ".join(f"{axis.name} at {axis.cuts}" for axis in axes if axis.cuts is not None)
-        raise ConfigError(refusal(where, given or "balanced", rule, offenders, fix))
+        current = ", ".join(f"{axis.name} at {axis.cuts}" for axis in axes if axis.cuts is not None)
+        raise ConfigError(refusal(where, current or "balanced", rule, offenders, fix))
 
 
 def _parts(bounds: Sequence[int]) -> list[int]:

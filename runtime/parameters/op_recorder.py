@@ -57,15 +57,15 @@ class OpRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Note the operation and let the fake tensors have it."""
-        given, named = tree_map(self._packed, (args, dict(kwargs or {})))
+        packed, keywords = tree_map(self._packed, (args, dict(kwargs or {})))
         try:
             result = func(*args, **(kwargs or {}))
         except DataDependentOutputException:
-            return self._look(func, given, named)
+            return self._look(func, packed, keywords)
         outs = tuple(self._slot(leaf) if isinstance(leaf, FakeTensor) else None for leaf in tree_leaves(result))
         writes = _written(func, args, kwargs or {})
         if any(outs) or writes:
-            self.records.append(self._record(func, given, named, outs, writes))
+            self.records.append(self._record(func, packed, keywords, outs, writes))
         return result
 
     def slot(self, tensor: Tensor) -> Slot:
@@ -97,9 +97,8 @@ class OpRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         reads = tuple(leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Slot))
         fresh = any(slot is not None and all(slot.storage != read.storage for read in reads) for slot in outs)
         if fresh and not reads and any(argument.name == "dtype" for argument in func._schema.arguments):
-            kwargs["dtype"] = self._tensors[next(filter(None, outs)).number][
-                0
-            ].dtype  # the default may be another later
+            # the default may be another later
+            kwargs["dtype"] = self._tensors[next(filter(None, outs)).number][0].dtype
         random = torch.Tag.nondeterministic_seeded in func.tags
         packet = func.overloadpacket
         filled = self._tensors[reads[0].number][0] if packet in _FILLS else None
@@ -144,8 +143,8 @@ class OpRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """What an operation returns that is no tensor."""
         slots = {leaf.number: leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Slot)}
         with unset_fake_temporarily():
-            found = replay(self.records, tuple(slots.values()), self.first_state, self.states_after)
-            values = {slot.number: value.clone() for slot, value in found}
+            replayed = replay(self.records, tuple(slots.values()), self.first_state, self.states_after)
+            values = {slot.number: value.clone() for slot, value in replayed}
             args, kwargs = tree_map(
                 lambda leaf: values[leaf.number] if isinstance(leaf, Slot) else leaf, (args, kwargs)
             )

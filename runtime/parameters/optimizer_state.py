@@ -30,7 +30,7 @@ def full(optimizer: torch.optim.Optimizer, owners: Owners, axes: Sequence[Axis])
     _check(optimizer, owners)
     groups = [
         {key: value for key, value in group.items() if key != "params"}
-        | {"params": [owners[one][0].name for one in group["params"]]}
+        | {"params": [owners[parameter][0].name for parameter in group["params"]]}
         for group in optimizer.param_groups
     ]
     state = {}
@@ -47,8 +47,8 @@ def full(optimizer: torch.optim.Optimizer, owners: Owners, axes: Sequence[Axis])
 def load(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any], owners: Owners, axes: Sequence[Axis]) -> None:
     """Take this rank's parts of a whole state. Raises CheckpointError where it is not of this optimizer's parameters."""
     _check(optimizer, owners)
-    for group, given in zip(optimizer.param_groups, _groups(optimizer, saved, owners), strict=True):
-        group.update((key, value) for key, value in given.items() if key != "params")
+    for group, saved_group in zip(optimizer.param_groups, _groups(optimizer, saved, owners), strict=True):
+        group.update((key, value) for key, value in saved_group.items() if key != "params")
     for parameter in _parameters(optimizer):
         item, layouts = owners[parameter]
         if item.name in saved["state"]:
@@ -61,20 +61,20 @@ def load(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any], owners: Own
 
 
 def _groups(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any], owners: Owners) -> list[Mapping[str, Any]]:
-    mine = [[owners[one][0].name for one in group["params"]] for group in optimizer.param_groups]
+    mine = [[owners[parameter][0].name for parameter in group["params"]] for group in optimizer.param_groups]
     theirs = [list(group["params"]) for group in saved["param_groups"]]
     if mine != theirs:
-        given = (
+        problem = (
             f"groups of {[len(names) for names in theirs]} parameters for groups of {[len(names) for names in mine]}"
         )
         rule = "an optimizer's state is loaded into one with the same parameters, in the same groups and order"
         differ = sorted({name for names in mine for name in names} ^ {name for names in theirs for name in names})
-        raise CheckpointError(refusal("state of the optimizer", given, rule, differ[:10]))
+        raise CheckpointError(refusal("state of the optimizer", problem, rule, differ[:10]))
     return list(saved["param_groups"])
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    return [one for group in optimizer.param_groups for one in group["params"]]
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def _own(value: object) -> object:
@@ -88,7 +88,7 @@ def _elementwise(value: object, parameter: Tensor) -> bool:
 
 def _check(optimizer: torch.optim.Optimizer, owners: Owners) -> None:
     """Refuse foreign parameters, and state that is neither a number nor of the shape of a parameter that is cut."""
-    foreign = [f"a tensor of shape {tuple(one.shape)}" for one in _parameters(optimizer) if one not in owners]
+    foreign = [f"a tensor of shape {tuple(tensor.shape)}" for tensor in _parameters(optimizer) if tensor not in owners]
     if foreign:
         rule = "the optimizer was made over parallel.parameters()"
         raise CheckpointError(refusal("state of the optimizer", "it has parameters of another model", rule, foreign))
@@ -97,7 +97,7 @@ def _check(optimizer: torch.optim.Optimizer, owners: Owners) -> None:
         for parameter in _parameters(optimizer)
         for key, value in optimizer.state.get(parameter, {}).items()
         if isinstance(value, Tensor) and value.dim() and not _elementwise(value, parameter)
-        if any(isinstance(one, Shard) for one in owners[parameter][1])
+        if any(isinstance(layout, Shard) for layout in owners[parameter][1])
     ]
     if factored:
         rule = "what is kept for a parameter that is cut has a number for each of its elements"

@@ -14,25 +14,25 @@ from torch import Tensor, nn
 Module = TypeVar("Module", bound=nn.Module)
 
 
-def precise(dtype: torch.dtype, wanted: torch.dtype | None) -> torch.dtype:
-    """The dtype that stands for `dtype` where numbers are to be as precise as those of `wanted`.
+def precise(dtype: torch.dtype, target: torch.dtype | None) -> torch.dtype:
+    """The dtype that stands for `dtype` where numbers are to be as precise as those of `target`.
 
     >>> precise(torch.complex64, torch.float64), precise(torch.int64, torch.float64)
     (torch.complex128, torch.int64)
     """
-    if wanted is None or not (dtype.is_floating_point or dtype.is_complex):
+    if target is None or not (dtype.is_floating_point or dtype.is_complex):
         return dtype
     if not dtype.is_complex:
-        return wanted
-    return torch.complex128 if wanted is torch.float64 else torch.complex64
+        return target
+    return torch.complex128 if target is torch.float64 else torch.complex64
 
 
-def in_precision(tensor: Tensor, wanted: torch.dtype | None) -> Tensor:
-    """The tensor as precise as `wanted`."""
-    return tensor.to(precise(tensor.dtype, wanted))
+def in_precision(tensor: Tensor, target: torch.dtype | None) -> Tensor:
+    """The tensor as precise as `target`."""
+    return tensor.to(precise(tensor.dtype, target))
 
 
-def module_in_precision(module: Module, wanted: torch.dtype | None) -> Module:
-    """The module with its parameters and buffers, in place, as precise as `wanted`."""
-    module._apply(lambda tensor: in_precision(tensor, wanted))  # type: ignore[no-untyped-call]
+def module_in_precision(module: Module, target: torch.dtype | None) -> Module:
+    """The module with its parameters and buffers, in place, as precise as `target`."""
+    module._apply(lambda tensor: in_precision(tensor, target))  # type: ignore[no-untyped-call]
     return module

@@ -44,7 +44,7 @@ def cuts(shape: Sequence[int], layouts: Layouts, axes: Sequence[Axis]) -> list[t
 
     Raises ProgramMismatch where two axes cut one dim across each other.
     """
-    found: list[tuple[Axis, ShardBounds]] = []
+    pairs: list[tuple[Axis, ShardBounds]] = []
     done: dict[int, list[tuple[Factor, int, int]]] = {}
     for axis, layout in zip(axes, layouts, strict=True):
         if not isinstance(layout, Shard):
@@ -53,9 +53,9 @@ def cuts(shape: Sequence[int], layouts: Layouts, axes: Sequence[Axis]) -> list[t
         factor = Factor(axis, layout.dim, layout.unit, whole // layout.blocks)
         blocks, extent, unit = _left(layout, whole, factor, done.setdefault(layout.dim, []))
         cut = ShardBounds(layout.dim, blocks, unit, axis.bounds(extent))
-        found.append((axis, cut))
+        pairs.append((axis, cut))
         done[layout.dim].append((factor, extent, cut.bounds[axis.index + 1] - cut.bounds[axis.index]))
-    return found
+    return pairs
 
 
 def _left(layout: Shard, whole: int, factor: Factor, before: Sequence[tuple[Factor, int, int]]) -> tuple[int, int, int]:
@@ -71,9 +71,9 @@ def _left(layout: Shard, whole: int, factor: Factor, before: Sequence[tuple[Fact
             extent = s
         else:
             where = f"a dim of extent {whole}, split over {other.axis.name} and {factor.axis.name}"
-            given = f"{factor.axis.name} reads it as {layout.blocks} x m x {layout.unit}"
+            problem = f"{factor.axis.name} reads it as {layout.blocks} x m x {layout.unit}"
             rule = "two axes that split one dim cut the same factor of it, or factors that do not overlap"
-            raise ProgramMismatch(refusal(where, given, rule))
+            raise ProgramMismatch(refusal(where, problem, rule))
     return blocks, extent, unit
 
 
@@ -127,14 +127,14 @@ def rows(shape: Sequence[int], layouts: Layouts, axes: Sequence[Axis]) -> tuple[
     A part is the product of the rows of its dims, since every cut is of one dim.
     """
     every = cuts(shape, layouts, axes)
-    found = []
+    runs = []
     for dim, extent in enumerate(shape):
         index = torch.arange(extent)
         for axis, cut in every:
             if cut.dim == dim:
                 index = ShardBounds(0, cut.blocks, cut.unit, cut.bounds).part(index, axis.index)
-        found.append(_runs(index))
-    return tuple(found)
+        runs.append(_runs(index))
+    return tuple(runs)
 
 
 def _runs(index: Tensor) -> Runs:

@@ -89,15 +89,15 @@ class ComparedSource:
     def check(self, comm: Comm) -> None:
         """Raise CheckpointError, on all ranks, where the ranks have made different values. Collective."""
         every = comm.gather_objects(self._prints)
-        differ = [name for name in self._prints if len({one.get(name) for one in every}) > 1]  # type: ignore[attr-defined]
+        differ = [name for name in self._prints if len({theirs.get(name) for theirs in every}) > 1]  # type: ignore[attr-defined]
         if differ:
-            given = "they differ from rank to rank"
+            problem = "they differ from rank to rank"
             rule = "every rank makes, or is given, the same whole values, and keeps its part of them"
             fix = (
                 "load the same file on every rank; let a model function draw from torch's generator alone, which is seeded "
                 "alike, or give the model itself: rank 0's values are then everybody's"
             )
-            raise alike(CheckpointError(refusal("values of the parameters", given, rule, differ[:10], fix)))
+            raise alike(CheckpointError(refusal("values of the parameters", problem, rule, differ[:10], fix)))
 
 
 def from_file(path: Path) -> Iterator[tuple[str, Stored]]:
@@ -116,7 +116,7 @@ def from_file(path: Path) -> Iterator[tuple[str, Stored]]:
 
 def load(
     source: Source,
-    homes: Mapping[TensorSpec, Layouts],
+    layout: Mapping[TensorSpec, Layouts],
     axes: Sequence[Axis],
     dtype: torch.dtype | None,
     filters: torch.memory_format = torch.contiguous_format,
@@ -128,8 +128,8 @@ def load(
     Names that are tied may come under any of their names. Raises CheckpointError with everything that is missing, of
     another shape, or not described at all.
     """
-    owner = {name: item for item in homes for name in (item.name, *item.aliases)}
-    found: dict[str, Tensor] = {}
+    owner = {name: item for item in layout for name in (item.name, *item.aliases)}
+    parts: dict[str, Tensor] = {}
     problems: list[str] = []
     for name, value in source:
         item = owner.get(name)
@@ -137,16 +137,16 @@ def load(
             problems.append(f"{name} is not a parameter of the model{nearest(name, owner)}")
         elif tuple(value.shape) != item.shape:
             problems.append(f"{name} has shape {tuple(value.shape)}, the model's is {item.shape}")
-            found[item.name] = torch.empty(0)
-        elif item.name not in found:
-            part = take_part(value, homes[item], axes) if isinstance(value, Tensor) else value.part(homes[item], axes)
-            found[item.name] = _made(item, part, dtype, filters)
-    problems += [f"{item.name} is missing" for item in homes if item.name not in found]
+            parts[item.name] = torch.empty(0)
+        elif item.name not in parts:
+            part = take_part(value, layout[item], axes) if isinstance(value, Tensor) else value.part(layout[item], axes)
+            parts[item.name] = _made(item, part, dtype, filters)
+    problems += [f"{item.name} is missing" for item in layout if item.name not in parts]
     if problems:
         rule = "every parameter and buffer of the plan is given once, whole, under its own name"
         fix = "give the state of the model that was compiled, or compile again"
         raise CheckpointError(refusal("values of the parameters", "they do not fit the plan", rule, problems, fix))
-    return {item.name: found[item.name] for item in homes}
+    return {item.name: parts[item.name] for item in layout}
 
 
 def save(state: Mapping[str, Tensor], path: Path, notes: Mapping[str, str] = MappingProxyType({})) -> None:

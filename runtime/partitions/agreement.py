@@ -46,10 +46,10 @@ class Agreement:
             return x.detach().requires_grad_()
         return torch.empty(0, dtype=self.dtype, device=x.device, requires_grad=True)
 
-    def refuse(self, given: str, rule: str, ranks: Iterable[int], fix: str = "") -> ProgramMismatch:
+    def refuse(self, problem: str, rule: str, ranks: Iterable[int], fix: str = "") -> ProgramMismatch:
         """The error for tensors of wrong shapes, the same on all ranks; names what each of `ranks` brings."""
         offenders = [f"rank {rank} brings shape {self.shapes[rank]}" for rank in ranks]
-        return ProgramMismatch(refusal(self.name, given, rule, offenders, fix))
+        return ProgramMismatch(refusal(self.name, problem, rule, offenders, fix))
 
 
 def agree(name: str, x: Tensor, comm: Comm, holders: Sequence[int]) -> Agreement:

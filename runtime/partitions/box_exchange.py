@@ -20,10 +20,10 @@ from autopar.runtime.transport.base import Comm
 
 def _rearranged(x: Tensor, dtype: torch.dtype, comm: Comm, source: Decomposition, target: Decomposition) -> Tensor:
     """This rank's part under `target`, without elements if it has none; `x` is its part under `source`, if any."""
-    mine, wanted = source.box(comm.rank), target.box(comm.rank)
-    y = x.new_empty((0,) if wanted is None else [high - low for low, high in wanted], dtype=dtype)
+    mine, theirs = source.box(comm.rank), target.box(comm.rank)
+    y = x.new_empty((0,) if theirs is None else [high - low for low, high in theirs], dtype=dtype)
     sends = {rank: x[_within(box, mine)].contiguous() for rank, box in _meetings(mine, target)}
-    places = {rank: y[_within(box, wanted)] for rank, box in _meetings(wanted, source)}
+    places = {rank: y[_within(box, theirs)] for rank, box in _meetings(theirs, source)}
     if comm.rank in sends:
         places.pop(comm.rank).copy_(sends.pop(comm.rank))
     recvs = {rank: place if place.is_contiguous() else y.new_empty(place.shape) for rank, place in places.items()}
@@ -61,7 +61,7 @@ def observed(agreed: Agreement, partition: Partition) -> Decomposition:
         ranks = [rank for rank, want, shape in zip(partition.ranks, expected, shapes, strict=True) if want != shape]
         rule = "ranks at the same index along a dim of the partition hold the same number of rows of it"
         raise agreed.refuse(f"parts on {partition} that make up no tensor", rule, ranks)
-    bounds = tuple(tuple(sum(one[:i]) for i in range(len(one) + 1)) for one in sizes)
+    bounds = tuple(tuple(sum(column[:i]) for i in range(len(column) + 1)) for column in sizes)
     return Decomposition(partition.ranks, parts, bounds)
 
 

@@ -88,9 +88,9 @@ class Partition:
         _check_dims(self, shape, parts)
         if bounds is None:
             bounds = [even_bounds(n, p) for n, p in zip(shape, parts, strict=True)]
-        given = tuple(tuple(cuts) for cuts in bounds)
-        _check_bounds(given, shape, parts)
-        return Decomposition(self.ranks, parts, given)
+        checked = tuple(tuple(cuts) for cuts in bounds)
+        _check_bounds(checked, shape, parts)
+        return Decomposition(self.ranks, parts, checked)
 
     def part(self, shape: Sequence[int]) -> tuple[slice, ...]:
         """This rank's rows of every dim of an evenly cut tensor: ``whole[partition.part(whole.shape)]``."""
@@ -170,9 +170,9 @@ def copy_groups(small: Partition, large: Partition) -> CopyGroups:
     if small.dims > large.dims:
         offenders.append(f"{small.dims} dims onto {large.dims}")
     if offenders:
-        where, given = "partition broadcast", f"no copies (or sums back) between {small} and {large}"
+        where, problem = "partition broadcast", f"no copies (or sums back) between {small} and {large}"
         rule = "the smaller one's shape, extended on the left with ones, has in every dim 1 or the larger one's extent"
-        raise ConfigError(refusal(where, given, rule, offenders, "one of them may be meant .transposed()"))
+        raise ConfigError(refusal(where, problem, rule, offenders, "one of them may be meant .transposed()"))
     return _spread(extended, small.ranks, large.shape, large.ranks)
 
 
@@ -194,8 +194,8 @@ def same_comm(source: Partition, target: Partition) -> None:
     """Raises ConfigError unless both partitions are made of the ranks of one communicator."""
     if source.comm is not target.comm:
         rule = "both partitions of a primitive are made of the ranks of one communicator"
-        given = f"{source} and {target} have different ones"
-        raise ConfigError(refusal("partitions", given, rule, (), "pass the same `comm` to both"))
+        problem = f"{source} and {target} have different ones"
+        raise ConfigError(refusal("partitions", problem, rule, (), "pass the same `comm` to both"))
 
 
 def one_rank(name: str, partition: Partition) -> None:
@@ -213,18 +213,18 @@ def _check(shape: tuple[int, ...], ranks: tuple[int, ...], size: int) -> None:
     offenders += [f"ranks {', '.join(strangers)} are not in the communicator"] if strangers else []
     offenders += [f"rank {rank} stands twice" for rank in sorted({rank for rank in ranks if ranks.count(rank) > 1})]
     if offenders:
-        given = f"shape {shape} of {len(ranks)} ranks, in a communicator of {size}"
+        problem = f"shape {shape} of {len(ranks)} ranks, in a communicator of {size}"
         rule = "a partition has extents of 1 or more and a rank of its own for every place"
         fix = f"`mpiexec -n {max(ranks, default=0) + 1}`, or other ranks" if strangers else ""
-        raise ConfigError(refusal("partition", given, rule, offenders, fix))
+        raise ConfigError(refusal("partition", problem, rule, offenders, fix))
 
 
 def _check_dims(partition: Partition, shape: Sequence[int], parts: tuple[int, ...]) -> None:
     if len(shape) != len(parts):
-        given = f"a tensor of {len(shape)} dims, shape {tuple(shape)}, on {partition} of {len(parts)} dims"
+        problem = f"a tensor of {len(shape)} dims, shape {tuple(shape)}, on {partition} of {len(parts)} dims"
         rule = "a tensor is cut on a partition of as many dims as it has"
         fix = f"a partition of shape {(1,) * len(shape)} with the extents where the tensor is to be cut"
-        raise ProgramMismatch(refusal("decomposition", given, rule, (), fix))
+        raise ProgramMismatch(refusal("decomposition", problem, rule, (), fix))
 
 
 def _check_bounds(bounds: Bounds, shape: Sequence[int], parts: tuple[int, ...]) -> None:

@@ -26,8 +26,8 @@ def send_receive(x: Tensor, source: Partition, target: Partition) -> Tensor:
     same_comm(source, target)
     if source.shape != target.shape:
         rule = "tensors are sent one to one between partitions of the same shape"
-        given = f"from {source} to {target}"
-        raise ConfigError(refusal("send_receive", given, rule, (), "broadcast, sum_reduce or repartition"))
+        problem = f"from {source} to {target}"
+        raise ConfigError(refusal("send_receive", problem, rule, (), "broadcast, sum_reduce or repartition"))
     agreed = agree("send_receive", x, source.comm, source.ranks)
     shapes = tuple(agreed.shapes[rank] for rank in source.ranks)
     return _send_receive(agreed.connected(x, source.active), source, target, shapes, agreed.dtype)

@@ -63,11 +63,11 @@ def _recut(x: Tensor, axis: Axis, source: ShardBounds, target: ShardBounds) -> T
     me = axis.index
     dim = source.dim
     sends = [_select(x, dim, _shared(_runs(source, me), _runs(target, rank))) for rank in range(axis.size)]
-    wanted = [_shared(_runs(target, me), _runs(source, rank)) for rank in range(axis.size)]
+    places = [_shared(_runs(target, me), _runs(source, rank)) for rank in range(axis.size)]
     out = x.new_empty(target.shape(x, me))
-    recvs = [_select(out, dim, runs) for runs in wanted]
+    recvs = [_select(out, dim, runs) for runs in places]
     axis.comm.all_to_all(sends, recvs)
-    for runs, recv in zip(wanted, recvs, strict=True):
+    for runs, recv in zip(places, recvs, strict=True):
         sizes = [size for _, size in runs]
         for (start, size), rows in zip(runs, torch.split(recv, sizes, dim) if sizes else (), strict=True):
             out.narrow(dim, start, size).copy_(rows)

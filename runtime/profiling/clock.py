@@ -56,10 +56,10 @@ class _Step:
 
     def seconds(self) -> dict[Owner, float]:
         """How long each was at work."""
-        found: dict[Owner, float] = {}
+        totals: dict[Owner, float] = {}
         for owner, start, end in self.spans():
-            found[owner] = found.get(owner, 0.0) + end - start
-        return found
+            totals[owner] = totals.get(owner, 0.0) + end - start
+        return totals
 
     @property
     def total(self) -> float:
@@ -146,7 +146,7 @@ class TimedComm(ForwardingComm):
             self._inner.all_to_all(sends, recvs)
 
     def exchange(self, sends: dict[int, Tensor], recvs: dict[int, Tensor]) -> None:
-        with self.clock.moving(sum(one.nbytes for one in sends.values())):
+        with self.clock.moving(sum(tensor.nbytes for tensor in sends.values())):
             self._inner.exchange(sends, recvs)
 
     def broadcast(self, tensor: Tensor, root: int) -> None:
@@ -162,7 +162,7 @@ class TimedComm(ForwardingComm):
             self._inner.barrier()
 
     def _sent(self, parts: Pieces) -> int:
-        return sum(one.nbytes for i, one in enumerate(pieces_of(parts)) if i != self.rank)
+        return sum(part.nbytes for i, part in enumerate(pieces_of(parts)) if i != self.rank)
 
 
 class TimedBucketComm(TimedComm):

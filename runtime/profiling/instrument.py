@@ -34,43 +34,43 @@ class Instrumented:
 def instrument(source: str, places: Sequence[Wanted]) -> Instrumented:
     """The functions of a program, with recorders around its places."""
     functions = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
-    names = {one.name for one in functions}
-    found: list[Expression] = []
+    names = {function.name for function in functions}
+    expressions: list[Expression] = []
     for function in functions:
-        wanted = [(i, _normal(text)) for i, (name, text) in enumerate(places) if name == function.name and text]
-        chosen: dict[ast.expr, int | None] = dict(match(function, wanted))
+        texts = [(i, _normal(text)) for i, (name, text) in enumerate(places) if name == function.name and text]
+        chosen: dict[ast.expr, int | None] = dict(match(function, texts))
         for value in _values(function):
             if not _trivial(value, names):
                 chosen.setdefault(value, None)
-        numbers = {value: len(found) + i for i, value in enumerate(chosen)}
+        numbers = {value: len(expressions) + i for i, value in enumerate(chosen)}
         for value, place in chosen.items():
-            found.append(Expression(function.name, value.lineno, value.col_offset, ast.unparse(value), place))
+            expressions.append(Expression(function.name, value.lineno, value.col_offset, ast.unparse(value), place))
         _Wrap(numbers).visit(function)
     module = ast.fix_missing_locations(ast.Module(body=list(functions), type_ignores=[]))
-    return Instrumented(module, tuple(found))
+    return Instrumented(module, tuple(expressions))
 
 
-def match(function: ast.FunctionDef, wanted: Sequence[tuple[int, str]]) -> dict[ast.expr, int]:
+def match(function: ast.FunctionDef, places: Sequence[tuple[int, str]]) -> dict[ast.expr, int]:
     """The expressions of a function that are the wanted ones, given as number and text in the order of the program.
 
     Each is the first of its text behind the one before. Where that does not find all, the program was edited, and as
     many are found as the longest common runs of both orders give.
     """
-    texts = {text for _, text in wanted}
+    texts = {text for _, text in places}
     known = [(node, text) for node in _expressions(function) if (text := ast.unparse(node)) in texts]
-    found: dict[ast.expr, int] = {}
+    numbers: dict[ast.expr, int] = {}
     at = 0
-    for number, text in wanted:
+    for number, text in places:
         position = next((i for i in range(at, len(known)) if known[i][1] == text), None)
         if position is None:
             break
-        found[known[position][0]] = number
+        numbers[known[position][0]] = number
         at = position + 1
     else:
-        return found
-    matcher = difflib.SequenceMatcher(None, [text for _, text in wanted], [text for _, text in known], autojunk=False)
+        return numbers
+    matcher = difflib.SequenceMatcher(None, [text for _, text in places], [text for _, text in known], autojunk=False)
     return {
-        known[block.b + i][0]: wanted[block.a + i][0]
+        known[block.b + i][0]: places[block.a + i][0]
         for block in matcher.get_matching_blocks()
         for i in range(block.size)
     }
@@ -99,7 +99,7 @@ def _values(function: ast.FunctionDef) -> Iterator[ast.expr]:
 def _trivial(value: ast.expr, functions: set[str]) -> bool:
     """Whether an expression computes nothing of its own: names, and calls of functions that are recorded themselves."""
     if isinstance(value, ast.Tuple):
-        return all(_trivial(one, functions) for one in value.elts)
+        return all(_trivial(element, functions) for element in value.elts)
     if isinstance(value, ast.Call) and isinstance(value.func, ast.Name):
         called = value.args[0] if value.func.id == "recompute" and value.args else value.func
         return isinstance(called, ast.Name) and called.id in functions

@@ -56,7 +56,7 @@ class MemoryUse:
     @property
     def highest(self) -> Moment:
         """The first moment at which most bytes are held."""
-        return max(self.timeline, key=lambda one: one.nbytes, default=Moment(0.0, self.before, ""))
+        return max(self.timeline, key=lambda moment: moment.nbytes, default=Moment(0.0, self.before, ""))
 
     @property
     def peak(self) -> int:
@@ -105,14 +105,14 @@ def _standing(freed: _Freed) -> int:
     frozen = gc.get_freeze_count() > 0
     gc.unfreeze()  # what is frozen would not be listed
     gc.collect()
-    found = gc.get_objects()
+    objects = gc.get_objects()
     if frozen:
         gc.freeze()
-    parts, foreign = _windows(found)
+    parts, foreign = _windows(objects)
     seen: dict[int, int] = {}
-    for one in found:
-        if issubclass(type(one), Tensor):  # without touching what acts on being looked at
-            for tensor in (one, one.grad if one.is_leaf else None):
+    for x in objects:
+        if issubclass(type(x), Tensor):  # without touching what acts on being looked at
+            for tensor in (x, x.grad if x.is_leaf else None):
                 _count(tensor, foreign, seen, freed)
     return sum(seen.values()) + parts
 
@@ -132,12 +132,12 @@ def _made_up(tensor: Tensor) -> bool:
     return type(tensor) not in (Tensor, torch.nn.Parameter)
 
 
-def _windows(found: list[Any]) -> tuple[int, Callable[[int], bool]]:
+def _windows(objects: list[Any]) -> tuple[int, Callable[[int], bool]]:
     """Bytes of this rank's parts of shared memory, and whether an address lies in shared memory of any rank."""
     node = sys.modules.get("autopar.runtime.transport.shared_memory")  # MPI is not started for asking
-    shared = [one for one in found if node is not None and type(one) is node.SharedMemory and one.memory]
-    ranges = [(part.address, part.address + part.nbytes) for one in shared for part in one.memory]
-    return sum(one.memory[0].nbytes for one in shared), partial(_within, ranges)
+    shared = [x for x in objects if node is not None and type(x) is node.SharedMemory and x.memory]
+    ranges = [(part.address, part.address + part.nbytes) for x in shared for part in x.memory]
+    return sum(x.memory[0].nbytes for x in shared), partial(_within, ranges)
 
 
 def _within(ranges: list[tuple[int, int]], address: int) -> bool:
@@ -146,10 +146,10 @@ def _within(ranges: list[tuple[int, int]], address: int) -> bool:
 
 def _timeline(events: list[Any], freed: list[tuple[int, int]], begun: int, before: int) -> tuple[Moment, ...]:
     """The moments, from the profiler's events: allocations, and spans of operators that may lie in one another."""
-    changes = [(one.start_ns(), one.nbytes()) for one in events if one.name() == "[memory]"]
+    changes = [(event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]"]
     changes = sorted([*changes, *((when, -size) for when, size in freed)])
-    spans = sorted((one.start_ns(), -one.end_ns(), one.name()) for one in events if one.name() != "[memory]")
-    found, held, at, name, until = [], before, 0, "", 0
+    spans = sorted((event.start_ns(), -event.end_ns(), event.name()) for event in events if event.name() != "[memory]")
+    moments, held, at, name, until = [], before, 0, "", 0
     for when, size in changes:
         while at < len(spans) and spans[at][0] <= when:
             start, stop, called = spans[at]
@@ -157,8 +157,8 @@ def _timeline(events: list[Any], freed: list[tuple[int, int]], begun: int, befor
                 name, until = called, -stop
             at += 1
         held += size
-        found.append(Moment((when - begun) * 1e-9, held, _plain(name) if when < until else ""))
-    return tuple(found)
+        moments.append(Moment((when - begun) * 1e-9, held, _plain(name) if when < until else ""))
+    return tuple(moments)
 
 
 def _plain(name: str) -> str:

@@ -44,7 +44,7 @@ class Schedule:
             self._plan = plan.read_text(encoding="utf-8")
             self._source = (opened.folder / "program.py").read_text(encoding="utf-8")
             said: list[dict[str, Any]] = json.loads(self._plan).get("places", [])
-            self._profiler = Profiler(parallel, [(one["function"], one["text"]) for one in said])
+            self._profiler = Profiler(parallel, [(place["function"], place["text"]) for place in said])
 
     @contextmanager
     def step(self, number: int) -> Iterator[None]:
@@ -71,8 +71,8 @@ class Schedule:
         with together(self._parallel.grid.comm, f"writing {file}"):
             if self._parallel.grid.rank == 0:
                 save(profile, file)
-        profiled = max(median_low(one.steps) for one in ranks)
-        plain = max(median_low(one.plain) for one in ranks)
+        profiled = max(median_low(rank.steps) for rank in ranks)
+        plain = max(median_low(rank.plain) for rank in ranks)
         cost = f"{profiled * 1e3:.1f} ms per step, {plain * 1e3:.1f} ms without ({profiled / plain - 1:+.1%})"
         return [f"profiled   {len(ranks[0].steps)} steps, {cost}", f"profile    {os.path.relpath(file)}"]
 

@@ -40,9 +40,8 @@ from autopar.runtime.session.parallel_module import Parallel
 
 _engine: Any = torch.autograd.Variable._execution_engine
 _ACCUMULATE = "AccumulateGrad"
-_PARSER = (
-    threading.Lock()
-)  # simulated ranks are threads, and Python 3.11 counts the depth of syntax trees across threads
+# simulated ranks are threads, and Python 3.11 counts the depth of syntax trees across threads
+_PARSER = threading.Lock()
 
 
 class ExpressionRecorder:
@@ -79,7 +78,7 @@ class ExpressionRecorder:
 
     def hook(self, value: object, owner: Owner) -> None:
         """Hooks on the nodes behind a value that have none."""
-        todo = [one.grad_fn for one in _tensors(value)]
+        todo = [tensor.grad_fn for tensor in _tensors(value)]
         while todo:
             node = todo.pop()
             if node is None or node in self._nodes:
@@ -87,7 +86,7 @@ class ExpressionRecorder:
             self._nodes[node] = None
             accumulates = node.name().endswith(_ACCUMULATE)
             node.register_prehook(partial(self._enter, GRADIENTS if accumulates else owner))
-            todo += [one for one, _ in node.next_functions]
+            todo += [following for following, _ in node.next_functions]
 
     def last(self, loss: Tensor) -> None:
         """Let the end of backward be noted, before and after what else waits for it."""
@@ -108,8 +107,8 @@ def _tensors(value: object) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, tuple | list):
-        for one in value:
-            yield from _tensors(one)
+        for item in value:
+            yield from _tensors(item)
 
 
 class Profiler:
@@ -120,7 +119,7 @@ class Profiler:
 
     def __init__(self, parallel: Parallel, places: Sequence[Wanted] = ()) -> None:
         self._parallel = parallel
-        self._clock = StepClock(any(one.is_cuda for one in parallel.parameters()))
+        self._clock = StepClock(any(parameter.is_cuda for parameter in parallel.parameters()))
         self._recorder = ExpressionRecorder(self._clock)
         self._plain = parallel.program
         self._program, self.expressions = self._instrumented(places)
@@ -144,9 +143,8 @@ class Profiler:
         """What all ranks have measured, on every rank. Collective."""
         if not self._steps:
             rule = "a profile is of one step or more"
-            raise ConfigError(
-                refusal("profile", "no step was profiled", rule, fix="with profiler.step(optimizer): ...")
-            )
+            fix = "with profiler.step(optimizer): ..."
+            raise ConfigError(refusal("profile", "no step was profiled", rule, fix=fix))
         comm = self._parallel.grid.comm
         totals: list[Any] = comm.gather_objects([step.total for step in self._steps])
         longest = [max(each) for each in zip(*totals, strict=True)]
@@ -154,18 +152,18 @@ class Profiler:
         import msgspec  # a program that is not profiled does not load it
 
         every = comm.gather_objects(msgspec.to_builtins(self._mine(middle)))
-        return tuple(msgspec.convert(one, RankProfile) for one in every)
+        return tuple(msgspec.convert(profile, RankProfile) for profile in every)
 
     def _mine(self, middle: int) -> RankProfile:
         """This rank's part; the spans are those of step `middle`."""
         seconds = [step.seconds() for step in self._steps]
-        owners = sorted({owner for one in seconds for owner in one}, key=lambda one: (one[0], one[1] or 0, one[2]))
+        owners = sorted({owner for times in seconds for owner in times}, key=lambda o: (o[0], o[1] or 0, o[2]))
         pieces = tuple(
             Piece(
                 kind,
                 expression,
                 turn,
-                statistics.median(one.get((kind, expression, turn), 0.0) for one in seconds),
+                statistics.median(times.get((kind, expression, turn), 0.0) for times in seconds),
                 self._steps[middle].sent.get((kind, expression, turn), 0),
             )
             for kind, expression, turn in owners
@@ -176,22 +174,22 @@ class Profiler:
         return RankProfile(
             rank=self._parallel.grid.rank,
             host=socket.gethostname(),
-            steps=tuple(one.total for one in self._steps),
+            steps=tuple(step.total for step in self._steps),
             plain=tuple(self.plain),
             pieces=pieces,
             buckets=self._buckets(),
             spans=tuple((number[owner], start, end) for owner, start, end in step.spans() if end > start),
-            flights=tuple((one.bucket, one.start - zero, one.end - zero) for one in step.flights),
+            flights=tuple((flight.bucket, flight.start - zero, flight.end - zero) for flight in step.flights),
             peak=self.peak,
         )
 
     def _buckets(self) -> tuple[Bucket, ...]:
-        found = []
+        buckets = []
         for i, size in enumerate(self._parallel.bucket_sizes):
-            flights = [one for step in self._steps for one in step.flights if one.bucket == i]
-            under_way = statistics.median(one.end - one.start for one in flights) if flights else 0.0
-            found.append(Bucket(size, under_way, statistics.median(one.exposed for one in flights) if flights else 0.0))
-        return tuple(found)
+            flights = [flight for step in self._steps for flight in step.flights if flight.bucket == i]
+            under_way = statistics.median([flight.end - flight.start for flight in flights] or [0.0])
+            buckets.append(Bucket(size, under_way, statistics.median([flight.exposed for flight in flights] or [0.0])))
+        return tuple(buckets)
 
     def _instrumented(self, places: Sequence[Wanted]) -> tuple[Program, tuple[Expression, ...]]:
         """The program with recorders, in a copy of its own namespace: same grid, same tables."""
@@ -199,15 +197,15 @@ class Profiler:
         file = forward.__code__.co_filename if isinstance(forward, FunctionType) else ""
         source = "".join(linecache.getlines(file))
         with _PARSER:
-            made = instrument(source, places)
-            code = compile(made.functions, file, "exec") if source else None
-        names = [one.name for one in made.functions.body if hasattr(one, "name")]
+            instrumented = instrument(source, places)
+            code = compile(instrumented.functions, file, "exec") if source else None
+        names = [node.name for node in instrumented.functions.body if hasattr(node, "name")]
         if code is None or forward.__name__ not in names:
             rule = "what is profiled is a function of the program's file"
             raise ProgramMismatch(refusal("PROGRAM", f"its forward, {forward!r}, is none", rule, fix="compile again"))
         space = forward.__globals__ | {RECORDER: self._recorder}
         exec(code, space)  # the program's own text
-        return replace(self._plain, forward=partial(self._forward, space[forward.__name__])), made.expressions
+        return replace(self._plain, forward=partial(self._forward, space[forward.__name__])), instrumented.expressions
 
     def _forward(self, forward: Any, *arguments: object) -> Any:  # noqa: ANN401 (the program's function)
         self._clock.hand(OTHER)

@@ -22,7 +22,7 @@ def program_of(source: str, name: str, grid: Grid | None = None) -> Program:
     space: dict[str, Any] = {"__name__": "autopar_program", "torch": torch}
     tree = ast.parse(source, name)
     if grid is not None:
-        tree.body = [one for one in tree.body if not _makes_grid(one)]
+        tree.body = [statement for statement in tree.body if not _makes_grid(statement)]
         space |= {"GRID": grid} | {axis.name.upper(): axis for axis in grid.axes}
     exec(compile(tree, name, "exec"), space)  # our own text, or what a user made of it
     program: Program = space["PROGRAM"]

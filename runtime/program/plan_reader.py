@@ -134,10 +134,10 @@ def parse_description(text: str, where: str) -> Description:
 
 def dtype_of(name: str) -> torch.dtype:
     """``"float32"`` as a torch dtype. Raises ValueError."""
-    found = getattr(torch, name, None)
-    if not isinstance(found, torch.dtype):
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype):
         raise ValueError(f"{name!r} is no dtype")
-    return found
+    return dtype
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -155,9 +155,9 @@ def _check_version(data: Mapping[str, Any], where: str) -> None:
         rule = f"this release of autopar reads version {VERSION}"
         raise ProgramMismatch(refusal(where, f"schema version {version!r}", rule, fix=_AGAIN))
     if release != __version__:
-        given = f"compiled by autopar {release}, and this is {__version__}"
+        problem = f"compiled by autopar {release}, and this is {__version__}"
         rule = "a program runs on the release that compiled it"
-        raise ProgramMismatch(refusal(where, given, rule, fix=f"{_AGAIN}, or install autopar {release}"))
+        raise ProgramMismatch(refusal(where, problem, rule, fix=f"{_AGAIN}, or install autopar {release}"))
 
 
 def _flat(data: Mapping[str, Any]) -> dict[str, Any]:

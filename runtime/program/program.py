@@ -43,7 +43,7 @@ def parameter_layouts(program: Program, described: Sequence[TensorSpec]) -> dict
     """The layouts of every described parameter and buffer, by name. Raises ProgramMismatch with all offenders."""
     problems: list[str] = []
     used: set[str] = set()
-    found: dict[str, Layouts] = {}
+    layouts: dict[str, Layouts] = {}
     for item in described:
         matching = [pattern for pattern in program.parameters if matches(pattern, item.name)]
         used.update(matching)
@@ -54,8 +54,8 @@ def parameter_layouts(program: Program, described: Sequence[TensorSpec]) -> dict
         elif len({tuple(program.parameters[pattern]) for pattern in strongest}) > 1:
             problems.append(f"{item.name} is given different layouts by {' and '.join(map(repr, strongest))}")
         else:
-            found[item.name] = tuple(program.parameters[strongest[0]])
-            problems += [f"{item.name}: {problem}" for problem in _faults(found[item.name], item.shape, program.grid)]
+            layouts[item.name] = tuple(program.parameters[strongest[0]])
+            problems += [f"{item.name}: {problem}" for problem in _faults(layouts[item.name], item.shape, program.grid)]
     names = [name for item in described for name in (item.name, *item.aliases)]
     problems += [
         f"{pattern!r} matches no parameter{nearest(pattern, names)}{_tied(pattern, described)}"
@@ -63,7 +63,7 @@ def parameter_layouts(program: Program, described: Sequence[TensorSpec]) -> dict
         if pattern not in used
     ]
     _refuse("PARAMETERS of the program", problems)
-    return found
+    return layouts
 
 
 def input_layouts(program: Program, described: Sequence[TensorSpec]) -> dict[str, Layouts]:
@@ -95,7 +95,7 @@ def matches(pattern: str, name: str) -> bool:
     (True, False)
     """
     left, right = pattern.split("."), name.split(".")
-    return len(left) == len(right) and all(one in ("*", other) for one, other in zip(left, right, strict=True))
+    return len(left) == len(right) and all(wild in ("*", other) for wild, other in zip(left, right, strict=True))
 
 
 def _tied(pattern: str, described: Sequence[TensorSpec]) -> str:

@@ -34,22 +34,22 @@ class BatchProgram:
     parameters: Mapping[str, Layouts]
     names: Mapping[str, str]
 
-    def fits(self, rows: int, given: Mapping[str, Tensor]) -> bool:
+    def fits(self, rows: int, tensors: Mapping[str, Tensor]) -> bool:
         """Whether a batch of so many rows has the shapes that the program takes."""
         described = self.description
         shapes = {
             item.name: (rows, *item.shape[1:]) if item.name in described.batched else item.shape
             for item in described.inputs
         }
-        return described.accepts(rows) and all(tuple(one.shape) == shapes[name] for name, one in given.items())
+        return described.accepts(rows) and all(tuple(tensor.shape) == shapes[name] for name, tensor in tensors.items())
 
 
 def batch_program(program: Program, description: Description) -> BatchProgram:
     """The program with its layouts. Raises ProgramMismatch where it does not fit the description."""
     if str(program.grid.shape) != description.grid:
-        given = f"the program is for grid {program.grid.shape}, the plan for {description.grid}"
+        problem = f"the program is for grid {program.grid.shape}, the plan for {description.grid}"
         rule = "program.py and plan.json belong together"
-        raise ProgramMismatch(refusal("GRID of the program", given, rule, fix="compile again"))
+        raise ProgramMismatch(refusal("GRID of the program", problem, rule, fix="compile again"))
     return BatchProgram(
         program,
         description,
@@ -85,7 +85,7 @@ def check_minimum_rows(program: BatchProgram, rows: int, axes: Sequence[Axis]) -
 
 def sharing_parameters(first: BatchProgram, other: BatchProgram) -> tuple[BatchProgram, dict[TensorSpec, Layouts]]:
     """The other program over the first one's parameters, and its constants. Raises ProgramMismatch with all that differs."""
-    mine, theirs = (_stored(one) for one in (first, other))
+    mine, theirs = (_stored(program) for program in (first, other))
     names = sorted(name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name))
     if names:
         where = f"the program for {other.description.rows} rows"

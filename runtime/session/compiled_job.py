@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from autopar.errors import ConfigError, ProgramMismatch, fix_for, refusal
 from autopar.model_file import ModelFile, load
 from autopar.runtime.diagnostics import call_site
-from autopar.runtime.diagnostics.collective_errors import agree, together
+from autopar.runtime.diagnostics.collective_errors import agree, ranks_by, together
 from autopar.runtime.parameters.deferred_init import initial_values
 from autopar.runtime.parameters.distribute import live_values
 from autopar.runtime.parameters.op_replay import RANDOM_STATE
@@ -95,21 +95,19 @@ def _other(folder: Path, rows: int) -> tuple[str, Description]:
 
 
 def _facts(others: Sequence[tuple[str, Description]]) -> dict[str, str]:
-    found = {}
+    facts = {}
     for source, description in others:
-        found[f"plan_{description.rows}"] = description.sha256
-        found[f"program_{description.rows}"] = hashlib.sha256(source.encode()).hexdigest()
-    return found
+        facts[f"plan_{description.rows}"] = description.sha256
+        facts[f"program_{description.rows}"] = hashlib.sha256(source.encode()).hexdigest()
+    return facts
 
 
 def handshake(comm: Comm, facts: Mapping[str, str]) -> None:
     """Raise ProgramMismatch on every rank unless all ranks state the same facts. Collective."""
-    every = [dict(one) for one in comm.gather_objects(dict(facts))]  # type: ignore[call-overload]
+    every = [dict(theirs) for theirs in comm.gather_objects(dict(facts))]  # type: ignore[call-overload]
     lines = []
     for fact in facts:
-        groups: dict[str, list[int]] = {}
-        for rank, one in enumerate(every):
-            groups.setdefault(str(one[fact]), []).append(rank)
+        groups = ranks_by((rank, str(theirs[fact])) for rank, theirs in enumerate(every))
         if len(groups) > 1:
             lines += [f"{fact} is {value[:20]} on rank {', '.join(map(str, ranks))}" for value, ranks in groups.items()]
     error = None
@@ -128,26 +126,26 @@ def values(job: CompiledJob, seed: int) -> Source:
 
 def parallel(job: CompiledJob, seed: int, dtype: torch.dtype | None = None, source: Source | None = None) -> Parallel:
     """The programs with their initial values, to train. Collective. Raises ConfigError where they only evaluate."""
-    made = Parallel(job.program, job.description, source or values(job, seed), dtype, seed=seed)
+    model = Parallel(job.program, job.description, source or values(job, seed), dtype, seed=seed)
     for text, description in job.others:
         file = job.folder / f"program_{description.rows}.py"
         constants = job.folder / f"constants_{description.rows}.safetensors"
-        with together(made.grid.comm, f"reading {file.name}"):
-            program = program_of(text, str(file), made.grid)
-        made.add(program, description, from_file(constants) if constants.exists() else ())
-    return made if made.training else made.train()
+        with together(model.grid.comm, f"reading {file.name}"):
+            program = program_of(text, str(file), model.grid)
+        model.add(program, description, from_file(constants) if constants.exists() else ())
+    return model if model.training else model.train()
 
 
 def sequential(job: CompiledJob, seed: int) -> nn.Module:
     """The model itself, whole, with the same initial values, to train. Raises ConfigError where it was compiled live."""
     file = _need_file(job)
     if isinstance(file.model, nn.Module):
-        made = copy.deepcopy(file.model)
+        module = copy.deepcopy(file.model)
     else:
         with RANDOM_STATE, torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            made = file.model()
-    return made if job.description.training else made.train()  # some of its modules stay in evaluation
+            module = file.model()
+    return module if job.description.training else module.train()  # some of its modules stay in evaluation
 
 
 def batches(job: CompiledJob, seed: int = 0) -> Iterator[Inputs]:
@@ -181,8 +179,8 @@ def _batches(job: CompiledJob) -> Iterator[Inputs]:
                 count += 1
                 yield batch
         except ModuleNotFoundError as error:
-            given = f"batches() stops with {type(error).__name__}: {error}"
-            raise ConfigError(refusal(file.path.name, given, rule, fix=fix_for(error))) from error
+            problem = f"batches() stops with {type(error).__name__}: {error}"
+            raise ConfigError(refusal(file.path.name, problem, rule, fix=fix_for(error))) from error
         if not count:
             raise ConfigError(refusal(file.path.name, "batches() yields nothing", rule))
 
@@ -214,10 +212,10 @@ def call(model: nn.Module, batch: Inputs) -> Any:  # noqa: ANN401 (whatever the 
 def cast(batch: Inputs, dtype: torch.dtype | None) -> Inputs:
     """The batch with floating-point and complex tensors as precise as `dtype`."""
 
-    def one(value: Any) -> Any:  # noqa: ANN401
+    def to(value: Any) -> Any:  # noqa: ANN401
         return in_precision(value, dtype) if isinstance(value, Tensor) else value
 
-    return {name: one(value) for name, value in batch.items()} if isinstance(batch, dict) else tuple(map(one, batch))
+    return {name: to(value) for name, value in batch.items()} if isinstance(batch, dict) else tuple(map(to, batch))
 
 
 def _values(job: CompiledJob, seed: int) -> Iterator[tuple[str, Any]]:
@@ -237,13 +235,13 @@ def _need_file(job: CompiledJob) -> ModelFile:
     return job.file
 
 
-def _fileless(folder: Path, given: str) -> ConfigError:
+def _fileless(folder: Path, problem: str) -> ConfigError:
     rule = "inputs, the sequential model, and what a function makes come from the model file"
     fix = (
         "write `model = Net` (an instance, a class, or a function) and example_inputs into a model.py, and run `autopar "
         "compile model.py`; or train in Python: autopar.parallelize(model, inputs, grid=...)"
     )
-    return ConfigError(refusal(str(folder), given, rule, fix=fix))
+    return ConfigError(refusal(str(folder), problem, rule, fix=fix))
 
 
 def _versions() -> dict[str, str]:

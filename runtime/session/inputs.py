@@ -17,7 +17,7 @@ from torch import Tensor
 from autopar.errors import ProgramMismatch, nearest, refusal
 from autopar.ir.layout import Layouts, Shard
 from autopar.jobs.environment import settings
-from autopar.runtime.diagnostics.collective_errors import agree, alike
+from autopar.runtime.diagnostics.collective_errors import agree, alike, ranks_by
 from autopar.runtime.grid.grid import Grid
 from autopar.runtime.parameters.checksum import digest
 from autopar.runtime.parameters.precision import precise
@@ -60,8 +60,8 @@ class InputBinding:
         tensors: dict[str, Tensor] = {}
         error = None
         try:
-            given, shapes = bind(described, args, kwargs), {item.name: item.shape for item in described}
-            tensors = check(described, given, shapes, dtype, batched, same=not self._description.fixed)
+            arguments, shapes = bind(described, args, kwargs), {item.name: item.shape for item in described}
+            tensors = check(described, arguments, shapes, dtype, batched, same=not self._description.fixed)
         except ProgramMismatch as refused:
             error = refused
         compiled = self._description.rows
@@ -78,28 +78,28 @@ class InputBinding:
 
     def parts(self, batch: BoundBatch, layouts: Mapping[str, Layouts]) -> dict[str, Tensor]:
         """This rank's part of every input."""
-        return {name: view_part(one, layouts[name], self._grid.axes) for name, one in batch.tensors.items()}
+        return {name: view_part(tensor, layouts[name], self._grid.axes) for name, tensor in batch.tensors.items()}
 
     def own(
         self, args: Sequence[object], kwargs: Mapping[str, object]
     ) -> tuple[int, dict[str, object], ProgramMismatch | None]:
         """The rows of the whole batch of which every rank passes its part, these parts, and what is wrong with them."""
         try:
-            given, error = bind(self._description.inputs, args, kwargs), None
+            arguments, error = bind(self._description.inputs, args, kwargs), None
         except ProgramMismatch as refused:
-            given, error = {}, refused
+            arguments, error = {}, refused
         if not self._description.batched:
-            return self._description.rows, given, error
+            return self._description.rows, arguments, error
         name = self._description.batched[0]
-        part, pairs = given.get(name), zip(self._grid.axes, self._layouts[name], strict=True)
-        counts = all((isinstance(one, Shard) and one.dim == 0) or axis.index == 0 for axis, one in pairs)
+        part, pairs = arguments.get(name), zip(self._grid.axes, self._layouts[name], strict=True)
+        counts = all((isinstance(layout, Shard) and layout.dim == 0) or axis.index == 0 for axis, layout in pairs)
         total = torch.tensor([part.shape[0] if counts and isinstance(part, Tensor) and part.dim() else 0])
         self._grid.comm.all_reduce(total)
-        return int(total), given, error
+        return int(total), arguments, error
 
     def checked_parts(
         self,
-        given: Mapping[str, object],
+        arguments: Mapping[str, object],
         shapes: Mapping[str, tuple[int, ...]],
         error: ProgramMismatch | None,
         dtype: torch.dtype | None,
@@ -108,7 +108,7 @@ class InputBinding:
         parts: dict[str, Tensor] = {}
         if error is None:
             try:
-                parts = check(self._description.inputs, given, shapes, dtype)
+                parts = check(self._description.inputs, arguments, shapes, dtype)
             except ProgramMismatch as refused:
                 error = refused
         agree(self._grid.comm, "inputs of the step", error)
@@ -118,19 +118,19 @@ class InputBinding:
 def bind(described: Sequence[TensorSpec], args: Sequence[object], kwargs: Mapping[str, object]) -> dict[str, object]:
     """Arguments by input name: positional ones in the order of the plan. Raises ProgramMismatch."""
     names = [item.name for item in described]
-    given = dict(zip(names, args, strict=False))
+    arguments = dict(zip(names, args, strict=False))
     problems = [f"{len(args)} positional arguments for {len(names)} inputs"] if len(args) > len(names) else []
-    problems += [f"{name} is given twice" for name in kwargs if name in given]
+    problems += [f"{name} is given twice" for name in kwargs if name in arguments]
     problems += [f"{name!r} is no input{nearest(name, names)}" for name in kwargs if name not in names]
-    given.update((name, value) for name, value in kwargs.items() if name in names)
-    problems += [f"{name} is missing" for name in names if name not in given]
+    arguments.update((name, value) for name, value in kwargs.items() if name in names)
+    problems += [f"{name} is missing" for name in names if name not in arguments]
     _refuse(described, problems)
-    return given
+    return arguments
 
 
 def check(
     described: Sequence[TensorSpec],
-    given: Mapping[str, object],
+    arguments: Mapping[str, object],
     shapes: Mapping[str, tuple[int, ...]],
     dtype: torch.dtype | None,
     batched: Sequence[str] = (),
@@ -145,16 +145,16 @@ def check(
     problems = []
     tensors: dict[str, Tensor] = {}
     for item in described:
-        value = given[item.name]
+        value = arguments[item.name]
         if not isinstance(value, Tensor):
             problems.append(f"{item.name} is {type(value).__name__}, not a tensor")
             continue
-        wanted = precise(item.dtype, dtype)
+        target = precise(item.dtype, dtype)
         if not _fits(tuple(value.shape), shapes[item.name], free=item.name in batched):
             problems.append(f"{item.name} has shape {tuple(value.shape)}, compiled for {shapes[item.name]}")
-        if value.dtype not in (item.dtype, wanted):
+        if value.dtype not in (item.dtype, target):
             problems.append(f"{item.name} has dtype {dtype_name(value.dtype)}, compiled for {dtype_name(item.dtype)}")
-        tensors[item.name] = value.to(wanted)
+        tensors[item.name] = value.to(target)
     rows = {name: tensors[name].shape[0] for name in batched if name in tensors and tensors[name].dim()}
     if len({n for name, n in rows.items() if same or n != shapes[name][0]}) > 1:
         problems.append(f"they differ in their rows: {', '.join(f'{name} has {n}' for name, n in rows.items())}")
@@ -162,8 +162,8 @@ def check(
     return tensors
 
 
-def _fits(shape: tuple[int, ...], wanted: tuple[int, ...], *, free: bool) -> bool:
-    return shape == wanted or (free and len(shape) == len(wanted) and shape[0] > 0 and shape[1:] == wanted[1:])
+def _fits(shape: tuple[int, ...], compiled: tuple[int, ...], *, free: bool) -> bool:
+    return shape == compiled or (free and len(shape) == len(compiled) and shape[0] > 0 and shape[1:] == compiled[1:])
 
 
 def agree_on_rows(comm: Comm, rows: int, error: Exception | None, sample: int = 0) -> bool:
@@ -191,7 +191,7 @@ def sample(tensors: Mapping[str, Tensor], call: int) -> int:
     Elements are taken as they lie in memory, which takes microseconds; ranks that store the same batch in other ways
     give other numbers.
     """
-    found = 0
+    number = 0
     for tensor in tensors.values():
         if tensor.numel():
             span = 1 + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
@@ -199,18 +199,16 @@ def sample(tensors: Mapping[str, Tensor], call: int) -> int:
             first = call * _PRIME % stride
             count = -(-(span - first) // stride)
             few = tensor.detach().as_strided((count,), (stride,), tensor.storage_offset() + first)
-            found = zlib.crc32(few.cpu().contiguous().view(torch.uint8).numpy().data, found)
-    return found % _NUMBERS
+            number = zlib.crc32(few.cpu().contiguous().view(torch.uint8).numpy().data, number)
+    return number % _NUMBERS
 
 
 def check_alike(comm: Comm, tensors: Mapping[str, Tensor], call: int) -> None:
     """Raise ProgramMismatch, on all ranks, unless every rank was given the same whole inputs. Collective."""
-    every = [dict(one) for one in comm.gather_objects({name: digest(tensor) for name, tensor in tensors.items()})]  # type: ignore[call-overload]
+    every = [dict(theirs) for theirs in comm.gather_objects({name: digest(tensor) for name, tensor in tensors.items()})]  # type: ignore[call-overload]
     lines = []
     for name in tensors:
-        groups: dict[str, list[int]] = {}
-        for rank, one in enumerate(every):
-            groups.setdefault(one[name], []).append(rank)
+        groups = ranks_by((rank, theirs[name]) for rank, theirs in enumerate(every))
         if len(groups) > 1:
             who = "; other than ".join(f"rank{'s' * (len(ranks) > 1)} {_listed(ranks)}" for ranks in groups.values())
             lines.append(f"{name}: of {who}")
@@ -231,7 +229,7 @@ def _listed(ranks: Sequence[int]) -> str:
 def refused_rows(programs: Sequence[Description], rows: int) -> ProgramMismatch:
     """The refusal of a batch of so many rows, which none of a model's programs takes."""
     first = programs[0]
-    takes = ", or ".join(f"{one.rows} rows" if one.fixed else str(one.sizes) for one in programs)
+    takes = ", or ".join(f"{program.rows} rows" if program.fixed else str(program.sizes) for program in programs)
     rule = f"what was compiled takes {takes}: {first.fixed or '; '.join(first.sizes.why)}"
     fix = (
         f"compile for this size, too (autopar compile --batch-sizes {rows}, or batch_sizes=({rows},) in Python), "
@@ -243,12 +241,12 @@ def refused_rows(programs: Sequence[Description], rows: int) -> ProgramMismatch:
 def _refuse(described: Sequence[TensorSpec], problems: Sequence[str]) -> None:
     if problems:
         fix = "pass such inputs, or compile again for these"
-        wanted = ", ".join(f"{item.name} {dtype_name(item.dtype)}{list(item.shape)}" for item in described)
+        expected = ", ".join(f"{item.name} {dtype_name(item.dtype)}{list(item.shape)}" for item in described)
         raise ProgramMismatch(
             refusal(
                 "inputs of the step",
                 "they are not those that were compiled for",
-                f"every step takes {wanted}",
+                f"every step takes {expected}",
                 problems,
                 fix,
             )

@@ -94,14 +94,14 @@ def at_path(output: object, path: str) -> object:
     >>> at_path({"aux": (1, 2)}, "aux.1"), at_path(5, "")
     (2, 5)
     """
-    found: Any = output
+    value: Any = output
     for name in path.split(".") if path else ():
-        if isinstance(found, Mapping) and name in found:
-            found = found[name]
-        elif isinstance(found, Sequence) and name.isdecimal():
-            found = found[int(name)]
-        elif not name.isdecimal() and hasattr(found, name):
-            found = getattr(found, name)
+        if isinstance(value, Mapping) and name in value:
+            value = value[name]
+        elif isinstance(value, Sequence) and name.isdecimal():
+            value = value[int(name)]
+        elif not name.isdecimal() and hasattr(value, name):
+            value = getattr(value, name)
         else:
             raise KeyError(path)
-    return found
+    return value

@@ -82,18 +82,18 @@ class Parallel(nn.Module):
         with together(self.grid.comm, "setting up the program"):
             self._programs = [batch_programs.batch_program(program, description)]
             self._inputs, self._layouts = self._programs[0].inputs, self._programs[0].parameters
-            homes = {item: self._layouts[item.name] for item in description.parameters}
-            tensors = sources.load(source, homes, self.grid.axes, dtype, program.filters)
+            layouts = {item: self._layouts[item.name] for item in description.parameters}
+            tensors = sources.load(source, layouts, self.grid.axes, dtype, program.filters)
         if isinstance(source, sources.ComparedSource):
             source.check(self.grid.comm)
         for item in description.parameters:
             for name in (item.name, *item.aliases):
                 register(self, name, tensors[item.name], item.kind)
-        self._state = ModelState(self.grid, homes, tensors, dtype)
+        self._state = ModelState(self.grid, layouts, tensors, dtype)
         self._refresh()
-        trained = {name: one for name, one in self._state.tensors.items() if isinstance(one, nn.Parameter)}
+        trained = {name: tensor for name, tensor in self._state.tensors.items() if isinstance(tensor, nn.Parameter)}
         self._sums = GradientSums(self.grid, trained, self._layouts, bucket_bytes)
-        rarely = not all(one.is_cpu for one in trained.values())
+        rarely = not all(parameter.is_cpu for parameter in trained.values())
         self._binding = InputBinding(self.grid, description, self._inputs, rarely)
         if description.evaluates:
             super().train(False)
@@ -143,18 +143,17 @@ class Parallel(nn.Module):
 
     def forward_parts(self, *args: object, **kwargs: object) -> Any:  # noqa: ANN401
         """`forward` for inputs of which every rank passes its own part only, as `input_layouts` and `input_shape` say."""
-        rows, given, error = self._binding.own(args, kwargs)
+        rows, arguments, error = self._binding.own(args, kwargs)
         chosen = self._program_for(rows, None)
         shapes = {item.name: self.input_shape(item.name, rows) for item in self.description.inputs}
-        return self._step(chosen, rows, self._binding.checked_parts(given, shapes, error, self._dtype))
+        return self._step(chosen, rows, self._binding.checked_parts(arguments, shapes, error, self._dtype))
 
     def input_shape(self, name: str, batch: int | None = None) -> tuple[int, ...]:
         """The shape of this rank's part of an input, as the grid is cut now, for a whole batch of so many rows."""
         item = next(item for item in self.description.inputs if item.name == name)
         shape = item.shape if batch is None or name not in self.description.batched else (batch, *item.shape[1:])
-        chosen = next(
-            (one for one in self._programs if batch is not None and one.description.accepts(batch)), self._programs[0]
-        )
+        fitting = (program for program in self._programs if batch is not None and program.description.accepts(batch))
+        chosen = next(fitting, self._programs[0])
         return local_shape(shape, chosen.inputs[name], self.grid.axes)
 
     def full_state_dict(self, *, rank0_only: bool = False) -> dict[str, Tensor]:
@@ -241,7 +240,7 @@ class Parallel(nn.Module):
         self._sums.free()
 
     def __repr__(self) -> str:
-        here = sum(one.numel() for one in self.parameters())
+        here = sum(parameter.numel() for parameter in self.parameters())
         whole = sum(
             torch.Size(item.shape).numel() for item in self._state.layouts if item.kind in ("parameter", "frozen")
         )
@@ -254,37 +253,37 @@ class Parallel(nn.Module):
         Raises ProgramMismatch where it is not, and CheckpointError for its constants.
         """
         with together(self.grid.comm, f"setting up the program for {description.rows} rows"):
-            found, own = batch_programs.sharing_parameters(
+            other, own = batch_programs.sharing_parameters(
                 self._programs[0], batch_programs.batch_program(program, description)
             )
-            made = sources.load(batch_programs.own_constants(found, constants), own, self.grid.axes, self._dtype)
-        for name, tensor in made.items():
+            loaded = sources.load(batch_programs.own_constants(other, constants), own, self.grid.axes, self._dtype)
+        for name, tensor in loaded.items():
             register(self, name, tensor, "constant")
         self._state.layouts |= own
-        self._state.tensors |= made
-        self._programs.append(found)
+        self._state.tensors |= loaded
+        self._programs.append(other)
         self._refresh()
 
     @property
     def filled(self) -> tuple[MinimumRows, ...]:
         """The factors of which every rank must hold a row, see `autopar.runtime.parameters.minimum_rows`."""
-        return tuple(dict.fromkeys(rows for one in self._programs for rows in one.description.filled))
+        return tuple(dict.fromkeys(rows for program in self._programs for rows in program.description.filled))
 
-    def _program_for(self, rows: int, given: Mapping[str, Tensor] | None) -> BatchProgram:
-        """The program for a batch of so many rows; `given` are whole inputs. Collective.
+    def _program_for(self, rows: int, tensors: Mapping[str, Tensor] | None) -> BatchProgram:
+        """The program for a batch of so many rows; `tensors` are whole inputs. Collective.
 
         Raises, alike on every rank, ProgramMismatch where none was compiled for them, and ConfigError where so few
         leave a rank without one that needs one.
         """
-        fitting = (one for one in self._programs if one.fits(rows, given or {}))
-        having = tuple(n for n in self.description.batched if given is None or given[n].shape[0] == rows)
+        fitting = (program for program in self._programs if program.fits(rows, tensors or {}))
+        having = tuple(n for n in self.description.batched if tensors is None or tensors[n].shape[0] == rows)
         chosen = next(fitting, None) or self._another_program(rows, having)
         batch_programs.check_minimum_rows(chosen, rows, self.grid.axes)
         return chosen
 
     def _another_program(self, rows: int, having: Sequence[str]) -> BatchProgram:
         """A program for so many rows in these inputs. Collective."""
-        raise refused_rows([one.description for one in self._programs], rows)
+        raise refused_rows([program.description for program in self._programs], rows)
 
     def _step(self, chosen: BatchProgram, rows: int, parts: Mapping[str, Tensor]) -> Any:  # noqa: ANN401
         program, known = self.program if chosen is self._programs[0] else chosen.program, chosen.description
@@ -307,8 +306,8 @@ class Parallel(nn.Module):
         current = dict(self.named_parameters(remove_duplicate=False)) | dict(self.named_buffers(remove_duplicate=False))
         tensors = self._state.tensors = {name: current[name] for name in self._state.tensors}
         self._namespaces = {
-            one.description.rows: Namespace({name: tensors[own] for name, own in one.names.items()}, self._call)
-            for one in self._programs
+            program.description.rows: Namespace({name: tensors[own] for name, own in program.names.items()}, self._call)
+            for program in self._programs
         }
 
     def _apply(self, fn: Any, recurse: bool = True) -> Parallel:  # noqa: ANN401 (torch's own signature)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from autopar.ir.layout import Layouts
 from autopar.runtime.diagnostics.collective_errors import together
@@ -78,7 +78,7 @@ class ModelState:
         total = grad_norm.global_norm(self.grid, gradients, norm_type)
         if error_if_nonfinite and not torch.isfinite(torch.tensor(total)):
             raise RuntimeError(f"the norm of order {norm_type} of all gradients is {total}, so they cannot be clipped")
-        grad_norm.scale([one for one in self.tensors.values() if isinstance(one, nn.Parameter)], total, max_norm)
+        grad_norm.scale(self.tensors.values(), total, max_norm)
         return torch.tensor(total, dtype=gradients[0][0].dtype.to_real() if gradients else torch.float32)
 
     def move(
@@ -90,7 +90,7 @@ class ModelState:
     ) -> None:
         """Cut an axis at other fractions, and move the parts of what is sharded over it, the optimizer's too."""
         held = [(item, layouts, self.tensors[item.name]) for item, layouts in self.layouts.items()]
-        reshard.move(self.grid, [one.name for one in self.grid.axes].index(axis), cuts, held, optimizer, filled)
+        reshard.move(self.grid, [other.name for other in self.grid.axes].index(axis), cuts, held, optimizer, filled)
 
     def _stored(self) -> dict[TensorSpec, Layouts]:
         """What is no constant of the program."""

@@ -95,7 +95,7 @@ def decide(
     saved, enough = best.before - best.after, settings.threshold * step
     if saved * settings.horizon <= cost or saved <= enough:
         return None
-    agreeing = sum(one > enough for one in _savings(sizes, axis, best, seconds))
+    agreeing = sum(saving > enough for saving in _savings(sizes, axis, best, seconds))
     return best if agreeing >= settings.agreement * len(seconds) else None
 
 
@@ -112,7 +112,7 @@ def propose(sizes: Sequence[int], movable: Movable, seconds: Sequence[float]) ->
     if rows == held:
         return None
     ends = [sum(rows[: i + 1]) / total for i in range(len(rows))]
-    after = max(one / speed for one, speed in zip(rows, speeds, strict=True) if speed)
+    after = max(n / speed for n, speed in zip(rows, speeds, strict=True) if speed)
     return Move(movable.axis, (0.0, *ends[:-1], 1.0), max(times), after)
 
 

@@ -102,16 +102,16 @@ def split_extents(parallel: Parallel) -> dict[int, tuple[int, ...]]:
     These are the axes over which inputs are split and no parameter or buffer is: batch and domain axes.
     """
     described = {item.name: item.shape for item in parallel.description.inputs}
-    found = _extents(parallel.input_layouts, described)
+    split = _extents(parallel.input_layouts, described)
     held = _extents(parallel.parameter_layouts, {item.name: item.shape for item in parallel.description.parameters})
     axes = parallel.grid.axes
-    return {i: extents for i, extents in found.items() if i not in held and axes[i].size > 1}
+    return {i: extents for i, extents in split.items() if i not in held and axes[i].size > 1}
 
 
 def _extents(layouts: Mapping[str, Layouts], shapes: Mapping[str, tuple[int, ...]]) -> dict[int, tuple[int, ...]]:
-    found: dict[int, set[int]] = {}
+    split: dict[int, set[int]] = {}
     for name, every in layouts.items():
         for i, layout in enumerate(every):
             if isinstance(layout, Shard):
-                found.setdefault(i, set()).add(shapes[name][layout.dim] // (layout.blocks * layout.unit))
-    return {i: tuple(sorted(extents)) for i, extents in sorted(found.items())}
+                split.setdefault(i, set()).add(shapes[name][layout.dim] // (layout.blocks * layout.unit))
+    return {i: tuple(sorted(extents)) for i, extents in sorted(split.items())}

@@ -46,11 +46,11 @@ def main(program: Program, file: str, arguments: Sequence[str] | None = None) ->
     comm = program.grid.comm
     with failure.reported(comm):
         with together(comm, "reading the command line"):
-            given = parse(arguments, comm.rank)
-        if given is not None:
+            options = parse(arguments, comm.rank)
+        if options is not None:
             load_optimizers()
             share_cores(comm)
-            run(compiled_job.open_job(program, Path(file), given.seed), given)
+            run(compiled_job.open_job(program, Path(file), options.seed), options)
 
 
 def parse(arguments: Sequence[str] | None, rank: int) -> argparse.Namespace | None:
@@ -72,16 +72,16 @@ def parse(arguments: Sequence[str] | None, rank: int) -> argparse.Namespace | No
         if rank == 0:
             parser.print_help()
         return None
-    given, rest = parser.parse_known_args(words)
+    options, rest = parser.parse_known_args(words)
     problems = [f"unknown option {word}{nearest(word.split('=')[0], parser.options())}" for word in rest]
     problems += [
-        f"--{name} {value} is negative" for name in ("steps", "compare") if (value := getattr(given, name)) < 0
+        f"--{name} {value} is negative" for name in ("steps", "compare") if (value := getattr(options, name)) < 0
     ]
-    if given.profile and given.steps < LEAST:
-        problems.append(f"--profile needs {LEAST} steps or more, not {given.steps}")
+    if options.profile and options.steps < LEAST:
+        problems.append(f"--profile needs {LEAST} steps or more, not {options.steps}")
     if problems:
         raise ConfigError(refusal("command line", "not understood", "see --help", problems))
-    return given
+    return options
 
 
 class _Parser(argparse.ArgumentParser):
@@ -94,35 +94,35 @@ class _Parser(argparse.ArgumentParser):
         return [option for action in self._actions for option in action.option_strings]
 
 
-def run(opened: CompiledJob, given: argparse.Namespace) -> None:
+def run(opened: CompiledJob, options: argparse.Namespace) -> None:
     """Train an opened job as the command line says. Collective."""
     comm = opened.program.grid.comm
-    dtype = DTYPES.get(given.dtype)
+    dtype = DTYPES.get(options.dtype)
     for note in opened.notes:
         show(comm.rank, f"note: {note}")
-    parallel = compiled_job.parallel(opened, given.seed, dtype)
+    parallel = compiled_job.parallel(opened, options.seed, dtype)
     with together(comm, "making the optimizer"):
         optimizer = make_optimizer(opened, list(parallel.parameters()))
-    beside = _Beside(opened, given, dtype) if given.compare and comm.rank == 0 else None
+    beside = _Beside(opened, options, dtype) if options.compare and comm.rank == 0 else None
     scheduler = Scheduler(parallel, optimizer)
-    profiled = profile_steps.Schedule(opened, parallel, optimizer, given.steps) if given.profile else None
-    times = train(opened, given, dtype, parallel, optimizer, scheduler, beside, profiled)
-    if given.save is not None:
+    profiled = profile_steps.Schedule(opened, parallel, optimizer, options.steps) if options.profile else None
+    times = train(opened, options, dtype, parallel, optimizer, scheduler, beside, profiled)
+    if options.save is not None:
         state = parallel.full_state_dict(rank0_only=True)
-        with together(comm, f"writing {given.save}"):
+        with together(comm, f"writing {options.save}"):
             if comm.rank == 0:
-                sources.save(state, given.save, {"seed": str(given.seed), "steps": str(len(times))})
+                sources.save(state, options.save, {"seed": str(options.seed), "steps": str(len(times))})
     if profiled is not None:
         for line in profiled.write():
             show(comm.rank, line)
-    for line in _summary(opened, given, scheduler, times):
+    for line in _summary(opened, options.save, scheduler, times):
         show(comm.rank, line)
     comm.barrier()  # ranks that leave together free at exit what they share
 
 
 def train(
     opened: CompiledJob,
-    given: argparse.Namespace,
+    options: argparse.Namespace,
     dtype: torch.dtype | None,
     parallel: Parallel,
     optimizer: torch.optim.Optimizer,
@@ -133,20 +133,20 @@ def train(
     """The steps; returns the wall seconds of each."""
     batches = compiled_job.batches(opened)
     times = []
-    with Progress(given.steps, parallel.grid.rank) as progress:
-        for step in range(1, given.steps + 1):
+    with Progress(options.steps, parallel.grid.rank) as progress:
+        for step in range(1, options.steps + 1):
             batch = _next(parallel, batches, dtype)
             start = time.perf_counter()
             if profiled is not None:
                 with profiled.step(step):
                     loss = _step(parallel, batch, optimizer)
-            elif given.no_rebalance:
+            elif options.no_rebalance:
                 loss = _step(parallel, batch, optimizer)
             else:
                 with scheduler.step():
                     loss = _step(parallel, batch, optimizer)
             times.append(time.perf_counter() - start)
-            if beside is not None and step <= given.compare:
+            if beside is not None and step <= options.compare:
                 other = beside.step(batch)
                 progress.compared(step, loss, other)
             progress.step(step, loss, times[-1])
@@ -166,10 +166,10 @@ def make_optimizer(opened: CompiledJob, parameters: list[nn.Parameter]) -> torch
 class _Beside:
     """The sequential model on rank 0, from the same initial values, over the same batches."""
 
-    def __init__(self, opened: CompiledJob, given: argparse.Namespace, dtype: torch.dtype | None) -> None:
+    def __init__(self, opened: CompiledJob, options: argparse.Namespace, dtype: torch.dtype | None) -> None:
         self._dtype, self._path = dtype, opened.description.loss
-        self._seed, self._steps = given.seed, 0
-        self._model = module_in_precision(compiled_job.sequential(opened, given.seed), dtype)
+        self._seed, self._steps = options.seed, 0
+        self._model = module_in_precision(compiled_job.sequential(opened, options.seed), dtype)
         self._optimizer = make_optimizer(opened, list(self._model.parameters()))
 
     def step(self, batch: compiled_job.Inputs) -> float:
@@ -201,7 +201,7 @@ def _update(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
     optimizer.step()
 
 
-def _summary(opened: CompiledJob, given: argparse.Namespace, scheduler: Scheduler, times: Sequence[float]) -> list[str]:
+def _summary(opened: CompiledJob, saved: Path | None, scheduler: Scheduler, times: Sequence[float]) -> list[str]:
     lines = []
     if times:
         usual = statistics.median(times[1:] or times)
@@ -212,8 +212,8 @@ def _summary(opened: CompiledJob, given: argparse.Namespace, scheduler: Schedule
         f"{move.before * 1e3:.1f} ms of compute per step, {move.after * 1e3:.1f} predicted"
         for step, move in scheduler.moves
     ]
-    if given.save is not None:
-        lines.append(f"saved      {given.save}")
+    if saved is not None:
+        lines.append(f"saved      {saved}")
     lines.append(f"plan       {os.path.relpath(opened.folder / 'plan.json')}")
     lines.append(f"program    {os.path.relpath(opened.folder / 'program.py')}")
     return lines

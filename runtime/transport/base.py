@@ -16,9 +16,8 @@ from torch import Tensor
 
 from autopar.runtime.transport.device import cuda_aware
 
-Pieces = (
-    Sequence[Tensor] | Tensor
-)  # one per rank; a tensor is cut along its first dim, which is best where all are equal
+# one per rank; a tensor is cut along its first dim, which is best where all are equal
+Pieces = Sequence[Tensor] | Tensor
 
 
 HALVES = (torch.float16, torch.bfloat16)  # summed in float32, and rounded once
@@ -99,9 +98,9 @@ class Comm(Protocol):
         """End the whole job, not this group alone, with exit status `code`."""
 
 
-def pieces_of(given: Pieces) -> Sequence[Tensor]:
+def pieces_of(pieces: Pieces) -> Sequence[Tensor]:
     """The pieces one by one."""
-    return given.unbind() if isinstance(given, Tensor) else given
+    return pieces.unbind() if isinstance(pieces, Tensor) else pieces
 
 
 def summable(tensor: Tensor) -> Tensor:

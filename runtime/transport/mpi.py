@@ -32,9 +32,8 @@ from autopar.runtime.transport.shared_memory import PostedSum
 from autopar.runtime.transport.shared_sums import SharedSums
 
 _SHARED_BYTES = 128 << 10  # from here on, a tensor in shared memory is summed there
-_DIRECT_BYTES = (
-    64 << 10
-)  # from here on, every rank sends its uneven part to all others itself: half of Allgatherv's time
+# from here on, every rank sends its uneven part to all others itself: half of Allgatherv's time
+_DIRECT_BYTES = 64 << 10
 _STAGED_BYTES = 1 << 20  # from here on, any other tensor is summed through shared memory
 _SCATTERED_BYTES = 4 << 20  # from here on, a reduce-scatter goes through shared memory
 _CROWDED_BYTES = 8 << 20  # and from here on, if ranks have to share cores, where every wait is a change of process
@@ -237,10 +236,10 @@ class MpiComm(Comm):
 class _SharedSum(Work):
     """An all-reduce under way in shared memory."""
 
-    def __init__(self, comm: MpiComm, sums: SharedSums, one: PostedSum) -> None:
+    def __init__(self, comm: MpiComm, sums: SharedSums, posted: PostedSum) -> None:
         self._comm = comm
         self._sums = sums
-        self._round = one
+        self._round = posted
 
     def wait(self) -> None:
         start = time.perf_counter()

@@ -134,25 +134,25 @@ class PostedSums:
         """Say that this rank's data are in place; `stages` run one after another once all ranks have said so."""
         with self._lock:
             self._number += 1
-            one = PostedSum(self._number, stages)
-            self._open.append(one)
+            posted = PostedSum(self._number, stages)
+            self._open.append(posted)
             self._control.sync()
             self._mine[_POSTED] = self._number
             self._progress()
-        return one
+        return posted
 
     def progress(self) -> None:
         """Act in every round that all ranks have posted."""
         with self._lock:
             self._progress()
 
-    def wait(self, one: PostedSum) -> None:
+    def wait(self, posted: PostedSum) -> None:
         """Return when the round is over."""
         looks = 0
-        while not one.over:
+        while not posted.over:
             self.progress()
             looks += 1
-            if looks > self._spins and not one.over:
+            if looks > self._spins and not posted.over:
                 self._comm.Iprobe()  # what MPI still has to send for others moves only when it is called
                 _offer_core()
 
@@ -169,11 +169,11 @@ class PostedSums:
         acted = self._mine[_ACTED]
         posted = self._reached(_POSTED)
         self._control.sync()
-        for one in self._open:
-            if one.number > posted:
+        for pending in self._open:
+            if pending.number > posted:
                 break
-            if one.number > acted and one.advance() and one.number == acted + 1:
-                acted = one.number
+            if pending.number > acted and pending.advance() and pending.number == acted + 1:
+                acted = pending.number
         self._control.sync()
         self._mine[_ACTED] = acted
         done = min(acted, self._reached(_ACTED))

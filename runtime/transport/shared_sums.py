@@ -111,8 +111,8 @@ class SharedSums:
         last: tuple[PostedSum, Tensor, list[Tensor]] | None = None
         for i, low in enumerate(range(0, flat.numel(), block)):
             mine = flat[low : low + block]
-            given, summed = ([view[(i % 2 + at) * block :][: mine.numel()] for view in views] for at in (0, 2))
-            begun = self._stage(mine, given, summed[self._node.rank])
+            addends, summed = ([view[(i % 2 + at) * block :][: mine.numel()] for view in views] for at in (0, 2))
+            begun = self._stage(mine, addends, summed[self._node.rank])
             if last is not None:
                 self._fetch(*last)
             last = begun, mine, summed
@@ -139,18 +139,18 @@ class SharedSums:
             here = start + rank * block
             addends = [view[here : here + mine.numel()] for other, view in enumerate(slots) if other != rank]
             rounds.append(self._posting.post(partial(_sum_into, total[low : low + block], mine, addends)))
-        for one in rounds[-2:]:
-            self.wait(one)
+        for pending in rounds[-2:]:
+            self.wait(pending)
 
-    def wait(self, one: PostedSum) -> None:
+    def wait(self, pending: PostedSum) -> None:
         """Return when the round is over."""
-        self._posting.wait(one)
+        self._posting.wait(pending)
 
-    def test(self, one: PostedSum) -> bool:
+    def test(self, pending: PostedSum) -> bool:
         """Whether the round is over; makes progress."""
-        if not one.over:
+        if not pending.over:
             self._posting.progress()
-        return one.over
+        return pending.over
 
     def free(self) -> None:
         """Give all memory and communicators back; nothing may be under way."""
@@ -188,22 +188,22 @@ class SharedSums:
         others = [view[low:high] for other, view in enumerate(views) if other != rank]
         return self._sum(mine[low:high], others, others)
 
-    def _stage(self, mine: Tensor, given: Sequence[Tensor], summed: Tensor) -> PostedSum:
+    def _stage(self, mine: Tensor, addends: Sequence[Tensor], summed: Tensor) -> PostedSum:
         """A round that sums `mine`, memory of this rank alone, and leaves this rank's slice of the result in `summed`.
 
-        What is `given` to others and what is `summed` lie apart: a slow rank may still fetch a slice of two rounds ago
+        The `addends` for others and what is `summed` lie apart: a slow rank may still fetch a slice of two rounds ago
         when this one gives again.
         """
         rank = self._node.rank
         low, high = self._slice(mine.numel(), rank)
-        given[rank][:low].copy_(mine[:low])
-        given[rank][high:].copy_(mine[high:])
-        others = [view[low:high] for other, view in enumerate(given) if other != rank]
+        addends[rank][:low].copy_(mine[:low])
+        addends[rank][high:].copy_(mine[high:])
+        others = [view[low:high] for other, view in enumerate(addends) if other != rank]
         return self._sum(mine[low:high], others, [summed[low:high]])
 
-    def _fetch(self, one: PostedSum, mine: Tensor, summed: Sequence[Tensor]) -> None:
+    def _fetch(self, begun: PostedSum, mine: Tensor, summed: Sequence[Tensor]) -> None:
         """Finish what `_stage` has begun: copy the slices that others have summed."""
-        self.wait(one)
+        self.wait(begun)
         for other, view in enumerate(summed):
             if other != self._node.rank:
                 low, high = self._slice(mine.numel(), other)

@@ -125,21 +125,21 @@ class StagedComm(ForwardingComm):
             self._host.settle((*gives, *takes))
             yield gives, takes
             return
-        given = self._host.place(gives)
-        given.to_host()
-        taken = given if takes is gives else self._host.place(takes)
-        yield given.places, taken.places
-        taken.to_device()
-        given.give_up()
+        inputs = self._host.place(gives)
+        inputs.to_host()
+        outputs = inputs if takes is gives else self._host.place(takes)
+        yield inputs.places, outputs.places
+        outputs.to_device()
+        inputs.give_up()
 
 
-def _listed(given: Pieces) -> Sequence[Tensor]:
-    return (given,) if isinstance(given, Tensor) else given
+def _listed(pieces: Pieces) -> Sequence[Tensor]:
+    return (pieces,) if isinstance(pieces, Tensor) else pieces
 
 
-def _as_given(given: Pieces, tensors: Sequence[Tensor]) -> Pieces:
-    """What stands for the tensors of `given`, as one tensor if that is one."""
-    return tensors[0] if isinstance(given, Tensor) else tensors
+def _as_given(pieces: Pieces, tensors: Sequence[Tensor]) -> Pieces:
+    """What stands for the tensors of `pieces`, as one tensor if that is one."""
+    return tensors[0] if isinstance(pieces, Tensor) else tensors
 
 
 class _StagedWork(Work):

@@ -159,12 +159,12 @@ class _World:
             self.failure = self._stuck("no rank can go on")
             self.changed.notify_all()
 
-    def _stuck(self, given: str) -> CommError:
+    def _stuck(self, cause: str) -> CommError:
         lines = []
         for rank in range(self.ranks):
             state = "has ended" if rank in self.ended else "is computing"
             lines.append(f"rank {rank} " + (f"waits in {self.waiting[rank][0]}" if rank in self.waiting else state))
-        return CommError(refusal("simulation", given, "all ranks of a group enter the same calls in one order", lines))
+        return CommError(refusal("simulation", cause, "all ranks of a group enter the same calls in one order", lines))
 
 
 class _Members:
@@ -223,15 +223,15 @@ class ThreadComm(Comm):
     def reduce_scatter(self, parts: Pieces, out: Tensor) -> None:
         parts = pieces_of(parts)
         check_tensors("reduce_scatter", [*parts, out])
-        given = self._meet("reduce_scatter", [summable(part).clone() for part in parts])
-        restore_sum(out, [sent[self._rank] for sent in given])
+        sent_parts = self._meet("reduce_scatter", [summable(part).clone() for part in parts])
+        restore_sum(out, [sent[self._rank] for sent in sent_parts])
 
     def all_to_all(self, sends: Pieces, recvs: Pieces) -> None:
         assert isinstance(sends, Tensor) == isinstance(recvs, Tensor), "messages of one size, or of any"
-        sends, recvs = (pieces_of(given) for given in (sends, recvs))
+        sends, recvs = (pieces_of(pieces) for pieces in (sends, recvs))
         check_tensors("all_to_all", [*sends, *recvs])
-        given = self._meet("all_to_all", [part.clone() for part in sends])
-        for recv, sent in zip(recvs, given, strict=True):
+        sent_parts = self._meet("all_to_all", [part.clone() for part in sends])
+        for recv, sent in zip(recvs, sent_parts, strict=True):
             recv.copy_(_same_size("all_to_all", sent[self._rank], recv))
 
     def exchange(self, sends: dict[int, Tensor], recvs: dict[int, Tensor]) -> None:
@@ -262,8 +262,8 @@ class ThreadComm(Comm):
 
     def split(self, color: int, key: int) -> ThreadComm:
         this_round = self._round
-        given = self._meet("split", (color, key))
-        ranks = sorted((other_key, rank) for rank, (other, other_key) in enumerate(given) if other == color)
+        colors = self._meet("split", (color, key))
+        ranks = sorted((other_key, rank) for rank, (other, other_key) in enumerate(colors) if other == color)
         members = tuple(self._group.members[rank] for _, rank in ranks)
         with self._world.changed:
             name = (id(self._group), this_round, color)
@@ -307,19 +307,19 @@ class ThreadComm(Comm):
             members = ",".join(str(member) for member in self._group.members)
             text = f"{what}, call {number} of the group of ranks {members}"
             self._world.wait(self._group.members[self._rank], text, lambda: self._arrived(number))
-            given = self._group.rounds[number]
+            left = self._group.rounds[number]
             self._group.taken[number] += 1
             if self._group.taken[number] == self.size:
                 del self._group.rounds[number], self._group.taken[number]
         self._world.take_turn()
         self._seconds += time.perf_counter() - start
-        calls = [given[rank][0] for rank in range(self.size)]
+        calls = [left[rank][0] for rank in range(self.size)]
         if len(set(calls)) > 1:
             lines = [f"{self._name(rank)} is in {call}" for rank, call in enumerate(calls)]
             raise CommError(
                 refusal("simulation", "ranks of a group meet in different calls", "they enter the same call", lines)
             )
-        return [given[rank][1] for rank in range(self.size)]
+        return [left[rank][1] for rank in range(self.size)]
 
 
 class _ThreadSum(Work):
@@ -358,8 +358,8 @@ def restore_sum(out: Tensor, parts: Sequence[Tensor]) -> None:
     restore(out, _same_size("sum", total, out))
 
 
-def _same_size(where: str, sent: Tensor, wanted: Tensor) -> Tensor:
-    """`sent` in the shape of `wanted`; ranks that disagree on a size or a type have made a mistake of ours."""
-    if sent.numel() != wanted.numel():
-        raise CommError(f"{where}: one rank sends {sent.numel()} elements where another expects {wanted.numel()}")
-    return sent.reshape(wanted.shape)
+def _same_size(where: str, sent: Tensor, recv: Tensor) -> Tensor:
+    """`sent` in the shape of `recv`; ranks that disagree on a size or a type have made a mistake of ours."""
+    if sent.numel() != recv.numel():
+        raise CommError(f"{where}: one rank sends {sent.numel()} elements where another expects {recv.numel()}")
+    return sent.reshape(recv.shape)

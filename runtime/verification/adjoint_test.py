@@ -81,8 +81,8 @@ def relative(gap: float, *scales: float) -> float:
     """A gap in terms of the largest scale; 0 where there is nothing to compare, infinite for a gap that is not a number."""
     if gap == 0:
         return 0.0
-    found = abs(gap) / scale if (scale := max(scales)) else math.inf
-    return math.inf if math.isnan(found) else found
+    share = abs(gap) / scale if (scale := max(scales)) else math.inf
+    return math.inf if math.isnan(share) else share
 
 
 def differentiated(function: Callable[[Tensor], Tensor]) -> LinearMap:

@@ -83,12 +83,12 @@ def conversion(axis: Axis, source: Layout, target: Layout, extent: int) -> Calla
 def _conversion(source: Layout, target: Layout, draw: random.Random, grid: Grid) -> ConversionCase:
     """A case of one cell, over one axis of the grid."""
     axis = _cut_axes(draw, grid)
-    a, b = (_shard(draw) if isinstance(one, Shard) else one for one in (source, target))
+    a, b = (_shard(draw) if isinstance(layout, Shard) else layout for layout in (source, target))
     shape = list(_shape(draw, grid, axis))
     for dim in range(NDIM):
         readings = [s for s in (a, b) if isinstance(s, Shard) and s.dim == dim]
         if readings:
-            piece = math.prod(one.blocks * one.unit for one in readings)
+            piece = math.prod(reading.blocks * reading.unit for reading in readings)
             shape[dim] = piece * draw.randint(0, max(2, (2 * axis.size + 3) // (piece if len(readings) > 1 else 1)))
     extent = 0
     if isinstance(a, Shard):
@@ -101,13 +101,13 @@ def _halo(draw: random.Random, grid: Grid) -> ConversionCase:
     """Rows that every rank wants of a dim: any interval, beyond the dim too, overlapping, disjoint or empty."""
     axis = _cut_axes(draw, grid)
     extent, dim = draw.randint(0, 3 * axis.size), draw.randrange(NDIM)
-    wanted = []
+    windows = []
     for _ in range(axis.size):
         start = draw.randint(-4, extent + 3)
-        wanted.append((start, start + draw.randint(0, extent + 3)))
+        windows.append((start, start + draw.randint(0, extent + 3)))
     shape = list(_shape(draw, grid, axis))
     shape[dim] = axis.part(extent)
-    return ConversionCase(lambda x: halo(x, dim, axis, extent, wanted), SHARD, SHARD, tuple(shape), axis.comm)
+    return ConversionCase(lambda x: halo(x, dim, axis, extent, windows), SHARD, SHARD, tuple(shape), axis.comm)
 
 
 def _window(kind: str, draw: random.Random, grid: Grid) -> ConversionCase:
@@ -121,7 +121,7 @@ def _window(kind: str, draw: random.Random, grid: Grid) -> ConversionCase:
     padding = [draw.randint(0, k // 2) for k in kernel]
     parts = [axis.part(extent) for axis, extent in zip(grid.axes, extents, strict=True)]
     weight = torch.randn(2, 2, *kernel, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    ends = [one for p in reversed(padding) for one in (p, p + 1)]
+    ends = [width for p in reversed(padding) for width in (p, p + 1)]
     mode = draw.choice(("zeros", "reflect", "replicate", "circular"))
     larger = [draw.randint(1, 2 * extent) for extent in extents]
     smooth = draw.choice(("nearest", "area", {1: "linear", 2: "bilinear", 3: "trilinear"}[len(kernel)]))

@@ -45,35 +45,35 @@ class ForceFloat64(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401 (whatever the operator returns)
         """Call the operator with every dtype argument that says float32 saying float64; so for one that says none."""
-        given: dict[str, Any] = {
+        options: dict[str, Any] = {
             name: _ASKED.get(value, value) if isinstance(value, torch.dtype) else value
             for name, value in (kwargs or {}).items()
         }
         if func is torch.ops.aten.lift_fresh.default:
             return rounded(func(*args)) if self.written else func(*args)
         if func is torch.ops.aten._grouped_mm.default and args[0].dtype is torch.float64:
-            return grouped_mm(*args, **given)
-        if any(one.alias_info is not None for one in (*func._schema.arguments, *func._schema.returns)):
-            return func(*args, **given)  # in place, or a view: of what it is given
-        args, given = tree_map(lambda one: in_precision(one, torch.float64) if _narrow(one) else one, (args, given))
-        result = func(*args, **given)
-        return _made_wide(func, args, given, result) if any(map(_narrow, tree_leaves(result))) else result
+            return grouped_mm(*args, **options)
+        if any(value.alias_info is not None for value in (*func._schema.arguments, *func._schema.returns)):
+            return func(*args, **options)  # in place, or a view: of what it is given
+        args, options = tree_map(lambda x: in_precision(x, torch.float64) if _narrow(x) else x, (args, options))
+        result = func(*args, **options)
+        return _made_wide(func, args, options, result) if any(map(_narrow, tree_leaves(result))) else result
 
 
-def _made_wide(func: Any, args: tuple[Any, ...], given: dict[str, Any], result: Any) -> Any:  # noqa: ANN401
+def _made_wide(func: Any, args: tuple[Any, ...], options: dict[str, Any], result: Any) -> Any:  # noqa: ANN401
     """A result that is float32 for want of a dtype, in float64: made again, so that its numbers are those of float64."""
     drawn = torch.Tag.nondeterministic_seeded in func.tags
-    tensors = [one for one in tree_leaves((args, given)) if isinstance(one, Tensor)]
-    if not drawn and not tensors and any(one.name == "dtype" for one in func._schema.arguments):
-        return func(*args, **given | {"dtype": precise(_first_dtype(result), torch.float64)})
-    if not drawn and tensors and not any(one.is_floating_point() or one.is_complex() for one in tensors):
-        args, given = tree_map(lambda one: one.double() if isinstance(one, Tensor) else one, (args, given))
-        result = func(*args, **given)
-    return tree_map(lambda one: in_precision(one, torch.float64) if _narrow(one) else one, result)
+    tensors = [leaf for leaf in tree_leaves((args, options)) if isinstance(leaf, Tensor)]
+    if not drawn and not tensors and any(argument.name == "dtype" for argument in func._schema.arguments):
+        return func(*args, **options | {"dtype": precise(_first_dtype(result), torch.float64)})
+    if not drawn and tensors and not any(tensor.is_floating_point() or tensor.is_complex() for tensor in tensors):
+        args, options = tree_map(lambda leaf: leaf.double() if isinstance(leaf, Tensor) else leaf, (args, options))
+        result = func(*args, **options)
+    return tree_map(lambda leaf: in_precision(leaf, torch.float64) if _narrow(leaf) else leaf, result)
 
 
 def _first_dtype(result: Any) -> torch.dtype:  # noqa: ANN401
-    dtype: torch.dtype = next(one.dtype for one in tree_leaves(result) if _narrow(one))
+    dtype: torch.dtype = next(leaf.dtype for leaf in tree_leaves(result) if _narrow(leaf))
     return dtype
 
 
@@ -87,8 +87,8 @@ def rounded(tensor: Tensor) -> Tensor:
 def as_written(values: Source) -> Source:
     """What a program is given, with the numbers that stand in the model's text `rounded`, as the model gets them."""
     return ComparedSource(
-        (name, rounded(one) if isinstance(one, Tensor) and name.startswith("lifted_tensor") else one)
-        for name, one in values
+        (name, rounded(value) if isinstance(value, Tensor) and name.startswith("lifted_tensor") else value)
+        for name, value in values
     )
 
 
@@ -108,9 +108,9 @@ class NarrowestDtype(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:  # noqa: ANN401 (whatever the operator returns)
         """Call the operator and look at its results."""
         result = func(*args, **(kwargs or {}))
-        for one in tree_leaves(result):
-            if isinstance(one, Tensor) and one.dtype in (torch.float16, torch.bfloat16):
-                self.rounding = max(self.rounding, torch.finfo(one.dtype).eps)
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor) and leaf.dtype in (torch.float16, torch.bfloat16):
+                self.rounding = max(self.rounding, torch.finfo(leaf.dtype).eps)
         return result
 
 
@@ -126,10 +126,10 @@ def grouped_mm(
     One product per group: group i is ``a[i]`` of a three-dimensional `a`, else the rows ``offs[i - 1]:offs[i]`` of `a`
     (its columns, and those rows of `b`, where both have two dims); likewise the columns of a two-dimensional `b`.
     """
-    count = next((one.shape[0] for one in (a, b) if one.dim() == 3), 0 if offs is None else offs.numel())
+    count = next((operand.shape[0] for operand in (a, b) if operand.dim() == 3), 0 if offs is None else offs.numel())
     left = a if a.dim() == 3 else _groups(a, offs, 0 if b.dim() == 3 else 1)
     right = b if b.dim() == 3 else _groups(b, offs, 1 if a.dim() == 3 else 0)
-    products = [one @ other for one, other in zip(left, right, strict=True)]
+    products = [rows @ other for rows, other in zip(left, right, strict=True)]
     assert bias is None
     assert len(products) == count
     if a.dim() == b.dim():

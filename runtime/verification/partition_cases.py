@@ -139,7 +139,7 @@ def _draw_sum(name: str, draw: random.Random, ranks: int) -> PartitionCase:
 def _draw_cut(name: str, draw: random.Random, ranks: int) -> PartitionCase:
     dims = draw.randint(1, 3)
     whole = tuple(draw.randint(0, 7) for _ in range(dims))
-    shapes = [(1,) if name == one else _extents(draw, ranks, dims) for one in ("scatter", "gather_to")]
+    shapes = [(1,) if name == single else _extents(draw, ranks, dims) for single in ("scatter", "gather_to")]
     before, after = (
         tuple(_cuts(draw, n, p) for n, p in zip(whole, (1,) * dims if math.prod(shape) == 1 else shape, strict=True))
         for shape in shapes

@@ -51,17 +51,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--grid", type=GridShape.parse)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     comm = default_world()
     with failure.reported(comm):
         share_cores(comm)
-        grids = [given.grid] * GRIDS if given.grid else random_grids(random.Random(given.seed), comm.size, GRIDS)
-        found = examine(comm, grids, given.seed, CASES, quiet=given.json)
-        if given.json:
-            show(comm.rank, json.dumps([asdict(one) for one in found]))
+        grids = [options.grid] * GRIDS if options.grid else random_grids(random.Random(options.seed), comm.size, GRIDS)
+        verdicts = examine(comm, grids, options.seed, CASES, quiet=options.json)
+        if options.json:
+            show(comm.rank, json.dumps([asdict(verdict) for verdict in verdicts]))
         elif comm.rank == 0:
-            print_table(found, grids)
-        agree(comm, "adjoint test", _objection(found))
+            print_table(verdicts, grids)
+        agree(comm, "adjoint test", _objection(verdicts))
 
 
 def examine(
@@ -74,7 +74,7 @@ def examine(
             for name, (error, where) in _on_grid(comm, shape, f"{seed}.{number}", cases).items():
                 worst[name] = max(worst[name], (error, where), key=lambda pair: pair[0])
             progress.done(number + 1, f"grid {shape}")
-    ends = {name: (kind(one.source), kind(one.target)) for name, one in FAMILY.items()}
+    ends = {name: (kind(tested.source), kind(tested.target)) for name, tested in FAMILY.items()}
     total = cases * len(grids)
     return [
         PrimitiveVerdict(name, *ends.get(name, ("partition", "partition")), total, *worst[name], TOLERANCE)
@@ -85,7 +85,7 @@ def examine(
 def _on_grid(comm: Comm, shape: GridShape, seed: str, cases: int) -> dict[str, tuple[float, str]]:
     """The worst error of every primitive, and where it was: on a grid of the first ranks, on partitions of any. Collective."""
     part = comm.split(int(comm.rank < shape.size), comm.rank)
-    found: dict[str, tuple[float, str]] = {}
+    worst: dict[str, tuple[float, str]] = {}
     if comm.rank < shape.size:
         grid = Grid(shape, part)
         for name, tested in FAMILY.items():
@@ -94,20 +94,20 @@ def _on_grid(comm: Comm, shape: GridShape, seed: str, cases: int) -> dict[str, t
                 case = tested.draw(random.Random(f"{seed}.{name}.{number}"), grid)
                 where = f"grid {shape}, rank {comm.rank}, operand {list(case.shape)}"
                 errors.append((case.error(number), where))
-            found[name] = max(errors, key=lambda pair: pair[0])
+            worst[name] = max(errors, key=lambda pair: pair[0])
         grid.free()
     part.free()
     for name in PARTITION_FAMILY:
         drawn = [draw_case(name, random.Random(f"{seed}.{name}.{number}"), comm.size) for number in range(cases)]
         tested_cases = [(case_error(case, comm, number), str(case)) for number, case in enumerate(drawn)]
-        found[name] = max(tested_cases, key=lambda pair: pair[0])
-    every: list[Any] = comm.gather_objects(found)  # an axis's ranks agree, those of other rows of the grid may not
+        worst[name] = max(tested_cases, key=lambda pair: pair[0])
+    every: list[Any] = comm.gather_objects(worst)  # an axis's ranks agree, those of other rows of the grid may not
     return {
-        name: max((tuple(one[name]) for one in every if name in one), key=lambda pair: pair[0]) for name in every[0]
+        name: max((tuple(own[name]) for own in every if name in own), key=lambda pair: pair[0]) for name in every[0]
     }
 
 
-def print_table(found: Sequence[PrimitiveVerdict], grids: Sequence[GridShape]) -> None:
+def print_table(verdicts: Sequence[PrimitiveVerdict], grids: Sequence[GridShape]) -> None:
     """Print the verdicts."""
     from rich import box
     from rich.console import Console
@@ -116,26 +116,26 @@ def print_table(found: Sequence[PrimitiveVerdict], grids: Sequence[GridShape]) -
     table = Table(box=box.SIMPLE_HEAD, show_edge=False)
     for column in ("primitive", "from", "to", "cases", "worst error", "verdict"):
         table.add_column(column, justify="right" if column in ("cases", "worst error") else "left")
-    for one in found:
-        verdict = "ok" if one.worst <= one.tolerance else "FAILS"
-        table.add_row(one.primitive, one.source, one.target, str(one.cases), f"{one.worst:.1e}", verdict)
+    for row in verdicts:
+        verdict = "ok" if row.worst <= row.tolerance else "FAILS"
+        table.add_row(row.primitive, row.source, row.target, str(row.cases), f"{row.worst:.1e}", verdict)
     console = Console(markup=False, highlight=False, force_terminal=is_terminal())
     console.print(table)
-    bad = sum(not one.worst <= one.tolerance for one in found)
-    verdict = f"{bad} of {len(found)} primitives FAIL" if bad else "every primitive passes"
+    bad = sum(not row.worst <= row.tolerance for row in verdicts)
+    verdict = f"{bad} of {len(verdicts)} primitives FAIL" if bad else "every primitive passes"
     names = list(dict.fromkeys(map(str, grids)))
     where = f"grid {names[0]}" if len(names) == 1 else f"{len(names)} grids of up to {max(g.size for g in grids)} ranks"
     rule = f"|<Fx,y> - <x,F*y>| <= {TOLERANCE:.0e} max(|Fx||y|, |x||F*y|) in float64"
     print(f"\n{verdict}: {rule}, {where}", flush=True)
 
 
-def _objection(found: Sequence[PrimitiveVerdict]) -> CommError | None:
-    bad = [f"{one.primitive}: {one.worst:.1e} at {one.where}" for one in found if not one.worst <= one.tolerance]
+def _objection(verdicts: Sequence[PrimitiveVerdict]) -> CommError | None:
+    bad = [f"{row.primitive}: {row.worst:.1e} at {row.where}" for row in verdicts if not row.worst <= row.tolerance]
     if not bad:
         return None
     rule = f"<Fx, y> = <x, F*y>, to {TOLERANCE:.0e} of the norms, and replicas are equal to the bit"
     fix = "try another MPI library, or fewer ranks; if it stays, it is a defect of autopar: please report it"
-    return CommError(refusal("adjoint test", f"{len(bad)} of {len(found)} primitives fail it", rule, bad, fix))
+    return CommError(refusal("adjoint test", f"{len(bad)} of {len(verdicts)} primitives fail it", rule, bad, fix))
 
 
 class _Progress:

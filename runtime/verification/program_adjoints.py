@@ -57,9 +57,9 @@ def examine_program(opened: CompiledJob, file: str, seed: int) -> list[Communica
         loss = compiled_job.loss_of(compiled_job.call(parallel, batch))
     with ForceFloat64(), CallRecorder() as backward:
         loss.backward()  # type: ignore[no-untyped-call]
-    found = examine(opened.program.grid, [*forward.calls, *backward.calls], seed)
+    tested = examine(opened.program.grid, [*forward.calls, *backward.calls], seed)
     parallel.free()
-    return found
+    return tested
 
 
 def examine(grid: Grid, calls: Sequence[CommunicationCall], seed: int) -> list[Communication]:
@@ -82,22 +82,22 @@ def examine(grid: Grid, calls: Sequence[CommunicationCall], seed: int) -> list[C
     return _merged(Communication(**(row | {"shape": tuple(row["shape"])})) for some in every for row in some)
 
 
-def lines(found: Sequence[Communication], shown: int | None) -> list[str]:
+def lines(tested: Sequence[Communication], shown: int | None) -> list[str]:
     """What to print: the verdict in one line, and a table of the worst `shown` (all where None)."""
-    if not found:
+    if not tested:
         return ["ok     adjoint test                 nothing is communicated"]
-    bad = [one for one in found if not one.relative <= TOLERANCE]
-    worst = max(one.relative for one in found)
+    bad = [call for call in tested if not call.relative <= TOLERANCE]
+    worst = max(call.relative for call in tested)
     head = (
         f"{'FAILS ' if bad else 'ok    '} adjoint test                 "
-        f"{worst:.1e} of {TOLERANCE:.0e} allowed  in {len(found)} communications of a step"
+        f"{worst:.1e} of {TOLERANCE:.0e} allowed  in {len(tested)} communications of a step"
     )
-    some = sorted(found, key=lambda one: -one.relative)[:shown] if shown is not None else found
+    some = sorted(tested, key=lambda call: -call.relative)[:shown] if shown is not None else tested
     rows = [("line", "primitive", "over", "local operand", "error")]
-    for one in some:
-        primitive = f"{one.primitive}{f' in {one.inside}' if one.inside else ''}"
-        shape = "x".join(map(str, one.shape)) or "1"
-        rows.append((str(one.line or "backward"), primitive, one.axis, shape, f"{one.relative:.1e}"))
+    for call in some:
+        primitive = f"{call.primitive}{f' in {call.inside}' if call.inside else ''}"
+        shape = "x".join(map(str, call.shape)) or "1"
+        rows.append((str(call.line or "backward"), primitive, call.axis, shape, f"{call.relative:.1e}"))
     widths = [max(len(row[i]) for row in rows) for i in range(5)]
     table = []
     for row in rows:
@@ -111,24 +111,24 @@ def _over(comm: Comm, axes: str, calls: Sequence[CommunicationCall], seed: int) 
     every: list[Any] = comm.gather_objects(
         [[[call.line, call.inside, call.primitive], call.detail, list(call.shape)] for call in calls]
     )
-    names = [[one[0] for one in called] for called in every]
+    names = [[call[0] for call in called] for called in every]
     if any(other != names[0] for other in names):
         raise ProgramMismatch(_unlike(axes, names))
-    found: dict[str, Communication] = {}
+    tested: dict[str, Communication] = {}
     for i, call in enumerate(calls):
         key = str([called[i] for called in every])
-        if key not in found:
+        if key not in tested:
             error = operator_error(call.operator, call.source, call.target, call.shape, comm, seed)
-            found[key] = Communication(call.line, call.inside, call.primitive, axes, call.shape, error)
-    return list(found.values())
+            tested[key] = Communication(call.line, call.inside, call.primitive, axes, call.shape, error)
+    return list(tested.values())
 
 
 def _unlike(axes: str, names: Sequence[Sequence[Any]]) -> str:
     """The first call in which the ranks of an axis differ."""
-    at = next(i for i in range(max(map(len, names))) if len({str(one[i : i + 1]) for one in names}) > 1)
+    at = next(i for i in range(max(map(len, names))) if len({str(called[i : i + 1]) for called in names}) > 1)
     said = [
-        f"rank {rank} of the axis: {f'{one[at][2]} in line {one[at][0]}' if at < len(one) else 'nothing'}"
-        for rank, one in enumerate(names)
+        f"rank {rank} of the axis: {f'{called[at][2]} in line {called[at][0]}' if at < len(called) else 'nothing'}"
+        for rank, called in enumerate(names)
     ]
     rule = "the ranks of an axis call the same primitives in the same order"
     return refusal(f"call {at + 1} over {axes}", "the ranks do not call the same", rule, said)

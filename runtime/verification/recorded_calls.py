@@ -27,7 +27,7 @@ from autopar.runtime.transport.base import Comm, pieces_of
 from autopar.runtime.verification.adjoint_test import LinearMap, Pullback, differentiated
 
 _BY_CODE: Mapping[CodeType, tuple[Callable[..., Tensor], Layout, Layout]] = {
-    inspect.unwrap(one[0]).__code__: one for one in WITH_HALO
+    inspect.unwrap(row[0]).__code__: row for row in WITH_HALO
 }
 _OF_PRIMITIVES = tuple(f"autopar.runtime.{folder}." for folder in ("grid", "primitives", "partitions"))
 _PASSED = (  # between a call and who wants it
@@ -86,15 +86,15 @@ class CallRecorder:
         function, source, target = _BY_CODE[frame.f_code]
         name = frame.f_code.co_name
         first, *others = inspect.signature(function).parameters
-        given = {other: frame.f_locals[other] for other in others}
-        axis, x = given["axis"], frame.f_locals[first]
+        arguments = {other: frame.f_locals[other] for other in others}
+        axis, x = arguments["axis"], frame.f_locals[first]
         line, inside = self._place(frame)
         if axis.size == 1:
             return
         if name == "halo":
-            given["value"] = 0.0  # padding with another number is affine, and its linear part this
-        detail = ", ".join(f"{other}={value}" for other, value in given.items() if other != "axis")
-        operator = differentiated(lambda x: function(x, **given))
+            arguments["value"] = 0.0  # padding with another number is affine, and its linear part this
+        detail = ", ".join(f"{other}={value}" for other, value in arguments.items() if other != "axis")
+        operator = differentiated(lambda x: function(x, **arguments))
         inside = "" if inside == name else inside
         self.calls.append(
             CommunicationCall(line, inside, name, detail, tuple(x.shape), operator, source, target, axis.comm)
@@ -134,7 +134,7 @@ def _module(frame: FrameType) -> str:
 Sent = tuple[tuple[int, ...], LinearMap, Layout, Layout]  # as in `CommunicationCall`
 
 
-def _all_reduce(comm: Comm, given: Mapping[str, Any]) -> Sent:
+def _all_reduce(comm: Comm, arguments: Mapping[str, Any]) -> Sent:
     """Partial to Copied, which is its own adjoint: an all-reduce forward, and of the gradients' addends backward."""
 
     def total(x: Tensor) -> Tensor:
@@ -142,27 +142,27 @@ def _all_reduce(comm: Comm, given: Mapping[str, Any]) -> Sent:
         comm.all_reduce(y)
         return y
 
-    return tuple(given["tensor"].shape), lambda x: (total(x), total), PARTIAL, COPIED
+    return tuple(arguments["tensor"].shape), lambda x: (total(x), total), PARTIAL, COPIED
 
 
-def _start_all_reduce(comm: Comm, given: Mapping[str, Any]) -> Sent:
+def _start_all_reduce(comm: Comm, arguments: Mapping[str, Any]) -> Sent:
     def total(x: Tensor) -> Tensor:
         y = x.clone()
         comm.start_all_reduce(y).wait()
         return y
 
-    return tuple(given["tensor"].shape), lambda x: (total(x), total), PARTIAL, COPIED
+    return tuple(arguments["tensor"].shape), lambda x: (total(x), total), PARTIAL, COPIED
 
 
-def _all_gather(comm: Comm, given: Mapping[str, Any]) -> Sent:
+def _all_gather(comm: Comm, arguments: Mapping[str, Any]) -> Sent:
     """Shard to Copied; the adjoint is a reduce-scatter."""
-    gathered, scattered = _gathering(comm, [out.numel() for out in pieces_of(given["outs"])])
-    return (given["tensor"].numel(),), lambda x: (gathered(x), scattered), SHARD, COPIED
+    gathered, scattered = _gathering(comm, [out.numel() for out in pieces_of(arguments["outs"])])
+    return (arguments["tensor"].numel(),), lambda x: (gathered(x), scattered), SHARD, COPIED
 
 
-def _reduce_scatter(comm: Comm, given: Mapping[str, Any]) -> Sent:
+def _reduce_scatter(comm: Comm, arguments: Mapping[str, Any]) -> Sent:
     """Partial to Shard; the adjoint is an all-gather."""
-    sizes = [part.numel() for part in pieces_of(given["parts"])]
+    sizes = [part.numel() for part in pieces_of(arguments["parts"])]
     gathered, scattered = _gathering(comm, sizes)
     return (sum(sizes),), lambda x: (scattered(x), gathered), PARTIAL, SHARD
 
@@ -181,9 +181,9 @@ def _gathering(comm: Comm, sizes: Sequence[int]) -> tuple[Pullback, Pullback]:
     return gathered, scattered
 
 
-def _all_to_all(comm: Comm, given: Mapping[str, Any]) -> Sent:
+def _all_to_all(comm: Comm, arguments: Mapping[str, Any]) -> Sent:
     """Shard to Shard; the adjoint sends everything back."""
-    sent, received = ([part.numel() for part in pieces_of(given[name])] for name in ("sends", "recvs"))
+    sent, received = ([part.numel() for part in pieces_of(arguments[name])] for name in ("sends", "recvs"))
 
     def moved(x: Tensor, sizes: Sequence[int], others: Sequence[int]) -> Tensor:
         y = x.new_empty(sum(others))
@@ -193,15 +193,15 @@ def _all_to_all(comm: Comm, given: Mapping[str, Any]) -> Sent:
     return (sum(sent),), lambda x: (moved(x, sent, received), lambda y: moved(y, received, sent)), SHARD, SHARD
 
 
-def _exchange(comm: Comm, given: Mapping[str, Any]) -> Sent:
+def _exchange(comm: Comm, arguments: Mapping[str, Any]) -> Sent:
     """Messages between some of the ranks; the adjoint sends them back."""
-    sent, received = ({rank: one.numel() for rank, one in given[name].items()} for name in ("sends", "recvs"))
+    sent, received = ({rank: x.numel() for rank, x in arguments[name].items()} for name in ("sends", "recvs"))
 
     def moved(x: Tensor, sizes: Mapping[int, int], others: Mapping[int, int]) -> Tensor:
         y = x.new_empty(sum(others.values()))
         sends, recvs = (
-            dict(zip(held, torch.split(one, list(held.values())), strict=True))
-            for one, held in ((x, sizes), (y, others))
+            dict(zip(held, torch.split(flat, list(held.values())), strict=True))
+            for flat, held in ((x, sizes), (y, others))
         )
         comm.exchange(sends, recvs)
         return y

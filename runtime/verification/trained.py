@@ -86,24 +86,24 @@ def model_trained(
     model = module_in_precision(compiled_job.sequential(opened, seed), case.dtype)
     change(model)
     losses, drawn = _train(model, batches, case, seed, opened.description.loss)
-    gradients = {name: one.grad for name, one in model.named_parameters() if one.grad is not None}
-    state = {name: one for name, one in model.state_dict().items() if name in names}
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    state = {name: tensor for name, tensor in model.state_dict().items() if name in names}
     return Trained(losses, gradients, state, drawn)
 
 
 def nudge(model: nn.Module, draw: torch.Generator, rounding: float = 0.0) -> None:
     """Change every parameter by some roundings of its type, or by one of the narrowest that the model computes in."""
     with torch.no_grad():
-        for one in model.parameters():
-            noise = torch.randn(one.shape, generator=draw, dtype=one.dtype)
-            one.mul_(1 + max(ROUNDINGS * torch.finfo(one.dtype).eps, rounding) * noise)
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=draw, dtype=parameter.dtype)
+            parameter.mul_(1 + max(ROUNDINGS * torch.finfo(parameter.dtype).eps, rounding) * noise)
 
 
 def _train(
     model: nn.Module, batches: Sequence[compiled_job.Inputs], case: TrainingCase, seed: int, path: str
 ) -> tuple[dict[str, Tensor], tuple[Drawing, ...]]:
     """The losses of the steps, and what random tensors the last one drew; the model itself draws those of the program."""
-    made: tuple[Drawing, ...] = ()
+    drawn: tuple[Drawing, ...] = ()
     optimizer = case.optimizer(list(model.parameters()))
     losses = {}
     for step, batch in enumerate(batches, 1):
@@ -113,11 +113,11 @@ def _train(
             _numbers_of_program(model, seed, step) as draws,
         ):
             loss = compiled_job.loss_of(compiled_job.call(model, batch), path)
-            made = model.drawn if isinstance(model, Parallel) else tuple(draws.made)
+            drawn = model.drawn if isinstance(model, Parallel) else tuple(draws.made)
             loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         losses[f"step {step}"] = loss.detach()
-    return losses, made
+    return losses, drawn
 
 
 @contextmanager

@@ -92,42 +92,42 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--adjoint", action="store_true")
     parser.add_argument("--verbose", action="store_true")
     parser.add_argument("--json", action="store_true")
-    given = parser.parse_args(arguments)
-    path = given.folder / "program.py"
+    options = parser.parse_args(arguments)
+    path = options.folder / "program.py"
     program: Program = runpy.run_path(str(path), run_name="program")["PROGRAM"]
     comm = program.grid.comm
     with failure.reported(comm):
         load_optimizers()
         share_cores(comm)
-        opened = compiled_job.open_job(program, path, given.seed)
-        for note in opened.notes if not given.json else ():
+        opened = compiled_job.open_job(program, path, options.seed)
+        for note in opened.notes if not options.json else ():
             show(comm.rank, f"note: {note}")
-        sent = program_adjoints.examine_program(opened, str(path), given.seed)
-        if not given.json:
-            for line in program_adjoints.lines(sent, None if given.verbose else program_adjoints.SHOWN):
+        sent = program_adjoints.examine_program(opened, str(path), options.seed)
+        if not options.json:
+            for line in program_adjoints.lines(sent, None if options.verbose else program_adjoints.SHOWN):
                 show(comm.rank, line)
-        found = [] if given.adjoint else _compared(opened, given)
-        if given.json:
-            show(comm.rank, json.dumps([asdict(one) for one in found] + [_row(one) for one in sent]))
-        agree(comm, "verification", _objection(opened, found, sent))
+        differences = [] if options.adjoint else _compared(opened, options)
+        if options.json:
+            show(comm.rank, json.dumps([asdict(row) for row in differences] + [_row(row) for row in sent]))
+        agree(comm, "verification", _objection(opened, differences, sent))
 
 
-def _compared(opened: CompiledJob, given: argparse.Namespace) -> list[Deviation]:
+def _compared(opened: CompiledJob, options: argparse.Namespace) -> list[Deviation]:
     """The differences of all cases, each printed as soon as it is known. Collective."""
-    drawn = _refuse_random(opened, given.seed)
-    if drawn and not given.json:
+    drawn = _refuse_random(opened, options.seed)
+    if drawn and not options.json:
         comm = opened.program.grid.comm
         show(comm.rank, f"note: the model draws {drawn} random tensors in a step; here it draws the program's numbers")
-    found: list[Deviation] = []
+    differences: list[Deviation] = []
     for case in CASES:
-        found += verify(opened, case, given.steps, given.seed)
-        if not given.json:
-            for one in found[-3:]:
-                show(opened.program.grid.comm.rank, _line(one))
-    used = _used(opened, given.seed)
-    for one in used if not given.json else ():
-        show(opened.program.grid.comm.rank, _line(one))
-    return found + used
+        differences += verify(opened, case, options.steps, options.seed)
+        if not options.json:
+            for difference in differences[-3:]:
+                show(opened.program.grid.comm.rank, _line(difference))
+    used = _used(opened, options.seed)
+    for difference in used if not options.json else ():
+        show(opened.program.grid.comm.rank, _line(difference))
+    return differences + used
 
 
 def _used(opened: CompiledJob, seed: int) -> list[Deviation]:
@@ -136,23 +136,21 @@ def _used(opened: CompiledJob, seed: int) -> list[Deviation]:
     with together(comm, "reading the batches"):
         batch = compiled_job.cast(next(compiled_job.batches(opened)), torch.float64)
     mine = verify_evaluation.of_program(opened, batch, seed)
-    found: list[Deviation] = []
+    differences: list[Deviation] = []
     with together(comm, "running the sequential model"):
         if comm.rank == 0:
             model = verify_evaluation.of_model(opened, batch, seed)
-            found = [
+            differences = [
                 Deviation(f"{what}, float64", "values", *compare(mine[what], model[what]), tolerance) for what in model
             ]
-            if any(one.relative > tolerance for one in found):
+            if any(row.relative > tolerance for row in differences):
                 draw = torch.Generator().manual_seed(seed)
                 nudged = [
                     verify_evaluation.of_model(opened, batch, seed, partial(nudge, draw=draw)) for _ in range(DRAWS)
                 ]
-                moved = [max(compare(one[what], model[what])[0] for one in nudged) for what in model]
-                found = [
-                    replace(one, tolerance=max(tolerance, 2 * most)) for one, most in zip(found, moved, strict=True)
-                ]
-    return _shared(comm, found)
+                moved = [max(compare(other[what], model[what])[0] for other in nudged) for what in model]
+                differences = _loosened(differences, moved)
+    return _shared(comm, differences)
 
 
 def verify(opened: CompiledJob, case: TrainingCase, steps: int, seed: int) -> list[Deviation]:
@@ -161,28 +159,31 @@ def verify(opened: CompiledJob, case: TrainingCase, steps: int, seed: int) -> li
     with together(comm, "reading the batches"):
         batches = [compiled_job.cast(batch, case.dtype) for batch in islice(compiled_job.batches(opened), steps)]
     mine = program_trained(opened, case, batches, seed)
-    found: list[Deviation] = []
+    differences: list[Deviation] = []
     with together(comm, "training the sequential model"):
         if comm.rank == 0:
             with NarrowestDtype() as seen:
                 model = model_trained(opened, case, batches, seed, tuple(mine.state))
             _same_draws(opened, mine.drawn, model.drawn)
-            found = [
-                Deviation(_title(case), what, *compare(one, other), case.tolerance)
-                for (what, one), (_, other) in zip(mine.compared(), model.compared(), strict=True)
+            differences = [
+                Deviation(_title(case), what, *compare(own, other), case.tolerance)
+                for (what, own), (_, other) in zip(mine.compared(), model.compared(), strict=True)
             ]
-    found = _shared(comm, found)
-    if all(one.relative <= one.tolerance for one in found):
-        return found
+    differences = _shared(comm, differences)
+    if all(row.relative <= row.tolerance for row in differences):
+        return differences
     moved = _own_rounding(opened, case, batches, seed, mine)
     with together(comm, "looking how far rounding moves the sequential model"):
         if comm.rank == 0:
             for changed in _moved(opened, case, batches, seed, model, seen.rounding):
                 moved = [max(pair) for pair in zip(moved, changed, strict=True)]
-            found = [
-                replace(one, tolerance=max(one.tolerance, 2 * most)) for one, most in zip(found, moved, strict=True)
-            ]
-    return _shared(comm, found)
+            differences = _loosened(differences, moved)
+    return _shared(comm, differences)
+
+
+def _loosened(differences: Sequence[Deviation], moved: Sequence[float]) -> list[Deviation]:
+    """With tolerances of at least twice what rounding moves."""
+    return [replace(row, tolerance=max(row.tolerance, 2 * most)) for row, most in zip(differences, moved, strict=True)]
 
 
 def _own_rounding(
@@ -223,16 +224,16 @@ def _in_proportion(coarse: Trained, fine: Trained) -> list[float]:
     return [share * min(size, 1.0) for size in _apart(coarse, fine)]
 
 
-def _apart(one: Trained, other: Trained) -> list[float]:
+def _apart(first: Trained, second: Trained) -> list[float]:
     """The largest differences of losses, gradients and state; 0 for what is not finite, and so no measure."""
-    pairs = zip(one.compared(), other.compared(), strict=True)
+    pairs = zip(first.compared(), second.compared(), strict=True)
     sizes = [compare(mine, theirs)[0] for (_, mine), (_, theirs) in pairs]
     return [size if math.isfinite(size) else 0.0 for size in sizes]
 
 
-def _shared(comm: Comm, found: Sequence[Deviation]) -> list[Deviation]:
+def _shared(comm: Comm, compared: Sequence[Deviation]) -> list[Deviation]:
     """Rank 0's differences, on every rank. Collective."""
-    every = comm.gather_objects([[one.case, one.what, str(one.relative), one.worst, one.tolerance] for one in found])
+    every = comm.gather_objects([[row.case, row.what, str(row.relative), row.worst, row.tolerance] for row in compared])
     rows: list[tuple[str, str, str, str, float]] = every[0]  # type: ignore[assignment]
     return [Deviation(name, what, float(relative), worst, tolerance) for name, what, relative, worst, tolerance in rows]
 
@@ -253,13 +254,13 @@ def _refuse_random(opened: CompiledJob, seed: int) -> int:
                     losses.append(float(compiled_job.loss_of(compiled_job.call(model, batch), opened.description.loss)))
                 drawn = len(draws.made)
             if losses[0] != losses[1]:
-                given = f"the loss of one batch is {losses[0]:.9g} and then {losses[1]:.9g}"
+                problem = f"the loss of one batch is {losses[0]:.9g} and then {losses[1]:.9g}"
                 rule = (
                     "a comparison needs a model that computes the same twice where its random numbers are the same; "
                     "this one changes for another reason (a buffer that counts calls, Python's random?)"
                 )
                 fix = "make it compute the same again, and compile again"
-                raise ConfigError(refusal(str(opened.folder), given, rule, fix=fix))
+                raise ConfigError(refusal(str(opened.folder), problem, rule, fix=fix))
     return drawn
 
 
@@ -276,16 +277,16 @@ def _same_draws(opened: CompiledJob, mine: Sequence[Drawing], others: Sequence[D
         raise ConfigError(refusal(str(opened.folder), f"random tensor {place + 1} of a step differs", rule, said, fix))
 
 
-def compare(found: State, expected: State) -> tuple[float, str]:
+def compare(state: State, expected: State) -> tuple[float, str]:
     """The largest relative difference, and the name of the tensor where it is; infinite for one that only one has."""
-    missing = sorted(set(found) ^ set(expected))
+    missing = sorted(set(state) ^ set(expected))
     if missing:
         return float("inf"), missing[0]
-    largest = max((_largest(one) for one in expected.values()), default=0.0)
+    largest = max((_largest(tensor) for tensor in expected.values()), default=0.0)
     worst = (0.0, "")
     for name, other in expected.items():
         scale = max(_largest(other), FLOOR * largest) or 1.0
-        difference = _difference(_wide(found[name]), _wide(other)) / scale
+        difference = _difference(_wide(state[name]), _wide(other)) / scale
         if math.isnan(difference):
             return difference, name
         worst = max(worst, (difference, name), key=lambda pair: pair[0])
@@ -298,9 +299,9 @@ def _largest(tensor: Tensor) -> float:
     return float(sizes[sizes.isfinite()].max()) if bool(sizes.isfinite().any()) else 0.0
 
 
-def _difference(found: Tensor, expected: Tensor) -> float:
+def _difference(values: Tensor, expected: Tensor) -> float:
     """The largest difference; of infinities that agree there is none, of others it is infinite or NaN."""
-    apart = (found - expected).abs().masked_fill(found == expected, 0.0)
+    apart = (values - expected).abs().masked_fill(values == expected, 0.0)
     return float(apart.max()) if apart.numel() else 0.0
 
 
@@ -312,39 +313,39 @@ def _title(case: TrainingCase) -> str:
     return f"{case.name}, {dtype_name(case.dtype)}"
 
 
-def _line(one: Deviation) -> str:
-    verdict = "ok    " if one.relative <= one.tolerance else "DIFFER"
-    where = f"  at {one.worst}" if one.worst else ""
-    usual = next((case.tolerance for case in CASES if _title(case) == one.case), CASES[0].tolerance)
-    if one.tolerance > usual:
+def _line(row: Deviation) -> str:
+    verdict = "ok    " if row.relative <= row.tolerance else "DIFFER"
+    where = f"  at {row.worst}" if row.worst else ""
+    usual = next((case.tolerance for case in CASES if _title(case) == row.case), CASES[0].tolerance)
+    if row.tolerance > usual:
         reason = f"twice what rounding does: {ROUNDINGS} roundings of the model's parameters, or those of float32 in proportion"
         where += f"  (more than {usual:.0e}: {reason})"
-    return f"{verdict} {one.case:<28} {one.what:<10} {one.relative:.1e} of {one.tolerance:.0e} allowed{where}"
+    return f"{verdict} {row.case:<28} {row.what:<10} {row.relative:.1e} of {row.tolerance:.0e} allowed{where}"
 
 
-def _row(one: Communication) -> dict[str, object]:
+def _row(tested: Communication) -> dict[str, object]:
     """A communication as JSON: what a difference has, and where in the program it is."""
-    shared = {"case": "adjoint test", "what": one.primitive, "worst": one.name, "tolerance": TOLERANCE}
-    return shared | asdict(one)
+    shared = {"case": "adjoint test", "what": tested.primitive, "worst": tested.name, "tolerance": TOLERANCE}
+    return shared | asdict(tested)
 
 
 def _objection(
-    opened: CompiledJob, found: Sequence[Deviation], sent: Sequence[Communication]
+    opened: CompiledJob, differences: Sequence[Deviation], sent: Sequence[Communication]
 ) -> ProgramMismatch | None:
-    wrong = [one for one in sent if not one.relative <= TOLERANCE]
-    bad = [f"adjoint test: {one.name}: {one.relative:.1e} of {TOLERANCE:.0e} allowed" for one in wrong]
-    bad += [_line(one) for one in found if not one.relative <= one.tolerance]
+    wrong = [call for call in sent if not call.relative <= TOLERANCE]
+    bad = [f"adjoint test: {call.name}: {call.relative:.1e} of {TOLERANCE:.0e} allowed" for call in wrong]
+    bad += [_line(row) for row in differences if not row.relative <= row.tolerance]
     if not bad:
         return None
-    given, rule = (
+    problem, rule = (
         "the program computes something else",
         "loss, gradients, parameters and buffers equal the sequential model's",
     )
     if wrong:
-        given = "backward is not the adjoint of forward"
+        problem = "backward is not the adjoint of forward"
         rule = "of every communication F, <Fx, y> = <x, F*y>"
     fix = "if program.py or the model file was edited, compile again; otherwise this is a defect of autopar: please report it"
-    return ProgramMismatch(refusal(str(opened.folder), given, rule, bad, fix))
+    return ProgramMismatch(refusal(str(opened.folder), problem, rule, bad, fix))
 
 
 if __name__ == "__main__":

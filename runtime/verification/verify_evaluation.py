@@ -33,9 +33,9 @@ NamedTensors = dict[str, dict[str, Tensor]]  # by what is compared, tensors by n
 def of_program(opened: CompiledJob, batch: compiled_job.Inputs, seed: int) -> NamedTensors:
     """What the program computes from its first values, in float64. Collective."""
     parallel = compiled_job.parallel(opened, seed, torch.float64, as_written(compiled_job.values(opened, seed)))
-    found = _used(parallel, opened.description, batch, seed)
+    tensors = _used(parallel, opened.description, batch, seed)
     parallel.free()
-    return found
+    return tensors
 
 
 def of_model(
@@ -56,24 +56,24 @@ def _rows(description: Description) -> dict[str, int]:
 
 
 def _used(model: nn.Module, description: Description, batch: compiled_job.Inputs, seed: int) -> NamedTensors:
-    found: NamedTensors = {}
+    tensors: NamedTensors = {}
     for what, rows in _rows(description).items():
         with _as_program(model, seed):
             loss, outputs = _called(model, description, _with_rows(description, batch, rows))
             model.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
         whole = model.full_gradients() if isinstance(model, Parallel) else _gradients(model)
-        found[what] = {"loss": loss.detach()} | outputs | whole
+        tensors[what] = {"loss": loss.detach()} | outputs | whole
     if not description.evaluation:
         model.eval()
         with torch.no_grad(), _as_program(model, seed):
             loss, outputs = _called(model, description, batch)
-        found["evaluation"] = {"loss": loss} | outputs
-    return found
+        tensors["evaluation"] = {"loss": loss} | outputs
+    return tensors
 
 
 def _gradients(model: nn.Module) -> dict[str, Tensor]:
-    return {name: one.grad for name, one in model.named_parameters() if one.grad is not None}
+    return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
 @contextmanager
@@ -105,8 +105,8 @@ def _tensor(value: object) -> Tensor:
 def _with_rows(description: Description, batch: compiled_job.Inputs, rows: int) -> compiled_job.Inputs:
     """So many rows of a batch, the first ones again where it has fewer."""
     args, kwargs = ((), batch) if isinstance(batch, Mapping) else (batch, {})
-    given = inputs.bind(description.inputs, args, kwargs)
-    cut = {name: _repeated(value, rows) if name in description.batched else value for name, value in given.items()}
+    arguments = inputs.bind(description.inputs, args, kwargs)
+    cut = {name: _repeated(value, rows) if name in description.batched else value for name, value in arguments.items()}
     return cut if isinstance(batch, Mapping) else tuple(cut.values())
 
 

@@ -40,7 +40,7 @@ Pointwise = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class LayerStep:
-    """One layer along one dim on one rank: the rows `made` read `positions`, which show `held` of `extent` rows."""
+    """One layer along one dim on one rank: the rows `made` of its result read `positions`, which show `held` of `extent` rows."""
 
     extent: int
     held: Intervals
@@ -104,16 +104,16 @@ def route(reaches: tuple[ReceptiveField, ...], modes: tuple[str, ...], extent: i
     for reach in reaches:
         extents.append(reach.extent(extents[-1]))
     every = []
-    for made in itertools.pairwise(bounds):
+    for rows_made in itertools.pairwise(bounds):
         steps: list[LayerStep] = []
         for n, reach, mode in zip(extents[-2::-1], reversed(reaches), reversed(modes), strict=True):
-            positions = reach.reads(n, made) if made[0] < made[1] else (0, 0)
+            positions = reach.reads(n, rows_made) if rows_made[0] < rows_made[1] else (0, 0)
             rows = positions if mode != "zeros" or positions == (0, 0) else inside(positions, n)[1]
             held = shown(rows, n, mode)
-            steps.append(LayerStep(n, held, positions, made))
-            made = held[0] if held else (0, 0)
+            steps.append(LayerStep(n, held, positions, rows_made))
+            rows_made = held[0] if held else (0, 0)
         every.append(tuple(reversed(steps)))
-    return Route(tuple(every), tuple(shown(one[0].positions, extent, modes[0]) for one in every))
+    return Route(tuple(every), tuple(shown(steps[0].positions, extent, modes[0]) for steps in every))
 
 
 def _layer(x: Tensor, layer: WindowLayer, at: int, routes: Mapping[int, Route], over: Over) -> Tensor:
@@ -133,7 +133,7 @@ def _layer(x: Tensor, layer: WindowLayer, at: int, routes: Mapping[int, Route], 
             x = _continued(x, dim, step, layer.mode, layer.fill())
         blocks.append(Block(step.extent, step.made, ready=True))
     shape = tuple(block.count for block in blocks)
-    if x.numel() and math.prod(shape) and all(one.numel() for one in layer.learned()):
+    if x.numel() and math.prod(shape) and all(weight.numel() for weight in layer.learned()):
         return layer.run(x, blocks)
     lead = (*x.shape[: first - 1], layer.channels(x.shape[first - 1])) if first else ()
     return _nothing((*lead, *shape), layer, x)
@@ -176,8 +176,8 @@ def _pointwise(x: Tensor, function: Pointwise, first: int) -> Tensor:
     y = function(x)
     if y.dim() != x.dim() or y.shape[first:] != x.shape[first:]:
         name = getattr(function, "__name__", repr(function))
-        given = f"makes shape {tuple(y.shape)} of shape {tuple(x.shape)}"
-        raise ConfigError(refusal(f"layer {name}", given, "a function among the layers keeps the spatial dims"))
+        problem = f"makes shape {tuple(y.shape)} of shape {tuple(x.shape)}"
+        raise ConfigError(refusal(f"layer {name}", problem, "a function among the layers keeps the spatial dims"))
     return y
 
 

@@ -40,7 +40,7 @@ def wide_saves(
     for at, layer in enumerate(layers):
         single = _received([layer], spatial_dim, axis, extents[at], row_bytes[at], alpha, beta)
         apart = [total + 2 * seconds for total, seconds in zip(apart, single, strict=True)]
-    wide = [2 * one for one in _received(layers, spatial_dim, axis, extent, row_bytes[0], alpha, beta)]
+    wide = [2 * seconds for seconds in _received(layers, spatial_dim, axis, extent, row_bytes[0], alpha, beta)]
     for rank, steps in enumerate(routes_of(layers, spatial_dim, axis, extent).steps):
         for step, m, seconds in zip(steps, extents[1:], row_seconds, strict=True):
             bounds = axis.bounds(m)
@@ -52,10 +52,10 @@ def _received(
     layers: Sequence[WindowLayer], i: int, axis: Axis, extent: int, row_bytes: float, alpha: float, beta: float
 ) -> list[float]:
     """Seconds that every rank's receipts take in the one exchange before these layers."""
-    wanted = routes_of(layers, i, axis, extent).wanted
-    found = []
+    windows = routes_of(layers, i, axis, extent).wanted
+    seconds = []
     for rank in range(axis.size):
-        recvs = plan_exchange(rank, axis.bounds(extent), wanted).recvs
+        recvs = plan_exchange(rank, axis.bounds(extent), windows).recvs
         rows = sum(rows_in(runs) for _, runs in recvs)
-        found.append(alpha * len(recvs) + beta * row_bytes * rows)
-    return found
+        seconds.append(alpha * len(recvs) + beta * row_bytes * rows)
+    return seconds

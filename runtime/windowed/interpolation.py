@@ -113,16 +113,16 @@ def interpolate(
     known = ("nearest", "nearest-exact", "area", _LINEAR.get(spatial, ""), "bicubic" if spatial == 2 else "")
     where = f"interpolate of a tensor of shape {tuple(x.shape)}"
     if mode not in known or not mode:
-        rule = f"for {spatial} spatial dims the modes are {', '.join(one for one in known if one)}"
+        rule = f"for {spatial} spatial dims the modes are {', '.join(name for name in known if name)}"
         raise ConfigError(refusal(where, f"mode {mode!r}", rule))
     if (size is None) == (scale_factor is None):
         raise ConfigError(refusal(where, f"size={size}, scale_factor={scale_factor}", "exactly one of them is given"))
     sizes = (size,) * spatial if isinstance(size, int) else size
     factors = (float(scale_factor),) * spatial if isinstance(scale_factor, int | float) else scale_factor
     if len(sizes or factors or ()) != spatial:
-        given = f"size={size}" if factors is None else f"scale_factor={scale_factor}"
+        problem = f"size={size}" if factors is None else f"scale_factor={scale_factor}"
         raise ConfigError(
-            refusal(where, given, f"there is one number for each of the {spatial} spatial dims, or one for all")
+            refusal(where, problem, f"there is one number for each of the {spatial} spatial dims, or one for all")
         )
     return wide(x, [Interpolate(sizes, factors, mode, align_corners, x.dtype)], over)
 
@@ -175,12 +175,12 @@ def _nearest(resize: Resize, n: int, dtype: torch.dtype) -> Tensor:
 def _source(resize: Resize, n: int, j: Tensor) -> Tensor:
     """q of every result row."""
     m = resize.result
-    one = torch.ones((), dtype=j.dtype)
+    unit = torch.ones((), dtype=j.dtype)
     if resize.kind == "linear" and m == n:  # torch then copies, whatever the factor
         return j
     if resize.align:
-        return j * (one * (n - 1) / (m - 1) if m > 1 else one * 0)
-    g = one / resize.factor if resize.factor else one * n / m
+        return j * (unit * (n - 1) / (m - 1) if m > 1 else unit * 0)
+    g = unit / resize.factor if resize.factor else unit * n / m
     q = g * (j + 0.5) - 0.5
     return q if resize.kind == "cubic" else q.clamp(min=0)
 

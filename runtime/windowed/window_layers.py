@@ -69,9 +69,9 @@ class WindowLayer(ABC):
     def run(self, x: Tensor, blocks: Sequence[Block]) -> Tensor:
         """The operator on a block that has elements and makes some."""
 
-    def channels(self, given: int) -> int:
+    def channels(self, operand: int) -> int:
         """How many channels the result has."""
-        return given
+        return operand
 
     def learned(self) -> tuple[Tensor, ...]:
         """The parameters that every result row depends on."""
@@ -120,14 +120,16 @@ class Conv(_Weighted):
     mode: str = "zeros"
 
     def reach(self, i: int, extent: int) -> ReceptiveField:
-        stride, padding, gap = (each(one, self.spatial)[i] for one in (self.stride, self.padding, self.dilation))
+        stride, padding, gap = (
+            each(numbers, self.spatial)[i] for numbers in (self.stride, self.padding, self.dilation)
+        )
         return StridedWindow(self.weight.shape[2 + i], stride, padding, gap)
 
     def run(self, x: Tensor, blocks: Sequence[Block]) -> Tensor:
-        steps, pads, gaps = (each(one, self.spatial) for one in (self.stride, self.padding, self.dilation))
+        steps, pads, gaps = (each(numbers, self.spatial) for numbers in (self.stride, self.padding, self.dilation))
         return convolve(x, self.weight, self.bias, Spacing(steps, _left(pads, blocks), gaps), self.groups)
 
-    def channels(self, given: int) -> int:
+    def channels(self, operand: int) -> int:
         return len(self.weight)
 
 
@@ -144,9 +146,7 @@ class ConvTranspose(_Weighted):
     dilation: Numbers = 1
 
     def reach(self, i: int, extent: int) -> TransposedWindow:
-        numbers = (
-            each(one, self.spatial)[i] for one in (self.stride, self.padding, self.dilation, self.output_padding)
-        )
+        numbers = (each(ns, self.spatial)[i] for ns in (self.stride, self.padding, self.dilation, self.output_padding))
         return TransposedWindow(self.weight.shape[2 + i], *numbers)
 
     def run(self, x: Tensor, blocks: Sequence[Block]) -> Tensor:
@@ -161,7 +161,7 @@ class ConvTranspose(_Weighted):
                 y = y.narrow(y.dim() - self.spatial + i, block.rows[0] - first, block.count)
         return y.contiguous()
 
-    def channels(self, given: int) -> int:
+    def channels(self, operand: int) -> int:
         return self.weight.shape[1] * self.groups
 
 
@@ -185,7 +185,7 @@ class _Pooling(WindowLayer):
         return each(self.stride or self.kernel, self.spatial)
 
     def reach(self, i: int, extent: int) -> StridedWindow:
-        padding, gap = (each(one, self.spatial)[i] for one in (self.padding, self.dilation))
+        padding, gap = (each(numbers, self.spatial)[i] for numbers in (self.padding, self.dilation))
         return StridedWindow(self.kernel[i], self.steps[i], padding, gap, self.ceil_mode)
 
     def extended(self, x: Tensor, blocks: Sequence[Block]) -> tuple[Tensor, tuple[int, ...]]:
