@@ -10,7 +10,7 @@ from spmd import mpiexec
 from autopar.errors import ProgramMismatch
 from autopar.ir.grid import GridShape
 from autopar.runtime import Grid, simulate
-from autopar.runtime.grid.grid import _wrong_size
+from autopar.runtime.grid.grid import check_ranks
 
 MOST = ["types", "conversions", "windows", "statistics", "partitions"]
 
@@ -59,12 +59,13 @@ def test_singletons_are_told_from_a_wrong_size(monkeypatch):
     shape = GridShape.parse("8")
     for name in ("SLURM_NTASKS", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
-    assert "mpiexec -n 8" in _wrong_size(shape, 1)
+    with pytest.raises(ProgramMismatch, match="mpiexec -n 8"):
+        check_ranks(shape, 1)
     monkeypatch.setenv("SLURM_NTASKS", "8")
-    message = _wrong_size(shape, 1)
-    assert "needs 8 ranks; MPI reports 1 while SLURM_NTASKS=8" in message
-    assert "--mpi=pmi2" in message
-    assert "--mpi=pmix" in message
+    with pytest.raises(ProgramMismatch, match="needs 8 ranks; MPI reports 1 while SLURM_NTASKS=8") as refused:
+        check_ranks(shape, 1)
+    assert "--mpi=pmi2" in str(refused.value)
+    assert "--mpi=pmix" in str(refused.value)
 
 
 def test_a_simulation_of_another_size_is_refused():
