@@ -53,9 +53,9 @@ def annotate(graph: Graph, larger: Graph | None = None, tell: Progress = silent)
 
 
 def _calls(graph: Graph) -> dict[str, AnnotatedCall]:
-    found: dict[str, AnnotatedCall] = {}
+    calls: dict[str, AnnotatedCall] = {}
     for node in graph.nodes:
         call = call_of(graph, node)
         op, rule = record_of_call(call)
-        found[node.name] = AnnotatedCall(node, op, call, rule)
-    return found
+        calls[node.name] = AnnotatedCall(node, op, call, rule)
+    return calls

@@ -28,9 +28,9 @@ def rehearse(op: Op, rule: Rule, call: Call) -> None:
             saved_tensors.words(call, rule, op, split)
             saved_tensors.scratch(call, rule, op, split)
         for letter in rule.letters:
-            for asked in (op.inner, op.launches):
-                if asked is not None:
-                    asked(call, rule, letter)
+            for part in (op.inner, op.launches):
+                if part is not None:
+                    part(call, rule, letter)
             if op.skew is not None:
                 op.skew(call, rule, letter, 2)
 
@@ -63,14 +63,14 @@ def _unknown(dims: Dims, rule: Rule) -> bool:
 
 def whole_from_now(graph: Graph, broken: BrokenCall) -> Graph:
     """The graph in which all calls of that operator run whole. Raises InternalError where they cannot or do already."""
-    node = next(one for one in graph.nodes if one.name == broken.name)
+    node = next(node for node in graph.nodes if node.name == broken.name)
     if node.whole or node.target.startswith("autopar."):
         where = f"{node.source}: `{node.code}`" if node.source else node.name
         rule = f"{node.target} is computed by a record of autopar's, and this one fails"
         fix = "this is a mistake of autopar: report it, with the line above"
         raise InternalError(refusal(where, broken.why, rule, (), fix)) from broken
 
-    def marked(one: Node) -> Node:
-        return replace(one, whole=broken.why) if one.target == node.target else one
+    def marked(other: Node) -> Node:
+        return replace(other, whole=broken.why) if other.target == node.target else other
 
     return replace(graph, nodes=tuple(map(marked, graph.nodes)))

@@ -24,8 +24,8 @@ def operator(target: str) -> Callable[..., object]:
         means = op.means if op is not None else None
         assert means is not None, f"no record says what {target} means"
         return means
-    found: Any = reduce(getattr, target.split("."), torch.ops)
-    return cast("Callable[..., object]", found)
+    overload: Any = reduce(getattr, target.split("."), torch.ops)
+    return cast("Callable[..., object]", overload)
 
 
 def run(nodes: Iterable[Node], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -47,8 +47,8 @@ def loss_of(graph: Graph, inputs: Mapping[str, Tensor], state: Mapping[str, Tens
 
 def bind(graph: Graph, inputs: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors by value name, from inputs and parameters by user name."""
-    given = {item.value: inputs[item.name] for item in graph.inputs}
-    return given | {item.value: state[item.name] for item in graph.parameters}
+    values = {item.value: inputs[item.name] for item in graph.inputs}
+    return values | {item.value: state[item.name] for item in graph.parameters}
 
 
 def _tensor(argument: Argument, env: Mapping[str, Tensor]) -> object:

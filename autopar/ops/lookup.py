@@ -67,12 +67,12 @@ def record_of_call(call: Call) -> tuple[Op, Rule]:
     op, (rule, why) = op_of(call.node), _rule(call)
     if rule is not None:
         return op, rule
-    found = None if call.node.whole else discover.discovered(call)
+    learned = None if call.node.whole else discover.discovered(call)
     joined = user_functions.kept(call.node.target) is not None
-    if found is None:
+    if learned is None:
         op = _because(why) if why and not call.node.target.startswith("autopar.") else op
         return op, replace(whole_rule(call), joined=joined)
-    return (found if op is FALLBACK else discover.priced_as(found, op)), replace(found.rule(call), joined=joined)
+    return (learned if op is FALLBACK else discover.priced_as(learned, op)), replace(learned.rule(call), joined=joined)
 
 
 def _rule(call: Call) -> tuple[Rule | None, str]:

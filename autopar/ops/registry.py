@@ -21,10 +21,10 @@ def register_operator(op: Op) -> Op:
     """
     unknown = [target for target in op.targets if not _exists(target)]
     if unknown or not op.targets:
-        given = "torch has no such operator" if unknown else "it has no targets"
+        what = "torch has no such operator" if unknown else "it has no targets"
         rule = "a record names overloads that torch.ops has, as aten.linear.default"
         fix = "register the operator with torch.library first, and write namespace.name.overload"
-        raise ConfigError(refusal(f"operator {op.name}", given, rule, unknown, fix))
+        raise ConfigError(refusal(f"operator {op.name}", what, rule, unknown, fix))
     _OWN.update(dict.fromkeys(op.targets, op))
     return op
 
@@ -33,10 +33,10 @@ def _exists(target: str) -> bool:
     """Whether torch.ops has this overload."""
     import torch
 
-    found: Any = torch.ops
+    member: Any = torch.ops
     for part in target.split("."):
-        found = getattr(found, part, None)
-    return target.count(".") == 2 and found is not None
+        member = getattr(member, part, None)
+    return target.count(".") == 2 and member is not None
 
 
 def record_of(target: str) -> Op | None:

@@ -24,17 +24,17 @@ Words = str | Callable[[Call, Rule, Collection[str]], str]
 
 def words(call: Call, rule: Rule, op: Op, split: Collection[str]) -> str:
     """What the call keeps where these letters are split."""
-    given = op.keeps if op.keeps is not None else _KEPT.get(op.name) if _ours(op) else None
-    if given is None or rule.refused:  # words are of the record's letters
+    kept = op.keeps if op.keeps is not None else _KEPT.get(op.name) if _ours(op) else None
+    if kept is None or rule.refused:  # words are of the record's letters
         return {"inputs": "inputs", "output": " ".join(f"y{i}" for i in range(len(call.results)))}.get(op.saves, "")
-    return given if isinstance(given, str) else given(call, rule, split)
+    return kept if isinstance(kept, str) else kept(call, rule, split)
 
 
 def scratch(call: Call, rule: Rule, op: Op, split: Collection[str]) -> tuple[str, str]:
     """Tensors that come and go while the call runs, forward and backward, in the same words: beside operands, results and
     gradients the most that is held at once."""
-    given = _SCRATCH.get(op.name) if _ours(op) and not rule.refused else None
-    return given(call, rule, split) if callable(given) else given or ("", "")
+    text = _SCRATCH.get(op.name) if _ours(op) and not rule.refused else None
+    return text(call, rule, split) if callable(text) else text or ("", "")
 
 
 def _ours(op: Op) -> bool:
@@ -56,7 +56,7 @@ def _of(rule: Rule, *, but: Collection[str] = ()) -> str:
 
 def _reaching(rule: Rule, split: Collection[str]) -> bool:
     """Whether windows need rows of neighbours; where kernel and stride are equal, cuts fall between windows."""
-    return any(name in split and one.kernel != one.stride for name, one in rule.windows.items())
+    return any(name in split and window.kernel != window.stride for name, window in rule.windows.items())
 
 
 def _windowed(rest: str) -> Words:
@@ -72,7 +72,7 @@ def _windowed(rest: str) -> Words:
 
 def _same(call: Call, rule: Rule) -> str:
     """Padding to the same extent by an odd number of rows takes a copy with one row more."""
-    odd = [name for name, one in rule.windows.items() if one.dilation * (one.kernel - 1) % 2]
+    odd = [name for name, window in rule.windows.items() if window.dilation * (window.kernel - 1) % 2]
     named = (f"{name}+1" if name in odd else name for dim in rule.operands[0] for name in dim)
     return f"{_size(call)}@{','.join(named)}" if odd else "x0"
 
@@ -88,7 +88,7 @@ def _attention(call: Call, rule: Rule, split: Collection[str]) -> str:
     q, k, v = call.operands[:3]
     mask = call.operands[3:]
     dropped = bool(call.arg(4, "dropout_p", 0.0))
-    plain = len(q.shape) != 4 or q.shape[-1] != v.shape[-1] or any(one.differentiable for one in mask)
+    plain = len(q.shape) != 4 or q.shape[-1] != v.shape[-1] or any(operand.differentiable for operand in mask)
     rows = f"{max(4, _size(call))}@{_of(rule, but='e')}"
     if not plain or dropped or "s" in split:
         return f"x0 x1 x2 y0 {rows}"
@@ -247,9 +247,9 @@ def _conv_scratch(call: Call, rule: Rule, split: Collection[str]) -> tuple[str, 
     if plain or len(weight) == 3 or all(n == 1 for n in weight[2:]):
         return ("=x1", "=x1 =x1") if len(weight) == 4 else ("", "")
     at, size = len(x.shape) - len(weight) + 1, _size(call)
-    read, made = (-(-size * _blocks(one.shape[at]) // one.shape[at]) for one in (x, y))
-    forward = f"=x0 {made - size}:y0" if x.shape[at] >= _BLOCK else f"{made}:y0"
-    return forward, f"{made}:y0 {read - size if read > size else size}:x0"
+    read, written = (-(-size * _blocks(tensor.shape[at]) // tensor.shape[at]) for tensor in (x, y))
+    forward = f"=x0 {written - size}:y0" if x.shape[at] >= _BLOCK else f"{written}:y0"
+    return forward, f"{written}:y0 {read - size if read > size else size}:x0"
 
 
 _BLOCK = 16

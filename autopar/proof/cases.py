@@ -32,17 +32,17 @@ class Trial:
 
 def readings(rule: Rule) -> dict[str, list[tuple[int, int]]]:
     """For every letter the plain reading, and one with blocks or units where the extent allows one."""
-    found: dict[str, list[tuple[int, int]]] = {}
+    pairs: dict[str, list[tuple[int, int]]] = {}
     for letter in rule.letters:
         n = rule.extents[letter]
-        found[letter] = [(1, 1)]
+        pairs[letter] = [(1, 1)]
         if n % 8 == 0:
-            found[letter].append((2, 2))
+            pairs[letter].append((2, 2))
         elif n % 4 == 0:
-            found[letter].append((2, 1))
+            pairs[letter].append((2, 1))
         elif n % 6 == 0:
-            found[letter].append((1, 2))
-    return found
+            pairs[letter].append((1, 2))
+    return pairs
 
 
 def jobs(rule: Rule, every: tuple[Choice, ...], sizes: tuple[int, ...], few: bool = False) -> Iterator[Trial]:
@@ -50,7 +50,7 @@ def jobs(rule: Rule, every: tuple[Choice, ...], sizes: tuple[int, ...], few: boo
     if len(sizes) == 1:
         for choice in every:
             cuts = (FEW_CUTS if few else CUTS)[sizes[0]] if choice.mode == "split" else (None,)
-            yield from (Trial((choice,), (one,)) for one in cuts if _nonempty(rule, (choice,), (one,), sizes))
+            yield from (Trial((choice,), (cut,)) for cut in cuts if _nonempty(rule, (choice,), (cut,), sizes))
         return
     pairs = [pair for pair in itertools.product(every, repeat=2) if "split" in (pair[0].mode, pair[1].mode)]
     pairs = [pair for pair in pairs if _compatible(rule, pair) and _nonempty(rule, pair, PAIRED[0], sizes)]
@@ -73,12 +73,12 @@ def _nonempty(rule: Rule, strategy: tuple[Choice, ...], cuts: tuple[Cuts, ...], 
 
 def _compatible(rule: Rule, pair: tuple[Choice, ...]) -> bool:
     """Whether two choices may be taken together: one axis per windowed letter, and cuts that do not cross."""
-    one, other = pair
-    if one.mode == other.mode == "split" and one.letter == other.letter:
-        if one.letter in rule.windows:
+    first, second = pair
+    if first.mode == second.mode == "split" and first.letter == second.letter:
+        if first.letter in rule.windows:
             return False
-        n = rule.extents[one.letter]
-        same = (one.blocks, one.unit) == (other.blocks, other.unit)
-        apart = one.unit % max(1, n // other.blocks) == 0 or other.unit % max(1, n // one.blocks) == 0
+        n = rule.extents[first.letter]
+        same = (first.blocks, first.unit) == (second.blocks, second.unit)
+        apart = first.unit % max(1, n // second.blocks) == 0 or second.unit % max(1, n // first.blocks) == 0
         return same or apart
     return True

@@ -21,14 +21,14 @@ def unasked(op: Op) -> list[str]:
 
 def _unasked_of(op: Op, target: str) -> list[str]:
     samples = list(samples_for(op, target))
-    asked = {name for sample in samples for name, kind in _kinds(sample, target) if _flows(op, sample, name)}
-    found = dict.fromkeys(name for sample in samples for name, _ in _kinds(sample, target) if name not in asked)
-    return [name for name in found if any(_flows(op, one, name) for sample in samples for one in _made(sample, name))]
+    flowing = {name for sample in samples for name, kind in _kinds(sample, target) if _flows(op, sample, name)}
+    names = dict.fromkeys(name for sample in samples for name, _ in _kinds(sample, target) if name not in flowing)
+    return [name for name in names if any(_flows(op, new, name) for sample in samples for new in _made(sample, name))]
 
 
 def _kinds(sample: Sample, target: str) -> Iterator[tuple[str, str]]:
     """The tensors of a sample, in order: the argument's name and the tensor's kind."""
-    names = [one.name for one in arguments(target)]
+    names = [arg.name for arg in arguments(target)]
     for at, value in enumerate(sample.args):
         name = names[at] if at < len(names) else f"argument {at}"
         yield from ((name, tensor.kind) for tensor in tensors(value))
@@ -38,7 +38,7 @@ def _kinds(sample: Sample, target: str) -> Iterator[tuple[str, str]]:
 
 def _made(sample: Sample, name: str) -> Iterator[Sample]:
     """The sample with tensors that have a gradient for this argument."""
-    names = [one.name for one in arguments(sample.target)]
+    names = [arg.name for arg in arguments(sample.target)]
     for kind in _KINDS:
         args = tuple(
             _with_kind(value, kind) if (names[at] if at < len(names) else f"argument {at}") == name else value
@@ -64,10 +64,10 @@ def _flows(op: Op, sample: Sample, name: str) -> bool:
 
 
 def _any_gradient(sample: Sample, name: str, operands: Sequence[torch.Tensor], results: Sequence[torch.Tensor]) -> bool:
-    roots = [one for one in results if one.requires_grad]
-    places = [at for at, (one, _) in enumerate(_kinds(sample, sample.target)) if one == name]
+    roots = [result for result in results if result.requires_grad]
+    places = [at for at, (argument, _) in enumerate(_kinds(sample, sample.target)) if argument == name]
     leaves = [operands[at] for at in places if operands[at].requires_grad]
     if not roots or not leaves:
         return False
-    seeds = [torch.ones_like(one) for one in roots]
-    return any(one is not None for one in torch.autograd.grad(roots, leaves, seeds, allow_unused=True))
+    seeds = [torch.ones_like(root) for root in roots]
+    return any(gradient is not None for gradient in torch.autograd.grad(roots, leaves, seeds, allow_unused=True))

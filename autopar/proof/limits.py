@@ -147,16 +147,16 @@ def prove_limits(
     sample: Sample,
     read: Callable[[int], bool] = every,
     grids: Sequence[str] = GRIDS,
-    wanted: Callable[[str], bool] = bool,
+    chosen: Callable[[str], bool] = bool,
     few: bool = True,
 ) -> int:
-    """Try every split that the rule allows under every filling, or under those whose words (`fills`) are `wanted`.
+    """Try every split that the rule allows under every filling, or under those whose words (`fills`) are `chosen`.
 
     Raises AssertionError; returns how much was tried. Fillings that the operator refuses are left out.
     """
     tried = 0
     for words, fill in fills(op, sample):
-        whole = _filled(op, sample, read, fill) if wanted(words) else None
+        whole = _filled(op, sample, read, fill) if chosen(words) else None
         if whole is not None:
             try:
                 tried += prove_whole(op, whole, grids, few=few, only=("split",))

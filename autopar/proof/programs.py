@@ -55,10 +55,10 @@ class Model:
         """The model as people bring it."""
         names: dict[str, Any] = {"torch": torch, "F": torch.nn.functional}
         exec(compile(self.text, "model.py", "exec"), names)
-        made: nn.Module = type("Drawn", (nn.Module,), {"forward": names["forward"]})()
+        model: nn.Module = type("Drawn", (nn.Module,), {"forward": names["forward"]})()
         for name, value in self.parameters.items():
-            made.register_parameter(name, nn.Parameter(value.detach().clone()))
-        return made
+            model.register_parameter(name, nn.Parameter(value.detach().clone()))
+        return model
 
 
 @contextmanager
@@ -75,14 +75,14 @@ def doubled() -> Iterator[None]:
 def drawn_model(seed: int, calls: tuple[int, int] = (5, 15), batched: bool = False) -> Model:
     """The model of this seed. Its first input has one row, so that capture looks for no batch, unless it is `batched`."""
     draw = _Draw(random.Random(seed))
-    wanted = draw.random.randint(*calls)
+    count = draw.random.randint(*calls)
     often = round(OFTEN * calls[1])
     with doubled():
         if not batched:
             draw.inputs["i0"] = torch.ones(1)
         for entry in dealt(seed, often, calls[1] - often):
             for _ in range(TRIES):
-                if len(draw.records) < wanted and draw.call(entry):
+                if len(draw.records) < count and draw.call(entry):
                     break
         draw.loss("" if batched else "0.1 * i0.sum()")
     return draw.model()
@@ -114,8 +114,8 @@ class _Draw:
             text = self._line_of(entry) if isinstance(entry, TextEntry) else self._call_of(entry)
             known = set(self.values)
             self.line(text)
-            for made in self.values.keys() - known:
-                self._backward(self.values[made])
+            for result in self.values.keys() - known:
+                self._backward(self.values[result])
             self.records.append(entry.name)
             return True
         except (*REFUSED, NotImplementedError, _Unusable):
@@ -127,9 +127,9 @@ class _Draw:
 
     def _call_of(self, op: Op) -> str:
         sample = self._sample(op)
-        given = [self._argument(one) for one in sample.args]
+        args = [self._argument(value) for value in sample.args]
         named = [f"{name}={self._argument(value)}" for name, value in sample.kwargs]
-        return f"torch.ops.{sample.target}({', '.join([*given, *named])})"
+        return f"torch.ops.{sample.target}({', '.join([*args, *named])})"
 
     def _sample(self, op: Op) -> Sample:
         """A sample of the record, or a variation of one."""
@@ -139,10 +139,10 @@ class _Draw:
             raise _Unusable
         if self.random.random() < VARIED:
             others = list(varied(op, base))
-            alike = [one for one in others if _shapes(one.args) == _shapes(base.args)]
+            alike = [other for other in others if _shapes(other.args) == _shapes(base.args)]
             chosen = alike if alike and self.random.random() < OPTIONS else others
             base = self.random.choice(chosen) if chosen else base
-        named = {one.name: value for one, value in zip(arguments(base.target), base.args, strict=False)}
+        named = {arg.name: value for arg, value in zip(arguments(base.target), base.args, strict=False)}
         if named.get("dropout_p") or named.get("num_classes") == -1:
             raise _Unusable  # numbers that the model itself draws otherwise; a shape that follows from numbers
         return base
@@ -158,10 +158,10 @@ class _Draw:
     def line(self, text: str) -> str:
         """Run one more line; the name of the first tensor that it makes, or nothing where it has none to go on with."""
         name = self._name("v")
-        found = eval(text, {"torch": torch, "F": torch.nn.functional, **self._names()})
-        results = {name: found} if isinstance(found, Tensor) else {f"{name}[{i}]": one for i, one in enumerate(found)}
-        usable = {text: one for text, one in results.items() if isinstance(one, Tensor) and _fits(one)}
-        if not usable or any(one.is_floating_point() and not _fits(one) for one in results.values()):
+        value = eval(text, {"torch": torch, "F": torch.nn.functional, **self._names()})
+        results = {name: value} if isinstance(value, Tensor) else {f"{name}[{i}]": item for i, item in enumerate(value)}
+        usable = {text: item for text, item in results.items() if isinstance(item, Tensor) and _fits(item)}
+        if not usable or any(item.is_floating_point() and not _fits(item) for item in results.values()):
             raise _Unusable
         self.lines.append(f"{name} = {text}")
         self.read |= set(_NAMES.findall(text)) & self.values.keys()
@@ -173,8 +173,8 @@ class _Draw:
         if value.requires_grad:
             size = value.abs() if value.is_complex() else value
             leaves = list(self.parameters.values())
-            for one in torch.autograd.grad(size.sum(), leaves, allow_unused=True, retain_graph=True):
-                if one is not None and not _fits(one):
+            for gradient in torch.autograd.grad(size.sum(), leaves, allow_unused=True, retain_graph=True):
+                if gradient is not None and not _fits(gradient):
                     raise _Unusable
 
     def _names(self) -> dict[str, Any]:
@@ -204,18 +204,18 @@ class _Draw:
         kind, *rest = (tensor.kind or "normal").split()
         if kind in _NARROW:
             raise _Unusable
-        made = ""
+        text = ""
         if kind == "complex":
             return self.line(f"torch.complex({self._operand(T(tensor.shape))}, {self._operand(T(tensor.shape))})")
         if kind in _REAL and self.random.random() >= NEW:
-            made = self._real(kind, tensor.shape)
+            text = self._real(kind, tensor.shape)
         elif kind not in _REAL and self.random.random() < COMPUTED:
-            made = self._computed(kind, tensor.shape, *map(int, rest))
-        return made or self._new(tensor)
+            text = self._computed(kind, tensor.shape, *map(int, rest))
+        return text or self._new(tensor)
 
     def _real(self, kind: str, shape: tuple[int, ...]) -> str:
         """A known value brought to a shape, and into the bounds of a kind; nothing where none is known."""
-        known = [text for text, one in self.values.items() if one.numel()]
+        known = [text for text, value in self.values.items() if value.numel()]
         if not known:
             return ""
         near = [text for text in known if self.values[text].shape == shape]
@@ -230,28 +230,28 @@ class _Draw:
     def _computed(self, kind: str, shape: tuple[int, ...], number: int = 0) -> str:
         """Numbers without a gradient that the model makes: places, what it compares, probabilities. Nothing where it cannot."""
         if kind == "probabilities":
-            made = self._real("normal", shape)
-            return made and self.line(f"torch.softmax({made}, {number})")
+            base = self._real("normal", shape)
+            return base and self.line(f"torch.softmax({base}, {number})")
         if kind == "distinct":
-            made = self._apart(self._real("normal", (*shape[:-1], number)))
-            return made and self.line(f"{made}.argsort(-1).narrow(-1, 0, {shape[-1]})")
-        known = [text for text, one in self.values.items() if one.is_floating_point() and one.dim() and one.numel()]
-        found = self._apart(self.random.choice(known)) if known else ""
-        if kind == "bool" and found:
-            middle = float(self.values[found].detach().median()) + 2 * APART
-            return self._shaped(self.line(f"{found} > {middle}"), shape)
-        return self._places(found, kind, shape, number) if kind in _WHOLE and found else ""
+            base = self._apart(self._real("normal", (*shape[:-1], number)))
+            return base and self.line(f"{base}.argsort(-1).narrow(-1, 0, {shape[-1]})")
+        known = [text for text, x in self.values.items() if x.is_floating_point() and x.dim() and x.numel()]
+        source = self._apart(self.random.choice(known)) if known else ""
+        if kind == "bool" and source:
+            middle = float(self.values[source].detach().median()) + 2 * APART
+            return self._shaped(self.line(f"{source} > {middle}"), shape)
+        return self._places(source, kind, shape, number) if kind in _WHOLE and source else ""
 
     def _places(self, text: str, kind: str, shape: tuple[int, ...], below: int) -> str:
         """Places in a value, as whole numbers below this one."""
         dim = self.random.randrange(-self.values[text].dim(), self.values[text].dim())
         some = self.random.randint(1, self.values[text].shape[dim])
         form = self.random.choice(("argsort({dim})", "topk({some}, {dim})[1]", "argmax({dim}, True)", "sort({dim})[1]"))
-        made = self._shaped(self.line(f"{text}.{form.format(dim=dim, some=some)}"), shape)
-        made = self.line(f"{made} % {below}")
+        places = self._shaped(self.line(f"{text}.{form.format(dim=dim, some=some)}"), shape)
+        places = self.line(f"{places} % {below}")
         if kind == "labels":
-            return self.line(f"torch.where({made} == 0, -100, {made})")
-        return self.line(f"{made}.sort(-1)[0]") if kind == "sorted" else made
+            return self.line(f"torch.where({places} == 0, -100, {places})")
+        return self.line(f"{places}.sort(-1)[0]") if kind == "sorted" else places
 
     def _apart(self, text: str) -> str:
         """The value, if no two of its numbers are so near that roundings could turn them round; else nothing."""
@@ -313,15 +313,15 @@ class _Unusable(Exception):
     """A call that is left out again."""
 
 
-def _shapes(given: object) -> list[T]:
+def _shapes(value: object) -> list[T]:
     """The tensors among the arguments, in their order."""
-    if isinstance(given, T):
-        return [given]
-    return [one for item in given for one in _shapes(item)] if isinstance(given, tuple) else []
+    if isinstance(value, T):
+        return [value]
+    return [shape for item in value for shape in _shapes(item)] if isinstance(value, tuple) else []
 
 
 def _fits(value: Tensor) -> bool:
     if not (value.is_floating_point() or value.is_complex()):
         return value.numel() <= ELEMENTS
-    found = value.detach().abs()
-    return value.numel() <= ELEMENTS and bool(found.isfinite().all() and (found <= LARGEST).all())
+    sizes = value.detach().abs()
+    return value.numel() <= ELEMENTS and bool(sizes.isfinite().all() and (sizes <= LARGEST).all())

@@ -93,9 +93,9 @@ def _decks() -> tuple[tuple[Entry, ...], tuple[Entry, ...]]:
 
 def dealt(seed: int, often: int, others: int) -> Iterator[Entry]:
     """The seed's share of both decks, mixed."""
-    one, other = _decks()
-    found = [*_share(one, seed, often), *_share(other, seed, others)]
-    yield from random.Random(seed).sample(found, len(found))
+    first, second = _decks()
+    entries = [*_share(first, seed, often), *_share(second, seed, others)]
+    yield from random.Random(seed).sample(entries, len(entries))
 
 
 def _share(deck: Sequence[Entry], seed: int, count: int) -> Iterator[Entry]:

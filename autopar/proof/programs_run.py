@@ -80,7 +80,7 @@ class Case:
                 build(subject.annotated, shape, machine, limit=None, optimizer="sgd", gathered=False)
                 for shape in map(GridShape.parse, grids)
             ]
-        return [Case(model, one.grid, subject, one, expected, Strategies(one.problem)) for one in built]
+        return [Case(model, priced.grid, subject, priced, expected, Strategies(priced.problem)) for priced in built]
 
     def differs(self, draw: random.Random, cuts: int = 1) -> str:
         """One drawn strategy under some drawn cuts, one after the other: what differs and all there is to know, or nothing."""
@@ -88,8 +88,8 @@ class Case:
         if choice is None:
             return ""
         cost, peak = evaluate(self.built.problem, choice)
-        found = candidate_of(self.built, Solution(choice, cost, 0.0, "drawn", 0.0, peak), "sgd", NOTHING_HELD)
-        plan, text = emitted(found, self.subject, OPTIONS)
+        candidate = candidate_of(self.built, Solution(choice, cost, 0.0, "drawn", 0.0, peak), "sgd", NOTHING_HELD)
+        plan, text = emitted(candidate, self.subject, OPTIONS)
         drawn = [tuple(draw.choice(CUTS[size]) for size in self.grid.sizes) for _ in range(cuts)]
         try:
             with doubled():
@@ -98,10 +98,10 @@ class Case:
             error.add_note(f"{self.model.text}\n{text}\ncuts {drawn}")
             raise
         wrong = {
-            f"cuts {cut}: {one}": None
+            f"cuts {cut}: {name}": None
             for steps in ranks
             for cut, step in zip(drawn, steps, strict=True)
-            for one in self._compared(*step)
+            for name in self._compared(*step)
         }
         return "\n".join([*wrong, self.model.text, text]) if wrong else ""
 
@@ -118,15 +118,15 @@ class Case:
             names: dict[str, Any] = {"__name__": "program"}
             exec(code, names)
             parallel = Parallel(names["PROGRAM"], description, values)
-            found = []
+            steps = []
             for cuts in drawn:
                 _cut(parallel, cuts)
                 parallel.zero_grad()
                 loss = parallel(**self.model.inputs)
                 loss.backward()
-                found.append((loss.detach(), parallel.full_gradients()))
+                steps.append((loss.detach(), parallel.full_gradients()))
             parallel.free()
-            return found
+            return steps
 
         return simulate(self.grid.size, rank, timeout=120.0)
 
@@ -135,15 +135,15 @@ class Case:
         expected = self.expected
         allowed = TOLERANCE * max(1.0, abs(float(expected.loss))) + MARGIN * expected.moved[""]
         wrong = [] if abs(float(loss - expected.loss)) <= allowed else ["loss"]
-        largest = max((float(one.abs().max()) for one in expected.gradients.values() if one.numel()), default=0.0)
+        largest = max((float(grad.abs().max()) for grad in expected.gradients.values() if grad.numel()), default=0.0)
         for name in gradients.keys() | expected.gradients.keys():  # none stands for zeros
-            one = expected.gradients.get(name)
-            one = torch.zeros_like(gradients[name]) if one is None else one
-            if one.numel():
-                allowed = TOLERANCE * max(float(one.abs().max()), 1e-3 * largest, 1e-3)
+            whole = expected.gradients.get(name)
+            whole = torch.zeros_like(gradients[name]) if whole is None else whole
+            if whole.numel():
+                allowed = TOLERANCE * max(float(whole.abs().max()), 1e-3 * largest, 1e-3)
                 allowed += MARGIN * expected.moved.get(name, 0.0)
-                error = float((gradients.get(name, torch.zeros_like(one)) - one).abs().max())
-                wrong += [] if error <= allowed else [f"{name} by {error:.1e} of {float(one.abs().max()):.1e}"]
+                error = float((gradients.get(name, torch.zeros_like(whole)) - whole).abs().max())
+                wrong += [] if error <= allowed else [f"{name} by {error:.1e} of {float(whole.abs().max()):.1e}"]
         return wrong
 
 
@@ -161,8 +161,8 @@ def expected_of(model: Model) -> Expected:
     for seed in range(NUDGES):
         nudged, others = _stepped(model, ROUNDINGS, torch.Generator().manual_seed(seed))
         moved[""] = max(moved[""], abs(float(nudged - loss)))
-        for name, one in gradients.items():
-            moved[name] = max(moved[name], float((others[name] - one).abs().max())) if one.numel() else 0.0
+        for name, gradient in gradients.items():
+            moved[name] = max(moved[name], float((others[name] - gradient).abs().max())) if gradient.numel() else 0.0
     return Expected(loss, gradients, moved)
 
 
@@ -175,4 +175,4 @@ def _stepped(model: Model, change: float, draw: torch.Generator) -> Step:
             getattr(module, name).copy_(value * (1 + change * noise))
     loss = module(**model.inputs)
     loss.backward()
-    return loss.detach(), {name: one.grad for name, one in module.named_parameters() if one.grad is not None}
+    return loss.detach(), {name: p.grad for name, p in module.named_parameters() if p.grad is not None}

@@ -32,14 +32,14 @@ class Strategies:
     @property
     def share(self) -> tuple[int, int]:
         """How many choices have been taken so far, of how many."""
-        return sum(int((one > 0).sum()) for one in self.taken), sum(int(one.sum()) for one in self._possible)
+        return sum(int((row > 0).sum()) for row in self.taken), sum(int(row.sum()) for row in self._possible)
 
     def drawn(self, draw: random.Random) -> tuple[int, ...] | None:
         """A choice for every variable; None where none is found."""
         for _ in range(DRAWS):
             left = list(self._possible)
             if all(self._choose(left, i, draw) for i in range(len(left))):
-                chosen = tuple(int(one.argmax()) for one in left)
+                chosen = tuple(int(row.argmax()) for row in left)
                 for taken, choice in zip(self.taken, chosen, strict=True):
                     taken[choice] += 1
                 return chosen
@@ -58,9 +58,9 @@ class Strategies:
     def _narrow(self, left: list[_Allowed], changed: list[int]) -> bool:
         """Take away what cannot stand beside what is left to the changed variables; whether something is left to all."""
         while changed:
-            one = changed.pop()
-            for other, allowed in self._near[one]:
-                kept = left[other] & allowed[left[one]].any(0)
+            variable = changed.pop()
+            for other, allowed in self._near[variable]:
+                kept = left[other] & allowed[left[variable]].any(0)
                 if (kept != left[other]).any():
                     if not kept.any():
                         return False

@@ -82,11 +82,11 @@ def prove_whole(
     assert not muddled, (
         f"{whole.call.node.target}: splitting {muddled} has gradients summed that are not addends, or not"
     )
-    found = tuple(one for one in choices(rule, whole.call, readings(rule)) if one.mode in only)
+    chosen = tuple(choice for choice in choices(rule, whole.call, readings(rule)) if choice.mode in only)
     tried = 0
     for spec in grids:
         sizes = GridShape.parse(spec).sizes
-        todo = list(jobs(rule, found, sizes, few))[some[0] :: some[1]]
+        todo = list(jobs(rule, chosen, sizes, few))[some[0] :: some[1]]
         lines = [emitted(op, whole, rule, job.strategy, ("DATA", "MODEL")[: len(sizes)]) for job in todo]
         if todo:
             _check(whole, todo, _on_ranks(whole, todo, lines, spec), sizes)
@@ -132,11 +132,11 @@ def _on_ranks(whole: Whole, todo: Sequence[Trial], lines: Sequence[str], spec: s
 def _check(whole: Whole, todo: Sequence[Trial], ranks: Sequence[Sequence[RankOutcome]], sizes: tuple[int, ...]) -> None:
     within = tolerance((*whole.operands, *whole.results))
     for at, job in enumerate(todo):
-        where = f"{whole.call.node.target} {[str(one) for one in job.strategy]} cuts {job.cuts}"
+        where = f"{whole.call.node.target} {[str(choice) for choice in job.strategy]} cuts {job.cuts}"
         for i, value in enumerate(whole.call.results):
             if value.name:
                 layouts = results_of(job, i)
-                what = f"{where}: result {i} as {[str(one) for one in layouts]}"
+                what = f"{where}: result {i} as {[str(layout) for layout in layouts]}"
                 compare(what, [rank[at].results[i] for rank in ranks], layouts, sizes, whole.results[i], within)
         entered = [rank[at].entered for rank in ranks]
         assert len(set(entered)) == 1, (
@@ -145,7 +145,7 @@ def _check(whole: Whole, todo: Sequence[Trial], ranks: Sequence[Sequence[RankOut
         for i, gradient in enumerate(whole.gradients):
             if gradient is not None:
                 layouts = tuple(map(dual, operands_of(job, i)))
-                what = f"{where}: gradient {i} as {[str(one) for one in layouts]}"
+                what = f"{where}: gradient {i} as {[str(layout) for layout in layouts]}"
                 compare(what, [rank[at].gradients[i] for rank in ranks], layouts, sizes, gradient, within)
 
 
@@ -177,19 +177,19 @@ def run_rank(whole: Whole, job: Trial, line: str, axes: tuple[Axis, ...]) -> Ran
         assert len(parts) == len(whole.results), f"{len(parts)} results, not {len(whole.results)}"
         return RankOutcome(_results(whole, job, parts, axes), *_gradients(whole, job, parts, inputs, axes))
     except Exception as error:
-        error.add_note(f"{line}   {[str(one) for one in job.strategy]} cuts {job.cuts}")
+        error.add_note(f"{line}   {[str(choice) for choice in job.strategy]} cuts {job.cuts}")
         raise
 
 
 def _results(
     whole: Whole, job: Trial, parts: Sequence[torch.Tensor], axes: tuple[Axis, ...]
 ) -> dict[int, torch.Tensor]:
-    found = {}
+    gathered = {}
     for i, (part, full) in enumerate(zip(parts, whole.results, strict=True)):
         if whole.call.results[i].name:
             assert part.dtype == full.dtype, f"result {i} is {part.dtype}, not {full.dtype}"
-            found[i] = spread_out(part.detach(), full.shape, results_of(job, i), axes)
-    return found
+            gathered[i] = spread_out(part.detach(), full.shape, results_of(job, i), axes)
+    return gathered
 
 
 def _gradients(
@@ -205,11 +205,11 @@ def _gradients(
     grads = (
         torch.autograd.grad(roots, list(leaves.values()), seeds, allow_unused=True) if roots else [None] * len(leaves)
     )
-    found = {}
+    gradients = {}
     for (i, leaf), grad in zip(leaves.items(), grads, strict=True):
         grad = torch.zeros_like(leaf) if grad is None else grad
-        found[i] = spread_out(grad, whole.operands[i].shape, tuple(map(dual, operands_of(job, i))), axes)
-    return found, frozenset(i for i, grad in zip(leaves, grads, strict=True) if grad is not None)
+        gradients[i] = spread_out(grad, whole.operands[i].shape, tuple(map(dual, operands_of(job, i))), axes)
+    return gradients, frozenset(i for i, grad in zip(leaves, grads, strict=True) if grad is not None)
 
 
 def emitted(op: Op, whole: Whole, rule: Rule, strategy: tuple[Choice, ...], axes: tuple[str, ...]) -> str:

@@ -148,7 +148,7 @@ def _gradients(
     pairs = [(r, c) for r, c in zip(results, cotangents, strict=True) if c is not None]
     leaves = [tensor for tensor in operands if tensor.requires_grad]
     if not pairs:
-        return tuple(torch.zeros_like(one) if one.requires_grad else None for one in operands)
+        return tuple(torch.zeros_like(operand) if operand.requires_grad else None for operand in operands)
     grads = iter(torch.autograd.grad([r for r, _ in pairs], leaves, [c for _, c in pairs], materialize_grads=True))
     return tuple(next(grads) if tensor.requires_grad else None for tensor in operands)
 

@@ -63,7 +63,7 @@ def spread_out(part: torch.Tensor, shape: torch.Size, layouts: Layouts, axes: tu
 
 def tolerance(tensors: Iterable[torch.Tensor]) -> float:
     """How exactly what is computed of and into these can be compared: as their coarsest dtype allows."""
-    return max((TOLERANCE.get(one.dtype, 1e-12) for one in tensors), default=1e-12)
+    return max((TOLERANCE.get(tensor.dtype, 1e-12) for tensor in tensors), default=1e-12)
 
 
 def compare(
@@ -86,13 +86,13 @@ def compare(
     _close(what, grid, expected, within)
 
 
-def _close(what: str, found: torch.Tensor, expected: torch.Tensor, within: float) -> None:
+def _close(what: str, actual: torch.Tensor, expected: torch.Tensor, within: float) -> None:
     if not (expected.dtype.is_floating_point or expected.dtype.is_complex):
-        assert torch.equal(found, expected), what
+        assert torch.equal(actual, expected), what
     elif expected.numel():
         for kind, of in _SPECIAL.items():
-            assert torch.equal(of(found), of(expected)), f"{what}: {kind} elsewhere"
-        found, expected = (torch.where(one.isfinite(), one, 0) for one in (found, expected))
+            assert torch.equal(of(actual), of(expected)), f"{what}: {kind} elsewhere"
+        actual, expected = (torch.where(x.isfinite(), x, 0) for x in (actual, expected))
         scale = max(1.0, float(expected.abs().max()))
-        error = float((found - expected).abs().max()) / scale
+        error = float((actual - expected).abs().max()) / scale
         assert error <= within, f"{what}: off by {error:g}"

@@ -65,27 +65,27 @@ def _any(sample: Sample) -> bool:
     return True
 
 
-def variations(op: Op, most: int = 10**9, wanted: Callable[[Sample], bool] = _any) -> Iterator[Varied]:
+def variations(op: Op, most: int = 10**9, chosen: Callable[[Sample], bool] = _any) -> Iterator[Varied]:
     """The record's samples and their variations, as far as torch takes them, each once.
 
-    Only the first `most` samples of every target are varied, and only what is `wanted` is run.
+    Only the first `most` samples of every target are varied, and only what is `chosen` is run.
     """
     seen: set[Sample] = set()
     for target in op.targets:
         for base in itertools.islice(samples_for(op, target), most):
             for sample in (base, *varied(op, base)):
-                if sample not in seen and wanted(sample):
+                if sample not in seen and chosen(sample):
                     seen.add(sample)
-                    found = taken(op, sample)
-                    if found is not None:
-                        yield Varied(sample, found)
+                    whole = taken(op, sample)
+                    if whole is not None:
+                        yield Varied(sample, whole)
 
 
 def samples_for(op: Op, target: str) -> Iterator[Sample]:
     """The record's samples of a target; where it has none, the first of another target that this one takes too."""
     own = [replace(sample, target=target) for sample in op.samples if (sample.target or op.targets[0]) == target]
-    others = (replace(sample, target=target) for one in op.samples for sample in _with_numbers(one))
-    yield from own or itertools.islice((one for one in others if taken(op, one) is not None), 1)
+    others = (replace(sample, target=target) for base in op.samples for sample in _with_numbers(base))
+    yield from own or itertools.islice((sample for sample in others if taken(op, sample) is not None), 1)
 
 
 def _with_numbers(sample: Sample) -> Iterator[Sample]:
@@ -102,21 +102,21 @@ def taken(op: Op, sample: Sample) -> Whole | None:
     """What the sample gives undivided; None where torch does not take it, or it gives nothing or no numbers."""
     try:
         whole = whole_of(op, sample)
-        numbers = [*whole.results, *(one for one in whole.gradients if one is not None)]
-        finite = all(bool(torch.isfinite(one).all()) for one in numbers)
+        numbers = [*whole.results, *(gradient for gradient in whole.gradients if gradient is not None)]
+        finite = all(bool(torch.isfinite(tensor).all()) for tensor in numbers)
     except REFUSED:
         return None
-    return whole if finite and any(one.numel() for one in whole.results) else None
+    return whole if finite and any(result.numel() for result in whole.results) else None
 
 
 def arguments(target: str) -> tuple[Argument, ...]:
     """The arguments of a target, in the schema's order; none are known of a target of ours."""
     if target.startswith("autopar."):
         return ()
-    found: Any = reduce(getattr, target.split("."), torch.ops)
+    overload: Any = reduce(getattr, target.split("."), torch.ops)
     return tuple(
-        Argument(one.name, str(one.type), one.kwarg_only, one.has_default_value(), _literal(one))
-        for one in found._schema.arguments
+        Argument(arg.name, str(arg.type), arg.kwarg_only, arg.has_default_value(), _literal(arg))
+        for arg in overload._schema.arguments
     )
 
 
@@ -128,72 +128,72 @@ def _literal(argument: Any) -> object:  # noqa: ANN401
 def varied(op: Op, base: Sample) -> Iterator[Sample]:
     """The sample with every argument changed in every way, one at a time, and with its tensors broadcast."""
     schema = arguments(base.target or op.targets[0])
-    given = {one.name: value for one, value in zip(schema, base.args, strict=False)} | dict(base.kwargs)
+    values = {arg.name: value for arg, value in zip(schema, base.args, strict=False)} | dict(base.kwargs)
     unchecked = op.name in UNCHECKED
-    for one in schema:
-        for value in _values(one, given):
-            if not unchecked or not (isinstance(value, T) or one.name in _DIMS):
-                yield _sample(base, schema, {**given, one.name: value})
+    for arg in schema:
+        for value in _values(arg, values):
+            if not unchecked or not (isinstance(value, T) or arg.name in _DIMS):
+                yield _sample(base, schema, {**values, arg.name: value})
                 if isinstance(value, bool) and not unchecked:
-                    yield from (_sample(base, schema, {**other, one.name: value}) for other in _transposed(given))
+                    yield from (_sample(base, schema, {**other, arg.name: value}) for other in _transposed(values))
     if not unchecked:
-        yield from _broadcast(base, schema, given)
+        yield from _broadcast(base, schema, values)
 
 
-def _transposed(given: Mapping[str, object]) -> Iterator[dict[str, object]]:
+def _transposed(values: Mapping[str, object]) -> Iterator[dict[str, object]]:
     """With one of the tensors the other way round, or square: what a flag may ask for."""
-    for name, value in given.items():
+    for name, value in values.items():
         if isinstance(value, T) and len(value.shape) > 1:
             *front, m, n = value.shape
             for last in dict.fromkeys(((n, m), (m, m), (n, n))):
-                yield {**given, name: replace(value, shape=(*front, *last))}
+                yield {**values, name: replace(value, shape=(*front, *last))}
 
 
-def _sample(base: Sample, schema: tuple[Argument, ...], given: Mapping[str, object]) -> Sample:
+def _sample(base: Sample, schema: tuple[Argument, ...], values: Mapping[str, object]) -> Sample:
     """These arguments as capture writes them: by position up to the last that is given, others by keyword."""
-    free = [one for one in schema if not one.keyword]
-    last = max((i for i, one in enumerate(free) if one.name in given), default=-1)
-    args = tuple(given.get(one.name, one.default) for one in free[: last + 1])
-    kwargs = {one.name: given[one.name] for one in schema if one.keyword and given.get(one.name) is not None}
+    free = [arg for arg in schema if not arg.keyword]
+    last = max((i for i, arg in enumerate(free) if arg.name in values), default=-1)
+    args = tuple(values.get(arg.name, arg.default) for arg in free[: last + 1])
+    kwargs = {arg.name: values[arg.name] for arg in schema if arg.keyword and values.get(arg.name) is not None}
     return replace(base, args=args, kwargs=tuple(sorted(kwargs.items())))
 
 
-def _values(one: Argument, given: Mapping[str, object]) -> Iterator[object]:
+def _values(arg: Argument, values: Mapping[str, object]) -> Iterator[object]:
     """Other values of an argument."""
-    now = given.get(one.name, one.default)
-    ndim = max((len(tensor.shape) for tensor in tensors(tuple(given.values()))), default=0) + 1
-    if one.name in _IGNORED:
+    now = values.get(arg.name, arg.default)
+    ndim = max((len(tensor.shape) for tensor in tensors(tuple(values.values()))), default=0) + 1
+    if arg.name in _IGNORED:
         return
-    if one.optional and one.name in given:
-        yield one.default
-    if one.kind.startswith("Optional"):
+    if arg.optional and arg.name in values:
+        yield arg.default
+    if arg.kind.startswith("Optional"):
         yield None
-    if "Tensor" in one.kind:
+    if "Tensor" in arg.kind:
         if now is None:
-            yield from _optional_tensors(given)
-    elif one.name == "dtype":
+            yield from _optional_tensors(values)
+    elif arg.name == "dtype":
         yield from _DTYPES
-    elif one.name in _DIMS:
-        yield from _dims(one, ndim)
-    elif one.name in _WORDS:
-        yield from _WORDS[one.name]
+    elif arg.name in _DIMS:
+        yield from _dims(arg, ndim)
+    elif arg.name in _WORDS:
+        yield from _WORDS[arg.name]
     else:
-        yield from _numbers(one, now)
+        yield from _numbers(arg, now)
 
 
-def _optional_tensors(given: Mapping[str, object]) -> Iterator[T]:
+def _optional_tensors(values: Mapping[str, object]) -> Iterator[T]:
     """Tensors that may go with those given: of their shapes, their dims alone, without dims."""
-    shapes = dict.fromkeys(tensor.shape for tensor in tensors(tuple(given.values())))
+    shapes = dict.fromkeys(tensor.shape for tensor in tensors(tuple(values.values())))
     rows = dict.fromkeys((n,) for shape in shapes for n in shape)
     for shape in dict.fromkeys((*shapes, *rows, ())):
         yield T(shape)
         yield T(shape, "positive")
 
 
-def _dims(one: Argument, ndim: int) -> Iterator[object]:
+def _dims(arg: Argument, ndim: int) -> Iterator[object]:
     """Every dim from either end; of several, every one alone, all, and pairs in both orders."""
     every = range(-ndim, ndim)
-    if "int[" not in one.kind and "List[int]" not in one.kind:
+    if "int[" not in arg.kind and "List[int]" not in arg.kind:
         yield from every
         return
     yield ()
@@ -203,35 +203,35 @@ def _dims(one: Argument, ndim: int) -> Iterator[object]:
     yield from (tuple(range(-1, -n - 1, -1)) for n in range(2, ndim + 1))
 
 
-def _numbers(one: Argument, now: object) -> Iterator[object]:
+def _numbers(arg: Argument, now: object) -> Iterator[object]:
     """Other numbers, alone and in place of each in a tuple."""
-    if isinstance(now, bool) or one.kind in ("bool", "Optional[bool]"):
+    if isinstance(now, bool) or arg.kind in ("bool", "Optional[bool]"):
         yield from (False, True)
     elif isinstance(now, tuple):
         for at, item in enumerate(now):
-            for value in _numbers(replace(one, kind=one.kind.removeprefix("List[").rstrip("]")), item):
+            for value in _numbers(replace(arg, kind=arg.kind.removeprefix("List[").rstrip("]")), item):
                 yield (*now[:at], value, *now[at + 1 :])
-    elif isinstance(now, int) or (now is None and "int" in one.kind):
+    elif isinstance(now, int) or (now is None and "int" in arg.kind):
         yield from ((now or 0) + step for step in (1, -1, 2, -2, 3))
-    elif isinstance(now, float) or (now is None and ("float" in one.kind or "number" in one.kind)):
+    elif isinstance(now, float) or (now is None and ("float" in arg.kind or "number" in arg.kind)):
         yield from ((now or 0.0) * scale + step for scale, step in ((1, 0.25), (0.5, 0.0), (1, -0.75), (0, 2.0)))
 
 
-def _broadcast(base: Sample, schema: tuple[Argument, ...], given: Mapping[str, object]) -> Iterator[Sample]:
+def _broadcast(base: Sample, schema: tuple[Argument, ...], values: Mapping[str, object]) -> Iterator[Sample]:
     """Two tensors with fewer dims, or dims of extent one, in one of them, or one more in front; under every dim."""
-    names = [name for name, value in given.items() if isinstance(value, T)]
+    names = [name for name, value in values.items() if isinstance(value, T)]
     if len(names) < 2:
         return
-    along = [one for one in schema if one.name in _DIMS]
+    along = [arg for arg in schema if arg.name in _DIMS]
     for name in names[:3]:
-        tensor = given[name]
+        tensor = values[name]
         assert isinstance(tensor, T)
         for shape in _shapes(tensor.shape):
-            changed = {**given, name: replace(tensor, shape=shape)}
+            changed = {**values, name: replace(tensor, shape=shape)}
             yield _sample(base, schema, changed)
-            for one in along:
-                for value in _dims(one, max(len(t.shape) for t in tensors(tuple(changed.values())))):
-                    yield _sample(base, schema, {**changed, one.name: value})
+            for arg in along:
+                for value in _dims(arg, max(len(t.shape) for t in tensors(tuple(changed.values())))):
+                    yield _sample(base, schema, {**changed, arg.name: value})
 
 
 def _shapes(shape: tuple[int, ...]) -> Iterator[tuple[int, ...]]:

@@ -41,12 +41,12 @@ def folder() -> Path | None:
 
 def key(form: Form) -> str:
     """The name of a form's file."""
-    found = operator(form.target)
+    overload = operator(form.target)
     parts = (
         _VERSION,
         __version__,
         torch.__version__,
-        str(found._schema),
+        str(overload._schema),
         _source(form.target),
         experiment(form),
     )
@@ -57,9 +57,9 @@ def _source(target: str) -> str:
     """The source of an operator that torch.library.custom_op made, or of a function; nothing of any other."""
     from torch._library.custom_ops import OPDEFS
 
-    made, own = OPDEFS.get("::".join(target.split(".")[:2])), user_functions.kept(target)
+    op, own = OPDEFS.get("::".join(target.split(".")[:2])), user_functions.kept(target)
     try:
-        return inspect.getsource(own.function) if own else inspect.getsource(made._init_fn) if made is not None else ""
+        return inspect.getsource(own.function) if own else inspect.getsource(op._init_fn) if op is not None else ""
     except (OSError, TypeError):
         return ""
 

@@ -65,8 +65,8 @@ class Form:
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
-    """One set of made-up shapes and sizes."""
+class StandIn:
+    """One set of made-up shapes and sizes, in place of a call's."""
 
     shapes: tuple[tuple[int, ...], ...]
     extents: tuple[tuple[int, int], ...]  # (real, made-up)
@@ -84,10 +84,9 @@ def form_of(call: Call) -> Form:
 
     args = tuple(plain(argument) for argument in call.node.args)
     kwargs = tuple((name, plain(value)) for name, value in call.node.kwargs)
-    operands = tuple(ShapedOperand(one.shape, _kind(one.dtype), one.differentiable) for one in call.operands)
-    return Form(
-        call.node.target, args, kwargs, operands, tuple(one.shape if one.name else None for one in call.results)
-    )
+    operands = tuple(ShapedOperand(value.shape, _kind(value.dtype), value.differentiable) for value in call.operands)
+    results = tuple(value.shape if value.name else None for value in call.results)
+    return Form(call.node.target, args, kwargs, operands, results)
 
 
 def _kind(dtype: str) -> str:
@@ -101,8 +100,8 @@ def operator(target: str) -> Any:  # noqa: ANN401 (torch's own type for these is
 
 def literals(args: Sequence[Argument], kwargs: Sequence[tuple[str, Argument]]) -> Iterator[tuple[Place, Argument]]:
     """Every argument that is no tensor, with its place; the items of a tuple one by one."""
-    given: list[tuple[int | str, Argument]] = [*enumerate(args), *kwargs]
-    for at, value in given:
+    arguments: list[tuple[int | str, Argument]] = [*enumerate(args), *kwargs]
+    for at, value in arguments:
         if not isinstance(value, tuple):
             if not isinstance(value, Ref):
                 yield at, value
@@ -122,33 +121,33 @@ def ties(form: Form) -> list[frozenset[Place]]:
     extents = _classes(form)
     able = [place for place, v in _integers(form) if v in extents]
     few = itertools.chain.from_iterable(itertools.combinations(able, n) for n in range(len(able) - 1, 0, -1))
-    some = [frozenset(one) for one in itertools.islice(few, 6)]
+    some = [frozenset(places) for places in itertools.islice(few, 6)]
     return list(dict.fromkeys([frozenset(able), *some, frozenset()]))
 
 
-def made_up(form: Form, tied: frozenset[Place]) -> Iterator[tuple[Made, ...]]:
+def made_up(form: Form, tied: frozenset[Place]) -> Iterator[tuple[StandIn, ...]]:
     """Per mode that is possible the variants of shapes to try, the freest mode first."""
     seen = set()
     for mode in _MODES:
-        many = max(len(one.shape) for one in form.operands) > 4
+        many = max(len(operand.shape) for operand in form.operands) > 4
         starts = [start - many for start in (_STARTS[:1] if mode == "real" else _STARTS)]
-        variants = [_made(form, tied, mode, start) for start in starts]
-        kept = tuple(dict.fromkeys(one for one in variants if one is not None))
+        variants = [_variant(form, tied, mode, start) for start in starts]
+        kept = tuple(dict.fromkeys(variant for variant in variants if variant is not None))
         if kept and kept not in seen:
             seen.add(kept)
             yield kept
 
 
-def lengthened(form: Form, made: Made, extent: int, tied: frozenset[Place]) -> Made | None:
+def lengthened(form: Form, variant: StandIn, extent: int, tied: frozenset[Place]) -> StandIn | None:
     """The same with many rows in the dims of one real extent, for constants that an operator keeps to itself: about 256,
     or the power of two that the call's own rows reach. None where that is no longer, too much, or breaks a relation.
     """
     free = _free(form, tied)
-    others = {m for n, m in made.extents if n != extent}
+    others = {m for n, m in variant.extents if n != extent}
     most = min(_LONG, 2 ** (extent.bit_length() - 1))
     longer = next((m for m in range(most, 1, -1) if m not in others and _alike(m, extent, free)), 0)
-    extents = {**dict(made.extents), extent: longer}
-    return _with(form, extents, tied) if longer > dict(made.extents)[extent] else None
+    extents = {**dict(variant.extents), extent: longer}
+    return _with(form, extents, tied) if longer > dict(variant.extents)[extent] else None
 
 
 def experiment(form: Form) -> str:
@@ -162,16 +161,16 @@ def experiment(form: Form) -> str:
         named = [(name, replaced(value, name, sizes)) for name, value in form.kwargs]
         every = list(made_up(form, tied))
         longer = [lengthened(form, every[0][0], n, tied) for n, _ in every[0][0].extents] if every else []
-        made = [[(one.shapes, one.sizes) for one in variants] for variants in every]
-        parts += [args, named, made, [one and one.shapes for one in longer]]
-    kinds = [(len(one.shape), one.kind, one.flows) for one in form.operands]
+        tried = [[(variant.shapes, variant.sizes) for variant in variants] for variants in every]
+        parts += [args, named, tried, [variant and variant.shapes for variant in longer]]
+    kinds = [(len(operand.shape), operand.kind, operand.flows) for operand in form.operands]
     return repr((form.target, parts, kinds, [shape is None for shape in form.results]))
 
 
-def _made(form: Form, tied: frozenset[Place], mode: str, start: int) -> Made | None:
+def _variant(form: Form, tied: frozenset[Place], mode: str, start: int) -> StandIn | None:
     classes, free = sorted(_classes(form)), _free(form, tied)
     if mode == "real":
-        small = all(math.prod(one.shape) <= _REAL_ELEMENTS for one in form.operands)
+        small = all(math.prod(operand.shape) <= _REAL_ELEMENTS for operand in form.operands)
         return _with(form, {n: n for n in classes}, tied) if small else None
     if max(free, default=0) > MOST_ELEMENTS:
         return None
@@ -179,37 +178,37 @@ def _made(form: Form, tied: frozenset[Place], mode: str, start: int) -> Made | N
     return None if extents is None else _with(form, extents, tied)
 
 
-def _with(form: Form, extents: dict[int, int], tied: frozenset[Place]) -> Made | None:
-    shapes = tuple(tuple(extents.get(n, 1) for n in one.shape) for one in form.operands)
+def _with(form: Form, extents: dict[int, int], tied: frozenset[Place]) -> StandIn | None:
+    shapes = tuple(tuple(extents.get(n, 1) for n in operand.shape) for operand in form.operands)
     if max(map(math.prod, shapes)) > MOST_ELEMENTS:
         return None
     sizes = tuple((place, extents[v]) for place, v in _integers(form) if place in tied)
-    return Made(shapes, tuple(sorted(extents.items())), sizes)
+    return StandIn(shapes, tuple(sorted(extents.items())), sizes)
 
 
 def _ascending(classes: Sequence[int], free: Sequence[int], start: int, mode: str) -> dict[int, int] | None:
     """A made-up extent per real one, in the same order."""
-    found: dict[int, int] = {}
+    extents: dict[int, int] = {}
     for i, n in enumerate(classes):
-        low = max(found.values(), default=1) + 1
+        low = max(extents.values(), default=1) + 1
         high = min((k - j for j, k in enumerate(classes[i:]) if j and k in free), default=max([low, *free]) * 3 + start)
-        wish = _related(n, found, mode) or max(low, start if i == 0 else low + start % 2)
+        wish = _related(n, extents, mode) or max(low, start if i == 0 else low + start % 2)
         able = [n] if n in free else [*range(max(low, wish), high + 1), *range(low, min(wish, high + 1))]
-        made = next((m for m in able if low <= m <= MOST_ELEMENTS and _alike(m, n, free)), None)
-        if made is None:
+        fit = next((m for m in able if low <= m <= MOST_ELEMENTS and _alike(m, n, free)), None)
+        if fit is None:
             return None
-        found[n] = made
-    return found
+        extents[n] = fit
+    return extents
 
 
-def _related(n: int, found: Mapping[int, int], mode: str) -> int:
+def _related(n: int, extents: Mapping[int, int], mode: str) -> int:
     """The made-up extent that keeps what n is to smaller extents, or 0."""
-    known = sorted(found, reverse=True)
+    known = sorted(extents, reverse=True)
     if mode == "products":
         pairs = itertools.combinations_with_replacement(known, 2)
-        return next((found[a] * found[b] for a, b in pairs if a * b == n), 0)
+        return next((extents[a] * extents[b] for a, b in pairs if a * b == n), 0)
     if mode == "ratios":
-        return next((found[a] * min(n // a, 2 + n // a % 2) for a in known if n % a == 0), 0)
+        return next((extents[a] * min(n // a, 2 + n // a % 2) for a in known if n % a == 0), 0)
     return 0
 
 
@@ -220,7 +219,7 @@ def _alike(m: int, n: int, free: Sequence[int]) -> bool:
 
 def _classes(form: Form) -> set[int]:
     """The extents above 1 of all operands."""
-    return {n for one in form.operands for n in one.shape if n > 1}
+    return {n for operand in form.operands for n in operand.shape if n > 1}
 
 
 def _integers(form: Form) -> list[tuple[Place, int]]:
@@ -228,13 +227,13 @@ def _integers(form: Form) -> list[tuple[Place, int]]:
     schema = operator(form.target)._schema
     types = {argument.name: str(argument.type) for argument in schema.arguments}
     names: dict[int | str, str] = {**dict(enumerate(types)), **{name: name for name in types}}
-    found = []
+    integers = []
     for place, value in literals(form.args, form.kwargs):
         name = names.get(place[0] if isinstance(place, tuple) else place, "")
         counted = "int" in types.get(name, "int").lower() and name not in _DIM_NAMES
         if counted and isinstance(value, int) and not isinstance(value, bool) and abs(value) > 1:
-            found.append((place, value))
-    return found
+            integers.append((place, value))
+    return integers
 
 
 def _free(form: Form, tied: frozenset[Place]) -> list[int]:
@@ -243,15 +242,15 @@ def _free(form: Form, tied: frozenset[Place]) -> list[int]:
 
 def numbers(form: Form) -> list[float]:
     """Literals that values may be compared with: the scales at which the operator is tried, at most four."""
-    given = [value for _, value in literals(form.args, form.kwargs) if not isinstance(value, bool)]
-    found = {abs(float(v)) for v in given if isinstance(v, int | float) and math.isfinite(v) and abs(v) not in (0, 1)}
-    return sorted(found, reverse=True)[:4]
+    values = [value for _, value in literals(form.args, form.kwargs) if not isinstance(value, bool)]
+    scales = {abs(float(v)) for v in values if isinstance(v, int | float) and math.isfinite(v) and abs(v) not in (0, 1)}
+    return sorted(scales, reverse=True)[:4]
 
 
-def index_bound(form: Form, made: Made) -> int:
+def index_bound(form: Form, variant: StandIn) -> int:
     """What made-up integers lie below: no more than any extent, or any literal that may be a number of classes."""
     sizes = [v for _, v in literals(form.args, form.kwargs) if isinstance(v, int) and not isinstance(v, bool) and v > 1]
-    return min([*(m for _, m in made.extents), *sizes], default=5)
+    return min([*(m for _, m in variant.extents), *sizes], default=5)
 
 
 def dtype_of(argument: Argument) -> Any:  # noqa: ANN401

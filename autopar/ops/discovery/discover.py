@@ -36,11 +36,11 @@ _SECONDS = 20.0  # of one form: far more than any operator should take on small 
 
 def discovered(call: Call) -> Op | None:
     """A record of the call with the letters that were found; None where there are none."""
-    found = _record(form_of(call))
-    if found is not None:
+    op = _record(form_of(call))
+    if op is not None:
         with suppress(ValueError):
-            found.rule(call)
-            return found
+            op.rule(call)
+            return op
     return None
 
 
@@ -76,18 +76,18 @@ def verdict(form: Form) -> Verdict:
     kept = discover_cache.read(form)
     if kept is not None and not kept.letters:
         return kept
-    found = _answered(lambda: kept if kept is not None and holds(form, kept) else search(form))
-    if found is None:
+    current = _answered(lambda: kept if kept is not None and holds(form, kept) else search(form))
+    if current is None:
         return Verdict(reason="it crashes, or takes too long, on made-up operands")
-    if found != kept:
-        found = _emptied(form, found) if found.letters else found
-        discover_cache.write(form, found)
-    return found
+    if current != kept:
+        current = _emptied(form, current) if current.letters else current
+        discover_cache.write(form, current)
+    return current
 
 
-def _emptied(form: Form, found: Verdict) -> Verdict:
+def _emptied(form: Form, current: Verdict) -> Verdict:
     """The verdict with letters of which a rank may hold no row; where trying that crashes, there are none of these."""
-    return _answered(lambda: emptied(form, found)) or found
+    return _answered(lambda: emptied(form, current)) or current
 
 
 def _answered(function: Callable[[], Verdict]) -> Verdict | None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from autopar.ir.graph import Argument, Ref
-from autopar.ops.discovery.call_shape import Form, Made, Place, index_bound, literals, made_up, replaced
+from autopar.ops.discovery.call_shape import Form, Place, StandIn, index_bound, literals, made_up, replaced
 from autopar.ops.discovery.search import Verdict
 from autopar.ops.discovery.trial import Letter
 from autopar.ops.record.emit_context import Emit, EmitContext
@@ -39,7 +39,7 @@ def notation(form: Form, verdict: Verdict) -> str:
                 texts[dim] = name if shape[dim] == n else f"({name} {next(frozen)})"
         return " ".join(text or next(frozen) for text in texts)
 
-    left = [tensor(one.shape, [letter.operands[i] for _, letter, _ in named]) for i, one in enumerate(form.operands)]
+    left = [tensor(x.shape, [letter.operands[i] for _, letter, _ in named]) for i, x in enumerate(form.operands)]
     read = [shape or () for shape in form.results]
     right = [
         tensor(shape, [letter.results[i] if shape else -1 for _, letter, _ in named]) for i, shape in enumerate(read)
@@ -48,7 +48,7 @@ def notation(form: Form, verdict: Verdict) -> str:
 
 
 def _extent(form: Form, letter: Letter) -> int:
-    return next(one.shape[dim] for one, dim in zip(form.operands, letter.operands, strict=True) if dim >= 0)
+    return next(operand.shape[dim] for operand, dim in zip(form.operands, letter.operands, strict=True) if dim >= 0)
 
 
 def found(
@@ -65,12 +65,12 @@ def found(
     """
 
     def rule(call: Call) -> Rule:
-        given = dict(literals(call.node.args, call.node.kwargs))
+        actual = dict(literals(call.node.args, call.node.kwargs))
         refs = tuple(Ref(value.name) for value in call.operands)
         known = letters(text, replace(call, node=replace(call.node, args=refs, kwargs=())))
-        same = given.keys() == {*(sizes or {}), *(fixed or {})}
-        same = same and all(given[place] == value for place, value in (fixed or {}).items())
-        same = same and all(given[place] == known.extents[letter] for place, letter in (sizes or {}).items())
+        same = actual.keys() == {*(sizes or {}), *(fixed or {})}
+        same = same and all(actual[place] == value for place, value in (fixed or {}).items())
+        same = same and all(actual[place] == known.extents[letter] for place, letter in (sizes or {}).items())
         if not same:
             raise ValueError(f"{call.node.target}: other literals than were tried")
         return replace(known, addends=frozenset(addends), filled=frozenset(filled))
@@ -136,8 +136,8 @@ def _name(form: Form) -> str:
 
 def _work(form: Form, verdict: Verdict) -> str:
     """What it is priced as: a product sums over a letter of two operands, a sum over one of one."""
-    summed = [one for one in verdict.letters if all(dim < 0 for dim in one.results)]
-    if any(sum(dim >= 0 for dim in one.operands) > 1 for one in summed):
+    summed = [letter for letter in verdict.letters if all(dim < 0 for dim in letter.results)]
+    if any(sum(dim >= 0 for dim in letter.operands) > 1 for letter in summed):
         return "matmul"
     return "reduce" if summed else "pointwise"
 
@@ -145,10 +145,10 @@ def _work(form: Form, verdict: Verdict) -> str:
 def source(form: Form, verdict: Verdict) -> str:
     """The record as a Python file: it registers the operator, and the samples prove it."""
     text, sizes, kept, addends, filled = _parts(form, verdict)
-    made = list(made_up(form, frozenset(verdict.tied)))[verdict.mode][0]
+    variant = list(made_up(form, frozenset(verdict.tied)))[verdict.mode][0]
     options = {"sizes": sizes, "fixed": kept, "addends": addends, "filled": filled}
-    given = [_quoted(text), *(f"{name}={_quoted(value)}" for name, value in options.items() if value)]
-    sample = _sample(form, made)
+    parts = [_quoted(text), *(f"{name}={_quoted(value)}" for name, value in options.items() if value)]
+    sample = _sample(form, variant)
     names = "".join(f", {name}" for name in ("Dtype",) if "Dtype(" in sample + repr(kept))
     lines = [
         f'"""The operator {form.target}: letters found by running it on small shards, to be read and widened."""\n',
@@ -160,7 +160,7 @@ def source(form: Form, verdict: Verdict) -> str:
         f'        name="{_name(form)}",',
         f'        targets=("{form.target}",),',
         f'        note="{text}",',
-        f"        rule=found({', '.join(given)}),",
+        f"        rule=found({', '.join(parts)}),",
         f"        emit=called({_quoted(sizes)})," if sizes else "        emit=called(),",
         f'        work="{_work(form, verdict)}",',
         "        flops=points,",
@@ -177,12 +177,12 @@ def _quoted(value: object) -> str:
     return text if '"' in text else text.replace("'", '"')
 
 
-def _sample(form: Form, made: Made) -> str:
-    sizes = dict(made.sizes)
-    below = index_bound(form, made)
+def _sample(form: Form, variant: StandIn) -> str:
+    sizes = dict(variant.sizes)
+    below = index_bound(form, variant)
 
     def tensor(place: int) -> str:
-        operand, shape = form.operands[place], made.shapes[place]
+        operand, shape = form.operands[place], variant.shapes[place]
         plain = "normal" if operand.flows else "constant"
         kind = {"float": plain, "complex": "complex", "bool": "bool"}.get(operand.kind, f"index {below}")
         return f"T({shape!r})" if kind == "normal" else f"T({shape!r}, {kind!r})"
@@ -197,5 +197,5 @@ def _sample(form: Form, made: Made) -> str:
 
     args = [text(replaced(value, at, sizes)) for at, value in enumerate(form.args)]
     named = [f'("{name}", {text(replaced(value, name, sizes))})' for name, value in form.kwargs]
-    given = f"({args[0]},)" if len(args) == 1 else f"({', '.join(args)})"
-    return f"Sample({given})" if not named else f"Sample({given}, ({', '.join(named)},))"
+    positional = f"({args[0]},)" if len(args) == 1 else f"({', '.join(args)})"
+    return f"Sample({positional})" if not named else f"Sample({positional}, ({', '.join(named)},))"

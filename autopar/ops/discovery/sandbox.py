@@ -61,14 +61,14 @@ def _answer(function: Callable[[], bytes], writer: int) -> None:
 
 def _read(reader: int, until: float) -> bytes | None:
     """All that comes through the pipe until the other end closes it."""
-    found = bytearray()
+    data = bytearray()
     while (left := until - time.monotonic()) > 0:
         if not select.select([reader], [], [], left)[0]:
             return None
         piece = os.read(reader, 1 << 16)
         if not piece:
-            return bytes(found) or None
-        found += piece
+            return bytes(data) or None
+        data += piece
     return None
 
 

@@ -19,8 +19,8 @@ import torch
 
 from autopar.ops.discovery.call_shape import (
     Form,
-    Made,
     Place,
+    StandIn,
     index_bound,
     lengthened,
     literals,
@@ -73,7 +73,7 @@ def holds(form: Form, verdict: Verdict) -> bool:
         refuse(form)
         with _plain_torch():
             bench = _bench(form, frozenset(verdict.tied), verdict.mode, getattr(torch, verdict.precision))
-            fit = all(len(one.operands) == len(form.operands) for one in verdict.letters)
+            fit = all(len(letter.operands) == len(form.operands) for letter in verdict.letters)
             return fit and all(_short(bench, letter) for letter in verdict.letters)
     except Exception:
         return False
@@ -107,15 +107,15 @@ def _plain_torch() -> Iterator[None]:
 def refuse(form: Form) -> None:
     """Raise Unfit for what cannot be a map of its operands alone."""
     try:
-        found = operator(form.target)
-        schema = found._schema
+        overload = operator(form.target)
+        schema = overload._schema
     except (AttributeError, RuntimeError) as error:
         raise Unfit("torch has no such operator") from error
     if schema.is_mutable:
         raise Unfit("it changes its operands in place")
     if not form.operands:
         raise Unfit("it has no operands")
-    shapes = [*(one.shape for one in form.operands), *(shape for shape in form.results if shape is not None)]
+    shapes = [*(operand.shape for operand in form.operands), *(shape for shape in form.results if shape is not None)]
     if any(0 in shape for shape in shapes):
         raise Unfit("an operand or result has no elements")
     if not any(shape is not None for shape in form.results):
@@ -127,7 +127,7 @@ class _Bench:
     """A form with the made-up shapes and values that it runs on, and the whole runs: [shape][value]."""
 
     form: Form
-    variants: tuple[Made, ...]
+    variants: tuple[StandIn, ...]
     precision: torch.dtype
     wholes: tuple[tuple[UndividedRun, ...], ...]
     tied: frozenset[Place]
@@ -143,9 +143,9 @@ def _search(form: Form) -> Verdict:
     letters: list[Letter] = []
     for letter in _candidates(bench):
         if all(_apart(letter, other) for other in letters):
-            found = _tried(bench, letter)
-            if found is not None and all(_apart(found, other) for other in letters):
-                letters.append(found)
+            proved = _tried(bench, letter)
+            if proved is not None and all(_apart(proved, other) for other in letters):
+                letters.append(proved)
     precision = str(bench.precision).removeprefix("torch.")
     reason = "" if letters else "no dim of it can be split"
     return Verdict(
@@ -173,37 +173,37 @@ def _bench(form: Form, tied: frozenset[Place], mode: int, precision: torch.dtype
     """Raises what the operator raises on the first values; others are left out where it does not take them."""
     variants = tuple(made_up(form, tied))[mode]
     wholes = []
-    for at, made in enumerate(variants):
-        below = index_bound(form, made)
+    for at, variant in enumerate(variants):
+        below = index_bound(form, variant)
         kinds = rounds(form, below) if at == 0 else rounds(form, below)[:2]
-        first = undivided(form, made, Round("normal"), precision, backward=False)  # integers below 2, for quick trials
-        wholes.append((first, *_taken(form, made, kinds, precision)))
+        quick = undivided(form, variant, Round("normal"), precision, backward=False)  # integers below 2
+        wholes.append((quick, *_taken(form, variant, kinds, precision)))
         if len(wholes[-1]) == 1:
             raise Unfit("it has no finite results")
     return _Bench(form, variants, precision, tuple(wholes), tied, mode)
 
 
-def _taken(form: Form, made: Made, kinds: Sequence[Round], precision: torch.dtype) -> Iterator[UndividedRun]:
+def _taken(form: Form, variant: StandIn, kinds: Sequence[Round], precision: torch.dtype) -> Iterator[UndividedRun]:
     """The whole runs of the values that the operator takes. The first that gives finite numbers has a backward run."""
-    backward = any(one.flows for one in form.operands)
+    backward = any(operand.flows for operand in form.operands)
     own = user_functions.kept(form.target) is not None
     for at, values in enumerate(kinds):
         try:
             whole = undivided(
-                form, made, values, precision, backward=backward and (at < 2 or (own and values.values != "special"))
+                form, variant, values, precision, backward=backward and (at < 2 or (own and values.values != "special"))
             )
         except Exception:
-            if at < 2 and backward and _runs(form, made, values, precision):
+            if at < 2 and backward and _runs(form, variant, values, precision):
                 raise
             continue
-        numbers = [one for one in whole.results if one is not None and one.is_floating_point() and one.numel()]
-        if at > 1 or not numbers or any(bool(one.isfinite().any()) for one in numbers):
+        numbers = [x for x in whole.results if x is not None and x.is_floating_point() and x.numel()]
+        if at > 1 or not numbers or any(bool(x.isfinite().any()) for x in numbers):
             yield whole
 
 
-def _runs(form: Form, made: Made, values: Round, precision: torch.dtype) -> bool:
+def _runs(form: Form, variant: StandIn, values: Round, precision: torch.dtype) -> bool:
     try:
-        undivided(form, made, values, precision, backward=False)
+        undivided(form, variant, values, precision, backward=False)
     except Exception:
         return False
     return True
@@ -213,29 +213,29 @@ def _refuse_unsteady(bench: _Bench) -> None:
     """Raise Unfit where two runs differ, random numbers are drawn, an operand is changed, or the values do not matter."""
     form, whole = bench.form, bench.wholes[0][1]
     state = torch.get_rng_state()
-    operands = tuple(one.clone() for one in whole.operands)
-    again = run(form, operands, dict(whole.made.sizes))
+    operands = tuple(operand.clone() for operand in whole.operands)
+    again = run(form, operands, dict(whole.variant.sizes))
     if not torch.equal(state, torch.get_rng_state()):
         raise Unfit("it draws random numbers")
-    if not all(same(one, two) for one, two in zip(operands, whole.operands, strict=True)):
+    if not all(same(after, before) for after, before in zip(operands, whole.operands, strict=True)):
         raise Unfit("it changes its operands in place")
-    read = [i for i, one in enumerate(whole.results) if one is not None]
+    read = [i for i, result in enumerate(whole.results) if result is not None]
     if not all(_equal(again[i], whole.results[i]) for i in read):
         raise Unfit("two runs on the same operands differ")
     for i in read:
         every = [other.results[i] for other in bench.wholes[0]]
-        if all(_equal(one, every[0]) for one in every):
+        if all(_equal(result, every[0]) for result in every):
             raise Unfit("its results do not depend on the values of its operands")
 
 
-def _equal(one: torch.Tensor | None, two: torch.Tensor | None) -> bool:
-    return one is not None and two is not None and same(one, two)
+def _equal(left: torch.Tensor | None, right: torch.Tensor | None) -> bool:
+    return left is not None and right is not None and same(left, right)
 
 
 def _candidates(bench: _Bench) -> Iterator[Letter]:
     """Sets of dims of one real extent with the literals that may be their size, large sets first."""
-    shapes = [one.shape for one in bench.form.operands]
-    found: list[Letter] = []
+    shapes = [operand.shape for operand in bench.form.operands]
+    candidates: list[Letter] = []
     for extent in sorted({n for shape in shapes for n in shape if n > 1}):
         dims = [[*(d for d, n in enumerate(shape) if n == extent), -1] for shape in shapes]
         sizes = [
@@ -243,10 +243,10 @@ def _candidates(bench: _Bench) -> Iterator[Letter]:
         ]
         for picked in itertools.islice(itertools.product(*dims), _MOST_CANDIDATES):
             if any(dim >= 0 for dim in picked):
-                found += [Letter(picked, literals=chosen) for chosen in _subsets(sizes)]
-        if len(found) > _MOST_CANDIDATES:
+                candidates += [Letter(picked, literals=chosen) for chosen in _subsets(sizes)]
+        if len(candidates) > _MOST_CANDIDATES:
             raise Unfit("it has too many dims of one extent to try")
-    return iter(sorted(found, key=lambda one: (-sum(dim >= 0 for dim in one.operands), one.operands)))
+    return iter(sorted(candidates, key=lambda letter: (-sum(dim >= 0 for dim in letter.operands), letter.operands)))
 
 
 def _subsets(places: Sequence[Place]) -> list[tuple[Place, ...]]:
@@ -254,20 +254,20 @@ def _subsets(places: Sequence[Place]) -> list[tuple[Place, ...]]:
     return list(dict.fromkeys([tuple(places), (), *((place,) for place in places)]))
 
 
-def _apart(one: Letter, other: Letter) -> bool:
+def _apart(letter: Letter, other: Letter) -> bool:
     """Whether two letters share no dim of an operand or result, and no literal."""
-    pairs = [*zip(one.operands, other.operands, strict=True), *zip(one.results, other.results, strict=False)]
-    return not any(a == b >= 0 for a, b in pairs) and not set(one.literals) & set(other.literals)
+    pairs = [*zip(letter.operands, other.operands, strict=True), *zip(letter.results, other.results, strict=False)]
+    return not any(a == b >= 0 for a, b in pairs) and not set(letter.literals) & set(other.literals)
 
 
 def _tried(bench: _Bench, letter: Letter) -> Letter | None:
     """The candidate with all that belongs to it if it is a letter."""
     whole = bench.wholes[0][0]
-    found = _guessed(bench.form, whole, letter)
-    if found is None:
+    guess = _guessed(bench.form, whole, letter)
+    if guess is None:
         return None
-    n = _extent(whole.made, found)
-    for able in (found, *_with_addends(bench.form, found)):
+    n = _extent(whole.variant, guess)
+    for able in (guess, *_with_addends(bench.form, guess)):
         if _quietly(lambda able=able: agrees(bench.form, whole, able, _halves(n))):  # type: ignore[misc]
             return _proved(bench, able)
     return None
@@ -275,7 +275,7 @@ def _tried(bench: _Bench, letter: Letter) -> Letter | None:
 
 def _guessed(form: Form, whole: UndividedRun, letter: Letter) -> Letter | None:
     """The dims of the results that change with the letter's rows; None where that is not one dim each, or none."""
-    rows = _halves(_extent(whole.made, letter))[0]
+    rows = _halves(_extent(whole.variant, letter))[0]
     try:
         results = run(form, *part_of(form, whole, letter, rows, 0, 2))
     except Exception:
@@ -297,19 +297,19 @@ def _guessed(form: Form, whole: UndividedRun, letter: Letter) -> Letter | None:
 def _with_addends(form: Form, letter: Letter) -> Iterator[Letter]:
     """The letter with one operand that may be a bias."""
     if any(dim < 0 for dim in letter.results):
-        for i, one in enumerate(form.operands):
-            if letter.operands[i] < 0 and one.floating:
+        for i, operand in enumerate(form.operands):
+            if letter.operands[i] < 0 and operand.floating:
                 yield replace(letter, addends=(i,))
 
 
 def _proved(bench: _Bench, letter: Letter) -> Letter | None:
     """The letter if it holds in every trial in which each rank has a row."""
     form = bench.form
-    for at, (made, wholes) in enumerate(zip(bench.variants, bench.wholes, strict=True)):
-        deals = _deals(_extent(made, letter))
+    for at, (variant, wholes) in enumerate(zip(bench.variants, bench.wholes, strict=True)):
+        deals = _deals(_extent(variant, letter))
         for kind, whole in enumerate(wholes[1:]):
             tried = deals if at == kind == 0 else deals[:2] if kind < 2 else deals[:1]
-            if not _quietly(lambda whole=whole, tried=tried: all(agrees(form, whole, letter, one) for one in tried)):  # type: ignore[misc]
+            if not _quietly(lambda whole=whole, tried=tried: all(agrees(form, whole, letter, deal) for deal in tried)):  # type: ignore[misc]
                 return None
     if not _many_rows(bench, letter):
         return None
@@ -320,14 +320,14 @@ def _many_rows(bench: _Bench, letter: Letter) -> bool:
     """Whether the letter holds for many rows too, where the call has many."""
     operand, dim = next((i, dim) for i, dim in enumerate(letter.operands) if dim >= 0)
     extent = bench.form.operands[operand].shape[dim]
-    made = lengthened(bench.form, bench.variants[0], extent, bench.tied)
-    if made is None:
+    longer = lengthened(bench.form, bench.variants[0], extent, bench.tied)
+    if longer is None:
         return True
 
     def trial() -> bool:
-        backward = user_functions.kept(bench.form.target) is not None and any(one.flows for one in bench.form.operands)
-        whole = undivided(bench.form, made, Round("unit"), bench.precision, backward=backward)
-        n = _extent(made, letter)
+        backward = user_functions.kept(bench.form.target) is not None and any(x.flows for x in bench.form.operands)
+        whole = undivided(bench.form, longer, Round("unit"), bench.precision, backward=backward)
+        n = _extent(longer, letter)
         cut = (tuple(range(n // 3)), tuple(range(n // 3, n)))
         return agrees(bench.form, whole, letter, cut)
 
@@ -337,7 +337,7 @@ def _many_rows(bench: _Bench, letter: Letter) -> bool:
 def _short(bench: _Bench, letter: Letter) -> bool:
     """One deal of every made-up shape."""
     pairs = zip(bench.variants, bench.wholes, strict=True)
-    return all(agrees(bench.form, wholes[1], letter, _halves(_extent(made, letter))) for made, wholes in pairs)
+    return all(agrees(bench.form, wholes[1], letter, _halves(_extent(variant, letter))) for variant, wholes in pairs)
 
 
 def _quietly(trial: Callable[[], bool]) -> bool:
@@ -348,9 +348,9 @@ def _quietly(trial: Callable[[], bool]) -> bool:
         return False
 
 
-def _extent(made: Made, letter: Letter) -> int:
+def _extent(variant: StandIn, letter: Letter) -> int:
     """The made-up extent of a letter."""
-    return next(made.shapes[i][dim] for i, dim in enumerate(letter.operands) if dim >= 0)
+    return next(variant.shapes[i][dim] for i, dim in enumerate(letter.operands) if dim >= 0)
 
 
 def _halves(n: int) -> tuple[Rows, Rows]:

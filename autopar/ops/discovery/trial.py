@@ -25,7 +25,7 @@ from functools import lru_cache
 import torch
 
 from autopar.ir.graph import Argument, Ref
-from autopar.ops.discovery.call_shape import Form, Made, Place, dtype_of, numbers, operator, replaced
+from autopar.ops.discovery.call_shape import Form, Place, StandIn, dtype_of, numbers, operator, replaced
 
 Tensors = tuple[torch.Tensor, ...]
 Rows = tuple[int, ...]
@@ -68,7 +68,7 @@ class Round:
 class UndividedRun:
     """One undivided run: operands, results (None for one that nobody reads), and gradients for drawn cotangents."""
 
-    made: Made
+    variant: StandIn
     operands: Tensors
     results: tuple[torch.Tensor | None, ...]
     cotangents: tuple[torch.Tensor | None, ...] = ()
@@ -83,19 +83,19 @@ def rounds(form: Form, below: int) -> tuple[Round, ...]:
     return tuple(Round(values, scale, below, seed) for seed, (values, scale) in enumerate(kinds))
 
 
-def draw(form: Form, made: Made, values: Round, precision: torch.dtype) -> Tensors:
+def draw(form: Form, variant: StandIn, values: Round, precision: torch.dtype) -> Tensors:
     """Made-up operands, the same whenever they are drawn."""
     generator = torch.Generator().manual_seed(11 + values.seed)
-    found = []
-    for one, shape in zip(form.operands, made.shapes, strict=True):
-        if one.kind == "bool":
-            found.append(torch.rand(shape, generator=generator) < 0.6)
-        elif not one.floating:
-            dtype: torch.dtype = getattr(torch, one.kind)
-            found.append(torch.randint(values.below, shape, generator=generator).to(dtype))
+    drawn = []
+    for operand, shape in zip(form.operands, variant.shapes, strict=True):
+        if operand.kind == "bool":
+            drawn.append(torch.rand(shape, generator=generator) < 0.6)
+        elif not operand.floating:
+            dtype: torch.dtype = getattr(torch, operand.kind)
+            drawn.append(torch.randint(values.below, shape, generator=generator).to(dtype))
         else:
-            found.append(_numbers(shape, values, precision, generator, imaginary=one.kind == "complex"))
-    return tuple(found)
+            drawn.append(_numbers(shape, values, precision, generator, imaginary=operand.kind == "complex"))
+    return tuple(drawn)
 
 
 def _numbers(
@@ -117,44 +117,44 @@ def _numbers(
 def run(form: Form, operands: Sequence[torch.Tensor], sizes: dict[Place, int]) -> tuple[torch.Tensor | None, ...]:
     """The operator's results, None for those that nobody reads. Raises what the operator raises, and Unfit."""
 
-    def given(argument: Argument) -> object:
+    def literal(argument: Argument) -> object:
         if isinstance(argument, Ref):
             return operands[int(argument.name)]
-        return [given(item) for item in argument] if isinstance(argument, tuple) else dtype_of(argument)
+        return [literal(item) for item in argument] if isinstance(argument, tuple) else dtype_of(argument)
 
-    args = [given(replaced(value, at, sizes)) for at, value in enumerate(form.args)]
-    kwargs = {name: given(replaced(value, name, sizes)) for name, value in form.kwargs}
+    args = [literal(replaced(value, at, sizes)) for at, value in enumerate(form.args)]
+    kwargs = {name: literal(replaced(value, name, sizes)) for name, value in form.kwargs}
     out = operator(form.target)(*args, **kwargs)
     results = (out,) if isinstance(out, torch.Tensor) else tuple(out) if isinstance(out, list | tuple) else ()
-    read = tuple(result if wanted is not None else None for result, wanted in zip(results, form.results, strict=False))
-    known = all(one is None or isinstance(one, torch.Tensor) for one in read)
+    read = tuple(result if shape is not None else None for result, shape in zip(results, form.results, strict=False))
+    known = all(result is None or isinstance(result, torch.Tensor) for result in read)
     if len(results) != len(form.results) or not known:
         raise Unfit("its results are not the tensors that the call has")
     return read
 
 
-def undivided(form: Form, made: Made, values: Round, precision: torch.dtype, *, backward: bool) -> UndividedRun:
+def undivided(form: Form, variant: StandIn, values: Round, precision: torch.dtype, *, backward: bool) -> UndividedRun:
     """Run a form whole. Raises what the operator raises."""
-    operands = draw(form, made, values, precision)
+    operands = draw(form, variant, values, precision)
     leaves = _leaves(form, operands, backward=backward)
-    results = run(form, leaves, dict(made.sizes))
+    results = run(form, leaves, dict(variant.sizes))
     generator = torch.Generator().manual_seed(12)
-    flows = [backward and one is not None and one.requires_grad for one in results]
+    flows = [backward and result is not None and result.requires_grad for result in results]
     cotangents = tuple(
-        torch.randn(one.shape, generator=generator, dtype=one.dtype) * values.scale
-        if one is not None and flow
+        torch.randn(result.shape, generator=generator, dtype=result.dtype) * values.scale
+        if result is not None and flow
         else None
-        for one, flow in zip(results, flows, strict=True)
+        for result, flow in zip(results, flows, strict=True)
     )
     gradients = differentiated(results, cotangents, leaves) if backward else ()
-    plain = tuple(None if one is None else one.detach() for one in results)
-    return UndividedRun(made, operands, plain, cotangents, gradients)
+    plain = tuple(None if result is None else result.detach() for result in results)
+    return UndividedRun(variant, operands, plain, cotangents, gradients)
 
 
 def _leaves(form: Form, operands: Tensors, *, backward: bool) -> Tensors:
     """The operands as leaves of a graph of their own, those with a gradient asking for one."""
     pairs = zip(form.operands, operands, strict=True)
-    return tuple(x.detach().clone().requires_grad_(backward and one.flows and one.floating) for one, x in pairs)
+    return tuple(x.detach().clone().requires_grad_(backward and spec.flows and spec.floating) for spec, x in pairs)
 
 
 def differentiated(
@@ -169,10 +169,11 @@ def differentiated(
     asking = [leaf for leaf in leaves if leaf.requires_grad]
     if not pairs or not asking:
         return tuple(torch.zeros_like(leaf) if leaf.requires_grad else None for leaf in leaves)
-    found = iter(torch.autograd.grad([one for one, _ in pairs], asking, [one for _, one in pairs], allow_unused=True))
-    given = ((next(found), leaf) if leaf.requires_grad else (None, None) for leaf in leaves)
+    roots, seeds = zip(*pairs, strict=True)
+    gradients = iter(torch.autograd.grad(roots, asking, seeds, allow_unused=True))
+    paired = ((next(gradients), leaf) if leaf.requires_grad else (None, None) for leaf in leaves)
     return tuple(
-        None if leaf is None else torch.zeros_like(leaf) if gradient is None else gradient for gradient, leaf in given
+        None if leaf is None else torch.zeros_like(leaf) if gradient is None else gradient for gradient, leaf in paired
     )
 
 
@@ -187,7 +188,7 @@ def part_of(
         elif i in letter.addends:
             operand = _addend(operand, rank, ranks)
         parts.append(operand)
-    return tuple(parts), {**dict(whole.made.sizes), **dict.fromkeys(letter.literals, len(rows))}
+    return tuple(parts), {**dict(whole.variant.sizes), **dict.fromkeys(letter.literals, len(rows))}
 
 
 def _addend(operand: torch.Tensor, rank: int, ranks: int) -> torch.Tensor:
@@ -218,7 +219,7 @@ def agrees(form: Form, whole: UndividedRun, letter: Letter, deal: Sequence[Rows]
         if whole.gradients and not _returns(whole, letter, leaves, results, cotangents, gradients, rows):
             return False
     pairs = [*zip(sums, whole.results, strict=True), *zip(gradients, whole.gradients, strict=False)]
-    return all(one.is_(full) for one, full in pairs)
+    return all(total.is_(full) for total, full in pairs)
 
 
 def _returns(
@@ -250,9 +251,9 @@ class _Sum:
     total: torch.Tensor | None = None
     largest: float = 0.0
 
-    def add(self, one: torch.Tensor) -> None:
-        self.total = one if self.total is None else self.total + one
-        finite = one[one.isfinite()].abs()
+    def add(self, term: torch.Tensor) -> None:
+        self.total = term if self.total is None else self.total + term
+        finite = term[term.isfinite()].abs()
         self.largest = max(self.largest, float(finite.max()) if finite.numel() else 0.0)
 
     def is_(self, full: torch.Tensor | None) -> bool:
@@ -274,29 +275,29 @@ def _index(rows: Rows, inner: int) -> torch.Tensor:
     return (torch.tensor(rows, dtype=torch.long)[:, None] * inner + torch.arange(inner)).reshape(-1)
 
 
-def same(found: torch.Tensor, expected: torch.Tensor, made_of: _Sum | None = None) -> bool:
+def same(actual: torch.Tensor, expected: torch.Tensor, made_of: _Sum | None = None) -> bool:
     """Whether two tensors are equal, floating ones up to rounding; nan is equal to nan.
 
     Of a sum, rounding is that of its largest addend, and infinite ones may have met in another order, which makes nan.
     """
-    if found.shape != expected.shape or found.dtype != expected.dtype:
+    if actual.shape != expected.shape or actual.dtype != expected.dtype:
         return False
     if not (expected.dtype.is_floating_point or expected.dtype.is_complex):
-        return torch.equal(found, expected)
+        return torch.equal(actual, expected)
     real = expected.dtype if not expected.dtype.is_complex else expected.dtype.to_real()
     tolerance = _TOLERANCE.get(real, 2e-2)
     if not expected.numel():
         return True
-    off, high = float((found - expected).abs().max()), float(expected.abs().max())
+    off, high = float((actual - expected).abs().max()), float(expected.abs().max())
     if math.isfinite(off) and math.isfinite(high):
         return off <= tolerance * max(made_of.largest if made_of else 0.0, high) + 1e-300
-    return torch.equal(found.isfinite(), expected.isfinite()) and _same_endless(found, expected, made_of)
+    return torch.equal(actual.isfinite(), expected.isfinite()) and _same_endless(actual, expected, made_of)
 
 
-def _same_endless(found: torch.Tensor, expected: torch.Tensor, made_of: _Sum | None) -> bool:
+def _same_endless(actual: torch.Tensor, expected: torch.Tensor, made_of: _Sum | None) -> bool:
     """The same where some numbers are nan or infinite, and they are so in the same places."""
     finite, endless = expected.isfinite(), expected.isinf()
-    alike = torch.equal(found.isnan(), expected.isnan()) and torch.equal(found[endless], expected[endless])
+    alike = torch.equal(actual.isnan(), expected.isnan()) and torch.equal(actual[endless], expected[endless])
     if not alike and made_of is None:
         return False
-    return not bool(finite.any()) or same(found[finite], expected[finite], made_of)
+    return not bool(finite.any()) or same(actual[finite], expected[finite], made_of)

@@ -226,16 +226,16 @@ def _pair_samples(name: str, overloads: tuple[str, ...], left: str, right: str) 
     x, y = T((4, 6), left), T((6,), right)
     number = 2 if left.startswith("index") else 1.5
     first, second = ("Scalar_Tensor", "self_scalar", "Scalar_Self"), ("Scalar", "Tensor_Scalar", "Scalar_Other")
-    found = [Sample((x, y))]
+    samples = [Sample((x, y))]
     other = "positive" if name == "remainder" else right  # torch knows no gradient of that one
-    found += [Sample((number, T((4, 6), other)), (), f"aten.{name}.{one}") for one in overloads if one in first]
-    return found + [Sample((x, number), (), f"aten.{name}.{one}") for one in overloads if one in second]
+    samples += [Sample((number, T((4, 6), other)), (), f"aten.{name}.{form}") for form in overloads if form in first]
+    return samples + [Sample((x, number), (), f"aten.{name}.{form}") for form in overloads if form in second]
 
 
 for _name, (_overloads, _left, _right) in _PAIRS.items():
     _printed = f"torch.{_name}" if not _name.startswith("special_") else f"torch.special.{_name[8:]}"
     _operator(
-        f"{_name}_pair" if _name in ("max", "min") else _name, tuple(f"aten.{_name}.{one}" for one in _overloads),
+        f"{_name}_pair" if _name in ("max", "min") else _name, tuple(f"aten.{_name}.{overload}" for overload in _overloads),
         broadcast, function(_printed, 2), "inputs", *_pair_samples(_name, _overloads, _left, _right),
     )  # fmt: skip
 

@@ -48,23 +48,23 @@ def _form(call: Call) -> _Form:
         order = ("stride", "padding", "dilation", "transposed", "output_padding", "groups")
     elif transposed:
         order = ("stride", "padding", "output_padding", "groups", "dilation")
-    given = {name: call.arg(3 + i, name) for i, name in enumerate(order)}
+    options = {name: call.arg(3 + i, name) for i, name in enumerate(order)}
     weight = call.operands[1].shape
     n = len(weight) - 2
-    padding = given["padding"]
-    stride, dilation = spread(given["stride"], n, 1), spread(given["dilation"], n, 1)
+    padding = options["padding"]
+    stride, dilation = spread(options["stride"], n, 1), spread(options["dilation"], n, 1)
     uneven = (0,) * n
     if isinstance(padding, str):
         total = [0 if padding == "valid" else d * (k - 1) for d, k in zip(dilation, weight[2:], strict=True)]
-        padding, uneven = tuple(one // 2 for one in total), tuple(one % 2 for one in total)
-    groups = given["groups"]
+        padding, uneven = tuple(rows // 2 for rows in total), tuple(rows % 2 for rows in total)
+    groups = options["groups"]
     return _Form(
         stride,
         spread(padding, n, 0),
         dilation,
         groups if isinstance(groups, int) else 1,
-        transposed or bool(given.get("transposed")),
-        spread(given.get("output_padding"), n, 0),
+        transposed or bool(options.get("transposed")),
+        spread(options.get("output_padding"), n, 0),
         uneven,
     )
 
@@ -75,7 +75,7 @@ def _conv(call: Call) -> Rule:
     names = SPATIAL[form.ndim]
     kernel = call.operands[1].shape[2:]
     sizes = zip(kernel, form.stride, form.padding, form.dilation, strict=True)
-    windows = [Window(*one, transposed=form.transposed) for one in sizes]
+    windows = [Window(*size, transposed=form.transposed) for size in sizes]
     space = marks(names)
     lead = batch(call, names)
     window = " ".join(f"[{name}]" for name in ("p", "q", "r")[: form.ndim])
@@ -90,7 +90,7 @@ def _conv(call: Call) -> Rule:
 
 def _emit_conv(ctx: EmitContext) -> str:
     form = _form(ctx.call)
-    given = (*ctx.args[:2], ctx.pick(2, "bias"))
+    operands = (*ctx.args[:2], ctx.pick(2, "bias"))
     spaces = ctx.windows()
     grouped = ctx.size(("g",)) if "g" in ctx.rule.extents else str(form.groups)
     groups = ("groups", Expr(grouped) if grouped != "1" else 1, 1)
@@ -101,13 +101,13 @@ def _emit_conv(ctx: EmitContext) -> str:
     listed = [stride, padding, more, groups, dilation] if form.transposed else [stride, padding, dilation, groups]
     if not spaces:
         name = f"F.conv{'_transpose' * form.transposed}{form.ndim}d"
-        return invoke(name, given, listed)
+        return invoke(name, operands, listed)
     if any(form.uneven):  # the row more behind is padded first
-        behind = tuple(one for more in reversed(form.uneven) for one in (0, more))
-        padded = Expr(invoke("pad", (given[0], behind), [("over", spaces, None)]))
-        given = (padded, *given[1:])
+        behind = tuple(rows for more in reversed(form.uneven) for rows in (0, more))
+        padded = Expr(invoke("pad", (operands[0], behind), [("over", spaces, None)]))
+        operands = (padded, *operands[1:])
         spaces = replace(ctx, call=_padded(ctx.call, form.uneven)).windows()
-    return invoke("conv" + "_transpose" * form.transposed, given, [*listed, ("over", spaces, None)])
+    return invoke("conv" + "_transpose" * form.transposed, operands, [*listed, ("over", spaces, None)])
 
 
 def _padded(call: Call, rows: tuple[int, ...]) -> Call:

@@ -48,8 +48,8 @@ def _diagonal(call: Call) -> Rule:
 
 
 def _emit_diagonal(ctx: EmitContext) -> str:
-    given = [ctx.pick(1 + i, name, i - (i > 0)) for i, name in enumerate(("offset", "dim1", "dim2"))]
-    return invoke(f"{atom(ctx.args[0])}.diagonal", given)
+    options = [ctx.pick(1 + i, name, i - (i > 0)) for i, name in enumerate(("offset", "dim1", "dim2"))]
+    return invoke(f"{atom(ctx.args[0])}.diagonal", options)
 
 
 def _diag_embed(call: Call) -> Rule:
@@ -63,8 +63,8 @@ def _diag_embed(call: Call) -> Rule:
 
 
 def _emit_diag_embed(ctx: EmitContext) -> str:
-    given = [ctx.pick(1 + i, name, (0, -2, -1)[i]) for i, name in enumerate(("offset", "dim1", "dim2"))]
-    return invoke("torch.diag_embed", (ctx.args[0], *given))
+    options = [ctx.pick(1 + i, name, (0, -2, -1)[i]) for i, name in enumerate(("offset", "dim1", "dim2"))]
+    return invoke("torch.diag_embed", (ctx.args[0], *options))
 
 
 memory(

@@ -36,11 +36,11 @@ def _full(call: Call) -> Rule:
     return broadcast(replace(call, results=(replace(call.results[0], shape=shape),)))
 
 
-def along(call: Call, given: object, keepdim: bool = False) -> Rule:
+def along(call: Call, place: object, keepdim: bool = False) -> Rule:
     """Both operands along one whole dim of what they are broadcast to, which goes away."""
     rule = _full(call)
     names = rule.results[0]
-    dim = normal_dim(given, len(names))
+    dim = normal_dim(place, len(names))
     kept = tuple(() if i == dim else name for i, name in enumerate(names) if keepdim or i != dim)
     return replace(rule, results=(kept,), frozen=frozenset({f"d{dim}"}))
 
@@ -66,9 +66,9 @@ def _dist(call: Call) -> Rule:
 def _rot90(call: Call) -> Rule:
     """Two dims change places, or are reversed, or both; one that is reversed is whole."""
     shape = call.operands[0].shape
-    given = call.arg(2, "dims", (0, 1))
-    assert isinstance(given, tuple)
-    i, j = (normal_dim(dim, len(shape)) for dim in given)
+    dims = call.arg(2, "dims", (0, 1))
+    assert isinstance(dims, tuple)
+    i, j = (normal_dim(dim, len(shape)) for dim in dims)
     turns = call.arg(1, "k", 1)
     assert isinstance(turns, int)
     kept = {0: {i: i, j: j}, 1: {j: i}, 2: {}, 3: {i: j}}[

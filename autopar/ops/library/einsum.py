@@ -46,7 +46,7 @@ def equation_letters(equation: str, ndims: Sequence[int]) -> tuple[list[list[str
 def _opened(term: Sequence[str], most: int, span: int) -> list[str]:
     """The ellipsis of a term as the last `span` of the `most` letters that it may stand for."""
     dots = [f"e{i}" for i in range(most - span, most)]
-    return [name for one in term for name in (dots if one == _DOTS else [one])]
+    return [name for mark in term for name in (dots if mark == _DOTS else [mark])]
 
 
 def _einsum(call: Call) -> Rule:

@@ -165,10 +165,10 @@ register(Op("neg", ("aten.neg.default",), "d* -> d*", pointwise({0}), _prefix("-
 
 def _emit_cast(ctx: EmitContext) -> str:
     """A cast by the dtype of the result, which the several overloads spell differently."""
-    wanted = ctx.call.results[0].dtype
-    if wanted == ctx.call.operands[0].dtype:
+    dtype = ctx.call.results[0].dtype
+    if dtype == ctx.call.operands[0].dtype:
         return str(ctx.args[0])
-    return f"{atom(ctx.args[0])}.to({literal(Dtype(wanted))})"
+    return f"{atom(ctx.args[0])}.to({literal(Dtype(dtype))})"
 
 
 def _cast(call: Call) -> Rule:

@@ -37,8 +37,8 @@ def _one_row(call: Call) -> Rule:
 
 def _dtype(call: Call, assumed: str) -> list[tuple[str, object, object]]:
     """``dtype=torch.int64`` where the result's differs from what torch would take."""
-    made = call.results[0].dtype
-    return [("dtype", Dtype(made) if made != assumed else None, None)]
+    dtype = call.results[0].dtype
+    return [("dtype", Dtype(dtype) if dtype != assumed else None, None)]
 
 
 def _emit_sized(name: str, fill: int | None = None) -> Emit:
@@ -46,11 +46,11 @@ def _emit_sized(name: str, fill: int | None = None) -> Emit:
 
     def emit(ctx: EmitContext) -> str:
         function = f"{atom(ctx.args[0])}.{name}" if name.startswith("new_") else f"torch.{name}"
-        given = (ctx.shape(),) if fill is None else (ctx.shape(), ctx.args[fill])
+        arguments = (ctx.shape(),) if fill is None else (ctx.shape(), ctx.args[fill])
         assumed = ctx.call.operands[0].dtype if ctx.call.operands else _DEFAULT_DTYPE
         if fill is not None and not ctx.call.operands:
             assumed = _python_dtype(ctx.args[fill])
-        return invoke(function, given, _dtype(ctx.call, assumed))
+        return invoke(function, arguments, _dtype(ctx.call, assumed))
 
     return emit
 

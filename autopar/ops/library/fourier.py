@@ -33,20 +33,20 @@ def _dims(call: Call) -> tuple[int, ...]:
     """The transformed dims."""
     name, ndim = _name(call), len(call.operands[0].shape)
     if name in _SHIFTS:
-        given = call.arg(1, "dim")
-        return _normal(tuple(range(ndim)) if given is None else given, ndim)
-    sizes, given = call.arg(1, "s"), call.arg(2, "dim")
+        dims = call.arg(1, "dim")
+        return _normal(tuple(range(ndim)) if dims is None else dims, ndim)
+    sizes, dims = call.arg(1, "s"), call.arg(2, "dim")
     if name in _LINES:
-        return _normal(-1 if given is None else given, ndim)
+        return _normal(-1 if dims is None else dims, ndim)
     if name in _PLANES:
-        return _normal((-2, -1) if given is None else given, ndim)
-    if given is None and isinstance(sizes, tuple):
+        return _normal((-2, -1) if dims is None else dims, ndim)
+    if dims is None and isinstance(sizes, tuple):
         return tuple(range(ndim - len(sizes), ndim))
-    return _normal(tuple(range(ndim)) if given is None else given, ndim)
+    return _normal(tuple(range(ndim)) if dims is None else dims, ndim)
 
 
-def _normal(given: object, ndim: int) -> tuple[int, ...]:
-    return tuple(normal_dim(dim, ndim) for dim in (given if isinstance(given, tuple) else (given,)))
+def _normal(dims: object, ndim: int) -> tuple[int, ...]:
+    return tuple(normal_dim(dim, ndim) for dim in (dims if isinstance(dims, tuple) else (dims,)))
 
 
 def _transform(call: Call) -> Rule:

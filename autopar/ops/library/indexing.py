@@ -58,8 +58,8 @@ def _places(call: Call) -> dict[int, int]:
     """For every dim that an index tensor counts, the operand that is this tensor."""
     places = call.node.args[1]
     assert isinstance(places, tuple)
-    given = [dim for dim, place in enumerate(places) if isinstance(place, Ref)]
-    return {dim: 1 + i for i, dim in enumerate(given)}
+    indexed = [dim for dim, place in enumerate(places) if isinstance(place, Ref)]
+    return {dim: 1 + i for i, dim in enumerate(indexed)}
 
 
 def _counted(call: Call, places: Mapping[int, int]) -> tuple[dict[int, Dims], tuple[int, ...]]:
@@ -199,7 +199,7 @@ def _scatter(call: Call) -> Rule:
     if not value and call.operands[2].shape != call.operands[1].shape:
         raise ValueError("a source of another shape than its index, of which torch knows no gradient")
     sums = _adds(call) and dict(call.node.kwargs).get("include_self", True) is True
-    sums = sums and not value and all(floating(one) for one in call.results)
+    sums = sums and not value and all(floating(result) for result in call.results)
     if not sums:
         whole |= {f"i{dim}"}
     rule = replace(
@@ -217,11 +217,11 @@ def _emit_scatter(ctx: EmitContext) -> str:
     reduce: list[tuple[str, object, object]] = [("reduce", ctx.pick(4, "reduce"), None)]
     reduce += [("include_self", ctx.kwargs.get("include_self", True), True)] if name == "scatter_reduce" else []
     split = ctx.place(f"d{ctx.call.dim(1)}")
-    given = (ctx.call.dim(1), ctx.args[2], ctx.args[3])
+    arguments = (ctx.call.dim(1), ctx.args[2], ctx.args[3])
     if split:
         reduce[0] = ("reduce", "sum" if name == "scatter_add" else ctx.pick(4, "reduce"), None)
-        return invoke("scatter_along", (ctx.args[0], *given), [*reduce, ("over", split, None)])
-    return invoke(f"{atom(ctx.args[0])}.{name}", given, reduce)
+        return invoke("scatter_along", (ctx.args[0], *arguments), [*reduce, ("over", split, None)])
+    return invoke(f"{atom(ctx.args[0])}.{name}", arguments, reduce)
 
 
 memory(

@@ -21,11 +21,11 @@ _FIXED = T((4, 6), "constant")  # torch knows no gradient of copy, which functio
 
 def _emit_copy(ctx: EmitContext) -> str:
     """Operand 1 in the shape and dtype of the result."""
-    source, value, made = ctx.args[1], ctx.call.operands[1], ctx.call.results[0]
+    source, value, result = ctx.args[1], ctx.call.operands[1], ctx.call.results[0]
     text = literal(source)
-    if value.dtype != made.dtype:
-        text = f"{atom(source)}.to({literal(Dtype(made.dtype))})"
-    if value.shape == made.shape:
+    if value.dtype != result.dtype:
+        text = f"{atom(source)}.to({literal(Dtype(result.dtype))})"
+    if value.shape == result.shape:
         return text
     base = text if text.endswith(")") else atom(source)
     return f"{base}.expand({', '.join(ctx.sizes(ctx.rule.results[0]))})"

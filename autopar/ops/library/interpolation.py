@@ -39,10 +39,10 @@ def _aligned(call: Call) -> bool:
 
 def _scales(call: Call) -> tuple[float, ...] | None:
     """The scale factors where the call gives them. Raises ValueError where torch would need both them and the size."""
-    given = call.arg(2 if "nearest" in call.node.target else 3, "scale_factors")
-    if not isinstance(given, tuple):
+    factors = call.arg(2 if "nearest" in call.node.target else 3, "scale_factors")
+    if not isinstance(factors, tuple):
         return None
-    return tuple(float(one) for one in given if isinstance(one, int | float))
+    return tuple(float(factor) for factor in factors if isinstance(factor, int | float))
 
 
 def _reach(mode: str, n: int, m: int, scale: float, align: bool) -> Window:
@@ -68,21 +68,21 @@ def _upsample(call: Call) -> Rule:
         return with_whole_space(rule, names)
     scales = _scales(call) or (0.0,) * len(after)
     sizes = zip(before, after, scales, strict=True)
-    return with_windows(rule, [_reach(_mode(call), *one, _aligned(call)) for one in sizes], names)
+    return with_windows(rule, [_reach(_mode(call), *size, _aligned(call)) for size in sizes], names)
 
 
 def _emit_upsample(ctx: EmitContext) -> str:
     mode, scales, spaces = _mode(ctx.call), _scales(ctx.call), ctx.windows()
     size = collapse(ctx.call.results[0].shape[2:]) if scales is None else None
     nearest = mode.startswith("nearest")
-    given = [
+    options = [
         ("scale_factor", (scales[0] if len(set(scales)) == 1 else scales) if scales else None, None),
         ("mode", mode, "nearest"),
         ("align_corners", None if nearest else _aligned(ctx.call), None),
         ("antialias", _smoothed(ctx.call), False),
     ]
     name = "interpolate" if spaces else "F.interpolate"
-    return invoke(name, (ctx.args[0], size), [*given, ("over", spaces, None)])
+    return invoke(name, (ctx.args[0], size), [*options, ("over", spaces, None)])
 
 
 def _upsample_flops(call: Call, rule: Rule) -> float:
@@ -135,7 +135,7 @@ def _shuffle(call: Call) -> Rule:
     factor = call.node.args[1]
     assert isinstance(factor, int)
     back = "unshuffle" in call.node.target
-    (small,) = (one.shape for one in (call.results if back else call.operands))
+    (small,) = (value.shape for value in (call.results if back else call.operands))
     lead = named(small[:-3], prefix="b")
     together: Dims = (*lead, ("c", "r", "s"), ("h",), ("w",))
     apart: Dims = (*lead, ("c",), ("h", "r"), ("w", "s"))
@@ -215,13 +215,13 @@ def _unfold(call: Call) -> Rule:
 
 def _emit_unfold(ctx: EmitContext) -> str:
     back = "col2im" in ctx.call.node.target
-    given = 3 if back else 2
+    first = 3 if back else 2
     table = (("dilation", 1), ("padding", 0), ("stride", 1))
     options = [
-        (name, collapse(spread(ctx.pick(given + i, name), 2, default)), default)
+        (name, collapse(spread(ctx.pick(first + i, name), 2, default)), default)
         for i, (name, default) in enumerate(table)
     ]
-    sizes = [one if back and i == 0 else collapse(one) for i, one in enumerate(ctx.args[1:given])]
+    sizes = [size if back and i == 0 else collapse(size) for i, size in enumerate(ctx.args[1:first])]
     return invoke("F.fold" if back else "F.unfold", (ctx.args[0], *sizes), options)
 
 

@@ -90,7 +90,7 @@ def _multi_dot(call: Call) -> Rule:
     names = [f"k{i}" for i in range(len(call.operands) + 1)]
     if any(len(value.shape) != 2 for value in call.operands):
         raise ValueError("a vector at an end of the chain")
-    factors = ", ".join(f"{one} {other}" for one, other in itertools.pairwise(names))
+    factors = ", ".join(f"{left} {right}" for left, right in itertools.pairwise(names))
     return with_linear(
         letters(f"{factors} -> {names[0]} {names[-1]}", _flat(call)), *({i} for i in range(len(names) - 1))
     )

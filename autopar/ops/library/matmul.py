@@ -135,7 +135,7 @@ def _kron(call: Call) -> Rule:
         raise ValueError("operands with different numbers of dims")
     left = [f"m{i}" for i in range(len(call.operands[0].shape))]
     right = [f"n{i}" for i in range(len(left))]
-    pairs = " ".join(f"({one} {other})" for one, other in zip(left, right, strict=True))
+    pairs = " ".join(f"({a} {b})" for a, b in zip(left, right, strict=True))
     return with_linear(letters(f"{' '.join(left)}, {' '.join(right)} -> {pairs}", call), {0}, {1})
 
 

@@ -61,7 +61,8 @@ def _one_sum(call: Call, rule: Rule, letter: str) -> tuple[Inner, ...]:
     """The squares of every set forward, one sum backward."""
     size = max(4, ITEMSIZE[call.operands[0].dtype])
     return tuple(
-        replace(one, forward=one.forward / 16 * size, adjoint=one.adjoint / 2) for one in _two_sums(call, rule, letter)
+        replace(inner, forward=inner.forward / 16 * size, adjoint=inner.adjoint / 2)
+        for inner in _two_sums(call, rule, letter)
     )
 
 

@@ -16,10 +16,10 @@ from autopar.ops.record.rule import Call, Rule, Window, letters, with_linear
 
 def _amounts(call: Call) -> dict[int, tuple[int, int]]:
     """Rows put before and behind, by dim, for the dims that change."""
-    given = call.node.args[1]
-    assert isinstance(given, tuple)
+    numbers = call.node.args[1]
+    assert isinstance(numbers, tuple)
     ndim = len(call.operands[0].shape)
-    pairs = zip(given[::2], given[1::2], strict=True)
+    pairs = zip(numbers[::2], numbers[1::2], strict=True)
     return {ndim - 1 - i: (low, high) for i, (low, high) in enumerate(pairs) if low or high}
 
 
@@ -40,9 +40,9 @@ def _pad(call: Call) -> Rule:
     rule = rule if mode == "constant" and value else with_linear(rule, {0})
     if mode == "constant":
         return rule
-    given = call.node.args[1]
-    assert isinstance(given, tuple)
-    inner = range(max(1, ndim - len(given) // 2 - 1), ndim)  # torch refuses an empty batch of channels there
+    numbers = call.node.args[1]
+    assert isinstance(numbers, tuple)
+    inner = range(max(1, ndim - len(numbers) // 2 - 1), ndim)  # torch refuses an empty batch of channels there
     return replace(rule, filled=frozenset(f"d{i}" for i in inner if i not in amounts))
 
 

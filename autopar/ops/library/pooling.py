@@ -43,8 +43,7 @@ def _ndim(call: Call) -> int:
 def _pool(call: Call) -> _Pool:
     n = _ndim(call)
     kernel = spread(call.arg(1, "kernel_size"), n, 1)
-    given = call.arg(2, "stride")
-    stride = spread(given, n, 1) if given not in (None, ()) else kernel
+    stride = spread(call.arg(2, "stride") or kernel, n, 1)
     padding = spread(call.arg(3, "padding"), n, 0)
     if "max" in call.node.target:
         dilation, ceil = spread(call.arg(4, "dilation"), n, 1), bool(call.arg(5, "ceil_mode", False))
@@ -58,7 +57,7 @@ def _rule(call: Call) -> Rule:
     pool = _pool(call)
     names = SPATIAL[pool.ndim]
     sizes = zip(pool.kernel, pool.stride, pool.padding, pool.dilation, strict=True)
-    windows = [Window(*one) for one in sizes]
+    windows = [Window(*size) for size in sizes]
     lead = batch(call, names)
     space = marks(names)
     results = ", ".join(f"{lead}c {space}" for _ in call.results)

@@ -51,13 +51,13 @@ def _emit_dropout(name: str, drawn: int | None = None) -> Emit:
     return emit
 
 
-def _emit_like(name: str, given: int) -> Emit:
-    """``rand_like(x)``, with the first `given` arguments."""
+def _emit_like(name: str, count: int) -> Emit:
+    """``rand_like(x)``, with the first `count` arguments."""
 
     def emit(ctx: EmitContext) -> str:
         if ctx.call.results[0].dtype != ctx.call.operands[0].dtype:  # drawn in that dtype
             return _emit_sized(name.removesuffix("_like"))(ctx)
-        return invoke(name, ctx.args[:given], [("over", ctx.all_positions(ctx.rule.results[0]), None)])
+        return invoke(name, ctx.args[:count], [("over", ctx.all_positions(ctx.rule.results[0]), None)])
 
     return emit
 
@@ -73,8 +73,8 @@ def _emit_sized(name: str) -> Emit:
 
 def _drawn(ctx: EmitContext, assumed: str) -> list[tuple[str, object, object]]:
     """Where a rank's numbers stand, and their dtype if it is not what is assumed."""
-    made = ctx.call.results[0].dtype
-    dtype = Dtype(made) if made != assumed else None
+    kind = ctx.call.results[0].dtype
+    dtype = Dtype(kind) if kind != assumed else None
     return [("over", ctx.all_positions(ctx.rule.results[0]), None), ("dtype", dtype, None)]
 
 

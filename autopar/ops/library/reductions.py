@@ -24,10 +24,10 @@ _X = T((4, 6))
 def _dims(call: Call, position: int) -> tuple[int, ...]:
     """The dims that are reduced: all of them where none is named."""
     ndim = len(call.operands[0].shape)
-    given = call.arg(position, "dim")
-    if given is None or given == ():
+    dims = call.arg(position, "dim")
+    if dims is None or dims == ():
         return tuple(range(ndim))
-    return tuple(sorted(normal_dim(dim, ndim) for dim in (given if isinstance(given, tuple) else (given,))))
+    return tuple(sorted(normal_dim(dim, ndim) for dim in (dims if isinstance(dims, tuple) else (dims,))))
 
 
 def _reduced(call: Call, gone: Sequence[int]) -> Rule:
@@ -191,8 +191,8 @@ _reduce(
 def _placed(call: Call) -> Rule:
     """The extreme of one dim and where it is; without a dim, of all."""
     if call.arg(1, "dim") is None:
-        found = _over_dims(call)
-        return replace(found, frozen=frozenset(found.extents)) if "arg" in call.node.target else found
+        rule = _over_dims(call)
+        return replace(rule, frozen=frozenset(rule.extents)) if "arg" in call.node.target else rule
     return by_place(_over_dims(call), [f"d{dim}" for dim in _dims(call, 1)])
 
 
@@ -328,8 +328,8 @@ def _counted(call: Call) -> Rule:
 def _emit_counted(ctx: EmitContext) -> str:
     name = ctx.call.function
     axes = ctx.axes(*ctx.rule.whole)
-    given = ctx.args if name == "histc" else (ctx.args[0], *((_dims(ctx.call, 1),) if len(ctx.args) > 1 else ()))
-    text = invoke(f"torch.{name}", given)
+    arguments = ctx.args if name == "histc" else (ctx.args[0], *((_dims(ctx.call, 1),) if len(ctx.args) > 1 else ()))
+    text = invoke(f"torch.{name}", arguments)
     for axis in axes:
         text = f"all_sum({text}, {axis})"
     return text

@@ -34,11 +34,11 @@ def _piece_sizes(call: Call) -> tuple[int, tuple[int, ...]]:
     extent = call.operands[0].shape[dim]
     if kind == "unbind":
         return dim, (1,) * extent
-    given = call.node.args[1]
-    if isinstance(given, tuple):
-        return dim, tuple(int(n) for n in given)
-    assert isinstance(given, int)
-    rows = -(-extent // given) if kind == "chunk" else given
+    sizes = call.node.args[1]
+    if isinstance(sizes, tuple):
+        return dim, tuple(int(n) for n in sizes)
+    assert isinstance(sizes, int)
+    rows = -(-extent // sizes) if kind == "chunk" else sizes
     return dim, tuple(min(rows, extent - start) for start in range(0, extent, max(rows, 1)))
 
 
@@ -101,8 +101,8 @@ def _slice(call: Call) -> Rule:
 
 def _bounds(call: Call) -> tuple[int, int, int]:
     """Start, stop and step, counted from the front."""
-    given = (call.arg(2, "start"), call.arg(3, "end"), call.arg(4, "step", 1))
-    return slice(*given).indices(call.operands[0].shape[call.dim(1)])
+    bounds = slice(call.arg(2, "start"), call.arg(3, "end"), call.arg(4, "step", 1))
+    return bounds.indices(call.operands[0].shape[call.dim(1)])
 
 
 def _emit_slice(ctx: EmitContext) -> str:
@@ -207,8 +207,8 @@ memory(
 
 def _moved_dims(call: Call) -> tuple[int, ...]:
     """The dims that are rolled or reversed."""
-    given = call.arg(2, "dims", ()) if "roll" in call.node.target else call.node.args[1]
-    dims = given if isinstance(given, tuple) else (given,)
+    dims = call.arg(2, "dims", ()) if "roll" in call.node.target else call.node.args[1]
+    dims = dims if isinstance(dims, tuple) else (dims,)
     return tuple(normal_dim(dim, len(call.operands[0].shape)) for dim in dims)
 
 
@@ -225,14 +225,14 @@ def _emit_flip(ctx: EmitContext) -> str:
     """``x.roll(2, 1)``, or ``roll(x, 2, 1, {1: (DATA, 16)})``; the same for flip."""
     name = "roll" if "roll" in ctx.call.node.target else "flip"
     split = {dim: ctx.place(f"d{dim}") for dim in _moved_dims(ctx.call)}
-    parts = [f"{dim}: {one}" for dim, one in sorted(split.items()) if one]
+    parts = [f"{dim}: {place}" for dim, place in sorted(split.items()) if place]
     if parts:
-        given = (
+        amounts = (
             (literal(ctx.args[1]), literal(_moved_dims(ctx.call)))
             if name == "roll"
             else (literal(_moved_dims(ctx.call)),)
         )
-        return f"{name}({ctx.args[0]}, {', '.join(given)}, {{{', '.join(parts)}}})"
+        return f"{name}({ctx.args[0]}, {', '.join(amounts)}, {{{', '.join(parts)}}})"
     return invoke(f"{atom(ctx.args[0])}.{name}", ctx.args[1:])
 
 

@@ -49,7 +49,7 @@ def emit_along(name: str, at: int, default: int, table: _Options) -> Emit:
 for _name, _overloads, _at, _default, _options, _saves, _calls in _TABLE:
     register(
         Op(
-            _name, tuple(f"aten.{_name}.{one}" for one in _overloads), "a [d] b -> a d b",
+            _name, tuple(f"aten.{_name}.{overload}" for overload in _overloads), "a [d] b -> a d b",
             lambda call, at=_at: along(call, at), emit_along(_name, _at, _default, _options),  # type: ignore[misc]
             work="reduce", saves=_saves, samples=tuple(Sample(args) for args in _calls),
         )

@@ -21,8 +21,8 @@ def _reshape(call: Call) -> Rule:
     """Common factors of both shapes."""
     if len(call.operands) != 1:
         raise ValueError("the shape of another tensor")
-    found = factor(call.operands[0].shape, call.results[0].shape)
-    return with_linear(Rule((found.before,), (found.after,), found.extents, found.frozen), {0})
+    factored = factor(call.operands[0].shape, call.results[0].shape)
+    return with_linear(Rule((factored.before,), (factored.after,), factored.extents, factored.frozen), {0})
 
 
 def _emit_reshape(ctx: EmitContext) -> str:
@@ -57,8 +57,8 @@ def _changed(before: Sequence[int], after: Sequence[int]) -> tuple[int, int]:
 
 def _inferred(text: Sequence[str]) -> list[str]:
     """The sizes, the only one that is not a number as -1: no other is 0, so that -1 stands for one size, be it 0."""
-    open_dims = [i for i, one in enumerate(text) if not one.isdigit()]
-    return ["-1" if open_dims == [i] else one for i, one in enumerate(text)]
+    open_dims = [i for i, extent in enumerate(text) if not extent.isdigit()]
+    return ["-1" if open_dims == [i] else extent for i, extent in enumerate(text)]
 
 
 def _merges(rule: Rule) -> bool:
@@ -101,8 +101,8 @@ def _emit_unsqueeze(ctx: EmitContext) -> str:
 def _emit_squeeze(ctx: EmitContext) -> str:
     """Names the dims that go: a part of another dim may have extent 1, and must stay."""
     shape = ctx.call.operands[0].shape
-    asked = ctx.args[1] if len(ctx.args) > 1 else tuple(range(len(shape)))
-    dims = {normal_dim(dim, len(shape)) for dim in (asked if isinstance(asked, tuple) else (asked,))}
+    place = ctx.args[1] if len(ctx.args) > 1 else tuple(range(len(shape)))
+    dims = {normal_dim(dim, len(shape)) for dim in (place if isinstance(place, tuple) else (place,))}
     gone = tuple(sorted(dim for dim in dims if shape and shape[dim] == 1))
     if not gone:
         return str(ctx.args[0])
@@ -131,15 +131,15 @@ def _order(call: Call) -> tuple[int, ...]:
     ndim = len(call.operands[0].shape)
     kind, args = call.function, call.node.args
     if kind in ("permute", "movedim"):
-        given = args[1]
-        assert isinstance(given, tuple)
-        return tuple(normal_dim(dim, ndim) for dim in given)
+        dims = args[1]
+        assert isinstance(dims, tuple)
+        return tuple(normal_dim(dim, ndim) for dim in dims)
     order = list(range(ndim))
     if kind in ("t", "numpy_T"):
         return tuple(reversed(order))
-    one, other = (-2, -1) if kind in ("mT", "adjoint") else (args[1], args[2])
+    first, second = (-2, -1) if kind in ("mT", "adjoint") else (args[1], args[2])
     if ndim:
-        i, j = normal_dim(one, ndim), normal_dim(other, ndim)
+        i, j = normal_dim(first, ndim), normal_dim(second, ndim)
         order[i], order[j] = order[j], order[i]
     return tuple(order)
 
@@ -189,7 +189,7 @@ def _emit_expand(ctx: EmitContext) -> str:
     skip = len(text) - len(ctx.call.operands[0].shape)
     shape = ctx.call.operands[0].shape
     kept = [i >= skip and shape[i - skip] == n and n > 1 for i, n in enumerate(ctx.call.results[0].shape)]
-    return f"{atom(ctx.args[0])}.expand({', '.join('-1' if stays else one for stays, one in zip(kept, text, strict=True))})"
+    return f"{atom(ctx.args[0])}.expand({', '.join('-1' if stays else extent for stays, extent in zip(kept, text, strict=True))})"
 
 
 view(
@@ -229,8 +229,8 @@ def _counts(call: Call) -> tuple[int, ...]:
 def _emit_repeat(ctx: EmitContext) -> str:
     """Local counts, as many as the call gives."""
     counts = [ctx.local.extent.get(f"r{i}", str(n)) for i, n in enumerate(_counts(ctx.call))]
-    given = counts[len(counts) - len(ctx.args[1]) :]
-    return f"{atom(ctx.args[0])}.{ctx.call.function}({', '.join(given) or '()'})"
+    repeats = counts[len(counts) - len(ctx.args[1]) :]
+    return f"{atom(ctx.args[0])}.{ctx.call.function}({', '.join(repeats) or '()'})"
 
 
 memory(

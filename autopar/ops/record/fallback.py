@@ -40,43 +40,43 @@ def emit_whole(ctx: EmitContext) -> str:
     if (own := user_functions.kept(target)) is not None:
         return user_functions.text(own, ctx.args)
     space, name, _ = target.split(".")
-    given, named = _trimmed(target, ctx.args), {key: value for key, value in ctx.kwargs.items() if value is not None}
+    args, named = _trimmed(target, ctx.args), {key: value for key, value in ctx.kwargs.items() if value is not None}
     if space == "aten":
-        count, every = len(given), _trimmed(target, (*ctx.args, *_defaults(target, len(ctx.args))))
-        for some in (given, every) if len(every) > count else (given,):
+        count, every = len(args), _trimmed(target, (*ctx.args, *_defaults(target, len(ctx.args))))
+        for some in (args, every) if len(every) > count else (args,):
             if _comes_to(
                 ctx.call, name, (*ctx.call.node.args, *_defaults(target, len(ctx.args)))[: len(some)], tuple(named)
             ):
                 return _text(f"torch.{name}", some, named)
     named |= dict.fromkeys(key for key in _needed(target) if key not in named)
-    return _text(f"torch.ops.{target}".removesuffix(".default" if space != "aten" else ""), given, named)
+    return _text(f"torch.ops.{target}".removesuffix(".default" if space != "aten" else ""), args, named)
 
 
 def _text(function: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
-    given = [*map(literal, args), *(f"{key}={literal(value)}" for key, value in kwargs.items())]
-    return f"{function}({', '.join(given)})"
+    arguments = [*map(literal, args), *(f"{key}={literal(value)}" for key, value in kwargs.items())]
+    return f"{function}({', '.join(arguments)})"
 
 
 def _trimmed(target: str, args: Sequence[Any]) -> tuple[Any, ...]:
     """The arguments without Nones at the end that are the default."""
-    schema, given = _arguments(target), list(args)
-    while given and given[-1] is None and schema[len(given) - 1].default_value is None:
-        if not schema[len(given) - 1].has_default_value():
+    schema, kept = _arguments(target), list(args)
+    while kept and kept[-1] is None and schema[len(kept) - 1].default_value is None:
+        if not schema[len(kept) - 1].has_default_value():
             break
-        given.pop()
-    return tuple(given)
+        kept.pop()
+    return tuple(kept)
 
 
 def _defaults(target: str, count: int) -> tuple[Any, ...]:
     """What the arguments by position from the `count`-th on are where they are not given."""
-    free = [one for one in _arguments(target) if not one.kwarg_only]
-    values = [one.default_value for one in free[count:]]
+    free = [arg for arg in _arguments(target) if not arg.kwarg_only]
+    values = [arg.default_value for arg in free[count:]]
     return tuple(tuple(value) if isinstance(value, list) else value for value in values)
 
 
 def _needed(target: str) -> list[str]:
     """The keywords that a call must name."""
-    return [one.name for one in _arguments(target) if one.kwarg_only and not one.has_default_value()]
+    return [arg.name for arg in _arguments(target) if arg.kwarg_only and not arg.has_default_value()]
 
 
 def _comes_to(call: Call, name: str, args: Sequence[Any], keywords: Sequence[str]) -> bool:
@@ -86,8 +86,8 @@ def _comes_to(call: Call, name: str, args: Sequence[Any], keywords: Sequence[str
     from autopar.ops.record.reached_call import reaches
 
     function = getattr(torch, name, None)
-    given = {key: value for key, value in call.node.kwargs if key in keywords}
-    return isinstance(function, types.BuiltinFunctionType) and reaches(function, call, args, given)
+    passed = {key: value for key, value in call.node.kwargs if key in keywords}
+    return isinstance(function, types.BuiltinFunctionType) and reaches(function, call, args, passed)
 
 
 def _arguments(target: str) -> list[Any]:

@@ -38,7 +38,7 @@ def gives_list(target: str) -> bool:
     if target.startswith("autopar."):
         return False
     overload: Any = reduce(getattr, target.split("."), torch.ops)
-    return [str(one.type) for one in overload._schema.returns] == ["List[Tensor]"]
+    return [str(value.type) for value in overload._schema.returns] == ["List[Tensor]"]
 
 
 def literal(value: object) -> str:
@@ -83,9 +83,9 @@ def same(value: object, default: object) -> bool:
     return value == default
 
 
-def invoke(function: str, given: Sequence[object], options: Iterable[tuple[str, object, object]] = ()) -> str:
+def invoke(function: str, arguments: Sequence[object], options: Iterable[tuple[str, object, object]] = ()) -> str:
     """``function(given, name=value)`` without Nones at the end and options (name, value, default) at default."""
-    positional = list(given)
+    positional = list(arguments)
     while positional and positional[-1] is None:
         positional.pop()
     parts = [literal(value) for value in positional]

@@ -56,16 +56,16 @@ def reached(
         return None
     if spy.seen is None:
         return None
-    overload, given, named = spy.seen
-    return str(overload), with_defaults(overload, given, named)
+    overload, positional, named = spy.seen
+    return str(overload), with_defaults(overload, positional, named)
 
 
 def with_defaults(overload: Any, args: Sequence[object], kwargs: Mapping[str, object]) -> dict[str, object]:  # noqa: ANN401
     """All arguments of an overload by name."""
     schema = overload._schema.arguments
-    defaults = {one.name: one.default_value for one in schema if one.has_default_value()}
-    given = {one.name: value for one, value in zip(schema, args, strict=False)}
-    return defaults | given | dict(kwargs)
+    defaults = {arg.name: arg.default_value for arg in schema if arg.has_default_value()}
+    passed = {arg.name: value for arg, value in zip(schema, args, strict=False)}
+    return defaults | passed | dict(kwargs)
 
 
 def overload_of(target: str) -> Any:  # noqa: ANN401
@@ -84,22 +84,22 @@ def reaches(function: Callable[..., object], call: Call, args: Sequence[object],
             return getattr(torch, argument.name)
         return tuple(map(real, argument)) if isinstance(argument, tuple) else argument
 
-    found = reached(function, [real(one) for one in args], {name: real(one) for name, one in kwargs.items()})
-    if found is None or found[0] != call.node.target:
+    seen = reached(function, [real(value) for value in args], {name: real(value) for name, value in kwargs.items()})
+    if seen is None or seen[0] != call.node.target:
         return False
     node = call.node
     named = {name: real(value) for name, value in node.kwargs}
-    meant = with_defaults(overload_of(node.target), [real(one) for one in node.args], named)
-    return all(_same(found[1].get(name), value) for name, value in meant.items())
+    meant = with_defaults(overload_of(node.target), [real(value) for value in node.args], named)
+    return all(_same(seen[1].get(name), value) for name, value in meant.items())
 
 
 def _tensor(shape: tuple[int, ...], dtype: str) -> torch.Tensor:
     return torch.empty(shape, dtype=getattr(torch, dtype), device="meta")
 
 
-def _same(one: object, other: object) -> bool:
-    if isinstance(one, torch.Tensor) or isinstance(other, torch.Tensor):
-        return one is other
-    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
-        return len(one) == len(other) and all(map(_same, one, other))
-    return one == other
+def _same(left: object, right: object) -> bool:
+    if isinstance(left, torch.Tensor) or isinstance(right, torch.Tensor):
+        return left is right
+    if isinstance(left, list | tuple) and isinstance(right, list | tuple):
+        return len(left) == len(right) and all(map(_same, left, right))
+    return left == right

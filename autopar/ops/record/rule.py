@@ -113,7 +113,7 @@ class Rule:
         """Letters that may be split, in order of appearance; none that is in a dim without elements."""
         every = [dim for dims in (*self.operands, *self.results) for dim in dims]
         seen = dict.fromkeys(letter for dim in every for letter in dim)
-        empty = {letter for dim in every if any(self.extents[one] == 0 for one in dim) for letter in dim}
+        empty = {letter for dim in every if any(self.extents[name] == 0 for name in dim) for letter in dim}
         return tuple(letter for letter in seen if letter not in self.frozen | empty and self.extents[letter] > 1)
 
 
@@ -159,23 +159,23 @@ def letters(notation: str, call: Call, positions: Iterable[int] | None = None) -
     left, right = (side.split(",") for side in notation.split("->"))
     places = tuple(positions) if positions is not None else tuple(range(len(left)))
     by_position = _tensors_by_position(call)
-    given: list[tuple[str, Value]] = []
+    terms: list[tuple[str, Value]] = []
     for text, place in zip(left, places, strict=True):
         if place in by_position:
-            given.append((text.replace("?", ""), by_position[place]))
+            terms.append((text.replace("?", ""), by_position[place]))
         elif "?" not in text:
             raise ValueError(f"{call.node.target}: operand {text.strip()!r} of {notation!r} is not given")
-    if len(given) != len(call.operands):
-        raise ValueError(f"{call.node.target}: {notation!r} describes {len(given)} of {len(call.operands)} tensors")
-    given += zip(right, call.results, strict=True)
-    given = [(text if value.name else "", value) for text, value in given]
+    if len(terms) != len(call.operands):
+        raise ValueError(f"{call.node.target}: {notation!r} describes {len(terms)} of {len(call.operands)} tensors")
+    terms += zip(right, call.results, strict=True)
+    terms = [(text if value.name else "", value) for text, value in terms]
     frozen = frozenset(re.findall(r"\[\s*([a-z]\w*)", notation))
-    spans = [_span(text, value) for text, value in given]
-    tensors = [_dims(text, value, max(spans)) for text, value in given]
+    spans = [_span(text, value) for text, value in terms]
+    tensors = [_dims(text, value, max(spans)) for text, value in terms]
     frozen |= {letter for dims in tensors for dim in dims for letter in dim if letter.rstrip("0123456789") in frozen}
     windowed = frozenset(re.findall(r"([a-z]\w*)~", notation))
-    extents = _extents(tensors, [value for _, value in given], windowed)
-    carried = [_drop_broadcast(dims, value, extents, windowed) for dims, (_, value) in zip(tensors, given, strict=True)]
+    extents = _extents(tensors, [value for _, value in terms], windowed)
+    carried = [_drop_broadcast(dims, value, extents, windowed) for dims, (_, value) in zip(tensors, terms, strict=True)]
     count = len(call.operands)
     return Rule(tuple(carried[:count]), tuple(carried[count:]), extents, frozen)
 
@@ -289,33 +289,31 @@ def split_choice(rule: Rule, call: Call, letter: str, blocks: int = 1, unit: int
 
 def choices(rule: Rule, call: Call, granules: Mapping[str, Iterable[tuple[int, int]]]) -> tuple[Choice, ...]:
     """Everything the call may do on one axis. `granules` gives per letter the (blocks, unit) readings to consider."""
-    found = [whole_choice(call, "replicate")]
+    listed = [whole_choice(call, "replicate")]
     flows = [value.differentiable for value in call.results if value.name]
     if any(flows) and not rule.joined:
-        found.append(whole_choice(call, "copied"))
+        listed.append(whole_choice(call, "copied"))
     if flows and all(flows):
-        found += [linear_choice(call, group) for group in rule.linear]
+        listed += [linear_choice(call, group) for group in rule.linear]
     for letter in rule.letters:
         for blocks, unit in sorted(set(granules.get(letter, [(1, 1)]))):
             choice = split_choice(rule, call, letter, blocks, unit)
             if choice is not None:
-                found.append(choice)
-    return tuple(choice for choice in dict.fromkeys(found) if not muddled(call, choice.operands, choice.results))
+                listed.append(choice)
+    return tuple(choice for choice in dict.fromkeys(listed) if not muddled(call, choice.operands, choice.results))
 
 
 def muddled_letters(rule: Rule, call: Call) -> tuple[str, ...]:
     """The letters that `choices` leaves out since splitting them would take one meaning of whole for the other."""
-    found = {letter: split_choice(rule, call, letter) for letter in rule.letters}
-    return tuple(
-        letter for letter, one in found.items() if one is not None and muddled(call, one.operands, one.results)
-    )
+    splits = {letter: split_choice(rule, call, letter) for letter in rule.letters}
+    return tuple(name for name, choice in splits.items() if choice and muddled(call, choice.operands, choice.results))
 
 
 def muddled(call: Call, operands: Sequence[Layout], results: Sequence[Layout]) -> bool:
     """Whether these layouts of one axis take one meaning of whole for the other where gradients flow."""
     read = [layout for layout, value in zip(operands, call.operands, strict=True) if value.differentiable]
-    made = [layout for layout, value in zip(results, call.results, strict=True) if value.name and value.differentiable]
-    return muddles(read, made)
+    out = [layout for layout, value in zip(results, call.results, strict=True) if value.name and value.differentiable]
+    return muddles(read, out)
 
 
 def whole_choice(call: Call, mode: str) -> Choice:

@@ -46,11 +46,11 @@ def factor(before: Sequence[int], after: Sequence[int]) -> Factored:
     right: list[tuple[str, ...]] = []
     extents: dict[str, int] = {}
     frozen: set[str] = set()
-    for one, other in _groups(before, after):
-        marks = sorted({1, *itertools.accumulate(one, operator.mul), *itertools.accumulate(other, operator.mul)})
+    for old, new in _groups(before, after):
+        marks = sorted({1, *itertools.accumulate(old, operator.mul), *itertools.accumulate(new, operator.mul)})
         aligned = all(high % low == 0 for low, high in itertools.pairwise(marks))
         spans = {(low, high): next(names) for low, high in itertools.pairwise(marks)} if aligned else {}
-        for shape, dims in ((one, left), (other, right)):
+        for shape, dims in ((old, left), (new, right)):
             start = 1
             for n in shape:
                 letters = tuple(name for (low, high), name in spans.items() if start <= low and high <= start * n)
@@ -69,14 +69,14 @@ def _groups(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int]
     groups: list[tuple[list[int], list[int]]] = []
     i = j = 0
     while i < len(before) or j < len(after):
-        one: list[int] = []
-        other: list[int] = []
-        while not (one or other) or math.prod(one) != math.prod(other):
-            if j == len(after) or (i < len(before) and math.prod(one) <= math.prod(other)):
-                one.append(before[i])
+        old: list[int] = []
+        new: list[int] = []
+        while not (old or new) or math.prod(old) != math.prod(new):
+            if j == len(after) or (i < len(before) and math.prod(old) <= math.prod(new)):
+                old.append(before[i])
                 i += 1
             else:
-                other.append(after[j])
+                new.append(after[j])
                 j += 1
-        groups.append((one, other))
+        groups.append((old, new))
     return groups

@@ -69,8 +69,8 @@ def kept(target: str) -> Kept | None:
 
 def functions_among(targets: Iterable[str]) -> list[Kept]:
     """The functions among these targets, each once, by their names."""
-    found = {one.printed: one for one in map(kept, targets) if one is not None}
-    return [found[name] for name in sorted(found)]
+    by_name = {function.printed: function for function in map(kept, targets) if function is not None}
+    return [by_name[name] for name in sorted(by_name)]
 
 
 def schema_type(value: object) -> tuple[str, str]:
@@ -100,11 +100,11 @@ def spelled(args: Sequence[object]) -> list[object]:
 def place_of(function: type[Function]) -> tuple[str, str] | None:
     """The module and the qualified name by which a program finds a class; None where it cannot."""
     module, name = function.__module__, function.__qualname__
-    found: Any = sys.modules.get(module)
+    member: Any = sys.modules.get(module)
     for part in name.split("."):
-        found = getattr(found, part, None)
+        member = getattr(member, part, None)
     model = _MODEL.fullmatch(module)
-    return ((model[1] if model else module), name) if found is function else None
+    return ((model[1] if model else module), name) if member is function else None
 
 
 def keep(function: type[Function], place: tuple[str, str], args: Sequence[object], results: int, tupled: bool) -> Kept:
@@ -117,8 +117,8 @@ def keep(function: type[Function], place: tuple[str, str], args: Sequence[object
     target = f"{space}.{base}.{overload}"
     if target not in _KEPT:
         returns = ", ".join(["Tensor"] * results)
-        given = ", ".join(f"{text} x{i}" for i, (text, _) in enumerate(types))
-        _define(space, f"{base}.{overload}", f"({given}) -> {f'({returns})' if tupled else returns}", target)
+        parameters = ", ".join(f"{text} x{i}" for i, (text, _) in enumerate(types))
+        _define(space, f"{base}.{overload}", f"({parameters}) -> {f'({returns})' if tupled else returns}", target)
     _KEPT[target] = Kept(target, module, name, _printed(place), lists, dicts, tupled, function)
     return _KEPT[target]
 
@@ -128,7 +128,7 @@ def _printed(place: tuple[str, str]) -> str:
     import autopar.runtime
 
     own = place[1].rpartition(".")[2]
-    taken = {one.printed for one in _KEPT.values() if (one.module, one.name) != place} | {*autopar.runtime.__all__, "F"}
+    taken = {own.printed for own in _KEPT.values() if (own.module, own.name) != place} | {*autopar.runtime.__all__, "F"}
     wishes = itertools.chain([own, f"{own}Function"], (f"{own}{i}" for i in itertools.count(2)))
     return next(wish for wish in wishes if wish not in taken)
 
@@ -142,14 +142,14 @@ def _define(space: str, name: str, schema: str, target: str) -> None:
 
     def whole(*args: object) -> Any:  # noqa: ANN401 (one tensor or several)
         with torch.no_grad():
-            found = apply(_KEPT[target], args)
-        own = [one.clone() if any(one is given for given in args) or one._is_view() else one for one in _tuple(found)]
+            output = apply(_KEPT[target], args)
+        own = [x.clone() if any(x is arg for arg in args) or x._is_view() else x for x in _tuple(output)]
         return tuple(own) if _KEPT[target].tupled else own[0]
 
     traced = make_autograd_impl(operator, Info(functools.partial(_no_backward, target), None))
 
     def differentiated(keys: Any, *args: object) -> Any:  # noqa: ANN401
-        real = not any(isinstance(one, torch.Tensor) and type(one) not in _REAL for one in args)
+        real = not any(isinstance(arg, torch.Tensor) and type(arg) not in _REAL for arg in args)
         return apply(_KEPT[target], args) if real else traced(keys, *args)
 
     library.impl(name, whole, "CompositeExplicitAutograd")
@@ -157,24 +157,24 @@ def _define(space: str, name: str, schema: str, target: str) -> None:
     torch.library.register_fake(f"{space}::{name}", whole, lib=library)
 
 
-def apply(one: Kept, args: Sequence[object]) -> Any:  # noqa: ANN401
+def apply(entry: Kept, args: Sequence[object]) -> Any:  # noqa: ANN401
     """The function on arguments as torch hands them to an operator."""
-    own = [tuple(x) if isinstance(x, list) and i not in one.lists else x for i, x in enumerate(args)]
-    own = [ast.literal_eval(x) if i in one.dicts and isinstance(x, str) else x for i, x in enumerate(own)]
-    return one.function.apply(*own)  # type: ignore[no-untyped-call]
+    own = [tuple(x) if isinstance(x, list) and i not in entry.lists else x for i, x in enumerate(args)]
+    own = [ast.literal_eval(x) if i in entry.dicts and isinstance(x, str) else x for i, x in enumerate(own)]
+    return entry.function.apply(*own)  # type: ignore[no-untyped-call]
 
 
-def text(one: Kept, args: Sequence[object]) -> str:
+def text(entry: Kept, args: Sequence[object]) -> str:
     """The call in a program: ``Straight.apply(x, 0.5)``."""
-    given = [literal(x) for x in args]
-    given = [f"[{x.strip('(),')}]" if i in one.lists else x for i, x in enumerate(given)]
-    given = [str(args[i]) if i in one.dicts else x for i, x in enumerate(given)]
-    return f"{one.printed}.apply({', '.join(given)})"
+    texts = [literal(x) for x in args]
+    texts = [f"[{x.strip('(),')}]" if i in entry.lists else x for i, x in enumerate(texts)]
+    texts = [str(args[i]) if i in entry.dicts else x for i, x in enumerate(texts)]
+    return f"{entry.printed}.apply({', '.join(texts)})"
 
 
 def _no_backward(target: str, *_: object) -> None:
     raise NotImplementedError(f"the gradient of {_KEPT[target].name} is taken inside forward")
 
 
-def _tuple(found: Any) -> tuple[Any, ...]:  # noqa: ANN401
-    return found if isinstance(found, tuple) else (found,)
+def _tuple(output: Any) -> tuple[Any, ...]:  # noqa: ANN401
+    return output if isinstance(output, tuple) else (output,)

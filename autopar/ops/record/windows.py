@@ -18,9 +18,9 @@ SPATIAL = {1: ("w",), 2: ("h", "w"), 3: ("d", "h", "w")}
 
 def spread(value: object, count: int, default: int) -> tuple[int, ...]:
     """A size given as a number, a tuple of one, a tuple of `count`, or not at all."""
-    given = value if isinstance(value, tuple) else (value,)
-    given = tuple(default if one is None else one for one in given) or (default,)
-    numbers = tuple(int(one) for one in given if isinstance(one, int))
+    sizes = value if isinstance(value, tuple) else (value,)
+    sizes = tuple(default if size is None else size for size in sizes) or (default,)
+    numbers = tuple(int(size) for size in sizes if isinstance(size, int))
     return numbers * count if len(numbers) == 1 else numbers
 
 

@@ -31,7 +31,7 @@ def _tried(name, most=None):
         pair for place, pairs in enumerate(kinds) for pair in (pairs if EXAMPLES else [pairs[place % len(pairs)]])
     }
     return sum(
-        prove_limits(op, sample, grids=("data=2",), wanted=lambda words, i=i: (i, words) in chosen)
+        prove_limits(op, sample, grids=("data=2",), chosen=lambda words, i=i: (i, words) in chosen)
         for i, sample in enumerate(op.samples)
     )
 
