@@ -2,9 +2,9 @@
 
     python -m benchmarks.compatibility.random_programs --count 3000 --seed 1
 
-`count` programs are tried, `--strategies` to each model and grid (`autopar.proof.programs` draws the models); every second model
-has a batch, and a program for any number of rows. What differs, or fails, is printed with the model, the program and its seed, and
-ends the command with status 1.
+`count` programs are tried, `--strategies` to each model and grid (`autopar.proof.random_model` draws the models); every second
+model has a batch, and a program for any number of rows. What differs, or fails, is printed with the model, the program and its
+seed, and ends the command with status 1.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from pathlib import Path
 import torch
 
 from autopar.proof import GRIDS
-from autopar.proof.programs import drawn_model
-from autopar.proof.programs_run import Case
+from autopar.proof.random_model import drawn_model
+from autopar.proof.random_programs import Case
 
 CUTS = 3  # of every program
 EVERY = 60.0  # seconds between two lines that say how far it is

@@ -31,8 +31,8 @@ from autopar.ir.plan_file import to_json
 from autopar.partitioner.formulation.priced_problem import PricedProblem, build
 from autopar.partitioner.problem import Solution, evaluate
 from autopar.planning.candidate import candidate_of
-from autopar.proof.programs import Model, doubled
-from autopar.proof.programs_strategies import Strategies
+from autopar.proof.random_model import Model, doubled
+from autopar.proof.random_strategies import Strategies
 from autopar.runtime import simulate
 from autopar.runtime.program.plan_reader import parse_description
 from autopar.runtime.session.parallel_module import Parallel

@@ -2,7 +2,7 @@
 
     drawn_model(seed)     a model of 5 to 15 calls, as source text, its parameters and its inputs
 
-A call is a sample of a record, drawn, now and then with one of its arguments varied; which records, `programs_deck` says. Its
+A call is a sample of a record, drawn, now and then with one of its arguments varied; which records, `random_calls` says. Its
 operands are values that were computed before, brought to the sample's shape by views, reductions and broadcasts, or new parameters
 and inputs; indices and masks are often the places of what the model sorts, and what it compares. The calls run as they are drawn:
 one whose numbers are not finite, or too large to compare, is left out again. A new record is drawn as soon as it has samples.
@@ -26,8 +26,8 @@ from torch import Tensor, nn
 
 from autopar.ir.graph import Dtype
 from autopar.ops.record.op import Op, Sample, T
-from autopar.proof.programs_deck import Entry, TextEntry, dealt, is_aten
-from autopar.proof.programs_steps import steps
+from autopar.proof.random_calls import Entry, TextEntry, dealt, is_aten
+from autopar.proof.random_reshapes import steps
 from autopar.proof.reference import REFUSED, filled
 from autopar.proof.variations import arguments, varied
 

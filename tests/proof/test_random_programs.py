@@ -1,4 +1,4 @@
-"""Models drawn from the samples of all records, under drawn strategies: see `autopar.proof.programs`.
+"""Models drawn from the samples of all records, under drawn strategies: see `autopar.proof.random_model`.
 
 Always the same 180 programs, of models that are captured once; `benchmarks.compatibility.random_programs` draws
 others, thousands of them.
@@ -10,9 +10,9 @@ import pytest
 
 from autopar.ops.registry import registry
 from autopar.proof import GRIDS
-from autopar.proof.programs import drawn_model
-from autopar.proof.programs_deck import drawable
-from autopar.proof.programs_run import Case
+from autopar.proof.random_calls import drawable
+from autopar.proof.random_model import drawn_model
+from autopar.proof.random_programs import Case
 
 # Together the models have one call at least of each kind that real models have often.
 MODELS, CALLS, STRATEGIES = 20, (6, 6), 9
