@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-from types import TracebackType
 from typing import Any
 
 from autopar.jobs.environment import is_terminal
@@ -39,9 +38,7 @@ class Progress:
             self._task = self._bar.add_task("", total=self._steps)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.stop()
 

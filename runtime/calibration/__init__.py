@@ -1,1 +1,1 @@
-"""Measuring this machine: rates, links, their fits."""
+"""Measuring this machine: how fast its ranks compute, and how long data take to move between them."""

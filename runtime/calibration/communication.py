@@ -147,9 +147,9 @@ def _extent(part: Tensor, axis: Axis) -> int:
     return part.shape[1] * axis.size
 
 
-def _conversion(function: Callable[[Tensor], Tensor], x: Tensor, wanted: str) -> _Setup:
-    adjoint = (function, x) if wanted != "forward" else None
-    return _Setup((lambda: function(x)) if wanted != "adjoint" else None, adjoint, x.nbytes, function(x).nbytes)
+def _conversion(function: Callable[[Tensor], Tensor], x: Tensor, direction: str) -> _Setup:
+    adjoint = (function, x) if direction != "forward" else None
+    return _Setup((lambda: function(x)) if direction != "adjoint" else None, adjoint, x.nbytes, function(x).nbytes)
 
 
 def _halo(axis: Axis, nbytes: int) -> _Setup:

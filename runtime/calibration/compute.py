@@ -32,15 +32,8 @@ class _Operator:
 
 
 def _linear(dtype: torch.dtype, rows: int, wide: int, out: int) -> _Operator:
-    return _Operator(
-        "matmul",
-        f"{rows}x{wide}x{out}",
-        ((rows, wide), (out, wide)),
-        F.linear,
-        2.0 * rows * wide * out,
-        2.0,
-        dtype,
-    )
+    shapes, count = ((rows, wide), (out, wide)), 2.0 * rows * wide * out
+    return _Operator("matmul", f"{rows}x{wide}x{out}", shapes, F.linear, count, 2.0, dtype)
 
 
 def _conv(*shape: int, out: int, function: Callable[..., Tensor]) -> _Operator:

@@ -14,6 +14,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -67,8 +68,10 @@ def compare(every: Sequence[Fingerprint], members: Sequence[int], over: str) -> 
     heads = {(fingerprint.call, fingerprint.where, fingerprint.dtype) for fingerprint in every}
     if len(heads) > 1:
         problem = "its ranks are in different calls" if len({head[:2] for head in heads}) > 1 else "the types differ"
-        raise _error(over, problem, _by_print(every, members), members)
-    offenders = _RULES.get(every[0].call, _nothing)(every, members)
+        prints = ranks_by(zip(members, map(str, every), strict=True))
+        raise _error(over, problem, [f"{_ranks(who)}: {text}" for text, who in prints.items()], members)
+    rule = _RULES.get(every[0].call)
+    offenders = rule(every, members) if rule is not None else []
     if offenders:
         raise _error(f"{every[0].where} over {over}", "the sizes do not fit", offenders, members)
 
@@ -112,25 +115,13 @@ def _error(where: str, problem: str, offenders: Iterable[str], members: Sequence
     return tell_by(CommError(refusal(where, problem, rule, offenders, fix)), min(members))
 
 
-def _by_print(every: Sequence[Fingerprint], members: Sequence[int]) -> list[str]:
-    return [f"{_ranks(who)}: {text}" for text, who in ranks_by(zip(members, map(str, every), strict=True)).items()]
-
-
 def _same(every: Sequence[Fingerprint], members: Sequence[int]) -> list[str]:
     groups = ranks_by((rank, _all(fingerprint.gives)) for rank, fingerprint in zip(members, every, strict=True))
     return [f"{_ranks(who)}: {every[0].dtype} {shapes}" for shapes, who in groups.items()] if len(groups) > 1 else []
 
 
-def _gathered(every: Sequence[Fingerprint], members: Sequence[int]) -> list[str]:
-    return _pairs(every, members, lambda giver, _: giver.gives[0])
-
-
-def _exchanged(every: Sequence[Fingerprint], members: Sequence[int]) -> list[str]:
-    return _pairs(every, members, lambda giver, taker: giver.gives[taker])
-
-
 def _pairs(
-    every: Sequence[Fingerprint], members: Sequence[int], size: Callable[[Fingerprint, int], Shape]
+    size: Callable[[Fingerprint, int], Shape], every: Sequence[Fingerprint], members: Sequence[int]
 ) -> list[str]:
     offenders = []
     for j, giver in enumerate(every):
@@ -148,17 +139,13 @@ def _fit(expected: Shape, sent: Shape) -> bool:
     return torch.Size(expected).numel() == torch.Size(sent).numel()
 
 
-def _nothing(every: Sequence[Fingerprint], members: Sequence[int]) -> list[str]:
-    return []
-
-
 _RULES: dict[str, Callable[[Sequence[Fingerprint], Sequence[int]], list[str]]] = {
     "all_reduce": _same,
     "start_all_reduce": _same,
     "broadcast": _same,
     "reduce_scatter": _same,
-    "all_gather": _gathered,
-    "all_to_all": _exchanged,
+    "all_gather": partial(_pairs, lambda giver, _: giver.gives[0]),
+    "all_to_all": partial(_pairs, lambda giver, taker: giver.gives[taker]),
 }
 
 

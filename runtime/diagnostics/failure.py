@@ -44,14 +44,14 @@ def reported(comm: Comm) -> Iterator[None]:
 def _end(comm: Comm, error: Exception) -> None:
     if is_alike(error):  # one of them says it for all; nobody goes before it is said
         if comm.rank == 0:
-            told(comm.rank, describe(error))
+            last_words(comm.rank, describe(error))
         comm.barrier()
         sys.exit(1)
     teller = told_by(error)
     if teller is None:
         _say_own(Failure(comm.rank, time.time(), describe(error), False))
     elif teller == comm.rank:
-        told(comm.rank, describe(error))
+        last_words(comm.rank, describe(error))
     else:
         time.sleep(_GRACE)
     comm.abort(1)
@@ -77,13 +77,13 @@ def end_scripts(comm: Comm, first: Callable[[], bool]) -> None:
         if shared is None:
             _say_own(Failure(comm.rank, time.time(), describe(error), False))
         else:
-            told(comm.rank, describe(error))
+            last_words(comm.rank, describe(error))
         comm.abort(1)
 
     sys.excepthook = ended
 
 
-def told(rank: int, text: str) -> None:
+def last_words(rank: int, text: str) -> None:
     """Say for all ranks why the job ends: at once, or where there is a launcher, by its last words."""
     write(Failure(rank, time.time(), text, True))
     if folder() is None:

@@ -27,11 +27,11 @@ _GRACE = 5.0  # seconds for the abort to end this process, before it ends itself
 
 
 def start(comm: Comm, job: JobSettings) -> FlightRecorder | None:
-    """Watch this rank from now on, as long as somebody holds the journal. Collective. Raises ProgramMismatch.
+    """Watch this rank from now on, as long as somebody holds the recorder. Collective. Raises ProgramMismatch.
 
     Returns None where no rank is to be watched.
     """
-    said = [[str(word) for word in every] for every in map(_list, comm.gather_objects(_facts(job)))]
+    said = [[str(word) for word in every] for every in comm.gather_objects(_facts(job))]  # type: ignore[attr-defined]
     _check_alike([" ".join(facts[1:]) for facts in said])
     if not job.seconds:
         return None
@@ -48,11 +48,6 @@ def _facts(job: JobSettings) -> list[str]:
     return [socket.gethostname(), f"{CHECK}={int(job.check)}", f"{TIMEOUT}={job.seconds:g}"]
 
 
-def _list(item: object) -> list[object]:
-    assert isinstance(item, list)
-    return item
-
-
 def _check_alike(said: list[str]) -> None:
     if len(set(said)) > 1:
         lines = [f"rank {rank}: {facts}" for rank, facts in enumerate(said)]
@@ -62,7 +57,7 @@ def _check_alike(said: list[str]) -> None:
 
 
 def _share(comm: Comm, here: list[int]) -> FlightRecorder:
-    """The journal of this host's ranks `here`; of this rank alone where it cannot see the others' file."""
+    """The flight recorder of this host's ranks `here`; of this rank alone where it cannot see the others' file."""
     first = comm.rank == here[0]
     folder = failure_files.folder()
     if folder is not None and any(folder.glob(f"{flight_recorder.NAME}-*")):
@@ -83,7 +78,7 @@ def _share(comm: Comm, here: list[int]) -> FlightRecorder:
 def _watch(
     notes: weakref.ref[FlightRecorder], closed: threading.Event, comm: Comm, limit: float, elsewhere: int
 ) -> None:
-    """Look after this rank until its journal is closed, without holding it."""
+    """Look after this rank until its recorder is closed, without holding it."""
     step = max(0.02, min(1.0, limit / 8))
     call, waited, suspected = 0, 0.0, 0.0
     last = time.monotonic()
@@ -106,7 +101,7 @@ def _tell(notes: FlightRecorder, comm: Comm, elsewhere: int) -> None:
         time.sleep(2 * _GRACE)
     every = flight_recorder.read(notes.memory)
     text = deadlocks.account(comm.rank, every, time.monotonic(), elsewhere)
-    failure.told(comm.rank, text)
+    failure.last_words(comm.rank, text)
     if elsewhere:
         time.sleep(1.0)  # the other hosts' accounts
     threading.Thread(target=comm.abort, args=(STATUS,), daemon=True).start()

@@ -4,7 +4,7 @@
 
 flight_recorder.py keeps the notes, watchdog.py reads them, call_fingerprint.py compares.
 
-Under MPI the notes go to the journal of this host, from which the watchdog tells who waits for whom. Simulated ranks
+Under MPI the notes go to the flight recorder of this host, from which the watchdog tells who waits for whom. Simulated ranks
 need no watchdog, since the simulation sees a deadlock itself. A call costs one walk up a few frames of the stack and
 three writes to memory.
 """

@@ -85,8 +85,8 @@ def attention(
     keys, values = (x.expand(*batch, *x.shape[-2:]).reshape(form.size, *x.shape[-2:]) for x in (k, v))
     operands = [x.to(kind).to(wide) for x in (queries, keys, values)]
     with torch.autocast(q.device.type, enabled=False):
-        rows = apply(_Attention, *operands, attn_mask, dropped, form)
-    return rows.view(*lead, *rows.shape[-2:]).to(kind)
+        y = apply(_Attention, *operands, attn_mask, dropped, form)
+    return y.view(*lead, *y.shape[-2:]).to(kind)
 
 
 def _place(over: Over, dim: int, extent: int) -> Rows:

@@ -17,6 +17,7 @@ from autopar.runtime.grid.shard_positions import Over
 from autopar.runtime.primitives.autograd import Context, apply
 
 _NOWHERE: Over = {}
+_CPU = torch.device("cpu")
 _LIMIT = 1.7580993408473766  # of SELU, with the sign changed
 
 
@@ -86,7 +87,7 @@ def kept(probability: float, shape: Sequence[int], over: Over = _NOWHERE, device
         bits = room[0].random_(-(2**63), None, generator=generator).view(torch.int32)[: cell.numel()]
         torch.lt(bits, threshold, out=cell) if threshold < 2**31 else cell.fill_(True)
 
-    return draw("bernoulli", sample, shape, over, torch.bool, device or torch.device("cpu"))
+    return draw("bernoulli", sample, shape, over, torch.bool, device or _CPU)
 
 
 def bernoulli(x: Tensor, p: float, over: Over = _NOWHERE) -> Tensor:
@@ -103,31 +104,24 @@ def rand(
     shape: Sequence[int], over: Over = _NOWHERE, dtype: torch.dtype | None = None, device: torch.device | None = None
 ) -> Tensor:
     """`torch.rand`: this rank's part, of `shape`, of uniform numbers in [0, 1)."""
-
-    def sample(cell: Tensor, generator: torch.Generator) -> None:
-        cell.uniform_(generator=generator)
-
-    return draw("uniform", sample, shape, over, dtype or torch.get_default_dtype(), device or torch.device("cpu"))
+    kind, place = dtype or torch.get_default_dtype(), device or _CPU
+    return draw("uniform", lambda cell, source: cell.uniform_(generator=source), shape, over, kind, place)
 
 
 def randint(
     low: int, high: int, shape: Sequence[int], over: Over = _NOWHERE, dtype: torch.dtype = torch.int64
 ) -> Tensor:
     """`torch.randint`: this rank's part, of `shape`, of whole numbers from `low` to `high` - 1."""
-
-    def sample(cell: Tensor, generator: torch.Generator) -> None:
-        cell.random_(low, high, generator=generator)
-
-    return draw(f"integers {low} to {high}", sample, shape, over, dtype, torch.device("cpu"))
+    kind = f"integers {low} to {high}"
+    return draw(kind, lambda cell, source: cell.random_(low, high, generator=source), shape, over, dtype, _CPU)
 
 
 def exponential_like(x: Tensor, rate: float = 1.0, over: Over = _NOWHERE) -> Tensor:
     """`torch.Tensor.exponential_`: numbers of density rate exp(-rate t), in shape and dtype of `x`, a rank's part."""
-
-    def sample(cell: Tensor, generator: torch.Generator) -> None:
-        cell.exponential_(generator=generator)
-
-    return draw("exponential", sample, x.shape, over, x.dtype, x.device) / rate
+    drawn = draw(
+        "exponential", lambda cell, source: cell.exponential_(generator=source), x.shape, over, x.dtype, x.device
+    )
+    return drawn / rate
 
 
 def rand_like(x: Tensor, over: Over = _NOWHERE) -> Tensor:
@@ -144,8 +138,5 @@ def randn(
     shape: Sequence[int], over: Over = _NOWHERE, dtype: torch.dtype | None = None, device: torch.device | None = None
 ) -> Tensor:
     """`torch.randn`: this rank's part, of `shape`, of normal numbers."""
-
-    def sample(cell: Tensor, generator: torch.Generator) -> None:
-        cell.normal_(generator=generator)
-
-    return draw("normal", sample, shape, over, dtype or torch.get_default_dtype(), device or torch.device("cpu"))
+    kind, place = dtype or torch.get_default_dtype(), device or _CPU
+    return draw("normal", lambda cell, source: cell.normal_(generator=source), shape, over, kind, place)

@@ -27,6 +27,13 @@ def _own(index: Tensor, over: Over) -> tuple[Tensor, Tensor]:
     return place, (place >= 0) & (place < axis.part(extent))
 
 
+def _with_spare_row(x: Tensor, dim: int, index: Tensor, over: Over) -> tuple[Tensor, Tensor, Tensor]:
+    """`x` with a row of zeros more, the places to write to, that row for what belongs to others, and which are here."""
+    place, mine = _own(index, over)
+    roomy = torch.cat([x, x.new_zeros((*x.shape[:dim], 1, *x.shape[dim + 1 :]))], dim)
+    return roomy, place.where(mine, x.shape[dim]), mine
+
+
 def lookup(x: Tensor, dim: int, index: Tensor, over: Over | None = None) -> Tensor:
     """The rows `index` of `dim`, whose dims take its place: ``x[:, index]`` for dim 1. With `over` this rank's addend."""
     if over is None:
@@ -61,14 +68,9 @@ def scatter_along(
     """``x.scatter(dim, index, source)``, or ``x.scatter_reduce`` with `reduce`, on this rank's rows of `dim`."""
     if over is None:
         return _scattered(x, dim, index, source, reduce, include_self)
-    place, mine = _own(index, over)
-    roomy = torch.cat([x, x.new_zeros((*x.shape[:dim], 1, *x.shape[dim + 1 :]))], dim)
-    place = place.where(mine, x.shape[dim])
-    if isinstance(source, Tensor) and reduce in (
-        "prod",
-        "amax",
-        "amin",
-    ):  # what goes to others, NaN say, has no gradient here
+    roomy, place, mine = _with_spare_row(x, dim, index, over)
+    if isinstance(source, Tensor) and reduce in ("prod", "amax", "amin"):
+        # what goes to others, NaN say, has no gradient here
         source = source[tuple(map(slice, index.shape))].masked_fill(~mine, 0)
     return _scattered(roomy, dim, place, source, reduce, include_self).narrow(dim, 0, x.shape[dim])
 
@@ -97,9 +99,7 @@ def update_rows(
     """``x.index_add(dim, index, source)`` on this rank's rows of `dim`; `verb` may be index_copy or index_fill."""
     roomy = x
     if over is not None:
-        place, mine = _own(index, over)
-        roomy = torch.cat([x, x.new_zeros((*x.shape[:dim], 1, *x.shape[dim + 1 :]))], dim)
-        index = place.where(mine, x.shape[dim])
+        roomy, index, _ = _with_spare_row(x, dim, index, over)
     if verb == "index_add":
         assert isinstance(source, Tensor)
         return roomy.index_add(dim, index, source, alpha=alpha).narrow(dim, 0, x.shape[dim])

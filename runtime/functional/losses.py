@@ -58,7 +58,7 @@ def cross_entropy(
         kind = "none" if reduction == "none" else "sum"
         total = F.cross_entropy(logits, target, weight, None, ignore_index, None, kind, label_smoothing)
     else:
-        total = _over_classes(logits, target, weight, ignore_index, label_smoothing, classes)
+        total = apply(_OverClasses, logits, target, weight, ignore_index, label_smoothing, classes)
     return _reduced(total, reduction, target, over, weight, ignore_index, classes)
 
 
@@ -136,6 +136,8 @@ def _weights(weight: Tensor | None, place: Tensor, mine: Tensor) -> Tensor:
 
 
 class _OverClasses(torch.autograd.Function):
+    """Per sample this rank's addend of the loss; samples that are ignored have zero."""
+
     @staticmethod
     def forward(
         ctx: Context,
@@ -181,13 +183,6 @@ class _OverClasses(torch.autograd.Function):
                 kept = grad.unsqueeze(at) * rest
                 dx -= kept if weight is None else kept * _columns(weight, x)
         return dx.to(x.dtype), into, None, None, None, None
-
-
-def _over_classes(
-    logits: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, smoothing: float, classes: Place
-) -> Tensor:
-    """Per sample this rank's addend of the loss; samples that are ignored have zero."""
-    return apply(_OverClasses, logits, target, weight, ignore_index, smoothing, classes)
 
 
 def _hard(

@@ -17,15 +17,7 @@ from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from autopar.errors import ConfigError, refusal
-from autopar.runtime.functional.dropout import (
-    bernoulli,
-    bernoulli_of,
-    exponential_like,
-    kept,
-    rand,
-    randint,
-    randn,
-)
+from autopar.runtime.functional.dropout import bernoulli, bernoulli_of, exponential_like, kept, rand, randint, randn
 
 _aten = torch.ops.aten
 _RULE = (
@@ -84,7 +76,7 @@ _TABLE: Mapping[object, Callable[..., object]] = {
 
 
 class ProgramRandom(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """While active, inside a step (`draws.drawing`), torch draws as a program does. Raises ConfigError where it cannot."""
+    """While active, inside a step (`counter_rng.drawing`), torch draws as a program does. Raises ConfigError where it cannot."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

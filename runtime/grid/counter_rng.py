@@ -141,7 +141,7 @@ def _cells(
     groups = -(-whole[dim] // run)
     touched, places = _touched(rows[dim], run)
     size = run * math.prod(inner)
-    outer = list(itertools.product(*(_numbers(dim_rows) for dim_rows in rows[:dim])))
+    outer = list(itertools.product(*(r if isinstance(r, range) else r.tolist() for r in rows[:dim])))
     room = torch.empty(len(outer), len(touched), size, dtype=dtype, device=generator.device)
     for i, index in enumerate(outer):
         first = 0
@@ -155,10 +155,6 @@ def _cells(
     for at, dim_rows in enumerate(rows[dim + 1 :]):
         drawn = take_rows(drawn, at + 2, dim_rows)
     return drawn.reshape(*map(len, rows[:dim]), *drawn.shape[1:])
-
-
-def _numbers(rows: Rows) -> Sequence[int]:
-    return rows if isinstance(rows, range) else rows.tolist()
 
 
 def _touched(rows: Rows, run: int) -> tuple[Sequence[int], Rows]:

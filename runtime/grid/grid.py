@@ -45,17 +45,15 @@ class Axis:
 
     def move(self, cuts: Iterable[float] | None) -> None:
         """Cut at these fractions from now on. Every rank of the axis must do the same. Raises ConfigError."""
-        fractions = None if cuts is None else tuple(float(cut) for cut in cuts)
-        if fractions is not None:
-            self._check(fractions)
-        self._cuts = fractions
+        self._cuts = None if cuts is None else self._checked(tuple(map(float, cuts)))
         self._bounds = {}
 
-    def _check(self, cuts: tuple[float, ...]) -> None:
+    def _checked(self, cuts: tuple[float, ...]) -> tuple[float, ...]:
         ordered = all(low <= high for low, high in itertools.pairwise(cuts))
         if len(cuts) != self.size + 1 or (cuts[0], cuts[-1]) != (0.0, 1.0) or not ordered:
             rule = f"the cuts of an axis of {self.size} ranks are {self.size + 1} fractions that rise from 0 to 1"
             raise ConfigError(refusal(f"axis {self.name}", f"cannot be cut at {cuts}", rule))
+        return cuts
 
     def bounds(self, extent: int) -> tuple[int, ...]:
         """Where a dim of `extent` rows is cut: rank i holds rows ``bounds[i]:bounds[i+1]``; parts may be empty."""

@@ -43,7 +43,9 @@ class FromRank0:
                 shape[cut.dim] = cut.size(axis.index)
             if axis.size > 1 and not any(later.index for later in axes[i + 1 :]):
                 room = held if held is not None else torch.empty(shape, dtype=self.dtype, device=self.device)
-                held = _whole(room, axis) if cut is None else _cut(room, axis, cut)
+                held = room if cut is None else _cut(room, axis, cut)
+                if cut is None:
+                    axis.comm.broadcast(held, 0)
         assert held is not None
         return held.clone() if self.tensor is not None and held.data_ptr() == self.tensor.data_ptr() else held
 
@@ -63,11 +65,6 @@ def from_rank0(
     for name, shape, dtype in comm.gather_objects(rows)[0]:  # type: ignore[attr-defined]
         device = devices.get(name, torch.device("cpu"))
         yield name, FromRank0(mine.get(name), tuple(shape), getattr(torch, dtype), device)
-
-
-def _whole(tensor: Tensor, axis: Axis) -> Tensor:
-    axis.comm.broadcast(tensor, 0)
-    return tensor
 
 
 def _cut(tensor: Tensor, axis: Axis, cut: ShardBounds) -> Tensor:

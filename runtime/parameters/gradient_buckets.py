@@ -1,6 +1,6 @@
 """Gradients of copied parameters, summed over their axes while backward still runs.
 
-A parameter whose home layout is Copied on an axis gets on every rank an addend of its gradient; the gradient is their
+A parameter whose layout is Copied on an axis gets on every rank an addend of its gradient; the gradient is their
 sum over the axis (the adjoint of a copy is a sum). Sums go in flat buckets, one kind of bucket per set of axes and
 dtype:
 
@@ -90,7 +90,7 @@ class GradientSums:
         axis_sets = sorted({axes for name in self._parameters if (axes := self._axes(name))})
         self._comms = {axes: _over(grid, axes) for axes in axis_sets}
         self._buckets: list[_Bucket] = []
-        self._home: dict[nn.Parameter, _Bucket] = {}
+        self._bucket_of: dict[nn.Parameter, _Bucket] = {}
         self._earlier: dict[nn.Parameter, Tensor] = {}
         self._works: deque[Work] = deque()
         self._started = 0
@@ -118,7 +118,7 @@ class GradientSums:
         members = buckets(kinds, [parameter.nbytes for parameter in parameters], self._bucket_bytes)
         self._clear()
         self._buckets = [self._bucket([names[i] for i in bucket]) for bucket in members]
-        self._home = {parameter: bucket for bucket in self._buckets for parameter in bucket.members}
+        self._bucket_of = {parameter: bucket for bucket in self._buckets for parameter in bucket.members}
 
     @contextmanager
     def accumulate(self) -> Iterator[None]:
@@ -169,7 +169,7 @@ class GradientSums:
         that are cleared before that round are forgotten on all ranks, as they should be.
         """
         self._earlier = {}
-        for parameter, bucket in self._home.items():
+        for parameter, bucket in self._bucket_of.items():
             if parameter.grad is None:
                 continue
             if self._summing:
@@ -212,8 +212,8 @@ class GradientSums:
     def _hook(self, parameter: nn.Parameter) -> None:
         if not (self._open and self._summing):
             return  # a backward pass that does not come from the loss
-        if parameter in self._home:
-            self._home[parameter].fill(parameter)
+        if parameter in self._bucket_of:
+            self._bucket_of[parameter].fill(parameter)
         while self._started < len(self._buckets) and self._full(self._buckets[self._started]):
             self._start_next()
         if self._works and self._works[0].test():

@@ -50,11 +50,7 @@ class OpRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._states: dict[Generator, Tensor] = {torch.default_generator: self.first_state}
 
     def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """Note the operation and let the fake tensors have it."""
         packed, keywords = tree_map(self._packed, (args, dict(kwargs or {})))
@@ -83,12 +79,7 @@ class OpRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         raise CannotReplay("a tensor's data were exchanged for others")
 
     def _record(
-        self,
-        func: Any,
-        args: Any,
-        kwargs: Any,
-        outs: tuple[Slot | None, ...],
-        writes: frozenset[int],
+        self, func: Any, args: Any, kwargs: Any, outs: tuple[Slot | None, ...], writes: frozenset[int]
     ) -> Record:
         if func.overloadpacket in _EMPTY:  # made at its first use, when what it was made like may be gone
             like = self._tensors[next(filter(None, outs)).number][0]

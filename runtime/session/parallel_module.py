@@ -23,7 +23,7 @@ from autopar.ir.bucketing import BUCKET_BYTES
 from autopar.ir.layout import Layouts
 from autopar.runtime.diagnostics.collective_errors import together
 from autopar.runtime.grid.counter_rng import DrawnTensor, drawing
-from autopar.runtime.parameters import sources
+from autopar.runtime.parameters import optimizer_state, sources
 from autopar.runtime.parameters.grad_scaler import GradScaler
 from autopar.runtime.parameters.gradient_buckets import GradientSums
 from autopar.runtime.parameters.shards import local_shape
@@ -208,12 +208,13 @@ class Parallel(nn.Module):
 
     def full_optimizer_state_dict(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         """The state of an optimizer over these parameters, whole, by parameter names, and of random numbers. Collective."""
-        return self._state.whole_optimizer(optimizer) | {RANDOM: self.get_extra_state().tolist()}
+        state = optimizer_state.full(optimizer, self._state.owners(), self.grid.axes)
+        return state | {RANDOM: self.get_extra_state().tolist()}
 
     def load_full_optimizer_state_dict(self, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
         """Take this rank's part of what `full_optimizer_state_dict` gave, on this grid or another. Collective."""
         with together(self.grid.comm, "loading the optimizer's state"):
-            self._state.load_optimizer(optimizer, state)
+            optimizer_state.load(optimizer, state, self._state.owners(), self.grid.axes)
             if RANDOM in state:
                 self.set_extra_state(torch.tensor(state[RANDOM]))
 

@@ -1,4 +1,4 @@
-"""The tensors of a model on a grid: put together and taken apart, with their gradients and an optimizer's state.
+"""The tensors of a model on a grid: put together and taken apart, with their gradients.
 
 Every rank holds its part of every parameter and buffer. All methods but `owners` are collective.
 """
@@ -6,7 +6,6 @@ Every rank holds its part of every parameter and buffer. All methods but `owners
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +13,8 @@ from torch import Tensor
 from autopar.ir.layout import Layouts
 from autopar.runtime.diagnostics.collective_errors import together
 from autopar.runtime.grid.grid import Grid
-from autopar.runtime.parameters import grad_norm, optimizer_state, reshard, sources
+from autopar.runtime.parameters import grad_norm, reshard, sources
+from autopar.runtime.parameters.optimizer_state import Owners
 from autopar.runtime.parameters.shards import gather_gradients, gather_whole
 from autopar.runtime.program.plan_reader import MinimumRows, TensorSpec
 
@@ -56,17 +56,9 @@ class ModelState:
             self.grid,
         )
 
-    def owners(self) -> optimizer_state.Owners:
+    def owners(self) -> Owners:
         """What each tensor is, and how it lies."""
         return {self.tensors[item.name]: (item, layouts) for item, layouts in self.layouts.items()}
-
-    def whole_optimizer(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        """An optimizer's state, whole, by parameter names. Raises CheckpointError."""
-        return optimizer_state.full(optimizer, self.owners(), self.grid.axes)
-
-    def load_optimizer(self, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-        """Take this rank's part of a whole optimizer's state. Raises CheckpointError, on this rank alone."""
-        optimizer_state.load(optimizer, state, self.owners(), self.grid.axes)
 
     def clip_norm(self, max_norm: float, norm_type: float, error_if_nonfinite: bool) -> Tensor:
         """Scale all gradients so that their norm is at most `max_norm`; the norm before."""

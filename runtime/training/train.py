@@ -135,7 +135,8 @@ def train(
     times = []
     with Progress(options.steps, parallel.grid.rank) as progress:
         for step in range(1, options.steps + 1):
-            batch = _next(parallel, batches, dtype)
+            with together(parallel.grid.comm, "reading the next batch"):
+                batch = compiled_job.cast(next(batches), dtype)
             start = time.perf_counter()
             if profiled is not None:
                 with profiled.step(step):
@@ -181,12 +182,6 @@ class _Beside:
             )
         _update(loss, self._optimizer)
         return loss.item()
-
-
-def _next(parallel: Parallel, batches: object, dtype: torch.dtype | None) -> compiled_job.Inputs:
-    with together(parallel.grid.comm, "reading the next batch"):
-        batch: compiled_job.Inputs = next(batches)  # type: ignore[call-overload]
-    return compiled_job.cast(batch, dtype)
 
 
 def _step(parallel: Parallel, batch: compiled_job.Inputs, optimizer: torch.optim.Optimizer) -> float:

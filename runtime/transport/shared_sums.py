@@ -225,9 +225,8 @@ class SharedSums:
     def _slice(self, numel: int, rank: int) -> tuple[int, int]:
         """The elements that `rank` of the node sums; none where its node has more ranks than the smallest has."""
         step = -(-numel // (self._slices * _ALIGNED)) * _ALIGNED
-        return min(rank * step, numel), min((rank + 1) * step, numel) if rank < self._slices else min(
-            rank * step, numel
-        )
+        low = min(rank * step, numel)
+        return low, min(low + step, numel) if rank < self._slices else low
 
 
 def _add(total: Tensor, addends: Sequence[Tensor], targets: Sequence[Tensor]) -> None:

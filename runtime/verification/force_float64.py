@@ -65,16 +65,13 @@ def _made_wide(func: Any, args: tuple[Any, ...], options: dict[str, Any], result
     drawn = torch.Tag.nondeterministic_seeded in func.tags
     tensors = [leaf for leaf in tree_leaves((args, options)) if isinstance(leaf, Tensor)]
     if not drawn and not tensors and any(argument.name == "dtype" for argument in func._schema.arguments):
-        return func(*args, **options | {"dtype": precise(_first_dtype(result), torch.float64)})
+        return func(
+            *args, **options | {"dtype": precise(next(filter(_narrow, tree_leaves(result))).dtype, torch.float64)}
+        )
     if not drawn and tensors and not any(tensor.is_floating_point() or tensor.is_complex() for tensor in tensors):
         args, options = tree_map(lambda leaf: leaf.double() if isinstance(leaf, Tensor) else leaf, (args, options))
         result = func(*args, **options)
     return tree_map(lambda leaf: in_precision(leaf, torch.float64) if _narrow(leaf) else leaf, result)
-
-
-def _first_dtype(result: Any) -> torch.dtype:  # noqa: ANN401
-    dtype: torch.dtype = next(leaf.dtype for leaf in tree_leaves(result) if _narrow(leaf))
-    return dtype
 
 
 def rounded(tensor: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import CodeType, FrameType
 from typing import Any
 
@@ -134,21 +135,12 @@ def _module(frame: FrameType) -> str:
 Sent = tuple[tuple[int, ...], LinearMap, Layout, Layout]  # as in `CommunicationCall`
 
 
-def _all_reduce(comm: Comm, arguments: Mapping[str, Any]) -> Sent:
+def _summed(add: Callable[[Comm, Tensor], None], comm: Comm, arguments: Mapping[str, Any]) -> Sent:
     """Partial to Copied, which is its own adjoint: an all-reduce forward, and of the gradients' addends backward."""
 
     def total(x: Tensor) -> Tensor:
         y = x.clone()
-        comm.all_reduce(y)
-        return y
-
-    return tuple(arguments["tensor"].shape), lambda x: (total(x), total), PARTIAL, COPIED
-
-
-def _start_all_reduce(comm: Comm, arguments: Mapping[str, Any]) -> Sent:
-    def total(x: Tensor) -> Tensor:
-        y = x.clone()
-        comm.start_all_reduce(y).wait()
+        add(comm, y)
         return y
 
     return tuple(arguments["tensor"].shape), lambda x: (total(x), total), PARTIAL, COPIED
@@ -210,8 +202,8 @@ def _exchange(comm: Comm, arguments: Mapping[str, Any]) -> Sent:
 
 
 _COMM: Mapping[str, Callable[[Comm, Mapping[str, Any]], Sent]] = {
-    "all_reduce": _all_reduce,
-    "start_all_reduce": _start_all_reduce,
+    "all_reduce": partial(_summed, lambda comm, x: comm.all_reduce(x)),
+    "start_all_reduce": partial(_summed, lambda comm, x: comm.start_all_reduce(x).wait()),
     "all_gather": _all_gather,
     "reduce_scatter": _reduce_scatter,
     "all_to_all": _all_to_all,

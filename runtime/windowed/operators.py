@@ -1,21 +1,14 @@
 """Convolution, pooling and padding of tensors whose spatial dims are split: an exchange per dim, then torch's operator.
 
-Along one dim of n rows, with kernel k, stride s, padding p and dilation d, result row j reads the operand rows
-``j s - p + d i`` for 0 <= i < k, rows outside [0, n) being padding. A rank owns the result rows ``[a, b)`` of
-``axis.bounds(m)``, m = floor((n + 2p - d (k - 1) - 1) / s) + 1, and so wants the operand rows
+Along one dim, with kernel k, stride s, padding p and dilation d, a rank owns the result rows ``[a, b)`` of ``axis.bounds``
+of the result's extent, and so wants the operand rows
 
     [a s - p, (b - 1) s - p + d (k - 1) + 1)                                            (plain)
-
-with the padding filled in (or mirrored rows, or those of the other end), after which the operator runs without padding
-along this dim. The transposed operator adds operand row j to the result rows ``j s - p + d i``,
-m = (n - 1) s - 2 p + d (k - 1) + 1 + output padding. A rank wants
-
     [ceil((a + p - d (k - 1)) / s), floor((b - 1 + p) / s) + 1)                         (transposed)
 
-widened, where the stride leaves gaps, until the rows that these add to cover [a, b); what they cover beyond it is cut
-off. The two partitions, of operand and result, may be any: uneven, empty, or farther apart than the nearest
-neighbour. See `autopar.runtime.windowed.receptive_field` for this arithmetic and `autopar.runtime.windowed.fused_halo` for the
-course of a call, of which each function here is the run of one layer.
+those outside filled in as padding, or widened where the stride leaves gaps (`autopar.runtime.windowed.receptive_field`).
+The two partitions, of operand and result, may be any: uneven, empty, or farther apart than the nearest neighbour. Each
+function is the run of one layer of `autopar.runtime.windowed.fused_halo`.
 """
 
 from __future__ import annotations
@@ -89,13 +82,7 @@ def avg_pool(
     return wide(x, [AvgPool(kernel, stride, padding, count_include_pad, ceil_mode, divisor_override)], over)
 
 
-def pad(
-    x: Tensor,
-    padding: Sequence[int],
-    mode: str = "zeros",
-    value: float = 0.0,
-    over: Over | None = None,
-) -> Tensor:
+def pad(x: Tensor, padding: Sequence[int], mode: str = "zeros", value: float = 0.0, over: Over | None = None) -> Tensor:
     """`torch.nn.functional.pad` of the last ``len(padding) / 2`` dims of `x`, the last one first, split as in `conv`.
 
     `mode` is zeros (torch's constant, with `value`), reflect, replicate or circular. Negative numbers cut rows off: a mirror

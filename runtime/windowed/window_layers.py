@@ -120,9 +120,7 @@ class Conv(_Weighted):
     mode: str = "zeros"
 
     def reach(self, i: int, extent: int) -> ReceptiveField:
-        stride, padding, gap = (
-            each(numbers, self.spatial)[i] for numbers in (self.stride, self.padding, self.dilation)
-        )
+        stride, padding, gap = (each(ns, self.spatial)[i] for ns in (self.stride, self.padding, self.dilation))
         return StridedWindow(self.weight.shape[2 + i], stride, padding, gap)
 
     def run(self, x: Tensor, blocks: Sequence[Block]) -> Tensor:
