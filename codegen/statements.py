@@ -21,7 +21,8 @@ from autopar.costmodel.redistribution import Conversion
 from autopar.ir.graph import Dtype, Graph, Ref
 from autopar.ops.broken_records import failing
 from autopar.ops.record.emit_context import emit_context
-from autopar.ops.record.printing import Expr, atom, gives_list
+from autopar.ops.record.overloads import gives_list
+from autopar.ops.record.printing import Expr, atom
 from autopar.partitioner.formulation.repeated_blocks import Repeat
 
 Names = Callable[[LocalValue], Expr]

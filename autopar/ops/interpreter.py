@@ -6,12 +6,12 @@ It evaluates constant subgraphs during capture, and is the oracle against which 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import reduce
-from typing import Any, cast
+from typing import cast
 
 import torch
 
 from autopar.ir.graph import Argument, Dtype, Graph, Node, Ref
+from autopar.ops.record.overloads import overload_of
 from autopar.ops.registry import record_of
 
 Tensor = torch.Tensor
@@ -24,16 +24,15 @@ def operator(target: str) -> Callable[..., object]:
         means = op.means if op is not None else None
         assert means is not None, f"no record says what {target} means"
         return means
-    overload: Any = reduce(getattr, target.split("."), torch.ops)
-    return cast("Callable[..., object]", overload)
+    return cast("Callable[..., object]", overload_of(target))
 
 
 def run(nodes: Iterable[Node], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """All values after running the nodes, from the tensors of inputs and parameters by value name."""
     env = dict(tensors)
     for node in nodes:
-        args = [_tensor(arg, env) for arg in node.args]
-        result = operator(node.target)(*args, **{key: _tensor(value, env) for key, value in node.kwargs})
+        args = [evaluated(arg, env) for arg in node.args]
+        result = operator(node.target)(*args, **{key: evaluated(value, env) for key, value in node.kwargs})
         results = [result] if isinstance(result, Tensor) else result
         assert isinstance(results, list | tuple)
         env |= {name: tensor for name, tensor in zip(node.outputs, results, strict=True) if name}
@@ -51,11 +50,12 @@ def bind(graph: Graph, inputs: Mapping[str, Tensor], state: Mapping[str, Tensor]
     return values | {item.value: state[item.name] for item in graph.parameters}
 
 
-def _tensor(argument: Argument, env: Mapping[str, Tensor]) -> object:
+def evaluated(argument: Argument, env: Mapping[str, Tensor]) -> object:
+    """An argument as torch takes it: the tensor of its name, a dtype, or a literal."""
     if isinstance(argument, Ref):
         return env[argument.name]
     if isinstance(argument, Dtype):
         return getattr(torch, argument.name)
     if isinstance(argument, tuple):
-        return [_tensor(item, env) for item in argument]
+        return [evaluated(item, env) for item in argument]
     return argument

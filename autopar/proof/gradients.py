@@ -21,31 +21,32 @@ def unasked(op: Op) -> list[str]:
 
 def _unasked_of(op: Op, target: str) -> list[str]:
     samples = list(samples_for(op, target))
-    flowing = {name for sample in samples for name, kind in _kinds(sample, target) if _flows(op, sample, name)}
-    names = dict.fromkeys(name for sample in samples for name, _ in _kinds(sample, target) if name not in flowing)
-    return [name for name in names if any(_flows(op, new, name) for sample in samples for new in _made(sample, name))]
+    owners = dict.fromkeys(name for sample in samples for name in _owners(sample))
+    flowing = {name for sample in samples for name in _owners(sample) if _flows(op, sample, name)}
+    changed = {
+        name: [new for sample in samples for new in _real(sample, name)] for name in owners if name not in flowing
+    }
+    return [name for name in changed if any(_flows(op, sample, name) for sample in changed[name])]
 
 
-def _kinds(sample: Sample, target: str) -> Iterator[tuple[str, str]]:
-    """The tensors of a sample, in order: the argument's name and the tensor's kind."""
-    names = [arg.name for arg in arguments(target)]
-    for at, value in enumerate(sample.args):
-        name = names[at] if at < len(names) else f"argument {at}"
-        yield from ((name, tensor.kind) for tensor in tensors(value))
-    for name, value in sample.kwargs:
-        yield from ((name, tensor.kind) for tensor in tensors(value))
-
-
-def _made(sample: Sample, name: str) -> Iterator[Sample]:
-    """The sample with tensors that have a gradient for this argument."""
+def _named(sample: Sample) -> list[tuple[str, object]]:
+    """The arguments of a sample, in order, each with its name."""
     names = [arg.name for arg in arguments(sample.target)]
+    names += [f"argument {at}" for at in range(len(names), len(sample.args))]
+    return [*zip(names, sample.args, strict=False), *sample.kwargs]
+
+
+def _owners(sample: Sample) -> list[str]:
+    """The tensors of a sample, in order: the name of the argument that each stands in."""
+    return [name for name, value in _named(sample) for _ in tensors(value)]
+
+
+def _real(sample: Sample, name: str) -> Iterator[Sample]:
+    """The sample with tensors that have a gradient for this argument."""
+    count = len(sample.args)
     for kind in _KINDS:
-        args = tuple(
-            _with_kind(value, kind) if (names[at] if at < len(names) else f"argument {at}") == name else value
-            for at, value in enumerate(sample.args)
-        )
-        kwargs = tuple((key, _with_kind(value, kind) if key == name else value) for key, value in sample.kwargs)
-        yield replace(sample, args=args, kwargs=kwargs)
+        changed = [(key, _with_kind(value, kind) if key == name else value) for key, value in _named(sample)]
+        yield replace(sample, args=tuple(value for _, value in changed[:count]), kwargs=tuple(changed[count:]))
 
 
 def _with_kind(value: object, kind: str) -> object:
@@ -65,8 +66,8 @@ def _flows(op: Op, sample: Sample, name: str) -> bool:
 
 def _any_gradient(sample: Sample, name: str, operands: Sequence[torch.Tensor], results: Sequence[torch.Tensor]) -> bool:
     roots = [result for result in results if result.requires_grad]
-    places = [at for at, (argument, _) in enumerate(_kinds(sample, sample.target)) if argument == name]
-    leaves = [operands[at] for at in places if operands[at].requires_grad]
+    owned = zip(_owners(sample), operands, strict=True)
+    leaves = [operand for owner, operand in owned if owner == name and operand.requires_grad]
     if not roots or not leaves:
         return False
     seeds = [torch.ones_like(root) for root in roots]

@@ -28,7 +28,7 @@ from autopar.ir.graph import Dtype
 from autopar.ops.record.op import Op, Sample, T
 from autopar.proof.random_calls import Entry, TextEntry, dealt, is_aten
 from autopar.proof.random_reshapes import steps
-from autopar.proof.reference import REFUSED, filled
+from autopar.proof.reference import REFUSED, filled, tensors
 from autopar.proof.variations import arguments, varied
 
 LARGEST, ELEMENTS = 1e3, 4000  # of a value's numbers, and how many there are
@@ -111,8 +111,7 @@ class _Draw:
         """One more call, or nothing where torch refuses it or its numbers are of no use."""
         before = self._state()
         try:
-            text = self._line_of(entry) if isinstance(entry, TextEntry) else self._call_of(entry)
-            known = set(self.values)
+            text, known = self._call_of(entry), set(self.values)
             self.line(text)
             for result in self.values.keys() - known:
                 self._backward(self.values[result])
@@ -122,11 +121,10 @@ class _Draw:
             self._restore(before)
             return False
 
-    def _line_of(self, entry: TextEntry) -> str:
-        return entry.text.format(*map(self._operand, entry.operands))
-
-    def _call_of(self, op: Op) -> str:
-        sample = self._sample(op)
+    def _call_of(self, entry: Entry) -> str:
+        if isinstance(entry, TextEntry):
+            return entry.text.format(*map(self._operand, entry.operands))
+        sample = self._sample(entry)
         args = [self._argument(value) for value in sample.args]
         named = [f"{name}={self._argument(value)}" for name, value in sample.kwargs]
         return f"torch.ops.{sample.target}({', '.join([*args, *named])})"
@@ -139,7 +137,7 @@ class _Draw:
             raise _Unusable
         if self.random.random() < VARIED:
             others = list(varied(op, base))
-            alike = [other for other in others if _shapes(other.args) == _shapes(base.args)]
+            alike = [other for other in others if [*tensors(other.args)] == [*tensors(base.args)]]
             chosen = alike if alike and self.random.random() < OPTIONS else others
             base = self.random.choice(chosen) if chosen else base
         named = {arg.name: value for arg, value in zip(arguments(base.target), base.args, strict=False)}
@@ -311,13 +309,6 @@ class _Draw:
 
 class _Unusable(Exception):
     """A call that is left out again."""
-
-
-def _shapes(value: object) -> list[T]:
-    """The tensors among the arguments, in their order."""
-    if isinstance(value, T):
-        return [value]
-    return [shape for item in value for shape in _shapes(item)] if isinstance(value, tuple) else []
 
 
 def _fits(value: Tensor) -> bool:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from autopar.ir.graph import Dtype, Node, Ref, Value
-from autopar.ops.interpreter import operator
+from autopar.ir.graph import Node, Ref, Value
+from autopar.ops.interpreter import evaluated, operator
 from autopar.ops.record.op import Op, Sample, T
 from autopar.ops.record.rule import Call
 from autopar.runtime.functional.model_random import ProgramRandom
@@ -108,7 +108,9 @@ def _run(
     target = sample.target or op.targets[0]
     values = {f"x{i}": tensor for i, tensor in enumerate(operands)}
     with drawing(0, 0), ProgramRandom() if op.random else nullcontext():
-        out: Any = operator(target)(*(_given(a, values) for a in args), **{k: _given(v, values) for k, v in kwargs})
+        out: Any = operator(target)(
+            *(evaluated(a, values) for a in args), **{k: evaluated(v, values) for k, v in kwargs}
+        )
     results: tuple[torch.Tensor, ...] = (out,) if isinstance(out, torch.Tensor) else tuple(out)
     return operands, Node("call", target, args, kwargs, ()), results
 
@@ -151,14 +153,6 @@ def _gradients(
         return tuple(torch.zeros_like(operand) if operand.requires_grad else None for operand in operands)
     grads = iter(torch.autograd.grad([r for r, _ in pairs], leaves, [c for _, c in pairs], materialize_grads=True))
     return tuple(next(grads) if tensor.requires_grad else None for tensor in operands)
-
-
-def _given(argument: Any, values: Mapping[str, torch.Tensor]) -> Any:  # noqa: ANN401
-    if isinstance(argument, Ref):
-        return values[argument.name]
-    if isinstance(argument, Dtype):
-        return getattr(torch, argument.name)
-    return [_given(item, values) for item in argument] if isinstance(argument, tuple) else argument
 
 
 def _value(name: str, tensor: torch.Tensor) -> Value:

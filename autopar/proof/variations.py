@@ -13,13 +13,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import reduce
 from typing import Any
 
 import torch
 
 from autopar.ir.graph import Dtype
 from autopar.ops.record.op import Op, Sample, T
+from autopar.ops.record.overloads import overload_of
 from autopar.proof.reference import REFUSED, Whole, tensors, whole_of
 
 _DIMS = frozenset({"dim", "dim0", "dim1", "dim2", "dims", "start_dim", "end_dim", "axis", "source", "destination"})
@@ -33,12 +33,8 @@ _WORDS = {  # arguments that are words, and all that torch knows of each
     "mode": ("reduced", "complete", "r", "constant", "reflect", "replicate", "circular"),
 }  # fmt: skip
 _DTYPES = tuple(map(Dtype, ("float64", "float32", "int64", "complex128", "bool")))
-UNCHECKED = (
-    "attention",
-    "batch_norm_still",
-    "recurrent",
-    "weight_norm",
-)  # torch reads anything where their tensors do not fit
+# Of these, torch reads anything where their tensors do not fit.
+UNCHECKED = ("attention", "batch_norm_still", "recurrent", "weight_norm")
 _IGNORED = frozenset({"layout", "device", "pin_memory", "memory_format", "non_blocking", "copy", "generator", "out"})
 
 
@@ -113,10 +109,9 @@ def arguments(target: str) -> tuple[Argument, ...]:
     """The arguments of a target, in the schema's order; none are known of a target of ours."""
     if target.startswith("autopar."):
         return ()
-    overload: Any = reduce(getattr, target.split("."), torch.ops)
     return tuple(
         Argument(arg.name, str(arg.type), arg.kwarg_only, arg.has_default_value(), _literal(arg))
-        for arg in overload._schema.arguments
+        for arg in overload_of(target)._schema.arguments
     )
 
 

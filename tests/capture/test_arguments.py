@@ -9,7 +9,7 @@ from autopar.ir.graph import Dtype, Node, Ref
 from autopar.ops.interpreter import run
 from autopar.ops.record.fallback import FALLBACK
 from autopar.ops.record.op import Sample, T
-from autopar.ops.record.reached_call import overload_of
+from autopar.ops.record.overloads import overload_of
 from autopar.ops.registry import registry
 from autopar.proof.reference import whole_of
 from autopar.proof.variations import variations

@@ -12,8 +12,9 @@ import torch
 from autopar.ir.graph import Dtype, Node, Ref, Value
 from autopar.ops.record.emit_context import Local, emit_context
 from autopar.ops.record.fallback import emit_whole, whole_rule
+from autopar.ops.record.overloads import overload_of
 from autopar.ops.record.printing import Expr
-from autopar.ops.record.reached_call import overload_of, reached, with_defaults
+from autopar.ops.record.reached_call import reached, with_defaults
 from autopar.ops.record.rule import Call
 
 PLAIN = {

@@ -20,9 +20,10 @@ from pathlib import Path
 import msgspec
 import torch
 
-from autopar.ops.discovery.call_shape import Form, experiment, operator
+from autopar.ops.discovery.call_shape import Form, experiment
 from autopar.ops.discovery.search import Verdict
 from autopar.ops.record import user_functions
+from autopar.ops.record.overloads import overload_of
 from autopar.version import __version__
 
 _VERSION = 1
@@ -41,7 +42,7 @@ def folder() -> Path | None:
 
 def key(form: Form) -> str:
     """The name of a form's file."""
-    overload = operator(form.target)
+    overload = overload_of(form.target)
     parts = (
         _VERSION,
         __version__,

@@ -20,12 +20,12 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from typing import Any
 
 import torch
 
 from autopar.ir.graph import Argument, Dtype, Ref
+from autopar.ops.record.overloads import overload_of
 from autopar.ops.record.rule import Call
 
 Place = int | str | tuple[int | str, int]  # of a literal: its position, its keyword, or one of these and an index
@@ -91,11 +91,6 @@ def form_of(call: Call) -> Form:
 
 def _kind(dtype: str) -> str:
     return "float" if dtype.startswith(("float", "bfloat")) else "complex" if dtype.startswith("complex") else dtype
-
-
-def operator(target: str) -> Any:  # noqa: ANN401 (torch's own type for these is private)
-    """The torch operator of a target. Raises AttributeError where torch has none of that name."""
-    return reduce(getattr, target.split("."), torch.ops)
 
 
 def literals(args: Sequence[Argument], kwargs: Sequence[tuple[str, Argument]]) -> Iterator[tuple[Place, Argument]]:
@@ -224,7 +219,7 @@ def _classes(form: Form) -> set[int]:
 
 def _integers(form: Form) -> list[tuple[Place, int]]:
     """Literals that may be sizes or numbers of elements: integers above 1 that the schema calls neither dims nor numbers."""
-    schema = operator(form.target)._schema
+    schema = overload_of(form.target)._schema
     types = {argument.name: str(argument.type) for argument in schema.arguments}
     names: dict[int | str, str] = {**dict(enumerate(types)), **{name: name for name in types}}
     integers = []

@@ -25,7 +25,6 @@ from autopar.ops.discovery.call_shape import (
     lengthened,
     literals,
     made_up,
-    operator,
     ties,
 )
 from autopar.ops.discovery.trial import (
@@ -42,6 +41,7 @@ from autopar.ops.discovery.trial import (
     undivided,
 )
 from autopar.ops.record import user_functions
+from autopar.ops.record.overloads import overload_of
 
 _MOST_CANDIDATES = 3000
 
@@ -107,8 +107,7 @@ def _plain_torch() -> Iterator[None]:
 def refuse(form: Form) -> None:
     """Raise Unfit for what cannot be a map of its operands alone."""
     try:
-        overload = operator(form.target)
-        schema = overload._schema
+        schema = overload_of(form.target)._schema
     except (AttributeError, RuntimeError) as error:
         raise Unfit("torch has no such operator") from error
     if schema.is_mutable:

@@ -25,7 +25,8 @@ from functools import lru_cache
 import torch
 
 from autopar.ir.graph import Argument, Ref
-from autopar.ops.discovery.call_shape import Form, Place, StandIn, dtype_of, numbers, operator, replaced
+from autopar.ops.discovery.call_shape import Form, Place, StandIn, dtype_of, numbers, replaced
+from autopar.ops.record.overloads import overload_of
 
 Tensors = tuple[torch.Tensor, ...]
 Rows = tuple[int, ...]
@@ -124,7 +125,7 @@ def run(form: Form, operands: Sequence[torch.Tensor], sizes: dict[Place, int]) -
 
     args = [literal(replaced(value, at, sizes)) for at, value in enumerate(form.args)]
     kwargs = {name: literal(replaced(value, name, sizes)) for name, value in form.kwargs}
-    out = operator(form.target)(*args, **kwargs)
+    out = overload_of(form.target)(*args, **kwargs)
     results = (out,) if isinstance(out, torch.Tensor) else tuple(out) if isinstance(out, list | tuple) else ()
     read = tuple(result if shape is not None else None for result, shape in zip(results, form.results, strict=False))
     known = all(result is None or isinstance(result, torch.Tensor) for result in read)
@@ -170,11 +171,8 @@ def differentiated(
     if not pairs or not asking:
         return tuple(torch.zeros_like(leaf) if leaf.requires_grad else None for leaf in leaves)
     roots, seeds = zip(*pairs, strict=True)
-    gradients = iter(torch.autograd.grad(roots, asking, seeds, allow_unused=True))
-    paired = ((next(gradients), leaf) if leaf.requires_grad else (None, None) for leaf in leaves)
-    return tuple(
-        None if leaf is None else torch.zeros_like(leaf) if gradient is None else gradient for gradient, leaf in paired
-    )
+    gradients = iter(torch.autograd.grad(roots, asking, seeds, materialize_grads=True))
+    return tuple(next(gradients) if leaf.requires_grad else None for leaf in leaves)
 
 
 def part_of(

@@ -14,6 +14,7 @@ from typing import Any
 from autopar.ir.graph import Value
 from autopar.ops.record.emit_context import EmitContext
 from autopar.ops.record.op import Op
+from autopar.ops.record.overloads import overload_of
 from autopar.ops.record.printing import literal
 from autopar.ops.record.rule import Call, Dims, Rule
 
@@ -92,8 +93,6 @@ def _comes_to(call: Call, name: str, args: Sequence[Any], keywords: Sequence[str
 
 def _arguments(target: str) -> list[Any]:
     """The arguments of an overload, as its schema has them."""
-    from autopar.ops.record.reached_call import overload_of
-
     return list(overload_of(target)._schema.arguments)
 
 

@@ -10,8 +10,6 @@ import cmath
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache, reduce
-from typing import Any
 
 from autopar.ir.graph import Dtype
 
@@ -28,17 +26,6 @@ class Expr:
 
     def __repr__(self) -> str:
         return self.text
-
-
-@cache
-def gives_list(target: str) -> bool:
-    """Whether an operator returns a list of tensors, so that an only result is the list's only entry."""
-    import torch
-
-    if target.startswith("autopar."):
-        return False
-    overload: Any = reduce(getattr, target.split("."), torch.ops)
-    return [str(value.type) for value in overload._schema.returns] == ["List[Tensor]"]
 
 
 def literal(value: object) -> str:

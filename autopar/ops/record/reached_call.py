@@ -8,7 +8,6 @@ stopped where it is dispatched: `torch.export` takes a model apart in the same w
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import reduce
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.schema_check_mode import SchemaCheckMode
 
 from autopar.ir.graph import Dtype, Ref
+from autopar.ops.record.overloads import overload_of
 from autopar.ops.record.rule import Call
 
 
@@ -66,11 +66,6 @@ def with_defaults(overload: Any, args: Sequence[object], kwargs: Mapping[str, ob
     defaults = {arg.name: arg.default_value for arg in schema if arg.has_default_value()}
     passed = {arg.name: value for arg, value in zip(schema, args, strict=False)}
     return defaults | passed | dict(kwargs)
-
-
-def overload_of(target: str) -> Any:  # noqa: ANN401
-    """The overload of torch.ops that a target names."""
-    return reduce(getattr, target.split("."), torch.ops)
 
 
 def reaches(function: Callable[..., object], call: Call, args: Sequence[object], kwargs: Mapping[str, object]) -> bool:

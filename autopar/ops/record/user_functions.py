@@ -20,6 +20,7 @@ import torch
 from torch._library.autograd import Info, make_autograd_impl
 from torch.autograd import Function
 
+from autopar.ops.record.overloads import overload_of
 from autopar.ops.record.printing import literal
 
 _MODEL = re.compile(r"_model_(\w+)_[0-9a-f]{12}")  # what `autopar.model_file` calls the module of a model file
@@ -138,7 +139,7 @@ def _define(space: str, name: str, schema: str, target: str) -> None:
         _LIBRARIES[space] = torch.library.Library(space, "FRAGMENT")  # type: ignore[no-untyped-call]
     library = _LIBRARIES[space]
     library.define(name + schema)
-    operator: Any = functools.reduce(getattr, target.split("."), torch.ops)
+    operator = overload_of(target)
 
     def whole(*args: object) -> Any:  # noqa: ANN401 (one tensor or several)
         with torch.no_grad():
