@@ -13,7 +13,7 @@ from autopar.ops.record.dim_letters import joint_shape, lettered, named
 from autopar.ops.record.emit_context import Emit, EmitContext, function
 from autopar.ops.record.op import Op, Sample, T, register
 from autopar.ops.record.printing import atom, invoke
-from autopar.ops.record.rule import Call, Rule, broadcast, letters, normal_dim, with_linear
+from autopar.ops.record.rule import Call, Rule, broadcast, letters, normal_dim, normal_dims, with_linear
 
 _X = T((4, 6))
 
@@ -66,9 +66,7 @@ def _dist(call: Call) -> Rule:
 def _rot90(call: Call) -> Rule:
     """Two dims change places, or are reversed, or both; one that is reversed is whole."""
     shape = call.operands[0].shape
-    dims = call.arg(2, "dims", (0, 1))
-    assert isinstance(dims, tuple)
-    i, j = (normal_dim(dim, len(shape)) for dim in dims)
+    i, j = normal_dims(call.arg(2, "dims", (0, 1)), len(shape))
     turns = call.arg(1, "k", 1)
     assert isinstance(turns, int)
     kept = {0: {i: i, j: j}, 1: {j: i}, 2: {}, 3: {i: j}}[

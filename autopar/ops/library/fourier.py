@@ -17,7 +17,7 @@ from autopar.ops.library.slicing import frozen_dims
 from autopar.ops.record.emit_context import EmitContext
 from autopar.ops.record.op import Op, Sample, T, register
 from autopar.ops.record.printing import invoke
-from autopar.ops.record.rule import Call, Rule, normal_dim
+from autopar.ops.record.rule import Call, Rule, normal_dims
 
 _LINES = ("fft", "ifft", "rfft", "irfft", "hfft", "ihfft")  # along one dim
 _PLANES = ("fft2", "ifft2", "rfft2", "irfft2")  # along two, the last by default
@@ -33,20 +33,15 @@ def _dims(call: Call) -> tuple[int, ...]:
     """The transformed dims."""
     name, ndim = _name(call), len(call.operands[0].shape)
     if name in _SHIFTS:
-        dims = call.arg(1, "dim")
-        return _normal(tuple(range(ndim)) if dims is None else dims, ndim)
+        return normal_dims(call.arg(1, "dim"), ndim)
     sizes, dims = call.arg(1, "s"), call.arg(2, "dim")
     if name in _LINES:
-        return _normal(-1 if dims is None else dims, ndim)
+        return normal_dims(-1 if dims is None else dims, ndim)
     if name in _PLANES:
-        return _normal((-2, -1) if dims is None else dims, ndim)
+        return normal_dims((-2, -1) if dims is None else dims, ndim)
     if dims is None and isinstance(sizes, tuple):
         return tuple(range(ndim - len(sizes), ndim))
-    return _normal(tuple(range(ndim)) if dims is None else dims, ndim)
-
-
-def _normal(dims: object, ndim: int) -> tuple[int, ...]:
-    return tuple(normal_dim(dim, ndim) for dim in (dims if isinstance(dims, tuple) else (dims,)))
+    return normal_dims(dims, ndim)
 
 
 def _transform(call: Call) -> Rule:

@@ -15,7 +15,7 @@ from autopar.ops.record.dim_letters import lettered, named
 from autopar.ops.record.emit_context import Emit, EmitContext
 from autopar.ops.record.op import Inner, Op, Sample, T, per_element, register
 from autopar.ops.record.printing import atom, invoke, tuple_text
-from autopar.ops.record.rule import Call, Rule, floating, normal_dim, with_linear
+from autopar.ops.record.rule import Call, Rule, floating, normal_dims, with_linear
 from autopar.ops.record.windows import by_place
 
 _X = T((4, 6))
@@ -25,9 +25,7 @@ def _dims(call: Call, position: int) -> tuple[int, ...]:
     """The dims that are reduced: all of them where none is named."""
     ndim = len(call.operands[0].shape)
     dims = call.arg(position, "dim")
-    if dims is None or dims == ():
-        return tuple(range(ndim))
-    return tuple(sorted(normal_dim(dim, ndim) for dim in (dims if isinstance(dims, tuple) else (dims,))))
+    return tuple(sorted(normal_dims(None if dims == () else dims, ndim)))
 
 
 def _reduced(call: Call, gone: Sequence[int]) -> Rule:

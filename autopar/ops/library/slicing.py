@@ -15,7 +15,7 @@ from autopar.ops.record.dim_letters import lettered, named
 from autopar.ops.record.emit_context import EmitContext
 from autopar.ops.record.op import Inner, Op, Sample, T, memory, register, view
 from autopar.ops.record.printing import atom, invoke, literal
-from autopar.ops.record.rule import Call, Rule, Window, normal_dim, with_linear
+from autopar.ops.record.rule import Call, Rule, Window, normal_dim, normal_dims, with_linear
 from autopar.ops.record.windows import by_place
 
 
@@ -208,8 +208,7 @@ memory(
 def _moved_dims(call: Call) -> tuple[int, ...]:
     """The dims that are rolled or reversed."""
     dims = call.arg(2, "dims", ()) if "roll" in call.node.target else call.node.args[1]
-    dims = dims if isinstance(dims, tuple) else (dims,)
-    return tuple(normal_dim(dim, len(call.operands[0].shape)) for dim in dims)
+    return normal_dims(dims, len(call.operands[0].shape))
 
 
 def _flip(call: Call) -> Rule:

@@ -13,7 +13,7 @@ from autopar.ops.record.dim_letters import lettered, named
 from autopar.ops.record.emit_context import EmitContext, function
 from autopar.ops.record.op import Sample, T, memory, view
 from autopar.ops.record.printing import atom, literal, tuple_text
-from autopar.ops.record.rule import Call, Rule, normal_dim, with_linear
+from autopar.ops.record.rule import Call, Rule, normal_dim, normal_dims, with_linear
 from autopar.ops.record.shape_factors import factor
 
 
@@ -101,8 +101,7 @@ def _emit_unsqueeze(ctx: EmitContext) -> str:
 def _emit_squeeze(ctx: EmitContext) -> str:
     """Names the dims that go: a part of another dim may have extent 1, and must stay."""
     shape = ctx.call.operands[0].shape
-    place = ctx.args[1] if len(ctx.args) > 1 else tuple(range(len(shape)))
-    dims = {normal_dim(dim, len(shape)) for dim in (place if isinstance(place, tuple) else (place,))}
+    dims = set(normal_dims(ctx.args[1] if len(ctx.args) > 1 else None, len(shape)))
     gone = tuple(sorted(dim for dim in dims if shape and shape[dim] == 1))
     if not gone:
         return str(ctx.args[0])
@@ -131,15 +130,12 @@ def _order(call: Call) -> tuple[int, ...]:
     ndim = len(call.operands[0].shape)
     kind, args = call.function, call.node.args
     if kind in ("permute", "movedim"):
-        dims = args[1]
-        assert isinstance(dims, tuple)
-        return tuple(normal_dim(dim, ndim) for dim in dims)
+        return normal_dims(args[1], ndim)
     order = list(range(ndim))
     if kind in ("t", "numpy_T"):
         return tuple(reversed(order))
-    first, second = (-2, -1) if kind in ("mT", "adjoint") else (args[1], args[2])
     if ndim:
-        i, j = normal_dim(first, ndim), normal_dim(second, ndim)
+        i, j = normal_dims((-2, -1) if kind in ("mT", "adjoint") else args[1:3], ndim)
         order[i], order[j] = order[j], order[i]
     return tuple(order)
 

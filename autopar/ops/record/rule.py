@@ -66,6 +66,13 @@ def normal_dim(dim: object, ndim: int) -> int:
     return dim % ndim if ndim else 0
 
 
+def normal_dims(dims: object, ndim: int) -> tuple[int, ...]:
+    """One dim or several, counted from the front; None is all."""
+    if dims is None:
+        return tuple(range(ndim))
+    return tuple(normal_dim(dim, ndim) for dim in (dims if isinstance(dims, tuple) else (dims,)))
+
+
 @dataclass(frozen=True, slots=True)
 class Window:
     """How rows of a result depend on rows of an operand along one dim.
