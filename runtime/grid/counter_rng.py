@@ -45,7 +45,7 @@ class Draws:
         self.seed = seed
         self.training = training
         self.calls = 0
-        self.made: list[DrawnTensor] = []
+        self.drawn: list[DrawnTensor] = []
         self._generators: dict[torch.device, torch.Generator] = {}
 
     def generator(self, device: torch.device) -> torch.Generator:
@@ -100,7 +100,7 @@ def draw(
     whole = whole_shape(shape, over)
     key = _mixed(draws.seed, draws.calls)
     draws.calls += 1
-    draws.made.append((kind, whole))
+    draws.drawn.append((kind, whole))
     if not math.prod(shape):
         return torch.empty(tuple(shape), dtype=dtype, device=device)
     rows: list[Rows] = [rows_of(over[dim]) if dim in over else range(n) for dim, n in enumerate(whole)]
@@ -178,10 +178,10 @@ def replaying(draws: Draws, start: int) -> Iterator[None]:
     """The step of `draws` once more, from its call number `start` on; afterwards it counts on from where it was."""
     token = _STEP.set(draws)
     before, draws.calls = draws.calls, start
-    drawn = len(draws.made)
+    count = len(draws.drawn)
     try:
         yield
     finally:
-        del draws.made[drawn:]
+        del draws.drawn[count:]
         draws.calls = before
         _STEP.reset(token)

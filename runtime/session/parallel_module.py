@@ -292,7 +292,7 @@ class Parallel(nn.Module):
         self._steps += self.training
         with drawing(self.seed, self._steps, self.training) as draws:
             returned = program.forward(self._namespaces[known.rows], *(parts[name] for name in program.inputs))
-        self.drawn = tuple(draws.made)
+        self.drawn = tuple(draws.drawn)
         if not program.outputs:
             return self._sums.attach(returned)
         loss, *others = returned

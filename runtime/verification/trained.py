@@ -113,7 +113,7 @@ def _train(
             _numbers_of_program(model, seed, step) as draws,
         ):
             loss = compiled_job.loss_of(compiled_job.call(model, batch), path)
-            drawn = model.drawn if isinstance(model, Parallel) else tuple(draws.made)
+            drawn = model.drawn if isinstance(model, Parallel) else tuple(draws.drawn)
             loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         losses[f"step {step}"] = loss.detach()

@@ -252,7 +252,7 @@ def _refuse_random(opened: CompiledJob, seed: int) -> int:
             for _ in range(2):
                 with torch.no_grad(), ForceFloat64(True), drawing(seed, 1) as draws, ProgramRandom():
                     losses.append(float(compiled_job.loss_of(compiled_job.call(model, batch), opened.description.loss)))
-                drawn = len(draws.made)
+                drawn = len(draws.drawn)
             if losses[0] != losses[1]:
                 problem = f"the loss of one batch is {losses[0]:.9g} and then {losses[1]:.9g}"
                 rule = (

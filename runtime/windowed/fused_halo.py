@@ -40,12 +40,12 @@ Pointwise = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class LayerStep:
-    """One layer along one dim on one rank: the rows `made` of its result read `positions`, which show `held` of `extent` rows."""
+    """One layer along one dim on one rank: the rows `result` read `positions`, which show `held` of `extent` rows."""
 
     extent: int
     held: Intervals
     positions: Interval
-    made: Interval
+    result: Interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Route:
     """A run of layers along one dim: the steps by rank, then by layer, and what every rank wants of the exchange."""
 
     steps: tuple[tuple[LayerStep, ...], ...]
-    wanted: tuple[Intervals, ...]  # with the positions of padding that shows no row, which is filled in on the way
+    fetched: tuple[Intervals, ...]  # with the positions of padding that shows no row, which is filled in on the way
 
 
 def wide(x: Tensor, layers: Sequence[WindowLayer | Pointwise], over: Over | None = None) -> Tensor:
@@ -104,14 +104,14 @@ def route(reaches: tuple[ReceptiveField, ...], modes: tuple[str, ...], extent: i
     for reach in reaches:
         extents.append(reach.extent(extents[-1]))
     every = []
-    for rows_made in itertools.pairwise(bounds):
+    for result in itertools.pairwise(bounds):
         steps: list[LayerStep] = []
         for n, reach, mode in zip(extents[-2::-1], reversed(reaches), reversed(modes), strict=True):
-            positions = reach.reads(n, rows_made) if rows_made[0] < rows_made[1] else (0, 0)
+            positions = reach.reads(n, result) if result[0] < result[1] else (0, 0)
             rows = positions if mode != "zeros" or positions == (0, 0) else inside(positions, n)[1]
             held = shown(rows, n, mode)
-            steps.append(LayerStep(n, held, positions, rows_made))
-            rows_made = held[0] if held else (0, 0)
+            steps.append(LayerStep(n, held, positions, result))
+            result = held[0] if held else (0, 0)
         every.append(tuple(reversed(steps)))
     return Route(tuple(every), tuple(shown(steps[0].positions, extent, modes[0]) for steps in every))
 
@@ -128,10 +128,10 @@ def _layer(x: Tensor, layer: WindowLayer, at: int, routes: Mapping[int, Route], 
         axis, extent = over[dim]
         step = routes[dim].steps[axis.index][at]
         if at == 0:
-            x = halo(x, dim, axis, extent, routes[dim].wanted, layer.fill())
+            x = halo(x, dim, axis, extent, routes[dim].fetched, layer.fill())
         if at or layer.mode != "zeros":
             x = _continued(x, dim, step, layer.mode, layer.fill())
-        blocks.append(Block(step.extent, step.made, ready=True))
+        blocks.append(Block(step.extent, step.result, ready=True))
     shape = tuple(block.count for block in blocks)
     if x.numel() and math.prod(shape) and all(weight.numel() for weight in layer.learned()):
         return layer.run(x, blocks)

@@ -44,7 +44,7 @@ def wide_saves(
     for rank, steps in enumerate(routes_of(layers, spatial_dim, axis, extent).steps):
         for step, m, seconds in zip(steps, extents[1:], row_seconds, strict=True):
             bounds = axis.bounds(m)
-            wide[rank] += seconds * (step.made[1] - step.made[0] - (bounds[rank + 1] - bounds[rank]))
+            wide[rank] += seconds * (step.result[1] - step.result[0] - (bounds[rank + 1] - bounds[rank]))
     return max(apart) - max(wide)
 
 
@@ -52,7 +52,7 @@ def _received(
     layers: Sequence[WindowLayer], i: int, axis: Axis, extent: int, row_bytes: float, alpha: float, beta: float
 ) -> list[float]:
     """Seconds that every rank's receipts take in the one exchange before these layers."""
-    windows = routes_of(layers, i, axis, extent).wanted
+    windows = routes_of(layers, i, axis, extent).fetched
     seconds = []
     for rank in range(axis.size):
         recvs = plan_exchange(rank, axis.bounds(extent), windows).recvs

@@ -32,7 +32,7 @@ class Setting:
 
     def wanted(self, mode="zeros"):
         """What every rank wants, as the runtime plans it."""
-        return route((self.window,), (mode,), self.n, self.result_bounds).wanted
+        return route((self.window,), (mode,), self.n, self.result_bounds).fetched
 
     def beyond(self):
         """Whether some rank reads rows from beyond its nearest neighbours, from the definition of the window."""

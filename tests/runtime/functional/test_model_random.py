@@ -56,7 +56,7 @@ def test_the_numbers_are_the_program_s(name):
     with drawing(7, 3) as other:
         found = ours()
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
-    assert one.made == other.made
+    assert one.drawn == other.drawn
 
 
 def test_gradients_flow_through():
@@ -76,4 +76,4 @@ def test_what_could_draw_but_does_not_passes():
     with drawing(0, 0) as draws, ProgramRandom():
         F.dropout(X, 0.5, training=False)
         F.rrelu(X)
-    assert draws.made == []
+    assert draws.drawn == []

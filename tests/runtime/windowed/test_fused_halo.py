@@ -165,11 +165,11 @@ def test_a_route_holds_just_the_rows_that_are_read(n, windows, ranks, modes):
         return
     bounds = even_bounds(extents[-1], ranks)
     plan = route(tuple(windows), tuple(modes), n, bounds)
-    for steps, made, wanted in zip(plan.steps, itertools.pairwise(bounds), plan.wanted, strict=True):
+    for steps, made, wanted in zip(plan.steps, itertools.pairwise(bounds), plan.fetched, strict=True):
         rows = range(*made)
         for at in reversed(range(len(windows))):
             one, m = windows[at], extents[at]
-            assert steps[at].made == (rows.start, rows.stop) or not rows
+            assert steps[at].result == (rows.start, rows.stop) or not rows
             read = {j * one.stride - one.padding + one.dilation * i for j in rows for i in range(one.kernel)}
             positions = range(min(read), max(read) + 1) if read else range(0)
             shown = {shown_row(q, m, modes[at]) for q in positions if modes[at] != "zeros" or 0 <= q < m}
