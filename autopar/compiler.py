@@ -302,7 +302,7 @@ def emitted(candidate: Candidate, subject: Subject, options: Options) -> tuple[P
 def _check_sound(candidate: Candidate) -> None:
     """Raises BrokenCall where a call is unsound under its record."""
     try:
-        soundness.check(candidate.program, candidate.decision.homes, candidate.built.grid)
+        soundness.check(candidate.program, candidate.decision.storage, candidate.built.grid)
     except soundness.UnsoundProgram as error:
         if not error.call:
             raise
@@ -323,7 +323,7 @@ def _code(candidate: Candidate, subject: Subject) -> tuple[program.Emitted, Batc
     if annotated.larger is None:
         return emit(), known
     try:
-        more = variant(annotated, annotated.larger, decision.homes)
+        more = variant(annotated, annotated.larger, decision.storage)
         return emit(more), replace(known, filled=plan_record.filled_by_rows(built, decision, more))
     except Baked as why:
         return emit(), replace(known, fixed=str(why))

@@ -16,13 +16,15 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from rich.console import Console
 from rich.progress import track
 
 from autopar.jobs.launch import command as mpi_command
-from benchmarks.contenders import Contender
+
+if TYPE_CHECKING:
+    from benchmarks.contenders import Contender
 
 WORKER = "benchmarks.workers.contender"
 Rounds = tuple[tuple[float, ...], ...]

@@ -74,7 +74,7 @@ def emit(
     body = [code for code, _ in written]
     code = "\n\n\n".join([*body, ending(bool(graph.outputs), images=any(_LAST in one for one in body))])
     outputs = {path: held.layouts for (path, _), held in zip(graph.outputs, program.outputs, strict=True)}
-    tables = "\n".join([*_own(own), layout_tables(graph, decision.homes, outputs)])
+    tables = "\n".join([*_own(own), layout_tables(graph, decision.storage, outputs)])
     head = [f'"""{_title(text)}"""\n', _imports(f"{tables}\n{code}", exported), "", _grid(text.grid, axes), tables]
     source = "\n".join(head) + "\n\n\n" + code + "\n"
     return Emitted(source, tuple(place for _, places in written for place in places))
@@ -169,8 +169,8 @@ class _Writer:
         """The function of the whole model."""
         paths = {item.value: path_text(item.name) for item in self.graph.parameters}
         style = Style(self.graph, self.axes, paths, self.functions, self.variant)
-        homes = self.decision.homes
-        given = {LocalValue(value, homes[value]): name for value, name in self.arguments.items()}
+        storage = self.decision.storage
+        given = {LocalValue(value, storage[value]): name for value, name in self.arguments.items()}
         known = numbers(program, self.graph)
         outputs = (program.loss, *program.outputs)
         return self.function("forward", list(self.arguments.values()), program.steps, given, outputs, style, known)

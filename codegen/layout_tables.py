@@ -20,10 +20,10 @@ _WIDEST = 100  # a short table up to here stands on one line
 Rows = dict[str, Layouts]
 
 
-def layout_tables(graph: Graph, homes: Mapping[str, Layouts], outputs: Mapping[str, Layouts] | None = None) -> str:
+def layout_tables(graph: Graph, storage: Mapping[str, Layouts], outputs: Mapping[str, Layouts] | None = None) -> str:
     """``INPUTS = ...``, ``PARAMETERS = ...``, and where there are outputs beside the loss ``OUTPUTS = ...``."""
-    inputs = {item.name: homes[item.value] for item in graph.inputs}
-    parameters = parameter_rows({item.name: homes[item.value] for item in graph.parameters})
+    inputs = {item.name: storage[item.value] for item in graph.inputs}
+    parameters = parameter_rows({item.name: storage[item.value] for item in graph.parameters})
     more = f"\nOUTPUTS = {_table(outputs)}" if outputs else ""
     return f"INPUTS = {_table(inputs)}\nPARAMETERS = {_table(parameters)}{more}"
 

@@ -24,9 +24,9 @@ from autopar.partitioner.formulation.priced_problem import Decision, PricedProbl
 _SAME = ("", "zeros")  # movements whose result is their operand, on the rank that keeps it too
 
 
-def summed(home: Layouts, grid: GridShape) -> bool:
+def summed(stored: Layouts, grid: GridShape) -> bool:
     """Whether the gradient of a parameter lies in a bucket."""
-    return any(isinstance(one, Copied) and size > 1 for one, size in zip(home, grid.sizes, strict=True))
+    return any(isinstance(one, Copied) and size > 1 for one, size in zip(stored, grid.sizes, strict=True))
 
 
 @dataclass(slots=True)
@@ -307,8 +307,8 @@ class Walk:
     def contribute(self, slot: _Slot, handed: _Slot | None, at: int, name: str) -> None:
         """A gradient arrives: the first is taken, if need be as the memory that it is in; a later one is added to it."""
         if slot.parameter:
-            home = self.decision.homes[slot.parameter]
-            stays = slot.memory is None and not summed(home, self.built.grid)
+            stored = self.decision.storage[slot.parameter]
+            stays = slot.memory is None and not summed(stored, self.built.grid)
             slot.memory = _Memory(slot.parameter, "gradients", slot.nbytes, at, 2 * self.clock + 1 if stays else at + 1)
             self.memories.append(slot.memory)
         elif slot.memory is None and handed is not None and handed.memory is not None:

@@ -29,8 +29,8 @@ def lower(built: PricedProblem, decision: Decision) -> LoweredProgram:
         built,
         decision,
         _updates(graph),
-        {name: [layouts] for name, layouts in decision.homes.items()},
-        dict(decision.fans),
+        {name: [layouts] for name, layouts in decision.storage.items()},
+        dict(decision.fan_outs),
     )
     first = {repeat.nodes[0][0].name: repeat for repeat in repeats}
     inside = {node.name for repeat in repeats for nodes in repeat.nodes for node in nodes}
@@ -58,13 +58,13 @@ def _needed(steps: Sequence[Step], outputs: Sequence[LocalValue]) -> tuple[Step,
 
 def _updates(graph: Graph) -> _Updates:
     """The buffer updates by the call that they follow: the one that makes the value, or the last that reads the old one."""
-    homes = {item.name: item.value for item in graph.parameters}
+    storage = {item.name: item.value for item in graph.parameters}
     order = {node.name: i for i, node in enumerate(graph.nodes)}
     makers, readers = graph.producers(), graph.consumers()
     found: dict[str, list[tuple[str, str, str]]] = {}
     for buffer, value in graph.updates:
-        after = max((makers[value], *readers[homes[buffer]]), key=lambda node: order[node.name])
-        found.setdefault(after.name, []).append((buffer, homes[buffer], value))
+        after = max((makers[value], *readers[storage[buffer]]), key=lambda node: order[node.name])
+        found.setdefault(after.name, []).append((buffer, storage[buffer], value))
     return found
 
 
@@ -77,21 +77,21 @@ class _Scope:
         decision: Decision,
         updates: _Updates,
         held: dict[str, list[Layouts]],
-        fans: dict[str, Layouts],
+        fan_outs: dict[str, Layouts],
         runs: int = 1,
     ) -> None:
         self.built = built
         self.decision = decision
         self.updates = updates
         self.held = held
-        self.fans = fans
+        self.fan_outs = fan_outs
         self.runs = runs  # of forward in a step
         self.steps: list[Step] = []
 
     def obtain(self, name: str, wanted: Layouts, reader: str, module: str) -> LocalValue:
         """A value for a call: where it is not held in the wanted layouts yet, by way of those that all its readers share."""
-        if wanted not in self.held[name] and name in self.fans:
-            self.convert(name, self.fans[name], reader, module)
+        if wanted not in self.held[name] and name in self.fan_outs:
+            self.convert(name, self.fan_outs[name], reader, module)
         return self.convert(name, wanted, reader, module)
 
     def convert(self, name: str, wanted: Layouts, reader: str, module: str) -> LocalValue:
@@ -136,9 +136,9 @@ class _Scope:
         self.steps.append(Run(item, strategy, reads, writes))
         for written in filter(None, writes):
             self.held.setdefault(written.value, []).append(written.layouts)
-        for buffer, home, name in self.updates.get(node.name, ()):
-            taken = self.convert(name, self.decision.homes[home], "", node.module)
-            self.steps.append(Update(buffer, home, taken))
+        for buffer, stored, name in self.updates.get(node.name, ()):
+            taken = self.convert(name, self.decision.storage[stored], "", node.module)
+            self.steps.append(Update(buffer, stored, taken))
 
     def loop(self, repeat: Repeat) -> None:
         """Add the loop over a repeat: entries in the layouts a block hands on, so that every round sees the same."""
@@ -146,17 +146,17 @@ class _Scope:
         carried = tuple((entry, repeat.outputs().index(position)) for entry, position in repeat.carried)
         over = dict(carried)
         entries, reads = [], []
-        fans = dict(self.decision.fans)
+        fan_outs = dict(self.decision.fan_outs)
         for i, name in enumerate(repeat.entries):
-            layouts = outputs[over[i]].layouts if i in over else self.fans[name]
+            layouts = outputs[over[i]].layouts if i in over else self.fan_outs[name]
             entries.append(LocalValue(name, layouts))
             reads.append(self.obtain(name, layouts, "", repeat.prefix))
             made = outputs[over[i]].value if i in over else name
-            fans[name] = self.decision.fans.get(made, layouts)
-        homes = {name: [layouts] for name, layouts in self.decision.homes.items()}
+            fan_outs[name] = self.decision.fan_outs.get(made, layouts)
+        storage = {name: [layouts] for name, layouts in self.decision.storage.items()}
         again = key_of(repeat) in self.decision.recomputation.repeats
-        given = homes | {held.value: [held.layouts] for held in entries}
-        inner = _Scope(self.built, self.decision, self.updates, given, fans, 2 if again else 1)
+        given = storage | {held.value: [held.layouts] for held in entries}
+        inner = _Scope(self.built, self.decision, self.updates, given, fan_outs, 2 if again else 1)
         for node in repeat.nodes[0]:
             inner.run(node)
         last = len(repeat.nodes) - 1

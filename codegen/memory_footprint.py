@@ -70,11 +70,11 @@ def footprint(built: PricedProblem, decision: Decision, program: LoweredProgram,
 
     Inputs count whole, as every rank is given them. Raises ConfigError for an unknown optimizer.
     """
-    graph, homes = built.graph, decision.homes
+    graph, storage = built.graph, decision.storage
     paths = {item.value: path_text(item.name) for item in graph.parameters}
     style = Style(graph, tuple(name.upper() for name in built.grid.names), paths, defaultdict(lambda: "block"))
     walk = Walk(built, decision, style)
-    inputs = {LocalValue(item.value, homes[item.value]): item.value for item in graph.inputs}
+    inputs = {LocalValue(item.value, storage[item.value]): item.value for item in graph.inputs}
     tensors = {held: walk.given(held, {}) for held in inputs}
     walk.function(program.steps, inputs, tensors, (program.loss, *program.outputs), {})
     walk.backward()
@@ -89,9 +89,9 @@ def _standing(built: PricedProblem, decision: Decision, optimizer: str, steps: i
         yield memory.Allocation(item.name, 0, steps, graph.values[item.value].nbytes, "inputs")
     largest = 0
     for parameter in graph.parameters:
-        home = decision.homes[parameter.value]
-        sizes = memory.parameter_parts(graph.values[parameter.value], parameter.kind, home, optimizer, grid)
-        bucket = summed(home, grid)
+        stored = decision.storage[parameter.value]
+        sizes = memory.parameter_parts(graph.values[parameter.value], parameter.kind, stored, optimizer, grid)
+        bucket = summed(stored, grid)
         largest = max(largest, sizes[1])
         yield memory.Allocation(parameter.name, 0, steps, sizes[0], "parameters")
         yield memory.Allocation(parameter.name, 0, steps, sizes[1] if bucket else 0, "gradients")

@@ -36,10 +36,10 @@ class CollectiveEntry:
     subject: tuple[object, ...]
 
 
-def check(program: LoweredProgram, homes: Mapping[str, Layouts], grid: GridShape) -> None:
+def check(program: LoweredProgram, storage: Mapping[str, Layouts], grid: GridShape) -> None:
     """Raise UnsoundProgram unless the steps are sound on every rank of the grid."""
-    held = {LocalValue(name, layouts) for name, layouts in homes.items()}
-    _check_types(program.steps, held, homes)
+    held = {LocalValue(name, layouts) for name, layouts in storage.items()}
+    _check_types(program.steps, held, storage)
     if program.loss not in held or any(not isinstance(one, Replicate) for one in program.loss.layouts):
         raise UnsoundProgram(f"the loss is returned as {program.loss}, which is not held whole on every rank")
     missing = [one for one in program.outputs if one not in held]
@@ -49,7 +49,7 @@ def check(program: LoweredProgram, homes: Mapping[str, Layouts], grid: GridShape
     check_order(dict.fromkeys(itertools.product(*map(range, grid.sizes)), entered))
 
 
-def _check_types(steps: Sequence[Step], held: set[LocalValue], homes: Mapping[str, Layouts]) -> None:
+def _check_types(steps: Sequence[Step], held: set[LocalValue], storage: Mapping[str, Layouts]) -> None:
     for step in steps:
         reads = step.reads if isinstance(step.reads, tuple) else (step.reads,)
         missing = [one for one in reads if one not in held]
@@ -57,16 +57,16 @@ def _check_types(steps: Sequence[Step], held: set[LocalValue], homes: Mapping[st
             raise UnsoundProgram(f"{_name(step)} reads {missing}, which nothing has made before")
         if isinstance(step, Run):
             _check_call(step)
-            _check_in_place(step, homes)
+            _check_in_place(step, storage)
             held |= {one for one in step.writes if one is not None}
         elif isinstance(step, Convert):
             _check_conversion(step)
             held.add(step.writes)
         elif isinstance(step, Update):
-            if step.reads.layouts != homes[step.home]:
-                raise UnsoundProgram(f"buffer {step.buffer} lies as {homes[step.home]} and takes {step.reads}")
+            if step.reads.layouts != storage[step.stored]:
+                raise UnsoundProgram(f"buffer {step.buffer} lies as {storage[step.stored]} and takes {step.reads}")
         else:
-            _check_loop(step, homes)
+            _check_loop(step, storage)
             held |= set(step.writes)
 
 
@@ -107,12 +107,12 @@ def _check_meanings(step: Run) -> None:
             )
 
 
-def _check_in_place(step: Run, homes: Mapping[str, Layouts]) -> None:
+def _check_in_place(step: Run, storage: Mapping[str, Layouts]) -> None:
     """A batch norm changes its running statistics where they are stored, so it reads no converted copy of them."""
     for name in running(step):
         operand = next(held for held in step.reads if held.value == name)
-        if operand.layouts != homes.get(name, operand.layouts):
-            raise UnsoundProgram(f"{step.described.node.name} changes a copy of {name}, which lies as {homes[name]}")
+        if operand.layouts != storage.get(name, operand.layouts):
+            raise UnsoundProgram(f"{step.described.node.name} changes a copy of {name}, which lies as {storage[name]}")
 
 
 def _check_conversion(step: Convert) -> None:
@@ -127,12 +127,12 @@ def _check_conversion(step: Convert) -> None:
         raise UnsoundProgram(f"{one.primitive} over axis {one.axis} of {one.before}: an inner axis cuts what it moves")
 
 
-def _check_loop(step: Loop, homes: Mapping[str, Layouts]) -> None:
+def _check_loop(step: Loop, storage: Mapping[str, Layouts]) -> None:
     for entry, argument in zip(step.entries, step.reads, strict=True):
         if entry.layouts != argument.layouts:
             raise UnsoundProgram(f"the loop over {step.repeat.prefix} is given {argument} for {entry}")
-    inside = {LocalValue(name, layouts) for name, layouts in homes.items()} | set(step.entries)
-    _check_types(step.body, inside, homes)
+    inside = {LocalValue(name, layouts) for name, layouts in storage.items()} | set(step.entries)
+    _check_types(step.body, inside, storage)
     if not set(step.outputs) <= inside:
         raise UnsoundProgram(f"a block of {step.repeat.prefix} does not make {step.outputs}")
     if [one.layouts for one in step.outputs] != [one.layouts for one in step.writes]:
@@ -140,8 +140,10 @@ def _check_loop(step: Loop, homes: Mapping[str, Layouts]) -> None:
     for nodes in step.repeat.nodes[1:]:
         for node, first in zip(nodes, step.repeat.nodes[0], strict=True):
             for name, stands_for in zip(node.inputs, first.inputs, strict=True):
-                if name in homes and homes[name] != homes[stands_for]:
-                    raise UnsoundProgram(f"{name} lies as {homes[name]}, and {stands_for} of the first block otherwise")
+                if name in storage and storage[name] != storage[stands_for]:
+                    raise UnsoundProgram(
+                        f"{name} lies as {storage[name]}, and {stands_for} of the first block otherwise"
+                    )
     for entry_at, output_at in step.carried:
         if step.entries[entry_at].layouts != step.outputs[output_at].layouts:
             raise UnsoundProgram(f"a block of {step.repeat.prefix} hands on another layout than the next one takes")

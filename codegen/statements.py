@@ -130,13 +130,13 @@ def _kept(step: Run) -> tuple[LocalValue | None, ...]:
 
 def _update_line(step: Update, style: Style) -> Line | None:
     """None where the buffer was changed in place."""
-    if step.reads.value == step.home:
+    if step.reads.value == step.stored:
         return None
     node = style.graph.producers()[step.reads.value]
-    target = style.parameters[step.home]
-    if any(item.value == step.home and item.kind == "parameter" for item in style.graph.parameters):
+    target = style.parameters[step.stored]
+    if any(item.value == step.stored and item.kind == "parameter" for item in style.graph.parameters):
         target += ".data"  # a leaf: autograd does not see the write
-    if node.target == "aten.add.Tensor" and node.args[0] == Ref(step.home) and isinstance(node.args[1], int):
+    if node.target == "aten.add.Tensor" and node.args[0] == Ref(step.stored) and isinstance(node.args[1], int):
         training = node.args[1] == 1 and step.buffer.endswith(_COUNTER)  # counted in training only
         # the sum itself is printed nowhere unless it has another reader
         counted = f"{target}.add_({'p.training' if training else node.args[1]})"
@@ -229,7 +229,7 @@ def _inline(plain: list[Line], outputs: Sequence[LocalValue], style: Style) -> l
 def _changed(between: Sequence[Line]) -> set[str]:
     """The values whose tensors these lines change in place."""
     steps = [step for line in between for step in line.steps]
-    updated = {step.home for step in steps if isinstance(step, Update)}
+    updated = {step.stored for step in steps if isinstance(step, Update)}
     return updated.union(*(running(step) for step in steps if isinstance(step, Run)))
 
 

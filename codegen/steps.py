@@ -45,10 +45,10 @@ class Convert:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """A buffer takes its new value. `home` is the buffer's own value in the graph."""
+    """A buffer takes its new value. `stored` is the buffer's own value in the graph."""
 
     buffer: str
-    home: str
+    stored: str
     reads: LocalValue
 
 

@@ -41,7 +41,7 @@ class Variant:
     factors: DimFactors
 
 
-def variant(annotated: AnnotatedGraph, larger: AnnotatedGraph, homes: Mapping[str, Layouts]) -> Variant:
+def variant(annotated: AnnotatedGraph, larger: AnnotatedGraph, storage: Mapping[str, Layouts]) -> Variant:
     """What `larger`, the graph of the same model with more rows, says. Raises Baked where it is another computation."""
     graph, other = annotated.graph, larger.graph
     pairs = [
@@ -63,7 +63,7 @@ def variant(annotated: AnnotatedGraph, larger: AnnotatedGraph, homes: Mapping[st
             raise Baked(f"the output {path} does not grow in proportion to the number of rows")
     names = tuple(item.name for item in graph.inputs if item.value in grown)
     for item in graph.inputs:
-        for layout in homes[item.value]:
+        for layout in storage[item.value]:
             if isinstance(layout, Shard) and item.value in grown and (layout.blocks, layout.unit) != (1, 1):
                 raise Baked(f"input {item.name} is cut inside its rows")
     return Variant(graph, other, rows, more, names, larger.calls, propagate(larger))

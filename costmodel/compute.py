@@ -12,7 +12,7 @@ someone needs: the first layer's input asks for none. Views are free. More ranks
 Halos: a windowed letter needs rows of the operand beyond the rank's own. The rows are computed for every rank from
 balanced bounds of the operand and of the result, and the largest number counts. The adjoint sends as many back.
 
-Parameters: one whose home layout on an axis is Copied has a gradient that is a sum over that axis. The runtime sums
+Parameters: one whose storage layout on an axis is Copied has a gradient that is a sum over that axis. The runtime sums
 such gradients in flat buckets while backward still runs, so a part of the time is hidden. What a whole step exposes,
 max(0, sums - hidden), is not a sum over parameters; each is priced at the share 1 - `Machine.overlap` of its own sum
 instead, and `autopar.planning.overlap` says with which overlap that is right.
@@ -211,15 +211,15 @@ def halo_rows(extent: int, result: int, parts: int, window: Window) -> tuple[int
     return int(foreign.max()), int(np.where(foreign > 0, np.maximum(left, right), 0).max())
 
 
-def gradient_sums(value: Value, home: Layouts, grid: GridShape, machine: Machine) -> tuple[Transfer, ...]:
+def gradient_sums(value: Value, stored: Layouts, grid: GridShape, machine: Machine) -> tuple[Transfer, ...]:
     """One all_sum of the local gradient per axis where the parameter is Copied; seconds are the exposed ones.
 
     Gradients travel in buckets with many others, so a single one pays for its bytes and not for a message of its own. The
     runtime sums over all these axes at once; an axis is said to cost what that sum costs more than the sum over the
     axes with better links.
     """
-    size = float(local_bytes(value.shape, ITEMSIZE[value.dtype], home, grid))
-    copied = [axis for axis, layout in enumerate(home) if isinstance(layout, Copied) and grid.sizes[axis] > 1]
+    size = float(local_bytes(value.shape, ITEMSIZE[value.dtype], stored, grid))
+    copied = [axis for axis, layout in enumerate(stored) if isinstance(layout, Copied) and grid.sizes[axis] > 1]
     transfers, before = [], 0.0
     copied.sort(key=lambda axis: reaches(machine, grid)[axis].across)
     for i, axis in enumerate(copied):
@@ -231,14 +231,14 @@ def gradient_sums(value: Value, home: Layouts, grid: GridShape, machine: Machine
 
 
 def parameter_seconds(
-    value: Value, kind: str, home: Layouts, optimizer: str, grid: GridShape, machine: Machine
+    value: Value, kind: str, stored: Layouts, optimizer: str, grid: GridShape, machine: Machine
 ) -> tuple[float, float]:
-    """(gradient sums, update) of a step for a tensor stored with layouts `home`; nothing for one that is not trained.
+    """(gradient sums, update) of a step for a tensor stored with layouts `stored`; nothing for one that is not trained.
 
     The update of the local part reads the gradient, and reads and writes the parameter and the optimizer's state.
     """
     if kind != "parameter":
         return 0.0, 0.0
-    moved = local_bytes(value.shape, ITEMSIZE[value.dtype], home, grid) * (3 + 2 * optimizer_copies(optimizer))
-    sums = sum(one.seconds for one in gradient_sums(value, home, grid, machine))
+    moved = local_bytes(value.shape, ITEMSIZE[value.dtype], stored, grid) * (3 + 2 * optimizer_copies(optimizer))
+    sums = sum(one.seconds for one in gradient_sums(value, stored, grid, machine))
     return sums, max(machine.launch_floor, moved / machine.update_rate(optimizer)) * crowding(machine, grid)

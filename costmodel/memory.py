@@ -68,18 +68,18 @@ def update_copies(optimizer: str) -> int:
     return 2 if optimizer == "adamw" else 0
 
 
-def parameter_parts(value: Value, kind: str, home: Layouts, optimizer: str, grid: GridShape) -> tuple[int, int, int]:
-    """(parameter, gradient, optimizer state): local bytes of a tensor stored with layouts `home`.
+def parameter_parts(value: Value, kind: str, stored: Layouts, optimizer: str, grid: GridShape) -> tuple[int, int, int]:
+    """(parameter, gradient, optimizer state): local bytes of a tensor stored with layouts `stored`.
 
     `kind` as in `graph.Parameter`: only a "parameter" has a gradient and a state.
     """
-    size = local_bytes(value.shape, ITEMSIZE[value.dtype], home, grid)
+    size = local_bytes(value.shape, ITEMSIZE[value.dtype], stored, grid)
     return (size, size, size * optimizer_copies(optimizer)) if kind == "parameter" else (size, 0, 0)
 
 
-def parameter_bytes(value: Value, kind: str, home: Layouts, optimizer: str, grid: GridShape) -> int:
+def parameter_bytes(value: Value, kind: str, stored: Layouts, optimizer: str, grid: GridShape) -> int:
     """All three `parameter_parts` together."""
-    return sum(parameter_parts(value, kind, home, optimizer, grid))
+    return sum(parameter_parts(value, kind, stored, optimizer, grid))
 
 
 def kept(call: Call, rule: Rule, op: Op, choices: tuple[Choice, ...], grid: GridShape) -> list[tuple[str, int]]:

@@ -86,7 +86,7 @@ def _parameters(graph: Graph, decision: Decision) -> tuple[TensorPlan, ...]:
     readers = graph.consumers()
     return tuple(
         replace(
-            tensor_plan(item.name, graph.values[item.value], item.kind, decision.homes[item.value]),
+            tensor_plan(item.name, graph.values[item.value], item.kind, decision.storage[item.value]),
             aliases=item.aliases,
             readers=tuple(node.name for node in readers[item.value]),
         )
@@ -145,7 +145,7 @@ def _update(built: PricedProblem, decision: Decision, optimizer: str) -> float:
     values = built.graph.values
     return sum(
         compute.parameter_seconds(
-            values[item.value], item.kind, decision.homes[item.value], optimizer, built.grid, built.machine
+            values[item.value], item.kind, decision.storage[item.value], optimizer, built.grid, built.machine
         )[1]
         for item in built.graph.parameters
     )

@@ -49,21 +49,21 @@ def priced(built: PricedProblem, unhidden: float) -> PricedProblem:
     nodes = list(built.problem.nodes)
     known: dict[tuple[object, ...], Array] = {}
     for item in built.graph.parameters:
-        value, key = built.graph.values[item.value], built.tied.get("home:" + item.value, "home:" + item.value)
+        value, key = built.graph.values[item.value], built.tied.get("storage:" + item.value, "storage:" + item.value)
         alike = (key, value.shape, value.dtype, item.kind)
         if alike not in known:
-            homes = cast(Sequence[Layouts], built.options[key])
-            known[alike] = _sums(built, value, item.kind, homes, unhidden)
-            known[alike] = known[alike] - _sums(built, value, item.kind, homes, built.unhidden)
+            storage = cast(Sequence[Layouts], built.options[key])
+            known[alike] = _sums(built, value, item.kind, storage, unhidden)
+            known[alike] = known[alike] - _sums(built, value, item.kind, storage, built.unhidden)
         at = position[key]
         nodes[at] = replace(nodes[at], costs=nodes[at].costs + known[alike])
     return replace(built, problem=replace(built.problem, nodes=tuple(nodes)), unhidden=unhidden)
 
 
-def _sums(built: PricedProblem, value: Value, kind: str, homes: Sequence[Layouts], unhidden: float) -> Array:
-    """Seconds of a parameter's gradient sum in each home."""
+def _sums(built: PricedProblem, value: Value, kind: str, storage: Sequence[Layouts], unhidden: float) -> Array:
+    """Seconds of a parameter's gradient sum in each storage layout."""
     machine = with_less_overlap(built.machine, unhidden)
-    return np.array([parameter_seconds(value, kind, home, "sgd", built.grid, machine)[0] for home in homes])
+    return np.array([parameter_seconds(value, kind, stored, "sgd", built.grid, machine)[0] for stored in storage])
 
 
 def cost(built: PricedProblem, choice: Sequence[int], unhidden: float) -> float:

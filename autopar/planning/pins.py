@@ -45,7 +45,7 @@ class Pin:
 class _Match:
     """One call or tensor that a pin or ban is about, on one axis."""
 
-    kind: str  # "node" or "home"
+    kind: str  # "node" or "storage"
     name: str
     axis: int
     pin: Pin
@@ -86,20 +86,20 @@ def apply(pins: Sequence[Pin], annotated: AnnotatedGraph, grid: GridShape) -> Co
         if match.kind == "node" and not match.pin.ban:
             pinned = calls.setdefault(match.name, {})
             pinned[match.axis] = _narrower(match.pin.word, pinned.get(match.axis, match.pin.word))
-    bans, homes, unhomes = (
-        _table(matches, kind, ban=ban) for kind, ban in (("node", True), ("home", False), ("home", True))
+    bans, storage, banned_storage = (
+        _table(matches, kind, ban=ban) for kind, ban in (("node", True), ("storage", False), ("storage", True))
     )
-    return Constraints(pins=calls, bans=bans, homes=homes, unhomes=unhomes)
+    return Constraints(pins=calls, bans=bans, storage=storage, banned_storage=banned_storage)
 
 
 def stored(constraints: Constraints, graph: Graph, layouts: Mapping[str, Sequence[str]]) -> Constraints:
     """With these parameters lying so, whatever else was asked for them."""
-    homes = {
+    storage = {
         item.value: {axis: (word,) for axis, word in enumerate(layouts[item.name])}
         for item in graph.parameters
         if item.name in layouts
     }
-    return replace(constraints, homes={**constraints.homes, **homes})
+    return replace(constraints, storage={**constraints.storage, **storage})
 
 
 def _narrower(one: str, other: str) -> str:
@@ -122,7 +122,7 @@ def _targets(pin: Pin, annotated: AnnotatedGraph) -> list[tuple[str, str]]:
     tensors = [value for names, value in _tensors(graph) if _fits(pin, *names)]
     if within(pin.word, _SHARDS) or (tensors and not matched and pin.word in MODES):
         if tensors and pin.word != "linear":
-            return [("home", value) for value in tensors]
+            return [("storage", value) for value in tensors]
         raise _unmatched(pin, [name for names, _ in _tensors(graph) for name in names], "parameter or input")
     if not matched:
         names = [name for node in graph.nodes for name in (node.module, node.name) if name]

@@ -53,7 +53,7 @@ def plan(
         graph_sha256=_hash(graph),
         program_sha256=hashlib.sha256(program.text.encode()).hexdigest(),
         inputs=tuple(
-            tensor_plan(item.name, graph.values[item.value], "input", decision.homes[item.value])
+            tensor_plan(item.name, graph.values[item.value], "input", decision.storage[item.value])
             for item in graph.inputs
         ),
         parameters=parts.parameters,
@@ -162,8 +162,8 @@ def _single(built: PricedProblem, optimizer: str) -> float:
         total += sum(compute.node_seconds(*given, built.timings))
     for parameter in built.graph.parameters:
         value = built.graph.values[parameter.value]
-        home = tuple(choice.operands[0] for choice in _replicated(built))
-        total += compute.parameter_seconds(value, parameter.kind, home, optimizer, built.grid, built.machine)[1]
+        stored = tuple(choice.operands[0] for choice in _replicated(built))
+        total += compute.parameter_seconds(value, parameter.kind, stored, optimizer, built.grid, built.machine)[1]
     return total
 
 

@@ -23,9 +23,9 @@ def sums(bytes_: str, rounds: str) -> dict[str, float]:
     """Seconds of an all-reduce: autopar's in place and on any tensor, and MPI's own."""
     comm = MpiComm.duplicate(WORLD)
     numel = int(bytes_) // 4
-    home, other = comm.empty(numel, torch.float32).zero_(), torch.zeros(numel)
+    stored, other = comm.empty(numel, torch.float32).zero_(), torch.zeros(numel)
     calls = {
-        "autopar in place": lambda: comm.all_reduce(home),
+        "autopar in place": lambda: comm.all_reduce(stored),
         "autopar": lambda: comm.all_reduce(other),
         "MPI": lambda: WORLD.Allreduce(MPI.IN_PLACE, other.numpy()),
     }
@@ -33,7 +33,7 @@ def sums(bytes_: str, rounds: str) -> dict[str, float]:
     for _ in range(int(rounds)):
         for name, call in calls.items():
             seconds[name].append(slowest(call))
-    comm.release(home)
+    comm.release(stored)
     comm.free()
     return {name: median(times[1:]) for name, times in seconds.items()}
 

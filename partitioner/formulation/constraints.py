@@ -24,32 +24,32 @@ Words = Mapping[int, Collection[str]]  # per axis
 class Constraints:
     """What limits the choice.
 
-    pins     per call and axis what it must do
-    bans     per call and axis what it must not do
-    only     per call the strategies of which it takes one, as far as it has any of them
-    homes    per parameter or input and axis the words of which its home fits every one
-    unhomes  the same of what its home must not be
-    stored   parameters that lie in parts over as many axes as they can, and are gathered for use
-    bases    per call the strategies of which mixtures are open (`strategies_of`); None where all are
+    pins            per call and axis what it must do
+    bans            per call and axis what it must not do
+    only            per call the strategies of which it takes one, as far as it has any of them
+    storage         per parameter or input and axis the words of which its storage layout fits every one
+    banned_storage  the same of what its storage layout must not be
+    stored          parameters that lie in parts over as many axes as they can, and are gathered for use
+    bases           per call the strategies of which mixtures are open (`strategies_of`); None where all are
     """
 
     pins: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
     bans: Mapping[str, Words] = field(default_factory=dict)
     only: Mapping[str, Collection[Strategy]] = field(default_factory=dict)
-    homes: Mapping[str, Words] = field(default_factory=dict)
-    unhomes: Mapping[str, Words] = field(default_factory=dict)
+    storage: Mapping[str, Words] = field(default_factory=dict)
+    banned_storage: Mapping[str, Words] = field(default_factory=dict)
     stored: frozenset[str] = frozenset()
     bases: Mapping[str, Sequence[Strategy]] | None = None
 
     def gathers(self, value: str) -> bool:
         """Whether a parameter may lie in parts where its users want it whole: it is asked for."""
         return value in self.stored or any(
-            word.startswith("shard") for words in self.homes.get(value, {}).values() for word in words
+            word.startswith("shard") for words in self.storage.get(value, {}).values() for word in words
         )
 
     def alike(self, value: str, other: str) -> bool:
         """Whether two tensors may lie in the same layouts, so that blocks may share the choice."""
-        every = (self.homes, self.unhomes)
+        every = (self.storage, self.banned_storage)
         same = all(_plain(table.get(value, {})) == _plain(table.get(other, {})) for table in every)
         return same and (value in self.stored) == (other in self.stored)
 
@@ -117,30 +117,36 @@ def allowed_storage_layouts(
 ) -> tuple[Layouts, ...]:
     """Those of the layouts in which a tensor may lie. Raises ConfigError where there is none."""
     every = tuple(options)
-    pinned, banned = constraints.homes.get(value, {}), constraints.unhomes.get(value, {})
+    pinned, banned = constraints.storage.get(value, {}), constraints.banned_storage.get(value, {})
     kept = tuple(
-        home
-        for home in every
+        stored
+        for stored in every
         if all(
-            layout_matches(home[axis], word) for axis, words in pinned.items() if grid.sizes[axis] > 1 for word in words
+            layout_matches(stored[axis], word)
+            for axis, words in pinned.items()
+            if grid.sizes[axis] > 1
+            for word in words
         )
         and not any(
-            layout_matches(home[axis], word) for axis, words in banned.items() if grid.sizes[axis] > 1 for word in words
+            layout_matches(stored[axis], word)
+            for axis, words in banned.items()
+            if grid.sizes[axis] > 1
+            for word in words
         )
     )
     if not kept:
         asked_for = [f"{word}@{grid.names[axis]}" for axis, words in pinned.items() for word in words]
         asked_for += [f"not {word}@{grid.names[axis]}" for axis, words in banned.items() for word in words]
-        able = [f"it can lie as {', '.join(map(str, home))}" for home in every]
+        able = [f"it can lie as {', '.join(map(str, stored))}" for stored in every]
         rule = "a parameter lies as its users need it, or in parts along dim 0 of at least a row per rank"
         fix = "pin or ban another layout"
         given = f"cannot lie so: {'; '.join(asked_for)}"
-        raise ConfigError(refusal(f"home of {value}", given, rule, able[:12], fix))
+        raise ConfigError(refusal(f"storage layout of {value}", given, rule, able[:12], fix))
     if value in constraints.stored:
         most = max(map(_parts, kept))
-        kept = tuple(home for home in kept if _parts(home) == most)
+        kept = tuple(stored for stored in kept if _parts(stored) == most)
     return kept
 
 
-def _parts(home: Layouts) -> int:
-    return sum(isinstance(layout, Shard) for layout in home)
+def _parts(stored: Layouts) -> int:
+    return sum(isinstance(layout, Shard) for layout in stored)

@@ -53,8 +53,8 @@ class Merged:
         return Constraints(
             pins=self._pins(whole.pins),
             bans=self._words(whole.bans),
-            homes=self._words(whole.homes),
-            unhomes=self._words(whole.unhomes),
+            storage=self._words(whole.storage),
+            banned_storage=self._words(whole.banned_storage),
             stored=whole.stored,
         )
 

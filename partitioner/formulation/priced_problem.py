@@ -1,6 +1,6 @@
 """From a graph to the abstract problem, and from its solution back to decisions.
 
-Variables: one per call (its strategy), one per parameter and input (its home layouts), and one *fan-out* per tensor that several
+Variables: one per call (its strategy), one per parameter and input (its storage layout), and one *fan-out* per tensor that several
 calls read: the layouts it is converted to once for all of them. Costs: a call's compute and inner communication, a
 parameter's gradient sum and update, and on every edge the conversion from what the producer yields to what the reader needs. Calls
 of repeated blocks share a variable, whose cost is the sum over the blocks.
@@ -32,7 +32,7 @@ from autopar.partitioner.problem import Choices, Edge, Problem
 class PricedProblem:
     """The problem of one graph on one grid, with what its variables mean.
 
-    keys           per variable ``"node:NAME"``, ``"home:VALUE"`` (where a value is stored) or ``"fan:VALUE"`` (its fan-out)
+    keys           per variable ``"node:NAME"``, ``"storage:VALUE"`` (where a value is stored) or ``"fan_out:VALUE"`` (its fan-out)
     options        per variable its strategies (of a call) or layouts (of a tensor)
     tied           key of a later block's variable -> key of the first block's, which stands for it
     recomputation  the repeated blocks whose forward is computed again in backward
@@ -57,12 +57,12 @@ class PricedProblem:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What was decided: a strategy per call, home layouts per parameter and input, and for a tensor that several calls read the
+    """What was decided: a strategy per call, storage layouts per parameter and input, and for a tensor that several calls read the
     layouts to which it is converted once for all of them."""
 
     strategies: Mapping[str, Strategy]
-    homes: Mapping[str, Layouts]
-    fans: Mapping[str, Layouts]
+    storage: Mapping[str, Layouts]
+    fan_outs: Mapping[str, Layouts]
     recomputation: Recomputation = NO_RECOMPUTATION
 
 
@@ -139,10 +139,10 @@ def decide(built: PricedProblem, choice: Sequence[int]) -> Decision:
 
     strategies = {node.name: of("node:" + node.name) for node in built.graph.nodes}
     outside = external_values(built.graph)
-    fanned = [name for name in built.graph.values if built.tied.get("fan:" + name, "fan:" + name) in chosen]
+    fanned = [name for name in built.graph.values if built.tied.get("fan_out:" + name, "fan_out:" + name) in chosen]
     return Decision(
         strategies,  # type: ignore[arg-type]
-        {name: of("home:" + name) for name in outside},  # type: ignore[misc]
-        {name: of("fan:" + name) for name in fanned},  # type: ignore[misc]
+        {name: of("storage:" + name) for name in outside},  # type: ignore[misc]
+        {name: of("fan_out:" + name) for name in fanned},  # type: ignore[misc]
         built.recomputation,
     )

@@ -58,7 +58,7 @@ class ProblemBuilder:
     recomputation: Recomputation
     plain: dict[str, int] = field(
         default_factory=dict
-    )  # per parameter its homes that are used as they lie: the first ones
+    )  # per parameter its storage layouts that are used as they lie: the first ones
     options: dict[str, Sequence[Strategy] | Sequence[Layouts]] = field(default_factory=dict)
     costs: dict[str, Matrix] = field(default_factory=dict)
     bytes: dict[str, Matrix] = field(default_factory=dict)
@@ -93,16 +93,16 @@ class ProblemBuilder:
             value = self.graph.values[item.value]
             options = storage_layouts(value, demanded[item.value], self.grid)
             options = allowed_storage_layouts(self.constraints, item.value, options, self.grid)
-            held = [local_bytes(value.shape, ITEMSIZE[value.dtype], home, self.grid) for home in options]
-            self.add_variable("home:" + item.value, options, [0.0] * len(options), held, span)
+            held = [local_bytes(value.shape, ITEMSIZE[value.dtype], stored, self.grid) for stored in options]
+            self.add_variable("storage:" + item.value, options, [0.0] * len(options), held, span)
         known: dict[tuple[object, ...], tuple[Sequence[Layouts], list[float], list[int]]] = {}
         for parameter in self.graph.parameters:
             value = self.graph.values[parameter.value]
-            first = self.tied.get("home:" + parameter.value, "home:" + parameter.value).removeprefix("home:")
+            first = self.tied.get("storage:" + parameter.value, "storage:" + parameter.value).removeprefix("storage:")
             key = (first, value.shape, value.dtype, parameter.kind)
             if key not in known:
                 known[key] = self.priced_storage(parameter.kind, self.graph.values[first], demanded[first])
-            self.add_variable("home:" + parameter.value, *known[key], span)
+            self.add_variable("storage:" + parameter.value, *known[key], span)
 
     def priced_storage(
         self, kind: str, value: Value, demanded: Sequence[Layouts]
@@ -120,8 +120,8 @@ class ProblemBuilder:
         options = [*(one for one in plain if one in kept), *(one for one in gathered if one in kept)]
         self.plain[value.name] = sum(one in kept for one in plain)
         given = (self.optimizer, self.grid, self.machine)
-        costs = [sum(compute.parameter_seconds(value, kind, home, *given)) for home in options]
-        held = [memory.parameter_bytes(value, kind, home, self.optimizer, self.grid) for home in options]
+        costs = [sum(compute.parameter_seconds(value, kind, stored, *given)) for stored in options]
+        held = [memory.parameter_bytes(value, kind, stored, self.optimizer, self.grid) for stored in options]
         for at in range(self.plain[value.name], len(options)):
             held[at] += local_bytes(value.shape, ITEMSIZE[value.dtype], gathered[options[at]], self.grid)
         return options, costs, held
@@ -169,10 +169,10 @@ class ProblemBuilder:
             for reader, wants in uses:
                 self.add_conversion(name, source, yields, reader, wants, times, runs)
         for buffer, name in targets.items():
-            home = next(item.value for item in self.graph.parameters if item.name == buffer)
+            stored = next(item.value for item in self.graph.parameters if item.name == buffer)
             source, yields = self.source(name)
-            options = self.options[self.tied.get("home:" + home, "home:" + home)]
-            self.add_conversion(name, source, yields, "home:" + home, options)  # type: ignore[arg-type]
+            options = self.options[self.tied.get("storage:" + stored, "storage:" + stored)]
+            self.add_conversion(name, source, yields, "storage:" + stored, options)  # type: ignore[arg-type]
         source, yields = self.source(self.graph.loss)
         whole: Layouts = tuple(Replicate() for _ in self.grid.sizes)
         key = self.tied.get(source, source)
@@ -205,7 +205,7 @@ class ProblemBuilder:
             node = self.makers[name]
             result = node.outputs.index(name)
             return "node:" + node.name, self.conversions.results(self.described[node.name], result)
-        key = "home:" + name
+        key = "storage:" + name
         return key, self.options[self.tied.get(key, key)]  # type: ignore[return-value]
 
     def fan_out(
@@ -218,7 +218,7 @@ class ProblemBuilder:
         runs: int,
     ) -> tuple[str, Sequence[Layouts]]:
         """A variable for the layouts that a tensor is converted to once for all its readers."""
-        key = "fan:" + name
+        key = "fan_out:" + name
         options = self.layouts((yields, *(wants for _, wants in uses)))
         known = self.options.get(self.tied.get(key, key), options)
         if known is not options:
@@ -250,8 +250,8 @@ class ProblemBuilder:
         costs = self.seconds(name, yields, wants, runs) * times
         if name in self.parameters:
             barred = self.conversions.whole(yields, wants)
-            if source.startswith("home:"):
-                plain = self.plain[a.removeprefix("home:")]
+            if source.startswith("storage:"):
+                plain = self.plain[a.removeprefix("storage:")]
                 barred = np.where(np.arange(len(yields))[:, None] < plain, barred, 0.0)
             costs = costs + barred
         if a == b:  # one block's result is the next block's operand, and the blocks share the variable

@@ -27,15 +27,17 @@ def tied_keys(graph: Graph, repeats: Sequence[repeated_blocks.Repeat]) -> dict[s
     tied: dict[str, str] = {}
     for key, first in repeated_blocks.representatives(repeats).items():
         kind, name = key.split(":", 1)
-        tied["fan:" + name if kind == "value" else key] = "fan:" + first.split(":", 1)[1] if kind == "value" else first
+        tied["fan_out:" + name if kind == "value" else key] = (
+            "fan_out:" + first.split(":", 1)[1] if kind == "value" else first
+        )
     for repeat in repeats:
         for nodes in repeat.nodes[1:]:
             for node, first_node in zip(nodes, repeat.nodes[0], strict=True):
                 for name, first_name in zip(node.inputs, first_node.inputs, strict=True):
                     if name in outside:
-                        _tie(tied, "home:" + name, "home:" + first_name)
+                        _tie(tied, "storage:" + name, "storage:" + first_name)
                         if {*readers[name]} <= {*nodes} and {*readers[first_name]} <= {*repeat.nodes[0]}:
-                            _tie(tied, "fan:" + name, "fan:" + first_name)
+                            _tie(tied, "fan_out:" + name, "fan_out:" + first_name)
     return {key: _root(tied, key) for key in tied}
 
 

@@ -1,7 +1,7 @@
 """What every call, parameter and input of a graph may do on a whole grid.
 
-A *strategy* of a call is one `Choice` per axis, of a parameter or input one layout per axis (its home). All axes are chosen
-together: solving axis after axis degenerates to batch parallelism everywhere.
+A *strategy* of a call is one `Choice` per axis, of a parameter or input one layout per axis (its storage layout). All axes are
+chosen together: solving axis after axis degenerates to batch parallelism everywhere.
 """
 
 from __future__ import annotations
@@ -171,8 +171,8 @@ def storage_layouts(value: Value, demanded: Iterable[Layouts], grid: GridShape) 
     """The layouts a parameter or input may live in: those its users ask for, a Partial one being kept whole instead."""
     found: dict[Layouts, None] = {tuple(Replicate() for _ in grid.sizes): None}
     found.update(dict.fromkeys(map(_kept_whole, demanded)))
-    plain = found if value.differentiable else dict.fromkeys(tuple(_plain(one) for one in home) for home in found)
-    return tuple(home for home in plain if compatible(value.shape, home, grid))
+    plain = found if value.differentiable else dict.fromkeys(tuple(_plain(one) for one in stored) for stored in found)
+    return tuple(stored for stored in plain if compatible(value.shape, stored, grid))
 
 
 def gathered_storage_layouts(value: Value, demanded: Iterable[Layouts], grid: GridShape) -> dict[Layouts, Layouts]:
@@ -189,10 +189,10 @@ def gathered_storage_layouts(value: Value, demanded: Iterable[Layouts], grid: Gr
             [one, Shard(0)] if isinstance(one, Copied) and value.shape[0] >= size else [one]
             for one, size in zip(used, grid.sizes, strict=True)
         ]
-        for home in itertools.product(*options):
-            if home != used and compatible(value.shape, home, grid):
-                known = found.setdefault(home, used)
-                found[home] = max(known, used, key=lambda one: sum(isinstance(layout, Copied) for layout in one))
+        for stored in itertools.product(*options):
+            if stored != used and compatible(value.shape, stored, grid):
+                known = found.setdefault(stored, used)
+                found[stored] = max(known, used, key=lambda one: sum(isinstance(layout, Copied) for layout in one))
     return found
 
 

@@ -22,7 +22,7 @@ def read_back(rows, names):
 
 
 @st.composite
-def homes(draw):
+def storage(draw):
     """Layouts by name; no name is the beginning of another, as in a state_dict."""
     names = draw(
         st.sets(st.lists(st.sampled_from(PARTS), min_size=1, max_size=5).map(".".join), min_size=1, max_size=40)
@@ -34,7 +34,7 @@ def homes(draw):
 
 
 @settings(deadline=None)
-@given(homes())
+@given(storage())
 def test_every_parameter_lies_as_decided(layouts):
     assert read_back(parameter_rows(layouts), layouts) == layouts
 
@@ -50,7 +50,7 @@ def test_layouts_without_any_order(layouts):
 
 
 @settings(deadline=None)
-@given(st.one_of(homes(), st.dictionaries(st.lists(st.sampled_from(PARTS), min_size=2, max_size=3).map(".".join),
+@given(st.one_of(storage(), st.dictionaries(st.lists(st.sampled_from(PARTS), min_size=2, max_size=3).map(".".join),
                                           st.sampled_from(LAYOUTS), min_size=1, max_size=40)))  # fmt: skip
 def test_no_row_can_be_left_out(layouts):
     rows = parameter_rows(layouts)

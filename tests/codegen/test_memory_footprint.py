@@ -40,7 +40,9 @@ def test_nothing_but_parameters_and_their_state_is_left_over(name):
     last = found.parts(found.steps - 1)
     graph, decision = one.built.graph, lowered(one)[0]
     sizes = [
-        memory.parameter_parts(graph.values[item.value], item.kind, decision.homes[item.value], "adamw", one.built.grid)
+        memory.parameter_parts(
+            graph.values[item.value], item.kind, decision.storage[item.value], "adamw", one.built.grid
+        )
         for item in graph.parameters
     ]
     assert last["parameters"] == sum(size for size, _, _ in sizes)
@@ -73,6 +75,6 @@ def test_summed_gradients_lie_in_buckets_all_the_time():
     one = compiled("mlp", "2", QUICK, pin=["fc*: b0@axis0"])
     found = held(one)
     decision = lowered(one)[0]
-    copied = [item for item in one.graph.parameters if decision.homes[item.value] == (Copied(),)]
+    copied = [item for item in one.graph.parameters if decision.storage[item.value] == (Copied(),)]
     assert copied
     assert found.parts(0)["gradients"] == sum(one.graph.values[item.value].nbytes for item in copied)

@@ -27,9 +27,9 @@ def sound(request):
     return *lowered(one), one.built.grid
 
 
-def refused(program, decision, grid, homes=None):
+def refused(program, decision, grid, storage=None):
     with pytest.raises(UnsoundProgram):
-        check(program, decision.homes if homes is None else homes, grid)
+        check(program, decision.storage if storage is None else storage, grid)
 
 
 def places(steps, kind):
@@ -63,7 +63,7 @@ def some(found, count=12):
 
 def test_sound_programs_pass(sound):
     decision, program, grid = sound
-    check(program, decision.homes, grid)
+    check(program, decision.storage, grid)
 
 
 def test_a_dropped_step(sound):
@@ -144,10 +144,10 @@ def test_another_home(sound):
     decision, program, grid = sound
     every = [at(program.steps, place) for place in places(program.steps, Run | Convert)]
     read = {held for step in every for held in (step.reads if isinstance(step.reads, tuple) else (step.reads,))}
-    for name, layouts in decision.homes.items():
+    for name, layouts in decision.storage.items():
         if LocalValue(name, layouts) in read:
             for other in other_layouts(layouts):
-                refused(program, decision, grid, {**decision.homes, name: other})
+                refused(program, decision, grid, {**decision.storage, name: other})
 
 
 def test_another_choice_of_a_call(sound):
@@ -214,9 +214,9 @@ def test_a_block_whose_parameters_lie_otherwise_than_those_of_the_first(sound):
     decision, program, grid = sound
     for place in places(program.steps, Loop):
         for node in at(program.steps, place).repeat.nodes[1]:
-            for name in set(node.inputs) & set(decision.homes):
-                for layouts in other_layouts(decision.homes[name]):
-                    refused(program, decision, grid, {**decision.homes, name: layouts})
+            for name in set(node.inputs) & set(decision.storage):
+                for layouts in other_layouts(decision.storage[name]):
+                    refused(program, decision, grid, {**decision.storage, name: layouts})
 
 
 def test_a_buffer_that_takes_a_value_in_another_layout(sound):
@@ -245,23 +245,23 @@ def test_an_inner_cut_is_undone_before_the_outer_one():
             convert.conversion, primitive="gather", axis=axis, before=inside.layouts, after=after
         )
         step = dataclasses.replace(convert, conversion=conversion, reads=inside, writes=LocalValue("x", after))
-        homes = {**decision.homes, "x": inside.layouts}
+        storage = {**decision.storage, "x": inside.layouts}
         program_of_one = dataclasses.replace(
             program, steps=(step,), loss=LocalValue("done", (Replicate(), Replicate()))
         )
-        homes["done"] = program_of_one.loss.layouts
+        storage["done"] = program_of_one.loss.layouts
         if axis == 0:
-            refused(program_of_one, decision, one.built.grid, homes)
+            refused(program_of_one, decision, one.built.grid, storage)
         else:
-            check(program_of_one, homes, one.built.grid)
+            check(program_of_one, storage, one.built.grid)
 
 
 def test_running_statistics_change_where_they_are_stored():
     one = compiled("conv", "2")
     decision, program = lowered(one)
-    split = [name for name in decision.homes if name.endswith("running_mean")]
+    split = [name for name in decision.storage if name.endswith("running_mean")]
     assert split
-    refused(program, decision, one.built.grid, {**decision.homes, split[0]: (Shard(0, 2),)})
+    refused(program, decision, one.built.grid, {**decision.storage, split[0]: (Shard(0, 2),)})
 
 
 def ranks_of(grid):

@@ -60,8 +60,8 @@ def test_nothing_moves_behind_the_update_of_a_buffer_that_it_reads():
         updates = [i for i, line in enumerate(body) if isinstance(line.steps[-1], Update)]
         assert updates
         for i in updates:
-            home = body[i].steps[-1].home
-            assert home not in {held.value for line in body[i + 1 :] for held in line.reads}
+            stored = body[i].steps[-1].stored
+            assert stored not in {held.value for line in body[i + 1 :] for held in line.reads}
 
 
 @pytest.mark.parametrize("name", ["mlp", "conv", "gpt", "counted", "odd_names", "masked", "reserved", "norm_twice"])

@@ -74,8 +74,8 @@ def test_every_buffer_takes_its_new_value_after_the_last_reading_of_the_old_one(
         for i, step in enumerate(steps):
             if isinstance(step, Update):
                 found[step.buffer] += 1
-                assert step.reads.layouts == decision.homes[step.home]
-                assert step.home not in {held.value for later in steps[i + 1 :] for held in reads_of(later)}
+                assert step.reads.layouts == decision.storage[step.stored]
+                assert step.stored not in {held.value for later in steps[i + 1 :] for held in reads_of(later)}
     first = {name: f"{prefix}.{members[0]}." for prefix, members in one.plan.repeats for name, _ in one.graph.updates
              if any(name.startswith(f"{prefix}.{member}.") for member in members)}  # fmt: skip
     assert found == Counter(name for name, _ in one.graph.updates if name.startswith(first.get(name, "")))

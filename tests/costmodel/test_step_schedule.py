@@ -47,13 +47,13 @@ def test_a_plan_s_seconds_are_those_of_its_tasks(name, grid, machine):
 def test_without_overlap_the_sums_are_those_that_the_planner_priced(name, grid):
     """Without latencies: the planner does not know the buckets. Flags are all that a bucket has besides its gradients."""
     one = made(name, grid)
-    graph, homes = one.graph, {item.name: item for item in one.plan.parameters}
+    graph, storage = one.graph, {item.name: item for item in one.plan.parameters}
     shape = GridShape.parse(grid)
     separable = sum(
         compute.parameter_seconds(
             graph.values[item.value],
             item.kind,
-            tuple(map(parse_layout, homes[item.name].layouts)),
+            tuple(map(parse_layout, storage[item.name].layouts)),
             "adamw",
             shape,
             FREE,

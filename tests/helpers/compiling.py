@@ -116,11 +116,11 @@ def verified(path, grid, cases=CASES, steps=3):
 
 def as_priced(one):
     """A plan's predicted seconds with gradient sums as the planner prices them: one by one, where the program has buckets."""
-    homes = {item.name: tuple(map(parse_layout, item.layouts)) for item in one.plan.parameters}
+    storage = {item.name: tuple(map(parse_layout, item.layouts)) for item in one.plan.parameters}
     machine = with_less_overlap(one.plan.machine, one.plan.solver.unhidden)
     given = (one.plan.options.optimizer, GridShape.parse(one.plan.grid), machine)
     sums = sum(
-        parameter_seconds(one.graph.values[item.value], item.kind, homes[item.name], *given)[0]
+        parameter_seconds(one.graph.values[item.value], item.kind, storage[item.name], *given)[0]
         for item in one.graph.parameters
     )
     return one.plan.predicted.seconds - one.plan.predicted.gradients + sums

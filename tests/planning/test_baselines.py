@@ -61,9 +61,9 @@ def test_data_splits_the_batch_everywhere():
     one = fixed("gpt", "2x2", "data")
     for axis in (0, 1):
         assert {*letters(one, "linear", "scaled_dot_product_attention", axis=axis)} == {"b0"}
-    homes = {item.name: item.layouts for item in one.plan.parameters if item.kind == "parameter"}
-    del homes["position.weight"]  # it is looked up without a batch
-    assert set(homes.values()) == {("copied", "copied")}
+    storage = {item.name: item.layouts for item in one.plan.parameters if item.kind == "parameter"}
+    del storage["position.weight"]  # it is looked up without a batch
+    assert set(storage.values()) == {("copied", "copied")}
 
 
 def test_zero_is_data_with_parameters_in_parts():

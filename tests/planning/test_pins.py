@@ -110,10 +110,10 @@ def test_layouts_are_pinned_and_banned_on_tensors():
     gpt = captured("gpt").graph
     weight = {item.name: item.value for item in gpt.parameters}
     found = wishes(gpt, "blocks.*.up.weight: shard 0@axis1", "embed.weight: whole@axis0", ban=["*: shard@axis0"])
-    assert found.homes[weight["blocks.1.up.weight"]] == {1: ("shard 0",)}
-    assert found.homes[weight["embed.weight"]] == {0: ("whole",)}
-    assert len(found.unhomes) == len(gpt.parameters) + len(gpt.inputs)
-    assert wishes(gpt, "head.weight: shard 0@axis0").homes == {weight["embed.weight"]: {0: ("shard 0",)}}  # tied
+    assert found.storage[weight["blocks.1.up.weight"]] == {1: ("shard 0",)}
+    assert found.storage[weight["embed.weight"]] == {0: ("whole",)}
+    assert len(found.banned_storage) == len(gpt.parameters) + len(gpt.inputs)
+    assert wishes(gpt, "head.weight: shard 0@axis0").storage == {weight["embed.weight"]: {0: ("shard 0",)}}  # tied
     assert "no parameter or input; did you mean 'blocks.0.up.weight'?" in refused(
         gpt, "blocks.0.up.wieght: shard 0@axis0"
     )

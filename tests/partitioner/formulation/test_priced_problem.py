@@ -153,11 +153,13 @@ def test_a_limit_that_cannot_be_met_says_what_would_do(name, grid):
 @pytest.mark.parametrize(("name", "grid"), [("mlp", "2"), ("conv", "2x2"), ("gpt", "2x2")])
 def test_the_planner_s_peak_is_all_that_is_kept(name, grid):
     one = compiled(name, grid)
-    homes = decide(one.built, one.solution.choice).homes
+    storage = decide(one.built, one.solution.choice).storage
     values = [one.graph.values[item.value] for item in one.graph.inputs]
-    inputs = sum(local_bytes(one.shape, ITEMSIZE[one.dtype], homes[one.name], GridShape.parse(grid)) for one in values)
+    inputs = sum(
+        local_bytes(one.shape, ITEMSIZE[one.dtype], storage[one.name], GridShape.parse(grid)) for one in values
+    )
     stored = sum(
-        parameter_bytes(one.graph.values[item.value], item.kind, homes[item.value], "adamw", GridShape.parse(grid))
+        parameter_bytes(one.graph.values[item.value], item.kind, storage[item.value], "adamw", GridShape.parse(grid))
         for item in one.graph.parameters
     )
     assert inputs + stored + sum(node.saved_bytes for node in one.plan.nodes) == one.solution.peak
@@ -204,14 +206,14 @@ def test_a_decision_names_everything():
     decision = decide(one, solve(one.problem).choice)
     graph = one.graph
     assert decision.strategies.keys() == {node.name for node in graph.nodes}
-    assert decision.homes.keys() == {item.value for item in (*graph.parameters, *graph.inputs)}
+    assert decision.storage.keys() == {item.value for item in (*graph.parameters, *graph.inputs)}
     for repeat in one.repeats:
         for nodes in repeat.nodes[1:]:
             for node, first in zip(nodes, repeat.nodes[0], strict=True):
                 assert decision.strategies[node.name] == decision.strategies[first.name]
                 for name, first_name in zip(node.inputs, first.inputs, strict=True):
-                    assert decision.homes.get(name) == decision.homes.get(first_name)
-    assert not [home for homes in decision.homes.values() for home in homes if isinstance(home, Partial)]
+                    assert decision.storage.get(name) == decision.storage.get(first_name)
+    assert not [stored for storage in decision.storage.values() for stored in storage if isinstance(stored, Partial)]
 
 
 def test_the_loss_is_paid_for_until_it_is_whole():
@@ -307,7 +309,7 @@ def test_a_grid_of_one_rank_costs_what_one_rank_costs():
 def test_a_parameter_lies_in_parts_only_where_it_is_used_in_parts():
     """Unless parameters may be gathered: then every home along the first dim is an option as well."""
     plain, gathered = built("mlp", "2"), built("mlp", "2", gathered=True)
-    key = "home:fc1_bias"
+    key = "storage:fc1_bias"
     assert (Shard(0),) in gathered.options[key]
     assert set(plain.options[key]) <= set(gathered.options[key])
     edge = next(e for e in plain.problem.edges if {plain.keys[e.a], plain.keys[e.b]} == {key, "node:fc1"})

@@ -63,9 +63,9 @@ def test_computed_again_it_is_the_same(name, grid):
 def test_what_is_told_is_what_was_solved_for(how, grid):
     one = compiled("gpt", grid, recompute=how)
     built, told = one.built, one.plan.predicted
-    homes = decide(built, one.solution.choice).homes
+    storage = decide(built, one.solution.choice).storage
     sums = sum(
-        parameter_seconds(built.graph.values[item.value], item.kind, homes[item.value], "adamw", built.grid, SLOW)[0]
+        parameter_seconds(built.graph.values[item.value], item.kind, storage[item.value], "adamw", built.grid, SLOW)[0]
         for item in built.graph.parameters
     )
     assert told.compute + told.communication + told.update + sums == pytest.approx(one.solution.cost)
