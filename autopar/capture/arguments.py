@@ -96,12 +96,14 @@ def _counted(node: fx.Node) -> int | None:
     """
     if not isinstance(node.args[0], fx.Node | list | tuple):
         return None
-    ndim, *others = [len(one.meta["val"].shape) for one in node.all_input_nodes if hasattr(one.meta["val"], "shape")]
+    operands = [source.meta["val"] for source in node.all_input_nodes]
+    ndim, *others = [len(operand.shape) for operand in operands if hasattr(operand, "shape")]
     if str(node.target) in _ONE_MORE:
         return ndim + 1
     result = node.meta["val"]
-    results = [len(one.shape) for one in (result if isinstance(result, list | tuple) else [result]) if one is not None]
-    return ndim if max([*others, *results]) <= ndim else None
+    results = result if isinstance(result, list | tuple) else [result]
+    others += [len(tensor.shape) for tensor in results if tensor is not None]
+    return ndim if max(others, default=0) <= ndim else None
 
 
 def _slice(args: list[Argument], node: fx.Node) -> list[Argument]:

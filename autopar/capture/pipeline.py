@@ -30,7 +30,7 @@ from autopar.capture.passes.naming import rename
 from autopar.capture.passes.rewriting import dead_code
 from autopar.capture.passes.simplify import simplify
 from autopar.capture.state.buffer_updates import refuse_chains, settle
-from autopar.capture.state.host_random import drawn_with
+from autopar.capture.state.host_random import differing, drawn_with
 from autopar.capture.state.untouched_module import settings_kept
 from autopar.capture.tracing.asserts import checking, unasserted
 from autopar.capture.tracing.known_numbers import UNKNOWN
@@ -121,12 +121,12 @@ def _with_pointers(
         with as_internal_error(f"capturing {name}"):
             return _capture(built, examples, name, loss, outputs)
     except CaptureError as error:
-        asked, checks = pointer_failure(error), checking(error)
-        if asked is None and checks is None:
+        pointers, checks = pointer_failure(error), checking(error)
+        if pointers is None and checks is None:
             raise
     with contextlib.ExitStack() as around:
-        if asked is not None:
-            around.enter_context(pointing(asked.scope))
+        if pointers is not None:
+            around.enter_context(pointing(pointers.scope))
         if checks is not None:
             around.enter_context(unasserted(checks))
         return _with_pointers(built, examples, name, loss, outputs)
@@ -165,16 +165,16 @@ def _in_mode(
             rows_of(examples), batched(examples, names), examples_as_given(examples, names, built.module)
         )
         finished = partial(_graph, built, args, kwargs, name=name, loss=loss, outputs=outputs)
-        found: list[RowCounts | str] = []
+        counts: list[RowCounts | str] = []
 
         def captured() -> tuple[Graph, dict[str, torch.Tensor]]:
             program = traced(built.module, args, kwargs, name, state=True)
-            if not found:  # before the program is changed
-                found.append(_any_rows(built, batch.given, program, name))
+            if not counts:  # before the program is changed
+                counts.append(_any_rows(built, batch.given, program, name))
             return finished(program)
 
         graph, constants = drawn_with(captured, built.module)
-        batch = _of_any_rows(batch, found[0], finished, constants)
+        batch = _of_any_rows(batch, counts[0], finished, constants)
         paths = sum(node.target == PATH for node in graph.nodes)
         why = evaluation(built.module, *arguments(examples, built), built.mode, paths)
     return Captured(graph, constants, batch, why, mode.stuck, mode.evaluates)
@@ -189,29 +189,26 @@ def _any_rows(built: FakeModule, example: ExampleInputs, program: ExportedProgra
 
 
 def _of_any_rows(
-    batch: CapturedBatch, found: RowCounts | str, finished: Finished, constants: Mapping[str, torch.Tensor]
+    batch: CapturedBatch, counts: RowCounts | str, finished: Finished, constants: Mapping[str, torch.Tensor]
 ) -> CapturedBatch:
-    if isinstance(found, str):
-        return replace(batch, fixed=found)
-    larger, fixed = _larger(finished, found, constants)
-    return replace(batch, inputs=found.trace.inputs, sizes=found.sizes, larger=larger, fixed=fixed)
+    if isinstance(counts, str):
+        return replace(batch, fixed=counts)
+    larger, fixed = _larger(finished, counts, constants)
+    return replace(batch, inputs=counts.trace.inputs, sizes=counts.sizes, larger=larger, fixed=fixed)
 
 
 def _larger(
     finished: Finished,
-    found: RowCounts,
+    counts: RowCounts,
     constants: Mapping[str, torch.Tensor],
 ) -> tuple[Graph | None, str]:
     """The graph with another number of rows, or why there is none: the batch is part of the model."""
     try:
-        graph, others = finished(found.trace.at(found.other))
+        graph, others = finished(counts.trace.at(counts.other))
     except CaptureError as error:
         return None, f"with another number of rows, {' '.join(str(error).splitlines()[:2])}"
-    for key in constants.keys() | others.keys():
-        one, two = constants.get(key), others.get(key)
-        if one is None or two is None or one.shape != two.shape or not torch.equal(one, two):
-            return None, f"the constant {key} depends on the number of rows"
-    return graph, ""
+    changed = differing(constants, others)
+    return (None, f"the constant {min(changed)} depends on the number of rows") if changed else (graph, "")
 
 
 def _graph(
@@ -236,13 +233,13 @@ def _graph(
 
 def _constants(graph: Graph, program: ExportedProgram, built: FakeModule) -> dict[str, torch.Tensor]:
     """Values of the graph's constants. Raises CaptureError where one has no memory and cannot be made again."""
-    pointer_failure = [item.name for item in graph.parameters if item.kind == "constant"]
+    names = [item.name for item in graph.parameters if item.kind == "constant"]
     constants = {**constant_values(program), **_own_buffers(built.module)}
-    known = {key: constants[key] for key in pointer_failure if key in constants and _is_real(constants[key])}
-    if len(known) < len(pointer_failure) and built.rebuild is not None:
+    known = {key: constants[key] for key in names if key in constants and _is_real(constants[key])}
+    if len(known) < len(names) and built.rebuild is not None:
         again = real_buffers(built.rebuild)
-        known |= {key: again[key].detach() for key in pointer_failure if key not in known and key in again}
-    missing = [f"{key}: {UNKNOWN}" for key in pointer_failure if key not in known]
+        known |= {key: again[key].detach() for key in names if key not in known and key in again}
+    missing = [f"{key}: {UNKNOWN}" for key in names if key not in known]
     if missing:
         rule = "a tensor that is not in the state_dict is part of the program, so its numbers must be known"
         fix = "register it with register_buffer, or give the model as a function that returns it"

@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 
 from autopar.capture.arguments import canonical
 from autopar.capture.diagnostics import refusals
-from autopar.capture.diagnostics.source_lines import frames_of_text, innermost, user_files
+from autopar.capture.diagnostics.source_lines import node_frame, user_files
 from autopar.capture.passes.rewriting import no_gradient
 from autopar.errors import CaptureError, nearest, refusal
 from autopar.ir.graph import Graph, Input, Node, Parameter, Ref, Value
@@ -121,7 +121,7 @@ def _inputs(program: ExportedProgram, positional: tuple[str, ...], state: _Trans
 def _translate_node(node: fx.Node, state: _Translation) -> None:
     if node.target is operator.getitem:
         return  # folded into the call that it picks from
-    frame = innermost(frames_of_text(node.meta.get("stack_trace") or ""), state.files)
+    frame = node_frame(node, state.files)
     results = _results(node)
     refusals.check_node(node, results, frame)
     target, args, kwargs = canonical(node, state.ref)
@@ -132,8 +132,8 @@ def _translate_node(node: fx.Node, state: _Translation) -> None:
             assert isinstance(index, int)
             names[index] = names[index] or user.name
             state.alias[user.name] = names[index]
-    call = Node(node.name, target, args, kwargs, tuple(names), _module(node), frame.place if frame else "", "")
-    call = Node(call.name, target, args, kwargs, call.outputs, call.module, call.source, frame.code if frame else "")
+    place, code = (frame.place, frame.code) if frame else ("", "")
+    call = Node(node.name, target, args, kwargs, tuple(names), _module(node), place, code)
     flows = not no_gradient(target) and any(state.values[name].differentiable for name in call.inputs)
     first = _STATISTICS.match(target) is not None
     for i, (name, result) in enumerate(zip(names, results, strict=True)):
@@ -174,23 +174,23 @@ def _updates(
     return tuple(updates)
 
 
-def _loss(program: ExportedProgram, state: _Translation, name: str, wanted: str | None) -> tuple[str, str]:
-    """The path and the value of the loss: what `wanted` names, else an output called loss, else the only scalar."""
+def _loss(program: ExportedProgram, state: _Translation, name: str, wish: str | None) -> tuple[str, str]:
+    """The path and the value of the loss: what `wish` names, else an output called loss, else the only scalar."""
     outputs = _known_outputs(program, state)
     scalars = [path for path, value in outputs.items() if state.values[value].shape == ()]
     lines = _spelled(outputs, state)
-    if wanted is not None and wanted not in outputs:
-        given = f"there is no output {wanted!r}{nearest(wanted, outputs)}"
+    if wish is not None and wish not in outputs:
+        fault = f"there is no output {wish!r}{nearest(wish, outputs)}"
         raise CaptureError(
-            refusal(f"loss of {name}", given, "--loss names an output of forward", lines, "name one of those")
+            refusal(f"loss of {name}", fault, "--loss names an output of forward", lines, "name one of those")
         )
     only = scalars[0] if len(scalars) == 1 else None
-    path = wanted if wanted is not None else "loss" if "loss" in outputs else only
+    path = wish if wish is not None else "loss" if "loss" in outputs else only
     if path is None or state.values[outputs[path]].shape != ():
-        given = "several outputs are scalars" if len(scalars) > 1 else "no output is a scalar"
+        fault = "several outputs are scalars" if len(scalars) > 1 else "no output is a scalar"
         rule = "forward returns the loss: a scalar, alone or in a field called loss"
         fix = "return the loss from forward (one number: .mean() or .sum()), or name it with --loss"
-        raise CaptureError(refusal(f"loss of {name}", given, rule, lines, fix))
+        raise CaptureError(refusal(f"loss of {name}", fault, rule, lines, fix))
     if not state.values[outputs[path]].differentiable:
         rule = "the loss must depend on a parameter that requires grad"
         raise CaptureError(refusal(f"loss of {name}", f"no gradient flows to {path or 'the output'}", rule, lines))
@@ -198,16 +198,16 @@ def _loss(program: ExportedProgram, state: _Translation, name: str, wanted: str 
 
 
 def _returned(
-    program: ExportedProgram, state: _Translation, name: str, wanted: Sequence[str]
+    program: ExportedProgram, state: _Translation, name: str, paths: Sequence[str]
 ) -> tuple[tuple[str, str], ...]:
     """The outputs that were asked for, each with its value. Raises CaptureError for one that forward does not return."""
     outputs = _known_outputs(program, state)
-    missing = [f"{path!r} is none{nearest(path, outputs)}" for path in wanted if path not in outputs]
+    missing = [f"{path!r} is none{nearest(path, outputs)}" for path in paths if path not in outputs]
     if missing:
         rule = "an output is a tensor that forward returns, by its key, field or index: " + ", ".join(outputs)
         fix = "name one of those, nested ones joined by dots"
         raise CaptureError(refusal(f"outputs of {name}", "not returned by forward", rule, missing, fix))
-    return tuple((path, outputs[path]) for path in dict.fromkeys(wanted))
+    return tuple((path, outputs[path]) for path in dict.fromkeys(paths))
 
 
 def _known_outputs(program: ExportedProgram, state: _Translation) -> dict[str, str]:
@@ -226,8 +226,8 @@ def _outputs(program: ExportedProgram) -> Mapping[str, str]:
     assert spec is not None
     tree = pytree.tree_unflatten(list(range(spec.num_leaves)), spec)
     paths = [_path(pytree.keystr(path)) for path, _ in pytree.tree_flatten_with_path(tree)[0]]
-    specs = [one for one in program.graph_signature.output_specs if one.kind is OutputKind.USER_OUTPUT]
-    named = [(path, one.arg) for path, one in zip(paths, specs, strict=True)]
+    results = [result for result in program.graph_signature.output_specs if result.kind is OutputKind.USER_OUTPUT]
+    named = [(path, result.arg) for path, result in zip(paths, results, strict=True)]
     return {path: arg.name for path, arg in named if not isinstance(arg, ConstantArgument)}
 
 

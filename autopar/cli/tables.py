@@ -146,8 +146,14 @@ def show_fallbacks(plan: Plan) -> None:
     discoveries, whole = discovered(plan), unruled(plan)
     if discoveries:
         listing = table("operator", "discovered letters", "calls", "compute share", "where")
-        for one in discoveries:
-            listing.add_row(short(one.target), one.letters, str(one.calls), f"{one.share:.1%}", one.source)
+        for discovery in discoveries:
+            listing.add_row(
+                short(discovery.target),
+                discovery.letters,
+                str(discovery.calls),
+                f"{discovery.share:.1%}",
+                discovery.source,
+            )
         show(listing, title="these operators have no rule; their letters were found by running them on small shards")
         say("`autopar explain FOLDER NAME --record` prints such a rule as a record to keep", "")
     if whole:

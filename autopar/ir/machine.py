@@ -212,7 +212,7 @@ def _record(given: dict[str, Any], where: str) -> Machine:
         raise ConfigError(refusal(where, f"{len(wrong)} entries are wrong", rule, wrong, _FIX))
     links = {key: Link(**entries[key]) for key in ("intra", "inter")}
     pairs = {key: tuple(sorted(entries[key].items())) for key in _PAIRS}
-    return Machine(**(entries | links | pairs | {"fits": tuple(Fit(**one) for one in entries["fits"])}))
+    return Machine(**(entries | links | pairs | {"fits": tuple(Fit(**entry) for entry in entries["fits"])}))
 
 
 def crowding(machine: Machine, grid: GridShape) -> float:

@@ -16,7 +16,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import OutputKind, OutputSpec
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
-from autopar.capture.diagnostics.source_lines import Frame, frames_of_text, innermost
+from autopar.capture.diagnostics.source_lines import Frame, node_line
 from autopar.errors import CaptureError, refusal
 from autopar.ir.graph import ITEMSIZE
 
@@ -76,8 +76,8 @@ class NumberTaken(Exception):
 class NotAllowed(Exception):
     """Raised inside forward while it is traced: what was given, the rule, a way out; the line is read off the stack."""
 
-    def __init__(self, given: str, rule: str, fix: str) -> None:
-        super().__init__(given)
+    def __init__(self, fault: str, rule: str, fix: str) -> None:
+        super().__init__(fault)
         self.rule = rule
         self.fix = fix
 
@@ -95,39 +95,44 @@ def unsupported(tensor: torch.Tensor) -> str:
     return "" if dtype in ITEMSIZE else f"a tensor of dtype {dtype}"
 
 
+def tensor_text(tensor: torch.Tensor) -> str:
+    """``float32 (8, 3)``."""
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+
+
 def check_tensors(where: str, named: Iterable[tuple[str, object]]) -> None:
     """Raise CaptureError for inputs, parameters or buffers of a kind that is not supported."""
-    reasons = [(name, unsupported(one)) for name, one in named if isinstance(one, torch.Tensor)]
+    reasons = [(name, unsupported(tensor)) for name, tensor in named if isinstance(tensor, torch.Tensor)]
     offenders = [f"{name}: {kind}" for name, kind in reasons if kind]
     if offenders:
         raise _unsupported(where, "tensors of an unsupported kind", offenders)
 
 
-def _unsupported(where: str, given: str, offenders: Sequence[str]) -> CaptureError:
-    text = " ".join([given, *offenders])
+def _unsupported(where: str, fault: str, offenders: Sequence[str]) -> CaptureError:
+    text = " ".join([fault, *offenders])
     fix = next((fix for word, fix in _FIXES.items() if word in text), "convert it before the model")
     rule = f"tensors are dense, of dtype {', '.join(ITEMSIZE)}"
-    return CaptureError(refusal(where, given, rule, offenders, fix))
+    return CaptureError(refusal(where, fault, rule, offenders, fix))
 
 
 def check_node(node: fx.Node, results: Sequence[object], frame: Frame | None) -> None:
     """Raise CaptureError for an operator that cannot stand in a straight graph of tensors."""
-    where = _place(frame) or f"operator {node.target}"
+    where = frame.text if frame else f"operator {node.target}"
     if isinstance(node.target, torch._ops.HigherOrderOperator):
         raise _higher_order(where, node)
     if str(node.target) == _LSTSQ and any(user.users for user in node.users if user.args[1] == 1):
-        given = "forward reads the residuals of lstsq(), of which there are none where the matrix lacks rank"
-        raise CaptureError(refusal(where, given, DATA_RULE, fix="compute them: (a @ x - b).square().sum(-2)"))
+        fault = "forward reads the residuals of lstsq(), of which there are none where the matrix lacks rank"
+        raise CaptureError(refusal(where, fault, DATA_RULE, fix="compute them: (a @ x - b).square().sum(-2)"))
     for result in results:
         if not isinstance(result, torch.Tensor):
-            given = f"{node.target} takes a Python number out of a tensor"
-            raise CaptureError(refusal(where, given, DATA_RULE, fix=DATA_FIX))
+            fault = f"{node.target} takes a Python number out of a tensor"
+            raise CaptureError(refusal(where, fault, DATA_RULE, fix=DATA_FIX))
         if not all(isinstance(n, int) for n in result.shape):
-            given = f"the shape of {node.target}'s result depends on the values of a tensor"
-            raise CaptureError(refusal(where, given, DATA_RULE, fix=DATA_FIX))
+            fault = f"the shape of {node.target}'s result depends on the values of a tensor"
+            raise CaptureError(refusal(where, fault, DATA_RULE, fix=DATA_FIX))
         if kind := unsupported(result):
             raise _unsupported(where, f"{node.target} makes {kind}", ())
-    dtypes = [one for one in (*node.args, *node.kwargs.values()) if isinstance(one, torch.dtype)]
+    dtypes = [arg for arg in (*node.args, *node.kwargs.values()) if isinstance(arg, torch.dtype)]
     if strange := [
         f"{dtype}".removeprefix("torch.") for dtype in dtypes if f"{dtype}".removeprefix("torch.") not in ITEMSIZE
     ]:
@@ -162,8 +167,8 @@ def check_inputs_kept(program: ExportedProgram, files: frozenset[str]) -> None:
     changed = [spec for spec in program.graph_signature.output_specs if spec.kind is OutputKind.USER_INPUT_MUTATION]
     if changed:
         where = next(filter(None, (_line_of(program, spec, files) for spec in changed)), "forward")
-        given = "it writes to an input in place"
-        raise CaptureError(refusal(where, given, _PLACE_RULE, [str(spec.target) for spec in changed], _PLACE_FIX))
+        fault = "it writes to an input in place"
+        raise CaptureError(refusal(where, fault, _PLACE_RULE, [str(spec.target) for spec in changed], _PLACE_FIX))
 
 
 def _line_of(program: ExportedProgram, spec: OutputSpec, files: frozenset[str]) -> str:
@@ -171,26 +176,26 @@ def _line_of(program: ExportedProgram, spec: OutputSpec, files: frozenset[str]) 
     near = [node for node in program.graph.nodes if node.name == getattr(spec.arg, "name", "")]
     for _ in range(4):
         for node in near:
-            if place := _place(innermost(frames_of_text(node.meta.get("stack_trace") or ""), files)):
-                return place
-        near = [one for node in near for one in node.all_input_nodes]
+            if line := node_line(node, files):
+                return line
+        near = [source for node in near for source in node.all_input_nodes]
     return ""
 
 
-def explain(error: Exception, where: str, given: Sequence[str]) -> str:
+def explain(error: Exception, where: str, inputs: Sequence[str]) -> str:
     """The refusal of what torch.export, or forward under it, has raised; `given` describes the inputs."""
     if isinstance(error, NotAllowed):
         return refusal(where, str(error), error.rule, fix=error.fix)
     said = (str(error).strip() or type(error).__name__).splitlines()[0]
     words = f"{type(error).__name__} {error}".lower()
     if any(word in words for word in _GRADIENT_WORDS):
-        given = "forward takes a gradient (torch.func: grad, vjp, jacrev or hessian)"
-        return refusal(where, given, GRADIENT_RULE, [said], GRADIENT_FIX)
+        fault = "forward takes a gradient (torch.func: grad, vjp, jacrev or hessian)"
+        return refusal(where, fault, GRADIENT_RULE, [said], GRADIENT_FIX)
     if isinstance(error, GuardOnDataDependentSymNode | NumberTaken) or any(word in words for word in _DATA_WORDS):
         return refusal(where, "forward depends on the values of a tensor", DATA_RULE, [said], DATA_FIX)
     if "as_strided() is non-compositional" in words:
-        given = "a tensor is written through as_strided"
-        return refusal(where, given, _PLACE_RULE, fix=f"write to a tensor of its own; {_PLACE_FIX}")
+        fault = "a tensor is written through as_strided"
+        return refusal(where, fault, _PLACE_RULE, fix=f"write to a tensor of its own; {_PLACE_FIX}")
     if any(word in words for word in _PLACE_WORDS):
         return refusal(where, "a tensor is changed in place that must not be", _PLACE_RULE, [said], _PLACE_FIX)
     if type(error).__name__ == "UnsupportedOperatorException":
@@ -202,8 +207,4 @@ def explain(error: Exception, where: str, given: Sequence[str]) -> str:
         "they are not traced (torch.compiler.is_compiling)"
     )
     stops = f"forward stops with {type(error).__name__}: {said}"
-    return refusal(where, stops, "forward must run on the example inputs", given, fix)
-
-
-def _place(frame: Frame | None) -> str:
-    return f"{frame.place}: `{frame.code}`" if frame else ""
+    return refusal(where, stops, "forward must run on the example inputs", inputs, fix)

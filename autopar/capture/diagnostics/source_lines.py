@@ -14,9 +14,10 @@ import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 TORCH = str(Path(torch.__file__).parent) + os.sep  # not those of torchvision, whose name begins so
 OURS = str(Path(__file__).parents[1]) + os.sep
@@ -35,6 +36,11 @@ class Frame:
         """``model.py:12``."""
         return f"{Path(self.file).name}:{self.line}"
 
+    @property
+    def text(self) -> str:
+        """``model.py:12: `x = self.fc(x)```."""
+        return f"{self.place}: `{self.code}`"
+
 
 def user_files(model: nn.Module) -> frozenset[str]:
     """Files that define the classes of the model's composite modules, torch's own left out."""
@@ -52,15 +58,35 @@ def frames_of_text(text: str) -> tuple[Frame, ...]:
 def frames_of_error(error: BaseException) -> tuple[Frame, ...]:
     """The frames of an exception, then those of its causes, outermost first each."""
     frames: list[Frame] = []
-    for one in chain(error):
-        for frame in traceback.extract_tb(one.__traceback__):
-            frames.append(Frame(frame.filename, frame.lineno or 0, (frame.line or "").strip()))
+    for cause in chain(error):
+        frames += _frames(traceback.extract_tb(cause.__traceback__))
     return tuple(frames)
 
 
-def frames_of_stack() -> tuple[Frame, ...]:
-    """The frames of the caller, outermost first."""
-    return tuple(Frame(one.filename, one.lineno or 0, (one.line or "").strip()) for one in traceback.extract_stack())
+def _frames(stack: traceback.StackSummary) -> tuple[Frame, ...]:
+    return tuple(Frame(frame.filename, frame.lineno or 0, (frame.line or "").strip()) for frame in stack)
+
+
+def line_here(files: frozenset[str]) -> str:
+    """The line of forward that is being traced."""
+    frame = innermost(_frames(traceback.extract_stack()), files)
+    return frame.text if frame else "forward"
+
+
+def node_frame(node: fx.Node, files: frozenset[str]) -> Frame | None:
+    """Where the user's code makes a traced call."""
+    return innermost(frames_of_text(node.meta.get("stack_trace") or ""), files)
+
+
+def node_line(node: fx.Node, files: frozenset[str]) -> str:
+    """The line of the user's code that makes a traced call; empty where it is not known."""
+    frame = node_frame(node, files)
+    return frame.text if frame else ""
+
+
+def origin(node: fx.Node) -> dict[str, Any]:
+    """What a call that is made in the place of a traced one has of its ``meta``: module and line."""
+    return {key: node.meta[key] for key in ("nn_module_stack", "stack_trace") if key in node.meta}
 
 
 def innermost(frames: Sequence[Frame], files: frozenset[str]) -> Frame | None:
@@ -80,8 +106,8 @@ def _file_of(kind: type) -> str:
 def chain(error: BaseException) -> Iterator[BaseException]:
     """The exception and what it came from, each once."""
     seen: set[int] = set()
-    one: BaseException | None = error
-    while one is not None and id(one) not in seen:
-        seen.add(id(one))
-        yield one
-        one = one.__cause__ or one.__context__
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        yield cause
+        cause = cause.__cause__ or cause.__context__

@@ -131,26 +131,26 @@ def recurrent(
     ends = []
     x = x.transpose(0, 1) if batch_first else x
     for i in range(layers):
-        held = [one.narrow(0, i * ways, ways) for one in ([state] if isinstance(state, Tensor) else state)]
+        held = [whole.narrow(0, i * ways, ways) for whole in ([state] if isinstance(state, Tensor) else state)]
         own = weights[i * count : (i + 1) * count]
         x = F.dropout(x, dropout, True) if i else x
-        given = held[0] if isinstance(state, Tensor) else held
-        x, *last = layer(x, given, own, biases, 1, 0.0, train, bidirectional, False)
+        start = held[0] if isinstance(state, Tensor) else held
+        x, *last = layer(x, start, own, biases, 1, 0.0, train, bidirectional, False)
         ends.append(last)
     return x.transpose(0, 1) if batch_first else x, *(torch.cat(parts) for parts in zip(*ends, strict=True))
 
 
 def fftn(x: Tensor, s: Sizes = None, dim: Sizes = None, norm: str | None = None) -> Tensor:
     """Forward transforms, the last dim first."""
-    for one, n in reversed(_dims(x, s, dim)):
-        x = torch.fft.fft(x, n, one, norm)
+    for axis, n in reversed(_dims(x, s, dim)):
+        x = torch.fft.fft(x, n, axis, norm)
     return x
 
 
 def ifftn(x: Tensor, s: Sizes = None, dim: Sizes = None, norm: str | None = None) -> Tensor:
     """Backward transforms, the last dim first."""
-    for one, n in reversed(_dims(x, s, dim)):
-        x = torch.fft.ifft(x, n, one, norm)
+    for axis, n in reversed(_dims(x, s, dim)):
+        x = torch.fft.ifft(x, n, axis, norm)
     return x
 
 
@@ -158,16 +158,16 @@ def rfftn(x: Tensor, s: Sizes = None, dim: Sizes = None, norm: str | None = None
     """Of real numbers: half of the last dim, then the others."""
     *others, (last, n) = _dims(x, s, dim)
     x = torch.fft.rfft(x, n, last, norm)
-    for one, n in reversed(others):
-        x = torch.fft.fft(x, n, one, norm)
+    for axis, n in reversed(others):
+        x = torch.fft.fft(x, n, axis, norm)
     return x
 
 
 def irfftn(x: Tensor, s: Sizes = None, dim: Sizes = None, norm: str | None = None) -> Tensor:
     """Back to real numbers: the last dim, of which half is there, comes last."""
     *others, (last, n) = _dims(x, s, dim)
-    for one, m in others:
-        x = torch.fft.ifft(x, m, one, norm)
+    for axis, m in others:
+        x = torch.fft.ifft(x, m, axis, norm)
     whole: Tensor = torch.fft.irfft(x, n, last, norm)
     return whole
 
@@ -184,7 +184,7 @@ def _dims(x: Tensor, s: Sizes, dim: Sizes) -> list[tuple[int, int | None]]:
     if dim is None:
         dim = range(-len(s), 0) if s is not None else range(x.dim())
     lengths: Sequence[int | None] = [None] * len(dim) if s is None else [None if n == -1 else n for n in s]
-    return [(one % x.dim(), n) for one, n in zip(dim, lengths, strict=True)]
+    return [(axis % x.dim(), n) for axis, n in zip(dim, lengths, strict=True)]
 
 
 def slice_scatter(

@@ -58,7 +58,7 @@ def traced(
         shapes[tensor] = {0: Dim.AUTO}
     with _explained(module, args, kwargs, name):
         with contextlib.ExitStack() as around:
-            for one in (
+            for manager in (
                 quiet(),
                 lean_tracing(),
                 untouched(module),
@@ -66,7 +66,7 @@ def traced(
                 functions_as_calls(module),
                 largest_shapes(),
             ):
-                around.enter_context(one)
+                around.enter_context(manager)
             caches = around.enter_context(writing(module))
             around.enter_context(only_tensors(module))
             _name_keywords(module, kwargs)
@@ -87,13 +87,11 @@ def _name_keywords(module: nn.Module, kwargs: Mapping[str, object]) -> None:
     """
     forward: Any = module.forward
     signature = inspect.signature(forward)
-    without_writes = [
-        parameter for parameter in signature.parameters.values() if parameter.kind is not parameter.VAR_KEYWORD
-    ]
-    known = {one.name for one in without_writes}
+    own = [parameter for parameter in signature.parameters.values() if parameter.kind is not parameter.VAR_KEYWORD]
+    known = {parameter.name for parameter in own}
     named = [inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY) for key in kwargs if key not in known]
-    if len(without_writes) < len(signature.parameters):
-        forward.__signature__ = signature.replace(parameters=[*without_writes, *named])
+    if len(own) < len(signature.parameters):
+        forward.__signature__ = signature.replace(parameters=[*own, *named])
 
 
 def functional(
@@ -137,7 +135,7 @@ def _explain(
 ) -> str:
     files = frozenset[str]() if isinstance(error, NumberTaken) else user_files(module)  # of a number, the very line
     frame = innermost(frames_of_error(error), files) or innermost(frames_of_text(str(error)), files)
-    where = f"{frame.place}: `{frame.code}`" if frame else f"{name} ({type(module).__name__})"
+    where = frame.text if frame else f"{name} ({type(module).__name__})"
     return refusals.explain(error, where, describe(args, kwargs))
 
 

@@ -8,10 +8,10 @@ A function that cannot run on meta is called on the CPU. A live module is used a
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -20,9 +20,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from autopar.capture.diagnostics.logs import LOG
-from autopar.capture.diagnostics.refusals import check_tensors
+from autopar.capture.diagnostics.refusals import check_tensors, tensor_text
 from autopar.capture.diagnostics.source_lines import frames_of_error, innermost
+from autopar.capture.state.fake_run import slots
 from autopar.capture.state.gradient_hooks import check_hooks
+from autopar.capture.tracing.patches import patched
 from autopar.errors import CaptureError, fix_for, nearest, refusal
 
 Model = nn.Module | Callable[[], nn.Module]
@@ -60,10 +62,10 @@ def build_on_cpu(model: Callable[[], nn.Module], name: str) -> FakeModule:
         module = model()
     except Exception as error:  # the function is the user's and may raise anything
         frame = innermost(frames_of_error(error), frozenset())
-        where = f"{frame.place}: `{frame.code}`" if frame else name
-        given = f"the model cannot be made: {type(error).__name__}: {error}"
+        where = frame.text if frame else name
+        fault = f"the model cannot be made: {type(error).__name__}: {error}"
         rule = "a model is an nn.Module, or a function without arguments that returns one"
-        raise CaptureError(refusal(where, given, rule, fix=fix_for(error))) from error
+        raise CaptureError(refusal(where, fault, rule, fix=fix_for(error))) from error
     return FakeModule(_checked(module, name), None, model)
 
 
@@ -117,9 +119,7 @@ def input_pairs(args: tuple[object, ...], kwargs: Mapping[str, object]) -> list[
 
 
 def _spell(value: object) -> str:
-    if isinstance(value, torch.Tensor):
-        return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
-    return repr(value)
+    return tensor_text(value) if isinstance(value, torch.Tensor) else repr(value)
 
 
 def _tensors(module: nn.Module) -> Iterator[torch.Tensor]:
@@ -131,22 +131,19 @@ def _checked(module: object, name: str) -> nn.Module:
     if isinstance(module, nn.Module):
         check_hooks(module)
         return module
-    given = f"the function returned {type(module).__name__}"
-    raise CaptureError(refusal(name, given, "a model function returns an nn.Module", fix="return the module"))
+    fault = f"the function returned {type(module).__name__}"
+    raise CaptureError(refusal(name, fault, "a model function returns an nn.Module", fix="return the module"))
 
 
 def _faked(module: nn.Module, rebuild: Callable[[], nn.Module] | None) -> FakeModule:
     """Exchange every meta parameter and buffer for a fake CPU tensor, in place; tied ones stay tied."""
     mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
-    fakes: dict[
-        int, tuple[torch.Tensor, torch.Tensor]
-    ] = {}  # the original is kept alive: its id must not be used again
-    for part in module.modules():
-        for holder in (part._parameters, part._buffers):
-            for key, tensor in holder.items():
-                if tensor is not None and tensor.is_meta:
-                    fakes.setdefault(id(tensor), (_fake(tensor, mode), tensor))
-                    holder[key] = fakes[id(tensor)][0]  # type: ignore[assignment]
+    fakes: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # the originals live on: their ids must not be used again
+    for _, holder, key in slots(module):
+        tensor = holder[key]
+        if tensor is not None and tensor.is_meta:
+            fakes.setdefault(id(tensor), (_fake(tensor, mode), tensor))
+            holder[key] = fakes[id(tensor)][0]
     return FakeModule(module, mode, rebuild)
 
 
@@ -191,16 +188,11 @@ def _check_signature(module: nn.Module, args: tuple[object, ...], kwargs: Mappin
         raise CaptureError(refusal(where, "a container among the inputs", rule, nested, fix))
 
 
-@contextlib.contextmanager
-def _parameters_on_meta() -> Iterator[None]:
+def _parameters_on_meta() -> AbstractContextManager[None]:
     """While active, a parameter moves to the meta device as soon as a module registers it."""
     register = nn.Module.register_parameter
 
     def on_meta(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
         register(self, name, None if param is None else nn.Parameter(param.to("meta"), param.requires_grad))
 
-    nn.Module.register_parameter = on_meta  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        nn.Module.register_parameter = register  # type: ignore[method-assign]
+    return patched([(nn.Module, "register_parameter", on_meta)])

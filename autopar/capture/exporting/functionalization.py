@@ -24,6 +24,8 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import OutputKind, TensorArgument
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from autopar.capture.diagnostics.source_lines import origin
+
 aten = torch.ops.aten
 _SHAPES = (  # of the operators that are written out, those that are so by calls which stay as they are
     aten.view.default,
@@ -52,7 +54,7 @@ class _Rewriting:
     table: Table
     again: bool  # whether shapes are computed again, since those of the trace have symbols
     graph: fx.Graph = field(default_factory=fx.Graph)
-    made: dict[fx.Node, Any] = field(default_factory=dict)
+    copies: dict[fx.Node, Any] = field(default_factory=dict)
     written_out: dict[object, fx.GraphModule] = field(default_factory=dict)
     picked: dict[object, fx.Node] = field(default_factory=dict)  # by the call and the place among its results
 
@@ -65,21 +67,22 @@ def without_writes(program: ExportedProgram, table: Table) -> bool:
     vals = [node.meta.get("val") for node in nodes if node.op == "placeholder"]
     mode = next((val.fake_mode for val in vals if isinstance(val, FakeTensor)), None)
     specs = program.graph_signature.output_specs
-    if mode is None or not all(one.kind is OutputKind.USER_OUTPUT and type(one.arg) is TensorArgument for one in specs):
+    plain = all(spec.kind is OutputKind.USER_OUTPUT and type(spec.arg) is TensorArgument for spec in specs)
+    if mode is None or not plain:
         return False
     rewriting = _Rewriting(mode, table, any(_has_symbols(node.meta.get("val")) for node in nodes))
     try:
         with torch.no_grad(), mode:
             for node in nodes:
-                rewriting.made[node] = _rewritten(node, rewriting)
+                rewriting.copies[node] = _rewritten(node, rewriting)
     except _StillWrites:
         return False
     (output,) = rewriting.graph.find_nodes(op="output")
     results = output.args[0]
     if not all(isinstance(result, fx.Node) and result.op == "call_function" for result in results):
         return False
-    for spec, one in zip(specs, results, strict=True):
-        spec.arg = TensorArgument(one.name)
+    for spec, result in zip(specs, results, strict=True):
+        spec.arg = TensorArgument(result.name)
     rewriting.graph.eliminate_dead_code()
     program.graph_module.graph = rewriting.graph
     return True
@@ -112,10 +115,10 @@ def _has_symbols(value: object) -> bool:
 
 def _rewritten(node: fx.Node, to: _Rewriting) -> Any:  # noqa: ANN401 (a node or a number)
     if node.op in ("placeholder", "output"):
-        copy = to.graph.node_copy(node, lambda one: to.made[one])
+        copy = to.graph.node_copy(node, lambda operand: to.copies[operand])
         copy.name = node.name  # that of the program's signature, also where it is one of Python's
         return copy
-    args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), lambda one: to.made[one])
+    args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), lambda operand: to.copies[operand])
     if node.target is operator.getitem:
         picked = _picked(args, to)
     elif not isinstance(node.target, torch._ops.OpOverload):
@@ -132,7 +135,7 @@ def _rewritten(node: fx.Node, to: _Rewriting) -> Any:  # noqa: ANN401 (a node or
 
 def _called(target: Any, args: Any, kwargs: Any, to: _Rewriting) -> Any:  # noqa: ANN401 (as fx takes them)
     """A call with the result that it has on these operands; the result itself where it is a number."""
-    vals: Any = fx.map_arg((args, kwargs), lambda one: one.meta["val"])
+    vals: Any = fx.map_arg((args, kwargs), lambda operand: operand.meta["val"])
     value = target(*vals[0], **vals[1])
     if type(value) in _NUMBERS:
         return value
@@ -154,16 +157,16 @@ def _picked(args: Any, to: _Rewriting) -> Any:  # noqa: ANN401 (a node, or what 
     return to.picked[call, place]
 
 
-def _with_lines(made: Any, node: fx.Node) -> Any:  # noqa: ANN401 (a node or a number)
-    if isinstance(made, fx.Node):
-        made.meta |= {key: node.meta[key] for key in ("nn_module_stack", "stack_trace") if key in node.meta}
-    return made
+def _with_lines(result: Any, node: fx.Node) -> Any:  # noqa: ANN401 (a node or a number)
+    if isinstance(result, fx.Node):
+        result.meta |= origin(node)
+    return result
 
 
 def _written_out(node: fx.Node, args: Any, kwargs: Any, to: _Rewriting) -> Any:  # noqa: ANN401 (as fx takes them)
     """The calls that a call stands for, of which the last one is the result; its operand where it stands for none."""
     operands: list[fx.Node] = []
-    places = fx.map_arg((args, kwargs), lambda one: operands.append(one) or ("operand", len(operands)))  # type: ignore[func-returns-value]
+    places = fx.map_arg((args, kwargs), lambda operand: operands.append(operand) or ("operand", len(operands)))  # type: ignore[func-returns-value]
     vals = [operand.meta["val"] for operand in operands]
     key = (node.target, repr(places), *((val.shape, val.stride(), val.storage_offset(), val.dtype) for val in vals))
     if key not in to.written_out:
@@ -173,9 +176,9 @@ def _written_out(node: fx.Node, args: Any, kwargs: Any, to: _Rewriting) -> Any: 
     )
     for call in to.written_out[key].graph.nodes:
         if call.op == "output":
-            return fx.map_arg(call.args[0], lambda one: results[one])
+            return fx.map_arg(call.args[0], lambda call: results[call])
         if call.op != "placeholder":
-            inner, named = fx.map_arg((call.args, dict(call.kwargs)), lambda one: results[one])
+            inner, named = fx.map_arg((call.args, dict(call.kwargs)), lambda call: results[call])
             picks = call.target is operator.getitem
             result = _picked(inner, to) if picks else _called(call.target, inner, named, to)
             results[call] = _with_lines(result, node)
@@ -187,13 +190,13 @@ def _trace(target: Any, args: Any, kwargs: Any, operands: list[fx.Node], to: _Re
 
     def call(*tensors: Tensor) -> Any:  # noqa: ANN401 (whatever it gives)
         rest = iter(tensors)
-        given, named = fx.map_arg((args, kwargs), lambda one: next(rest))
-        found = to.table[target](*given, **named) if target in to.table else NotImplemented
-        return target(*given, **named) if found is NotImplemented else found
+        inputs, named = fx.map_arg((args, kwargs), lambda _: next(rest))
+        written = to.table[target](*inputs, **named) if target in to.table else NotImplemented
+        return target(*inputs, **named) if written is NotImplemented else written
 
     graph: fx.GraphModule = make_fx(call)(*(operand.meta["val"] for operand in operands))
-    for one in graph.graph.nodes:
-        whole = one.op != "call_function" or one.target is operator.getitem or _writes_nothing(one, to.table)
-        if not whole or one.op == "get_attr":
+    for node in graph.graph.nodes:
+        whole = node.op != "call_function" or node.target is operator.getitem or _writes_nothing(node, to.table)
+        if not whole or node.op == "get_attr":
             raise _StillWrites
     return graph

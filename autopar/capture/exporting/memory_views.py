@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils._python_dispatch import _disable_current_modes
 
-from autopar.capture.diagnostics.source_lines import frames_of_text, innermost
+from autopar.capture.diagnostics.source_lines import node_line, origin
 from autopar.errors import CaptureError, refusal
 
 aten = torch.ops.aten
@@ -39,10 +39,10 @@ def tell_of_flat(root: fx.GraphModule, files: frozenset[str]) -> None:
         resized = [node for node in part.graph.nodes if node.target in _RESIZED]
         for node in resized:
             _read_resized(part.graph, node, files)
-        found = [node for node in part.graph.nodes if node.target in _SIZES]
-        for node in found:
+        strided = [node for node in part.graph.nodes if node.target in _SIZES]
+        for node in strided:
             _flatten(part.graph, node, files)
-        if found or resized:
+        if strided or resized:
             part.recompile()
 
 
@@ -54,10 +54,10 @@ def _read_resized(graph: fx.Graph, node: fx.Node, files: frozenset[str]) -> None
     sizes = list(other.meta["val"].shape) if isinstance(other, fx.Node) else other
     count, order = math.prod(map(_hint, sizes)), _order(value)
     if count > value.numel() or order is None:
-        given = f"resize_ of {value.numel()} elements to {count}"
+        fault = f"resize_ of {value.numel()} elements to {count}"
         rule = "a tensor that fills its memory without gaps is cut: the numbers of what is added are undefined"
         fix = "call .contiguous() before, or make the larger tensor with new_zeros, and write to a part of it"
-        raise CaptureError(refusal(_where(node, files), given, rule, fix=fix))
+        raise CaptureError(refusal(node_line(node, files) or "forward", fault, rule, fix=fix))
     later = dict.fromkeys(source.users)
     for before in graph.nodes:
         later.pop(before, None)
@@ -78,7 +78,7 @@ def _flatten(graph: fx.Graph, node: fx.Node, files: frozenset[str]) -> None:
     args: Sequence[Any] = node.args
     source, at = args[0], _SIZES[node.target]
     value: Tensor = source.meta["val"]
-    sizes, strides = ([_hint(n) for n in given] for given in args[at : at + 2])
+    sizes, strides = ([_hint(n) for n in numbers] for numbers in args[at : at + 2])
     start = _hint(args[at + 2]) if len(args) > at + 2 and args[at + 2] is not None else None
     own = _hint(value.storage_offset())
     first = 0 if start is None else start - own
@@ -108,7 +108,7 @@ def _flat(graph: fx.Graph, node: fx.Node, source: fx.Node, order: list[int]) -> 
 def _call(graph: fx.Graph, node: fx.Node, target: Any, *args: Any) -> fx.Node:  # noqa: ANN401 (as fx takes them)
     """A call in the place of a node: with its line."""
     call = graph.call_function(target, args)
-    call.meta = {key: node.meta[key] for key in ("nn_module_stack", "stack_trace") if key in node.meta}
+    call.meta = origin(node)
     return call
 
 
@@ -130,15 +130,10 @@ def _hint(number: Any) -> int:  # noqa: ANN401 (an extent or a node of one, with
 
 
 def _refused(node: fx.Node, value: Tensor, files: frozenset[str]) -> CaptureError:
-    given = (
+    fault = (
         f"as_strided of a tensor of shape {tuple(value.shape)} that lies in memory with strides {tuple(value.stride())}"
     )
-    return CaptureError(refusal(_where(node, files), given, _RULE, fix=_FIX))
-
-
-def _where(node: fx.Node, files: frozenset[str]) -> str:
-    frame = innermost(frames_of_text(node.meta.get("stack_trace") or ""), files)
-    return f"{frame.place}: `{frame.code}`" if frame else "forward"
+    return CaptureError(refusal(node_line(node, files) or "forward", fault, _RULE, fix=_FIX))
 
 
 def as_strided(x: Tensor, size: Sequence[int], stride: Sequence[int], offset: int | None = None) -> Tensor:

@@ -34,15 +34,15 @@ def itself_without_gradient(root: fx.GraphModule) -> None:
     readers behind the region read a result of the region, which has no gradient.
     """
     for outer in _graphs(root):
-        for region in [node for node in outer.graph.nodes if _is_region(node)]:
-            inner = _inside(outer, region)
+        for region in [node for node in outer.graph.nodes if is_region(node)]:
+            inner = region_graph(outer, region)
             for node in list(inner.graph.nodes):
                 source = _itself(node)
                 if source is not None:
                     node.replace_all_uses_with(source)
                     inner.graph.erase_node(node)
-            handed = list(inner.graph.find_nodes(op="placeholder"))
-            for i, node in enumerate(_results(inner)):
+            handed = region_inputs(inner)
+            for i, node in enumerate(region_results(inner)):
                 if node in handed:
                     for user in _reading(region, i):
                         user.replace_all_uses_with(region.args[2 + handed.index(node)])
@@ -53,12 +53,12 @@ def itself_without_gradient(root: fx.GraphModule) -> None:
 def keep_no_grad(root: fx.GraphModule) -> None:
     """Detach what every region reads, since nothing it writes, to a buffer say, carries a gradient; and its results."""
     for outer in _graphs(root):
-        for region in [node for node in outer.graph.nodes if _is_region(node)]:
-            inner = _inside(outer, region)
-            for i in range(len(_results(inner))):
+        for region in [node for node in outer.graph.nodes if is_region(node)]:
+            inner = region_graph(outer, region)
+            for i in range(len(region_results(inner))):
                 for user in _reading(region, i):
                     _detach_after(outer.graph, user)
-            for node in list(inner.graph.find_nodes(op="placeholder")):
+            for node in region_inputs(inner):
                 if isinstance(node.meta.get("val"), torch.Tensor):
                     _detach_after(inner.graph, node)
             inner.recompile()
@@ -69,18 +69,32 @@ def _graphs(root: fx.GraphModule) -> Iterator[fx.GraphModule]:
     return (part for part in root.modules() if isinstance(part, fx.GraphModule))
 
 
-def _is_region(node: fx.Node) -> bool:
+def is_region(node: fx.Node) -> bool:
+    """Whether a node runs a region without gradients."""
     return str(node.target) == _REGION and node.args[0] is False
 
 
-def _inside(outer: fx.GraphModule, region: fx.Node) -> fx.GraphModule:
-    graph: Any = region.args[1]
-    inner = outer.get_submodule(str(graph.target))
-    assert isinstance(inner, fx.GraphModule)
+def graph_inside(root: fx.GraphModule, node: fx.Node) -> fx.GraphModule | None:
+    """The graph that a node runs, of a region without gradients or under autocast; None for any other node."""
+    names = [str(source.target) for source in node.all_input_nodes if source.op == "get_attr"]
+    region = root.get_submodule(names[0]) if names and isinstance(node.target, torch._ops.HigherOrderOperator) else None
+    return region if isinstance(region, fx.GraphModule) else None
+
+
+def region_graph(root: fx.GraphModule, region: fx.Node) -> fx.GraphModule:
+    """The graph inside of a region."""
+    inner = graph_inside(root, region)
+    assert inner is not None
     return inner
 
 
-def _results(inner: fx.GraphModule) -> tuple[Any, ...]:
+def region_inputs(inner: fx.GraphModule) -> list[fx.Node]:
+    """What is handed to a region, in the order of its arguments from the third on."""
+    return list(inner.graph.find_nodes(op="placeholder"))
+
+
+def region_results(inner: fx.GraphModule) -> tuple[Any, ...]:
+    """What a region gives back."""
     (output,) = inner.graph.find_nodes(op="output")
     results = output.args[0]
     return tuple(results) if isinstance(results, list | tuple) else (results,)
@@ -102,7 +116,7 @@ def _itself(node: fx.Node) -> fx.Node | None:
     value = source.meta.get("val") if isinstance(source, fx.Node) else None
     if not isinstance(value, torch.Tensor):
         return None
-    args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), lambda one: one.meta.get("val"))
+    args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), lambda operand: operand.meta.get("val"))
     try:
         return source if target(*args, **kwargs) is value else None  # type: ignore[return-value]
     except Exception:  # then it computes something, and is not handed through

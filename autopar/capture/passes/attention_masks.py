@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import torch
 
-from autopar.capture.passes.rewriting import dead_code, slice_of, static_values
+from autopar.capture.passes.rewriting import rewritten, slice_of, static_values
 from autopar.ir.graph import Graph, Node, Ref
 from autopar.ops.interpreter import run
 
@@ -27,7 +27,7 @@ def plain_attention(graph: Graph, constants: Mapping[str, torch.Tensor]) -> Grap
     static = static_values(graph)
     kinds: dict[tuple[str, int, int], str] = {}
 
-    def one(node: Node) -> Node:
+    def rewrite(node: Node) -> Node:
         mask = node.args[3] if node.target == _TARGET and len(node.args) > 3 else None
         if not isinstance(mask, Ref) or mask.name not in static or graph.values[mask.name].numel > _LARGEST:
             return node
@@ -42,7 +42,7 @@ def plain_attention(graph: Graph, constants: Mapping[str, torch.Tensor]) -> Grap
             return replace(node, args=(*node.args[:3], None, dropout, True))
         return replace(node, args=node.args[:3] if not dropout else (*node.args[:3], None, dropout))
 
-    return dead_code(replace(graph, nodes=tuple(one(node) for node in graph.nodes)))
+    return rewritten(graph, rewrite)
 
 
 def _kind(graph: Graph, name: str, rows: int, columns: int, constants: Mapping[str, torch.Tensor]) -> str:

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import torch
 
-from autopar.capture.passes.rewriting import dead_code
+from autopar.capture.passes.rewriting import rewritten
 from autopar.ir.graph import Dtype, Graph, Node, Ref
 
 _CAT, _SLICE = "aten.cat.default", "aten.slice.Tensor"
@@ -24,7 +24,7 @@ def slices_of_joins(graph: Graph) -> Graph:
     """Slices of a concatenation that lie inside one operand are slices of that operand."""
     producers = graph.producers()
 
-    def one(node: Node) -> Node:
+    def rewrite(node: Node) -> Node:
         cat = producers.get(node.inputs[0]) if node.target == _SLICE else None
         if cat is None or cat.target != _CAT:
             return node
@@ -41,7 +41,7 @@ def slices_of_joins(graph: Graph) -> Graph:
             first += rows
         return node
 
-    return dead_code(replace(graph, nodes=tuple(one(node) for node in graph.nodes)))
+    return rewritten(graph, rewrite)
 
 
 def name_fills(graph: Graph, constants: Mapping[str, torch.Tensor]) -> Graph:
@@ -52,11 +52,11 @@ def name_fills(graph: Graph, constants: Mapping[str, torch.Tensor]) -> Graph:
         if item.kind == "constant" and graph.values[item.value].shape == () and item.name in constants
     }
 
-    def one(node: Node) -> Node:
+    def rewrite(node: Node) -> Node:
         if node.target != "aten.expand.default" or node.inputs[0] not in single:
             return node
         value = graph.values[node.outputs[0]]
         kwargs = (("dtype", Dtype(value.dtype)),)
         return replace(node, target="aten.full.default", args=(value.shape, single[node.inputs[0]]), kwargs=kwargs)
 
-    return dead_code(replace(graph, nodes=tuple(one(node) for node in graph.nodes)))
+    return rewritten(graph, rewrite)

@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from autopar.capture.passes.rewriting import dead_code, random
+from autopar.capture.passes.rewriting import maker, random, rewritten
 from autopar.ir.graph import Graph, Node, Ref
 
 TARGET = "autopar.drop_path"
@@ -23,7 +23,7 @@ def drop_path(graph: Graph) -> Graph:
     producers, order = graph.producers(), {node.name: i for i, node in enumerate(graph.nodes)}
     drawing = [i for i, node in enumerate(graph.nodes) if random(node)]
 
-    def one(node: Node) -> Node:
+    def rewrite(node: Node) -> Node:
         parts = _parts(graph, producers, node)
         if parts is None:
             return node
@@ -31,18 +31,18 @@ def drop_path(graph: Graph) -> Graph:
         between = [i for i in drawing if order[rand.name] < i < order[node.name]]
         return node if between else replace(node, target=TARGET, args=(x, keep), kwargs=())
 
-    return dead_code(replace(graph, nodes=tuple(one(node) for node in graph.nodes)))
+    return rewritten(graph, rewrite)
 
 
-def _parts(graph: Graph, made: Mapping[str, Node], node: Node) -> tuple[Node, Ref, float] | None:
+def _parts(graph: Graph, makers: Mapping[str, Node], node: Node) -> tuple[Node, Ref, float] | None:
     """The call of rand, x and keep of a drop path that ends in this product."""
-    pair = [made.get(name) for name in node.inputs] if node.target == "aten.mul.Tensor" else []
+    pair = [makers.get(name) for name in node.inputs] if node.target == "aten.mul.Tensor" else []
     for div, floor in itertools.permutations(pair) if len(pair) == 2 else ():
         if div is None or floor is None or (div.target, floor.target) != ("aten.div.Tensor", "aten.floor.default"):
             continue
-        add = made.get(floor.inputs[0])
-        rand = made.get(add.inputs[0]) if add is not None and add.target == "aten.add.Tensor" else None
-        if add is None or rand is None or rand.target != "aten.rand.default":
+        add = maker(makers, floor.inputs[0], "aten.add.Tensor")
+        rand = maker(makers, add.inputs[0], "aten.rand.default") if add else None
+        if add is None or rand is None:
             continue
         (x, keep), shape = div.args[:2], graph.values[div.inputs[0]].shape
         same = add.args[1:] == (keep,) and graph.values[rand.outputs[0]].shape == (shape[0], *[1] * (len(shape) - 1))

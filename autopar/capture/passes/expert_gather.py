@@ -25,11 +25,11 @@ def gathered(graph: Graph) -> Graph:
     nodes: list[Node] = []
     values: list[Value] = []
     for node in graph.nodes:
-        found = _product(graph, producers, readers, node) if node.target in _VIEWS else None
-        if found is None:
+        product = _product(graph, producers, readers, node) if node.target in _VIEWS else None
+        if product is None:
             nodes.append(node)
             continue
-        x, weight, ids, turned = found
+        x, weight, ids, turned = product
         if turned:
             weight, turn, more = turned_weight(graph, producers, node, weight)
             nodes += turn
@@ -39,10 +39,10 @@ def gathered(graph: Graph) -> Graph:
 
 
 def turned_weight(
-    graph: Graph, made: Mapping[str, Node], node: Node, weight: str
+    graph: Graph, makers: Mapping[str, Node], node: Node, weight: str
 ) -> tuple[str, list[Node], list[Value]]:
     """The weight with its last two dims exchanged, and what makes it where nothing is it already."""
-    maker = made.get(weight)
+    maker = makers.get(weight)
     if maker is not None and maker.target == "aten.transpose.int" and set(maker.args[1:]) == {1, 2}:
         return maker.inputs[0], [], []
     value, name = graph.values[weight], f"{node.name}_weight"
@@ -53,14 +53,14 @@ def turned_weight(
 
 
 def _product(
-    graph: Graph, made: Mapping[str, Node], readers: Mapping[str, tuple[Node, ...]], last: Node
+    graph: Graph, makers: Mapping[str, Node], readers: Mapping[str, tuple[Node, ...]], last: Node
 ) -> tuple[str, str, str, bool] | None:
     """(x, weight, ids, whether the weight is [expert, k, n]) of the product whose result `last` flattens, or None."""
-    product = made.get(last.inputs[0])
+    product = makers.get(last.inputs[0])
     if product is None or product.target not in PRODUCTS or len(readers[product.outputs[0]]) != 1:
         return None
     for picked, rows, turned in ((0, 1, False), (1, 0, True)):
-        table, column = made.get(product.inputs[picked]), made.get(product.inputs[rows])
+        table, column = makers.get(product.inputs[picked]), makers.get(product.inputs[rows])
         if table is None or column is None or column.target not in _COLUMNS or not _picks(graph, table):
             continue
         x, shape = graph.values[column.inputs[0]], graph.values[column.outputs[0]].shape

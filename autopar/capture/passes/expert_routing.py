@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from autopar.capture.passes.expert_gather import PRODUCTS, gathered, turned_weight
-from autopar.capture.passes.rewriting import dead_code, drop_identities, rename_refs, slice_of, with_nodes
+from autopar.capture.passes.rewriting import dead_code, drop_identities, maker, rename_refs, slice_of, with_nodes
 from autopar.ir.graph import Argument, Graph, Node, Ref, Value
 from autopar.ops.interpreter import run
 from autopar.ops.lookup import call_of, op_of, rule_of_call
@@ -28,7 +28,7 @@ _GROUPED = frozenset({"transformers.grouped_mm_fallback.default", "aten._grouped
 _SORTS = frozenset({"aten.sort.default", "aten.sort.stable", "aten.argsort.default"})
 _CASTS = frozenset({"aten._to_copy.default", "aten.to.dtype"})
 _ACTIVATIONS = {"aten.silu.default": "silu", "aten.gelu.default": "gelu", "aten.relu.default": "relu"}
-_ARANGE = "aten.arange.default"
+_ARANGE, _RESHAPE, _LINEAR = "aten.arange.default", "aten.reshape.default", "autopar.expert_linear"
 
 
 @dataclass(slots=True)
@@ -47,7 +47,7 @@ def experts(graph: Graph) -> Graph:
     targets = {node.target for node in graph.nodes}
     routed = unsorted(graph) if targets & _GROUPED else graph
     routed = gathered(routed) if "aten.index.Tensor" in targets and targets & PRODUCTS else routed
-    return fused(routed) if any(node.target == "autopar.expert_linear" for node in routed.nodes) else graph
+    return fused(routed) if any(node.target == _LINEAR for node in routed.nodes) else graph
 
 
 def unsorted(graph: Graph) -> Graph:
@@ -87,31 +87,31 @@ def _order(graph: Graph, node: Node) -> _Sorted:
     return order
 
 
-def _restored(graph: Graph, made: Mapping[str, Node], order: _Sorted, node: Node) -> str:
+def _restored(graph: Graph, makers: Mapping[str, Node], order: _Sorted, node: Node) -> str:
     """The u that ``v[inverse of p]`` is, or nothing."""
     if node.target != "aten.index.Tensor" or len(node.inputs) != 2 or node.inputs[0] not in order.origin:
         return ""
     places = node.args[1]
     assert isinstance(places, tuple)
     first = places[0]
-    inverse = made.get(first.name) if isinstance(first, Ref) else None
-    if inverse is None or not _inverts(made, order, inverse):
+    inverse = makers.get(first.name) if isinstance(first, Ref) else None
+    if inverse is None or not _inverts(makers, order, inverse):
         return ""
     return order.origin[node.inputs[0]]
 
 
-def _inverts(made: Mapping[str, Node], order: _Sorted, node: Node) -> bool:
+def _inverts(makers: Mapping[str, Node], order: _Sorted, node: Node) -> bool:
     """Whether a value is the inverse permutation: ``argsort(p)``, or 0, 1, ... written to the places p."""
     if node.target == "aten.argsort.default":
         return node.inputs[0] == order.permutation and _ascending(node)
     if node.target != "aten.index_put.default" or node.args[1] != (Ref(order.permutation),) or len(node.args) > 3:
         return False
-    counted = made.get(node.inputs[-1])
+    counted = makers.get(node.inputs[-1])
     return counted is not None and counted.target == _ARANGE and counted.args == (order.rows,)
 
 
 def _followed(
-    graph: Graph, made: Mapping[str, Node], order: _Sorted, node: Node, values: dict[str, Value]
+    graph: Graph, makers: Mapping[str, Node], order: _Sorted, node: Node, values: dict[str, Value]
 ) -> list[Node]:
     """The calls that make what the node's results are sorted from, or none where they are not sorted rows."""
     sorted_inputs = [name for name in node.inputs if name in order.origin]
@@ -127,7 +127,7 @@ def _followed(
     if not sorted_inputs:
         return []
     if node.target in _GROUPED:
-        return _product(graph, made, order, node, values)
+        return _product(graph, makers, order, node, values)
     if not _by_rows(graph, order, node):
         return []
     return [_twin_call(graph, order, node, values)]
@@ -160,19 +160,19 @@ def _spread(graph: Graph, order: _Sorted, node: Node, values: dict[str, Value]) 
     tall, wide = (x.shape[0], 1, *x.shape[1:]), (x.shape[0], count, *x.shape[1:])
     steps = []
     source = x.name
-    for what, target, shape in (("rows", "aten.reshape.default", tall), ("choices", "aten.expand.default", wide)):
+    for what, target, shape in (("rows", _RESHAPE, tall), ("choices", "aten.expand.default", wide)):
         added = f"{node.name}_{what}"
         values[added] = replace(x, name=added, shape=shape)
         steps.append(replace(node, name=added, target=target, args=(Ref(source), shape), kwargs=(), outputs=(added,)))
         source = added
     out = _twin(node.outputs[0], graph.values[node.outputs[0]], order, values)
     full = (order.rows, *x.shape[1:])
-    last = replace(node, name=out, target="aten.reshape.default", args=(Ref(source), full), kwargs=(), outputs=(out,))
+    last = replace(node, name=out, target=_RESHAPE, args=(Ref(source), full), kwargs=(), outputs=(out,))
     return [*steps, last]
 
 
 def _product(
-    graph: Graph, made: Mapping[str, Node], order: _Sorted, node: Node, values: dict[str, Value]
+    graph: Graph, makers: Mapping[str, Node], order: _Sorted, node: Node, values: dict[str, Value]
 ) -> list[Node]:
     """A grouped product whose groups are those of the experts."""
     x, weight, ends = node.inputs[:3]
@@ -180,11 +180,11 @@ def _product(
         return []
     if not _groups(graph, order, ends, graph.values[weight].shape[0]):
         return []
-    turned, turn, more = turned_weight(graph, made, node, weight)
+    turned, turn, more = turned_weight(graph, makers, node, weight)
     values |= {value.name: value for value in more}
     out = _twin(node.outputs[0], graph.values[node.outputs[0]], order, values)
     args = (Ref(order.origin[x]), Ref(turned), Ref(order.ids))
-    return [*turn, replace(node, name=out, target="autopar.expert_linear", args=args, outputs=(out,))]
+    return [*turn, replace(node, name=out, target=_LINEAR, args=args, outputs=(out,))]
 
 
 def _groups(graph: Graph, order: _Sorted, ends: str, count: int) -> bool:
@@ -197,8 +197,8 @@ def _groups(graph: Graph, order: _Sorted, ends: str, count: int) -> bool:
     generator = torch.Generator().manual_seed(0)
     for _ in range(3):
         ids = torch.randint(count, (order.rows,), generator=generator).sort().values
-        found = run(counting, dict.fromkeys(keys, ids))[ends]
-        if not torch.equal(found.long(), torch.bincount(ids, minlength=count).cumsum(0)):
+        ends_now = run(counting, dict.fromkeys(keys, ids))[ends]
+        if not torch.equal(ends_now.long(), torch.bincount(ids, minlength=count).cumsum(0)):
             return False
     return True
 
@@ -242,82 +242,74 @@ def fused(graph: Graph) -> Graph:
     nodes: list[Node] = []
     values: list[Value] = []
     for node in graph.nodes:
-        found = _network(graph, producers, node) if node.target == "aten.sum.dim_IntList" else None
-        if found is None:
+        network = _network(graph, producers, node) if node.target == "aten.sum.dim_IntList" else None
+        if network is None:
             nodes.append(node)
             continue
-        x, ids, weights, up, down, activation, gated = found
+        x, ids, weights, up, down, activation, gated = network
         rows, choices = graph.values[node.inputs[0]].shape[:2]
         shaped = []
         for name, what in ((ids, "ids"), (weights, "weights")):
             new = f"{node.name}_{what}"
             values.append(replace(graph.values[name], name=new, shape=(rows, choices)))
             args: tuple[Argument, ...] = (Ref(name), (rows, choices))
-            nodes.append(replace(node, name=new, target="aten.reshape.default", args=args, kwargs=(), outputs=(new,)))
+            nodes.append(replace(node, name=new, target=_RESHAPE, args=args, kwargs=(), outputs=(new,)))
             shaped.append(Ref(new))
-        given = (Ref(x), *shaped, Ref(up), Ref(down), activation, gated)
-        nodes.append(replace(node, target="autopar.experts", args=given, kwargs=()))
+        operands = (Ref(x), *shaped, Ref(up), Ref(down), activation, gated)
+        nodes.append(replace(node, target="autopar.experts", args=operands, kwargs=()))
     return dead_code(with_nodes(graph, nodes, values))
 
 
-def _network(graph: Graph, made: Mapping[str, Node], last: Node) -> tuple[str, str, str, str, str, str, bool] | None:
+def _network(graph: Graph, makers: Mapping[str, Node], last: Node) -> tuple[str, str, str, str, str, str, bool] | None:
     """(x, ids, weights, up, down, activation, gated) of the network whose sum over choices `last` is, or None."""
-    shaped = made.get(last.inputs[0])
+    shaped = maker(makers, last.inputs[0], _RESHAPE)
     dims, keep = last.args[1], last.args[2] if len(last.args) > 2 else False
-    if shaped is None or shaped.target != "aten.reshape.default" or dims != (1,) or keep or last.kwargs:
+    if shaped is None or dims != (1,) or keep or last.kwargs:
         return None
-    scaled = made.get(shaped.inputs[0])
-    if scaled is None or scaled.target != "aten.mul.Tensor" or len(scaled.inputs) != 2:
+    scaled = maker(makers, shaped.inputs[0], "aten.mul.Tensor")
+    if scaled is None or len(scaled.inputs) != 2:
         return None
-    second, column = (made.get(name) for name in scaled.inputs)
-    if second is None or column is None or second.target != "autopar.expert_linear":
+    second = maker(makers, scaled.inputs[0], _LINEAR)
+    column = maker(makers, scaled.inputs[1], "aten.unsqueeze.default", _RESHAPE)
+    if second is None or column is None:
         return None
-    if column.target not in ("aten.unsqueeze.default", "aten.reshape.default"):
-        return None
-    hidden = _activation(graph, made, second.inputs[0])
+    hidden = _activation(graph, makers, second.inputs[0])
     if hidden is None:
         return None
     first, activation, gated = hidden
     rows, choices = graph.values[shaped.outputs[0]].shape[:2]
-    x = first.inputs[0] if choices == 1 else _spread_from(graph, made, made.get(first.inputs[0]))
-    if not _same(made, first.inputs[2], second.inputs[2]) or x is None or graph.values[x].shape[0] != rows:
+    x = first.inputs[0] if choices == 1 else _spread_from(graph, makers, makers.get(first.inputs[0]))
+    if not _same(makers, first.inputs[2], second.inputs[2]) or x is None or graph.values[x].shape[0] != rows:
         return None
     if graph.values[column.inputs[0]].numel != rows * choices:
         return None
     return x, second.inputs[2], column.inputs[0], first.inputs[1], second.inputs[1], activation, gated
 
 
-def _same(made: Mapping[str, Node], one: str, other: str) -> bool:
+def _same(makers: Mapping[str, Node], name: str, other: str) -> bool:
     """Whether two values are one, or the same view of one."""
-    first, second = made.get(one), made.get(other)
-    if one == other or first is None or second is None:
-        return one == other
-    return first.target == second.target == "aten.reshape.default" and first.args == second.args
+    first, second = makers.get(name), makers.get(other)
+    if name == other or first is None or second is None:
+        return name == other
+    return first.target == second.target == _RESHAPE and first.args == second.args
 
 
-def _activation(graph: Graph, made: Mapping[str, Node], name: str) -> tuple[Node, str, bool] | None:
+def _activation(graph: Graph, makers: Mapping[str, Node], name: str) -> tuple[Node, str, bool] | None:
     """(first product, activation, gated) of hidden rows ``g(h)`` or ``g(a) * b`` with ``a, b = halves of h``."""
-    node = made.get(name)
-    if node is None:
-        return None
-    if node.target in _ACTIVATIONS:
-        product = made.get(node.inputs[0])
-        if product is not None and product.target == "autopar.expert_linear":
-            return product, _called(node), False
-        return None
-    if node.target != "aten.mul.Tensor" or len(node.inputs) != 2:
+    if node := maker(makers, name, *_ACTIVATIONS):
+        product = maker(makers, node.inputs[0], _LINEAR)
+        return (product, _called(node), False) if product else None
+    node = maker(makers, name, "aten.mul.Tensor")
+    if node is None or len(node.inputs) != 2:
         return None
     for gate, value in (node.inputs, node.inputs[::-1]):
-        active = made.get(gate)
-        if active is None or active.target not in _ACTIVATIONS:
+        active = maker(makers, gate, *_ACTIVATIONS)
+        halves = makers.get(active.inputs[0]) if active else None
+        if active is None or halves is None or halves.outputs != (active.inputs[0], value):
             continue
-        halves = made.get(active.inputs[0])
-        if halves is None or halves.outputs != (active.inputs[0], value):
-            continue
-        product = made.get(halves.inputs[0])
-        ndim = len(graph.values[value].shape)
+        product = maker(makers, halves.inputs[0], _LINEAR)
         cut = halves.args[2] if len(halves.args) > 2 else 0
-        if product is not None and product.target == "autopar.expert_linear" and cut in (ndim - 1, -1):
+        if product and cut in (len(graph.values[value].shape) - 1, -1):
             return product, _called(active), True
     return None
 
@@ -327,22 +319,18 @@ def _called(node: Node) -> str:
     return _ACTIVATIONS[node.target] + ("_tanh" if tanh else "")
 
 
-def _spread_from(graph: Graph, made: Mapping[str, Node], last: Node | None) -> str | None:
+def _spread_from(graph: Graph, makers: Mapping[str, Node], last: Node | None) -> str | None:
     """The x whose rows `last` repeats: repeat_interleave, or reshape of expand of reshape."""
     if last is not None and last.target == "aten.repeat_interleave.self_int":
         whole = dict(last.kwargs).get("output_size") is None
         along = last.args[2] if len(last.args) > 2 else None
         return last.inputs[0] if whole and along == 0 and len(graph.values[last.inputs[0]].shape) == 2 else None
-    if last is None or last.target != "aten.reshape.default":
+    if last is None or last.target != _RESHAPE:
         return None
-    wide = made.get(last.inputs[0])
-    if wide is None or wide.target != "aten.expand.default":
-        return None
-    tall = made.get(wide.inputs[0])
-    if tall is None or tall.target != "aten.reshape.default":
+    wide = maker(makers, last.inputs[0], "aten.expand.default")
+    tall = maker(makers, wide.inputs[0], _RESHAPE) if wide else None
+    if wide is None or tall is None:
         return None
     x, shape = graph.values[tall.inputs[0]], graph.values[wide.outputs[0]].shape
-    spread = (
-        len(shape) == 3 and (shape[0], shape[2]) == x.shape and graph.values[last.outputs[0]].shape[1:] == x.shape[1:]
-    )
-    return x.name if spread else None
+    rows = graph.values[last.outputs[0]].shape
+    return x.name if len(shape) == 3 and (shape[0], shape[2]) == x.shape and rows[1:] == x.shape[1:] else None

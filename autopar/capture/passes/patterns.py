@@ -38,7 +38,7 @@ def batch_norm(graph: Graph) -> Graph:
     ``autopar.batch_norm_unkept`` with args (x, weight, bias, eps) for one that keeps no running statistics.
     """
 
-    def one(node: Node) -> Node:
+    def rewrite(node: Node) -> Node:
         if (
             node.target == "aten._native_batch_norm_legit.no_stats"
             and node.args[3] is True
@@ -55,7 +55,7 @@ def batch_norm(graph: Graph) -> Graph:
             node, target="autopar.batch_norm", args=node.args[:5] + node.args[6:8], outputs=(y, new_mean, new_var)
         )
 
-    nodes = [one(node) for node in dead_code(graph).nodes]
+    nodes = [rewrite(node) for node in dead_code(graph).nodes]
     running = [name for node in nodes if node.target == "autopar.batch_norm" for name in node.outputs[1:] if name]
     return with_nodes(graph, nodes, [replace(graph.values[name], differentiable=False) for name in running])
 
@@ -114,41 +114,41 @@ def gelu(graph: Graph) -> Graph:
     for node in graph.nodes:
         if node.target != "aten.mul.Tensor":
             continue
-        found = _gelu_operand(graph, producers, node)
-        if found is not None:
+        operand = _gelu_operand(graph, producers, node)
+        if operand is not None:
             replaced[node.name] = replace(
-                node, target="aten.gelu.default", args=(Ref(found),), kwargs=(("approximate", "tanh"),)
+                node, target="aten.gelu.default", args=(Ref(operand),), kwargs=(("approximate", "tanh"),)
             )
     return dead_code(with_nodes(graph, [replaced.get(node.name, node) for node in graph.nodes]))
 
 
-def _gelu_operand(graph: Graph, made: dict[str, Node], last: Node) -> str | None:
+def _gelu_operand(graph: Graph, makers: dict[str, Node], last: Node) -> str | None:
     """The x of which `last` is the gelu, or None."""
-    for candidate in _ancestors(made, last, depth=8):
-        nodes = _pointwise_between(made, last, candidate)
+    for candidate in _ancestors(makers, last, depth=8):
+        nodes = _pointwise_between(makers, last, candidate)
         if nodes and any(node.target == "aten.tanh.default" for node in nodes) and _is_gelu(nodes, candidate, last):
             same = graph.values[candidate].shape == graph.values[last.outputs[0]].shape
             return candidate if same else None
     return None
 
 
-def _ancestors(made: dict[str, Node], node: Node, depth: int) -> tuple[str, ...]:
+def _ancestors(makers: dict[str, Node], node: Node, depth: int) -> tuple[str, ...]:
     """Values read by two or more of the steps before `node`, found within `depth` steps."""
     level, count = [node], dict[str, int]()
     seen = {node.name}
     for _ in range(depth):
         below = []
-        for one in level:
-            for name in one.inputs:
+        for step in level:
+            for name in step.inputs:
                 count[name] = count.get(name, 0) + 1
-                if name in made and made[name].target in _POINTWISE and made[name].name not in seen:
-                    seen.add(made[name].name)
-                    below.append(made[name])
+                if name in makers and makers[name].target in _POINTWISE and makers[name].name not in seen:
+                    seen.add(makers[name].name)
+                    below.append(makers[name])
         level = below
     return tuple(name for name, n in count.items() if n > 1)
 
 
-def _pointwise_between(made: dict[str, Node], last: Node, first: str) -> tuple[Node, ...]:
+def _pointwise_between(makers: dict[str, Node], last: Node, first: str) -> tuple[Node, ...]:
     """The pointwise nodes from `first` to `last` in execution order; () where they read anything else."""
     order: dict[str, Node] = {}
 
@@ -156,7 +156,7 @@ def _pointwise_between(made: dict[str, Node], last: Node, first: str) -> tuple[N
         if node.target not in _POINTWISE or len(order) > _LONGEST:
             return False
         for name in node.inputs:
-            if name != first and (name not in made or (made[name].name not in order and not visit(made[name]))):
+            if name != first and (name not in makers or (makers[name].name not in order and not visit(makers[name]))):
                 return False
         order[node.name] = node
         return True

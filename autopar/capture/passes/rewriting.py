@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from autopar.ir.graph import Argument, Graph, Node, Ref, Value
@@ -24,13 +24,29 @@ def read_instead(node: Node, names: Mapping[str, str]) -> Node:
     return replace(node, args=args, kwargs=tuple((key, rename_refs(value, names)) for key, value in node.kwargs))
 
 
-def with_nodes(graph: Graph, nodes: Iterable[Node], made: Iterable[Value] = ()) -> Graph:
-    """The graph with other nodes; values nobody makes any more are forgotten, `made` are the new ones."""
+def with_nodes(graph: Graph, nodes: Iterable[Node], added: Iterable[Value] = ()) -> Graph:
+    """The graph with other nodes; values nobody makes any more are forgotten, `added` are the new ones."""
     kept = tuple(nodes)
-    values = {**graph.values, **{value.name: value for value in made}}
+    values = {**graph.values, **{value.name: value for value in added}}
     ready = {item.value for item in graph.inputs} | {item.value for item in graph.parameters}
     ready |= {name for node in kept for name in node.outputs if name}
     return replace(graph, nodes=kept, values={name: value for name, value in values.items() if name in ready})
+
+
+def rewritten(graph: Graph, rewrite: Callable[[Node], Node]) -> Graph:
+    """The graph with what `rewrite` gives in the place of each node."""
+    return dead_code(replace(graph, nodes=tuple(map(rewrite, graph.nodes))))
+
+
+def drop_where(graph: Graph, same: Callable[[Node], bool]) -> Graph:
+    """The graph without the nodes whose first result is their first operand."""
+    return drop_identities(graph, {node.outputs[0]: node.inputs[0] for node in graph.nodes if same(node)})
+
+
+def maker(makers: Mapping[str, Node], name: str, *targets: str) -> Node | None:
+    """The node that makes a value, if it is one of these calls."""
+    node = makers.get(name)
+    return node if node is not None and node.target in targets else None
 
 
 def drop_identities(graph: Graph, same: Mapping[str, str]) -> Graph:

@@ -16,7 +16,7 @@ from autopar.capture.passes.concat_and_fill import name_fills, slices_of_joins
 from autopar.capture.passes.drop_path import drop_path
 from autopar.capture.passes.expert_routing import experts
 from autopar.capture.passes.patterns import affine, batch_norm, gelu
-from autopar.capture.passes.rewriting import dead_code, drop_identities
+from autopar.capture.passes.rewriting import dead_code, drop_where, rewritten
 from autopar.ir.graph import Argument, Dtype, Graph, Node, Ref
 
 _CLONE = "aten.clone.default"
@@ -59,7 +59,7 @@ def drop_copies(graph: Graph) -> Graph:
         idle = node.target == "aten.detach.default" and not graph.values[node.inputs[0]].differentiable
         return idle or (node.target in _COPIES and not (node.target == _CLONE and node.outputs[0] in written))
 
-    return drop_identities(graph, {node.outputs[0]: node.inputs[0] for node in graph.nodes if same(node)})
+    return drop_where(graph, same)
 
 
 def _written(graph: Graph) -> set[str]:
@@ -101,18 +101,18 @@ def drop_dropout(graph: Graph) -> Graph:
             return not node.outputs[1] and (not node.args[1] or node.args[2] is False)
         return node.target in _DROPOUT and (not node.args[1] or node.args[2] is False)
 
-    return drop_identities(graph, {node.outputs[0]: node.inputs[0] for node in graph.nodes if same(node)})
+    return drop_where(graph, same)
 
 
 def plain_dropout(graph: Graph) -> Graph:
     """``aten.dropout`` for one that also yields its mask, where nobody reads that."""
 
-    def one(node: Node) -> Node:
+    def rewrite(node: Node) -> Node:
         if node.target != "aten.native_dropout.default" or node.outputs[1]:
             return node
         return replace(node, target="aten.dropout.default", outputs=node.outputs[:1])
 
-    return replace(graph, nodes=tuple(one(node) for node in graph.nodes))
+    return replace(graph, nodes=tuple(map(rewrite, graph.nodes)))
 
 
 def drop_neutral(graph: Graph) -> Graph:
@@ -126,17 +126,12 @@ def drop_neutral(graph: Graph) -> Graph:
         literal = isinstance(other, int | float) and other == neutral.get(node.target, "none")
         return literal and isinstance(node.args[0], Ref) and _unchanged(graph, node)
 
-    return drop_identities(graph, {node.outputs[0]: node.inputs[0] for node in graph.nodes if same(node)})
+    return drop_where(graph, same)
 
 
 def drop_same_shape(graph: Graph) -> Graph:
     """Drop reshapes and expands to the shape that is there, and casts to the dtype that is there."""
-    same = {
-        node.outputs[0]: node.inputs[0]
-        for node in graph.nodes
-        if node.target in _SAME_SHAPE and _unchanged(graph, node)
-    }
-    return drop_identities(graph, same)
+    return drop_where(graph, lambda node: node.target in _SAME_SHAPE and _unchanged(graph, node))
 
 
 def merge_reshapes(graph: Graph) -> Graph:
@@ -147,17 +142,15 @@ def merge_reshapes(graph: Graph) -> Graph:
         node = producers.get(name)
         return source(node.inputs[0]) if node is not None and node.target == "aten.reshape.default" else name
 
-    nodes = [
-        replace(node, args=(Ref(source(node.inputs[0])), *node.args[1:]))
-        if node.target == "aten.reshape.default"
-        else node
-        for node in graph.nodes
-    ]
-    return dead_code(replace(graph, nodes=tuple(nodes)))
+    def rewrite(node: Node) -> Node:
+        reshapes = node.target == "aten.reshape.default"
+        return replace(node, args=(Ref(source(node.inputs[0])), *node.args[1:])) if reshapes else node
+
+    return rewritten(graph, rewrite)
 
 
 def _unchanged(graph: Graph, node: Node) -> bool:
     """Whether the result has the shape and dtype of the first operand (and every operand is that one)."""
     before, after = graph.values[node.inputs[0]], graph.values[node.outputs[0]]
-    asked = [value for _, value in node.kwargs if isinstance(value, Dtype)]
-    return before.shape == after.shape and before.dtype == after.dtype and all(d.name == after.dtype for d in asked)
+    dtypes = [value for _, value in node.kwargs if isinstance(value, Dtype)]
+    return before.shape == after.shape and before.dtype == after.dtype and all(d.name == after.dtype for d in dtypes)

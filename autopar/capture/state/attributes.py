@@ -50,46 +50,46 @@ def state_of(module: nn.Module) -> State:
     contents, seen = [], set()
     near: list[tuple[object, str, Any]] = [(None, "", module)]
     while near:
-        owner, name, one = near.pop()
-        if id(one) in seen or isinstance(one, _OPAQUE):
+        owner, name, target = near.pop()
+        if id(target) in seen or isinstance(target, _OPAQUE):
             continue
-        seen.add(id(one))
-        if isinstance(one, _CONTAINERS):
-            contents.append(Contents(owner, name, one, _items(one)))
-            near += [(owner, name, value) for value in _items(one).values()]
-        if isinstance(one, tuple):
-            near += [(owner, name, value) for value in one]
-        if hasattr(one, "__dict__"):
-            contents.append(Contents(one, "", None, _own(one)))
-            near += [(one, key, value) for key, value in _own(one).items()]
-            near += [(one, "", part) for part in one.children()] if isinstance(one, nn.Module) else []
+        seen.add(id(target))
+        if isinstance(target, _CONTAINERS):
+            contents.append(Contents(owner, name, target, _items(target)))
+            near += [(owner, name, value) for value in _items(target).values()]
+        if isinstance(target, tuple):
+            near += [(owner, name, value) for value in target]
+        if hasattr(target, "__dict__"):
+            contents.append(Contents(target, "", None, _own(target)))
+            near += [(target, key, value) for key, value in _own(target).items()]
+            near += [(target, "", part) for part in target.children()] if isinstance(target, nn.Module) else []
     return [*contents, *_shared({type(part) for part in module.modules()})]
 
 
 def _shared(kinds: Iterable[type]) -> Iterator[Contents]:
     """The plain values and containers of classes and of the files that define them."""
-    classes = {one for kind in kinds for one in kind.__mro__ if not one.__module__.startswith(("torch.", "builtins"))}
+    classes = {cls for kind in kinds for cls in kind.__mro__ if not cls.__module__.startswith(("torch.", "builtins"))}
     files = {name: loaded[name] for name in {cls.__module__ for cls in classes} if name in loaded}
     for owner in (*classes, *files.values()):
         yield Contents(owner, "", None, _own(owner))
-        for name, one in _own(owner).items():
-            if isinstance(one, _CONTAINERS):
-                yield Contents(owner, name, one, _items(one))
+        for name, value in _own(owner).items():
+            if isinstance(value, _CONTAINERS):
+                yield Contents(owner, name, value, _items(value))
 
 
-def _own(one: Any) -> dict[str, Any]:  # noqa: ANN401 (an object, a class or a file)
+def _own(owner: Any) -> dict[str, Any]:  # noqa: ANN401 (an object, a class or a file)
     """The attributes of an object that are looked at."""
-    if isinstance(one, type | ModuleType):
+    if isinstance(owner, type | ModuleType):
         plain = (Tensor, *_PLAIN, *_CONTAINERS)
-        return {key: value for key, value in vars(one).items() if key[:2] != "__" and isinstance(value, plain)}
-    out = _OWN if isinstance(one, nn.Module) else frozenset()
-    return {key: value for key, value in vars(one).items() if key not in out}
+        return {key: value for key, value in vars(owner).items() if key[:2] != "__" and isinstance(value, plain)}
+    out = _OWN if isinstance(owner, nn.Module) else frozenset()
+    return {key: value for key, value in vars(owner).items() if key not in out}
 
 
-def _items(one: Any) -> dict[Any, Any]:  # noqa: ANN401 (a container)
-    if isinstance(one, dict):
-        return dict(dict.items(one))
-    return dict.fromkeys(one) if isinstance(one, set) else dict(enumerate(one))
+def _items(container: Any) -> dict[Any, Any]:  # noqa: ANN401 (a container)
+    if isinstance(container, dict):
+        return dict(dict.items(container))
+    return dict.fromkeys(container) if isinstance(container, set) else dict(enumerate(container))
 
 
 def _now(held: Contents) -> dict[Any, Any]:
@@ -115,8 +115,8 @@ def state_seen(module: nn.Module) -> Iterator[set[str]]:
     """
     before, names = state_of(module), set[str]()
 
-    def look(one: nn.Module, *_: object) -> None:
-        if one is module:
+    def look(part: nn.Module, *_: object) -> None:
+        if part is module:
             names.update(name for _, name in changed(before))
 
     handle = register_module_forward_hook(look)
@@ -143,26 +143,25 @@ def restore_shared(before: State) -> None:
 
 
 def _refill(held: Contents, now: Mapping[Any, Any]) -> None:
-    one, values = held.container, held.values
+    container, values = held.container, held.values
     if len(now) != len(values) or any(key not in now or now[key] is not value for key, value in values.items()):
-        one.clear()
-        if isinstance(one, dict):
-            one.update(values)
-        else:
-            (one.update if isinstance(one, set) else one.extend)(values if isinstance(one, set) else values.values())
+        container.clear()
+        (container.extend if isinstance(container, list | deque) else container.update)(
+            values if isinstance(container, dict | set) else values.values()
+        )
 
 
-def _alike(one: Any, two: Any) -> bool:  # noqa: ANN401 (anything an attribute may hold)
+def _alike(value: Any, other: Any) -> bool:  # noqa: ANN401 (anything an attribute may hold)
     """Whether two values are the same to a reader that does not look into tensors."""
-    if one is two or (isinstance(one, Tensor) and isinstance(two, Tensor)):
+    if value is other or (isinstance(value, Tensor) and isinstance(other, Tensor)):
         return True
-    if type(one) is not type(two):
+    if type(value) is not type(other):
         return False
-    if isinstance(one, Pointer):
+    if isinstance(value, Pointer):
         return True
-    if isinstance(one, _PLAIN):
-        return bool(one == two)
-    if isinstance(one, (tuple, *_CONTAINERS)):
-        mine, theirs = (dict(enumerate(x)) if isinstance(x, tuple) else _items(x) for x in (one, two))
+    if isinstance(value, _PLAIN):
+        return bool(value == other)
+    if isinstance(value, (tuple, *_CONTAINERS)):
+        mine, theirs = (dict(enumerate(x)) if isinstance(x, tuple) else _items(x) for x in (value, other))
         return mine.keys() == theirs.keys() and all(_alike(mine[key], theirs[key]) for key in mine)
-    return hasattr(one, "__dict__") and not isinstance(one, _OPAQUE) and _alike(vars(one), vars(two))
+    return hasattr(value, "__dict__") and not isinstance(value, _OPAQUE) and _alike(vars(value), vars(other))

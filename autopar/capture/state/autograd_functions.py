@@ -19,7 +19,7 @@ from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing, get_
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import CheckpointFunction
 
-from autopar.capture.diagnostics.source_lines import Frame, frames_of_stack, innermost, user_files
+from autopar.capture.diagnostics.source_lines import line_here, user_files
 from autopar.capture.tracing.storage import version
 from autopar.errors import CaptureError, refusal
 from autopar.ops.record.user_functions import keep, place_of, schema_type, spelled
@@ -54,18 +54,18 @@ def functions_as_calls(module: nn.Module) -> Iterator[None]:
 
 
 def _recorded(cls: type[Function], args: Sequence[Any], files: frozenset[str]) -> Any:  # noqa: ANN401
-    frame = innermost(frames_of_stack(), files)
+    where = line_here(files)
     strange = [f"argument {i}: {_spell(value)}" for i, value in enumerate(args) if not schema_type(value)[0]]
     if strange:
         fix = "give tensors one by one, and numbers, strings or dicts of them; a function that computes a part of the "
         fix += "model again in backward "
         fix += "is not needed: call that part itself, and autopar computes again what does not fit into memory"
-        raise _refused(frame, f"{cls.__name__} takes something else", strange, fix)
+        raise _refused(where, f"{cls.__name__} takes something else", strange, fix)
     place = place_of(cls)
     if place is None:
-        given = f"{cls.__name__} cannot be found by its name, {cls.__module__}.{cls.__qualname__}"
-        raise _refused(frame, given, (), "define it at the top of a file, not inside a function")
-    results, tupled = _tried(cls, args, frame)
+        fault = f"{cls.__name__} cannot be found by its name, {cls.__module__}.{cls.__qualname__}"
+        raise _refused(where, fault, (), "define it at the top of a file, not inside a function")
+    results, tupled = _tried(cls, args, where)
     target = keep(cls, place, args, len(results), tupled).target
     space, name, overload = target.split(".")
     return getattr(getattr(getattr(torch.ops, space), name), overload)(*spelled(args))
@@ -85,27 +85,27 @@ class _Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
 
-def _tried(cls: type[Function], args: Sequence[Any], frame: Frame | None) -> tuple[tuple[Tensor, ...], bool]:
+def _tried(cls: type[Function], args: Sequence[Any], where: str) -> tuple[tuple[Tensor, ...], bool]:
     """The results of a trial that is not recorded, and whether they are a tuple. Raises CaptureError for what cannot be kept."""
     with disable_proxy_modes_tracing(), _Draws() as draws:
         leaves = [x.detach().requires_grad_(x.requires_grad) if isinstance(x, Tensor) else x for x in args]
         own = [x.clone() if isinstance(x, Tensor) else x for x in leaves]  # leaves may not be changed in place
         versions = [version(x) for x in own if isinstance(x, Tensor)]
-        found = super(_LEVEL, cls).apply(*own)
+        output = super(_LEVEL, cls).apply(*own)
         changed = versions != [version(x) for x in own if isinstance(x, Tensor)]
-        results = found if isinstance(found, tuple) else (found,)
+        results = output if isinstance(output, tuple) else (output,)
         flows = [result for result in results if isinstance(result, Tensor) and result.requires_grad]
         if flows:
             _back(flows, [x for x in leaves if isinstance(x, Tensor) and x.requires_grad])
     if changed:
-        raise _refused(frame, f"{cls.__name__} changes an argument in place", (), "let it return a new tensor")
+        raise _refused(where, f"{cls.__name__} changes an argument in place", (), "let it return a new tensor")
     if draws.found:
         fix = "draw in forward of the model, and give the numbers to the function"
-        raise _refused(frame, f"{cls.__name__} draws random numbers itself", sorted(set(draws.found)), fix)
-    others = [f"result {i}: {_spell(one)}" for i, one in enumerate(results) if not isinstance(one, Tensor)]
+        raise _refused(where, f"{cls.__name__} draws random numbers itself", sorted(set(draws.found)), fix)
+    others = [f"result {i}: {_spell(value)}" for i, value in enumerate(results) if not isinstance(value, Tensor)]
     if others:
-        raise _refused(frame, f"{cls.__name__} returns something else", others, "let it return tensors only")
-    return results, isinstance(found, tuple)
+        raise _refused(where, f"{cls.__name__} returns something else", others, "let it return tensors only")
+    return results, isinstance(output, tuple)
 
 
 def _back(results: Sequence[Tensor], asking: Sequence[Tensor]) -> None:
@@ -114,12 +114,11 @@ def _back(results: Sequence[Tensor], asking: Sequence[Tensor]) -> None:
         torch.autograd.grad(results, asking, [torch.ones_like(result) for result in results], allow_unused=True)
 
 
-def _refused(frame: Frame | None, given: str, offenders: Sequence[str], fix: str) -> CaptureError:
-    where = f"{frame.place}: `{frame.code}`" if frame else "forward"
-    return CaptureError(refusal(where, given, _RULE, offenders, fix))
+def _refused(where: str, fault: str, offenders: Sequence[str], fix: str) -> CaptureError:
+    return CaptureError(refusal(where, fault, _RULE, offenders, fix))
 
 
 def _spell(value: object) -> str:
     kind = type(value).__name__
-    inner = sorted({type(one).__name__ for one in value}) if isinstance(value, list | tuple) else []
+    inner = sorted({type(item).__name__ for item in value}) if isinstance(value, list | tuple) else []
     return f"{kind} of {', '.join(inner)}" if inner else kind

@@ -43,8 +43,8 @@ def refuse_chains(graph: Graph) -> Graph:
     if chains:
         node = stored[chains[0].name]
         where = f"{node.source}: `{node.code}`" if node.source else f"forward of {graph.name}"
-        given = "a buffer's new value carries a gradient, and the next step's loss reads it"
-        raise CaptureError(refusal(where, given, _RULE, [item.name for item in chains], _FIX))
+        fault = "a buffer's new value carries a gradient, and the next step's loss reads it"
+        raise CaptureError(refusal(where, fault, _RULE, [item.name for item in chains], _FIX))
     return graph
 
 
@@ -135,7 +135,7 @@ def _views(node: Node) -> bool:
     """Whether a result may lie in the memory of an operand."""
     namespace, name, overload = (*node.target.split("."), "", "")[:3]
     operator = getattr(getattr(getattr(torch.ops, namespace), name, None), overload, None)
-    return isinstance(operator, torch._ops.OpOverload) and any(one.alias_info for one in operator._schema.returns)
+    return isinstance(operator, torch._ops.OpOverload) and any(value.alias_info for value in operator._schema.returns)
 
 
 def _call(target: str, value: str, name: str, near: Node) -> Node:

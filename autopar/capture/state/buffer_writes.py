@@ -13,17 +13,16 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from autopar.capture.diagnostics.refusals import NotAllowed
+from autopar.capture.diagnostics.refusals import NotAllowed, tensor_text
+from autopar.capture.state.fake_run import Slot, slots
 from autopar.capture.tracing.reworded_calls import rewording
-
-_Slot = tuple[str, dict[str, Any], str]  # the name of a tensor, the module's dict that it stands in, its key there
 
 
 @contextlib.contextmanager
@@ -37,12 +36,12 @@ def writing(module: nn.Module) -> Iterator[set[str]]:
 
     @functools.wraps(inner)
     def forward(*args: object, **kwargs: object) -> object:
-        slots = list(_slots(module))
-        before = [holder[key] for _, holder, key in slots]
+        places = list(slots(module))
+        before = [holder[key] for _, holder, key in places]
         with rewording(), _Written(), _assignments_unseen():
             result = inner(*args, **kwargs)
-            caches.update(_put_back_caches(module, slots, before))
-            _store(slots, before)
+            caches.update(_put_back_caches(module, places, before))
+            _store(places, before)
         return result
 
     module.forward = forward
@@ -68,13 +67,7 @@ def _assignments_unseen() -> Iterator[None]:
 class _Written(TorchFunctionMode):
     """Reads and writes of ``.data`` as reads and writes of a detached tensor."""
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401 (whatever the call returns)
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
         """Make the call, or what stands for it."""
         if getattr(func, "__self__", None) is Tensor.data:
             return args[0].detach() if func.__name__ == "__get__" else _replace(args[0], args[1])
@@ -84,33 +77,26 @@ class _Written(TorchFunctionMode):
 def _replace(old: Tensor, new: Tensor) -> None:
     """``old.data = new``. Raises NotAllowed for another shape or dtype, which no tensor of a program can take on."""
     if old.shape != new.shape or old.dtype != new.dtype:
-        given = f"a tensor of {_spell(old)} is given data of {_spell(new)}"
-        raise NotAllowed(given, "a tensor of the program keeps its shape and dtype", "make a new tensor instead")
+        fault = f"a tensor of {_spell(old)} is given data of {_spell(new)}"
+        raise NotAllowed(fault, "a tensor of the program keeps its shape and dtype", "make a new tensor instead")
     old.detach().copy_(new.detach())
 
 
-def _slots(module: nn.Module) -> Iterator[_Slot]:
-    """Every place of a parameter or buffer, each module's once."""
-    for path, part in module.named_modules():
-        for holder in (part._parameters, part._buffers):
-            yield from ((f"{path}.{key}".lstrip("."), holder, key) for key in holder)
-
-
-def _put_back_caches(module: nn.Module, slots: Sequence[_Slot], before: Sequence[Tensor | None]) -> Iterator[str]:
+def _put_back_caches(module: nn.Module, places: Sequence[Slot], before: Sequence[Tensor | None]) -> Iterator[str]:
     """Put back the buffers, no part of the state, that forward has replaced by something of another shape; their names."""
     unsaved = {id(part._buffers): part._non_persistent_buffers_set for part in module.modules()}
-    for (name, holder, key), old in zip(slots, before, strict=True):
+    for (name, holder, key), old in zip(places, before, strict=True):
         new = holder.get(key)
         if key in unsaved.get(id(holder), ()) and new is not None and (old is None or old.shape != new.shape):
             holder[key] = old
             yield name
 
 
-def _store(slots: Sequence[_Slot], before: Sequence[Tensor | None]) -> None:
+def _store(places: Sequence[Slot], before: Sequence[Tensor | None]) -> None:
     """Put back every tensor that forward has replaced by another, and write the other's numbers into it."""
     changed = [
         (name, holder, key, old)
-        for (name, holder, key), old in zip(slots, before, strict=True)
+        for (name, holder, key), old in zip(places, before, strict=True)
         if holder.get(key) is not old
     ]
     for name, holder, key, old in changed:
@@ -131,12 +117,10 @@ def _check(name: str, old: Tensor | None, new: Tensor | None) -> None:
     if old.shape != new.shape or old.dtype != new.dtype:
         raise NotAllowed(f"forward replaces {name} of {_spell(old)} by one of {_spell(new)}", rule, fix)
     if old.requires_grad:
-        given = f"forward puts another tensor in the place of the parameter {name}, which an optimizer trains"
+        fault = f"forward puts another tensor in the place of the parameter {name}, which an optimizer trains"
         rule = "what is trained stays the same tensor"
-        raise NotAllowed(given, rule, "write to it in place under torch.no_grad(): self.weight.copy_(new)")
+        raise NotAllowed(fault, rule, "write to it in place under torch.no_grad(): self.weight.copy_(new)")
 
 
 def _spell(tensor: Tensor | None) -> str:
-    if tensor is None:
-        return "None"
-    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+    return "None" if tensor is None else tensor_text(tensor)

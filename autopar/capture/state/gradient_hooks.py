@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from torch.autograd.graph import save_on_cpu, saved_tensors_hooks
 from torch.nn.modules import module as of_modules
 from torch.overrides import TorchFunctionMode
 
-from autopar.capture.diagnostics.source_lines import TORCH, frames_of_stack, innermost, user_files
+from autopar.capture.diagnostics.source_lines import TORCH, line_here, user_files
+from autopar.capture.tracing.patches import Patch, patched
 from autopar.errors import CaptureError, refusal
 
 _RULE = "a program goes backward by what forward computes; what a hook does to a gradient is not in it"
@@ -51,8 +52,8 @@ def check_hooks(module: nn.Module) -> None:
     tensors = [*module.named_parameters(), *module.named_buffers()]
     hooks = [
         *_hooks("every module", of_modules, _OF_ALL),
-        *(one for name, part in module.named_modules() for one in _hooks(name or "the model", part, _OF_MODULES)),
-        *(one for name, tensor in tensors for one in _hooks(name, tensor, _OF_TENSORS)),
+        *(hook for name, part in module.named_modules() for hook in _hooks(name or "the model", part, _OF_MODULES)),
+        *(hook for name, tensor in tensors for hook in _hooks(name, tensor, _OF_TENSORS)),
     ]
     if hooks:
         where = next((place for *_, place in hooks if place), type(module).__name__)
@@ -82,7 +83,7 @@ def _spelled(hook: object) -> tuple[str, str]:
 def no_hooks(module: nn.Module) -> Iterator[None]:
     """While active, forward may register no hook that backward calls. Raises CaptureError at the line that does."""
     files = user_files(module)
-    with _Watch(files), _exchanged(_registrations(files)):
+    with _Watch(files), patched(_registrations(files)):
         yield
 
 
@@ -93,13 +94,7 @@ class _Watch(TorchFunctionMode):
         super().__init__()
         self._files = files
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401 (whatever the call returns)
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
         """Refuse hooks, or make the call."""
         if func in (Tensor.register_hook, Tensor.register_post_accumulate_grad_hook):
             raise _refused(self._files, f"{func.__name__}: a hook of backward")
@@ -134,10 +129,7 @@ def _called_by_torch() -> bool:
     return bool(frame.f_code.co_filename.startswith(TORCH))
 
 
-Exchange = tuple[Any, str, Callable[..., Any]]
-
-
-def _registrations(files: frozenset[str]) -> Iterable[Exchange]:
+def _registrations(files: frozenset[str]) -> Iterable[Patch]:
     """Ways to register a hook that do not pass through a tensor, each with what refuses it."""
 
     def refused(name: str) -> Callable[..., Any]:
@@ -164,17 +156,5 @@ def _without_gradient(self: Any) -> None:  # noqa: ANN401 (torch.inference_mode,
     self._inference_mode_context.__enter__()
 
 
-@contextlib.contextmanager
-def _exchanged(exchanges: Iterable[Exchange]) -> Iterator[None]:
-    """While active, these attributes are others."""
-    with contextlib.ExitStack() as stack:
-        for holder, name, other in exchanges:
-            stack.callback(setattr, holder, name, getattr(holder, name))
-            setattr(holder, name, other)
-        yield
-
-
-def _refused(files: frozenset[str], given: str, rule: str = _RULE, fix: str = _FIX) -> CaptureError:
-    frame = innermost(frames_of_stack(), files)
-    where = f"{frame.place}: `{frame.code}`" if frame else "forward"
-    return CaptureError(refusal(where, f"{given} in forward", rule, fix=fix))
+def _refused(files: frozenset[str], fault: str, rule: str = _RULE, fix: str = _FIX) -> CaptureError:
+    return CaptureError(refusal(line_here(files), f"{fault} in forward", rule, fix=fix))

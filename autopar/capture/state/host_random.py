@@ -43,22 +43,24 @@ def _states() -> tuple[object, ...]:
 
 
 def _refuse_differences(
-    one: Graph, constants: Mapping[str, torch.Tensor], other: Graph, others: Mapping[str, torch.Tensor]
+    graph: Graph, constants: Mapping[str, torch.Tensor], other: Graph, others: Mapping[str, torch.Tensor]
 ) -> None:
-    changed = {key for key in constants.keys() | others.keys() if not _same(constants.get(key), others.get(key))}
-    values = {item.value for item in one.parameters if item.name in changed}
-    if one == other and not changed:
+    changed = differing(constants, others)
+    values = {item.value for item in graph.parameters if item.name in changed}
+    if graph == other and not changed:
         return
-    pairs = zip(one.nodes, other.nodes, strict=False)
+    pairs = zip(graph.nodes, other.nodes, strict=False)
     lines = [_line(node) for node, twin in pairs if node != twin or values & set(node.inputs)]
     rule = "one program serves all steps: numbers that Python or numpy draws would stay those of the capture"
     fix = "draw with torch (torch.rand, dropout), whose numbers are part of the program, or set the probability to 0"
-    given = "forward draws from Python's or numpy's random generator"
-    raise CaptureError(refusal(lines[0] if lines else one.name, given, rule, list(dict.fromkeys(lines))[:5], fix))
+    fault = "forward draws from Python's or numpy's random generator"
+    raise CaptureError(refusal(lines[0] if lines else graph.name, fault, rule, list(dict.fromkeys(lines))[:5], fix))
 
 
-def _same(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:
-    return one is not None and other is not None and one.shape == other.shape and torch.equal(one, other)
+def differing(constants: Mapping[str, torch.Tensor], others: Mapping[str, torch.Tensor]) -> set[str]:
+    """The names of the constants that another capture has not, or with other numbers."""
+    same = {key for key, value in constants.items() if key in others and torch.equal(value, others[key])}
+    return (constants.keys() | others.keys()) - same
 
 
 def _line(node: Node) -> str:

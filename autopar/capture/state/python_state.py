@@ -62,15 +62,15 @@ def check_state(
     finally:
         restore_shared(states[0])
     if seen.unlike:
-        given = "it is filled with what follows from inputs, parameters or other buffers that change"
-        raise _refused(seen, {name.rpartition(".")[2] for name in seen.unlike}, given)
+        fault = "it is filled with what follows from inputs, parameters or other buffers that change"
+        raise _refused(seen, {name.rpartition(".")[2] for name in seen.unlike}, fault)
     if seen.carried:
         raise _refused(seen, names, "a later call reads tensors that an earlier one has left in an attribute")
     if any(calls != seen.calls[0] for calls in seen.calls):
         raise _refused(seen, names, "the second call computes something else than the first")
     shared = {name for (_, name), owner in moving.items() if isinstance(owner, type | ModuleType)}
     reads |= {(name, line) for name in shared for line in _lines(seen, name, _reads)}
-    read = {name for name, line in reads if (name in {one for _, one in moving}) and not only_updates(line, name)}
+    read = {name for name, line in reads if name in {moved for _, moved in moving} and not only_updates(line, name)}
     if read:
         raise _refused(seen, read, "it goes on changing, and forward reads it")
 
@@ -78,12 +78,12 @@ def check_state(
 @contextlib.contextmanager
 def _watched(places: Owned, reads: set[tuple[str, CodeLine]]) -> Iterator[None]:
     """While active, lines that read one of these attributes of an object are added to `reads`."""
-    wanted = frozenset(places)
+    watched = frozenset(places)
     kinds = {type(owner) for owner in places.values() if not isinstance(owner, type | ModuleType)}
 
     def watching(get: Callable[[Any, str], Any]) -> Callable[[Any, str], Any]:
         def read(self: object, name: str) -> Any:  # noqa: ANN401 (whatever the attribute holds)
-            if (id(self), name) in wanted:
+            if (id(self), name) in watched:
                 frame = sys._getframe(1)
                 reads.add((name, _line(frame.f_code.co_filename, frame.f_lineno)))
             return get(self, name)
@@ -103,11 +103,11 @@ def _watched(places: Owned, reads: set[tuple[str, CodeLine]]) -> Iterator[None]:
                 kind.__getattribute__ = get  # type: ignore[method-assign]
 
 
-def _refused(seen: Rehearsal, names: Iterable[str], given: str) -> CaptureError:
+def _refused(seen: Rehearsal, names: Iterable[str], fault: str) -> CaptureError:
     lines = [line for name in sorted(names) for line in _lines(seen, name, _writes)]
     where = f"{Path(lines[0].file).name}:{lines[0].number}: `{lines[0].text}`" if lines else "forward"
     kept = ", ".join(sorted(names))
-    return CaptureError(refusal(where, f"forward keeps state in Python ({kept}): {given}", _RULE, fix=_FIX))
+    return CaptureError(refusal(where, f"forward keeps state in Python ({kept}): {fault}", _RULE, fix=_FIX))
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -119,12 +119,12 @@ class CodeLine:
     text: str
 
 
-def _lines(seen: Rehearsal, name: str, wanted: Callable[[dis.Instruction, CodeLine, str], bool]) -> list[CodeLine]:
+def _lines(seen: Rehearsal, name: str, does: Callable[[dis.Instruction, CodeLine, str], bool]) -> list[CodeLine]:
     """The lines of code that ran, torch's own left out, on which an instruction does what is wanted with a name."""
     numbers = set()
     for code in seen.codes:
         if not code.co_filename.startswith(TORCH) and name in (*code.co_names, *code.co_consts, *code.co_freevars):
-            numbers |= {line for one, line in _instructions(code) if wanted(one, line, name)}
+            numbers |= {line for instruction, line in _instructions(code) if does(instruction, line, name)}
     return sorted(numbers)
 
 
@@ -139,14 +139,14 @@ def _line(file: str, number: int) -> CodeLine:
     return CodeLine(file, number, linecache.getline(file, number).strip())
 
 
-def _reads(one: dis.Instruction, line: CodeLine, name: str) -> bool:
-    builtin = one.opname in ("LOAD_GLOBAL", "LOAD_NAME") and hasattr(builtins, name)
-    return one.argval == name and one.opname.startswith("LOAD_") and not builtin
+def _reads(instruction: dis.Instruction, line: CodeLine, name: str) -> bool:
+    builtin = instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME") and hasattr(builtins, name)
+    return instruction.argval == name and instruction.opname.startswith("LOAD_") and not builtin
 
 
-def _writes(one: dis.Instruction, line: CodeLine, name: str) -> bool:
-    stores = one.opname.startswith("STORE_") or one.opname == "LOAD_CONST"
-    return one.argval == name and (stores or only_updates(line, name) or ".data" in line.text)
+def _writes(instruction: dis.Instruction, line: CodeLine, name: str) -> bool:
+    stores = instruction.opname.startswith("STORE_") or instruction.opname == "LOAD_CONST"
+    return instruction.argval == name and (stores or only_updates(line, name) or ".data" in line.text)
 
 
 def only_updates(line: CodeLine, name: str) -> bool:
@@ -167,7 +167,7 @@ def only_updates(line: CodeLine, name: str) -> bool:
         target = statement.targets[0]
         if isinstance(target, ast.Subscript):
             return _is(target.value, name) and not _within([statement.value, target.slice], name)
-        return _is(target, name) and all(isinstance(one, _ARITHMETIC) for one in ast.walk(statement.value))
+        return _is(target, name) and all(isinstance(part, _ARITHMETIC) for part in ast.walk(statement.value))
     call = statement.value if isinstance(statement, ast.Expr) else None
     if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute):
         return call.func.attr in _ADDING and _is(call.func.value, name) and not _within(call.args, name)
@@ -186,9 +186,9 @@ _ARITHMETIC = (
 )
 
 
-def _is(one: ast.AST, name: str) -> bool:
-    return (isinstance(one, ast.Attribute) and one.attr == name) or (isinstance(one, ast.Name) and one.id == name)
+def _is(node: ast.AST, name: str) -> bool:
+    return (isinstance(node, ast.Attribute) and node.attr == name) or (isinstance(node, ast.Name) and node.id == name)
 
 
 def _within(parts: Sequence[ast.AST], name: str) -> bool:
-    return any(_is(one, name) for part in parts for one in ast.walk(part))
+    return any(_is(node, name) for part in parts for node in ast.walk(part))

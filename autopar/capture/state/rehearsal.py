@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,12 +21,12 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
-from autopar.capture.state.fake_run import exporting, on_fakes
+from autopar.capture.state.fake_run import exporting, on_fakes, slots
 from autopar.capture.tracing.known_numbers import KnownNumbers
 from autopar.capture.tracing.reworded_calls import rewording
-from autopar.capture.tracing.storage import memory, version
+from autopar.capture.tracing.storage import memory, tensors_in, version
 
 _SHAPE_ONLY = ("aten.new_", "aten.empty_like", "aten.zeros_like", "aten.ones_like", "aten.full_like")
 _SMALL = 2**16  # elements of a constant whose numbers are looked at
@@ -58,44 +58,38 @@ class Rehearsal:
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes the calls of operators."""
 
-    def __init__(self, given: list[Tensor], fixed: Mapping[str, Tensor], seen: Rehearsal) -> None:
+    def __init__(self, tensors: list[Tensor], fixed: Mapping[str, Tensor], seen: Rehearsal) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._known = {id(one): SeenTensor(one, 0, True, "") for one in given}  # of tied tensors one
-        self._known |= {id(one): SeenTensor(one, 0, False, name) for name, one in fixed.items()}
+        self._known = {id(x): SeenTensor(x, 0, True, "") for x in tensors}  # of tied tensors one
+        self._known |= {id(x): SeenTensor(x, 0, False, name) for name, x in fixed.items()}
         self._storages = {memory(known.tensor): known for known in self._known.values()}
         self._seen = seen
 
-    def __torch_dispatch__(
-        self,
-        func: torch._ops.OpOverload[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401 (whatever the operator returns)
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
         """Note the call and make it."""
         kwargs = dict(kwargs or {})
-        given = [self._look_up(one) for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)]
-        spelled = iter(["live" if one.live else one.digest for one in given])
-        described = tree_map_only(Tensor, lambda one: (next(spelled), tuple(one.shape), one.dtype), (args, kwargs))
+        operands = [self._look_up(tensor) for tensor in tensors_in((args, kwargs))]
+        spelled = iter(["live" if operand.live else operand.digest for operand in operands])
+        described = tree_map_only(Tensor, lambda x: (next(spelled), tuple(x.shape), x.dtype), (args, kwargs))
         drawn = torch.Tag.nondeterministic_seeded in func.tags
-        live = drawn or any(one.live for one in given)
+        live = drawn or any(operand.live for operand in operands)
         text = f"{func} {described}"
         run = len(self._seen.calls)
         if live and func.namespace != "prim":  # that asks for a device or a layout
             self._seen.calls[-1].append(text)
-            self._seen.carried.extend([text] * any(one.live and 0 < one.run < run for one in given))
+            self._seen.carried.extend([text] * any(operand.live and 0 < operand.run < run for operand in operands))
         result = func(*args, **kwargs)
         flows = live and not str(func).startswith(_SHAPE_ONLY)
-        for i, one in enumerate(leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)):
+        for i, tensor in enumerate(tensors_in(result)):
             digest = hashlib.sha1(f"{i} {text}".encode()).hexdigest()
-            if func is torch.ops.aten.slice.Tensor and one.shape == args[0].shape:
-                digest = given[0].digest  # all of it
-            self._note(SeenTensor(one, run, flows, digest))
+            if func is torch.ops.aten.slice.Tensor and tensor.shape == args[0].shape:
+                digest = operands[0].digest  # all of it
+            self._note(SeenTensor(tensor, run, flows, digest))
         return result
 
-    def constant(self, one: Tensor | None) -> bool:
+    def constant(self, tensor: Tensor | None) -> bool:
         """Whether a tensor depends on nothing that changes."""
-        return one is not None and not self._look_up(one).live
+        return tensor is not None and not self._look_up(tensor).live
 
     def _note(self, known: SeenTensor) -> None:
         before = self._storages.get(memory(known.tensor))
@@ -103,17 +97,17 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             known = before  # a view of what was there before all
         self._known[id(known.tensor)] = self._storages[memory(known.tensor)] = known
 
-    def _look_up(self, one: Tensor) -> SeenTensor:
-        known = self._known.get(id(one)) or self._storages.get(memory(one))
-        return known or SeenTensor(one, len(self._seen.calls), isinstance(one, FakeTensor), _numbers(one))
+    def _look_up(self, tensor: Tensor) -> SeenTensor:
+        known = self._known.get(id(tensor)) or self._storages.get(memory(tensor))
+        return known or SeenTensor(tensor, len(self._seen.calls), isinstance(tensor, FakeTensor), _numbers(tensor))
 
 
-def _numbers(one: Tensor) -> str:
+def _numbers(tensor: Tensor) -> str:
     """A constant by its numbers, a large one by itself."""
-    if isinstance(one, FakeTensor) or one.is_meta or one.numel() > _SMALL:
-        return str(id(one))
+    if isinstance(tensor, FakeTensor) or tensor.is_meta or tensor.numel() > _SMALL:
+        return str(id(tensor))
     with _disable_current_modes():  # it is real, and would be made fake
-        return hashlib.sha1(repr(one.detach().reshape(-1).tolist()).encode()).hexdigest()
+        return hashlib.sha1(repr(tensor.detach().reshape(-1).tolist()).encode()).hexdigest()
 
 
 def rehearse(
@@ -131,31 +125,29 @@ def rehearse(
     that it never writes are constants.
     """
     seen = Rehearsal()
-    named = [(path, held) for path, part in module.named_modules() for held in (part._parameters, part._buffers)]
-    slots = [(held, key) for _, held in named for key in held]
-    filled = [f"{path}.{key}".lstrip(".") in caches for path, held in named for key in held]
-    fake = next((one.fake_mode for held, key in slots if isinstance(one := held[key], FakeTensor)), None)
+    places = list(slots(module))
+    fake = next((tensor.fake_mode for _, held, key in places if isinstance(tensor := held[key], FakeTensor)), None)
 
     def work(mode: FakeTensorMode) -> None:
-        given: Any = args, dict(kwargs)
-        given = tree_map_only(Tensor, mode.from_tensor, given) if fake is None else given
-        stored = [held[key] for held, key in slots]
+        inputs: Any = args, dict(kwargs)
+        inputs = tree_map_only(Tensor, mode.from_tensor, inputs) if fake is None else inputs
+        stored = [held[key] for _, held, key in places]
         fixed = _unsaved(module) if caches else {}
-        versions = {name: version(one) for name, one in fixed.items()}
-        recorder = _Recorder([leaf for leaf in tree_leaves((stored, given)) if isinstance(leaf, Tensor)], fixed, seen)
+        versions = {name: version(tensor) for name, tensor in fixed.items()}
+        recorder = _Recorder(tensors_in((stored, inputs)), fixed, seen)
         for run in range(runs):
             if run == runs - 1:
                 last()
             seen.calls.append([])
             with KnownNumbers(), rewording(), recorder, exporting(), _profiled(seen.codes):
-                module(*given[0], **given[1])
+                module(*inputs[0], **inputs[1])
             after()
-            for (held, key), one, cache in zip(slots, stored, filled, strict=True):
-                if not cache:
-                    held[key] = one  # a buffer that was given another tensor: its update is an output of the program
+            for (name, held, key), tensor in zip(places, stored, strict=True):
+                if name not in caches:
+                    held[key] = tensor  # a buffer that was given another tensor: its update is an output of the program
                 elif not recorder.constant(held[key]):
                     seen.unlike.add(key)
-            seen.unlike.update(name for name, one in fixed.items() if version(one) != versions[name])
+            seen.unlike.update(name for name, tensor in fixed.items() if version(tensor) != versions[name])
 
     on_fakes(module, fake, work)
     return seen
@@ -164,10 +156,10 @@ def rehearse(
 def _unsaved(module: nn.Module) -> dict[str, Tensor]:
     """The buffers that are no part of the state."""
     return {
-        f"{path}.{key}".lstrip("."): one
+        f"{path}.{key}".lstrip("."): tensor
         for path, part in module.named_modules()
-        for key, one in part._buffers.items()
-        if key in part._non_persistent_buffers_set and one is not None
+        for key, tensor in part._buffers.items()
+        if key in part._non_persistent_buffers_set and tensor is not None
     }
 
 

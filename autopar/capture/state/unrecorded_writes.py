@@ -15,6 +15,7 @@ import heapq
 import itertools
 import operator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import fx
@@ -22,12 +23,18 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
 import autopar.ops.library.written_values  # noqa: F401  (torch.ops.autopar.valued)
-from autopar.capture.diagnostics.source_lines import frames_of_text, innermost
+from autopar.capture.diagnostics.source_lines import node_line, origin
+from autopar.capture.exporting.no_grad_regions import (
+    graph_inside,
+    is_region,
+    region_graph,
+    region_inputs,
+    region_results,
+)
 from autopar.errors import CaptureError, refusal
 
 _aten = torch.ops.aten
 _DETACH = _aten.detach.default
-_REGION = "wrap_with_set_grad_enabled"
 # results that no backward looks at: they may be written to unseen
 _OUTPUT_FREE = frozenset(
     "add sub mul div neg linear addmm mm bmm matmul conv1d conv2d conv3d convolution clone cat stack embedding layer_norm".split()  # noqa: SIM905
@@ -65,10 +72,9 @@ def keep_gradients(program: ExportedProgram, files: frozenset[str]) -> None:
         if spec.kind is InputKind.PARAMETER and program.state_dict[str(spec.target)].requires_grad
     }
     _keep(root, {node for node in root.graph.nodes if node.op == "placeholder" and node.name in trained}, files)
-    for node in [node for node in root.graph.nodes if _inside(root, node) is not None and not _is_region(node)]:
-        inner = _inside(root, node)
-        assert inner is not None
-        _keep(inner, {one for one in inner.graph.nodes if one.op == "placeholder"}, files, nested=True)
+    inner_graphs = [graph_inside(root, node) for node in root.graph.nodes if not is_region(node)]
+    for inner in filter(None, inner_graphs):
+        _keep(inner, set(region_inputs(inner)), files, nested=True)
     _untie(program)
 
 
@@ -76,7 +82,7 @@ def _keep(root: fx.GraphModule, leaves: set[fx.Node], files: frozenset[str], nes
     flowing, order = set(leaves), {node: i for i, node in enumerate(root.graph.nodes)}
     for node in order:  # before anything is rewritten: what a rewritten tensor flows into goes on flowing
         read = (_given_to(root, node),) if _is_result(node) else node.all_input_nodes
-        if any(one in flowing for one in read) and node.target is not _DETACH and not _is_region(node):
+        if any(source in flowing for source in read) and node.target is not _DETACH and not is_region(node):
             flowing.add(node)
     for base in order:
         if base in flowing and _has_memory(base):
@@ -98,31 +104,19 @@ def _untie(program: ExportedProgram) -> None:
             program.state_dict[str(spec.target)] = torch.nn.Parameter(torch.empty_like(tensor), tensor.requires_grad)
 
 
-def _inside(root: fx.GraphModule, node: fx.Node) -> fx.GraphModule | None:
-    """The graph that a node runs, of a region without gradients or under autocast."""
-    names = [str(one.target) for one in node.all_input_nodes if one.op == "get_attr"]
-    region = root.get_submodule(names[0]) if names and isinstance(node.target, torch._ops.HigherOrderOperator) else None
-    return region if isinstance(region, fx.GraphModule) else None
-
-
-def _is_region(node: fx.Node) -> bool:
-    return str(node.target) == _REGION and node.args[0] is False
-
-
 def _is_result(node: fx.Node) -> bool:
-    return node.target is operator.getitem and _is_region(node.all_input_nodes[0])
+    return node.target is operator.getitem and is_region(node.all_input_nodes[0])
 
 
 def _given_to(root: fx.GraphModule, node: fx.Node) -> fx.Node | None:
     """The tensor that a region was given and wrote to, of which `node` is what it is afterwards; None for another result."""
     region = node.all_input_nodes[0]
-    inner = _inside(root, region)
-    assert inner is not None
-    result = next(one for one in inner.graph.nodes if one.op == "output").args[0][node.args[1]]
+    inner = region_graph(root, region)
+    result = region_results(inner)[node.args[1]]  # type: ignore[index]
     while isinstance(result, fx.Node) and (written := _written(result)):
         result = written[0]
-    given = [one for one in inner.graph.nodes if one.op == "placeholder"]
-    return region.args[2 + given.index(result)] if result in given else None  # type: ignore[return-value]
+    inputs = region_inputs(inner)
+    return region.args[2 + inputs.index(result)] if result in inputs else None  # type: ignore[return-value]
 
 
 def _has_memory(node: fx.Node) -> bool:
@@ -148,10 +142,10 @@ def _watch(root: fx.GraphModule, base: fx.Node, order: dict[fx.Node, int]) -> _W
         _visit(root, node, seen)
         follow = [node] if node in seen.objects or node in seen.silent else []
         follow += (
-            [user for user in node.users if user in seen.objects or user in seen.silent] if _is_region(node) else []
+            [user for user in node.users if user in seen.objects or user in seen.silent] if is_region(node) else []
         )
-        for one in follow:
-            for user in one.users:
+        for followed in follow:
+            for user in followed.users:
                 if user in order:
                     heapq.heappush(near, (order[user], user))
     return seen
@@ -159,16 +153,16 @@ def _watch(root: fx.GraphModule, base: fx.Node, order: dict[fx.Node, int]) -> _W
 
 def _visit(root: fx.GraphModule, node: fx.Node, seen: _Watched) -> None:
     """Note what one node that reads the tensor, or a view of it, does with it."""
-    owners = [one for one in node.all_input_nodes if one in seen.objects]
+    owners = [source for source in node.all_input_nodes if source in seen.objects]
     written = _written(node)
     if node.op == "output" or node in seen.objects or node in seen.silent:
         return  # a result of a region is known from there
-    if _is_region(node):
+    if is_region(node):
         _visit_region(root, node, seen)
-    elif any(one in seen.silent for one in written):
+    elif any(target in seen.silent for target in written):
         _note_write(node, seen, True)
         seen.silent.add(node)
-    elif any(one in seen.objects for one in written):
+    elif any(target in seen.objects for target in written):
         if seen.first is not None:
             seen.wrong.append((node, "a tensor is written in place with a gradient after it was written without one"))
         seen.objects[node] = seen.objects[written[0]]
@@ -182,8 +176,8 @@ def _visit(root: fx.GraphModule, node: fx.Node, seen: _Watched) -> None:
         seen.early += [node] if owners else []
     else:
         seen.reads += [(node, owner) for owner in owners]
-    inner = _inside(root, node)
-    if inner is not None and not _is_region(node) and any(map(_written, inner.graph.nodes)):
+    inner = graph_inside(root, node)
+    if inner is not None and not is_region(node) and any(map(_written, inner.graph.nodes)):
         seen.wrong.append(
             (node, "a tensor that is written without a gradient is read in a region that writes in place")
         )
@@ -191,25 +185,24 @@ def _visit(root: fx.GraphModule, node: fx.Node, seen: _Watched) -> None:
 
 def _visit_region(root: fx.GraphModule, node: fx.Node, seen: _Watched) -> None:
     """A region without gradients: its writes, and which of its results are one of the objects or lie in their memory."""
-    inner = _inside(root, node)
-    assert inner is not None
-    given = dict(zip([one for one in inner.graph.nodes if one.op == "placeholder"], node.args[2:], strict=True))
-    same = {one: seen.objects[outer] for one, outer in given.items() if outer in seen.objects}
-    hidden = {one for one, outer in given.items() if outer in seen.silent}
+    inner = region_graph(root, node)
+    operands: dict[fx.Node, Any] = dict(zip(region_inputs(inner), node.args[2:], strict=True))
+    same = {step: seen.objects[outer] for step, outer in operands.items() if outer in seen.objects}
+    hidden = {step for step, outer in operands.items() if outer in seen.silent}
     silent = set(hidden)
-    for one in inner.graph.nodes:
-        written = _written(one)
+    for step in inner.graph.nodes:
+        written = _written(step)
         if any(other in same or other in silent for other in written):
             _note_write(node, seen, any(_detached(other, hidden) for other in written))
         if written and written[0] in same:
-            same[one] = same[written[0]]
+            same[step] = same[written[0]]
         elif any(
-            other in same or other in silent for other in (written or (one.all_input_nodes if _is_view(one) else ()))
+            other in same or other in silent for other in (written or (step.all_input_nodes if _is_view(step) else ()))
         ):
-            silent.add(one)
-    results = next(one for one in inner.graph.nodes if one.op == "output").args[0]
+            silent.add(step)
+    results = region_results(inner)
     for user in node.users:
-        result = results[user.args[1]] if user.target is operator.getitem else None
+        result = results[user.args[1]] if user.target is operator.getitem else None  # type: ignore[index]
         if result in same:
             seen.objects[user] = same[result]
         elif result in silent:
@@ -238,14 +231,14 @@ def _written(node: fx.Node) -> list[fx.Node]:
     if not isinstance(node.target, torch._ops.OpOverload):
         return []
     arguments = node.target._schema.arguments
-    given = dict(zip((argument.name for argument in arguments), node.args, strict=False)) | dict(node.kwargs)
+    values = dict(zip((argument.name for argument in arguments), node.args, strict=False)) | dict(node.kwargs)
     changed = [
-        given.get(argument.name)
+        values.get(argument.name)
         for argument in arguments
         if argument.alias_info is not None and argument.alias_info.is_write
     ]
-    every = itertools.chain.from_iterable(one if isinstance(one, list | tuple) else (one,) for one in changed)
-    return [one for one in every if isinstance(one, fx.Node)]
+    every = itertools.chain.from_iterable(value if isinstance(value, list | tuple) else (value,) for value in changed)
+    return [value for value in every if isinstance(value, fx.Node)]
 
 
 def _is_view(node: fx.Node) -> bool:
@@ -256,7 +249,7 @@ def _is_view(node: fx.Node) -> bool:
     target = node.target
     return (
         isinstance(target, torch._ops.OpOverload)
-        and any(one.alias_info for one in target._schema.returns)
+        and any(result.alias_info for result in target._schema.returns)
         and not any(
             argument.alias_info is not None and argument.alias_info.is_write for argument in target._schema.arguments
         )
@@ -276,38 +269,36 @@ def _check(seen: _Watched, base: fx.Node, files: frozenset[str]) -> None:
             (base, f"the result of {name}, which its backward reads, is written where autograd does not see it")
         )
     if wrong:
-        node, given = wrong[0]
-        frame = innermost(frames_of_text(node.meta.get("stack_trace") or ""), files)
-        where = f"{frame.place}: `{frame.code}`" if frame else "forward"
-        raise CaptureError(refusal(where, given, _RULE, fix=_FIX))
+        node, fault = wrong[0]
+        raise CaptureError(refusal(node_line(node, files) or "forward", fault, _RULE, fix=_FIX))
 
 
 def _rewrite(graph: fx.Graph, seen: _Watched) -> None:
     """Let every late read be of the tensor as it is then, with the gradient that it had before the write."""
     copies: dict[fx.Node, fx.Node] = {}
 
-    def before(one: fx.Node) -> fx.Node:
-        if one not in copies:
-            if one in seen.born:
-                source = next(other for other in one.all_input_nodes if other in seen.objects)
+    def before(view: fx.Node) -> fx.Node:
+        if view not in copies:
+            if view in seen.born:
+                source = next(other for other in view.all_input_nodes if other in seen.objects)
                 replaced = {source: before(seen.objects[source])}
-                with graph.inserting_after(one):
-                    copies[one] = graph.node_copy(one, lambda other: replaced.get(other, other))
+                with graph.inserting_after(view):
+                    copies[view] = graph.node_copy(view, lambda other: replaced.get(other, other))
             else:
                 assert seen.first is not None
                 with graph.inserting_before(seen.first):
-                    copies[one] = _call(graph, _aten.clone.default, (one,), one)
-        return copies[one]
+                    copies[view] = _call(graph, _aten.clone.default, (view,), view)
+        return copies[view]
 
-    for node, one in seen.reads:
-        old = before(seen.objects[one])
+    for node, view in seen.reads:
+        old = before(seen.objects[view])
         with graph.inserting_before(node):
-            now = _call(graph, _DETACH, (seen.objects[one],), node)
-            node.replace_input_with(one, _call(graph, torch.ops.autopar.valued.default, (old, now), node))
+            now = _call(graph, _DETACH, (seen.objects[view],), node)
+            node.replace_input_with(view, _call(graph, torch.ops.autopar.valued.default, (old, now), node))
 
 
 def _call(graph: fx.Graph, target: torch._ops.OpOverload, args: tuple[fx.Node, ...], like: fx.Node) -> fx.Node:
     call = graph.call_function(target, args)
-    call.meta = {key: like.meta[key] for key in ("nn_module_stack", "stack_trace") if key in like.meta}
+    call.meta = origin(like)
     call.meta["val"] = args[0].meta["val"]
     return call

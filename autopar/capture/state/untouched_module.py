@@ -35,7 +35,7 @@ Restore = Callable[[], object]
 @contextlib.contextmanager
 def untouched(module: nn.Module) -> Iterator[None]:
     """While active forward may do as it likes; afterwards the module and all it holds are as they were."""
-    restores = [restore for one in _reached(module) if (restore := _restore_of(one)) is not None]
+    restores = [restore for target in _reached(module) if (restore := _restore_of(target)) is not None]
     try:
         yield
     finally:
@@ -69,12 +69,14 @@ def advanced(module: nn.Module, by: int) -> Iterator[bool]:
         vars(modules[name]).values() for name in {type(part).__module__ for part in module.modules()} if name in modules
     ]
     near = itertools.chain(_reached(module), *files)
-    held: dict[int, Any] = {id(one): one for one in near if isinstance(one, (random.Random, *_NUMPY))}
-    restores = [restore for one in held.values() if (restore := _restore_of(one)) is not None]
+    held: dict[int, Any] = {
+        id(generator): generator for generator in near if isinstance(generator, (random.Random, *_NUMPY))
+    }
+    restores = [restore for generator in held.values() if (restore := _restore_of(generator)) is not None]
     try:
-        for one in held.values():
+        for generator in held.values():
             for _ in range(by):
-                one.random()
+                generator.random()
         yield bool(held)
     finally:
         for restore in restores:
@@ -86,67 +88,67 @@ def _reached(module: nn.Module) -> Iterator[object]:
     seen: dict[int, object] = {}
     near: list[object] = [module]
     while near:
-        one = near.pop()
-        if id(one) in seen or not _changeable(one):
+        target = near.pop()
+        if id(target) in seen or not _changeable(target):
             continue
-        seen[id(one)] = one
-        yield one
-        near += _parts(one)
+        seen[id(target)] = target
+        yield target
+        near += _parts(target)
 
 
-def _changeable(one: object) -> bool:
-    if isinstance(one, (*_GENERATORS, *_CONTAINERS, tuple, MethodType)):
+def _changeable(target: object) -> bool:
+    if isinstance(target, (*_GENERATORS, *_CONTAINERS, tuple, MethodType)):
         return True
-    return hasattr(one, "__dict__") and not isinstance(one, _OPAQUE)
+    return hasattr(target, "__dict__") and not isinstance(target, _OPAQUE)
 
 
-def _parts(one: object) -> Iterable[object]:
-    if isinstance(one, MethodType):
-        return (one.__self__,)
-    held: list[object] = [vars(one)] if hasattr(one, "__dict__") else []
-    if isinstance(one, Tensor):
-        return [*held, one.grad] if one.is_leaf else held
-    if isinstance(one, tuple):
-        return [*held, *one]
-    return [*held, *_values(one)] if isinstance(one, _CONTAINERS) else held
+def _parts(target: object) -> Iterable[object]:
+    if isinstance(target, MethodType):
+        return (target.__self__,)
+    held: list[object] = [vars(target)] if hasattr(target, "__dict__") else []
+    if isinstance(target, Tensor):
+        return [*held, target.grad] if target.is_leaf else held
+    if isinstance(target, tuple):
+        return [*held, *target]
+    return [*held, *_values(target)] if isinstance(target, _CONTAINERS) else held
 
 
-def _values(one: Any) -> list[Any]:  # noqa: ANN401 (whatever a container holds)
-    kind = _kind(one)
-    return list(kind.values(one) if issubclass(kind, dict) else kind.__iter__(one))
+def _values(container: Any) -> list[Any]:  # noqa: ANN401 (whatever a container holds)
+    kind = _kind(container)
+    return list(kind.values(container) if issubclass(kind, dict) else kind.__iter__(container))
 
 
-def _kind(one: object) -> Any:  # noqa: ANN401 (a class)
+def _kind(container: object) -> Any:  # noqa: ANN401 (a class)
     """The container's plain class: what a user's subclass does when it is read or written is nothing to go through."""
-    return next(kind for kind in _CONTAINERS if isinstance(one, kind))
+    return next(kind for kind in _CONTAINERS if isinstance(container, kind))
 
 
-def _restore_of(one: Any) -> Restore | None:  # noqa: ANN401 (anything that can be changed)
+def _restore_of(target: Any) -> Restore | None:  # noqa: ANN401 (anything that can be changed)
     """What puts one object back into the state that it is in now."""
-    if isinstance(one, Tensor):
-        return _tensor(one)
-    if isinstance(one, torch.Generator):
-        return partial(one.set_state, one.get_state())
-    if isinstance(one, random.Random):
-        return partial(one.setstate, one.getstate())
-    if isinstance(one, np.random.RandomState):
-        return partial(one.set_state, one.get_state())
-    if isinstance(one, np.random.Generator):
-        return partial(setattr, one.bit_generator, "state", one.bit_generator.state)
-    return _container(one) if isinstance(one, _CONTAINERS) else None
+    if isinstance(target, Tensor):
+        return _tensor(target)
+    if isinstance(target, torch.Generator):
+        return partial(target.set_state, target.get_state())
+    if isinstance(target, random.Random):
+        return partial(target.setstate, target.getstate())
+    if isinstance(target, np.random.RandomState):
+        return partial(target.set_state, target.get_state())
+    if isinstance(target, np.random.Generator):
+        return partial(setattr, target.bit_generator, "state", target.bit_generator.state)
+    return _container(target) if isinstance(target, _CONTAINERS) else None
 
 
-def _container(one: Any) -> Restore:  # noqa: ANN401 (a dict, list, set or deque of any kind)
-    kind = _kind(one)
-    keys, values = list(kind.__iter__(one)), _values(one)
+def _container(container: Any) -> Restore:  # noqa: ANN401 (a dict, list, set or deque of any kind)
+    kind = _kind(container)
+    keys, values = list(kind.__iter__(container)), _values(container)
 
     def restore() -> None:
-        if not (_same(keys, list(kind.__iter__(one))) and _same(values, _values(one))):
-            kind.clear(one)
+        if not (_same(keys, list(kind.__iter__(container))) and _same(values, _values(container))):
+            kind.clear(container)
             if issubclass(kind, dict):
-                kind.update(one, zip(keys, values, strict=True))
+                kind.update(container, zip(keys, values, strict=True))
             else:
-                (kind.update if kind is set else kind.extend)(one, values)
+                (kind.update if kind is set else kind.extend)(container, values)
 
     return restore
 
@@ -155,13 +157,13 @@ def _same(before: Sequence[object], after: Sequence[object]) -> bool:
     return len(before) == len(after) and all(a is b for a, b in zip(before, after, strict=True))
 
 
-def _tensor(one: Tensor) -> Restore:
-    flag, grad = one.requires_grad, one.grad if one.is_leaf else None
+def _tensor(tensor: Tensor) -> Restore:
+    flag, grad = tensor.requires_grad, tensor.grad if tensor.is_leaf else None
 
     def restore() -> None:
-        if one.is_leaf and one.requires_grad is not flag:
-            one.requires_grad_(flag)
-        if one.is_leaf and one.grad is not grad:
-            one.grad = grad
+        if tensor.is_leaf and tensor.requires_grad is not flag:
+            tensor.requires_grad_(flag)
+        if tensor.is_leaf and tensor.grad is not grad:
+            tensor.grad = grad
 
     return restore

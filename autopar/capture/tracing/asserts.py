@@ -10,11 +10,11 @@ Python compiles without asserts for this very function.
 from __future__ import annotations
 
 import ast
-import contextlib
 import functools
 import inspect
 import linecache
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType, FrameType, FunctionType, TracebackType
@@ -25,6 +25,7 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from autopar.capture.diagnostics.logs import LOG
 from autopar.capture.diagnostics.refusals import NumberTaken
 from autopar.capture.diagnostics.source_lines import OURS, TORCH, Frame, chain
+from autopar.capture.tracing.patches import patched
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,22 +38,16 @@ class Checking:
 
 def checking(error: BaseException) -> Checking | None:
     """The function in whose ``assert`` forward asked for the numbers in a tensor; None where it asked elsewhere."""
-    for one in chain(error):
-        if isinstance(one, NumberTaken | GuardOnDataDependentSymNode):
-            at = _innermost_assert(one)
+    for cause in chain(error):
+        if isinstance(cause, NumberTaken | GuardOnDataDependentSymNode):
+            at = _innermost_assert(cause)
             return _without_asserts(at.tb_frame, at.tb_lineno) if at else None
     return None
 
 
-@contextlib.contextmanager
-def unasserted(one: Checking) -> Iterator[None]:
+def unasserted(check: Checking) -> AbstractContextManager[None]:
     """While active, the function has no asserts."""
-    before = one.function.__code__
-    try:
-        one.function.__code__ = one.without
-        yield
-    finally:
-        one.function.__code__ = before
+    return patched([(check.function, "__code__", check.without)])
 
 
 def _innermost_assert(error: BaseException) -> TracebackType | None:
@@ -79,7 +74,7 @@ def _without_asserts(frame: FrameType, line: int) -> Checking | None:
     if function is None or function.__code__.co_filename != file:
         return None
     code = function.__code__
-    bare = next((one for one in _codes(file) if _place(one) == _place(code)), None)
+    bare = next((other for other in _codes(file) if _place(other) == _place(code)), None)
     if bare is None or bare.co_freevars != code.co_freevars:
         return None
     said = Frame(file, line, linecache.getline(file, line).strip())

@@ -31,24 +31,20 @@ from torch.utils._sympy.symbol import SymT, symbol_is_type
 
 from autopar.capture.diagnostics.source_lines import OURS, TORCH
 from autopar.capture.tracing.memoized_symbols import remembering
+from autopar.capture.tracing.patches import patched
 
 
 @contextlib.contextmanager
 def lean_tracing() -> Iterator[None]:
     """While active, torch traces so."""
-    with contextlib.ExitStack() as stack:
-        exchanges: tuple[tuple[Any, str, object], ...] = (
-            (fx.GraphModule, "recompile", _lazily(fx.GraphModule.recompile)),
-            (proxy, "CapturedTraceback", _Stacks()),
-            (of_nodes.NodeSource, "__init__", _no_past),
-            (proxy_tensor, "_extract_tensor_metadata", _no_format),
-            (_trace, "_replace_unbacked_bindings", _where_any(_trace._replace_unbacked_bindings)),
-        )
-        stack.enter_context(_disable_aten_to_metadata_assertions())
-        stack.enter_context(remembering())
-        for holder, name, other in exchanges:
-            stack.callback(setattr, holder, name, getattr(holder, name))
-            setattr(holder, name, other)
+    patches = (
+        (fx.GraphModule, "recompile", _lazily(fx.GraphModule.recompile)),
+        (proxy, "CapturedTraceback", _Stacks()),
+        (of_nodes.NodeSource, "__init__", _no_past),
+        (proxy_tensor, "_extract_tensor_metadata", _no_format),
+        (_trace, "_replace_unbacked_bindings", _where_any(_trace._replace_unbacked_bindings)),
+    )
+    with _disable_aten_to_metadata_assertions(), remembering(), patched(patches):
         yield
 
 
@@ -139,7 +135,7 @@ def _where_any(really: Callable[[fx.GraphModule], None]) -> Callable[[fx.GraphMo
     def bindings(graph: fx.GraphModule) -> None:
         env: ShapeEnv | None = _get_shape_env_from_gm(graph)
         if env is None or any(
-            symbol_is_type(one, (SymT.UNBACKED_INT, SymT.UNBACKED_FLOAT)) for one in env.var_to_range
+            symbol_is_type(symbol, (SymT.UNBACKED_INT, SymT.UNBACKED_FLOAT)) for symbol in env.var_to_range
         ):
             really(graph)
             return

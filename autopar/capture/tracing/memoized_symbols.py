@@ -4,33 +4,27 @@ of every tensor dozens of times the same, to know how it lies in memory.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import sympy
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.fx.experimental.sym_node import SymNode
 
+from autopar.capture.tracing.patches import patched
+
 # what follows from the two expressions alone; a remainder, for one, follows from bounds that torch learns
 _METHODS = ("add", "sub", "mul", "eq", "ne", "lt", "le", "gt", "ge", "and_", "or_", "sym_max", "sym_min")
 _PLAIN = (int, bool, float)
 
 
-@contextlib.contextmanager
-def remembering() -> Iterator[None]:
+def remembering() -> AbstractContextManager[None]:
     """While active, torch computes with symbols so."""
     node: Any = SymNode
-    exchanges: dict[str, Any] = {f"_{name}": _remembered(getattr(node, f"_{name}")) for name in _METHODS}
-    exchanges |= {"expr": property(_once(node.expr.fget)), "maybe_as_int": _whole_number()}
-    before = {name: vars(node)[name] for name in exchanges}
-    try:
-        for name, other in exchanges.items():
-            setattr(node, name, other)
-        yield
-    finally:
-        for name, own in before.items():
-            setattr(node, name, own)
+    others: dict[str, Any] = {f"_{name}": _remembered(getattr(node, f"_{name}")) for name in _METHODS}
+    others |= {"expr": property(_once(node.expr.fget)), "maybe_as_int": _whole_number()}
+    return patched((node, name, other) for name, other in others.items())
 
 
 def _remembered(really: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
@@ -45,25 +39,25 @@ def _remembered(really: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
         plain = type(self._hint) in _PLAIN and type(other._hint) in _PLAIN and env is not None
         if not plain or env._translation_validation_enabled or get_proxy_mode() is not None:
             return really(self, other)
-        key = (*_told(self), *_told(other), env, env._replacements_version_counter)
-        if (one := known.get(key)) is None:
-            one = known[key] = really(self, other)
+        key = (*_identity(self), *_identity(other), env, env._replacements_version_counter)
+        if (computed := known.get(key)) is None:
+            computed = known[key] = really(self, other)
         return SymNode(
-            one._expr,
+            computed._expr,
             env,
-            one.pytype,
-            one._hint,
-            one.constant,
-            one.fx_node,
-            optimized_summation=one._optimized_summation,
+            computed.pytype,
+            computed._hint,
+            computed.constant,
+            computed.fx_node,
+            optimized_summation=computed._optimized_summation,
         )
 
     return method
 
 
-def _told(one: Any) -> tuple[object, ...]:  # noqa: ANN401 (a node of symbols)
+def _identity(node: Any) -> tuple[object, ...]:  # noqa: ANN401 (a node of symbols)
     """All that says what a node is; True and 1 are equal, and told apart by the type."""
-    return one._expr, one._hint, one.constant, one.pytype, one._optimized_summation
+    return node._expr, node._hint, node.constant, node.pytype, node._optimized_summation
 
 
 def _once(really: Callable[[Any], Any]) -> Callable[[Any], Any]:

@@ -11,19 +11,18 @@ a copy, where Python's slice is a view: that either of the two is written while 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 
 import autopar.ops.library.row_slices  # noqa: F401  (torch.ops.autopar.rows_from)
 from autopar.capture.diagnostics.refusals import NotAllowed, NumberTaken
 from autopar.capture.tracing.row_pointers import Pointer, is_whole
-from autopar.capture.tracing.storage import memory, version
+from autopar.capture.tracing.storage import memory, tensors_in, version
 
 _VIEW_RULE = "what is read by x[ptr : ptr + n] is a copy, where torch has a view"
 _VIEW_FIX = "write to the tensor itself, x[ptr : ptr + n] = y, and read before anything is written"
@@ -51,42 +50,36 @@ class Pointing(TorchFunctionMode):
         self._copies: list[tuple[Tensor, Tensor]] = []  # what was read at a pointer, and its copy
         self._stale: list[Tensor] = []  # copies of what was written since
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401 (whatever the call returns)
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
         """Make the call, or what stands for it."""
-        given, name = dict(kwargs or {}), getattr(func, "__name__", "")
+        named, name = dict(kwargs or {}), getattr(func, "__name__", "")
         if name == "__getitem__" and (rows := _rows(*args)):
             return self._read(args[0], rows)
-        if name == "narrow" and (rows := _narrowed(*args, **given)):
+        if name == "narrow" and (rows := _narrowed(*args, **named)):
             return self._read(args[0], rows)
         if name == "__setitem__" and (rows := _rows(*args[:2])):
             return self._watched(args, lambda: _write(rows, args[2]))
         if func in (torch.tensor, torch.as_tensor) and isinstance(args[0], Pointer):
-            return args[0].tensor.to(given.get("dtype") or torch.int64, copy=True)
+            return args[0].tensor.to(named.get("dtype") or torch.int64, copy=True)
         if name in _WRITES or (name in _ARITHMETIC and isinstance(args[0], Tensor) and args[0].is_floating_point()):
-            args = tuple(one.tensor if isinstance(one, Pointer) else one for one in args)
+            args = tuple(arg.tensor if isinstance(arg, Pointer) else arg for arg in args)
         if name == "__get__" or not self._copies:
-            return func(*args, **given)
-        return self._watched((args, given), lambda: func(*args, **given))
+            return func(*args, **named)
+        return self._watched((args, named), lambda: func(*args, **named))
 
-    def _read(self, x: Tensor, found: _Rows) -> Tensor:
-        copy = found.view.index_select(found.dim, found.rows)
+    def _read(self, x: Tensor, at: _Rows) -> Tensor:
+        copy = at.view.index_select(at.dim, at.rows)
         self._copies.append((x, copy))
-        return copy.squeeze(found.dim) if found.single else copy
+        return copy.squeeze(at.dim) if at.single else copy
 
-    def _watched(self, given: object, call: Callable[[], Any]) -> Any:  # noqa: ANN401
+    def _watched(self, operands: object, call: Callable[[], Any]) -> Any:  # noqa: ANN401
         """What the call gives. Raises NotAllowed where it reads or writes what would be a view."""
-        tensors = [leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor)]
+        tensors = tensors_in(operands)
         if {*map(memory, tensors)} & {*map(memory, self._stale)}:
             raise NotAllowed("a slice at a pointer is read after the tensor was written", _VIEW_RULE, _VIEW_FIX)
         before = [version(tensor) for tensor in tensors]
         result = call()
-        written = {memory(one) for one, old in zip(tensors, before, strict=True) if old != version(one)}
+        written = {memory(tensor) for tensor, old in zip(tensors, before, strict=True) if old != version(tensor)}
         if any(memory(copy) in written for _, copy in self._copies):
             raise NotAllowed("a slice at a pointer is written to in place", _VIEW_RULE, _VIEW_FIX)
         self._stale += [copy for x, copy in self._copies if memory(x) in written]
@@ -101,18 +94,18 @@ def _rows(x: Tensor, index: Any) -> _Rows | None:  # noqa: ANN401 (as between sq
         return None
     (place, *others) = [i for i, item in enumerate(items) if any(isinstance(end, Pointer) for end in _ends(item))]
     if others or not all(
-        one is None or one is ... or is_whole(one) or isinstance(one, slice | Pointer) for one in items
+        entry is None or entry is ... or is_whole(entry) or isinstance(entry, slice | Pointer) for entry in items
     ):
         raise NumberTaken(pointers[0].said)
     start, length = (items[place], 1) if isinstance(items[place], Pointer) else _length(items[place], pointers[0])
     single = isinstance(items[place], Pointer)
     items[place] = slice(None)
-    counted = sum(one is not None and one is not ... for one in items)
+    counted = sum(entry is not None and entry is not ... for entry in items)
     before = [
-        every for one in items[:place] for every in ([slice(None)] * (x.dim() - counted) if one is ... else [one])
+        every for entry in items[:place] for every in ([slice(None)] * (x.dim() - counted) if entry is ... else [entry])
     ]
-    dim = sum(one is None or isinstance(one, slice) for one in before)
-    view = x if all(one is ... or one == slice(None) for one in items) else x[tuple(items)]
+    dim = sum(entry is None or isinstance(entry, slice) for entry in before)
+    view = x if all(entry is ... or entry == slice(None) for entry in items) else x[tuple(items)]
     return _Rows(view, dim, torch.ops.autopar.rows_from(start.tensor, length, view.shape[dim]), single)
 
 
@@ -136,14 +129,14 @@ def _length(item: slice, pointer: Pointer) -> tuple[Pointer, Any]:
     return start, stop.shift - start.shift
 
 
-def _write(found: _Rows, value: Any) -> None:  # noqa: ANN401 (a tensor, a number or a pointer)
+def _write(at: _Rows, value: Any) -> None:  # noqa: ANN401 (a tensor, a number or a pointer)
     value = value.tensor if isinstance(value, Pointer) else value
     if not isinstance(value, Tensor):
-        found.view.index_fill_(found.dim, found.rows, value)
+        at.view.index_fill_(at.dim, at.rows, value)
         return
-    shape = list(found.view.shape)
-    shape[found.dim : found.dim + 1] = [] if found.single else [found.rows.shape[0]]
+    shape = list(at.view.shape)
+    shape[at.dim : at.dim + 1] = [] if at.single else [at.rows.shape[0]]
     while value.dim() > len(shape) and value.shape[0] == 1:
         value = value[0]
-    source = value.to(found.view.dtype).expand(shape)
-    found.view.index_copy_(found.dim, found.rows, source.unsqueeze(found.dim) if found.single else source)
+    source = value.to(at.view.dtype).expand(shape)
+    at.view.index_copy_(at.dim, at.rows, source.unsqueeze(at.dim) if at.single else source)

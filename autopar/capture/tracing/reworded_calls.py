@@ -12,7 +12,7 @@ check (`reworded`)
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from torch.nn.modules import transformer
 from torch.overrides import TorchFunctionMode
 
 from autopar.capture.diagnostics.refusals import GRADIENT_FIX, GRADIENT_RULE, NotAllowed
+from autopar.capture.tracing.patches import patched
 from autopar.capture.tracing.pointer_slices import Pointing
 from autopar.capture.tracing.reworded_functions import REWORDED, unchecked
 
@@ -38,13 +39,8 @@ _PACKED_FIX = (
 @contextlib.contextmanager
 def rewording() -> Iterator[None]:
     """While active, forward is traced as above. Raises NotAllowed inside it."""
-    detect = transformer._detect_is_causal_mask
-    transformer._detect_is_causal_mask = _says_causal
-    try:
-        with unchecked(), _Rewording(), Pointing():
-            yield
-    finally:
-        transformer._detect_is_causal_mask = detect
+    with patched([(transformer, "_detect_is_causal_mask", _says_causal)]), unchecked(), _Rewording(), Pointing():
+        yield
 
 
 @contextlib.contextmanager
@@ -92,25 +88,19 @@ def _lstsq_shapes(
 
 
 class _Rewording(TorchFunctionMode):
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401 (whatever the call returns)
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
         """Make the call, or what stands for it. Raises NotAllowed where nothing does."""
-        given, name = dict(kwargs or {}), getattr(func, "__name__", "")
+        named, name = dict(kwargs or {}), getattr(func, "__name__", "")
         if func in REWORDED:
-            return REWORDED[func](*args, **given)
+            return REWORDED[func](*args, **named)
         if func in (torch.ctc_loss, F.ctc_loss):  # with lengths in tensors: that with lists looks at the targets
             args = (*args[:2], *map(_tensor, args[2:4]), *args[4:])
-            given = {key: _tensor(one) if key.endswith("_lengths") else one for key, one in given.items()}
+            named = {key: _tensor(value) if key.endswith("_lengths") else value for key, value in named.items()}
         if func in (torch.autograd.grad, torch.autograd.backward, Tensor.backward):
             raise NotAllowed(f"forward takes a gradient ({name})", GRADIENT_RULE, GRADIENT_FIX)
         if name == "_pack_padded_sequence":
             raise NotAllowed(f"forward packs sequences by their lengths ({name[1:]})", _PACKED_RULE, _PACKED_FIX)
-        return func(*args, **given)
+        return func(*args, **named)
 
 
 def _tensor(lengths: Any) -> Tensor:  # noqa: ANN401 (a tensor, or a list or tuple of numbers)

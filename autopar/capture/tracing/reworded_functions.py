@@ -20,6 +20,7 @@ from torch.distributions import Distribution
 
 import autopar.ops.library.row_slices  # noqa: F401  (torch.ops.autopar.within)
 from autopar.capture.diagnostics.refusals import DATA_RULE, NotAllowed
+from autopar.capture.tracing.patches import patched
 
 
 def bincount(input: Tensor, weights: Tensor | None = None, minlength: int = 0) -> Tensor:
@@ -35,29 +36,27 @@ def bincount(input: Tensor, weights: Tensor | None = None, minlength: int = 0) -
 def gaussian_nll_loss(input: Tensor, target: Tensor, var: Tensor | float, *args: Any, **options: Any) -> Tensor:  # noqa: ANN401
     """``F.gaussian_nll_loss``, its only look at numbers answered."""
     marked = var.masked_fill(var < 0, torch.nan) if isinstance(var, Tensor) else var
-    looks = torch.any
-    torch.any = lambda _: False  # type: ignore[assignment]
-    try:
+    with patched([(torch, "any", lambda _: False)]):
         return F.gaussian_nll_loss(input, target, marked, *args, **options)
-    finally:
-        torch.any = looks
 
 
 def cov(
     input: Tensor, *, correction: int = 1, fweights: Tensor | None = None, aweights: Tensor | None = None
 ) -> Tensor:
     """``torch.cov``."""
-    if input.dim() > 2 or not all(one is None or one.shape == input.shape[-1:] for one in (fweights, aweights)):
+    if input.dim() > 2 or not all(
+        weight is None or weight.shape == input.shape[-1:] for weight in (fweights, aweights)
+    ):
         return torch.cov(input, correction=correction, fweights=fweights, aweights=aweights)  # which says what is wrong
     rows = input.reshape(1, -1) if input.dim() < 2 else input
-    given = [one for one in (fweights, aweights) if one is not None]
-    if not given:
+    factors = [factor for factor in (fweights, aweights) if factor is not None]
+    if not factors:
         centred = rows - rows.sum(1, keepdim=True) / rows.shape[1]
         return torch.div(centred @ centred.T.conj(), _freedom(rows.shape[1] - correction)).squeeze()
-    weights = given[0] * given[1] if len(given) == 2 else given[0]
-    least = torch.stack([one.min() for one in given]).min()
+    weights = factors[0] * factors[1] if len(factors) == 2 else factors[0]
+    least = torch.stack([factor.min() for factor in factors]).min()
     whole = torch.where(least < 0, torch.nan, weights.sum())
-    lost = correction * (weights * given[-1]).sum() / whole if aweights is not None and correction else correction
+    lost = correction * (weights * factors[-1]).sum() / whole if aweights is not None and correction else correction
     centred = rows - ((rows * weights).sum(1) / whole)[:, None]
     return torch.div(centred @ (centred * weights).T.conj(), (whole - lost).clamp(min=0)).squeeze()
 
@@ -87,8 +86,8 @@ def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
     except Exception as error:  # one of several kinds, by what cannot be done without the number
         if num_classes != -1:
             raise
-        given = "one_hot() without a number of classes: the shape of its result depends on the values of a tensor"
-        raise NotAllowed(given, DATA_RULE, "say how many classes there are: F.one_hot(x, num_classes)") from error
+        fault = "one_hot() without a number of classes: the shape of its result depends on the values of a tensor"
+        raise NotAllowed(fault, DATA_RULE, "say how many classes there are: F.one_hot(x, num_classes)") from error
 
 
 REWORDED: dict[Callable[..., Any], Callable[..., Any]] = {

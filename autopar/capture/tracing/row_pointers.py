@@ -67,7 +67,7 @@ class Pointer:
         return self._by(torch.mul, other)
 
     def __rsub__(self, other: object) -> Any:  # noqa: ANN401
-        return self._by(lambda mine, one: one - mine, other)
+        return self._by(lambda mine, value: value - mine, other)
 
     def __mod__(self, other: object) -> Any:  # noqa: ANN401
         return self._by(torch.remainder, other, tensors=False)
@@ -152,19 +152,19 @@ def _plain(text: str) -> bool:
     except (SyntaxError, ValueError):
         return False
     fine: set[ast.AST] = set()
-    for one in ast.walk(tree):
-        if isinstance(one, ast.Call):
-            asks = isinstance(one.func, ast.Name) and one.func.id == "isinstance"
-            fine |= {one.func, *(part for kind in one.args[1:] for part in ast.walk(kind) if asks)}
-        noted = [getattr(one, "annotation", None), getattr(one, "returns", None)]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            asks = isinstance(node.func, ast.Name) and node.func.id == "isinstance"
+            fine |= {node.func, *(part for kind in node.args[1:] for part in ast.walk(kind) if asks)}
+        noted = [getattr(node, "annotation", None), getattr(node, "returns", None)]
         fine |= {part for note in noted if note is not None for part in ast.walk(note)}
-    names = [one for one in ast.walk(tree) if isinstance(one, ast.Name) and one.id == "int"]
+    names = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == "int"]
     return bool(names) and all(name in fine and isinstance(name.ctx, ast.Load) for name in names)
 
 
 class _AsksForInt(type):
-    def __instancecheck__(cls, one: object) -> bool:
-        return isinstance(one, int)
+    def __instancecheck__(cls, value: object) -> bool:
+        return isinstance(value, int)
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 (as int takes them)
         first = args[0] if len(args) == 1 and not kwargs else None

@@ -1,9 +1,15 @@
-"""Whose memory a tensor has, and how often it was written: what is asked of tensors while forward is traced."""
+"""Tensors that forward meets while it is traced: those in arguments, whose memory each has, how often it was written."""
 
 from __future__ import annotations
 
 from torch import Tensor
 from torch._C import DisableTorchFunction
+from torch.utils._pytree import tree_leaves
+
+
+def tensors_in(tree: object) -> list[Tensor]:
+    """The tensors in nested arguments or results."""
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 def version(tensor: Tensor) -> int:

@@ -8,7 +8,7 @@ must be the same but for dropout, the counting of batches, and the flag of batch
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -45,28 +45,22 @@ class _Log(TorchFunctionMode):
         self.calls: list[Call] = []
         self._counters = counters
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401 (whatever the call returns)
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
         """Note the call and make it."""
-        given, name = dict(kwargs or {}), getattr(func, "__name__", str(func))
-        if self._evaluating and _drops(name, args, given):
+        named, name = dict(kwargs or {}), getattr(func, "__name__", str(func))
+        if self._evaluating and _drops(name, args, named):
             self.calls.append((name, "that drops something"))
         if name == _BATCH_NORM:
-            self.calls.append(_batch_norm(*args, **given))
+            self.calls.append(_batch_norm(*args, **named))
         elif name in _RECURRENT:  # among its arguments, dropout and whether it trains
-            whole = self._exact and any(isinstance(one, float) and one for one in args)
+            whole = self._exact and any(isinstance(arg, float) and arg for arg in args)
             self.calls.append(
-                (name, *map(_literal, (one for one in args if whole or not isinstance(one, bool | float))))
+                (name, *map(_literal, (arg for arg in args if whole or not isinstance(arg, bool | float))))
             )
         elif name not in _DROPOUT | _QUIET and not (args and id(args[0]) in self._counters):
-            literals = tuple((key, _literal(given[key])) for key in sorted(given.keys() - _FLAGS))
+            literals = tuple((key, _literal(named[key])) for key in sorted(named.keys() - _FLAGS))
             self.calls.append((name, *map(_literal, args), *literals))
-        return func(*args, **given)
+        return func(*args, **named)
 
 
 def evaluation(
@@ -86,9 +80,9 @@ def evaluation(
         training, evaluating = (calls(module, mode, args, kwargs, fake) for mode in (None, False))
     except Exception as error:  # forward is the user's, and fake tensors have their own limits
         return f"forward cannot be tried in evaluation: {first_line(error)}"
-    for one, two in itertools.zip_longest(without_paths(training, paths), evaluating):
-        if not _alike(one, two):
-            return f"forward {call_text(one)} in training, and {call_text(two)} in evaluation"
+    for call, other in itertools.zip_longest(without_paths(training, paths), evaluating):
+        if not _alike(call, other):
+            return f"forward {call_text(call)} in training, and {call_text(other)} in evaluation"
     return ""
 
 
@@ -109,26 +103,28 @@ def calls(
     """What forward calls in training, in evaluation, or as the module stands; `exact` with all that a mode changes."""
 
     def work(faking: FakeTensorMode) -> list[Call]:
-        given, named = (
+        inputs, named = (
             tree_map_only(Tensor, faking.from_tensor, (args, dict(kwargs))) if fake is None else (args, kwargs)
         )
         if mode is not None:
             module.train(mode)
-        counters = frozenset(id(one) for name, one in module.named_buffers() if name.endswith("num_batches_tracked"))
+        counters = frozenset(
+            id(buffer) for name, buffer in module.named_buffers() if name.endswith("num_batches_tracked")
+        )
         log = _Log(frozenset() if exact else counters, exact or not module.training, exact=exact)
         with KnownNumbers(), rewording(), largest_shapes(), log, exporting():
-            module(*given, **named)
+            module(*inputs, **named)
         return log.calls
 
     return on_fakes(module, fake, work)
 
 
-def _drops(name: str, args: Sequence[Any], given: Mapping[str, Any]) -> bool:
+def _drops(name: str, args: Sequence[Any], named: Mapping[str, Any]) -> bool:
     """Whether a call is a dropout that is on: in evaluation, too, where the model does not say otherwise."""
     if name == "scaled_dot_product_attention":
-        return bool(given.get("dropout_p", args[4] if len(args) > 4 else 0.0))
-    on = given.get("training", given.get("train", args[2] if len(args) > 2 else True))
-    return name in _DROPOUT and on is not False and bool(given.get("p", args[1] if len(args) > 1 else 0.5))
+        return bool(named.get("dropout_p", args[4] if len(args) > 4 else 0.0))
+    on = named.get("training", named.get("train", args[2] if len(args) > 2 else True))
+    return name in _DROPOUT and on is not False and bool(named.get("p", args[1] if len(args) > 1 else 0.5))
 
 
 def _literal(value: object) -> object:
@@ -154,12 +150,12 @@ def _batch_norm(
     return (_BATCH_NORM, _literal(x), eps, running_mean is not None, training)
 
 
-def _alike(one: Call | None, two: Call | None) -> bool:
+def _alike(call: Call | None, other: Call | None) -> bool:
     """Whether the two modes make the same call; a batch norm that keeps statistics must take its batch's in training only."""
-    if one is None or two is None or one[0] != two[0] or one[0] != _BATCH_NORM:
-        return one == two
-    kept, training, evaluating = one[-2], one[-1], two[-1]
-    return one[:-1] == two[:-1] and (evaluating == (training and not kept))
+    if call is None or other is None or call[0] != other[0] or call[0] != _BATCH_NORM:
+        return call == other
+    kept, training, evaluating = call[-2], call[-1], other[-1]
+    return call[:-1] == other[:-1] and (evaluating == (training and not kept))
 
 
 def call_text(call: Call | None) -> str:

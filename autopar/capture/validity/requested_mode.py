@@ -63,12 +63,12 @@ def modes(
         return (replace(standing, stuck=f"it cannot be tried in training: {first_line(error)}"),)
     if stands == trains:
         return (Mode(own),)
-    one, two = next(pair for pair in itertools.zip_longest(trains, stands) if pair[0] != pair[1])
+    call, other = next(pair for pair in itertools.zip_longest(trains, stands) if pair[0] != pair[1])
     asleep = [
         name for name, part in module.named_modules() if part in own - now and not any(True for _ in part.children())
     ]
     stuck = f"train() would change {', '.join(asleep[:5])}{' and others' if len(asleep) > 5 else ''}"
-    stuck = f"{stuck}: forward {call_text(one)} in training, and {call_text(two)} as the model stands"
+    stuck = f"{stuck}: forward {call_text(call)} in training, and {call_text(other)} as the model stands"
     if stands == evaluates and not module.training:
         return Mode(own, evaluates=True), Mode(now, evaluates=True, stuck=stuck)
     return (replace(standing, stuck=stuck),)
@@ -101,6 +101,10 @@ def _attributes(module: nn.Module) -> dict[str, object]:
                 attributes[f"{path}.{key}".lstrip(".")] = (
                     value if isinstance(value, bool | int | float | str) else id(value)
                 )
-        for key, one in (*part._parameters.items(), *part._buffers.items()):
-            attributes[f"{path}.{key}".lstrip(".")] = None if one is None else (id(one), version(one), memory(one))
+        for key, tensor in (*part._parameters.items(), *part._buffers.items()):
+            attributes[f"{path}.{key}".lstrip(".")] = tensor is not None and (
+                id(tensor),
+                version(tensor),
+                memory(tensor),
+            )
     return attributes

@@ -40,22 +40,22 @@ def find_row_counts(built: FakeModule, example: ExampleInputs, program: Exported
     args, kwargs = arguments(example.examples, built)
     having = batched(example.examples, example.names)
     named = zip(example.names, (*args, *kwargs.values()), strict=True)
-    tensors = [one for key, one in named if key in having and isinstance(one, Tensor)]
+    tensors = [tensor for key, tensor in named if key in having and isinstance(tensor, Tensor)]
     try:
         with symbols():
             trace = traced(built.module, args, kwargs, name, tensors)
     except CaptureError as error:
         raise Unproved(f"with another number of rows, {_first(error)}") from error
     try:
-        found = symbolic(trace, built.module, example.names[: len(args)])
+        rows_trace = symbolic(trace, built.module, example.names[: len(args)])
     except (ArithmeticError, AttributeError, TypeError, ValueError) as error:  # sympy, of what it was not made for
         raise Unproved(f"its expressions of the number of rows cannot be read: {error}") from error
-    if line := found.differs(program, rows):
+    if line := rows_trace.differs(program, rows):
         raise Unproved(f"{line}: for any number of rows, forward makes other calls")
-    sizes = found.sizes
-    if sizes.accepts(1) and (why := _alone(built, example, found, name)):
+    sizes = rows_trace.sizes
+    if sizes.accepts(1) and (why := _alone(built, example, rows_trace, name)):
         sizes = replace(sizes, least=2, why=(*sizes.why, why))
-    return RowCounts(found, sizes, _another(sizes, rows))
+    return RowCounts(rows_trace, sizes, _another(sizes, rows))
 
 
 def _another(sizes: Sizes, rows: int) -> int:
@@ -72,11 +72,11 @@ def _prime(n: int) -> bool:
     return n > 1 and all(n % k for k in range(2, n))
 
 
-def _alone(built: FakeModule, example: ExampleInputs, found: Symbolic, name: str) -> str:
+def _alone(built: FakeModule, example: ExampleInputs, rows_trace: Symbolic, name: str) -> str:
     """Why the program does not hold for one row; empty where it does."""
-    args, kwargs = arguments(example.with_rows(found.inputs, 1), built)
+    args, kwargs = arguments(example.with_rows(rows_trace.inputs, 1), built)
     try:
-        line = found.differs(traced(built.module, args, kwargs, name), 1)
+        line = rows_trace.differs(traced(built.module, args, kwargs, name), 1)
     except CaptureError as error:
         return f"with one row, {_first(error)}"
     return f"{line}: with one row, forward makes other calls" if line else ""

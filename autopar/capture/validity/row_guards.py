@@ -73,7 +73,7 @@ def _polynomial(relation: type[sympy.Basic], poly: sympy.Poly, guard: Guard) -> 
     if len(factors) == 2:
         return _line(relation, factors[0], factors[1], guard)
     # beyond the bound of Cauchy a polynomial has no roots, and keeps its sign
-    bound = 1 + math.ceil(max((abs(one / factors[0]) for one in factors[1:]), default=0))
+    bound = 1 + math.ceil(max((abs(factor / factors[0]) for factor in factors[1:]), default=0))
     if bound > _MOST:
         raise Unproved(_said(guard))
 
@@ -111,10 +111,9 @@ def _periods(relation: sympy.Basic) -> list[int]:
     """The moduli of a relation in which n stands only in remainders; none where it stands elsewhere."""
     remainders = relation.atoms(Mod, PythonMod, sympy.Mod)
     moduli = [remainder.args[1] for remainder in remainders]
-    inner = [remainder.args[0] for remainder in remainders]
     plain = relation.xreplace({remainder: sympy.Dummy() for remainder in remainders})
-    fits = all(one.is_Integer and one > 0 for one in moduli) and all(one.is_polynomial(N) for one in inner)
-    return [int(one) for one in moduli] if fits and N not in plain.free_symbols else []
+    fits = all(part.args[1].is_Integer and part.args[1] > 0 and part.args[0].is_polynomial(N) for part in remainders)
+    return [int(modulus) for modulus in moduli] if fits and N not in plain.free_symbols else []
 
 
 def _periodic(relation: sympy.Basic, guard: Guard) -> Sizes:
@@ -126,23 +125,23 @@ def _periodic(relation: sympy.Basic, guard: Guard) -> Sizes:
 
 def _class(remainders: list[int], period: int, guard: Guard) -> Sizes:
     """The one class of remainders that these are: of the smallest modulus for which they are one."""
-    for modulus in (one for one in range(1, period + 1) if period % one == 0):
+    for modulus in (divisor for divisor in range(1, period + 1) if period % divisor == 0):
         if remainders and remainders == list(range(remainders[0] % modulus, period, modulus)):
             return Sizes(multiple=modulus, remainder=remainders[0] % modulus)
     raise Unproved(_said(guard))
 
 
-def _both(one: Sizes, two: Sizes, guard: Guard) -> Sizes:
-    period = math.lcm(one.multiple, two.multiple)
+def _both(first: Sizes, second: Sizes, guard: Guard) -> Sizes:
+    period = math.lcm(first.multiple, second.multiple)
     if period > _MOST:
         raise Unproved(_said(guard))
-    wishes = [(one.multiple, one.remainder), (two.multiple, two.remainder)]
+    wishes = [(first.multiple, first.remainder), (second.multiple, second.remainder)]
     common = _class([n for n in range(period) if all(n % m == r for m, r in wishes)], period, guard)
     return Sizes(
-        max(one.least, two.least),
-        min(one.most or two.most, two.most or one.most),
+        max(first.least, second.least),
+        min(first.most or second.most, second.most or first.most),
         common.multiple,
         common.remainder,
-        tuple(sorted({*one.without, *two.without})),
-        tuple(dict.fromkeys((*one.why, *two.why))),
+        tuple(sorted({*first.without, *second.without})),
+        tuple(dict.fromkeys((*first.why, *second.why))),
     )

@@ -31,7 +31,13 @@ from torch.fx.experimental import symbolic_shapes
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils._sympy.functions import IntTrueDiv, ToFloat
 
-from autopar.capture.diagnostics.source_lines import OURS, TORCH, Frame, frames_of_text, innermost, user_files
+from autopar.capture.diagnostics.source_lines import (
+    OURS,
+    TORCH,
+    Frame,
+    node_line,
+    user_files,
+)
 from autopar.capture.validity.row_guards import Guard, N, Unproved, sizes
 from autopar.ir.batch_sizes import Sizes
 
@@ -53,9 +59,9 @@ class Symbolic:
         """The first line that a trace for so many rows does not share with this one; empty where there is none."""
         alike = not (_minds_copies(self.program) or _minds_copies(program))
         here, there = list(_calls(self.program, rows, alike)), list(_calls(program, rows, alike))
-        for one, two in zip(here, there, strict=False):
-            if one[1:] != two[1:]:
-                return _line(two[0], self.files) or _line(one[0], self.files) or str(one[1])
+        for mine, other in zip(here, there, strict=False):
+            if mine[1:] != other[1:]:
+                return node_line(other[0], self.files) or node_line(mine[0], self.files) or str(mine[1])
         return "" if len(here) == len(there) else "its end"
 
     def at(self, rows: int) -> ExportedProgram:
@@ -65,7 +71,7 @@ class Symbolic:
         for node in self.program.graph.find_nodes(op="placeholder"):
             value = node.meta.get("val")
             if isinstance(value, torch.Tensor) and _symbolic(value):
-                shape, strides = (tuple(_number(n, rows) for n in one) for one in (value.shape, value.stride()))
+                shape, strides = (tuple(_number(n, rows) for n in lengths) for lengths in (value.shape, value.stride()))
                 with value.fake_mode:  # type: ignore[attr-defined]
                     node.meta["val"] = torch.empty_strided(shape, strides, dtype=value.dtype, device=value.device)
         return self.program
@@ -110,8 +116,8 @@ def symbolic(program: ExportedProgram, module: nn.Module, positional: tuple[str,
     for part in _graphs(program):
         for node in part.graph.nodes:
             _check(node, files, known)
-    late = [one.expr for every in env.deferred_runtime_asserts.values() for one in every]
-    guards += [Guard(_in_rows(one), "a check of forward") for one in late]
+    late = [check.expr for every in env.deferred_runtime_asserts.values() for check in every]
+    guards += [Guard(_in_rows(expression), "a check of forward") for expression in late]
     return Symbolic(program, inputs, sizes(guards), files)
 
 
@@ -127,7 +133,7 @@ def _guard(guard: Any) -> Guard:  # noqa: ANN401 (torch's own record)
         return Guard(_in_rows(guard.expr), "forward")
     code = (where.line or linecache.getline(where.filename, where.lineno or 0)).strip()
     frame = Frame(where.filename, where.lineno or 0, code)
-    return Guard(_in_rows(guard.expr), f"{frame.place}: `{frame.code}`")
+    return Guard(_in_rows(guard.expr), frame.text)
 
 
 def _in_rows(expression: sympy.Basic) -> sympy.Basic:
@@ -139,9 +145,9 @@ def _inputs(program: ExportedProgram, positional: tuple[str, ...]) -> Iterator[s
     """The inputs whose rows are still a symbol."""
     specs = [spec for spec in program.graph_signature.input_specs if spec.kind is InputKind.USER_INPUT]
     nodes = {node.name: node for node in program.graph.find_nodes(op="placeholder")}
-    spec = program.call_spec.in_spec
-    for name, one in zip((*positional, *spec.child(1).context), specs, strict=True):
-        value = None if isinstance(one.arg, ConstantArgument) else nodes[one.arg.name].meta.get("val")
+    names = (*positional, *program.call_spec.in_spec.child(1).context)
+    for name, spec in zip(names, specs, strict=True):
+        value = None if isinstance(spec.arg, ConstantArgument) else nodes[spec.arg.name].meta.get("val")
         if isinstance(value, torch.Tensor) and _symbolic(value):
             yield name
 
@@ -162,12 +168,12 @@ def _check(node: fx.Node, files: frozenset[str], known: set[sympy.Basic]) -> Non
     values = node.meta.get("val")
     results = values if isinstance(values, list | tuple) else [values]
     extents = [n for result in results if isinstance(result, torch.Tensor) for n in result.shape]
-    given = [one.meta["val"] for one in node.all_input_nodes if _is_number(one)]
-    for number in (*given, *extents):
+    numbers = [operand.meta["val"] for operand in node.all_input_nodes if _is_number(operand)]
+    for number in (*numbers, *extents):
         expression = sympy.Integer(0) if isinstance(number, int | float) else number.node.expr
         if expression not in known and not _is_multiple(expression):
             said = sympy.sstr(_in_rows(expression))
-            raise Unproved(f"{_line(node, files) or node.target} makes {said} of n rows")
+            raise Unproved(f"{node_line(node, files) or node.target} makes {said} of n rows")
         known.add(expression)
 
 
@@ -178,14 +184,9 @@ def _is_number(node: fx.Node) -> bool:
 def _is_multiple(expression: sympy.Basic) -> bool:
     if not isinstance(expression, sympy.Expr):  # a truth value
         return False
-    plain = _in_rows(expression).replace(ToFloat, lambda one: one).replace(IntTrueDiv, operator.truediv)
+    plain = _in_rows(expression).replace(ToFloat, lambda inner: inner).replace(IntTrueDiv, operator.truediv)
     factor, rest = sympy.nsimplify(plain).as_coeff_Mul()
     return bool(factor.is_Integer) and rest in (1, N, N**2)
-
-
-def _line(node: fx.Node, files: frozenset[str]) -> str:
-    frame = innermost(frames_of_text(node.meta.get("stack_trace") or ""), files)
-    return f"{frame.place}: `{frame.code}`" if frame else ""
 
 
 def _number(value: object, rows: int) -> Any:  # noqa: ANN401 (a number, as it was one)
@@ -221,7 +222,7 @@ def _arguments(node: fx.Node) -> tuple[object, object]:
     """Of a region, without the numbers that it is handed: for a known number of rows they stand inside."""
     if not isinstance(node.target, torch._ops.HigherOrderOperator):
         return node.args, node.kwargs
-    return tuple(one for one in node.args if not (isinstance(one, fx.Node) and _is_number(one))), node.kwargs
+    return tuple(arg for arg in node.args if not (isinstance(arg, fx.Node) and _is_number(arg))), node.kwargs
 
 
 def _shapes(node: fx.Node, rows: int) -> list[tuple[int, ...]]:
@@ -231,8 +232,8 @@ def _shapes(node: fx.Node, rows: int) -> list[tuple[int, ...]]:
 
 
 def _plain(value: Any, places: Mapping[fx.Node, object], rows: int) -> Any:  # noqa: ANN401 (nested as arguments are)
-    def plain(one: Any) -> Any:  # noqa: ANN401
-        return places.get(one, one.target) if isinstance(one, fx.Node) else _number(one, rows)
+    def plain(leaf: Any) -> Any:  # noqa: ANN401
+        return places.get(leaf, leaf.target) if isinstance(leaf, fx.Node) else _number(leaf, rows)
 
     return fx.node.map_aggregate(value, plain)
 
@@ -257,7 +258,7 @@ def _with_strides(program: ExportedProgram, rows: int) -> None:
     for part in _graphs(program):
         strides = {node: _number(node.meta["val"], rows) for node in part.graph.nodes if node.target in _STRIDES}
         for user in {user for node in strides for user in node.users}:
-            user.args = fx.map_arg(user.args, lambda one: strides.get(one, one))  # noqa: B023 (called here)
+            user.args = fx.map_arg(user.args, lambda operand: strides.get(operand, operand))  # noqa: B023 (called here)
 
 
 def _copied(node: fx.Node) -> fx.Node | None:
