@@ -75,7 +75,7 @@ def load(folder: str | Path) -> CompiledFolder:
 
 def check_writable(folder: Path) -> None:
     """Raise ConfigError where a folder cannot be written, so that nobody learns it after a long compilation."""
-    there = next((one for one in (folder, *folder.absolute().parents) if os.path.lexists(one)), folder)
+    there = next((place for place in (folder, *folder.absolute().parents) if os.path.lexists(place)), folder)
     if not there.is_dir():
         raise _unwritable(folder, f"{there} is a file")
     try:
@@ -85,9 +85,9 @@ def check_writable(folder: Path) -> None:
         raise _unwritable(folder, f"nothing can be written there: {error}") from error
 
 
-def _unwritable(folder: Path, given: str) -> ConfigError:
+def _unwritable(folder: Path, fault: str) -> ConfigError:
     rule = "a compiled model is a folder that can be written"
-    return ConfigError(refusal(f"output {folder}", given, rule, fix="choose another folder with -o"))
+    return ConfigError(refusal(f"output {folder}", fault, rule, fix="choose another folder with -o"))
 
 
 def save(compiled: Savable, folder: Path) -> Path:
@@ -191,7 +191,7 @@ def _write_all(folder: Path, writers: _WRITERS, *, aside: Sequence[Path]) -> Non
         for new, file in pairs:
             new.replace(file)
         older = [folder / name for name in (CONSTANTS, PARAMETERS)]
-        older += [one for one in folder.iterdir() if re.fullmatch(r"(program|plan|constants)_\d+\.\w+", one.name)]
+        older += [file for file in folder.iterdir() if re.fullmatch(r"(program|plan|constants)_\d+\.\w+", file.name)]
         for file in older:  # of a model that was compiled into this folder before
             if file.name not in writers:
                 file.unlink(missing_ok=True)
@@ -200,7 +200,7 @@ def _write_all(folder: Path, writers: _WRITERS, *, aside: Sequence[Path]) -> Non
 @contextmanager
 def _folder_there(folder: Path, *, keep: bool = True) -> Iterator[None]:
     """The folder, with the parents it lacks; those that were made are removed again where the block fails or `keep` is off."""
-    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         yield
@@ -208,18 +208,18 @@ def _folder_there(folder: Path, *, keep: bool = True) -> Iterator[None]:
         keep = False
         raise
     finally:
-        for one in missing if not keep else ():
-            if one.is_dir() and not any(one.iterdir()):
-                one.rmdir()
+        for parent in missing if not keep else ():
+            if parent.is_dir() and not any(parent.iterdir()):
+                parent.rmdir()
 
 
 def _free(path: Path) -> Path:
     """The path, or the first of its numbered siblings that does not exist."""
     number = 2
-    found = path
-    while found.exists():
-        found, number = path.with_name(f"{path.stem}-{number}{path.suffix}"), number + 1
-    return found
+    free = path
+    while free.exists():
+        free, number = path.with_name(f"{path.stem}-{number}{path.suffix}"), number + 1
+    return free
 
 
 def _write_text(file: Path, text: str) -> None:

@@ -49,9 +49,9 @@ class CheckpointError(AutoparError):
     """Stored parameters that are missing, incomplete or of another shape."""
 
 
-def nearest(given: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str]) -> str:
     """``"; did you mean 'x'?"`` for the known name nearest to `given`, or an empty string where none is near."""
-    close = difflib.get_close_matches(given, list(known), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 

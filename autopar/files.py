@@ -33,5 +33,5 @@ def write_file(option: str, file: Path, text: str, what: str) -> None:
         raise _unwritable(option, file, f"cannot be written: {error.strerror or error}", what) from error
 
 
-def _unwritable(option: str, file: Path, given: str, what: str) -> ConfigError:
-    return ConfigError(refusal(f"{option} {file}", given, what, fix="name a file in a folder that can be written"))
+def _unwritable(option: str, file: Path, fault: str, what: str) -> ConfigError:
+    return ConfigError(refusal(f"{option} {file}", fault, what, fix="name a file in a folder that can be written"))

@@ -28,10 +28,10 @@ def as_internal_error(where: str) -> Iterator[None]:
         raise
     except Exception as error:  # of any kind: that is what makes it a mistake
         last = traceback.extract_tb(error.__traceback__)[-1]
-        given = f"{error_text(error)} ({Path(last.filename).name}, line {last.lineno})"
+        fault = f"{error_text(error)} ({Path(last.filename).name}, line {last.lineno})"
         rule = "this is a mistake of autopar, not of the model"
         fix = "report it with the model; where an operator is to blame, pin it: 'PATTERN: replicate@*'"
-        raise InternalError(refusal(where, given, rule, (), fix)) from error
+        raise InternalError(refusal(where, fault, rule, (), fix)) from error
 
 
 def error_text(error: Exception) -> str:

@@ -56,9 +56,9 @@ def load(path: str | Path) -> ModelFile:
     """
     file, attribute = _split(str(path))
     if not file.is_file():
-        others = sorted(one.name for one in file.parent.glob("*.py")) if file.parent.is_dir() else []
-        given = "it is a folder" if file.is_dir() else f"there is no such file{nearest(file.name, others)}"
-        raise ConfigError(refusal(str(file), given, "a model file is a Python file", fix="give the path of a model.py"))
+        others = sorted(other.name for other in file.parent.glob("*.py")) if file.parent.is_dir() else []
+        fault = "it is a folder" if file.is_dir() else f"there is no such file{nearest(file.name, others)}"
+        raise ConfigError(refusal(str(file), fault, "a model file is a Python file", fix="give the path of a model.py"))
     file = file.resolve()
     content = file.read_bytes()
     names = vars(_execute(file, hashlib.sha256(content).hexdigest()))
@@ -94,9 +94,9 @@ def _execute(file: Path, digest: str) -> ModuleType:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # the user's file may raise anything
         del sys.modules[spec.name]
-        given = f"the file stops while it is loaded: {type(error).__name__}: {error}"
+        fault = f"the file stops while it is loaded: {type(error).__name__}: {error}"
         rule = "a model file can be imported without doing the work"
-        raise ConfigError(refusal(_place(error, file), given, rule, fix=fix_for(error))) from error
+        raise ConfigError(refusal(_place(error, file), fault, rule, fix=fix_for(error))) from error
     return module
 
 
@@ -108,37 +108,37 @@ def _place(error: BaseException, file: Path) -> str:
     return f"{file.name}:{frames[-1].lineno}: `{frames[-1].line}`" if frames else str(file)
 
 
-def _model(found: Mapping[str, Any], attribute: str, file: Path) -> Any:  # noqa: ANN401  (a module or a function of one)
+def _model(names: Mapping[str, Any], attribute: str, file: Path) -> Any:  # noqa: ANN401  (a module or a function of one)
     rule = f"a model file defines {attribute}: an nn.Module, or a function without arguments that returns one"
-    if attribute not in found:
+    if attribute not in names:
         offered = [
-            name for name, value in found.items() if _public(name) and (callable(value) or isinstance(value, nn.Module))
+            name for name, value in names.items() if _public(name) and (callable(value) or isinstance(value, nn.Module))
         ]
-        given = f"it does not define {attribute}{nearest(attribute, offered)}"
-        here = ", ".join(name for name in offered if getattr(found[name], "__module__", "") == found["__name__"])
+        fault = f"it does not define {attribute}{nearest(attribute, offered)}"
+        here = ", ".join(name for name in offered if getattr(names[name], "__module__", "") == names["__name__"])
         fix = f"define {attribute}, or name another of its attributes: {file.name}:NAME" + (
             f" (it has {here})" if here else ""
         )
-        raise ConfigError(refusal(file.name, given, rule, fix=fix))
-    model = found[attribute]
+        raise ConfigError(refusal(file.name, fault, rule, fix=fix))
+    model = names[attribute]
     if not isinstance(model, nn.Module) and not callable(model):
         raise ConfigError(refusal(file.name, f"{attribute} is {type(model).__name__}", rule))
     return model
 
 
-def _example_inputs(found: Mapping[str, Any], file: Path) -> Callable[[], Inputs]:
+def _example_inputs(names: Mapping[str, Any], file: Path) -> Callable[[], Inputs]:
     rule = "a model file defines example_inputs: a tuple or dict of forward's arguments, or a function that returns one"
-    if "example_inputs" not in found:
-        given = (
-            f"it does not define example_inputs{nearest('example_inputs', [name for name in found if _public(name)])}"
+    if "example_inputs" not in names:
+        fault = (
+            f"it does not define example_inputs{nearest('example_inputs', [name for name in names if _public(name)])}"
         )
         fix = 'write e.g. `def example_inputs(): return {"x": torch.zeros(32, 784)}`'
-        raise ConfigError(refusal(file.name, given, rule, fix=fix))
-    given_inputs = found["example_inputs"]
+        raise ConfigError(refusal(file.name, fault, rule, fix=fix))
+    value = names["example_inputs"]
 
     def inputs() -> Inputs:
         try:
-            inputs = given_inputs() if callable(given_inputs) else given_inputs
+            inputs = value() if callable(value) else value
         except Exception as error:  # the user's function may raise anything
             text = f"example_inputs stops with {type(error).__name__}: {error}"
             raise ConfigError(refusal(_place(error, file), text, rule, fix=fix_for(error))) from error
@@ -152,8 +152,8 @@ def _example_inputs(found: Mapping[str, Any], file: Path) -> Callable[[], Inputs
     return inputs
 
 
-def _optional(found: Mapping[str, Any], name: str, file: Path) -> Any:  # noqa: ANN401  (a function of the user's, or None)
-    value = found.get(name)
+def _optional(names: Mapping[str, Any], name: str, file: Path) -> Any:  # noqa: ANN401  (a function of the user's, or None)
+    value = names.get(name)
     if value is not None and not callable(value):
         rule = {"optimizer": "optimizer(params) returns a torch optimizer", "batches": "batches() yields inputs"}[name]
         raise ConfigError(refusal(file.name, f"{name} is {type(value).__name__}, not a function", rule))

@@ -166,17 +166,17 @@ def _checked(grid: str | GridShape, ranks: int) -> GridShape:
 
 def _started(compiled: Callable[[], Compiled], model: Model, world: Comm, seed: int) -> Parallelized:
     """What rank 0 compiles, on every rank, with this rank's part of the model."""
-    found: list[Compiled] = []
+    results: list[Compiled] = []
 
-    def made() -> list[object]:
-        found.append(compiled())
-        every = (found[0], *found[0].others)
-        return [isinstance(model, nn.Module), *([one.source, to_json(one.plan)] for one in every)]
+    def texts() -> list[object]:
+        results.append(compiled())
+        every = (results[0], *results[0].others)
+        return [isinstance(model, nn.Module), *([program.source, to_json(program.plan)] for program in every)]
 
     if simulated_world() is None:
         end_scripts(world, lambda: True)
-    live, (source, text), *others = by_rank0(world, "compiling", made)
-    result = found[0] if found else None
+    live, (source, text), *others = by_rank0(world, "compiling", texts)
+    result = results[0] if results else None
     description = parse_description(text, "the plan")
     known = {name for item in description.parameters for name in (item.name, *item.aliases)}
     constants = result.constants if result is not None else {}

@@ -42,8 +42,8 @@ def _model_path(plan: Plan, folder: Path) -> Path:
     """The model file, as it was when the plan was made."""
     if not plan.model.path:
         fix = "ask where it was compiled: compiled.explain(name); or compile a model file"
-        given = f"{plan.name} was compiled from a live module"
-        raise PlanError(refusal(str(folder), given, "a folder is compiled again from its model file", fix=fix))
+        fault = f"{plan.name} was compiled from a live module"
+        raise PlanError(refusal(str(folder), fault, "a folder is compiled again from its model file", fix=fix))
     path = (folder / plan.model.path).resolve()
     rule = "a folder is compiled again from the model file that its plan was made of"
     if not path.is_file():
@@ -60,28 +60,28 @@ def _model_path(plan: Plan, folder: Path) -> Path:
 def _check_same(plan: Plan, now: Plan, path: Path, folder: Path) -> None:
     rule = "compiled again, a model gives the plan that is explained"
     if now.graph_sha256 != plan.graph_sha256:
-        given = "the file is the same, but the model is another: something that it imports changed"
-        raise PlanError(refusal(str(path), given, rule, fix=_compile_command(plan, path, folder)))
+        fault = "the file is the same, but the model is another: something that it imports changed"
+        raise PlanError(refusal(str(path), fault, rule, fix=_compile_command(plan, path, folder)))
     if (now.nodes, now.parameters) != (plan.nodes, plan.parameters):
-        given = f"another plan came out ({now.solver.method}, gap {now.solver.gap:.2%})"
+        fault = f"another plan came out ({now.solver.method}, gap {now.solver.gap:.2%})"
         fix = _compile_command(plan, path, folder) + "; with a higher --time-limit where the solver is stopped by it"
-        raise PlanError(refusal(str(folder), given, rule, fix=fix))
+        raise PlanError(refusal(str(folder), fault, rule, fix=fix))
 
 
 def _compile_command(plan: Plan, path: Path, folder: Path) -> str:
     """The command that compiles the folder anew."""
     attribute = "" if plan.model.attribute == "model" else f":{plan.model.attribute}"
-    given = ["autopar", "compile", f"{os.path.relpath(path)}{attribute}", "--grid", plan.grid]
+    words = ["autopar", "compile", f"{os.path.relpath(path)}{attribute}", "--grid", plan.grid]
     options = plan.options
-    given += [] if plan.machine.name == "cpu" else ["--machine", plan.machine.name]
-    given += [] if options.memory is None else ["--memory", f"{options.memory:.0f}"]
-    given += [] if options.optimizer == "adamw" else ["--optimizer", options.optimizer]
-    given += [] if options.loss is None else ["--loss", options.loss]
-    given += [word for output in options.outputs for word in ("--return", output)]
-    given += [word for pin in options.pins for word in ("--pin", pin)]
-    given += [word for ban in options.bans for word in ("--ban", ban)]
-    given += [] if options.plan == "auto" else ["--plan", options.plan]
-    given += ["--batch-sizes", ",".join(map(str, options.batch_sizes))] if options.batch_sizes else []
-    given += ["--measure"] if options.measure else []
-    given += [] if options.recompute == "auto" else ["--recompute", options.recompute]
-    return shlex.join([*given, "-o", str(folder)])
+    words += [] if plan.machine.name == "cpu" else ["--machine", plan.machine.name]
+    words += [] if options.memory is None else ["--memory", f"{options.memory:.0f}"]
+    words += [] if options.optimizer == "adamw" else ["--optimizer", options.optimizer]
+    words += [] if options.loss is None else ["--loss", options.loss]
+    words += [word for output in options.outputs for word in ("--return", output)]
+    words += [word for pin in options.pins for word in ("--pin", pin)]
+    words += [word for ban in options.bans for word in ("--ban", ban)]
+    words += [] if options.plan == "auto" else ["--plan", options.plan]
+    words += ["--batch-sizes", ",".join(map(str, options.batch_sizes))] if options.batch_sizes else []
+    words += ["--measure"] if options.measure else []
+    words += [] if options.recompute == "auto" else ["--recompute", options.recompute]
+    return shlex.join([*words, "-o", str(folder)])

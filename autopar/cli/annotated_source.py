@@ -80,8 +80,8 @@ def lines(plan: Plan) -> Table:
     shown_as: tuple[str, str] | None = None
     rest = [conversion for conversion in plan.conversions if not conversion.consumers]
     for line in group(plan):
-        entering = [one for one in rest if one.module and _enters(one, line.calls[0])]
-        rest = [one for one in rest if one not in entering]
+        entering = [move for move in rest if move.module and _enters(move, line.calls[0])]
+        rest = [move for move in rest if move not in entering]
         add_moved(listing, entering)
         file, _, number = line.source.rpartition(":")
         if shown_as != (line.owner, file):
@@ -117,8 +117,8 @@ def letters(plan: Plan, *, every: bool = False) -> Table:
     return listing
 
 
-def _enters(one: ConversionPlan, node: NodePlan) -> bool:
-    return inside(node.module, one.module)
+def _enters(move: ConversionPlan, node: NodePlan) -> bool:
+    return inside(node.module, move.module)
 
 
 def converted(plan: Plan, calls: Iterable[NodePlan]) -> list[ConversionPlan]:
@@ -127,14 +127,14 @@ def converted(plan: Plan, calls: Iterable[NodePlan]) -> list[ConversionPlan]:
     return [conversion for conversion in plan.conversions if names & set(conversion.consumers)]
 
 
-def add_moved(made: Table, moves: Iterable[ConversionPlan | InnerPlan]) -> None:
+def add_moved(listing: Table, moves: Iterable[ConversionPlan | InnerPlan]) -> None:
     """A row per primitive that sends anything: what in the widest column, its time."""
     for move in moves:
         if amounts(move):
             text = f"+ {move.primitive} {amounts(move)}"
             taken = milliseconds(move.seconds_forward + move.seconds_adjoint)
             cells = {"code": text, "operator": f"  {text}", "split": f"over {move.axis}", "time": taken}
-            made.add_row(*(cells.get(str(column.header), "") for column in made.columns))
+            listing.add_row(*(cells.get(str(column.header), "") for column in listing.columns))
 
 
 def _or_nothing(say: Callable[[float], str], amount: float) -> str:

@@ -27,7 +27,7 @@ def count(least: int) -> Callable[[str], int]:
 def counts(text: str) -> tuple[int, ...]:
     """Whole numbers of at least 1, with commas."""
     try:
-        numbers = tuple(int(one) for one in text.split(","))
+        numbers = tuple(int(word) for word in text.split(","))
     except ValueError:
         numbers = (0,)
     if min(numbers) < 1:

@@ -61,17 +61,17 @@ class Parser(argparse.ArgumentParser):
         """The usage in one line."""
         return " ".join(self.format_usage().split())
 
-    def refuse(self, given: str, rule: str, offenders: Iterable[str] = ()) -> NoReturn:
+    def refuse(self, fault: str, rule: str, offenders: Iterable[str] = ()) -> NoReturn:
         """End with status 2 and a message in five parts."""
-        text = refusal("command line", given, rule, offenders, f"see `{self.prog} --help`")
+        text = refusal("command line", fault, rule, offenders, f"see `{self.prog} --help`")
         self.exit(2, f"autopar: {text}\n")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:  # noqa: ANN401
         if action.choices is not None and value not in action.choices:
             what = action.option_strings[-1] if action.option_strings else "command"
-            given = f"{what} {value!r} is unknown{nearest(str(value), action.choices)}"
+            fault = f"{what} {value!r} is unknown{nearest(str(value), action.choices)}"
             self.refuse(
-                given,
+                fault,
                 f"a {what} is one of those" if what == "command" else f"{what} takes one of those",
                 action.choices,
             )

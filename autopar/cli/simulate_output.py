@@ -1,4 +1,4 @@
-"""What `autopar simulate` found, for people and for programs."""
+"""What `autopar simulate` spent, for people and for programs."""
 
 from __future__ import annotations
 
@@ -20,42 +20,42 @@ BAR = "where a step's time goes: = compute and update, x exchanges, g gradient s
 _WIDTH, _BAR = 72, 20
 
 
-def step_facts(plan: Plan, noise: Noise, found: Ranks, even: float) -> dict[str, Any]:
+def step_facts(plan: Plan, noise: Noise, spent: Ranks, even: float) -> dict[str, Any]:
     """One step for programs."""
     return _heading(plan, plan.machine, noise) | {
         "grid": plan.grid,
-        "ranks": len(found.waiting),
-        "step_seconds": found.seconds,
+        "ranks": len(spent.waiting),
+        "step_seconds": spent.seconds,
         "even_seconds": even,
-        "steps": list(found.steps),
-        **{f"{name}_seconds": value for name, value in _parts(found).items()},
-        "most_waiting_seconds": float(max(found.waiting)) / len(found.steps),
-        "critical": found.critical,
+        "steps": list(spent.steps),
+        **{f"{name}_seconds": value for name, value in _parts(spent).items()},
+        "most_waiting_seconds": float(max(spent.waiting)) / len(spent.steps),
+        "critical": spent.critical,
     }
 
 
 def _heading(plan: Plan, machine: Machine, noise: Noise) -> dict[str, Any]:
-    given = asdict(noise) | {"slow": {str(rank): factor for rank, factor in sorted(noise.slow.items())}}
-    return {"model": plan.name, "machine": machine.name, "noise": given}
+    settings = asdict(noise) | {"slow": {str(rank): factor for rank, factor in sorted(noise.slow.items())}}
+    return {"model": plan.name, "machine": machine.name, "noise": settings}
 
 
-def _parts(found: Ranks) -> dict[str, float]:
+def _parts(spent: Ranks) -> dict[str, float]:
     """Seconds per step of the critical rank."""
-    steps, rank = len(found.steps), found.critical
+    steps, rank = len(spent.steps), spent.critical
     per_rank = {
-        name: float(getattr(found, name)[rank]) / steps for name in ("compute", "communication", "exposed", "waiting")
+        name: float(getattr(spent, name)[rank]) / steps for name in ("compute", "communication", "exposed", "waiting")
     }
-    return per_rank | {"sums": found.sums / steps}
+    return per_rank | {"sums": spent.sums / steps}
 
 
-def show_step(plan: Plan, noise: Noise, found: Ranks, even: float, events: Mapping[int, tuple[Event, ...]]) -> None:
+def show_step(plan: Plan, noise: Noise, spent: Ranks, even: float, events: Mapping[int, tuple[Event, ...]]) -> None:
     """One step for people: a table, and the lanes of the ranks of interest."""
     listing = table("", "")
     listing.show_header = False
-    for name, text in _rows(plan, noise, found, even).items():
+    for name, text in _rows(plan, noise, spent, even).items():
         listing.add_row(name, text)
     show(listing, title=f"{plan.name} on grid {plan.grid}, machine {plan.machine.name}: one step, predicted")
-    for rank in list(events)[:4] if len(found.waiting) > 1 and not noise.quiet else [0]:
+    for rank in list(events)[:4] if len(spent.waiting) > 1 and not noise.quiet else [0]:
         for lane in ("compute", "communication"):
             shown = [event for event in events[rank] if event.lane == lane]
             if shown or lane == "compute":
@@ -63,22 +63,22 @@ def show_step(plan: Plan, noise: Noise, found: Ranks, even: float, events: Mappi
     note("", LANES)
 
 
-def _rows(plan: Plan, noise: Noise, found: Ranks, even: float) -> dict[str, str]:
-    parts = _parts(found)
-    spread = f", {milliseconds(min(found.steps))} to {milliseconds(max(found.steps))} over {len(found.steps)} steps"
+def _rows(plan: Plan, noise: Noise, spent: Ranks, even: float) -> dict[str, str]:
+    parts = _parts(spent)
+    spread = f", {milliseconds(min(spent.steps))} to {milliseconds(max(spent.steps))} over {len(spent.steps)} steps"
     rows = {
-        "step": milliseconds(found.seconds) + (spread if len(found.steps) > 1 else ""),
+        "step": milliseconds(spent.seconds) + (spread if len(spent.steps) > 1 else ""),
         "compute": f"{milliseconds(parts['compute'])}, update included",
         "exchanges": milliseconds(parts["communication"]),
         "gradients": f"{milliseconds(parts['sums'])} of sums, {milliseconds(parts['exposed'])} of them not behind backward",
     }
     if noise.quiet:
         return rows
-    slow = noise.slow.get(found.critical, 1.0)
+    slow = noise.slow.get(spent.critical, 1.0)
     about = f" ({slow:g} x as long for its compute)" if slow != 1.0 else ""
-    rows["critical"] = f"rank {found.critical}{about}: it waits {milliseconds(parts['waiting'])} a step, others up to "
-    rows["critical"] += milliseconds(float(max(found.waiting)) / len(found.steps))
-    rows["undisturbed"] = f"{milliseconds(even)}: the step takes {_percent(found.seconds / even - 1)}"
+    rows["critical"] = f"rank {spent.critical}{about}: it waits {milliseconds(parts['waiting'])} a step, others up to "
+    rows["critical"] += milliseconds(float(max(spent.waiting)) / len(spent.steps))
+    rows["undisturbed"] = f"{milliseconds(even)}: the step takes {_percent(spent.seconds / even - 1)}"
     worst = max(noise.slow.values(), default=1.0)
     if worst > 1:
         rows["undisturbed"] += f", where the slowest rank computes {_percent(worst - 1)}"
@@ -115,28 +115,28 @@ def curve_facts(plan: Plan, machine: Machine, noise: Noise, points: Sequence[Poi
     return _heading(plan, machine, noise) | {"points": [_point(point) for point in points]}
 
 
-def _point(one: Point) -> dict[str, Any]:
-    plan = one.plan
+def _point(point: Point) -> dict[str, Any]:
+    plan = point.plan
     return {
-        "scaling": one.scaling,
-        "ranks": one.ranks,
-        "rows": one.rows,
+        "scaling": point.scaling,
+        "ranks": point.ranks,
+        "rows": point.rows,
         "grid": plan.grid if plan else None,
         "split": sentence(plan) if plan else None,
-        "step_seconds": one.seconds if plan else None,
-        "speedup": one.speedup if plan else None,
-        "efficiency": one.efficiency if plan else None,
-        "communication_share": _share(one) if plan else None,
+        "step_seconds": point.seconds if plan else None,
+        "speedup": point.speedup if plan else None,
+        "efficiency": point.efficiency if plan else None,
+        "communication_share": _share(point) if plan else None,
         "bytes": plan.predicted.bytes if plan else None,
-        "why": one.why,
+        "why": point.why,
     }
 
 
-def _share(one: Point) -> float:
+def _share(point: Point) -> float:
     """The share of a step in exchanges and gradient sums that do not hide."""
-    assert one.plan is not None
-    predicted = one.plan.predicted
-    return (predicted.communication + predicted.gradients) / one.seconds if one.seconds else 0.0
+    assert point.plan is not None
+    predicted = point.plan.predicted
+    return (predicted.communication + predicted.gradients) / point.seconds if point.seconds else 0.0
 
 
 def show_curve(plan: Plan, machine: Machine, noise: Noise, points: Sequence[Point]) -> None:
@@ -148,13 +148,13 @@ def show_curve(plan: Plan, machine: Machine, noise: Noise, points: Sequence[Poin
         for column in listing.columns:
             column.justify = "left" if column.header in ("grid", "split", "") else "right"
             column.no_wrap = True
-        for one in (point for point in points if point.scaling == kind):
-            listing.add_row(*_cells(one))
+        for shown in (point for point in points if point.scaling == kind):
+            listing.add_row(*_cells(shown))
         what = "the same batch on all" if kind == "strong" else "the batch grows with the ranks"
         show(listing, title=f"{plan.name} on {machine.name}, {kind} scaling: {what}{disturbed}, predicted", cut="split")
-    for one in points:
-        if one.why:
-            say(f"{one.ranks} ranks, {one.scaling}: {one.why}")
+    for point in points:
+        if point.why:
+            say(f"{point.ranks} ranks, {point.scaling}: {point.why}")
     note(
         BAR,
         "exchanges: the share of the step in x and g; memory: the peak of one rank",
@@ -162,13 +162,13 @@ def show_curve(plan: Plan, machine: Machine, noise: Noise, points: Sequence[Poin
     )
 
 
-def _cells(one: Point) -> tuple[Any, ...]:
-    rows = str(one.rows) if one.rows else ""
-    if one.plan is None:
-        return str(one.ranks), rows, "-", "no plan, see below", "", "", "", "", "", ""
+def _cells(point: Point) -> tuple[Any, ...]:
+    rows = str(point.rows) if point.rows else ""
+    if point.plan is None:
+        return str(point.ranks), rows, "-", "no plan, see below", "", "", "", "", "", ""
     return (
-        str(one.ranks), rows, one.plan.grid, cut(sentence(one.plan)), milliseconds(one.seconds), _bar(one),
-        _times(one.speedup), f"{one.efficiency:.1%}", f"{_share(one):.1%}", bytes_text(one.plan.predicted.bytes),
+        str(point.ranks), rows, point.plan.grid, cut(sentence(point.plan)), milliseconds(point.seconds), _bar(point),
+        _times(point.speedup), f"{point.efficiency:.1%}", f"{_share(point):.1%}", bytes_text(point.plan.predicted.bytes),
     )  # fmt: skip
 
 
@@ -176,11 +176,11 @@ def _times(value: float) -> str:
     return f"{value:.3g}" if value < 999.5 else f"{value:.0f}"
 
 
-def _bar(one: Point) -> str:
-    assert one.plan is not None
-    predicted = one.plan.predicted
+def _bar(point: Point) -> str:
+    assert point.plan is not None
+    predicted = point.plan.predicted
     parts = {"=": predicted.compute + predicted.update, "x": predicted.communication, "g": predicted.gradients}
-    parts["."] = max(0.0, one.seconds - predicted.seconds)
+    parts["."] = max(0.0, point.seconds - predicted.seconds)
     total, line, done = sum(parts.values()) or 1.0, "", 0.0
     for sign, seconds in parts.items():
         done += seconds

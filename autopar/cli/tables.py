@@ -62,7 +62,7 @@ def table(*columns: str) -> Table:
     return listing
 
 
-def show(made: Table, *, title: str = "", cut: str = "", least: int = 36) -> None:
+def show(listing: Table, *, title: str = "", cut: str = "", least: int = 36) -> None:
     """Print a table and an empty line.
 
     Where it is too wide, the column named `cut` gives way, down to `least` cells: its texts end in an ellipsis.
@@ -70,14 +70,14 @@ def show(made: Table, *, title: str = "", cut: str = "", least: int = 36) -> Non
     out = console()
     if cut:
         wide = out.options.update(width=100_000)
-        excess = out.measure(made, options=wide).maximum - out.width
-        column = next(column for column in made.columns if column.header == cut)
+        excess = out.measure(listing, options=wide).maximum - out.width
+        column = next(column for column in listing.columns if column.header == cut)
         widest = max((out.measure(cell, options=wide).maximum for cell in column.cells), default=0)
         if excess > 0:
             column.width = max(least, widest - excess)
     if title:
         out.print(Heading(title))
-    out.print(made)
+    out.print(listing)
     out.print()
 
 
@@ -130,14 +130,16 @@ def layouts(texts: Sequence[str]) -> str:
 
 def splits(node: NodePlan, axes: Sequence[str]) -> str:
     """``b0/data n/model``, or how the whole is computed."""
-    cuts = [f"{one.letter}/{axis}" for one, axis in zip(node.choices, axes, strict=True) if one.mode == "split"]
+    cuts = [
+        f"{choice.letter}/{axis}" for choice, axis in zip(node.choices, axes, strict=True) if choice.mode == "split"
+    ]
     return " ".join(cuts) or "whole"
 
 
-def amounts(one: ConversionPlan | InnerPlan) -> str:
+def amounts(move: ConversionPlan | InnerPlan) -> str:
     """``1.5 MiB, 1.5 MiB back``: what one rank sends; nothing where no byte moves."""
-    parts = [bytes_text(one.bytes_forward)] if one.bytes_forward else []
-    parts += [f"{bytes_text(one.bytes_adjoint)} back"] if one.bytes_adjoint else []
+    parts = [bytes_text(move.bytes_forward)] if move.bytes_forward else []
+    parts += [f"{bytes_text(move.bytes_adjoint)} back"] if move.bytes_adjoint else []
     return ", ".join(parts)
 
 
@@ -175,8 +177,8 @@ def shown(plan: Plan) -> list[tuple[NodePlan, int]]:
 
 def times(plan: Plan, module: str) -> int:
     """How often a module's code runs in a step, counting repeated blocks."""
-    found = [len(members) for prefix, members in plan.repeats if inside(module, f"{prefix}.{members[0]}")]
-    return found[0] if found else 1
+    counts = [len(members) for prefix, members in plan.repeats if inside(module, f"{prefix}.{members[0]}")]
+    return counts[0] if counts else 1
 
 
 def inside(module: str, path: str) -> bool:

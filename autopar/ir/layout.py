@@ -77,7 +77,7 @@ def dual(layout: Layout) -> Layout:
     return layout
 
 
-def muddles(read: Iterable[Layout], made: Iterable[Layout]) -> bool:
+def muddles(operands: Iterable[Layout], results: Iterable[Layout]) -> bool:
     """Whether a call would take one meaning of whole for the other, whatever it computes.
 
     `read` and `made` are how a gradient's tensors lie on one axis before and behind the call. Behind Replicate every rank
@@ -85,7 +85,7 @@ def muddles(read: Iterable[Layout], made: Iterable[Layout]) -> bool:
     summed, may not make Replicate: the sum would count it once per rank. One that reads Replicate, whose gradients are
     not, may make nothing else.
     """
-    before, behind = set(map(type, read)), set(map(type, made))
+    before, behind = set(map(type, operands)), set(map(type, results))
     return (Copied in before and Replicate in behind) or (Replicate in before and bool(behind - {Replicate}))
 
 
@@ -107,7 +107,7 @@ def parse_layout(text: str) -> Layout:
     >>> parse_layout("shard 1 as 3x_x64")
     Shard(dim=1, blocks=3, unit=64)
     """
-    words: dict[str, Layout] = {str(one): one for one in (Replicate(), Copied(), Partial())}
+    words: dict[str, Layout] = {str(layout): layout for layout in (Replicate(), Copied(), Partial())}
     if text in words:
         return words[text]
     match = re.fullmatch(r"shard (\d+)(?: as (\d+)x_x(\d+))?", text)

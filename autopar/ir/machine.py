@@ -157,10 +157,10 @@ def load(name_or_path: str | Path) -> Machine:
     """
     text, where = _read(name_or_path)
     try:
-        given = tomllib.loads(text)
+        entries = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(refusal(where, f"not TOML: {error}", "a profile is a TOML file", fix=_FIX)) from error
-    return _record(given, where)
+    return _record(entries, where)
 
 
 def check(machine: Machine) -> None:
@@ -191,22 +191,22 @@ def shipped() -> tuple[str, ...]:
 
 
 def _read(name_or_path: str | Path) -> tuple[str, str]:
-    given = str(name_or_path)
-    where = f"machine profile {given!r}"
-    if given in shipped():
-        return (resources.files("autopar.configs") / "machines" / f"{given}.toml").read_text("utf-8"), where
-    if not (isinstance(name_or_path, Path) or given.endswith(".toml") or "/" in given):
+    name = str(name_or_path)
+    where = f"machine profile {name!r}"
+    if name in shipped():
+        return (resources.files("autopar.configs") / "machines" / f"{name}.toml").read_text("utf-8"), where
+    if not (isinstance(name_or_path, Path) or name.endswith(".toml") or "/" in name):
         fix = f"use one of {', '.join(shipped())}, or the path of a .toml file"
-        raise ConfigError(refusal(where, f"no such profile{nearest(given, shipped())}", "a profile exists", fix=fix))
+        raise ConfigError(refusal(where, f"no such profile{nearest(name, shipped())}", "a profile exists", fix=fix))
     try:
-        return Path(given).read_text("utf-8"), where
+        return Path(name).read_text("utf-8"), where
     except (OSError, UnicodeDecodeError) as error:
         rule = "a profile is a readable text file"
         raise ConfigError(refusal(where, "cannot be read", rule, [str(error)], _FIX)) from error
 
 
-def _record(given: dict[str, Any], where: str) -> Machine:
-    entries, wrong = machine_schema.read(given)
+def _record(source: dict[str, Any], where: str) -> Machine:
+    entries, wrong = machine_schema.read(source)
     if wrong:
         rule = "a profile has every entry, no other, and values that make sense"
         raise ConfigError(refusal(where, f"{len(wrong)} entries are wrong", rule, wrong, _FIX))

@@ -74,20 +74,20 @@ def _fits(table: dict[str, Any], wrong: list[str]) -> list[dict[str, Any]]:
     for place, moves in _FITS.items():
         group = _table(table, place, wrong, "fits.")
         ranks = {"ranks": "ranks"} if place != "local" and group else {}
-        given = _entries(group, ranks, set(ranks), f"fits.{place}.", wrong, also=moves)
+        counts = _entries(group, ranks, set(ranks), f"fits.{place}.", wrong, also=moves)
         for move in moves:
             if move in group:
-                one = _table(group, move, wrong, f"fits.{place}.")
-                fit = _entries(one, _FIT, {"alpha", "beta"}, f"fits.{place}.{move}.", wrong)
+                entry = _table(group, move, wrong, f"fits.{place}.")
+                fit = _entries(entry, _FIT, {"alpha", "beta"}, f"fits.{place}.{move}.", wrong)
                 until, beta = fit.get("until", ()), fit.get("beta") or ()
                 if beta and until is not None and len(beta) != len(until) + 1:
-                    wrong.append(f"fits.{place}.{move}.beta: {one['beta']!r} is not {_MEANING['rates']}")
-                fits.append({"place": place, "move": move, "ranks": given.get("ranks", 1)} | fit | {"until": until})
+                    wrong.append(f"fits.{place}.{move}.beta: {entry['beta']!r} is not {_MEANING['rates']}")
+                fits.append({"place": place, "move": move, "ranks": counts.get("ranks", 1)} | fit | {"until": until})
     return fits
 
 
-def _table(given: dict[str, Any], key: str, wrong: list[str], prefix: str = "") -> dict[str, Any]:
-    inner = given.get(key, {})
+def _table(source: dict[str, Any], key: str, wrong: list[str], prefix: str = "") -> dict[str, Any]:
+    inner = source.get(key, {})
     if isinstance(inner, dict):
         return inner
     wrong.append(f"{prefix}{key}: {inner!r} is not a table")
@@ -95,7 +95,7 @@ def _table(given: dict[str, Any], key: str, wrong: list[str], prefix: str = "") 
 
 
 def _entries(
-    given: dict[str, Any],
+    source: dict[str, Any],
     kinds: dict[str, str],
     needed: Collection[str],
     prefix: str,
@@ -104,40 +104,40 @@ def _entries(
 ) -> dict[str, Any]:
     """The values of one table; what is wrong with it is appended to `wrong`."""
     known = [*kinds, *sorted(also)]
-    wrong += [f"{prefix}{key}: unknown{nearest(key, known)}" for key in given if key not in known]
-    wrong += [f"{prefix}{key}: missing, {_MEANING[kinds[key]]}" for key in kinds if key in needed and key not in given]
+    wrong += [f"{prefix}{key}: unknown{nearest(key, known)}" for key in source if key not in known]
+    wrong += [f"{prefix}{key}: missing, {_MEANING[kinds[key]]}" for key in kinds if key in needed and key not in source]
     entries: dict[str, Any] = {}
     for key, kind in kinds.items():
-        if key in given:
-            entries[key] = _value(given[key], kind)
+        if key in source:
+            entries[key] = _value(source[key], kind)
             if entries[key] is None:
-                wrong.append(f"{prefix}{key}: {given[key]!r} is not {_MEANING[kind]}")
+                wrong.append(f"{prefix}{key}: {source[key]!r} is not {_MEANING[kind]}")
     return entries
 
 
-def _value(given: object, kind: str) -> object:
+def _value(value: object, kind: str) -> object:
     """The value as its kind demands, or None where it does not."""
     if kind == "text":
-        return given if isinstance(given, str) and given else None
+        return value if isinstance(value, str) and value else None
     if kind in ("sizes", "rates"):
-        return _list(given, "bytes" if kind == "sizes" else "rate", rising=kind == "sizes")
-    if kind in ("bytes", "rate") and isinstance(given, str):
+        return _list(value, "bytes" if kind == "sizes" else "rate", rising=kind == "sizes")
+    if kind in ("bytes", "rate") and isinstance(value, str):
         try:
-            given = parse_bytes(given)
+            value = parse_bytes(value)
         except ConfigError:
             return None
-    if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given) or given < 0:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
         return None
-    if (given == 0 and kind not in ("seconds", "share")) or (given > 1 and kind in ("share", "fraction")):
+    if (value == 0 and kind not in ("seconds", "share")) or (value > 1 and kind in ("share", "fraction")):
         return None
     if kind in ("count", "ranks"):
-        return given if isinstance(given, int) and given >= (2 if kind == "ranks" else 1) else None
-    return int(given) if kind == "bytes" else float(given)
+        return value if isinstance(value, int) and value >= (2 if kind == "ranks" else 1) else None
+    return int(value) if kind == "bytes" else float(value)
 
 
-def _list(given: object, kind: str, rising: bool) -> tuple[float, ...] | None:
-    values = [_value(one, kind) for one in given] if isinstance(given, list | tuple) else [None]
-    numbers = tuple(float(value) for value in values if isinstance(value, int | float))
-    if len(numbers) < len(values) or (rising and list(numbers) != sorted(set(numbers))):
+def _list(value: object, kind: str, rising: bool) -> tuple[float, ...] | None:
+    entries = [_value(entry, kind) for entry in value] if isinstance(value, list | tuple) else [None]
+    numbers = tuple(float(entry) for entry in entries if isinstance(entry, int | float))
+    if len(numbers) < len(entries) or (rising and list(numbers) != sorted(set(numbers))):
         return None
     return numbers

@@ -10,11 +10,11 @@ from autopar.ir.units import bytes_exact, rate_text
 
 def text(machine: Machine, notes: Sequence[str], marks: dict[str, str]) -> str:
     """The file. `notes` are lines of comment at its top, `marks` comments behind the headings of tables."""
-    given = table(machine)
-    fits = given.pop("fits", {})
+    content = table(machine)
+    fits = content.pop("fits", {})
     lines = [f"# {note}" for note in notes]
-    tables = {key: value for key, value in given.items() if isinstance(value, dict)}
-    lines += [_entry(key, value, "") for key, value in given.items() if key not in tables]
+    tables = {key: value for key, value in content.items() if isinstance(value, dict)}
+    lines += [_entry(key, value, "") for key, value in content.items() if key not in tables]
     for key, entries in tables.items():
         lines += ["", _heading(key, marks)]
         lines += [
@@ -53,9 +53,9 @@ def number(value: float) -> str:
     return f"{mantissa}e{int(power)}" if power else mantissa
 
 
-def _fit(one: Fit) -> str:
-    bounds = [bytes_exact(until) if bytes_exact(until).endswith("iB") else number(until) for until in one.until]
+def _fit(fit: Fit) -> str:
+    bounds = [bytes_exact(until) if bytes_exact(until).endswith("iB") else number(until) for until in fit.until]
     quoted = ", ".join(f'"{bound}"' if bound.endswith("iB") else bound for bound in bounds)
     until = f"until = [{quoted}], " if bounds else ""
-    rates = ", ".join(number(beta) for beta in one.beta)
-    return f"{one.move} = {{alpha = {number(one.alpha)}, {until}beta = [{rates}]}}"
+    rates = ", ".join(number(beta) for beta in fit.beta)
+    return f"{fit.move} = {{alpha = {number(fit.alpha)}, {until}beta = [{rates}]}}"

@@ -29,11 +29,11 @@ def offenders(plan: Plan) -> Iterator[str]:
         yield str(error).replace("\n", "; ")
         return
     known = {node.name for node in plan.nodes}
-    for one in (*plan.inputs, *plan.parameters):
-        yield from (f"{one.name}: {name!r} is no call" for name in one.readers if name not in known)
-        yield from _bad_layouts(one.name, one.layouts, len(axes))
-        if one.kind not in _KINDS or one.dtype not in ITEMSIZE:
-            yield f"{one.name}: {one.dtype!r}, {one.kind!r} is no dtype and kind"
+    for tensor in (*plan.inputs, *plan.parameters):
+        yield from (f"{tensor.name}: {name!r} is no call" for name in tensor.readers if name not in known)
+        yield from _bad_layouts(tensor.name, tensor.layouts, len(axes))
+        if tensor.kind not in _KINDS or tensor.dtype not in ITEMSIZE:
+            yield f"{tensor.name}: {tensor.dtype!r}, {tensor.kind!r} is no dtype and kind"
     for output in plan.outputs:
         yield from _bad_layouts(output.name, output.layouts, len(axes))
         yield from [f"{output.name}: {output.dtype!r} is no dtype"] * (output.dtype not in ITEMSIZE)
@@ -45,9 +45,11 @@ def offenders(plan: Plan) -> Iterator[str]:
         yield from (f"place {place.text}: {name!r} is no call" for name in place.calls if name not in known)
         if place.conversion is not None and place.conversion >= len(plan.conversions):
             yield f"place {place.text}: conversion {place.conversion} of {len(plan.conversions)}"
-    moved: list[ConversionPlan | InnerPlan] = [*plan.conversions, *(one for node in plan.nodes for one in node.inner)]
+    moved: list[ConversionPlan | InnerPlan] = [*plan.conversions, *(move for node in plan.nodes for move in node.inner)]
     yield from (
-        f"{one.primitive}: {one.axis!r} is no axis{nearest(one.axis, axes)}" for one in moved if one.axis not in axes
+        f"{move.primitive}: {move.axis!r} is no axis{nearest(move.axis, axes)}"
+        for move in moved
+        if move.axis not in axes
     )
     for names, extent in plan.filled:
         yield from (f"filled: {name!r} is no axis{nearest(name, axes)}" for name in names if name not in axes)
@@ -61,8 +63,8 @@ def offenders(plan: Plan) -> Iterator[str]:
 def _bad_choices(node: NodePlan, axes: int) -> Iterator[str]:
     if len(node.choices) != axes:
         yield f"{node.name}: {len(node.choices)} choices on {axes} axes"
-    if len({(len(one.operands), len(one.results)) for one in node.choices}) > 1 or not all(
-        one.results for one in node.choices
+    if len({(len(choice.operands), len(choice.results)) for choice in node.choices}) > 1 or not all(
+        choice.results for choice in node.choices
     ):
         yield f"{node.name}: its choices speak of different numbers of operands and results"
     for choice in node.choices:

@@ -36,12 +36,12 @@ def from_json(text: str, where: str) -> Plan:
 def _check_version(head: dict[str, object], where: str) -> None:
     version, release = head.get("version"), head.get("autopar")
     if version != VERSION:
-        given = f"schema version {version!r}" if "version" in head else "damaged: it has no schema version"
-        raise PlanError(refusal(where, given, f"this release reads version {VERSION}", fix=_AGAIN))
+        fault = f"schema version {version!r}" if "version" in head else "damaged: it has no schema version"
+        raise PlanError(refusal(where, fault, f"this release reads version {VERSION}", fix=_AGAIN))
     if release != __version__:
-        given = f"compiled by autopar {release}, and this is {__version__}"
+        fault = f"compiled by autopar {release}, and this is {__version__}"
         rule = "a plan is read by the release that made it"
-        raise PlanError(refusal(where, given, rule, fix=f"{_AGAIN}, or install autopar {release}"))
+        raise PlanError(refusal(where, fault, rule, fix=f"{_AGAIN}, or install autopar {release}"))
 
 
 def check(plan: Plan, where: str) -> None:
@@ -58,14 +58,14 @@ def load_plan(path: str | Path) -> Plan:
     file = Path(path) / "plan.json" if Path(path).is_dir() else Path(path)
     rule = "a compiled folder holds plan.json and program.py"
     if not file.exists():
-        others = [one.parent.name for one in file.parent.glob("*/plan.json")] if file.parent.is_dir() else []
-        given = (
+        others = [other.parent.name for other in file.parent.glob("*/plan.json")] if file.parent.is_dir() else []
+        fault = (
             "the folder has no plan.json"
             if Path(path).is_dir()
             else f"there is no such folder{nearest(file.name, others)}"
         )
         raise PlanError(
-            refusal(str(path), given, rule, fix="name a folder that `autopar compile MODEL -o FOLDER` wrote")
+            refusal(str(path), fault, rule, fix="name a folder that `autopar compile MODEL -o FOLDER` wrote")
         )
     if file.suffix == ".py":
         fix = f"name the folder of the program, or compile the model: autopar compile {file} --grid 2 -o build"

@@ -113,8 +113,8 @@ def from_json(text: str, where: str) -> Profile:
     try:
         head = msgspec.json.decode(text, type=dict[str, object])
         if head.get("version") != VERSION:
-            given = f"schema version {head.get('version')!r}"
-            raise ConfigError(refusal(where, given, f"this release reads version {VERSION}", fix=_AGAIN))
+            fault = f"schema version {head.get('version')!r}"
+            raise ConfigError(refusal(where, fault, f"this release reads version {VERSION}", fix=_AGAIN))
         profile = msgspec.json.decode(text, type=Profile)
     except (msgspec.DecodeError, RecursionError) as error:
         raise _damaged(where, str(error)) from error

@@ -35,14 +35,14 @@ def bytes_text(count: float) -> str:
     >>> bytes_text(41.3 * 2**20)
     '41.3 MiB'
     """
-    unit, size = next((one for one in _BINARY if count >= 1023.5 / 1024 * one[1]), ("B", 1))
+    unit, size = next((entry for entry in _BINARY if count >= 1023.5 / 1024 * entry[1]), ("B", 1))
     shown = count / size
     return f"{shown:.3g} {unit}" if shown < 999.5 else f"{shown:.0f} {unit}"
 
 
 def bytes_precisely(count: float, *, up: bool = False) -> str:
     """Two digits behind the point: ``1.25 GiB``; with `up` as an option's value, not less than `count`: ``1.25GiB``."""
-    unit, size = next((one for one in _BINARY[1:] if count >= one[1]), ("B", 1))
+    unit, size = next((entry for entry in _BINARY[1:] if count >= entry[1]), ("B", 1))
     return f"{math.ceil(count / size * 100) / 100:.2f}{unit}" if up else f"{count / size:.2f} {unit}"
 
 
@@ -56,5 +56,5 @@ def bytes_exact(count: float) -> str:
 
 def rate_text(per_second: float) -> str:
     """``6.42 GB/s``."""
-    unit, size = next((one for one in _RATES if per_second >= one[1]), ("B/s", 1.0))
+    unit, size = next((entry for entry in _RATES if per_second >= entry[1]), ("B/s", 1.0))
     return f"{per_second / size:.3g} {unit}"

@@ -16,12 +16,12 @@ _TABLES = 8  # ranks with different last calls that are shown in full
 _PLURAL = {"waits": "wait", "is": "are", "has": "have"}
 
 
-def awaited(one: RankRecord, every: Sequence[RankRecord]) -> list[int]:
-    """The ranks of this host that have to enter the call in which `one` is before it can end."""
-    call = one.waiting
+def awaited(record: RankRecord, every: Sequence[RankRecord]) -> list[int]:
+    """The ranks of this host that have to enter the call in which `record` is before it can end."""
+    call = record.waiting
     if call is None:
         return []
-    others = [other for other in every if other.rank != one.rank]
+    others = [other for other in every if other.rank != record.rank]
     if call.number:
         return [other.rank for other in others if other.entered.get(call.group, call.number) < call.number]
     return [other.rank for other in others if other.rank in call.peers and not _trading(other, call.group)]
@@ -29,8 +29,8 @@ def awaited(one: RankRecord, every: Sequence[RankRecord]) -> list[int]:
 
 def in_vain(every: Sequence[RankRecord]) -> set[int]:
     """The ranks that wait and can never go on."""
-    waits = {one.rank: ranks for one in every if one.state == "running" and (ranks := awaited(one, every))}
-    free = {one.rank for one in every if one.state in ("running", "stopped")} - set(waits)
+    waits = {record.rank: ranks for record in every if record.state == "running" and (ranks := awaited(record, every))}
+    free = {record.rank for record in every if record.state in ("running", "stopped")} - set(waits)
     while more := {rank for rank, ranks in waits.items() if rank not in free and free.issuperset(ranks)}:
         free |= more
     return set(waits) - free
@@ -38,34 +38,34 @@ def in_vain(every: Sequence[RankRecord]) -> set[int]:
 
 def account(me: int, every: Sequence[RankRecord], now: float, elsewhere: int) -> str:
     """What rank `me` has to say of its wait, with the last calls of all ranks. `elsewhere`: ranks of other hosts."""
-    mine = next(one for one in every if one.rank == me)
+    mine = next(record for record in every if record.rank == me)
     vain = me in in_vain(every)
     where = f"rank {me}, {mine.waiting}" if mine.waiting else f"rank {me}"
-    given = f"has waited for {now - mine.since:.1f} s" + (", and would wait for ever" if vain else "")
+    fault = f"has waited for {now - mine.since:.1f} s" + (", and would wait for ever" if vain else "")
     rule = "all ranks of a group enter the same calls, in one order"
-    lines = _together(every, lambda one: _state(one, every, elsewhere), lambda one: now - one.since)
+    lines = _together(every, lambda record: _state(record, every, elsewhere), lambda record: now - record.since)
     lines += [f"{elsewhere} ranks on other hosts, which speak for themselves"] if elsewhere else []
-    return refusal(where, given, rule, lines, _fix(every, vain, elsewhere)) + "\n" + _tables(every, now)
+    return refusal(where, fault, rule, lines, _fix(every, vain, elsewhere)) + "\n" + _tables(every, now)
 
 
-def last_seen(one: RankRecord) -> str:
+def last_seen(record: RankRecord) -> str:
     """Where a rank was when it was last seen."""
-    if not one.calls:
+    if not record.calls:
         return "before its first call"
-    return f"{'in' if one.inside else 'after'} {one.calls[0]}{_source(one.calls[0].source)}"
+    return f"{'in' if record.inside else 'after'} {record.calls[0]}{_source(record.calls[0].source)}"
 
 
-def _state(one: RankRecord, every: Sequence[RankRecord], elsewhere: int) -> str:
-    call = one.waiting
-    if one.state == "ended":
-        return f"has ended, {last_seen(one)}"
-    if one.state == "gone":
-        return f"is gone without a word, {last_seen(one)}"
-    if one.state == "stopped":
-        return f"is stopped (process {one.process}), {last_seen(one)}"
+def _state(record: RankRecord, every: Sequence[RankRecord], elsewhere: int) -> str:
+    call = record.waiting
+    if record.state == "ended":
+        return f"has ended, {last_seen(record)}"
+    if record.state == "gone":
+        return f"is gone without a word, {last_seen(record)}"
+    if record.state == "stopped":
+        return f"is stopped (process {record.process}), {last_seen(record)}"
     if call is None:
-        return f"is computing, {last_seen(one)}"
-    ranks = awaited(one, every)
+        return f"is computing, {last_seen(record)}"
+    ranks = awaited(record, every)
     source = _source(call.source)
     if not ranks:
         return f"is in {call}, which all others{' on this host' if elsewhere else ''} have entered{source}"
@@ -74,8 +74,10 @@ def _state(one: RankRecord, every: Sequence[RankRecord], elsewhere: int) -> str:
 
 def _fix(every: Sequence[RankRecord], vain: bool, elsewhere: int) -> str:
     waiting: dict[str, list[int]] = {}
-    for one in every:
-        waiting.setdefault("computing" if one.state == "running" and not one.inside else one.state, []).append(one.rank)
+    for record in every:
+        waiting.setdefault("computing" if record.state == "running" and not record.inside else record.state, []).append(
+            record.rank
+        )
     if "stopped" in waiting:
         return f"find out who has stopped {_ranks(waiting['stopped'])}: `kill -CONT` lets it go on"
     if "gone" in waiting:
@@ -93,10 +95,10 @@ def _fix(every: Sequence[RankRecord], vain: bool, elsewhere: int) -> str:
 
 
 def _tables(every: Sequence[RankRecord], now: float) -> str:
-    calls = {one.rank: tuple(map(str, reversed(one.calls))) for one in every}
+    calls = {record.rank: tuple(map(str, reversed(record.calls))) for record in every}
     groups: dict[tuple[str, ...], list[RankRecord]] = {}
-    for one in every:
-        groups.setdefault(calls[one.rank], []).append(one)
+    for record in every:
+        groups.setdefault(calls[record.rank], []).append(record)
     blocks = []
     for said, members in list(groups.items())[:_TABLES]:
         begun = [now - call.begin for call in reversed(members[0].calls)]
@@ -112,8 +114,8 @@ def _together(
 ) -> list[str]:
     """One line for all ranks of which the same is to be said, with the longest of their times."""
     groups: dict[str, list[RankRecord]] = {}
-    for one in every:
-        groups.setdefault(text(one), []).append(one)
+    for record in every:
+        groups.setdefault(text(record), []).append(record)
     lines = []
     for said, members in groups.items():
         head, *source = said.split("\n")

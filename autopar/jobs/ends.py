@@ -33,11 +33,11 @@ def account(folder: Path, status: int, output: bytes, seen: Sequence[RankRecord]
         return f"\n{cause.text}" if cause.alike else f"\nthe job ended because rank {cause.rank} failed:\n{cause.text}"
     number = _signal(status, output)
     for rank in _named(folder, output):
-        place = [f", {deadlocks.last_seen(one)}" for one in seen if one.rank == rank]
+        place = [f", {deadlocks.last_seen(record)}" for record in seen if record.rank == rank]
         how = f"was ended by {_name(number)}" if number else "was killed or ended without a word"
         said = f"\nthe job ended because rank {rank} {how} (status {status}){''.join(place)}"
         return "\n".join([said, *_hint(number)])
-    lines = [f"  rank {one.rank}: {deadlocks.last_seen(one)}" for one in lost(seen)]
+    lines = [f"  rank {record.rank}: {deadlocks.last_seen(record)}" for record in lost(seen)]
     if status < 0:
         said = f"\nmpiexec itself was ended by {_name(-status)}"
     else:
@@ -55,22 +55,22 @@ def account(folder: Path, status: int, output: bytes, seen: Sequence[RankRecord]
 
 def lost(seen: Sequence[RankRecord]) -> list[RankRecord]:
     """The ranks that are gone without having come to an end."""
-    return [one for one in seen if one.state == "gone"]
+    return [record for record in seen if record.state == "gone"]
 
 
 def _named(folder: Path, output: bytes) -> Iterator[int]:
     """The ranks that MPI's own account of the end names, the first one first."""
-    for found in _KILLED.finditer(output):
-        rank = found["rank"] or found["named"]
-        known = int(rank) if rank else failure_files.rank_of_process(folder, int(found["process"]))
+    for match in _KILLED.finditer(output):
+        rank = match["rank"] or match["named"]
+        known = int(rank) if rank else failure_files.rank_of_process(folder, int(match["process"]))
         if known is not None:
             yield known
 
 
 def _signal(status: int, output: bytes) -> int:
     """The signal that ended a rank or mpiexec, 0 where none is known of."""
-    told = [int(one or two) for one, two in _SIGNAL.findall(output)]
-    number = -status if status < 0 else told[-1] if told else status - 128 if status > 128 else 0
+    numbers = [int(first or second) for first, second in _SIGNAL.findall(output)]
+    number = -status if status < 0 else numbers[-1] if numbers else status - 128 if status > 128 else 0
     return number if number in {Signal.value for Signal in signal.Signals} else 0
 
 

@@ -28,8 +28,8 @@ class Failure:
 
 def folder() -> Path | None:
     """The launcher's folder, on the machine where the launcher runs."""
-    given = os.environ.get(FOLDER)
-    return Path(given) if given and Path(given).is_dir() else None
+    path = os.environ.get(FOLDER)
+    return Path(path) if path and Path(path).is_dir() else None
 
 
 def announce(rank: int) -> None:

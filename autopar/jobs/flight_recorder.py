@@ -189,7 +189,7 @@ def text(what: str, where: str, source: str, tensor: str, over: str, peers: tupl
 def read(memory: mmap.mmap | bytes) -> list[RankRecord]:
     """All areas, by rank."""
     seen = [_read(memory, start) for start in range(0, len(memory) - AREA + 1, AREA)]
-    return sorted((one for one in seen if one.process), key=lambda one: one.rank)
+    return sorted((record for record in seen if record.process), key=lambda record: record.rank)
 
 
 def read_folder(folder: Path) -> list[RankRecord]:
@@ -230,11 +230,11 @@ def process_state(process: int, born: int) -> str:
     return "stopped" if said[0] in ("T", "t") else "running"
 
 
-def kill(one: RankRecord) -> None:
+def kill(record: RankRecord) -> None:
     """Kill a rank that is still there: a stopped one hears nothing else."""
-    if one.born and process_state(one.process, one.born) != "gone":
+    if record.born and process_state(record.process, record.born) != "gone":
         with contextlib.suppress(ProcessLookupError):  # it may have come to its end just now
-            os.kill(one.process, signal.SIGKILL)
+            os.kill(record.process, signal.SIGKILL)
 
 
 def started(process: int) -> int:

@@ -52,13 +52,13 @@ def launch(
         status, output, stopped = _run(line, _environment(folder))
         seen = flight_recorder.read_folder(Path(folder))
         if stopped:
-            for one in seen:
-                flight_recorder.kill(one)
+            for record in seen:
+                flight_recorder.kill(record)
             print(f"\nthe job was ended by {stopped}", file=sys.stderr, flush=True)
         elif status or ends.lost(seen):
             status = status or 1
-            for one in seen if status < 0 else ():  # mpiexec was killed, and can end nobody any more
-                flight_recorder.kill(one)
+            for record in seen if status < 0 else ():  # mpiexec was killed, and can end nobody any more
+                flight_recorder.kill(record)
             print(ends.account(Path(folder), status, output, seen), file=sys.stderr, flush=True)
     return status
 
@@ -80,7 +80,7 @@ def _hidden(folder: Path) -> bool:
 
 def host_options(hosts: str) -> list[str]:
     """The options that name hosts and their ranks, ``a:2,b:2``, to this environment's mpiexec. Raises ConfigError."""
-    wrong = [repr(one) for one in hosts.split(",") if not _HOST.fullmatch(one)]
+    wrong = [repr(word) for word in hosts.split(",") if not _HOST.fullmatch(word)]
     if wrong:
         rule = "hosts are names, each with a number of ranks of at least 1 if any, joined by commas"
         raise ConfigError(refusal("--hosts", f"{hosts!r} is no such list", rule, wrong, "write e.g. --hosts a:2,b:2"))

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import fx
 
-_REGION = "wrap_with_set_grad_enabled"
+from autopar.capture.tracing.regions import is_region, region_graph, region_inputs, region_results
+
 _DETACH = torch.ops.aten.detach.default
 
 
@@ -67,37 +67,6 @@ def keep_no_grad(root: fx.GraphModule) -> None:
 
 def _graphs(root: fx.GraphModule) -> Iterator[fx.GraphModule]:
     return (part for part in root.modules() if isinstance(part, fx.GraphModule))
-
-
-def is_region(node: fx.Node) -> bool:
-    """Whether a node runs a region without gradients."""
-    return str(node.target) == _REGION and node.args[0] is False
-
-
-def graph_inside(root: fx.GraphModule, node: fx.Node) -> fx.GraphModule | None:
-    """The graph that a node runs, of a region without gradients or under autocast; None for any other node."""
-    names = [str(source.target) for source in node.all_input_nodes if source.op == "get_attr"]
-    region = root.get_submodule(names[0]) if names and isinstance(node.target, torch._ops.HigherOrderOperator) else None
-    return region if isinstance(region, fx.GraphModule) else None
-
-
-def region_graph(root: fx.GraphModule, region: fx.Node) -> fx.GraphModule:
-    """The graph inside of a region."""
-    inner = graph_inside(root, region)
-    assert inner is not None
-    return inner
-
-
-def region_inputs(inner: fx.GraphModule) -> list[fx.Node]:
-    """What is handed to a region, in the order of its arguments from the third on."""
-    return list(inner.graph.find_nodes(op="placeholder"))
-
-
-def region_results(inner: fx.GraphModule) -> tuple[Any, ...]:
-    """What a region gives back."""
-    (output,) = inner.graph.find_nodes(op="output")
-    results = output.args[0]
-    return tuple(results) if isinstance(results, list | tuple) else (results,)
 
 
 def _reading(region: fx.Node, i: int) -> list[fx.Node]:

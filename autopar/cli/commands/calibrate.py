@@ -43,8 +43,8 @@ def add(commands: Any) -> None:  # noqa: ANN401
     )
     launch_options.add_hosts(parser)
     parser.add_argument("--base", default="cpu", metavar="MACHINE", help="profile that has what is not measured (cpu)")
-    given = "take measurements that a job of your own has written, instead of starting one"
-    parser.add_argument("--from", dest="raw", metavar="FILE", help=given)
+    what = "take measurements that a job of your own has written, instead of starting one"
+    parser.add_argument("--from", dest="raw", metavar="FILE", help=what)
     parser.add_argument(
         "--accept-noise", action="store_true", help="write the profile even if the machine was too busy"
     )
@@ -74,18 +74,18 @@ def run(arguments: argparse.Namespace) -> int:
             if status:
                 return status
             raw = read_measurements(file)
-    found = calibrate(raw, base, output.stem)
-    written = not found.noise or arguments.accept_noise
+    result = calibrate(raw, base, output.stem)
+    written = not result.noise or arguments.accept_noise
     if arguments.json:
-        print(json.dumps(_facts(found, raw, output if written else None)))
+        print(json.dumps(_facts(result, raw, output if written else None)))
     else:
-        _show(found, raw)
+        _show(result, raw)
     if not written:
-        print(f"autopar: {_refused(found, output)}", file=sys.stderr)
+        print(f"autopar: {_refused(result, output)}", file=sys.stderr)
         return 1
-    write_file("-o", output, _text(found, raw, arguments.base), _RULE)
+    write_file("-o", output, _text(result, raw, arguments.base), _RULE)
     if not arguments.json:
-        _end(found, raw, output)
+        _end(result, raw, output)
     return 0
 
 
@@ -94,8 +94,8 @@ def _check(arguments: argparse.Namespace, output: Path) -> None:
     from autopar.errors import ConfigError, refusal
 
     if output.suffix != ".toml" or output.is_dir() or not output.absolute().parent.is_dir():
-        given = "is a folder" if output.is_dir() else "is not a .toml file in a folder that exists"
-        raise ConfigError(refusal(f"-o {output}", given, _RULE, fix="write e.g. -o machine.toml"))
+        fault = "is a folder" if output.is_dir() else "is not a .toml file in a folder that exists"
+        raise ConfigError(refusal(f"-o {output}", fault, _RULE, fix="write e.g. -o machine.toml"))
     check_file("-o", output, _RULE)
     both = [word for word, value in (("-n", arguments.n), ("--hosts", arguments.hosts)) if value]
     both += ["options for mpiexec"] if arguments.mpiexec else []
@@ -109,57 +109,59 @@ def _measure(arguments: argparse.Namespace, file: Path) -> int:
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     options = launch_options.options(arguments.hosts, arguments.mpiexec)
-    given = ["--out", str(file), *(["--quick"] if arguments.quick else []), *(["--quiet"] if arguments.json else [])]
-    return launch(_MODULE, arguments.n or cores, given, quiet=True, options=options)
+    words = ["--out", str(file), *(["--quick"] if arguments.quick else []), *(["--quiet"] if arguments.json else [])]
+    return launch(_MODULE, arguments.n or cores, words, quiet=True, options=options)
 
 
-def _text(found: Calibrated, raw: Measurements, base: str) -> str:
+def _text(result: Calibrated, raw: Measurements, base: str) -> str:
     from autopar.ir.machine_toml import text
 
-    worst = max((row.curve.median_error for row in found.rows), default=0.0)
+    worst = max((row.curve.median_error for row in result.rows), default=0.0)
     notes = [
         f"Measured by `autopar calibrate`: {len(raw.places)} ranks on {raw.hosts} hosts of {raw.cores} cores, {raw.software}.",
         f"Rates are those of a rank on a core of its own. Fits are off by at most {worst:.1%} at half of their points.",
         f"Not measured, but as in the profile {base!r}: memory_bytes{'' if raw.hosts > 1 else ', ranks_per_node, [inter]'}.",
     ]
     notes += ["A quick trial: not to be used."] if raw.quick else []
-    notes += [f"Noisy: {one}" for one in found.noise]
-    return text(found.machine, notes, {} if raw.hosts > 1 else {"inter": "not measured: all ranks were on one host"})
+    notes += [f"Noisy: {value}" for value in result.noise]
+    return text(result.machine, notes, {} if raw.hosts > 1 else {"inter": "not measured: all ranks were on one host"})
 
 
-def _refused(found: Calibrated, output: Path) -> str:
+def _refused(result: Calibrated, output: Path) -> str:
     from autopar.errors import refusal
 
     rule = "what is measured has to repeat itself, and fits have to be close"
     fix = "measure while nothing else runs, with at most one rank per core, or say --accept-noise"
-    return refusal(f"calibration for {output}", "the machine is too noisy; nothing was written", rule, found.noise, fix)
+    return refusal(
+        f"calibration for {output}", "the machine is too noisy; nothing was written", rule, result.noise, fix
+    )
 
 
-def _show(found: Calibrated, raw: Measurements) -> None:
+def _show(result: Calibrated, raw: Measurements) -> None:
     from autopar.cli.tables import show, table
 
     listing = table("movement", "place", "ranks", "up to", "alpha", "beta", "error", "worst", "apart", "spread")
-    for row in found.rows:
+    for row in result.rows:
         quality = row.curve.median_error, row.curve.worst_error, row.apart, row.spread
-        about = [(_named(row), row.place, str(row.ranks)), tuple(f"{one:.1%}" for one in quality)]
+        about = [(_named(row), row.place, str(row.ranks)), tuple(f"{error:.1%}" for error in quality)]
         for cells in _pieces(row):
             listing.add_row(*about[0], *cells, *about[1])
             about = [("",) * 3, ("",) * 4]
-    if found.rows:
+    if result.rows:
         _numbers(listing, 4)
         show(
             listing,
             title="seconds by bytes: alpha + bytes / beta in each piece; errors of the fit at half of all sizes, and at worst",
         )
     rates = table("rate", "per second", "spread")
-    for rate in found.rates:
+    for rate in result.rates:
         rates.add_row(rate.name, _rate(rate.value, rate.unit), f"{rate.spread:.1%}")
     _numbers(rates, 1)
     show(rates, title=f"{len(raw.places)} ranks computing at once")
 
 
-def _numbers(made: Table, first: int) -> None:
-    for column in made.columns[first:]:
+def _numbers(listing: Table, first: int) -> None:
+    for column in listing.columns[first:]:
         column.justify = "right"
 
 
@@ -185,34 +187,34 @@ def _rate(value: float, unit: str) -> str:
     return rate_text(value) if unit == "B/s" else f"{value / 1e9:.3g} Gop/s"
 
 
-def _facts(found: Calibrated, raw: Measurements, file: Path | None) -> dict[str, object]:
+def _facts(result: Calibrated, raw: Measurements, file: Path | None) -> dict[str, object]:
     from autopar.ir.machine import table
 
-    rows = [dataclasses.asdict(row) for row in found.rows]
+    rows = [dataclasses.asdict(row) for row in result.rows]
     fits = [{key: value for key, value in row.items() if key != "curve"} | row["curve"] for row in rows]
     return {
         "file": None if file is None else str(file),
-        "machine": table(found.machine),
+        "machine": table(result.machine),
         "fits": fits,
-        "rates": [dataclasses.asdict(rate) for rate in found.rates],
-        "noise": found.noise,
+        "rates": [dataclasses.asdict(rate) for rate in result.rates],
+        "noise": result.noise,
         "hosts": raw.hosts,
         "ranks": len(raw.places),
         "seconds": raw.seconds,
     }
 
 
-def _end(found: Calibrated, raw: Measurements, output: Path) -> None:
+def _end(result: Calibrated, raw: Measurements, output: Path) -> None:
     from autopar.cli.tables import say
 
-    machine, each = found.machine, raw.ranks_per_node
+    machine, each = result.machine, raw.ranks_per_node
     if each > 1:
         say(f"inside a host   {machine.intra.alpha * 1e6:.3g} us, {rate_text(machine.intra.beta)} per rank")
     if raw.hosts > 1:
         whole = f", {rate_text(machine.inter.beta * each)} per host" if each > 1 else ""
         say(f"between hosts   {machine.inter.alpha * 1e6:.3g} us, {rate_text(machine.inter.beta)} per rank{whole}")
-    if found.noise:
-        say(f"noisy           {len(found.noise)} measurements, listed in the file")
+    if result.noise:
+        say(f"noisy           {len(result.noise)} measurements, listed in the file")
     say(
         f"wrote           {output}, in {raw.seconds:.0f} s",
         f"next            autopar compile model.py --grid ... --machine {output}",

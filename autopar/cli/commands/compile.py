@@ -158,9 +158,9 @@ def _facts(compiled: Compiled, folder: Path, stages: dict[str, float]) -> dict[s
         "predicted_bytes": plan.predicted.bytes,
         "single_seconds": plan.single,
         "gap": plan.solver.gap,
-        "without_rule": sorted({one.target for one in unruled(plan)}),
+        "without_rule": sorted({node.target for node in unruled(plan)}),
         "without_rule_share": unruled_share(plan),
-        "discovered": sorted([one.target, one.letters] for one in discovered(plan)),
+        "discovered": sorted([rule.target, rule.letters] for rule in discovered(plan)),
     }
 
 

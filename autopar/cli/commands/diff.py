@@ -45,55 +45,55 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def sentence(found: Difference) -> str:
+def sentence(diff: Difference) -> str:
     """``+3.1% step, +12.0% communication, 6 operators split in another way``."""
     changes = [
-        f"{total.change:+.1%} {total.name}" for total in found.totals[:5] if total.change and abs(total.change) >= 5e-4
+        f"{total.change:+.1%} {total.name}" for total in diff.totals[:5] if total.change and abs(total.change) >= 5e-4
     ]
-    count = found.moved
+    count = diff.moved
     changes += [f"{count} operator{'s' if count > 1 else ''} split in another way"] if count else []
     return ", ".join(changes) or "the plans are the same"
 
 
-def _show(found: Difference, most: int) -> None:
+def _show(diff: Difference, most: int) -> None:
     from autopar.cli.tables import cut, layouts, milliseconds, note, say, short, show, table
 
-    say(sentence(found))
+    say(sentence(diff))
     listing = table("", "first", "second")
-    for name, before, after in found.settings:
+    for name, before, after in diff.settings:
         listing.add_row(name, before, after)
-    if found.settings:
+    if diff.settings:
         show(listing, title="asked for")
     listing = table("of a step, predicted", "first time", "second time", "change")
-    for total in found.totals:
+    for total in diff.totals:
         listing.add_row(total.name, _amount(total, total.before), _amount(total, total.after), _change(total))
     show(listing)
-    if found.calls:
+    if diff.calls:
         listing = table(
             "module", "calls", "operator", "code", "first split", "second split", "first time", "second time"
         )
-        for call in found.calls[:most]:
+        for call in diff.calls[:most]:
             spent = milliseconds(call.seconds_before), milliseconds(call.seconds_after)
             where = f"{call.module or '(model)'}  {call.source}".rstrip()
             listing.add_row(
                 where, str(call.times), short(call.target), cut(call.code.strip()), call.before, call.after, *spent
             )
-        show(listing, title=_title("calls that are split in another way", len(found.calls), most), cut="code", least=12)
-    if found.homes:
+        show(listing, title=_title("calls that are split in another way", len(diff.calls), most), cut="code", least=12)
+    if diff.homes:
         listing = table("parameter or input", "calls", "first", "second")
-        for home in found.homes[:most]:
+        for home in diff.homes[:most]:
             listing.add_row(home.name, str(home.times), layouts(home.before), layouts(home.after))
-        show(listing, title=_title("parameters and inputs that lie elsewhere", len(found.homes), most))
-    if found.conversions:
+        show(listing, title=_title("parameters and inputs that lie elsewhere", len(diff.homes), most))
+    if diff.conversions:
         listing = table("", "calls", "primitive", "axis", "value", "module", "memory", "time")
-        for move in found.conversions[:most]:
+        for move in diff.conversions[:most]:
             spent = bytes_text(move.bytes), milliseconds(move.seconds)
             listing.add_row(move.sign, str(move.times), move.primitive, move.axis, move.value, move.module, *spent)
         show(
             listing,
-            title=_title("exchanges of one plan alone (-: the first, +: the second)", len(found.conversions), most),
+            title=_title("exchanges of one plan alone (-: the first, +: the second)", len(diff.conversions), most),
         )
-    for which, names in zip(("first", "second"), found.apart, strict=True):
+    for which, names in zip(("first", "second"), diff.apart, strict=True):
         if names:
             more = f" and {len(names) - 10} more" if len(names) > 10 else ""
             note(f"Calls of the {which} plan alone, not compared: {', '.join(names[:10])}{more}")
@@ -103,13 +103,13 @@ def _title(text: str, count: int, most: int) -> str:
     return text if count <= most else f"{text} ({most} of {count}; --most shows more)"
 
 
-def _amount(one: Total, amount: float) -> str:
+def _amount(total: Total, amount: float) -> str:
     from autopar.cli.tables import milliseconds
 
-    return milliseconds(amount) if one.unit == "s" else bytes_text(amount)
+    return milliseconds(amount) if total.unit == "s" else bytes_text(amount)
 
 
-def _change(one: Total) -> str:
-    if one.change is None:
-        return "" if one.before == one.after else "new"
-    return f"{one.change:+.1%}" if one.change else ""
+def _change(total: Total) -> str:
+    if total.change is None:
+        return "" if total.before == total.after else "new"
+    return f"{total.change:+.1%}" if total.change else ""

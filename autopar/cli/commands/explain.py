@@ -86,11 +86,11 @@ def records(compiled: Compiled, name: str, nodes: Sequence[Node]) -> str:
             "a record is of an operator in torch.ops; a torch.autograd.Function is one only while its model is compiled"
         )
         fix = "make it an operator (torch.library.custom_op, register_autograd), and write its record: docs/adding_an_operator.md"
-        given = [f"{one.name} of {one.module}" for one in own]
-        raise ConfigError(refusal(f"explain {name!r} --record", "no record can be registered", rule, given, fix))
-    texts = dict.fromkeys(discover.record_source(one.call) for one in described if discover.is_discovered(one.op))
+        names = [f"{function.name} of {function.module}" for function in own]
+        raise ConfigError(refusal(f"explain {name!r} --record", "no record can be registered", rule, names, fix))
+    texts = dict.fromkeys(discover.record_source(known.call) for known in described if discover.is_discovered(known.op))
     if not texts:
-        known = list(dict.fromkeys(f"{one.node.name} ({one.node.target}): {one.op.note}" for one in described))
+        known = list(dict.fromkeys(f"{call.node.name} ({call.node.target}): {call.op.note}" for call in described))
         rule = "a record can be printed of an operator whose letters were found by running it"
         fix = "name a call in the table of such operators that `autopar inspect` shows"
         raise ConfigError(refusal(f"explain {name!r} --record", "none of these calls is one", rule, known[:10], fix))
@@ -106,7 +106,7 @@ def _without_rule(compiled: Compiled, node: Node) -> list[str]:
 
 
 def _title(compiled: Compiled, node: Node, times: int) -> list[str]:
-    letters = next(one.letters for one in compiled.plan.nodes if one.name == node.name)
+    letters = next(call.letters for call in compiled.plan.nodes if call.name == node.name)
     from autopar.cli.tables import short
 
     repeated = f"  ({times} x)" if times > 1 else ""
@@ -119,18 +119,20 @@ def _table(compiled: Compiled, alternatives: tuple[Alternative, ...], most: int)
 
     names = compiled.built.grid.names
     listing = table(*(f"on {name}" for name in names), "own time", "around time", "step change")
-    kept = [one for i, one in enumerate(alternatives) if i < most or one.chosen]
-    for one in kept:
-        change = "chosen" if one.chosen else f"{'+' if one.change >= 0 else '-'}{milliseconds(abs(one.change))}"
-        cells = [*one.choice, milliseconds(one.own), milliseconds(one.around), change]
-        listing.add_row(*(Heading(cell) if one.chosen else cell for cell in cells))
+    kept = [option for i, option in enumerate(alternatives) if i < most or option.chosen]
+    for option in kept:
+        change = (
+            "chosen" if option.chosen else f"{'+' if option.change >= 0 else '-'}{milliseconds(abs(option.change))}"
+        )
+        cells = [*option.choice, milliseconds(option.own), milliseconds(option.around), change]
+        listing.add_row(*(Heading(cell) if option.chosen else cell for cell in cells))
     if len(kept) < len(alternatives):
         listing.add_row(f"{len(alternatives) - len(kept)} more", *[""] * (len(listing.columns) - 1))
     return listing
 
 
 def _facts(compiled: Compiled, node: Node, times: int, alternatives: tuple[Alternative, ...]) -> dict[str, object]:
-    planned = next(one for one in compiled.plan.nodes if one.name == node.name)
+    planned = next(call for call in compiled.plan.nodes if call.name == node.name)
     return {
         "module": node.module,
         "call": node.name,

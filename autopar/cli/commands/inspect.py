@@ -94,18 +94,18 @@ def _sums(report: SolverReport) -> str:
 
 def _summary(saved: CompiledFolder) -> Table:
     plan = saved.plan
-    one, report = plan.predicted, plan.solver
-    gain = plan.single / one.seconds if one.seconds else 1.0
+    costs, report = plan.predicted, plan.solver
+    gain = plan.single / costs.seconds if costs.seconds else 1.0
     rows = {
         "split": split_summary.sentence(plan),
-        "step": f"{milliseconds(one.seconds)}, {gain:.2f}x over one rank ({milliseconds(plan.single)})",
-        "time": f"compute {milliseconds(one.compute)}, communication {milliseconds(one.communication)}, "
-        f"gradient sums {milliseconds(one.gradients)}, update {milliseconds(one.update)}",
-        "memory": f"{bytes_text(one.bytes)} per rank at its peak, {one.peak_during}: "
-        f"parameters {bytes_text(one.parameters_bytes)}, gradients {bytes_text(one.gradients_bytes)}, "
-        f"optimizer {bytes_text(one.optimizer_bytes)}, activations "
-        f"{bytes_text(one.activations_bytes)}, inputs {bytes_text(one.inputs_bytes)}, "
-        f"buffers and transients {bytes_text(one.buffers_bytes + one.transients_bytes)}",
+        "step": f"{milliseconds(costs.seconds)}, {gain:.2f}x over one rank ({milliseconds(plan.single)})",
+        "time": f"compute {milliseconds(costs.compute)}, communication {milliseconds(costs.communication)}, "
+        f"gradient sums {milliseconds(costs.gradients)}, update {milliseconds(costs.update)}",
+        "memory": f"{bytes_text(costs.bytes)} per rank at its peak, {costs.peak_during}: "
+        f"parameters {bytes_text(costs.parameters_bytes)}, gradients {bytes_text(costs.gradients_bytes)}, "
+        f"optimizer {bytes_text(costs.optimizer_bytes)}, activations "
+        f"{bytes_text(costs.activations_bytes)}, inputs {bytes_text(costs.inputs_bytes)}, "
+        f"buffers and transients {bytes_text(costs.buffers_bytes + costs.transients_bytes)}",
         "solver": f"{report.method}: cost {milliseconds(report.cost)}, bound {milliseconds(report.bound)}, gap {report.gap:.2%}, "
         f"{report.variables} variables, {report.strategies} strategies" + _tied(report) + _sums(report),
         "for": f"grid {plan.grid}, machine {plan.machine.name}, optimizer {plan.options.optimizer}"
@@ -197,9 +197,11 @@ def _cost(plan: Plan) -> Table:
 def _parameters(plan: Plan) -> Table:
     axes = ", ".join(GridShape.parse(plan.grid).names)
     listing = table("name", "kind", "dtype", "shape", f"layout over {axes}")
-    for one in (*plan.inputs, *plan.parameters):
-        name = one.name + "".join(f" = {alias}" for alias in one.aliases)
-        listing.add_row(name, one.kind, one.dtype, "x".join(map(str, one.shape)) or "scalar", " | ".join(one.layouts))
+    for tensor in (*plan.inputs, *plan.parameters):
+        name = tensor.name + "".join(f" = {alias}" for alias in tensor.aliases)
+        listing.add_row(
+            name, tensor.kind, tensor.dtype, "x".join(map(str, tensor.shape)) or "scalar", " | ".join(tensor.layouts)
+        )
     return listing
 
 
@@ -207,9 +209,9 @@ def _place(node: NodePlan, plan: Plan) -> str:
     return f"{node.module or plan.name}  {node.source}"
 
 
-def _why(one: ConversionPlan) -> str:
-    return f"{amounts(one)} for {one.consumers[0] if one.consumers else one.module or 'the loss'}".strip()
+def _why(move: ConversionPlan) -> str:
+    return f"{amounts(move)} for {move.consumers[0] if move.consumers else move.module or 'the loss'}".strip()
 
 
 def _inside(node: NodePlan) -> float:
-    return sum(one.seconds_forward + one.seconds_adjoint for one in node.inner)
+    return sum(move.seconds_forward + move.seconds_adjoint for move in node.inner)

@@ -85,22 +85,24 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _trace(file: Path, saved: CompiledFolder, found: profile.Profile) -> None:
+def _trace(file: Path, saved: CompiledFolder, measures: profile.Profile) -> None:
     from autopar.costmodel import step_schedule
 
-    ranks = [(f"rank {rank.rank}, measured", plan_vs_profile.events(saved.plan, found, rank)) for rank in found.ranks]
+    ranks = [
+        (f"rank {rank.rank}, measured", plan_vs_profile.events(saved.plan, measures, rank)) for rank in measures.ranks
+    ]
     chrome_trace.write(file, [*ranks, ("predicted", step_schedule.events(saved.plan))])
 
 
-def _json(saved: CompiledFolder, found: profile.Profile, compared: Comparison) -> str:
-    profiled, plain = plan_vs_profile.overhead(found)
+def _json(saved: CompiledFolder, measures: profile.Profile, compared: Comparison) -> str:
+    profiled, plain = plan_vs_profile.overhead(measures)
     whole = {
         "name": saved.plan.name,
         "grid": saved.plan.grid,
         "edited": saved.edited,
         "profiled_step": profiled,
         "plain_step": plain,
-        "memory": {"predicted": saved.plan.predicted.bytes, "measured": [rank.peak for rank in found.ranks]},
+        "memory": {"predicted": saved.plan.predicted.bytes, "measured": [rank.peak for rank in measures.ranks]},
         **msgspec.to_builtins(compared),
     }
     return msgspec.json.format(msgspec.json.encode(whole), indent=1).decode() + "\n"
@@ -124,21 +126,25 @@ def _measured(row: ProfileRow) -> tuple[str, str, str, str]:
     return milliseconds(row.slowest), milliseconds(row.least), _ratio(row.slowest, row.predicted), _off(row)
 
 
-def _memory(saved: CompiledFolder, found: profile.Profile) -> Table:
-    one = saved.plan.predicted
-    peaks = [rank.peak for rank in found.ranks if rank.peak]
+def _memory(saved: CompiledFolder, measures: profile.Profile) -> Table:
+    costs = saved.plan.predicted
+    peaks = [rank.peak for rank in measures.ranks if rank.peak]
     listing = table("memory per rank", "predicted", "measured", "least", "ratio")
     for column in listing.columns[1:]:
         column.justify = "right"
-    parts = [field.name for field in fields(one) if field.name.endswith("_bytes")]
+    parts = [field.name for field in fields(costs) if field.name.endswith("_bytes")]
     for name in parts:
-        listing.add_row(name.removesuffix("_bytes"), bytes_text(getattr(one, name)), "", "", "")
+        listing.add_row(name.removesuffix("_bytes"), bytes_text(getattr(costs, name)), "", "", "")
     if peaks:
         listing.add_row(
-            "peak", bytes_text(one.bytes), bytes_text(max(peaks)), bytes_text(min(peaks)), _ratio(max(peaks), one.bytes)
+            "peak",
+            bytes_text(costs.bytes),
+            bytes_text(max(peaks)),
+            bytes_text(min(peaks)),
+            _ratio(max(peaks), costs.bytes),
         )
     else:
-        listing.add_row("peak", bytes_text(one.bytes), "-", "-", "-")
+        listing.add_row("peak", bytes_text(costs.bytes), "-", "-", "-")
     return listing
 
 
@@ -171,16 +177,16 @@ def _others(rows: Sequence[ProfileRow]) -> Table:
     return listing
 
 
-def _said(saved: CompiledFolder, found: profile.Profile, compared: Comparison) -> list[str]:
+def _said(saved: CompiledFolder, measures: profile.Profile, compared: Comparison) -> list[str]:
     """What is worth a sentence."""
-    profiled, plain = plan_vs_profile.overhead(found)
+    profiled, plain = plan_vs_profile.overhead(measures)
     said = []
     if plain:
         more = f"{profiled / plain - 1:+.1%}"
         said.append(f"profiled steps take {milliseconds(profiled)}, others {milliseconds(plain)}: {more}")
-    hosts = {rank.host for rank in found.ranks}
-    count = f"{len(found.ranks)} ranks on {len(hosts)} host{'s' if len(hosts) > 1 else ''}"
-    said.append(f"measured on {count}, {len(found.ranks[0].steps)} profiled steps")
+    hosts = {rank.host for rank in measures.ranks}
+    count = f"{len(measures.ranks)} ranks on {len(hosts)} host{'s' if len(hosts) > 1 else ''}"
+    said.append(f"measured on {count}, {len(measures.ranks[0].steps)} profiled steps")
     if saved.edited:
         said.append("program.py was edited by hand: it need not do what this plan says")
     if compared.missing:
@@ -193,8 +199,8 @@ def _or_dash(seconds: float) -> str:
     return milliseconds(seconds) if seconds else "-"
 
 
-def _ratio(found: float, said: float) -> str:
-    return f"{found / said:.2f}" if said else "-"
+def _ratio(value: float, said: float) -> str:
+    return f"{value / said:.2f}" if said else "-"
 
 
 def _off(row: ProfileRow) -> str:

@@ -53,9 +53,9 @@ def run(arguments: argparse.Namespace) -> int:
         rule = f"a profile needs {LEAST} steps or more: some to warm up, some with and some without it"
         raise ConfigError(refusal("--profile", f"with --steps {arguments.steps}", rule, fix=f"--steps {LEAST}"))
     steps = arguments.steps if arguments.steps is not None else 20 if arguments.profile else 100
-    given = ["--steps", str(steps), "--compare", str(arguments.compare), "--seed", str(arguments.seed)]
-    given += ["--save", arguments.save] if arguments.save else []
-    given += ["--dtype", arguments.dtype] if arguments.dtype else []
-    given += ["--profile"] if arguments.profile else []
-    given += ["--no-rebalance"] if arguments.no_rebalance else []
-    return launch(saved.folder / PROGRAM, GridShape.parse(saved.plan.grid).size, given, options=options)
+    words = ["--steps", str(steps), "--compare", str(arguments.compare), "--seed", str(arguments.seed)]
+    words += ["--save", arguments.save] if arguments.save else []
+    words += ["--dtype", arguments.dtype] if arguments.dtype else []
+    words += ["--profile"] if arguments.profile else []
+    words += ["--no-rebalance"] if arguments.no_rebalance else []
+    return launch(saved.folder / PROGRAM, GridShape.parse(saved.plan.grid).size, words, options=options)

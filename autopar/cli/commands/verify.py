@@ -52,19 +52,19 @@ def run(parser: Parser, arguments: argparse.Namespace) -> int:
     from autopar.jobs.launch import launch
 
     start = partial(launch, quiet=arguments.json, options=launch_options.options(arguments.hosts, arguments.mpiexec))
-    given = ["--seed", str(arguments.seed), *(["--json"] if arguments.json else [])]
+    words = ["--seed", str(arguments.seed), *(["--json"] if arguments.json else [])]
     if arguments.folder is None:
         _check_without_folder(parser, arguments)
         shape = GridShape.parse(arguments.grid) if arguments.grid else None
-        given += ["--grid", str(shape)] if shape else []
+        words += ["--grid", str(shape)] if shape else []
         ranks = shape.size if shape else arguments.ranks or RANKS
-        return start("autopar.runtime.verification.primitive_adjoints", ranks, given)
+        return start("autopar.runtime.verification.primitive_adjoints", ranks, words)
     if arguments.ranks or arguments.grid:
         parser.refuse("-n and --grid with a folder", "a compiled program has its grid", [parser.usage_line()])
     saved = load(arguments.folder)
-    given += [f"--{name}" for name in ("adjoint", "verbose") if getattr(arguments, name)]
-    given = [str(saved.folder), "--steps", str(arguments.steps), *given]
-    return start("autopar.runtime.verification.verify", GridShape.parse(saved.plan.grid).size, given)
+    words += [f"--{name}" for name in ("adjoint", "verbose") if getattr(arguments, name)]
+    words = [str(saved.folder), "--steps", str(arguments.steps), *words]
+    return start("autopar.runtime.verification.verify", GridShape.parse(saved.plan.grid).size, words)
 
 
 def _check_without_folder(parser: Parser, arguments: argparse.Namespace) -> None:
