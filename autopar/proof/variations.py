@@ -57,11 +57,7 @@ class Varied:
     whole: Whole
 
 
-def _any(sample: Sample) -> bool:
-    return True
-
-
-def variations(op: Op, most: int = 10**9, chosen: Callable[[Sample], bool] = _any) -> Iterator[Varied]:
+def variations(op: Op, most: int = 10**9, chosen: Callable[[Sample], bool] = bool) -> Iterator[Varied]:
     """The record's samples and their variations, as far as torch takes them, each once.
 
     Only the first `most` samples of every target are varied, and only what is `chosen` is run.

@@ -15,12 +15,11 @@ from autopar.ops.record.rule import Call, Rule, Window, letters, with_linear
 
 
 def _amounts(call: Call) -> dict[int, tuple[int, int]]:
-    """Rows put before and behind, by dim, for the dims that change."""
+    """Rows put before and behind, by dim, for all dims that the call names."""
     numbers = call.node.args[1]
     assert isinstance(numbers, tuple)
     ndim = len(call.operands[0].shape)
-    pairs = zip(numbers[::2], numbers[1::2], strict=True)
-    return {ndim - 1 - i: (low, high) for i, (low, high) in enumerate(pairs) if low or high}
+    return {ndim - 1 - i: pair for i, pair in enumerate(zip(numbers[::2], numbers[1::2], strict=True))}
 
 
 def _mode(call: Call) -> tuple[str, object]:
@@ -32,17 +31,16 @@ def _mode(call: Call) -> tuple[str, object]:
 
 def _pad(call: Call) -> Rule:
     """Linear where the padding is zeros or rows of x."""
-    amounts, (mode, value) = _amounts(call), _mode(call)
+    named, (mode, value) = _amounts(call), _mode(call)
     ndim = len(call.operands[0].shape)
+    amounts = {dim: pair for dim, pair in named.items() if any(pair)}
     names = " ".join(f"d{i}~" if i in amounts else f"d{i}" for i in range(ndim))
     windows = {f"d{i}": Window(1, 1, low) for i, (low, _) in amounts.items()}
     rule = replace(letters(f"{names} -> {names}", call), windows=windows)
     rule = rule if mode == "constant" and value else with_linear(rule, {0})
     if mode == "constant":
         return rule
-    numbers = call.node.args[1]
-    assert isinstance(numbers, tuple)
-    inner = range(max(1, ndim - len(numbers) // 2 - 1), ndim)  # torch refuses an empty batch of channels there
+    inner = range(max(1, ndim - len(named) - 1), ndim)  # torch refuses an empty batch of channels there
     return replace(rule, filled=frozenset(f"d{i}" for i in inner if i not in amounts))
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from autopar.ops.record.emit_context import EmitContext
+from autopar.ops.record.emit_context import EmitContext, overload
 from autopar.ops.record.op import Op, Sample, T, register
 from autopar.ops.record.printing import Expr, atom, invoke, literal
 from autopar.ops.record.rule import Call, Rule, Window, letters, with_linear
@@ -63,16 +63,19 @@ def _rule(call: Call) -> Rule:
     results = ", ".join(f"{lead}c {space}" for _ in call.results)
     rule = with_windows(letters(f"{lead}c {space} -> {results}", call), windows, names)
     rule = replace(rule, filled=frozenset("c"))
-    positions = len(call.results) > 1 and bool(call.results[1].name)  # flat indices into the whole plane
-    if positions:
-        rule = with_whole_space(rule, names)
+    rule = with_whole_space(rule, names) if _places_read(call) else rule
     return rule if "max" in call.node.target else with_linear(rule, {0})
+
+
+def _places_read(call: Call) -> bool:
+    """Whether somebody reads the places of the maxima: flat indices into the whole plane."""
+    return len(call.results) > 1 and bool(call.results[1].name)
 
 
 def _emit(ctx: EmitContext) -> str:
     pool = _pool(ctx.call)
     kind = "max" if "max" in ctx.call.node.target else "avg"
-    indices = len(ctx.call.results) > 1 and bool(ctx.call.results[1].name)
+    indices = _places_read(ctx.call)
     listed = [
         ("stride", collapse(pool.stride), collapse(pool.kernel)),
         ("padding", collapse(pool.padding), 0),
@@ -228,10 +231,6 @@ def _adaptive_max(call: Call) -> Rule:
     return rule if regular and not _places_read(call) else with_whole_space(rule, names)
 
 
-def _places_read(call: Call) -> bool:
-    return bool(call.results[1].name)
-
-
 def _emit_adaptive_max(ctx: EmitContext) -> str:
     before, after = _adaptive_sizes(ctx.call)
     spaces = ctx.windows()
@@ -276,17 +275,13 @@ def _unpool(call: Call) -> Rule:
     return replace(with_linear(rule, {0}), filled=frozenset("nc"))
 
 
-def _emit_unpool(ctx: EmitContext) -> str:
-    return invoke(f"torch.ops.{ctx.call.node.target}", ctx.args)
-
-
 register(
     Op(
         name="max_unpool",
         targets=("aten.max_unpool2d.default", "aten.max_unpool3d.default"),
         note="n c [h] [w], n c [h] [w] -> n c [h'] [w']",
         rule=_unpool,
-        emit=_emit_unpool,
+        emit=overload,
         work="memory",
         samples=(
             Sample((T((2, 4, 2, 3)), T((2, 4, 2, 3), "index 24"), (4, 6))),
