@@ -28,11 +28,9 @@ def format_graph(graph: Graph) -> str:
 
 def _line(graph: Graph, node: Node) -> str:
     results = ", ".join(f"{name}: {_type(graph, name)}" if name else "_" for name in node.outputs)
-    operands = [_spell(arg) for arg in node.args] + [f"{key}={_spell(value)}" for key, value in node.kwargs]
+    words = [_spell(arg) for arg in node.args] + [f"{key}={_spell(value)}" for key, value in node.kwargs]
     place = " ".join(filter(None, (node.module, node.source)))
-    return f"{results} = {node.target.removesuffix('.default')}({', '.join(operands)})" + (
-        f"  # {place}" if place else ""
-    )
+    return f"{results} = {node.target.removesuffix('.default')}({', '.join(words)})" + (f"  # {place}" if place else "")
 
 
 def _type(graph: Graph, name: str) -> str:

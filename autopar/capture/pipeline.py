@@ -81,6 +81,16 @@ class Captured:
     evaluates: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What is captured of a model: on these examples, under this name, up to this loss and these outputs."""
+
+    examples: Examples
+    name: str
+    loss: str | None
+    outputs: Sequence[str]
+
+
 def capture(
     model: Model,
     example_inputs: Examples | Callable[[], Examples],
@@ -101,25 +111,23 @@ def capture(
     with settings_kept():
         examples = example_inputs() if callable(example_inputs) else example_inputs
         built = build(model, name)
-        captured = partial(_with_pointers, examples=examples, name=name, loss=loss, outputs=outputs)
+        request = _Request(examples, name, loss, outputs)
         try:
-            return captured(built)
+            return _with_pointers(built, request)
         except CaptureError as error:
             if built.mode is None or built.rebuild is None or not _may_succeed_on_cpu(error):
                 raise
             LOG.info("%s cannot be traced without memory; it is made on the CPU and traced again", name)
-        return captured(build_on_cpu(built.rebuild, name))
+        return _with_pointers(build_on_cpu(built.rebuild, name), request)
 
 
-def _with_pointers(
-    built: FakeModule, examples: Examples, name: str, loss: str | None, outputs: Sequence[str]
-) -> Captured:
+def _with_pointers(built: FakeModule, request: _Request) -> Captured:
     """What is captured; once more with pointers for whole numbers of tensors where a file asks for them with `int`, and
     without the asserts of a function that look at numbers.
     """
     try:
-        with as_internal_error(f"capturing {name}"):
-            return _capture(built, examples, name, loss, outputs)
+        with as_internal_error(f"capturing {request.name}"):
+            return _capture(built, request)
     except CaptureError as error:
         pointers, checks = pointer_failure(error), checking(error)
         if pointers is None and checks is None:
@@ -129,7 +137,7 @@ def _with_pointers(
             around.enter_context(pointing(pointers.scope))
         if checks is not None:
             around.enter_context(unasserted(checks))
-        return _with_pointers(built, examples, name, loss, outputs)
+        return _with_pointers(built, request)
 
 
 def _may_succeed_on_cpu(error: CaptureError) -> bool:
@@ -141,10 +149,10 @@ def _may_succeed_on_cpu(error: CaptureError) -> bool:
     return circles or re.search(rf"\bmeta\b|{UNKNOWN}", str(error)) is not None
 
 
-def _capture(built: FakeModule, examples: Examples, name: str, loss: str | None, outputs: Sequence[str]) -> Captured:
-    first, *others = modes(built.module, *arguments(examples, built), built.mode)
+def _capture(built: FakeModule, request: _Request) -> Captured:
+    first, *others = modes(built.module, *arguments(request.examples, built), built.mode)
     try:
-        captured = _in_mode(first, built, examples, name, loss, outputs)
+        captured = _in_mode(first, built, request)
         if not (others and captured.evaluation):
             return captured
         why = captured.evaluation
@@ -152,25 +160,24 @@ def _capture(built: FakeModule, examples: Examples, name: str, loss: str | None,
         if not others:
             raise
         why = str(error).splitlines()[0]
-    return _in_mode(replace(others[0], stuck=why), built, examples, name, loss, outputs)
+    return _in_mode(replace(others[0], stuck=why), built, request)
 
 
-def _in_mode(
-    mode: Mode, built: FakeModule, examples: Examples, name: str, loss: str | None, outputs: Sequence[str]
-) -> Captured:
+def _in_mode(mode: Mode, built: FakeModule, request: _Request) -> Captured:
+    examples = request.examples
     with mode.entered(built.module):
         args, kwargs = arguments(examples, built)
         names = input_names(built.module, args, kwargs)
         batch = CapturedBatch(
             rows_of(examples), batched(examples, names), examples_as_given(examples, names, built.module)
         )
-        finished = partial(_graph, built, args, kwargs, name=name, loss=loss, outputs=outputs)
+        finished = partial(_graph, built, args, kwargs, request)
         counts: list[RowCounts | str] = []
 
         def captured() -> tuple[Graph, dict[str, torch.Tensor]]:
-            program = traced(built.module, args, kwargs, name, state=True)
+            program = traced(built.module, args, kwargs, request.name, state=True)
             if not counts:  # before the program is changed
-                counts.append(_any_rows(built, batch.given, program, name))
+                counts.append(_any_rows(built, batch.given, program, request.name))
             return finished(program)
 
         graph, constants = drawn_with(captured, built.module)
@@ -197,11 +204,7 @@ def _of_any_rows(
     return replace(batch, inputs=counts.trace.inputs, sizes=counts.sizes, larger=larger, fixed=fixed)
 
 
-def _larger(
-    finished: Finished,
-    counts: RowCounts,
-    constants: Mapping[str, torch.Tensor],
-) -> tuple[Graph | None, str]:
+def _larger(finished: Finished, counts: RowCounts, constants: Mapping[str, torch.Tensor]) -> tuple[Graph | None, str]:
     """The graph with another number of rows, or why there is none: the batch is part of the model."""
     try:
         graph, others = finished(counts.trace.at(counts.other))
@@ -215,12 +218,10 @@ def _graph(
     built: FakeModule,
     args: tuple[object, ...],
     kwargs: dict[str, object],
+    request: _Request,
     program: ExportedProgram,
-    *,
-    name: str,
-    loss: str | None,
-    outputs: Sequence[str],
 ) -> tuple[Graph, dict[str, torch.Tensor]]:
+    name, loss, outputs = request.name, request.loss, request.outputs
     program = functional(program, built.module, args, kwargs, name)
     positional = input_names(built.module, args, kwargs)[: len(args)]
     graph = refuse_chains(dead_code(translate(program, built.module, positional, name, loss, outputs)))

@@ -130,9 +130,8 @@ def layouts(texts: Sequence[str]) -> str:
 
 def splits(node: NodePlan, axes: Sequence[str]) -> str:
     """``b0/data n/model``, or how the whole is computed."""
-    cuts = [
-        f"{choice.letter}/{axis}" for choice, axis in zip(node.choices, axes, strict=True) if choice.mode == "split"
-    ]
+    pairs = zip(node.choices, axes, strict=True)
+    cuts = [f"{choice.letter}/{axis}" for choice, axis in pairs if choice.mode == "split"]
     return " ".join(cuts) or "whole"
 
 
@@ -148,14 +147,8 @@ def show_fallbacks(plan: Plan) -> None:
     discoveries, whole = discovered(plan), unruled(plan)
     if discoveries:
         listing = table("operator", "discovered letters", "calls", "compute share", "where")
-        for discovery in discoveries:
-            listing.add_row(
-                short(discovery.target),
-                discovery.letters,
-                str(discovery.calls),
-                f"{discovery.share:.1%}",
-                discovery.source,
-            )
+        for rule in discoveries:
+            listing.add_row(short(rule.target), rule.letters, str(rule.calls), f"{rule.share:.1%}", rule.source)
         show(listing, title="these operators have no rule; their letters were found by running them on small shards")
         say("`autopar explain FOLDER NAME --record` prints such a rule as a record to keep", "")
     if whole:

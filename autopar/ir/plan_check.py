@@ -46,11 +46,7 @@ def offenders(plan: Plan) -> Iterator[str]:
         if place.conversion is not None and place.conversion >= len(plan.conversions):
             yield f"place {place.text}: conversion {place.conversion} of {len(plan.conversions)}"
     moved: list[ConversionPlan | InnerPlan] = [*plan.conversions, *(move for node in plan.nodes for move in node.inner)]
-    yield from (
-        f"{move.primitive}: {move.axis!r} is no axis{nearest(move.axis, axes)}"
-        for move in moved
-        if move.axis not in axes
-    )
+    yield from (f"{m.primitive}: {m.axis!r} is no axis{nearest(m.axis, axes)}" for m in moved if m.axis not in axes)
     for names, extent in plan.filled:
         yield from (f"filled: {name!r} is no axis{nearest(name, axes)}" for name in names if name not in axes)
         yield from [f"filled: an extent of {extent}"] * (extent < 1)

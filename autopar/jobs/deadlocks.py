@@ -75,9 +75,8 @@ def _state(record: RankRecord, every: Sequence[RankRecord], elsewhere: int) -> s
 def _fix(every: Sequence[RankRecord], vain: bool, elsewhere: int) -> str:
     waiting: dict[str, list[int]] = {}
     for record in every:
-        waiting.setdefault("computing" if record.state == "running" and not record.inside else record.state, []).append(
-            record.rank
-        )
+        state = "computing" if record.state == "running" and not record.inside else record.state
+        waiting.setdefault(state, []).append(record.rank)
     if "stopped" in waiting:
         return f"find out who has stopped {_ranks(waiting['stopped'])}: `kill -CONT` lets it go on"
     if "gone" in waiting:

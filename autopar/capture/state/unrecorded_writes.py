@@ -24,13 +24,7 @@ from torch.export.graph_signature import InputKind
 
 import autopar.ops.library.written_values  # noqa: F401  (torch.ops.autopar.valued)
 from autopar.capture.diagnostics.source_lines import node_line, origin
-from autopar.capture.tracing.regions import (
-    graph_inside,
-    is_region,
-    region_graph,
-    region_inputs,
-    region_results,
-)
+from autopar.capture.tracing.regions import graph_inside, is_region, region_graph, region_inputs, region_results
 from autopar.errors import CaptureError, refusal
 
 _aten = torch.ops.aten

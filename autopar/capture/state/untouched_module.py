@@ -69,14 +69,12 @@ def advanced(module: nn.Module, by: int) -> Iterator[bool]:
         vars(modules[name]).values() for name in {type(part).__module__ for part in module.modules()} if name in modules
     ]
     near = itertools.chain(_reached(module), *files)
-    held: dict[int, Any] = {
-        id(generator): generator for generator in near if isinstance(generator, (random.Random, *_NUMPY))
-    }
-    restores = [restore for generator in held.values() if (restore := _restore_of(generator)) is not None]
+    held: dict[int, Any] = {id(source): source for source in near if isinstance(source, (random.Random, *_NUMPY))}
+    restores = [restore for source in held.values() if (restore := _restore_of(source)) is not None]
     try:
-        for generator in held.values():
+        for source in held.values():
             for _ in range(by):
-                generator.random()
+                source.random()
         yield bool(held)
     finally:
         for restore in restores:

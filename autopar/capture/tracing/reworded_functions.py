@@ -44,12 +44,10 @@ def cov(
     input: Tensor, *, correction: int = 1, fweights: Tensor | None = None, aweights: Tensor | None = None
 ) -> Tensor:
     """``torch.cov``."""
-    if input.dim() > 2 or not all(
-        weight is None or weight.shape == input.shape[-1:] for weight in (fweights, aweights)
-    ):
+    factors = [factor for factor in (fweights, aweights) if factor is not None]
+    if input.dim() > 2 or any(factor.shape != input.shape[-1:] for factor in factors):
         return torch.cov(input, correction=correction, fweights=fweights, aweights=aweights)  # which says what is wrong
     rows = input.reshape(1, -1) if input.dim() < 2 else input
-    factors = [factor for factor in (fweights, aweights) if factor is not None]
     if not factors:
         centred = rows - rows.sum(1, keepdim=True) / rows.shape[1]
         return torch.div(centred @ centred.T.conj(), _freedom(rows.shape[1] - correction)).squeeze()

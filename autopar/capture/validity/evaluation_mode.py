@@ -108,9 +108,7 @@ def calls(
         )
         if mode is not None:
             module.train(mode)
-        counters = frozenset(
-            id(buffer) for name, buffer in module.named_buffers() if name.endswith("num_batches_tracked")
-        )
+        counters = frozenset(id(x) for name, x in module.named_buffers() if name.endswith("num_batches_tracked"))
         log = _Log(frozenset() if exact else counters, exact or not module.training, exact=exact)
         with KnownNumbers(), rewording(), largest_shapes(), log, exporting():
             module(*inputs, **named)

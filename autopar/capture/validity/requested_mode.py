@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from autopar.capture.state.fake_run import on_fakes
+from autopar.capture.state.fake_run import on_fakes, slots
 from autopar.capture.tracing.storage import memory, version
 from autopar.capture.validity.evaluation_mode import call_text, calls, first_line
 
@@ -101,10 +101,7 @@ def _attributes(module: nn.Module) -> dict[str, object]:
                 attributes[f"{path}.{key}".lstrip(".")] = (
                     value if isinstance(value, bool | int | float | str) else id(value)
                 )
-        for key, tensor in (*part._parameters.items(), *part._buffers.items()):
-            attributes[f"{path}.{key}".lstrip(".")] = tensor is not None and (
-                id(tensor),
-                version(tensor),
-                memory(tensor),
-            )
+    for name, holder, key in slots(module):
+        tensor = holder[key]
+        attributes[name] = tensor is not None and (id(tensor), version(tensor), memory(tensor))
     return attributes

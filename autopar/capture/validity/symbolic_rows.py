@@ -31,13 +31,7 @@ from torch.fx.experimental import symbolic_shapes
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils._sympy.functions import IntTrueDiv, ToFloat
 
-from autopar.capture.diagnostics.source_lines import (
-    OURS,
-    TORCH,
-    Frame,
-    node_line,
-    user_files,
-)
+from autopar.capture.diagnostics.source_lines import OURS, TORCH, Frame, node_line, user_files
 from autopar.capture.validity.row_guards import Guard, N, Unproved, sizes
 from autopar.ir.batch_sizes import Sizes
 

@@ -74,18 +74,18 @@ def run(arguments: argparse.Namespace) -> int:
             if status:
                 return status
             raw = read_measurements(file)
-    result = calibrate(raw, base, output.stem)
-    written = not result.noise or arguments.accept_noise
+    results = calibrate(raw, base, output.stem)
+    written = not results.noise or arguments.accept_noise
     if arguments.json:
-        print(json.dumps(_facts(result, raw, output if written else None)))
+        print(json.dumps(_facts(results, raw, output if written else None)))
     else:
-        _show(result, raw)
+        _show(results, raw)
     if not written:
-        print(f"autopar: {_refused(result, output)}", file=sys.stderr)
+        print(f"autopar: {_refused(results, output)}", file=sys.stderr)
         return 1
-    write_file("-o", output, _text(result, raw, arguments.base), _RULE)
+    write_file("-o", output, _text(results, raw, arguments.base), _RULE)
     if not arguments.json:
-        _end(result, raw, output)
+        _end(results, raw, output)
     return 0
 
 
@@ -113,48 +113,47 @@ def _measure(arguments: argparse.Namespace, file: Path) -> int:
     return launch(_MODULE, arguments.n or cores, words, quiet=True, options=options)
 
 
-def _text(result: Calibrated, raw: Measurements, base: str) -> str:
+def _text(results: Calibrated, raw: Measurements, base: str) -> str:
     from autopar.ir.machine_toml import text
 
-    worst = max((row.curve.median_error for row in result.rows), default=0.0)
+    worst = max((row.curve.median_error for row in results.rows), default=0.0)
     notes = [
         f"Measured by `autopar calibrate`: {len(raw.places)} ranks on {raw.hosts} hosts of {raw.cores} cores, {raw.software}.",
         f"Rates are those of a rank on a core of its own. Fits are off by at most {worst:.1%} at half of their points.",
         f"Not measured, but as in the profile {base!r}: memory_bytes{'' if raw.hosts > 1 else ', ranks_per_node, [inter]'}.",
     ]
     notes += ["A quick trial: not to be used."] if raw.quick else []
-    notes += [f"Noisy: {value}" for value in result.noise]
-    return text(result.machine, notes, {} if raw.hosts > 1 else {"inter": "not measured: all ranks were on one host"})
+    notes += [f"Noisy: {value}" for value in results.noise]
+    return text(results.machine, notes, {} if raw.hosts > 1 else {"inter": "not measured: all ranks were on one host"})
 
 
-def _refused(result: Calibrated, output: Path) -> str:
+def _refused(results: Calibrated, output: Path) -> str:
     from autopar.errors import refusal
 
     rule = "what is measured has to repeat itself, and fits have to be close"
+    noisy = "the machine is too noisy; nothing was written"
     fix = "measure while nothing else runs, with at most one rank per core, or say --accept-noise"
-    return refusal(
-        f"calibration for {output}", "the machine is too noisy; nothing was written", rule, result.noise, fix
-    )
+    return refusal(f"calibration for {output}", noisy, rule, results.noise, fix)
 
 
-def _show(result: Calibrated, raw: Measurements) -> None:
+def _show(results: Calibrated, raw: Measurements) -> None:
     from autopar.cli.tables import show, table
 
     listing = table("movement", "place", "ranks", "up to", "alpha", "beta", "error", "worst", "apart", "spread")
-    for row in result.rows:
+    for row in results.rows:
         quality = row.curve.median_error, row.curve.worst_error, row.apart, row.spread
         about = [(_named(row), row.place, str(row.ranks)), tuple(f"{error:.1%}" for error in quality)]
         for cells in _pieces(row):
             listing.add_row(*about[0], *cells, *about[1])
             about = [("",) * 3, ("",) * 4]
-    if result.rows:
+    if results.rows:
         _numbers(listing, 4)
         show(
             listing,
             title="seconds by bytes: alpha + bytes / beta in each piece; errors of the fit at half of all sizes, and at worst",
         )
     rates = table("rate", "per second", "spread")
-    for rate in result.rates:
+    for rate in results.rates:
         rates.add_row(rate.name, _rate(rate.value, rate.unit), f"{rate.spread:.1%}")
     _numbers(rates, 1)
     show(rates, title=f"{len(raw.places)} ranks computing at once")
@@ -187,34 +186,34 @@ def _rate(value: float, unit: str) -> str:
     return rate_text(value) if unit == "B/s" else f"{value / 1e9:.3g} Gop/s"
 
 
-def _facts(result: Calibrated, raw: Measurements, file: Path | None) -> dict[str, object]:
+def _facts(results: Calibrated, raw: Measurements, file: Path | None) -> dict[str, object]:
     from autopar.ir.machine import table
 
-    rows = [dataclasses.asdict(row) for row in result.rows]
+    rows = [dataclasses.asdict(row) for row in results.rows]
     fits = [{key: value for key, value in row.items() if key != "curve"} | row["curve"] for row in rows]
     return {
         "file": None if file is None else str(file),
-        "machine": table(result.machine),
+        "machine": table(results.machine),
         "fits": fits,
-        "rates": [dataclasses.asdict(rate) for rate in result.rates],
-        "noise": result.noise,
+        "rates": [dataclasses.asdict(rate) for rate in results.rates],
+        "noise": results.noise,
         "hosts": raw.hosts,
         "ranks": len(raw.places),
         "seconds": raw.seconds,
     }
 
 
-def _end(result: Calibrated, raw: Measurements, output: Path) -> None:
+def _end(results: Calibrated, raw: Measurements, output: Path) -> None:
     from autopar.cli.tables import say
 
-    machine, each = result.machine, raw.ranks_per_node
+    machine, each = results.machine, raw.ranks_per_node
     if each > 1:
         say(f"inside a host   {machine.intra.alpha * 1e6:.3g} us, {rate_text(machine.intra.beta)} per rank")
     if raw.hosts > 1:
         whole = f", {rate_text(machine.inter.beta * each)} per host" if each > 1 else ""
         say(f"between hosts   {machine.inter.alpha * 1e6:.3g} us, {rate_text(machine.inter.beta)} per rank{whole}")
-    if result.noise:
-        say(f"noisy           {len(result.noise)} measurements, listed in the file")
+    if results.noise:
+        say(f"noisy           {len(results.noise)} measurements, listed in the file")
     say(
         f"wrote           {output}, in {raw.seconds:.0f} s",
         f"next            autopar compile model.py --grid ... --machine {output}",

@@ -119,13 +119,11 @@ def _table(compiled: Compiled, alternatives: tuple[Alternative, ...], most: int)
 
     names = compiled.built.grid.names
     listing = table(*(f"on {name}" for name in names), "own time", "around time", "step change")
-    kept = [option for i, option in enumerate(alternatives) if i < most or option.chosen]
-    for option in kept:
-        change = (
-            "chosen" if option.chosen else f"{'+' if option.change >= 0 else '-'}{milliseconds(abs(option.change))}"
-        )
-        cells = [*option.choice, milliseconds(option.own), milliseconds(option.around), change]
-        listing.add_row(*(Heading(cell) if option.chosen else cell for cell in cells))
+    kept = [row for i, row in enumerate(alternatives) if i < most or row.chosen]
+    for row in kept:
+        change = "chosen" if row.chosen else f"{'+' if row.change >= 0 else '-'}{milliseconds(abs(row.change))}"
+        cells = [*row.choice, milliseconds(row.own), milliseconds(row.around), change]
+        listing.add_row(*(Heading(cell) if row.chosen else cell for cell in cells))
     if len(kept) < len(alternatives):
         listing.add_row(f"{len(alternatives) - len(kept)} more", *[""] * (len(listing.columns) - 1))
     return listing

@@ -197,11 +197,10 @@ def _cost(plan: Plan) -> Table:
 def _parameters(plan: Plan) -> Table:
     axes = ", ".join(GridShape.parse(plan.grid).names)
     listing = table("name", "kind", "dtype", "shape", f"layout over {axes}")
-    for tensor in (*plan.inputs, *plan.parameters):
-        name = tensor.name + "".join(f" = {alias}" for alias in tensor.aliases)
-        listing.add_row(
-            name, tensor.kind, tensor.dtype, "x".join(map(str, tensor.shape)) or "scalar", " | ".join(tensor.layouts)
-        )
+    for item in (*plan.inputs, *plan.parameters):
+        name = item.name + "".join(f" = {alias}" for alias in item.aliases)
+        shape = "x".join(map(str, item.shape)) or "scalar"
+        listing.add_row(name, item.kind, item.dtype, shape, " | ".join(item.layouts))
     return listing
 
 

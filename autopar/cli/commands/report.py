@@ -88,9 +88,8 @@ def run(arguments: argparse.Namespace) -> int:
 def _trace(file: Path, saved: CompiledFolder, measures: profile.Profile) -> None:
     from autopar.costmodel import step_schedule
 
-    ranks = [
-        (f"rank {rank.rank}, measured", plan_vs_profile.events(saved.plan, measures, rank)) for rank in measures.ranks
-    ]
+    lanes = [plan_vs_profile.events(saved.plan, measures, rank) for rank in measures.ranks]
+    ranks = [(f"rank {rank.rank}, measured", lane) for rank, lane in zip(measures.ranks, lanes, strict=True)]
     chrome_trace.write(file, [*ranks, ("predicted", step_schedule.events(saved.plan))])
 
 
@@ -137,11 +136,7 @@ def _memory(saved: CompiledFolder, measures: profile.Profile) -> Table:
         listing.add_row(name.removesuffix("_bytes"), bytes_text(getattr(costs, name)), "", "", "")
     if peaks:
         listing.add_row(
-            "peak",
-            bytes_text(costs.bytes),
-            bytes_text(max(peaks)),
-            bytes_text(min(peaks)),
-            _ratio(max(peaks), costs.bytes),
+            "peak", *map(bytes_text, (costs.bytes, max(peaks), min(peaks))), _ratio(max(peaks), costs.bytes)
         )
     else:
         listing.add_row("peak", bytes_text(costs.bytes), "-", "-", "-")
