@@ -32,6 +32,7 @@ def test_a_script_trains_evaluates_and_meets_smaller_batches_as_the_sequential_m
     assert sorted(done.stdout.splitlines()) == [f"rank {rank} agrees" for rank in range(2)]
 
 
+@pytest.mark.zoo
 @pytest.mark.spmd
 def test_verify_says_what_it_compares_of_a_model_with_outputs(tmp_path, monkeypatch):
     (tmp_path / "training_script.py").write_text(SCRIPT.read_text())

@@ -27,6 +27,7 @@ def test_one_rank_brings_another_shape(tmp_path):
     assert ended.err.count("the sizes do not fit") == 1
 
 
+@pytest.mark.zoo
 def test_another_shape_is_named_by_the_launcher_even_where_nobody_has_compared(tmp_path):
     ended = run(tmp_path, in_forward("all_sum(x[2 * GRID.rank :], RANKS)"))
     assert ended.status != 0
@@ -43,6 +44,7 @@ def test_a_rank_that_fails_in_backward_while_gradients_are_summed(tmp_path):
     assert "program.py" in ended.last
 
 
+@pytest.mark.zoo
 def test_a_rank_that_exits_says_where(tmp_path):
     ended = run(tmp_path, in_forward("if GRID.rank == 1: sys.exit(3)"), "mpiexec")
     assert ended.status == 3

@@ -43,6 +43,7 @@ def test_a_rank_that_computes_is_not_accused(tmp_path):
     assert "if rank 1 only needs longer, set AUTOPAR_TIMEOUT to more seconds" in ended.err
 
 
+@pytest.mark.zoo
 def test_a_rank_that_comes_to_the_end_alone(tmp_path):
     ended = run(tmp_path, in_forward("if GRID.rank == 1: sys.exit(0)"), "mpiexec")
     assert ended.status == 75
@@ -51,6 +52,7 @@ def test_a_rank_that_comes_to_the_end_alone(tmp_path):
     assert "look for why rank 1 came to the end of the program first" in ended.err
 
 
+@pytest.mark.zoo
 def test_a_rank_that_vanishes_with_status_0(tmp_path):
     ended = run(tmp_path, in_forward("all_sum(x.sum(), RANKS); GRID.rank == 0 or os._exit(0)"))
     assert ended.status != 0
@@ -58,7 +60,8 @@ def test_a_rank_that_vanishes_with_status_0(tmp_path):
     assert "rank 1: after all_sum at build/program.py:14" in ended.last or "rank 1 is gone" in ended.err
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.zoo)])
+@pytest.mark.zoo
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_end_from_outside_leaves_nothing_though_a_rank_is_stopped(tmp_path, number):
     line = f"print('ready', flush=True); GRID.rank == 0 or {STOP}; time.sleep(60)"
     ended = interrupted(tmp_path, in_forward(line), number)

@@ -119,7 +119,7 @@ def free(name, grid, **options):
 
 
 SHARES = (0.8, 0.4)
-CASES = [("mlp", "2"), ("conv", "2"), ("attention", "2x2"), ("wide_mlp", "4"), ("gpt", "2"), ("big_image", "2")]
+CASES = [("mlp", "2"), ("conv", "2"), ("attention", "2x2"), ("wide_mlp", "4"), ("big_image", "2")]
 
 
 @pytest.mark.parametrize("share", SHARES)

@@ -1,6 +1,6 @@
 """Models drawn from the samples of all records, under drawn strategies: see `autopar.proof.random_model`.
 
-Always the same 180 programs, of models that are captured once; `benchmarks.compatibility.random_programs` draws
+Always the same 120 programs, of models that are captured once; `benchmarks.compatibility.random_programs` draws
 others, thousands of them.
 """
 
@@ -15,7 +15,7 @@ from autopar.proof.random_model import drawn_model
 from autopar.proof.random_programs import Case
 
 # Together the models have one call at least of each kind that real models have often.
-MODELS, CALLS, STRATEGIES = 20, (6, 6), 9
+MODELS, CALLS, STRATEGIES = 20, (6, 6), 6
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 

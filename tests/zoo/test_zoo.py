@@ -24,10 +24,10 @@ WHAT = ("losses", "gradients", "state")
 WITHOUT_RULE = 0.01  # share of the predicted compute
 
 EVERY_TIME = {
-    "2": ("diffusion",),
-    "3": ("swin",),
+    "2": (),
+    "3": (),
     "2x2": ("mixtral",),
-    "4x2": ("fno", "lstm"),
+    "4x2": ("lstm",),
 }
 GRIDS = tuple(EVERY_TIME)
 PAIRS = [

@@ -119,6 +119,7 @@ def test_what_is_started(tmp_path, monkeypatch):
     assert more["options"][0] in ("-hosts", "--host")
 
 
+@pytest.mark.zoo
 @pytest.mark.spmd
 def test_two_ranks(tmp_path):
     """A whole calibration, small; whether this machine is noisy just now is not what is tested."""

@@ -58,8 +58,7 @@ def test_computed_again_it_is_the_same(name, grid):
     assert_computes_the_same(one, name)
 
 
-@pytest.mark.parametrize("grid", ["2", "2x2"])
-@pytest.mark.parametrize("how", ["always", "never"])
+@pytest.mark.parametrize(("how", "grid"), [("always", "2x2"), ("never", "2")])
 def test_what_is_told_is_what_was_solved_for(how, grid):
     one = compiled("gpt", grid, recompute=how)
     built, told = one.built, one.plan.predicted
@@ -124,7 +123,7 @@ def frontier():
     return found
 
 
-@pytest.mark.parametrize("memory", [30_000, 24_000, 21_000, 18_000])
+@pytest.mark.parametrize("memory", [24_000, 18_000])
 def test_the_cheapest_of_all_sets(memory):
     """Of both sets and all limits that the solver could be given, none leads to a cheaper plan whose peak fits."""
     costs = [cost for cost, peak in frontier() if peak <= memory]

@@ -71,6 +71,7 @@ def test_what_the_collector_was_told_to_keep_counts_too_and_nothing_is_written_t
     assert done.stderr == ""
 
 
+@pytest.mark.zoo
 @pytest.mark.spmd
 def test_two_ranks_hold_what_their_plans_predict(tmp_path):
     compiled = tmp_path / "compiled"

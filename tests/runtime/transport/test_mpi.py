@@ -20,8 +20,8 @@ MOST = ["types", "conversions", "windows", "statistics", "partitions"]
     ("ranks", "nodes", "parts"),
     [
         (2, 1, ["many_grids", *MOST, "sums"]),
-        (3, 1, ["on_mpi", "sums"]),
-        (3, 3, ["sums"]),
+        pytest.param(3, 1, ["on_mpi", "sums"], marks=pytest.mark.zoo),
+        (3, 3, ["on_mpi", "sums"]),
         (4, 2, [*MOST, "sums"]),
         pytest.param(3, 1, ["many_grids", *MOST], marks=pytest.mark.zoo),
         pytest.param(8, 1, ["partitions", "sums"], marks=pytest.mark.zoo),
@@ -109,7 +109,8 @@ if sys.argv[1] in ("raises", "exits"):
 
 @pytest.mark.spmd
 @pytest.mark.parametrize(
-    ("how", "freed"), [("ends", 4), ("raises", 0), pytest.param("exits", 0, marks=pytest.mark.zoo)]
+    ("how", "freed"),
+    [("ends", 4), pytest.param("raises", 0, marks=pytest.mark.zoo), pytest.param("exits", 0, marks=pytest.mark.zoo)],
 )
 def test_shared_memory_is_freed_at_exit_if_all_ranks_come_to_it(how, freed, tmp_path):
     script = tmp_path / "leaving.py"

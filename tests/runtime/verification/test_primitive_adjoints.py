@@ -119,6 +119,7 @@ class _Scaled(torch.autograd.Function):
         return grad * ctx.scale, None
 
 
+@pytest.mark.zoo
 @pytest.mark.spmd
 def test_the_command_on_mpi_ranks(tmp_path):
     code = "import sys; from autopar.cli import main; sys.exit(main(sys.argv[1:]))"
