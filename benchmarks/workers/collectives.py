@@ -1,4 +1,4 @@
-"""One rank of benchmarks/collectives.py: times every collective of every contender, and prints the seconds as JSON on rank 0."""
+"""One rank of `benchmarks.collectives`: times every collective of every contender, and prints the seconds as JSON on rank 0."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One rank of benchmarks/memory.py: trains a compiled model for a few steps and says what the last one held, as JSON on rank 0."""
+"""One rank of `benchmarks.memory`: trains a compiled model for a few steps and says what the last one held, as JSON on rank 0."""
 
 from __future__ import annotations
 

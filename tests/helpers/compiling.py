@@ -176,17 +176,27 @@ def assert_computes_the_same(one, name, cuts=None, relative=1e-10):
                 torch.testing.assert_close(found_state[key], value, rtol=relative, atol=relative)
 
 
-def run(one, model, inputs, cuts=None):
-    """Loss, whole gradients and whole state of one step, on every rank."""
+def session_maker(one, model):
+    """A function that makes a rank's session in float64, with the parameters that `model` has now."""
     code = compile(one.source, "program.py", "exec")
     description = parse_description(to_json(one.plan), "plan.json")
     known = {name for item in description.parameters for name in (item.name, *item.aliases)}
     values = [*one.constants.items(), *(pair for pair in module_values(model) if pair[0] in known)]
 
-    def rank():
+    def session():
         names = {"__name__": "program"}
         exec(code, names)
-        parallel = Parallel(names["PROGRAM"], description, values, dtype=torch.float64)
+        return Parallel(names["PROGRAM"], description, values, dtype=torch.float64)
+
+    return session
+
+
+def run(one, model, inputs, cuts=None):
+    """Loss, whole gradients and whole state of one step, on every rank."""
+    session = session_maker(one, model)
+
+    def rank():
+        parallel = session()
         for axis, fractions in (cuts or {}).items():
             parallel.rebalance(axis, fractions)
         loss = parallel(**inputs)

@@ -3,14 +3,12 @@
 import copy
 
 import torch
+from compiling import QUICK, session_maker
 from torch import nn
 
+import autopar
 from autopar.ir.grid import GridShape
-from autopar.ir.plan_file import to_json
 from autopar.runtime import simulate
-from autopar.runtime.parameters.deferred_init import module_values
-from autopar.runtime.program.plan_reader import parse_description
-from autopar.runtime.session.parallel_module import Parallel
 
 
 class Together(nn.Module):
@@ -56,15 +54,10 @@ def assert_trains_the_same(one, model, inputs, steps=2, relative=1e-10):
     expected = steps_of(
         model, batches, lambda: {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     )
-    code = compile(one.source, "program.py", "exec")
-    description = parse_description(to_json(one.plan), "plan.json")
-    known = {name for item in description.parameters for name in (item.name, *item.aliases)}
-    values = [*one.constants.items(), *(pair for pair in module_values(start) if pair[0] in known)]
+    session = session_maker(one, start)
 
     def rank():
-        names = {"__name__": "program"}
-        exec(code, names)
-        parallel = Parallel(names["PROGRAM"], description, values, dtype=torch.float64)
+        parallel = session()
         return steps_of(parallel, batches, parallel.full_gradients), parallel.full_state_dict()
 
     after = model.state_dict() | dict(model.named_buffers(remove_duplicate=False))
@@ -76,6 +69,15 @@ def assert_trains_the_same(one, model, inputs, steps=2, relative=1e-10):
             assert abs(loss - wanted) <= relative * max(abs(wanted), 1)
             for name in gradients.keys() | others.keys():
                 _assert_close(gradients.get(name), others.get(name), relative, name)
+
+
+def assert_all_train_the_same(nets, steps=3):
+    """Of these nets of x (4 x 6), by name, captured together: programs on two grids train as they do, in float64."""
+    torch.manual_seed(0)
+    model, inputs = Together(nets()).double(), {"x": torch.randn(4, 6, dtype=torch.float64)}
+    one = autopar.compile(model, inputs, grid="2", machine=QUICK)
+    for program in (one, one.replan(grid="2x2")):
+        assert_trains_the_same(program, model, inputs, steps=steps)
 
 
 def _assert_close(found, wanted, relative, name):

@@ -6,11 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from capture_refused import refused
-from compiling import QUICK
 from torch import nn
-from trained import Together, assert_trains_the_same
-
-import autopar
+from trained import assert_all_train_the_same
 
 
 class Net(nn.Module):
@@ -131,14 +128,7 @@ FORMS = [
 
 
 def test_losses_gradients_and_parameters_are_eagers_after_three_steps():
-    torch.manual_seed(0)
-    model, inputs = (
-        Together({write.__name__: Net(write) for write in FORMS}).double(),
-        {"x": torch.randn(4, 6, dtype=torch.float64)},
-    )
-    one = autopar.compile(model, inputs, grid="2", machine=QUICK)
-    for each in (one, one.replan(grid="2x2")):
-        assert_trains_the_same(each, model, inputs, steps=3)
+    assert_all_train_the_same(lambda: {write.__name__: Net(write) for write in FORMS})
 
 
 def data_after_use(net, x):

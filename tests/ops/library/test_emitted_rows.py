@@ -1,10 +1,11 @@
 """What the emitted calls look like where rows are looked up, moved, counted or compared across ranks."""
 
 import pytest
+from printed_calls import printed
 
 from autopar.ir.graph import Dtype
 from autopar.ops.record.op import Sample, T
-from autopar.ops.record.rule import choices, split_choice
+from autopar.ops.record.rule import split_choice
 from autopar.ops.registry import registry
 from autopar.proof.record_proof import emitted
 from autopar.proof.reference import whole_of
@@ -60,13 +61,7 @@ LINES = [
 
 @pytest.mark.parametrize(("target", "sample", "letters", "line"), LINES)
 def test_line(target, sample, letters, line):
-    op = RECORDS[target]
-    whole = whole_of(op, Sample(sample.args, sample.kwargs, target))
-    rule = op.rule(whole.call)
-    none = choices(rule, whole.call, {})[0]
-    strategy = tuple(split_choice(rule, whole.call, one) if one else none for one in letters)
-    assert None not in strategy, rule.letters
-    assert emitted(op, whole, rule, strategy, ("DATA", "MODEL")) == line
+    assert printed(target, sample, letters) == line
 
 
 def test_experts_are_split_like_any_letter():
