@@ -5,10 +5,9 @@ Records register themselves (`autopar.ops.record.op`) and know nothing of this f
 
 from __future__ import annotations
 
-from typing import Any
-
 from autopar.errors import ConfigError, refusal
 from autopar.ops.record.op import LIBRARY, Op
+from autopar.ops.record.overloads import overload_of
 
 _OWN: dict[str, Op] = {}  # those of the user
 
@@ -31,12 +30,10 @@ def register_operator(op: Op) -> Op:
 
 def _exists(target: str) -> bool:
     """Whether torch.ops has this overload."""
-    import torch
-
-    member: Any = torch.ops
-    for part in target.split("."):
-        member = getattr(member, part, None)
-    return target.count(".") == 2 and member is not None
+    try:
+        return target.count(".") == 2 and overload_of(target) is not None
+    except AttributeError:
+        return False
 
 
 def record_of(target: str) -> Op | None:
