@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from autopar.codegen import emit as program
 from autopar.codegen import soundness
 from autopar.codegen.symbolic_batch import Baked, variant
+from autopar.errors import ConfigError, refusal
 from autopar.internal_errors import BrokenCall, as_internal_error
 from autopar.ir import machine as machines
 from autopar.ir.graph import Graph
@@ -330,7 +331,11 @@ def _code(candidate: Candidate, subject: Subject) -> tuple[program.Emitted, Batc
 
 
 def _shape(grid: str | GridShape) -> GridShape:
-    return grid if isinstance(grid, GridShape) else GridShape.parse(grid)
+    shape = grid if isinstance(grid, GridShape) else GridShape.parse(grid)
+    if shape.place:
+        given, rule = "it has a place axis", "a grid's axes split tensors; the graph itself is not divided yet"
+        raise ConfigError(refusal(f"grid {shape}", given, rule, fix="leave the place axis out"))
+    return shape
 
 
 def _profile(machine: str | Path | Machine) -> Machine:

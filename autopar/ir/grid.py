@@ -10,69 +10,115 @@ from dataclasses import dataclass
 
 from autopar.errors import ConfigError, refusal
 
-_SYNTAX = "sizes joined by x, as in 4x2, or named axes, as in data=4,model=2"
+_SYNTAX = "sizes joined by x, as in 4x2, or named axes, as in data=4,model=2; "
+    "the first may be a place axis, as in stage:2x2 or pipe=stage:2,data=2"
 _MOST = 2**20
 _TAKEN = ("f", "grid", "inputs", "parameters", "program")  # in capitals, names of a generated program
+STAGE = "stage"
+"""The word that makes an axis one of place, and the name of such an axis in a grid without names."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceAxis:
+    """The axis over whose positions the graph itself is divided: every call stands on one of them."""
+
+    name: str
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
 class GridShape:
-    """Axis names and sizes, outermost axis first: rank = row-major index of its position.
+    """Names and sizes of the axes over which tensors are split, outermost first, and the place axis outside of them, if any.
+
+    The rank is the row-major index of its position, on the place axis first.
 
     >>> GridShape.parse("4x2")
-    GridShape(names=('axis0', 'axis1'), sizes=(4, 2))
-    >>> str(GridShape.parse("data=4,model=2"))
-    'data=4,model=2'
+    GridShape(names=('axis0', 'axis1'), sizes=(4, 2), place=None)
+    >>> str(GridShape.parse("data=4,model=2")), str(GridShape.parse("stage:2x4")), str(GridShape.parse("pipe=stage:2, data=3"))
+    ('data=4,model=2', 'stage:2x4', 'pipe=stage:2,data=3')
     """
 
     names: tuple[str, ...]
     sizes: tuple[int, ...]
+    place: PlaceAxis | None = None
 
     @staticmethod
     def parse(text: str) -> GridShape:
-        """Read ``4x2`` or ``data=4,model=2``; ``4X2``, ``4*2`` and ``4,2`` mean ``4x2``. Raises ConfigError."""
+        """Read ``4x2``, ``data=4,model=2``, ``stage:2x2`` or ``pipe=stage:2,data=2``; ``4X2``, ``4*2`` and ``4,2`` mean ``4x2``.
+
+        Raises ConfigError.
+        """
         where = f"grid {text!r}"
-        if re.fullmatch(r"[0-9]+([xX*,][0-9]+)*", text.strip()):
-            sizes = tuple(_number(part) for part in re.split("[xX*,]", text.strip()))
-            names = tuple(f"axis{i}" for i in range(len(sizes)))
+        if match := re.fullmatch(rf"({STAGE}:)?([0-9]+([xX*,][0-9]+)*)", text.strip()):
+            sizes = [_number(part) for part in re.split("[xX*,]", match[2])]
+            first = [STAGE] if match[1] else []
+            names = first + [f"axis{i}" for i in range(len(sizes) - len(first))]
+            places = [bool(match[1]), *[False] * (len(sizes) - 1)]
         else:
-            pairs = [re.fullmatch(r"\s*([a-z][a-z0-9_]*)\s*=\s*([0-9]+)\s*", part) for part in text.split(",")]
+            pairs = [_named(part) for part in text.split(",")]
             bad = [part for part, pair in zip(text.split(","), pairs, strict=True) if pair is None]
             if bad:
                 offenders = [f"{part!r} is no part of it" for part in bad] if len(pairs) > 1 else []
                 raise ConfigError(
                     refusal(where, "not a grid", f"a grid is {_SYNTAX}", offenders, "write e.g. --grid 2x2")
                 )
-            names = tuple(pair.group(1) for pair in pairs if pair)
-            sizes = tuple(_number(pair.group(2)) for pair in pairs if pair)
-        if len(set(names)) < len(names):
-            twice = sorted({name for name in names if names.count(name) > 1})
-            fix = "give every axis a name of its own"
-            raise ConfigError(refusal(where, "an axis name is used twice", "axis names are distinct", twice, fix))
-        taken = [name for name in names if name in _TAKEN]
-        if taken:
-            rule = f"{', '.join(_TAKEN)} mean something else in a program"
-            raise ConfigError(
-                refusal(where, "an axis name is taken", rule, taken, "choose another name, as data or model")
-            )
-        if min(sizes) < 1:
-            fix = "leave the axis out, or give it 1 or more"
-            raise ConfigError(refusal(where, "an axis has no rank", "every axis has at least 1 rank", fix=fix))
-        if math.prod(sizes) > _MOST:
-            raise ConfigError(
-                refusal(where, "too many ranks", f"a grid has at most {_MOST} ranks", fix="use a smaller grid")
-            )
-        return GridShape(names, sizes)
+            names = [pair[1] for pair in pairs if pair]
+            sizes = [_number(pair[3]) for pair in pairs if pair]
+            places = [bool(pair[2]) for pair in pairs if pair]
+        _check(where, names, sizes, places)
+        if places[0]:
+            return GridShape(tuple(names[1:]), tuple(sizes[1:]), PlaceAxis(names[0], sizes[0]))
+        return GridShape(tuple(names), tuple(sizes))
 
     @property
     def size(self) -> int:
         """The number of ranks."""
-        return math.prod(self.sizes)
+        return math.prod(self.sizes) * self.positions
+
+    @property
+    def positions(self) -> int:
+        """The number of positions on the place axis; 1 without one."""
+        return self.place.size if self.place else 1
+
+    @property
+    def space(self) -> GridShape:
+        """The grid of one position: the axes over which tensors are split."""
+        return GridShape(self.names, self.sizes)
 
     def __str__(self) -> str:
-        if self.names == tuple(f"axis{i}" for i in range(len(self.names))):
-            return "x".join(map(str, self.sizes))
-        return ",".join(f"{name}={size}" for name, size in zip(self.names, self.sizes, strict=True))
+        unnamed = self.names == tuple(f"axis{i}" for i in range(len(self.names)))
+        if unnamed and (self.place is None or self.place.name == STAGE):
+            sizes = ([f"{STAGE}:{self.place.size}"] if self.place else []) + [str(size) for size in self.sizes]
+            return "x".join(sizes)
+        first = [f"{self.place.name}={STAGE}:{self.place.size}"] if self.place else []
+        return ",".join([*first, *(f"{name}={size}" for name, size in zip(self.names, self.sizes, strict=True))])
+
+
+def _named(part: str) -> re.Match[str] | None:
+    return re.fullmatch(rf"\s*([a-z][a-z0-9_]*)\s*=\s*({STAGE}:)?([0-9]+)\s*", part)
+
+
+def _check(where: str, names: Sequence[str], sizes: Sequence[int], places: Sequence[bool]) -> None:
+    if len(set(names)) < len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        fix = "give every axis a name of its own"
+        raise ConfigError(refusal(where, "an axis name is used twice", "axis names are distinct", twice, fix))
+    taken = [name for name in names if name in _TAKEN]
+    if taken:
+        rule = f"{', '.join(_TAKEN)} mean something else in a program"
+        raise ConfigError(refusal(where, "an axis name is taken", rule, taken, "choose another name, as data or model"))
+    late = [name for name, place in list(zip(names, places, strict=True))[1:] if place]
+    if late:
+        rule = "a grid has one place axis at most, and it is the first: ranks of one position are neighbours"
+        fix = f"write e.g. --grid {late[0]}={STAGE}:2,data=2"
+        raise ConfigError(refusal(where, "a place axis is not the first axis", rule, late, fix))
+    if min(sizes) < 1:
+        fix = "leave the axis out, or give it 1 or more"
+        raise ConfigError(refusal(where, "an axis has no rank", "every axis has at least 1 rank", fix=fix))
+    if math.prod(sizes) > _MOST:
+        raise ConfigError(
+            refusal(where, "too many ranks", f"a grid has at most {_MOST} ranks", fix="use a smaller grid")
+        )
 
 
 def unravel(place: int, shape: Sequence[int]) -> tuple[int, ...]:

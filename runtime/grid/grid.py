@@ -85,7 +85,10 @@ class Axis:
 
 
 class Grid:
-    """A process grid: rank = row-major index of `position`, the outermost axis first.
+    """A process grid: rank = row-major index of `position` on the axes, within that of the place axis, if there is one.
+
+    `axes` are those over which tensors are split. `place` is the place axis, over whose positions the graph is divided: its
+    ranks stand at one position of `axes`. `group` are the ranks at this rank's place: all of them without a place axis.
 
     Without `comm` the ranks are those of the running simulation, or all of MPI's. Making a grid is collective: every
     rank of `comm` makes the same one. Raises ProgramMismatch where the number of ranks is not the grid's.
@@ -101,25 +104,36 @@ class Grid:
             end_scripts(self.comm, partial(first_to_fail, self.comm))
         self.rank = self.comm.rank
         self.size = self.comm.size
-        self.position = unravel(self.rank, self.shape.sizes)
+        at, within = divmod(self.rank, self.size // self.shape.positions)
+        self.position = unravel(within, self.shape.sizes)
+        self.place: Axis | None = None
+        self.group = self.comm
+        if self.shape.place:
+            name = self.shape.place.name
+            self.place = Axis(name, label(self.comm.split(within, at), name))
+            self.group = label(self.comm.split(at, within), f"position {at} of {name}")
         self.axes = tuple(self._axis(i) for i in range(len(self.shape.sizes)))
 
     def _axis(self, i: int) -> Axis:
         """The axis whose ranks agree with this one on all other coordinates."""
         others = tuple(0 if j == i else at for j, at in enumerate(self.position))
         name = self.shape.names[i]
-        comm = self.comm.split(ravel(others, self.shape.sizes), self.position[i])
+        comm = self.group.split(ravel(others, self.shape.sizes), self.position[i])
         return Axis(name, label(comm, name))
 
     def free(self) -> None:
         """Give the communicators back. The grid is of no use afterwards."""
         for axis in self.axes:
             axis.comm.free()
+        if self.place:
+            self.group.free()
+            self.place.comm.free()
         if self._owned:
             self.comm.free()
 
     def __repr__(self) -> str:
-        return f"Grid({str(self.shape)!r}, rank {self.rank} at {self.position})"
+        place = f", place {self.place.index}" if self.place else ""
+        return f"Grid({str(self.shape)!r}, rank {self.rank} at {self.position}{place})"
 
 
 def check_ranks(shape: GridShape, size: int) -> None:

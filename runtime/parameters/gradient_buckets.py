@@ -263,4 +263,4 @@ def _over(grid: Grid, axes: tuple[int, ...]) -> Comm:
     """The ranks that agree with this one on all other axes, as a communicator of its own for sums in the background."""
     others = [0 if i in axes else at for i, at in enumerate(grid.position)]
     color = sum(at * math.prod(grid.shape.sizes[i + 1 :]) for i, at in enumerate(others))
-    return grid.comm.split(color, grid.rank)
+    return grid.group.split(color, grid.rank)

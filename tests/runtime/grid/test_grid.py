@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autopar.errors import AutoparError, ConfigError
+from autopar.ir.grid import GridShape
 from autopar.ir.layout import even_bounds
 from autopar.runtime import Axis, Grid, simulate
 from autopar.runtime.transport.world import default_world
@@ -29,6 +30,45 @@ def test_rank_is_the_row_major_index_of_the_position(sizes):
     for _, position, members in results:
         for i, line in enumerate(members):  # the ranks of axis i differ from this one in coordinate i only
             assert line == [[*position[:i], at, *position[i + 1 :]] for at in range(sizes[i])]
+
+
+@pytest.mark.parametrize(
+    ("text", "positions", "sizes"), [("stage:2x3", 2, (3,)), ("pipe=stage:3,data=2", 3, (2,)), ("stage:2", 2, ())]
+)
+def test_a_place_axis_divides_the_ranks_into_groups_of_neighbours(text, positions, sizes):
+    def rank_main():
+        grid = Grid(text)
+        assert grid.place is not None
+        assert (grid.place.size, grid.group.size, grid.position) == (positions, math.prod(sizes), grid.position)
+        axes = [axis.comm.gather_objects(grid.rank) for axis in grid.axes]
+        return grid.place.index, grid.group.gather_objects(grid.rank), grid.place.comm.gather_objects(grid.rank), axes
+
+    for rank, (place, group, line, axes) in enumerate(simulate(positions * math.prod(sizes), rank_main)):
+        size = math.prod(sizes)
+        assert place == rank // size
+        assert group == list(range(place * size, (place + 1) * size))
+        assert line == list(range(rank % size, positions * size, size))
+        assert all(axis == group for axis in axes)
+
+
+NAMES = st.lists(st.sampled_from(["data", "model", "pipe", "x1"]), min_size=1, max_size=3, unique=True)
+
+
+@given(NAMES, st.lists(st.integers(1, 5), min_size=3, max_size=3), st.booleans(), st.booleans())
+def test_a_grid_is_written_as_it_is_read(names, sizes, placed, named):
+    first = "stage:" if placed else ""
+    parts = [f"{name}={first * (i == 0)}{size}" for i, (name, size) in enumerate(zip(names, sizes, strict=False))]
+    text = ",".join(parts) if named else first + "x".join(map(str, sizes[: len(names)]))
+    shape = GridShape.parse(text)
+    assert (str(shape), shape.size) == (text, math.prod(sizes[: len(names)]))
+    assert shape.positions == (sizes[0] if placed else 1)
+    assert GridShape.parse(str(shape.space)) == shape.space if shape.space.names else shape.space.size == 1
+
+
+@pytest.mark.parametrize("text", ["2xstage:2", "data=2,pipe=stage:2", "a=stage:2,b=stage:2"])
+def test_a_place_axis_that_is_not_the_first_is_refused(text):
+    with pytest.raises(ConfigError, match=r"place axis|not a grid"):
+        GridShape.parse(text)
 
 
 def on_an_axis(ranks, function):
