@@ -10,8 +10,10 @@ from dataclasses import dataclass
 
 from autopar.errors import ConfigError, refusal
 
-_SYNTAX = "sizes joined by x, as in 4x2, or named axes, as in data=4,model=2; "
+_SYNTAX = (
+    "sizes joined by x, as in 4x2, or named axes, as in data=4,model=2; "
     "the first may be a place axis, as in stage:2x2 or pipe=stage:2,data=2"
+)
 _MOST = 2**20
 _TAKEN = ("f", "grid", "inputs", "parameters", "program")  # in capitals, names of a generated program
 STAGE = "stage"
