@@ -7,7 +7,7 @@ import builtins
 import itertools
 import keyword
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from autopar.codegen import naming
@@ -63,7 +63,7 @@ def emit(
     """
     loops = [step for step in program.steps if isinstance(step, Loop)]
     own = functions_among(node.target for node in graph.nodes)
-    taken = {*exported, *_OWN, *keyword.kwlist, *(one.printed for one in own)}
+    taken = {*exported, *_OWN, *keyword.kwlist, *(function.printed for function in own)}
     reserved = {*taken, *dir(builtins)}
     axes = tuple(name.upper() for name in text.grid.names)
     arguments = _argument_names(graph, {*taken, *axes})
@@ -72,7 +72,7 @@ def emit(
     writer = _Writer(graph, decision, axes, arguments, functions, frozenset(reserved), text, variant)
     written = [*(writer.block(program, step) for step in loops), writer.forward(program)]
     body = [code for code, _ in written]
-    code = "\n\n\n".join([*body, ending(bool(graph.outputs), images=any(_LAST in one for one in body))])
+    code = "\n\n\n".join([*body, ending(bool(graph.outputs), images=any(_LAST in block for block in body))])
     outputs = {path: held.layouts for (path, _), held in zip(graph.outputs, program.outputs, strict=True)}
     tables = "\n".join([*_own(own), layout_tables(graph, decision.storage, outputs)])
     head = [f'"""{_title(text)}"""\n', _imports(f"{tables}\n{code}", exported), "", _grid(text.grid, axes), tables]
@@ -126,7 +126,7 @@ def _grid(grid: GridShape, axes: Sequence[str]) -> str:
 
 def _own(own: Sequence[Kept]) -> list[str]:
     """The functions of the model's own that the program calls, by the names under which they are found."""
-    return [f'{one.printed} = function("{one.module}", "{one.name}")' for one in own]
+    return [f'{function.printed} = function("{function.module}", "{function.name}")' for function in own]
 
 
 def _argument_names(graph: Graph, taken: set[str]) -> dict[str, str]:
@@ -134,8 +134,8 @@ def _argument_names(graph: Graph, taken: set[str]) -> dict[str, str]:
     names: dict[str, str] = {}
     for item in graph.inputs:
         text = re.sub(r"\W", "_", item.name)
-        wish = text if text.isidentifier() else f"x{text}"
-        names[item.value] = _unused(wish, {*taken, *names.values()})
+        preferred = text if text.isidentifier() else f"x{text}"
+        names[item.value] = _unused(preferred, {*taken, *names.values()})
     return names
 
 
@@ -145,10 +145,10 @@ def _function_names(repeats: Sequence[Repeat], taken: set[str]) -> dict[str, str
     for repeat in repeats:
         parts = re.sub(r"\W", "_", repeat.prefix).split("_") if "." not in repeat.prefix else repeat.prefix.split(".")
         base = parts[-1].rstrip("s") if len(parts[-1]) > 2 else "_".join([*parts[-2:-1], "block"])
-        wish = (f"{base}_block" if base in taken else base) if base.isidentifier() else "block"
-        wishes = itertools.chain([wish], (f"{wish}_{i}" for i in itertools.count(2)))
+        preferred = (f"{base}_block" if base in taken else base) if base.isidentifier() else "block"
+        candidates = itertools.chain([preferred], (f"{preferred}_{i}" for i in itertools.count(2)))
         used = {*taken, *names.values()}
-        names[repeat.nodes[0][0].name] = next(name for name in wishes if name not in used)
+        names[repeat.nodes[0][0].name] = next(name for name in candidates if name not in used)
     return names
 
 
@@ -170,10 +170,10 @@ class _Writer:
         paths = {item.value: path_text(item.name) for item in self.graph.parameters}
         style = Style(self.graph, self.axes, paths, self.functions, self.variant)
         storage = self.decision.storage
-        given = {LocalValue(value, storage[value]): name for value, name in self.arguments.items()}
+        arguments = {LocalValue(value, storage[value]): name for value, name in self.arguments.items()}
         known = numbers(program, self.graph)
         outputs = (program.loss, *program.outputs)
-        return self.function("forward", list(self.arguments.values()), program.steps, given, outputs, style, known)
+        return self.function("forward", arguments, program.steps, outputs, style, known)
 
     def block(self, program: LoweredProgram, step: Loop) -> tuple[str, list[Place]]:
         """The function of a repeated block; `p` is the block's own namespace."""
@@ -181,19 +181,18 @@ class _Writer:
         inside = [item for item in self.graph.parameters if item.name.startswith(member)]
         paths = {item.value: path_text(item.name.removeprefix(member)) for item in inside}
         style = Style(self.graph, self.axes, paths, self.functions, self.variant)
-        given: dict[LocalValue, str] = {}
+        arguments: dict[LocalValue, str] = {}
         for held in step.entries:
-            given[held] = _unused(re.sub(r"_\d+$", "", held.value), {*given.values(), *self.reserved})
+            arguments[held] = _unused(re.sub(r"_\d+$", "", held.value), {*arguments.values(), *self.reserved})
         name = self.functions[step.repeat.nodes[0][0].name]
         known = numbers(program, self.graph, step)
-        return self.function(name, list(given.values()), step.body, given, step.outputs, style, known)
+        return self.function(name, arguments, step.body, step.outputs, style, known)
 
     def function(
         self,
         name: str,
-        arguments: Sequence[str],
+        arguments: Mapping[LocalValue, str],
         steps: Sequence[Step],
-        given: Mapping[LocalValue, str],
         outputs: Sequence[LocalValue],
         style: Style,
         known: Numbers,
@@ -201,18 +200,18 @@ class _Writer:
         """One function: its lines with comments, and the return; and where in it the `known` steps are."""
         body = lines(steps, outputs, style)
         bases = {item.value: _base(item.name) for item in self.graph.parameters}
-        named = naming.assign(body, given, outputs, bases, self.reserved)
+        named = naming.assign(body, arguments, outputs, bases, self.reserved)
 
         def names(held: LocalValue) -> Expr:
             return Expr(named[held]) if held in named else expression(style.parameters[held.value])
 
         returned = ", ".join(str(names(held)) for held in outputs)
         rows = [row for line in body for row in self._rows(line, names, returned if line is body[-1] else "")]
-        inputs = [one for one in arguments if name == "forward"]  # a block's arguments come from convolutions already
-        rows = [*_images_first(inputs, rows), *rows]
+        if name == "forward":  # a block's arguments come from convolutions already
+            rows = [*_images_first(arguments.values(), rows), *rows]
         if not rows or not rows[-1][0].startswith("    return "):
             rows.append((f"    return {returned}", ""))
-        code = "\n".join([f"def {name}({', '.join(['p', *arguments])}):", *_with_comments(rows)])
+        code = "\n".join([f"def {name}({', '.join(['p', *arguments.values()])}):", *_with_comments(rows)])
         return code, places(name, body, names, known)
 
     def _rows(self, line: Line, names: Names, returned: str) -> list[tuple[str, str]]:
@@ -229,18 +228,18 @@ class _Writer:
         runs = [step for step in line.steps if isinstance(step, Run)]
         parts = []
         if runs:
-            main = max(runs, key=lambda run: self.text.seconds[run.described.node.name])
-            seconds = sum(self.text.seconds[run.described.node.name] for run in runs)
+            main = max(runs, key=lambda run: self.text.seconds[run.annotated.node.name])
+            seconds = sum(self.text.seconds[run.annotated.node.name] for run in runs)
             if seconds > 0:
-                parts = [main.described.node.source, split_text(main, self.text.grid), milliseconds(seconds)]
+                parts = [main.annotated.node.source, split_text(main, self.text.grid), milliseconds(seconds)]
         converted = [step.conversion for step in line.steps if isinstance(step, Convert)]
-        amounts = [(one.bytes_forward, one.bytes_adjoint, one.seconds) for one in converted]
-        amounts += [self.text.inside[run.described.node.name] for run in runs]
+        amounts = [(conversion.bytes_forward, conversion.bytes_adjoint, conversion.seconds) for conversion in converted]
+        amounts += [self.text.inside[run.annotated.node.name] for run in runs]
         exchanged = exchange_text(*map(sum, zip(*amounts, strict=True)))
         return ", ".join(part for part in (*parts, exchanged) if part)
 
 
-def _images_first(arguments: Sequence[str], rows: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+def _images_first(arguments: Iterable[str], rows: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     """Images that a convolution reads are put into the order of memory in which oneDNN works; what is computed from them
     keeps it, and no convolution has to reorder its operands again (docs/results.md).
     """
@@ -257,18 +256,20 @@ def _images_first(arguments: Sequence[str], rows: Sequence[tuple[str, str]]) -> 
 def _with_comments(rows: Sequence[tuple[str, str]]) -> list[str]:
     """Statements with their comments behind them in one column, or above where the line would be too wide."""
     column = min(_COLUMN, max((len(statement) for statement, comment in rows if comment), default=0))
-    found: list[str] = []
+    commented: list[str] = []
     for statement, comment in rows:
-        wishes = [f"{statement:<{column}}  # {comment}", f"{statement}  # {comment}"] if comment else [statement]
-        whole = next((wish for wish in wishes if len(wish) <= _WIDEST), "")
-        found += [whole] if whole else [f"    # {comment}", statement]
-    return found
+        candidates = [f"{statement:<{column}}  # {comment}", f"{statement}  # {comment}"] if comment else [statement]
+        whole = next((text for text in candidates if len(text) <= _WIDEST), "")
+        commented += [whole] if whole else [f"    # {comment}", statement]
+    return commented
 
 
 def split_text(run: Run, grid: GridShape) -> str:
     """What a call does per axis: ``split n over model``."""
     cuts = [
-        f"{one.letter} over {axis}" for one, axis in zip(run.strategy, grid.names, strict=True) if one.mode == "split"
+        f"{choice.letter} over {axis}"
+        for choice, axis in zip(run.strategy, grid.names, strict=True)
+        if choice.mode == "split"
     ]
     return "split " + ", ".join(cuts) if cuts else "whole"
 

@@ -78,7 +78,7 @@ def _shorter(rows: Rows, pattern_of: Callable[[str], str], layouts: Mapping[str,
         usual, count = Counter(rows[row] for row in members).most_common(1)[0]
         if count > 1:
             gone = {row for row in members if rows[row] == usual}
-            shorter = {row: one for row, one in rows.items() if row not in gone} | {pattern: usual}
+            shorter = {row: row_layouts for row, row_layouts in rows.items() if row not in gone} | {pattern: usual}
             if _right(shorter, layouts, _covered(pattern, layouts)):
                 rows = shorter
     return _shorter(rows, pattern_of, layouts) if len(rows) < before else rows
@@ -90,7 +90,7 @@ def _needed(rows: Rows, layouts: Mapping[str, Layouts]) -> Rows:
     while rows != before:
         before = rows
         for row in sorted(rows, key=lambda row: row.count("*")):
-            rest = {other: one for other, one in rows.items() if other != row}
+            rest = {other: row_layouts for other, row_layouts in rows.items() if other != row}
             if _right(rest, layouts, _covered(row, layouts)):
                 rows = rest
     return rows
@@ -98,13 +98,13 @@ def _needed(rows: Rows, layouts: Mapping[str, Layouts]) -> Rows:
 
 def _right(rows: Rows, layouts: Mapping[str, Layouts], names: Sequence[str]) -> bool:
     """Whether the strongest rows for each of these names, those with the fewest stars, give what was decided for it."""
-    found: dict[str, tuple[int, set[Layouts]]] = {name: (0, {rows[name]}) for name in names if name in rows}
+    matches: dict[str, tuple[int, set[Layouts]]] = {name: (0, {rows[name]}) for name in names if name in rows}
     for row in sorted((row for row in rows if "*" in row), key=lambda row: row.count("*")):
         for name in _covered(row, names):
-            stars, read = found.setdefault(name, (row.count("*"), set()))
+            stars, read = matches.setdefault(name, (row.count("*"), set()))
             if row.count("*") == stars:
                 read.add(rows[row])
-    return all(name in found and found[name][1] == {layouts[name]} for name in names)
+    return all(name in matches and matches[name][1] == {layouts[name]} for name in names)
 
 
 def _covered(row: str, names: Collection[str]) -> list[str]:

@@ -26,7 +26,7 @@ _SAME = ("", "zeros")  # movements whose result is their operand, on the rank th
 
 def summed(stored: Layouts, grid: GridShape) -> bool:
     """Whether the gradient of a parameter lies in a bucket."""
-    return any(isinstance(one, Copied) and size > 1 for one, size in zip(stored, grid.sizes, strict=True))
+    return any(isinstance(layout, Copied) and size > 1 for layout, size in zip(stored, grid.sizes, strict=True))
 
 
 @dataclass(slots=True)
@@ -141,9 +141,9 @@ class Walk:
 
     def hold(self, tensors: Sequence[_Tensor]) -> None:
         """These are held up to now."""
-        for one in tensors:
-            if one.memory is not None:
-                one.memory.end = max(one.memory.end, self.clock)
+        for tensor in tensors:
+            if tensor.memory is not None:
+                tensor.memory.end = max(tensor.memory.end, self.clock)
 
     def line(self, line: Line, tensors: dict[LocalValue, _Tensor], block: Mapping[str, str]) -> None:
         """Run a line's steps; what one makes for another of them lives until that has run."""
@@ -169,25 +169,25 @@ class Walk:
             inside = dict(zip(step.entries, entering, strict=True))
             begun, before = self.clock, len(self.kept)
             self.function(step.body, arguments, inside, step.outputs, parameters)
-            if step.again:
+            if step.recomputed:
                 self.computed_again(entering, begun, before)
             self.hold(entering)  # the caller's variables hold what went in until they are assigned anew
             for entry, output in step.carried:
                 entering[entry] = inside[step.outputs[output]]
             last = inside
-        for held, made in zip(step.writes, step.outputs, strict=True):
-            tensors[held] = last[made]
+        for held, inner in zip(step.writes, step.outputs, strict=True):
+            tensors[held] = last[inner]
 
     def computed_again(self, entering: Sequence[_Tensor], begun: int, before: int) -> None:
         """A block that backward computes again: what goes in is kept, and the rest is there anew from its backward on."""
-        for one in self.kept[before:]:
-            if one.memory.start >= begun:
-                one.closed = self.clock
-        self.kept += [_Kept(one.memory, begun) for one in entering if one.memory is not None]
+        for kept in self.kept[before:]:
+            if kept.memory.start >= begun:
+                kept.closed = self.clock
+        self.kept += [_Kept(tensor.memory, begun) for tensor in entering if tensor.memory is not None]
 
     def run(self, step: Run, tensors: dict[LocalValue, _Tensor]) -> None:
         """A call."""
-        item, grid = step.described, self.built.grid
+        item, grid = step.annotated, self.built.grid
         reads = [tensors[held] for held in step.reads]
         name = item.node.name
         view = self.view(step, reads)
@@ -218,9 +218,9 @@ class Walk:
 
     def keep(self, step: Run, tensors: Mapping[LocalValue, _Tensor]) -> None:
         """What autograd keeps of a call."""
-        item = step.described
-        held = dict(zip((one.name for one in item.call.operands), step.reads, strict=True))
-        held |= {one.value: one for one in step.writes if one is not None}
+        item = step.annotated
+        held = dict(zip((operand.name for operand in item.call.operands), step.reads, strict=True))
+        held |= {written.value: written for written in filter(None, step.writes)}
         for name, size in memory.kept(item.call, item.rule, item.op, step.strategy, self.built.grid):
             kept = tensors[held[name]].memory if name else self.new(item.node.name, "activations", size)
             if kept is not None:
@@ -229,10 +229,10 @@ class Walk:
 
     def back(self, name: str, results: Sequence[_Tensor], reads: Sequence[_Tensor], handed: bool, scratch: int) -> None:
         """Note the backward of the step that has just run, and go on."""
-        result_slots = [one.slot for one in results if one.slot is not None]
+        result_slots = [result.slot for result in results if result.slot is not None]
         if result_slots:
             operand_slots = [
-                (one.slot, handed and one.nbytes == result_slots[0].nbytes) for one in reads if one.slot is not None
+                (read.slot, handed and read.nbytes == result_slots[0].nbytes) for read in reads if read.slot is not None
             ]
             self.tape.append(_Back(self.clock, result_slots, operand_slots, scratch, name))
         self.names.append(name)
@@ -240,7 +240,7 @@ class Walk:
 
     def view(self, step: Run, reads: Sequence[_Tensor]) -> dict[LocalValue, _Tensor] | None:
         """The results of a view, which take no memory and, where they show all of it, no gradient of their own; else None."""
-        item = step.described
+        item = step.annotated
         if item.op.work != "view" or not reads:
             return None
         source, tensors = reads[0], {}
@@ -257,24 +257,23 @@ class Walk:
             if slot is not None and (size != source.nbytes or not value.differentiable):
                 slot = _Slot(size) if value.differentiable else None
             tensors[held] = _Tensor(source.memory, slot, size, lies)
-        if any(one.slot is not source.slot for one in tensors.values()):
+        if any(tensor.slot is not source.slot for tensor in tensors.values()):
             self.back(item.node.name, list(tensors.values()), reads[:1], False, 0)
         return tensors
 
     def convert(self, step: Convert, tensors: dict[LocalValue, _Tensor]) -> None:
         """A conversion; where parts do not lie in one piece, they are put together in a buffer."""
-        one, source = step.conversion, tensors[step.reads]
+        conversion, source = step.conversion, tensors[step.reads]
+        before, after = conversion.before[conversion.axis], conversion.after[conversion.axis]
         value = self.built.graph.values[step.writes.value]
-        size = self.size(value, one.after)
-        row = PRIMITIVES[one.primitive]
-        same = row.forward in _SAME or (row.forward == "slice" and _in_one_piece(value, one.after[one.axis]))
-        name = f"{one.primitive} of {step.writes.value}"
+        size = self.size(value, conversion.after)
+        row = PRIMITIVES[conversion.primitive]
+        same = row.forward in _SAME or (row.forward == "slice" and _in_one_piece(value, after))
+        name = f"{conversion.primitive} of {step.writes.value}"
         converted = source.memory if same else self.new(name, "transients", size)
         slot = _Slot(size) if value.differentiable else None
         tensors[step.writes] = _Tensor(converted, slot, size)
-        apart = not same and not _in_one_piece(
-            value, *(x for x in (one.after[one.axis], one.before[one.axis]) if isinstance(x, Shard))
-        )
+        apart = not same and not _in_one_piece(value, *(x for x in (after, before) if isinstance(x, Shard)))
         if apart and row.forward not in ("sum", "slice"):
             self.new(name, "buffers", max(size, source.nbytes))
         scratch = max(size, source.nbytes) if apart and row.forward != "sum" else 0
@@ -284,15 +283,15 @@ class Walk:
         """The second half: what was kept is let go, gradients come and go."""
         last = 2 * self.clock
         anew: dict[int, _Memory] = {}
-        for one in self.kept:
-            if one.closed is None:
-                one.memory.end = max(one.memory.end, last - one.at)
+        for kept in self.kept:
+            if kept.closed is None:
+                kept.memory.end = max(kept.memory.end, last - kept.at)
                 continue
-            first = last - one.closed
+            first = last - kept.closed
             renewed = anew.setdefault(
-                id(one.memory), _Memory(one.memory.name, "activations", one.memory.nbytes, first, first + 1)
+                id(kept.memory), _Memory(kept.memory.name, "activations", kept.memory.nbytes, first, first + 1)
             )
-            renewed.end = max(renewed.end, last - one.at)
+            renewed.end = max(renewed.end, last - kept.at)
         self.memories += anew.values()
         for back in reversed(self.tape):
             at = last - 1 - back.at
@@ -322,7 +321,9 @@ class Walk:
     def everything(self) -> Iterator[memory.Allocation]:
         """All memories."""
         return (
-            memory.Allocation(one.name, one.start, one.end, one.nbytes, one.kind) for one in self.memories if one.nbytes
+            memory.Allocation(region.name, region.start, region.end, region.nbytes, region.kind)
+            for region in self.memories
+            if region.nbytes
         )
 
 
@@ -350,4 +351,7 @@ def _lies(lies: str, target: str, before: int, after: int, all_of_it: bool) -> s
 
 def _in_one_piece(value: Value, *layouts: object) -> bool:
     """Whether parts of a tensor lie one after another in its memory."""
-    return all(isinstance(one, Shard) and one.blocks == 1 and math.prod(value.shape[: one.dim]) == 1 for one in layouts)
+    return all(
+        isinstance(layout, Shard) and layout.blocks == 1 and math.prod(value.shape[: layout.dim]) == 1
+        for layout in layouts
+    )

@@ -42,8 +42,8 @@ def product(factors: Iterable[str]) -> str:
     'MODEL.part(12) * 192'
     """
     known = list(factors)
-    literal = math.prod(int(one) for one in known if one.isdigit())
-    names = [one for one in known if not one.isdigit()]
+    literal = math.prod(int(factor) for factor in known if factor.isdigit())
+    names = [factor for factor in known if not factor.isdigit()]
     return " * ".join([*names, str(literal)] if literal != 1 or not names else names)
 
 
@@ -66,17 +66,17 @@ def _factors(extent: int, splits: Sequence[Split], of: Split | None = None) -> l
     every = [*splits, of] if of else list(splits)
     if extent == 0:
         return [((0, 0), "0")]  # a letter that shares a dim with an empty one is split by nobody
-    points = {1, extent} | {one.unit for one in every} | {extent // one.blocks for one in every}
+    points = {1, extent} | {split.unit for split in every} | {extent // split.blocks for split in every}
     marks = sorted(points)
     cut = []
     for low, high in itertools.pairwise(marks):
         text = str(high // low)
-        for one in splits:
-            if (one.unit, extent // one.blocks) == (low, high):
-                text = f"{one.axis}.part({text})"
+        for split in splits:
+            if (split.unit, extent // split.blocks) == (low, high):
+                text = f"{split.axis}.part({text})"
         cut.append(((low, high), text))
     factors = [span for span, _ in cut]
-    assert all((one.unit, extent // one.blocks) in factors for one in splits), (
+    assert all((split.unit, extent // split.blocks) in factors for split in splits), (
         f"{splits} cut {extent} across each other"
     )
     return cut[::-1]
@@ -98,6 +98,8 @@ def local_of(rule: Rule, strategy: Sequence[Choice], axes: Sequence[str]) -> Loc
         if choice.mode == "split":
             cuts.setdefault(choice.letter, []).append(Split(axis, choice.blocks, choice.unit))
     extents = {letter: local_extent(extent, cuts.get(letter, ())) for letter, extent in rule.extents.items()}
-    axes_of = {letter: tuple(one.axis for one in splits) for letter, splits in cuts.items()}
-    readings = {letter: tuple((one.axis, one.blocks, one.unit) for one in splits) for letter, splits in cuts.items()}
+    axes_of = {letter: tuple(split.axis for split in splits) for letter, splits in cuts.items()}
+    readings = {
+        letter: tuple((split.axis, split.blocks, split.unit) for split in splits) for letter, splits in cuts.items()
+    }
     return Local(axes_of, extents, readings)

@@ -61,11 +61,11 @@ def _updates(graph: Graph) -> _Updates:
     storage = {item.name: item.value for item in graph.parameters}
     order = {node.name: i for i, node in enumerate(graph.nodes)}
     makers, readers = graph.producers(), graph.consumers()
-    found: dict[str, list[tuple[str, str, str]]] = {}
+    updates: dict[str, list[tuple[str, str, str]]] = {}
     for buffer, value in graph.updates:
         after = max((makers[value], *readers[storage[buffer]]), key=lambda node: order[node.name])
-        found.setdefault(after.name, []).append((buffer, storage[buffer], value))
-    return found
+        updates.setdefault(after.name, []).append((buffer, storage[buffer], value))
+    return updates
 
 
 class _Scope:
@@ -88,43 +88,43 @@ class _Scope:
         self.runs = runs  # of forward in a step
         self.steps: list[Step] = []
 
-    def obtain(self, name: str, wanted: Layouts, reader: str, module: str) -> LocalValue:
+    def obtain(self, name: str, target: Layouts, reader: str, module: str) -> LocalValue:
         """A value for a call: where it is not held in the wanted layouts yet, by way of those that all its readers share."""
-        if wanted not in self.held[name] and name in self.fan_outs:
+        if target not in self.held[name] and name in self.fan_outs:
             self.convert(name, self.fan_outs[name], reader, module)
-        return self.convert(name, wanted, reader, module)
+        return self.convert(name, target, reader, module)
 
-    def convert(self, name: str, wanted: Layouts, reader: str, module: str) -> LocalValue:
+    def convert(self, name: str, target: Layouts, reader: str, module: str) -> LocalValue:
         """A value in the wanted layouts, converted in the cheapest way where it is not held so yet."""
         have = self.held[name]
-        if wanted in have:
-            return LocalValue(name, wanted)
-        plans = [self._conversions(name, layouts, wanted) for layouts in have]
-        best = min(plans, key=lambda plan: sum(one.seconds_forward + one.seconds_adjoint for one in plan))
-        for one in best:
-            before, after = LocalValue(name, one.before), LocalValue(name, one.after)
-            if one.after not in have:
-                self.steps.append(Convert(one, before, after, reader, module))
-                have.append(one.after)
-        return LocalValue(name, wanted)
+        if target in have:
+            return LocalValue(name, target)
+        plans = [self._conversions(name, layouts, target) for layouts in have]
+        for conversion in min(plans, key=lambda plan: sum(conversion.seconds for conversion in plan)):
+            before, after = LocalValue(name, conversion.before), LocalValue(name, conversion.after)
+            if conversion.after not in have:
+                self.steps.append(Convert(conversion, before, after, reader, module))
+                have.append(conversion.after)
+        return LocalValue(name, target)
 
     def leave(self, name: str) -> LocalValue:
         """A value as it leaves the program: as it lies, unless that is a sum still to be made, or parts of blocks."""
         plain = [layouts for layouts in self.held[name] if all(map(_leaves, layouts))]
         if plain:
             return LocalValue(name, plain[0])
-        return self.convert(name, tuple(one if _leaves(one) else Replicate() for one in self.held[name][0]), "", "")
+        target = tuple(layout if _leaves(layout) else Replicate() for layout in self.held[name][0])
+        return self.convert(name, target, "", "")
 
     def _conversions(self, name: str, source: Layouts, target: Layouts) -> tuple[Conversion, ...]:
         value = self.built.graph.values[name]
         itemsize = ITEMSIZE[value.dtype]
         grid, machine = self.built.grid, self.built.machine
-        found = plan_conversion(value.shape, itemsize, value.differentiable, source, target, grid, machine, self.runs)
-        return tuple(map(_run_again, found)) if self.runs > 1 else found
+        chain = plan_conversion(value.shape, itemsize, value.differentiable, source, target, grid, machine, self.runs)
+        return tuple(map(_run_again, chain)) if self.runs > 1 else chain
 
     def run(self, node: Node) -> None:
         """Add a call, and the buffer updates that its results are."""
-        item = self.built.described[node.name]
+        item = self.built.calls[node.name]
         strategy = self.decision.strategies[node.name]
         reads = tuple(
             self.obtain(name, operand_layouts(strategy, i), node.name, node.module)
@@ -151,19 +151,18 @@ class _Scope:
             layouts = outputs[over[i]].layouts if i in over else self.fan_outs[name]
             entries.append(LocalValue(name, layouts))
             reads.append(self.obtain(name, layouts, "", repeat.prefix))
-            made = outputs[over[i]].value if i in over else name
-            fan_outs[name] = self.decision.fan_outs.get(made, layouts)
+            value = outputs[over[i]].value if i in over else name
+            fan_outs[name] = self.decision.fan_outs.get(value, layouts)
         storage = {name: [layouts] for name, layouts in self.decision.storage.items()}
-        again = key_of(repeat) in self.decision.recomputation.repeats
-        given = storage | {held.value: [held.layouts] for held in entries}
-        inner = _Scope(self.built, self.decision, self.updates, given, fan_outs, 2 if again else 1)
+        recomputed = key_of(repeat) in self.decision.recomputation.repeats
+        initial = storage | {held.value: [held.layouts] for held in entries}
+        inner = _Scope(self.built, self.decision, self.updates, initial, fan_outs, 2 if recomputed else 1)
         for node in repeat.nodes[0]:
             inner.run(node)
         last = len(repeat.nodes) - 1
         writes = tuple(self._made(repeat, last, position) for position in repeat.outputs())
-        self.steps.append(
-            Loop(repeat, _needed(inner.steps, outputs), tuple(entries), outputs, carried, tuple(reads), writes, again)
-        )
+        body = _needed(inner.steps, outputs)
+        self.steps.append(Loop(repeat, body, tuple(entries), outputs, carried, tuple(reads), writes, recomputed))
         for held in writes:
             self.held[held.value] = [held.layouts]
 
@@ -175,10 +174,10 @@ class _Scope:
         return LocalValue(name, result_layouts(strategy, node.outputs.index(name)))
 
 
-def _run_again(one: Conversion) -> Conversion:
+def _run_again(conversion: Conversion) -> Conversion:
     """The conversion with the second run of its forward counted where it happens, in backward."""
-    sent, seconds = one.bytes_forward + one.bytes_adjoint, one.seconds_forward + one.seconds_adjoint
-    return replace(one, bytes_adjoint=sent, seconds_adjoint=seconds)
+    sent = conversion.bytes_forward + conversion.bytes_adjoint
+    return replace(conversion, bytes_adjoint=sent, seconds_adjoint=conversion.seconds)
 
 
 def _leaves(layout: Layout) -> bool:

@@ -13,21 +13,22 @@ from autopar.codegen.steps import LocalValue, Loop
 
 def assign(
     lines: Sequence[Line],
-    given: Mapping[LocalValue, str],
+    arguments: Mapping[LocalValue, str],
     outputs: Sequence[LocalValue],
     bases: Mapping[str, str],
     reserved: frozenset[str],
 ) -> dict[LocalValue, str]:
     """A name for every variable of a function.
 
-    `given` are the function's arguments, `outputs` what it returns; `bases` gives a preferred name per value where the value's own
-    will not do, `reserved` names mean something else. A name is free for another value after the last line that reads it.
+    `arguments` are the function's own with their names, `outputs` what it returns; `bases` gives a preferred name per value where
+    the value's own will not do, `reserved` names mean something else. A name is free for another value after the last line that
+    reads it.
     """
-    last = {held: -1 for held in given}
+    last = {held: -1 for held in arguments}
     for i, line in enumerate(lines):
         last.update({held: i for held in line.reads})
     last.update(dict.fromkeys(outputs, len(lines)))
-    names = dict(given)
+    names = dict(arguments)
     used: Counter[str] = Counter()  # names of what is read behind the line
     ends: dict[int, list[str]] = {}
 
@@ -37,7 +38,7 @@ def assign(
             used[names[held]] += 1
             ends.setdefault(end, []).append(names[held])
 
-    for held in given:
+    for held in arguments:
         keep(held, -1)
     for i, line in enumerate(lines):
         used.subtract(ends.pop(i, ()))
@@ -46,7 +47,8 @@ def assign(
         for held in filter(None, line.writes):
             if held not in names:
                 candidates = itertools.chain(preferred.get(held, ()), _candidates(bases.get(held.value, held.value)))
-                names[held] = next(one for one in candidates if not (one in reserved or one in taken or used[one] > 0))
+                free = (name for name in candidates if not (name in reserved or name in taken or used[name] > 0))
+                names[held] = next(free)
                 keep(held, i)
             taken |= {names[held]}
     return names

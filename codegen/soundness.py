@@ -40,10 +40,10 @@ def check(program: LoweredProgram, storage: Mapping[str, Layouts], grid: GridSha
     """Raise UnsoundProgram unless the steps are sound on every rank of the grid."""
     held = {LocalValue(name, layouts) for name, layouts in storage.items()}
     _check_types(program.steps, held, storage)
-    if program.loss not in held or any(not isinstance(one, Replicate) for one in program.loss.layouts):
+    if program.loss not in held or any(not isinstance(layout, Replicate) for layout in program.loss.layouts):
         raise UnsoundProgram(f"the loss is returned as {program.loss}, which is not held whole on every rank")
-    missing = [one for one in program.outputs if one not in held]
-    if missing or any(isinstance(layout, Partial) for one in program.outputs for layout in one.layouts):
+    missing = [output for output in program.outputs if output not in held]
+    if missing or any(isinstance(layout, Partial) for output in program.outputs for layout in output.layouts):
         raise UnsoundProgram(f"the outputs are returned as {program.outputs}, of which {missing} are not made")
     entered = events(program)  # the same steps on every rank: what differs is whom a rank meets
     check_order(dict.fromkeys(itertools.product(*map(range, grid.sizes)), entered))
@@ -52,13 +52,13 @@ def check(program: LoweredProgram, storage: Mapping[str, Layouts], grid: GridSha
 def _check_types(steps: Sequence[Step], held: set[LocalValue], storage: Mapping[str, Layouts]) -> None:
     for step in steps:
         reads = step.reads if isinstance(step.reads, tuple) else (step.reads,)
-        missing = [one for one in reads if one not in held]
+        missing = [read for read in reads if read not in held]
         if missing:
             raise UnsoundProgram(f"{_name(step)} reads {missing}, which nothing has made before")
         if isinstance(step, Run):
             _check_call(step)
             _check_in_place(step, storage)
-            held |= {one for one in step.writes if one is not None}
+            held |= set(filter(None, step.writes))
         elif isinstance(step, Convert):
             _check_conversion(step)
             held.add(step.writes)
@@ -75,17 +75,17 @@ def _check_call(step: Run) -> None:
     try:
         _check_run(step)
     except UnsoundProgram as error:
-        raise UnsoundProgram(str(error), step.described.node.name) from None
+        raise UnsoundProgram(str(error), step.annotated.node.name) from None
 
 
 def _check_run(step: Run) -> None:
-    item = step.described
+    item = step.annotated
     for axis, choice in enumerate(step.strategy):
         if choice not in choices(item.rule, item.call, {choice.letter: [(choice.blocks, choice.unit)]}):
             raise UnsoundProgram(f"{item.node.name} may not do {choice} on axis {axis}")
-        for i, one in enumerate(step.reads):
-            if one.layouts[axis] != choice.operands[i]:
-                raise UnsoundProgram(f"{item.node.name} wants {choice.operands[i]} on axis {axis} and reads {one}")
+        for i, read in enumerate(step.reads):
+            if read.layouts[axis] != choice.operands[i]:
+                raise UnsoundProgram(f"{item.node.name} wants {choice.operands[i]} on axis {axis} and reads {read}")
         for i, written in enumerate(step.writes):
             if written is not None and written.layouts[axis] != choice.results[i]:
                 raise UnsoundProgram(f"{item.node.name} yields {choice.results[i]} on axis {axis}, not {written}")
@@ -94,17 +94,15 @@ def _check_run(step: Run) -> None:
 
 def _check_meanings(step: Run) -> None:
     """Where gradients flow, Replicate and Copied are not mixed, whatever the record says: layouts alone are looked at."""
-    call = step.described.call
-    read_layouts = [one.layouts for one, value in zip(step.reads, call.operands, strict=True) if value.differentiable]
+    call = step.annotated.call
+    read_layouts = [read.layouts for read, value in zip(step.reads, call.operands, strict=True) if value.differentiable]
     written = zip(step.writes, call.results, strict=True)
-    written_layouts = [one.layouts for one, value in written if one is not None and value.differentiable]
+    written_layouts = [result.layouts for result, value in written if result is not None and value.differentiable]
     for axis in range(len(step.strategy)):
-        before, behind = [one[axis] for one in read_layouts], [one[axis] for one in written_layouts]
+        before, behind = [layouts[axis] for layouts in read_layouts], [layouts[axis] for layouts in written_layouts]
         if muddles(before, behind):
             shown = f"{', '.join(map(str, before))} and makes {', '.join(map(str, behind))}"
-            raise UnsoundProgram(
-                f"{step.described.node.name} on axis {axis} reads {shown}: gradients of another meaning"
-            )
+            raise UnsoundProgram(f"{_name(step)} on axis {axis} reads {shown}: gradients of another meaning")
 
 
 def _check_in_place(step: Run, storage: Mapping[str, Layouts]) -> None:
@@ -112,19 +110,20 @@ def _check_in_place(step: Run, storage: Mapping[str, Layouts]) -> None:
     for name in running(step):
         operand = next(held for held in step.reads if held.value == name)
         if operand.layouts != storage.get(name, operand.layouts):
-            raise UnsoundProgram(f"{step.described.node.name} changes a copy of {name}, which lies as {storage[name]}")
+            raise UnsoundProgram(f"{step.annotated.node.name} changes a copy of {name}, which lies as {storage[name]}")
 
 
 def _check_conversion(step: Convert) -> None:
-    one = step.conversion
-    if (step.reads.layouts, step.writes.layouts) != (one.before, one.after):
-        raise UnsoundProgram(f"{one.primitive} of {step.reads.value} is given {step.reads} and makes {step.writes}")
-    differ = [i for i, (a, b) in enumerate(zip(one.before, one.after, strict=True)) if a != b]
-    if differ != [one.axis] or primitive_of(one.before[one.axis], one.after[one.axis]) != one.primitive:
-        raise UnsoundProgram(f"{one.primitive} over axis {one.axis} does not turn {one.before} into {one.after}")
-    inside = {layout for layout in one.after[one.axis + 1 :] if isinstance(layout, Shard)}
-    if inside & {one.before[one.axis], one.after[one.axis]}:
-        raise UnsoundProgram(f"{one.primitive} over axis {one.axis} of {one.before}: an inner axis cuts what it moves")
+    primitive, axis = step.conversion.primitive, step.conversion.axis
+    before, after = step.conversion.before, step.conversion.after
+    if (step.reads.layouts, step.writes.layouts) != (before, after):
+        raise UnsoundProgram(f"{primitive} of {step.reads.value} is given {step.reads} and makes {step.writes}")
+    differ = [i for i, (a, b) in enumerate(zip(before, after, strict=True)) if a != b]
+    if differ != [axis] or primitive_of(before[axis], after[axis]) != primitive:
+        raise UnsoundProgram(f"{primitive} over axis {axis} does not turn {before} into {after}")
+    inside = {layout for layout in after[axis + 1 :] if isinstance(layout, Shard)}
+    if inside & {before[axis], after[axis]}:
+        raise UnsoundProgram(f"{primitive} over axis {axis} of {before}: an inner axis cuts what it moves")
 
 
 def _check_loop(step: Loop, storage: Mapping[str, Layouts]) -> None:
@@ -135,7 +134,7 @@ def _check_loop(step: Loop, storage: Mapping[str, Layouts]) -> None:
     _check_types(step.body, inside, storage)
     if not set(step.outputs) <= inside:
         raise UnsoundProgram(f"a block of {step.repeat.prefix} does not make {step.outputs}")
-    if [one.layouts for one in step.outputs] != [one.layouts for one in step.writes]:
+    if [output.layouts for output in step.outputs] != [written.layouts for written in step.writes]:
         raise UnsoundProgram(f"the loop over {step.repeat.prefix} makes {step.outputs} and hands on {step.writes}")
     for nodes in step.repeat.nodes[1:]:
         for node, first in zip(nodes, step.repeat.nodes[0], strict=True):
@@ -151,7 +150,7 @@ def _check_loop(step: Loop, storage: Mapping[str, Layouts]) -> None:
 
 def _name(step: Step) -> str:
     if isinstance(step, Run):
-        return step.described.node.name
+        return step.annotated.node.name
     return step.conversion.primitive if isinstance(step, Convert) else type(step).__name__.lower()
 
 
@@ -170,11 +169,11 @@ def _events(steps: Sequence[Step], path: tuple[object, ...]) -> list[CollectiveE
             for member in step.repeat.members:
                 entries += _events(step.body, (*path, member))
         elif isinstance(step, Run):
-            rule = step.described.rule
+            rule = step.annotated.rule
             for axis, choice in enumerate(step.strategy):
                 if choice.mode == "split" and (choice.letter in rule.windows or choice.letter in rule.whole):
                     entries.append(
-                        CollectiveEntry(step.described.op.name, axis, (*path, step.described.node.name, choice.letter))
+                        CollectiveEntry(step.annotated.op.name, axis, (*path, step.annotated.node.name, choice.letter))
                     )
     return entries
 
@@ -203,9 +202,9 @@ def check_order(by_rank: Mapping[tuple[int, ...], Sequence[CollectiveEntry]]) ->
         event = queue[at[rank]]
         group = _group(rank, event.axis)
         waiting[group].append(rank)
-        if len(waiting[group]) == sizes[group] and _alike(event, (by_rank[one][at[one]] for one in waiting[group])):
-            for one in waiting[group]:
-                at[one] += 1
+        if len(waiting[group]) == sizes[group] and _alike(event, (by_rank[peer][at[peer]] for peer in waiting[group])):
+            for peer in waiting[group]:
+                at[peer] += 1
             running += waiting[group]
             waiting[group] = []
     stuck = {rank: queue[at[rank]] for rank, queue in by_rank.items() if at[rank] < len(queue)}
@@ -220,4 +219,4 @@ def _group(rank: tuple[int, ...], axis: int) -> Group:
 
 
 def _alike(event: CollectiveEntry, others: Iterable[CollectiveEntry]) -> bool:
-    return all(one is event or one == event for one in others)
+    return all(other is event or other == event for other in others)

@@ -24,15 +24,15 @@ Numbers = Mapping[str, tuple[tuple[str, ...], int | None]]  # by label: the call
 
 def numbers(program: LoweredProgram, graph: Graph, loop: Loop | None = None) -> Numbers:
     """What the labels of a function stand for: of `loop`, or of the whole model."""
-    found: dict[str, tuple[tuple[str, ...], int | None]] = {}
+    by_label: dict[str, tuple[tuple[str, ...], int | None]] = {}
     makers = graph.producers()
     for step in program.steps if loop is None else loop.body:
         if isinstance(step, Run):
-            found[label(step)] = (_calls(step.described.node.name, loop), None)
+            by_label[label(step)] = (_calls(step.annotated.node.name, loop), None)
         elif isinstance(step, Update):
-            made = [makers[name].name for name in (step.reads.value,) if name in makers]
-            found[label(step)] = (tuple(call for name in made for call in _calls(name, loop)), None)
-    return found | {label(step): ((), index) for step, index in _conversions(program, loop)}
+            producers = [makers[name].name for name in (step.reads.value,) if name in makers]
+            by_label[label(step)] = (tuple(call for name in producers for call in _calls(name, loop)), None)
+    return by_label | {label(step): ((), index) for step, index in _conversions(program, loop)}
 
 
 def _calls(name: str, loop: Loop | None) -> tuple[str, ...]:
@@ -45,47 +45,47 @@ def _calls(name: str, loop: Loop | None) -> tuple[str, ...]:
 
 def _conversions(program: LoweredProgram, loop: Loop | None) -> list[tuple[Step, int]]:
     """A function's conversions with their places among `steps.conversions`."""
-    found: list[tuple[Step, int]] = []
+    conversions: list[tuple[Step, int]] = []
     count = 0
     for step in program.steps:
         for inner in step.body if isinstance(step, Loop) else (step,):
             if isinstance(inner, Convert):
-                found += [(inner, count)] * ((step is loop) if isinstance(step, Loop) else loop is None)
+                conversions += [(inner, count)] * ((step is loop) if isinstance(step, Loop) else loop is None)
                 count += 1
-    return found
+    return conversions
 
 
 def places(function: str, lines: Sequence[Line], names: Names, known: Numbers) -> list[Place]:
     """The places of a function's lines."""
-    found: list[Place] = []
+    placed: list[Place] = []
     for line in lines:
         if line.marked is None:
             continue
         strip, here = _Strip(), list[Place]()
         strip.visit(ast.parse(line.marked(names)))
         previous: ast.expr | None = None
-        for name, expression in reversed(strip.found):
+        for name, expression in reversed(strip.marks):
             calls, conversion = known[name]
             own = not isinstance(expression, ast.Name | ast.Constant) and expression is not previous
             here.append(Place(function, ast.unparse(expression) if own else "", calls, conversion))
             previous = expression
-        found += reversed(here)
-    return found
+        placed += reversed(here)
+    return placed
 
 
 class _Strip(ast.NodeTransformer):
     """Takes the marks away, and lists them with what they held, outer ones first."""
 
     def __init__(self) -> None:
-        self.found: list[tuple[str, ast.expr]] = []
+        self.marks: list[tuple[str, ast.expr]] = []
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         if not (isinstance(node.func, ast.Name) and node.func.id == MARK):
             return self.generic_visit(node)
         said = node.args[0]
         assert isinstance(said, ast.Constant)
-        at = len(self.found)
-        self.found.append((str(said.value), node.args[1]))
+        at = len(self.marks)
+        self.marks.append((str(said.value), node.args[1]))
         inner: ast.expr = self.visit(node.args[1])
-        self.found[at] = (str(said.value), inner)
+        self.marks[at] = (str(said.value), inner)
         return inner

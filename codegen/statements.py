@@ -50,12 +50,12 @@ class Line:
     @property
     def heavy(self) -> int:
         """Number of operators worth a line of their own."""
-        return sum(isinstance(step, Run) and step.described.op.work in _HEAVY for step in self.steps)
+        return sum(isinstance(step, Run) and step.annotated.op.work in _HEAVY for step in self.steps)
 
     @property
     def random(self) -> bool:
         """Whether it draws random numbers."""
-        return any(isinstance(step, Run) and step.described.op.random for step in self.steps)
+        return any(isinstance(step, Run) and step.annotated.op.random for step in self.steps)
 
     @property
     def movable(self) -> bool:
@@ -86,18 +86,18 @@ def lines(steps: Sequence[Step], outputs: Sequence[LocalValue], style: Style) ->
 def _in_place(steps: Sequence[Step]) -> list[Step]:
     """The steps where the running statistics that a batch norm makes are the tensors that it was given: it changes those."""
     same: dict[LocalValue, LocalValue] = {}
-    found: list[Step] = []
+    rewritten: list[Step] = []
     for step in steps:
         if isinstance(step, Run):
-            given = {held.value: same.get(held, held) for held in step.reads}
+            operands = {held.value: same.get(held, held) for held in step.reads}
             step = replace(step, reads=tuple(same.get(held, held) for held in step.reads))
-            for made, name in zip(step.writes[1:], running(step), strict=False):
-                if made is not None:
-                    same[made] = given[name]
+            for written, name in zip(step.writes[1:], running(step), strict=False):
+                if written is not None:
+                    same[written] = operands[name]
         elif isinstance(step, Convert | Update):
             step = replace(step, reads=same.get(step.reads, step.reads))
-        found.append(step)
-    return found
+        rewritten.append(step)
+    return rewritten
 
 
 def _line(step: Step, style: Style) -> Line | None:
@@ -113,7 +113,7 @@ def _line(step: Step, style: Style) -> Line | None:
 def label(step: Step) -> str:
     """What a step is called in marks: within a function no other step is called so."""
     if isinstance(step, Run):
-        return f"run {step.described.node.name}"
+        return f"run {step.annotated.node.name}"
     if isinstance(step, Convert):
         return f"convert {step.writes.value} {' '.join(map(str, step.writes.layouts))}"
     return f"update {step.buffer if isinstance(step, Update) else ''}"
@@ -125,7 +125,7 @@ def _marked(line: Line) -> Line:
 
 def _kept(step: Run) -> tuple[LocalValue | None, ...]:
     """The results that the line writes: those of a batch norm's running statistics are stored by the call itself."""
-    return step.writes[:1] if step.described.node.target == "autopar.batch_norm" else step.writes
+    return step.writes[:1] if step.annotated.node.target == "autopar.batch_norm" else step.writes
 
 
 def _update_line(step: Update, style: Style) -> Line | None:
@@ -163,31 +163,31 @@ def _run_text(step: Run, style: Style, names: Names) -> str:
     printed, variant = _call_text(step, style, names), style.variant
     if variant is None:
         return printed
-    node = step.described.node
-    described, strategy = run_for(variant, step.described, step.strategy)
-    other = _call_text(replace(step, described=described, strategy=strategy), style, names)
+    node = step.annotated.node
+    annotated, strategy = run_for(variant, step.annotated, step.strategy)
+    other = _call_text(replace(step, annotated=annotated, strategy=strategy), style, names)
     place = f"{node.source}: `{node.code}`" if node.source else node.name
     return merged(printed, other, variant.rows, variant.other, place)
 
 
 def _call_text(step: Run, style: Style, names: Names) -> str:
-    call, rule, node = step.described.call, step.described.rule, step.described.node
+    call, rule, node = step.annotated.call, step.annotated.rule, step.annotated.node
     local = local_of(rule, step.strategy, style.axes)
     with failing(call):
-        text = step.described.op.emit(emit_context(call, rule, local, map(names, step.reads)))
+        text = step.annotated.op.emit(emit_context(call, rule, local, map(names, step.reads)))
     return f"{atom(expression(text))}[0]" if len(node.outputs) == 1 and gives_list(node.target) else text
 
 
 def _loop_text(step: Loop, style: Style, names: Names) -> str:
     """The loop: the carried variables keep their names from round to round, so what goes in is what comes out."""
     carried = dict(step.carried)
-    given = [names(step.writes[carried[i]]) if i in carried else names(held) for i, held in enumerate(step.reads)]
+    arguments = [names(step.writes[carried[i]]) if i in carried else names(held) for i, held in enumerate(step.reads)]
     starts = {str(names(step.writes[output])): str(names(step.reads[entry])) for entry, output in step.carried}
     renamed = {after: before for after, before in starts.items() if after != before}
     first = f"{', '.join(renamed)} = {', '.join(renamed.values())}\n" if renamed else ""
     targets = ", ".join(str(names(held)) for held in step.writes)
-    function, call = style.functions[step.repeat.nodes[0][0].name], ", ".join(["layer", *map(str, given)])
-    call = f"recompute({function}, {call})" if step.again else f"{function}({call})"
+    function, call = style.functions[step.repeat.nodes[0][0].name], ", ".join(["layer", *map(str, arguments)])
+    call = f"recompute({function}, {call})" if step.recomputed else f"{function}({call})"
     return f"{first}for layer in {_members(step.repeat)}:\n    {targets} = {call}"
 
 
@@ -212,9 +212,9 @@ def _inline(plain: list[Line], outputs: Sequence[LocalValue], style: Style) -> l
             at = maker.get(held)
             if at is None or uses[held] != 1 or at not in kept or not kept[at].movable:
                 continue
-            if _changed(plain[at + 1 : i]) & {one.value for one in kept[at].reads}:
+            if _changed(plain[at + 1 : i]) & {read.value for read in kept[at].reads}:
                 continue  # it would read a buffer's new value
-            if kept[at].random and any(one.random for one in (line, *plain[at + 1 : i])):
+            if kept[at].random and any(other.random for other in (line, *plain[at + 1 : i])):
                 continue  # the order in which numbers are drawn is that of the model
             merged = _merge(kept[at], line, held)
             width = width or _width(line, style)
@@ -249,7 +249,7 @@ def _inserted(inner: Callable[[Names], str], outer: Callable[[Names], str], held
 
     def text(names: Names) -> str:
         inside = expression(inner(names))
-        return outer(lambda one: inside if one == held else names(one))
+        return outer(lambda other: inside if other == held else names(other))
 
     return text
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from autopar.costmodel.redistribution import Conversion
 from autopar.ir.graph import Ref
 from autopar.ir.layout import Layouts
+from autopar.ops.annotated import AnnotatedCall
 from autopar.partitioner.formulation.repeated_blocks import Repeat
-from autopar.partitioner.formulation.strategies import CallStrategies, Strategy
+from autopar.partitioner.formulation.strategies import Strategy
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,7 @@ class LocalValue:
 class Run:
     """A local call under a strategy; `writes` has one entry per result (None where a result is unused)."""
 
-    described: CallStrategies
+    annotated: AnnotatedCall
     strategy: Strategy
     reads: tuple[LocalValue, ...]
     writes: tuple[LocalValue | None, ...]
@@ -56,7 +57,7 @@ class Update:
 class Loop:
     """A function over repeated blocks: `entries` go in, `outputs` come out of a block and into the next one's entries.
 
-    `carried` pairs an entry with the output that replaces it. `writes` are the last block's outputs. Where `again`, backward
+    `carried` pairs an entry with the output that replaces it. `writes` are the last block's outputs. Where `recomputed`, backward
     computes each block's forward once more.
     """
 
@@ -67,7 +68,7 @@ class Loop:
     carried: tuple[tuple[int, int], ...]
     reads: tuple[LocalValue, ...]
     writes: tuple[LocalValue, ...]
-    again: bool = False
+    recomputed: bool = False
 
 
 Step = Run | Convert | Update | Loop
@@ -84,18 +85,18 @@ class LoweredProgram:
 
 def running(step: Run) -> tuple[str, ...]:
     """The values that a call changes in place: a batch norm's running statistics."""
-    node = step.described.node
+    node = step.annotated.node
     return (
-        tuple(one.name for one in node.args[3:5] if isinstance(one, Ref)) if node.target == "autopar.batch_norm" else ()
+        tuple(arg.name for arg in node.args[3:5] if isinstance(arg, Ref)) if node.target == "autopar.batch_norm" else ()
     )
 
 
 def conversions(program: LoweredProgram) -> tuple[tuple[Convert, int], ...]:
     """Every conversion with the number of times it runs in a step."""
-    found: list[tuple[Convert, int]] = []
+    counted: list[tuple[Convert, int]] = []
     for step in program.steps:
         if isinstance(step, Convert):
-            found.append((step, 1))
+            counted.append((step, 1))
         elif isinstance(step, Loop):
-            found += [(inner, len(step.repeat.nodes)) for inner in step.body if isinstance(inner, Convert)]
-    return tuple(found)
+            counted += [(inner, len(step.repeat.nodes)) for inner in step.body if isinstance(inner, Convert)]
+    return tuple(counted)

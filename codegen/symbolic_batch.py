@@ -19,7 +19,7 @@ from autopar.ir.layout import Layout, Layouts, Shard
 from autopar.ops.annotated import AnnotatedCall, AnnotatedGraph
 from autopar.ops.record.rule import Choice, Rule
 from autopar.partitioner.formulation.dim_factors import DimFactor, DimFactors, of_letters, propagate
-from autopar.partitioner.formulation.strategies import CallStrategies, Strategy
+from autopar.partitioner.formulation.strategies import Strategy
 
 _NUMBER = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?(?:e[+-]?\d+)?)(?![\w.])")
 
@@ -45,21 +45,22 @@ def variant(annotated: AnnotatedGraph, larger: AnnotatedGraph, storage: Mapping[
     """What `larger`, the graph of the same model with more rows, says. Raises Baked where it is another computation."""
     graph, other = annotated.graph, larger.graph
     pairs = [
-        (graph.values[one.value], other.values[two.value]) for one, two in zip(graph.inputs, other.inputs, strict=True)
+        (graph.values[mine.value], other.values[theirs.value])
+        for mine, theirs in zip(graph.inputs, other.inputs, strict=True)
     ]
-    grown = {one.name: (one.shape[0], two.shape[0]) for one, two in pairs if one.shape != two.shape}
+    grown = {mine.name: (mine.shape[0], theirs.shape[0]) for mine, theirs in pairs if mine.shape != theirs.shape}
     assert len(set(grown.values())) == 1, "the two captures differ in the rows of their inputs"
     rows, more = next(iter(grown.values()))
     _same_values(graph, other, rows, more)
     if len(graph.nodes) != len(other.nodes) or graph.updates != other.updates or graph.loss != other.loss:
         raise Baked("with another number of rows, forward makes other calls")
-    for one, two in zip(graph.nodes, other.nodes, strict=True):
-        _same_node(one, two, rows, more)
+    for mine, theirs in zip(graph.nodes, other.nodes, strict=True):
+        _same_node(mine, theirs, rows, more)
     for name, call in annotated.calls.items():
         _same_rule(call.rule, larger.calls[name].rule, call.node)
     for path, value in graph.outputs:
         shapes = zip(graph.values[value].shape, other.values[value].shape, strict=True)
-        if any(one != two and one * more != two * rows for one, two in shapes):
+        if any(here != there and here * more != there * rows for here, there in shapes):
             raise Baked(f"the output {path} does not grow in proportion to the number of rows")
     names = tuple(item.name for item in graph.inputs if item.value in grown)
     for item in graph.inputs:
@@ -73,12 +74,13 @@ def _same_values(graph: Graph, other: Graph, rows: int, more: int) -> None:
     stored = {item.value: item.name for item in graph.parameters}
     if graph.parameters != other.parameters or list(graph.values) != list(other.values):
         raise Baked("with another number of rows, forward makes other calls")
-    for name, one in graph.values.items():
-        two = other.values[name]
-        alike = (one.dtype, one.differentiable, len(one.shape)) == (two.dtype, two.differentiable, len(two.shape))
-        if not alike or not all(_follows(a, b, rows, more) for a, b in zip(one.shape, two.shape, strict=True)):
-            raise Baked(f"{name} has shape {one.shape} for {rows} rows and {two.shape} for {more}")
-        if name in stored and one.shape != two.shape:
+    for name, mine in graph.values.items():
+        theirs = other.values[name]
+        alike = mine.dtype == theirs.dtype and mine.differentiable == theirs.differentiable
+        alike = alike and len(mine.shape) == len(theirs.shape)
+        if not alike or not all(_follows(a, b, rows, more) for a, b in zip(mine.shape, theirs.shape, strict=True)):
+            raise Baked(f"{name} has shape {mine.shape} for {rows} rows and {theirs.shape} for {more}")
+        if name in stored and mine.shape != theirs.shape:
             raise Baked(f"{stored[name]} has a row for each of the batch's")
 
 
@@ -89,9 +91,9 @@ def _follows(here: object, there: object, rows: int, more: int) -> bool:
     return here == there or there * rows == here * more or there * rows**2 == here * more**2
 
 
-def _same_node(one: Node, two: Node, rows: int, more: int) -> None:
-    place = f"{one.source}: `{one.code}`" if one.source else one.name
-    if (one.name, one.target, one.outputs) != (two.name, two.target, two.outputs):
+def _same_node(mine: Node, theirs: Node, rows: int, more: int) -> None:
+    place = f"{mine.source}: `{mine.code}`" if mine.source else mine.name
+    if (mine.name, mine.target, mine.outputs) != (theirs.name, theirs.target, theirs.outputs):
         raise Baked(f"{place}: with another number of rows, forward makes other calls")
 
     def same(a: Argument, b: Argument) -> bool:
@@ -99,18 +101,21 @@ def _same_node(one: Node, two: Node, rows: int, more: int) -> None:
             return len(a) == len(b) and all(map(same, a, b))
         return a == b or (not isinstance(a, bool) and _follows(a, b, rows, more))
 
-    if not same(one.args, two.args) or not same(one.kwargs, two.kwargs):
+    if not same(mine.args, theirs.args) or not same(mine.kwargs, theirs.kwargs):
         raise Baked(f"{place}: a number in it changes with the number of rows, but not in proportion")
 
 
-def _same_rule(one: Rule, two: Rule, node: Node) -> None:
+def _same_rule(mine: Rule, theirs: Rule, node: Node) -> None:
     names = [item.name for item in fields(Rule) if item.name != "extents"]
-    alike = all(getattr(one, name) == getattr(two, name) for name in names) and one.extents.keys() == two.extents.keys()
+    alike = (
+        all(getattr(mine, name) == getattr(theirs, name) for name in names)
+        and mine.extents.keys() == theirs.extents.keys()
+    )
     if not alike:
         raise Baked(f"{node.source}: `{node.code}`: it may be split otherwise with another number of rows")
 
 
-def run_for(variant: Variant, item: CallStrategies, strategy: Strategy) -> tuple[CallStrategies, Strategy]:
+def run_for(variant: Variant, item: AnnotatedCall, strategy: Strategy) -> tuple[AnnotatedCall, Strategy]:
     """The same call under the same strategy in the variant's graph."""
     other = variant.calls[item.node.name]
     rule, known = other.rule, of_letters(variant.factors, other)
@@ -151,7 +156,7 @@ def _reading(variant: Variant, extents: tuple[int, int], reading: DimFactor, kno
     wishes += [((blocks // rows * other, unit), blocks), ((blocks, unit // rows * other), unit)]
     fitting = [wish for wish, factor in wishes if factor % rows == 0]
     if len(fitting) > 1:
-        fitting = [one for one in fitting if one in known]
+        fitting = [candidate for candidate in fitting if candidate in known]
     if len(fitting) != 1:
         raise Baked(f"a dim of extent {extents[0]} is cut inside the batch")
     return fitting[0]
@@ -179,10 +184,10 @@ def merged(text: str, other: str, rows: int, more: int, place: str = "a conversi
     return "".join(mine)
 
 
-def _product(one: float, two: float, rows: int, more: int) -> str:
-    """A number that is `one` for so many `rows` and `two` for `more`: a multiple of them or of their square, or ""."""
+def _product(here: float, there: float, rows: int, more: int) -> str:
+    """A number that is `here` for so many `rows` and `there` for `more`: a multiple of them or of their square, or ""."""
     for power in (1, 2):
-        factor = one / rows**power
-        if factor == int(factor) and two == factor * more**power:
+        factor = here / rows**power
+        if factor == int(factor) and there == factor * more**power:
             return " * ".join(["p.batch"] * power + [str(int(factor))] * (factor != 1))
     return ""

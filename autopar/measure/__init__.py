@@ -5,7 +5,7 @@
     pool     as many workers as ranks share this machine, all at the same job at the same time
     cache    what is known on disk
 
-`measure` puts them together: described calls -> `Timings`, which the cost model takes in place of its roofline.
+`measure` puts them together: calls with their strategies -> `Timings`, which the cost model takes in place of its roofline.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _PASSES = 3
 
 def measure(
     graph: Graph,
-    described: Mapping[str, CallStrategies],
+    calls: Mapping[str, CallStrategies],
     grid: GridShape,
     machine: Machine,
     shown: Shown = lambda done, count: None,
@@ -41,7 +41,7 @@ def measure(
     parameters = frozenset(item.value for item in graph.parameters)
     images = images_of(graph)
     wanted: dict[tuple[str, tuple[Choice, ...]], TimedCall] = {}
-    for name, item in described.items():
+    for name, item in calls.items():
         if item.op.work != "view":
             for strategy in item.strategies:
                 wanted[name, strategy] = timed_call_of(item, strategy, grid, parameters, images)

@@ -32,9 +32,9 @@ def opened(request: Request, until: float, tell: Progress) -> tuple[Constraints,
     """
     constraints, grid = request.constraints(), request.grid
     if constraints.bases is None and not merged_axes.many(grid):
-        described = strategies_of(request.annotated, grid, constraints.pins)
-        if merged_axes.entries(request.graph, described) <= merged_axes.ENTRIES:
-            return constraints, narrowed(described, constraints, grid)
+        calls = strategies_of(request.annotated, grid, constraints.pins)
+        if merged_axes.entries(request.graph, calls) <= merged_axes.ENTRIES:
+            return constraints, narrowed(calls, constraints, grid)
     if constraints.bases is None:
         with timed(tell, "merged") as said:
             plans, grids = _merged_plans(request, constraints, until)
@@ -69,16 +69,16 @@ def _plans(request: Request, constraints: Constraints, merged: Merged, until: fl
     annotated, axes = request.annotated, len(request.grid.sizes)
     try:
         own = merged.constraints(constraints)
-        described = merged_axes.spreadable(merged, constrained(annotated, merged.grid, own), request.grid)
+        calls = merged_axes.spreadable(merged, constrained(annotated, merged.grid, own), request.grid)
         for limit in (None, request.limit):
             built = build(
                 annotated, merged.grid, request.machine, own, limit=limit, optimizer=request.options.optimizer,
-                gathered=limit is not None, described=described,
+                gathered=limit is not None, calls=calls,
             )  # fmt: skip
             left = max(until - time.perf_counter(), 1.0)
             found = solve(built.problem, method=request.options.solver, time_limit=left)
             strategies = decide(built, found.choice).strategies
-            yield found.cost, {name: merged.spread(strategies[name], described[name].call, axes) for name in strategies}
+            yield found.cost, {name: merged.spread(strategies[name], calls[name].call, axes) for name in strategies}
             if found.peak <= request.limit:
                 break
     except (ConfigError, NoChoice):

@@ -46,7 +46,7 @@ class Scene:
 
     graph: Graph
     grid: GridShape
-    described: Mapping[str, CallStrategies]
+    calls: Mapping[str, CallStrategies]
     rows: tuple[str, ...]
     weights: frozenset[str]
 
@@ -64,7 +64,7 @@ class Scene:
 
     def choices(self, name: str, axis: int) -> tuple[Choice, ...]:
         """What a call may do on an axis."""
-        return tuple(dict.fromkeys(strategy[axis] for strategy in self.described[name].strategies))
+        return tuple(dict.fromkeys(strategy[axis] for strategy in self.calls[name].strategies))
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,15 +109,15 @@ def narrowed(name: str, annotated: AnnotatedGraph, grid: GridShape, constraints:
     check(name)
     graph, larger, baseline = annotated.graph, annotated.larger, BASELINES[name]
     some: dict[str, tuple[Strategy, ...]] | None = {} if many(grid) else None
-    described = constrained(annotated, grid, replace(constraints, bases=some))
-    scene = Scene(graph, grid, described, _rows(graph, larger.graph if larger else None), _weights(graph))
+    calls = constrained(annotated, grid, replace(constraints, bases=some))
+    scene = Scene(graph, grid, calls, _rows(graph, larger.graph if larger else None), _weights(graph))
     if not scene.axes:
         raise _inapplicable(scene, baseline, "a single rank has nothing to split")
     wanted = baseline.wants(scene)
     if some is not None:
-        some = {name: _combined(scene, name, wanted) for name in described}
-        described = constrained(annotated, grid, replace(constraints, bases=some))
-    only = {item.node.name: kept for item in described.values() if (kept := _kept(item, wanted))}
+        some = {name: _combined(scene, name, wanted) for name in calls}
+        calls = constrained(annotated, grid, replace(constraints, bases=some))
+    only = {item.node.name: kept for item in calls.values() if (kept := _kept(item, wanted))}
     trained = frozenset(item.value for item in graph.parameters if item.kind == "parameter")
     stored = trained if baseline.stored else frozenset()
     return replace(constraints, only=only, stored=stored, bases=some)
@@ -133,7 +133,7 @@ def check(name: str) -> None:
 
 def _combined(scene: Scene, name: str, wanted: Mapping[int, Wanted]) -> tuple[Strategy, ...]:
     """What a call is to do on all axes together, the whole where nothing is said."""
-    whole = frozenset([whole_choice(scene.described[name].call, "replicate")])
+    whole = frozenset([whole_choice(scene.calls[name].call, "replicate")])
     sets = [wanted.get(axis, {}).get(name, whole) for axis in range(len(scene.grid.sizes))]
     every = itertools.product(*(sorted(one, key=str) for one in sets))
     return tuple(itertools.islice(every, MOST))
@@ -177,7 +177,7 @@ def _follow(scene: Scene, axis: int, seeds: Mapping[str, Layout]) -> Wanted:
     """What the calls do that a layout of some inputs reaches."""
     trail = _Trail(where={name: frozenset([layout]) for name, layout in seeds.items()})
     for node in scene.graph.nodes:
-        item = scene.described[node.name]
+        item = scene.calls[node.name]
         chosen = trail.fitting(item, scene.choices(node.name, axis))
         if chosen:
             trail.take(item, chosen)
@@ -201,7 +201,7 @@ def _space(scene: Scene, axis: int, dim: int, name: str) -> Wanted:
         if value.dtype.startswith("float") and len(value.shape) > 2 + dim
     }
     found = _follow(scene, axis, seeds)
-    if not any(one.letter in scene.described[call].rule.windows for call, chosen in found.items() for one in chosen):
+    if not any(one.letter in scene.calls[call].rule.windows for call, chosen in found.items() for one in chosen):
         raise _inapplicable(
             scene, name, f"there is no spatial dim {dim} whose rows a convolution reads over {axis_name(scene, axis)}"
         )
@@ -232,7 +232,7 @@ def _tensors(scene: Scene, axis: int, works: Sequence[str], name: str) -> Wanted
     """Alternating splits: a layer by output features, whatever follows as it comes, the next layer by input features."""
     trail, pairs = _Trail(), 0
     for node in scene.graph.nodes:
-        item = scene.described[node.name]
+        item = scene.calls[node.name]
         choices = scene.choices(node.name, axis)
         chosen = trail.fitting(item, choices)
         pairs += bool(chosen) and item.op.work in (*works, "attention")
@@ -276,9 +276,9 @@ def _integrated(scene: Scene) -> dict[int, Wanted]:
     if not rest:
         raise _inapplicable(scene, "integrated", "the grid has one axis, and it takes two: Pr x Pc")
     rows: dict[str, frozenset[Choice]] = {}
-    if any(item.op.work == "conv" for item in scene.described.values()):
+    if any(item.op.work == "conv" for item in scene.calls.values()):
         rows |= _space(scene, first, 0, "integrated")
-    for name, item in scene.described.items():
+    for name, item in scene.calls.items():
         chosen = _columns(scene, item, scene.choices(name, first)) if item.op.work == "matmul" else []
         if chosen:
             rows[name] = frozenset(chosen)

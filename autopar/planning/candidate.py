@@ -64,9 +64,9 @@ def candidate_of(built: PricedProblem, solution: Solution, optimizer: str, held:
     """Carry out a solution on paper. `held` stands for what a rank holds, where nobody is going to ask."""
     decision = decide(built, solution.choice)
     program = lower(built, decision)
-    resident = residents(built.graph, built.described)
+    resident = residents(built.graph, built.calls)
     nodes = tuple(
-        _node(built, built.described[node.name], decision.strategies[node.name], resident[node.name])
+        _node(built, built.calls[node.name], decision.strategies[node.name], resident[node.name])
         for node in built.graph.nodes
     )
     repeats = tuple((one.prefix, one.members) for one in built.repeats)

@@ -100,7 +100,7 @@ def _filled(built: PricedProblem, decision: Decision) -> tuple[tuple[tuple[str, 
     found = {
         (tuple(grid.names[axis] for axis in axes), extent)
         for name, strategy in decision.strategies.items()
-        for axes, extent in filled_factors(built.described[name].rule, strategy)
+        for axes, extent in filled_factors(built.calls[name].rule, strategy)
     }
     return tuple(sorted(found))
 
@@ -111,9 +111,9 @@ def filled_by_rows(
     """Those of the filled factors that grow with the batch."""
     found = set()
     for name, strategy in decision.strategies.items():
-        item = built.described[name]
-        described, other = run_for(variant, item, strategy)
-        pairs = zip(filled_factors(item.rule, strategy), filled_factors(described.rule, other), strict=True)
+        item = built.calls[name]
+        grown, other = run_for(variant, item, strategy)
+        pairs = zip(filled_factors(item.rule, strategy), filled_factors(grown.rule, other), strict=True)
         found |= {(axes, extent) for (axes, extent), (_, more) in pairs if extent != more}
     return tuple(sorted((tuple(built.grid.names[axis] for axis in axes), extent) for axes, extent in found))
 
@@ -156,7 +156,7 @@ def _predicted(candidate: Candidate) -> Predicted:
 def _single(built: PricedProblem, optimizer: str) -> float:
     """Seconds of a step on one rank that holds everything."""
     total = 0.0
-    for item in built.described.values():
+    for item in built.calls.values():
         whole = whole_strategy(item.call, built.grid)
         given = (item.call, item.rule, item.op, whole, built.grid, built.machine)
         total += sum(compute.node_seconds(*given, built.timings))
@@ -168,5 +168,5 @@ def _single(built: PricedProblem, optimizer: str) -> float:
 
 
 def _replicated(built: PricedProblem) -> Strategy:
-    first = next(item for item in built.described.values() if item.call.operands)
+    first = next(item for item in built.calls.values() if item.call.operands)
     return whole_strategy(first.call, built.grid)

@@ -50,7 +50,7 @@ class _Search:
 
     request: Request
     constraints: Constraints
-    described: Mapping[str, CallStrategies]
+    calls: Mapping[str, CallStrategies]
     timings: Timings
     tell: Progress
     until: float
@@ -81,7 +81,7 @@ class _Search:
         return build(
             request.annotated, request.grid, request.machine, self.constraints, limit=limit,
             optimizer=request.options.optimizer, gathered=gathered, timings=self.timings, recomputed=recomputed,
-            untied=untied, described=self.described,
+            untied=untied, calls=self.calls,
         )  # fmt: skip
 
     def tried(self, built: PricedProblem, limit: float | None) -> Candidate | NoChoice:
@@ -127,11 +127,11 @@ def _opened(request: Request, tell: Progress) -> _Search:
     """What calls may do, and how long they take where that is measured."""
     began, time_limit = time.perf_counter(), request.options.time_limit
     with timed(only_reminders(tell), "priced"):
-        constraints, described = opened(request, began + time_limit / 2, tell)
+        constraints, calls = opened(request, began + time_limit / 2, tell)
     left = time_limit - (time.perf_counter() - began)
-    timings = _measured(request, described, tell) if request.options.measure else UNMEASURED
+    timings = _measured(request, calls, tell) if request.options.measure else UNMEASURED
     return _Search(
-        request, constraints, described, timings, tell, left + time.perf_counter()
+        request, constraints, calls, timings, tell, left + time.perf_counter()
     )  # to measure takes none of it
 
 
@@ -207,8 +207,8 @@ def _relaxed(search: _Search, sets: tuple[Blocks, ...]) -> list[Relaxed]:
 def _least_peak(search: _Search, options: Options, sets: tuple[Blocks, ...]) -> float:
     """The least peak found, or any within the limit, under other options. Raises NoChoice, ConfigError."""
     request = replace(search.request, options=options)
-    constraints, described = opened(request, search.until, silent)
-    quiet = replace(search, request=request, constraints=constraints, described=described, tell=silent, known={})
+    constraints, calls = opened(request, search.until, silent)
+    quiet = replace(search, request=request, constraints=constraints, calls=calls, tell=silent, known={})
     every = [_fitted(quiet, blocks) for blocks in dict.fromkeys((sets[0], sets[-1]))]
     found = [fitted for fitted in every if fitted is not None]
     if all(fitted.best is None for fitted in found):
@@ -248,7 +248,7 @@ def _sets(plain: PricedProblem, recompute: str) -> tuple[Blocks, ...]:
     return tuple(frozenset(one) for size in range(len(names) + 1) for one in itertools.combinations(names, size))
 
 
-def _measured(request: Request, described: Mapping[str, CallStrategies], tell: Progress) -> Timings:
+def _measured(request: Request, calls: Mapping[str, CallStrategies], tell: Progress) -> Timings:
     """Seconds of every call under every strategy, timed on this machine or known from before."""
     from autopar.measure import measure
 
@@ -257,6 +257,6 @@ def _measured(request: Request, described: Mapping[str, CallStrategies], tell: P
         def shown(done: int, count: int) -> None:
             said(f"{done} of {count} runs")
 
-        timings, jobs, new = measure(request.graph, described, request.grid, request.machine, shown)
+        timings, jobs, new = measure(request.graph, calls, request.grid, request.machine, shown)
         said(f"{jobs} distinct calls, {new} of them timed now")
     return timings

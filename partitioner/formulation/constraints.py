@@ -79,10 +79,10 @@ def constrained(
 
 
 def narrowed(
-    described: Mapping[str, CallStrategies], constraints: Constraints, grid: GridShape
+    calls: Mapping[str, CallStrategies], constraints: Constraints, grid: GridShape
 ) -> dict[str, CallStrategies]:
     """The calls with the strategies that are left. Raises ConfigError, with all bans on it, where a call has none left."""
-    return {name: _narrowed(item, constraints, grid) for name, item in described.items()}
+    return {name: _narrowed(item, constraints, grid) for name, item in calls.items()}
 
 
 def _narrowed(item: CallStrategies, constraints: Constraints, grid: GridShape) -> CallStrategies:

@@ -75,13 +75,13 @@ def many(grid: GridShape) -> bool:
     return sum(size > 1 for size in grid.sizes) > AXES
 
 
-def entries(graph: Graph, described: Mapping[str, CallStrategies]) -> int:
+def entries(graph: Graph, calls: Mapping[str, CallStrategies]) -> int:
     """How many prices the conversions between makers and readers take."""
     made = graph.producers()
     total = 0
     for node in graph.nodes:
-        own = len(described[node.name].strategies)
-        total += sum(own * len(described[made[name].name].strategies) for name in node.inputs if name in made)
+        own = len(calls[node.name].strategies)
+        total += sum(own * len(calls[made[name].name].strategies) for name in node.inputs if name in made)
     return total
 
 
@@ -96,11 +96,11 @@ def merges(grid: GridShape) -> Iterator[Merged]:
             yield Merged(GridShape(tuple(f"axis{i}" for i in range(count)), sizes), groups)
 
 
-def spreadable(merged: Merged, described: Mapping[str, CallStrategies], grid: GridShape) -> dict[str, CallStrategies]:
+def spreadable(merged: Merged, calls: Mapping[str, CallStrategies], grid: GridShape) -> dict[str, CallStrategies]:
     """The calls on a merged grid with the strategies that are legal on the whole one."""
     known: dict[tuple[int, int], tuple[Strategy, ...]] = {}
     found = {}
-    for name, item in described.items():
+    for name, item in calls.items():
         key = (id(item.strategies), id(item.rule))
         if key not in known:
             known[key] = tuple(

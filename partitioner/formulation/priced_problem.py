@@ -43,7 +43,7 @@ class PricedProblem:
     graph: Graph
     grid: GridShape
     machine: Machine
-    described: Mapping[str, CallStrategies]
+    calls: Mapping[str, CallStrategies]
     repeats: tuple[repeated_blocks.Repeat, ...]
     keys: tuple[str, ...]
     options: Mapping[str, Sequence[Strategy] | Sequence[Layouts]]
@@ -78,24 +78,24 @@ def build(
     timings: Timings = UNMEASURED,
     recomputed: Collection[str] = (),
     untied: bool = False,
-    described: Mapping[str, CallStrategies] | None = None,
+    calls: Mapping[str, CallStrategies] | None = None,
 ) -> PricedProblem:
     """Price everything. `limit` is bytes per rank or None; `optimizer` one of ``sgd``, ``momentum``, ``adamw``.
 
     `gathered` allows parameters to be stored in parts and gathered for use; `timings` are taken in place of predicted seconds.
     `recomputed` names repeated blocks (`key_of`) of which forward is computed again in backward; `untied` lets every block
-    choose for itself. `described`: what calls may do, if known already.
+    choose for itself. `calls`: what calls may do, if known already.
     """
     graph = annotated.graph
-    described = described or constrained(annotated, grid, constraints)
+    calls = calls or constrained(annotated, grid, constraints)
     repeats = () if untied else repeated_blocks.find(graph)
-    repeats = tuple(one for one in repeats if same_options(one, described) and same_storage_layouts(one, constraints))
+    repeats = tuple(one for one in repeats if same_options(one, calls) and same_storage_layouts(one, constraints))
     twice = recomputation_of(repeats, recomputed)
     stored = frozenset(item.value for item in graph.parameters if gathered or constraints.gathers(item.value))
     builder = ProblemBuilder(
-        graph, grid, machine, described, optimizer, constraints, stored,
+        graph, grid, machine, calls, optimizer, constraints, stored,
         frozenset(item.value for item in graph.parameters), tied_keys(graph, repeats),
-        repeats, graph.producers(), graph.consumers(), residents(graph, described), running_statistics(graph), timings,
+        repeats, graph.producers(), graph.consumers(), residents(graph, calls), running_statistics(graph), timings,
         Conversions(grid, machine), twice,
     )  # fmt: skip
     builder.add_storage()
@@ -105,18 +105,18 @@ def build(
     nodes = tuple(Choices(key, builder.costs[key], builder.bytes[key], *builder.spans[key]) for key in position)
     edges = tuple(Edge(position[a], position[b], costs) for (a, b), costs in builder.edges.items())
     return PricedProblem(
-        graph, grid, machine, described, repeats, tuple(position), builder.options, builder.tied, Problem(nodes, edges, limit),
+        graph, grid, machine, calls, repeats, tuple(position), builder.options, builder.tied, Problem(nodes, edges, limit),
         timings, twice,
     )  # fmt: skip
 
 
-def residents(graph: Graph, described: Mapping[str, CallStrategies]) -> dict[str, frozenset[str]]:
+def residents(graph: Graph, calls: Mapping[str, CallStrategies]) -> dict[str, frozenset[str]]:
     """Per call, the values that are held anyway when it runs: parameters, inputs, and what an earlier call keeps for backward."""
     held = set(external_values(graph))
     found = {}
     for node in graph.nodes:
         found[node.name] = frozenset(held & {*node.inputs, *node.outputs})
-        item = described[node.name]
+        item = calls[node.name]
         held |= memory.kept_names(item.call, item.rule, item.op)
     return found
 

@@ -42,7 +42,7 @@ class ProblemBuilder:
     graph: Graph
     grid: GridShape
     machine: Machine
-    described: Mapping[str, CallStrategies]
+    calls: Mapping[str, CallStrategies]
     optimizer: str
     constraints: Constraints
     stored: frozenset[str]  # parameters that may be stored in parts and gathered for use
@@ -87,7 +87,7 @@ class ProblemBuilder:
 
     def add_storage(self) -> None:
         """Parameters and inputs: gradient sums and updates, and their bytes, held from the first step to the last."""
-        demanded = demands(self.graph, self.described)
+        demanded = demands(self.graph, self.calls)
         span = (0, 2 * len(self.graph.nodes))
         for item in self.graph.inputs:
             value = self.graph.values[item.value]
@@ -134,7 +134,7 @@ class ProblemBuilder:
             tuple[object, ...], list[float]
         ] = {}  # calls that are alike share their strategies, and cost the same
         for i, node in enumerate(self.graph.nodes):
-            item = self.described[node.name]
+            item = self.calls[node.name]
             key = (self.tied.get("node:" + node.name, "node:" + node.name), node.name in self.recomputation.later)
             if key not in memo:
                 timed = node.name if self.timings.seconds else ""
@@ -192,7 +192,7 @@ class ProblemBuilder:
         entered = [(one, at) for one in self.repeats for entry, at in one.carried if one.entries[entry] == name]
         inside = {node.name for repeat, _ in entered for node in repeat.nodes[0]}
         found: list[tuple[str, Sequence[Layouts]]] = [
-            ("node:" + node.name, self.conversions.operands(self.described[node.name], operand))
+            ("node:" + node.name, self.conversions.operands(self.calls[node.name], operand))
             for node in self.readers[name]
             if node.name not in inside
             for operand in _places(node.inputs, name)
@@ -204,7 +204,7 @@ class ProblemBuilder:
         if name in self.makers:
             node = self.makers[name]
             result = node.outputs.index(name)
-            return "node:" + node.name, self.conversions.results(self.described[node.name], result)
+            return "node:" + node.name, self.conversions.results(self.calls[node.name], result)
         key = "storage:" + name
         return key, self.options[self.tied.get(key, key)]  # type: ignore[return-value]
 

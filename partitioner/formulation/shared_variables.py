@@ -14,10 +14,10 @@ def external_values(graph: Graph) -> list[str]:
     return [item.value for item in graph.parameters] + [item.value for item in graph.inputs]
 
 
-def same_options(repeat: repeated_blocks.Repeat, described: Mapping[str, CallStrategies]) -> bool:
+def same_options(repeat: repeated_blocks.Repeat, calls: Mapping[str, CallStrategies]) -> bool:
     """Whether the calls of all blocks have the same strategies in the same order."""
-    first = [described[node.name].strategies for node in repeat.nodes[0]]
-    return all([described[node.name].strategies for node in nodes] == first for nodes in repeat.nodes[1:])
+    first = [calls[node.name].strategies for node in repeat.nodes[0]]
+    return all([calls[node.name].strategies for node in nodes] == first for nodes in repeat.nodes[1:])
 
 
 def tied_keys(graph: Graph, repeats: Sequence[repeated_blocks.Repeat]) -> dict[str, str]:

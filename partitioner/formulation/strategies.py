@@ -204,11 +204,11 @@ def _plain(layout: Layout) -> Layout:
     return Replicate() if isinstance(layout, Copied) else layout
 
 
-def demands(graph: Graph, described: Mapping[str, CallStrategies]) -> dict[str, tuple[Layouts, ...]]:
+def demands(graph: Graph, calls: Mapping[str, CallStrategies]) -> dict[str, tuple[Layouts, ...]]:
     """Per value, the distinct layouts in which its consumers may ask for it."""
     asked: dict[tuple[int, int], Sequence[Layouts]] = {}  # by the identity of shared strategies, and the operand
     found: dict[str, dict[Layouts, None]] = {name: {} for name in graph.values}
-    for item in described.values():
+    for item in calls.values():
         for operand, name in enumerate(item.node.inputs):
             key = (id(item.strategies), operand)
             if key not in asked:

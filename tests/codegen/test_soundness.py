@@ -181,7 +181,7 @@ def test_a_rule_that_takes_one_meaning_of_whole_for_the_other(sound, monkeypatch
 
 def in_the_other_meaning(step):
     """The step with the operands of one axis that are whole and have a gradient in the other meaning of whole."""
-    call, other = step.described.call, {Copied(): Replicate(), Replicate(): Copied()}
+    call, other = step.annotated.call, {Copied(): Replicate(), Replicate(): Copied()}
     flows = [i for i, value in enumerate(call.operands) if value.differentiable]
     if any(value.differentiable for value, held in zip(call.results, step.writes, strict=True) if held is not None):
         for axis, choice in enumerate(step.strategy):

@@ -49,7 +49,7 @@ def test_lines_carry_out_every_step_once_and_in_an_order_that_holds(name, seed):
 def test_a_line_is_short_and_holds_one_heavy_operator(name, seed):
     for _, body, style in bodies(name, "2x2", seed):
         for line in body:
-            heavy = [step for step in line.steps if isinstance(step, Run) and step.described.op.work in writing._HEAVY]
+            heavy = [step for step in line.steps if isinstance(step, Run) and step.annotated.op.work in writing._HEAVY]
             assert len(heavy) <= 1
             if len(line.steps) > 1:
                 assert len(line.text(lambda held: writing.plain_name(held, style))) <= writing._WIDTH  # noqa: B023

@@ -36,7 +36,7 @@ def test_calls_read_and_write_what_their_strategies_say(one):
     decision, program = lowered(one)
     runs = [step for steps in functions(program) for step in steps if isinstance(step, Run)]
     for step in runs:
-        node = step.described.node
+        node = step.annotated.node
         assert step.strategy == decision.strategies[node.name]
         assert [held.value for held in step.reads] == list(node.inputs)
         assert [held.layouts for held in step.reads] == [
@@ -48,9 +48,9 @@ def test_calls_read_and_write_what_their_strategies_say(one):
 
 def test_every_call_of_the_graph_runs_once(one):
     _, program = lowered(one)
-    runs = [step.described.node.name for step in program.steps if isinstance(step, Run)]
+    runs = [step.annotated.node.name for step in program.steps if isinstance(step, Run)]
     for loop in (step for step in program.steps if isinstance(step, Loop)):
-        assert [step.described.node.name for step in loop.body if isinstance(step, Run)] == [
+        assert [step.annotated.node.name for step in loop.body if isinstance(step, Run)] == [
             n.name for n in loop.repeat.nodes[0]
         ]
         runs += [node.name for nodes in loop.repeat.nodes for node in nodes]

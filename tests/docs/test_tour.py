@@ -42,7 +42,7 @@ def tour(tmp_path_factory):
 
 def test_the_texts_of_every_stage(tour, tmp_path, monkeypatch, capsys):
     _, compiled = tour
-    call = compiled.built.described["up"]
+    call = compiled.built.calls["up"]
     extents = ", ".join(f"{letter} = {extent}" for letter, extent in call.rule.extents.items())
     compiled.save(tmp_path / "build")
     monkeypatch.setattr("autopar.recompile.recompile", lambda folder: compiled)

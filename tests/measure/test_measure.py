@@ -166,7 +166,7 @@ def check_compiled(seconds):
     assert "measured" in dict(said)
     assert compiled.plan.options.measure
     chosen = dict(zip(compiled.built.keys, compiled.solution.choice, strict=True))
-    item = compiled.built.described["fc1"]
+    item = compiled.built.calls["fc1"]
     timed = compiled.built.timings.of("fc1", item.strategies[chosen["node:fc1"]])
     node = next(one for one in compiled.plan.nodes if one.name == "fc1")
     assert timed == (node.seconds_forward, node.seconds_backward)

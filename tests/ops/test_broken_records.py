@@ -69,7 +69,7 @@ def test_a_call_that_the_checker_objects_to():
     checked = soundness._check_run
 
     def objecting(step):
-        if step.described.node.target == "aten.linear.default" and not step.described.node.whole:
+        if step.annotated.node.target == "aten.linear.default" and not step.annotated.node.whole:
             raise soundness.UnsoundProgram("it adds what it should copy")
         checked(step)
 

@@ -79,7 +79,7 @@ def records(compiled: Compiled, name: str, nodes: Sequence[Node]) -> str:
     from autopar.ops.discovery import discover
     from autopar.ops.record.user_functions import functions_among
 
-    described = [compiled.built.described[node.name] for node in nodes]
+    calls = [compiled.built.calls[node.name] for node in nodes]
     own = functions_among(node.target for node in nodes)
     if own:
         rule = (
@@ -88,9 +88,9 @@ def records(compiled: Compiled, name: str, nodes: Sequence[Node]) -> str:
         fix = "make it an operator (torch.library.custom_op, register_autograd), and write its record: docs/adding_an_operator.md"
         names = [f"{function.name} of {function.module}" for function in own]
         raise ConfigError(refusal(f"explain {name!r} --record", "no record can be registered", rule, names, fix))
-    texts = dict.fromkeys(discover.record_source(known.call) for known in described if discover.is_discovered(known.op))
+    texts = dict.fromkeys(discover.record_source(call.call) for call in calls if discover.is_discovered(call.op))
     if not texts:
-        known = list(dict.fromkeys(f"{call.node.name} ({call.node.target}): {call.op.note}" for call in described))
+        known = list(dict.fromkeys(f"{call.node.name} ({call.node.target}): {call.op.note}" for call in calls))
         rule = "a record can be printed of an operator whose letters were found by running it"
         fix = "name a call in the table of such operators that `autopar inspect` shows"
         raise ConfigError(refusal(f"explain {name!r} --record", "none of these calls is one", rule, known[:10], fix))
@@ -101,8 +101,8 @@ def _without_rule(compiled: Compiled, node: Node) -> list[str]:
     """Why a call runs whole, where it does for lack of a rule."""
     from autopar.ops.discovery import discover
 
-    described = compiled.built.described[node.name]
-    return [f"it has no rule, and none was found: {discover.why_not(described.call)}"] if described.rule.refused else []
+    call = compiled.built.calls[node.name]
+    return [f"it has no rule, and none was found: {discover.why_not(call.call)}"] if call.rule.refused else []
 
 
 def _title(compiled: Compiled, node: Node, times: int) -> list[str]:

@@ -294,8 +294,8 @@ def split_choice(rule: Rule, call: Call, letter: str, blocks: int = 1, unit: int
     return Choice("split", tuple(operands), tuple(results), letter, blocks, unit)
 
 
-def choices(rule: Rule, call: Call, granules: Mapping[str, Iterable[tuple[int, int]]]) -> tuple[Choice, ...]:
-    """Everything the call may do on one axis. `granules` gives per letter the (blocks, unit) readings to consider."""
+def choices(rule: Rule, call: Call, factors: Mapping[str, Iterable[tuple[int, int]]]) -> tuple[Choice, ...]:
+    """Everything the call may do on one axis. `factors` gives per letter the (blocks, unit) readings to consider."""
     listed = [whole_choice(call, "replicate")]
     flows = [value.differentiable for value in call.results if value.name]
     if any(flows) and not rule.joined:
@@ -303,7 +303,7 @@ def choices(rule: Rule, call: Call, granules: Mapping[str, Iterable[tuple[int, i
     if flows and all(flows):
         listed += [linear_choice(call, group) for group in rule.linear]
     for letter in rule.letters:
-        for blocks, unit in sorted(set(granules.get(letter, [(1, 1)]))):
+        for blocks, unit in sorted(set(factors.get(letter, [(1, 1)]))):
             choice = split_choice(rule, call, letter, blocks, unit)
             if choice is not None:
                 listed.append(choice)

@@ -108,8 +108,8 @@ def test_sizes_in_the_program_are_local(compiled):
     (line,) = [line for line in one.source.splitlines() if "mine.gate" in line]
     assert "torch.ops.mine.gate(" in line
     assert "AXIS0.part(18))" in line
-    described = one.built.described
-    assert discover.is_discovered(next(item.op for item in described.values() if "gate" in item.node.target))
+    calls = one.built.calls
+    assert discover.is_discovered(next(item.op for item in calls.values() if "gate" in item.node.target))
 
 
 @pytest.mark.parametrize("cuts", [None, {"axis0": (0.0, 0.3, 1.0)}, {"axis0": (0.0, 0.0, 1.0)}])
