@@ -1,0 +1,1 @@
+"""Segments in time: the schedule of a pipeline, its text, its proof."""

@@ -1,0 +1,1 @@
+"""In which order every position works through its segments and micro-batches."""
