@@ -20,21 +20,13 @@ from torch import Tensor
 
 from autopar.ir.bucketing import BUCKET_BYTES
 from autopar.ir.calibration_data import TimedMove
+from autopar.ir.conversions import PRIMITIVES
 from autopar.ir.layout import Shard
+from autopar.ir.machine import LINK_MOVES, LOCAL_MOVES
 from autopar.runtime.calibration.timer import Call, Timer
 from autopar.runtime.grid.grid import Axis
-from autopar.runtime.primitives.all_gather import all_gather
-from autopar.runtime.primitives.all_sum import all_sum
-from autopar.runtime.primitives.all_to_all import all_to_all
-from autopar.runtime.primitives.copy import copy
-from autopar.runtime.primitives.count_once import once
-from autopar.runtime.primitives.gather import gather
+from autopar.runtime.primitives.conversion_table import conversion
 from autopar.runtime.primitives.halo import halo
-from autopar.runtime.primitives.keep_first import keep
-from autopar.runtime.primitives.reduce_scatter import reduce_scatter
-from autopar.runtime.primitives.slice_copied import take
-from autopar.runtime.primitives.split import split
-from autopar.runtime.primitives.zero_fill import zero_fill
 
 _LEAST = 64
 _TOO_LONG = 0.05  # seconds of a call after which no larger ones are tried
@@ -47,45 +39,27 @@ class _Setup:
     The adjoint is that of a function at a tensor.
     """
 
-    forward: Call | None
+    forward: Call
     adjoint: tuple[Callable[[Tensor], Tensor], Tensor] | None
     before: int
     after: int
     close: Call = lambda: None
 
 
-# What is measured on which tensor: the whole, this rank's part of it, or rows that neighbours want.
-_TABLE: dict[str, Callable[[Axis, int], _Setup]] = {
-    "split": lambda axis, n: _conversion(lambda x: split(x, 1, axis), _whole(axis, n), "both"),
-    "take": lambda axis, n: _conversion(lambda x: take(x, 1, axis), _whole(axis, n), "both"),
-    "keep": lambda axis, n: _conversion(lambda x: keep(x, axis), _whole(axis, n), "forward"),
-    "once": lambda axis, n: _conversion(lambda x: once(x, axis), _whole(axis, n), "adjoint"),
-    "copy": lambda axis, n: _conversion(lambda x: copy(x, axis), _whole(axis, n), "adjoint"),
-    "all_sum": lambda axis, n: _conversion(lambda x: all_sum(x, axis), _whole(axis, n), "forward"),
-    "reduce_scatter": lambda axis, n: _conversion(lambda x: reduce_scatter(x, 1, axis), _whole(axis, n), "both"),
-    "gather": lambda axis, n: _conversion(lambda x: gather(x, 1, axis, _extent(x, axis)), _part(axis, n), "both"),
-    "all_gather": lambda axis, n: _conversion(
-        lambda x: all_gather(x, 1, axis, _extent(x, axis)), _part(axis, n), "both"
-    ),
-    "zero_fill": lambda axis, n: _conversion(lambda x: zero_fill(x, 1, axis, _extent(x, axis)), _part(axis, n), "both"),
-    "all_to_all": lambda axis, n: _conversion(
-        lambda x: all_to_all(x, axis, Shard(0), Shard(1), x.shape[0] * axis.size), _whole(axis, n), "both"
-    ),
-    "halo": lambda axis, n: _halo(axis, n),  # noqa: PLW0108 (defined below)
-    "gradient_sum": lambda axis, n: _gradients(axis, n),  # noqa: PLW0108
-    "message": lambda axis, n: _message(axis, n),  # noqa: PLW0108
+def _directions(moves: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """Of every primitive the directions, forward and adjoint, in which its data move in one of these ways."""
+    each = {name: zip(("forward", "adjoint"), row.moves, strict=True) for name, row in PRIMITIVES.items()}
+    chosen = {name: tuple(direction for direction, move in pairs if move in moves) for name, pairs in each.items()}
+    return {name: directions for name, directions in chosen.items() if directions}
+
+
+_SENT = _directions(LINK_MOVES) | {
+    "halo": ("forward", "adjoint"),
+    "gradient_sum": ("forward",),
+    "message": ("forward",),
 }
-PRIMITIVES = tuple(_TABLE)
-_SENT = {  # which directions send something
-    **dict.fromkeys(("reduce_scatter", "all_gather", "all_to_all", "halo"), ("forward", "adjoint")),
-    **dict.fromkeys(("gather", "all_sum", "gradient_sum", "message"), ("forward",)),
-    **dict.fromkeys(("split", "copy"), ("adjoint",)),
-}
-_KEPT = {  # and which do not; the adjoint of gather, which only other ranks can lead to, is the forward of split
-    **dict.fromkeys(("take", "zero_fill"), ("forward", "adjoint")),
-    **dict.fromkeys(("split", "keep"), ("forward",)),
-    "once": ("adjoint",),
-}
+# The adjoint of gather, which only other ranks can lead to, is the forward of split.
+_KEPT = {name: moves for name, moves in _directions(LOCAL_MOVES).items() if "forward" not in _SENT.get(name, ())}
 
 
 def sent(clock: Timer, axis: Axis, place: str, tell: Callable[[str], None]) -> Iterator[TimedMove]:
@@ -108,7 +82,7 @@ def kept(clock: Timer, axis: Axis, tell: Callable[[str], None]) -> Iterator[Time
 def _moved(clock: Timer, axis: Axis, primitive: str, directions: Collection[str], place: str) -> Iterator[TimedMove]:
     chosen = set(directions)
     for nbytes in _sizes(clock.pace.most):
-        setup = _TABLE[primitive](axis, nbytes)
+        setup = _SETUPS[primitive](axis, nbytes) if primitive in _SETUPS else _conversion(primitive, axis, nbytes)
         for direction, seconds in _timed(clock, setup, chosen):
             if median(seconds) > _TOO_LONG:
                 chosen.discard(direction)
@@ -117,7 +91,7 @@ def _moved(clock: Timer, axis: Axis, primitive: str, directions: Collection[str]
 
 
 def _timed(clock: Timer, setup: _Setup, directions: Collection[str]) -> Iterator[tuple[str, tuple[float, ...]]]:
-    if setup.forward is not None and "forward" in directions:
+    if "forward" in directions:
         yield "forward", clock.time(setup.forward)
     if setup.adjoint is not None and "adjoint" in directions:
         yield "adjoint", clock.adjoint(*setup.adjoint)
@@ -127,35 +101,32 @@ def _sizes(most: int) -> list[int]:
     return [_LEAST * 4**i for i in range(int(math.log(most / _LEAST, 4)) + 1)]
 
 
-def _ones(shape: tuple[int, ...]) -> Tensor:
+def _ones(*shape: int) -> Tensor:
     return torch.ones(shape, requires_grad=True)
 
 
-def _whole(axis: Axis, nbytes: int) -> Tensor:
-    """About so many bytes in rows and columns, of which the axis cuts the columns evenly."""
+def _conversion(primitive: str, axis: Axis, nbytes: int) -> _Setup:
+    """A whole of about so many bytes in rows and columns, of which the axis cuts the columns evenly, or a rank's part of it."""
+    row = PRIMITIVES[primitive]
     numel = max(nbytes // 4, axis.size)
     rows = min(1024, 1 << max(0, (int(math.log2(numel)) - 1) // 2))
-    return _ones((rows, -(-numel // rows // axis.size) * axis.size))
-
-
-def _part(axis: Axis, nbytes: int) -> Tensor:
-    whole = _whole(axis, nbytes)
-    return _ones((whole.shape[0], whole.shape[1] // axis.size))
-
-
-def _extent(part: Tensor, axis: Axis) -> int:
-    return part.shape[1] * axis.size
-
-
-def _conversion(function: Callable[[Tensor], Tensor], x: Tensor, direction: str) -> _Setup:
-    adjoint = (function, x) if direction != "forward" else None
-    return _Setup((lambda: function(x)) if direction != "adjoint" else None, adjoint, x.nbytes, function(x).nbytes)
+    part = -(-numel // rows // axis.size)
+    if row.before is row.after:
+        x, ends, extent = _ones(rows, part * axis.size), (Shard(0), Shard(1)), rows * axis.size
+    else:
+        x = _ones(rows, part if row.before is Shard else part * axis.size)
+        ends, extent = (
+            tuple(Shard(1) if kind is Shard else kind() for kind in (row.before, row.after)),
+            part * axis.size,
+        )
+    function = conversion(axis, *ends, extent)
+    return _Setup(lambda: function(x), (function, x), x.nbytes, function(x).nbytes)
 
 
 def _halo(axis: Axis, nbytes: int) -> _Setup:
     """Every rank has two rows, and wants one more on each side."""
     sides = min(2, axis.size - 1)
-    x = _ones((4, 2, max(1, nbytes // 16 // sides)))
+    x = _ones(4, 2, max(1, nbytes // 16 // sides))
     bounds = axis.bounds(2 * axis.size)
     windows = [(max(low - 1, 0), min(high + 1, bounds[-1])) for low, high in pairwise(bounds)]
     size = x.nbytes // 2 * sides
@@ -194,3 +165,6 @@ def _message(axis: Axis, nbytes: int) -> _Setup:
     pair = {other: send} if other < axis.size else {}
     back = {other: recv} if other < axis.size else {}
     return _Setup(lambda: axis.comm.exchange(pair, back), None, send.nbytes, recv.nbytes)
+
+
+_SETUPS: dict[str, Callable[[Axis, int], _Setup]] = {"halo": _halo, "gradient_sum": _gradients, "message": _message}

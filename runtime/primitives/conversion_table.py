@@ -1,7 +1,7 @@
 """The primitives on axes of a grid, each with the layouts that it leads from and to.
 
 These are the rows of `autopar.ir.conversions`, and the halo exchange. The two others, Partial
-to Copied and Copied to Partial, are two functions one after another (`autopar.runtime.verification.conversion_cases`).
+to Copied and Copied to Partial, are two functions one after another (`conversion`).
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
-from autopar.ir.conversions import PRIMITIVES
+from autopar.ir.conversions import PRIMITIVES, primitive_of
 from autopar.ir.layout import Copied, Layout, Partial, Replicate, Shard
+from autopar.runtime.grid.grid import Axis
 from autopar.runtime.primitives.all_gather import all_gather
 from autopar.runtime.primitives.all_sum import all_sum
 from autopar.runtime.primitives.all_to_all import all_to_all
@@ -35,3 +36,21 @@ CONVERSIONS: tuple[tuple[Callable[..., Tensor], Layout, Layout], ...] = tuple(
     (FUNCTIONS[name], _LAYOUTS[row.before], _LAYOUTS[row.after]) for name, row in PRIMITIVES.items()
 )
 WITH_HALO = (*CONVERSIONS, (halo, SHARD, SHARD))
+
+
+def conversion(axis: Axis, source: Layout, target: Layout, extent: int) -> Callable[[Tensor], Tensor]:
+    """The function of one cell of the table of conversions; `extent` is the whole extent of a sharded source's dim."""
+    s = source if isinstance(source, Shard) else target if isinstance(target, Shard) else Shard(0)
+    cut, joined = (s.dim, axis, s.blocks, s.unit), (s.dim, axis, extent, s.blocks, s.unit)
+    match source, target:
+        case Shard(), Shard():
+            return lambda x: all_to_all(x, axis, source, target, extent)
+        case Partial(), Copied():
+            return lambda x: copy(all_sum(x, axis), axis)
+        case Copied(), Partial():
+            return lambda x: keep(once(x, axis), axis)
+    name = primitive_of(source, target)
+    assert name is not None, f"{source} to {target} is no cell"
+    function, row = FUNCTIONS[name], PRIMITIVES[name]
+    arguments = cut if row.cuts else joined if row.joins else (axis,)
+    return lambda x: function(x, *arguments)

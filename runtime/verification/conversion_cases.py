@@ -18,17 +18,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from autopar.ir.conversions import PRIMITIVES, primitive_of
 from autopar.ir.grid import GridShape
-from autopar.ir.layout import Copied, Layout, Partial, Shard
+from autopar.ir.layout import Layout, Shard
 from autopar.runtime.grid.grid import Axis, Grid
-from autopar.runtime.primitives.all_sum import all_sum
-from autopar.runtime.primitives.all_to_all import all_to_all
-from autopar.runtime.primitives.conversion_table import CONVERSIONS, COPIED, FUNCTIONS, PARTIAL, SHARD
-from autopar.runtime.primitives.copy import copy
-from autopar.runtime.primitives.count_once import once
+from autopar.runtime.primitives.conversion_table import CONVERSIONS, COPIED, PARTIAL, SHARD, conversion
 from autopar.runtime.primitives.halo import halo
-from autopar.runtime.primitives.keep_first import keep
 from autopar.runtime.transport.base import Comm
 from autopar.runtime.verification.adjoint_test import conversion_error
 from autopar.runtime.windowed.interpolation import interpolate
@@ -60,24 +54,6 @@ class Entry:
     draw: Callable[[random.Random, Grid], ConversionCase]
     source: Layout
     target: Layout
-
-
-def conversion(axis: Axis, source: Layout, target: Layout, extent: int) -> Callable[[Tensor], Tensor]:
-    """The function of one cell of the table of conversions; `extent` is the whole extent of a sharded source's dim."""
-    s = source if isinstance(source, Shard) else target if isinstance(target, Shard) else Shard(0)
-    cut, joined = (s.dim, axis, s.blocks, s.unit), (s.dim, axis, extent, s.blocks, s.unit)
-    match source, target:
-        case Shard(), Shard():
-            return lambda x: all_to_all(x, axis, source, target, extent)
-        case Partial(), Copied():
-            return lambda x: copy(all_sum(x, axis), axis)
-        case Copied(), Partial():
-            return lambda x: keep(once(x, axis), axis)
-    name = primitive_of(source, target)
-    assert name is not None, f"{source} to {target} is no cell"
-    function, row = FUNCTIONS[name], PRIMITIVES[name]
-    arguments = cut if row.cuts else joined if row.joins else (axis,)
-    return lambda x: function(x, *arguments)
 
 
 def _conversion(source: Layout, target: Layout, draw: random.Random, grid: Grid) -> ConversionCase:

@@ -18,7 +18,6 @@ from autopar.runtime.calibration import (
     run,
 )
 from autopar.runtime.calibration.timer import BarrierTimer, Pace
-from autopar.runtime.primitives.conversion_table import WITH_HALO
 from autopar.runtime.transport.threads import simulate
 from autopar.runtime.transport.world import default_world
 
@@ -111,11 +110,6 @@ def test_repeats_that_differ_are_made_again_while_patience_lasts():
 
 def calibration_times():
     return BarrierTimer(default_world(), TINY).time(lambda: None)
-
-
-def test_the_primitives_are_those_of_the_runtime():
-    table = {function.__name__ for function, _, _ in WITH_HALO}
-    assert set(calibration_moves.PRIMITIVES) == table | {"gradient_sum", "message"}
 
 
 @pytest.mark.parametrize(("places", "each"), [([0], 1), ([0, 0], 2), ([0, 1], 1), ([0, 0, 0, 3, 3, 3], 3)])

@@ -10,6 +10,7 @@ from oracle import CELLS, convert, layout_of, scatter
 
 from autopar.ir.layout import Copied, Partial, Replicate, Shard, dual
 from autopar.runtime import Grid, simulate
+from autopar.runtime.primitives.conversion_table import conversion
 from autopar.runtime.verification.adjoint_test import (
     TOLERANCE,
     conversion_error,
@@ -19,7 +20,6 @@ from autopar.runtime.verification.adjoint_test import (
     relative,
     vector,
 )
-from autopar.runtime.verification.conversion_cases import conversion
 
 R, C, P, S = Replicate(), Copied(), Partial(), Shard(0)
 GRIDS = [(a, b, c) for a in range(1, 9) for b in range(1, 9) for c in range(1, 9) if a * b * c <= 8]
