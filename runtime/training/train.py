@@ -133,7 +133,7 @@ def train(
     """The steps; returns the wall seconds of each."""
     batches = compiled_job.batches(opened)
     times = []
-    with Progress(options.steps, parallel.grid.rank) as progress:
+    with Progress(options.steps, parallel.grid.rank == 0) as progress:
         for step in range(1, options.steps + 1):
             with together(parallel.grid.comm, "reading the next batch"):
                 batch = compiled_job.cast(next(batches), dtype)
@@ -149,8 +149,9 @@ def train(
             times.append(time.perf_counter() - start)
             if beside is not None and step <= options.compare:
                 other = beside.step(batch)
-                progress.compared(step, loss, other)
-            progress.step(step, loss, times[-1])
+                gap = f"difference {abs(loss - other):.2g}"
+                progress.tell(f"compared   step {step}: loss {loss:.9g}, sequential {other:.9g}, {gap}")
+            progress.done(step, f"loss {loss:.6g}  {times[-1] * 1e3:.1f} ms")
     return times
 
 

@@ -22,7 +22,7 @@ from autopar.runtime.diagnostics import failure
 from autopar.runtime.diagnostics.collective_errors import agree
 from autopar.runtime.grid.grid import Grid
 from autopar.runtime.process import share_cores
-from autopar.runtime.progress import show
+from autopar.runtime.progress import Progress, show
 from autopar.runtime.transport.base import Comm
 from autopar.runtime.transport.world import default_world
 from autopar.runtime.verification.adjoint_test import TOLERANCE, kind
@@ -69,11 +69,11 @@ def examine(
 ) -> list[PrimitiveVerdict]:
     """Test every primitive `cases` times on each grid. Collective; rank 0's verdicts, on every rank."""
     worst = {name: (0.0, "") for name in (*FAMILY, *PARTITION_FAMILY)}
-    with _Progress(len(grids), comm.rank, quiet) as progress:
+    with Progress(len(grids), comm.rank == 0 and not quiet, "grid", lines=4) as progress:
         for number, shape in enumerate(grids):
             for name, (error, where) in _on_grid(comm, shape, f"{seed}.{number}", cases).items():
                 worst[name] = max(worst[name], (error, where), key=lambda pair: pair[0])
-            progress.done(number + 1, f"grid {shape}")
+            progress.done(number + 1, str(shape))
     ends = {name: (kind(tested.source), kind(tested.target)) for name, tested in FAMILY.items()}
     total = cases * len(grids)
     return [
@@ -136,36 +136,6 @@ def _objection(verdicts: Sequence[PrimitiveVerdict]) -> CommError | None:
     rule = f"<Fx, y> = <x, F*y>, to {TOLERANCE:.0e} of the norms, and replicas are equal to the bit"
     fix = "try another MPI library, or fewer ranks; if it stays, it is a defect of autopar: please report it"
     return CommError(refusal("adjoint test", f"{len(bad)} of {len(verdicts)} primitives fail it", rule, bad, fix))
-
-
-class _Progress:
-    """How many grids are done, on rank 0: a bar on a terminal, a few lines elsewhere."""
-
-    def __init__(self, total: int, rank: int, quiet: bool) -> None:
-        self._total, self._shown = total, rank == 0 and not quiet
-        self._bar: Any = None
-        self._task: Any = None
-
-    def __enter__(self) -> _Progress:
-        if self._shown and is_terminal():
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-            columns = (MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}"))
-            self._bar = Progress(*columns, console=Console(force_terminal=True, highlight=False), transient=True)
-            self._bar.start()
-            self._task = self._bar.add_task("", total=self._total)
-        return self
-
-    def __exit__(self, *failed: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def done(self, number: int, text: str) -> None:
-        if self._bar is not None:
-            self._bar.update(self._task, completed=number, description=text)
-        elif self._shown and number % max(1, self._total // 4) == 0:
-            print(f"{number}/{self._total}  {text}", flush=True)
 
 
 if __name__ == "__main__":

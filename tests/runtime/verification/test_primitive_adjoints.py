@@ -70,7 +70,7 @@ def test_what_is_printed(monkeypatch, capsys):
     monkeypatch.setattr(primitive_adjoints, "CASES", 1)
     simulate(2, lambda: main([]))
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("1/4  grid 2")
+    assert lines[0].startswith("grid 1/4  2")
     rows = {line.split()[0]: line.split() for line in lines if line.endswith("ok      ")}
     assert list(rows) == NAMES
     assert all(row[-3] == "4" for row in rows.values())
