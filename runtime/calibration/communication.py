@@ -25,7 +25,7 @@ from autopar.ir.layout import Shard
 from autopar.ir.machine import LINK_MOVES, LOCAL_MOVES
 from autopar.runtime.calibration.timer import Call, Timer
 from autopar.runtime.grid.grid import Axis
-from autopar.runtime.primitives.conversion_table import conversion
+from autopar.runtime.primitives.conversion_table import CONVERSIONS, SHARD, conversion
 from autopar.runtime.primitives.halo import halo
 
 _LEAST = 64
@@ -53,6 +53,7 @@ def _directions(moves: Collection[str]) -> dict[str, tuple[str, ...]]:
     return {name: directions for name, directions in chosen.items() if directions}
 
 
+_ENDS = {function.__name__: (before, after) for function, before, after in CONVERSIONS}
 _SENT = _directions(LINK_MOVES) | {
     "halo": ("forward", "adjoint"),
     "gradient_sum": ("forward",),
@@ -107,19 +108,16 @@ def _ones(*shape: int) -> Tensor:
 
 def _conversion(primitive: str, axis: Axis, nbytes: int) -> _Setup:
     """A whole of about so many bytes in rows and columns, of which the axis cuts the columns evenly, or a rank's part of it."""
-    row = PRIMITIVES[primitive]
+    before, after = _ENDS[primitive]
     numel = max(nbytes // 4, axis.size)
     rows = min(1024, 1 << max(0, (int(math.log2(numel)) - 1) // 2))
     part = -(-numel // rows // axis.size)
-    if row.before is row.after:
-        x, ends, extent = _ones(rows, part * axis.size), (Shard(0), Shard(1)), rows * axis.size
+    if before == after:
+        x, after, extent = _ones(rows, part * axis.size), Shard(1), rows * axis.size
     else:
-        x = _ones(rows, part if row.before is Shard else part * axis.size)
-        ends, extent = (
-            tuple(Shard(1) if kind is Shard else kind() for kind in (row.before, row.after)),
-            part * axis.size,
-        )
-    function = conversion(axis, *ends, extent)
+        x, extent = _ones(rows, part if before == SHARD else part * axis.size), part * axis.size
+        before, after = (Shard(1) if layout == SHARD else layout for layout in (before, after))
+    function = conversion(axis, before, after, extent)
     return _Setup(lambda: function(x), (function, x), x.nbytes, function(x).nbytes)
 
 
