@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
+from types import CodeType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -167,10 +168,10 @@ def run_rank(whole: Whole, job: Trial, line: str, axes: tuple[Axis, ...]) -> Ran
     for i, (tensor, gradient) in enumerate(zip(whole.operands, whole.gradients, strict=True)):
         part = laid_out(tensor, operands_of(job, i), axes, 1000 * (i + 1))
         inputs.append(part.requires_grad_() if gradient is not None else part)
-    env = NAMES | {axis.name.upper(): axis for axis in axes} | {f"x{i}": tensor for i, tensor in enumerate(inputs)}
+    env = {**NAMES, **{axis.name.upper(): axis for axis in axes}, **{f"x{i}": x for i, x in enumerate(inputs)}}
     try:
         with drawing(0, 0):
-            out = eval(line, env)
+            out = eval(_code(line), env)
         if whole.call.node.target == "autopar.batch_norm":  # it changes its running statistics in place
             out = (out, inputs[-2], inputs[-1])
         parts = (out,) if isinstance(out, torch.Tensor) else tuple(out)
@@ -179,6 +180,12 @@ def run_rank(whole: Whole, job: Trial, line: str, axes: tuple[Axis, ...]) -> Ran
     except Exception as error:
         error.add_note(f"{line}   {[str(choice) for choice in job.strategy]} cuts {job.cuts}")
         raise
+
+
+@functools.lru_cache(maxsize=256)
+def _code(line: str) -> CodeType:
+    """The line compiled, once for all ranks."""
+    return compile(line, "<emitted>", "eval")
 
 
 def _results(
