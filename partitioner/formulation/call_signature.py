@@ -22,7 +22,8 @@ def signature_of(call: Call) -> Signature:
     node = call.node
     keywords = tuple((name, _masked(value, names)) for name, value in node.kwargs)
     tensors = tuple(map(_tensor, (*call.operands, *call.results)))
-    return node.target, _masked(node.args, names), keywords, tensors, tuple(names[one.name] for one in call.results)
+    results = tuple(names[result.name] for result in call.results)
+    return node.target, _masked(node.args, names), keywords, tensors, results
 
 
 def _tensor(value: Value) -> tuple[object, ...]:
@@ -34,5 +35,5 @@ def _masked(argument: object, names: Mapping[str, int]) -> object:
     if isinstance(argument, Ref):
         return ("tensor", names[argument.name])
     if isinstance(argument, tuple):
-        return tuple(_masked(one, names) for one in argument)
+        return tuple(_masked(item, names) for item in argument)
     return type(argument).__name__, argument

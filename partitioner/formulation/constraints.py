@@ -58,7 +58,7 @@ NONE = Constraints()
 
 
 def _plain(words: Words) -> dict[int, frozenset[str]]:
-    return {axis: frozenset(found) for axis, found in words.items()}
+    return {axis: frozenset(axis_words) for axis, axis_words in words.items()}
 
 
 def same_storage_layouts(repeat: Repeat, constraints: Constraints) -> bool:
@@ -88,24 +88,26 @@ def narrowed(
 def _narrowed(item: CallStrategies, constraints: Constraints, grid: GridShape) -> CallStrategies:
     name = item.node.name
     banned = constraints.bans.get(name, {})
+    bans = _by_axis(banned, grid)
     kept = tuple(
-        one
-        for one in item.strategies
-        if not any(
-            choice_matches(one[axis], word) for axis, words in banned.items() if grid.sizes[axis] > 1 for word in words
-        )
+        strategy for strategy in item.strategies if not any(choice_matches(strategy[axis], word) for axis, word in bans)
     )
     if not kept:
         raise _nothing_left(item, banned, grid)
     only = constraints.only.get(name)
-    kept = tuple(one for one in kept if one in only) or kept if only is not None else kept
+    kept = tuple(strategy for strategy in kept if strategy in only) or kept if only is not None else kept
     return item if kept == item.strategies else replace(item, strategies=kept)
+
+
+def _by_axis(words: Words, grid: GridShape) -> list[tuple[int, str]]:
+    """Every word with its axis, of the axes of more than one rank."""
+    return [(axis, word) for axis, axis_words in words.items() if grid.sizes[axis] > 1 for word in axis_words]
 
 
 def _nothing_left(item: CallStrategies, banned: Words, grid: GridShape) -> ConfigError:
     node = item.node
     offenders = [f"ban of {word}@{grid.names[axis]}" for axis, words in sorted(banned.items()) for word in words]
-    able = dict.fromkeys(", ".join(map(str, one)) for one in item.strategies)
+    able = dict.fromkeys(", ".join(map(str, strategy)) for strategy in item.strategies)
     offenders += [f"without bans and with the pins it could do {'; '.join(list(able)[:8])}"]
     where = f"bans on {node.module or node.name} ({node.source})"
     fix = "take one of the bans away"
@@ -118,21 +120,12 @@ def allowed_storage_layouts(
     """Those of the layouts in which a tensor may lie. Raises ConfigError where there is none."""
     every = tuple(options)
     pinned, banned = constraints.storage.get(value, {}), constraints.banned_storage.get(value, {})
+    pins, bans = _by_axis(pinned, grid), _by_axis(banned, grid)
     kept = tuple(
         stored
         for stored in every
-        if all(
-            layout_matches(stored[axis], word)
-            for axis, words in pinned.items()
-            if grid.sizes[axis] > 1
-            for word in words
-        )
-        and not any(
-            layout_matches(stored[axis], word)
-            for axis, words in banned.items()
-            if grid.sizes[axis] > 1
-            for word in words
-        )
+        if all(layout_matches(stored[axis], word) for axis, word in pins)
+        and not any(layout_matches(stored[axis], word) for axis, word in bans)
     )
     if not kept:
         asked_for = [f"{word}@{grid.names[axis]}" for axis, words in pinned.items() for word in words]
@@ -140,8 +133,8 @@ def allowed_storage_layouts(
         able = [f"it can lie as {', '.join(map(str, stored))}" for stored in every]
         rule = "a parameter lies as its users need it, or in parts along dim 0 of at least a row per rank"
         fix = "pin or ban another layout"
-        given = f"cannot lie so: {'; '.join(asked_for)}"
-        raise ConfigError(refusal(f"storage layout of {value}", given, rule, able[:12], fix))
+        fault = f"cannot lie so: {'; '.join(asked_for)}"
+        raise ConfigError(refusal(f"storage layout of {value}", fault, rule, able[:12], fix))
     if value in constraints.stored:
         most = max(map(_parts, kept))
         kept = tuple(stored for stored in kept if _parts(stored) == most)

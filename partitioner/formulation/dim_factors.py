@@ -22,7 +22,7 @@ _MOST = 6  # readings kept per dim: the coarsest ones beyond it are dropped
 def propagate(annotated: AnnotatedGraph) -> DimFactors:
     """The readings of every dim of every value of the graph, (1, 1) always among them."""
     graph = annotated.graph
-    found: DimFactors = {
+    readings: DimFactors = {
         (value.name, dim): {(1, 1)} for value in graph.values.values() for dim in range(len(value.shape))
     }
     pending = dict.fromkeys(graph.nodes)
@@ -31,16 +31,16 @@ def propagate(annotated: AnnotatedGraph) -> DimFactors:
     while pending:
         node = next(iter(pending))
         del pending[node]
-        for name in _pass_through(found, annotated.calls[node.name]):
+        for name in _pass_through(readings, annotated.calls[node.name]):
             pending.update(dict.fromkeys(other for other in readers[name] if other is not node))
             if name in writers and writers[name] is not node:
                 pending[writers[name]] = None
-    return found
+    return readings
 
 
-def of_letters(found: DimFactors, item: AnnotatedCall) -> dict[str, tuple[DimFactor, ...]]:
+def of_letters(readings: DimFactors, item: AnnotatedCall) -> dict[str, tuple[DimFactor, ...]]:
     """Per splittable letter of a call, the readings that any of its tensors suggests."""
-    return {letter: tuple(sorted(_letter_factors(found, item, letter))) for letter in item.rule.letters}
+    return {letter: tuple(sorted(_letter_factors(readings, item, letter))) for letter in item.rule.letters}
 
 
 def _tensors(item: AnnotatedCall) -> Iterable[tuple[str, Dims]]:
@@ -56,7 +56,7 @@ def _around(names: tuple[str, ...], letter: str, extents: Mapping[str, int]) -> 
     return before, math.prod(extents[name] for name in names[at + 1 :])
 
 
-def _letter_factors(found: DimFactors, item: AnnotatedCall, letter: str) -> set[DimFactor]:
+def _letter_factors(readings: DimFactors, item: AnnotatedCall, letter: str) -> set[DimFactor]:
     rule = item.rule
     if letter in rule.windows:
         return {(1, 1)}
@@ -67,7 +67,7 @@ def _letter_factors(found: DimFactors, item: AnnotatedCall, letter: str) -> set[
             if letter not in names:
                 continue
             before, after = _around(names, letter, rule.extents)
-            for blocks, unit in found[value, dim]:
+            for blocks, unit in readings[value, dim]:
                 inner = (blocks // before, unit // after)
                 fits = blocks % before == 0 and unit % after == 0 and extent % (inner[0] * inner[1]) == 0
                 if fits and extent // (inner[0] * inner[1]) > 1:
@@ -75,21 +75,21 @@ def _letter_factors(found: DimFactors, item: AnnotatedCall, letter: str) -> set[
     return factors
 
 
-def _pass_through(found: DimFactors, item: AnnotatedCall) -> list[str]:
+def _pass_through(readings: DimFactors, item: AnnotatedCall) -> list[str]:
     """Give every dim of the call the readings of its letters; the names of the values that learned something."""
     changed: dict[str, None] = {}
     rule = item.rule
     for letter in rule.letters:
-        factors = _letter_factors(found, item, letter)
+        factors = _letter_factors(readings, item, letter)
         for value, dims in _tensors(item):
             for dim, names in enumerate(dims):
                 if letter not in names:
                     continue
                 before, after = _around(names, letter, rule.extents)
-                known = found[value, dim]
-                wanted = known | {(before * blocks, unit * after) for blocks, unit in factors}
-                kept = set(sorted(wanted, key=lambda one: (one[0] * one[1], one))[:_MOST])
+                known = readings[value, dim]
+                merged = known | {(before * blocks, unit * after) for blocks, unit in factors}
+                kept = set(sorted(merged, key=lambda reading: (reading[0] * reading[1], reading))[:_MOST])
                 if kept - known:
-                    found[value, dim] = kept
+                    readings[value, dim] = kept
                     changed[value] = None
     return list(changed)

@@ -36,11 +36,11 @@ class Merged:
 
     def spread(self, strategy: Strategy, call: Call, axes: int) -> Strategy:
         """The strategy on the whole grid; on axes of one rank nothing is split."""
-        found = [whole_choice(call, "replicate")] * axes
+        choices = [whole_choice(call, "replicate")] * axes
         for choice, group in zip(strategy, self.groups, strict=True):
             for axis in group:
-                found[axis] = choice
-        return tuple(found)
+                choices[axis] = choice
+        return tuple(choices)
 
     def _words(self, table: Mapping[str, Words]) -> dict[str, Words]:
         return {
@@ -59,15 +59,15 @@ class Merged:
         )
 
     def _pins(self, pins: Mapping[str, Mapping[int, str]]) -> dict[str, dict[int, str]]:
-        found: dict[str, dict[int, str]] = {}
+        merged: dict[str, dict[int, str]] = {}
         for name, on in pins.items():
             for i, group in enumerate(self.groups):
                 letters = {on[axis] for axis in group if axis in on}
                 if len(letters) > 1:
                     raise ConfigError("merged axes are pinned differently")
                 if letters:
-                    found.setdefault(name, {})[i] = letters.pop()
-        return found
+                    merged.setdefault(name, {})[i] = letters.pop()
+        return merged
 
 
 def many(grid: GridShape) -> bool:
@@ -77,11 +77,11 @@ def many(grid: GridShape) -> bool:
 
 def entries(graph: Graph, calls: Mapping[str, CallStrategies]) -> int:
     """How many prices the conversions between makers and readers take."""
-    made = graph.producers()
+    makers = graph.producers()
     total = 0
     for node in graph.nodes:
         own = len(calls[node.name].strategies)
-        total += sum(own * len(calls[made[name].name].strategies) for name in node.inputs if name in made)
+        total += sum(own * len(calls[makers[name].name].strategies) for name in node.inputs if name in makers)
     return total
 
 
@@ -99,14 +99,14 @@ def merges(grid: GridShape) -> Iterator[Merged]:
 def spreadable(merged: Merged, calls: Mapping[str, CallStrategies], grid: GridShape) -> dict[str, CallStrategies]:
     """The calls on a merged grid with the strategies that are legal on the whole one."""
     known: dict[tuple[int, int], tuple[Strategy, ...]] = {}
-    found = {}
+    legal_calls = {}
     for name, item in calls.items():
         key = (id(item.strategies), id(item.rule))
         if key not in known:
             known[key] = tuple(
-                one
-                for one in item.strategies
-                if legal(merged.spread(one, item.call, len(grid.sizes)), item.call, item.rule, grid)
+                strategy
+                for strategy in item.strategies
+                if legal(merged.spread(strategy, item.call, len(grid.sizes)), item.call, item.rule, grid)
             )
-        found[name] = replace(item, strategies=known[key] or item.strategies)
-    return found
+        legal_calls[name] = replace(item, strategies=known[key] or item.strategies)
+    return legal_calls

@@ -22,23 +22,23 @@ def mixtures(bases: Sequence[tuple[Choice, ...]], per_axis: Sequence[Sequence[Ch
     if not bases:
         yield from _around(tuple(_first(choices) for choices in per_axis), per_axis)
         return
-    done = dict.fromkeys(choice for one in bases for choice in one)
+    done = dict.fromkeys(choice for base in bases for choice in base)
     allowed = [_allowed(done, choices) for choices in per_axis]
-    mended = [_mended(one, per_axis) for one in bases]
+    mended = [_mended(base, per_axis) for base in bases]
     every = dict.fromkeys((*mended, *itertools.islice(itertools.product(*allowed), _TRIED)))
-    yield from sorted(every, key=lambda one: min(_apart(one, base) for base in mended))
+    yield from sorted(every, key=lambda strategy: min(_apart(strategy, base) for base in mended))
 
 
 def _first(choices: Sequence[Choice]) -> Choice:
-    return next((one for one in choices if one.mode == "replicate"), choices[0])
+    return next((choice for choice in choices if choice.mode == "replicate"), choices[0])
 
 
-def _around(one: tuple[Choice, ...], per_axis: Sequence[Sequence[Choice]]) -> Iterator[tuple[Choice, ...]]:
-    yield one
+def _around(strategy: tuple[Choice, ...], per_axis: Sequence[Sequence[Choice]]) -> Iterator[tuple[Choice, ...]]:
+    yield strategy
     for axis, choices in enumerate(per_axis):
         for choice in choices:
-            if choice != one[axis]:
-                yield (*one[:axis], choice, *one[axis + 1 :])
+            if choice != strategy[axis]:
+                yield (*strategy[:axis], choice, *strategy[axis + 1 :])
 
 
 def _mended(base: tuple[Choice, ...], per_axis: Sequence[Sequence[Choice]]) -> tuple[Choice, ...]:
@@ -47,10 +47,10 @@ def _mended(base: tuple[Choice, ...], per_axis: Sequence[Sequence[Choice]]) -> t
 
 
 def _allowed(done: dict[Choice, None], choices: Sequence[Choice]) -> list[Choice]:
-    kept = [one for one in done if one in choices]
-    kept += [one for one in choices if one.mode in _WHOLE and one not in done]
+    kept = [choice for choice in done if choice in choices]
+    kept += [choice for choice in choices if choice.mode in _WHOLE and choice not in done]
     return kept or list(choices)
 
 
-def _apart(one: tuple[Choice, ...], other: tuple[Choice, ...]) -> int:
-    return sum(choice != same for choice, same in zip(one, other, strict=True))
+def _apart(strategy: tuple[Choice, ...], other: tuple[Choice, ...]) -> int:
+    return sum(choice != same for choice, same in zip(strategy, other, strict=True))

@@ -89,7 +89,9 @@ def build(
     graph = annotated.graph
     calls = calls or constrained(annotated, grid, constraints)
     repeats = () if untied else repeated_blocks.find(graph)
-    repeats = tuple(one for one in repeats if same_options(one, calls) and same_storage_layouts(one, constraints))
+    repeats = tuple(
+        repeat for repeat in repeats if same_options(repeat, calls) and same_storage_layouts(repeat, constraints)
+    )
     twice = recomputation_of(repeats, recomputed)
     stored = frozenset(item.value for item in graph.parameters if gathered or constraints.gathers(item.value))
     builder = ProblemBuilder(
@@ -113,21 +115,22 @@ def build(
 def residents(graph: Graph, calls: Mapping[str, CallStrategies]) -> dict[str, frozenset[str]]:
     """Per call, the values that are held anyway when it runs: parameters, inputs, and what an earlier call keeps for backward."""
     held = set(external_values(graph))
-    found = {}
+    resident = {}
     for node in graph.nodes:
-        found[node.name] = frozenset(held & {*node.inputs, *node.outputs})
+        resident[node.name] = frozenset(held & {*node.inputs, *node.outputs})
         item = calls[node.name]
         held |= memory.kept_names(item.call, item.rule, item.op)
-    return found
+    return resident
 
 
 def running_statistics(graph: Graph) -> frozenset[str]:
     """The values that batch norms change in place, before and after: they are read where they are stored, and never converted."""
-    found: set[str] = set()
+    statistics: set[str] = set()
     for node in graph.nodes:
         if node.target == "autopar.batch_norm":
-            found |= {one.name for one in node.args[3:5] if isinstance(one, Ref)} | set(filter(None, node.outputs[1:]))
-    return frozenset(found)
+            statistics |= {arg.name for arg in node.args[3:5] if isinstance(arg, Ref)}
+            statistics |= set(filter(None, node.outputs[1:]))
+    return frozenset(statistics)
 
 
 def decide(built: PricedProblem, choice: Sequence[int]) -> Decision:

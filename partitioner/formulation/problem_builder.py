@@ -117,10 +117,10 @@ class ProblemBuilder:
         kept = dict.fromkeys(
             allowed_storage_layouts(self.constraints, value.name, dict.fromkeys([*plain, *gathered]), self.grid)
         )
-        options = [*(one for one in plain if one in kept), *(one for one in gathered if one in kept)]
-        self.plain[value.name] = sum(one in kept for one in plain)
-        given = (self.optimizer, self.grid, self.machine)
-        costs = [sum(compute.parameter_seconds(value, kind, stored, *given)) for stored in options]
+        options = [layouts for layouts in (*plain, *gathered) if layouts in kept]
+        self.plain[value.name] = sum(layouts in kept for layouts in plain)
+        arguments = (self.optimizer, self.grid, self.machine)
+        costs = [sum(compute.parameter_seconds(value, kind, stored, *arguments)) for stored in options]
         held = [memory.parameter_bytes(value, kind, stored, self.optimizer, self.grid) for stored in options]
         for at in range(self.plain[value.name], len(options)):
             held[at] += local_bytes(value.shape, ITEMSIZE[value.dtype], gathered[options[at]], self.grid)
@@ -142,17 +142,17 @@ class ProblemBuilder:
                 if not key[1] and alike not in priced:
                     priced[alike] = [self.call_seconds(item, s) for s in item.strategies]
                 costs = memo[key[0], not key[1]][0] if key[1] else priced[alike]
-                given = (self.grid, self.resident[node.name], self.recomputation)
-                memo[key] = costs, [kept_bytes(item, strategy, *given) for strategy in item.strategies]
+                arguments = (self.grid, self.resident[node.name], self.recomputation)
+                memo[key] = costs, [kept_bytes(item, strategy, *arguments) for strategy in item.strategies]
             self.add_variable("node:" + node.name, item.strategies, *memo[key], (i, steps - i))
 
     def call_seconds(self, item: CallStrategies, strategy: Strategy) -> float:
         """Seconds of a call on one rank: forward and backward, what it sends included, and forward again where it is."""
-        given = (item.call, item.rule, item.op, strategy, self.grid, self.machine)
-        forward, backward = compute.node_seconds(*given, self.timings)
-        inner = compute.inner_conversions(*given)
-        forward += sum(one.seconds_forward for one in inner)
-        backward += sum(one.seconds_adjoint for one in inner)
+        arguments = (item.call, item.rule, item.op, strategy, self.grid, self.machine)
+        forward, backward = compute.node_seconds(*arguments, self.timings)
+        inner = compute.inner_conversions(*arguments)
+        forward += sum(transfer.seconds_forward for transfer in inner)
+        backward += sum(transfer.seconds_adjoint for transfer in inner)
         return forward + backward + (forward if item.node.name in self.recomputation.calls else 0.0)
 
     def add_edges(self) -> None:
@@ -165,7 +165,8 @@ class ProblemBuilder:
             uses, runs = self.uses(name), self.runs(name)
             if len({reader for reader, _ in uses}) > 1:
                 source, yields = self.fan_out(name, source, yields, uses, times, runs)
-                runs = max(runs, *(1 + (one.removeprefix("node:") in self.recomputation.calls) for one, _ in uses))
+                if any(reader.removeprefix("node:") in self.recomputation.calls for reader, _ in uses):
+                    runs = 2
             for reader, wants in uses:
                 self.add_conversion(name, source, yields, reader, wants, times, runs)
         for buffer, name in targets.items():
@@ -181,23 +182,25 @@ class ProblemBuilder:
     def runs(self, name: str) -> int:
         """How often forward converts a value in a step: twice inside a block that is computed again."""
         readers = [node.name for node in self.readers[name]]
-        made = name not in self.makers or self.makers[name].name in self.recomputation.calls
-        return 2 if made and readers and all(one in self.recomputation.calls for one in readers) else 1
+        repeated = name not in self.makers or self.makers[name].name in self.recomputation.calls
+        return 2 if repeated and readers and all(reader in self.recomputation.calls for reader in readers) else 1
 
     def uses(self, name: str) -> list[tuple[str, Sequence[Layouts]]]:
         """The variables that ask for a value, and the layouts of their options.
 
         What enters a loop does so as a block hands it on, and is converted for its readers inside.
         """
-        entered = [(one, at) for one in self.repeats for entry, at in one.carried if one.entries[entry] == name]
+        entered = [
+            (repeat, at) for repeat in self.repeats for entry, at in repeat.carried if repeat.entries[entry] == name
+        ]
         inside = {node.name for repeat, _ in entered for node in repeat.nodes[0]}
-        found: list[tuple[str, Sequence[Layouts]]] = [
+        uses: list[tuple[str, Sequence[Layouts]]] = [
             ("node:" + node.name, self.conversions.operands(self.calls[node.name], operand))
             for node in self.readers[name]
             if node.name not in inside
             for operand in _places(node.inputs, name)
         ]
-        return found + [self.source(repeat.values[0][position]) for repeat, position in entered]
+        return uses + [self.source(repeat.values[0][position]) for repeat, position in entered]
 
     def source(self, name: str) -> tuple[str, Sequence[Layouts]]:
         """The variable that decides how a value is made, and per option the layouts it is made in."""
@@ -232,7 +235,7 @@ class ProblemBuilder:
         """The distinct layouts of several lists of options; the same object for the same lists."""
         key = tuple(map(id, lists))
         if key not in self.fanned:
-            self.fanned[key] = lists, unique(one for options in lists for one in options)
+            self.fanned[key] = lists, unique(layouts for options in lists for layouts in options)
         return self.fanned[key][1]
 
     def add_conversion(
@@ -264,9 +267,9 @@ class ProblemBuilder:
     def seconds(self, name: str, yields: Sequence[Layouts], wants: Sequence[Layouts], runs: int = 1) -> Matrix:
         """Seconds of converting a value between all options; what batch norms change in place is never converted."""
         if name in self.fixed:
-            return np.array([[0.0 if one == other else np.inf for other in wants] for one in yields])
+            return np.array([[0.0 if layouts == other else np.inf for other in wants] for layouts in yields])
         return self.conversions.seconds(self.graph.values[name], yields, wants, runs)
 
 
 def _places(inputs: Sequence[str], name: str) -> list[int]:
-    return [i for i, given in enumerate(inputs) if given == name]
+    return [i for i, operand in enumerate(inputs) if operand == name]

@@ -63,7 +63,7 @@ def recomputation_of(repeats: Sequence[Repeat], chosen: Collection[str]) -> Reco
         for nodes, values in zip(repeat.nodes, repeat.values, strict=True):
             leaving = {values[position] for position in repeat.outputs()}
             for node in nodes:
-                places = tuple(i for i, one in enumerate(node.outputs) if one in leaving)
+                places = tuple(i for i, output in enumerate(node.outputs) if output in leaving)
                 handed |= {node.name: places} if places else {}
     return Recomputation(
         frozenset(map(key_of, taken)),

@@ -66,10 +66,10 @@ def _distinct(runs: Iterable[_Run]) -> list[tuple[_Run, ...]]:
     """The runs in stretches that come to no member twice: a loop goes over a list's members once."""
     stretches: list[list[_Run]] = []
     for run in runs:
-        if not stretches or run.member in {one.member for one in stretches[-1]}:
+        if not stretches or run.member in {other.member for other in stretches[-1]}:
             stretches.append([])
         stretches[-1].append(run)
-    return [tuple(one) for one in stretches]
+    return [tuple(stretch) for stretch in stretches]
 
 
 def _member(node: Node) -> tuple[str, str]:
@@ -106,14 +106,14 @@ def _run(graph: Graph, key: tuple[str, str], nodes: tuple[Node, ...]) -> _Run:
     rows: list[object] = []
     for node in nodes:
         reads = (masked(node.args), masked(tuple(value for _, value in node.kwargs)))
-        made = []
+        results = []
         for name in node.outputs:
             if name:
                 own[name] = len(own)
                 value = graph.values[name]
-                made.append((value.shape, value.dtype, updated.get(name, "").removeprefix(path)))
+                results.append((value.shape, value.dtype, updated.get(name, "").removeprefix(path)))
         keys = tuple(key for key, _ in node.kwargs)
-        rows.append((node.target, reads, keys, tuple(made), node.module.removeprefix(path)))
+        rows.append((node.target, reads, keys, tuple(results), node.module.removeprefix(path)))
     return _Run(prefix, member, nodes, tuple(rows), tuple(own), tuple(entries))
 
 
@@ -154,8 +154,8 @@ def _list_members(graph: Graph, prefix: str) -> set[str]:
     return {path.split(".")[0] for path in inside}
 
 
-def _contains(token: object, wanted: str) -> bool:
-    return any(_contains(one, wanted) for one in token) if isinstance(token, tuple) else token == wanted
+def _contains(token: object, text: str) -> bool:
+    return any(_contains(part, text) for part in token) if isinstance(token, tuple) else token == text
 
 
 def _hands_on_only(graph: Graph, runs: tuple[_Run, ...], outputs: set[int]) -> bool:

@@ -58,7 +58,7 @@ def strategies_of(
     near: dict[tuple[object, ...], dict[Strategy, None]] = {}
     for name, some in (bases or {}).items():
         near.setdefault(keys[name], {}).update(dict.fromkeys(some))
-    found: dict[str, CallStrategies] = {}
+    calls: dict[str, CallStrategies] = {}
     alike: dict[tuple[object, ...], CallStrategies] = {}
     for name, item in annotated.calls.items():
         pinned, key = pins.get(name, {}), keys[name]
@@ -69,16 +69,16 @@ def strategies_of(
             if not strategies:
                 raise _unmeetable(item.node, pinned, grid)
             alike[key] = CallStrategies(item.node, item.op, item.call, item.rule, strategies)
-        found[name] = CallStrategies(item.node, item.op, item.call, alike[key].rule, alike[key].strategies)
-    return found
+        calls[name] = CallStrategies(item.node, item.op, item.call, alike[key].rule, alike[key].strategies)
+    return calls
 
 
 def _unmeetable(node: Node, pinned: Mapping[int, str], grid: GridShape) -> ConfigError:
-    given = "the call cannot do what is pinned"
+    fault = "the call cannot do what is pinned"
     rule = "a dim is split at most as often as it has rows, a windowed one over one axis; heavy calls are never copied"
     offenders = [f"{choice}@{grid.names[axis]}" for axis, choice in sorted(pinned.items())]
     fix = "take one of the pins away, or pin another letter"
-    return ConfigError(refusal(f"pins on {node.module or node.name} ({node.source})", given, rule, offenders, fix))
+    return ConfigError(refusal(f"pins on {node.module or node.name} ({node.source})", fault, rule, offenders, fix))
 
 
 def _strategies(
@@ -96,7 +96,11 @@ def _strategies(
     if not all(per_axis):
         return ()
     every = itertools.product(*per_axis) if bases is None else mixtures(bases, per_axis)
-    able = (one for one in every if legal(one, call, rule, grid) and _gives_rows(one, rule, grid, pinned))
+    able = (
+        strategy
+        for strategy in every
+        if legal(strategy, call, rule, grid) and _gives_rows(strategy, rule, grid, pinned)
+    )
     return tuple(able if bases is None else itertools.islice(able, MOST))
 
 
@@ -140,7 +144,7 @@ def _gives_rows(strategy: Strategy, rule: Rule, grid: GridShape, pinned: Mapping
             factor = (choice.letter, choice.blocks, choice.unit)
             parts[factor] = parts.get(factor, 1) * size
             free |= {factor} if axis not in pinned else set()
-    return all(rule.extents[one[0]] // (one[1] * one[2]) >= parts[one] for one in free)
+    return all(rule.extents[letter] // (blocks * unit) >= parts[letter, blocks, unit] for letter, blocks, unit in free)
 
 
 def filled_factors(rule: Rule, strategy: Strategy) -> tuple[tuple[tuple[int, ...], int], ...]:
@@ -149,7 +153,9 @@ def filled_factors(rule: Rule, strategy: Strategy) -> tuple[tuple[tuple[int, ...
     for axis, choice in enumerate(strategy):
         if choice.mode == "split" and choice.letter in rule.filled:
             cuts.setdefault((choice.letter, choice.blocks, choice.unit), []).append(axis)
-    return tuple((tuple(axes), rule.extents[one[0]] // (one[1] * one[2])) for one, axes in cuts.items())
+    return tuple(
+        (tuple(axes), rule.extents[letter] // (blocks * unit)) for (letter, blocks, unit), axes in cuts.items()
+    )
 
 
 def operand_layouts(strategy: Strategy, operand: int) -> Layouts:
@@ -169,9 +175,9 @@ def whole_strategy(call: Call, grid: GridShape) -> Strategy:
 
 def storage_layouts(value: Value, demanded: Iterable[Layouts], grid: GridShape) -> tuple[Layouts, ...]:
     """The layouts a parameter or input may live in: those its users ask for, a Partial one being kept whole instead."""
-    found: dict[Layouts, None] = {tuple(Replicate() for _ in grid.sizes): None}
-    found.update(dict.fromkeys(map(_kept_whole, demanded)))
-    plain = found if value.differentiable else dict.fromkeys(tuple(_plain(one) for one in stored) for stored in found)
+    layouts: dict[Layouts, None] = {tuple(Replicate() for _ in grid.sizes): None}
+    layouts.update(dict.fromkeys(map(_kept_whole, demanded)))
+    plain = layouts if value.differentiable else dict.fromkeys(tuple(map(_plain, stored)) for stored in layouts)
     return tuple(stored for stored in plain if compatible(value.shape, stored, grid))
 
 
@@ -181,23 +187,25 @@ def gathered_storage_layouts(value: Value, demanded: Iterable[Layouts], grid: Gr
 
     It is gathered before use, kept whole for backward, and its gradient reduce-scattered (ZeRO, FSDP): less memory, more messages.
     """
-    found: dict[Layouts, Layouts] = {}
+    gathered: dict[Layouts, Layouts] = {}
     if not (value.differentiable and value.shape):
-        return found
+        return gathered
     for used in map(_kept_whole, demanded):
         options: list[list[Layout]] = [
-            [one, Shard(0)] if isinstance(one, Copied) and value.shape[0] >= size else [one]
-            for one, size in zip(used, grid.sizes, strict=True)
+            [layout, Shard(0)] if isinstance(layout, Copied) and value.shape[0] >= size else [layout]
+            for layout, size in zip(used, grid.sizes, strict=True)
         ]
         for stored in itertools.product(*options):
             if stored != used and compatible(value.shape, stored, grid):
-                known = found.setdefault(stored, used)
-                found[stored] = max(known, used, key=lambda one: sum(isinstance(layout, Copied) for layout in one))
-    return found
+                known = gathered.setdefault(stored, used)
+                gathered[stored] = max(
+                    known, used, key=lambda layouts: sum(isinstance(layout, Copied) for layout in layouts)
+                )
+    return gathered
 
 
 def _kept_whole(layouts: Layouts) -> Layouts:
-    return tuple(Replicate() if isinstance(one, Partial) else one for one in layouts)
+    return tuple(Replicate() if isinstance(layout, Partial) else layout for layout in layouts)
 
 
 def _plain(layout: Layout) -> Layout:
@@ -206,15 +214,15 @@ def _plain(layout: Layout) -> Layout:
 
 def demands(graph: Graph, calls: Mapping[str, CallStrategies]) -> dict[str, tuple[Layouts, ...]]:
     """Per value, the distinct layouts in which its consumers may ask for it."""
-    asked: dict[tuple[int, int], Sequence[Layouts]] = {}  # by the identity of shared strategies, and the operand
-    found: dict[str, dict[Layouts, None]] = {name: {} for name in graph.values}
+    by_operand: dict[tuple[int, int], Sequence[Layouts]] = {}  # by the identity of shared strategies, and the operand
+    demanded: dict[str, dict[Layouts, None]] = {name: {} for name in graph.values}
     for item in calls.values():
         for operand, name in enumerate(item.node.inputs):
             key = (id(item.strategies), operand)
-            if key not in asked:
-                asked[key] = unique(operand_layouts(strategy, operand) for strategy in item.strategies)
-            found[name].update(dict.fromkeys(asked[key]))
-    return {name: tuple(layouts) for name, layouts in found.items()}
+            if key not in by_operand:
+                by_operand[key] = unique(operand_layouts(strategy, operand) for strategy in item.strategies)
+            demanded[name].update(dict.fromkeys(by_operand[key]))
+    return {name: tuple(layouts) for name, layouts in demanded.items()}
 
 
 def unique(items: Iterable[Layouts]) -> Sequence[Layouts]:

@@ -269,8 +269,8 @@ def _eliminate_small(f: Factors) -> None:
         around = neighbours(f, node)
         if len(around) <= 2 and free(f, node):
             eliminate(f, node)
-            for one in around - listed:
-                heapq.heappush(todo, one)
+            for other in around - listed:
+                heapq.heappush(todo, other)
             listed |= around
 
 

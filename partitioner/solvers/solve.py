@@ -68,8 +68,8 @@ class _Answer:
 def check_method(method: str) -> None:
     """Raise ConfigError for a name that is no solver's."""
     if method not in METHODS:
-        given = f"{method!r} is unknown{nearest(method, METHODS)}"
-        raise ConfigError(refusal("solver", given, "a solver is one of those", METHODS))
+        fault = f"{method!r} is unknown{nearest(method, METHODS)}"
+        raise ConfigError(refusal("solver", fault, "a solver is one of those", METHODS))
 
 
 def solve(
@@ -248,16 +248,16 @@ def _no_choice(problem: Problem, least: tuple[float, tuple[int, ...], bool] | No
         return NoChoice(refusal(where, "every choice is forbidden", rule), problem.limit, None)
     peak, choice, proven = least
     missed = f"{peak - problem.limit:,.0f} above the limit"
-    given = f"the limit is {problem.limit:,.0f}, and the least peak that any choice reaches is {peak:,.0f}, {missed}"
+    fault = f"the limit is {problem.limit:,.0f}, and the least peak that any choice reaches is {peak:,.0f}, {missed}"
     if math.isinf(peak):
-        given, fix = (
+        fault, fix = (
             f"no choice within the limit of {problem.limit:,.0f} was found in time",
             "allow the solver more time",
         )
-        return NoChoice(refusal(where, given, "peak memory <= limit", fix=fix), problem.limit, peak, False)
+        return NoChoice(refusal(where, fault, "peak memory <= limit", fix=fix), problem.limit, peak, False)
     if not proven:
-        given = f"the limit is {problem.limit:,.0f}, and no choice that meets it was found; the least peak found is {peak:,.0f}"
+        fault = f"the limit is {problem.limit:,.0f}, and no choice that meets it was found; the least peak found is {peak:,.0f}"
     holders = sorted(((float(n.memory[s]), n.name) for n, s in zip(problem.nodes, choice, strict=True)), reverse=True)
     offenders = [f"{name} holds {held:,.0f} even then" for held, name in holders[:5] if held]
     fix = f"raise the limit to {peak:,.0f}, or use more ranks"
-    return NoChoice(refusal(where, given, "peak memory <= limit", offenders, fix), problem.limit, peak, proven)
+    return NoChoice(refusal(where, fault, "peak memory <= limit", offenders, fix), problem.limit, peak, proven)
