@@ -75,15 +75,15 @@ def calibrate(raw: Measurements, base: Machine, name: str) -> Calibrated:
     if raw.hosts > 1:
         machine = replace(machine, ranks_per_node=raw.ranks_per_node)
     fits = [_fit(row, crowded if row.place == "intra" else 1.0) for row in rows if row.move != "message"]
-    kept = [one for one in base.fits if one.place == "inter" and "inter" not in links]
+    kept = [curve for curve in base.fits if curve.place == "inter" and "inter" not in links]
     machine = replace(machine, fits=(*fits, *kept))
     return Calibrated(machine, rows, tuple(_rates(raw.computed)), tuple(_noise(rows, raw.computed)))
 
 
 def _rows(moved: Iterable[TimedMove]) -> Iterable[FittedCurve]:
     groups: dict[tuple[str, str], list[TimedMove]] = {}
-    for one in moved:
-        groups.setdefault((one.place, movement_of(one)), []).append(one)
+    for point in moved:
+        groups.setdefault((point.place, movement_of(point)), []).append(point)
     order = [(place, move) for place in ("local", "intra", "inter") for move in ("message", *LOCAL_MOVES, *LINK_MOVES)]
     for place, move in order:
         points = groups.get((place, move), [])
@@ -94,13 +94,13 @@ def _rows(moved: Iterable[TimedMove]) -> Iterable[FittedCurve]:
 def _row(place: str, move: str, points: Sequence[TimedMove]) -> FittedCurve:
     """Primitives that move data alike differ a little: the curve goes through the middle of all of one size."""
     sizes: dict[float, list[float]] = {}
-    for one in points:
-        sizes.setdefault(priced_bytes(one), []).append(median(one.seconds))
+    for point in points:
+        sizes.setdefault(priced_bytes(point), []).append(median(point.seconds))
     known = {size: median(times) for size, times in sizes.items()}
     curve = fit(list(known), list(known.values()))
     apart = [abs(time / known[size] - 1) for size, times in sizes.items() for time in times]
-    names = dict.fromkeys(one.primitive + "'" * (one.direction == "adjoint") for one in points)
-    typical = median(spread(one.seconds) for one in points)
+    names = dict.fromkeys(point.primitive + "'" * (point.direction == "adjoint") for point in points)
+    typical = median(spread(point.seconds) for point in points)
     bounds = (min(sizes), max(sizes), known[max(sizes)])
     return FittedCurve(place, move, points[0].ranks, tuple(names), len(points), *bounds, typical, median(apart), curve)
 
@@ -120,26 +120,28 @@ def _link(row: FittedCurve, crowded: float) -> Link:
 def _computed(computed: Sequence[TimedComputation], base: Machine) -> Machine:
     rates = {
         (work, back): median(
-            per_second(one)
-            for one in computed
-            if (one.work, one.dtype, one.direction) == (work, "float32", "backward" if back else "forward")
+            per_second(timing)
+            for timing in computed
+            if (timing.work, timing.dtype, timing.direction) == (work, "float32", "backward" if back else "forward")
         )
         for work in WORKS
         for back in (False, True)
-        if any((one.work, one.direction) == (work, "backward" if back else "forward") for one in computed)
+        if any((timing.work, timing.direction) == (work, "backward" if back else "forward") for timing in computed)
     }
     peak = rounded(max(rates.values()))
     products = {
-        one.dtype: per_second(one) for one in computed if (one.work, one.direction) == ("matmul", "forward")
+        timing.dtype: per_second(timing)
+        for timing in computed
+        if (timing.work, timing.direction) == ("matmul", "forward")
     } | {"float32": rates["matmul", False]}
     flops = {dtype: rounded(peak * rate / products["float32"]) for dtype, rate in products.items()}
     shares = {work: _share(rates[work, False] / peak) for work in WORKS}
     back = {work: _share(rates[work, True] / peak) for work in WORKS if (work, True) in rates}
-    floors = [median(one.seconds) / one.amount for one in computed if one.kind == "floor"]
-    update = {one.work: rounded(per_second(one)) for one in computed if one.kind == "update"}
+    floors = [median(timing.seconds) / timing.amount for timing in computed if timing.kind == "floor"]
+    update = {timing.work: rounded(per_second(timing)) for timing in computed if timing.kind == "update"}
     return replace(
         base,
-        memory_bandwidth=rounded(mean(per_second(one) for one in computed if one.kind == "memory")),
+        memory_bandwidth=rounded(mean(per_second(timing) for timing in computed if timing.kind == "memory")),
         launch_floor=rounded(mean(floors)),
         flops=tuple(sorted(flops.items())),
         efficiency=tuple(sorted(shares.items())),
@@ -154,11 +156,11 @@ def _share(part: float) -> float:
 
 def _rates(computed: Sequence[TimedComputation]) -> Iterable[MeasuredRate]:
     units = {"operator": "op/s", "memory": "B/s", "update": "B/s", "floor": "s"}
-    for one in computed:
-        value = median(one.seconds) / one.amount if one.kind == "floor" else per_second(one)
-        about = [one.work, one.name, one.dtype] if one.kind == "operator" else [one.kind, one.name]
-        about += [one.direction] if one.kind == "operator" else []
-        yield MeasuredRate(" ".join(about), value, units[one.kind], spread(one.seconds))
+    for timing in computed:
+        value = median(timing.seconds) / timing.amount if timing.kind == "floor" else per_second(timing)
+        about = [timing.work, timing.name, timing.dtype] if timing.kind == "operator" else [timing.kind, timing.name]
+        about += [timing.direction] if timing.kind == "operator" else []
+        yield MeasuredRate(" ".join(about), value, units[timing.kind], spread(timing.seconds))
 
 
 def _noise(rows: Sequence[FittedCurve], computed: Sequence[TimedComputation]) -> Iterable[str]:
@@ -168,7 +170,7 @@ def _noise(rows: Sequence[FittedCurve], computed: Sequence[TimedComputation]) ->
             yield f"{what}: repeats spread by {row.spread:.0%} of their median, more than {MOST_SPREAD:.0%}"
         if row.curve.median_error > MOST_ERROR:
             yield f"{what}: the fit is off by {row.curve.median_error:.0%} at half of the points, more than {MOST_ERROR:.0%}"
-    for one in computed:
-        if spread(one.seconds) > MOST_SPREAD:
-            width = f"{spread(one.seconds):.0%} of their median, more than {MOST_SPREAD:.0%}"
-            yield f"{one.kind} {one.name} ({one.dtype}, {one.direction}): repeats spread by {width}"
+    for timing in computed:
+        if spread(timing.seconds) > MOST_SPREAD:
+            width = f"{spread(timing.seconds):.0%} of their median, more than {MOST_SPREAD:.0%}"
+            yield f"{timing.kind} {timing.name} ({timing.dtype}, {timing.direction}): repeats spread by {width}"

@@ -60,11 +60,12 @@ def _wrong(raw: Measurements) -> list[str]:
         return [f"version {raw.version}, where this autopar reads version {VERSION}"]
     mistakes = ["no places"] * (not raw.places) + [f"{raw.cores} cores"] * (raw.cores < 1)
     known = {*PRIMITIVES, *_OTHERS}
-    mistakes += sorted({f"{one.primitive!r} is no primitive" for one in raw.moved if one.primitive not in known})
-    timed = [(one.primitive, one.seconds) for one in raw.moved] + [(one.name, one.seconds) for one in raw.computed]
+    mistakes += sorted({f"{move.primitive!r} is no primitive" for move in raw.moved if move.primitive not in known})
+    timed = [(move.primitive, move.seconds) for move in raw.moved]
+    timed += [(timing.name, timing.seconds) for timing in raw.computed]
     mistakes += [
         f"{name}: {list(seconds)} seconds"
         for name, seconds in timed
-        if not seconds or not all(0 < one < math.inf for one in seconds)
+        if not seconds or not all(0 < value < math.inf for value in seconds)
     ]
     return mistakes

@@ -29,7 +29,7 @@ from autopar.costmodel.collectives import reach_of, reaches
 from autopar.costmodel.communication import Transfer, exposed, gradient_seconds, halo_seconds
 from autopar.costmodel.communication import seconds as move_seconds
 from autopar.costmodel.local_shapes import largest_part, local_bytes, local_shape, operand_bytes, result_bytes
-from autopar.costmodel.memory import optimizer_copies
+from autopar.costmodel.memory import optimizer_copies, split_letters
 from autopar.costmodel.op_timings import UNMEASURED, Timings
 from autopar.ir.graph import ITEMSIZE, Value
 from autopar.ir.grid import GridShape
@@ -89,7 +89,7 @@ def _skew(call: Call, rule: Rule, op: Op, choices: tuple[Choice, ...], grid: Gri
     """How much more than an even share the busiest rank computes (`Op.skew`)."""
     if op.skew is None:
         return 1.0
-    cuts = [(one.letter, parts) for one, parts in zip(choices, grid.sizes, strict=True) if one.mode == "split"]
+    cuts = [(choice.letter, parts) for choice, parts in zip(choices, grid.sizes, strict=True) if choice.mode == "split"]
     return math.prod(op.skew(call, rule, letter, parts) for letter, parts in cuts)
 
 
@@ -97,8 +97,7 @@ def _launches(call: Call, rule: Rule, op: Op, choices: tuple[Choice, ...], grid:
     """The small operations of the distributed form (`Op.launches`), forward and backward; of the axis with most of them."""
     if op.launches is None:
         return 0, 0
-    cuts = [one.letter for one, parts in zip(choices, grid.sizes, strict=True) if one.mode == "split" and parts > 1]
-    return max((op.launches(call, rule, letter) for letter in cuts), default=(0, 0))
+    return max((op.launches(call, rule, letter) for letter in split_letters(choices, grid)), default=(0, 0))
 
 
 def _roofline(flops: float, nbytes: float, rate: float, machine: Machine) -> float:
@@ -163,7 +162,7 @@ def _halos(
 ) -> list[Transfer]:
     """The halo of every operand that carries the windowed letter; axes that cut one letter act as one long axis."""
     letter = choices[axis].letter
-    parts = math.prod(n for one, n in zip(choices, grid.sizes, strict=True) if one.letter == letter)
+    parts = math.prod(n for choice, n in zip(choices, grid.sizes, strict=True) if choice.letter == letter)
     transfers = []
     for i, (value, dims) in enumerate(zip(call.operands, rule.operands, strict=True)):
         for dim, names in enumerate(dims):
@@ -227,7 +226,7 @@ def gradient_sums(value: Value, stored: Layouts, grid: GridShape, machine: Machi
         total = gradient_seconds(machine, reach, size) * exposed(machine, reach)
         transfers.append(Transfer("all_sum", axis, 0.0, size, 0.0, max(total - before, 0.0)))
         before = max(total, before)
-    return tuple(sorted(transfers, key=lambda one: one.axis))
+    return tuple(sorted(transfers, key=lambda transfer: transfer.axis))
 
 
 def parameter_seconds(
@@ -240,5 +239,5 @@ def parameter_seconds(
     if kind != "parameter":
         return 0.0, 0.0
     moved = local_bytes(value.shape, ITEMSIZE[value.dtype], stored, grid) * (3 + 2 * optimizer_copies(optimizer))
-    sums = sum(one.seconds for one in gradient_sums(value, stored, grid, machine))
+    sums = sum(transfer.seconds for transfer in gradient_sums(value, stored, grid, machine))
     return sums, max(machine.launch_floor, moved / machine.update_rate(optimizer)) * crowding(machine, grid)

@@ -45,7 +45,7 @@ def fit(nbytes: Sequence[float], seconds: Sequence[float], pieces: int = PIECES)
         tried = [(*_solve(n, t, until), until) for until in itertools.combinations(sizes.tolist(), count)]
         if not tried:
             break
-        error, values, until = min(tried, key=lambda one: one[0])
+        error, values, until = min(tried, key=lambda trial: trial[0])
         if best is None or (error < best[0] * _PAYS and best[0] > _NEGLIGIBLE):
             best = error, until, values
     assert best is not None

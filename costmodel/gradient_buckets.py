@@ -75,6 +75,6 @@ def filling(grid: GridShape, machine: Machine) -> float:
 
 def shared(bucket: SumBucket, axes: tuple[int, ...], grid: GridShape, machine: Machine) -> bool:
     """Whether an exchange over `axes` takes a link that the bucket's hidden sum takes too."""
-    one, other = reach_of(machine, grid, bucket.axes), reach_of(machine, grid, axes)
-    inside, across = one.inside > 1 and other.inside > 1, one.across > 1 and other.across > 1
-    return communication.exposed(machine, one) < 1 and (inside or across)
+    reach, other = reach_of(machine, grid, bucket.axes), reach_of(machine, grid, axes)
+    inside, across = reach.inside > 1 and other.inside > 1, reach.across > 1 and other.across > 1
+    return communication.exposed(machine, reach) < 1 and (inside or across)

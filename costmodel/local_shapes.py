@@ -60,8 +60,8 @@ def operand_bytes(call: Call, choices: tuple[Choice, ...], grid: GridShape) -> l
     """Local bytes of every operand, as the call reads it; one choice per axis."""
     layouts = zip(*(choice.operands for choice in choices), strict=True)
     return [
-        local_bytes(value.shape, ITEMSIZE[value.dtype], one, grid)
-        for value, one in zip(call.operands, layouts, strict=True)
+        local_bytes(value.shape, ITEMSIZE[value.dtype], own, grid)
+        for value, own in zip(call.operands, layouts, strict=True)
     ]
 
 
@@ -69,14 +69,14 @@ def result_bytes(call: Call, choices: tuple[Choice, ...], grid: GridShape) -> li
     """Local bytes of every result, as the call makes it; an unused one takes none."""
     layouts = zip(*(choice.results for choice in choices), strict=True)
     return [
-        local_bytes(value.shape, ITEMSIZE[value.dtype], one, grid) if value.name else 0
-        for value, one in zip(call.results, layouts, strict=True)
+        local_bytes(value.shape, ITEMSIZE[value.dtype], own, grid) if value.name else 0
+        for value, own in zip(call.results, layouts, strict=True)
     ]
 
 
-def same_factor(one: Layout, other: Layout) -> bool:
+def same_factor(layout: Layout, other: Layout) -> bool:
     """Whether both layouts cut the same factor of the same dim; the cuts then nest and their order matters."""
-    return isinstance(one, Shard) and one == other
+    return isinstance(layout, Shard) and layout == other
 
 
 def nested(extent: int, outer: Shard, inner: Shard) -> bool:
@@ -99,10 +99,10 @@ def compatible(shape: tuple[int, ...], layouts: Layouts, grid: GridShape) -> boo
     """Whether the layouts describe a tensor of this shape: dims exist, readings divide them, shared dims nest."""
     assert len(layouts) == len(grid.sizes), f"{len(layouts)} layouts for {len(grid.sizes)} axes"
     shards = [layout for layout in layouts if isinstance(layout, Shard)]
-    if any(one.dim >= len(shape) or shape[one.dim] % (one.blocks * one.unit) for one in shards):
+    if any(shard.dim >= len(shape) or shape[shard.dim] % (shard.blocks * shard.unit) for shard in shards):
         return False
     return all(
-        one.dim != other.dim or nested(shape[one.dim], one, other)
-        for i, one in enumerate(shards)
+        shard.dim != other.dim or nested(shape[shard.dim], shard, other)
+        for i, shard in enumerate(shards)
         for other in shards[i + 1 :]
     )

@@ -55,8 +55,8 @@ class Allocation:
 def optimizer_copies(optimizer: str) -> int:
     """How many tensors of a parameter's size the optimizer keeps: sgd 0, momentum 1, adamw 2. Raises ConfigError."""
     if optimizer not in _COPIES:
-        given = f"unknown{nearest(optimizer, _COPIES)}"
-        raise ConfigError(refusal(f"optimizer {optimizer!r}", given, f"one of {', '.join(_COPIES)}"))
+        fault = f"unknown{nearest(optimizer, _COPIES)}"
+        raise ConfigError(refusal(f"optimizer {optimizer!r}", fault, f"one of {', '.join(_COPIES)}"))
     return _COPIES[optimizer]
 
 
@@ -91,7 +91,9 @@ def kept(call: Call, rule: Rule, op: Op, choices: tuple[Choice, ...], grid: Grid
 
 def split_letters(choices: tuple[Choice, ...], grid: GridShape) -> frozenset[str]:
     """The letters that lie on several ranks."""
-    return frozenset(one.letter for one, size in zip(choices, grid.sizes, strict=True) if one.letter and size > 1)
+    return frozenset(
+        choice.letter for choice, size in zip(choices, grid.sizes, strict=True) if choice.letter and size > 1
+    )
 
 
 def scratch_bytes(call: Call, rule: Rule, op: Op, choices: tuple[Choice, ...], grid: GridShape) -> tuple[int, int]:
@@ -105,7 +107,9 @@ def scratch_bytes(call: Call, rule: Rule, op: Op, choices: tuple[Choice, ...], g
 
 def _sizes(text: str, call: Call, rule: Rule, choices: tuple[Choice, ...], grid: GridShape) -> list[tuple[str, int]]:
     """What words name: values with their local bytes, and new tensors under the name ""."""
-    layouts = [tuple(zip(*(getattr(one, side) for one in choices), strict=True)) for side in ("operands", "results")]
+    layouts = [
+        tuple(zip(*(getattr(choice, side) for choice in choices), strict=True)) for side in ("operands", "results")
+    ]
     tensors = {f"x{i}": pair for i, pair in enumerate(zip(call.operands, layouts[0], strict=True))}
     tensors |= {f"y{i}": pair for i, pair in enumerate(zip(call.results, layouts[1], strict=True)) if pair[0].name}
     sizes: dict[tuple[str, str], int] = {}
@@ -138,7 +142,7 @@ def _plain_words(text: str, call: Call) -> list[str]:
     plain = []
     for word in text.split():
         if word in ("inputs", "ints"):
-            plain += [f"x{i}" for i, one in enumerate(call.operands) if word == "inputs" or _counts(one)]
+            plain += [f"x{i}" for i, operand in enumerate(call.operands) if word == "inputs" or _counts(operand)]
         elif "/" in word:
             first, other = word.split("/")
             if int(other) < len(call.operands) and call.operands[int(other)].differentiable:
@@ -173,9 +177,11 @@ def _letter_bytes(word: str, rule: Rule, choices: tuple[Choice, ...], grid: Grid
     """``8@n,c``: of so many letters that rank's share is the largest."""
     size, names = word.split("@")
     total = int(size)
-    for name, _, more in (one.partition("+") for one in names.split(",") if one):
+    for name, _, more in (text.partition("+") for text in names.split(",") if text):
         cuts = [
-            (one.blocks, one.unit, parts) for one, parts in zip(choices, grid.sizes, strict=True) if one.letter == name
+            (choice.blocks, choice.unit, parts)
+            for choice, parts in zip(choices, grid.sizes, strict=True)
+            if choice.letter == name
         ]
         total *= largest_part(rule.extents[name], cuts) + int(more or 0)
     return total
@@ -194,9 +200,9 @@ def saved_bytes(
 def timeline(held: Iterable[Allocation], steps: int) -> NDArray[np.int64]:
     """Bytes held at each step."""
     change = np.zeros(steps + 1, dtype=np.int64)
-    for one in held:
-        change[max(one.start, 0)] += one.nbytes
-        change[min(one.end, steps)] -= one.nbytes
+    for allocation in held:
+        change[max(allocation.start, 0)] += allocation.nbytes
+        change[min(allocation.end, steps)] -= allocation.nbytes
     return np.cumsum(change[:-1])
 
 

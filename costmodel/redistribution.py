@@ -70,8 +70,8 @@ def plain(layouts: Layouts, differentiable: bool) -> Layouts:
     """The layouts as the planner reads them: without a gradient, Copied is Replicate."""
     if differentiable:
         return layouts
-    assert not any(isinstance(one, Partial) for one in layouts), "a tensor without gradient is never Partial"
-    return tuple(Replicate() if isinstance(one, Copied) else one for one in layouts)
+    assert not any(isinstance(layout, Partial) for layout in layouts), "a tensor without gradient is never Partial"
+    return tuple(Replicate() if isinstance(layout, Copied) else layout for layout in layouts)
 
 
 @functools.lru_cache(maxsize=200_000)
@@ -99,7 +99,7 @@ def plan_conversion(
     alphabets = _alphabets([source, target], differentiable, bool(machine.fits))
     space = _space(shape, itemsize, differentiable, alphabets, grid, machine, runs)
     path = _shortest(space, _index(space, source), _index(space, target))
-    layouts = [tuple(one[i] for one, i in zip(space.alphabets, state, strict=True)) for state in path]
+    layouts = [tuple(alphabet[i] for alphabet, i in zip(space.alphabets, state, strict=True)) for state in path]
     sizes = [float(space.nbytes[state]) for state in path]
     return tuple(
         _step(layouts[i], layouts[i + 1], sizes[i], sizes[i + 1], differentiable, grid, machine)
@@ -122,8 +122,8 @@ def conversion_matrix(
     Where two axes cut one dim, a chain may go back and forth between the axes and be a little cheaper than told here.
     Infinite where one of the two is not `compatible` with the shape.
     """
-    first = [plain(one, differentiable) for one in sources]
-    last = [plain(one, differentiable) for one in targets]
+    first = [plain(layouts, differentiable) for layouts in sources]
+    last = [plain(layouts, differentiable) for layouts in targets]
     if not first or not last:
         return np.zeros((len(first), len(last)))
     rows, from_row = _distinct(first)
@@ -150,8 +150,8 @@ def _matrix(
 
 def _distinct(layouts: list[Layouts]) -> tuple[list[Layouts], list[int]]:
     unique = list(dict.fromkeys(layouts))
-    place = {one: i for i, one in enumerate(unique)}
-    return unique, [place[one] for one in layouts]
+    place = {row: i for i, row in enumerate(unique)}
+    return unique, [place[row] for row in layouts]
 
 
 def _alphabets(layouts: Sequence[Layouts], differentiable: bool, measured: bool) -> tuple[tuple[Layout, ...], ...]:
@@ -168,7 +168,7 @@ def _ways(differentiable: bool, measured: bool) -> tuple[Layout, ...]:
 
 
 def _index(space: _Space, layouts: Layouts) -> Index:
-    return tuple(one.index(layout) for one, layout in zip(space.alphabets, layouts, strict=True))
+    return tuple(alphabet.index(layout) for alphabet, layout in zip(space.alphabets, layouts, strict=True))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -181,17 +181,18 @@ def _space(
     machine: Machine,
     runs: int,
 ) -> _Space:
-    counts = tuple(len(one) for one in alphabets)
+    counts = tuple(len(alphabet) for alphabet in alphabets)
     nbytes = np.full(counts, float(itemsize))
     legal = np.zeros(counts, dtype=np.bool_)
     movable = np.zeros((len(counts), *counts), dtype=np.bool_)
     for state in itertools.product(*(range(count) for count in counts)):
-        layouts = tuple(one[i] for one, i in zip(alphabets, state, strict=True))
+        layouts = tuple(alphabet[i] for alphabet, i in zip(alphabets, state, strict=True))
         legal[state] = compatible(shape, layouts, grid)
         if legal[state]:
             nbytes[state] *= float(np.prod(local_shape(shape, layouts, grid), dtype=np.float64))
         for axis, layout in enumerate(layouts):
-            movable[(axis, *state)] = legal[state] and not any(same_factor(layout, one) for one in layouts[axis + 1 :])
+            inner = layouts[axis + 1 :]
+            movable[(axis, *state)] = legal[state] and not any(same_factor(layout, other) for other in inner)
     edges = tuple(
         _edges(axis, alphabets[axis], nbytes, movable[axis], differentiable, grid, machine, runs)
         for axis in range(len(counts))
@@ -259,7 +260,7 @@ def _step(
     grid: GridShape,
     machine: Machine,
 ) -> Conversion:
-    axis = next(i for i, (one, other) in enumerate(zip(before, after, strict=True)) if one != other)
+    axis = next(i for i, (old, new) in enumerate(zip(before, after, strict=True)) if old != new)
     primitive = primitive_of(before[axis], after[axis])
     assert primitive is not None
     sent, returned, forward, adjoint = price(
@@ -272,8 +273,8 @@ def _step(
 
 def _least(space: _Space, rows: Sequence[Layouts], columns: Sequence[Layouts]) -> Floats:
     """Least costs ``[row, column]``: one axis after another in the best order, or relaxation where no order is legal."""
-    starts = np.array([_index(space, one) for one in rows])
-    ends = np.array([_index(space, one) for one in columns])
+    starts = np.array([_index(space, layouts) for layouts in rows])
+    ends = np.array([_index(space, layouts) for layouts in columns])
     axes = range(starts.shape[1])
     closed = [_closed(space.edges[axis], space.ways) for axis in axes]
     costs = np.full((len(rows), len(columns)), np.inf)
@@ -285,7 +286,7 @@ def _least(space: _Space, rows: Sequence[Layouts], columns: Sequence[Layouts]) -
             total += closed[axis][(starts[:, None, axis], ends[None, :, axis], *rest)]
             done.add(axis)
         np.minimum(costs, total, out=costs)
-    legal = np.logical_and.outer(*(np.array([space.legal[tuple(one)] for one in side]) for side in (starts, ends)))
+    legal = np.logical_and.outer(*(np.array([space.legal[tuple(state)] for state in side]) for side in (starts, ends)))
     row, column = np.nonzero(np.isinf(costs) & legal)
     if len(row):
         costs[row, column] = _relaxed(space, starts[row], ends[column])
@@ -342,8 +343,10 @@ def _gathered(edges: Floats, allowed: list[NDArray[np.int_]], axis: int) -> dict
 
     Edges that no pair can take are left out.
     """
-    rest = [one for i, one in enumerate(allowed) if i != axis]
-    spread = [one.reshape(*([1] * i), len(one), *([1] * (len(rest) - 1 - i)), -1) for i, one in enumerate(rest)]
+    rest = [indices for i, indices in enumerate(allowed) if i != axis]
+    spread = [
+        indices.reshape(*([1] * i), len(indices), *([1] * (len(rest) - 1 - i)), -1) for i, indices in enumerate(rest)
+    ]
     between = {}
     for x, y in itertools.permutations(range(len(allowed[axis])), 2):
         before, after = allowed[axis][x], allowed[axis][y]

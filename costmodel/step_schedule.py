@@ -57,9 +57,9 @@ def tasks(parts: Parts) -> tuple[Task, ...]:
     """The tasks of one step."""
     calls, filled = _placed(parts), sums(parts)
     builder = _ScheduleBuilder(parts, filled)
-    ordered = [task for call in calls for task in builder.forward(call)]
+    ordered = [task for call in calls for task in builder.call(call, back=False)]
     for i, call in enumerate(reversed(calls)):
-        ordered += builder.backward(call)
+        ordered += builder.call(call, back=True)
         ordered += [builder.sum(number) for number, bucket in enumerate(filled) if bucket.done == i]
     return (*ordered, Task("update", "update", parts.update))
 
@@ -84,36 +84,38 @@ def _placed(parts: Parts) -> tuple[_Call, ...]:
     calls = [_Call(node) for node in parts.nodes]
     end = _Call(None)
     place = {node.name: i for i, node in enumerate(parts.nodes)}
-    blocks = {prefix: [_inside(parts.nodes, f"{prefix}.{one}") for one in members] for prefix, members in parts.repeats}
-    for one in parts.conversions:
-        at, behind = _place(one, parts.nodes, place, blocks)
+    blocks = {
+        prefix: [_inside(parts.nodes, f"{prefix}.{member}") for member in members] for prefix, members in parts.repeats
+    }
+    for conversion in parts.conversions:
+        at, behind = _place(conversion, parts.nodes, place, blocks)
         if at is None:
-            end.before += [one] * one.times
+            end.before += [conversion] * conversion.times
         else:
-            for where in _every(at, one.times, list(blocks.values())):
-                (calls[where].behind if behind else calls[where].before).append(one)
+            for where in _every(at, conversion.times, list(blocks.values())):
+                (calls[where].behind if behind else calls[where].before).append(conversion)
     return (*calls, end)
 
 
 def _place(
-    one: ConversionPlan, nodes: Sequence[NodePlan], place: dict[str, int], blocks: dict[str, list[list[int]]]
+    conversion: ConversionPlan, nodes: Sequence[NodePlan], place: dict[str, int], blocks: dict[str, list[list[int]]]
 ) -> tuple[int | None, bool]:
     """(the call, whether behind it), None for the end of forward."""
-    if one.consumers:
-        return min(place[name] for name in one.consumers), False
-    if blocks.get(one.module) and blocks[one.module][0]:
-        return blocks[one.module][0][0], False
-    if one.module and one.value in place:
-        return place[one.value], True
-    inside = _inside(nodes, one.module) if one.module else []
+    if conversion.consumers:
+        return min(place[name] for name in conversion.consumers), False
+    if blocks.get(conversion.module) and blocks[conversion.module][0]:
+        return blocks[conversion.module][0][0], False
+    if conversion.module and conversion.value in place:
+        return place[conversion.value], True
+    inside = _inside(nodes, conversion.module) if conversion.module else []
     return (inside[-1], True) if inside else (None, False)
 
 
 def _every(at: int, times: int, blocks: Sequence[Sequence[Sequence[int]]]) -> list[int]:
     """The same place in every block, for what takes place in all of them; as often at the one place otherwise."""
     for members in blocks:
-        if times == len(members) and at in members[0] and len({len(one) for one in members}) == 1:
-            return [one[members[0].index(at)] for one in members]
+        if times == len(members) and at in members[0] and len({len(block) for block in members}) == 1:
+            return [block[members[0].index(at)] for block in members]
     return [at] * times
 
 
@@ -122,15 +124,15 @@ def _inside(nodes: Sequence[NodePlan], path: str) -> list[int]:
 
 
 def _gradients(parts: Parts, done: dict[str, int], last: int) -> Iterator[gradient_buckets.Gradient]:
-    for one in parts.parameters:
-        if one.kind == "parameter":
-            layouts = tuple(map(parse_layout, one.layouts))
+    for parameter in parts.parameters:
+        if parameter.kind == "parameter":
+            layouts = tuple(map(parse_layout, parameter.layouts))
             axes = tuple(
                 i for i, layout in enumerate(layouts) if isinstance(layout, Copied) and parts.grid.sizes[i] > 1
             )
-            size = local_bytes(one.shape, ITEMSIZE[one.dtype], layouts, parts.grid)
-            complete = max((done[name] for name in one.readers), default=last)
-            yield gradient_buckets.Gradient(one.name, axes, one.dtype, size, complete)
+            size = local_bytes(parameter.shape, ITEMSIZE[parameter.dtype], layouts, parts.grid)
+            complete = max((done[name] for name in parameter.readers), default=last)
+            yield gradient_buckets.Gradient(parameter.name, axes, parameter.dtype, size, complete)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,45 +140,35 @@ class _ScheduleBuilder:
     parts: Parts
     filled: Sequence[gradient_buckets.SumBucket]
 
-    def forward(self, one: _Call) -> Iterator[Task]:
-        yield from (self.exchange(item, item.value, _detail(one.node or item), back=False) for item in one.before)
-        if one.node:
-            yield from self.inside(one.node, halos=True, back=False)
-            yield Task(one.node.name, "forward", one.node.seconds_forward, detail=_detail(one.node))
-            yield from self.inside(one.node, halos=False, back=False)
-        yield from (self.exchange(item, item.value, _detail(one.node or item), back=False) for item in one.behind)
-
-    def backward(self, one: _Call) -> Iterator[Task]:
-        yield from (
-            self.exchange(item, item.value, _detail(one.node or item), back=True) for item in reversed(one.behind)
-        )
-        if one.node:
-            yield from self.inside(one.node, halos=False, back=True)
-            yield Task(one.node.name, "backward", one.node.seconds_backward, detail=_detail(one.node))
-            yield from self.inside(one.node, halos=True, back=True)
-        yield from (
-            self.exchange(item, item.value, _detail(one.node or item), back=True) for item in reversed(one.before)
-        )
+    def call(self, call: _Call, *, back: bool) -> Iterator[Task]:
+        """A call between its conversions; `back`: its backward, all of that in reverse."""
+        first, last = (call.behind[::-1], call.before[::-1]) if back else (call.before, call.behind)
+        yield from (self.exchange(item, item.value, _detail(call.node or item), back=back) for item in first)
+        if call.node:
+            kind, seconds = ("backward", call.node.seconds_backward) if back else ("forward", call.node.seconds_forward)
+            yield from self.inside(call.node, halos=not back, back=back)
+            yield Task(call.node.name, kind, seconds, detail=_detail(call.node))
+            yield from self.inside(call.node, halos=back, back=back)
+        yield from (self.exchange(item, item.value, _detail(call.node or item), back=back) for item in last)
 
     def inside(self, node: NodePlan, *, halos: bool, back: bool) -> Iterator[Task]:
         """What a call exchanges itself."""
-        chosen = [one for one in node.inner if (one.primitive == "halo") == halos]
-        for one in reversed(chosen) if back else chosen:
-            yield self.exchange(one, f"{node.name} {one.primitive}", _detail(node), back=back)
+        chosen = [inner for inner in node.inner if (inner.primitive == "halo") == halos]
+        for inner in reversed(chosen) if back else chosen:
+            yield self.exchange(inner, f"{node.name} {inner.primitive}", _detail(node), back=back)
 
-    def exchange(self, one: ConversionPlan | InnerPlan, name: str, detail: str, *, back: bool) -> Task:
+    def exchange(self, conversion: ConversionPlan | InnerPlan, name: str, detail: str, *, back: bool) -> Task:
         """A primitive or its adjoint; where it sends nothing it is a copy inside the rank."""
         grid = self.parts.grid
-        axis = grid.names.index(one.axis)
-        seconds = one.seconds_adjoint if back else one.seconds_forward
-        sends = (one.bytes_adjoint if back else one.bytes_forward) > 0 and grid.sizes[axis] > 1
+        axis = grid.names.index(conversion.axis)
+        seconds = conversion.seconds_adjoint if back else conversion.seconds_forward
+        sends = (conversion.bytes_adjoint if back else conversion.bytes_forward) > 0 and grid.sizes[axis] > 1
         axes = (axis,) if sends else ()
         hinders = sends and any(
             gradient_buckets.shared(bucket, axes, grid, self.parts.machine) for bucket in self.filled
         )
-        return Task(
-            name, "communication", seconds, axes=axes, near=one.primitive == "halo", hinders=hinders, detail=detail
-        )
+        near = conversion.primitive == "halo"
+        return Task(name, "communication", seconds, axes=axes, near=near, hinders=hinders, detail=detail)
 
     def sum(self, number: int) -> Task:
         """One bucket's sum."""
@@ -186,6 +178,6 @@ class _ScheduleBuilder:
         return Task(f"bucket {number}", "gradients", here, hidden, axes=bucket.axes, detail=members)
 
 
-def _detail(one: NodePlan | ConversionPlan) -> str:
-    source = one.source if isinstance(one, NodePlan) else ""
-    return "  ".join(part for part in (one.module, source) if part)
+def _detail(plan: NodePlan | ConversionPlan) -> str:
+    source = plan.source if isinstance(plan, NodePlan) else ""
+    return "  ".join(part for part in (plan.module, source) if part)

@@ -196,7 +196,8 @@ def simulate(
     sums = steps * sum(task.seconds + task.hidden for task in tasks if task.kind == "gradients")
     events = {rank: tuple(_events(state.records, 0 if alike else i)) for i, rank in enumerate(watch)}
     compute, communication, exposed, waiting = (
-        np.broadcast_to(one, (ranks,)) for one in (state.compute, state.communication, state.exposed, state.waiting)
+        np.broadcast_to(seconds, (ranks,))
+        for seconds in (state.compute, state.communication, state.exposed, state.waiting)
     )
     return Ranks(tuple(durations), compute, communication, exposed, waiting, sums, events)
 
@@ -271,7 +272,7 @@ def _join(state: _Lanes) -> None:
 
 def _events(records: Sequence[_Record], place: int) -> Iterator[Event]:
     """The events of one watched rank in order of their beginning; what takes no time is left out."""
-    timed = [(float(one.start[place]), float(one.end[place]), one) for one in records]
-    for start, end, one in sorted(timed, key=lambda item: item[:2]):
+    timed = [(float(record.start[place]), float(record.end[place]), record) for record in records]
+    for start, end, record in sorted(timed, key=lambda item: item[:2]):
         if end > start:
-            yield Event(one.task.name, one.kind, one.lane, start, end, one.task.detail)
+            yield Event(record.task.name, record.kind, record.lane, start, end, record.task.detail)
