@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from autopar.ir.graph import Node, Ref, Value
+from autopar.ops.discovery.trial import differentiated
 from autopar.ops.interpreter import evaluated, operator
 from autopar.ops.record.op import Op, Sample, T
 from autopar.ops.record.rule import Call
@@ -138,21 +139,9 @@ def whole_of(
         torch.randn(r.shape, generator=generator, dtype=r.dtype) if f else None
         for r, f in zip(results, flows, strict=True)
     )
-    gradients = _gradients(results, cotangents, operands)
+    gradients = differentiated(results, cotangents, operands)
     detached = tuple(result.detach() for result in results)
     return Whole(call, tuple(t.detach() for t in operands), detached, cotangents, gradients)
-
-
-def _gradients(
-    results: Sequence[torch.Tensor], cotangents: Sequence[torch.Tensor | None], operands: Sequence[torch.Tensor]
-) -> tuple[torch.Tensor | None, ...]:
-    """The gradients of the operands that have one, zeros where nothing flows."""
-    pairs = [(r, c) for r, c in zip(results, cotangents, strict=True) if c is not None]
-    leaves = [tensor for tensor in operands if tensor.requires_grad]
-    if not pairs:
-        return tuple(torch.zeros_like(operand) if operand.requires_grad else None for operand in operands)
-    grads = iter(torch.autograd.grad([r for r, _ in pairs], leaves, [c for _, c in pairs], materialize_grads=True))
-    return tuple(next(grads) if tensor.requires_grad else None for tensor in operands)
 
 
 def _value(name: str, tensor: torch.Tensor) -> Value:

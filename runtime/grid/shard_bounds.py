@@ -146,6 +146,14 @@ def _gather(x: Tensor, axis: Axis, bounds: ShardBounds) -> Tensor:
     return whole
 
 
+def gather_all(part: Tensor, cuts: Sequence[tuple[Axis, ShardBounds]]) -> Tensor:
+    """The tensor that these cuts, the outermost first, have made into parts, of which this rank holds one."""
+    for axis, cut in reversed(cuts):
+        if axis.size > 1:
+            part = gather_parts(part.contiguous(), axis, cut)
+    return part
+
+
 def sum_parts(whole: Tensor, axis: Axis, bounds: ShardBounds) -> Tensor:
     """This rank's part of the sum over the axis of `whole`."""
     return as_they_lie(_sum_parts, whole, whole.shape, axis, bounds)

@@ -148,7 +148,8 @@ class GradientSums:
         """The loss, such that its backward pass sums the gradients."""
         if not (self._buckets and torch.is_grad_enabled() and loss.requires_grad):
             return loss
-        attached: Tensor = _Open.apply(loss, self.open)  # type: ignore[no-untyped-call]
+        attached = loss.view_as(loss)
+        attached.register_hook(lambda _: self.open())  # type: ignore[no-untyped-call]  # the first call of backward
         return attached
 
     def open(self) -> None:
@@ -243,20 +244,6 @@ class GradientSums:
         for parameter, earlier in self._earlier.items():
             parameter.grad = earlier if parameter.grad is None else parameter.grad.add_(earlier)
         self._earlier = {}
-
-
-class _Open(torch.autograd.Function):
-    """The identity; its backward, the first of all, opens a round of sums."""
-
-    @staticmethod
-    def forward(ctx: Any, loss: Tensor, opened: Callable[[], None]) -> Tensor:  # noqa: ANN401 (torch's context)
-        ctx.opened = opened
-        return loss.view_as(loss)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
-        ctx.opened()
-        return grad, None
 
 
 def _over(grid: Grid, axes: tuple[int, ...]) -> Comm:

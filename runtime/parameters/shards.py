@@ -24,7 +24,7 @@ from torch import Tensor
 from autopar.errors import ProgramMismatch, refusal
 from autopar.ir.layout import Layouts, Shard
 from autopar.runtime.grid.grid import Axis, Grid
-from autopar.runtime.grid.shard_bounds import ShardBounds, gather_parts
+from autopar.runtime.grid.shard_bounds import ShardBounds, gather_all
 
 Runs = tuple[tuple[int, int], ...]  # rows as half-open intervals
 
@@ -100,10 +100,7 @@ def take_part(whole: Tensor, layouts: Layouts, axes: Sequence[Axis]) -> Tensor:
 
 def gather_whole(part: Tensor, shape: Sequence[int], layouts: Layouts, axes: Sequence[Axis]) -> Tensor:
     """The whole tensor of this shape, of which every rank holds its part. Collective over the sharding axes."""
-    whole = part.detach()
-    for axis, cut in reversed(cuts(shape, layouts, axes)):
-        if axis.size > 1:
-            whole = gather_parts(whole.contiguous(), axis, cut)
+    whole = gather_all(part.detach(), cuts(shape, layouts, axes))
     return whole.clone(memory_format=torch.contiguous_format) if whole.data_ptr() == part.data_ptr() else whole
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from autopar.errors import nearest
 from autopar.runtime.grid.grid import Axis
-from autopar.runtime.grid.shard_bounds import ShardBounds, gather_parts
+from autopar.runtime.grid.shard_bounds import ShardBounds, gather_all
 
 # this rank's part, and how the whole is cut, the outermost axis first
 Parts = tuple[Tensor, Sequence[tuple[Axis, ShardBounds]]]
@@ -59,11 +59,7 @@ class Outputs:
             known = self.keys()
             raise KeyError(f"no output {name!r}{nearest(name, known)}: compiled for {', '.join(known)}")
         if name not in self._whole:
-            whole, cuts = self._parts[name]
-            for axis, cut in reversed(cuts):
-                if axis.size > 1:
-                    whole = gather_parts(whole.contiguous(), axis, cut)
-            self._whole[name] = whole
+            self._whole[name] = gather_all(*self._parts[name])
         return self._whole[name]
 
     def __getattr__(self, name: str) -> Tensor:

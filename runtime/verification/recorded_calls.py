@@ -24,7 +24,7 @@ from torch import Tensor
 
 from autopar.ir.layout import Layout
 from autopar.runtime.primitives.conversion_table import COPIED, PARTIAL, SHARD, WITH_HALO
-from autopar.runtime.transport.base import Comm, pieces_of
+from autopar.runtime.transport.base import Comm, Pieces, pieces_of
 from autopar.runtime.verification.adjoint_test import LinearMap, Pullback, differentiated
 
 _BY_CODE: Mapping[CodeType, tuple[Callable[..., Tensor], Layout, Layout]] = {
@@ -132,6 +132,7 @@ def _module(frame: FrameType) -> str:
     return str(frame.f_globals.get("__name__", ""))
 
 
+Exchange = Callable[[Comm, dict[int, Tensor], dict[int, Tensor]], None]
 Sent = tuple[tuple[int, ...], LinearMap, Layout, Layout]  # as in `CommunicationCall`
 
 
@@ -173,21 +174,9 @@ def _gathering(comm: Comm, sizes: Sequence[int]) -> tuple[Pullback, Pullback]:
     return gathered, scattered
 
 
-def _all_to_all(comm: Comm, arguments: Mapping[str, Any]) -> Sent:
-    """Shard to Shard; the adjoint sends everything back."""
-    sent, received = ([part.numel() for part in pieces_of(arguments[name])] for name in ("sends", "recvs"))
-
-    def moved(x: Tensor, sizes: Sequence[int], others: Sequence[int]) -> Tensor:
-        y = x.new_empty(sum(others))
-        comm.all_to_all(torch.split(x, list(sizes)), torch.split(y, list(others)))
-        return y
-
-    return (sum(sent),), lambda x: (moved(x, sent, received), lambda y: moved(y, received, sent)), SHARD, SHARD
-
-
-def _exchange(comm: Comm, arguments: Mapping[str, Any]) -> Sent:
-    """Messages between some of the ranks; the adjoint sends them back."""
-    sent, received = ({rank: x.numel() for rank, x in arguments[name].items()} for name in ("sends", "recvs"))
+def _messages(exchange: Exchange, comm: Comm, arguments: Mapping[str, Any]) -> Sent:
+    """Shard to Shard: messages between ranks; the adjoint sends everything back."""
+    sent, received = (_sizes(arguments[name]) for name in ("sends", "recvs"))
 
     def moved(x: Tensor, sizes: Mapping[int, int], others: Mapping[int, int]) -> Tensor:
         y = x.new_empty(sum(others.values()))
@@ -195,10 +184,16 @@ def _exchange(comm: Comm, arguments: Mapping[str, Any]) -> Sent:
             dict(zip(held, torch.split(flat, list(held.values())), strict=True))
             for flat, held in ((x, sizes), (y, others))
         )
-        comm.exchange(sends, recvs)
+        exchange(comm, sends, recvs)
         return y
 
     return (sum(sent.values()),), lambda x: (moved(x, sent, received), lambda y: moved(y, received, sent)), SHARD, SHARD
+
+
+def _sizes(messages: Pieces | Mapping[int, Tensor]) -> dict[int, int]:
+    """The elements of the message from or to each rank."""
+    by_rank = messages if isinstance(messages, Mapping) else dict(enumerate(pieces_of(messages)))
+    return {rank: message.numel() for rank, message in by_rank.items()}
 
 
 _COMM: Mapping[str, Callable[[Comm, Mapping[str, Any]], Sent]] = {
@@ -206,6 +201,6 @@ _COMM: Mapping[str, Callable[[Comm, Mapping[str, Any]], Sent]] = {
     "start_all_reduce": partial(_summed, lambda comm, x: comm.start_all_reduce(x).wait()),
     "all_gather": _all_gather,
     "reduce_scatter": _reduce_scatter,
-    "all_to_all": _all_to_all,
-    "exchange": _exchange,
+    "all_to_all": partial(_messages, lambda comm, sends, recvs: comm.all_to_all([*sends.values()], [*recvs.values()])),
+    "exchange": partial(_messages, lambda comm, sends, recvs: comm.exchange(sends, recvs)),
 }

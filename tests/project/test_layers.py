@@ -81,7 +81,8 @@ compiler            | autopar/compiler.py autopar/recompile.py   | artifact plan
                     |                                            | annotated ops runtime ir
 # What looks at plans, and what people call.
 proof               | autopar/proof                              | compiler planning codegen formulation problem capture ops
-                    |                                            | record runtime session program functional grid transport ir
+                    |                                            | discovery record runtime session program functional grid
+                    |                                            | transport ir
 parallel            | autopar/parallel.py                        | compiler planning session profiling program parameters grid
                     |                                            | diagnostics transport ir
 analysis            | autopar/analysis                           | proof compiler planning costmodel capture validity annotated

@@ -36,6 +36,7 @@ from autopar.capture.state.unrecorded_writes import keep_gradients
 from autopar.capture.state.untouched_module import untouched
 from autopar.capture.tracing.known_numbers import KnownNumbers
 from autopar.capture.tracing.lean_tracing import lean_tracing
+from autopar.capture.tracing.regions import graph_modules
 from autopar.capture.tracing.reworded_calls import largest_shapes
 from autopar.errors import CaptureError
 
@@ -142,10 +143,9 @@ def _explain(
 def _lines_inside(root: fx.GraphModule) -> dict[str, str]:
     """The user's stack of each call in a nested graph (a no_grad region), by the call's name there; unclear ones left out."""
     sources: dict[str, set[str]] = {}
-    for part in root.modules():
-        if isinstance(part, fx.GraphModule) and part is not root:
-            for node in part.graph.nodes:
-                sources.setdefault(node.name, set()).add(node.meta.get("stack_trace") or "")
+    for part in graph_modules(root)[1:]:
+        for node in part.graph.nodes:
+            sources.setdefault(node.name, set()).add(node.meta.get("stack_trace") or "")
     return {name: next(iter(stacks)) for name, stacks in sources.items() if len(stacks) == 1}
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, fx
 from torch.utils._python_dispatch import _disable_current_modes
 
 from autopar.capture.diagnostics.source_lines import node_line, origin
+from autopar.capture.tracing.regions import graph_modules
 from autopar.errors import CaptureError, refusal
 
 aten = torch.ops.aten
@@ -35,7 +36,7 @@ _FIX = "call .contiguous() before, or take windows with x.unfold(dim, size, step
 
 def tell_of_flat(root: fx.GraphModule, files: frozenset[str]) -> None:
     """Let every call of `as_strided` read a flat view of its operand. Raises CaptureError where there is none."""
-    for part in [module for module in root.modules() if isinstance(module, fx.GraphModule)]:
+    for part in graph_modules(root):
         resized = [node for node in part.graph.nodes if node.target in _RESIZED]
         for node in resized:
             _read_resized(part.graph, node, files)

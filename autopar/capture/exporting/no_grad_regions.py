@@ -8,19 +8,18 @@ with torch.no_grad():
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
 
 import torch
 from torch import fx
 
-from autopar.capture.tracing.regions import is_region, region_graph, region_inputs, region_results
+from autopar.capture.tracing.regions import graph_modules, is_region, region_graph, region_inputs, region_results
 
 _DETACH = torch.ops.aten.detach.default
 
 
 def detach_in_words(root: fx.GraphModule) -> None:
     """``x.detach_()`` as ``x = x.detach()``: functionalization would drop it, since it changes no number."""
-    for part in _graphs(root):
+    for part in graph_modules(root):
         for node in part.graph.nodes:
             if node.target is torch.ops.aten.detach_.default:
                 node.target = _DETACH
@@ -33,7 +32,7 @@ def itself_without_gradient(root: fx.GraphModule) -> None:
     A trace knows a tensor by the last call that gave it back: after ``h.to(h.dtype)`` h is the result of this call, and its
     readers behind the region read a result of the region, which has no gradient.
     """
-    for outer in _graphs(root):
+    for outer in graph_modules(root):
         for region in [node for node in outer.graph.nodes if is_region(node)]:
             inner = region_graph(outer, region)
             for node in list(inner.graph.nodes):
@@ -52,7 +51,7 @@ def itself_without_gradient(root: fx.GraphModule) -> None:
 
 def keep_no_grad(root: fx.GraphModule) -> None:
     """Detach what every region reads, since nothing it writes, to a buffer say, carries a gradient; and its results."""
-    for outer in _graphs(root):
+    for outer in graph_modules(root):
         for region in [node for node in outer.graph.nodes if is_region(node)]:
             inner = region_graph(outer, region)
             for i in range(len(region_results(inner))):
@@ -63,10 +62,6 @@ def keep_no_grad(root: fx.GraphModule) -> None:
                     _detach_after(inner.graph, node)
             inner.recompile()
         outer.recompile()
-
-
-def _graphs(root: fx.GraphModule) -> Iterator[fx.GraphModule]:
-    return (part for part in root.modules() if isinstance(part, fx.GraphModule))
 
 
 def _reading(region: fx.Node, i: int) -> list[fx.Node]:

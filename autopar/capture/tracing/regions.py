@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import fx
+from torch import fx, nn
 
 _REGION = "wrap_with_set_grad_enabled"
 
@@ -13,6 +13,11 @@ _REGION = "wrap_with_set_grad_enabled"
 def is_region(node: fx.Node) -> bool:
     """Whether a node runs a region without gradients."""
     return str(node.target) == _REGION and node.args[0] is False
+
+
+def graph_modules(root: nn.Module) -> list[fx.GraphModule]:
+    """The graph, and those that its nodes run."""
+    return [part for part in root.modules() if isinstance(part, fx.GraphModule)]
 
 
 def graph_inside(root: fx.GraphModule, node: fx.Node) -> fx.GraphModule | None:

@@ -32,6 +32,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils._sympy.functions import IntTrueDiv, ToFloat
 
 from autopar.capture.diagnostics.source_lines import OURS, TORCH, Frame, node_line, user_files
+from autopar.capture.tracing.regions import graph_modules
 from autopar.capture.validity.row_guards import Guard, N, Unproved, sizes
 from autopar.ir.batch_sizes import Sizes
 
@@ -107,7 +108,7 @@ def symbolic(program: ExportedProgram, module: nn.Module, positional: tuple[str,
         fixed = next((guard for guard in guards if isinstance(guard.relation, sympy.Eq)), None)
         raise Unproved(f"{fixed.reason} needs the number of rows" if fixed else "no input keeps its rows")
     known: set[sympy.Basic] = set()
-    for part in _graphs(program):
+    for part in graph_modules(program.graph_module):
         for node in part.graph.nodes:
             _check(node, files, known)
     late = [check.expr for every in env.deferred_runtime_asserts.values() for check in every]
@@ -150,11 +151,6 @@ def _symbolic(value: torch.Tensor) -> bool:
     return any(isinstance(n, torch.SymInt) and not n.node.expr.is_number for n in value.shape)
 
 
-def _graphs(program: ExportedProgram) -> Iterator[fx.GraphModule]:
-    """The graph, and those of the regions in it that turn gradients off or cast."""
-    return (part for part in program.graph_module.modules() if isinstance(part, fx.GraphModule))
-
-
 def _check(node: fx.Node, files: frozenset[str], known: set[sympy.Basic]) -> None:
     """Raise Unproved where a number of a call, or an extent of its result, is no multiple of the rows; `known` ones are."""
     if node.op != "call_function" or _is_number(node):
@@ -195,7 +191,7 @@ def _calls(program: ExportedProgram, rows: int, alike: bool) -> Iterator[tuple[A
 
     Where it makes no difference (`alike`), a copy is what it was copied from.
     """
-    for part in _graphs(program):
+    for part in graph_modules(program.graph_module):
         places: dict[fx.Node, object] = {}
         count = itertools.count()
         for node in part.graph.nodes:
@@ -249,7 +245,7 @@ def _expanded_to_itself(node: fx.Node, rows: int) -> fx.Node | None:
 
 def _with_strides(program: ExportedProgram, rows: int) -> None:
     """Strides as numbers: asked of a tensor again, they are those of the program's, which may lie otherwise."""
-    for part in _graphs(program):
+    for part in graph_modules(program.graph_module):
         strides = {node: _number(node.meta["val"], rows) for node in part.graph.nodes if node.target in _STRIDES}
         for user in {user for node in strides for user in node.users}:
             user.args = fx.map_arg(user.args, lambda operand: strides.get(operand, operand))  # noqa: B023 (called here)
@@ -263,7 +259,12 @@ def _copied(node: fx.Node) -> fx.Node | None:
 
 def _minds_copies(program: ExportedProgram) -> bool:
     """Whether something is written in place, or read by strides: it then makes a difference what is a copy and what is not."""
-    targets = {node.target for part in _graphs(program) for node in part.graph.nodes if node.op == "call_function"}
+    targets = {
+        node.target
+        for part in graph_modules(program.graph_module)
+        for node in part.graph.nodes
+        if node.op == "call_function"
+    }
     return any(
         "as_strided" in str(target) or getattr(getattr(target, "_schema", None), "is_mutable", False)
         for target in targets
@@ -271,7 +272,7 @@ def _minds_copies(program: ExportedProgram) -> bool:
 
 
 def _without_copies(root: fx.GraphModule) -> None:
-    for part in (module for module in root.modules() if isinstance(module, fx.GraphModule)):
+    for part in graph_modules(root):
         for node in list(part.graph.nodes):
             if source := _itself(node):
                 node.replace_all_uses_with(source)
