@@ -25,7 +25,7 @@ FOLDER = "AUTOPAR_TESTS_SHARED"  # of what tests in several processes share: `sh
 JOB = re.compile(r"\bmark\.(spmd|fault)\b")  # in a file that starts jobs of several ranks
 LONG = (  # of the others, nine CPU seconds or more each; after them in any order
     "ops/library/test_rules.py", "codegen/test_emit.py", "zoo/test_zoo.py", "end_to_end/test_models.py",
-    "proof/test_random_programs.py", "codegen/test_steps.py", "measure/test_measure.py", "partitioner/solvers/test_large_scale.py",
+    "proof/test_random_programs.py", "measure/test_measure.py", "partitioner/solvers/test_large_scale.py",
     "end_to_end/test_determinism.py", "capture/test_pipeline.py", "runtime/profiling/test_profiler.py",
     "runtime/windowed/test_operators.py", "runtime/windowed/test_all_windows.py",
 )  # fmt: skip
@@ -60,6 +60,8 @@ class Files(LoadFileScheduling):
 
     def _split_scope(self, nodeid):
         file = nodeid.split("::", 1)[0]
+        if file.startswith("tests/codegen/"):
+            return "tests/codegen"  # its files look at the same compiled models: `compiled_once`
         return "jobs" if self.numnodes <= 2 and starts_jobs(HERE.parent / file) else file
 
 

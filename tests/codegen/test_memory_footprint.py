@@ -1,7 +1,7 @@
 """What a program is predicted to hold, step by step, beside what is known of every plan and of small ones exactly."""
 
 import pytest
-from compiling import QUICK, compiled, lowered
+from compiling import QUICK, compiled_once, lowered
 
 from autopar.codegen.memory_footprint import KINDS, footprint
 from autopar.costmodel import memory
@@ -18,7 +18,7 @@ def held(one, optimizer="sgd"):
 @pytest.mark.parametrize("grid", ["1", "2", "2x2"])
 @pytest.mark.parametrize("name", ["mlp", "conv", "gpt"])
 def test_every_step_is_accounted_for(name, grid):
-    one = compiled(name, grid, QUICK)
+    one = compiled_once(name, grid, QUICK)
     found = held(one, "adamw")
     assert all(0 <= item.start < item.end <= found.steps and item.nbytes >= 0 for item in found.held)
     assert {item.kind for item in found.held} <= set(KINDS)
@@ -35,7 +35,7 @@ def test_every_step_is_accounted_for(name, grid):
 @pytest.mark.parametrize("name", ["mlp", "gpt"])
 def test_nothing_but_parameters_and_their_state_is_left_over(name):
     """At the end there are parameters, inputs, state, gradients, and what the optimizer takes for its step."""
-    one = compiled(name, "2", QUICK)
+    one = compiled_once(name, "2", QUICK)
     found = held(one, "adamw")
     last = found.parts(found.steps - 1)
     graph, decision = one.built.graph, lowered(one)[0]
@@ -54,8 +54,8 @@ def test_nothing_but_parameters_and_their_state_is_left_over(name):
 
 def test_the_steps_of_a_perceptron():
     """y = fc2(relu(fc1(x))), the mean square of y - t, on one rank: all sizes by hand."""
-    found = held(compiled("mlp", "1"))
-    graph = compiled("mlp", "1").graph
+    found = held(compiled_once("mlp", "1"))
+    graph = compiled_once("mlp", "1").graph
     rows, inputs = graph.values[graph.inputs[0].value].shape
     hidden, outputs = 8, 4
     weights = FLOAT * (inputs * hidden + hidden + hidden * outputs + outputs)
@@ -72,7 +72,7 @@ def test_the_steps_of_a_perceptron():
 
 
 def test_summed_gradients_lie_in_buckets_all_the_time():
-    one = compiled("mlp", "2", QUICK, pin=["fc*: b0@axis0"])
+    one = compiled_once("mlp", "2", QUICK, pin=("fc*: b0@axis0",))
     found = held(one)
     decision = lowered(one)[0]
     copied = [item for item in one.graph.parameters if decision.storage[item.value] == (Copied(),)]

@@ -5,7 +5,7 @@ import itertools
 import random
 
 import pytest
-from compiling import compiled, drawn, lowered
+from compiling import CHOICES, compiled_once, lowered
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,12 +18,14 @@ MODELS = ("mlp", "conv", "gpt", "pairs", "counted")
 
 
 @pytest.fixture(
-    scope="module", params=itertools.product(MODELS, ["2", "2x2"], [0, None]), ids=lambda it: "-".join(map(str, it))
+    scope="module",
+    params=[(name, *choice) for name in MODELS for choice in CHOICES],
+    ids=lambda it: "-".join(map(str, it)),
 )
 def sound(request):
     """A decision, its steps, and the grid: of a drawn choice, and of the cheapest one."""
     name, grid, seed = request.param
-    one = compiled(name, grid, solve=None if seed is None else drawn(seed))
+    one = compiled_once(name, grid, seed=seed)
     return *lowered(one), one.built.grid
 
 
@@ -236,7 +238,7 @@ def test_a_loss_that_is_not_whole(sound):
 
 def test_an_inner_cut_is_undone_before_the_outer_one():
     """Rank (i, j) holds part j of part i: gathered over the outer axis alone, the parts do not lie side by side."""
-    one = compiled("mlp", "2x2")
+    one = compiled_once("mlp", "2x2")
     decision, program = lowered(one)
     inside = LocalValue("x", (Shard(0), Shard(0)))
     convert = next(step for step in program.steps if isinstance(step, Convert))
@@ -257,7 +259,7 @@ def test_an_inner_cut_is_undone_before_the_outer_one():
 
 
 def test_running_statistics_change_where_they_are_stored():
-    one = compiled("conv", "2")
+    one = compiled_once("conv", "2")
     decision, program = lowered(one)
     split = [name for name in decision.storage if name.endswith("running_mean")]
     assert split
@@ -297,7 +299,7 @@ def test_two_events_that_one_rank_enters_in_the_other_order(sound):
 
 def test_ranks_of_different_groups_need_not_keep_step():
     """Rows of a grid may have their own collectives over the columns' axis."""
-    one = events(lowered(compiled("mlp", "2x2"))[1])
+    one = events(lowered(compiled_once("mlp", "2x2"))[1])
     inner = [event for event in one if event.axis == 1]
     assert inner
     check_order({(i, j): inner if i else [] for i in range(2) for j in range(2)})

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from compiling import SLOW, compiled, drawn, lowered, made, run
+from compiling import SLOW, compiled, compiled_once, drawn, lowered, made, run
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,7 +14,7 @@ from autopar.runtime.program.namespace import Namespace
 
 def bodies(name, grid, seed):
     """The lines of every function of a program, before their variables have names."""
-    one = compiled(name, grid, solve=None if seed is None else drawn(seed))
+    one = compiled_once(name, grid, seed=seed)
     _, program = lowered(one)
     paths = {item.value: path_text(item.name) for item in one.graph.parameters}
     loops = [step for step in program.steps if isinstance(step, Loop)]
@@ -25,7 +25,7 @@ def bodies(name, grid, seed):
         yield loop.body, lines(loop.body, loop.outputs, style), style
 
 
-@pytest.mark.parametrize("seed", [0, None])
+@pytest.mark.parametrize("seed", [1, None])
 @pytest.mark.parametrize("name", ["mlp", "conv", "gpt", "counted", "odd_names", "norm_twice"])
 def test_lines_carry_out_every_step_once_and_in_an_order_that_holds(name, seed):
     for steps, body, _ in bodies(name, "2x2", seed):
@@ -44,7 +44,7 @@ def test_lines_carry_out_every_step_once_and_in_an_order_that_holds(name, seed):
             ready |= set(line.writes)
 
 
-@pytest.mark.parametrize("seed", [0, None])
+@pytest.mark.parametrize("seed", [1, None])
 @pytest.mark.parametrize("name", ["mlp", "conv", "gpt", "attention"])
 def test_a_line_is_short_and_holds_one_heavy_operator(name, seed):
     for _, body, style in bodies(name, "2x2", seed):

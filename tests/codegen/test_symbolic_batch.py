@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from compiling import EVERY, SLOW, captured, compiled, drawn, made, run
+from compiling import EVERY, SLOW, captured, compiled_once, made, run
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -26,11 +26,11 @@ def with_rows(inputs, names, rows):
     return {name: one.double() if one.is_floating_point() else one for name, one in found.items()}
 
 
-@pytest.mark.parametrize(("grid", "seed"), [("2x2", 0), ("3", None)])
+@pytest.mark.parametrize(("grid", "seed"), [("2x2", 1), ("3", None)])
 @pytest.mark.parametrize("name", MODELS)
 def test_other_batches_give_loss_and_gradients_of_the_sequential_model(name, grid, seed):
     """A single row, fewer rows than ranks, an uneven split, and more rows than were compiled for."""
-    one = compiled(name, grid, solve=None if seed is None else drawn(seed))
+    one = compiled_once(name, grid, seed=seed)
     batch = one.plan.batch
     assert not batch.fixed
     for rows in (2, 3, batch.rows + 3) if "norm" in name or name == "conv" else (1, 3, batch.rows + 3):

@@ -37,6 +37,8 @@ from autopar.runtime.session.parallel_module import Parallel
 from autopar.runtime.verification.verify import CASES, verify
 
 EVERY = MODELS | ODD
+CHOICES = (("2", 0), ("2x2", 1), ("2x2", None))
+"""Grids with seeds of a choice that is drawn, or none for the cheapest: `compiled_once` for every model and these."""
 CPU = load_machine("cpu")
 QUICK = dataclasses.replace(CPU, name="quick", launch_floor=1e-9, intra=Link(1e-9, 1e12))  # whatever can be split is
 SLOW = dataclasses.replace(  # a split pays, and so does every message saved
@@ -83,6 +85,12 @@ def compiled(name, grid, machine=SLOW, solve=None, **options):
     finally:
         for patch in patches:
             patch.stop()
+
+
+@functools.cache
+def compiled_once(name, grid, machine=SLOW, seed=None, **options):
+    """`compiled`, each only once in a process; a seed draws the choice. Not for tests that patch what a compilation reads."""
+    return compiled(name, grid, machine, None if seed is None else drawn(seed), **options)
 
 
 @functools.cache

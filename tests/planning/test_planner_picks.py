@@ -23,10 +23,15 @@ def captured(name, **sizes):
     return of_these_rows(example(name)["model"], example(name)["example_inputs"](**sizes), name=name)
 
 
-def plan(name, grid, pin=(), optimizer="adamw", **sizes):
+@functools.cache
+def compiled(name, grid, pin=(), optimizer="adamw", **sizes):
     one = captured(name, **sizes)
     with mock.patch("autopar.capture.capture", return_value=one):
-        return autopar.compile(None, None, grid=grid, name=name, pin=pin, optimizer=optimizer).plan
+        return autopar.compile(None, None, grid=grid, name=name, pin=pin, optimizer=optimizer)
+
+
+def plan(*given, **options):
+    return compiled(*given, **options).plan
 
 
 def splits(found, *targets):
@@ -70,6 +75,14 @@ def test_two_letters_for_gpt2_on_4x2():
     assert set(splits(batch, "affine")) == {("b0", "b0")}
     assert batch.solver.cost > found.solver.cost * 1.01
     assert batch.predicted.gradients > found.predicted.gradients
+
+
+def test_layers_of_gpt2_are_written_once():
+    """Of any number of layers the program has as many lines."""
+    one = compiled("gpt2", "4x2")
+    assert len(one.source.splitlines()) <= 120
+    assert one.source.count("def transformer_block(p, ") == 1
+    assert one.solution.gap == 0
 
 
 @pytest.mark.parametrize("name", ["mlp", "unet"])
