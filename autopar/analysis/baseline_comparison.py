@@ -46,19 +46,19 @@ def compare(compiled: Compiled, progress: Progress | None = None) -> tuple[Compa
     options, machine = compiled.plan.options, compiled.plan.machine
     limit = float(machine.memory_bytes) if options.memory is None else options.memory
     title = "as planned" if options.plan == baselines.FREE else baselines.BASELINES[options.plan].title
-    found = [_row(compiled, compiled, "chosen", title, limit)]
-    for name, one in baselines.BASELINES.items():
+    rows = [_row(compiled, compiled, "chosen", title, limit)]
+    for name, baseline in baselines.BASELINES.items():
         try:
             fixed = compiled.replan(plan=name, memory=UNLIMITED, progress=progress)
-            found.append(_row(fixed, compiled, name, one.title, limit))
+            rows.append(_row(fixed, compiled, name, baseline.title, limit))
         except AutoparError as error:
-            found.append(Compared(name, one.title, refused=_why(error)))
-    return tuple(found)
+            rows.append(Compared(name, baseline.title, refused=_why(error)))
+    return tuple(rows)
 
 
 def best(rows: tuple[Compared, ...]) -> Compared | None:
     """The cheapest baseline that fits, None where there is none."""
-    able = [(one.cost, place) for place, one in enumerate(rows) if place and one.fits and one.cost is not None]
+    able = [(row.cost, place) for place, row in enumerate(rows) if place and row.fits and row.cost is not None]
     return rows[min(able)[1]] if able else None
 
 

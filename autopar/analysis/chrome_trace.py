@@ -33,13 +33,14 @@ def write(file: Path, processes: Sequence[tuple[str, Sequence[Event]]]) -> None:
 
 
 def _records(pid: int, name: str, events: Sequence[Event]) -> Iterator[dict[str, Any]]:
-    lanes = list(dict.fromkeys((*LANES, *(one.lane for one in events))))
+    lanes = list(dict.fromkeys((*LANES, *(event.lane for event in events))))
     yield {"ph": "M", "name": "process_name", "pid": pid, "args": {"name": name}}
     yield {"ph": "M", "name": "process_sort_index", "pid": pid, "args": {"sort_index": pid}}
     for tid, lane in enumerate(lanes):
         yield {"ph": "M", "name": "thread_name", "pid": pid, "tid": tid, "args": {"name": lane}}
         yield {"ph": "M", "name": "thread_sort_index", "pid": pid, "tid": tid, "args": {"sort_index": tid}}
-    for one in sorted(events, key=lambda one: (lanes.index(one.lane), one.start, one.end)):
-        start, end = round(one.start * 1e6, 3), round(one.end * 1e6, 3)
-        about = {"name": one.name, "cat": one.kind, "args": {"kind": one.kind, "detail": one.detail}}
-        yield {"ph": "X", "pid": pid, "tid": lanes.index(one.lane), "ts": start, "dur": round(end - start, 3), **about}
+    for event in sorted(events, key=lambda event: (lanes.index(event.lane), event.start, event.end)):
+        start, end = round(event.start * 1e6, 3), round(event.end * 1e6, 3)
+        about = {"name": event.name, "cat": event.kind, "args": {"kind": event.kind, "detail": event.detail}}
+        tid = lanes.index(event.lane)
+        yield {"ph": "X", "pid": pid, "tid": tid, "ts": start, "dur": round(end - start, 3), **about}

@@ -42,19 +42,19 @@ def discovered(plan: Plan) -> tuple[Operator, ...]:
 
 def unruled_share(plan: Plan) -> float:
     """The share of the predicted compute that runs whole for lack of a rule, between 0 and 1."""
-    return sum((one.share for one in unruled(plan)), 0.0)
+    return sum((operator.share for operator in unruled(plan)), 0.0)
 
 
-def _operators(plan: Plan, wanted: Callable[[NodePlan], bool]) -> tuple[Operator, ...]:
+def _operators(plan: Plan, whether: Callable[[NodePlan], bool]) -> tuple[Operator, ...]:
     total = sum(map(_seconds, plan.nodes)) or 1.0
     groups: dict[tuple[str, str], list[NodePlan]] = {}
-    for node in filter(wanted, plan.nodes):
+    for node in filter(whether, plan.nodes):
         groups.setdefault((node.target, node.letters.removeprefix(_MARK)), []).append(node)
-    found = []
+    operators = []
     for (target, letters), nodes in groups.items():
         taken = sum(map(_seconds, nodes))
-        found.append(Operator(target, letters, len(nodes), taken, taken / total, nodes[0].source))
-    return tuple(sorted(found, key=lambda one: (-one.seconds, one.target, one.letters)))
+        operators.append(Operator(target, letters, len(nodes), taken, taken / total, nodes[0].source))
+    return tuple(sorted(operators, key=lambda operator: (-operator.seconds, operator.target, operator.letters)))
 
 
 def _seconds(node: NodePlan) -> float:

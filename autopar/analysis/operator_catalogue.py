@@ -127,20 +127,21 @@ class _Letter:
 def row_of(op: Op) -> CatalogueRow:
     """The line of a record, read off the rules of its samples."""
     calls = list(_calls(op))
-    found: dict[str, list[_Letter]] = defaultdict(list)
+    by_base: dict[str, list[_Letter]] = defaultdict(list)
     places = {
         letter: i for i, letter in reversed(list(enumerate(op.note)))
     }  # letters as the notation has them, others last
-    for letter in sorted((one for call in calls for one in call), key=lambda one: (places.get(one.base, 99), one.base)):
-        found[letter.base].append(letter)
+    every = (letter for call in calls for letter in call)
+    for letter in sorted(every, key=lambda letter: (places.get(letter.base, 99), letter.base)):
+        by_base[letter.base].append(letter)
     split, whole, kinds = [], [], defaultdict(list)
-    for base, letters in found.items():
-        special = frozenset[str]().union(*(one.special for one in letters))
-        both = any({one.frozen for one in call if one.base == base} == {True, False} for call in calls)
-        sometimes = len({one.frozen for one in letters}) == 2
-        if not all(one.frozen for one in letters):
+    for base, letters in by_base.items():
+        special = frozenset[str]().union(*(letter.special for letter in letters))
+        both = any({letter.frozen for letter in call if letter.base == base} == {True, False} for call in calls)
+        sometimes = len({letter.frozen for letter in letters}) == 2
+        if not all(letter.frozen for letter in letters):
             split.append(base + "+" * ("+" in special) + (" of other dims" if both else ""))
-        if any(one.frozen for one in letters):
+        if any(letter.frozen for letter in letters):
             whole.append(base + (" of its own dim" if both else " in some calls" if sometimes else ""))
         for kind in sorted(special - {"+"}):
             kinds[kind].append(base)
@@ -168,11 +169,11 @@ def _calls(op: Op) -> Iterator[tuple[_Letter, ...]]:
 
 def _special(op: Op, call: Call, rule: Rule, letter: str) -> frozenset[str]:
     choice = split_choice(rule, call, letter)
-    found = {"+"} if choice is not None and any(isinstance(one, Partial) for one in choice.results) else set()
+    marks = {"+"} if choice is not None and any(isinstance(layout, Partial) for layout in choice.results) else set()
     if rule.windows.get(letter, _ITSELF) != _ITSELF:
-        found.add("halo")
-    sent = [one.primitive for one in op.inner(call, rule, letter)] if op.inner else []
-    return frozenset(found | {_SENT.get(one, one) for one in sent})
+        marks.add("halo")
+    sent = [transfer.primitive for transfer in op.inner(call, rule, letter)] if op.inner else []
+    return frozenset(marks | {_SENT.get(primitive, primitive) for primitive in sent})
 
 
 if __name__ == "__main__":

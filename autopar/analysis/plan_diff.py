@@ -91,7 +91,7 @@ class Difference:
     @property
     def moved(self) -> int:
         """The number of calls whose split differs."""
-        return sum(one.times for one in self.calls)
+        return sum(call.times for call in self.calls)
 
 
 def diff(first: Plan, second: Plan) -> Difference:
@@ -119,10 +119,10 @@ def _paired(first: Plan, second: Plan) -> tuple[_Pairs, tuple[tuple[str, ...], t
     pairs = [(node, known[key]) for node in first.nodes if (key := (node.name, node.target)) in known]
     if 2 * len(pairs) < min(len(first.nodes), len(second.nodes)):
         counts = f"{len(pairs)} of {len(first.nodes)} and {len(second.nodes)} calls"
-        given = f"{first.name} and {second.name} have {counts} in common"
+        fault = f"{first.name} and {second.name} have {counts} in common"
         rule = "two plans of one model are compared, or of two that share half of the smaller one's calls"
         fix = "name plans of the same model; their grids and machines may differ"
-        raise PlanError(refusal("diff", given, rule, fix=fix))
+        raise PlanError(refusal("diff", fault, rule, fix=fix))
     shared = {node.name for node, _ in pairs}
     left, right = (tuple(node.name for node in plan.nodes if node.name not in shared) for plan in (first, second))
     return pairs, (left, right)
@@ -149,36 +149,36 @@ def _word(value: object) -> str:
 
 
 def _totals(first: Plan, second: Plan) -> tuple[Total, ...]:
-    one, other = first.predicted, second.predicted
-    found = [Total("step", "s", one.seconds, other.seconds), Total("compute", "s", one.compute, other.compute)]
-    exchanged = one.communication + one.gradients, other.communication + other.gradients
-    found += [Total("communication", "s", *exchanged), Total("update", "s", one.update, other.update)]
-    found += [Total("memory", "B", one.bytes, other.bytes)]
+    before, after = first.predicted, second.predicted
+    totals = [Total("step", "s", before.seconds, after.seconds), Total("compute", "s", before.compute, after.compute)]
+    exchanged = before.communication + before.gradients, after.communication + after.gradients
+    totals += [Total("communication", "s", *exchanged), Total("update", "s", before.update, after.update)]
+    totals += [Total("memory", "B", before.bytes, after.bytes)]
     for part in ("parameters", "gradients", "optimizer", "activations"):
-        found.append(Total(part, "B", getattr(one, f"{part}_bytes"), getattr(other, f"{part}_bytes")))
-    return tuple(found)
+        totals.append(Total(part, "B", getattr(before, f"{part}_bytes"), getattr(after, f"{part}_bytes")))
+    return tuple(totals)
 
 
 def _calls(pairs: _Pairs, grids: tuple[GridShape, GridShape]) -> tuple[CallChange, ...]:
     groups: dict[tuple[str, ...], list[tuple[NodePlan, NodePlan]]] = {}
-    for one, other in pairs:
-        if _differ(one, other, grids):
-            words = _split(one, grids[0]), _split(other, grids[1])
-            key = (general(one.module), one.target, one.source if not one.module else "", *words)
-            groups.setdefault(key, []).append((one, other))
-    found = []
+    for node, other in pairs:
+        if _differ(node, other, grids):
+            words = _split(node, grids[0]), _split(other, grids[1])
+            key = (general(node.module), node.target, node.source if not node.module else "", *words)
+            groups.setdefault(key, []).append((node, other))
+    changes = []
     for (module, target, _, before, after), members in groups.items():
         node = members[0][0]
         path = module if len(members) > 1 else node.module
         seconds = (sum(_seconds(pair[side]) for pair in members) for side in (0, 1))
-        found.append(CallChange(path, target, node.source, node.code, len(members), before, after, *seconds))
-    return tuple(found)
+        changes.append(CallChange(path, target, node.source, node.code, len(members), before, after, *seconds))
+    return tuple(changes)
 
 
-def _differ(one: NodePlan, other: NodePlan, grids: tuple[GridShape, GridShape]) -> bool:
+def _differ(former: NodePlan, other: NodePlan, grids: tuple[GridShape, GridShape]) -> bool:
     if grids[0] == grids[1]:
-        return [_choice(choice) for choice in one.choices] != [_choice(choice) for choice in other.choices]
-    splits = ({choice.letter for choice in node.choices if choice.mode == "split"} for node in (one, other))
+        return [_choice(choice) for choice in former.choices] != [_choice(choice) for choice in other.choices]
+    splits = ({choice.letter for choice in node.choices if choice.mode == "split"} for node in (former, other))
     return next(splits) != next(splits)
 
 
@@ -189,10 +189,10 @@ def _choice(choice: object) -> tuple[object, ...]:
 def _split(node: NodePlan, grid: GridShape) -> str:
     """``b0/data n/model``; where nothing is split, in which way the call is whole."""
     words = [
-        f"{one.letter}{f'({one.blocks}x_x{one.unit})' if (one.blocks, one.unit) != (1, 1) else ''}/{name}"
-        if one.mode == "split"
-        else f"{one.mode}/{name}"
-        for one, name, size in zip(node.choices, grid.names, grid.sizes, strict=True)
+        f"{choice.letter}{f'({choice.blocks}x_x{choice.unit})' if (choice.blocks, choice.unit) != (1, 1) else ''}/{name}"
+        if choice.mode == "split"
+        else f"{choice.mode}/{name}"
+        for choice, name, size in zip(node.choices, grid.names, grid.sizes, strict=True)
         if size > 1
     ]
     return " ".join(words) or "whole"
@@ -208,12 +208,13 @@ def general(path: str) -> str:
 
 
 def _homes(first: Plan, second: Plan) -> tuple[HomeChange, ...]:
-    known = {one.name: one for one in (*second.inputs, *second.parameters)}
+    known = {tensor.name: tensor for tensor in (*second.inputs, *second.parameters)}
     groups: dict[tuple[object, ...], list[str]] = {}
-    for one in (*first.inputs, *first.parameters):
-        other = known.get(one.name)
-        if other is not None and one.layouts != other.layouts:
-            groups.setdefault((general(one.name), one.kind, one.layouts, other.layouts), []).append(one.name)
+    for tensor in (*first.inputs, *first.parameters):
+        other = known.get(tensor.name)
+        if other is not None and tensor.layouts != other.layouts:
+            key = (general(tensor.name), tensor.kind, tensor.layouts, other.layouts)
+            groups.setdefault(key, []).append(tensor.name)
     return tuple(
         HomeChange(str(name) if len(members) > 1 else members[0], str(kind), len(members), before, after)  # type: ignore[arg-type]
         for (name, kind, before, after), members in groups.items()
@@ -222,13 +223,13 @@ def _homes(first: Plan, second: Plan) -> tuple[HomeChange, ...]:
 
 def _conversions(first: Plan, second: Plan) -> tuple[Surplus, ...]:
     runs, rows = zip(*(_runs(plan) for plan in (first, second)), strict=True)
-    found = []
+    surplus = []
     for sign, side in (("-", 0), ("+", 1)):
         for key, times in (runs[side] - runs[1 - side]).items():
             moved, seconds = rows[side][key]
             primitive, axis, value, module = key
-            found.append(Surplus(sign, primitive, axis, value, module, times, moved * times, seconds * times))
-    return tuple(sorted(found, key=lambda one: (-one.seconds, one.sign, one.primitive, one.value)))
+            surplus.append(Surplus(sign, primitive, axis, value, module, times, moved * times, seconds * times))
+    return tuple(sorted(surplus, key=lambda row: (-row.seconds, row.sign, row.primitive, row.value)))
 
 
 def _runs(plan: Plan) -> tuple[Counter[tuple[str, ...]], dict[tuple[str, ...], tuple[float, float]]]:
@@ -236,12 +237,12 @@ def _runs(plan: Plan) -> tuple[Counter[tuple[str, ...]], dict[tuple[str, ...], t
     runs: Counter[tuple[str, ...]] = Counter()
     one_run: dict[tuple[str, ...], tuple[float, float]] = {}
 
-    def add(one: ConversionPlan | InnerPlan, value: str, module: str, times: int) -> None:
-        moved = one.bytes_forward + one.bytes_adjoint
+    def add(conversion: ConversionPlan | InnerPlan, value: str, module: str, times: int) -> None:
+        moved = conversion.bytes_forward + conversion.bytes_adjoint
         if moved:
-            key = (one.primitive, one.axis, general_value(value), general(module))
+            key = (conversion.primitive, conversion.axis, general_value(value), general(module))
             runs[key] += times
-            one_run.setdefault(key, (moved, one.seconds_forward + one.seconds_adjoint))
+            one_run.setdefault(key, (moved, conversion.seconds_forward + conversion.seconds_adjoint))
 
     for conversion in plan.conversions:
         add(conversion, conversion.value, conversion.module, conversion.times)

@@ -84,15 +84,15 @@ class Comparison:
 
 def compare(plan: Plan, profile: Profile, splits: Mapping[str, str]) -> Comparison:
     """The comparison; `splits` says how each call is split."""
-    made = _ComparisonBuilder(plan, profile, splits, tuple(_seconds(rank.pieces) for rank in profile.ranks))
-    rows = [row for i, place in enumerate(plan.places) for row in made.rows(i, place)]
+    builder = _ComparisonBuilder(plan, profile, splits, tuple(_seconds(rank.pieces) for rank in profile.ranks))
+    rows = [row for i, place in enumerate(plan.places) for row in builder.rows(i, place)]
     calls = [row for row in rows if not isinstance(row, Exchange)]
     moved = [row for row in rows if isinstance(row, Exchange)]
-    found = {one.place for one in profile.expressions}
-    there = {call for i, place in enumerate(plan.places) if i in found or not place.text for call in place.calls}
+    timed = {expression.place for expression in profile.expressions}
+    there = {call for i, place in enumerate(plan.places) if i in timed or not place.text for call in place.calls}
     missing = tuple(node.name for node in plan.nodes if node.name not in there)
     return Comparison(
-        tuple(_totals(plan, profile, made)), _worst(calls), _worst(moved), _worst(list(made.others())), missing
+        tuple(_totals(plan, profile, builder)), _worst(calls), _worst(moved), _worst(list(builder.others())), missing
     )
 
 
@@ -101,7 +101,7 @@ def _worst(rows: Sequence[ProfileRow]) -> tuple[ProfileRow, ...]:
 
 
 def _seconds(pieces: Sequence[Piece]) -> dict[_Key, float]:
-    return {(one.expression, one.round, one.kind): one.seconds for one in pieces}
+    return {(piece.expression, piece.round, piece.kind): piece.seconds for piece in pieces}
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ class _ComparisonBuilder:
 
     def rows(self, number: int, place: Place) -> Iterator[ProfileRow]:
         """The rows of one place of the plan: none where the program lacks it."""
-        at = [i for i, one in enumerate(self.profile.expressions) if one.place == number]
+        at = [i for i, expression in enumerate(self.profile.expressions) if expression.place == number]
         if not at:
             return
         if place.conversion is not None:
@@ -126,20 +126,20 @@ class _ComparisonBuilder:
 
     def of(self, at: Sequence[int], kinds: Sequence[str]) -> tuple[float, ...]:
         """By rank, the seconds of some kinds at some expressions, over all rounds."""
-        return tuple(sum(s for (i, _, kind), s in one.items() if i in at and kind in kinds) for one in self.seconds)
+        return tuple(sum(s for (i, _, kind), s in rank.items() if i in at and kind in kinds) for rank in self.seconds)
 
     def sent(self, at: Sequence[int]) -> float:
         """The bytes that the busiest rank sends at some expressions."""
-        return max(sum(one.sent for one in rank.pieces if one.expression in at) for rank in self.profile.ranks)
+        return max(sum(piece.sent for piece in rank.pieces if piece.expression in at) for rank in self.profile.ranks)
 
     def call(self, nodes: Sequence[NodePlan], at: Sequence[int]) -> ProfileRow:
         """The computation of a call in all its rounds."""
         node = nodes[0]
-        forward = sum(one.seconds_forward for one in nodes)
+        forward = sum(node.seconds_forward for node in nodes)
         return ProfileRow(
             name=node.name,
             times=len(nodes),
-            predicted=forward + sum(one.seconds_backward for one in nodes),
+            predicted=forward + sum(node.seconds_backward for node in nodes),
             measured=self.of(at, ("forward", "backward")),
             module=node.module,
             source=node.source,
@@ -150,114 +150,115 @@ class _ComparisonBuilder:
 
     def inside(self, nodes: Sequence[NodePlan], at: Sequence[int]) -> ProfileRow:
         """What a call exchanges inside."""
-        node, inner = nodes[0], [one for node in nodes for one in node.inner]
-        names = dict.fromkeys(f"{one.primitive} over {one.axis}" for one in inner)
-        forward = sum(one.seconds_forward for one in inner)
+        node, inner = nodes[0], [exchange for node in nodes for exchange in node.inner]
+        names = dict.fromkeys(f"{exchange.primitive} over {exchange.axis}" for exchange in inner)
+        forward = sum(exchange.seconds_forward for exchange in inner)
         return Exchange(
             name=f"{', '.join(names) or 'exchange'} in {node.name}",
             times=len(nodes),
-            predicted=forward + sum(one.seconds_adjoint for one in inner),
+            predicted=forward + sum(exchange.seconds_adjoint for exchange in inner),
             measured=self.of(at, MOVING),
             module=node.module,
             source=node.source,
             code=node.code,
             split=self.splits.get(node.name, ""),
             forward=(forward, min(self.of(at, ("communication",)))),
-            sent=(sum(one.bytes_forward + one.bytes_adjoint for one in inner), self.sent(at)),
+            sent=(sum(exchange.bytes_forward + exchange.bytes_adjoint for exchange in inner), self.sent(at)),
         )
 
-    def conversion(self, one: ConversionPlan, at: Sequence[int]) -> ProfileRow:
+    def conversion(self, conversion: ConversionPlan, at: Sequence[int]) -> ProfileRow:
         """A conversion, local copies included, in all its rounds."""
-        whom = one.consumers[0] if one.consumers else one.module or "the loss"
+        whom = conversion.consumers[0] if conversion.consumers else conversion.module or "the loss"
         return Exchange(
-            name=f"{one.primitive} of {one.value} over {one.axis}",
-            times=one.times,
-            predicted=one.times * (one.seconds_forward + one.seconds_adjoint),
+            name=f"{conversion.primitive} of {conversion.value} over {conversion.axis}",
+            times=conversion.times,
+            predicted=conversion.times * (conversion.seconds_forward + conversion.seconds_adjoint),
             measured=self.of(at, (*FORWARD, *BACKWARD)),
-            module=one.module,
+            module=conversion.module,
             code=f"for {whom}",
-            forward=(one.times * one.seconds_forward, min(self.of(at, FORWARD))),
-            sent=(one.times * (one.bytes_forward + one.bytes_adjoint), self.sent(at)),
+            forward=(conversion.times * conversion.seconds_forward, min(self.of(at, FORWARD))),
+            sent=(conversion.times * (conversion.bytes_forward + conversion.bytes_adjoint), self.sent(at)),
         )
 
     def others(self) -> Iterator[ProfileRow]:
         """Expressions that are no place of the plan."""
-        for i, one in enumerate(self.profile.expressions):
-            if one.place is None:
+        for i, expression in enumerate(self.profile.expressions):
+            if expression.place is None:
                 measured = self.of([i], (*FORWARD, *BACKWARD))
-                yield ProfileRow(f"{one.function}, line {one.line}", 1, 0.0, measured, code=one.text)
+                where = f"{expression.function}, line {expression.line}"
+                yield ProfileRow(where, 1, 0.0, measured, code=expression.text)
 
 
-def _totals(plan: Plan, profile: Profile, made: _ComparisonBuilder) -> Iterator[ProfileRow]:
+def _totals(plan: Plan, profile: Profile, builder: _ComparisonBuilder) -> Iterator[ProfileRow]:
     predicted = plan.predicted
     converted = {
         i
-        for i, one in enumerate(profile.expressions)
-        if one.place is not None and plan.places[one.place].conversion is not None
+        for i, expression in enumerate(profile.expressions)
+        if expression.place is not None and plan.places[expression.place].conversion is not None
     }
 
     def total(name: str, said: float, chosen: Mapping[str, bool | None]) -> ProfileRow:
         """Kinds of pieces: of conversions (True), of others (False), or of both (None)."""
         measured = tuple(
-            sum(s for (i, _, kind), s in one.items() if kind in chosen and chosen[kind] in (None, i in converted))
-            for one in made.seconds
+            sum(s for (i, _, kind), s in seconds.items() if kind in chosen and chosen[kind] in (None, i in converted))
+            for seconds in builder.seconds
         )
         return ProfileRow(name, 1, said, measured)
 
-    yield total("compute, forward", sum(one.seconds_forward for one in plan.nodes), {"forward": False})
-    yield total("compute, backward", sum(one.seconds_backward for one in plan.nodes), {"backward": False})
+    yield total("compute, forward", sum(node.seconds_forward for node in plan.nodes), {"forward": False})
+    yield total("compute, backward", sum(node.seconds_backward for node in plan.nodes), {"backward": False})
     moving = {"communication": None, "adjoint": None, "forward": True, "backward": True}
     yield total("communication", predicted.communication, moving)
-    yield ProfileRow("of it, waiting for other ranks", 1, 0.0, waiting(made.seconds))
+    yield ProfileRow("of it, waiting for other ranks", 1, 0.0, waiting(builder.seconds))
     yield total("gradient sums, exposed", predicted.gradients, {"gradients": None, "wait": None})
     yield total("update", predicted.update, {"update": None})
     yield total("inputs", 0.0, {"inputs": None})
     yield total("everything else", 0.0, {"other": None})
     yield ProfileRow(
-        "whole step", 1, predicted.seconds, tuple(median_low(one.plain or one.steps) for one in profile.ranks)
+        "whole step", 1, predicted.seconds, tuple(median_low(rank.plain or rank.steps) for rank in profile.ranks)
     )
 
 
 def waiting(seconds: Sequence[Mapping[_Key, float]]) -> tuple[float, ...]:
     """By rank, what its communication takes longer than on the rank that came last."""
     keys = [key for key in set().union(*seconds) if key[2] in MOVING]
-    least = {key: min(one.get(key, 0.0) for one in seconds) for key in keys}
-    return tuple(sum(one.get(key, 0.0) - least[key] for key in keys) for one in seconds)
+    least = {key: min(rank.get(key, 0.0) for rank in seconds) for key in keys}
+    return tuple(sum(rank.get(key, 0.0) - least[key] for key in keys) for rank in seconds)
 
 
 def overhead(profile: Profile) -> tuple[float, float]:
     """Median seconds of a profiled step, and of one that was not, both of the slowest rank; (x, 0) where there is none."""
-    profiled = max(median_low(one.steps) for one in profile.ranks)
-    return profiled, max((median_low(one.plain) for one in profile.ranks if one.plain), default=0.0)
+    profiled = max(median_low(rank.steps) for rank in profile.ranks)
+    return profiled, max((median_low(rank.plain) for rank in profile.ranks if rank.plain), default=0.0)
 
 
 def events(plan: Plan, profile: Profile, rank: RankProfile) -> tuple[Event, ...]:
     """What a rank did in the step of median length."""
-    found: list[Event] = []
+    spans: list[Event] = []
     named = [_named(plan, profile, piece) for piece in rank.pieces]
     for number, start, end in rank.spans:
         piece, (name, detail) = rank.pieces[number], named[number]
         moving = piece.kind in MOVING
         kind, lane = ("communication", "communication") if moving else (piece.kind, "compute")
-        last = found[-1] if found else None
+        last = spans[-1] if spans else None
         if last and (last.name, last.kind, last.end) == (name, kind, start):
-            found[-1] = Event(name, kind, lane, last.start, end, detail)
+            spans[-1] = Event(name, kind, lane, last.start, end, detail)
         else:
-            found.append(Event(name, kind, lane, start, end, detail))
+            spans.append(Event(name, kind, lane, start, end, detail))
     free = 0.0
     for bucket, start, end in sorted(rank.flights, key=lambda flight: flight[1:]):
         if end > max(free, start):  # sums are carried out one after another
-            found.append(Event(f"bucket {bucket}", "gradients", SUMS, max(free, start), end))
+            spans.append(Event(f"bucket {bucket}", "gradients", SUMS, max(free, start), end))
             free = end
-    return tuple(found)
+    return tuple(spans)
 
 
 def _named(plan: Plan, profile: Profile, piece: Piece) -> tuple[str, str]:
     """Name and detail of a piece."""
     if piece.expression is None:
         return {"wait": "wait for gradient sums"}.get(piece.kind, piece.kind), ""
-    one = profile.expressions[piece.expression]
-    place = None if one.place is None else plan.places[one.place]
+    expression = profile.expressions[piece.expression]
+    place = None if expression.place is None else plan.places[expression.place]
     if place is not None and place.conversion is not None:
         conversion = plan.conversions[place.conversion]
         return f"{conversion.primitive} of {conversion.value}", conversion.module
@@ -265,4 +266,4 @@ def _named(plan: Plan, profile: Profile, piece: Piece) -> tuple[str, str]:
         name = place.calls[min(piece.round, len(place.calls) - 1)]
         node = next(node for node in plan.nodes if node.name == name)
         return name, "  ".join(part for part in (node.module, node.source) if part)
-    return one.text[:60], f"{one.function}, line {one.line}"
+    return expression.text[:60], f"{expression.function}, line {expression.line}"

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from autopar.model_file import Inputs
 
 MOST = 12  # grids of one number of ranks
-Told = Callable[["Point", int, float], None]  # a point, the number of its grids, seconds that it took
+OnPoint = Callable[["Point", int, float], None]  # a point, the number of its grids, seconds that it took
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +102,8 @@ def grids_of(ranks: int, machine: Machine, names: Sequence[str] = ()) -> tuple[G
     With `names`, which pins speak of, all grids have just these axes, of which some may have one rank.
     """
     if names:
-        found = sorted(_products(ranks, len(names)), key=lambda sizes: (max(sizes) / min(sizes), sizes))
-        return tuple(GridShape(tuple(names), sizes) for sizes in found[:MOST])
+        products = sorted(_products(ranks, len(names)), key=lambda sizes: (max(sizes) / min(sizes), sizes))
+        return tuple(GridShape(tuple(names), sizes) for sizes in products[:MOST])
     shapes = [shape for shape in grids.candidates(ranks, machine) if len(shape.sizes) <= 2]
     return tuple(shapes[:MOST]) or (GridShape.parse("1"),)
 
@@ -112,11 +112,11 @@ def _products(number: int, parts: int) -> list[tuple[int, ...]]:
     """All ways to write a number as a product of so many factors, in order."""
     if parts == 1:
         return [(number,)]
-    small = [one for one in range(1, math.isqrt(number) + 1) if number % one == 0]
+    small = [factor for factor in range(1, math.isqrt(number) + 1) if number % factor == 0]
     return [
-        (one, *rest)
-        for one in sorted({*small, *(number // one for one in small)})
-        for rest in _products(number // one, parts - 1)
+        (factor, *rest)
+        for factor in sorted({*small, *(number // factor for factor in small)})
+        for rest in _products(number // factor, parts - 1)
     ]
 
 
@@ -137,15 +137,17 @@ def check_slow(slow: Mapping[int, float], ranks: Sequence[int] | set[int]) -> No
         raise ConfigError(refusal("--slow", "no such rank", rule, missing[:10], fix))
 
 
-def curve(base: Compiled, points: Sequence[PointRequest], machine: Machine, noise: Noise, told: Told) -> list[Point]:
+def curve(
+    base: Compiled, points: Sequence[PointRequest], machine: Machine, noise: Noise, on_point: OnPoint
+) -> list[Point]:
     """Plan every point. What cannot be planned is a point with a reason."""
     captured = _Captured(base)
-    found = []
+    predicted = []
     for requested_points in points:
         start = time.perf_counter()
-        found.append(_point(captured, requested_points, machine, noise))
-        told(found[-1], len(requested_points.grids), time.perf_counter() - start)
-    return found
+        predicted.append(_point(captured, requested_points, machine, noise))
+        on_point(predicted[-1], len(requested_points.grids), time.perf_counter() - start)
+    return predicted
 
 
 def _point(captured: _Captured, requested_points: PointRequest, machine: Machine, noise: Noise) -> Point:
@@ -200,10 +202,10 @@ class _Captured:
     def single(self, rows: int, machine: Machine) -> float:
         """Seconds of a step with so many rows on one rank, whether or not they fit its memory."""
         if rows not in self.singles:
-            one = self.of(rows).replan(
+            compiled = self.of(rows).replan(
                 grid="1", machine=machine, memory=1e30, measure=False, pin=(), ban=(), plan="auto", recompute="never"
             )
-            self.singles[rows] = one.plan.single
+            self.singles[rows] = compiled.plan.single
         return self.singles[rows]
 
 
@@ -260,8 +262,8 @@ def requested_points(
     options = plan.options
     names = GridShape.parse(plan.grid).names if options.pins or options.bans else ()
     for kind in kinds:
-        for count, chosen in [(one, grids_of(one, machine, names)) for one in ranks] + [
-            (one.size, (one,)) for one in shapes
+        for count, chosen in [(count, grids_of(count, machine, names)) for count in ranks] + [
+            (shape.size, (shape,)) for shape in shapes
         ]:
             times = count if kind == "weak" else 1
             known = plan.batch.rows if rows is None else rows

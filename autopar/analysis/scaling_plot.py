@@ -33,8 +33,8 @@ def svg(title: str, points: Sequence[Point]) -> str:
     curves = {kind: [point for point in shown if point.scaling == kind] for kind in COLORS}
     for curve in filter(None, curves.values()):
         lines += frame.curve(sorted(curve, key=lambda point: point.ranks))
-    told = [(_about(curve[0]), COLORS[kind], False) for kind, curve in curves.items() if curve]
-    for place, (text, color, dashed) in enumerate([*told, ("ideal", IDEAL, True)]):
+    legend = [(_about(curve[0]), COLORS[kind], False) for kind, curve in curves.items() if curve]
+    for place, (text, color, dashed) in enumerate([*legend, ("ideal", IDEAL, True)]):
         x, y = LEFT + 12, TOP + 16 + 16 * place
         lines += [*_line([(x, y), (x + 24, y)], color, dashed=dashed), _text(x + 30, y + 4, text)]
     return "\n".join([*lines, "</svg>\n"])
@@ -77,7 +77,7 @@ class _Frame:
     def curve(self, points: Sequence[Point]) -> Iterator[str]:
         """A line through the best grid for every number of ranks; the others lie below it."""
         groups = [
-            sorted(group, key=lambda point: -point.speedup) for _, group in groupby(points, lambda one: one.ranks)
+            sorted(group, key=lambda point: -point.speedup) for _, group in groupby(points, lambda point: point.ranks)
         ]
         places = [self.at(group[0].ranks, group[0].speedup) for group in groups]
         yield from _line(places, COLORS[points[0].scaling])

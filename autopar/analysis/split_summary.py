@@ -18,14 +18,14 @@ def shares(plan: Plan) -> dict[str, dict[str, float]]:
     """Per axis and word the share of compute time, largest first."""
     counted = [node for node in plan.nodes if not node.letters.startswith("d*")] or list(plan.nodes)
     total = sum(map(_seconds, counted)) or 1.0
-    found: dict[str, dict[str, float]] = {}
+    per_axis: dict[str, dict[str, float]] = {}
     for position, axis in enumerate(GridShape.parse(plan.grid).names):
         parts: dict[str, float] = {}
         for node in counted:
             word = meaning(node, node.choices[position])
             parts[word] = parts.get(word, 0.0) + _seconds(node) / total
-        found[axis] = dict(sorted(parts.items(), key=lambda item: -item[1]))
-    return found
+        per_axis[axis] = dict(sorted(parts.items(), key=lambda item: -item[1]))
+    return per_axis
 
 
 def sentence(plan: Plan) -> str:
@@ -40,7 +40,7 @@ def meaning(node: NodePlan, choice: AxisChoice) -> str:
     if choice.mode != "split":
         return WHOLE
     layouts = [parse_layout(text) for text in (choice.results[0], *choice.operands)]
-    shard = next((one for one in layouts if isinstance(one, Shard)), None)
+    shard = next((layout for layout in layouts if isinstance(layout, Shard)), None)
     if shard is None:
         return f"letter {choice.letter}"
     if shard.dim == 0:

@@ -153,9 +153,9 @@ def show_fallbacks(plan: Plan) -> None:
         say("`autopar explain FOLDER NAME --record` prints such a rule as a record to keep", "")
     if whole:
         listing = table("operator", "calls", "compute share", "where")
-        for one in whole:
-            listing.add_row(short(one.target), str(one.calls), f"{one.share:.1%}", one.source)
-        listing.add_row("together", str(sum(one.calls for one in whole)), f"{unruled_share(plan):.1%}", "")
+        for operator in whole:
+            listing.add_row(short(operator.target), str(operator.calls), f"{operator.share:.1%}", operator.source)
+        listing.add_row("together", str(sum(operator.calls for operator in whole)), f"{unruled_share(plan):.1%}", "")
         show(listing, title="these operators have no rule and run whole on every rank")
         say(f"{HOW} says how to add a rule; `autopar explain FOLDER NAME` why none was found", "")
 

@@ -65,16 +65,16 @@ def explain(built: PricedProblem, choice: Sequence[int], name: str) -> Explanati
 
 def matching(nodes: Sequence[Named], name: str) -> list[Named]:
     """The calls in or named `name`: a module path, a call's name, or a pattern over either. Raises ConfigError for none."""
-    found = [node for node in nodes if _matches(node, name)]
-    if not found:
+    matches = [node for node in nodes if _matches(node, name)]
+    if not matches:
         paths: set[str] = {
             ".".join(node.module.split(".")[:i]) for node in nodes for i in range(1, node.module.count(".") + 2)
         }
-        given = f"no such module or call{nearest(name, [*sorted(paths - {''}), *(node.name for node in nodes)])}"
+        fault = f"no such module or call{nearest(name, [*sorted(paths - {''}), *(node.name for node in nodes)])}"
         rule = "a name is a module path, a call's name, or a pattern over either"
         fix = "take one out of `autopar inspect FOLDER --view module`"
-        raise ConfigError(refusal(f"explain {name!r}", given, rule, fix=fix))
-    return found
+        raise ConfigError(refusal(f"explain {name!r}", fault, rule, fix=fix))
+    return matches
 
 
 def _matches(node: Node | NodePlan, name: str) -> bool:
@@ -87,11 +87,11 @@ _Beside = Mapping[int, Sequence[tuple[int, Array]]]
 
 
 def _neighbours(built: PricedProblem) -> _Beside:
-    found: dict[int, list[tuple[int, Array]]] = {i: [] for i in range(len(built.keys))}
+    beside: dict[int, list[tuple[int, Array]]] = {i: [] for i in range(len(built.keys))}
     for edge in built.problem.edges:
-        found[edge.a].append((edge.b, edge.costs))
-        found[edge.b].append((edge.a, edge.costs.T))
-    return found
+        beside[edge.a].append((edge.b, edge.costs))
+        beside[edge.b].append((edge.a, edge.costs.T))
+    return beside
 
 
 def _alternatives(built: PricedProblem, choice: Sequence[int], key: str, beside: _Beside) -> tuple[Alternative, ...]:

@@ -76,10 +76,10 @@ def _plans(request: Request, constraints: Constraints, merged: Merged, until: fl
                 gathered=limit is not None, calls=calls,
             )  # fmt: skip
             left = max(until - time.perf_counter(), 1.0)
-            found = solve(built.problem, method=request.options.solver, time_limit=left)
-            strategies = decide(built, found.choice).strategies
-            yield found.cost, {name: merged.spread(strategies[name], calls[name].call, axes) for name in strategies}
-            if found.peak <= request.limit:
+            solution = solve(built.problem, method=request.options.solver, time_limit=left)
+            strategies = decide(built, solution.choice).strategies
+            yield solution.cost, {name: merged.spread(strategies[name], calls[name].call, axes) for name in strategies}
+            if solution.peak <= request.limit:
                 break
     except (ConfigError, NoChoice):
         return

@@ -33,7 +33,7 @@ from autopar.partitioner.formulation.strategies import CallStrategies, Strategy
 
 FREE = "auto"
 _WEIGHTED = ("matmul", "conv")
-Wanted = Mapping[str, frozenset[Choice]]  # per call what it is to do on one axis
+Allowed = Mapping[str, frozenset[Choice]]  # per call what it is to do on one axis
 
 
 class NotApplicable(ConfigError):
@@ -69,11 +69,11 @@ class Scene:
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """A fixed plan: its name, what it does in a few words, and what it wants of every call, by axis."""
+    """A fixed plan: its name, what it does in a few words, and what it allows of every call, by axis."""
 
     name: str
     title: str
-    wants: Callable[[Scene], Mapping[int, Wanted]]
+    allows: Callable[[Scene], Mapping[int, Allowed]]
     stored: bool = False
 
 
@@ -81,13 +81,13 @@ class Baseline:
 class _Trail:
     """What was found while a layout was followed over one axis: what calls do, and in which layouts values travel."""
 
-    wanted: dict[str, frozenset[Choice]] = field(default_factory=dict)
+    allowed: dict[str, frozenset[Choice]] = field(default_factory=dict)
     where: dict[str, frozenset[Layout]] = field(default_factory=dict)
 
     def take(self, item: CallStrategies, chosen: Sequence[Choice]) -> None:
-        self.wanted[item.node.name] = frozenset(chosen)
+        self.allowed[item.node.name] = frozenset(chosen)
         for i, name in enumerate(item.node.outputs):
-            shards = frozenset(one.results[i] for one in chosen if isinstance(one.results[i], Shard))
+            shards = frozenset(choice.results[i] for choice in chosen if isinstance(choice.results[i], Shard))
             if name and shards:
                 self.where[name] = shards
 
@@ -96,9 +96,8 @@ class _Trail:
         travels = {i: self.where[name] for i, name in enumerate(item.node.inputs) if name in self.where}
         if not travels:
             return []
-        return [
-            one for one in choices if one.mode == "split" and all(one.operands[i] in at for i, at in travels.items())
-        ]
+        splits = [choice for choice in choices if choice.mode == "split"]
+        return [split for split in splits if all(split.operands[i] in at for i, at in travels.items())]
 
 
 def narrowed(name: str, annotated: AnnotatedGraph, grid: GridShape, constraints: Constraints) -> Constraints:
@@ -113,11 +112,11 @@ def narrowed(name: str, annotated: AnnotatedGraph, grid: GridShape, constraints:
     scene = Scene(graph, grid, calls, _rows(graph, larger.graph if larger else None), _weights(graph))
     if not scene.axes:
         raise _inapplicable(scene, baseline, "a single rank has nothing to split")
-    wanted = baseline.wants(scene)
+    allowed = baseline.allows(scene)
     if some is not None:
-        some = {name: _combined(scene, name, wanted) for name in calls}
+        some = {name: _combined(scene, name, allowed) for name in calls}
         calls = constrained(annotated, grid, replace(constraints, bases=some))
-    only = {item.node.name: kept for item in calls.values() if (kept := _kept(item, wanted))}
+    only = {item.node.name: kept for item in calls.values() if (kept := _kept(item, allowed))}
     trained = frozenset(item.value for item in graph.parameters if item.kind == "parameter")
     stored = trained if baseline.stored else frozenset()
     return replace(constraints, only=only, stored=stored, bases=some)
@@ -127,43 +126,44 @@ def check(name: str) -> None:
     """Raise ConfigError for a name that is no baseline's, nor ``auto``."""
     known = (FREE, *BASELINES)
     if name not in known:
-        given = f"{name!r} is unknown{nearest(name, known)}"
-        raise ConfigError(refusal("plan", given, "a plan is found (auto), or a fixed one of those", known))
+        fault = f"{name!r} is unknown{nearest(name, known)}"
+        raise ConfigError(refusal("plan", fault, "a plan is found (auto), or a fixed one of those", known))
 
 
-def _combined(scene: Scene, name: str, wanted: Mapping[int, Wanted]) -> tuple[Strategy, ...]:
+def _combined(scene: Scene, name: str, allowed: Mapping[int, Allowed]) -> tuple[Strategy, ...]:
     """What a call is to do on all axes together, the whole where nothing is said."""
     whole = frozenset([whole_choice(scene.calls[name].call, "replicate")])
-    sets = [wanted.get(axis, {}).get(name, whole) for axis in range(len(scene.grid.sizes))]
-    every = itertools.product(*(sorted(one, key=str) for one in sets))
+    sets = [allowed.get(axis, {}).get(name, whole) for axis in range(len(scene.grid.sizes))]
+    every = itertools.product(*(sorted(choices, key=str) for choices in sets))
     return tuple(itertools.islice(every, MOST))
 
 
-def _kept(item: CallStrategies, wanted: Mapping[int, Wanted]) -> tuple[Strategy, ...]:
-    """The strategies that do what is wanted on most axes; none where they do on none."""
+def _kept(item: CallStrategies, allowed: Mapping[int, Allowed]) -> tuple[Strategy, ...]:
+    """The strategies that do what is allowed on most axes; none where they do on none."""
     name = item.node.name
     scores = [
-        sum(one[axis] in calls[name] for axis, calls in wanted.items() if name in calls) for one in item.strategies
+        sum(strategy[axis] in calls[name] for axis, calls in allowed.items() if name in calls)
+        for strategy in item.strategies
     ]
     best = max(scores)
-    return tuple(one for one, score in zip(item.strategies, scores, strict=True) if best and score == best)
+    return tuple(strategy for strategy, score in zip(item.strategies, scores, strict=True) if best and score == best)
 
 
 def _rows(graph: Graph, larger: Graph | None) -> tuple[str, ...]:
     """The inputs with rows of the batch; where the batch is fixed, those whose dim 0 is as long as the first one's."""
     shaped = [item.value for item in graph.inputs if graph.values[item.value].shape]
     if larger is not None:
-        return tuple(one for one in shaped if graph.values[one].shape[0] != larger.values[one].shape[0])
-    return tuple(one for one in shaped if graph.values[one].shape[0] == graph.values[shaped[0]].shape[0])
+        return tuple(name for name in shaped if graph.values[name].shape[0] != larger.values[name].shape[0])
+    return tuple(name for name in shaped if graph.values[name].shape[0] == graph.values[shaped[0]].shape[0])
 
 
 def _weights(graph: Graph) -> frozenset[str]:
     """Parameters, and what is made of them alone."""
-    found = {item.value for item in graph.parameters if item.kind in ("parameter", "frozen")}
+    weights = {item.value for item in graph.parameters if item.kind in ("parameter", "frozen")}
     for node in graph.nodes:
-        if node.inputs and found.issuperset(node.inputs):
-            found |= set(filter(None, node.outputs))
-    return frozenset(found)
+        if node.inputs and weights.issuperset(node.inputs):
+            weights |= set(filter(None, node.outputs))
+    return frozenset(weights)
 
 
 def _inapplicable(scene: Scene, baseline: Baseline | str, why: str) -> NotApplicable:
@@ -173,7 +173,7 @@ def _inapplicable(scene: Scene, baseline: Baseline | str, why: str) -> NotApplic
     return NotApplicable(refusal(where, f"does not apply: {why}", rule, fix="choose another plan, or grid"))
 
 
-def _follow(scene: Scene, axis: int, seeds: Mapping[str, Layout]) -> Wanted:
+def _follow(scene: Scene, axis: int, seeds: Mapping[str, Layout]) -> Allowed:
     """What the calls do that a layout of some inputs reaches."""
     trail = _Trail(where={name: frozenset([layout]) for name, layout in seeds.items()})
     for node in scene.graph.nodes:
@@ -181,31 +181,32 @@ def _follow(scene: Scene, axis: int, seeds: Mapping[str, Layout]) -> Wanted:
         chosen = trail.fitting(item, scene.choices(node.name, axis))
         if chosen:
             trail.take(item, chosen)
-    return trail.wanted
+    return trail.allowed
 
 
-def _batch(scene: Scene, axes: Sequence[int], name: str) -> dict[int, Wanted]:
+def _batch(scene: Scene, axes: Sequence[int], name: str) -> dict[int, Allowed]:
     ranks = scene.size(axes)
-    rows = min((scene.graph.values[one].shape[0] for one in scene.rows), default=0)
+    rows = min((scene.graph.values[value].shape[0] for value in scene.rows), default=0)
     if axes and rows < ranks:
         raise _inapplicable(scene, name, f"a batch of {rows} cannot be cut over {ranks} ranks")
     return {axis: _follow(scene, axis, dict.fromkeys(scene.rows, Shard(0))) for axis in axes}
 
 
-def _space(scene: Scene, axis: int, dim: int, name: str) -> Wanted:
+def _space(scene: Scene, axis: int, dim: int, name: str) -> Allowed:
     """Images and volumes along the spatial dim of this number."""
     images = {item.value: scene.graph.values[item.value] for item in scene.graph.inputs}
     seeds = {
-        one: Shard(2 + dim)
-        for one, value in images.items()
+        image: Shard(2 + dim)
+        for image, value in images.items()
         if value.dtype.startswith("float") and len(value.shape) > 2 + dim
     }
-    found = _follow(scene, axis, seeds)
-    if not any(one.letter in scene.calls[call].rule.windows for call, chosen in found.items() for one in chosen):
+    followed = _follow(scene, axis, seeds)
+    letters = {call: {choice.letter for choice in chosen} for call, chosen in followed.items()}
+    if not any(letters[call] & scene.calls[call].rule.windows.keys() for call in letters):
         raise _inapplicable(
             scene, name, f"there is no spatial dim {dim} whose rows a convolution reads over {axis_name(scene, axis)}"
         )
-    return found
+    return followed
 
 
 def axis_name(scene: Scene, axis: int) -> str:
@@ -219,16 +220,16 @@ def _columns(scene: Scene, item: CallStrategies, choices: Sequence[Choice]) -> l
     weights = [i for i, name in enumerate(inputs) if name in scene.weights and len(scene.graph.values[name].shape) > 1]
     others = [i for i, name in enumerate(inputs) if name not in scene.weights]
     return [
-        one
-        for one in choices
-        if one.mode == "split"
-        and any(isinstance(one.operands[i], Shard) for i in weights)
-        and not any(isinstance(one.operands[i], Shard) for i in others)
-        and isinstance(one.results[0], Shard)
+        choice
+        for choice in choices
+        if choice.mode == "split"
+        and any(isinstance(choice.operands[i], Shard) for i in weights)
+        and not any(isinstance(choice.operands[i], Shard) for i in others)
+        and isinstance(choice.results[0], Shard)
     ]
 
 
-def _tensors(scene: Scene, axis: int, works: Sequence[str], name: str) -> Wanted:
+def _tensors(scene: Scene, axis: int, works: Sequence[str], name: str) -> Allowed:
     """Alternating splits: a layer by output features, whatever follows as it comes, the next layer by input features."""
     trail, pairs = _Trail(), 0
     for node in scene.graph.nodes:
@@ -239,7 +240,7 @@ def _tensors(scene: Scene, axis: int, works: Sequence[str], name: str) -> Wanted
         if not chosen and item.op.work in works:
             chosen = _columns(scene, item, choices)
         if not chosen and item.op.work in (*_WEIGHTED, "attention", "pointwise", "reduce"):
-            chosen = [one for one in choices if one.mode in ("replicate", "copied")]
+            chosen = [choice for choice in choices if choice.mode in ("replicate", "copied")]
         if chosen:
             trail.take(item, chosen)
     if not pairs:
@@ -247,31 +248,31 @@ def _tensors(scene: Scene, axis: int, works: Sequence[str], name: str) -> Wanted
         raise _inapplicable(
             scene, name, f"no two {layers} follow each other whose features {axis_name(scene, axis)} could split"
         )
-    return trail.wanted
+    return trail.allowed
 
 
-def _data(scene: Scene) -> dict[int, Wanted]:
+def _data(scene: Scene) -> dict[int, Allowed]:
     return _batch(scene, scene.axes, "data")
 
 
-def _zero(scene: Scene) -> dict[int, Wanted]:
+def _zero(scene: Scene) -> dict[int, Allowed]:
     return _batch(scene, scene.axes, "zero")
 
 
-def _model(scene: Scene) -> dict[int, Wanted]:
+def _model(scene: Scene) -> dict[int, Allowed]:
     return {axis: _tensors(scene, axis, _WEIGHTED, "model") for axis in scene.axes}
 
 
-def _domain(scene: Scene) -> dict[int, Wanted]:
+def _domain(scene: Scene) -> dict[int, Allowed]:
     return {axis: _space(scene, axis, dim, "domain") for dim, axis in enumerate(scene.axes)}
 
 
-def _megatron(scene: Scene) -> dict[int, Wanted]:
+def _megatron(scene: Scene) -> dict[int, Allowed]:
     *outer, last = scene.axes
     return {**_batch(scene, outer, "megatron"), last: _tensors(scene, last, ("matmul",), "megatron")}
 
 
-def _integrated(scene: Scene) -> dict[int, Wanted]:
+def _integrated(scene: Scene) -> dict[int, Allowed]:
     first, *rest = scene.axes
     if not rest:
         raise _inapplicable(scene, "integrated", "the grid has one axis, and it takes two: Pr x Pc")
@@ -288,8 +289,8 @@ def _integrated(scene: Scene) -> dict[int, Wanted]:
 
 
 BASELINES = {
-    one.name: one
-    for one in (
+    baseline.name: baseline
+    for baseline in (
         Baseline("data", "the batch over every axis", _data),
         Baseline("model", "features over every axis, output and input in turn", _model),
         Baseline("domain", "a spatial dim over every axis", _domain),

@@ -45,8 +45,8 @@ class Candidate:
     @property
     def communication(self) -> float:
         """Seconds of conversions, and of what calls exchange inside."""
-        moved = sum(one.times * (one.seconds_forward + one.seconds_adjoint) for one in self.parts.conversions)
-        inside = sum(one.seconds_forward + one.seconds_adjoint for node in self.parts.nodes for one in node.inner)
+        moved = sum(move.times * (move.seconds_forward + move.seconds_adjoint) for move in self.parts.conversions)
+        inside = sum(move.seconds_forward + move.seconds_adjoint for node in self.parts.nodes for move in node.inner)
         return moved + inside
 
     @property
@@ -69,7 +69,7 @@ def candidate_of(built: PricedProblem, solution: Solution, optimizer: str, held:
         _node(built, built.calls[node.name], decision.strategies[node.name], resident[node.name])
         for node in built.graph.nodes
     )
-    repeats = tuple((one.prefix, one.members) for one in built.repeats)
+    repeats = tuple((repeat.prefix, repeat.members) for repeat in built.repeats)
     parts = step_schedule.Parts(
         built.grid, built.machine, nodes, _conversions(built, program), repeats, _parameters(built.graph, decision),
         _update(built, decision, optimizer),
@@ -95,20 +95,20 @@ def _parameters(graph: Graph, decision: Decision) -> tuple[TensorPlan, ...]:
 
 
 def _node(built: PricedProblem, item: CallStrategies, strategy: Strategy, resident: frozenset[str]) -> NodePlan:
-    given = (item.call, item.rule, item.op, strategy, built.grid, built.machine)
-    forward, backward = compute.node_seconds(*given, built.timings)
+    arguments = (item.call, item.rule, item.op, strategy, built.grid, built.machine)
+    forward, backward = compute.node_seconds(*arguments, built.timings)
     twice = item.node.name in built.recomputation.calls  # forward runs again, in backward
     names = built.grid.names
     inner = tuple(
         InnerPlan(
-            one.primitive,
-            names[one.axis],
-            one.bytes_forward,
-            one.bytes_adjoint + twice * one.bytes_forward,
-            one.seconds_forward,
-            one.seconds_adjoint + twice * one.seconds_forward,
+            inner.primitive,
+            names[inner.axis],
+            inner.bytes_forward,
+            inner.bytes_adjoint + twice * inner.bytes_forward,
+            inner.seconds_forward,
+            inner.seconds_adjoint + twice * inner.seconds_forward,
         )
-        for one in compute.inner_conversions(*given)
+        for inner in compute.inner_conversions(*arguments)
     )
     saved = kept_bytes(item, strategy, built.grid, resident, built.recomputation)
     node, shape = item.node, item.call.results[0].shape

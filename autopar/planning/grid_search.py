@@ -49,8 +49,8 @@ class Tried:
 def check(grid: str | GridShape, ranks: int | None) -> None:
     """Raise ConfigError unless ``auto`` comes with a number of ranks, and another grid with none or its own."""
     if grid == AUTO and ranks is None:
-        given = "the number of ranks is not given"
-        raise ConfigError(refusal("grid 'auto'", given, "auto needs a number of ranks", fix="write --grid auto -n 8"))
+        fault = "the number of ranks is not given"
+        raise ConfigError(refusal("grid 'auto'", fault, "auto needs a number of ranks", fix="write --grid auto -n 8"))
     if ranks is not None and (isinstance(ranks, bool) or ranks < 1):
         raise ConfigError(refusal("ranks", f"{ranks!r}", "there is at least 1 rank", fix="write e.g. -n 8"))
     if grid != AUTO and ranks is not None:
@@ -69,13 +69,13 @@ def candidates(ranks: int, machine: Machine) -> tuple[GridShape, ...]:
     >>> [str(one) for one in candidates(8, load("cpu"))]
     ['8', '4x2', '2x2x2']
     """
-    found: dict[tuple[object, ...], GridShape] = {}
+    by_sizes: dict[tuple[object, ...], GridShape] = {}
     for count in range(1, AXES + 1):
         shapes = sorted(_sizes(ranks, count), key=lambda sizes: (max(sizes), tuple(-size for size in sizes)))
         for sizes in shapes:
             shape = GridShape.parse("x".join(map(str, sizes)))
-            found.setdefault(tuple(sorted(zip(sizes, _nodes(machine, sizes), strict=True))), shape)
-    return tuple(found.values())[:MOST]
+            by_sizes.setdefault(tuple(sorted(zip(sizes, _nodes(machine, sizes), strict=True))), shape)
+    return tuple(by_sizes.values())[:MOST]
 
 
 def _nodes(machine: Machine, sizes: tuple[int, ...]) -> Iterator[int]:
@@ -111,15 +111,15 @@ def search(
     kinds: set[bool] = set()
     for shape in shapes:
         try:
-            one = compile(shape, share)
+            compiled = compile(shape, share)
         except (InfeasiblePlan, ConfigError) as error:
             kinds.add(isinstance(error, InfeasiblePlan))
             tried.append(Tried(str(shape), refused=_short(error)))
             continue
-        predicted = one.plan.predicted
-        tried.append(Tried(str(shape), predicted.seconds, predicted.bytes, one.plan.solver.gap))
+        predicted = compiled.plan.predicted
+        tried.append(Tried(str(shape), predicted.seconds, predicted.bytes, compiled.plan.solver.gap))
         if best is None or predicted.seconds < best.plan.predicted.seconds * (1 - _EQUAL):
-            best = one
+            best = compiled
     if best is None:
         raise _none(ranks, tried, memory=kinds == {True})
     return best, tuple(tried)
@@ -131,6 +131,6 @@ def _short(error: AutoparError) -> str:
 
 def _none(ranks: int, tried: list[Tried], *, memory: bool) -> AutoparError:
     kind = InfeasiblePlan if memory else ConfigError
-    lines = [f"{one.grid}: {one.refused}" for one in tried]
+    lines = [f"{trial.grid}: {trial.refused}" for trial in tried]
     fix = "raise --memory or use more ranks" if memory else "mend what the lines say, or name a grid"
     return kind(refusal(f"grid auto of {ranks} ranks", "no grid has a plan", "one grid can be planned", lines, fix))

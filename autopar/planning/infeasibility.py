@@ -52,18 +52,18 @@ def no_plan(request: Request, missed: Fitted | None, relaxed: Sequence[Relaxed])
     where = f"{request.graph.name} on grid {request.grid}"
     if missed is None:
         return _impossible(where, request.limit, relaxed)
-    freer = [one for one in relaxed if one.peak < missed.least.held.peak]
+    freer = [freed for freed in relaxed if freed.peak < missed.least.held.peak]
     return _over_memory(request, where, missed, freer)
 
 
 def _impossible(where: str, limit: float, relaxed: Sequence[Relaxed]) -> InfeasiblePlan:
-    helpful = [one for one in relaxed if math.isfinite(one.peak)]
-    lines = [_without(one, limit) for one in helpful]
+    helpful = [freed for freed in relaxed if math.isfinite(freed.peak)]
+    lines = [_without(freed, limit) for freed in helpful]
     if not relaxed:
         rule, fix = "neighbouring calls must be able to hand tensors to each other", "use a smaller grid"
         return InfeasiblePlan(refusal(where, "no choice of splits is possible", rule, fix=fix))
     rule = "with what is pinned and banned, neighbouring calls can still hand tensors to each other"
-    fix = f"take away {' or '.join(one.what for one in helpful[:3])}" if helpful else "use a smaller grid"
+    fix = f"take away {' or '.join(freed.what for freed in helpful[:3])}" if helpful else "use a smaller grid"
     return InfeasiblePlan(refusal(where, "the pins and bans leave no choice of splits", rule, lines, fix))
 
 
@@ -73,13 +73,13 @@ def _over_memory(request: Request, where: str, missed: Fitted, freer: list[Relax
     least = held.peak
     trained = sum(graph.values[item.value].nbytes for item in graph.parameters if item.kind == "parameter")
     ways = [f"raise --memory to {bytes_precisely(least, up=True)}"]
-    ways += [f"take away {one.what}" for one in freer if one.peak <= limit][:3]
+    ways += [f"take away {freed.what}" for freed in freer if freed.peak <= limit][:3]
     ways += ["use more ranks", "use a smaller batch"]
     ways += ["raise --time-limit, which cut the search short"] if missed.hurried else []
     ways += ["count an optimizer with less state (--optimizer sgd)"] if state else []
-    asked = [*(["pins"] if options.pins else []), *(["bans"] if options.bans else [])]
-    asked += [f"plan {options.plan!r}"] if options.plan != "auto" else []
-    under = f" with its {' and '.join(asked)}" if asked else ""
+    limits = [*(["pins"] if options.pins else []), *(["bans"] if options.bans else [])]
+    limits += [f"plan {options.plan!r}"] if options.plan != "auto" else []
+    under = f" with its {' and '.join(limits)}" if limits else ""
     lines = [
         f"most is held in {held.where(held.at)}",
         f"parameters, gradients and {options.optimizer} state are {bytes_precisely(trained * (2 + state))} before any split",
@@ -89,14 +89,14 @@ def _over_memory(request: Request, where: str, missed: Fitted, freer: list[Relax
             f"memory limit {bytes_precisely(limit)} per rank",
             f"{where}{under} needs {bytes_precisely(least)} per rank, {bytes_precisely(least - limit)} more: the least peak found",
             "all that a rank holds in a step fits the limit at every time",
-            lines + [_without(one, limit) for one in freer],
+            lines + [_without(freed, limit) for freed in freer],
             ", or ".join(ways),
         )
     )
 
 
-def _without(one: Relaxed, limit: float) -> str:
+def _without(freed: Relaxed, limit: float) -> str:
     """What taking something away would change."""
-    if one.peak <= limit:
-        return f"without {one.what} a plan fits"
-    return f"without {one.what} a plan needs {bytes_precisely(one.peak)} per rank"
+    if freed.peak <= limit:
+        return f"without {freed.what} a plan fits"
+    return f"without {freed.what} a plan needs {bytes_precisely(freed.peak)} per rank"

@@ -80,9 +80,9 @@ def look_closer(tried: Trials, limit: float) -> NextLimit | Fitted:
         candidate = ladder.lowest()
         return Fitted(candidate if candidate.held.peak <= limit else None, candidate, ladder.hurried)
 
-    found = _replayed(lowest)
-    assert found is not None
-    return found
+    fitted = _replayed(lowest)
+    assert fitted is not None
+    return fitted
 
 
 def _replayed(search: Callable[[], Fitted | None]) -> NextLimit | Fitted | None:
@@ -105,7 +105,7 @@ def _fitted(tried: Trials, limit: float, below: float) -> Fitted | None:
     if rung is not None:
         best = ladder.between(rung, limit)
         return Fitted(best, best)
-    return Fitted(None, min(ladder.candidates(), key=lambda one: one.held.peak), ladder.hurried, tried)
+    return Fitted(None, min(ladder.candidates(), key=lambda candidate: candidate.held.peak), ladder.hurried, tried)
 
 
 class _Ladder:
@@ -168,8 +168,8 @@ class _Ladder:
         """The rung from which the search goes down until a peak fits, or up as long as one does; None where none fits."""
 
         def fits(rung: int) -> bool:
-            one = self.at(rung)
-            return one is not None and one.held.peak <= limit
+            candidate = self.at(rung)
+            return candidate is not None and candidate.held.peak <= limit
 
         start = self.start(limit)
         self.at(start)
@@ -188,8 +188,8 @@ class _Ladder:
     def start(self, limit: float) -> int:
         """The rung that fits if a plan that keeps less has as much beside it as the top has."""
         kept = self.top.solution.peak
-        wanted = max(limit + kept - self.top.held.peak, kept * _RATIO**40)
-        return max(1, math.ceil(math.log(wanted / kept) / math.log(_RATIO)))
+        room = max(limit + kept - self.top.held.peak, kept * _RATIO**40)
+        return max(1, math.ceil(math.log(room / kept) / math.log(_RATIO)))
 
     def between(self, rung: int, limit: float) -> Candidate:
         """A cheaper one that fits, between a rung that does and the one above, which does not."""
@@ -200,23 +200,24 @@ class _Ladder:
             if above is not None and above.solution.cost >= best.solution.cost * (1 - _EQUAL):
                 break
             middle = (low + high) / 2
-            one = self.solved(middle)
-            if one.held.peak <= limit:
-                best, low = one, middle
+            candidate = self.solved(middle)
+            if candidate.held.peak <= limit:
+                best, low = candidate, middle
             else:
-                above, high = one, middle
+                above, high = candidate, middle
         return best
 
     def lowest(self) -> Candidate:
         """The least peak on all rungs, and half way and a quarter of the way from there to the rungs beside it."""
-        found = {self.height(rung): one for rung, one in self.known.items() if one is not None} | {math.inf: self.top}
+        by_height = {self.height(rung): candidate for rung, candidate in self.known.items() if candidate is not None}
+        by_height[math.inf] = self.top
         for _ in range(_CLOSER):
-            heights = sorted(found)
-            at = min(range(len(heights)), key=lambda i: (found[heights[i]].held.peak, -i))
+            heights = sorted(by_height)
+            at = min(range(len(heights)), key=lambda i: (by_height[heights[i]].held.peak, -i))
             for low, high in itertools.pairwise(heights[max(at - 1, 0) : at + 2]):
                 middle = (low + min(high, self.top.solution.peak)) / 2
                 try:
-                    found[middle] = self.solved(middle)
+                    by_height[middle] = self.solved(middle)
                 except NoChoice:
                     self.hurried = True
-        return min(found.values(), key=lambda one: (one.held.peak, one.solution.cost))
+        return min(by_height.values(), key=lambda candidate: (candidate.held.peak, candidate.solution.cost))

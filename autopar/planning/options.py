@@ -71,8 +71,8 @@ def check(options: Options, grid: str | GridShape, ranks: int | None, machine: M
     baselines.check(options.plan)
     optimizer_copies(options.optimizer)
     if options.recompute not in RECOMPUTE:
-        given = f"{options.recompute!r} is unknown{nearest(options.recompute, RECOMPUTE)}"
-        raise ConfigError(refusal("recompute", given, "repeated blocks are computed again by one of those", RECOMPUTE))
+        fault = f"{options.recompute!r} is unknown{nearest(options.recompute, RECOMPUTE)}"
+        raise ConfigError(refusal("recompute", fault, "repeated blocks are computed again by one of those", RECOMPUTE))
     if not 0 < options.time_limit < math.inf:
         raise ConfigError(
             refusal("time limit", f"{options.time_limit:g} s", "a time limit is a number of seconds above 0")

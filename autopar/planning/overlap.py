@@ -99,14 +99,14 @@ def shortest(tried: Sequence[tuple[float, Candidate]]) -> Candidate:
     return min((candidate for _, candidate in reversed(tried)), key=lambda candidate: candidate.seconds)
 
 
-def _waits(one: Candidate) -> bool:
-    return one.waited > _CLEARLY * one.seconds
+def _waits(candidate: Candidate) -> bool:
+    return candidate.waited > _CLEARLY * candidate.seconds
 
 
 def _crossing(less: Candidate, more: Candidate) -> float:
     """The share at which two plans cost the same; `more` spends more on everything but sums."""
     (a, a_all), (b, b_all) = (
-        [cost(one.built, one.solution.choice, share) for share in (0.0, 1.0)] for one in (less, more)
+        [cost(candidate.built, candidate.solution.choice, share) for share in (0.0, 1.0)] for candidate in (less, more)
     )
     sums = (a_all - a) - (b_all - b)
     return (b - a) / sums if sums > 0 else 0.0

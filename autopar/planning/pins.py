@@ -69,8 +69,8 @@ def _parse(text: str, grid: GridShape, *, ban: bool) -> Pin:
     if not (colon and at and pattern.strip() and word):
         raise ConfigError(refusal(where, f"not a {kind}", f"a {kind} is PATTERN: LETTER@AXIS", fix=_EXAMPLE))
     if axis != "*" and axis not in grid.names:
-        given = f"unknown axis {axis!r}{nearest(axis, grid.names)}"
-        raise ConfigError(refusal(where, given, "an axis is the grid's, or * for all", grid.names, _EXAMPLE))
+        fault = f"unknown axis {axis!r}{nearest(axis, grid.names)}"
+        raise ConfigError(refusal(where, fault, "an axis is the grid's, or * for all", grid.names, _EXAMPLE))
     axes = tuple(range(len(grid.names))) if axis == "*" else (grid.names.index(axis),)
     return Pin(pattern.strip(), " ".join(word.split()), axes, ban)
 
@@ -102,17 +102,17 @@ def stored(constraints: Constraints, graph: Graph, layouts: Mapping[str, Sequenc
     return replace(constraints, storage={**constraints.storage, **storage})
 
 
-def _narrower(one: str, other: str) -> str:
-    return one if within(one, other) else other
+def _narrower(word: str, other: str) -> str:
+    return word if within(word, other) else other
 
 
 def _table(matches: Sequence[_Match], kind: str, *, ban: bool) -> dict[str, dict[int, tuple[str, ...]]]:
-    found: dict[str, dict[int, tuple[str, ...]]] = {}
+    table: dict[str, dict[int, tuple[str, ...]]] = {}
     for match in matches:
         if (match.kind, match.pin.ban) == (kind, ban):
-            words = found.setdefault(match.name, {})
+            words = table.setdefault(match.name, {})
             words[match.axis] = tuple(dict.fromkeys((*words.get(match.axis, ()), match.pin.word)))
-    return found
+    return table
 
 
 def _targets(pin: Pin, annotated: AnnotatedGraph) -> list[tuple[str, str]]:
@@ -152,10 +152,10 @@ def _check(matches: Sequence[_Match], grid: GridShape) -> None:
     for (_, name, axis), pins in places.items():
         clash = _clash(list(pins))
         if clash:
-            told = " against ".join(f"{pin}: {pin.word}@{grid.names[axis]}" for pin in clash)
-            offenders.setdefault(told, name)
+            words = " against ".join(f"{pin}: {pin.word}@{grid.names[axis]}" for pin in clash)
+            offenders.setdefault(words, name)
     if offenders:
-        lines = [f"{told}, as for {name}" for told, name in offenders.items()]
+        lines = [f"{words}, as for {name}" for words, name in offenders.items()]
         rule = "one choice per call, or layout per tensor, and axis; none that is pinned is banned"
         where = f"pins on {next(iter(offenders.values()))}" if len(offenders) == 1 else "pins"
         raise ConfigError(refusal(where, "contradict each other", rule, lines, "take one of them away"))
@@ -163,16 +163,16 @@ def _check(matches: Sequence[_Match], grid: GridShape) -> None:
 
 def _clash(pins: Sequence[Pin]) -> tuple[Pin, Pin] | None:
     """Two that exclude each other."""
-    for i, one in enumerate(pins):
+    for i, pin in enumerate(pins):
         for other in pins[i + 1 :]:
-            if one.ban and other.ban:
+            if pin.ban and other.ban:
                 continue
-            if one.ban != other.ban:
-                pinned, banned = (other, one) if one.ban else (one, other)
+            if pin.ban != other.ban:
+                pinned, banned = (other, pin) if pin.ban else (pin, other)
                 if within(pinned.word, banned.word):
                     return pinned, banned
-            elif not (within(one.word, other.word) or within(other.word, one.word)):
-                return one, other
+            elif not (within(pin.word, other.word) or within(other.word, pin.word)):
+                return pin, other
     return None
 
 
@@ -190,12 +190,12 @@ def _unable(pin: Pin, matched: Sequence[AnnotatedCall]) -> ConfigError:
     where = str(pin) + (f" on {first.source}: `{first.code}`" if first.source else "")
     every = list(dict.fromkeys(letter for call in matched for letter in call.rule.letters))
     reasons = dict.fromkeys(filter(None, (_reason(pin.word, call) for call in matched)))
-    given = next(iter(reasons), f"no call there has the letter {pin.word!r}{nearest(pin.word, [*every, *MODES])}")
+    fault = next(iter(reasons), f"no call there has the letter {pin.word!r}{nearest(pin.word, [*every, *MODES])}")
     rule = f"a {pin.kind} names a letter of the operator that may be split, or {', '.join(MODES)}"
     lines = list(map(_letters, matched[:10]))
     lines += [f"and {len(matched) - 10} more"] if len(matched) > 10 else []
     fix = f"{pin.kind} one of the letters above" if every else f"{pin.kind} {' or '.join(MODES[:2])}, or another call"
-    return ConfigError(refusal(where, given, rule, lines, fix))
+    return ConfigError(refusal(where, fault, rule, lines, fix))
 
 
 def _letters(call: AnnotatedCall) -> str:

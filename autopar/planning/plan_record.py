@@ -60,7 +60,7 @@ def plan(
         nodes=parts.nodes,
         conversions=parts.conversions,
         repeats=parts.repeats,
-        recomputed=tuple(key_of(one) in built.recomputation.repeats for one in built.repeats),
+        recomputed=tuple(key_of(repeat) in built.recomputation.repeats for repeat in built.repeats),
         predicted=_predicted(candidate),
         single=_single(built, options.optimizer),
         solver=SolverReport(
@@ -68,7 +68,7 @@ def plan(
             solution.cost,
             max(0.0, min(solution.bound, solution.cost)),
             len(built.keys),
-            sum(len(one) for one in built.options.values()),
+            sum(len(options) for options in built.options.values()),
             built.tied_loss,
             built.unhidden,
         ),
@@ -85,37 +85,37 @@ def plan(
 
 def _outputs(graph: Graph, larger: Graph | None, program: LoweredProgram) -> tuple[OutputPlan, ...]:
     """What the program returns beside the loss; `larger` is the graph with more rows."""
-    found = []
+    outputs = []
     for (path, name), held in zip(graph.outputs, program.outputs, strict=True):
-        one = graph.values[name]
-        more = larger.values[name].shape if larger is not None else one.shape
-        rows = tuple(dim for dim, (n, m) in enumerate(zip(one.shape, more, strict=True)) if n != m)
-        found.append(OutputPlan(path, one.shape, one.dtype, tuple(map(str, held.layouts)), rows))
-    return tuple(found)
+        value = graph.values[name]
+        more = larger.values[name].shape if larger is not None else value.shape
+        rows = tuple(dim for dim, (n, m) in enumerate(zip(value.shape, more, strict=True)) if n != m)
+        outputs.append(OutputPlan(path, value.shape, value.dtype, tuple(map(str, held.layouts)), rows))
+    return tuple(outputs)
 
 
 def _filled(built: PricedProblem, decision: Decision) -> tuple[tuple[tuple[str, ...], int], ...]:
     """The factors of which every rank needs a row, by the names of the axes of more than one rank that cut them."""
     grid = built.grid
-    found = {
+    filled = {
         (tuple(grid.names[axis] for axis in axes), extent)
         for name, strategy in decision.strategies.items()
         for axes, extent in filled_factors(built.calls[name].rule, strategy)
     }
-    return tuple(sorted(found))
+    return tuple(sorted(filled))
 
 
 def filled_by_rows(
     built: PricedProblem, decision: Decision, variant: Variant
 ) -> tuple[tuple[tuple[str, ...], int], ...]:
     """Those of the filled factors that grow with the batch."""
-    found = set()
+    filled = set()
     for name, strategy in decision.strategies.items():
         item = built.calls[name]
         grown, other = run_for(variant, item, strategy)
         pairs = zip(filled_factors(item.rule, strategy), filled_factors(grown.rule, other), strict=True)
-        found |= {(axes, extent) for (axes, extent), (_, more) in pairs if extent != more}
-    return tuple(sorted((tuple(built.grid.names[axis] for axis in axes), extent) for axes, extent in found))
+        filled |= {(axes, extent) for (axes, extent), (_, more) in pairs if extent != more}
+    return tuple(sorted((tuple(built.grid.names[axis] for axis in axes), extent) for axes, extent in filled))
 
 
 def _hash(graph: Graph) -> str:
@@ -135,9 +135,9 @@ def _hash(graph: Graph) -> str:
 def exchanged(node: NodePlan) -> tuple[float, float, float]:
     """Bytes forward, bytes back and seconds that a call exchanges inside."""
     return (
-        sum(one.bytes_forward for one in node.inner),
-        sum(one.bytes_adjoint for one in node.inner),
-        sum(one.seconds_forward + one.seconds_adjoint for one in node.inner),
+        sum(inner.bytes_forward for inner in node.inner),
+        sum(inner.bytes_adjoint for inner in node.inner),
+        sum(inner.seconds_forward + inner.seconds_adjoint for inner in node.inner),
     )
 
 
@@ -158,8 +158,8 @@ def _single(built: PricedProblem, optimizer: str) -> float:
     total = 0.0
     for item in built.calls.values():
         whole = whole_strategy(item.call, built.grid)
-        given = (item.call, item.rule, item.op, whole, built.grid, built.machine)
-        total += sum(compute.node_seconds(*given, built.timings))
+        arguments = (item.call, item.rule, item.op, whole, built.grid, built.machine)
+        total += sum(compute.node_seconds(*arguments, built.timings))
     for parameter in built.graph.parameters:
         value = built.graph.values[parameter.value]
         stored = tuple(choice.operands[0] for choice in _replicated(built))

@@ -69,7 +69,7 @@ class _Search:
             count = sum(len(options) for options in built.options.values())
             parts = [f"{len(built.keys)} variables, {count} strategies"]
             parts += ["parameters gathered for use"] if gathered else []
-            parts += [f"{one.prefix} computed again" for one in built.repeats if key_of(one) in recomputed]
+            parts += [f"{repeat.prefix} computed again" for repeat in built.repeats if key_of(repeat) in recomputed]
             said(", ".join(parts))
         return built
 
@@ -163,9 +163,9 @@ def _within_limit(search: _Search) -> Candidate:
         return replace(best, solution=replace(best.solution, bound=min(bound, best.solution.cost)))
     # [Fitted] -> Candidate
     closer = [_closer(search, fitted) for fitted in missed]
-    found = [fitted.best for fitted in closer if fitted.best is not None]
-    if found:
-        return min(found, key=lambda candidate: candidate.solution.cost)
+    within = [fitted.best for fitted in closer if fitted.best is not None]
+    if within:
+        return min(within, key=lambda candidate: candidate.solution.cost)
     least = min(closer, key=lambda fitted: fitted.least.held.peak)
     least = replace(least, hurried=any(fitted.hurried for fitted in closer))
     raise no_plan(request, least, _relaxed(search, sets))
@@ -210,10 +210,10 @@ def _least_peak(search: _Search, options: Options, sets: tuple[Blocks, ...]) -> 
     constraints, calls = opened(request, search.until, silent)
     quiet = replace(search, request=request, constraints=constraints, calls=calls, tell=silent, known={})
     every = [_fitted(quiet, blocks) for blocks in dict.fromkeys((sets[0], sets[-1]))]
-    found = [fitted for fitted in every if fitted is not None]
-    if all(fitted.best is None for fitted in found):
-        found = [_closer(quiet, fitted) for fitted in found]
-    return min(fitted.least.held.peak for fitted in found)
+    fitted = [outcome for outcome in every if outcome is not None]
+    if all(outcome.best is None for outcome in fitted):
+        fitted = [_closer(quiet, outcome) for outcome in fitted]
+    return min(outcome.least.held.peak for outcome in fitted)
 
 
 def _with_tied_loss(search: _Search, best: Candidate) -> Candidate:
@@ -229,7 +229,7 @@ def _tied_loss(search: _Search, best: Candidate) -> float | None:
         return 0.0
     if search.constraints.bases is not None:
         return None
-    prices = sum(edge.costs.size for edge in tied.problem.edges) * max(len(one.nodes) for one in tied.repeats)
+    prices = sum(edge.costs.size for edge in tied.problem.edges) * max(len(repeat.nodes) for repeat in tied.repeats)
     if prices > _FEW or tied.recomputation.repeats:
         return None
     apart = overlap.priced(search.build(gathered=False, limit=None, untied=True), tied.unhidden)
@@ -238,14 +238,14 @@ def _tied_loss(search: _Search, best: Candidate) -> float | None:
 
 def _sets(plain: PricedProblem, recompute: str) -> tuple[Blocks, ...]:
     """The sets of repeated blocks that may be computed again, the preferred first."""
-    names = [key_of(one) for one in offered(plain.graph, plain.repeats, running_statistics(plain.graph))]
+    names = [key_of(repeat) for repeat in offered(plain.graph, plain.repeats, running_statistics(plain.graph))]
     if recompute == "always":
         return (frozenset(names),)
     if recompute == "never":
         return (frozenset(),)
     if len(names) > _MOST:
         return tuple(frozenset(names[:count]) for count in range(len(names) + 1))
-    return tuple(frozenset(one) for size in range(len(names) + 1) for one in itertools.combinations(names, size))
+    return tuple(frozenset(blocks) for size in range(len(names) + 1) for blocks in itertools.combinations(names, size))
 
 
 def _measured(request: Request, calls: Mapping[str, CallStrategies], tell: Progress) -> Timings:

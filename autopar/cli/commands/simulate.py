@@ -192,12 +192,12 @@ def _scaling(
     )
     scaling.check(points, machine, noise.slow)
 
-    def told(point: Point, tried: int, seconds: float) -> None:
+    def on_point(point: Point, tried: int, seconds: float) -> None:
         if not arguments.json:
             simulate_output.say_point(point, tried, seconds)
 
     with results_only(arguments.json):
-        curve = scaling.curve(recompile(arguments.folder), points, machine, noise, told)
+        curve = scaling.curve(recompile(arguments.folder), points, machine, noise, on_point)
     if arguments.svg:
         title = f"{plan.name} on {machine.name}, predicted"
         write_file("--svg", Path(arguments.svg), scaling_plot.svg(title, curve), _RULES["--svg"])
