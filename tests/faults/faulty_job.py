@@ -9,12 +9,16 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from compiled_folder import LAUNCH, PROGRAM, write
+import warm_launch
+from compiled_folder import PROGRAM, write
+from warm_ranks import found_by, warm
 
 from autopar.jobs.launch import command
 
 MARK = "AUTOPAR_FAULT_TEST"
 SECONDS = 100
+LAUNCH = "import sys; from pathlib import Path; from autopar.jobs.launch import launch; " \
+         "sys.exit(launch(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]))"  # fmt: skip
 
 # The same model with copied parameters and the batch split, so that there are sums of gradients. Its hook runs before they
 # begin (on `h`), or when they are under way (on `x`).
@@ -78,12 +82,15 @@ def place(program, text):
     return f"build/program.py:{line}"
 
 
-def start(folder, program, by="autopar", **environment):
-    """Begin a job of two ranks by `autopar run`'s launcher, or by mpiexec alone."""
+def start(folder, program, by="autopar", cold=False, **environment):
+    """Begin a job of two ranks by `autopar run`'s launcher, or by mpiexec alone; with processes of its own if `cold`."""
     path = write(folder, program=program, changes={"grid": "data=2"} if "data=2" in program else None)
-    line = [sys.executable, "-c", LAUNCH, str(path), "2"] if by == "autopar" else command(path, 2)
+    if by == "autopar":
+        line = [sys.executable, *(["-c", LAUNCH] if cold else [warm_launch.__file__]), str(path), "2"]
+    else:
+        line = command(path, 2) if cold else warm(command(path, 2))
     word = uuid.uuid4().hex
-    variables = os.environ | {"OMP_NUM_THREADS": "1", MARK: word, "PYTHONUNBUFFERED": "1"} | environment
+    variables = os.environ | {"OMP_NUM_THREADS": "1", MARK: word, "PYTHONUNBUFFERED": "1"} | found_by() | environment
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
     hear = {"preexec_fn": _hear_interrupts}
     job = subprocess.Popen(line, **pipes, **hear, env=variables, cwd=folder)
@@ -109,13 +116,13 @@ def finish(job, word):
     return Ended(job.returncode, out, err, processes(word, kill=True))
 
 
-def run(folder, program, by="autopar", **environment):
-    return finish(*start(folder, program, by, **environment))
+def run(folder, program, by="autopar", cold=False, **environment):
+    return finish(*start(folder, program, by, cold, **environment))
 
 
 def interrupted(folder, program, number, by="autopar"):
     """Send the job's own process a signal once both ranks have printed that they are ready."""
-    job, word = start(folder, program, by)
+    job, word = start(folder, program, by, cold=True)
     said = ""
     while said.count("ready") < 2 and (line := job.stdout.readline()):  # two ranks' words may come as one line
         said += line

@@ -12,7 +12,7 @@ LIMIT = {"AUTOPAR_TIMEOUT": "4"}
 
 def test_a_rank_that_is_stopped_where_another_waits_for_its_gradients(tmp_path):
     program = in_backward(f"if GRID.rank == 1: {STOP}", "h")
-    ended = run(tmp_path, program, "mpiexec", **LIMIT)
+    ended = run(tmp_path, program, "mpiexec", cold=True, **LIMIT)
     assert ended.status == 75
     assert not ended.left
     assert "rank 0 waits for rank 1 in wait for sum of gradients at training/train.py" in ended.err
@@ -54,7 +54,7 @@ def test_a_rank_that_comes_to_the_end_alone(tmp_path):
 
 @pytest.mark.zoo
 def test_a_rank_that_vanishes_with_status_0(tmp_path):
-    ended = run(tmp_path, in_forward("all_sum(x.sum(), RANKS); GRID.rank == 0 or os._exit(0)"))
+    ended = run(tmp_path, in_forward("all_sum(x.sum(), RANKS); GRID.rank == 0 or os._exit(0)"), cold=True)
     assert ended.status != 0
     assert not ended.left
     assert "rank 1: after all_sum at build/program.py:14" in ended.last or "rank 1 is gone" in ended.err

@@ -5,9 +5,10 @@ The program is hand-written, so that no plan knows its expressions.
 
 import pytest
 from compiled_folder import PROGRAM, write
+from warm_ranks import found_by, warm
 
 from autopar.ir.profile import load_profile
-from autopar.jobs.launch import host_options, launch
+from autopar.jobs.launch import command, host_options, launch
 
 SEEN = """
     import sys
@@ -19,7 +20,10 @@ SEEN = """
 
 
 @pytest.mark.spmd
-def test_a_program_trains_and_is_profiled_under_mpi_without_the_compiler(tmp_path, capfd):
+def test_a_program_trains_and_is_profiled_under_mpi_without_the_compiler(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr("autopar.jobs.launch.command", lambda *words: warm(command(*words)))
+    for name, value in found_by().items():
+        monkeypatch.setenv(name, value)
     program = write(tmp_path, program=PROGRAM + SEEN)
     words = ["--steps", "6", "--compare", "4", "--profile"]
     assert launch(program, 2, words, options=host_options("localhost:2")) == 0

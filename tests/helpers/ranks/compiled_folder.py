@@ -7,6 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import warm_launch
+from warm_ranks import found_by
+
 import autopar
 from autopar.runtime.program.plan_reader import VERSION
 
@@ -96,14 +99,10 @@ def digest(text):
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-LAUNCH = "import sys; from pathlib import Path; from autopar.jobs.launch import launch; " \
-         "sys.exit(launch(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]))"  # fmt: skip
-
-
 def run(program, *arguments, ranks=2, seconds=120, environment=None):
-    """Launch the program as `autopar run` does. Returns the completed process."""
-    line = [sys.executable, "-c", LAUNCH, str(program), str(ranks), *map(str, arguments)]
-    variables = os.environ | {"OMP_NUM_THREADS": "1"} | (environment or {})
+    """Launch the program as `autopar run` does, on warm ranks. Returns the completed process."""
+    line = [sys.executable, warm_launch.__file__, str(program), str(ranks), *map(str, arguments)]
+    variables = os.environ | {"OMP_NUM_THREADS": "1"} | found_by() | (environment or {})
     return subprocess.run(
         line, capture_output=True, text=True, timeout=seconds, env=variables, check=False, cwd=Path(program).parent
     )
