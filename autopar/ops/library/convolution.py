@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from autopar.ops.library.linear import biased
 from autopar.ops.record.emit_context import EmitContext
-from autopar.ops.record.op import Op, Sample, T, register
+from autopar.ops.record.op import Sample, T, contraction
 from autopar.ops.record.printing import Expr, invoke
 from autopar.ops.record.rule import Call, Rule, Window, letters
 from autopar.ops.record.windows import SPATIAL, batch, collapse, marks, spread, with_windows
@@ -150,48 +150,40 @@ def _plain_samples() -> tuple[Sample, ...]:
     )
 
 
-register(
-    Op(
-        name="conv",
-        targets=(
-            "aten.conv2d.default",
-            "aten.conv1d.default",
-            "aten.conv3d.default",
-            "aten.conv1d.padding",
-            "aten.conv2d.padding",
-            "aten.conv3d.padding",
-            "aten.convolution.default",
-        ),
-        note="n c h~ w~, k c [r] [s], k? -> n k h~ w~",
-        rule=_conv,
-        emit=_emit_conv,
-        work="conv",
-        flops=_flops,
-        backward=2.0,
-        samples=_plain_samples(),
-    )
+contraction(
+    "conv",
+    (
+        "aten.conv2d.default",
+        "aten.conv1d.default",
+        "aten.conv3d.default",
+        "aten.conv1d.padding",
+        "aten.conv2d.padding",
+        "aten.conv3d.padding",
+        "aten.convolution.default",
+    ),
+    "n c h~ w~, k c [r] [s], k? -> n k h~ w~",
+    _conv,
+    _emit_conv,
+    *_plain_samples(),
+    flops=_flops,
+    work="conv",
 )
-register(
-    Op(
-        name="conv_transpose",
-        targets=(
-            "aten.conv_transpose2d.input",
-            "aten.conv_transpose1d.default",
-            "aten.conv_transpose3d.input",
-        ),
-        note="n c h~ w~, c k [r] [s], k? -> n k h~ w~",
-        rule=_conv,
-        emit=_emit_conv,
-        work="conv",
-        flops=_flops,
-        backward=2.0,
-        samples=(
-            Sample((T((2, 4, 5, 4)), T((4, 2, 2, 2)), T((2,)), (2, 2))),
-            Sample((T((2, 4, 5, 4)), T((4, 6, 3, 4)), None, (2, 1), (1, 2), (1, 0))),
-            Sample((T((2, 4, 4, 3)), T((4, 1, 2, 2)), T((4,)), (2, 2), (0, 0), (0, 0), 4)),
-            Sample((T((2, 3, 6)), T((3, 4, 3)), T((4,)), (2,)), target="aten.conv_transpose1d.default"),
-            Sample((T((1, 4, 5)), T((4, 3, 3)), T((6,)), (2,), (1,), (1,), 2), target="aten.conv_transpose1d.default"),
-            Sample((T((1, 2, 3, 4, 2)), T((2, 2, 2, 2, 2)), None, (2, 2, 2)), target="aten.conv_transpose3d.input"),
-        ),
-    )
+contraction(
+    "conv_transpose",
+    (
+        "aten.conv_transpose2d.input",
+        "aten.conv_transpose1d.default",
+        "aten.conv_transpose3d.input",
+    ),
+    "n c h~ w~, c k [r] [s], k? -> n k h~ w~",
+    _conv,
+    _emit_conv,
+    Sample((T((2, 4, 5, 4)), T((4, 2, 2, 2)), T((2,)), (2, 2))),
+    Sample((T((2, 4, 5, 4)), T((4, 6, 3, 4)), None, (2, 1), (1, 2), (1, 0))),
+    Sample((T((2, 4, 4, 3)), T((4, 1, 2, 2)), T((4,)), (2, 2), (0, 0), (0, 0), 4)),
+    Sample((T((2, 3, 6)), T((3, 4, 3)), T((4,)), (2,)), target="aten.conv_transpose1d.default"),
+    Sample((T((1, 4, 5)), T((4, 3, 3)), T((6,)), (2,), (1,), (1,), 2), target="aten.conv_transpose1d.default"),
+    Sample((T((1, 2, 3, 4, 2)), T((2, 2, 2, 2, 2)), None, (2, 2, 2)), target="aten.conv_transpose3d.input"),
+    flops=_flops,
+    work="conv",
 )

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from autopar.ops.record.emit_context import EmitContext
-from autopar.ops.record.op import Op, Sample, T, register
+from autopar.ops.record.op import Sample, T, contraction
 from autopar.ops.record.printing import invoke
 from autopar.ops.record.rule import Call, Rule, with_linear
 
@@ -79,25 +79,19 @@ def _flops(call: Call, rule: Rule) -> float:
     return total or float(call.operands[0].numel)
 
 
-register(
-    Op(
-        name="einsum",
-        targets=("aten.einsum.default",),
-        note="the equation",
-        rule=_einsum,
-        emit=_emit_einsum,
-        work="matmul",
-        flops=_flops,
-        backward=2.0,
-        samples=(
-            Sample(("bik,bkj->bij", (T((2, 3, 4)), T((2, 4, 6))))),
-            Sample(("bhtd,hd->bth", (T((2, 2, 3, 4)), T((2, 4))))),
-            Sample(("...ij,jk", (T((2, 3, 4)), T((4, 6))))),
-            Sample(("...ij,...jk->...ik", (T((2, 1, 3, 4)), T((3, 4, 2))))),
-            Sample(("bii->bi", (T((4, 3, 3)),))),
-            Sample(("ij,jk,kl->il", (T((4, 2)), T((2, 6)), T((6, 3))))),
-            Sample(("bixy,ioxy->boxy", (T((2, 4, 3, 2), "complex"), T((4, 6, 3, 2), "complex")))),
-            Sample(("ij->", (T((4, 6)),))),
-        ),
-    )
+contraction(
+    "einsum",
+    ("aten.einsum.default",),
+    "the equation",
+    _einsum,
+    _emit_einsum,
+    Sample(("bik,bkj->bij", (T((2, 3, 4)), T((2, 4, 6))))),
+    Sample(("bhtd,hd->bth", (T((2, 2, 3, 4)), T((2, 4))))),
+    Sample(("...ij,jk", (T((2, 3, 4)), T((4, 6))))),
+    Sample(("...ij,...jk->...ik", (T((2, 1, 3, 4)), T((3, 4, 2))))),
+    Sample(("bii->bi", (T((4, 3, 3)),))),
+    Sample(("ij,jk,kl->il", (T((4, 2)), T((2, 6)), T((6, 3))))),
+    Sample(("bixy,ioxy->boxy", (T((2, 4, 3, 2), "complex"), T((4, 6, 3, 2), "complex")))),
+    Sample(("ij->", (T((4, 6)),))),
+    flops=_flops,
 )

@@ -12,7 +12,7 @@ from dataclasses import replace
 from autopar.ir.graph import Dtype
 from autopar.ops.record.dim_letters import pointwise
 from autopar.ops.record.emit_context import Emit, EmitContext, function, method, overload
-from autopar.ops.record.op import Op, Sample, T, register
+from autopar.ops.record.op import Op, Sample, T, memory, register, view
 from autopar.ops.record.printing import atom, invoke, literal
 from autopar.ops.record.rule import Call, Rule, broadcast
 
@@ -178,31 +178,25 @@ def _cast(call: Call) -> Rule:
     return replace(rule, operands=(*rule.operands, *lent))
 
 
-register(
-    Op(
-        name="to",
-        targets=(
-            "aten._to_copy.default",
-            "aten.to.dtype",
-            "aten.to.dtype_layout",
-            "aten.to.device",
-            "aten.to.other",
-            "aten.type_as.default",
-        ),
-        note="d* -> d*",
-        rule=_cast,
-        emit=_emit_cast,
-        work="memory",
-        saves="",
-        samples=(
-            Sample((_X,), (("dtype", Dtype("float64")),)),
-            Sample((T((4, 6), "bool"), Dtype("float64")), target="aten.to.dtype"),
-            Sample((_X, Dtype("float32")), target="aten.to.dtype"),
-            Sample((T((4, 6), "index 9"), T((3,))), target="aten.type_as.default"),
-            Sample((_X, T((3,), "float32")), target="aten.type_as.default"),
-            Sample((_X, T((4, 6), "float32")), target="aten.to.other"),
-        ),
-    )
+memory(
+    "to",
+    (
+        "aten._to_copy.default",
+        "aten.to.dtype",
+        "aten.to.dtype_layout",
+        "aten.to.device",
+        "aten.to.other",
+        "aten.type_as.default",
+    ),
+    "d* -> d*",
+    _cast,
+    _emit_cast,
+    Sample((_X,), (("dtype", Dtype("float64")),)),
+    Sample((T((4, 6), "bool"), Dtype("float64")), target="aten.to.dtype"),
+    Sample((_X, Dtype("float32")), target="aten.to.dtype"),
+    Sample((T((4, 6), "index 9"), T((3,))), target="aten.type_as.default"),
+    Sample((_X, T((3,), "float32")), target="aten.type_as.default"),
+    Sample((_X, T((4, 6), "float32")), target="aten.to.other"),
 )
 
 
@@ -210,21 +204,17 @@ def _emit_identity(ctx: EmitContext) -> str:
     return str(ctx.args[0])
 
 
-register(
-    Op(
-        name="identity",
-        targets=(
-            "aten.alias.default",
-            "aten.contiguous.default",
-            "aten.lift_fresh_copy.default",
-        ),
-        note="d* -> d*",
-        rule=pointwise({0}),
-        emit=_emit_identity,
-        work="view",
-        saves="",
-        samples=_samples((_X,)),
-    )
+view(
+    "identity",
+    (
+        "aten.alias.default",
+        "aten.contiguous.default",
+        "aten.lift_fresh_copy.default",
+    ),
+    "d* -> d*",
+    pointwise({0}),
+    _emit_identity,
+    *_samples((_X,)),
 )
 register(
     Op(
@@ -237,15 +227,11 @@ register(
         samples=_samples((_X,)),
     )
 )
-register(
-    Op(
-        name="detach",
-        targets=("aten.detach.default",),
-        note="d* -> d*",
-        rule=pointwise({0}),
-        emit=method("detach"),
-        work="view",
-        saves="",
-        samples=_samples((_X,)),
-    )
+view(
+    "detach",
+    ("aten.detach.default",),
+    "d* -> d*",
+    pointwise({0}),
+    method("detach"),
+    *_samples((_X,)),
 )

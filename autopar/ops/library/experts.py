@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from autopar.ops.record.emit_context import EmitContext
-from autopar.ops.record.op import Op, Sample, T, register
+from autopar.ops.record.op import Sample, T, contraction
 from autopar.ops.record.printing import invoke
 from autopar.ops.record.rule import Call, Rule, letters, with_linear
 from autopar.ops.record.windows import by_place
@@ -44,22 +44,16 @@ def _linear_flops(call: Call, rule: Rule) -> float:
     return 2.0 * call.operands[0].numel * call.results[0].shape[1]
 
 
-register(
-    Op(
-        name="expert_linear",
-        targets=("autopar.expert_linear",),
-        note="s k, e n k, s -> s n",
-        rule=_expert_linear,
-        emit=_emit_expert_linear,
-        work="matmul",
-        flops=_linear_flops,
-        backward=2.0,
-        means=_linear_means,
-        samples=(
-            Sample((T((6, 4)), T((3, 2, 4)), T((6,), "index 3"))),
-            Sample((T((4, 3)), T((4, 6, 3)), T((4,), "index 3"))),
-        ),
-    )
+contraction(
+    "expert_linear",
+    ("autopar.expert_linear",),
+    "s k, e n k, s -> s n",
+    _expert_linear,
+    _emit_expert_linear,
+    Sample((T((6, 4)), T((3, 2, 4)), T((6,), "index 3"))),
+    Sample((T((4, 3)), T((4, 6, 3)), T((4,), "index 3"))),
+    flops=_linear_flops,
+    means=_linear_means,
 )
 
 
@@ -101,20 +95,14 @@ def _flops(call: Call, rule: Rule) -> float:
     return 2.0 * index.numel * (up.numel + down.numel) / up.shape[0]
 
 
-register(
-    Op(
-        name="experts",
-        targets=("autopar.experts",),
-        note="t [k], t j, t j, e (q f) [k], e n f -> t n",
-        rule=_experts,
-        emit=_emit_experts,
-        work="matmul",
-        flops=_flops,
-        backward=2.0,
-        means=_means,
-        samples=(
-            Sample((T((6, 4)), T((6, 2), "distinct 3"), T((6, 2)), T((3, 8, 4)), T((3, 5, 4)), "silu", True)),
-            Sample((T((4, 3)), T((4, 2), "distinct 4"), T((4, 2), "unit"), T((4, 6, 3)), T((4, 2, 6)), "gelu", False)),
-        ),
-    )
+contraction(
+    "experts",
+    ("autopar.experts",),
+    "t [k], t j, t j, e (q f) [k], e n f -> t n",
+    _experts,
+    _emit_experts,
+    Sample((T((6, 4)), T((6, 2), "distinct 3"), T((6, 2)), T((3, 8, 4)), T((3, 5, 4)), "silu", True)),
+    Sample((T((4, 3)), T((4, 2), "distinct 4"), T((4, 2), "unit"), T((4, 6, 3)), T((4, 2, 6)), "gelu", False)),
+    flops=_flops,
+    means=_means,
 )

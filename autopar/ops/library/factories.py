@@ -12,7 +12,7 @@ from typing import Any
 from autopar.ir.graph import Dtype
 from autopar.ops.record.dim_letters import lettered, named
 from autopar.ops.record.emit_context import Emit, EmitContext
-from autopar.ops.record.op import Op, Sample, T, register
+from autopar.ops.record.op import Op, Sample, T, register, view
 from autopar.ops.record.printing import Expr, atom, invoke
 from autopar.ops.record.rule import Call, Rule
 from autopar.ops.record.windows import by_place
@@ -203,17 +203,16 @@ def _emit_meshgrid(ctx: EmitContext) -> str:
     return invoke("torch.meshgrid", ctx.args[0], [("indexing", ctx.kwargs.get("indexing", "ij"), None)])
 
 
-register(
-    Op(
-        "meshgrid", ("aten.meshgrid.default", "aten.meshgrid.indexing"), "m, n -> m n, m n", _meshgrid, _emit_meshgrid,
-        work="view", saves="",
-        samples=(
-            Sample(((T((4,)), T((6,))),)),
-            Sample(((T((4,)), T((6,))),), (("indexing", "ij"),), "aten.meshgrid.indexing"),
-            Sample(((T((4,)), T((6,))),), (("indexing", "xy"),), "aten.meshgrid.indexing"),
-        ),
-    )
-)  # fmt: skip
+view(
+    "meshgrid",
+    ("aten.meshgrid.default", "aten.meshgrid.indexing"),
+    "m, n -> m n, m n",
+    _meshgrid,
+    _emit_meshgrid,
+    Sample(((T((4,)), T((6,))),)),
+    Sample(((T((4,)), T((6,))),), (("indexing", "ij"),), "aten.meshgrid.indexing"),
+    Sample(((T((4,)), T((6,))),), (("indexing", "xy"),), "aten.meshgrid.indexing"),
+)
 for _name, _sample in (
     ("hann_window", (5,)), ("hamming_window", (5,)), ("blackman_window", (5,)), ("tril_indices", (4, 3)),
     ("triu_indices", (4, 3, 1)),

@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from autopar.ops.library.slicing import frozen_dims
 from autopar.ops.record.emit_context import EmitContext
-from autopar.ops.record.op import Op, Sample, T, register
+from autopar.ops.record.op import Op, Sample, T, memory, register
 from autopar.ops.record.printing import invoke
 from autopar.ops.record.rule import Call, Rule, normal_dims
 
@@ -114,15 +114,12 @@ register(
         samples=_samples(),
     )
 )
-register(
-    Op(
-        name="fftshift",
-        targets=tuple(f"aten.fft_{name}.default" for name in _SHIFTS),
-        note="a [n] b -> a [n] b",
-        rule=_transform,
-        emit=_emit,
-        work="memory",
-        saves="",
-        samples=(Sample((T((3, 5)), (1,))), Sample((T((4, 5), "complex"),), target="aten.fft_ifftshift.default")),
-    )
+memory(
+    "fftshift",
+    tuple(f"aten.fft_{name}.default" for name in _SHIFTS),
+    "a [n] b -> a [n] b",
+    _transform,
+    _emit,
+    Sample((T((3, 5)), (1,))),
+    Sample((T((4, 5), "complex"),), target="aten.fft_ifftshift.default"),
 )

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from autopar.ops.record.dim_letters import noted
 from autopar.ops.record.emit_context import Emit, function
-from autopar.ops.record.op import Op, Sample, T, register
+from autopar.ops.record.op import Op, Sample, T, contraction, register
 from autopar.ops.record.rule import Call, Rule, letters, with_linear
 
 _SQUARE = T((4, 3, 3))
@@ -101,10 +101,11 @@ def _flat(call: Call) -> Call:
     return replace(call, node=replace(call.node, args=call.node.args[0]))  # type: ignore[arg-type]  # a list of tensors
 
 
-register(
-    Op(
-        "multi_dot", ("aten.linalg_multi_dot.default",), "m k, k l, l n -> m n", _multi_dot,
-        function("torch.linalg.multi_dot", 1),
-        work="matmul", backward=2.0, samples=(Sample(((T((4, 3)), T((3, 2)), T((2, 6))),)),),
-    )
-)  # fmt: skip
+contraction(
+    "multi_dot",
+    ("aten.linalg_multi_dot.default",),
+    "m k, k l, l n -> m n",
+    _multi_dot,
+    function("torch.linalg.multi_dot", 1),
+    Sample(((T((4, 3)), T((3, 2)), T((2, 6))),)),
+)

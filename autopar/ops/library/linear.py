@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from autopar.ops.record.emit_context import EmitContext, function
-from autopar.ops.record.op import Op, Sample, T, register
+from autopar.ops.record.op import Sample, T, contraction
 from autopar.ops.record.printing import atom
 from autopar.ops.record.rule import Call, Rule, letters, with_linear
 
@@ -32,21 +32,15 @@ def _linear(call: Call) -> Rule:
     return biased(letters("b* k, n k, n? -> b* n", call))
 
 
-register(
-    Op(
-        name="linear",
-        targets=("aten.linear.default",),
-        note="b* k, n k, n? -> b* n",
-        rule=_linear,
-        emit=function("F.linear", 3),
-        work="matmul",
-        backward=2.0,
-        samples=(
-            Sample((T((5, 6)), T((4, 6)), T((4,)))),
-            Sample((T((3, 5, 6)), T((4, 6)), None)),
-            Sample((T((3, 4)), T((8, 4)), T((8,), "constant"))),
-        ),
-    )
+contraction(
+    "linear",
+    ("aten.linear.default",),
+    "b* k, n k, n? -> b* n",
+    _linear,
+    function("F.linear", 3),
+    Sample((T((5, 6)), T((4, 6)), T((4,)))),
+    Sample((T((3, 5, 6)), T((4, 6)), None)),
+    Sample((T((3, 4)), T((8, 4)), T((8,), "constant"))),
 )
 
 
@@ -65,20 +59,14 @@ def _emit_affine(ctx: EmitContext) -> str:
     return f"{product} + {atom(ctx.args[2])}" if len(ctx.args) > 2 and ctx.args[2] is not None else product
 
 
-register(
-    Op(
-        name="affine",
-        targets=("autopar.affine",),
-        note="b* k, k n, n? -> b* n",
-        rule=_affine,
-        emit=_emit_affine,
-        work="matmul",
-        backward=2.0,
-        means=_product,
-        samples=(
-            Sample((T((3, 4, 6)), T((6, 8)), T((8,)))),
-            Sample((T((5, 6)), T((6, 4)), None)),
-            Sample((T((5, 6)), T((6, 4)), T((4,), "constant"))),
-        ),
-    )
+contraction(
+    "affine",
+    ("autopar.affine",),
+    "b* k, k n, n? -> b* n",
+    _affine,
+    _emit_affine,
+    Sample((T((3, 4, 6)), T((6, 8)), T((8,)))),
+    Sample((T((5, 6)), T((6, 4)), None)),
+    Sample((T((5, 6)), T((6, 4)), T((4,), "constant"))),
+    means=_product,
 )

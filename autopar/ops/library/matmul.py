@@ -15,7 +15,7 @@ from autopar.ops.library.arithmetic import infix
 from autopar.ops.library.distances import along
 from autopar.ops.record.dim_letters import aligned, lettered, named, noted
 from autopar.ops.record.emit_context import Emit, EmitContext, function
-from autopar.ops.record.op import Op, Sample, T, register
+from autopar.ops.record.op import Op, Sample, T, contraction, register
 from autopar.ops.record.printing import atom, invoke, literal
 from autopar.ops.record.rule import Call, Dims, Rule, letters, with_linear
 
@@ -33,26 +33,20 @@ def _matmul(call: Call) -> Rule:
     return with_linear(lettered(call, [left, right], [(*batch, *rows, *columns)]), {0}, {1})
 
 
-register(
-    Op(
-        name="matmul",
-        targets=("aten.matmul.default", "aten.mm.default", "aten.bmm.default", "aten.mv.default", "aten.dot.default"),
-        note="b* m k, b* k n -> b* m n",
-        rule=_matmul,
-        emit=infix("@"),
-        work="matmul",
-        backward=2.0,
-        samples=(
-            Sample((T((4, 6)), T((6, 5)))),
-            Sample((T((2, 3, 4, 6)), T((3, 6, 4)))),
-            Sample((T((2, 4, 6)), T((6,)))),
-            Sample((T((6,)), T((6, 4)))),
-            Sample((T((1, 4, 6)), T((3, 6, 2)))),
-            Sample((T((6,)), T((6,))), target="aten.dot.default"),
-            Sample((T((2, 4, 6)), T((2, 6, 3))), target="aten.bmm.default"),
-            Sample((T((4, 6)), T((6,))), target="aten.mv.default"),
-        ),
-    )
+contraction(
+    "matmul",
+    ("aten.matmul.default", "aten.mm.default", "aten.bmm.default", "aten.mv.default", "aten.dot.default"),
+    "b* m k, b* k n -> b* m n",
+    _matmul,
+    infix("@"),
+    Sample((T((4, 6)), T((6, 5)))),
+    Sample((T((2, 3, 4, 6)), T((3, 6, 4)))),
+    Sample((T((2, 4, 6)), T((6,)))),
+    Sample((T((6,)), T((6, 4)))),
+    Sample((T((1, 4, 6)), T((3, 6, 2)))),
+    Sample((T((6,)), T((6,))), target="aten.dot.default"),
+    Sample((T((2, 4, 6)), T((2, 6, 3))), target="aten.bmm.default"),
+    Sample((T((4, 6)), T((6,))), target="aten.mv.default"),
 )
 
 
@@ -74,21 +68,15 @@ def _emit_addmm(ctx: EmitContext) -> str:
     return f"{bias} + {scaled}"
 
 
-register(
-    Op(
-        name="addmm",
-        targets=("aten.addmm.default", "aten.baddbmm.default"),
-        note="n, m k, k n -> m n",
-        rule=_addmm,
-        emit=_emit_addmm,
-        work="matmul",
-        backward=2.0,
-        samples=(
-            Sample((T((4,)), T((5, 6)), T((6, 4)))),
-            Sample((T((5, 1)), T((5, 6)), T((6, 4))), (("alpha", 0.5), ("beta", 2))),
-            Sample((T((2, 3, 4)), T((2, 3, 6)), T((2, 6, 4))), target="aten.baddbmm.default"),
-        ),
-    )
+contraction(
+    "addmm",
+    ("aten.addmm.default", "aten.baddbmm.default"),
+    "n, m k, k n -> m n",
+    _addmm,
+    _emit_addmm,
+    Sample((T((4,)), T((5, 6)), T((6, 4)))),
+    Sample((T((5, 1)), T((5, 6)), T((6, 4))), (("alpha", 0.5), ("beta", 2))),
+    Sample((T((2, 3, 4)), T((2, 3, 6)), T((2, 6, 4))), target="aten.baddbmm.default"),
 )
 
 
@@ -191,7 +179,7 @@ _PRODUCTS: tuple[tuple[str, str, str, Callable[[Call], Rule], Emit, tuple[Sample
     ),
 )  # fmt: skip
 for _name, _target, _note, _rule, _emit, _samples in _PRODUCTS:
-    register(Op(_name, (_target,), _note, _rule, _emit, work="matmul", backward=2.0, samples=_samples))
+    contraction(_name, (_target,), _note, _rule, _emit, *_samples)
 
 
 def _inner(call: Call) -> Rule:
@@ -222,16 +210,21 @@ def _emit_tensordot(ctx: EmitContext) -> str:
     return invoke("torch.tensordot", (*ctx.args[:2], ctx.args[2:4]))
 
 
-register(
-    Op(
-        "inner", ("aten.inner.default",), "m* k, n* k -> m* n*", _inner, function("torch.inner", 2), work="matmul",
-        backward=2.0, samples=(Sample((T((2, 4, 3)), T((6, 3)))), Sample((T((6,)), T((6,))))),
-    )
-)  # fmt: skip
-register(
-    Op(
-        "tensordot", ("aten.tensordot.default",), "m* k*, k* n* -> m* n*", _tensordot, _emit_tensordot, work="matmul",
-        backward=2.0,
-        samples=(Sample((T((2, 4, 3)), T((4, 6, 2)), (1, 0), (0, 2))), Sample((_X, _Y, (-1,), (0,)))),
-    )
-)  # fmt: skip
+contraction(
+    "inner",
+    ("aten.inner.default",),
+    "m* k, n* k -> m* n*",
+    _inner,
+    function("torch.inner", 2),
+    Sample((T((2, 4, 3)), T((6, 3)))),
+    Sample((T((6,)), T((6,)))),
+)
+contraction(
+    "tensordot",
+    ("aten.tensordot.default",),
+    "m* k*, k* n* -> m* n*",
+    _tensordot,
+    _emit_tensordot,
+    Sample((T((2, 4, 3)), T((4, 6, 2)), (1, 0), (0, 2))),
+    Sample((_X, _Y, (-1,), (0,))),
+)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from autopar.ops.record.emit_context import EmitContext
-from autopar.ops.record.op import Op, Sample, T, register
+from autopar.ops.record.op import Sample, T, memory
 from autopar.ops.record.printing import invoke
 from autopar.ops.record.rule import Call, Rule, Window, letters, with_linear
 
@@ -53,25 +53,19 @@ def _emit_pad(ctx: EmitContext) -> str:
     return invoke("pad", ctx.args[:2], [("mode", word, "zeros"), ("value", value, 0), ("over", spaces, None)])
 
 
-register(
-    Op(
-        name="pad",
-        targets=("aten.pad.default", "aten.constant_pad_nd.default"),
-        note="b* h~ -> b* h~",
-        rule=_pad,
-        emit=_emit_pad,
-        work="memory",
-        saves="",
-        samples=(
-            Sample((T((2, 4, 6)), (1, 2))),
-            Sample((T((2, 4, 6)), (0, 0, 1, 0), "constant", 1.5)),
-            Sample((T((2, 4, 6)), (1, 1), "reflect")),
-            Sample((T((2, 3, 6, 5)), (1, 1, 2, 0), "reflect")),
-            Sample((T((2, 3, 4, 5)), (2, 1, 0, 3), "replicate")),
-            Sample((T((2, 3, 6, 4)), (1, 2, 3, 0), "circular")),
-            Sample((T((3, 7)), (-2, 1))),
-            Sample((T((4, 6), "index 5"), (1, 2, 0, 1), "constant", 3)),
-            Sample((T((2, 4, 6)), (0, 1)), target="aten.constant_pad_nd.default"),
-        ),
-    )
+memory(
+    "pad",
+    ("aten.pad.default", "aten.constant_pad_nd.default"),
+    "b* h~ -> b* h~",
+    _pad,
+    _emit_pad,
+    Sample((T((2, 4, 6)), (1, 2))),
+    Sample((T((2, 4, 6)), (0, 0, 1, 0), "constant", 1.5)),
+    Sample((T((2, 4, 6)), (1, 1), "reflect")),
+    Sample((T((2, 3, 6, 5)), (1, 1, 2, 0), "reflect")),
+    Sample((T((2, 3, 4, 5)), (2, 1, 0, 3), "replicate")),
+    Sample((T((2, 3, 6, 4)), (1, 2, 3, 0), "circular")),
+    Sample((T((3, 7)), (-2, 1))),
+    Sample((T((4, 6), "index 5"), (1, 2, 0, 1), "constant", 3)),
+    Sample((T((2, 4, 6)), (0, 1)), target="aten.constant_pad_nd.default"),
 )

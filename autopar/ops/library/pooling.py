@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass, replace
 
 from autopar.ops.record.emit_context import EmitContext, overload
-from autopar.ops.record.op import Op, Sample, T, register
+from autopar.ops.record.op import Op, Sample, T, memory, register
 from autopar.ops.record.printing import Expr, atom, invoke, literal
 from autopar.ops.record.rule import Call, Rule, Window, letters, with_linear
 from autopar.ops.record.windows import SPATIAL, batch, collapse, marks, spread, with_whole_space, with_windows
@@ -275,20 +275,16 @@ def _unpool(call: Call) -> Rule:
     return replace(with_linear(rule, {0}), filled=frozenset("nc"))
 
 
-register(
-    Op(
-        name="max_unpool",
-        targets=("aten.max_unpool2d.default", "aten.max_unpool3d.default"),
-        note="n c [h] [w], n c [h] [w] -> n c [h'] [w']",
-        rule=_unpool,
-        emit=overload,
-        work="memory",
-        samples=(
-            Sample((T((2, 4, 2, 3)), T((2, 4, 2, 3), "index 24"), (4, 6))),
-            Sample(
-                (T((2, 2, 1, 2, 1)), T((2, 2, 1, 2, 1), "index 16"), (2, 4, 2), (2, 2, 2), (0, 0, 0)),
-                target="aten.max_unpool3d.default",
-            ),
-        ),
-    )
+memory(
+    "max_unpool",
+    ("aten.max_unpool2d.default", "aten.max_unpool3d.default"),
+    "n c [h] [w], n c [h] [w] -> n c [h'] [w']",
+    _unpool,
+    overload,
+    Sample((T((2, 4, 2, 3)), T((2, 4, 2, 3), "index 24"), (4, 6))),
+    Sample(
+        (T((2, 2, 1, 2, 1)), T((2, 2, 1, 2, 1), "index 16"), (2, 4, 2), (2, 2, 2), (0, 0, 0)),
+        target="aten.max_unpool3d.default",
+    ),
+    saves="inputs",
 )

@@ -12,7 +12,7 @@ import math
 
 from autopar.ir.graph import Ref
 from autopar.ops.record.emit_context import EmitContext
-from autopar.ops.record.op import Op, Sample, T, register
+from autopar.ops.record.op import Sample, T, contraction
 from autopar.ops.record.printing import invoke
 from autopar.ops.record.rule import Call, Dims, Rule
 
@@ -69,23 +69,17 @@ def _sample(target: str, gates: int, states: int, layers: int, ways: int, first:
     return Sample((x, held, tuple(weights), biases, layers, 0.0, True, ways == 2, first), target=target)
 
 
-register(
-    Op(
-        name="recurrent",
-        targets=("aten.lstm.input", "aten.gru.input", "aten.rnn_tanh.input", "aten.rnn_relu.input"),
-        note="x n k, l n j, ... -> x n f, l n j",
-        rule=_recurrent,
-        emit=_emit,
-        work="matmul",
-        flops=_flops,
-        backward=2.0,
-        samples=(
-            _sample("aten.lstm.input", 4, 2, 2, 1, True),
-            _sample("aten.lstm.input", 4, 2, 1, 2, False),
-            _sample("aten.gru.input", 3, 1, 2, 1, False),
-            _sample("aten.gru.input", 3, 1, 1, 1, True, biases=False),
-            _sample("aten.rnn_tanh.input", 1, 1, 1, 2, True),
-            _sample("aten.rnn_relu.input", 1, 1, 1, 1, False),
-        ),
-    )
+contraction(
+    "recurrent",
+    ("aten.lstm.input", "aten.gru.input", "aten.rnn_tanh.input", "aten.rnn_relu.input"),
+    "x n k, l n j, ... -> x n f, l n j",
+    _recurrent,
+    _emit,
+    _sample("aten.lstm.input", 4, 2, 2, 1, True),
+    _sample("aten.lstm.input", 4, 2, 1, 2, False),
+    _sample("aten.gru.input", 3, 1, 2, 1, False),
+    _sample("aten.gru.input", 3, 1, 1, 1, True, biases=False),
+    _sample("aten.rnn_tanh.input", 1, 1, 1, 2, True),
+    _sample("aten.rnn_relu.input", 1, 1, 1, 1, False),
+    flops=_flops,
 )

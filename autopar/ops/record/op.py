@@ -120,6 +120,22 @@ def per_element(operations: float) -> Callable[[Call, Rule], float]:
     return lambda call, rule: operations * call.operands[0].numel
 
 
+def contraction(
+    name: str,
+    targets: tuple[str, ...],
+    note: str,
+    rule: Callable[[Call], Rule],
+    emit: Emit,
+    *samples: Sample,
+    flops: Callable[[Call, Rule], float] | None = None,
+    means: Callable[..., object] | None = None,
+    work: str = "matmul",
+) -> Op:
+    """Register a record of a contraction of two factors: the gradient of each is a contraction, too."""
+    op = Op(name, targets, note, rule, emit, work=work, flops=flops, backward=2.0, samples=samples, means=means)
+    return register(op)
+
+
 def memory(
     name: str,
     targets: tuple[str, ...],
