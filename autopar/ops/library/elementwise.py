@@ -6,7 +6,6 @@ Most are one line of a table. Signs, casts and copies are linear, and let partia
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import replace
 
 from autopar.ir.graph import Dtype
@@ -88,13 +87,16 @@ _FUNCTIONS: tuple[tuple[str, Emit, str, tuple[tuple[object, ...], ...]], ...] = 
 )
 
 
-def _samples(*calls: Iterable[object]) -> tuple[Sample, ...]:
-    return tuple(Sample(tuple(args)) for args in calls)
+def _pointwise(
+    name: str, emit: Emit, saves: str, *samples: Sample, targets: tuple[str, ...] = (), note: str = "d* -> d*"
+) -> None:
+    targets = targets or (f"aten.{name}.default",)
+    register(Op(name, targets, note, broadcast, emit, saves=saves, samples=samples))
 
 
 for _name, _emit, _saves, _calls in _FUNCTIONS:
     _targets = (f"aten.{_name}.default", *(("aten.special_expit.default",) if _name == "sigmoid" else ()))
-    register(Op(_name, _targets, "d* -> d*", broadcast, _emit, saves=_saves, samples=_samples(*_calls)))
+    _pointwise(_name, _emit, _saves, *map(Sample, _calls), targets=_targets)
 
 # More functions of torch: name, domain of the sample, what autograd keeps. All are printed ``torch.name(x)``.
 _MORE = {
@@ -113,54 +115,23 @@ _NO_DERIVATIVE = re.compile(r"special_(airy|bessel|modified|scaled|spherical)|si
 for _name, _saves in _MORE.items():
     _printed = f"torch.{_name}" if not _name.startswith("special_") else f"torch.special.{_name[8:]}"
     _kind = "positive" if _NO_DERIVATIVE.match(_name) else "complex" if _name == "acosh" else "unit"
-    register(
-        Op(
-            _name, (f"aten.{_name}.default",), "d* -> d*", broadcast, function(_printed, 1), saves=_saves,
-            samples=_samples((T((4, 6), _kind),)),
-        )
-    )  # fmt: skip
+    _pointwise(_name, function(_printed, 1), _saves, Sample((T((4, 6), _kind),)))
 
 
 for _name, _sample in (("polygamma", (1, _POSITIVE)), ("mvlgamma", (_POSITIVE, 1))):
-    register(
-        Op(
-            _name, (f"aten.{_name}.default",), "d* -> d*", broadcast, function(f"torch.{_name}", 2),
-            samples=_samples(_sample),
-        )
-    )  # fmt: skip
-register(
-    Op(
-        name="round_decimals",
-        targets=("aten.round.decimals",),
-        note="d* -> d*",
-        rule=broadcast,
-        emit=function("torch.round", 1, ("decimals", 0)),
-        saves="",
-        samples=(Sample((_X,), (("decimals", 1),)),),
-    )
+    _pointwise(_name, function(f"torch.{_name}", 2), "inputs", Sample(_sample))
+_pointwise(
+    "round_decimals", function("torch.round", 1, ("decimals", 0)), "", Sample((_X,), (("decimals", 1),)),
+    targets=("aten.round.decimals",),
+)  # fmt: skip
+_pointwise(
+    "frexp", function("torch.frexp", 1), "inputs", Sample((_X,)), targets=("aten.frexp.Tensor",), note="d* -> d*, d*"
 )
-register(
-    Op(
-        name="frexp",
-        targets=("aten.frexp.Tensor",),
-        note="d* -> d*, d*",
-        rule=broadcast,
-        emit=function("torch.frexp", 1),
-        samples=_samples((_X,)),
-    )
-)
-
-register(
-    Op(
-        name="gelu",
-        targets=("aten.gelu.default",),
-        note="d* -> d*",
-        rule=broadcast,
-        emit=function("F.gelu", 1, ("approximate", "none")),
-        samples=(Sample((_X,)), Sample((_X,), (("approximate", "tanh"),))),
-    )
-)
-register(Op("neg", ("aten.neg.default",), "d* -> d*", pointwise({0}), _prefix("-"), saves="", samples=_samples((_X,))))
+_pointwise(
+    "gelu", function("F.gelu", 1, ("approximate", "none")), "inputs", Sample((_X,)),
+    Sample((_X,), (("approximate", "tanh"),)),
+)  # fmt: skip
+register(Op("neg", ("aten.neg.default",), "d* -> d*", pointwise({0}), _prefix("-"), saves="", samples=(Sample((_X,)),)))
 
 
 def _emit_cast(ctx: EmitContext) -> str:
@@ -214,7 +185,7 @@ view(
     "d* -> d*",
     pointwise({0}),
     _emit_identity,
-    *_samples((_X,)),
+    Sample((_X,)),
 )
 register(
     Op(
@@ -224,7 +195,7 @@ register(
         rule=pointwise({0}),
         emit=method("clone"),
         saves="",
-        samples=_samples((_X,)),
+        samples=(Sample((_X,)),),
     )
 )
 view(
@@ -233,5 +204,5 @@ view(
     "d* -> d*",
     pointwise({0}),
     method("detach"),
-    *_samples((_X,)),
+    Sample((_X,)),
 )

@@ -19,7 +19,7 @@ from autopar.ir.graph import ITEMSIZE, Ref
 from autopar.ops.record.dim_letters import lettered, named
 from autopar.ops.record.emit_context import Emit, EmitContext
 from autopar.ops.record.op import Inner, Op, Sample, T, per_element, register
-from autopar.ops.record.printing import Expr, atom, invoke, tuple_text
+from autopar.ops.record.printing import Expr, atom, invoke
 from autopar.ops.record.rule import Call, Dims, Rule, letters
 
 if TYPE_CHECKING:
@@ -38,8 +38,12 @@ def _norm(
     inner: InnerOf | None = None,
     means: Callable[..., object] | None = None,
 ) -> None:
-    op = Op(name, targets, note, rule, emit, work="reduce", backward=2.0, flops=per_element(10), samples=samples)
-    register(replace(op, inner=inner, means=means))
+    register(
+        Op(
+            name, targets, note, rule, emit, work="reduce", backward=2.0, flops=per_element(10), samples=samples,
+            inner=inner, means=means,
+        )
+    )  # fmt: skip
 
 
 def _summed(rule: Rule, names: Sequence[str]) -> Rule:
@@ -81,11 +85,9 @@ def _emit_trailing(ctx: EmitContext) -> str:
     layer = "layer_norm" in ctx.call.node.target
     name, default = ("layer_norm", 1e-5) if layer else ("rms_norm", None)
     weights = (ctx.pick(2, "weight"), *([ctx.pick(3, "bias")] if layer else []))
-    eps = ctx.options(2 + len(weights), [("eps", default)])
-    axes = ctx.axes(*ctx.rule.whole)
-    if not axes:
-        return invoke(f"F.{name}", (ctx.args[0], ctx.args[1], *weights), eps)
-    return invoke(name, (ctx.args[0], len(ctx.args[1]), *weights), [*eps, ("over", tuple_text(axes), None)])
+    options = [*ctx.options(2 + len(weights), [("eps", default)]), ("over", ctx.over(), None)]
+    size = len(ctx.args[1]) if ctx.over() else ctx.args[1]
+    return invoke(name if ctx.over() else f"F.{name}", (ctx.args[0], size, *weights), options)
 
 
 _norm(
@@ -114,12 +116,11 @@ def _group_norm(call: Call) -> Rule:
 
 
 def _emit_group_norm(ctx: EmitContext) -> str:
-    axes = ctx.axes(*ctx.rule.whole)
     weights = (ctx.pick(2, "weight"), ctx.pick(3, "bias"))
-    eps = ctx.options(4, [("eps", 1e-5)])
-    over = [("over", tuple_text(axes), None)] if axes else []
-    name = "group_norm" if axes else "F.group_norm"
-    return invoke(name, (ctx.args[0], Expr(ctx.extent("g")), *weights), [*eps, *over])
+    options = [*ctx.options(4, [("eps", 1e-5)]), ("over", ctx.over(), None)]
+    return invoke(
+        "group_norm" if ctx.over() else "F.group_norm", (ctx.args[0], Expr(ctx.extent("g")), *weights), options
+    )
 
 
 _norm(
@@ -149,14 +150,11 @@ def _instance_norm(call: Call) -> Rule:
 def _emit_instance_norm(ctx: EmitContext) -> str:
     weight, bias = ctx.pick(1, "weight"), ctx.pick(2, "bias")
     eps = ctx.options(7, [("eps", 1e-5)])
-    axes = ctx.axes(*ctx.rule.whole)
     if ctx.call.arg(5, "use_input_stats", True) is not True:
         return invoke("F.batch_norm", (ctx.args[0], *ctx.args[3:5], weight, bias), eps)
-    channels = Expr(ctx.extent("c"))
-    if axes:
-        return invoke("group_norm", (ctx.args[0], channels, weight, bias), [*eps, ("over", tuple_text(axes), None)])
-    if "n" in ctx.local.splits:  # the same with a group per channel, where torch accepts a rank without samples
-        return invoke("F.group_norm", (ctx.args[0], channels, weight, bias), eps)
+    if ctx.over() or "n" in ctx.local.splits:  # a group per channel, where torch accepts a rank without samples
+        name = "group_norm" if ctx.over() else "F.group_norm"
+        return invoke(name, (ctx.args[0], Expr(ctx.extent("c")), weight, bias), [*eps, ("over", ctx.over(), None)])
     return invoke("F.instance_norm", ctx.args[:1], [("weight", weight, None), ("bias", bias, None), *eps])
 
 
@@ -180,11 +178,10 @@ def _batch_norm(call: Call) -> Rule:
 def _emit_batch_norm(ctx: EmitContext) -> str:
     """The normalised tensor alone: the running statistics are updated in place, or in evaluation used."""
     x, weight, bias, mean, var, momentum, eps = ctx.args
-    axes = ctx.axes(*ctx.rule.whole)
     rest = [("training", Expr("p.training"), None), ("momentum", momentum, 0.1), ("eps", eps, 1e-5)]
-    if not axes:
+    if not ctx.over():
         return invoke("F.batch_norm", (x, mean, var, weight, bias), rest)
-    return invoke("batch_norm", (x, weight, bias, mean, var), [*rest, ("over", tuple_text(axes), None)])
+    return invoke("batch_norm", (x, weight, bias, mean, var), [*rest, ("over", ctx.over(), None)])
 
 
 def _batch_norm_means(
@@ -212,9 +209,8 @@ def _own_statistics(call: Call) -> Rule:
 
 def _emit_own_statistics(ctx: EmitContext) -> str:
     eps = ctx.options(3, [("eps", 1e-5)])
-    axes = ctx.axes(*ctx.rule.whole)
-    if axes:
-        return invoke("batch_norm", ctx.args[:3], [*eps, ("over", tuple_text(axes), None)])
+    if ctx.over():
+        return invoke("batch_norm", ctx.args[:3], [*eps, ("over", ctx.over(), None)])
     return invoke("F.batch_norm", (ctx.args[0], None, None, *ctx.args[1:3], True), eps)
 
 
@@ -242,26 +238,12 @@ _norm(
 )  # fmt: skip
 
 
-register(
-    Op(
-        name="batch_norm",
-        targets=("autopar.batch_norm",),
-        note="n c s*, c?, c?, c, c -> n c s*, c, c",
-        rule=_batch_norm,
-        emit=_emit_batch_norm,
-        work="reduce",
-        flops=per_element(10),
-        backward=2.0,
-        inner=_batch_norm_inner,
-        means=_batch_norm_means,
-        samples=(
-            Sample(
-                (T((4, 6, 3, 2)), T((6,)), T((6,)), T((6,), "constant"), T((6,), "positive"), 0.1, 1e-5),
-            ),
-            Sample((T((6, 4)), None, None, T((4,), "constant"), T((4,), "positive"), 0.3, 1e-3)),
-        ),
-    )
-)
+_norm(
+    "batch_norm", ("autopar.batch_norm",), "n c s*, c?, c?, c, c -> n c s*, c, c", _batch_norm, _emit_batch_norm,
+    Sample((T((4, 6, 3, 2)), T((6,)), T((6,)), T((6,), "constant"), T((6,), "positive"), 0.1, 1e-5)),
+    Sample((T((6, 4)), None, None, T((4,), "constant"), T((4,), "positive"), 0.3, 1e-3)),
+    inner=_batch_norm_inner, means=_batch_norm_means,
+)  # fmt: skip
 
 
 def _still_batch_norm(call: Call) -> Rule:

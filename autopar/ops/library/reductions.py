@@ -53,6 +53,13 @@ def _summed_axes(ctx: EmitContext, position: int) -> tuple[str, ...]:
     return ctx.axes(*(f"d{dim}" for dim in _dims(ctx.call, position)))
 
 
+def _all_summed(text: str, axes: Sequence[str]) -> str:
+    """``all_sum(all_sum(text, DATA), MODEL)``."""
+    for axis in axes:
+        text = f"all_sum({text}, {axis})"
+    return text
+
+
 def _arguments(call: Call, position: int) -> str:
     """``1, keepdim=True``, or nothing for all dims."""
     gone, ndim = _dims(call, position), len(call.operands[0].shape)
@@ -71,10 +78,7 @@ def _emit_method(ctx: EmitContext) -> str:
 
 
 def _emit_sum(ctx: EmitContext) -> str:
-    text = _emit_method(ctx)
-    for axis in () if floating(ctx.call.results[0]) else _summed_axes(ctx, 1):
-        text = f"all_sum({text}, {axis})"
-    return text
+    return _all_summed(_emit_method(ctx), () if floating(ctx.call.results[0]) else _summed_axes(ctx, 1))
 
 
 def _emit_mean(ctx: EmitContext) -> str:
@@ -227,13 +231,8 @@ for _name, _split, _all in (("max", "largest", "largest_of_all"), ("min", "small
 
 def _emit_any(ctx: EmitContext) -> str:
     """A sum of booleans is whether any is true; all are true where none is false."""
-    name = ctx.call.function
     axes, text = _summed_axes(ctx, 1), _emit_method(ctx)
-    if axes and name == "all":
-        text = f"~{text}"
-    for axis in axes:
-        text = f"all_sum({text}, {axis})"
-    return f"~{text}" if axes and name == "all" else text
+    return f"~{_all_summed(f'~{text}', axes)}" if axes and ctx.call.function == "all" else _all_summed(text, axes)
 
 
 for _name in ("any", "all"):
@@ -325,12 +324,8 @@ def _counted(call: Call) -> Rule:
 
 def _emit_counted(ctx: EmitContext) -> str:
     name = ctx.call.function
-    axes = ctx.axes(*ctx.rule.whole)
     arguments = ctx.args if name == "histc" else (ctx.args[0], *((_dims(ctx.call, 1),) if len(ctx.args) > 1 else ()))
-    text = invoke(f"torch.{name}", arguments)
-    for axis in axes:
-        text = f"all_sum({text}, {axis})"
-    return text
+    return _all_summed(invoke(f"torch.{name}", arguments), ctx.axes(*ctx.rule.whole))
 
 
 _reduce(

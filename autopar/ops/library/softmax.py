@@ -13,7 +13,7 @@ from dataclasses import replace
 from autopar.ir.graph import ITEMSIZE, Dtype
 from autopar.ops.record.emit_context import Emit, EmitContext
 from autopar.ops.record.op import Inner, Op, Sample, T, per_element, register
-from autopar.ops.record.printing import invoke, tuple_text
+from autopar.ops.record.printing import invoke
 from autopar.ops.record.rule import Call, Rule, letters
 
 
@@ -30,10 +30,7 @@ def _softmax(call: Call) -> Rule:
 def _emit(name: str) -> Emit:
     def emit(ctx: EmitContext) -> str:
         extra = ctx.options(2, [("dtype", None)]) if "int" in ctx.call.node.target else []
-        axes = ctx.axes("v")
-        if not axes:
-            return invoke(f"F.{name}", ctx.args[:2], extra)
-        return invoke(name, ctx.args[:2], [("over", tuple_text(axes), None), *extra])
+        return invoke(name if ctx.over() else f"F.{name}", ctx.args[:2], [("over", ctx.over(), None), *extra])
 
     return emit
 

@@ -56,6 +56,11 @@ class EmitContext:
         """The axes that split any of these letters, each once."""
         return tuple(dict.fromkeys(axis for letter in letters for axis in self.local.splits.get(letter, ())))
 
+    def over(self) -> Expr | None:
+        """``(DATA, MODEL)``: the axes that split what the distributed form sums over; None where there are none."""
+        axes = self.axes(*self.rule.whole)
+        return tuple_text(axes) if axes else None
+
     def axis(self, letter: str) -> str:
         """The axis that splits a letter, or nothing; the letter is one that no two axes may split."""
         axes = self.axes(letter)
