@@ -58,19 +58,18 @@ def local_bytes(shape: tuple[int, ...], itemsize: int, layouts: Layouts, grid: G
 
 def operand_bytes(call: Call, choices: tuple[Choice, ...], grid: GridShape) -> list[int]:
     """Local bytes of every operand, as the call reads it; one choice per axis."""
-    layouts = zip(*(choice.operands for choice in choices), strict=True)
     return [
-        local_bytes(value.shape, ITEMSIZE[value.dtype], own, grid)
-        for value, own in zip(call.operands, layouts, strict=True)
+        local_bytes(value.shape, ITEMSIZE[value.dtype], tuple(choice.operands[i] for choice in choices), grid)
+        for i, value in enumerate(call.operands)
     ]
 
 
 def result_bytes(call: Call, choices: tuple[Choice, ...], grid: GridShape) -> list[int]:
     """Local bytes of every result, as the call makes it; an unused one takes none."""
-    layouts = zip(*(choice.results for choice in choices), strict=True)
+    sizes = [ITEMSIZE[value.dtype] if value.name else 0 for value in call.results]
     return [
-        local_bytes(value.shape, ITEMSIZE[value.dtype], own, grid) if value.name else 0
-        for value, own in zip(call.results, layouts, strict=True)
+        size and local_bytes(value.shape, size, tuple(choice.results[i] for choice in choices), grid)
+        for i, (value, size) in enumerate(zip(call.results, sizes, strict=True))
     ]
 
 

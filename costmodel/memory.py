@@ -107,11 +107,9 @@ def scratch_bytes(call: Call, rule: Rule, op: Op, choices: tuple[Choice, ...], g
 
 def _sizes(text: str, call: Call, rule: Rule, choices: tuple[Choice, ...], grid: GridShape) -> list[tuple[str, int]]:
     """What words name: values with their local bytes, and new tensors under the name ""."""
-    layouts = [
-        tuple(zip(*(getattr(choice, side) for choice in choices), strict=True)) for side in ("operands", "results")
-    ]
-    tensors = {f"x{i}": pair for i, pair in enumerate(zip(call.operands, layouts[0], strict=True))}
-    tensors |= {f"y{i}": pair for i, pair in enumerate(zip(call.results, layouts[1], strict=True)) if pair[0].name}
+    tensors = {f"x{i}": (value, tuple(one.operands[i] for one in choices)) for i, value in enumerate(call.operands)}
+    results = {f"y{i}": (value, tuple(one.results[i] for one in choices)) for i, value in enumerate(call.results)}
+    tensors |= {name: pair for name, pair in results.items() if pair[0].name}
     sizes: dict[tuple[str, str], int] = {}
     for word in _plain_words(text, call):
         if "@" in word:

@@ -75,7 +75,7 @@ class Conversions:
         key = (id(yields), id(wants), "whole")
         if key not in self.matrices:
             before, after = (
-                np.array([[isinstance(layout, Shard) for layout in layouts] for layouts in side])
+                np.array([[isinstance(layout, Shard) for layout in layouts] for layouts in side], bool)
                 for side in (yields, wants)
             )
             lost = (before[:, None, :] & ~after[None, :, :]).any(axis=2)
