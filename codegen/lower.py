@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from autopar.codegen.steps import Convert, LocalValue, Loop, LoweredProgram, Run, Step, Update
+from autopar.codegen.division import Division
+from autopar.codegen.steps import Convert, LocalValue, Loop, LoweredProgram, LoweredSegment, Run, Step, Update
+from autopar.costmodel.local_shapes import local_bytes
 from autopar.costmodel.redistribution import Conversion, plan_conversion
 from autopar.ir.graph import ITEMSIZE, Graph, Node
 from autopar.ir.layout import Layout, Layouts, Partial, Replicate, Shard
@@ -22,27 +24,50 @@ _Updates = Mapping[str, Sequence[tuple[str, str, str]]]
 """By the call after which they happen: buffer, the buffer's own value, its new value."""
 
 
-def lower(built: PricedProblem, decision: Decision) -> LoweredProgram:
-    """The steps that carry out the decision."""
-    graph, repeats = built.graph, built.repeats
-    scope = _Scope(
-        built,
-        decision,
-        _updates(graph),
-        {name: [layouts] for name, layouts in decision.storage.items()},
-        dict(decision.fan_outs),
-    )
-    first = {repeat.nodes[0][0].name: repeat for repeat in repeats}
-    inside = {node.name for repeat in repeats for nodes in repeat.nodes for node in nodes}
-    for node in graph.nodes:
-        if node.name in first:
-            scope.loop(first[node.name])
-        elif node.name not in inside:
-            scope.run(node)
-    whole: Layouts = tuple(Replicate() for _ in built.grid.sizes)
-    loss = scope.convert(graph.loss, whole, "", "")
-    outputs = tuple(scope.leave(name) for _, name in graph.outputs)
-    return LoweredProgram(_needed(scope.steps, (loss, *outputs)), loss, outputs)
+def lower(built: PricedProblem, decision: Decision, division: Division | None = None) -> LoweredProgram:
+    """The steps that carry out the decision, in segments where the graph is divided."""
+    graph = built.graph
+    division = division or Division({node.name: 0 for node in graph.nodes}, (0,))
+    scopes: list[_Scope] = []
+    handed: dict[str, Layouts] = {}  # as it lies when it leaves its segment
+    returned: dict[str, LocalValue] = {}
+    ends: list[tuple[LocalValue, ...]] = []
+    for segment in range(len(division.positions)):
+        storage = {name: [layouts] for name, layouts in decision.storage.items()}
+        entries = {name: [layouts] for name, layouts in handed.items()}
+        scope = _Scope(built, decision, _updates(graph), storage | entries, dict(decision.fan_outs))
+        nodes = [node for node in graph.nodes if division.segments[node.name] == segment]
+        scope.carry_out(nodes)
+        # [value] -> [LocalValue]: what the program returns, then what other segments read
+        made = {name for node in nodes for name in node.outputs}
+        if graph.loss in made:
+            whole: Layouts = tuple(Replicate() for _ in built.grid.sizes)
+            returned[graph.loss] = scope.convert(graph.loss, whole, "", "")
+        returned |= {name: scope.leave(name) for _, name in graph.outputs if name in made and name != graph.loss}
+        crossing = division.crossing(graph, segment)
+        handed |= {name: scope.cheapest(name) for name in crossing}
+        leaving = [LocalValue(name, handed[name]) for name in crossing]
+        ends.append(tuple(dict.fromkeys([*(returned[name] for name in graph.returned if name in made), *leaving])))
+        scopes.append(scope)
+    steps = [_needed(scope.steps, end) for scope, end in zip(scopes, ends, strict=True)]
+    parts = zip(division.positions, steps, ends, division.draws(built), strict=True)
+    segments = tuple(LoweredSegment(at, body, _reads(body, built), end, draws) for at, body, end, draws in parts)
+    loss, *outputs = (returned[name] for name in graph.returned)
+    program = LoweredProgram(tuple(step for body in steps for step in body), loss, tuple(outputs))
+    return replace(program, segments=segments) if len(segments) > 1 else program
+
+
+def _reads(steps: Sequence[Step], built: PricedProblem) -> tuple[LocalValue, ...]:
+    """What the steps read that none of them makes, but parameters, in order."""
+    stored = {item.value for item in built.graph.parameters}
+    made: set[LocalValue | None] = set()
+    read: dict[LocalValue, None] = {}
+    for step in steps:
+        reads = step.reads if isinstance(step.reads, tuple) else (step.reads,)
+        read |= dict.fromkeys(held for held in reads if held not in made and held.value not in stored)
+        writes = () if isinstance(step, Update) else step.writes
+        made |= set(writes) if isinstance(writes, tuple) else {writes}
+    return tuple(read)
 
 
 def _needed(steps: Sequence[Step], outputs: Sequence[LocalValue]) -> tuple[Step, ...]:
@@ -87,6 +112,28 @@ class _Scope:
         self.fan_outs = fan_outs
         self.runs = runs  # of forward in a step
         self.steps: list[Step] = []
+
+    def carry_out(self, nodes: Sequence[Node]) -> None:
+        """Add these calls; those of whole blocks that repeat, one behind the other, as a loop."""
+        here = {node.name for node in nodes}
+        first: dict[str, tuple[Repeat, str]] = {}
+        inside: set[str] = set()
+        for repeat in self.built.repeats:
+            for start, stop in _stretches([all(node.name in here for node in block) for block in repeat.nodes]):
+                blocks = repeat.part(start, stop)
+                first[blocks.nodes[0][0].name] = blocks, key_of(repeat)
+                inside |= {node.name for block in blocks.nodes for node in block}
+        for node in nodes:
+            if node.name in first:
+                self.loop(*first[node.name])
+            elif node.name not in inside:
+                self.run(node)
+
+    def cheapest(self, name: str) -> Layouts:
+        """The layouts in which the fewest bytes of a value move; of equal ones the last that was made."""
+        value = self.built.graph.values[name]
+        have = self.held[name][::-1]
+        return min(have, key=lambda layouts: local_bytes(value.shape, ITEMSIZE[value.dtype], layouts, self.built.grid))
 
     def obtain(self, name: str, target: Layouts, reader: str, module: str) -> LocalValue:
         """A value for a call: where it is not held in the wanted layouts yet, by way of those that all its readers share."""
@@ -140,8 +187,8 @@ class _Scope:
             taken = self.convert(name, self.decision.storage[stored], "", node.module)
             self.steps.append(Update(buffer, stored, taken))
 
-    def loop(self, repeat: Repeat) -> None:
-        """Add the loop over a repeat: entries in the layouts a block hands on, so that every round sees the same."""
+    def loop(self, repeat: Repeat, key: str) -> None:
+        """Add the loop over a repeat, known by `key`: entries in the layouts a block hands on, so that every round sees the same."""
         outputs = tuple(self._made(repeat, 0, position) for position in repeat.outputs())
         carried = tuple((entry, repeat.outputs().index(position)) for entry, position in repeat.carried)
         over = dict(carried)
@@ -154,7 +201,7 @@ class _Scope:
             value = outputs[over[i]].value if i in over else name
             fan_outs[name] = self.decision.fan_outs.get(value, layouts)
         storage = {name: [layouts] for name, layouts in self.decision.storage.items()}
-        recomputed = key_of(repeat) in self.decision.recomputation.repeats
+        recomputed = key in self.decision.recomputation.repeats
         initial = storage | {held.value: [held.layouts] for held in entries}
         inner = _Scope(self.built, self.decision, self.updates, initial, fan_outs, 2 if recomputed else 1)
         for node in repeat.nodes[0]:
@@ -172,6 +219,16 @@ class _Scope:
         node = next(node for node in repeat.nodes[block] if name in node.outputs)
         strategy = self.decision.strategies[repeat.nodes[0][repeat.nodes[block].index(node)].name]
         return LocalValue(name, result_layouts(strategy, node.outputs.index(name)))
+
+
+def _stretches(chosen: Sequence[bool]) -> list[tuple[int, int]]:
+    """Where runs of chosen ones begin and end.
+
+    >>> _stretches([True, True, False, True])
+    [(0, 2), (3, 4)]
+    """
+    bounds = [i for i in range(len(chosen) + 1) if (i > 0 and chosen[i - 1]) != (i < len(chosen) and chosen[i])]
+    return list(zip(bounds[::2], bounds[1::2], strict=True))
 
 
 def _run_again(conversion: Conversion) -> Conversion:

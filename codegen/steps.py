@@ -75,12 +75,32 @@ Step = Run | Convert | Update | Loop
 
 
 @dataclass(frozen=True, slots=True)
+class LoweredSegment:
+    """The steps of one segment of a graph that is divided over the positions of a place axis.
+
+    reads    what the user passes, or another segment hands on
+    writes   what it hands on, or the program returns
+    draws    the numbers of its random calls within the step of the whole model
+    """
+
+    position: int
+    steps: tuple[Step, ...]
+    reads: tuple[LocalValue, ...]
+    writes: tuple[LocalValue, ...]
+    draws: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class LoweredProgram:
-    """The steps of one training step, the loss they end in, and the other outputs as they lie then."""
+    """The steps of one training step, the loss they end in, and the other outputs as they lie then.
+
+    Where the graph is divided, its `segments` have the same steps, those of one behind those of another that it reads from.
+    """
 
     steps: tuple[Step, ...]
     loss: LocalValue
     outputs: tuple[LocalValue, ...] = ()
+    segments: tuple[LoweredSegment, ...] = ()
 
 
 def running(step: Run) -> tuple[str, ...]:

@@ -36,6 +36,23 @@ class Repeat:
         """Positions of the values that a block hands on, in order of the entries that take them."""
         return tuple(dict.fromkeys(position for _, position in self.carried))
 
+    def part(self, start: int, stop: int) -> Repeat:
+        """The blocks from `start` up to `stop`: what the first of them is handed is what the block before it made."""
+        if (start, stop) == (0, len(self.nodes)):
+            return self
+        carried = dict(self.carried) if start else {}
+        entries = [self.values[start - 1][carried[i]] if i in carried else name for i, name in enumerate(self.entries)]
+        blocks = slice(start, stop)
+        return Repeat(
+            self.prefix,
+            self.members[blocks],
+            self.nodes[blocks],
+            self.values[blocks],
+            tuple(entries),
+            self.carried,
+            False,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class _Run:
