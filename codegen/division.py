@@ -27,6 +27,7 @@ class Division:
 
     def draws(self, built: PricedProblem) -> Iterator[tuple[int, ...]]:
         """Per segment the numbers of its random calls, counted over the whole graph as it draws undivided."""
-        random = [node.name for node in built.graph.nodes if built.calls[node.name].op.random]
+        calls = [built.calls[node.name] for node in built.graph.nodes]
+        random = [item.node.name for item in calls if item.op.draws(item.call)]
         for segment in range(len(self.positions)):
             yield tuple(i for i, name in enumerate(random) if self.segments[name] == segment)

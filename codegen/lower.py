@@ -188,7 +188,10 @@ class _Scope:
             self.steps.append(Update(buffer, stored, taken))
 
     def loop(self, repeat: Repeat, key: str) -> None:
-        """Add the loop over a repeat, known by `key`: entries in the layouts a block hands on, so that every round sees the same."""
+        """Add the loop over a repeat, known by `key`.
+
+        Its entries lie as a block hands them on, so that every round sees the same.
+        """
         outputs = tuple(self._made(repeat, 0, position) for position in repeat.outputs())
         carried = tuple((entry, repeat.outputs().index(position)) for entry, position in repeat.carried)
         over = dict(carried)

@@ -32,7 +32,7 @@ from torch.autograd.function import once_differentiable
 
 from autopar.runtime.functional.across_ranks import log_sum_exp, summed
 from autopar.runtime.functional.dropout import kept
-from autopar.runtime.grid.counter_rng import current
+from autopar.runtime.grid.counter_rng import skipped
 from autopar.runtime.grid.grid import Axis
 from autopar.runtime.grid.shard_positions import Over, Rows, axes_of, rows_of
 from autopar.runtime.local.autocast import wide_dtype
@@ -65,7 +65,7 @@ def attention(
         return F.scaled_dot_product_attention(q, k, v, attn_mask, 0.0, is_causal, scale=scale, enable_gqa=enable_gqa)
     lead = q.shape[:-2]
     dropped = None
-    if dropout_p and current().training:
+    if dropout_p and not skipped():
         dropped = kept(1 - dropout_p, (*lead, q.shape[-2], k.shape[-2]), over, q.device)
     kind = q.dtype
     if torch.is_autocast_enabled(q.device.type):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from autopar.runtime.grid.counter_rng import current, draw
+from autopar.runtime.grid.counter_rng import draw, skipped
 from autopar.runtime.grid.shard_positions import Over
 from autopar.runtime.primitives.autograd import Context, apply
 
@@ -50,7 +50,7 @@ def alpha_dropout(x: Tensor, p: float = 0.5, over: Over = _NOWHERE) -> Tensor:
 
     With a = ((1 - p) (1 + p c^2))^(-1/2) and c = 1.758..., y = a (x m - c (1 - m) + c p). (G. Klambauer et al., 2017.)
     """
-    if p == 0 or not current().training:
+    if p == 0 or skipped():
         return x
     mask = kept(1 - p, x.shape, over, x.device)
     if p == 1:
@@ -62,7 +62,7 @@ def alpha_dropout(x: Tensor, p: float = 0.5, over: Over = _NOWHERE) -> Tensor:
 
 def drop_path(x: Tensor, keep: float, over: Over = _NOWHERE) -> Tensor:
     """Whole samples of `x` [batch, ...] kept with probability `keep`, and scaled by its inverse; `x` itself in evaluation."""
-    if not current().training:
+    if skipped():
         return x
     first = {0: over[0]} if 0 in over else _NOWHERE
     drawn = rand((x.shape[0], *[1] * (x.dim() - 1)), first, x.dtype, x.device)
@@ -70,7 +70,7 @@ def drop_path(x: Tensor, keep: float, over: Over = _NOWHERE) -> Tensor:
 
 
 def _dropped(x: Tensor, p: float, shape: Sequence[int], over: Over) -> Tensor:
-    if p == 0 or not current().training:
+    if p == 0 or skipped():
         return x
     mask = kept(1 - p, shape, over, x.device)
     return apply(_Masked, x, mask, 1 / (1 - p) if p < 1 else 0.0)

@@ -89,6 +89,13 @@ def current() -> Draws:
     return draws
 
 
+def skipped() -> bool:
+    """Whether a dropout drops nothing, in evaluation. It takes its number among the step's calls all the same."""
+    draws = current()
+    draws.calls += not draws.training
+    return not draws.training
+
+
 def draw(
     kind: str, sampler: Sampler, shape: Sequence[int], over: Over, dtype: torch.dtype, device: torch.device
 ) -> Tensor:

@@ -135,6 +135,7 @@ register(
         skew=_skew,
         launches=_launches,
         random=True,
+        unless=lambda call: not _dropout(call),
         samples=(
             Sample((_Q, _Q, _Q, None, 0.0, True)),
             Sample((_Q, _K, _K), (("scale", 0.3),)),

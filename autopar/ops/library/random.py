@@ -103,9 +103,13 @@ def _random(
 ) -> None:
     note = "d* -> d*" if samples[0].args and isinstance(samples[0].args[0], T) else "-> d*"
     backward = 1.0 if "dropout" in name else 0.0
+    unless = _off if "dropout" in name else None
     register(
-        Op(name, targets, note, rule, emit, flops=_ten, saves=saves, backward=backward, samples=samples, random=True)
-    )
+        Op(
+            name, targets, note, rule, emit, flops=_ten, saves=saves, backward=backward, samples=samples, random=True,
+            unless=unless,
+        )
+    )  # fmt: skip
 
 
 def _ten(call: Call, rule: Rule) -> float:

@@ -74,6 +74,7 @@ class Op:
     launches  small operations that the distributed form takes beside the call itself when a letter is split, (forward,
               backward): each takes the time that any operator takes
     random    it draws random numbers: such calls keep their order in the program (`autopar.runtime.grid.counter_rng`)
+    unless    of a random operator: the calls that draw none after all, as a dropout of nothing
     note      letters as one line for reports and docs
     means     what a target of ours (``"autopar.x"``, which torch does not have) computes, as a function of the node's
               arguments; it returns a tensor, or a tuple with one entry per result
@@ -94,7 +95,12 @@ class Op:
     skew: Callable[[Call, Rule, str, int], float] | None = None
     launches: Callable[[Call, Rule, str], tuple[int, int]] | None = None
     random: bool = False
+    unless: Callable[[Call], bool] | None = None
     keeps: str | Callable[[Call, Rule, Collection[str]], str] | None = None
+
+    def draws(self, call: Call) -> bool:
+        """Whether a call draws random numbers, in training."""
+        return self.random and not (self.unless is not None and self.unless(call))
 
 
 LIBRARY: dict[str, Op] = {}  # the records of `autopar.ops.library`, by target, once its modules are loaded
