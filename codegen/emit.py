@@ -12,17 +12,20 @@ from dataclasses import dataclass
 
 from autopar.codegen import naming
 from autopar.codegen.layout_tables import layout_tables
+from autopar.codegen.segment_table import SegmentRow, pipeline_ending, segment_table, unused
 from autopar.codegen.source_map import Numbers, numbers, places
 from autopar.codegen.statements import Line, Names, Style, expression, lines, path_text
 from autopar.codegen.steps import Convert, LocalValue, Loop, LoweredProgram, Run, Step
 from autopar.codegen.symbolic_batch import Variant
 from autopar.ir.graph import Graph
 from autopar.ir.grid import GridShape
+from autopar.ir.pipeline.schedule import ActionLists
 from autopar.ir.plan import Place
 from autopar.ir.units import bytes_text
 from autopar.ops.record.printing import Expr
 from autopar.ops.record.user_functions import Kept, functions_among
 from autopar.partitioner.formulation.priced_problem import Decision
+from autopar.partitioner.formulation.recomputation import key_of
 from autopar.partitioner.formulation.repeated_blocks import Repeat
 from autopar.version import __version__
 
@@ -56,8 +59,9 @@ def emit(
     text: Text,
     exported: frozenset[str],
     variant: Variant | None = None,
+    schedule: ActionLists = (),
 ) -> Emitted:
-    """The program. `exported` are the names that `autopar.runtime` offers.
+    """The program. `exported` are the names that `autopar.runtime` offers; `schedule` is that of a program in segments.
 
     With a `variant` it runs with any number of rows. Raises Baked where it cannot.
     """
@@ -67,31 +71,28 @@ def emit(
     reserved = {*taken, *dir(builtins)}
     axes = tuple(name.upper() for name in text.grid.names)
     arguments = _argument_names(graph, {*taken, *axes})
-    functions = _function_names([step.repeat for step in loops], {*reserved, *axes, *arguments.values()})
+    alike = {step.function: [other for other in loops if other.function == step.function] for step in loops}
+    names = _function_names([steps[0].repeat for steps in alike.values()], {*reserved, *axes, *arguments.values()})
+    functions = {key_of(step.repeat): names[key_of(alike[step.function][0].repeat)] for step in loops}
     reserved |= {*axes, *functions.values()}
     writer = _Writer(graph, decision, axes, arguments, functions, frozenset(reserved), text, variant)
-    written = [*(writer.block(program, step) for step in loops), writer.forward(program)]
+    table = segment_table(graph, program, arguments, {*reserved, *arguments.values()})
+    written = [writer.block(program, *steps) for steps in alike.values()]
+    written += [writer.segment(program, row) for row in table] or [writer.forward(program)]
     body = [code for code, _ in written]
-    code = "\n\n\n".join([*body, ending(bool(graph.outputs), images=any(_LAST in block for block in body))])
+    images = any(_LAST in block for block in body)
+    last = pipeline_ending(graph, program, table, schedule, images) if table else ending(bool(graph.outputs), images)
+    code = "\n\n\n".join([*body, last])
     outputs = {path: held.layouts for (path, _), held in zip(graph.outputs, program.outputs, strict=True)}
-    tables = "\n".join([*_own(own), layout_tables(graph, decision.storage, outputs)])
+    tables = "\n".join([*_own(own), layout_tables(graph, decision.storage, {} if table else outputs)])
     head = [f'"""{_title(text)}"""\n', _imports(f"{tables}\n{code}", exported), "", _grid(text.grid, axes), tables]
     source = "\n".join(head) + "\n\n\n" + code + "\n"
     return Emitted(source, tuple(place for _, places in written for place in places))
 
 
 _OWN = (
-    "F",
-    "GRID",
-    "INPUTS",
-    "OUTPUTS",
-    "PARAMETERS",
-    "PROGRAM",
-    "forward",
-    "layer",
-    "p",
-    "torch",
-)  # what the program itself calls so
+    "EDGES", "F", "GRID", "INPUTS", "OUTPUTS", "PARAMETERS", "PROGRAM", "SCHEDULE", "SEGMENTS", "forward", "layer", "p", "torch",
+)  # fmt: skip  # what the program itself calls so
 _LAST = "memory_format=torch.channels_last"
 
 
@@ -120,6 +121,8 @@ def _imports(code: str, exported: frozenset[str]) -> str:
 
 
 def _grid(grid: GridShape, axes: Sequence[str]) -> str:
+    if not axes:
+        return f'GRID = Grid("{grid}")'
     targets = f"({axes[0]},)" if len(axes) == 1 else ", ".join(axes)
     return f'GRID = Grid("{grid}")\n{targets} = GRID.axes'
 
@@ -135,7 +138,7 @@ def _argument_names(graph: Graph, taken: set[str]) -> dict[str, str]:
     for item in graph.inputs:
         text = re.sub(r"\W", "_", item.name)
         preferred = text if text.isidentifier() else f"x{text}"
-        names[item.value] = _unused(preferred, {*taken, *names.values()})
+        names[item.value] = unused(preferred, {*taken, *names.values()})
     return names
 
 
@@ -148,7 +151,7 @@ def _function_names(repeats: Sequence[Repeat], taken: set[str]) -> dict[str, str
         preferred = (f"{base}_block" if base in taken else base) if base.isidentifier() else "block"
         candidates = itertools.chain([preferred], (f"{preferred}_{i}" for i in itertools.count(2)))
         used = {*taken, *names.values()}
-        names[repeat.nodes[0][0].name] = next(name for name in candidates if name not in used)
+        names[key_of(repeat)] = next(name for name in candidates if name not in used)
     return names
 
 
@@ -173,19 +176,28 @@ class _Writer:
         arguments = {LocalValue(value, storage[value]): name for value, name in self.arguments.items()}
         known = numbers(program, self.graph)
         outputs = (program.loss, *program.outputs)
-        return self.function("forward", arguments, program.steps, outputs, style, known)
+        return self.function("forward", arguments, program.steps, outputs, style, known, tuple(arguments.values()))
 
-    def block(self, program: LoweredProgram, step: Loop) -> tuple[str, list[Place]]:
-        """The function of a repeated block; `p` is the block's own namespace."""
+    def segment(self, program: LoweredProgram, row: SegmentRow) -> tuple[str, list[Place]]:
+        """The function of a segment."""
+        paths = {item.value: path_text(item.name) for item in self.graph.parameters}
+        style = Style(self.graph, self.axes, paths, self.functions, self.variant)
+        arguments = dict(zip(row.segment.reads, row.arguments, strict=True))
+        inputs = tuple(name for held, name in arguments.items() if held.value in self.arguments)
+        steps, writes, known = row.segment.steps, row.segment.writes, numbers(program, self.graph)
+        return self.function(row.function, arguments, steps, writes, style, known, inputs)
+
+    def block(self, program: LoweredProgram, step: Loop, *others: Loop) -> tuple[str, list[Place]]:
+        """The function of a repeated block, in all loops over it; `p` is the block's own namespace."""
         member = f"{step.repeat.prefix}.{step.repeat.members[0]}."
         inside = [item for item in self.graph.parameters if item.name.startswith(member)]
         paths = {item.value: path_text(item.name.removeprefix(member)) for item in inside}
         style = Style(self.graph, self.axes, paths, self.functions, self.variant)
         arguments: dict[LocalValue, str] = {}
         for held in step.entries:
-            arguments[held] = _unused(re.sub(r"_\d+$", "", held.value), {*arguments.values(), *self.reserved})
-        name = self.functions[step.repeat.nodes[0][0].name]
-        known = numbers(program, self.graph, step)
+            arguments[held] = unused(re.sub(r"_\d+$", "", held.value), {*arguments.values(), *self.reserved})
+        name = self.functions[key_of(step.repeat)]
+        known = numbers(program, self.graph, step, *others)
         return self.function(name, arguments, step.body, step.outputs, style, known)
 
     def function(
@@ -196,8 +208,12 @@ class _Writer:
         outputs: Sequence[LocalValue],
         style: Style,
         known: Numbers,
+        inputs: Sequence[str] = (),
     ) -> tuple[str, list[Place]]:
-        """One function: its lines with comments, and the return; and where in it the `known` steps are."""
+        """One function: its lines with comments, and the return; and where in it the `known` steps are.
+
+        `inputs` are those of its arguments that the user passes.
+        """
         body = lines(steps, outputs, style)
         bases = {item.value: _base(item.name) for item in self.graph.parameters}
         named = naming.assign(body, arguments, outputs, bases, self.reserved)
@@ -207,8 +223,7 @@ class _Writer:
 
         returned = ", ".join(str(names(held)) for held in outputs)
         rows = [row for line in body for row in self._rows(line, names, returned if line is body[-1] else "")]
-        if name == "forward":  # a block's arguments come from convolutions already
-            rows = [*_images_first(arguments.values(), rows), *rows]
+        rows = [*_images_first(inputs, rows), *rows]  # other arguments come from convolutions already
         if not rows or not rows[-1][0].startswith("    return "):
             rows.append((f"    return {returned}", ""))
         code = "\n".join([f"def {name}({', '.join(['p', *arguments.values()])}):", *_with_comments(rows)])
@@ -290,9 +305,3 @@ def _base(name: str) -> str:
     parts = [re.sub(r"\W", "_", part) for part in name.split(".") if not part.isdigit()]
     text = "_".join(parts[-2:])
     return text if text.isidentifier() else f"x{text}"
-
-
-def _unused(name: str, taken: set[str]) -> str:
-    while name in taken:
-        name += "_"
-    return name

@@ -212,7 +212,7 @@ class _Scope:
         last = len(repeat.nodes) - 1
         writes = tuple(self._made(repeat, last, position) for position in repeat.outputs())
         body = _needed(inner.steps, outputs)
-        self.steps.append(Loop(repeat, body, tuple(entries), outputs, carried, tuple(reads), writes, recomputed))
+        self.steps.append(Loop(repeat, body, tuple(entries), outputs, carried, tuple(reads), writes, recomputed, key))
         for held in writes:
             self.held[held.value] = [held.layouts]
 

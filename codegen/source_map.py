@@ -22,25 +22,26 @@ from autopar.ir.plan import Place
 Numbers = Mapping[str, tuple[tuple[str, ...], int | None]]  # by label: the calls that it stands for, or the conversion
 
 
-def numbers(program: LoweredProgram, graph: Graph, loop: Loop | None = None) -> Numbers:
-    """What the labels of a function stand for: of `loop`, or of the whole model."""
+def numbers(program: LoweredProgram, graph: Graph, *loops: Loop) -> Numbers:
+    """What the labels of a function stand for: that of the blocks of these loops, or of the whole model."""
+    loop = loops[0] if loops else None
     by_label: dict[str, tuple[tuple[str, ...], int | None]] = {}
     makers = graph.producers()
     for step in program.steps if loop is None else loop.body:
         if isinstance(step, Run):
-            by_label[label(step)] = (_calls(step.annotated.node.name, loop), None)
+            by_label[label(step)] = (_calls(step.annotated.node.name, loops), None)
         elif isinstance(step, Update):
             producers = [makers[name].name for name in (step.reads.value,) if name in makers]
-            by_label[label(step)] = (tuple(call for name in producers for call in _calls(name, loop)), None)
+            by_label[label(step)] = (tuple(call for name in producers for call in _calls(name, loops)), None)
     return by_label | {label(step): ((), index) for step, index in _conversions(program, loop)}
 
 
-def _calls(name: str, loop: Loop | None) -> tuple[str, ...]:
-    """The call in every round of a loop."""
-    if loop is None:
+def _calls(name: str, loops: Sequence[Loop]) -> tuple[str, ...]:
+    """The call of the first of the loops in every round of all of them."""
+    if not loops:
         return (name,)
-    at = [node.name for node in loop.repeat.nodes[0]].index(name)
-    return tuple(nodes[at].name for nodes in loop.repeat.nodes)
+    at = [node.name for node in loops[0].repeat.nodes[0]].index(name)
+    return tuple(nodes[at].name for loop in loops for nodes in loop.repeat.nodes)
 
 
 def _conversions(program: LoweredProgram, loop: Loop | None) -> list[tuple[Step, int]]:

@@ -179,16 +179,26 @@ def _call_text(step: Run, style: Style, names: Names) -> str:
 
 
 def _loop_text(step: Loop, style: Style, names: Names) -> str:
-    """The loop: the carried variables keep their names from round to round, so what goes in is what comes out."""
+    """The loop: the carried variables keep their names from round to round, so what goes in is what comes out.
+
+    A single block is called by itself.
+    """
     carried = dict(step.carried)
+    targets = ", ".join(str(names(held)) for held in step.writes)
+    function = style.functions[step.repeat.nodes[0][0].name]
+    if len(step.repeat.members) == 1:
+        block = path_text(f"{step.repeat.prefix}.{step.repeat.members[0]}")
+        return f"{targets} = {_block_call(step, function, [block, *map(names, step.reads)])}"
     arguments = [names(step.writes[carried[i]]) if i in carried else names(held) for i, held in enumerate(step.reads)]
     starts = {str(names(step.writes[output])): str(names(step.reads[entry])) for entry, output in step.carried}
     renamed = {after: before for after, before in starts.items() if after != before}
     first = f"{', '.join(renamed)} = {', '.join(renamed.values())}\n" if renamed else ""
-    targets = ", ".join(str(names(held)) for held in step.writes)
-    function, call = style.functions[step.repeat.nodes[0][0].name], ", ".join(["layer", *map(str, arguments)])
-    call = f"recompute({function}, {call})" if step.recomputed else f"{function}({call})"
-    return f"{first}for layer in {_members(step.repeat)}:\n    {targets} = {call}"
+    return f"{first}for layer in {_members(step.repeat)}:\n    {targets} = {_block_call(step, function, ['layer', *arguments])}"
+
+
+def _block_call(step: Loop, function: str, arguments: Sequence[object]) -> str:
+    text = ", ".join(map(str, arguments))
+    return f"recompute({function}, {text})" if step.recomputed else f"{function}({text})"
 
 
 def _members(repeat: Repeat) -> str:

@@ -69,6 +69,12 @@ class Loop:
     reads: tuple[LocalValue, ...]
     writes: tuple[LocalValue, ...]
     recomputed: bool = False
+    first: str = ""  # call of all these blocks: they may be in several segments, each with a loop of its own
+
+    @property
+    def function(self) -> tuple[object, ...]:
+        """What loops have in common whose blocks are the same function."""
+        return self.first, tuple(held.layouts for held in (*self.entries, *self.outputs)), self.recomputed
 
 
 Step = Run | Convert | Update | Loop
