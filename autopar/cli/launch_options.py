@@ -6,14 +6,11 @@ import argparse
 from collections.abc import Sequence
 
 
-def add_hosts(parser: argparse.ArgumentParser) -> None:
-    """Add ``--hosts``."""
+def add_hosts(parser: argparse.ArgumentParser, example: str) -> None:
+    """Add ``--hosts``, and let the command have the words behind ``--``, as `mpiexec` of its arguments."""
     parser.add_argument("--hosts", metavar="LIST", help="hosts and their ranks for mpiexec, as in a:2,b:2")
-
-
-def take_words(parser: argparse.ArgumentParser) -> None:
-    """Let the command have the words behind ``--``, as `mpiexec` of its arguments."""
     parser.set_defaults(mpiexec=[])
+    parser.description = f"{parser.description} Words after -- go to mpiexec, as in `{example}`."
 
 
 def split(words: Sequence[str]) -> tuple[list[str], list[str]]:

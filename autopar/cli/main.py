@@ -43,7 +43,10 @@ def parser() -> Parser:
     top.add_argument("--version", action="version", version=f"autopar {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
     for command in _COMMANDS:
-        command.add(commands)
+        text = f"{command.TEXT.capitalize()}."
+        options = commands.add_parser(command.NAME, help=command.TEXT, description=text, allow_abbrev=False)
+        options.set_defaults(run=command.run)
+        command.add(options)
     return top
 
 

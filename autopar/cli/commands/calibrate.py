@@ -14,7 +14,7 @@ import os
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from autopar.cli import launch_options
 from autopar.cli.option_types import count
@@ -28,20 +28,18 @@ if TYPE_CHECKING:
     from autopar.ir.calibration_data import Measurements
 
 NAME = "calibrate"
+TEXT = "measure this machine and write its profile"
 _MODULE = "autopar.runtime.calibration.run"
 _RULE = "a profile is one TOML file"
 
 
-def add(commands: Any) -> None:  # noqa: ANN401
-    """Add the command."""
-    text = "measure this machine and write its profile"
-    more = "Words after -- go to mpiexec, as in `autopar calibrate -n 4 -o cluster.toml -- -hosts a:2,b:2`."
-    parser = commands.add_parser(NAME, help=text, description=f"{text.capitalize()}. {more}", allow_abbrev=False)
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     parser.add_argument("-n", type=count(1), metavar="RANKS", help="ranks that measure together (one per core)")
     parser.add_argument(
         "-o", "--output", required=True, metavar="FILE", help="the profile to write, as in machine.toml"
     )
-    launch_options.add_hosts(parser)
+    launch_options.add_hosts(parser, "autopar calibrate -n 4 -o cluster.toml -- -hosts a:2,b:2")
     parser.add_argument("--base", default="cpu", metavar="MACHINE", help="profile that has what is not measured (cpu)")
     what = "take measurements that a job of your own has written, instead of starting one"
     parser.add_argument("--from", dest="raw", metavar="FILE", help=what)
@@ -52,8 +50,6 @@ def add(commands: Any) -> None:  # noqa: ANN401
         "--quick", action="store_true", help="a trial with small tensors; its profile is not to be used"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
-    launch_options.take_words(parser)
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

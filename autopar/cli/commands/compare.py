@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from autopar.cli.option_types import results_only
 from autopar.ir.units import bytes_text
@@ -21,18 +21,16 @@ if TYPE_CHECKING:
     from autopar.analysis.baseline_comparison import Compared
 
 NAME = "compare"
+TEXT = "compare the plan of a model with fixed ones, as data or tensor parallelism"
 
 
-def add(commands: Any) -> None:  # noqa: ANN401
-    """Add the command."""
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     from autopar.cli.commands.compile import add_options
 
-    text = "compare the plan of a model with fixed ones, as data or tensor parallelism"
-    parser = commands.add_parser(NAME, help=text, description=text.capitalize() + ".", allow_abbrev=False)
     parser.add_argument("model", help="model.py, or model.py:NAME for another attribute than `model`")
     add_options(parser)
     parser.add_argument("--json", action="store_true", help="print the table as JSON")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

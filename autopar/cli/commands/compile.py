@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from autopar.planning.grid_search import Tried
 
 NAME = "compile"
+TEXT = "compile a model file for a grid of ranks"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -69,17 +70,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--return", action="append", default=[], dest="outputs", metavar="OUTPUT", help=also)
 
 
-def add(commands: Any) -> None:  # noqa: ANN401 (argparse's type for this is private)
-    """Add the command."""
-    text = "compile a model file for a grid of ranks"
-    parser = commands.add_parser(NAME, help=text, description=text.capitalize() + ".", allow_abbrev=False)
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     parser.add_argument("model", help="model.py, or model.py:NAME for another attribute than `model`")
     add_options(parser)
     sizes = "rows that batches will have, as in 4,8,17: each gets a program of its own where one cannot serve all"
     parser.add_argument("--batch-sizes", type=counts, default=(), metavar="ROWS", help=sizes)
     parser.add_argument("-o", "--output", default="build", metavar="FOLDER", help="folder to write (build)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of progress")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

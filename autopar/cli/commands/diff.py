@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from autopar.cli.option_types import count
 from autopar.ir.units import bytes_text
@@ -19,17 +19,15 @@ if TYPE_CHECKING:
     from autopar.analysis.plan_diff import Difference, Total
 
 NAME = "diff"
+TEXT = "show what differs between two plans"
 
 
-def add(commands: Any) -> None:  # noqa: ANN401
-    """Add the command."""
-    text = "show what differs between two plans"
-    parser = commands.add_parser(NAME, help=text, description=text.capitalize() + ".", allow_abbrev=False)
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     parser.add_argument("first", help="what `autopar compile` wrote")
     parser.add_argument("second", help="the folder of another plan of the same model")
     parser.add_argument("--most", type=count(1), default=20, metavar="N", help="rows to show per table (20)")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from autopar.cli.option_types import count, results_only
 
@@ -26,23 +26,21 @@ if TYPE_CHECKING:
     from autopar.planning.alternatives import Alternative
 
 NAME = "explain"
+TEXT = "compare what an operator could have done, with costs"
 _LEGEND = (
     "a letter is split over the axis; replicate, copied: every rank computes the whole call; linear 0: partial sums of operand 0",
     "around: conversions of operands and results, gradient sums and updates of its parameters. change: the other calls stay.",
 )
 
 
-def add(commands: Any) -> None:  # noqa: ANN401
-    """Add the command."""
-    text = "compare what an operator could have done, with costs"
-    parser = commands.add_parser(NAME, help=text, description=text.capitalize() + ".", allow_abbrev=False)
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     parser.add_argument("folder", help="what `autopar compile` wrote")
     parser.add_argument("name", help="a module path, a call's name, or a pattern over either ('*.c_fc')")
     parser.add_argument("--most", type=count(1), default=12, metavar="N", help="alternatives to show per operator (12)")
     record = "print the discovered rules of these operators as Python, ready to paste"
     parser.add_argument("--record", action="store_true", help=record)
     parser.add_argument("--json", action="store_true", help="print all alternatives as JSON")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

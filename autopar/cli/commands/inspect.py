@@ -11,7 +11,7 @@ With ``--json`` the plan as it stands in plan.json, whose keys are the fields of
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from autopar.analysis import split_summary
 from autopar.artifact import CompiledFolder, load
@@ -43,18 +43,16 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 NAME = "inspect"
+TEXT = "show a plan: splits, communication, time, memory"
 VIEWS = ("source", "module", "cost", "parameters")
 
 
-def add(commands: Any) -> None:  # noqa: ANN401
-    """Add the command."""
-    text = "show a plan: splits, communication, time, memory"
-    parser = commands.add_parser(NAME, help=text, description=text.capitalize() + ".", allow_abbrev=False)
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     parser.add_argument("folder", help="what `autopar compile` wrote")
     views = "source: the model's lines; module: every operator; cost: dearest first; parameters: layouts (source)"
     parser.add_argument("--view", choices=VIEWS, default="source", help=views)
     parser.add_argument("--json", action="store_true", help="the whole plan as JSON")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -15,7 +15,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 NAME = "report"
+TEXT = "set a plan's predictions beside what `autopar run --profile` has measured"
 _TOP = 15
 _NOTES = (
     "times: of one step, 4 x together; measured: median of the profiled steps, slowest rank; of primitives the rank that came last",
@@ -40,16 +41,13 @@ _NOTES = (
 )
 
 
-def add(commands: Any) -> None:  # noqa: ANN401
-    """Add the command."""
-    text = "set a plan's predictions beside what `autopar run --profile` has measured"
-    parser = commands.add_parser(NAME, help=text, description=text.capitalize() + ".", allow_abbrev=False)
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     parser.add_argument("folder", help="what `autopar compile` wrote and `autopar run --profile` has run")
     parser.add_argument("--json", action="store_true", help="everything as JSON")
     traced = "write a Chrome trace of the predicted step and of every rank's (opens in Perfetto)"
     parser.add_argument("--trace", metavar="FILE", help=traced)
     parser.add_argument("--top", type=count(0), default=_TOP, metavar="N", help=f"rows per table, 0 for all ({_TOP})")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from autopar.cli import launch_options
 from autopar.cli.option_types import count
 from autopar.files import check_file
 
 NAME = "run"
+TEXT = "train a compiled model on MPI ranks"
 
 
-def add(commands: Any) -> None:  # noqa: ANN401
-    """Add the command."""
-    text = "train a compiled model on MPI ranks"
-    more = "Words after -- go to mpiexec, as in `autopar run build -- -hosts a:2,b:2`."
-    parser = commands.add_parser(NAME, help=text, description=f"{text.capitalize()}. {more}", allow_abbrev=False)
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     parser.add_argument("folder", help="what `autopar compile` wrote")
     parser.add_argument("--steps", type=count(0), metavar="N", help="training steps (100; with --profile 20)")
     beside = "run the sequential model beside the first N steps (0)"
@@ -30,9 +27,7 @@ def add(commands: Any) -> None:  # noqa: ANN401
     parser.add_argument("--no-rebalance", action="store_true", help="keep the boundaries between ranks as they are")
     profiled = "profile the last steps, for `autopar report`; boundaries stay as they are"
     parser.add_argument("--profile", action="store_true", help=profiled)
-    launch_options.add_hosts(parser)
-    launch_options.take_words(parser)
-    parser.set_defaults(run=run)
+    launch_options.add_hosts(parser, "autopar run build -- -hosts a:2,b:2")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -19,7 +19,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from autopar.cli.option_types import count, results_only
 from autopar.errors import ConfigError, refusal
@@ -32,14 +32,13 @@ if TYPE_CHECKING:
     from autopar.ir.plan import Plan
 
 NAME = "simulate"
+TEXT = "what a step would cost, in time and on other numbers of ranks, without running it"
 _MOST = 2**20
 _RULES = {"--trace": "a trace is a file of its own", "--svg": "a picture is a file of its own"}
 
 
-def add(commands: Any) -> None:  # noqa: ANN401
-    """Add the command."""
-    text = "what a step would cost, in time and on other numbers of ranks, without running it"
-    parser = commands.add_parser(NAME, help=text, description=text.capitalize() + ".", allow_abbrev=False)
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     parser.add_argument("folder", help="what `autopar compile` wrote")
     grid = "plan the model anew for this grid, as in 4x2; repeatable"
     parser.add_argument("--grid", action="append", default=[], metavar="GRID", help=grid)
@@ -62,7 +61,6 @@ def add(commands: Any) -> None:  # noqa: ANN401
     parser.add_argument("--trace", metavar="FILE", help=trace)
     parser.add_argument("--svg", metavar="FILE", help="draw the scaling curves")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
-    parser.set_defaults(run=run)
 
 
 def ranks_of(text: str) -> tuple[int, ...]:

@@ -11,24 +11,21 @@ import json
 import math
 import time
 from pathlib import Path
-from typing import Any
 
 from autopar.cli.option_types import seconds
 
 NAME = "solve"
+TEXT = "solve a partition problem from a file"
 
 
-def add(commands: Any) -> None:  # noqa: ANN401
-    """Add the command."""
-    text = "solve a partition problem from a file"
-    parser = commands.add_parser(NAME, help=text, description=text.capitalize() + ".", allow_abbrev=False)
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     parser.add_argument("problem", help="an instance of the IOPDDL contest, .json or .json.gz")
     limit = "wall-clock time, reading included (60)"
     parser.add_argument("--time-limit", type=seconds, default=60.0, metavar="SECONDS", help=limit)
     solvers = ["auto", "ilp", "search", "exhaustive"]
     parser.add_argument("--solver", default="auto", choices=solvers, help="how the choice is found (auto)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from autopar.cli import launch_options
 from autopar.cli.option_types import count
@@ -18,14 +18,12 @@ if TYPE_CHECKING:
     from autopar.cli.parser import Parser
 
 NAME = "verify"
+TEXT = "compare a compiled model with the sequential one, and test adjoints"
 RANKS = 4
 
 
-def add(commands: Any) -> None:  # noqa: ANN401
-    """Add the command."""
-    text = "compare a compiled model with the sequential one, and test adjoints"
-    more = "Words after -- go to mpiexec, as in `autopar verify build -- -hosts a:2,b:2`."
-    parser = commands.add_parser(NAME, help=text, description=f"{text.capitalize()}. {more}", allow_abbrev=False)
+def add(parser: Parser) -> None:
+    """Add the options."""
     parser.add_argument("folder", nargs="?", help="what `autopar compile` wrote; may be left out with --adjoint")
     parser.add_argument("--adjoint", action="store_true", help="only the adjoint test: <Fx,y> = <x,F*y> in float64")
     parser.add_argument(
@@ -39,8 +37,7 @@ def add(commands: Any) -> None:  # noqa: ANN401
     parser.add_argument("--steps", type=count(1), default=3, metavar="N", help="optimizer steps to compare after (3)")
     parser.add_argument("--seed", type=int, default=0, help="of the initial parameters, and of test vectors (0)")
     parser.add_argument("--verbose", action="store_true", help="show every communication, not the worst ones alone")
-    launch_options.add_hosts(parser)
-    launch_options.take_words(parser)
+    launch_options.add_hosts(parser, "autopar verify build -- -hosts a:2,b:2")
     parser.add_argument("--json", action="store_true", help="print the differences as JSON")
     parser.set_defaults(run=partial(run, parser))
 
