@@ -140,11 +140,11 @@ class Compiled:
 
         Raises what `compile` raises after the capture: ConfigError, InfeasiblePlan.
         """
-        asked: dict[str, Any] = {
+        changes: dict[str, Any] = {
             "solver": solver, "pins": None if pin is None else tuple(pin), "bans": None if ban is None else tuple(ban),
             "optimizer": optimizer, "time_limit": time_limit, "measure": measure, "recompute": recompute, "plan": plan,
         }  # fmt: skip
-        options = replace(self.plan.options, **{name: value for name, value in asked.items() if value is not None})
+        options = replace(self.plan.options, **{name: value for name, value in changes.items() if value is not None})
         if memory is not None:
             options = replace(options, memory=None if memory == "machine" else bytes_of(memory))
         grid = self.plan.grid if grid is None else grid
@@ -253,10 +253,10 @@ def _with_others(compiled: Compiled, sizes: Sequence[int], tell: Progress) -> Co
     """With programs for those of the sizes that the program does not take."""
     programs = [compiled]
     for rows in sizes:
-        if not any(one.plan.batch.accepts(rows) for one in programs):
+        if not any(other.plan.batch.accepts(rows) for other in programs):
             programs.append(compiled.for_rows(rows, progress=tell))
     _, *others = programs
-    batch = replace(compiled.plan.batch, others=tuple(one.plan.batch.rows for one in others))
+    batch = replace(compiled.plan.batch, others=tuple(other.plan.batch.rows for other in others))
     return replace(compiled, plan=replace(compiled.plan, batch=batch), others=tuple(others))
 
 
@@ -315,7 +315,7 @@ def _code(candidate: Candidate, subject: Subject) -> tuple[program.Emitted, Batc
     from autopar.runtime import __all__ as exported
 
     built, decision, nodes = candidate.built, candidate.decision, candidate.parts.nodes
-    seconds = {node.name: node.seconds_forward + node.seconds_backward for node in nodes}
+    seconds = {node.name: node.seconds for node in nodes}
     inside = {node.name: plan_record.exchanged(node) for node in nodes}
     heading = program.Text(built.graph.name, Path(subject.source.path).name, built.grid, seconds, inside)
     emit = partial(program.emit, built.graph, decision, candidate.program, heading, frozenset(exported))
@@ -333,8 +333,8 @@ def _code(candidate: Candidate, subject: Subject) -> tuple[program.Emitted, Batc
 def _shape(grid: str | GridShape) -> GridShape:
     shape = grid if isinstance(grid, GridShape) else GridShape.parse(grid)
     if shape.place:
-        given, rule = "it has a place axis", "a grid's axes split tensors; the graph itself is not divided yet"
-        raise ConfigError(refusal(f"grid {shape}", given, rule, fix="leave the place axis out"))
+        fault, rule = "it has a place axis", "a grid's axes split tensors; the graph itself is not divided yet"
+        raise ConfigError(refusal(f"grid {shape}", fault, rule, fix="leave the place axis out"))
     return shape
 
 

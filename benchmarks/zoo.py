@@ -52,7 +52,7 @@ def predict(name: str, grid: str, small: bool) -> FamilyPrediction:
     model = family(name, small)
     start = time.perf_counter()
     plan = autopar.compile(model.module, batch(model), grid=grid, name=name).plan
-    seconds = {node.name: node.seconds_forward + node.seconds_backward for node in plan.nodes}
+    seconds = {node.name: node.seconds for node in plan.nodes}
     bare = [node for node in plan.nodes if not node.ruled]
     return FamilyPrediction(
         name=name,

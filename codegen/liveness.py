@@ -16,7 +16,7 @@ from autopar.codegen.steps import Convert, LocalValue, Loop, Run, Step, running
 from autopar.costmodel import memory
 from autopar.costmodel.local_shapes import local_bytes
 from autopar.ir.conversions import PRIMITIVES
-from autopar.ir.graph import ITEMSIZE, Graph, Value
+from autopar.ir.graph import ITEMSIZE, Value
 from autopar.ir.grid import GridShape
 from autopar.ir.layout import Copied, Layouts, Shard
 from autopar.partitioner.formulation.priced_problem import Decision, PricedProblem
@@ -165,7 +165,7 @@ class Walk:
         """All rounds of a loop: what a block hands on enters the next."""
         entering = [tensors[held] for held in step.reads]
         arguments = {held: f"entry{i}" for i, held in enumerate(step.entries)}
-        for parameters in _blocks(self.built.graph, step):
+        for parameters in _blocks(step):
             inside = dict(zip(step.entries, entering, strict=True))
             begun, before = self.clock, len(self.kept)
             self.function(step.body, arguments, inside, step.outputs, parameters)
@@ -327,7 +327,7 @@ class Walk:
         )
 
 
-def _blocks(graph: Graph, step: Loop) -> list[dict[str, str]]:
+def _blocks(step: Loop) -> list[dict[str, str]]:
     """Per round of a loop: the parameters that take the place of the first block's."""
     first = step.repeat.nodes[0]
     return [

@@ -18,7 +18,7 @@ from autopar.codegen.local_extents import local_of
 from autopar.codegen.steps import Convert, LocalValue, Loop, Run, Step, Update, running
 from autopar.codegen.symbolic_batch import Variant, conversion_for, merged, run_for
 from autopar.costmodel.redistribution import Conversion
-from autopar.ir.graph import Dtype, Graph, Ref
+from autopar.ir.graph import Graph, Ref
 from autopar.ops.broken_records import failing
 from autopar.ops.record.emit_context import emit_context
 from autopar.ops.record.overloads import gives_list
@@ -279,11 +279,6 @@ def expression(text: str) -> Expr:
     """Python source as an operand: whether it needs brackets is read off its syntax tree."""
     body = ast.parse(text, mode="eval").body
     return Expr(text, isinstance(body, ast.Name | ast.Attribute | ast.Call | ast.Subscript))
-
-
-def dtype_text(dtype: Dtype) -> str:
-    """A dtype argument as source."""
-    return f"torch.{dtype.name}"
 
 
 def path_text(name: str) -> str:

@@ -23,21 +23,6 @@ from autopar.ops.record.op import Op
 from autopar.ops.record.rule import Call, Choice, Rule
 from autopar.ops.saved_tensors import scratch, words
 
-__all__ = [
-    "Allocation",
-    "kept",
-    "kept_names",
-    "local_bytes",
-    "optimizer_copies",
-    "parameter_bytes",
-    "parameter_parts",
-    "peak",
-    "saved_bytes",
-    "scratch_bytes",
-    "timeline",
-    "update_copies",
-]
-
 _COPIES = {"sgd": 0, "momentum": 1, "adamw": 2}
 
 

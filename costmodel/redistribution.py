@@ -37,8 +37,6 @@ from autopar.ir.grid import GridShape
 from autopar.ir.layout import Copied, Layout, Layouts, Partial, Replicate
 from autopar.ir.machine import Machine
 
-__all__ = ["Conversion", "compatible", "conversion_matrix", "plain", "plan_conversion"]
-
 Floats = NDArray[np.float64]
 Index = tuple[int, ...]
 

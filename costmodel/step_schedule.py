@@ -120,7 +120,7 @@ def _every(at: int, times: int, blocks: Sequence[Sequence[Sequence[int]]]) -> li
 
 
 def _inside(nodes: Sequence[NodePlan], path: str) -> list[int]:
-    return [i for i, node in enumerate(nodes) if node.module == path or node.module.startswith(path + ".")]
+    return [i for i, node in enumerate(nodes) if node.within(path)]
 
 
 def _gradients(parts: Parts, done: dict[str, int], last: int) -> Iterator[gradient_buckets.Gradient]:

@@ -46,16 +46,12 @@ def unruled_share(plan: Plan) -> float:
 
 
 def _operators(plan: Plan, whether: Callable[[NodePlan], bool]) -> tuple[Operator, ...]:
-    total = sum(map(_seconds, plan.nodes)) or 1.0
+    total = sum(node.seconds for node in plan.nodes) or 1.0
     groups: dict[tuple[str, str], list[NodePlan]] = {}
     for node in filter(whether, plan.nodes):
         groups.setdefault((node.target, node.letters.removeprefix(_MARK)), []).append(node)
     operators = []
     for (target, letters), nodes in groups.items():
-        taken = sum(map(_seconds, nodes))
+        taken = sum(node.seconds for node in nodes)
         operators.append(Operator(target, letters, len(nodes), taken, taken / total, nodes[0].source))
     return tuple(sorted(operators, key=lambda operator: (-operator.seconds, operator.target, operator.letters)))
-
-
-def _seconds(node: NodePlan) -> float:
-    return node.seconds_forward + node.seconds_backward

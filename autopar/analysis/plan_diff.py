@@ -170,7 +170,7 @@ def _calls(pairs: _Pairs, grids: tuple[GridShape, GridShape]) -> tuple[CallChang
     for (module, target, _, before, after), members in groups.items():
         node = members[0][0]
         path = module if len(members) > 1 else node.module
-        seconds = (sum(_seconds(pair[side]) for pair in members) for side in (0, 1))
+        seconds = (sum(pair[side].seconds for pair in members) for side in (0, 1))
         changes.append(CallChange(path, target, node.source, node.code, len(members), before, after, *seconds))
     return tuple(changes)
 
@@ -196,10 +196,6 @@ def _split(node: NodePlan, grid: GridShape) -> str:
         if size > 1
     ]
     return " ".join(words) or "whole"
-
-
-def _seconds(node: NodePlan) -> float:
-    return node.seconds_forward + node.seconds_backward
 
 
 def general(path: str) -> str:
@@ -242,7 +238,7 @@ def _runs(plan: Plan) -> tuple[Counter[tuple[str, ...]], dict[tuple[str, ...], t
         if moved:
             key = (conversion.primitive, conversion.axis, general_value(value), general(module))
             runs[key] += times
-            one_run.setdefault(key, (moved, conversion.seconds_forward + conversion.seconds_adjoint))
+            one_run.setdefault(key, (moved, conversion.seconds))
 
     for conversion in plan.conversions:
         add(conversion, conversion.value, conversion.module, conversion.times)

@@ -172,7 +172,7 @@ class _ComparisonBuilder:
         return Exchange(
             name=f"{conversion.primitive} of {conversion.value} over {conversion.axis}",
             times=conversion.times,
-            predicted=conversion.times * (conversion.seconds_forward + conversion.seconds_adjoint),
+            predicted=conversion.times * conversion.seconds,
             measured=self.of(at, (*FORWARD, *BACKWARD)),
             module=conversion.module,
             code=f"for {whom}",

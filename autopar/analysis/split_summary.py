@@ -17,13 +17,13 @@ WHOLE = "nothing"
 def shares(plan: Plan) -> dict[str, dict[str, float]]:
     """Per axis and word the share of compute time, largest first."""
     counted = [node for node in plan.nodes if not node.letters.startswith("d*")] or list(plan.nodes)
-    total = sum(map(_seconds, counted)) or 1.0
+    total = sum(node.seconds for node in counted) or 1.0
     per_axis: dict[str, dict[str, float]] = {}
     for position, axis in enumerate(GridShape.parse(plan.grid).names):
         parts: dict[str, float] = {}
         for node in counted:
             word = meaning(node, node.choices[position])
-            parts[word] = parts.get(word, 0.0) + _seconds(node) / total
+            parts[word] = parts.get(word, 0.0) + node.seconds / total
         per_axis[axis] = dict(sorted(parts.items(), key=lambda item: -item[1]))
     return per_axis
 
@@ -68,7 +68,3 @@ def _words(share: dict[str, float]) -> str:
 def _axes(plan: Plan) -> tuple[tuple[str, ...], tuple[int, ...]]:
     grid = GridShape.parse(plan.grid)
     return grid.names, grid.sizes
-
-
-def _seconds(node: NodePlan) -> float:
-    return node.seconds_forward + node.seconds_backward

@@ -15,7 +15,6 @@ from autopar.cli.tables import (
     Heading,
     amounts,
     cut,
-    inside,
     milliseconds,
     short,
     shown,
@@ -43,12 +42,7 @@ class SourceLine:
     @property
     def heaviest(self) -> NodePlan:
         """The call that takes longest."""
-        return max(self.calls, key=seconds)
-
-
-def seconds(node: NodePlan) -> float:
-    """Compute seconds of a call, forward and backward."""
-    return node.seconds_forward + node.seconds_backward
+        return max(self.calls, key=lambda call: call.seconds)
 
 
 def group(plan: Plan) -> list[SourceLine]:
@@ -80,7 +74,7 @@ def lines(plan: Plan) -> Table:
     shown_as: tuple[str, str] | None = None
     rest = [conversion for conversion in plan.conversions if not conversion.consumers]
     for line in group(plan):
-        entering = [move for move in rest if move.module and _enters(move, line.calls[0])]
+        entering = [move for move in rest if move.module and line.calls[0].within(move.module)]
         rest = [move for move in rest if move not in entering]
         add_moved(listing, entering)
         file, _, number = line.source.rpartition(":")
@@ -97,7 +91,7 @@ def lines(plan: Plan) -> Table:
             f"{name}  {often} x" if often > 1 else name,
             cut(line.heaviest.code.strip()),
             splits(line.heaviest, axes),
-            _or_nothing(milliseconds, sum(map(seconds, line.calls))),
+            _or_nothing(milliseconds, sum(call.seconds for call in line.calls)),
             _or_nothing(bytes_text, sum(call.saved_bytes for call in line.calls)),
         )
         add_moved(
@@ -110,15 +104,11 @@ def lines(plan: Plan) -> Table:
 def letters(plan: Plan, *, every: bool = False) -> Table:
     """The letters of every operator, or of those only that are neither elementwise nor free."""
     listing = table("operator", "letters")
-    calls = [node for node, _ in shown(plan) if every or (seconds(node) and not node.letters.startswith("d*"))]
+    calls = [node for node, _ in shown(plan) if every or (node.seconds and not node.letters.startswith("d*"))]
     notes = {short(node.target): node.letters for node in calls}
     for name, note in sorted(notes.items()):
         listing.add_row(name, note)
     return listing
-
-
-def _enters(move: ConversionPlan, node: NodePlan) -> bool:
-    return inside(node.module, move.module)
 
 
 def converted(plan: Plan, calls: Iterable[NodePlan]) -> list[ConversionPlan]:
@@ -132,7 +122,7 @@ def add_moved(listing: Table, moves: Iterable[ConversionPlan | InnerPlan]) -> No
     for move in moves:
         if amounts(move):
             text = f"+ {move.primitive} {amounts(move)}"
-            taken = milliseconds(move.seconds_forward + move.seconds_adjoint)
+            taken = milliseconds(move.seconds)
             cells = {"code": text, "operator": f"  {text}", "split": f"over {move.axis}", "time": taken}
             listing.add_row(*(cells.get(str(column.header), "") for column in listing.columns))
 

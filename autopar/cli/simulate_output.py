@@ -52,7 +52,7 @@ def show_step(plan: Plan, noise: Noise, spent: Ranks, even: float, events: Mappi
     """One step for people: a table, and the lanes of the ranks of interest."""
     listing = table("", "")
     listing.show_header = False
-    for name, text in _rows(plan, noise, spent, even).items():
+    for name, text in _rows(noise, spent, even).items():
         listing.add_row(name, text)
     show(listing, title=f"{plan.name} on grid {plan.grid}, machine {plan.machine.name}: one step, predicted")
     for rank in list(events)[:4] if len(spent.waiting) > 1 and not noise.quiet else [0]:
@@ -63,7 +63,7 @@ def show_step(plan: Plan, noise: Noise, spent: Ranks, even: float, events: Mappi
     note("", LANES)
 
 
-def _rows(plan: Plan, noise: Noise, spent: Ranks, even: float) -> dict[str, str]:
+def _rows(noise: Noise, spent: Ranks, even: float) -> dict[str, str]:
     parts = _parts(spent)
     spread = f", {milliseconds(min(spent.steps))} to {milliseconds(max(spent.steps))} over {len(spent.steps)} steps"
     rows = {

@@ -60,6 +60,11 @@ class InnerPlan:
     seconds_forward: float
     seconds_adjoint: float
 
+    @property
+    def seconds(self) -> float:
+        """Forward plus adjoint."""
+        return self.seconds_forward + self.seconds_adjoint
+
 
 @dataclass(frozen=True, slots=True)
 class NodePlan:
@@ -79,6 +84,15 @@ class NodePlan:
     ruled: bool  # false where the operator has no rule and runs whole on every rank
     inner: tuple[InnerPlan, ...] = ()
 
+    @property
+    def seconds(self) -> float:
+        """What it computes, forward and backward."""
+        return self.seconds_forward + self.seconds_backward
+
+    def within(self, path: str) -> bool:
+        """Whether the call is made by the module at `path`, or by one in it."""
+        return self.module == path or self.module.startswith(path + ".")
+
 
 @dataclass(frozen=True, slots=True)
 class ConversionPlan:
@@ -96,6 +110,11 @@ class ConversionPlan:
     bytes_adjoint: float
     seconds_forward: float
     seconds_adjoint: float
+
+    @property
+    def seconds(self) -> float:
+        """Forward plus adjoint."""
+        return self.seconds_forward + self.seconds_adjoint
 
 
 @dataclass(frozen=True, slots=True)

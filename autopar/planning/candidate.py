@@ -45,14 +45,14 @@ class Candidate:
     @property
     def communication(self) -> float:
         """Seconds of conversions, and of what calls exchange inside."""
-        moved = sum(move.times * (move.seconds_forward + move.seconds_adjoint) for move in self.parts.conversions)
-        inside = sum(move.seconds_forward + move.seconds_adjoint for node in self.parts.nodes for move in node.inner)
+        moved = sum(move.times * move.seconds for move in self.parts.conversions)
+        inside = sum(move.seconds for node in self.parts.nodes for move in node.inner)
         return moved + inside
 
     @property
     def compute(self) -> float:
         """Seconds of all calls."""
-        return sum(node.seconds_forward + node.seconds_backward for node in self.parts.nodes)
+        return sum(node.seconds for node in self.parts.nodes)
 
     @property
     def seconds(self) -> float:

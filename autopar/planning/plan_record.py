@@ -137,7 +137,7 @@ def exchanged(node: NodePlan) -> tuple[float, float, float]:
     return (
         sum(inner.bytes_forward for inner in node.inner),
         sum(inner.bytes_adjoint for inner in node.inner),
-        sum(inner.seconds_forward + inner.seconds_adjoint for inner in node.inner),
+        sum(inner.seconds for inner in node.inner),
     )
 
 

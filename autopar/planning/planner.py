@@ -120,7 +120,9 @@ def planned(request: Request, tell: Progress) -> Candidate:
             tell("repriced", f"gradient sums, {share:.0%} of what was to hide counted; the step is {length}", 0.0)
         tried.append((share, candidate))
     best = overlap.shortest(tried)
-    return best if best.built.problem.limit is not None else _with_tied_loss(search, best)
+    if best.built.problem.limit is not None:
+        return best
+    return replace(best, built=replace(best.built, tied_loss=_tied_loss(search, best)))
 
 
 def _opened(request: Request, tell: Progress) -> _Search:
@@ -216,14 +218,9 @@ def _least_peak(search: _Search, options: Options, sets: tuple[Blocks, ...]) -> 
     return min(outcome.least.held.peak for outcome in fitted)
 
 
-def _with_tied_loss(search: _Search, best: Candidate) -> Candidate:
-    """With the share of its cost by which a plan without a limit would be cheaper if every block chose for itself."""
-    loss = _tied_loss(search, best)
-    return replace(best, built=replace(best.built, tied_loss=loss))
-
-
 def _tied_loss(search: _Search, best: Candidate) -> float | None:
-    """That share, at most; None where to find out takes long, or blocks are computed again."""
+    """By which share of its cost at most a plan without a limit would be cheaper if every block chose for itself; None where
+    to find out takes long, or blocks are computed again."""
     tied, cost = best.built, best.solution.cost
     if not tied.repeats or cost <= 0:
         return 0.0

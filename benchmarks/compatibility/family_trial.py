@@ -127,7 +127,7 @@ def _judged(outcome: FamilyOutcome, differences: Sequence[Deviation]) -> FamilyO
 
 
 def _whole(compiled: Compiled) -> float:
-    seconds = {node.name: node.seconds_forward + node.seconds_backward for node in compiled.plan.nodes}
+    seconds = {node.name: node.seconds for node in compiled.plan.nodes}
     bare = sum(seconds[node.name] for node in compiled.plan.nodes if not node.ruled)
     return bare / max(sum(seconds.values()), 1e-30)
 

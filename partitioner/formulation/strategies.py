@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from autopar.costmodel.redistribution import compatible
+from autopar.costmodel.local_shapes import compatible
 from autopar.errors import ConfigError, refusal
 from autopar.ir.graph import Graph, Node, Value
 from autopar.ir.grid import GridShape

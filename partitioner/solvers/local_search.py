@@ -336,7 +336,7 @@ def _part(core: Core, nodes: list[int]) -> Core:
 def first_fit(state: LocalSearch, costs: list[Array], trials: int) -> tuple[Choice | None, bool]:
     """Depth first with forward checking for any choice that fits; also whether the search was complete."""
     masks = [np.ones(own.size, dtype=bool) for own in costs]
-    stack = [_branches(state, masks, costs)] if _propagate(state, masks) else []
+    stack = [_branches(masks, costs)] if _propagate(state, masks) else []
     while stack:
         if not stack[-1][2]:
             stack.pop()
@@ -351,13 +351,11 @@ def first_fit(state: LocalSearch, costs: list[Array], trials: int) -> tuple[Choi
         inner[node][:] = False
         inner[node][rest.pop(0)] = True
         if _propagate(state, inner):
-            stack.append(_branches(state, inner, costs))
+            stack.append(_branches(inner, costs))
     return None, True
 
 
-def _branches(
-    state: LocalSearch, masks: list[NDArray[np.bool_]], costs: list[Array]
-) -> tuple[list[NDArray[np.bool_]], int, list[int]]:
+def _branches(masks: list[NDArray[np.bool_]], costs: list[Array]) -> tuple[list[NDArray[np.bool_]], int, list[int]]:
     """The open node with the fewest strategies left, and these in order of cost; node -1 where all are decided."""
     left = [(int(mask.sum()), i) for i, mask in enumerate(masks)]
     count, node = min(((n, i) for n, i in left if n > 1), default=(0, -1))

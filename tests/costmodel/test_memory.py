@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autopar.costmodel import memory
+from autopar.costmodel.local_shapes import local_bytes
 from autopar.errors import ConfigError
 from autopar.ir.graph import Node, Ref, Value
 from autopar.ir.grid import GridShape
@@ -110,8 +111,8 @@ def test_an_unknown_optimizer():
 
 
 def test_local_bytes():
-    assert memory.local_bytes((11, 6), 4, (Shard(0), Shard(0)), GRID) == 2 * 6 * 4
-    assert memory.local_bytes((11, 6), 8, (Replicate(), Shard(1)), GRID) == 11 * 3 * 8
+    assert local_bytes((11, 6), 4, (Shard(0), Shard(0)), GRID) == 2 * 6 * 4
+    assert local_bytes((11, 6), 8, (Replicate(), Shard(1)), GRID) == 11 * 3 * 8
 
 
 @given(

@@ -152,7 +152,7 @@ def _module(plan: Plan) -> Table:
             splits(node, axes),
             joined(map(layouts, zip(*(choice.operands for choice in node.choices), strict=True))),
             layouts([choice.results[0] for choice in node.choices]),
-            milliseconds(annotated_source.seconds(node)),
+            milliseconds(node.seconds),
             bytes_text(node.saved_bytes),
         )
         annotated_source.add_moved(listing, node.inner)
@@ -166,7 +166,7 @@ def _cost(plan: Plan) -> Table:
     axes = GridShape.parse(plan.grid).names
     rows = [
         (
-            times * (annotated_source.seconds(node) + _inside(node)),
+            times * (node.seconds + sum(move.seconds for move in node.inner)),
             short(node.target),
             _place(node, plan),
             splits(node, axes),
@@ -176,7 +176,7 @@ def _cost(plan: Plan) -> Table:
     ]
     rows += [
         (
-            conversion.times * (conversion.seconds_forward + conversion.seconds_adjoint),
+            conversion.times * conversion.seconds,
             conversion.primitive,
             _why(conversion),
             f"over {conversion.axis}",
@@ -208,7 +208,3 @@ def _place(node: NodePlan, plan: Plan) -> str:
 
 def _why(move: ConversionPlan) -> str:
     return f"{amounts(move)} for {move.consumers[0] if move.consumers else move.module or 'the loss'}".strip()
-
-
-def _inside(node: NodePlan) -> float:
-    return sum(move.seconds_forward + move.seconds_adjoint for move in node.inner)
