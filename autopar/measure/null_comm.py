@@ -61,6 +61,13 @@ class Mute:
         for out in recvs.values():
             out.zero_()
 
+    def start_send(self, tensor: Tensor, to: int, tag: int, what: str) -> _Done:
+        return _Done()
+
+    def start_receive(self, tensor: Tensor, source: int, tag: int, what: str) -> _Done:
+        tensor.zero_()
+        return _Done()
+
     def broadcast(self, tensor: Tensor, root: int) -> None:
         return
 

@@ -144,6 +144,10 @@ class WatchedComm(ForwardingComm):
         finally:
             self._end()
 
+    def start_receive(self, tensor: Tensor, source: int, tag: int, what: str) -> Work:
+        work = self._inner.start_receive(tensor, source, tag, what)
+        return _WatchedMessage(self, work, tensor, source, what, call_site.here(sys._getframe(1)))
+
     def broadcast(self, tensor: Tensor, root: int) -> None:
         self._begin("broadcast", tensor, (tensor,), (), f"from {self._group.members[root]}" if self._words else "")
         try:
@@ -212,6 +216,11 @@ class WatchedComm(ForwardingComm):
         if self._notes is not None and self._count is not None:
             self._notes.repeat(self._count, _text("wait", site, *_kind(tensor), self.label, ()), number)
 
+    def _note_message(self, what: str, site: CallSite, tensor: Tensor, source: int) -> None:
+        if self._notes is not None and self._count is not None:
+            peers = (self._group.members[source],)
+            self._notes.repeat(self._count, _text(f"receive {what}", site, *_kind(tensor), self.label, peers), 0)
+
     def _end(self) -> None:
         if self._notes is not None:
             self._notes.leave()
@@ -266,6 +275,25 @@ class _Comparison:
     @property
     def fits(self) -> bool:
         return call_fingerprint.alike(self._numbers, self._ranks)
+
+
+class _WatchedMessage(Work):
+    """A message that is to come; waiting for it is noted."""
+
+    def __init__(self, comm: WatchedComm, work: Work, tensor: Tensor, source: int, what: str, site: CallSite) -> None:
+        self._comm = comm
+        self._work = work
+        self._note = what, site, tensor, source
+
+    def wait(self) -> None:
+        self._comm._note_message(*self._note)
+        try:
+            self._work.wait()
+        finally:
+            self._comm._end()
+
+    def test(self) -> bool:
+        return self._work.test()
 
 
 class _WatchedWork(Work):

@@ -24,7 +24,7 @@ HALVES = (torch.float16, torch.bfloat16)  # summed in float32, and rounded once
 
 
 class Work(Protocol):
-    """A collective under way. Its tensor is not to be touched until `wait` has returned."""
+    """A collective or a message under way. Its tensor is not to be touched until `wait` has returned."""
 
     def wait(self) -> None:
         """Return once the result stands in the tensor."""
@@ -78,6 +78,15 @@ class Comm(Protocol):
 
     def exchange(self, sends: dict[int, Tensor], recvs: dict[int, Tensor]) -> None:
         """Send to and receive from the named other ranks only; returns when all of it is done."""
+
+    def start_send(self, tensor: Tensor, to: int, tag: int, what: str) -> Work:
+        """Begin to send to another rank, which receives by the same `tag`, a number from 0 on; waits for nobody.
+
+        Messages of one tag arrive in the order in which they are sent. `what` names the message where somebody waits for it.
+        """
+
+    def start_receive(self, tensor: Tensor, source: int, tag: int, what: str) -> Work:
+        """Begin to fill `tensor` with what `source` sends under the same `tag`."""
 
     def broadcast(self, tensor: Tensor, root: int) -> None:
         """Fill `tensor` on every rank with that of `root`."""

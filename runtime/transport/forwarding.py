@@ -52,6 +52,12 @@ class ForwardingComm(Comm):
     def exchange(self, sends: dict[int, Tensor], recvs: dict[int, Tensor]) -> None:
         self._inner.exchange(sends, recvs)
 
+    def start_send(self, tensor: Tensor, to: int, tag: int, what: str) -> Work:
+        return self._inner.start_send(tensor, to, tag, what)
+
+    def start_receive(self, tensor: Tensor, source: int, tag: int, what: str) -> Work:
+        return self._inner.start_receive(tensor, source, tag, what)
+
     def broadcast(self, tensor: Tensor, root: int) -> None:
         self._inner.broadcast(tensor, root)
 

@@ -31,6 +31,7 @@ from autopar.runtime.transport.progress_thread import ProgressThread, ThreadedSu
 from autopar.runtime.transport.shared_memory import PostedSum
 from autopar.runtime.transport.shared_sums import SharedSums
 
+_FIRST_TAG = 1  # of messages with tags; `exchange` sends under tag 0
 _SHARED_BYTES = 128 << 10  # from here on, a tensor in shared memory is summed there
 # from here on, every rank sends its uneven part to all others itself: half of Allgatherv's time
 _DIRECT_BYTES = 64 << 10
@@ -168,6 +169,15 @@ class MpiComm(Comm):
         MPI.Request.Waitall(requests)
         self._seconds += time.perf_counter() - start
 
+    def start_send(self, tensor: Tensor, to: int, tag: int, what: str) -> Work:
+        start = time.perf_counter()
+        work = _Message(self, tensor, self._mpi.Isend(raw(tensor), to, tag + _FIRST_TAG))
+        self._seconds += time.perf_counter() - start
+        return work
+
+    def start_receive(self, tensor: Tensor, source: int, tag: int, what: str) -> Work:
+        return _Message(self, tensor, self._mpi.Irecv(raw(tensor), source, tag + _FIRST_TAG))
+
     def broadcast(self, tensor: Tensor, root: int) -> None:
         start = time.perf_counter()
         self._mpi.Bcast(raw(tensor), root)
@@ -231,6 +241,23 @@ class MpiComm(Comm):
         if total.nbytes < _SHARED_BYTES or self._size == 1:
             return False
         return not self._shared().usable and ProgressThread.possible()
+
+
+class _Message(Work):
+    """A message that MPI has begun to carry; its tensor stays alive until the end."""
+
+    def __init__(self, comm: MpiComm, tensor: Tensor, request: MPI.Request) -> None:
+        self._comm = comm
+        self._tensor = tensor
+        self._request = request
+
+    def wait(self) -> None:
+        start = time.perf_counter()
+        self._request.Wait()
+        self._comm._seconds += time.perf_counter() - start
+
+    def test(self) -> bool:
+        return bool(self._request.Test())
 
 
 class _SharedSum(Work):

@@ -99,6 +99,19 @@ class StagedComm(ForwardingComm):
         with self._reached(tuple(sends.values()), tuple(recvs.values()), True) as (sent, places):
             self._inner.exchange(dict(zip(sends, sent, strict=True)), dict(zip(recvs, places, strict=True)))
 
+    def start_send(self, tensor: Tensor, to: int, tag: int, what: str) -> Work:
+        if self._on_host(tensor):
+            return self._inner.start_send(tensor, to, tag, what)
+        copies = self._host.place((tensor,))
+        copies.to_host()
+        return _StagedWork(self._inner.start_send(copies.places[0], to, tag, what), copies, back=False)
+
+    def start_receive(self, tensor: Tensor, source: int, tag: int, what: str) -> Work:
+        if self._on_host(tensor):
+            return self._inner.start_receive(tensor, source, tag, what)
+        copies = self._host.place((tensor,))
+        return _StagedWork(self._inner.start_receive(copies.places[0], source, tag, what), copies)
+
     def broadcast(self, tensor: Tensor, root: int) -> None:
         if self._on_host(tensor):
             self._inner.broadcast(tensor, root)
@@ -143,10 +156,11 @@ def _as_given(pieces: Pieces, tensors: Sequence[Tensor]) -> Pieces:
 
 
 class _StagedWork(Work):
-    """A sum under way on the host; the tensor gets it on the stream that is current when the end is seen."""
+    """A call under way on the host; the tensor gets its result, if it has one, on the stream that is current at the end."""
 
-    def __init__(self, work: Work, copies: HostCopies) -> None:
+    def __init__(self, work: Work, copies: HostCopies, back: bool = True) -> None:
         self._work = work
+        self._back = back
         self._copies: HostCopies | None = copies
 
     def wait(self) -> None:
@@ -161,4 +175,4 @@ class _StagedWork(Work):
 
     def _finish(self, copies: HostCopies) -> None:
         self._copies = None
-        copies.to_device()
+        copies.to_device() if self._back else copies.give_up()

@@ -36,6 +36,7 @@ from autopar.runtime.transport.world import use_world
 
 T = TypeVar("T")
 
+_EXCHANGED = -1  # the tag of what `exchange` sends
 _PATIENCE = 0.05  # seconds that a rank waits for its turn
 
 
@@ -174,7 +175,7 @@ class _Members:
         self.members = members
         self.rounds: dict[int, dict[int, tuple[str, object]]] = defaultdict(dict)
         self.taken: dict[int, int] = defaultdict(int)
-        self.messages: dict[tuple[int, int], deque[Tensor]] = defaultdict(deque)
+        self.messages: dict[tuple[int, int, int], deque[Tensor]] = defaultdict(deque)  # by sender, receiver and tag
 
 
 class ThreadComm(Comm):
@@ -241,15 +242,26 @@ class ThreadComm(Comm):
         with self._world.changed:
             for to, tensor in sends.items():
                 assert to != self._rank, "a rank does not send to itself"
-                messages[self._rank, to].append(tensor.clone())
+                messages[self._rank, to, _EXCHANGED].append(tensor.clone())
             self._world.changed.notify_all()
             for source, tensor in recvs.items():
-                queue = messages[source, self._rank]
+                queue = messages[source, self._rank, _EXCHANGED]
                 what = f"exchange, for a message from {self._name(source)}"
                 self._world.wait(self._group.members[self._rank], what, queue.__len__)
                 tensor.copy_(_same_size("exchange", queue.popleft(), tensor))
         self._world.take_turn()
         self._seconds += time.perf_counter() - start
+
+    def start_send(self, tensor: Tensor, to: int, tag: int, what: str) -> Work:
+        check_tensors("start_send", [tensor])
+        with self._world.changed:
+            self._group.messages[self._rank, to, tag].append(tensor.clone())
+            self._world.changed.notify_all()
+        return _Sent()
+
+    def start_receive(self, tensor: Tensor, source: int, tag: int, what: str) -> Work:
+        check_tensors("start_receive", [tensor])
+        return _ThreadReceive(self, tensor, source, tag, what)
 
     def broadcast(self, tensor: Tensor, root: int) -> None:
         check_tensors("broadcast", [tensor])
@@ -320,6 +332,48 @@ class ThreadComm(Comm):
                 refusal("simulation", "ranks of a group meet in different calls", "they enter the same call", lines)
             )
         return [left[rank][1] for rank in range(self.size)]
+
+
+class _Sent(Work):
+    """A message that lies in the queue of its receiver."""
+
+    def wait(self) -> None:
+        pass
+
+    def test(self) -> bool:
+        return True
+
+
+class _ThreadReceive(Work):
+    """A message that is to come."""
+
+    def __init__(self, comm: ThreadComm, tensor: Tensor, source: int, tag: int, what: str) -> None:
+        self._comm = comm
+        self._tensor = tensor
+        self._queue = comm._group.messages[source, comm.rank, tag]
+        self._what = f"start_receive, for {what} from {comm._name(source)}"
+        self._done = False
+
+    def wait(self) -> None:
+        if self._done:
+            return
+        comm, start = self._comm, time.perf_counter()
+        with comm._world.changed:
+            comm._world.wait(comm._group.members[comm.rank], self._what, self._queue.__len__)
+            self._tensor.copy_(_same_size("start_receive", self._queue.popleft(), self._tensor))
+        self._done = True
+        comm._world.take_turn()
+        comm._seconds += time.perf_counter() - start
+
+    def test(self) -> bool:
+        with self._comm._world.changed:
+            self._comm._world._raise_if_failed()
+            there = self._done or len(self._queue) > 0
+        if there:
+            self.wait()
+        else:
+            self._comm._world.give_turn()  # who asks again and again must not keep the sender from its turn
+        return there
 
 
 class _ThreadSum(Work):

@@ -188,3 +188,30 @@ def test_pieces_of_one_tensor_are_joined_without_a_copy():
     assert joined([pieces[2], pieces[0]]).tolist() == [3, 4, 5, 6, 7, 0, 1, 2]
     assert joined([whole[:0], whole[5:]]).tolist() == [5, 6, 7, 8, 9]
     assert joined([torch.arange(2), torch.arange(3)]).tolist() == [0, 1, 0, 1, 2]
+
+
+def test_messages_are_told_apart_by_their_tags_and_may_be_asked_for_ahead():
+    def rank_main():
+        comm = default_world()
+        left, right = (comm.rank - 1) % 3, (comm.rank + 1) % 3
+        there = torch.empty(2, 4, dtype=torch.int64)
+        works = [comm.start_receive(there[tag], left, tag, f"row {tag}") for tag in (0, 1)]
+        sent = [comm.start_send(torch.full((4,), 10 * comm.rank + tag), right, tag, f"row {tag}") for tag in (1, 0)]
+        comm.exchange({right: torch.tensor([comm.rank])}, {left: (plain := torch.empty(1, dtype=torch.int64))})
+        for work in (*sent, *works):
+            work.wait()
+        assert all(work.test() for work in works)
+        return there[:, 0].tolist(), plain.tolist()
+
+    for rank, (there, plain) in enumerate(simulate(3, rank_main)):
+        assert (there, plain) == ([10 * ((rank - 1) % 3), 10 * ((rank - 1) % 3) + 1], [(rank - 1) % 3])
+
+
+def test_a_message_that_nobody_sends_is_named():
+    def rank_main():
+        comm = default_world()
+        if comm.rank == 0:
+            comm.start_receive(torch.empty(1), 1, 5, "add_2 of micro-batch 3").wait()
+
+    with pytest.raises(CommError, match=r"rank 0 waits in start_receive, for add_2 of micro-batch 3 from rank 1"):
+        simulate(2, rank_main)
