@@ -2,7 +2,7 @@
 
     simulate(4, function) -> [function() on rank 0, ..., function() on rank 3]
 
-All ranks of a simulation share one `_World`: a lock, a count of who waits for what, and the first failure. A
+All ranks of a simulation share one `World`: a lock, a count of who waits for what, and the first failure. A
 collective is a numbered round of a group: every rank leaves a copy of what it sends, and takes what it needs once all
 have. A message is an entry in a queue from one rank to another. Since all waiting happens in one place, a deadlock
 (every rank waits or has ended, and nobody can go on) is seen at once and told with what each rank waits for; a
@@ -22,9 +22,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
@@ -32,12 +30,12 @@ from torch import Tensor
 
 from autopar.errors import CommError, refusal
 from autopar.runtime.transport.base import Comm, Pieces, Work, check_tensors, pieces_of, restore, summable
+from autopar.runtime.transport.simulation import Members, World
 from autopar.runtime.transport.world import use_world
 
 T = TypeVar("T")
 
 _EXCHANGED = -1  # the tag of what `exchange` sends
-_PATIENCE = 0.05  # seconds that a rank waits for its turn
 
 
 def simulate(ranks: int, function: Callable[[], T], timeout: float = 60.0) -> list[T]:
@@ -47,8 +45,8 @@ def simulate(ranks: int, function: Callable[[], T], timeout: float = 60.0) -> li
     exception that any rank raises ends all ranks and is raised here. Raises CommError where ranks wait for each other
     in vain: at once if none can go on, after `timeout` seconds of waiting if some rank still computes.
     """
-    world = _World(ranks, timeout)
-    everyone = _Members(tuple(range(ranks)))
+    world = World(ranks, timeout)
+    everyone = Members(tuple(range(ranks)))
     results: list[T | None] = [None] * ranks
 
     def run(rank: int) -> None:
@@ -67,121 +65,10 @@ def simulate(ranks: int, function: Callable[[], T], timeout: float = 60.0) -> li
     return results  # type: ignore[return-value]  # all are set: no rank failed
 
 
-class _Released(CommError):
-    """Raised in a rank that waits while another one has failed; never the first cause."""
-
-
-class _World:
-    """What the ranks of one simulation share; `waiting` says what a rank waits for, and how to see that it came."""
-
-    def __init__(self, ranks: int, timeout: float) -> None:
-        self.ranks = ranks
-        self.timeout = timeout
-        self.changed = threading.Condition()
-        self.waiting: dict[int, tuple[str, Callable[[], object]]] = {}
-        self.ended: set[int] = set()
-        self.failure: BaseException | None = None
-        self.groups: dict[tuple[int, int, int], _Members] = {}
-        self._turn = threading.Lock()
-        self._has_turn: int | None = None  # this thread
-        self._takes_turns: set[int] = set()  # threads that are ranks; others, which a rank has started, run beside
-
-    @contextmanager
-    def turns(self) -> Iterator[None]:
-        """This thread is a rank: it computes in its turn."""
-        self._takes_turns.add(threading.get_ident())
-        self.take_turn()
-        try:
-            yield
-        finally:
-            self.give_turn()
-            self._takes_turns.remove(threading.get_ident())
-
-    def take_turn(self) -> None:
-        """Called without the lock, after whatever may have waited."""
-        me = threading.get_ident()
-        if me in self._takes_turns and self._has_turn != me and self._turn.acquire(timeout=_PATIENCE):
-            self._has_turn = me
-
-    def give_turn(self) -> None:
-        """Another rank's turn, if it was this thread's."""
-        if self._has_turn == threading.get_ident():
-            self._has_turn = None
-            self._turn.release()
-
-    def fail(self, error: BaseException) -> None:
-        with self.changed:
-            self.failure = self.failure or error
-            self.changed.notify_all()
-
-    def end(self, rank: int) -> None:
-        with self.changed:
-            self.ended.add(rank)
-            self._look_for_deadlock()
-            self.changed.notify_all()
-
-    def join(self, threads: list[threading.Thread]) -> None:
-        """Wait for all ranks; after a failure not beyond the time limit, since a rank may compute without end."""
-        with self.changed:
-            self.changed.wait_for(lambda: self.failure is not None or len(self.ended) == self.ranks)
-            self.changed.wait_for(lambda: len(self.ended) == self.ranks, self.timeout)
-            failure = self.failure
-        if failure is not None:
-            raise failure
-        for thread in threads:
-            thread.join()
-
-    def wait(self, rank: int, what: str, ready: Callable[[], object]) -> None:
-        """Wait, holding the lock, until `ready()` is true; raises CommError where that cannot be."""
-        limit = time.monotonic() + self.timeout
-        while not ready():
-            self._raise_if_failed()
-            self.waiting[rank] = (what, ready)
-            self._look_for_deadlock()
-            self._raise_if_failed()
-            self.give_turn()
-            if not self.changed.wait(limit - time.monotonic()) and time.monotonic() >= limit and not ready():
-                self._raise_if_failed()
-                error = self._stuck(f"rank {rank} has waited for {self.timeout:g} s")
-                self.failure = error
-                self.changed.notify_all()
-                raise error
-            self.waiting.pop(rank, None)
-        self._raise_if_failed()
-
-    def _raise_if_failed(self) -> None:
-        if self.failure is not None:
-            raise _Released("another rank of this simulation has failed") from self.failure
-
-    def _look_for_deadlock(self) -> None:
-        if not self.waiting or self.failure is not None or len(self.waiting) + len(self.ended) < self.ranks:
-            return
-        if not any(ready() for _, ready in self.waiting.values()):
-            self.failure = self._stuck("no rank can go on")
-            self.changed.notify_all()
-
-    def _stuck(self, cause: str) -> CommError:
-        lines = []
-        for rank in range(self.ranks):
-            state = "has ended" if rank in self.ended else "is computing"
-            lines.append(f"rank {rank} " + (f"waits in {self.waiting[rank][0]}" if rank in self.waiting else state))
-        return CommError(refusal("simulation", cause, "all ranks of a group enter the same calls in one order", lines))
-
-
-class _Members:
-    """The members of one communicator (their world ranks), its rounds and its messages; guarded by the world's lock."""
-
-    def __init__(self, members: tuple[int, ...]) -> None:
-        self.members = members
-        self.rounds: dict[int, dict[int, tuple[str, object]]] = defaultdict(dict)
-        self.taken: dict[int, int] = defaultdict(int)
-        self.messages: dict[tuple[int, int, int], deque[Tensor]] = defaultdict(deque)  # by sender, receiver and tag
-
-
 class ThreadComm(Comm):
     """One simulated rank's view of a group of ranks."""
 
-    def __init__(self, world: _World, group: _Members, rank: int) -> None:
+    def __init__(self, world: World, group: Members, rank: int) -> None:
         self._world = world
         self._group = group
         self._rank = rank
@@ -279,7 +166,7 @@ class ThreadComm(Comm):
         members = tuple(self._group.members[rank] for _, rank in ranks)
         with self._world.changed:
             name = (id(self._group), this_round, color)
-            group = self._world.groups.setdefault(name, _Members(members))
+            group = self._world.groups.setdefault(name, Members(members))
         return ThreadComm(self._world, group, ranks.index((key, self._rank)))
 
     def barrier(self) -> None:
@@ -367,7 +254,7 @@ class _ThreadReceive(Work):
 
     def test(self) -> bool:
         with self._comm._world.changed:
-            self._comm._world._raise_if_failed()
+            self._comm._world.raise_if_failed()
             there = self._done or len(self._queue) > 0
         if there:
             self.wait()
@@ -393,7 +280,7 @@ class _ThreadSum(Work):
 
     def test(self) -> bool:
         with self._comm._world.changed:
-            self._comm._world._raise_if_failed()
+            self._comm._world.raise_if_failed()
             arrived = self._done or self._comm._arrived(self._number)
         if arrived:
             self.wait()

@@ -9,11 +9,12 @@ from autopar.errors import ConfigError, ProgramMismatch
 from autopar.ir.grid import ravel, unravel
 from autopar.runtime import Partition, simulate
 from autopar.runtime.partitions.partition import copy_groups
-from autopar.runtime.transport.threads import ThreadComm, _Members, _World
+from autopar.runtime.transport.simulation import Members, World
+from autopar.runtime.transport.threads import ThreadComm
 from autopar.runtime.transport.world import default_world
 
 RANKS = 60
-WORLD = ThreadComm(_World(RANKS, 1.0), _Members(tuple(range(RANKS))), 5)  # seen by rank 5, without the others
+WORLD = ThreadComm(World(RANKS, 1.0), Members(tuple(range(RANKS))), 5)  # seen by rank 5, without the others
 
 
 def partition(*shape, ranks=()):
