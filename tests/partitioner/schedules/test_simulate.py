@@ -3,7 +3,8 @@ import pytest
 from autopar.errors import PlanError
 from autopar.ir.pipeline.schedule import parse_schedule
 from autopar.partitioner.schedules.pipeline_problem import PipelineProblem, SegmentEdge
-from autopar.partitioner.schedules.simulate import decode, encode, makespan, simulate
+from autopar.partitioner.schedules.rows import decode, encode
+from autopar.partitioner.schedules.simulate import makespan, simulate
 
 TWO = PipelineProblem(
     positions=2,
