@@ -25,6 +25,7 @@ from autopar.runtime.parameters.sources import ComparedSource, Source
 
 _WIDER = {torch.float32: torch.float64, torch.complex64: torch.complex128}
 _ASKED = _WIDER | {torch.bfloat16: torch.float64, torch.float16: torch.float64}  # what autocast writes into a program
+_FILLED = {torch.ops.aten.full.default: 1, torch.ops.aten.scalar_tensor.default: 0}  # where the number stands
 
 
 class ForceFloat64(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -56,6 +57,8 @@ class ForceFloat64(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if any(value.alias_info is not None for value in (*func._schema.arguments, *func._schema.returns)):
             return func(*args, **options)  # in place, or a view: of what it is given
         args, options = tree_map(lambda x: in_precision(x, torch.float64) if _narrow(x) else x, (args, options))
+        if func in _FILLED and isinstance(args[_FILLED[func]], float):  # which float32 may not hold
+            options["dtype"] = options.get("dtype") or torch.float64
         result = func(*args, **options)
         return _made_wide(func, args, options, result) if any(map(_narrow, tree_leaves(result))) else result
 

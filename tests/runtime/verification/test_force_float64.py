@@ -34,6 +34,8 @@ def test_what_is_computed_of_float32_and_of_whole_numbers_is_float64():
 def test_what_asks_for_no_dtype_is_made_in_float64():
     with ForceFloat64():
         assert torch.equal(torch.linspace(0, 1, 4), torch.linspace(0, 1, 4, dtype=torch.float64))
+        least = torch.finfo(torch.float64).min
+        assert torch.full((), least).item() == least
 
 
 def test_numbers_of_the_text_are_rounded_as_the_program_holds_them():
