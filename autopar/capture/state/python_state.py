@@ -56,7 +56,8 @@ def check_state(
     try:
         with contextlib.ExitStack() as stack:  # from the second call on, it is seen who reads what goes on changing
             watch = partial(stack.enter_context, _watched(moving, reads))
-            seen = rehearse(module, args, kwargs, _RUNS, after, watch, caches)
+            first = rehearse(module, args, kwargs, 1, lambda: None, lambda: None, caches) if caches else Rehearsal()
+            seen = rehearse(module, args, kwargs, _RUNS, after, watch, caches, first.written)
     except Exception as error:  # forward is the user's: its second call may meet what the first has left
         raise _refused(Rehearsal(), names, f"a second call stops with {type(error).__name__}: {error}") from error
     finally:
@@ -64,6 +65,9 @@ def check_state(
     if seen.unlike:
         fault = "it is filled with what follows from inputs, parameters or other buffers that change"
         raise _refused(seen, {name.rpartition(".")[2] for name in seen.unlike}, fault)
+    if seen.written:
+        names = {name.rpartition(".")[2] for name in seen.written}
+        raise _refused(seen, names, "a later call writes to it, the first does not")
     if seen.carried:
         raise _refused(seen, names, "a later call reads tensors that an earlier one has left in an attribute")
     if any(calls != seen.calls[0] for calls in seen.calls):

@@ -47,12 +47,14 @@ class SeenTensor:
 @dataclass(frozen=True, slots=True)
 class Rehearsal:
     """What was seen: per run the calls of what depends on anything given; the code that ran; the calls
-    that read a tensor of an earlier run; the caches that hold anything but constants."""
+    that read a tensor of an earlier run; the caches that hold anything but constants; what else forward writes to of the
+    buffers that are no part of the state."""
 
     calls: list[list[str]] = field(default_factory=list)
     codes: set[CodeType] = field(default_factory=set)
     carried: list[str] = field(default_factory=list)
     unlike: set[str] = field(default_factory=set)
+    written: set[str] = field(default_factory=set)
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -118,11 +120,12 @@ def rehearse(
     after: Callable[[], object],
     last: Callable[[], object],
     caches: AbstractSet[str] = frozenset(),
+    written: AbstractSet[str] = frozenset(),
 ) -> Rehearsal:
     """Run forward so many times, calling `after` after each, and `last` before the last. Raises what forward raises.
 
-    What forward puts into `caches`, named buffers, it finds there in its next run. Beside them, buffers that are not saved and
-    that it never writes are constants.
+    What forward puts into `caches`, named buffers, it finds there in its next run. Beside them, buffers that are not saved are
+    constants, but for those known to be `written`.
     """
     seen = Rehearsal()
     places = list(slots(module))
@@ -132,7 +135,7 @@ def rehearse(
         inputs: Any = args, dict(kwargs)
         inputs = tree_map_only(Tensor, mode.from_tensor, inputs) if fake is None else inputs
         stored = [held[key] for _, held, key in places]
-        fixed = _unsaved(module) if caches else {}
+        fixed = {name: x for name, x in _unsaved(module).items() if name not in written} if caches else {}
         versions = {name: version(tensor) for name, tensor in fixed.items()}
         recorder = _Recorder(tensors_in((stored, inputs)), fixed, seen)
         for run in range(runs):
@@ -147,7 +150,7 @@ def rehearse(
                     held[key] = tensor  # a buffer that was given another tensor: its update is an output of the program
                 elif not recorder.constant(held[key]):
                     seen.unlike.add(key)
-            seen.unlike.update(name for name, tensor in fixed.items() if version(tensor) != versions[name])
+            seen.written.update(name for name, tensor in fixed.items() if version(tensor) != versions[name])
 
     on_fakes(module, fake, work)
     return seen
