@@ -8,6 +8,7 @@ it says what a record leaves out. Only calls with an operand dim that the rule n
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -31,28 +32,42 @@ class Missing:
 
 def missing(op: Op, most: int) -> list[Missing]:
     """The letters that the record's rule leaves out in its samples, at most so many of them per target."""
+    offered = offers(op, most)
     found: dict[tuple[str, tuple[int, ...]], Missing] = {}
-    searched: Counter[str] = Counter()
+    for (call, letters), verdict in zip(offered, searched([call for call, _ in offered]), strict=True):
+        for letter in verdict.letters:
+            if letter.operands not in letters:
+                found[call.node.target, letter.operands] = Missing(call.node.target, letter.operands, call)
+    return list(found.values())
+
+
+def offers(op: Op, most: int) -> list[tuple[Call, set[tuple[int, ...]]]]:
+    """The calls of the record's samples in which an operand has a dim that no letter cuts, and the letters of each."""
+    calls: list[tuple[Call, set[tuple[int, ...]]]] = []
+    of_target: Counter[str] = Counter()
     for sample in op.samples:
         call = whole_of(op, sample).call
         try:
             rule = op.rule(call)
         except ValueError:
             continue
-        offered = {dims_of(rule, letter) for letter in rule.letters}
-        if call.node.target.startswith("autopar.") or searched[call.node.target] == most or not _uncut(call, offered):
-            continue
-        searched[call.node.target] += 1
-        for letter in _searched(call).letters:
-            if letter.operands not in offered:
-                found[call.node.target, letter.operands] = Missing(call.node.target, letter.operands, call)
-    return list(found.values())
+        letters = {dims_of(rule, letter) for letter in rule.letters}
+        target = call.node.target
+        if not target.startswith("autopar.") and of_target[target] < most and _uncut(call, letters):
+            of_target[target] += 1
+            calls.append((call, letters))
+    return calls
 
 
-def _searched(call: Call) -> Verdict:
-    """What the search finds; nothing where torch's own code crashes on its shapes."""
-    answer = in_child(lambda: msgspec.json.encode(search(form_of(call))), 60.0)
-    return Verdict() if answer is None else msgspec.json.decode(answer, type=Verdict)
+def searched(calls: Sequence[Call]) -> list[Verdict]:
+    """What the search finds for each, all in one child; nothing for a call of which torch's own code crashes."""
+    if not calls:
+        return []
+    forms = list(map(form_of, calls))
+    answer = in_child(lambda: msgspec.json.encode(list(map(search, forms))), 60.0 * len(calls))
+    if answer is not None:
+        return msgspec.json.decode(answer, type=list[Verdict])
+    return [Verdict()] if len(calls) == 1 else [one for call in calls for one in searched([call])]
 
 
 def dims_of(rule: Rule, letter: str) -> tuple[int, ...]:

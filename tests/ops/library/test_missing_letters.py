@@ -24,16 +24,20 @@ LEFT_OUT = {
 pytestmark = pytest.mark.filterwarnings("ignore")  # what torch says of made-up operands
 
 
-@pytest.mark.parametrize("name", sorted(name for name, op in OPS.items() if not op.random))
-def test_no_letter_is_missing(name):
-    found = [one for one in missing(OPS[name], MOST) if (name, one.dims) not in LEFT_OUT]
-    told = [f"{one.target}: operand dims {one.dims} may be split, as in {one.call.node.args}" for one in found]
-    assert not told
+def test_no_letter_is_missing():
+    found = {name: missing(op, MOST) for name, op in OPS.items() if not op.random}
+    wrong = [
+        f"{one.target}: operand dims {one.dims} may be split, as in {one.call.node.args}"
+        for name, letters in found.items()
+        for one in letters
+        if (name, one.dims) not in LEFT_OUT
+    ]
+    assert not wrong
 
 
-@pytest.mark.parametrize(("name", "dims"), LEFT_OUT)
-def test_what_is_left_out_is_legal(name, dims):
-    assert dims in {one.dims for one in missing(OPS[name], 4)}
+@pytest.mark.parametrize("name", sorted({name for name, _ in LEFT_OUT}))
+def test_what_is_left_out_is_legal(name):
+    assert {dims for of, dims in LEFT_OUT if of == name} <= {one.dims for one in missing(OPS[name], 4)}
 
 
 @pytest.mark.parametrize(
