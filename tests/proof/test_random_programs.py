@@ -1,7 +1,7 @@
 """Models drawn from the samples of all records, under drawn strategies: see `autopar.proof.random_model`.
 
-Always the same 120 programs, of models that are captured once; `benchmarks.compatibility.random_programs` draws
-others, thousands of them.
+Always the same 72 programs, of models that are captured once, and 48 more in `make zoo`;
+`benchmarks.compatibility.random_programs` draws others, thousands of them.
 """
 
 import random
@@ -15,12 +15,14 @@ from autopar.proof.random_model import drawn_model
 from autopar.proof.random_programs import Case
 
 # Together the models have one call at least of each kind that real models have often.
-MODELS, CALLS, STRATEGIES = 20, (6, 6), 6
+MODELS, EVERY_TIME, CALLS, STRATEGIES = 20, 12, (6, 6), 6
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
-@pytest.mark.parametrize("seed", range(MODELS))
+@pytest.mark.parametrize(
+    "seed", [n if n < EVERY_TIME else pytest.param(n, marks=pytest.mark.zoo) for n in range(MODELS)]
+)
 def test_drawn_programs_compute_what_the_model_computes(seed):
     draw = random.Random(seed)
     for case in Case.of(drawn_model(seed, CALLS), (GRIDS[seed % len(GRIDS)],)):

@@ -97,8 +97,10 @@ def _plain_torch() -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[]))
         stack.enter_context(warnings.catch_warnings())
-        for mode in (torch.device("cpu"), torch.inference_mode(False), torch.enable_grad()):
-            stack.enter_context(mode)
+        if torch.get_default_device().type != "cpu":  # the mode itself slows every call of torch
+            stack.enter_context(torch.device("cpu"))
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
         stack.enter_context(torch.autocast("cpu", enabled=False))
         warnings.simplefilter("ignore")
         yield

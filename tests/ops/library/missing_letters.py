@@ -8,12 +8,12 @@ it says what a record leaves out. Only calls with an operand dim that the rule n
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
-from autopar.ops.discovery.call_shape import form_of
+from autopar.ops.discovery.call_shape import Form, form_of
 from autopar.ops.discovery.sandbox import in_child
 from autopar.ops.discovery.search import Verdict, search
 from autopar.ops.record.op import Op
@@ -32,13 +32,23 @@ class Missing:
 
 def missing(op: Op, most: int) -> list[Missing]:
     """The letters that the record's rule leaves out in its samples, at most so many of them per target."""
-    offered = offers(op, most)
-    found: dict[tuple[str, tuple[int, ...]], Missing] = {}
-    for (call, letters), verdict in zip(offered, searched([call for call, _ in offered]), strict=True):
-        for letter in verdict.letters:
-            if letter.operands not in letters:
-                found[call.node.target, letter.operands] = Missing(call.node.target, letter.operands, call)
-    return list(found.values())
+    return missing_of([op], most)[op.name]
+
+
+def missing_of(ops: Sequence[Op], most: int) -> dict[str, list[Missing]]:
+    """`missing` for several records, by their names."""
+    offered = {op.name: offers(op, most) for op in ops}
+    verdicts = iter(searched([call for calls in offered.values() for call, _ in calls]))
+    return {name: list(_left_out(calls, verdicts)) for name, calls in offered.items()}
+
+
+def _left_out(calls: list[tuple[Call, set[tuple[int, ...]]]], verdicts: Iterator[Verdict]) -> Iterator[Missing]:
+    seen: set[tuple[str, tuple[int, ...]]] = set()
+    for call, letters in calls:
+        for letter in next(verdicts).letters:
+            if letter.operands not in letters and (call.node.target, letter.operands) not in seen:
+                seen.add((call.node.target, letter.operands))
+                yield Missing(call.node.target, letter.operands, call)
 
 
 def offers(op: Op, most: int) -> list[tuple[Call, set[tuple[int, ...]]]]:
@@ -60,14 +70,28 @@ def offers(op: Op, most: int) -> list[tuple[Call, set[tuple[int, ...]]]]:
 
 
 def searched(calls: Sequence[Call]) -> list[Verdict]:
-    """What the search finds for each, all in one child; nothing for a call of which torch's own code crashes."""
-    if not calls:
-        return []
+    """What the search finds for each; nothing for a call of which torch's own code crashes."""
     forms = list(map(form_of, calls))
-    answer = in_child(lambda: msgspec.json.encode(list(map(search, forms))), 60.0 * len(calls))
+    _search([form for form in dict.fromkeys(forms) if form not in _KNOWN])
+    return [_KNOWN[form] for form in forms]
+
+
+_KNOWN: dict[Form, Verdict] = {}
+
+
+def _search(forms: Sequence[Form]) -> None:
+    """All in one child; where that crashes, in two."""
+    if not forms:
+        return
+    answer = in_child(lambda: msgspec.json.encode(list(map(search, forms))), 60.0 * len(forms))
     if answer is not None:
-        return msgspec.json.decode(answer, type=list[Verdict])
-    return [Verdict()] if len(calls) == 1 else [one for call in calls for one in searched([call])]
+        _KNOWN.update(zip(forms, msgspec.json.decode(answer, type=list[Verdict]), strict=True))
+    elif len(forms) == 1:
+        _KNOWN[forms[0]] = Verdict()
+    else:
+        half = len(forms) // 2
+        _search(forms[:half])
+        _search(forms[half:])
 
 
 def dims_of(rule: Rule, letter: str) -> tuple[int, ...]:

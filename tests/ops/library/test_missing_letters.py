@@ -6,7 +6,8 @@ Two samples per target are searched by default, all in a long run (`rule_proof`)
 from dataclasses import replace
 
 import pytest
-from missing_letters import missing
+from drawn_samples import UNCHECKED
+from missing_letters import missing, missing_of
 from rule_proof import EXAMPLES, mutant
 
 from autopar.ops.registry import registry
@@ -25,7 +26,9 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # what torch says of made-up 
 
 
 def test_no_letter_is_missing():
-    found = {name: missing(op, MOST) for name, op in OPS.items() if not op.random}
+    tried = [op for op in OPS.values() if not op.random]
+    found = missing_of([op for op in tried if op.name not in UNCHECKED], MOST)
+    found |= missing_of([op for op in tried if op.name in UNCHECKED], MOST)
     wrong = [
         f"{one.target}: operand dims {one.dims} may be split, as in {one.call.node.args}"
         for name, letters in found.items()
