@@ -26,10 +26,16 @@ def batches():
 
 
 @pytest.mark.spmd
-def test_a_script_trains_evaluates_and_meets_smaller_batches_as_the_sequential_model_does():
+def test_a_script_trains_as_the_sequential_model_does_and_what_all_ranks_refuse_is_said_once_and_last():
+    """It evaluates, and meets smaller batches. An error that all ranks raise and nobody catches comes without a traceback."""
     done = mpiexec(2, [SCRIPT], cold=True)  # by processes that hash otherwise
-    assert done.returncode == 0, done.stderr
-    assert sorted(done.stdout.splitlines()) == [f"rank {rank} agrees" for rank in range(2)]
+    assert sorted(done.stdout.splitlines()) == [*["caught"] * 2, *[f"rank {rank} agrees" for rank in range(2)]], (
+        done.stderr
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("loss of sequential: no output is a scalar\n  rule: ")
+    assert done.stderr.endswith("or name it with --loss\n")
+    assert done.stderr.count("loss of sequential") == 1
 
 
 @pytest.mark.zoo

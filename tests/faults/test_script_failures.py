@@ -1,40 +1,16 @@
-"""Errors that a user's own script does not catch: the job ends, the cause said once and last."""
+"""Errors that a user's own script does not catch: the job ends, the cause said once and last.
+
+On real ranks `end_to_end/test_training_ranks` sees it.
+"""
 
 import sys
 from unittest import mock
 
 import pytest
-from spmd import mpiexec
 
 from autopar.errors import CommError, ConfigError
 from autopar.runtime.diagnostics import failure
 from autopar.runtime.diagnostics.collective_errors import alike, tell_by
-
-SCRIPT = """
-import sys
-import torch
-from torch import nn
-import autopar
-
-model = nn.Sequential(nn.Linear(3, 4), nn.Flatten(0), nn.Softmax(0))
-sys.stdout.write("begun\\n")
-try:
-    autopar.parallelize(model, (torch.ones(2, 3),), grid="2", solver="magic")
-except autopar.errors.ConfigError:
-    sys.stdout.write("caught\\n")
-autopar.parallelize(model, (torch.ones(2, 3),), grid="2")
-"""
-
-
-@pytest.mark.fault
-def test_what_all_ranks_refuse_is_said_once_last_and_without_a_traceback(tmp_path):
-    (tmp_path / "train.py").write_text(SCRIPT)
-    done = mpiexec(2, [tmp_path / "train.py"])
-    assert done.returncode == 1
-    assert sorted(done.stdout.split()) == ["begun", "begun", "caught", "caught"]
-    assert done.stderr.startswith("loss of sequential: no output is a scalar\n  rule: ")
-    assert done.stderr.endswith("or name it with --loss\n")
-    assert done.stderr.count("loss of sequential") == 1
 
 
 class Rank:

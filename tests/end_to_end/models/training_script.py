@@ -1,4 +1,7 @@
-"""A training script as a user writes it: started by mpiexec, it trains a model on all ranks and checks its accuracy."""
+"""A training script as a user writes it: started by mpiexec, it trains a model on all ranks and checks its accuracy.
+
+At last it asks for what is refused.
+"""
 
 import copy
 import sys
@@ -49,6 +52,16 @@ def train(model):
     return logits, loss
 
 
+def refused():
+    """What all ranks refuse: an error that the script catches, and one that it does not."""
+    model, inputs = nn.Sequential(nn.Linear(3, 4), nn.Flatten(0), nn.Softmax(0)), (torch.ones(2, 3),)
+    try:
+        autopar.parallelize(model, inputs, grid="2", solver="magic")
+    except autopar.errors.ConfigError:
+        sys.stdout.write("caught\n")
+    autopar.parallelize(model, inputs, grid="2")
+
+
 if __name__ == "__main__":
     torch.manual_seed(0)
     model = Classifier().double()
@@ -61,3 +74,4 @@ if __name__ == "__main__":
     torch.testing.assert_close(loss, other, rtol=1e-10, atol=0)
     torch.testing.assert_close(parallel.full_state_dict(), dict(sequential.state_dict()), rtol=1e-9, atol=1e-10)
     sys.stdout.write(f"rank {parallel.grid.rank} agrees\n")
+    refused()

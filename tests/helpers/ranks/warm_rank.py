@@ -1,7 +1,6 @@
 """What mpiexec starts in the place of Python: has `warm_ranks` fork a process that has torch already, and ends as it ends.
 
-Imports next to nothing: ``python -IS warm_rank.py [options] -m mpi4py ...``. Where mpiexec says nothing of PMI_FD (another
-MPI library), Python itself takes its place.
+Imports next to nothing: ``python -IS warm_rank.py [options] -m mpi4py ...``. Under Open MPI Python itself takes its place.
 """
 
 import contextlib
@@ -15,9 +14,9 @@ SOCKET = "AUTOPAR_TESTS_WARM"  # the path of the server's socket
 
 
 def main():
-    if "PMI_FD" not in os.environ:
+    if "OMPI_COMM_WORLD_RANK" in os.environ:
         os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
-    files = [0, 1, 2, int(os.environ["PMI_FD"])]
+    files = [0, 1, 2, *([int(os.environ["PMI_FD"])] if "PMI_FD" in os.environ else [])]
     request = {"files": files, "words": sys.argv[1:], "folder": os.getcwd(), "environment": dict(os.environ)}  # noqa: PTH109
     text = json.dumps(request).encode()
     with socket.socket(socket.AF_UNIX) as server:

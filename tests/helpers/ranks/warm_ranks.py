@@ -37,6 +37,12 @@ def warm(line):
     return [*line[: at + 1], "-IS", str(CLIENT), *line[at + 1 :]]
 
 
+def python(code, **environment):
+    """Run ``python -c code`` in a process that is forked. Returns it, ended, with what it has written."""
+    line, variables = warm([sys.executable, "-c", code]), os.environ | found_by() | environment
+    return subprocess.run(line, capture_output=True, text=True, check=False, env=variables, stdin=subprocess.DEVNULL)
+
+
 @functools.cache
 def found_by():
     """Start the server, which ends with this process, and return the entry of the environment that finds it."""
@@ -138,17 +144,22 @@ def become(request, files):
 
 
 def run(words):
-    """``python [-P] -m module words...``, with PYTHONPATH as it is now."""
+    """``python [-P] -m module words...`` or ``python -c code words...``, with PYTHONPATH as it is now."""
     safe = words[0] == "-P"
-    option, module, *rest = words[safe:]
-    assert option == "-m", words
+    option, text, *rest = words[safe:]
+    assert option in ("-c", "-m"), words
     sys.path[:0] = [*([] if safe else [str(Path.cwd())]), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-    sys.argv = [module, *rest]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    sys.argv = [text if option == "-m" else option, *rest]
+    if option == "-m":
+        runpy.run_module(text, run_name="__main__", alter_sys=True)
+    else:
+        exec(compile(text, "<string>", "exec"), {"__name__": "__main__"})
 
 
 def main():
     importlib.import_module("autopar.runtime")
+    importlib.import_module("hypothesis")
+    importlib.import_module("pytest")
     gc.freeze()
     request, files = serve(sys.argv[1])
     del sys.path[0]  # the folder of this file

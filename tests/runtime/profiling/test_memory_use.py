@@ -1,13 +1,12 @@
 import json
 import pickle
-import subprocess
-import sys
 
 import memory_ranks
 import pytest
 import torch
 import torch.nn.functional as F
 from spmd import mpiexec
+from warm_ranks import python
 
 import autopar
 from autopar.ir.plan_file import to_json
@@ -64,7 +63,7 @@ def test_what_the_collector_was_told_to_keep_counts_too_and_nothing_is_written_t
         "with memory_use() as used: pass\n"
         "print(used.before >= 4_000_000, gc.get_freeze_count() > 0)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = python(code)
     peak, *frozen = done.stdout.split()
     assert int(peak) >= 20
     assert frozen == ["True", "True"]

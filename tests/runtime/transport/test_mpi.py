@@ -1,11 +1,10 @@
 """The runtime on real MPI ranks: the same tests as under simulation, and what only MPI has."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from spmd import mpiexec
+from warm_ranks import python
 
 from autopar.errors import ProgramMismatch
 from autopar.ir.grid import GridShape
@@ -79,7 +78,7 @@ def test_importing_the_runtime_does_not_start_mpi():
         "import sys, autopar.runtime as r; r.simulate(2, lambda: r.Grid('2').rank); "
         "sys.exit('mpi4py' in sys.modules or 'autopar.capture' in sys.modules)"
     )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert python(code).returncode == 0
 
 
 LEAVING = """
