@@ -50,15 +50,16 @@ def note(*lines: str) -> None:
         console().print(line)
 
 
-def table(*columns: str) -> Table:
-    """An empty table without vertical lines; columns of numbers are right-aligned."""
+def table(*columns: str, numbers: int | None = None) -> Table:
+    """An empty table without vertical lines; columns of numbers are right-aligned: by their names, and from `numbers` on."""
     from rich import box
     from rich.table import Table
 
     listing = Table(box=box.SIMPLE_HEAD, show_edge=False)
-    for name in columns:
-        numbers = name in ("saved", "calls", "line") or name.endswith(("time", "times", "share", "change"))
-        listing.add_column(name, justify="right" if numbers else "left", overflow="fold")
+    for place, name in enumerate(columns):
+        named = name in ("saved", "calls", "line") or name.endswith(("time", "times", "share", "change"))
+        right = named or (numbers is not None and place >= numbers)
+        listing.add_column(name, justify="right" if right else "left", overflow="fold")
     return listing
 
 

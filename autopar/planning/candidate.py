@@ -16,7 +16,6 @@ from autopar.costmodel.timeline import simulate
 from autopar.ir.graph import Graph, Value
 from autopar.ir.layout import Layouts
 from autopar.ir.plan import AxisChoice, ConversionPlan, InnerPlan, NodePlan, TensorPlan
-from autopar.ops.record.fallback import FALLBACK
 from autopar.ops.record.rule import Choice
 from autopar.partitioner.formulation.priced_problem import Decision, PricedProblem, decide, residents
 from autopar.partitioner.formulation.recomputation import kept_bytes
@@ -115,7 +114,7 @@ def _node(built: PricedProblem, item: CallStrategies, strategy: Strategy, reside
     return NodePlan(
         node.name, node.target, item.op.note, node.module, node.source, node.code, shape,
         tuple(map(_choice, strategy)), forward, backward + twice * forward, saved,
-        item.op is not FALLBACK and not item.rule.refused, inner,
+        item.ruled, inner,
     )  # fmt: skip
 
 

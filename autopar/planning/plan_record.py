@@ -10,6 +10,7 @@ from autopar.codegen.steps import LoweredProgram
 from autopar.codegen.symbolic_batch import Variant, run_for
 from autopar.costmodel import compute
 from autopar.ir.graph import Graph
+from autopar.ir.layout import Replicate
 from autopar.ir.plan import (
     VERSION,
     BatchPlan,
@@ -23,7 +24,7 @@ from autopar.ir.plan import (
 )
 from autopar.partitioner.formulation.priced_problem import Decision, PricedProblem
 from autopar.partitioner.formulation.recomputation import key_of
-from autopar.partitioner.formulation.strategies import Strategy, filled_factors, whole_strategy
+from autopar.partitioner.formulation.strategies import filled_factors, whole_strategy
 from autopar.planning.candidate import Candidate, tensor_plan
 from autopar.version import __version__
 
@@ -160,13 +161,8 @@ def _single(built: PricedProblem, optimizer: str) -> float:
         whole = whole_strategy(item.call, built.grid)
         arguments = (item.call, item.rule, item.op, whole, built.grid, built.machine)
         total += sum(compute.node_seconds(*arguments, built.timings))
+    stored = tuple(Replicate() for _ in built.grid.sizes)
     for parameter in built.graph.parameters:
         value = built.graph.values[parameter.value]
-        stored = tuple(choice.operands[0] for choice in _replicated(built))
         total += compute.parameter_seconds(value, parameter.kind, stored, optimizer, built.grid, built.machine)[1]
     return total
-
-
-def _replicated(built: PricedProblem) -> Strategy:
-    first = next(item for item in built.calls.values() if item.call.operands)
-    return whole_strategy(first.call, built.grid)

@@ -43,15 +43,8 @@ class Repeat:
         carried = dict(self.carried) if start else {}
         entries = [self.values[start - 1][carried[i]] if i in carried else name for i, name in enumerate(self.entries)]
         blocks = slice(start, stop)
-        return Repeat(
-            self.prefix,
-            self.members[blocks],
-            self.nodes[blocks],
-            self.values[blocks],
-            tuple(entries),
-            self.carried,
-            False,
-        )
+        nodes, values = self.nodes[blocks], self.values[blocks]
+        return Repeat(self.prefix, self.members[blocks], nodes, values, tuple(entries), self.carried, False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +187,7 @@ def _hands_on_only(graph: Graph, runs: tuple[_Run, ...], outputs: set[int]) -> b
 
 
 def representatives(repeats: Iterable[Repeat]) -> dict[str, str]:
-    """For every call and value of a later block, the call or value of the first block that stands for it.
+    """The variables of calls and fan-outs of later blocks, by that of the first block which stands for each.
 
     Parameters are tied through the calls that read them. The values that the last block hands on keep their own choice: somebody
     else reads them.
@@ -208,5 +201,5 @@ def representatives(repeats: Iterable[Repeat]) -> dict[str, str]:
                 tied["node:" + node.name] = "node:" + first.name
             for position, (name, first_name) in enumerate(zip(repeat.values[j], repeat.values[0], strict=True)):
                 if j < last or position not in outputs:
-                    tied["value:" + name] = "value:" + first_name
+                    tied["fan_out:" + name] = "fan_out:" + first_name
     return tied

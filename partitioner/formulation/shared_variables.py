@@ -24,12 +24,7 @@ def tied_keys(graph: Graph, repeats: Sequence[repeated_blocks.Repeat]) -> dict[s
     """The variables of later blocks by those of the first. A parameter that others read as well has a fan-out of its own."""
     outside = set(external_values(graph))
     readers = graph.consumers()
-    tied: dict[str, str] = {}
-    for key, first in repeated_blocks.representatives(repeats).items():
-        kind, name = key.split(":", 1)
-        tied["fan_out:" + name if kind == "value" else key] = (
-            "fan_out:" + first.split(":", 1)[1] if kind == "value" else first
-        )
+    tied = repeated_blocks.representatives(repeats)
     for repeat in repeats:
         for nodes in repeat.nodes[1:]:
             for node, first_node in zip(nodes, repeat.nodes[0], strict=True):

@@ -22,8 +22,6 @@ from autopar.files import check_file, write_file
 from autopar.ir.units import bytes_text, rate_text
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from autopar.costmodel.calibration import Calibrated, FittedCurve
     from autopar.ir.calibration_data import Measurements
 
@@ -135,7 +133,8 @@ def _refused(results: Calibrated, output: Path) -> str:
 def _show(results: Calibrated, raw: Measurements) -> None:
     from autopar.cli.tables import show, table
 
-    listing = table("movement", "place", "ranks", "up to", "alpha", "beta", "error", "worst", "apart", "spread")
+    columns = ("movement", "place", "ranks", "up to", "alpha", "beta", "error", "worst", "apart", "spread")
+    listing = table(*columns, numbers=4)
     for row in results.rows:
         quality = row.curve.median_error, row.curve.worst_error, row.apart, row.spread
         about = [(_named(row), row.place, str(row.ranks)), tuple(f"{error:.1%}" for error in quality)]
@@ -143,21 +142,14 @@ def _show(results: Calibrated, raw: Measurements) -> None:
             listing.add_row(*about[0], *cells, *about[1])
             about = [("",) * 3, ("",) * 4]
     if results.rows:
-        _numbers(listing, 4)
         show(
             listing,
             title="seconds by bytes: alpha + bytes / beta in each piece; errors of the fit at half of all sizes, and at worst",
         )
-    rates = table("rate", "per second", "spread")
+    rates = table("rate", "per second", "spread", numbers=1)
     for rate in results.rates:
         rates.add_row(rate.name, _rate(rate.value, rate.unit), f"{rate.spread:.1%}")
-    _numbers(rates, 1)
     show(rates, title=f"{len(raw.places)} ranks computing at once")
-
-
-def _numbers(listing: Table, first: int) -> None:
-    for column in listing.columns[first:]:
-        column.justify = "right"
 
 
 def _pieces(row: FittedCurve) -> list[tuple[str, str, str]]:

@@ -111,9 +111,7 @@ def _title(name: str, rows: Sequence[ProfileRow], top: int) -> str:
 
 
 def _totals(rows: Sequence[ProfileRow]) -> Table:
-    listing = table("", "predicted time", "measured time", "least time", "ratio", "off")
-    for column in listing.columns[1:]:
-        column.justify = "right"
+    listing = table("", "predicted time", "measured time", "least time", "ratio", "off", numbers=1)
     for row in rows:
         listing.add_row(row.name, _or_dash(row.predicted), *_measured(row))
     return listing
@@ -126,9 +124,7 @@ def _measured(row: ProfileRow) -> tuple[str, str, str, str]:
 def _memory(saved: CompiledFolder, measures: profile.Profile) -> Table:
     costs = saved.plan.predicted
     peaks = [rank.peak for rank in measures.ranks if rank.peak]
-    listing = table("memory per rank", "predicted", "measured", "least", "ratio")
-    for column in listing.columns[1:]:
-        column.justify = "right"
+    listing = table("memory per rank", "predicted", "measured", "least", "ratio", numbers=1)
     parts = [field.name for field in fields(costs) if field.name.endswith("_bytes")]
     for name in parts:
         listing.add_row(name.removesuffix("_bytes"), bytes_text(getattr(costs, name)), "", "", "")

@@ -147,8 +147,8 @@ def test_every_later_block_is_represented_by_the_first():
             assert tied["node:" + node.name] == "node:" + first.name
     assert not [key for key in tied if key.removeprefix("node:") in {node.name for node in repeat.nodes[0]}]
     handed_on = repeat.values[-1][repeat.outputs()[0]]
-    assert "value:" + handed_on not in tied
-    assert "value:" + repeat.values[1][repeat.outputs()[0]] in tied
+    assert "fan_out:" + handed_on not in tied
+    assert "fan_out:" + repeat.values[1][repeat.outputs()[0]] in tied
 
 
 def test_twelve_blocks_are_found_as_one():
