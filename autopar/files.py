@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import tempfile
 from pathlib import Path
 
@@ -31,6 +33,16 @@ def write_file(option: str, file: Path, text: str, what: str) -> None:
         file.write_text(text, encoding="utf-8")
     except OSError as error:
         raise _unwritable(option, file, f"cannot be written: {error.strerror or error}", what) from error
+
+
+def keep_file(file: Path, content: bytes) -> None:
+    """Write a file of a cache beside its place, and move it there: writers do not meet. Where that fails nothing is kept."""
+    with contextlib.suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handle, draft = tempfile.mkstemp(dir=file.parent, suffix=".draft")
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+        Path(draft).replace(file)
 
 
 def _unwritable(option: str, file: Path, fault: str, what: str) -> ConfigError:

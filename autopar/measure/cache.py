@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import platform
-import tempfile
 from pathlib import Path
 
 import msgspec
 import torch
 
+from autopar.files import keep_file
 from autopar.measure.timed_call import TimedCall
 from autopar.ops.discovery import cache
 from autopar.version import __version__
@@ -37,14 +36,8 @@ def read(workers: int) -> Known:
 def write(workers: int, known: Known) -> None:
     """Keep what is known; a folder that cannot be written to keeps nothing."""
     file = _file(workers)
-    if file is None:
-        return
-    with contextlib.suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        handle, draft = tempfile.mkstemp(dir=file.parent, suffix=".draft")
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(msgspec.json.encode(known))
-        Path(draft).replace(file)
+    if file is not None:
+        keep_file(file, msgspec.json.encode(known))
 
 
 def _file(workers: int) -> Path | None:

@@ -10,8 +10,8 @@ from typing import cast
 
 import torch
 
-from autopar.ir.graph import Argument, Dtype, Graph, Node, Ref
-from autopar.ops.record.overloads import overload_of
+from autopar.ir.graph import Graph, Node
+from autopar.ops.record.overloads import evaluated, overload_of
 from autopar.ops.registry import record_of
 
 Tensor = torch.Tensor
@@ -48,14 +48,3 @@ def bind(graph: Graph, inputs: Mapping[str, Tensor], state: Mapping[str, Tensor]
     """Tensors by value name, from inputs and parameters by user name."""
     values = {item.value: inputs[item.name] for item in graph.inputs}
     return values | {item.value: state[item.name] for item in graph.parameters}
-
-
-def evaluated(argument: Argument, env: Mapping[str, Tensor]) -> object:
-    """An argument as torch takes it: the tensor of its name, a dtype, or a literal."""
-    if isinstance(argument, Ref):
-        return env[argument.name]
-    if isinstance(argument, Dtype):
-        return getattr(torch, argument.name)
-    if isinstance(argument, tuple):
-        return [evaluated(item, env) for item in argument]
-    return argument

@@ -11,8 +11,9 @@ import torch
 
 from autopar.ir.graph import Node, Ref, Value
 from autopar.ops.discovery.trial import differentiated
-from autopar.ops.interpreter import evaluated, operator
+from autopar.ops.interpreter import operator
 from autopar.ops.record.op import Op, Sample, T
+from autopar.ops.record.overloads import evaluated
 from autopar.ops.record.rule import Call
 from autopar.runtime.functional.model_random import ProgramRandom
 from autopar.runtime.grid.counter_rng import drawing

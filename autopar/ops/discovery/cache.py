@@ -10,16 +10,15 @@ read is tried once more before it is believed (`discover_search.holds`).
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import inspect
 import os
-import tempfile
 from pathlib import Path
 
 import msgspec
 import torch
 
+from autopar.files import keep_file
 from autopar.ops.discovery.call_shape import Form, experiment
 from autopar.ops.discovery.search import Verdict
 from autopar.ops.record import user_functions
@@ -67,23 +66,20 @@ def _source(target: str) -> str:
 
 def read(form: Form) -> Verdict | None:
     """The verdict that was kept, if there is one."""
-    place = folder()
-    if place is None:
-        return None
+    file = _file(form)
     try:
-        return msgspec.json.decode((place / f"{key(form)}.json").read_bytes(), type=Verdict)
+        return None if file is None else msgspec.json.decode(file.read_bytes(), type=Verdict)
     except (OSError, ValueError, msgspec.DecodeError):
         return None
 
 
 def write(form: Form, verdict: Verdict) -> None:
     """Keep a verdict; a folder that cannot be written to keeps none."""
+    file = _file(form)
+    if file is not None:
+        keep_file(file, msgspec.json.encode(verdict))
+
+
+def _file(form: Form) -> Path | None:
     place = folder()
-    if place is None:
-        return
-    with contextlib.suppress(OSError):
-        place.mkdir(parents=True, exist_ok=True)
-        handle, draft = tempfile.mkstemp(dir=place, suffix=".draft")
-        with os.fdopen(handle, "wb") as file:
-            file.write(msgspec.json.encode(verdict))
-        Path(draft).replace(place / f"{key(form)}.json")
+    return None if place is None else place / f"{key(form)}.json"

@@ -22,9 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
-from autopar.ir.graph import Argument, Dtype, Ref
+from autopar.ir.graph import Argument, Ref
 from autopar.ops.record.overloads import overload_of
 from autopar.ops.record.rule import Call
 
@@ -246,8 +244,3 @@ def index_bound(form: Form, variant: StandIn) -> int:
     """What made-up integers lie below: no more than any extent, or any literal that may be a number of classes."""
     sizes = [v for _, v in literals(form.args, form.kwargs) if isinstance(v, int) and not isinstance(v, bool) and v > 1]
     return min([*(m for _, m in variant.extents), *sizes], default=5)
-
-
-def dtype_of(argument: Argument) -> Any:  # noqa: ANN401
-    """An argument as torch takes it."""
-    return getattr(torch, argument.name) if isinstance(argument, Dtype) else argument

@@ -24,9 +24,8 @@ from functools import lru_cache
 
 import torch
 
-from autopar.ir.graph import Argument, Ref
-from autopar.ops.discovery.call_shape import Form, Place, StandIn, dtype_of, numbers, replaced
-from autopar.ops.record.overloads import overload_of
+from autopar.ops.discovery.call_shape import Form, Place, StandIn, numbers, replaced
+from autopar.ops.record.overloads import evaluated, overload_of
 
 Tensors = tuple[torch.Tensor, ...]
 Rows = tuple[int, ...]
@@ -117,14 +116,9 @@ def _numbers(
 
 def run(form: Form, operands: Sequence[torch.Tensor], sizes: dict[Place, int]) -> tuple[torch.Tensor | None, ...]:
     """The operator's results, None for those that nobody reads. Raises what the operator raises, and Unfit."""
-
-    def literal(argument: Argument) -> object:
-        if isinstance(argument, Ref):
-            return operands[int(argument.name)]
-        return [literal(item) for item in argument] if isinstance(argument, tuple) else dtype_of(argument)
-
-    args = [literal(replaced(value, at, sizes)) for at, value in enumerate(form.args)]
-    kwargs = {name: literal(replaced(value, name, sizes)) for name, value in form.kwargs}
+    env = {str(i): operand for i, operand in enumerate(operands)}
+    args = [evaluated(replaced(value, at, sizes), env) for at, value in enumerate(form.args)]
+    kwargs = {name: evaluated(replaced(value, name, sizes), env) for name, value in form.kwargs}
     out = overload_of(form.target)(*args, **kwargs)
     results = (out,) if isinstance(out, torch.Tensor) else tuple(out) if isinstance(out, list | tuple) else ()
     read = tuple(result if shape is not None else None for result, shape in zip(results, form.results, strict=False))
