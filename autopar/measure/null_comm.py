@@ -41,21 +41,13 @@ class Mute:
         return _Done()
 
     def all_gather(self, tensor: Tensor, outs: Pieces) -> None:
-        for i, out in enumerate(pieces_of(outs)):
-            if i == self.rank:
-                out.copy_(tensor)
-            else:
-                out.zero_()
+        self._receive(tensor, outs)
 
     def reduce_scatter(self, parts: Pieces, out: Tensor) -> None:
         out.copy_(pieces_of(parts)[self.rank])
 
     def all_to_all(self, sends: Pieces, recvs: Pieces) -> None:
-        for i, out in enumerate(pieces_of(recvs)):
-            if i == self.rank:
-                out.copy_(pieces_of(sends)[i])
-            else:
-                out.zero_()
+        self._receive(pieces_of(sends)[self.rank], recvs)
 
     def exchange(self, sends: dict[int, Tensor], recvs: dict[int, Tensor]) -> None:
         for out in recvs.values():
@@ -85,3 +77,11 @@ class Mute:
 
     def abort(self, code: int) -> None:
         raise SystemExit(code)
+
+    def _receive(self, own: Tensor, outs: Pieces) -> None:
+        """This rank's own piece, and zeros for those of the others."""
+        for i, out in enumerate(pieces_of(outs)):
+            if i == self.rank:
+                out.copy_(own)
+            else:
+                out.zero_()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_leaves
 
 from autopar.ir.graph import Node, Ref, Value
 from autopar.ops.discovery.trial import differentiated
@@ -32,13 +33,9 @@ class Whole:
     gradients: tuple[torch.Tensor | None, ...]
 
 
-def tensors(argument: object) -> Iterator[T]:
+def tensors(argument: object) -> list[T]:
     """The tensors of a sample's argument, in order: itself, or those in its tuples."""
-    if isinstance(argument, T):
-        yield argument
-    elif isinstance(argument, tuple):
-        for item in argument:
-            yield from tensors(item)
+    return [leaf for leaf in tree_leaves(argument) if isinstance(leaf, T)]
 
 
 def every(result: int) -> bool:

@@ -62,7 +62,7 @@ def unsorted(graph: Graph) -> Graph:
         if node.target in _SORTS and len(graph.values[node.inputs[0]].shape) == 1 and _ascending(node):
             orders.append(_order(graph, node))
         for order in orders:
-            back = _restored(graph, producers, order, node)
+            back = _restored(producers, order, node)
             if back:
                 same[node.outputs[0]] = back
                 break
@@ -87,7 +87,7 @@ def _order(graph: Graph, node: Node) -> _Sorted:
     return order
 
 
-def _restored(graph: Graph, makers: Mapping[str, Node], order: _Sorted, node: Node) -> str:
+def _restored(makers: Mapping[str, Node], order: _Sorted, node: Node) -> str:
     """The u that ``v[inverse of p]`` is, or nothing."""
     if node.target != "aten.index.Tensor" or len(node.inputs) != 2 or node.inputs[0] not in order.origin:
         return ""

@@ -25,9 +25,9 @@ from autopar.ops.record.windows import by_place
 _ADDING = ("add", "sum")
 
 
-def _lookup(call: Call, dim: int, index: int) -> Rule:
-    """Rows along `dim` of operand 0 by operand `index` (of any number of dims, which take the place of `dim`)."""
-    shape, rows = call.operands[0].shape, call.operands[index].shape
+def _lookup(call: Call, dim: int) -> Rule:
+    """Rows along `dim` of operand 0 by operand 1 (of any number of dims, which take the place of `dim`)."""
+    shape, rows = call.operands[0].shape, call.operands[1].shape
     table, taken = named(shape), named(rows, prefix="i")
     after = (*table[:dim], *taken, *table[dim + 1 :])
     return by_place(with_linear(lettered(call, [table, taken], [after]), {0}), [f"d{dim}"])
@@ -36,7 +36,7 @@ def _lookup(call: Call, dim: int, index: int) -> Rule:
 def _index_select(call: Call) -> Rule:
     if not call.operands[0].shape or len(call.operands[1].shape) != 1:
         raise ValueError("an index or a table without dims")
-    return _lookup(call, call.dim(1), 1)
+    return _lookup(call, call.dim(1))
 
 
 def _emit_index_select(ctx: EmitContext) -> str:
@@ -82,7 +82,7 @@ def _index(call: Call) -> Rule:
     """``x[:, i]``, ``x[i, j]``: several index tensors are broadcast, and their dims have the counted rows whole."""
     places = _places(call)
     if len(places) == 1 and _counted(call, places):
-        return _lookup(call, next(iter(places)), 1)
+        return _lookup(call, next(iter(places)))
     letters, rows = _counted(call, places)
     table = named(call.operands[0].shape)
     operands = (table, *(letters[i] for i in places.values()))
