@@ -11,6 +11,7 @@ import unseen_state
 import unseen_writes
 from capture_refused import refused
 from compiling import SLOW
+from shared_captures import these_rows
 from trained import Together, assert_trains_the_same
 
 import autopar
@@ -42,5 +43,6 @@ def test_the_other_forms_train_as_torch_trains_them():
         torch.manual_seed(0)
         model = Together({name: kind() for name, kind in FORMS.items() if not refused_at(kind)})
         inputs = unseen.inputs()
-    one = autopar.compile(model, inputs, grid="2", machine=SLOW)
+    with these_rows():
+        one = autopar.compile(model, inputs, grid="2", machine=SLOW)
     assert_trains_the_same(one, model, inputs, steps=3)

@@ -39,13 +39,18 @@ def _kept(key, make):
 
 
 def of_these_rows(*given, **options):
-    """`autopar.capture.capture` for the rows that are given: whether the graph holds for others takes as long again to find.
-
-    That is asked in tests/codegen/test_symbolic_batch.py and tests/capture/validity/test_any_rows.py, of all small models
-    and all forms of batches.
-    """
-    with mock.patch.object(pipeline, "_any_rows", return_value="not asked"):
+    """`autopar.capture.capture` for the rows that are given (`these_rows`)."""
+    with these_rows():
         return capture(*given, **options)
+
+
+def these_rows():
+    """Inside, models are captured for the rows that are given: whether a graph holds for others takes as long again to find.
+
+    That is asked in tests/codegen/test_symbolic_batch.py and tests/capture/validity, of all small models and all forms of
+    batches. A program that runs with the rows that it was compiled for shows nothing about others.
+    """
+    return mock.patch.object(pipeline, "_any_rows", return_value="not asked")
 
 
 def of_file(model, example_inputs, **options):

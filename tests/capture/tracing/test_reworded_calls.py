@@ -8,6 +8,7 @@ import torch.distributions as D
 import torch.nn.functional as F
 from capture_refused import line_of, refused
 from compiling import QUICK
+from shared_captures import these_rows
 from torch import nn
 from trained import assert_trains_the_same
 
@@ -47,7 +48,8 @@ class Told(Net):
 def test_the_program_computes_what_was_told():
     torch.manual_seed(0)
     model, inputs = Told().double(), {"x": torch.randn(4, 6, dtype=torch.float64)}
-    one = autopar.compile(model, inputs, grid="2", machine=QUICK)
+    with these_rows():
+        one = autopar.compile(model, inputs, grid="2", machine=QUICK)
     assert one.plan.evaluation == ""
     for each in (one, one.replan(grid="2x2")):
         assert_trains_the_same(each, model, inputs, steps=3)
@@ -85,7 +87,8 @@ def test_checks_of_torchs_own_are_no_part_of_a_program():
     torch.manual_seed(0)
     model, inputs = Checked().double(), {"x": torch.randn(4, 6, dtype=torch.float64)}
     checking = D.Distribution._validate_args
-    one = autopar.compile(model, inputs, grid="2", machine=QUICK)
+    with these_rows():
+        one = autopar.compile(model, inputs, grid="2", machine=QUICK)
     assert D.Distribution._validate_args is checking
     assert_trains_the_same(one, model, inputs, steps=2)
 

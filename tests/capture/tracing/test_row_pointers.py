@@ -4,6 +4,7 @@ import pytest
 import torch
 from capture_refused import line_of, refused
 from compiling import QUICK
+from shared_captures import these_rows
 from torch import nn
 from trained import Together, assert_trains_the_same
 
@@ -83,7 +84,8 @@ def test_a_slice_may_begin_where_a_buffer_says():
     torch.manual_seed(0)
     model = Together({way.__name__: Net(way) for way in FORMS}).double()
     inputs = {"x": torch.randn(4, 6, dtype=torch.float64)}
-    one = autopar.compile(model, inputs, grid="2", machine=QUICK)
+    with these_rows():
+        one = autopar.compile(model, inputs, grid="2", machine=QUICK)
     assert "int" not in globals()
     assert_trains_the_same(one, model, inputs, steps=3)
 
