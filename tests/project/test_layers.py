@@ -70,6 +70,7 @@ costmodel           | costmodel                                  | ops record ir
 problem             | partitioner                                |
 schedules           | partitioner/schedules                      | ir
 solvers             | partitioner/solvers                        | problem
+placement           | partitioner/placement                      | solvers schedules problem ir
 formulation         | partitioner/formulation                    | problem costmodel annotated ops record ir
 codegen             | codegen                                    | formulation problem costmodel annotated ops record ir
 measure             | autopar/measure                            | codegen formulation costmodel annotated discovery record
@@ -97,7 +98,10 @@ console             | autopar/cli/main.py                        | commands outp
 autopar             | autopar                                    | parallel proof compiler artifact ops ir
 """
 # Packages of others that some layers do without (which one file may import others is a rule of `test_house_rules`).
-NEVER = {"torch": "ir jobs costmodel problem schedules solvers formulation", "networkx": "ground ir jobs runtime"}
+NEVER = {
+    "torch": "ir jobs costmodel problem schedules placement solvers formulation",
+    "networkx": "ground ir jobs runtime",
+}
 
 
 @dataclass(frozen=True)

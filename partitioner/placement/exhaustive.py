@@ -1,0 +1,152 @@
+"""The oracle: the best assignment of a small problem for the same objective as the heuristics', the simulated makespan.
+
+Calls are given to slots in their order; a slot is a segment of a position. Every assignment is reached once: of the empty slots
+of a position only the first is used, and of positions that are alike only the first empty one. Partial assignments are taken up
+in the order of a lower bound of all that they can become (best first), complete ones are simulated, and the search ends when
+the least bound that is left is no less than the best makespan found: so the answer is the optimum, not an estimate.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from heapq import heappop, heappush
+
+from autopar.partitioner.placement.assignment import Assignment, assign, is_legal, pipeline
+from autopar.partitioner.placement.bounds import pipeline_bound, placement_bound
+from autopar.partitioner.placement.judging import Judge
+from autopar.partitioner.placement.problem import PlacementProblem, PositionLimits
+
+_EXACT = 1 - 1e-12
+
+
+@dataclass(frozen=True, slots=True)
+class Optimum:
+    """The best assignment (None: there is no legal one), its makespan, how many were simulated, and whether all were covered."""
+
+    assignment: Assignment | None
+    makespan: float
+    simulated: int
+    proven: bool
+
+
+def exhaustive(problem: PlacementProblem, most: int, judge: Judge, tries: int = 100_000) -> Optimum:
+    """The assignment with the least makespan of all with at most `most` segments on a position; gives up after so many tries."""
+    search = _Completions(problem, most)
+    best, least, simulated = None, math.inf, 0
+    queue: list[tuple[float, int, tuple[int, ...]]] = [(search.floor, 0, ())]
+    while queue:
+        bound, _, slots = heappop(queue)
+        if bound >= least * _EXACT:
+            return Optimum(best, least, simulated, True)
+        if tries <= 0:
+            return Optimum(best, least, simulated, False)
+        tries -= 1
+        if len(slots) == len(problem.calls):
+            assignment = assign(problem, slots, search.position)
+            assert assignment is not None
+            simulated += 1
+            if judge.seconds(assignment) < least:
+                best, least = assignment, judge.seconds(assignment)
+            continue
+        for slot in search.options(slots):
+            longer = (*slots, slot)
+            lower = search.bound(longer, bound)
+            if lower < least * _EXACT:
+                heappush(queue, (lower, -len(longer), longer))
+    return Optimum(best, least, simulated, True)
+
+
+class _Completions:
+    """What the search knows of its problem."""
+
+    def __init__(self, problem: PlacementProblem, most: int) -> None:
+        self.problem, self.most = problem, most
+        self.position = [slot // most for slot in range(most * len(problem.positions))]
+        self.floor = placement_bound(problem)
+        self.twins = _twins(problem)
+        self.parts = [_first_calls(problem, count) for count in range(len(problem.calls) + 1)]
+        self.work = [call.forward + call.backward for call in problem.calls]
+
+    def options(self, slots: tuple[int, ...]) -> list[int]:
+        """Slots for the next call: every one in use, and the first empty one of each position that has no unused twin before."""
+        used, call = set(slots), len(slots)
+        busy = {self.position[slot] for slot in used}
+        found = []
+        for position in sorted(self.problem.allowed[call]):
+            if position not in busy and any(twin not in busy for twin in self.twins[position]):
+                continue
+            own = range(position * self.most, (position + 1) * self.most)
+            found += [slot for slot in own if slot in used]
+            found += [slot for slot in own if slot not in used][:1]
+        return found
+
+    def bound(self, slots: tuple[int, ...], before: float) -> float:
+        """What every completion of a partial assignment takes at least; `inf` where there is none."""
+        missing = len(self.problem.positions) - len({self.position[slot] for slot in slots})
+        left = len(self.problem.calls) - len(slots)
+        if not self.problem.idle and missing > left:
+            return math.inf
+        part = self.parts[len(slots)]
+        assignment = assign(part, slots, self.position)
+        if assignment is None:
+            return math.inf
+        if not left and not is_legal(part, assignment, self.most):
+            return math.inf
+        task = pipeline(part, assignment)
+        if task.limit is not None and min(task.limit) < 0:
+            return math.inf
+        return max(before, pipeline_bound(task), self._room(slots))
+
+    def _room(self, slots: tuple[int, ...]) -> float:
+        """All work over all speeds, with the positions that have more than that counted by themselves."""
+        count, speeds = self.problem.microbatches, self.problem.speeds
+        load = [0.0] * len(speeds)
+        for slot, work in zip(slots, self.work, strict=False):
+            load[self.position[slot]] += count * work
+        left = count * sum(self.work[len(slots) :])
+        ends = sorted(zip((seconds / speed for seconds, speed in zip(load, speeds, strict=True)), speeds, strict=True))
+        total = filled = 0.0
+        level = 0.0
+        for end, speed in ends:
+            if total and (left + filled) / total <= end:
+                break
+            total, filled = total + speed, filled + end * speed
+            level = (left + filled) / total
+        return level
+
+
+def _first_calls(problem: PlacementProblem, count: int) -> PlacementProblem:
+    """The problem of the first calls alone: what they take, the rest can only add to."""
+    from dataclasses import replace
+
+    tensors = tuple(
+        replace(t, readers=tuple(r for r in t.readers if r < count)) for t in problem.tensors if t.source < count
+    )
+    parameters = tuple(replace(p, readers=tuple(r for r in p.readers if r < count)) for p in problem.parameters)
+    return replace(
+        problem,
+        calls=problem.calls[:count],
+        tensors=tuple(t for t in tensors if t.readers),
+        parameters=tuple(p for p in parameters if p.readers),
+        pins=tuple(pin for pin in problem.pins if pin[0] < count),
+        bans=tuple(ban for ban in problem.bans if ban[0] < count),
+    )
+
+
+def _twins(problem: PlacementProblem) -> list[list[int]]:
+    """For each position those before it that could take its place: alike in speed, memory, links, pins and bans."""
+    count = len(problem.positions)
+
+    def swapped(table: tuple[tuple[float, ...], ...], a: int, b: int) -> bool:
+        order = list(range(count))
+        order[a], order[b] = b, a
+        return all(table[i][j] == table[order[i]][order[j]] for i in range(count) for j in range(count) if i != j)
+
+    def alike(a: int, b: int) -> bool:
+        one, other = problem.positions[a], problem.positions[b]
+        heeded = all((a in allowed) == (b in allowed) for allowed in problem.allowed)
+        return one == other and heeded and swapped(problem.links.alpha, a, b) and swapped(problem.links.beta, a, b)
+
+    assert all(isinstance(each, PositionLimits) for each in problem.positions)
+    return [[a for a in range(b) if alike(a, b)] for b in range(count)]

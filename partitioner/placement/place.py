@@ -1,0 +1,153 @@
+"""Where every call goes: the entry, and what a placement says of itself beside the baselines."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+from autopar.errors import ConfigError, InfeasiblePlan, refusal
+from autopar.ir.pipeline.schedule import ActionLists
+from autopar.partitioner.placement.assignment import Assignment, cut_bytes, is_legal, parameter_bytes, pipeline
+from autopar.partitioner.placement.baselines import baselines
+from autopar.partitioner.placement.bounds import placement_bound
+from autopar.partitioner.placement.coarsening import blocks_of, expanded, merged
+from autopar.partitioner.placement.judging import Judge
+from autopar.partitioner.placement.problem import WHERE, PlacementProblem, check
+from autopar.partitioner.placement.refinement import Refinement
+from autopar.partitioner.placement.starting_points import chain_assignments, starting_points
+from autopar.partitioner.problem import relative_gap
+from autopar.partitioner.schedules.pipeline_problem import PipelineProblem
+
+_SMALL = 24  # calls up to which every move of every call is tried
+_BLOCKS = 160
+_ACTIONS = 60_000  # of all schedules that are simulated to choose between assignments
+_KEPT = 16
+_JUDGED = 60
+ONE_STAGE = ("1f1b", "zb")
+"""Schedules that are defined where every position has one segment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """An assignment with its schedule, and what it costs.
+
+    `makespan` and `bound` (which no placement is faster than) in seconds of a step; `cut_bytes` between positions in a step;
+    per position `seconds` of work in a step, its update included, and `memory` in bytes: parameters, and the peak of what is
+    in flight.
+    """
+
+    assignment: Assignment
+    pipeline: PipelineProblem
+    schedule: ActionLists
+    makespan: float
+    bound: float
+    cut_bytes: float
+    seconds: tuple[float, ...]
+    memory: tuple[float, ...]
+
+    @property
+    def gap(self) -> float:
+        """How far the makespan may be above the best, as a share of it."""
+        return relative_gap(self.makespan, self.bound)
+
+    @property
+    def imbalance(self) -> float:
+        """The largest seconds of a position over their mean."""
+        mean = sum(self.seconds) / len(self.seconds)
+        return max(self.seconds) / mean if mean else 1.0
+
+
+def place(
+    problem: PlacementProblem, *, segments_per_position: int = 1, schedule: str = "auto", time_limit: float = 10.0
+) -> Placement:
+    """The fastest placement that the heuristics find, by simulated makespan.
+
+    The answer depends on the input alone unless `time_limit` (seconds) ends the search. Raises ConfigError for what cannot be
+    placed as asked, InfeasiblePlan where memory does not suffice.
+    """
+    most = 1 if schedule in ONE_STAGE else segments_per_position
+    check(problem, most)
+    deadline = time.perf_counter() + time_limit
+    judge = Judge(problem, schedule)
+    best: Assignment | None = None
+    for assignment, seconds in _candidates(problem, most, deadline):
+        enough = judge.actions > _ACTIONS or judge.simulated > _JUDGED or time.perf_counter() > deadline
+        if best is not None and (enough or seconds >= judge.seconds(best)):
+            break
+        if judge.seconds(assignment) < (judge.seconds(best) if best is not None else math.inf):
+            best = assignment
+    if best is None:
+        raise _nothing_fits(problem, judge)
+    return described(problem, best, judge)
+
+
+def _candidates(problem: PlacementProblem, most: int, deadline: float) -> list[tuple[Assignment, float]]:
+    """The assignments that are worth a simulation and their estimates, the best first."""
+    if len(problem.calls) <= _SMALL:
+        search = Refinement(problem, most, 8000)
+        starts = sorted(starting_points(problem, most, search.cost_of), key=search.cost_of)
+        for start in starts[:_KEPT]:
+            search.swap(search.refine(start, 8))
+    else:
+        search = _coarse_to_fine(problem, most, deadline)
+    legal = [d for d in sorted(search.seen, key=search.cost_of) if is_legal(problem, d, most)]
+    return [(assignment, search.cost_of(assignment)) for assignment in legal]
+
+
+def _coarse_to_fine(problem: PlacementProblem, most: int, deadline: float) -> Refinement:
+    """Blocks of calls placed first, then the calls at the edges of segments."""
+    blocks = blocks_of(problem, max(_BLOCKS, 3 * most * len(problem.positions)))
+    small = merged(problem, blocks)
+    coarse = Refinement(small, most, 600)
+    starts = sorted(starting_points(small, most, coarse.cost_of), key=coarse.cost_of)
+    for start in starts[:2]:
+        coarse.swap(coarse.sweep(start))
+    fine = Refinement(problem, most, 300)
+    order = [call for block in blocks for call in block]
+    for assignment in chain_assignments(problem, order, most):
+        fine.cost_of(assignment)
+    for assignment in sorted(coarse.seen, key=coarse.cost_of)[:3]:
+        fine.cost_of(expanded(problem, blocks, assignment))
+    fine.sweep(min(fine.seen, key=fine.cost_of))
+    return fine
+
+
+def described(problem: PlacementProblem, assignment: Assignment, judge: Judge) -> Placement:
+    """What an assignment costs, under the schedule of a judge that has one for it."""
+    task, timeline = pipeline(problem, assignment), judge.timeline(assignment)
+    assert timeline is not None
+    seconds = [task.after(position) for position in range(task.positions)]
+    for segment, position in enumerate(task.position):
+        seconds[position] += problem.microbatches * (task.forward[segment] + task.backward[segment])
+    held = parameter_bytes(problem, assignment)
+    return Placement(
+        assignment,
+        task,
+        timeline.lists,
+        timeline.makespan,
+        min(placement_bound(problem), timeline.makespan),
+        cut_bytes(problem, assignment),
+        tuple(seconds),
+        tuple(size + peak for size, peak in zip(held, timeline.peak, strict=True)),
+    )
+
+
+def compare(problem: PlacementProblem, schedule: str = "auto") -> dict[str, Placement | None]:
+    """The baselines judged in the same way; None for one that pins, bans or memory forbid."""
+    judge = Judge(problem, schedule)
+    found: dict[str, Placement | None] = {}
+    for name, assignment in baselines(problem).items():
+        legal = is_legal(problem, assignment, len(problem.calls)) and judge.timeline(assignment) is not None
+        found[name] = described(problem, assignment, judge) if legal else None
+    return found
+
+
+def _nothing_fits(problem: PlacementProblem, judge: Judge) -> ConfigError | InfeasiblePlan:
+    """Why no assignment was left: the schedule's refusal, or memory."""
+    if isinstance(judge.refused, ConfigError):
+        return judge.refused
+    rule = "parameters, and what the micro-batches in flight save for backward, fit the memory of their position"
+    given = f"no placement of {len(problem.calls)} calls on {len(problem.positions)} positions was found that can run"
+    fix = "more memory, more micro-batches, more segments per position, or fewer pins and bans"
+    return InfeasiblePlan(refusal(WHERE, given, rule, fix=fix))
