@@ -1,4 +1,7 @@
-"""Files that a command writes: refused by name before the work starts, and again where they cannot be written after it."""
+"""Files that a command writes: refused by name before the work starts, and again where they cannot be written after it.
+
+Those of a cache are written where that goes, and nothing is said where it does not.
+"""
 
 from __future__ import annotations
 
