@@ -1,8 +1,10 @@
-"""The best schedule that is found for a pipeline: list scheduling by several priorities, and the named schedules.
+"""The best schedule that is found for a pipeline: list scheduling in several orders, the named schedules, then moves.
 
-1. with and without deferred weight gradients, every priority of `priorities` is tried;
-2. so is every named schedule that is defined and fits the memory, so that none of them is ever faster than what is found;
-3. the best is improved by moves along its critical path (`moves`), till it meets the lower bound or the tries are used up.
+1. Each order of `priorities` is tried with and without deferred weight gradients, till a schedule meets the lower bound.
+2. So is every named schedule that is defined and fits the memory: none of them is ever faster than what is found.
+3. The best one is changed along its longest path (`moves`), as long as it is above the bound.
+4. Of schedules that are as fast, the one that defers nothing is taken, then the one that keeps the least: the order that has
+   won is tried again with room for fewer micro-batches in flight.
 """
 
 from __future__ import annotations
@@ -13,83 +15,101 @@ from dataclasses import dataclass
 from autopar.errors import ConfigError, InfeasiblePlan, refusal
 from autopar.ir.pipeline.schedule import ActionLists
 from autopar.partitioner.schedules.list_scheduling import Priority, has_room, list_schedule
+from autopar.partitioner.schedules.lower_bound import lower_bound
+from autopar.partitioner.schedules.moves import improve
 from autopar.partitioner.schedules.named import NAMED
 from autopar.partitioner.schedules.pipeline_problem import PipelineProblem
+from autopar.partitioner.schedules.priorities import ROOM, priorities, sized
 from autopar.partitioner.schedules.rows import Rows, decode, deferring, encode, rows_of
-from autopar.partitioner.schedules.simulate import finish, peak_bytes, run
+from autopar.partitioner.schedules.simulate import finish, fits, peak_bytes, run
 
-_ROUNDING = 1e-12
+_EQUAL = 1e-9  # makespans that differ by this share are equal
+_ACTIONS = 200_000  # that list scheduling orders in all: about a second
+_MOST_WITHOUT = 3  # orders tried without deferred weight gradients, which hardly ever are the faster
+_TRIED_ACTIONS = 500_000  # that moves simulate in all
+_FEWEST_TRIES = 30  # moves that are worth beginning with
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Found:
-    """A schedule with its makespan in seconds."""
+    """A schedule with its makespan in seconds, the bytes that all positions keep at most, and the order that led to it."""
 
     makespan: float
+    bytes: float
     rows: Rows
     codes: list[list[int]]
+    priority: Priority | None = None
 
 
-def auto(problem: PipelineProblem) -> ActionLists:
-    """The best schedule found. Raises InfeasiblePlan where some position has no room for a micro-batch of its segments."""
-    found = min(candidates(problem), key=lambda each: each.makespan, default=None)
-    if found is None:
+def auto(problem: PipelineProblem, tries: int = 200) -> ActionLists:
+    """The best schedule found, with at most some tries of moves.
+
+    Raises InfeasiblePlan where some position has no room for a micro-batch of its segments.
+    """
+    bound = lower_bound(problem) * (1 + _EQUAL)
+    found = list(_named(problem))
+    for each in _scheduled(problem):
+        found.append(each)
+        if each.makespan <= bound:
+            break
+    if not found:
         raise InfeasiblePlan(_no_room(problem))
-    return decode(problem, found.codes)
+    best = _preferred(found)
+    tries = min(tries, _TRIED_ACTIONS // max(1, best.rows.count))
+    if best.makespan > bound and tries >= _FEWEST_TRIES:
+        moved = _found(best.rows, improve(best.rows, best.codes, bound, tries))
+        best = moved if moved.makespan < best.makespan * (1 - _EQUAL) else best
+    return decode(problem, _smaller(best).codes)
 
 
-def candidates(problem: PipelineProblem) -> Iterator[Found]:
-    """Schedules that fit the memory, those without deferred weight gradients first."""
-    for name in NAMED:
+def _named(problem: PipelineProblem) -> Iterator[Found]:
+    """The named schedules that are defined and fit."""
+    for schedule in NAMED.values():
         try:
-            codes = encode(problem, NAMED[name](problem))
+            codes = encode(problem, schedule(problem))
         except ConfigError:
             continue
         rows = rows_of(problem, deferring(problem, codes))
-        if fits(rows, codes):
+        if all(fits(rows, position, each) for position, each in enumerate(codes)):
             yield _found(rows, codes)
-    every = [False] * problem.segments, [seconds > 0 for seconds in problem.weight]
-    for deferred in every if any(every[1]) else every[:1]:
-        rows = rows_of(problem, deferred)
+
+
+def _scheduled(problem: PipelineProblem) -> Iterator[Found]:
+    """Schedules by list scheduling, the most promising first, for as many actions as are allowed in all."""
+    options = {
+        deferred: None for deferred in (tuple(seconds > 0 for seconds in problem.weight), (False,) * problem.segments)
+    }
+    ways = [(rows, list(priorities(rows))) for rows in (rows_of(problem, each) for each in options) if has_room(rows)]
+    left = _ACTIONS
+    for number in range(max((len(orders) for _, orders in ways), default=0)):
+        for rows, orders in ways:
+            if left > 0 and (number < _MOST_WITHOUT or any(rows.deferred) or len(options) == 1):
+                left -= rows.count
+                yield _found(rows, list_schedule(rows, orders[number]), orders[number])
+
+
+def _smaller(best: Found) -> Found:
+    """As fast, by the same order or the most promising one, with room for as few micro-batches in flight as will do."""
+    priority = best.priority or next(priorities(best.rows))
+    for share in ROOM:
+        rows = sized(best.rows, share)
         if has_room(rows):
-            yield from (_found(rows, list_schedule(rows, priority)) for priority in priorities(rows))
+            found = _found(best.rows, list_schedule(rows, priority), priority)
+            if found.makespan <= best.makespan * (1 + _EQUAL):
+                return min(best, found, key=lambda each: each.bytes)
+    return best
 
 
-def fits(rows: Rows, codes: list[list[int]]) -> bool:
-    """Whether a schedule keeps within the memory limits."""
-    problem = rows.problem
-    return problem.limit is None or all(
-        peak_bytes(rows, each) <= problem.most(position) * (1 + _ROUNDING) for position, each in enumerate(codes)
-    )
+def _preferred(found: list[Found]) -> Found:
+    """The fastest; of those that are as fast, one that defers nothing, and keeps least."""
+    least = min(each.makespan for each in found) * (1 + _EQUAL)
+    return min((f for f in found if f.makespan <= least), key=lambda each: (any(each.rows.deferred), each.bytes))
 
 
-def priorities(rows: Rows) -> Iterator[Priority]:
-    """The orders that are tried: urgent is what has the longest way to the end, micro-batches being due one period apart."""
-    way = longest_ways(rows)
-    work = [sum(rows.seconds[row] for row in own) for own in rows.own]
-    segments, most = rows.problem.segments, sum(way)
-    backward_first = [way[row] + (most, -most)[row >= 2 * segments] * (row >= segments) for row in range(3 * segments)]
-    for patience in (0.0, 0.5):
-        for share in (0.5, 1.0, 0.0, 2.0):
-            yield Priority(share * max(work), tuple(way), patience)
-        yield Priority(max(work), tuple(backward_first), patience)
-
-
-def longest_ways(rows: Rows) -> list[float]:
-    """Per row: seconds from the start of an action to the end of the step, were there but this one micro-batch."""
-    ways = [0.0] * len(rows.seconds)
-    for row in reversed(rows.topological):
-        update = rows.problem.after(rows.problem.position[row % rows.problem.segments])
-        ways[row] = rows.seconds[row] + max(
-            [update, *(lasts + ways[other] for other, _, lasts, _ in rows.readers[row])]
-        )
-    return ways
-
-
-def _found(rows: Rows, codes: list[list[int]]) -> Found:
+def _found(rows: Rows, codes: list[list[int]], priority: Priority | None = None) -> Found:
     ends = run(rows, codes)
     assert ends is not None, "a schedule of our own deadlocks"
-    return Found(finish(rows.problem, ends), rows, codes)
+    return Found(finish(rows.problem, ends), sum(peak_bytes(rows, each) for each in codes), rows, codes, priority)
 
 
 def _no_room(problem: PipelineProblem) -> str:
@@ -97,7 +117,7 @@ def _no_room(problem: PipelineProblem) -> str:
     for position, kept in zip(problem.position, problem.kept, strict=True):
         needs[position] += kept
     offenders = [
-        f"position {position}: {need:.0f} bytes, the limit is {problem.most(position):.0f}"
+        f"position {position}: {need:.6g} bytes, the limit is {problem.most(position):.6g}"
         for position, need in enumerate(needs)
         if need > problem.most(position)
     ]

@@ -35,7 +35,7 @@ class _Pipeline:
         problem = rows.problem
         self.rows, self.count, self.segments = rows, problem.microbatches, problem.segments
         self.started = [0] * len(rows.seconds)  # actions per row
-        self.missing = [number for number in rows.missing for _ in range(self.count)]
+        self.missing = [len(waits) for waits in rows.before for _ in range(self.count)]
         self.arrival = [0.0] * len(self.missing)
         self.codes: list[list[int]] = [[] for _ in range(problem.positions)]
         self.free = [0.0] * problem.positions
@@ -56,6 +56,8 @@ class _Pipeline:
         """Whether there is room for the next F of a row, and then still for the oldest micro-batch that is not forwarded."""
         if self.bytes[position] + self.kept[row] > self.limit[position]:
             return False
+        if len(self.forwards[position]) == 1:
+            return True
         started, forwards = self.started, self.forwards[position]
         started[row] += 1
         oldest = min(started[other] for other in forwards)

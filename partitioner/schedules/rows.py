@@ -24,8 +24,8 @@ Reader = tuple[int, int, float, int]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rows:
-    """Per row: seconds of an action, its `readers`, for how many others it waits (`missing`), and by how many bytes it
-    changes what is held: an F at its start, the others at their ends.
+    """Per row: seconds of an action, its `readers`, what it waits for (`before`: rows and seconds of their messages), and by
+    how many bytes it changes what is held: an F at its start, the others at their ends.
 
     `deferred` says of which segments W is; `own` has the rows of each position, `topological` all of them, in an order in which
     each comes after those that it waits for.
@@ -35,7 +35,7 @@ class Rows:
     deferred: tuple[bool, ...]
     seconds: list[float]
     readers: list[list[Reader]]
-    missing: list[int]
+    before: list[list[tuple[int, float]]]
     change: list[float]
     own: list[list[int]]
     topological: list[int]
@@ -58,14 +58,17 @@ def rows_of(problem: PipelineProblem, deferred: Sequence[bool]) -> Rows:
     held = [problem.held[s] if deferred[s] else 0.0 for s in range(segments)]
     after_backward = [h - k for h, k in zip(held, problem.kept, strict=True)]
     change = [*problem.kept, *after_backward, *(-h for h in held)]
-    readers, missing = _readers(problem, deferred)
-    return Rows(problem, tuple(deferred), seconds, readers, missing, change, own, every)
+    readers = _readers(problem, deferred)
+    before: list[list[tuple[int, float]]] = [[] for _ in readers]
+    for row, each in enumerate(readers):
+        for reader, _, lasts, _ in each:
+            before[reader].append((row, lasts))
+    return Rows(problem, tuple(deferred), seconds, readers, before, change, own, every)
 
 
-def _readers(problem: PipelineProblem, deferred: Sequence[bool]) -> tuple[list[list[Reader]], list[int]]:
+def _readers(problem: PipelineProblem, deferred: Sequence[bool]) -> list[list[Reader]]:
     segments, position = problem.segments, problem.position
     readers: list[list[Reader]] = [[] for _ in range(3 * segments)]
-    missing = [0] * segments + [1] * (2 * segments)
     for s, at in enumerate(position):
         readers[s].append((segments + s, -1, 0.0, at))
         if deferred[s]:
@@ -76,11 +79,9 @@ def _readers(problem: PipelineProblem, deferred: Sequence[bool]) -> tuple[list[l
         if here == there:
             out = back = (-1, 0.0)
         readers[edge.source].append((edge.target, *out, there))
-        missing[edge.target] += 1
         if edge.gradient:
             readers[segments + edge.target].append((segments + edge.source, *back, here))
-            missing[segments + edge.source] += 1
-    return readers, missing
+    return readers
 
 
 def encode(problem: PipelineProblem, lists: Sequence[Sequence[Action]]) -> list[list[int]]:

@@ -16,6 +16,9 @@ from autopar.ir.pipeline.schedule import Action, ActionLists
 from autopar.partitioner.schedules.pipeline_problem import PipelineProblem
 from autopar.partitioner.schedules.rows import Codes, Rows, deferring, encode, rows_of
 
+ROUNDING = 1e-12
+"""Sums of bytes that differ by this fraction of a limit are equal: they differ in the order of their terms only."""
+
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
@@ -71,10 +74,15 @@ def peak_bytes(rows: Rows, codes: Sequence[int]) -> float:
     return max(accumulate((change[code // count] for code in codes), initial=0.0))
 
 
+def fits(rows: Rows, position: int, codes: Sequence[int]) -> bool:
+    """Whether a position that works through a list keeps within its memory limit."""
+    return rows.problem.limit is None or peak_bytes(rows, codes) <= rows.problem.limit[position] * (1 + ROUNDING)
+
+
 def run(rows: Rows, codes: Codes) -> list[list[float]] | None:
     """When each action ends; None where some positions wait for each other."""
     count, readers, seconds = rows.problem.microbatches, rows.readers, rows.seconds
-    missing = [number for number in rows.missing for _ in range(count)]
+    missing = [len(waits) for waits in rows.before for _ in range(count)]
     arrived = [0.0] * len(missing)
     channel_free = [0.0] * rows.problem.positions**2
     ends: list[list[float]] = [[] for _ in codes]
