@@ -40,7 +40,7 @@ def root(original, tmp_path):
     return Path(shutil.copytree(original, tmp_path / "copy"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def compiled():
     return autopar.compile(nn.Sequential(nn.Linear(4, 4), Total()), (torch.ones(4, 4),), grid="2", name="tiny")
 

@@ -49,7 +49,7 @@ def loop(draw, reads, value):
     return line(writes, reads, Loop(None, (), tuple(reads), writes, carried, tuple(reads), writes))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(functions())
 def test_every_reading_finds_its_value(case):
     given_names, lines, outputs = case

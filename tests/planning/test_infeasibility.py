@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from compiling import SLOW, compiled
+from compiling import compiled_once
 
 from autopar.errors import InfeasiblePlan
 
@@ -23,32 +23,31 @@ def nearest_limit(text):
     return re.search(r"raise --memory to (\S+?)[,\n]", text + "\n").group(1)
 
 
-@pytest.fixture(scope="module")
-def gpt():
-    return compiled("gpt", "2", machine=SLOW)
-
-
 @pytest.mark.parametrize(
     ("name", "what"),
     [
         ("wide_mlp", {}),
         ("layers", {"recompute": "always"}),
+        ("layers", {"recompute": "never"}),
         ("wide_mlp", {"plan": "zero"}),
         ("wide_mlp", {"optimizer": "sgd"}),
         ("wide_mlp", {"pin": ["fc1: b0@axis0"]}),
-        ("wide_mlp", {"recompute": "never"}),
         ("wide_mlp", {"ban": ["*.weight: shard@*", "*.bias: shard@*"]}),
         ("wide_mlp", {"plan": "data"}),
     ],
 )
 def test_the_nearest_limit_works_and_nothing_below_it(name, what):
-    first = compiled(name, "2", machine=SLOW)
+    first = compiled_once(name, "2")
     text = refused(first, memory=1000, **what)
     assert f"memory limit 1000.00 B per rank: {name} on grid" in text
     limit = nearest_limit(text)
     one = first.replan(memory=limit, **what)
     asked = one.plan.options.memory
     assert one.plan.predicted.bytes <= asked
+    assert (one.plan.options.plan, one.plan.options.recompute) == (
+        what.get("plan", "auto"),
+        what.get("recompute", "auto"),
+    )
     below = refused(first, memory=asked - 11, **what)  # the limit is rounded up to hundredths of a KiB
     assert nearest_limit(below) == limit
     assert needed(text) == needed(below)
@@ -56,7 +55,7 @@ def test_the_nearest_limit_works_and_nothing_below_it(name, what):
 
 
 def test_a_ban_that_binds_is_named():
-    mlp = compiled("wide_mlp", "2", machine=SLOW)
+    mlp = compiled_once("wide_mlp", "2")
     bans = ["*.weight: shard@*", "*.bias: shard@*"]
     free = mlp.replan(memory=nearest_limit(refused(mlp, memory=1000)))
     text = refused(mlp, memory=free.plan.options.memory, ban=bans)
@@ -68,26 +67,27 @@ def test_a_ban_that_binds_is_named():
 
 
 def test_what_is_needed_without_a_pin_is_what_the_model_needs():
-    attention = compiled("attention", "2", machine=SLOW)
+    attention = compiled_once("attention", "2")
     text = refused(attention, memory=1000, pin=["qkv: b0@axis0"])
     assert "with its pins" in text
     without = re.search(r"without pin 'qkv: b0@axis0' a plan needs (\S+) KiB", text)
     assert without.group(1) == needed(refused(attention, memory=1000))
 
 
-def test_a_baseline_that_does_not_fit_says_that_another_plan_would(gpt):
-    data = gpt.replan(plan="data")
+def test_a_baseline_that_does_not_fit_says_that_another_plan_would():
+    mlp = compiled_once("wide_mlp", "2")
+    data = mlp.replan(plan="data")
     limit = int(data.plan.predicted.bytes * 0.8)
-    text = refused(gpt, plan="data", memory=limit)
+    text = refused(mlp, plan="data", memory=limit)
     assert "with its plan 'data' needs" in text
     assert "- without plan 'data' a plan fits" in text
     assert "take away plan 'data'" in text
-    assert gpt.replan(memory=limit).plan.predicted.bytes <= limit
+    assert mlp.replan(memory=limit).plan.predicted.bytes <= limit
 
 
 def test_pins_that_leave_no_choice_are_named():
     """Running statistics are never converted: a batch norm split by channels wants them in parts, and they are pinned whole."""
-    conv = compiled("conv", "2", machine=SLOW)
+    conv = compiled_once("conv", "2")
     pins = ["norm: c@axis0", "norm.running_mean: whole@axis0"]
     text = refused(conv, pin=pins)
     assert "conv on grid 2: the pins and bans leave no choice of splits" in text

@@ -1,12 +1,13 @@
 """Gradient sums priced again where a step waits for them: the prices, the search for the right ones, and what plans come out."""
 
 import dataclasses
+import functools
 from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
 import pytest
-from compiling import SLOW, as_priced, assert_computes_the_same, compiled, digests
+from compiling import SLOW, as_priced, assert_computes_the_same, compiled, compiled_once, digests
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,6 +29,7 @@ def linked(rate):
 HOPELESS, BUSY, FAST = linked(3e5), linked(3e6), linked(1e12)
 
 
+@functools.cache
 def first_round(*given, **options):
     """The plan as it is without a second look at the sums."""
     with mock.patch.object(overlap, "_ROUNDS", 0):
@@ -53,7 +55,7 @@ def test_priced_again_is_priced_with_less_overlap(name, grid, share):
 @pytest.mark.parametrize("machine", [HOPELESS, BUSY])
 @pytest.mark.parametrize(("name", "grid"), CASES)
 def test_a_step_is_never_longer_than_the_first_plan_s(name, grid, machine):
-    before, one = first_round(name, grid, machine), compiled(name, grid, machine)
+    before, one = first_round(name, grid, machine), compiled_once(name, grid, machine)
     assert one.plan.predicted.seconds <= before.plan.predicted.seconds
     assert as_priced(one) == pytest.approx(one.solution.cost, rel=0.02)
     assert one.solution.bound <= one.solution.cost * (1 + 1e-9)
@@ -62,7 +64,7 @@ def test_a_step_is_never_longer_than_the_first_plan_s(name, grid, machine):
 
 
 def test_over_a_slow_link_nothing_is_summed_that_would_be_waited_for():
-    before, one = first_round("mlp", "2", HOPELESS), compiled("mlp", "2", HOPELESS)
+    before, one = first_round("mlp", "2", HOPELESS), compiled_once("mlp", "2", HOPELESS)
     assert before.plan.predicted.gradients > 0.8 * before.plan.predicted.seconds
     assert one.plan.predicted.seconds < 0.3 * before.plan.predicted.seconds
     assert one.plan.solver.unhidden > 0
@@ -72,7 +74,7 @@ def test_over_a_slow_link_nothing_is_summed_that_would_be_waited_for():
 
 def test_between_all_and_nothing_as_much_is_summed_as_hides():
     """The best plan is neither the one that sums are free for, nor the one that they are waited for in full."""
-    one = compiled("attention", "2", BUSY)
+    one = compiled_once("attention", "2", BUSY)
     assert 0 < one.plan.solver.unhidden < 1
     whole = overlap.priced(one.built, 1.0).problem
     dear = evaluate(whole, solve(whole).choice)[0]
@@ -103,11 +105,18 @@ def test_it_is_told():
     assert [stage for stage, _ in told].count("priced") == 1
 
 
-@pytest.mark.parametrize("memory", [None, 24_000])
-def test_limits_and_fixed_plans_hold(memory):
-    before, one = (make("gpt", "2", BUSY, memory=memory) for make in (first_round, compiled))
+def test_limits_hold_where_sums_are_priced_again():
+    free = compiled_once("attention", "2", BUSY)
+    assert free.plan.solver.unhidden > 0
+    memory = int(0.95 * free.plan.predicted.bytes)
+    before, one = (make("attention", "2", BUSY, memory=memory) for make in (first_round, compiled_once))
+    assert one.plan.predicted.bytes <= memory
     assert one.plan.predicted.seconds <= before.plan.predicted.seconds
-    fixed, again = (make("gpt", "2", BUSY, plan="data") for make in (first_round, compiled))
+    assert one.plan.predicted.seconds >= free.plan.predicted.seconds * (1 - 1e-9)
+
+
+def test_fixed_plans_hold():
+    fixed, again = (make("gpt", "2", BUSY, plan="data") for make in (first_round, compiled_once))
     linear = [[node.choices for node in made.plan.nodes if "linear" in node.target] for made in (fixed, again)]
     assert linear[0] == linear[1]
     assert again.plan.predicted.seconds <= fixed.plan.predicted.seconds
@@ -115,7 +124,7 @@ def test_limits_and_fixed_plans_hold(memory):
 
 @pytest.mark.parametrize(("name", "grid"), [("gpt", "4"), ("conv", "2")])
 def test_plans_are_compared_and_explained_by_the_prices_of_the_chosen_one(name, grid):
-    one = compiled(name, grid, BUSY)
+    one = compiled_once(name, grid, BUSY)
     assert one.plan.solver.unhidden > 0
     rows = compare(one)
     assert rows[0].cost == pytest.approx(one.solution.cost)

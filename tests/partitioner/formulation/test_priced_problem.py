@@ -1,11 +1,13 @@
 """From a graph to the abstract problem: its optimum by every solver, memory limits, pins, and blocks that share a choice."""
 
 import dataclasses
+import itertools
 import re
 
 import numpy as np
 import pytest
-from compiling import CPU, QUICK, SLOW, assert_computes_the_same, captured, compiled
+from compiling import CPU, QUICK, SLOW, assert_computes_the_same, captured, compiled, compiled_once
+from random_problems import told
 
 from autopar.costmodel.local_shapes import local_bytes
 from autopar.costmodel.memory import parameter_bytes
@@ -63,33 +65,28 @@ def binding(problem):
 
 def assert_all_agree(problem):
     exact = solve_exhaustively(problem)
-    for method in ("auto", "ilp"):
-        found = solve(problem, method)
+    others = [solve(problem, method) for method in ("auto", "ilp")]
+    for found in others:
         assert found.cost == pytest.approx(exact.cost, rel=1e-9)
         assert found.bound == pytest.approx(exact.cost, rel=1e-6)
     near = solve(problem, "search")
     assert near.bound <= exact.cost * (1 + 1e-9) <= near.cost * (1 + 2e-9)
-    for found in (exact, near, solve(problem, "ilp"), solve(problem)):
+    for found in (exact, near, *others):
         assert evaluate(problem, found.choice) == pytest.approx((found.cost, found.peak))
         assert fits(found.peak, problem.limit)
     return exact
 
 
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("grid", GRIDS)
-@pytest.mark.parametrize("name", GRAPHS)
-def test_every_solver_finds_the_cost_of_exhaustive_search(name, grid, seed):
-    problem = restricted(built(name, grid, gathered=seed == 2).problem, seed)
-    free = assert_all_agree(problem)
-    tight = binding(problem)
-    if tight is not None:
-        assert assert_all_agree(tight).cost >= free.cost
-
-
-def test_some_of_those_limits_bind():
-    """Else the test above would prove less than it says."""
-    found = [binding(restricted(built(name, grid).problem, 0)) for name in GRAPHS for grid in GRIDS]
-    assert sum(tight is not None for tight in found) > len(found) // 2
+def test_every_solver_finds_the_cost_of_exhaustive_search():
+    """Without a limit, and under one that binds: most do, else this would prove less than it says."""
+    tried = bound = 0
+    for (name, grid), seed in zip(itertools.product(GRAPHS, GRIDS), itertools.cycle(range(4))):
+        with told(f"{name} on grid {grid}, seed {seed}"):
+            problem = restricted(built(name, grid, gathered=seed == 2).problem, seed, most=30_000)
+            free, tight = assert_all_agree(problem), binding(problem)
+            assert tight is None or assert_all_agree(tight).cost >= free.cost
+            tried, bound = tried + 1, bound + (tight is not None)
+    assert bound > tried // 2
 
 
 @pytest.mark.parametrize("grid", ["2", "3"])
@@ -152,7 +149,7 @@ def test_a_limit_that_cannot_be_met_says_what_would_do(name, grid):
 
 @pytest.mark.parametrize(("name", "grid"), [("mlp", "2"), ("conv", "2x2"), ("gpt", "2x2")])
 def test_the_planner_s_peak_is_all_that_is_kept(name, grid):
-    one = compiled(name, grid)
+    one = compiled_once(name, grid)
     storage = decide(one.built, one.solution.choice).storage
     values = [one.graph.values[item.value] for item in one.graph.inputs]
     inputs = sum(
@@ -168,7 +165,7 @@ def test_the_planner_s_peak_is_all_that_is_kept(name, grid):
 def test_parameters_are_gathered_for_use_only_where_nothing_else_fits():
     """Whole parameters where there is room; with less, in parts that are gathered (ZeRO), if batch is all that is split."""
     pins = ("fc*: b0@axis0", "relu: d0@axis0", "loss: d0@axis0")
-    whole = compiled("mlp", "2", pin=pins)
+    whole = compiled_once("mlp", "2", pin=pins)
     assert {one.primitive for one in whole.plan.conversions} == {"all_sum"}
     limit = whole.plan.predicted.bytes * 0.9
     parts = compiled("mlp", "2", pin=pins, memory=limit)
@@ -181,14 +178,13 @@ def test_parameters_are_gathered_for_use_only_where_nothing_else_fits():
 
 def test_what_is_gathered_is_kept_until_backward():
     """In parts over two ranks a parameter, its gradient and two moments are half as large; what is gathered of it is whole."""
-    data, zero = (compiled("wide_mlp", "2", plan=plan) for plan in ("data", "zero"))
+    data, zero = (compiled_once("wide_mlp", "2", plan=plan) for plan in ("data", "zero"))
     count = sum(4 * value.numel for value in (zero.graph.values[item.value] for item in zero.graph.parameters))
     assert {one.layouts for one in zero.plan.parameters} == {("shard 0",)}
     assert zero.solution.peak == data.solution.peak - 4 * count // 2 + count
 
 
-@pytest.mark.parametrize("grid", ["2", "2x2"])
-@pytest.mark.parametrize("machine", [CPU, QUICK, SLOW], ids=lambda machine: machine.name)
+@pytest.mark.parametrize(("grid", "machine"), [("2", CPU), ("2x2", QUICK), ("2x2", SLOW)])
 @pytest.mark.parametrize("name", ["gpt", "wide_gpt"])
 def test_blocks_that_share_a_choice_cost_at_most_one_percent_more(name, machine, grid, monkeypatch):
     tied = built(name, grid, machine)
@@ -230,7 +226,7 @@ def test_the_loss_is_paid_for_until_it_is_whole():
 
 def test_running_statistics_are_never_converted():
     for grid in GRIDS:
-        one = compiled("conv", grid)
+        one = compiled_once("conv", grid)
         names = {item.value for item in one.graph.parameters if "running" in item.name}
         assert names
         assert not names & {conversion.value for conversion in one.plan.conversions}
@@ -247,7 +243,7 @@ PINS = [
 
 @pytest.mark.parametrize(("name", "grid", "pins"), PINS)
 def test_pins_are_respected(name, grid, pins):
-    free, one = compiled(name, grid), compiled(name, grid, pin=pins)
+    free, one = compiled_once(name, grid), compiled_once(name, grid, pin=pins)
     axes = GridShape.parse(grid).names
     met = 0
     for pin in pins:
@@ -273,7 +269,7 @@ def test_a_pin_on_one_block_leaves_the_others_free():
 @pytest.mark.parametrize("solver", ["ilp", "search", "exhaustive"])
 def test_every_solver_gives_a_plan_of_the_same_cost(solver):
     one = compiled("mlp", "2", solver=solver)
-    assert one.plan.solver.cost == pytest.approx(compiled("mlp", "2").plan.solver.cost, rel=1e-9)
+    assert one.plan.solver.cost == pytest.approx(compiled_once("mlp", "2").plan.solver.cost, rel=1e-9)
     assert one.plan.options.solver == solver
 
 
@@ -294,7 +290,7 @@ def test_pins_that_say_nothing_are_refused(pins, says):
 
 def test_an_axis_of_one_rank_changes_nothing():
     """Grid 2x1 costs what grid 2 costs, and nothing is split or converted over the second axis."""
-    one, two = compiled("gpt", "2"), compiled("gpt", "2x1")
+    one, two = compiled_once("gpt", "2"), compiled_once("gpt", "2x1")
     assert two.solution.cost == pytest.approx(one.solution.cost, rel=1e-9)
     assert {node.choices[1].mode for node in two.plan.nodes} == {"replicate"}
     assert {conversion.axis for conversion in two.plan.conversions} <= {"axis0"}

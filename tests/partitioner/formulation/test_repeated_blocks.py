@@ -5,15 +5,15 @@ import dataclasses
 import pytest
 from compiling import EVERY, captured
 from odd_models import Listed, Sine, Tanh, normal
+from shared_captures import of_these_rows
 from small_models import Gpt, ids
 from torch import nn
 
-from autopar.capture import capture
 from autopar.partitioner.formulation.repeated_blocks import find, representatives
 
 
 def repeats(build, inputs=None):
-    return find(capture(build, inputs or {"x": normal(4, 6)}, name="model").graph)
+    return find(of_these_rows(build, inputs or {"x": normal(4, 6)}, name="model").graph)
 
 
 def summary(found):
