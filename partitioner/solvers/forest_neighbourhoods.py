@@ -215,7 +215,7 @@ def improve(
     total = np.concatenate((np.zeros(1), np.cumsum(prices)))
     for _ in range(rounds):
         stamp += 1
-        count, size = np.int64(0), sizes[np.random.randint(sizes.size)]
+        count, size = int(np.int64(0)), sizes[np.random.randint(sizes.size)]
         pieces = 1 if np.random.random() < 0.5 else np.random.randint(2, 6)
         for p in range(pieces):
             most = max(size * (p + 1) // pieces, count + 1)
@@ -260,11 +260,11 @@ def relieve(
                 if own[choice[i]] > own.min():
                     givers[number] = i
                     number += 1
-        best_rate, best_count = 1e300, np.int64(0)
+        best_rate, best_count = 1e300, int(np.int64(0))
         for _attempt in range(tries if number else 0):
             stamp += 1
             most = min(int(np.exp(np.random.random() * 7.0)), forest.node.size)
-            count = grow(flat, forest, int(givers[np.random.randint(number)]), stamp, np.int64(0), most)
+            count = grow(flat, forest, int(givers[np.random.randint(number)]), stamp, int(np.int64(0)), most)
             _surround(flat, forest, count, stamp, choice, total)
             before = _weigh(flat, forest, count, forest.old, 1.0)
             boost = boost_least
@@ -282,7 +282,7 @@ def relieve(
             break
         forest.node[:best_count], forest.old[:best_count] = best_node[:best_count], best_old[:best_count]
         forest.fresh[:best_count] = best_fresh[:best_count]
-        _move(flat, forest, best_count, room, np.bool_(False))
+        _move(flat, forest, best_count, room, bool(np.bool_(False)))
         for k in range(best_count):
             choice[best_node[k]] = best_fresh[k]
     return stamp

@@ -18,7 +18,7 @@ from autopar.partitioner.solvers.flat_problem import Flat
 jit = numba.njit(cache=True, nogil=True, fastmath={"nnan", "ninf", "nsz", "contract", "arcp"})
 """Compiled at the first call and kept beside the file; no lock of the interpreter; sums are never reordered.
 
-It compiles a variant for every literal among the arguments, and one more for what a literal starts: hence ``np.int64(0)``.
+It compiles a variant for every literal among the arguments, and one more for what a literal starts: hence ``int(np.int64(0))``.
 """
 _EPSILON = 2.0**-52
 
@@ -97,7 +97,7 @@ def certify(flat: Flat, own: Array, messages: Array) -> float:
     total, sizes = np.empty(widest), np.empty(widest)
     for j in range(flat.start.size - 1):
         width = flat.start[j + 1] - flat.start[j]
-        earlier = _believe(flat, own, messages, j, np.bool_(False), total)
+        earlier = _believe(flat, own, messages, j, bool(np.bool_(False)), total)
         for t in range(width):
             sizes[t] = abs(own[flat.start[j] + t])
         for k in range(flat.near_at[j], flat.near_at[j + 1]):
