@@ -74,14 +74,14 @@ class Parallelized(Parallel):
         """Compile the model for so many rows in these inputs. Collective."""
         constants: dict[str, Tensor] = {}
 
-        def made() -> list[str]:
+        def compiled_texts() -> list[str]:
             assert self._compiled is not None
             LOG.info("%s is compiled for a batch of %d rows: %s", self.plan.name, rows, _why(self.plan))
             other = self._compiled.for_rows(rows, having)
             constants.update(other.constants)
             return [other.source, to_json(other.plan)]
 
-        source, text = by_rank0(self.grid.comm, f"compiling for {rows} rows", made)
+        source, text = by_rank0(self.grid.comm, f"compiling for {rows} rows", compiled_texts)
         self._add(source, text, distribute.from_rank0(constants, self.grid.comm))
         return self._programs[-1]
 

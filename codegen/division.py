@@ -22,8 +22,8 @@ class Division:
     def crossing(self, graph: Graph, segment: int) -> tuple[str, ...]:
         """The values that a segment makes and others read, in order."""
         segments, readers = self.segments, graph.consumers()
-        made = [name for node in graph.nodes if segments[node.name] == segment for name in node.outputs if name]
-        return tuple(name for name in made if any(segments[node.name] != segment for node in readers[name]))
+        values = [name for node in graph.nodes if segments[node.name] == segment for name in node.outputs if name]
+        return tuple(name for name in values if any(segments[node.name] != segment for node in readers[name]))
 
     def draws(self, built: PricedProblem) -> Iterator[tuple[int, ...]]:
         """Per segment the numbers of its random calls, counted over the whole graph as it draws undivided."""

@@ -106,7 +106,7 @@ class Walk:
         self.memories.append(fresh)
         return fresh
 
-    def given(self, held: LocalValue, block: Mapping[str, str]) -> _Tensor:
+    def stored(self, held: LocalValue, block: Mapping[str, str]) -> _Tensor:
         """A parameter, buffer or input."""
         name = block.get(held.value, held.value)
         value = self.built.graph.values[name]
@@ -150,7 +150,7 @@ class Walk:
         for step in line.steps:
             for held in step.reads if isinstance(step.reads, tuple) else (step.reads,):
                 if held not in tensors:
-                    tensors[held] = self.given(held, block)
+                    tensors[held] = self.stored(held, block)
                 memory_read = tensors[held].memory
                 if memory_read is not None:
                     memory_read.end = max(memory_read.end, self.clock + 1)

@@ -39,15 +39,15 @@ def lower(built: PricedProblem, decision: Decision, division: Division | None = 
         nodes = [node for node in graph.nodes if division.segments[node.name] == segment]
         scope.carry_out(nodes)
         # [value] -> [LocalValue]: what the program returns, then what other segments read
-        made = {name for node in nodes for name in node.outputs}
-        if graph.loss in made:
+        values = {name for node in nodes for name in node.outputs}
+        if graph.loss in values:
             whole: Layouts = tuple(Replicate() for _ in built.grid.sizes)
             returned[graph.loss] = scope.convert(graph.loss, whole, "", "")
-        returned |= {name: scope.leave(name) for _, name in graph.outputs if name in made and name != graph.loss}
+        returned |= {name: scope.leave(name) for _, name in graph.outputs if name in values and name != graph.loss}
         crossing = division.crossing(graph, segment)
         handed |= {name: scope.cheapest(name) for name in crossing}
         leaving = [LocalValue(name, handed[name]) for name in crossing]
-        ends.append(tuple(dict.fromkeys([*(returned[name] for name in graph.returned if name in made), *leaving])))
+        ends.append(tuple(dict.fromkeys([*(returned[name] for name in graph.returned if name in values), *leaving])))
         scopes.append(scope)
     steps = [_needed(scope.steps, end) for scope, end in zip(scopes, ends, strict=True)]
     parts = zip(division.positions, steps, ends, division.draws(built), strict=True)
@@ -60,13 +60,13 @@ def lower(built: PricedProblem, decision: Decision, division: Division | None = 
 def _reads(steps: Sequence[Step], built: PricedProblem) -> tuple[LocalValue, ...]:
     """What the steps read that none of them makes, but parameters, in order."""
     stored = {item.value for item in built.graph.parameters}
-    made: set[LocalValue | None] = set()
+    written: set[LocalValue | None] = set()
     read: dict[LocalValue, None] = {}
     for step in steps:
         reads = step.reads if isinstance(step.reads, tuple) else (step.reads,)
-        read |= dict.fromkeys(held for held in reads if held not in made and held.value not in stored)
+        read |= dict.fromkeys(held for held in reads if held not in written and held.value not in stored)
         writes = () if isinstance(step, Update) else step.writes
-        made |= set(writes) if isinstance(writes, tuple) else {writes}
+        written |= set(writes) if isinstance(writes, tuple) else {writes}
     return tuple(read)
 
 
@@ -192,7 +192,7 @@ class _Scope:
 
         Its entries lie as a block hands them on, so that every round sees the same.
         """
-        outputs = tuple(self._made(repeat, 0, position) for position in repeat.outputs())
+        outputs = tuple(self._block_value(repeat, 0, position) for position in repeat.outputs())
         carried = tuple((entry, repeat.outputs().index(position)) for entry, position in repeat.carried)
         over = dict(carried)
         entries, reads = [], []
@@ -210,13 +210,13 @@ class _Scope:
         for node in repeat.nodes[0]:
             inner.run(node)
         last = len(repeat.nodes) - 1
-        writes = tuple(self._made(repeat, last, position) for position in repeat.outputs())
+        writes = tuple(self._block_value(repeat, last, position) for position in repeat.outputs())
         body = _needed(inner.steps, outputs)
         self.steps.append(Loop(repeat, body, tuple(entries), outputs, carried, tuple(reads), writes, recomputed, key))
         for held in writes:
             self.held[held.value] = [held.layouts]
 
-    def _made(self, repeat: Repeat, block: int, position: int) -> LocalValue:
+    def _block_value(self, repeat: Repeat, block: int, position: int) -> LocalValue:
         """The value at this position among a block's own values, as the block makes it."""
         name = repeat.values[block][position]
         node = next(node for node in repeat.nodes[block] if name in node.outputs)

@@ -75,7 +75,7 @@ def footprint(built: PricedProblem, decision: Decision, program: LoweredProgram,
     style = Style(graph, tuple(name.upper() for name in built.grid.names), paths, defaultdict(lambda: "block"))
     walk = Walk(built, decision, style)
     inputs = {LocalValue(item.value, storage[item.value]): item.value for item in graph.inputs}
-    tensors = {held: walk.given(held, {}) for held in inputs}
+    tensors = {held: walk.stored(held, {}) for held in inputs}
     walk.function(program.steps, inputs, tensors, (program.loss, *program.outputs), {})
     walk.backward()
     held = [*_standing(built, decision, optimizer, 2 * walk.clock + 1), *walk.everything()]

@@ -92,8 +92,10 @@ def scratch_bytes(call: Call, rule: Rule, op: Op, choices: tuple[Choice, ...], g
 
 def _sizes(text: str, call: Call, rule: Rule, choices: tuple[Choice, ...], grid: GridShape) -> list[tuple[str, int]]:
     """What words name: values with their local bytes, and new tensors under the name ""."""
-    tensors = {f"x{i}": (value, tuple(one.operands[i] for one in choices)) for i, value in enumerate(call.operands)}
-    results = {f"y{i}": (value, tuple(one.results[i] for one in choices)) for i, value in enumerate(call.results)}
+    tensors = {
+        f"x{i}": (value, tuple(choice.operands[i] for choice in choices)) for i, value in enumerate(call.operands)
+    }
+    results = {f"y{i}": (value, tuple(choice.results[i] for choice in choices)) for i, value in enumerate(call.results)}
     tensors |= {name: pair for name, pair in results.items() if pair[0].name}
     sizes: dict[tuple[str, str], int] = {}
     for word in _plain_words(text, call):
