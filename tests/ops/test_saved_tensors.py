@@ -60,9 +60,14 @@ def place(tensor):
     return tensor.untyped_storage().data_ptr()
 
 
-@pytest.mark.parametrize("name", sorted(OPS))
-def test_kept(name):
-    op = OPS[name]
+def test_kept():
+    """One test of all records: each takes less time than pytest takes for a test."""
+    wrong = [f"{name}: {text}" for name, op in sorted(OPS.items()) for text in misjudged(op)]
+    assert not wrong, "\n".join(wrong)
+
+
+def misjudged(op):
+    """The record's samples of which it says something else than what autograd keeps."""
     for sample in samples_of(op):
         whole = whole_of(op, sample)
         try:
@@ -77,14 +82,14 @@ def test_kept(name):
         said = {}
         for value, size in memory.kept(whole.call, rule, op, strategy, ONE):
             said[value] = said.get(value, 0) + size
-        tell = f"{line}: keeps {found}, and the record says {said}"
         total, real = sum(said.values()), sum(found.values())
-        if name in ESTIMATES:
-            assert real <= FACTOR * total + SCALARS, tell
-            assert total <= FACTOR * real + 2 * sum(tensor.nbytes for tensor in whole.operands), tell
+        if op.name in ESTIMATES:
+            room = 2 * sum(tensor.nbytes for tensor in whole.operands)
+            right = real <= FACTOR * total + SCALARS and total <= FACTOR * real + room
         else:
-            assert operands(said) == operands(found), tell
-            assert abs(total - real) <= SCALARS, tell
+            right = operands(said) == operands(found) and abs(total - real) <= SCALARS
+        if not right:
+            yield f"{line}: keeps {found}, and the record says {said}"
 
 
 def operands(sizes):

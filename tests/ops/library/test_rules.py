@@ -54,21 +54,23 @@ def by_place(op, sample):
     return any(window == Window(1) and letter in rule.letters for letter, window in rule.windows.items())
 
 
-@pytest.mark.parametrize(
-    "name", sorted(name for name, op in OPS.items() if any(by_place(op, one) for one in op.samples))
-)
-def test_rows_that_know_their_place_are_cut_plainly_or_reported(name):
+def test_rows_that_know_their_place_are_cut_plainly_or_reported():
     """Each of these records has a sample that fails where such a letter is cut in blocks, or with several rows at a time."""
 
     def anyhow(call, rule):
         return replace(rule, windows={letter: one for letter, one in rule.windows.items() if one != Window(1)})
 
-    def every_sample(op):
-        for sample in filter(partial(by_place, op), samples_of(op)):
-            prove(mutant(op, anyhow), sample, grids=("data=2",))
+    def is_reported(op, samples):
+        try:
+            for sample in samples:
+                prove(mutant(op, anyhow), sample, grids=("data=2",))
+        except (AssertionError, AutoparError, IndexError, RuntimeError):
+            return True
+        return False
 
-    with pytest.raises((AssertionError, AutoparError, IndexError, RuntimeError)):
-        every_sample(OPS[name])
+    placed = {name: list(filter(partial(by_place, op), samples_of(op))) for name, op in OPS.items()}
+    assert sum(map(bool, placed.values())) >= 20
+    assert not [name for name, samples in placed.items() if samples and not is_reported(OPS[name], samples)]
 
 
 def test_a_lender_that_makes_its_borrower_whole_is_reported():
