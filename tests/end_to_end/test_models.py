@@ -2,7 +2,7 @@
 
 All ranks of a grid run in this process. The machine profile makes communication cheap, so that the planner splits what it can
 although the models are small; extents do not divide by the grids'. The comparison is that of `autopar verify`: losses, every
-gradient, and all parameters and buffers after three steps.
+gradient, and all parameters and buffers after two steps.
 """
 
 from pathlib import Path

@@ -73,7 +73,7 @@ CUTS = {"2": {"axis0": (0.0, 0.3, 1.0)}, "3": {"axis0": (0.0, 0.5, 0.5, 1.0)}, "
 @pytest.mark.parametrize("grid", ["2", "3", "2x2"])
 @pytest.mark.filterwarnings("ignore::UserWarning")  # torch on parts without rows
 def test_any_choice_computes_the_same(name, grid):
-    for seed in range(3):
+    for seed in range(2):
         one = compiled(name, grid, solve=drawn(seed))
         assert_computes_the_same(one, name, CUTS[grid] if seed else None)
 

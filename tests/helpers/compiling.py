@@ -111,7 +111,7 @@ def compiled_file(path, grid, folder, name, **options):
     return one.save(folder)
 
 
-def verified(path, grid, cases=CASES, steps=3):
+def verified(path, grid, cases=CASES, steps=2):
     """What `autopar verify` finds on rank 0 in these cases, all ranks being threads of this process."""
     torch.set_num_threads(1)
 

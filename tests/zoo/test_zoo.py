@@ -1,6 +1,6 @@
 """The zoo: model families as users have them, small, on grids that do not divide their extents.
 
-Every program must compute what its model computes: losses, every gradient, and all parameters and buffers after three
+Every program must compute what its model computes: losses, every gradient, and all parameters and buffers after two
 steps, in float64 under AdamW and in float32 under SGD. And next to none of its predicted compute may run on every rank
 merely because an operator has no rule. All ranks run in this process; the machine profile makes communication cheap, so
 that the planner splits what it can although the models are small.

@@ -8,7 +8,7 @@ sys.path.append(str(Path(__file__).parents[3] / "examples"))
 
 import gpt2
 
-model = functools.partial(gpt2.model, layers=3, width=24, heads=6, tokens=10)
+model = functools.partial(gpt2.model, layers=2, width=24, heads=6, tokens=10)
 example_inputs = functools.partial(gpt2.example_inputs, tokens=10, batch=6)
 batches = functools.partial(gpt2.batches, tokens=10, batch=6)
 optimizer = gpt2.optimizer

@@ -3,7 +3,7 @@
 from zoo_data import texts
 
 
-def model(layers=2, width=36, inner=44, heads=6, groups=3, experts=5, vocabulary=71):
+def model(layers=1, width=36, inner=44, heads=6, groups=3, experts=5, vocabulary=71):
     from transformers import MixtralConfig, MixtralForCausalLM
 
     config = MixtralConfig(
