@@ -1,13 +1,14 @@
 """A profiled step computes what it always computes, and all of its time is somebody's."""
 
 import ast
+import functools
 import linecache
 import math
 from types import SimpleNamespace
 
 import pytest
 import torch
-from compiling import QUICK, compiled, made
+from compiling import QUICK, compiled, compiled_once, made
 
 import autopar
 from autopar.errors import ConfigError, ProgramMismatch
@@ -23,9 +24,10 @@ from autopar.runtime.session.parallel_module import Parallel
 STEPS = 3
 
 
+@functools.cache
 def run(name, grid, *, profiled, source=None, **options):
     """Train a model for a few steps on simulated ranks: its whole state, and the profiler, per rank."""
-    one = compiled(name, grid, QUICK, **options)
+    one = compiled_once(name, grid, QUICK, **options)
     source = source or one.source
     file = f"<{name} on {grid}, {hash(source)}>"
     linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
