@@ -81,10 +81,10 @@ def emit(
     written += [writer.segment(program, row) for row in table] or [writer.forward(program)]
     body = [code for code, _ in written]
     images = any(_LAST in block for block in body)
-    last = pipeline_ending(graph, program, table, schedule, images) if table else ending(bool(graph.outputs), images)
+    last = pipeline_ending(program, table, schedule, images) if table else ending(bool(graph.outputs), images)
     code = "\n\n\n".join([*body, last])
     outputs = {path: held.layouts for (path, _), held in zip(graph.outputs, program.outputs, strict=True)}
-    tables = "\n".join([*_own(own), layout_tables(graph, decision.storage, {} if table else outputs)])
+    tables = "\n".join([*_own(own), layout_tables(graph, decision.storage, outputs)])
     head = [f'"""{_title(text)}"""\n', _imports(f"{tables}\n{code}", exported), "", _grid(text.grid, axes), tables]
     source = "\n".join(head) + "\n\n\n" + code + "\n"
     return Emitted(source, tuple(place for _, places in written for place in places))

@@ -49,27 +49,27 @@ def crossing_names(program: LoweredProgram, taken: set[str]) -> dict[LocalValue,
     return names
 
 
-def pipeline_ending(
-    graph: Graph, program: LoweredProgram, rows: Sequence[SegmentRow], schedule: ActionLists, images: bool
-) -> str:
+def pipeline_ending(program: LoweredProgram, rows: Sequence[SegmentRow], schedule: ActionLists, images: bool) -> str:
     """The last lines of a program in segments. Where images lie channels last, filters do."""
     names = {held: name for row in rows for held, name in zip(row.segment.writes, row.writes, strict=True)}
-    edges = "".join(f'    "{name}": {_layouts(held)},\n' for held, name in names.items() if held != program.loss)
-    outputs = "".join(
-        f'    "{path}": "{names[held]}",\n' for (path, _), held in zip(graph.outputs, program.outputs, strict=True)
-    )
+    crossing = {name for row in rows for name in row.reads}
+    edges = "".join(f'    "{name}": {_layouts(held)},\n' for held, name in names.items() if name in crossing)
     table = "".join(f"    {_row(row)},\n" for row in rows)
-    parts = [f"SEGMENTS = [\n{table}]", f"EDGES = {{\n{edges}}}"]
-    parts += [f"OUTPUTS = {{\n{outputs}}}"] if outputs else []
+    parts = [f"SEGMENTS = [\n{table}]", f"EDGES = {{\n{edges}}}" if edges else "EDGES = {}"]
     parts += [f'SCHEDULE = """\n{format_schedule(schedule)}"""']
-    more = ", OUTPUTS" * bool(outputs) + ", filters=torch.channels_last" * images
-    loss = "" if names[program.loss] == "loss" else f', loss="{names[program.loss]}"'
-    last = f"PROGRAM = Pipeline(GRID, SEGMENTS, INPUTS, PARAMETERS, EDGES, SCHEDULE{more}{loss})"
+    returned = [names[held] for held in (program.loss, *program.outputs)]
+    returns = f", returns=[{_quoted(returned)}]" * (returned != ["loss"])
+    more = ", OUTPUTS" * bool(program.outputs) + ", filters=torch.channels_last" * images
+    last = f"PROGRAM = Program(GRID, Pipeline(SEGMENTS, EDGES, SCHEDULE{returns}), INPUTS, PARAMETERS{more})"
     return "\n".join([*parts, last, 'if __name__ == "__main__":', "    main(PROGRAM, __file__)"])
 
 
+def _quoted(names: Sequence[str]) -> str:
+    return ", ".join(f'"{name}"' for name in names)
+
+
 def _row(row: SegmentRow) -> str:
-    reads, writes = (", ".join(f'"{name}"' for name in names) for names in (row.reads, row.writes))
+    reads, writes = _quoted(row.reads), _quoted(row.writes)
     draws = row.segment.draws
     more = f", draws={draws[0] if draws == tuple(range(draws[0], draws[-1] + 1)) else list(draws)}" if draws else ""
     return f"Segment({row.function}, at={row.segment.position}, reads=[{reads}], writes=[{writes}]{more})"

@@ -72,6 +72,7 @@ from autopar.runtime.primitives.reduce_scatter import reduce_scatter
 from autopar.runtime.primitives.slice_copied import take
 from autopar.runtime.primitives.split import split
 from autopar.runtime.primitives.zero_fill import zero_fill
+from autopar.runtime.program.pipeline import Pipeline, Segment
 from autopar.runtime.program.program import Program
 from autopar.runtime.session.parallel_module import Parallel
 from autopar.runtime.training.train import main
@@ -95,8 +96,10 @@ __all__ = [
     "Parallel",
     "Partial",
     "Partition",
+    "Pipeline",
     "Program",
     "Replicate",
+    "Segment",
     "Shard",
     "all_gather",
     "all_sum",

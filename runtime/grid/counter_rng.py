@@ -39,14 +39,22 @@ DrawnTensor = tuple[str, tuple[int, ...]]  # the kind of a random tensor, and it
 
 
 class Draws:
-    """The random numbers of one step: its seed, and what was drawn so far, by kind and shape of the whole tensor."""
+    """The random numbers of one step: its seed, and what was drawn so far, by kind and shape of the whole tensor.
 
-    def __init__(self, seed: int, training: bool = True) -> None:
+    `numbers` are those of the calls that draw: all of them, or the first of consecutive ones.
+    """
+
+    def __init__(self, seed: int, training: bool = True, numbers: int | Sequence[int] = 0) -> None:
         self.seed = seed
         self.training = training
+        self._numbers = numbers
         self.calls = 0
         self.drawn: list[DrawnTensor] = []
         self._generators: dict[torch.device, torch.Generator] = {}
+
+    def number(self) -> int:
+        """The number of the next call within the step."""
+        return self._numbers + self.calls if isinstance(self._numbers, int) else self._numbers[self.calls]
 
     def generator(self, device: torch.device) -> torch.Generator:
         """A generator to seed; one per device."""
@@ -59,13 +67,15 @@ _STEP: ContextVar[Draws | None] = ContextVar("step", default=None)
 
 
 @contextmanager
-def drawing(seed: int, step: int, training: bool = True) -> Iterator[Draws]:
+def drawing(seed: int, step: int, training: bool = True, numbers: int | Sequence[int] = 0) -> Iterator[Draws]:
     """A training step, in which random operators may be called. Outside `training`, dropout drops nothing.
+
+    A part of a step says by `numbers` which of the step's random calls it makes, see `Draws`.
 
     Operators that draw from torch's default generator find it seeded alike on all ranks, and it is put back afterwards;
     simulated ranks share theirs, and leave it as it is.
     """
-    draws = Draws(_mixed(seed, step), training)
+    draws = Draws(_mixed(seed, step), training, numbers)
     token = _STEP.set(draws)
     own = simulated_world() is None
     state = torch.get_rng_state() if own else torch.empty(0)
@@ -105,7 +115,7 @@ def draw(
     """
     draws = current()
     whole = whole_shape(shape, over)
-    key = _mixed(draws.seed, draws.calls)
+    key = _mixed(draws.seed, draws.number())
     draws.calls += 1
     draws.drawn.append((kind, whole))
     if not math.prod(shape):

@@ -26,6 +26,7 @@ _INNER = {
     "batch": {"inputs": "batched", "filled": "filled_by_rows"}
     | {key: key for key in ("rows", "fixed", "sizes", "others")},
     "options": {"optimizer": "optimizer"},
+    "placement": {"edges": "edges"},
 }
 """Where the entries of inner objects of a plan stand in a `Description`."""
 _REQUIRED = ("model_path", "model_sha256", "program_sha256")
@@ -34,13 +35,17 @@ _AGAIN = "compile the model again with `autopar compile`"
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """An input, parameter or buffer of the sequential model: name, whole shape, dtype, kind, and tied names."""
+    """An input, parameter or buffer of the sequential model: name, whole shape, dtype, kind, and tied names.
+
+    Where the graph is divided, `segments` are those that read it, by their numbers.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: torch.dtype
     kind: str = "parameter"  # or "frozen", "buffer", "constant", "input"
     aliases: tuple[str, ...] = ()
+    segments: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if any(extent < 0 for extent in self.shape):
@@ -55,6 +60,17 @@ class OutputSpec:
     shape: tuple[int, ...]
     dtype: torch.dtype
     rows: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeSpec:
+    """What leaves a segment of a divided graph: its name, its whole shape, dims that are rows, whether a gradient comes back."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    rows: tuple[int, ...] = ()
+    differentiable: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +107,7 @@ class Description:
     optimizer: str = "adamw"
     sizes: Sizes = ANY
     others: tuple[int, ...] = ()  # numbers of rows with a program of their own
+    edges: tuple[EdgeSpec, ...] = ()  # of a divided graph
 
     def __post_init__(self) -> None:
         unknown = sorted({item.kind for item in self.parameters} - set(KINDS))
@@ -164,7 +181,7 @@ def _flat(data: Mapping[str, Any]) -> dict[str, Any]:
     """The entries of a plan, those of its inner objects under the names that they have in `Description`."""
     flat = dict(data)
     for place, names in _INNER.items():
-        inner = data.get(place, {})
+        inner = {} if data.get(place) is None else data[place]
         if not isinstance(inner, dict):
             raise ValueError(f"{place} is a {type(inner).__name__}, not an object")
         flat |= {names[key]: value for key, value in inner.items() if key in names}

@@ -17,6 +17,7 @@ import torch
 from autopar.errors import ProgramMismatch, nearest, refusal
 from autopar.ir.layout import Layout, Layouts, Partial, Shard
 from autopar.runtime.grid.grid import Grid
+from autopar.runtime.program.pipeline import Pipeline
 from autopar.runtime.program.plan_reader import OutputSpec, TensorSpec
 
 
@@ -29,10 +30,12 @@ class Program:
     local parts of these. `inputs` maps each input's name, `parameters` each name or pattern, `outputs` the path of each
     in what the model returns, to one layout per grid axis. `filters` is the order of memory in which parameters of four
     dims are stored: where images lie channels last, so do the gradients of convolutions' weights.
+
+    Where the graph is divided, a `Pipeline` stands in the place of `forward`.
     """
 
     grid: Grid
-    forward: Callable[..., Any]
+    forward: Callable[..., Any] | Pipeline
     inputs: Mapping[str, Sequence[Layout]]
     parameters: Mapping[str, Sequence[Layout]]
     outputs: Mapping[str, Sequence[Layout]] = field(default_factory=dict)

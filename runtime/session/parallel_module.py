@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -30,12 +31,14 @@ from autopar.runtime.parameters.shards import local_shape
 from autopar.runtime.parameters.sources import Source
 from autopar.runtime.process import keep_freed_memory
 from autopar.runtime.program.namespace import CurrentCall, Namespace, register
+from autopar.runtime.program.pipeline import Pipeline
 from autopar.runtime.program.plan_reader import Description, MinimumRows
 from autopar.runtime.program.program import Program
 from autopar.runtime.session import batch_programs
 from autopar.runtime.session.batch_programs import BatchProgram
-from autopar.runtime.session.inputs import InputBinding, refused_rows
+from autopar.runtime.session.inputs import BoundBatch, InputBinding, refused_rows
 from autopar.runtime.session.outputs import Outputs
+from autopar.runtime.session.pipelined_step import PipelinedStep, held_here, wiring_of
 from autopar.runtime.session.state import ModelState
 from autopar.runtime.transport.base import Comm
 from autopar.runtime.transport.world import simulated_world
@@ -82,17 +85,20 @@ class Parallel(nn.Module):
         with together(self.grid.comm, "setting up the program"):
             self._programs = [batch_programs.batch_program(program, description)]
             self._inputs, self._layouts = self._programs[0].inputs, self._programs[0].parameters
-            layouts = {item: self._layouts[item.name] for item in description.parameters}
+            wires = wiring_of(program, description)
+            held = held_here(self.grid, description, wires)
+            layouts = {item: self._layouts[item.name] for item in held}
             tensors = sources.load(source, layouts, self.grid.axes, dtype, program.filters)
         if isinstance(source, sources.ComparedSource):
             source.check(self.grid.comm)
-        for item in description.parameters:
+        for item in held:
             for name in (item.name, *item.aliases):
                 register(self, name, tensors[item.name], item.kind)
         self._state = ModelState(self.grid, layouts, tensors, dtype)
         self._refresh()
         trained = {name: tensor for name, tensor in self._state.tensors.items() if isinstance(tensor, nn.Parameter)}
         self._sums = GradientSums(self.grid, trained, self._layouts, bucket_bytes)
+        self._pipelined = PipelinedStep.of(self.grid, wires, self._programs[0], self._state, dtype) if wires else None
         rarely = not all(parameter.is_cpu for parameter in trained.values())
         self._binding = InputBinding(self.grid, description, self._inputs, rarely)
         if description.evaluates:
@@ -139,6 +145,8 @@ class Parallel(nn.Module):
         batch = self._binding.whole(args, kwargs, self._dtype)
         chosen = self._program_for(batch.rows, batch.tensors)
         self._binding.compare(batch)
+        if self._pipelined is not None:
+            return self._pipelined_step(self._pipelined, batch)
         return self._step(chosen, batch.rows, self._binding.parts(batch, chosen.inputs))
 
     def forward_parts(self, *args: object, **kwargs: object) -> Any:  # noqa: ANN401
@@ -288,6 +296,7 @@ class Parallel(nn.Module):
 
     def _step(self, chosen: BatchProgram, rows: int, parts: Mapping[str, Tensor]) -> Any:  # noqa: ANN401
         program, known = self.program if chosen is self._programs[0] else chosen.program, chosen.description
+        assert not isinstance(program.forward, Pipeline), "a divided program takes its steps otherwise"
         self._call.batch, self._call.training = rows, self.training
         self._steps += self.training
         with drawing(self.seed, self._steps, self.training) as draws:
@@ -302,12 +311,26 @@ class Parallel(nn.Module):
             batch_programs.output_parts(chosen, others, rows, self.grid.axes),
         )
 
+    def _pipelined_step(self, pipelined: PipelinedStep, batch: BoundBatch) -> Any:  # noqa: ANN401
+        program, trains = self._programs[0], self.training and torch.is_grad_enabled()
+        self._call.batch, self._call.training = batch.rows, self.training
+        self._steps += self.training
+        batches = pipelined.micro_batches(batch.tensors, batch.rows)
+        draws = partial(drawing, self.seed, self._steps, self.training)
+        loss, others = pipelined.run(batches, self._namespaces[program.description.rows], draws, trains)
+        if not program.outputs:
+            return self._sums.attach(loss)
+        parts = batch_programs.output_parts(program, others, batch.rows, self.grid.axes)
+        return Outputs(self.description.loss, self._sums.attach(loss), parts)
+
     def _refresh(self) -> None:
         """Look tensors up again by name: `to` and the like replace buffers."""
         current = dict(self.named_parameters(remove_duplicate=False)) | dict(self.named_buffers(remove_duplicate=False))
         tensors = self._state.tensors = {name: current[name] for name in self._state.tensors}
         self._namespaces = {
-            program.description.rows: Namespace({name: tensors[own] for name, own in program.names.items()}, self._call)
+            program.description.rows: Namespace(
+                {name: tensors[own] for name, own in program.names.items() if own in tensors}, self._call
+            )
             for program in self._programs
         }
 

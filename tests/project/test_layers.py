@@ -39,8 +39,9 @@ local               | runtime/local                              | grid transpor
 functional          | runtime/functional                         | local windowed primitives grid ir
 program             | runtime/program                            | grid ir
 parameters          | runtime/parameters                         | program primitives grid diagnostics transport ir
-session             | runtime/session                            | parameters program functional primitives grid diagnostics
-                    |                                            | process transport jobs ir
+pipeline            | runtime/pipeline                           | parameters program grid transport ir
+session             | runtime/session                            | pipeline parameters program functional primitives grid
+                    |                                            | diagnostics process transport jobs ir
 profiling           | runtime/profiling                          | session parameters program grid diagnostics transport ir
 calibration         | runtime/calibration                        | primitives grid diagnostics process transport jobs ir
 training            | runtime/training                           | profiling session parameters program functional grid

@@ -1,0 +1,161 @@
+"""Forward and backward of a divided model in one call, and a loss whose own backward hands the gradients over.
+
+loss = parallel(**batch)     all actions of the schedule, backward among them; gradients are kept aside
+loss.backward()              autograd takes them, as those of any other loss: hooks, sums and accumulation are as usual
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autopar.ir.layout import even_bounds
+from autopar.runtime.grid.grid import Grid
+from autopar.runtime.parameters.precision import precise
+from autopar.runtime.parameters.shards import local_shape, view_part
+from autopar.runtime.pipeline.executor import Drawing, Executor, MicroBatch, StepState
+from autopar.runtime.pipeline.replicas import Replicas, positions_of
+from autopar.runtime.pipeline.wiring import Wiring, wiring
+from autopar.runtime.program.namespace import Namespace
+from autopar.runtime.program.pipeline import Pipeline
+from autopar.runtime.program.plan_reader import Description, EdgeSpec, TensorSpec
+from autopar.runtime.program.program import Program
+from autopar.runtime.session.batch_programs import BatchProgram
+from autopar.runtime.session.state import ModelState
+
+
+def wiring_of(program: Program, description: Description) -> Wiring | None:
+    """The checked tables of a divided program; None where it is whole. Raises ProgramMismatch, PlanError."""
+    if not isinstance(program.forward, Pipeline):
+        return None
+    return wiring(program.forward, list(program.inputs), description.edges, program.grid.shape.positions)
+
+
+def held_here(grid: Grid, description: Description, wires: Wiring | None) -> tuple[TensorSpec, ...]:
+    """The parameters and buffers of this rank's position."""
+    if wires is None or grid.place is None:
+        return description.parameters
+    here = grid.place.index
+    return tuple(item for item in description.parameters if here in positions_of(item, wires.segments))
+
+
+class PipelinedStep:
+    """A divided model on this rank: `trained` are the parameters of its position that have a gradient, by name."""
+
+    def __init__(
+        self,
+        grid: Grid,
+        wires: Wiring,
+        program: BatchProgram,
+        trained: Mapping[str, nn.Parameter],
+        replicas: Replicas,
+        dtype: torch.dtype | None,
+    ) -> None:
+        self._grid = grid
+        self._wires = wires
+        self._program = program
+        self._trained = trained
+        self._replicas = replicas
+        self._dtype = dtype
+        self._specs = {item.name: item for item in program.description.edges}
+        self._executor = Executor(grid, wires, program.description.rows, dtype)
+
+    @staticmethod
+    def of(
+        grid: Grid, wires: Wiring, program: BatchProgram, state: ModelState, dtype: torch.dtype | None
+    ) -> PipelinedStep:
+        """The step of a program. Collective: it makes communicators."""
+        positions = {item.name: positions_of(item, wires.segments) for item in program.description.parameters}
+        trained = {
+            name: tensor
+            for name, tensor in state.tensors.items()
+            if isinstance(tensor, nn.Parameter) and tensor.requires_grad
+        }
+        return PipelinedStep(grid, wires, program, trained, Replicas(grid, positions), dtype)
+
+    def micro_batches(self, tensors: Mapping[str, Tensor], rows: int) -> list[MicroBatch]:
+        """Whole inputs of so many rows in micro-batches, each as this rank's parts."""
+        bounds = even_bounds(rows, min(self._wires.microbatches, max(rows, 1)))
+        batched, layouts = self._program.description.batched, self._program.inputs
+        return [
+            MicroBatch(
+                {
+                    name: view_part(tensor[start:stop] if name in batched else tensor, layouts[name], self._grid.axes)
+                    for name, tensor in tensors.items()
+                },
+                stop - start,
+            )
+            for start, stop in itertools.pairwise(bounds)
+        ]
+
+    def run(
+        self, batches: Sequence[MicroBatch], namespace: Namespace, drawing: Drawing, trains: bool, seed: float = 1.0
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The loss, and this rank's parts of the outputs. Collective over the grid."""
+        with self._aside() as gradients:
+            made = self._executor.run(StepState(batches, namespace, drawing, seed, trains))
+            loss, *outputs = [self._everywhere(name, made.get(name), batches) for name in self._wires.returns]
+            if trains:
+                gradients += self._replicas.summed(self._trained)
+        if not trains:
+            return loss, outputs
+        here = torch.zeros((), requires_grad=True)  # a position may have no parameter
+        handed: Tensor = _Handed.apply(loss, gradients, seed, here, *self._trained.values())  # type: ignore[no-untyped-call]
+        return handed, outputs
+
+    @contextmanager
+    def _aside(self) -> Iterator[list[Tensor | None]]:
+        """Gradients of earlier steps out of the way, and those of this one taken off the parameters."""
+        earlier = [parameter.grad for parameter in self._trained.values()]
+        for parameter in self._trained.values():
+            parameter.grad = None
+        try:
+            yield []
+        finally:
+            for parameter, gradient in zip(self._trained.values(), earlier, strict=True):
+                parameter.grad = gradient
+
+    def _everywhere(self, name: str, parts: Sequence[Tensor] | None, batches: Sequence[MicroBatch]) -> Tensor:
+        """What one position returns, on all of them: the sum of the losses, or outputs one behind the other."""
+        assert self._grid.place is not None
+        spec, maker = self._specs[name], self._wires.segments[self._wires.makers[name]].at
+        rows = sum(batch.rows for batch in batches)
+        if parts is None:
+            tensor = torch.empty(self._shape(spec, rows), dtype=precise(spec.dtype, self._dtype))
+        elif name == self._wires.returns[0]:
+            tensor = torch.stack(tuple(parts)).sum(0)
+        else:
+            tensor = torch.cat(tuple(parts), spec.rows[0]) if spec.rows and len(parts) > 1 else parts[-1]
+        tensor = tensor.contiguous()
+        self._grid.place.comm.broadcast(tensor, maker)
+        return tensor
+
+    def _shape(self, spec: EdgeSpec, rows: int) -> tuple[int, ...]:
+        planned, layouts = self._program.description.rows, self._program.outputs.get(self._path(spec.name))
+        whole = [n * rows // planned if dim in spec.rows else n for dim, n in enumerate(spec.shape)]
+        return local_shape(whole, layouts, self._grid.axes) if layouts is not None else tuple(whole)
+
+    def _path(self, name: str) -> str:
+        """The path of an output in what the model returns."""
+        return dict(zip(self._wires.returns[1:], self._program.outputs, strict=True)).get(name, "")
+
+
+class _Handed(torch.autograd.Function):
+    """The loss; its backward gives every parameter the gradient that is there already."""
+
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor, gradients: list[Tensor | None], seed: float, *parameters: Tensor) -> Tensor:  # noqa: ANN401
+        ctx.gradients, ctx.seed = gradients, seed
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        factor = grad / ctx.seed
+        scaled = [None if one is None else one if factor == 1 else one * factor for one in ctx.gradients]
+        ctx.gradients = [None] * len(ctx.gradients)
+        return None, None, None, None, *scaled
