@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 from autopar.codegen import emit as program
 from autopar.codegen import soundness
 from autopar.codegen.symbolic_batch import Baked, variant
-from autopar.errors import ConfigError, refusal
 from autopar.internal_errors import BrokenCall, as_internal_error
 from autopar.ir import machine as machines
 from autopar.ir.graph import Graph
@@ -33,6 +32,7 @@ from autopar.partitioner.problem import Solution
 from autopar.planning import alternatives, baselines, grid_search, plan_record
 from autopar.planning.candidate import Candidate
 from autopar.planning.options import bytes_of, check, options_of
+from autopar.planning.placing import Placed, divided
 from autopar.planning.planner import planned
 from autopar.planning.request import Request
 from autopar.progress import Progress, logged, silent, timed
@@ -281,10 +281,10 @@ def _planned_and_emitted(subject: Subject, request: Request, tell: Progress) -> 
     while True:
         try:
             # AnnotatedGraph -> Candidate
-            candidate = planned(request, tell)
+            candidate, placed = divided(request, tell) if request.grid.place else (planned(request, tell), None)
             # Candidate -> program.py, Plan
             with timed(tell, "emitted") as said:
-                plan, text = emitted(candidate, subject, request.options)
+                plan, text = emitted(candidate, subject, request.options, placed)
                 said(f"{len(text.splitlines())} lines")
             return Compiled(plan, text, subject, candidate.built, candidate.solution)
         except BrokenCall as broken:
@@ -293,11 +293,11 @@ def _planned_and_emitted(subject: Subject, request: Request, tell: Progress) -> 
             tell("fell back", str(broken), 0.0)
 
 
-def emitted(candidate: Candidate, subject: Subject, options: Options) -> tuple[Plan, str]:
+def emitted(candidate: Candidate, subject: Subject, options: Options, placed: Placed | None = None) -> tuple[Plan, str]:
     """The plan and the program of a candidate. Raises BrokenCall where a call is unsound under its record."""
     _check_sound(candidate)
-    code, batch = _code(candidate, subject)
-    return plan_record.plan(candidate, options, subject.source, subject.captured, code, batch), code.text
+    code, batch = _code(candidate, subject, placed)
+    return plan_record.plan(candidate, options, subject.source, subject.captured, code, batch, placed), code.text
 
 
 def _check_sound(candidate: Candidate) -> None:
@@ -310,15 +310,17 @@ def _check_sound(candidate: Candidate) -> None:
         raise BrokenCall(error.call, f"its record is unsound: {error}") from error
 
 
-def _code(candidate: Candidate, subject: Subject) -> tuple[program.Emitted, BatchPlan]:
+def _code(candidate: Candidate, subject: Subject, placed: Placed | None) -> tuple[program.Emitted, BatchPlan]:
     """The program, for any number of rows where the model allows it, and what it says about its batch."""
     from autopar.runtime import __all__ as exported
 
     built, decision, nodes = candidate.built, candidate.decision, candidate.parts.nodes
     seconds = {node.name: node.seconds for node in nodes}
     inside = {node.name: plan_record.exchanged(node) for node in nodes}
-    heading = program.Text(built.graph.name, Path(subject.source.path).name, built.grid, seconds, inside)
-    emit = partial(program.emit, built.graph, decision, candidate.program, heading, frozenset(exported))
+    grid, schedule = (placed.grid, placed.lists) if placed else (built.grid, ())
+    heading = program.Text(built.graph.name, Path(subject.source.path).name, grid, seconds, inside)
+    names = frozenset(exported)
+    emit = partial(program.emit, built.graph, decision, candidate.program, heading, names, schedule=schedule)
     batch, annotated = subject.captured.batch, subject.annotated
     known = BatchPlan(batch.rows, batch.inputs, batch.fixed, (), batch.sizes)
     if annotated.larger is None:
@@ -331,11 +333,7 @@ def _code(candidate: Candidate, subject: Subject) -> tuple[program.Emitted, Batc
 
 
 def _shape(grid: str | GridShape) -> GridShape:
-    shape = grid if isinstance(grid, GridShape) else GridShape.parse(grid)
-    if shape.place:
-        fault, rule = "it has a place axis", "a grid's axes split tensors; the graph itself is not divided yet"
-        raise ConfigError(refusal(f"grid {shape}", fault, rule, fix="leave the place axis out"))
-    return shape
+    return grid if isinstance(grid, GridShape) else GridShape.parse(grid)
 
 
 def _profile(machine: str | Path | Machine) -> Machine:

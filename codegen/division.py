@@ -10,7 +10,7 @@ from autopar.partitioner.formulation.priced_problem import PricedProblem
 
 
 @dataclass(frozen=True, slots=True)
-class Division:
+class GraphDivision:
     """The segment of every call, and the position of every segment.
 
     Segments are numbered such that none reads from a later one.

@@ -46,10 +46,11 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Emitted:
-    """A program's text, and where in it the steps are."""
+    """A program's text, where in it the steps are, and its table of segments where the graph is divided."""
 
     text: str
     places: tuple[Place, ...]
+    segments: tuple[SegmentRow, ...] = ()
 
 
 def emit(
@@ -87,7 +88,7 @@ def emit(
     tables = "\n".join([*_own(own), layout_tables(graph, decision.storage, outputs)])
     head = [f'"""{_title(text)}"""\n', _imports(f"{tables}\n{code}", exported), "", _grid(text.grid, axes), tables]
     source = "\n".join(head) + "\n\n\n" + code + "\n"
-    return Emitted(source, tuple(place for _, places in written for place in places))
+    return Emitted(source, tuple(place for _, places in written for place in places), table)
 
 
 _OWN = (

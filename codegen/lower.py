@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from autopar.codegen.division import Division
+from autopar.codegen.division import GraphDivision
 from autopar.codegen.steps import Convert, LocalValue, Loop, LoweredProgram, LoweredSegment, Run, Step, Update
 from autopar.costmodel.local_shapes import local_bytes
 from autopar.costmodel.redistribution import Conversion, plan_conversion
@@ -24,10 +24,10 @@ _Updates = Mapping[str, Sequence[tuple[str, str, str]]]
 """By the call after which they happen: buffer, the buffer's own value, its new value."""
 
 
-def lower(built: PricedProblem, decision: Decision, division: Division | None = None) -> LoweredProgram:
+def lower(built: PricedProblem, decision: Decision, division: GraphDivision | None = None) -> LoweredProgram:
     """The steps that carry out the decision, in segments where the graph is divided."""
     graph = built.graph
-    division = division or Division({node.name: 0 for node in graph.nodes}, (0,))
+    division = division or GraphDivision({node.name: 0 for node in graph.nodes}, (0,))
     scopes: list[_Scope] = []
     handed: dict[str, Layouts] = {}  # as it lies when it leaves its segment
     returned: dict[str, LocalValue] = {}

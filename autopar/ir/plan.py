@@ -26,7 +26,10 @@ class ModelSource:
 
 @dataclass(frozen=True, slots=True)
 class TensorPlan:
-    """An input, parameter or buffer: what it is, the layouts in which the program receives it, and the calls that read it."""
+    """An input, parameter or buffer: what it is, the layouts in which the program receives it, and the calls that read it.
+
+    Where the graph is divided, `segments` are those that read a parameter or buffer, by their numbers.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -35,6 +38,7 @@ class TensorPlan:
     layouts: tuple[str, ...]
     aliases: tuple[str, ...] = ()
     readers: tuple[str, ...] = ()
+    segments: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +246,71 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
+class SegmentPlan:
+    """A segment of a divided graph: its function in the program, where it stands, and its calls.
+
+    Seconds are for one micro-batch, bytes those that it keeps for the backward of one.
+    """
+
+    function: str
+    position: int
+    calls: tuple[str, ...]
+    seconds_forward: float
+    seconds_backward: float
+    kept_bytes: float
+
+
+@dataclass(frozen=True, slots=True)
+class EdgePlan:
+    """What leaves a segment: its whole shape at the planned rows, its dims that are rows, and who makes and reads it."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    layouts: tuple[str, ...]
+    rows: tuple[int, ...]
+    differentiable: bool
+    source: int
+    readers: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DivisionPlan:
+    """What a way to divide the graph comes to: seconds of a step, bytes between positions, the largest work over the mean."""
+
+    name: str
+    makespan: float
+    cut_bytes: float
+    imbalance: float
+
+
+@dataclass(frozen=True, slots=True)
+class PlacementPlan:
+    """The graph divided over the positions of the place axis `axis`.
+
+    `makespan` is the simulated step, no division is faster than `bound`. Per position: seconds of work and bytes held.
+    """
+
+    axis: str
+    positions: int
+    microbatches: int
+    segments: tuple[SegmentPlan, ...]
+    edges: tuple[EdgePlan, ...]
+    makespan: float
+    bound: float
+    cut_bytes: float
+    imbalance: float
+    seconds: tuple[float, ...]
+    bytes: tuple[float, ...]
+    baselines: tuple[DivisionPlan, ...]
+
+    @property
+    def gap(self) -> float:
+        """How far the makespan may be above the best, as a share of it."""
+        return max(0.0, self.makespan - self.bound) / self.makespan if self.makespan else 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """Everything that was decided for one model on one grid."""
 
@@ -271,3 +340,4 @@ class Plan:
     training: str  # why the program cannot be put into training, empty where it can
     evaluates: bool  # whether it starts in evaluation, as the model that was compiled
     places: tuple[Place, ...]  # in the order of the text
+    placement: PlacementPlan | None = None  # where the grid has a place axis

@@ -70,7 +70,7 @@ def candidate_of(built: PricedProblem, solution: Solution, optimizer: str, held:
     )
     repeats = tuple((repeat.prefix, repeat.members) for repeat in built.repeats)
     parts = step_schedule.Parts(
-        built.grid, built.machine, nodes, _conversions(built, program), repeats, _parameters(built.graph, decision),
+        built.grid, built.machine, nodes, conversion_plans(built, program), repeats, _parameters(built.graph, decision),
         _update(built, decision, optimizer),
     )  # fmt: skip
     listed = step_schedule.tasks(parts)
@@ -118,7 +118,8 @@ def _node(built: PricedProblem, item: CallStrategies, strategy: Strategy, reside
     )  # fmt: skip
 
 
-def _conversions(built: PricedProblem, program: LoweredProgram) -> tuple[ConversionPlan, ...]:
+def conversion_plans(built: PricedProblem, program: LoweredProgram) -> tuple[ConversionPlan, ...]:
+    """The conversions of the steps as records."""
     names = built.grid.names
     return tuple(
         ConversionPlan(

@@ -3,29 +3,37 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from autopar.codegen.emit import Emitted
 from autopar.codegen.steps import LoweredProgram
 from autopar.codegen.symbolic_batch import Variant, run_for
 from autopar.costmodel import compute
-from autopar.ir.graph import Graph
+from autopar.ir.graph import Graph, Value
 from autopar.ir.layout import Replicate
 from autopar.ir.plan import (
     VERSION,
     BatchPlan,
+    DivisionPlan,
+    EdgePlan,
     ModelSource,
     NodePlan,
     Options,
     OutputPlan,
+    PlacementPlan,
     Plan,
     Predicted,
+    SegmentPlan,
     SolverReport,
+    TensorPlan,
 )
 from autopar.partitioner.formulation.priced_problem import Decision, PricedProblem
 from autopar.partitioner.formulation.recomputation import key_of
 from autopar.partitioner.formulation.strategies import filled_factors, whole_strategy
 from autopar.planning.candidate import Candidate, tensor_plan
+from autopar.planning.placing import Placed
 from autopar.version import __version__
 
 if TYPE_CHECKING:
@@ -39,15 +47,17 @@ def plan(
     captured: Captured,
     program: Emitted,
     batch: BatchPlan,
+    placed: Placed | None = None,
 ) -> Plan:
     """The record of a candidate and of the program that carries it out."""
     built, solution, decision, parts = candidate.built, candidate.solution, candidate.decision, candidate.parts
     graph = built.graph
+    larger = captured.batch.larger if not batch.fixed else None
     return Plan(
         version=VERSION,
         autopar=__version__,
         name=graph.name,
-        grid=str(built.grid),
+        grid=str(placed.grid if placed else built.grid),
         machine=built.machine,
         model=source,
         options=options,
@@ -57,7 +67,7 @@ def plan(
             tensor_plan(item.name, graph.values[item.value], "input", decision.storage[item.value])
             for item in graph.inputs
         ),
-        parameters=parts.parameters,
+        parameters=_with_segments(parts.parameters, placed) if placed else parts.parameters,
         nodes=parts.nodes,
         conversions=parts.conversions,
         repeats=parts.repeats,
@@ -79,9 +89,53 @@ def plan(
         training=captured.training,
         evaluates=captured.evaluates,
         loss=graph.loss_path,
-        outputs=_outputs(graph, captured.batch.larger if not batch.fixed else None, candidate.program),
+        outputs=_outputs(graph, larger, candidate.program),
         places=program.places,
+        placement=_placement(candidate, placed, program, larger) if placed else None,
     )
+
+
+def _with_segments(parameters: Sequence[TensorPlan], placed: Placed) -> tuple[TensorPlan, ...]:
+    segments = placed.segments
+    return tuple(
+        replace(item, segments=tuple(sorted({segments[reader] for reader in item.readers}))) for item in parameters
+    )
+
+
+def _placement(candidate: Candidate, placed: Placed, program: Emitted, larger: Graph | None) -> PlacementPlan:
+    assert placed.grid.place is not None
+    placement, task, graph = placed.placement, placed.placement.pipeline, candidate.built.graph
+    calls: dict[int, list[str]] = {}
+    for name, segment in placed.segments.items():
+        calls.setdefault(segment, []).append(name)
+    segments = tuple(
+        SegmentPlan(
+            row.function, row.segment.position, tuple(calls[i]), task.forward[i], task.backward[i], task.kept[i]
+        )
+        for i, row in enumerate(program.segments)
+    )
+    edges = []
+    for i, row in enumerate(program.segments):
+        for held, name in zip(row.segment.writes, row.writes, strict=True):
+            value = graph.values[held.value]
+            readers = tuple(j for j, other in enumerate(program.segments) if name in other.reads)
+            layouts = tuple(map(str, held.layouts))
+            rows = _rows(value, larger)
+            edges.append(EdgePlan(name, value.shape, value.dtype, layouts, rows, value.differentiable, i, readers))
+    return PlacementPlan(
+        placed.grid.place.name, placed.grid.positions, placed.problem.microbatches, segments, tuple(edges),
+        placement.makespan, placement.bound, placement.cut_bytes, placement.imbalance, placement.seconds,
+        placement.memory, tuple(
+            DivisionPlan(name, other.makespan, other.cut_bytes, other.imbalance)
+            for name, other in placed.baselines.items() if other is not None
+        ),
+    )  # fmt: skip
+
+
+def _rows(value: Value, larger: Graph | None) -> tuple[int, ...]:
+    """The dims of a value that grow with the batch; `larger` is the graph with more rows."""
+    more = larger.values[value.name].shape if larger is not None else value.shape
+    return tuple(dim for dim, (n, m) in enumerate(zip(value.shape, more, strict=True)) if n != m)
 
 
 def _outputs(graph: Graph, larger: Graph | None, program: LoweredProgram) -> tuple[OutputPlan, ...]:
@@ -89,9 +143,8 @@ def _outputs(graph: Graph, larger: Graph | None, program: LoweredProgram) -> tup
     outputs = []
     for (path, name), held in zip(graph.outputs, program.outputs, strict=True):
         value = graph.values[name]
-        more = larger.values[name].shape if larger is not None else value.shape
-        rows = tuple(dim for dim, (n, m) in enumerate(zip(value.shape, more, strict=True)) if n != m)
-        outputs.append(OutputPlan(path, value.shape, value.dtype, tuple(map(str, held.layouts)), rows))
+        layouts = tuple(map(str, held.layouts))
+        outputs.append(OutputPlan(path, value.shape, value.dtype, layouts, _rows(value, larger)))
     return tuple(outputs)
 
 

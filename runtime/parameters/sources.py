@@ -12,7 +12,7 @@ Where every rank makes the values by itself, `ComparedSource` notes what they we
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -120,10 +120,11 @@ def load(
     axes: Sequence[Axis],
     dtype: torch.dtype | None,
     filters: torch.memory_format = torch.contiguous_format,
+    elsewhere: Collection[str] = (),
 ) -> dict[str, Tensor]:
     """This rank's part of every described tensor; parameters are `nn.Parameter`. `dtype` replaces floating point.
 
-    Parameters of four dims lie in the order `filters`.
+    Parameters of four dims lie in the order `filters`. Tensors that are held `elsewhere` only are left out.
 
     Names that are tied may come under any of their names. Raises CheckpointError with everything that is missing, of
     another shape, or not described at all.
@@ -138,6 +139,8 @@ def load(
         elif tuple(value.shape) != item.shape:
             problems.append(f"{name} has shape {tuple(value.shape)}, the model's is {item.shape}")
             parts[item.name] = torch.empty(0)
+        elif item.name in elsewhere:
+            parts[item.name] = torch.empty(0)
         elif item.name not in parts:
             part = take_part(value, layout[item], axes) if isinstance(value, Tensor) else value.part(layout[item], axes)
             parts[item.name] = _made(item, part, dtype, filters)
@@ -146,7 +149,7 @@ def load(
         rule = "every parameter and buffer of the plan is given once, whole, under its own name"
         fix = "give the state of the model that was compiled, or compile again"
         raise CheckpointError(refusal("values of the parameters", "they do not fit the plan", rule, problems, fix))
-    return {item.name: parts[item.name] for item in layout}
+    return {item.name: parts[item.name] for item in layout if item.name not in elsewhere}
 
 
 def save(state: Mapping[str, Tensor], path: Path, notes: Mapping[str, str] = MappingProxyType({})) -> None:

@@ -87,8 +87,10 @@ class Parallel(nn.Module):
             self._inputs, self._layouts = self._programs[0].inputs, self._programs[0].parameters
             wires = wiring_of(program, description)
             held = held_here(self.grid, description, wires)
-            layouts = {item: self._layouts[item.name] for item in held}
-            tensors = sources.load(source, layouts, self.grid.axes, dtype, program.filters)
+            every = {item: self._layouts[item.name] for item in description.parameters}
+            layouts = {item: every[item] for item in held}
+            elsewhere = {item.name for item in every if item not in layouts}
+            tensors = sources.load(source, every, self.grid.axes, dtype, program.filters, elsewhere)
         if isinstance(source, sources.ComparedSource):
             source.check(self.grid.comm)
         for item in held:

@@ -1,0 +1,185 @@
+"""Candidate -> Candidate whose graph is divided over the positions of a place axis, with a schedule of actions.
+
+The candidate's letters are those of one position's own grid. What its calls, conversions and parameters take and hold is what
+`autopar.partitioner.placement` places; the steps are then lowered once more, segment by segment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from autopar.codegen.division import GraphDivision
+from autopar.codegen.lower import lower
+from autopar.costmodel.compute import parameter_seconds
+from autopar.costmodel.local_shapes import local_bytes
+from autopar.costmodel.memory import optimizer_copies
+from autopar.errors import InfeasiblePlan
+from autopar.ir.graph import ITEMSIZE, Parameter
+from autopar.ir.grid import GridShape
+from autopar.ir.layout import Layouts
+from autopar.ir.machine import Machine
+from autopar.ir.pipeline.schedule import ActionLists
+from autopar.ir.pipeline.schedule_check import SegmentGraph, ValueEdge, check_schedule
+from autopar.partitioner.formulation.strategies import result_layouts
+from autopar.partitioner.placement.place import Placement, compare, place
+from autopar.partitioner.placement.problem import (
+    CallWork,
+    ParameterUse,
+    PlacementProblem,
+    PositionLimits,
+    PositionLinks,
+    TensorUse,
+)
+from autopar.planning.candidate import Candidate, conversion_plans
+from autopar.planning.planner import planned
+from autopar.planning.request import Request
+from autopar.progress import Progress, timed
+
+_SHRUNK = (1.0, 0.8, 0.6, 0.4)
+"""Of the memory of all positions together, what the letters may be chosen for: they hold no more than their share of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Where calls stand, who does what when, what that comes to, and the same of plainer ways to divide the graph."""
+
+    grid: GridShape
+    problem: PlacementProblem
+    placement: Placement
+    baselines: Mapping[str, Placement | None]
+
+    @property
+    def segments(self) -> dict[str, int]:
+        """The segment of every call."""
+        names = (call.name for call in self.problem.calls)
+        return dict(zip(names, self.placement.division.segment, strict=True))
+
+    @property
+    def lists(self) -> ActionLists:
+        """The actions of every position."""
+        return self.placement.schedule
+
+
+def divided(request: Request, tell: Progress) -> tuple[Candidate, Placed]:
+    """The plan for a grid with a place axis. Raises InfeasiblePlan where no position can hold what it would have to."""
+    positions, limit = request.grid.positions, request.limit
+    for share in _SHRUNK:
+        options = replace(request.options, memory=limit * positions * share)
+        candidate = planned(replace(request, grid=request.grid.space, options=options), tell)
+        try:
+            return _placed(candidate, request, tell)
+        except InfeasiblePlan:
+            if share == _SHRUNK[-1]:
+                raise
+    raise AssertionError
+
+
+def _placed(candidate: Candidate, request: Request, tell: Progress) -> tuple[Candidate, Placed]:
+    with timed(tell, "placed") as said:
+        problem = placement_problem(candidate, request)
+        placement = place(problem)
+        found = Placed(request.grid, problem, placement, compare(problem))
+        most = f"{placement.imbalance:.2f} x the mean at most"
+        said(
+            f"{len(placement.division.position)} segments on {request.grid.positions} positions, {most}, gap {placement.gap:.1%}"
+        )
+    return _carried_out(candidate, found), found
+
+
+def _carried_out(candidate: Candidate, placed: Placed) -> Candidate:
+    """The steps in segments, their lists proved."""
+    built, division = candidate.built, placed.placement.division
+    program = lower(built, candidate.decision, GraphDivision(placed.segments, division.position))
+    check_schedule(segment_graph(candidate, placed), placed.lists)
+    parts = replace(candidate.parts, conversions=conversion_plans(built, program))
+    return replace(candidate, program=program, parts=parts)
+
+
+def segment_graph(candidate: Candidate, placed: Placed) -> SegmentGraph:
+    """What the lists must be right for: every value that one segment makes and another reads."""
+    graph, segments = candidate.built.graph, placed.segments
+    readers = graph.consumers()
+    edges = {
+        (name, segments[node.name], segments[reader.name]): graph.values[name].differentiable
+        for node in graph.nodes
+        for name in node.outputs
+        if name
+        for reader in readers[name]
+        if segments[reader.name] != segments[node.name]
+    }
+    crossing = tuple(ValueEdge(*key, gradient) for key, gradient in edges.items())
+    position = placed.placement.division.position
+    return SegmentGraph(placed.grid.positions, placed.problem.microbatches, position, crossing)
+
+
+def placement_problem(candidate: Candidate, request: Request) -> PlacementProblem:
+    """What is placed: seconds and bytes of every call, tensor and parameter of a candidate, per rank of a position."""
+    built = candidate.built
+    graph, positions = built.graph, request.grid.positions
+    number = {node.name: i for i, node in enumerate(graph.nodes)}
+    tensors = []
+    readers = graph.consumers()
+    for node in graph.nodes:
+        for i, name in enumerate(node.outputs):
+            if name and readers[name]:
+                size = _bytes(candidate, name, result_layouts(candidate.decision.strategies[node.name], i))
+                reading = tuple(number[reader.name] for reader in readers[name])
+                gradient = size if graph.values[name].differentiable else 0.0
+                tensors.append(TensorUse(name, number[node.name], reading, size, gradient))
+    inputs = sum(_bytes(candidate, item.value, candidate.decision.storage[item.value]) for item in graph.inputs)
+    room = PositionLimits(memory=max(0.0, request.limit - inputs))
+    return PlacementProblem(
+        calls=tuple(_calls(candidate)),
+        tensors=tuple(tensors),
+        parameters=tuple(_parameter(candidate, item, number, request.options.optimizer) for item in graph.parameters),
+        positions=(room,) * positions,
+        links=_links(request.machine, request.grid),
+    )
+
+
+def _calls(candidate: Candidate) -> Iterable[CallWork]:
+    """Every call with what is converted for it."""
+    moved: dict[str, list[float]] = {}
+    for one in candidate.parts.conversions:
+        for name in one.consumers:
+            ahead = moved.setdefault(name, [0.0, 0.0])
+            ahead[0] += one.seconds_forward
+            ahead[1] += one.seconds_adjoint
+    first = {
+        node.name: block.name
+        for repeat in candidate.built.repeats
+        for nodes in repeat.nodes
+        for node, block in zip(nodes, repeat.nodes[0], strict=True)
+    }
+    for node in candidate.parts.nodes:
+        ahead, back = moved.get(first.get(node.name, node.name), (0.0, 0.0))
+        ahead += node.seconds_forward + sum(one.seconds_forward for one in node.inner)
+        back += node.seconds_backward + sum(one.seconds_adjoint for one in node.inner)
+        yield CallWork(node.name, ahead, back, saved=node.saved_bytes)
+
+
+def _parameter(candidate: Candidate, item: Parameter, number: Mapping[str, int], optimizer: str) -> ParameterUse:
+    built = candidate.built
+    value, stored = built.graph.values[item.value], candidate.decision.storage[item.value]
+    size = _bytes(candidate, item.value, stored)
+    sums, update = parameter_seconds(value, item.kind, stored, optimizer, built.grid, built.machine)
+    trained = item.kind == "parameter"
+    readers = tuple(number[node.name] for node in built.graph.consumers()[item.value])
+    held = size * (2 + optimizer_copies(optimizer)) if trained else size
+    return ParameterUse(item.name, held, readers, size if trained else 0.0, sums + update)
+
+
+def _bytes(candidate: Candidate, name: str, layouts: Layouts) -> int:
+    value = candidate.built.graph.values[name]
+    return local_bytes(value.shape, ITEMSIZE[value.dtype], layouts, candidate.built.grid)
+
+
+def _links(machine: Machine, grid: GridShape) -> PositionLinks:
+    """Between the ranks of two positions: inside a node, or across."""
+    nodes = [position * grid.space.size // machine.ranks_per_node for position in range(grid.positions)]
+    links = [[machine.intra if one == other else machine.inter for other in nodes] for one in nodes]
+    return PositionLinks(
+        tuple(tuple(link.alpha for link in row) for row in links),
+        tuple(tuple(1.0 / link.beta for link in row) for row in links),
+    )
