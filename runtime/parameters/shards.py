@@ -23,7 +23,7 @@ from torch import Tensor
 
 from autopar.errors import ProgramMismatch, refusal
 from autopar.ir.layout import Layouts, Shard
-from autopar.runtime.grid.grid import Axis, Grid
+from autopar.runtime.grid.grid import Axis
 from autopar.runtime.grid.shard_bounds import ShardBounds, gather_all
 
 Runs = tuple[tuple[int, int], ...]  # rows as half-open intervals
@@ -104,18 +104,9 @@ def gather_whole(part: Tensor, shape: Sequence[int], layouts: Layouts, axes: Seq
     return whole.clone(memory_format=torch.contiguous_format) if whole.data_ptr() == part.data_ptr() else whole
 
 
-def gather_gradients(held: Sequence[tuple[str, Tensor, Sequence[int], Layouts]], grid: Grid) -> dict[str, Tensor]:
-    """The whole gradients of stored tensors, given by name with their parts, whole shapes and layouts. Collective.
-
-    A tensor that has a gradient on some ranks only has zeros on the others: torch may find none where a rank has no rows.
-    """
-    ranks = torch.tensor([part.grad is not None for _, part, _, _ in held], dtype=torch.int64)
-    grid.comm.all_reduce(ranks)
-    return {
-        name: gather_whole(torch.zeros_like(part) if part.grad is None else part.grad, shape, layouts, grid.axes)
-        for (name, part, shape, layouts), count in zip(held, ranks.tolist(), strict=True)
-        if count
-    }
+def gather_gradient(part: Tensor, shape: Sequence[int], layouts: Layouts, axes: Sequence[Axis]) -> Tensor:
+    """The whole gradient of a tensor of which every rank holds its part; zeros for a part without. Collective as above."""
+    return gather_whole(torch.zeros_like(part) if part.grad is None else part.grad, shape, layouts, axes)
 
 
 def rows(shape: Sequence[int], layouts: Layouts, axes: Sequence[Axis]) -> tuple[Runs, ...]:

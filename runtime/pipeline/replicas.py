@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from autopar.runtime.grid.grid import Grid
-from autopar.runtime.program.pipeline import Segment
-from autopar.runtime.program.plan_reader import TensorSpec
 from autopar.runtime.transport.base import Comm
-
-
-def positions_of(item: TensorSpec, segments: Sequence[Segment]) -> tuple[int, ...]:
-    """Where a tensor is held: on the positions of the segments that read it; on the first where none does."""
-    return tuple(sorted({segments[i].at for i in item.segments})) or (0,)
 
 
 class Replicas:

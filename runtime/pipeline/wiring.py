@@ -10,7 +10,7 @@ from autopar.ir.layout import Layouts
 from autopar.ir.pipeline.schedule import ActionLists, parse_schedule
 from autopar.ir.pipeline.schedule_check import SegmentGraph, ValueEdge, check_schedule
 from autopar.runtime.program.pipeline import Pipeline, Segment
-from autopar.runtime.program.plan_reader import EdgeSpec
+from autopar.runtime.program.plan_reader import EdgeSpec, TensorSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,10 @@ class Wiring:
     microbatches: int
     returns: tuple[str, ...]
     makers: Mapping[str, int]
+
+    def positions(self, described: Sequence[TensorSpec]) -> dict[str, tuple[int, ...]]:
+        """Where tensors are held, by name: on the positions of the segments that read them; on the first where none does."""
+        return {item.name: tuple(sorted({self.segments[i].at for i in item.segments})) or (0,) for item in described}
 
     def read_here(self, position: int, edge: Crossing) -> tuple[int, ...]:
         """The segments of a position that read an edge, in order."""

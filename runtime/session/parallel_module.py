@@ -38,7 +38,7 @@ from autopar.runtime.session import batch_programs
 from autopar.runtime.session.batch_programs import BatchProgram
 from autopar.runtime.session.inputs import BoundBatch, InputBinding, refused_rows
 from autopar.runtime.session.outputs import Outputs
-from autopar.runtime.session.pipelined_step import PipelinedStep, held_here, wiring_of
+from autopar.runtime.session.pipelined_step import PipelinedStep, elsewhere_only, wiring_of
 from autopar.runtime.session.state import ModelState
 from autopar.runtime.transport.base import Comm
 from autopar.runtime.transport.world import simulated_world
@@ -86,17 +86,16 @@ class Parallel(nn.Module):
             self._programs = [batch_programs.batch_program(program, description)]
             self._inputs, self._layouts = self._programs[0].inputs, self._programs[0].parameters
             wires = wiring_of(program, description)
-            held = held_here(self.grid, description, wires)
-            every = {item: self._layouts[item.name] for item in description.parameters}
-            layouts = {item: every[item] for item in held}
-            elsewhere = {item.name for item in every if item not in layouts}
-            tensors = sources.load(source, every, self.grid.axes, dtype, program.filters, elsewhere)
+            positions = wires.positions(description.parameters) if wires else {}
+            layouts = {item: self._layouts[item.name] for item in description.parameters}
+            elsewhere = elsewhere_only(self.grid, positions)
+            tensors = sources.load(source, layouts, self.grid.axes, dtype, program.filters, elsewhere)
         if isinstance(source, sources.ComparedSource):
             source.check(self.grid.comm)
-        for item in held:
-            for name in (item.name, *item.aliases):
+        for item in layouts:
+            for name in (item.name, *item.aliases) if item.name in tensors else ():
                 register(self, name, tensors[item.name], item.kind)
-        self._state = ModelState(self.grid, layouts, tensors, dtype)
+        self._state = ModelState(self.grid, layouts, tensors, dtype, positions)
         self._refresh()
         trained = {name: tensor for name, tensor in self._state.tensors.items() if isinstance(tensor, nn.Parameter)}
         self._sums = GradientSums(self.grid, trained, self._layouts, bucket_bytes)

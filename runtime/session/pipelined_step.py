@@ -19,11 +19,11 @@ from autopar.runtime.grid.grid import Grid
 from autopar.runtime.parameters.precision import precise
 from autopar.runtime.parameters.shards import local_shape, view_part
 from autopar.runtime.pipeline.executor import Drawing, Executor, MicroBatch, StepState
-from autopar.runtime.pipeline.replicas import Replicas, positions_of
+from autopar.runtime.pipeline.replicas import Replicas
 from autopar.runtime.pipeline.wiring import Wiring, wiring
 from autopar.runtime.program.namespace import Namespace
 from autopar.runtime.program.pipeline import Pipeline
-from autopar.runtime.program.plan_reader import Description, EdgeSpec, TensorSpec
+from autopar.runtime.program.plan_reader import Description, EdgeSpec
 from autopar.runtime.program.program import Program
 from autopar.runtime.session.batch_programs import BatchProgram
 from autopar.runtime.session.state import ModelState
@@ -36,12 +36,10 @@ def wiring_of(program: Program, description: Description) -> Wiring | None:
     return wiring(program.forward, list(program.inputs), description.edges, program.grid.shape.positions)
 
 
-def held_here(grid: Grid, description: Description, wires: Wiring | None) -> tuple[TensorSpec, ...]:
-    """The parameters and buffers of this rank's position."""
-    if wires is None or grid.place is None:
-        return description.parameters
-    here = grid.place.index
-    return tuple(item for item in description.parameters if here in positions_of(item, wires.segments))
+def elsewhere_only(grid: Grid, positions: Mapping[str, tuple[int, ...]]) -> frozenset[str]:
+    """The tensors that this rank's position does not hold, of those that are held on these positions."""
+    here = grid.place.index if grid.place else 0
+    return frozenset(name for name, held in positions.items() if here not in held)
 
 
 class PipelinedStep:
@@ -70,13 +68,14 @@ class PipelinedStep:
         grid: Grid, wires: Wiring, program: BatchProgram, state: ModelState, dtype: torch.dtype | None
     ) -> PipelinedStep:
         """The step of a program. Collective: it makes communicators."""
-        positions = {item.name: positions_of(item, wires.segments) for item in program.description.parameters}
         trained = {
             name: tensor
             for name, tensor in state.tensors.items()
             if isinstance(tensor, nn.Parameter) and tensor.requires_grad
         }
-        return PipelinedStep(grid, wires, program, trained, Replicas(grid, positions), dtype)
+        return PipelinedStep(
+            grid, wires, program, trained, Replicas(grid, wires.positions(program.description.parameters)), dtype
+        )
 
     def micro_batches(self, tensors: Mapping[str, Tensor], rows: int) -> list[MicroBatch]:
         """Whole inputs of so many rows in micro-batches, each as this rank's parts."""

@@ -14,7 +14,6 @@ from autopar.ir.layout import Copied, Replicate, Shard
 from autopar.runtime import Grid, simulate
 from autopar.runtime.parameters.shards import (
     cuts,
-    gather_gradients,
     gather_whole,
     local_shape,
     rows,
@@ -122,8 +121,8 @@ def test_a_gradient_that_some_rank_lacks_is_zero_there():
         parts = {name: nn.Parameter(torch.ones(axis.part(4), 3)) for name in ("seen", "unseen")}
         if axis.index != 1:
             parts["seen"].grad = torch.full_like(parts["seen"], axis.index + 1.0)
-        held = [(name, part, (4, 3), (Shard(0),)) for name, part in parts.items()]
-        return gather_gradients(held, grid)
+        layouts = {TensorSpec(name, (4, 3), torch.float32): (Shard(0),) for name in parts}
+        return ModelState(grid, layouts, parts, None).gradients()
 
     for found in simulate(3, rank):
         assert found.keys() == {"seen"}
