@@ -19,6 +19,8 @@ from autopar.runtime.parameters.shards import (
     rows,
     take_part,
 )
+from autopar.runtime.program.plan_reader import TensorSpec
+from autopar.runtime.session.state import ModelState
 
 
 @st.composite
