@@ -53,7 +53,7 @@ class Placed:
     def segments(self) -> dict[str, int]:
         """The segment of every call."""
         names = (call.name for call in self.problem.calls)
-        return dict(zip(names, self.placement.division.segment, strict=True))
+        return dict(zip(names, self.placement.assignment.segment, strict=True))
 
     @property
     def lists(self) -> ActionLists:
@@ -82,14 +82,14 @@ def _placed(candidate: Candidate, request: Request, tell: Progress) -> tuple[Can
         found = Placed(request.grid, problem, placement, compare(problem))
         most = f"{placement.imbalance:.2f} x the mean at most"
         said(
-            f"{len(placement.division.position)} segments on {request.grid.positions} positions, {most}, gap {placement.gap:.1%}"
+            f"{len(placement.assignment.position)} segments on {request.grid.positions} positions, {most}, gap {placement.gap:.1%}"
         )
     return _carried_out(candidate, found), found
 
 
 def _carried_out(candidate: Candidate, placed: Placed) -> Candidate:
     """The steps in segments, their lists proved."""
-    built, division = candidate.built, placed.placement.division
+    built, division = candidate.built, placed.placement.assignment
     program = lower(built, candidate.decision, GraphDivision(placed.segments, division.position))
     check_schedule(segment_graph(candidate, placed), placed.lists)
     parts = replace(candidate.parts, conversions=conversion_plans(built, program))
@@ -109,7 +109,7 @@ def segment_graph(candidate: Candidate, placed: Placed) -> SegmentGraph:
         if segments[reader.name] != segments[node.name]
     }
     crossing = tuple(ValueEdge(*key, gradient) for key, gradient in edges.items())
-    position = placed.placement.division.position
+    position = placed.placement.assignment.position
     return SegmentGraph(placed.grid.positions, placed.problem.microbatches, position, crossing)
 
 
@@ -140,12 +140,11 @@ def placement_problem(candidate: Candidate, request: Request) -> PlacementProble
 
 def _calls(candidate: Candidate) -> Iterable[CallWork]:
     """Every call with what is converted for it."""
-    moved: dict[str, list[float]] = {}
+    moved: dict[str, tuple[float, float]] = {}
     for one in candidate.parts.conversions:
         for name in one.consumers:
-            ahead = moved.setdefault(name, [0.0, 0.0])
-            ahead[0] += one.seconds_forward
-            ahead[1] += one.seconds_adjoint
+            ahead, back = moved.get(name, (0.0, 0.0))
+            moved[name] = ahead + one.seconds_forward, back + one.seconds_adjoint
     first = {
         node.name: block.name
         for repeat in candidate.built.repeats

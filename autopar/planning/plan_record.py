@@ -50,7 +50,7 @@ def plan(
     placed: Placed | None = None,
 ) -> Plan:
     """The record of a candidate and of the program that carries it out."""
-    built, solution, decision, parts = candidate.built, candidate.solution, candidate.decision, candidate.parts
+    built, decision, parts = candidate.built, candidate.decision, candidate.parts
     graph = built.graph
     larger = captured.batch.larger if not batch.fixed else None
     return Plan(
@@ -74,15 +74,7 @@ def plan(
         recomputed=tuple(key_of(repeat) in built.recomputation.repeats for repeat in built.repeats),
         predicted=_predicted(candidate),
         single=_single(built, options.optimizer),
-        solver=SolverReport(
-            solution.method,
-            solution.cost,
-            max(0.0, min(solution.bound, solution.cost)),
-            len(built.keys),
-            sum(len(options) for options in built.options.values()),
-            built.tied_loss,
-            built.unhidden,
-        ),
+        solver=_report(candidate),
         filled=_filled(built, decision),
         batch=batch,
         evaluation=captured.evaluation,
@@ -92,6 +84,19 @@ def plan(
         outputs=_outputs(graph, larger, candidate.program),
         places=program.places,
         placement=_placement(candidate, placed, program, larger) if placed else None,
+    )
+
+
+def _report(candidate: Candidate) -> SolverReport:
+    built, solution = candidate.built, candidate.solution
+    return SolverReport(
+        solution.method,
+        solution.cost,
+        max(0.0, min(solution.bound, solution.cost)),
+        len(built.keys),
+        sum(len(options) for options in built.options.values()),
+        built.tied_loss,
+        built.unhidden,
     )
 
 

@@ -63,14 +63,14 @@ class _SegmentRun:
 
 
 @dataclass(slots=True)
-class StepState:
+class _StepState:
     """What one step has under way on this position."""
 
     batches: Sequence[MicroBatch]
     namespace: Namespace
     drawing: Drawing
-    seed: float  # the gradient of the loss
-    trains: bool  # whether gradients are computed
+    seed: float
+    trains: bool
     runs: dict[tuple[int, int], _SegmentRun] = field(default_factory=dict)  # by segment and micro-batch
     held: dict[tuple[str, int], Tensor] = field(default_factory=dict)  # of other segments, by name and micro-batch
     gradients: dict[tuple[str, int], dict[int, Tensor]] = field(default_factory=dict)  # per reader
@@ -91,8 +91,14 @@ class Executor:
         self._rows = rows  # that the plan was made for
         self._dtype = dtype
 
-    def run(self, step: StepState) -> dict[str, list[Tensor]]:
-        """Carry out the step; what this position makes of what the program returns, per micro-batch, by name."""
+    def run(
+        self, batches: Sequence[MicroBatch], namespace: Namespace, drawing: Drawing, seed: float, trains: bool
+    ) -> dict[str, list[Tensor]]:
+        """Carry out a step; what this position makes of what the program returns, per micro-batch, by name.
+
+        `seed` is the gradient of the loss; unless it `trains`, only forward runs.
+        """
+        step = _StepState(batches, namespace, drawing, seed, trains)
         kinds = "FBW" if step.trains else "F"
         actions = [
             action
@@ -112,13 +118,13 @@ class Executor:
             work.wait()
         return step.returned
 
-    def _carry_out(self, step: StepState, action: Action) -> None:
+    def _carry_out(self, step: _StepState, action: Action) -> None:
         if action.kind == "F":
             self._forward(step, action)
         elif action.kind == "B":
             self._backward(step, action)
 
-    def _forward(self, step: StepState, action: Action) -> None:
+    def _forward(self, step: _StepState, action: Action) -> None:
         segment, m = self._wires.segments[action.segment], action.microbatch
         leaves = {name: self._leaf(step, name, m) for name in segment.reads if name in self._wires.edges}
         arguments = [leaves[name] if name in leaves else step.batches[m].inputs[name] for name in segment.reads]
@@ -134,7 +140,7 @@ class Executor:
         if step.trains:
             step.runs[action.segment, m] = _SegmentRun(leaves, results)
 
-    def _backward(self, step: StepState, action: Action) -> None:
+    def _backward(self, step: _StepState, action: Action) -> None:
         m, run = action.microbatch, step.runs.pop((action.segment, action.microbatch))
         roots, seeds = [], []
         for name, tensor in run.results.items():
@@ -151,7 +157,7 @@ class Executor:
                 step.gradients.setdefault((name, m), {})[action.segment] = own
                 self._send_back(step, edge, m)
 
-    def _leaf(self, step: StepState, name: str, m: int) -> Tensor:
+    def _leaf(self, step: _StepState, name: str, m: int) -> Tensor:
         """What a segment reads, apart from whoever made it."""
         edge = self._wires.edges[name]
         if (name, m) not in step.held:
@@ -159,13 +165,13 @@ class Executor:
         leaf = step.held[name, m].detach()
         return leaf.requires_grad_(edge.spec.differentiable and step.trains)
 
-    def _hand_on(self, step: StepState, edge: Crossing, m: int, tensor: Tensor) -> None:
+    def _hand_on(self, step: _StepState, edge: Crossing, m: int, tensor: Tensor) -> None:
         if self._wires.read_here(self._at, edge):
             step.held[edge.spec.name, m] = tensor.detach()
         for position in edge.others:
             self._send(step, edge, m, tensor.detach().contiguous(), position, back=False)
 
-    def _gradient(self, step: StepState, name: str, m: int, tensor: Tensor) -> Tensor | None:
+    def _gradient(self, step: _StepState, name: str, m: int, tensor: Tensor) -> Tensor | None:
         """The gradient of what a segment wrote: its seed, if it is the loss, and what all readers send back."""
         parts = [torch.full_like(tensor, step.seed)] if name == self._wires.returns[0] else []
         edge = self._wires.edges.get(name)
@@ -176,7 +182,7 @@ class Executor:
             step.held.pop((name, m), None)
         return sum(parts[1:], parts[0]) if parts else None
 
-    def _send_back(self, step: StepState, edge: Crossing, m: int) -> None:
+    def _send_back(self, step: _StepState, edge: Crossing, m: int) -> None:
         """Send a gradient to where the value came from, once all segments of this position that read it have theirs."""
         key, readers = (edge.spec.name, m), self._wires.read_here(self._at, edge)
         if edge.position == self._at or len(step.gradients[key]) < len(readers):
@@ -185,11 +191,11 @@ class Executor:
         del step.gradients[key], step.held[key]
         self._send(step, edge, m, sum(others, first).contiguous(), edge.position, back=True)
 
-    def _send(self, step: StepState, edge: Crossing, m: int, tensor: Tensor, to: int, *, back: bool) -> None:
+    def _send(self, step: _StepState, edge: Crossing, m: int, tensor: Tensor, to: int, *, back: bool) -> None:
         work = self._comm.start_send(tensor, to, self._tag(edge, m, back), _what(edge, m, back))
         step.sent.append((tensor, work))
 
-    def _post(self, step: StepState, action: Action) -> None:
+    def _post(self, step: _StepState, action: Action) -> None:
         """Begin to receive what an action needs of other positions."""
         m, segment = action.microbatch, self._wires.segments[action.segment]
         if action.kind == "F":
@@ -205,7 +211,7 @@ class Executor:
                     for position in edge.others:
                         self._receive(step, edge, m, position, back=True)
 
-    def _receive(self, step: StepState, edge: Crossing, m: int, source: int, *, back: bool) -> None:
+    def _receive(self, step: _StepState, edge: Crossing, m: int, source: int, *, back: bool) -> None:
         spec, rows = edge.spec, step.batches[m].rows
         whole = [n * rows // self._rows if dim in spec.rows else n for dim, n in enumerate(spec.shape)]
         shape = local_shape(whole, edge.layouts, self._grid.axes)

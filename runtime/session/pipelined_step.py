@@ -18,7 +18,7 @@ from autopar.ir.layout import even_bounds
 from autopar.runtime.grid.grid import Grid
 from autopar.runtime.parameters.precision import precise
 from autopar.runtime.parameters.shards import local_shape, view_part
-from autopar.runtime.pipeline.executor import Drawing, Executor, MicroBatch, StepState
+from autopar.runtime.pipeline.executor import Drawing, Executor, MicroBatch
 from autopar.runtime.pipeline.replicas import Replicas
 from autopar.runtime.pipeline.wiring import Wiring, wiring
 from autopar.runtime.program.namespace import Namespace
@@ -97,7 +97,7 @@ class PipelinedStep:
     ) -> tuple[Tensor, list[Tensor]]:
         """The loss, and this rank's parts of the outputs. Collective over the grid."""
         with self._aside() as gradients:
-            made = self._executor.run(StepState(batches, namespace, drawing, seed, trains))
+            made = self._executor.run(batches, namespace, drawing, seed, trains)
             loss, *outputs = [self._everywhere(name, made.get(name), batches) for name in self._wires.returns]
             if trains:
                 gradients += self._replicas.summed(self._trained)

@@ -76,8 +76,8 @@ formulation         | partitioner/formulation                    | problem costm
 codegen             | codegen                                    | formulation problem costmodel annotated ops record ir
 measure             | autopar/measure                            | codegen formulation costmodel annotated discovery record
                     |                                            | runtime calibration process grid transport ir
-planning            | autopar/planning                           | measure codegen formulation solvers problem costmodel
-                    |                                            | capture annotated ops record ir
+planning            | autopar/planning                           | measure codegen formulation placement schedules solvers
+                    |                                            | problem costmodel capture annotated ops record ir
 artifact            | autopar/artifact.py                        | ir
 compiler            | autopar/compiler.py autopar/recompile.py   | artifact planning codegen formulation problem capture
                     |                                            | annotated ops runtime ir
