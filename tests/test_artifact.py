@@ -17,6 +17,7 @@ import autopar
 from autopar import artifact as folders
 from autopar.costmodel.memory import Allocation
 from autopar.errors import ConfigError, PlanError
+from autopar.ir.plan import VERSION
 from autopar.ir.plan_file import from_json, to_json
 from autopar.planning.candidate import candidate_of
 from autopar.planning.infeasibility import no_plan
@@ -120,7 +121,7 @@ def test_every_command_refuses_a_damaged_folder(root, command):
     good = (build / "plan.json").read_text()
     change(root, version=99)
     assert "schema version 99" in refused(*words)
-    change(root, version=2, autopar="0.0.9")
+    change(root, version=VERSION, autopar="0.0.9")
     assert "compiled by autopar 0.0.9, and this is" in refused(*words)
     (build / "plan.json").write_text(good[:2000])
     assert "damaged: Input data was truncated" in refused(*words)
@@ -209,7 +210,7 @@ def test_any_damaged_text_is_refused(original, data):
 
 def test_deeply_nested_text_is_refused():
     with pytest.raises(PlanError, match="damaged"):
-        from_json('{"version": 2, "autopar": ' + "[" * 100_000, "plan.json")
+        from_json('{"version": 3, "autopar": ' + "[" * 100_000, "plan.json")
 
 
 def test_compiled_again_it_is_the_same(tmp_path):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from autopar.ir.batch_sizes import ANY, Sizes
 from autopar.ir.machine import Machine
 
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,4 +340,4 @@ class Plan:
     training: str  # why the program cannot be put into training, empty where it can
     evaluates: bool  # whether it starts in evaluation, as the model that was compiled
     places: tuple[Place, ...]  # in the order of the text
-    placement: PlacementPlan | None = None  # where the grid has a place axis
+    placement: PlacementPlan | None  # where the grid has a place axis

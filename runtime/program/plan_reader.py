@@ -18,7 +18,7 @@ from autopar.errors import ProgramMismatch, refusal
 from autopar.ir.batch_sizes import ANY, Sizes
 from autopar.version import __version__
 
-VERSION = 2
+VERSION = 3
 KINDS = ("parameter", "frozen", "buffer", "constant")
 MinimumRows = tuple[tuple[str, ...], int]  # names of axes, extent
 _INNER = {

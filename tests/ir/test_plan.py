@@ -40,7 +40,7 @@ def test_a_plan_is_read_back(name, grid, tmp_path):
 
 def test_a_plan_is_plain_json_that_names_its_version():
     read = json.loads(text())
-    assert read["version"] == VERSION == 2
+    assert read["version"] == VERSION == 3
     assert list(read)[:3] == ["version", "autopar", "name"]
     assert text().isascii()
     assert text().endswith("}\n")
@@ -53,7 +53,7 @@ def refused(damaged, says="rule: "):
     assert "fix: " in str(caught.value)
 
 
-@pytest.mark.parametrize("version", [0, 1, 3, "1", None, -1, 1.5, [1]])
+@pytest.mark.parametrize("version", [0, 2, 4, "1", None, -1, 1.5, [1]])
 def test_another_version(version):
     refused(json.dumps({**json.loads(text()), "version": version}), "version")
 
@@ -69,7 +69,7 @@ def test_another_release():
 
 
 @pytest.mark.parametrize(
-    "damaged", ["", "{", "[]", "null", "1", '"plan"', "{}", "\x00", "[" * 100_000, '{"version": 2}', "[1, 2"]
+    "damaged", ["", "{", "[]", "null", "1", '"plan"', "{}", "\x00", "[" * 100_000, '{"version": 3}', "[1, 2"]
 )
 def test_not_a_plan(damaged):
     refused(damaged)

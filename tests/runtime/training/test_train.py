@@ -111,7 +111,7 @@ def test_a_live_model_has_no_batches(tmp_path, capsys):
         ("{", "damaged: not JSON"),
         ("[]", "damaged: it holds a list"),
         ('{"version": 9}', "schema version 9"),
-        ('{"version": 2, "autopar": "0.0.0"}', "compiled by autopar 0.0.0"),
+        ('{"version": 3, "autopar": "0.0.0"}', "compiled by autopar 0.0.0"),
     ],
 )
 def test_a_plan_that_is_damaged_or_of_another_version(tmp_path, capsys, text, said):
