@@ -36,7 +36,7 @@ def test_a_rank_that_leaves_a_call_out(tmp_path):
 
 
 def test_a_rank_that_computes_is_not_accused(tmp_path):
-    ended = run(tmp_path, in_forward("all_sum(x.sum(), RANKS); time.sleep(60 * GRID.rank)"), **LIMIT)
+    ended = run(tmp_path, in_forward("all_sum(x.sum(), RANKS); time.sleep(60 * GRID.rank)"), AUTOPAR_TIMEOUT="2")
     assert ended.status == 75
     assert not ended.left
     assert "rank 1 is computing, after all_sum at build/program.py:14" in ended.err
