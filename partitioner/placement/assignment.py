@@ -13,6 +13,9 @@ from heapq import heapify, heappop, heappush
 from autopar.partitioner.placement.problem import PlacementProblem
 from autopar.partitioner.schedules.pipeline_problem import PipelineProblem, SegmentEdge
 
+Homes = list[tuple[int, ...]]
+"""The positions of each parameter."""
+
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
@@ -70,36 +73,36 @@ def is_legal(problem: PlacementProblem, assignment: Assignment, segments_per_pos
 
 def pipeline(problem: PlacementProblem, assignment: Assignment) -> PipelineProblem:
     """What is to be scheduled. Memory of a position is what parameters leave of it; it is negative where they do not fit."""
-    count, position = len(assignment.position), assignment.position
-    speeds = problem.speeds
-    work = [[0.0] * count for _ in range(5)]
+    position, speeds = assignment.position, problem.speeds
+    forward, backward, weight, kept, held = ([0.0] * len(position) for _ in range(5))
     for call, segment in zip(problem.calls, assignment.segment, strict=True):
         speed = speeds[position[segment]]
-        for row, amount in zip(
-            work,
-            (call.forward / speed, call.backward / speed, call.weight / speed, call.saved, call.held),
-            strict=True,
-        ):
-            row[segment] += amount
-    forward, backward, weight, kept, held = map(tuple, work)
-    memories = problem.memories
-    limit = None
-    if any(each.memory is not None for each in problem.positions):
-        taken = parameter_bytes(problem, assignment)
-        limit = tuple(memory - size for memory, size in zip(memories, taken, strict=True))
+        forward[segment] += call.forward / speed
+        backward[segment] += call.backward / speed
+        weight[segment] += call.weight / speed
+        kept[segment] += call.saved
+        held[segment] += call.held
+    there = homes(problem, assignment)
     return PipelineProblem(
         len(speeds),
         problem.microbatches,
         position,
-        forward,
-        backward,
-        weight,
+        tuple(forward),
+        tuple(backward),
+        tuple(weight),
         edges(problem, assignment),
-        kept,
-        held,
-        limit,
-        tuple(update_seconds(problem, assignment)),
+        tuple(kept),
+        tuple(held),
+        _limit(problem, there),
+        tuple(_update_seconds(problem, there)),
     )
+
+
+def _limit(problem: PlacementProblem, there: Homes) -> tuple[float, ...] | None:
+    """Bytes that parameters leave of the memory of each position."""
+    if all(each.memory is None for each in problem.positions):
+        return None
+    return tuple(memory - size for memory, size in zip(problem.memories, _bytes(problem, there), strict=True))
 
 
 def edges(problem: PlacementProblem, assignment: Assignment) -> tuple[SegmentEdge, ...]:
@@ -109,13 +112,15 @@ def edges(problem: PlacementProblem, assignment: Assignment) -> tuple[SegmentEdg
     """
     found: dict[tuple[int, int], list[float]] = {}
     first: dict[tuple[int, int], int] = {}
-    position, links = assignment.position, problem.links
+    segment, position, links = assignment.segment, assignment.position, problem.links
     for tensor in problem.tensors:
-        source = assignment.segment[tensor.source]
+        source = segment[tensor.source]
+        if all(segment[reader] == source for reader in tensor.readers):
+            continue
         here = position[source]
         sent = {here}
         for reader in sorted(tensor.readers):
-            target = assignment.segment[reader]
+            target = segment[reader]
             if target == source:
                 continue
             row = found.setdefault((source, target), [0.0, 0.0, 0.0, 0.0])
@@ -145,38 +150,46 @@ def cut_bytes(problem: PlacementProblem, assignment: Assignment) -> float:
     return total * problem.microbatches
 
 
-def homes(problem: PlacementProblem, assignment: Assignment) -> list[list[int]]:
+def homes(problem: PlacementProblem, assignment: Assignment) -> Homes:
     """The positions that hold each parameter: those where it is read, the first where nothing reads it."""
-    at = assignment.positions
-    return [sorted({at[reader] for reader in parameter.readers} or {0}) for parameter in problem.parameters]
+    segment, position = assignment.segment, assignment.position
+    found: Homes = []
+    for parameter in problem.parameters:
+        readers = parameter.readers
+        if len(readers) == 1:
+            found.append((position[segment[readers[0]]],))
+        else:
+            found.append(tuple(sorted({position[segment[reader]] for reader in readers})) or (0,))
+    return found
 
 
 def parameter_bytes(problem: PlacementProblem, assignment: Assignment) -> list[float]:
     """Bytes of parameters, gradients and optimizer state on each position."""
+    return _bytes(problem, homes(problem, assignment))
+
+
+def _bytes(problem: PlacementProblem, there: Homes) -> list[float]:
     held = [0.0] * len(problem.positions)
-    for parameter, there in zip(problem.parameters, homes(problem, assignment), strict=True):
-        for position in there:
+    for parameter, positions in zip(problem.parameters, there, strict=True):
+        for position in positions:
             held[position] += parameter.size
     return held
 
 
-def update_seconds(problem: PlacementProblem, assignment: Assignment) -> list[float]:
+def _update_seconds(problem: PlacementProblem, there: Homes) -> list[float]:
     """Seconds of each position behind its last action: sums of the gradients of replicas, then the optimizer.
 
     A sum over k positions is a ring: 2 (k - 1) messages of a k-th of the gradient over the slowest of its links.
     """
     speeds, seconds = problem.speeds, [0.0] * len(problem.positions)
-    for parameter, there in zip(problem.parameters, homes(problem, assignment), strict=True):
-        summed = _ring(problem, there, parameter.gradient)
-        for position in there:
+    for parameter, positions in zip(problem.parameters, there, strict=True):
+        summed = _ring(problem, positions, parameter.gradient) if len(positions) > 1 else 0.0
+        for position in positions:
             seconds[position] += summed + parameter.update / speeds[position]
     return seconds
 
 
-def _ring(problem: PlacementProblem, positions: list[int], size: float) -> float:
-    count = len(positions)
-    if count < 2:
-        return 0.0
-    links = problem.links
+def _ring(problem: PlacementProblem, positions: tuple[int, ...], size: float) -> float:
+    links, count = problem.links, len(positions)
     pairs = [(a, b) for a in positions for b in positions if a != b]
     return 2 * (count - 1) * max(links.alpha[a][b] + size / count * links.beta[a][b] for a, b in pairs)

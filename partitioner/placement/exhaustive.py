@@ -2,20 +2,22 @@
 
 Calls are given to slots in their order; a slot is a segment of a position. Every assignment is reached once: of the empty slots
 of a position only the first is used, and of positions that are alike only the first empty one. Partial assignments are taken up
-in the order of a lower bound of all that they can become (best first), complete ones are simulated, and the search ends when
-the least bound that is left is no less than the best makespan found: so the answer is the optimum, not an estimate.
+in the order of a lower bound of all that they can become (best first), complete ones in that of a better bound, after which
+they are simulated. The search ends when the least bound that is left is no less than the best makespan found: so the answer is
+the optimum, not an estimate.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 
 from autopar.partitioner.placement.assignment import Assignment, assign, is_legal, pipeline
 from autopar.partitioner.placement.bounds import pipeline_bound, placement_bound
 from autopar.partitioner.placement.judging import Judge
-from autopar.partitioner.placement.problem import PlacementProblem, PositionLimits
+from autopar.partitioner.placement.problem import PlacementProblem, kinds
+from autopar.partitioner.schedules.lower_bound import lower_bound
 
 _EXACT = 1 - 1e-12
 
@@ -34,26 +36,28 @@ def exhaustive(problem: PlacementProblem, most: int, judge: Judge, tries: int = 
     """The assignment with the least makespan of all with at most `most` segments on a position; gives up after so many tries."""
     search = _Completions(problem, most)
     best, least, simulated = None, math.inf, 0
-    queue: list[tuple[float, int, tuple[int, ...]]] = [(search.floor, 0, ())]
+    queue: list[tuple[float, int, tuple[int, ...], bool]] = [(search.floor, 0, (), False)]
     while queue:
-        bound, _, slots = heappop(queue)
+        bound, _, slots, simulate = heappop(queue)
         if bound >= least * _EXACT:
             return Optimum(best, least, simulated, True)
         if tries <= 0:
             return Optimum(best, least, simulated, False)
         tries -= 1
-        if len(slots) == len(problem.calls):
-            assignment = assign(problem, slots, search.position)
-            assert assignment is not None
+        if simulate:
+            assignment = search.assignment(slots)
             simulated += 1
             if judge.seconds(assignment) < least:
                 best, least = assignment, judge.seconds(assignment)
-            continue
-        for slot in search.options(slots):
-            longer = (*slots, slot)
-            lower = search.bound(longer, bound)
-            if lower < least * _EXACT:
-                heappush(queue, (lower, -len(longer), longer))
+        elif len(slots) == len(problem.calls):
+            lower = max(bound, lower_bound(pipeline(problem, search.assignment(slots))))
+            heappush(queue, (lower, -len(slots), slots, True))
+        else:
+            for slot in search.options(slots):
+                longer = (*slots, slot)
+                lower = search.bound(longer, bound)
+                if lower < least * _EXACT:
+                    heappush(queue, (lower, -len(longer), longer, False))
     return Optimum(best, least, simulated, True)
 
 
@@ -64,9 +68,16 @@ class _Completions:
         self.problem, self.most = problem, most
         self.position = [slot // most for slot in range(most * len(problem.positions))]
         self.floor = placement_bound(problem)
-        self.twins = _twins(problem)
+        kind = kinds(problem)
+        self.twins = [[a for a in range(b) if kind[a] == kind[b]] for b in range(len(kind))]
         self.parts = [_first_calls(problem, count) for count in range(len(problem.calls) + 1)]
         self.work = [call.forward + call.backward for call in problem.calls]
+
+    def assignment(self, slots: tuple[int, ...]) -> Assignment:
+        """What slots of all calls say."""
+        found = assign(self.problem, slots, self.position)
+        assert found is not None
+        return found
 
     def options(self, slots: tuple[int, ...]) -> list[int]:
         """Slots for the next call: every one in use, and the first empty one of each position that has no unused twin before."""
@@ -118,8 +129,6 @@ class _Completions:
 
 def _first_calls(problem: PlacementProblem, count: int) -> PlacementProblem:
     """The problem of the first calls alone: what they take, the rest can only add to."""
-    from dataclasses import replace
-
     tensors = tuple(
         replace(t, readers=tuple(r for r in t.readers if r < count)) for t in problem.tensors if t.source < count
     )
@@ -132,21 +141,3 @@ def _first_calls(problem: PlacementProblem, count: int) -> PlacementProblem:
         pins=tuple(pin for pin in problem.pins if pin[0] < count),
         bans=tuple(ban for ban in problem.bans if ban[0] < count),
     )
-
-
-def _twins(problem: PlacementProblem) -> list[list[int]]:
-    """For each position those before it that could take its place: alike in speed, memory, links, pins and bans."""
-    count = len(problem.positions)
-
-    def swapped(table: tuple[tuple[float, ...], ...], a: int, b: int) -> bool:
-        order = list(range(count))
-        order[a], order[b] = b, a
-        return all(table[i][j] == table[order[i]][order[j]] for i in range(count) for j in range(count) if i != j)
-
-    def alike(a: int, b: int) -> bool:
-        one, other = problem.positions[a], problem.positions[b]
-        heeded = all((a in allowed) == (b in allowed) for allowed in problem.allowed)
-        return one == other and heeded and swapped(problem.links.alpha, a, b) and swapped(problem.links.beta, a, b)
-
-    assert all(isinstance(each, PositionLimits) for each in problem.positions)
-    return [[a for a in range(b) if alike(a, b)] for b in range(count)]

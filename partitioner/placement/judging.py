@@ -13,11 +13,13 @@ from autopar.partitioner.placement.bounds import pipeline_estimate
 from autopar.partitioner.placement.problem import PlacementProblem
 from autopar.partitioner.problem import ROUNDING
 from autopar.partitioner.schedules.auto import auto
+from autopar.partitioner.schedules.lower_bound import lower_bound
 from autopar.partitioner.schedules.named import NAMED
 from autopar.partitioner.schedules.pipeline_problem import PipelineProblem
 from autopar.partitioner.schedules.simulate import Timeline, simulate
 
 _BAD = 1e3
+_FEW = 400  # micro-batches of segments up to which bounds are worked out before schedules
 
 
 def estimate(problem: PlacementProblem, assignment: Assignment) -> float:
@@ -66,6 +68,11 @@ class Judge:
         """The makespan, `inf` where there is none."""
         timeline = self.timeline(assignment)
         return float("inf") if timeline is None else timeline.makespan
+
+    def bound(self, assignment: Assignment) -> float:
+        """What no schedule of an assignment beats; 0 where to know it would take as long as to simulate one."""
+        task = pipeline(self.problem, assignment)
+        return lower_bound(task) if task.segments * task.microbatches <= _FEW else 0.0
 
     def _simulate(self, task: PipelineProblem) -> Timeline:
         lists = auto(task) if self.schedule == "auto" else NAMED[self.schedule](task)

@@ -75,7 +75,8 @@ def place(
         enough = judge.actions > _ACTIONS or judge.simulated > _JUDGED or time.perf_counter() > deadline
         if best is not None and (enough or seconds >= judge.seconds(best)):
             break
-        if judge.seconds(assignment) < (judge.seconds(best) if best is not None else math.inf):
+        least = judge.seconds(best) if best is not None else math.inf
+        if judge.bound(assignment) < least and judge.seconds(assignment) < least:
             best = assignment
     if best is None:
         raise _nothing_fits(problem, judge)

@@ -147,7 +147,7 @@ def check(problem: PlacementProblem, segments_per_position: int = 1) -> None:
 
 def _check_ways(problem: PlacementProblem, most: int) -> None:
     """Pins and bans that lead a way to a position and away from it more often than it has segments."""
-    for position in range(len(problem.positions)):
+    for position in sorted({min(allowed) for allowed in problem.allowed if len(allowed) == 1}):
         way = _back_and_forth(problem, position)
         stretches = (len(way) + 1) // 2
         if stretches > most:
@@ -259,6 +259,32 @@ def _first(offenders: list[str]) -> list[str]:
     """The first of many offenders, and how many there are beside."""
     rest = len(offenders) - _MOST_NAMED
     return [*offenders[:_MOST_NAMED], f"and {rest} more"] if rest > 1 else offenders
+
+
+def kinds(problem: PlacementProblem) -> list[int]:
+    """For each position the first one that it is like: the two may change places in every placement."""
+    found: list[int] = []
+    for b in range(len(problem.positions)):
+        found.append(next((a for a in sorted(set(found)) if _alike(problem, a, b)), b))
+    return found
+
+
+def _alike(problem: PlacementProblem, a: int, b: int) -> bool:
+    """Whether two positions may change places: of one speed and memory, with links, pins and bans that do not tell them apart."""
+    order = list(range(len(problem.positions)))
+    order[a], order[b] = b, a
+    heeded = all((a in allowed) == (b in allowed) for allowed in problem.allowed)
+    return (
+        problem.positions[a] == problem.positions[b]
+        and heeded
+        and all(
+            table[i][j] == table[order[i]][order[j]]
+            for table in (problem.links.alpha, problem.links.beta)
+            for i in order
+            for j in ({a, b} if i not in (a, b) else order)
+            if i != j
+        )
+    )
 
 
 def neighbours(problem: PlacementProblem) -> tuple[list[set[int]], list[set[int]]]:

@@ -13,8 +13,9 @@ from itertools import combinations
 
 from autopar.partitioner.placement.assignment import Assignment, assign
 from autopar.partitioner.placement.judging import estimate
-from autopar.partitioner.placement.problem import PlacementProblem, neighbours
+from autopar.partitioner.placement.problem import PlacementProblem, kinds, neighbours
 
+_SWAPPED = 16  # segments up to which they change places in pairs
 Move = tuple[tuple[int, ...], int]
 """Calls, and the slot they go to."""
 
@@ -30,6 +31,8 @@ class Refinement:
         self.before, self.after = neighbours(problem)
         self.position = [slot // most for slot in range(most * len(problem.positions))]
         self.seen: dict[Assignment, float] = {}
+        kind = kinds(problem)
+        self.unlike = [(a, b) for a, b in combinations(range(len(kind)), 2) if kind[a] != kind[b]]
 
     def cost(self, slots: Sequence[int]) -> float:
         """The estimate of an assignment, `inf` where segments wait for each other."""
@@ -172,10 +175,11 @@ class Refinement:
         """Assignments with two positions exchanged, or the positions of two segments."""
         position = assignment.position
         found = []
-        for a, b in combinations(range(len(self.problem.positions)), 2):
+        for a, b in self.unlike:
             exchange = {a: b, b: a}
             found.append(tuple(exchange.get(at, at) for at in position))
-        for a, b in combinations(range(len(position)), 2):
+        segments = range(len(position)) if len(position) <= _SWAPPED else ()
+        for a, b in combinations(segments, 2):
             if position[a] != position[b]:
                 other = list(position)
                 other[a], other[b] = other[b], other[a]

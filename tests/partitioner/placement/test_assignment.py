@@ -12,7 +12,6 @@ from autopar.partitioner.placement.assignment import (
     is_legal,
     parameter_bytes,
     pipeline,
-    update_seconds,
 )
 from autopar.partitioner.placement.problem import (
     CallWork,
@@ -67,7 +66,7 @@ def test_the_pipeline_has_the_work_of_its_calls():
     assert parameter_bytes(problem, assignment) == [9.0, 7.0]
     assert task.limit == (50.0 - 9.0, float("inf"))
     ring = 2 * (0.5 + 4.0 / 2 * 0.1)
-    assert update_seconds(problem, assignment) == pytest.approx([ring + 3.0, ring + 6.0])
+    assert task.update == pytest.approx((ring + 3.0, ring + 6.0))
 
 
 def test_what_is_legal():
