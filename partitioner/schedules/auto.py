@@ -79,7 +79,7 @@ def _scheduled(problem: PipelineProblem) -> Iterator[Found]:
     options = {
         deferred: None for deferred in (tuple(seconds > 0 for seconds in problem.weight), (False,) * problem.segments)
     }
-    ways = [(rows, list(priorities(rows))) for rows in (rows_of(problem, each) for each in options) if has_room(rows)]
+    ways = [(rows, priorities(rows)) for rows in (rows_of(problem, each) for each in options) if has_room(rows)]
     left = _ACTIONS
     for number in range(max((len(orders) for _, orders in ways), default=0)):
         for rows, orders in ways:
@@ -90,7 +90,7 @@ def _scheduled(problem: PipelineProblem) -> Iterator[Found]:
 
 def _smaller(best: Found) -> Found:
     """As fast, by the same order or the most promising one, with room for as few micro-batches in flight as will do."""
-    priority = best.priority or next(priorities(best.rows))
+    priority = best.priority or priorities(best.rows)[0]
     for share in ROOM:
         rows = sized(best.rows, share)
         if has_room(rows):

@@ -20,18 +20,22 @@ _ROUNDING = 1e-12  # of a limit: sums of bytes differ in the order of their term
 class Priority:
     """Action k of a row is the more urgent the less `period * k - urgency[row]` is, all in seconds.
 
-    A position does not start an action of d seconds if one more urgent arrives within `patience * d`.
+    A position does not start an action of d seconds if one more urgent arrives within `patience * d`. After the first `at_once`
+    micro-batches, which may begin at once, one more may every `pace` seconds: where memory is short, forwards that run
+    ahead take what others need.
     """
 
     period: float
     urgency: tuple[float, ...]
     patience: float = 0.0
+    pace: float = 0.0
+    at_once: int = 1
 
 
 class _Pipeline:
     """The pipeline at one moment: what has been started, what has arrived or will, what is held."""
 
-    def __init__(self, rows: Rows) -> None:
+    def __init__(self, rows: Rows, pace: float = 0.0, at_once: int = 1) -> None:
         problem = rows.problem
         self.rows, self.count, self.segments = rows, problem.microbatches, problem.segments
         self.started = [0] * len(rows.seconds)  # actions per row
@@ -41,6 +45,11 @@ class _Pipeline:
         self.free = [0.0] * problem.positions
         self.channel_free = [0.0] * problem.positions**2
         self.events = [(0.0, position) for position in range(problem.positions)]
+        for row in (row for row in rows.topological if pace and not rows.before[row]):
+            for number, code in enumerate(range(row * self.count + at_once, (row + 1) * self.count), 1):
+                self.arrival[code] = number * pace
+                self.events.append((number * pace, problem.position[row]))
+        heapq.heapify(self.events)
         self.limit = [problem.most(position) * (1 + _ROUNDING) for position in range(problem.positions)]
         self.bytes = [0.0] * problem.positions
         # Where more is held from B to W than is kept before, room for it is taken at F.
@@ -87,7 +96,7 @@ class _Pipeline:
 
 def list_schedule(rows: Rows, priority: Priority) -> list[list[int]]:
     """The codes of each position. Every position must have room for one micro-batch (`has_room`)."""
-    state = _Pipeline(rows)
+    state = _Pipeline(rows, priority.pace, priority.at_once)
     pick = _picker(state, priority)
     while state.events:
         now, position = heapq.heappop(state.events)

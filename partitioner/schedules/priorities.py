@@ -2,13 +2,13 @@
 
 Urgent is what has the longest way to the end of the step, micro-batches being due one after the other: a share of the period
 apart, which is what the busiest position needs for one. On drawn pipelines the best of them are those in which deferred weight
-gradients wait till nothing else is ready; none is best everywhere.
+gradients wait till nothing else is ready; none is best everywhere. Where memory is short, and most of all where a position has
+segments far apart, it is better to hold micro-batches back.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 
 from autopar.partitioner.schedules.list_scheduling import Priority
@@ -25,18 +25,40 @@ _TRIED = (
     ("backward first", 0.0, 0.0),
     ("weights last", 1.0, 0.0),
 )
+_PACED = (
+    # The same, then periods from one micro-batch to the next that may begin, and how many may begin at once.
+    ("weights last", 1.5, 0.5, 1.0, 2),
+    ("weights last", 1.5, 0.5, 1.25, 2),
+    ("longest way", 1.5, 0.5, 1.6, 2),
+    ("furthest first", 0.0, 0.0, 1.0, 2),
+    ("longest way", 0.5, 0.5, 1.0, 4),
+    ("weights last", 1.0, 0.5, 1.25, 2),
+    ("longest way", 1.0, 0.0, 1.0, 1),
+    ("longest way", 0.5, 0.5, 1.6, 2),
+    ("weights last", 0.5, 0.0, 0.8, 2),
+)
 ROOM = (1.0, 1.3, 2.0, 3.0)
 """Shares of the micro-batches that fill the way from F to B, for `sized`."""
 
 
-def priorities(rows: Rows) -> Iterator[Priority]:
-    """The orders that are tried, the most promising first."""
+def priorities(rows: Rows) -> list[Priority]:
+    """The orders that are tried, the most promising first; those that hold micro-batches back only where memory is limited."""
     ways, busiest = longest_ways(rows), period(rows)
     segments, most = rows.problem.segments, sum(ways)
-    extra = {"longest way": (0.0, 0.0, 0.0), "weights last": (0.0, 0.0, -most), "backward first": (0.0, most, -most)}
-    for order, share, patience in _TRIED:
-        urgency = tuple(way + extra[order][row // segments] for row, way in enumerate(ways))
-        yield Priority(share * busiest, urgency, patience)
+    # Urgency of F, B and W: a factor of the longest way, and what is added to it.
+    terms = {
+        "longest way": ((1, 0.0), (1, 0.0), (1, 0.0)),
+        "weights last": ((1, 0.0), (1, 0.0), (1, -most)),
+        "backward first": ((1, 0.0), (1, most), (1, -most)),
+        "furthest first": ((-1, 0.0), (1, most), (1, -most)),
+    }
+    found = []
+    for order, share, patience, pace, at_once in [*((*each, 0.0, 1) for each in _TRIED), *_PACED]:
+        if pace == 0.0 or rows.problem.limit is not None:
+            kinds = terms[order]
+            urgency = (kinds[row // segments][0] * way + kinds[row // segments][1] for row, way in enumerate(ways))
+            found.append(Priority(share * busiest, tuple(urgency), patience, pace * busiest, at_once))
+    return found
 
 
 def longest_ways(rows: Rows) -> list[float]:

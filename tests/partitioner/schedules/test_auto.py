@@ -59,6 +59,16 @@ def test_as_fast_as_each_named_schedule_with_no_more_memory(name):
         assert proved(tight, auto(tight)).makespan <= timeline.makespan * (1 + 1e-9)
 
 
+def test_a_v_of_segments_needs_half_the_memory():
+    """Two segments a position, laid out there and back: with half of 1F1B's memory less of its bubble (arXiv 2405.15362)."""
+    for positions in (4, 8):
+        ring = equal_pipeline(positions, 2 * positions, rounds=2, forward=2.0, backward=4.0, weight=2.0)
+        shape = replace(ring, position=(*range(positions), *reversed(range(positions))))
+        for memory, bubble in ((positions, positions - 1), (positions / 2, 4 * (positions - 1))):
+            tight = replace(shape, limit=(memory,) * positions)
+            assert proved(tight, auto(tight)).makespan <= 6 * ring.microbatches + bubble
+
+
 def test_of_equal_schedules_the_one_that_keeps_least():
     problem = equal_pipeline(4, 12, weight=0.0)
     assert format_schedule(auto(problem)) == format_schedule(NAMED["1f1b"](problem))
