@@ -12,64 +12,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autopar.codegen import emit as program
-from autopar.codegen import soundness
-from autopar.codegen.symbolic_batch import Baked, variant
+from autopar.divided_model import DividedModel
+from autopar.emission import emitted
+from autopar.errors import ConfigError, refusal
 from autopar.internal_errors import BrokenCall, as_internal_error
 from autopar.ir import machine as machines
 from autopar.ir.graph import Graph
 from autopar.ir.grid import GridShape
 from autopar.ir.machine import Machine
-from autopar.ir.plan import BatchPlan, ModelSource, Options, Plan
-from autopar.ops.annotated import AnnotatedGraph, annotate
-from autopar.ops.broken_records import whole_from_now
+from autopar.ir.plan import ModelSource, Options, Plan
 from autopar.partitioner.formulation.priced_problem import PricedProblem
 from autopar.partitioner.problem import Solution
-from autopar.planning import alternatives, baselines, grid_search, plan_record
-from autopar.planning.candidate import Candidate
-from autopar.planning.options import bytes_of, check, options_of
-from autopar.planning.placing import Placed, divided
+from autopar.planning import alternatives, baselines, grid_search, microbatch_search
+from autopar.planning.microbatch_search import MicrobatchCount
+from autopar.planning.options import bytes_of, check, microbatches_of, options_of
+from autopar.planning.placing import divided
 from autopar.planning.planner import planned
 from autopar.planning.request import Request
-from autopar.progress import Progress, logged, silent, timed
+from autopar.progress import Progress, logged, timed
+from autopar.subject import LIVE, Subject, captured_of
 
 if TYPE_CHECKING:
     import torch
-
-    from autopar.capture import Captured
-
-LIVE = ModelSource("", "")
-"""The source of a model that comes from no file."""
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """What is planned for grid after grid: a model as the user gave it, captured and annotated, and the file it is from."""
-
-    model: object
-    captured: Captured
-    annotated: AnnotatedGraph
-    source: ModelSource
-
-    @staticmethod
-    def of(model: object, captured: Captured, source: ModelSource = LIVE, tell: Progress = silent) -> Subject:
-        """Graph -> AnnotatedGraph; `tell` is told of discovery."""
-        with as_internal_error(f"compiling {captured.graph.name}"):
-            return Subject(model, captured, annotate(captured.graph, captured.batch.larger, tell), source)
-
-    def without(self, broken: BrokenCall) -> Subject:
-        """The same model, in which the operator of that call runs whole on every rank."""
-        larger = self.captured.batch.larger
-        names = {node.name for node in larger.nodes} if larger is not None else set()
-        larger = whole_from_now(larger, broken) if larger is not None and broken.name in names else None
-        fixed = self.captured.batch.fixed or ("" if larger is not None else broken.why)
-        batch = replace(self.captured.batch, larger=larger, fixed=fixed)
-        captured = replace(self.captured, graph=whole_from_now(self.captured.graph, broken), batch=batch)
-        return Subject.of(self.model, captured, self.source)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +44,7 @@ class Compiled:
     """A compiled model: the plan, the program's source, and what they were made from.
 
     `grids` are those that were tried, where the grid was to be found. `others` are the programs for batches of other sizes
-    than `plan.batch` takes.
+    than `plan.batch` takes. A `division` is how a batch is divided into micro-batches.
     """
 
     plan: Plan
@@ -87,16 +54,23 @@ class Compiled:
     solution: Solution
     grids: tuple[grid_search.Tried, ...] = ()
     others: tuple[Compiled, ...] = ()
+    division: DividedModel | None = None
 
     @property
     def graph(self) -> Graph:
-        """The model as it was captured."""
+        """The model as it was captured, for the whole batch."""
         return self.subject.captured.graph
+
+    @property
+    def unlimited(self) -> bool:
+        """Whether the plan was found without a memory limit, which it meets all the same."""
+        return self.built.problem.limit is None
 
     @property
     def constants(self) -> Mapping[str, torch.Tensor]:
         """Tensors that capture lifted out of the model."""
-        return self.subject.captured.constants
+        captured = self.subject.captured if self.division is None else self.division.captured
+        return captured.constants
 
     @property
     def model(self) -> object:
@@ -131,6 +105,7 @@ class Compiled:
         recompute: str | None = None,
         plan: str | None = None,
         ranks: int | None = None,
+        microbatches: int | str | None = None,
         progress: Progress | None = None,
     ) -> Compiled:
         """What if: the same model planned anew, without capturing it again. What is left out stays as it was compiled.
@@ -143,6 +118,7 @@ class Compiled:
         changes: dict[str, Any] = {
             "solver": solver, "pins": None if pin is None else tuple(pin), "bans": None if ban is None else tuple(ban),
             "optimizer": optimizer, "time_limit": time_limit, "measure": measure, "recompute": recompute, "plan": plan,
+            "microbatches": None if microbatches is None else microbatches_of(microbatches),
         }  # fmt: skip
         options = replace(self.plan.options, **{name: value for name, value in changes.items() if value is not None})
         if memory is not None:
@@ -162,12 +138,15 @@ class Compiled:
         tell, plan, example = progress or logged(), self.plan, self.subject.captured.batch.given
         examples = example.with_rows(inputs or plan.batch.inputs, rows)
         with timed(tell, "captured") as said, example.as_then(self.model):
-            captured = _captured(self.model, examples, plan.name, plan.options)
+            captured = captured_of(self.model, examples, plan.name, plan.options)
             said(f"{rows} rows, {len(captured.graph.nodes)} operators")
         subject = Subject.of(self.model, captured, plan.model, tell)
         stored = {item.name: item.layouts for item in plan.parameters if item.kind != "constant"}
         request = Request(subject.annotated, _shape(plan.grid), plan.machine, plan.options, stored)
-        return _planned_and_emitted(subject, request, tell)
+        if plan.batch.division is None:
+            return _planned_and_emitted(subject, request, tell)
+        count = min(plan.batch.division.microbatches, rows)
+        return _planned_and_emitted(subject, request, tell, MicrobatchCount(count, plan.batch.division.why))
 
     def __repr__(self) -> str:
         return f"Compiled({self.plan.name!r}, grid={self.plan.grid!r}, {self.plan.predicted.seconds * 1e3:.3g} ms per step)"
@@ -194,6 +173,7 @@ def compile(
     plan: str = baselines.FREE,
     ranks: int | None = None,
     batch_sizes: Sequence[int] = (),
+    microbatches: int | str = 1,
     progress: Progress | None = None,
 ) -> Compiled:
     """Compile a model for a process grid; ``grid="auto"`` finds the best one of `ranks` ranks.
@@ -208,13 +188,15 @@ def compile(
     its exact local shapes, which takes seconds to minutes the first time, and the plan is made by these times.
     `recompute`: whether backward computes repeated blocks again, to keep less, ``auto`` (for the limit), ``always``, ``never``.
     `batch_sizes` are numbers of rows that batches will have: those that the program does not take get programs of their own.
+    `microbatches`: into how many parts a batch is divided, which run one after another and so hold less at once
+    (docs/training.md); ``auto`` takes as many as the memory limit asks for.
     `plan` is ``auto``, or a fixed one to compare with: ``data``, ``model``, ``domain``, ``megatron``, ``zero``, ``integrated``.
 
     Raises CaptureError, ConfigError, or InfeasiblePlan where no plan meets the memory limit.
     """
     options = options_of(
-        memory, solver, optimizer, pin, ban, loss, time_limit, outputs, measure, recompute, plan, batch_sizes
-    )
+        memory, solver, optimizer, pin, ban, loss, time_limit, outputs, measure, recompute, plan, batch_sizes, microbatches
+    )  # fmt: skip
     return compile_with(options, model, example_inputs, grid, machine, ranks, name, source, progress)
 
 
@@ -234,19 +216,13 @@ def compile_with(
     check(options, grid, ranks, profile)
     # nn.Module -> Graph
     with timed(tell, "captured") as said:
-        captured = _captured(model, example_inputs, name or _name_of(model), options)
+        captured = captured_of(model, example_inputs, name or _name_of(model), options)
         said(f"{len(captured.graph.nodes)} operators, {_count(captured.graph)} parameters")
     # Graph -> AnnotatedGraph
     subject = Subject.of(model, captured, source or LIVE, tell)
     # AnnotatedGraph -> Candidate -> program.py, Plan
     compiled = _on_grid(subject, grid, ranks, profile, options, tell)
     return _with_others(compiled, options.batch_sizes, tell)
-
-
-def _captured(model: Any, example_inputs: Any, name: str, options: Options) -> Captured:  # noqa: ANN401 (as in compile)
-    from autopar.capture import capture
-
-    return capture(model, example_inputs, name=name, loss=options.loss, outputs=options.outputs)
 
 
 def _with_others(compiled: Compiled, sizes: Sequence[int], tell: Progress) -> Compiled:
@@ -267,7 +243,7 @@ def _on_grid(
 
     def on(shape: GridShape, options: Options) -> Compiled:
         with as_internal_error(f"compiling {subject.captured.graph.name} for grid {shape}"):
-            return _planned_and_emitted(subject, Request(subject.annotated, shape, machine, options), tell)
+            return _in_microbatches(subject, Request(subject.annotated, shape, machine, options), tell)
 
     if grid != grid_search.AUTO:
         return on(_shape(grid), options)
@@ -276,60 +252,41 @@ def _on_grid(
     return replace(best, plan=replace(best.plan, options=options), grids=tried)
 
 
-def _planned_and_emitted(subject: Subject, request: Request, tell: Progress) -> Compiled:
+def _in_microbatches(subject: Subject, request: Request, tell: Progress) -> Compiled:
+    """Planned with as many micro-batches as the options ask for, or as the memory limit does."""
+    asked = request.options.microbatches
+    if request.grid.place and asked != "1":
+        rule = "a batch is divided over time on grids without a place axis"
+        raise ConfigError(refusal(f"grid {request.grid}", f"{asked} micro-batches", rule, fix="leave one of both out"))
+    if asked != microbatch_search.AUTO:
+        return _planned_and_emitted(subject, request, tell, MicrobatchCount(int(asked), "asked for"))
+    rows, ranks = subject.captured.batch.rows, request.grid.size
+    return microbatch_search.search(
+        rows, ranks, lambda count: _planned_and_emitted(subject, request, tell, count), tell
+    )
+
+
+def _planned_and_emitted(
+    subject: Subject, request: Request, tell: Progress, count: MicrobatchCount = microbatch_search.ONE
+) -> Compiled:
     """All that follows annotation. A call that its record fails runs whole from then on, and planning starts again."""
     while True:
         try:
+            # AnnotatedGraph -> DividedModel
+            division = subject.divided(count, request.options, tell) if count.microbatches > 1 else None
+            if division is not None:
+                request = replace(request, annotated=division.annotated, microbatches=count.microbatches)
             # AnnotatedGraph -> Candidate
             candidate, placed = divided(request, tell) if request.grid.place else (planned(request, tell), None)
             # Candidate -> program.py, Plan
             with timed(tell, "emitted") as said:
-                plan, text = emitted(candidate, subject, request.options, placed)
+                plan, text = emitted(candidate, subject, request.options, placed, division)
                 said(f"{len(text.splitlines())} lines")
-            return Compiled(plan, text, subject, candidate.built, candidate.solution)
+            return Compiled(plan, text, subject, candidate.built, candidate.solution, division=division)
         except BrokenCall as broken:
             subject = subject.without(broken)
             request = replace(request, annotated=subject.annotated)
             tell("fell back", str(broken), 0.0)
-
-
-def emitted(candidate: Candidate, subject: Subject, options: Options, placed: Placed | None = None) -> tuple[Plan, str]:
-    """The plan and the program of a candidate. Raises BrokenCall where a call is unsound under its record."""
-    _check_sound(candidate)
-    code, batch = _code(candidate, subject, placed)
-    return plan_record.plan(candidate, options, subject.source, subject.captured, code, batch, placed), code.text
-
-
-def _check_sound(candidate: Candidate) -> None:
-    """Raises BrokenCall where a call is unsound under its record."""
-    try:
-        soundness.check(candidate.program, candidate.decision.storage, candidate.built.grid)
-    except soundness.UnsoundProgram as error:
-        if not error.call:
-            raise
-        raise BrokenCall(error.call, f"its record is unsound: {error}") from error
-
-
-def _code(candidate: Candidate, subject: Subject, placed: Placed | None) -> tuple[program.Emitted, BatchPlan]:
-    """The program, for any number of rows where the model allows it, and what it says about its batch."""
-    from autopar.runtime import __all__ as exported
-
-    built, decision, nodes = candidate.built, candidate.decision, candidate.parts.nodes
-    seconds = {node.name: node.seconds for node in nodes}
-    inside = {node.name: plan_record.exchanged(node) for node in nodes}
-    grid, schedule = (placed.grid, placed.lists) if placed else (built.grid, ())
-    heading = program.Text(built.graph.name, Path(subject.source.path).name, grid, seconds, inside)
-    names = frozenset(exported)
-    emit = partial(program.emit, built.graph, decision, candidate.program, heading, names, schedule=schedule)
-    batch, annotated = subject.captured.batch, subject.annotated
-    known = BatchPlan(batch.rows, batch.inputs, batch.fixed, (), batch.sizes)
-    if annotated.larger is None:
-        return emit(), known
-    try:
-        more = variant(annotated, annotated.larger, decision.storage)
-        return emit(more), replace(known, filled=plan_record.filled_by_rows(built, decision, more))
-    except Baked as why:
-        return emit(), replace(known, fixed=str(why))
 
 
 def _shape(grid: str | GridShape) -> GridShape:

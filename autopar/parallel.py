@@ -128,6 +128,7 @@ def parallelize(
     recompute: str = "auto",
     plan: str = "auto",
     batch_sizes: Sequence[int] = (),
+    microbatches: int | str = 1,
     progress: Progress | None = None,
     seed: int = 0,
 ) -> Parallelized:
@@ -150,7 +151,7 @@ def parallelize(
             model, example_inputs, grid=grid if ranks else _checked(grid, world.size), machine=machine, memory=memory,
             solver=solver, pin=pin, ban=ban, optimizer=optimizer, loss=loss, outputs=outputs, name=name,
             time_limit=time_limit, measure=measure, recompute=recompute, plan=plan, ranks=ranks, batch_sizes=batch_sizes,
-            progress=progress,
+            microbatches=microbatches, progress=progress,
         )  # fmt: skip
 
     world = default_world()

@@ -8,7 +8,7 @@ import itertools
 import keyword
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autopar.codegen import naming
 from autopar.codegen.layout_tables import layout_tables
@@ -61,10 +61,11 @@ def emit(
     exported: frozenset[str],
     variant: Variant | None = None,
     schedule: ActionLists = (),
+    division: EmittedMicrobatches | None = None,
 ) -> Emitted:
     """The program. `exported` are the names that `autopar.runtime` offers; `schedule` is that of a program in segments.
 
-    With a `variant` it runs with any number of rows. Raises Baked where it cannot.
+    With a `variant` it runs with any number of rows. Raises Baked where it cannot. With a `division` it is that of a micro-batch.
     """
     loops = [step for step in program.steps if isinstance(step, Loop)]
     own = functions_among(node.target for node in graph.nodes)
@@ -81,8 +82,10 @@ def emit(
     written = [writer.block(program, *steps) for steps in alike.values()]
     written += [writer.segment(program, row) for row in table] or [writer.forward(program)]
     body = [code for code, _ in written]
+    if division is not None and division.counts is not None:
+        body.append(_counts(division.counts, arguments, axes, frozenset(reserved), text))
     images = any(_LAST in block for block in body)
-    last = pipeline_ending(program, table, schedule, images) if table else ending(bool(graph.outputs), images)
+    last = pipeline_ending(program, table, schedule, images) if table else ending(bool(graph.outputs), images, division)
     code = "\n\n\n".join([*body, last])
     outputs = {path: held.layouts for (path, _), held in zip(graph.outputs, program.outputs, strict=True)}
     tables = "\n".join([*_own(own), layout_tables(graph, decision.storage, outputs)])
@@ -92,15 +95,47 @@ def emit(
 
 
 _OWN = (
-    "EDGES", "F", "GRID", "INPUTS", "OUTPUTS", "PARAMETERS", "PROGRAM", "SCHEDULE", "SEGMENTS", "forward", "layer", "p", "torch",
+    "EDGES", "F", "GRID", "INPUTS", "OUTPUTS", "PARAMETERS", "PROGRAM", "SCHEDULE", "SEGMENTS", "counts", "forward", "layer", "p",
+    "torch",
 )  # fmt: skip  # what the program itself calls so
 _LAST = "memory_format=torch.channels_last"
 
 
-def ending(outputs: bool, images: bool) -> str:
+def ending(outputs: bool, images: bool, division: EmittedMicrobatches | None = None) -> str:
     """The program's last lines. Where images lie channels last, filters do: their gradients come in this order."""
     more = ", OUTPUTS" * outputs + ", filters=torch.channels_last" * images
+    if division is not None:
+        more += f", microbatches={division.microbatches}" + ", counts=counts" * (division.counts is not None)
     return f'PROGRAM = Program(GRID, forward, INPUTS, PARAMETERS{more})\nif __name__ == "__main__":\n    main(PROGRAM, __file__)'
+
+
+@dataclass(frozen=True, slots=True)
+class CountsProgram:
+    """The counts of a batch: their graph, and the steps that compute them. With a `variant` for any number of rows."""
+
+    graph: Graph
+    decision: Decision
+    program: LoweredProgram
+    variant: Variant | None
+
+
+@dataclass(frozen=True, slots=True)
+class EmittedMicrobatches:
+    """Into how many micro-batches a batch is divided, and the counts of the whole batch."""
+
+    microbatches: int
+    counts: CountsProgram | None
+
+
+def _counts(
+    counts: CountsProgram, arguments: Mapping[str, str], axes: tuple[str, ...], reserved: frozenset[str], text: Text
+) -> str:
+    """The function of the counts."""
+    names = [node.name for node in counts.graph.nodes]
+    nothing = replace(text, seconds=dict.fromkeys(names, 0.0), inside=dict.fromkeys(names, (0.0, 0.0, 0.0)))
+    given = {item.value: arguments[item.value] for item in counts.graph.inputs}
+    writer = _Writer(counts.graph, counts.decision, axes, given, {}, reserved, nothing, counts.variant)
+    return writer.forward(counts.program, "counts")[0]
 
 
 def _title(text: Text) -> str:
@@ -169,7 +204,7 @@ class _Writer:
     text: Text
     variant: Variant | None
 
-    def forward(self, program: LoweredProgram) -> tuple[str, list[Place]]:
+    def forward(self, program: LoweredProgram, name: str = "forward") -> tuple[str, list[Place]]:
         """The function of the whole model."""
         paths = {item.value: path_text(item.name) for item in self.graph.parameters}
         style = Style(self.graph, self.axes, paths, self.functions, self.variant)
@@ -177,7 +212,7 @@ class _Writer:
         arguments = {LocalValue(value, storage[value]): name for value, name in self.arguments.items()}
         known = numbers(program, self.graph)
         outputs = (program.loss, *program.outputs)
-        return self.function("forward", arguments, program.steps, outputs, style, known, tuple(arguments.values()))
+        return self.function(name, arguments, program.steps, outputs, style, known, tuple(arguments.values()))
 
     def segment(self, program: LoweredProgram, row: SegmentRow) -> tuple[str, list[Place]]:
         """The function of a segment."""

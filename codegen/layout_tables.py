@@ -22,7 +22,7 @@ Rows = dict[str, Layouts]
 
 def layout_tables(graph: Graph, storage: Mapping[str, Layouts], outputs: Mapping[str, Layouts] | None = None) -> str:
     """``INPUTS = ...``, ``PARAMETERS = ...``, and where there are outputs beside the loss ``OUTPUTS = ...``."""
-    inputs = {item.name: storage[item.value] for item in graph.inputs}
+    inputs = {item.name: storage[item.value] for item in graph.given}
     parameters = parameter_rows({item.name: storage[item.value] for item in graph.parameters})
     more = f"\nOUTPUTS = {_table(outputs)}" if outputs else ""
     return f"INPUTS = {_table(inputs)}\nPARAMETERS = {_table(parameters)}{more}"

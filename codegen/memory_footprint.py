@@ -68,7 +68,8 @@ class Footprint:
 def footprint(built: PricedProblem, decision: Decision, program: LoweredProgram, optimizer: str) -> Footprint:
     """What a rank holds through one training step: forward, backward and the step of `optimizer`.
 
-    Inputs count whole, as every rank is given them. Raises ConfigError for an unknown optimizer.
+    Inputs count whole, as every rank is given them; a step of several micro-batches keeps their gradients apart.
+    Raises ConfigError for an unknown optimizer.
     """
     graph, storage = built.graph, decision.storage
     paths = {item.value: path_text(item.name) for item in graph.parameters}
@@ -84,9 +85,9 @@ def footprint(built: PricedProblem, decision: Decision, program: LoweredProgram,
 
 def _standing(built: PricedProblem, decision: Decision, optimizer: str, steps: int) -> Iterator[memory.Allocation]:
     """What is held all the time; and what the optimizer takes for its step."""
-    graph, grid = built.graph, built.grid
-    for item in graph.inputs:
-        yield memory.Allocation(item.name, 0, steps, graph.values[item.value].nbytes, "inputs")
+    graph, grid, often = built.graph, built.grid, built.microbatches
+    for item in graph.given:
+        yield memory.Allocation(item.name, 0, steps, graph.values[item.value].nbytes * often, "inputs")
     largest = 0
     for parameter in graph.parameters:
         stored = decision.storage[parameter.value]
@@ -95,5 +96,7 @@ def _standing(built: PricedProblem, decision: Decision, optimizer: str, steps: i
         largest = max(largest, sizes[1])
         yield memory.Allocation(parameter.name, 0, steps, sizes[0], "parameters")
         yield memory.Allocation(parameter.name, 0, steps, sizes[1] if bucket else 0, "gradients")
+        if often > 1:  # the sum over the micro-batches, put aside
+            yield memory.Allocation(parameter.name, 0, steps - 1, sizes[1], "gradients")
         yield memory.Allocation(parameter.name, 0, steps, sizes[2], "optimizer")
     yield memory.Allocation("update", steps - 1, steps, largest * memory.update_copies(optimizer), "transients")

@@ -31,7 +31,12 @@ _WIDTH = 88  # a line that inlining would make longer stays two lines
 _HEAVY = ("matmul", "conv", "attention", "reduce")
 _COUNTER = "num_batches_tracked"  # a batch norm's buffer
 MARK = "_step"  # a call of this name marks a step's text; no program calls it
-_CALL = ("batch", "training")  # what a namespace says of the call: parameters of these names are read as items
+_CALL = (
+    "batch",
+    "last",
+    "share",
+    "training",
+)  # what a namespace says of the call: parameters of these names are read as items
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,17 +138,18 @@ def _update_line(step: Update, style: Style) -> Line | None:
     if step.reads.value == step.stored:
         return None
     node = style.graph.producers()[step.reads.value]
+    once = "" if style.graph.division is None else " if p.last else None"
     target = style.parameters[step.stored]
     if any(item.value == step.stored and item.kind == "parameter" for item in style.graph.parameters):
         target += ".data"  # a leaf: autograd does not see the write
     if node.target == "aten.add.Tensor" and node.args[0] == Ref(step.stored) and isinstance(node.args[1], int):
         training = node.args[1] == 1 and step.buffer.endswith(_COUNTER)  # counted in training only
         # the sum itself is printed nowhere unless it has another reader
-        counted = f"{target}.add_({'p.training' if training else node.args[1]})"
+        counted = f"{target}.add_({'p.training' if training else node.args[1]}){once}"
         return _marked(Line((), (step.reads,), lambda names: counted, (step,)))
 
     def text(names: Names) -> str:
-        return f"{target}.copy_({names(step.reads)})"
+        return f"{target}.copy_({names(step.reads)}){once}"
 
     return Line((), (step.reads,), text, (step,), marked=text)
 
@@ -172,7 +178,9 @@ def _run_text(step: Run, style: Style, names: Names) -> str:
 
 def _call_text(step: Run, style: Style, names: Names) -> str:
     call, rule, node = step.annotated.call, step.annotated.rule, step.annotated.node
-    local = local_of(rule, step.strategy, style.axes)
+    division = style.graph.division
+    drawn = dict(division.drawn).get(node.name) if division is not None else None
+    local = replace(local_of(rule, step.strategy, style.axes), batch=drawn)
     with failing(call):
         text = step.annotated.op.emit(emit_context(call, rule, local, map(names, step.reads)))
     return f"{atom(expression(text))}[0]" if len(node.outputs) == 1 and gives_list(node.target) else text

@@ -10,7 +10,7 @@ its value, or else in front of the block or behind the module that it is named f
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from autopar.costmodel import gradient_buckets
 from autopar.costmodel.local_shapes import local_bytes
@@ -37,8 +37,11 @@ class Parts:
 
 def parts(plan: Plan) -> Parts:
     """What of a plan makes its timeline."""
+    machine = plan.machine
+    if plan.batch.division is not None:  # gradients are summed behind the last micro-batch
+        machine = replace(machine, overlap=0.0, overlap_inter=None)
     return Parts(
-        GridShape.parse(plan.grid), plan.machine, plan.nodes, plan.conversions, plan.repeats, plan.parameters,
+        GridShape.parse(plan.grid), machine, plan.nodes, plan.conversions, plan.repeats, plan.parameters,
         plan.predicted.update,
     )  # fmt: skip
 

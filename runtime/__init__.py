@@ -27,7 +27,7 @@ from autopar.runtime.functional.embedding import embedding
 from autopar.runtime.functional.experts import expert_linear, experts
 from autopar.runtime.functional.indexing import lookup, lookup_along, scatter_along, update_rows
 from autopar.runtime.functional.layer_norm import group_norm, layer_norm, rms_norm
-from autopar.runtime.functional.losses import cross_entropy, nll_loss
+from autopar.runtime.functional.losses import cross_entropy, nll_loss, sample_count
 from autopar.runtime.functional.reductions import (
     amax,
     amin,
@@ -162,6 +162,7 @@ __all__ = [
     "rms_norm",
     "roll",
     "rows_from",
+    "sample_count",
     "scatter",
     "scatter_along",
     "select_row",

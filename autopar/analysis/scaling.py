@@ -212,8 +212,8 @@ class _Captured:
 def _with_rows(base: Compiled, rows: int) -> Compiled:
     """The model captured anew with another number of rows."""
     from autopar.capture import capture
-    from autopar.compiler import Subject
     from autopar.model_file import load
+    from autopar.subject import Subject
 
     source, options = base.plan.model, base.plan.options
     file = load(f"{source.path}:{source.attribute}")

@@ -9,7 +9,11 @@ The facts come from the capture (`autopar.capture.validity.symbolic_rows`); the 
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
+
+from autopar.ir.layout import even_bounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,3 +59,50 @@ class Sizes:
 
 
 ANY = Sizes()
+
+
+@dataclass(frozen=True, slots=True)
+class MicrobatchPlan:
+    """How a batch is divided into micro-batches, and what makes them one again.
+
+    `rows` are those of the largest micro-batch, for which the program was planned; `why` says why there are so many.
+    `counts` are the dtypes of the counts that the program computes of the whole batch first, `outputs` says how each output
+    lies over the micro-batches (`autopar.ir.graph.BatchDivision`).
+    """
+
+    microbatches: int
+    rows: int
+    why: str = ""
+    counts: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+
+
+def microbatch_bounds(rows: int, most: int, step: int, accepts: Callable[[int], bool]) -> tuple[int, ...]:
+    """Where a batch is cut into `most` micro-batches, or fewer where it has fewer rows; nothing where no cut fits.
+
+    Each has a number of rows that the program `accepts`, a multiple of `step`; they differ by one step at most, the larger first.
+
+    >>> microbatch_bounds(7, 3, 1, Sizes().accepts), microbatch_bounds(2, 3, 1, Sizes().accepts)
+    ((0, 3, 5, 7), (0, 1, 2))
+    >>> microbatch_bounds(12, 4, 4, Sizes(4, multiple=4).accepts), microbatch_bounds(7, 2, 1, (4).__eq__)
+    ((0, 4, 8, 12), ())
+    """
+    steps, rest = divmod(rows, step)
+    for parts in range(0 if rest else min(most, steps), 0, -1):
+        bounds = even_bounds(steps, parts)
+        if all(accepts((high - low) * step) for low, high in itertools.pairwise(bounds)):
+            return tuple(bound * step for bound in bounds)
+    return ()
+
+
+def divided_rows(rows: int, division: MicrobatchPlan, fixed: str, sizes: Sizes) -> tuple[int, ...]:
+    """Where a batch of so many rows is cut into the plan's micro-batches; nothing where the program does not take it.
+
+    A program that is `fixed` takes any number of micro-batches of the rows that it was compiled for.
+    """
+    if fixed:
+        return microbatch_bounds(rows, rows // division.rows, division.rows, division.rows.__eq__)
+    step = sizes.multiple if not sizes.remainder else 1
+    return microbatch_bounds(
+        rows, division.microbatches, step, lambda part: part == division.rows or sizes.accepts(part)
+    )

@@ -10,6 +10,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from autopar.ir.layout import Shard
+
 ITEMSIZE = {
     "float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "complex64": 8, "complex128": 16,
     "int64": 8, "int32": 4, "int16": 2, "int8": 1, "uint8": 1, "bool": 1,
@@ -108,11 +110,26 @@ class Input:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchDivision:
+    """What makes a graph that of a micro-batch: its loss and gradients are addends of those of the whole batch.
+
+    `counts` are the inputs, by name, that are no inputs of the model's: counts of the whole batch. `outputs` says of each of
+    the graph's outputs what it is of that of the whole batch: ``"shard 0"``, its rows; ``"partial"``, an addend; ``"mean"``, the
+    mean over its rows; ``"replicate"``, the same in every micro-batch. `drawn` has per call that draws random numbers, by name,
+    how its result lies over the micro-batches.
+    """
+
+    counts: tuple[str, ...]
+    outputs: tuple[str, ...]
+    drawn: tuple[tuple[str, Shard], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Graph:
     """A functional graph: inputs, parameters, nodes in execution order, the loss, and the buffers that a step updates.
 
     `outputs` are the other results of forward that the program returns, by their path in what forward returns;
-    `loss_path` is the loss's.
+    `loss_path` is the loss's. `division` is that of a micro-batch's graph, None of a whole batch's.
     """
 
     name: str
@@ -124,11 +141,23 @@ class Graph:
     updates: tuple[tuple[str, str], ...] = ()  # (name of the buffer, name of the value that replaces it after the step)
     outputs: tuple[tuple[str, str], ...] = ()  # (path in what forward returns, name of the value)
     loss_path: str = ""
+    division: BatchDivision | None = None
 
     @property
     def returned(self) -> tuple[str, ...]:
         """The values that leave the program: the loss, then the outputs."""
         return (self.loss, *(value for _, value in self.outputs))
+
+    @property
+    def given(self) -> tuple[Input, ...]:
+        """The inputs that the user passes: all but counts of the whole batch."""
+        counts = self.division.counts if self.division is not None else ()
+        return tuple(item for item in self.inputs if item.name not in counts)
+
+    @property
+    def external(self) -> frozenset[str]:
+        """The values that no call makes: inputs and parameters."""
+        return frozenset([item.value for item in self.inputs] + [item.value for item in self.parameters])
 
     def producers(self) -> dict[str, Node]:
         """The node that yields each value; inputs and parameters have none."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from autopar.ir.batch_sizes import ANY, Sizes
+from autopar.ir.batch_sizes import ANY, MicrobatchPlan, Sizes, divided_rows
 from autopar.ir.machine import Machine
 
 VERSION = 3
@@ -195,6 +195,7 @@ class Options:
     recompute: str = "auto"  # whether repeated blocks are computed again in backward: auto, always or never
     plan: str = "auto"  # or the baseline that was asked for
     batch_sizes: tuple[int, ...] = ()  # numbers of rows that batches will have
+    microbatches: str = "1"  # into how many micro-batches a batch is divided, or auto
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,9 +226,14 @@ class BatchPlan:
     filled: tuple[tuple[tuple[str, ...], int], ...]
     sizes: Sizes = ANY
     others: tuple[int, ...] = ()  # numbers of rows with a program of their own
+    division: MicrobatchPlan | None = (
+        None  # of a batch that is computed in micro-batches: fixed and sizes are then about these
+    )
 
     def accepts(self, rows: int) -> bool:
         """Whether the program takes a batch of so many rows."""
+        if self.division is not None:
+            return bool(divided_rows(rows, self.division, self.fixed, self.sizes))
         return rows == self.rows or (not self.fixed and self.sizes.accepts(rows))
 
 

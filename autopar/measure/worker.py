@@ -25,7 +25,7 @@ from autopar.runtime.calibration.stopwatch import Watch, begin
 from autopar.runtime.grid.counter_rng import drawing
 from autopar.runtime.grid.grid import Axis
 
-_NAMES: dict[str, Any] = {"torch": torch, "F": F, "p": SimpleNamespace(training=True)} | {
+_NAMES: dict[str, Any] = {"torch": torch, "F": F, "p": SimpleNamespace(training=True, share=1.0)} | {
     name: getattr(runtime, name) for name in runtime.__all__
 }
 _MOST = 4  # runs in one pass

@@ -65,7 +65,10 @@ def candidate_of(built: PricedProblem, solution: Solution, optimizer: str, held:
     program = lower(built, decision)
     resident = residents(built.graph, built.calls)
     nodes = tuple(
-        _node(built, built.calls[node.name], decision.strategies[node.name], resident[node.name])
+        _often(
+            _node(built, built.calls[node.name], decision.strategies[node.name], resident[node.name]),
+            built.microbatches,
+        )
         for node in built.graph.nodes
     )
     repeats = tuple((repeat.prefix, repeat.members) for repeat in built.repeats)
@@ -118,6 +121,19 @@ def _node(built: PricedProblem, item: CallStrategies, strategy: Strategy, reside
     )  # fmt: skip
 
 
+def _often(node: NodePlan, times: int) -> NodePlan:
+    """What a call takes in a step that makes it so many times."""
+    inner = tuple(
+        replace(
+            one, bytes_forward=one.bytes_forward * times, bytes_adjoint=one.bytes_adjoint * times,
+            seconds_forward=one.seconds_forward * times, seconds_adjoint=one.seconds_adjoint * times,
+        )
+        for one in node.inner
+    )  # fmt: skip
+    seconds = node.seconds_forward * times, node.seconds_backward * times
+    return replace(node, seconds_forward=seconds[0], seconds_backward=seconds[1], inner=inner)
+
+
 def conversion_plans(built: PricedProblem, program: LoweredProgram) -> tuple[ConversionPlan, ...]:
     """The conversions of the steps as records."""
     names = built.grid.names
@@ -130,7 +146,7 @@ def conversion_plans(built: PricedProblem, program: LoweredProgram) -> tuple[Con
             after=tuple(map(str, step.conversion.after)),
             consumers=(step.reader,) if step.reader else (),
             module=step.module,
-            times=times,
+            times=times * built.microbatches,
             bytes_forward=step.conversion.bytes_forward,
             bytes_adjoint=step.conversion.bytes_adjoint,
             seconds_forward=step.conversion.seconds_forward,

@@ -17,6 +17,7 @@ from autopar.errors import InfeasiblePlan, refusal
 from autopar.ir.plan import Options
 from autopar.ir.units import bytes_precisely
 from autopar.planning.memory_limit import Fitted
+from autopar.planning.microbatch_search import AUTO
 from autopar.planning.request import Request
 
 _TRIALS = 8
@@ -74,7 +75,8 @@ def _over_memory(request: Request, where: str, missed: Fitted, freer: list[Relax
     trained = sum(graph.values[item.value].nbytes for item in graph.parameters if item.kind == "parameter")
     ways = [f"raise --memory to {bytes_precisely(least, up=True)}"]
     ways += [f"take away {freed.what}" for freed in freer if freed.peak <= limit][:3]
-    ways += ["use more ranks", "use a smaller batch"]
+    divided = options.microbatches == AUTO or request.microbatches > 1
+    ways += ["use more ranks", "use a smaller batch" if divided else "divide the batch (--microbatches auto)"]
     ways += ["raise --time-limit, which cut the search short"] if missed.hurried else []
     ways += ["count an optimizer with less state (--optimizer sgd)"] if state else []
     limits = [*(["pins"] if options.pins else []), *(["bans"] if options.bans else [])]

@@ -13,6 +13,7 @@ from autopar.ir.machine import Machine
 from autopar.ir.plan import Options
 from autopar.partitioner.solvers.solve import check_method
 from autopar.planning import baselines, grid_search, pins
+from autopar.planning.microbatch_search import AUTO
 
 RECOMPUTE = ("auto", "always", "never")
 
@@ -30,6 +31,7 @@ def options_of(
     recompute: str,
     plan: str,
     batch_sizes: Sequence[int],
+    microbatches: int | str = 1,
 ) -> Options:
     """The record of the keywords of `autopar.compile`. Raises ConfigError for a size or a count that is none."""
     return Options(
@@ -45,12 +47,22 @@ def options_of(
         recompute=recompute,
         plan=plan,
         batch_sizes=_row_counts(batch_sizes),
+        microbatches=microbatches_of(microbatches),
     )
 
 
 def bytes_of(memory: str | float) -> float:
     """A limit in bytes, from a number or a text such as ``"16GiB"``. Raises ConfigError."""
     return float(machines.parse_bytes(memory))
+
+
+def microbatches_of(given: int | str) -> str:
+    """A number of micro-batches, 1 or more, as text, or ``"auto"``. Raises ConfigError."""
+    text = str(given)
+    if text != AUTO and not (text.isdecimal() and int(text) > 0):
+        rule = "a batch is divided into a whole number of micro-batches, 1 or more, or into as many as the memory limit asks for"
+        raise ConfigError(refusal("microbatches", f"{given!r}", rule, fix="write e.g. 4, or auto"))
+    return text if text == AUTO else str(int(text))
 
 
 def _row_counts(sizes: Sequence[int]) -> tuple[int, ...]:

@@ -48,11 +48,14 @@ def plan(
     program: Emitted,
     batch: BatchPlan,
     placed: Placed | None = None,
+    training: str = "",
 ) -> Plan:
-    """The record of a candidate and of the program that carries it out."""
-    built, decision, parts = candidate.built, candidate.decision, candidate.parts
-    graph = built.graph
-    larger = captured.batch.larger if not batch.fixed else None
+    """The record of a candidate and of the program that carries it out; inputs and outputs are those of the whole batch.
+
+    `training` says why the program cannot be put into training.
+    """
+    graph, built, decision, parts = captured.graph, candidate.built, candidate.decision, candidate.parts
+    larger = captured.batch.larger if not batch.fixed or batch.division else None
     return Plan(
         version=VERSION,
         autopar=__version__,
@@ -78,7 +81,7 @@ def plan(
         filled=_filled(built, decision),
         batch=batch,
         evaluation=captured.evaluation,
-        training=captured.training,
+        training=training,
         evaluates=captured.evaluates,
         loss=graph.loss_path,
         outputs=_outputs(graph, larger, candidate.program),
@@ -218,7 +221,7 @@ def _single(built: PricedProblem, optimizer: str) -> float:
     for item in built.calls.values():
         whole = whole_strategy(item.call, built.grid)
         arguments = (item.call, item.rule, item.op, whole, built.grid, built.machine)
-        total += sum(compute.node_seconds(*arguments, built.timings))
+        total += sum(compute.node_seconds(*arguments, built.timings)) * built.microbatches
     stored = tuple(Replicate() for _ in built.grid.sizes)
     for parameter in built.graph.parameters:
         value = built.graph.values[parameter.value]

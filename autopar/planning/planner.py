@@ -23,7 +23,7 @@ from autopar.errors import ConfigError, InfeasiblePlan
 from autopar.ir.plan import Options
 from autopar.ir.units import bytes_precisely
 from autopar.partitioner.formulation.constraints import Constraints
-from autopar.partitioner.formulation.priced_problem import PricedProblem, build, running_statistics
+from autopar.partitioner.formulation.priced_problem import PricedProblem, build, repeated, running_statistics
 from autopar.partitioner.formulation.recomputation import key_of, offered
 from autopar.partitioner.formulation.strategies import CallStrategies
 from autopar.partitioner.problem import NoChoice
@@ -78,11 +78,12 @@ class _Search:
     ) -> PricedProblem:
         """`autopar.partitioner.formulation.priced_problem.build` for this search."""
         request = self.request
-        return build(
+        built = build(
             request.annotated, request.grid, request.machine, self.constraints, limit=limit,
             optimizer=request.options.optimizer, gathered=gathered, timings=self.timings, recomputed=recomputed,
             untied=untied, calls=self.calls,
         )  # fmt: skip
+        return repeated(built, request.microbatches) if request.microbatches > 1 else built
 
     def tried(self, built: PricedProblem, limit: float | None) -> Candidate | NoChoice:
         """The solution of a problem under a limit, carried out on paper."""
@@ -104,7 +105,17 @@ class _Search:
 
 
 def planned(request: Request, tell: Progress) -> Candidate:
-    """The plan whose step is predicted shortest. Raises InfeasiblePlan where none that is tried meets the limit."""
+    """The plan whose step is predicted shortest. Raises InfeasiblePlan where none that is tried meets the limit.
+
+    Gradients of micro-batches are summed over ranks when the last one is done, behind nothing.
+    """
+    if request.microbatches == 1:
+        return _planned(request, tell)
+    best = _planned(replace(request, machine=overlap.with_less_overlap(request.machine, 1.0)), tell)
+    return replace(best, built=replace(best.built, machine=request.machine))
+
+
+def _planned(request: Request, tell: Progress) -> Candidate:
     search = _opened(request, tell)
     tried: list[tuple[float, Candidate]] = []
     while (share := overlap.next_share(tried)) is not None:

@@ -16,13 +16,17 @@ from autopar.planning import baselines, pins
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One model on one grid. `stored` are the layouts, per axis, in which parameters lie whatever the options say."""
+    """One model on one grid. `stored` are the layouts, per axis, in which parameters lie whatever the options say.
+
+    A step computes the graph once for each of its `microbatches`.
+    """
 
     annotated: AnnotatedGraph
     grid: GridShape
     machine: Machine
     options: Options
     stored: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    microbatches: int = 1
 
     @property
     def graph(self) -> Graph:

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from autopar.capture import capture
 from autopar.codegen.memory_footprint import Footprint
-from autopar.compiler import Subject, emitted
+from autopar.divided_model import DividedModel
+from autopar.emission import emitted
 from autopar.errors import ConfigError
 from autopar.ir.grid import GridShape
 from autopar.ir.machine import load as load_machine
@@ -31,11 +32,13 @@ from autopar.ir.plan_file import to_json
 from autopar.partitioner.formulation.priced_problem import PricedProblem, build
 from autopar.partitioner.problem import Solution, evaluate
 from autopar.planning.candidate import candidate_of
+from autopar.planning.microbatch_search import MicrobatchCount
 from autopar.proof.random_model import Model, doubled
 from autopar.proof.random_strategies import Strategies
 from autopar.runtime import simulate
 from autopar.runtime.program.plan_reader import parse_description
 from autopar.runtime.session.parallel_module import Parallel
+from autopar.subject import Subject
 
 TOLERANCE = 1e-10  # allowed, relative
 NUDGES, ROUNDINGS, MARGIN = 3, 4 * 2.0**-52, 10  # changes of the parameters, and how much of what they do is allowed
@@ -68,19 +71,25 @@ class Case:
     built: PricedProblem
     expected: Expected
     strategies: Strategies
+    division: DividedModel | None = None
 
     @staticmethod
-    def of(model: Model, grids: Sequence[str]) -> list[Case]:
-        """One case per grid. Raises CaptureError."""
+    def of(model: Model, grids: Sequence[str], microbatches: int = 1) -> list[Case]:
+        """One case per grid. Raises CaptureError, and ConfigError where the batch is not to be divided."""
         with doubled():
             captured = capture(model.module, model.inputs, name="drawn")
             subject = Subject.of(model.module, captured)
+            division = subject.divided(MicrobatchCount(microbatches), OPTIONS) if microbatches > 1 else None
+            annotated = subject.annotated if division is None else division.annotated
             expected, machine = expected_of(model), load_machine("cpu")
             built = [
-                build(subject.annotated, shape, machine, limit=None, optimizer="sgd", gathered=False)
+                build(annotated, shape, machine, limit=None, optimizer="sgd", gathered=False)
                 for shape in map(GridShape.parse, grids)
             ]
-        return [Case(model, priced.grid, subject, priced, expected, Strategies(priced.problem)) for priced in built]
+        return [
+            Case(model, priced.grid, subject, priced, expected, Strategies(priced.problem), division)
+            for priced in built
+        ]
 
     def differs(self, draw: random.Random, cuts: int = 1) -> str:
         """One drawn strategy under some drawn cuts, one after the other: what differs and all there is to know, or nothing."""
@@ -89,7 +98,7 @@ class Case:
             return ""
         cost, peak = evaluate(self.built.problem, choice)
         candidate = candidate_of(self.built, Solution(choice, cost, 0.0, "drawn", 0.0, peak), "sgd", NOTHING_HELD)
-        plan, text = emitted(candidate, self.subject, OPTIONS)
+        plan, text = emitted(candidate, self.subject, OPTIONS, division=self.division)
         drawn = [tuple(draw.choice(CUTS[size]) for size in self.grid.sizes) for _ in range(cuts)]
         try:
             with doubled():
@@ -110,7 +119,7 @@ class Case:
         code, description = compile(text, "program.py", "exec"), parse_description(plan, "plan.json")
         known = {name for item in description.parameters for name in (item.name, *item.aliases)}
         values = [
-            *self.subject.captured.constants.items(),
+            *(self.subject if self.division is None else self.division).captured.constants.items(),
             *(pair for pair in self.model.parameters.items() if pair[0] in known),
         ]
 

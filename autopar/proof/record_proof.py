@@ -28,7 +28,7 @@ from autopar.runtime import Axis, Grid, drawing, simulate
 
 MODES = ("replicate", "copied", "linear", "split")
 GRIDS = ("data=2", "data=3", "data=2,model=2")
-NAMES: dict[str, Any] = {"torch": torch, "F": F, "p": SimpleNamespace(training=True)} | {
+NAMES: dict[str, Any] = {"torch": torch, "F": F, "p": SimpleNamespace(training=True, share=1.0)} | {
     name: getattr(runtime, name) for name in runtime.__all__
 }  # a program may use these
 

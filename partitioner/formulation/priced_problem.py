@@ -9,7 +9,7 @@ of repeated blocks share a variable, whose cost is the sum over the blocks.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autopar.costmodel import memory
 from autopar.costmodel.op_timings import UNMEASURED, Timings
@@ -38,6 +38,7 @@ class PricedProblem:
     recomputation  the repeated blocks whose forward is computed again in backward
     tied_loss      by which share of its cost the best plan would be cheaper at most if blocks shared no choice; None: not known
     unhidden       the share of what the machine hides of gradient sums that is priced as waited for
+    microbatches   how often the graph, which is that of a micro-batch, is computed in a step
     """
 
     graph: Graph
@@ -53,6 +54,7 @@ class PricedProblem:
     recomputation: Recomputation = NO_RECOMPUTATION
     tied_loss: float | None = None
     unhidden: float = 0.0
+    microbatches: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,16 @@ def build(
         graph, grid, machine, calls, repeats, tuple(position), builder.options, builder.tied, Problem(nodes, edges, limit),
         timings, twice,
     )  # fmt: skip
+
+
+def repeated(built: PricedProblem, microbatches: int) -> PricedProblem:
+    """The problem of a step that computes the graph so many times, per time: what a parameter costs in a step is divided."""
+    keys = {built.tied.get(key, key) for item in built.graph.parameters if (key := "storage:" + item.value)}
+    nodes = tuple(
+        replace(node, costs=node.costs / microbatches) if key in keys else node
+        for key, node in zip(built.keys, built.problem.nodes, strict=True)
+    )
+    return replace(built, problem=replace(built.problem, nodes=nodes), microbatches=microbatches)
 
 
 def residents(graph: Graph, calls: Mapping[str, CallStrategies]) -> dict[str, frozenset[str]]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from autopar.runtime.grid.counter_rng import draw, skipped
-from autopar.runtime.grid.shard_positions import Over
+from autopar.runtime.grid.shard_positions import BATCH, Over
 from autopar.runtime.primitives.autograd import Context, apply
 
 _NOWHERE: Over = {}
@@ -64,7 +64,7 @@ def drop_path(x: Tensor, keep: float, over: Over = _NOWHERE) -> Tensor:
     """Whole samples of `x` [batch, ...] kept with probability `keep`, and scaled by its inverse; `x` itself in evaluation."""
     if skipped():
         return x
-    first = {0: over[0]} if 0 in over else _NOWHERE
+    first = {at: over[at] for at in (0, BATCH) if at in over}
     drawn = rand((x.shape[0], *[1] * (x.dim() - 1)), first, x.dtype, x.device)
     return x / keep * torch.floor(drawn + keep)
 

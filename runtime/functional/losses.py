@@ -114,6 +114,15 @@ def _count(target: Tensor, weight: Tensor | None, ignore_index: int, classes: Pl
     return summed(weight.detach().double()[place[mine]].sum(), axes_of(classes))
 
 
+def sample_count(target: Tensor, weight: Tensor | None = None, ignore_index: int = -100) -> Tensor:
+    """What `torch.nn.functional.cross_entropy` divides a mean over these class indices by, as a float64 scalar.
+
+    It is the number of samples that are not ignored, or with class weights the sum of theirs.
+    """
+    with torch.no_grad():
+        return _count(target, weight, ignore_index)
+
+
 def _picked(x: Tensor, place: Tensor, mine: Tensor) -> Tensor:
     """The entry of each sample's own column, zero where another rank has it."""
     at = min(1, x.dim() - 1)

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from autopar.errors import ConfigError, refusal
-from autopar.runtime.grid.shard_positions import Over, Rows, rows_of, take_rows, whole_shape
+from autopar.runtime.grid.shard_positions import BATCH, BatchRows, Over, Rows, rows_of, take_rows, whole_shape
 from autopar.runtime.transport.world import simulated_world
 
 CELL = 2**14  # elements: seeding a generator takes as long as drawing a few hundred
@@ -41,11 +41,15 @@ DrawnTensor = tuple[str, tuple[int, ...]]  # the kind of a random tensor, and it
 class Draws:
     """The random numbers of one step: its seed, and what was drawn so far, by kind and shape of the whole tensor.
 
-    `numbers` are those of the calls that draw: all of them, or the first of consecutive ones.
+    `numbers` are those of the calls that draw: all of them, or the first of consecutive ones. `rows` are those of the batch that
+    are computed, None where all are.
     """
 
-    def __init__(self, seed: int, training: bool = True, numbers: int | Sequence[int] = 0) -> None:
+    def __init__(
+        self, seed: int, training: bool = True, numbers: int | Sequence[int] = 0, rows: BatchRows | None = None
+    ) -> None:
         self.seed = seed
+        self.rows = rows
         self.training = training
         self._numbers = numbers
         self.calls = 0
@@ -67,15 +71,18 @@ _STEP: ContextVar[Draws | None] = ContextVar("step", default=None)
 
 
 @contextmanager
-def drawing(seed: int, step: int, training: bool = True, numbers: int | Sequence[int] = 0) -> Iterator[Draws]:
+def drawing(
+    seed: int, step: int, training: bool = True, numbers: int | Sequence[int] = 0, rows: BatchRows | None = None
+) -> Iterator[Draws]:
     """A training step, in which random operators may be called. Outside `training`, dropout drops nothing.
 
-    A part of a step says by `numbers` which of the step's random calls it makes, see `Draws`.
+    A part of a step says by `numbers` which of the step's random calls it makes, see `Draws`; a micro-batch by `rows` which of the
+    batch's, so that its numbers are those of its rows in the whole batch.
 
     Operators that draw from torch's default generator find it seeded alike on all ranks, and it is put back afterwards;
     simulated ranks share theirs, and leave it as it is.
     """
-    draws = Draws(_mixed(seed, step), training, numbers)
+    draws = Draws(_mixed(seed, step), training, numbers, rows)
     token = _STEP.set(draws)
     own = simulated_world() is None
     state = torch.get_rng_state() if own else torch.empty(0)
@@ -115,12 +122,16 @@ def draw(
     """
     draws = current()
     whole = whole_shape(shape, over)
+    rows: list[Rows] = [rows_of(over[dim]) if dim in over else range(n) for dim, n in enumerate(whole)]
+    if draws.rows is not None and BATCH in over:
+        dim, *reading = (over[BATCH],) if isinstance(over[BATCH], int) else over[BATCH]
+        extent, rows[dim] = draws.rows.placed(whole[dim], rows[dim], *reading)
+        whole = (*whole[:dim], extent, *whole[dim + 1 :])
     key = _mixed(draws.seed, draws.number())
     draws.calls += 1
     draws.drawn.append((kind, whole))
     if not math.prod(shape):
         return torch.empty(tuple(shape), dtype=dtype, device=device)
-    rows: list[Rows] = [rows_of(over[dim]) if dim in over else range(n) for dim, n in enumerate(whole)]
     return _cells(sampler, whole, rows, key, draws.generator(device), dtype)
 
 

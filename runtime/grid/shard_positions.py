@@ -3,11 +3,16 @@
 `over` names the split dims, for each the axis and the extent of the whole dim. A dim that is read as ``blocks x m x unit`` to
 be cut (`autopar.ir.layout.Shard`) has ``(MODEL, 2304, 3, 64)``; one that several axes cut has a tuple of such entries, the
 outermost axis first. Operators whose result depends on the place of a row ask for it here: a causal mask, random numbers.
+
+For random numbers of a micro-batch ``{"batch": 0}`` says in which dim the rows of the batch are, ``{"batch": (0, 2, 64)}`` as
+what that dim is read: `BatchRows` places them in the whole batch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +21,8 @@ from autopar.runtime.grid.grid import Axis
 
 Entry = tuple[Axis, int] | tuple[Axis, int, int, int]
 Place = Entry | tuple[Entry, ...]
-Over = Mapping[int, Place]
+Over = Mapping[Any, Any]  # of dims (int) the places, of BATCH where the batch's rows are
+BATCH = "batch"
 Rows = range | Tensor  # an interval, or the ascending numbers of the rows
 
 
@@ -65,3 +71,25 @@ def take_rows(x: Tensor, dim: int, rows: Rows) -> Tensor:
 def whole_shape(shape: Sequence[int], over: Over) -> tuple[int, ...]:
     """The shape of the whole tensor of which this rank's part has `shape`."""
     return tuple(extent_of(over[dim]) if dim in over else n for dim, n in enumerate(shape))
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRows:
+    """The rows of a micro-batch among those of its batch: from `start` on, of `whole` rows."""
+
+    start: int
+    whole: int
+
+    def placed(self, extent: int, rows: Rows, blocks: int = 1, unit: int = 1) -> tuple[int, Rows]:
+        """The extent of a dim in the whole batch, and rows of it, from those of the micro-batch.
+
+        >>> BatchRows(4, 7).placed(3, range(3)), BatchRows(1, 2).placed(4, range(4), 2, 2)[1]
+        ((7, range(4, 7)), tensor([2, 3, 6, 7]))
+        """
+        size = extent // blocks
+        whole = self.whole * unit
+        if blocks == 1:
+            shift = self.start * unit
+            return whole, range(rows.start + shift, rows.stop + shift) if isinstance(rows, range) else rows + shift
+        every = torch.tensor(list(rows)) if isinstance(rows, range) else rows
+        return blocks * whole, every // size * whole + every % size + self.start * unit

@@ -57,6 +57,10 @@ class ExpressionRecorder:
         """Begin a step."""
         self._rounds, self._nodes, self._backward = {}, {}, False
 
+    def again(self) -> None:
+        """Begin a call of forward: of a micro-batch, once the backward pass of another is done."""
+        self._rounds, self._backward = {}, False
+
     def begin(self, number: int) -> int:
         """Before an expression."""
         if self._backward:  # it is computed again, for the node that is at work
@@ -209,6 +213,7 @@ class Profiler:
 
     def _forward(self, forward: Any, *arguments: object) -> Any:  # noqa: ANN401 (the program's function)
         self._clock.hand(OTHER)
+        self._recorder.again()
         return forward(*arguments)
 
     def _attach(self, stack: ExitStack, optimizer: torch.optim.Optimizer | None) -> None:

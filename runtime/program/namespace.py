@@ -5,7 +5,8 @@ and a namespace iterates over its numbered entries in order (``for layer in p.tr
 not a Python identifier is read ``p["odd-name"]``, and so may any other be.
 
 Like a module's `self`, every level also says what the current call is: ``p.training`` is true in training and false in
-evaluation, ``p.batch`` is the number of rows of the whole batch.
+evaluation, ``p.batch`` is the number of rows on all ranks together. Where a batch is divided into micro-batches, each is a call:
+``p.share`` is its share of the rows of the batch, ``p.last`` whether it is the last one.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ from autopar.errors import nearest
 class CurrentCall:
     """What a call of the program is, shared by all levels of its namespace and set anew for each call."""
 
-    __slots__ = ("batch", "training")
+    __slots__ = ("batch", "last", "share", "training")
 
-    def __init__(self, batch: int = 0, training: bool = True) -> None:
+    def __init__(self, batch: int = 0, training: bool = True, share: float = 1.0, last: bool = True) -> None:
         self.batch = batch
         self.training = training
+        self.share = share
+        self.last = last
 
 
 class Namespace:
@@ -62,6 +65,16 @@ class Namespace:
     def batch(self) -> int:
         """How many rows the inputs of this call have along their batch dim, on all ranks together."""
         return self._call.batch
+
+    @property
+    def share(self) -> float:
+        """The rows of this call over those of the whole batch: 1 but for a micro-batch."""
+        return self._call.share
+
+    @property
+    def last(self) -> bool:
+        """Whether this call is the last micro-batch of its batch."""
+        return self._call.last
 
     def __getitem__(self, key: int | str) -> Any:  # noqa: ANN401 (a tensor or a namespace, as for an attribute)
         """The entry of this name or number."""

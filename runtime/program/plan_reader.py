@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from autopar.errors import ProgramMismatch, refusal
-from autopar.ir.batch_sizes import ANY, Sizes
+from autopar.ir.batch_sizes import ANY, MicrobatchPlan, Sizes, divided_rows
 from autopar.version import __version__
 
 VERSION = 3
@@ -24,7 +24,7 @@ MinimumRows = tuple[tuple[str, ...], int]  # names of axes, extent
 _INNER = {
     "model": {"path": "model_path", "attribute": "model_attribute", "sha256": "model_sha256"},
     "batch": {"inputs": "batched", "filled": "filled_by_rows"}
-    | {key: key for key in ("rows", "fixed", "sizes", "others")},
+    | {key: key for key in ("rows", "fixed", "sizes", "others", "division")},
     "options": {"optimizer": "optimizer"},
     "placement": {"edges": "edges"},
 }
@@ -108,6 +108,7 @@ class Description:
     sizes: Sizes = ANY
     others: tuple[int, ...] = ()  # numbers of rows with a program of their own
     edges: tuple[EdgeSpec, ...] = ()  # of a divided graph
+    division: MicrobatchPlan | None = None  # where the program computes a batch in micro-batches
 
     def __post_init__(self) -> None:
         unknown = sorted({item.kind for item in self.parameters} - set(KINDS))
@@ -118,7 +119,15 @@ class Description:
 
     def accepts(self, rows: int) -> bool:
         """Whether the program takes a batch of so many rows."""
+        if self.division is not None:
+            return bool(self.microbatches(rows))
         return rows == self.rows or (not self.fixed and self.sizes.accepts(rows))
+
+    def microbatches(self, rows: int) -> tuple[int, ...]:
+        """Where a batch of so many rows is cut into micro-batches; nothing where the program does not take it."""
+        if self.division is None:
+            return (0, rows) if self.accepts(rows) else ()
+        return divided_rows(rows, self.division, self.fixed, self.sizes)
 
 
 def read_description(path: Path) -> Description:

@@ -7,6 +7,7 @@ under the name that they have in the model behind ``rows_17``.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -20,7 +21,7 @@ from autopar.runtime.parameters.shards import cuts
 from autopar.runtime.parameters.sources import Source
 from autopar.runtime.program.plan_reader import Description, TensorSpec
 from autopar.runtime.program.program import Program, input_layouts, output_layouts, parameter_layouts
-from autopar.runtime.session.outputs import Parts
+from autopar.runtime.session.outputs import Part
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +61,10 @@ def batch_program(program: Program, description: Description) -> BatchProgram:
     )
 
 
-def output_parts(program: BatchProgram, outputs: Sequence[Tensor], rows: int, axes: Sequence[Axis]) -> dict[str, Parts]:
+def output_parts(program: BatchProgram, outputs: Sequence[Tensor], rows: int, axes: Sequence[Axis]) -> dict[str, Part]:
     """The outputs of a call with so many rows, by name, as this rank's parts."""
     described = {item.name: item for item in program.description.outputs}
-    parts: dict[str, Parts] = {}
+    parts: dict[str, Part] = {}
     for (name, layouts), part in zip(program.outputs.items(), outputs, strict=True):
         item = described[name]
         shape = [n * rows // program.description.rows if i in item.rows else n for i, n in enumerate(item.shape)]
@@ -73,12 +74,15 @@ def output_parts(program: BatchProgram, outputs: Sequence[Tensor], rows: int, ax
 
 def check_minimum_rows(program: BatchProgram, rows: int, axes: Sequence[Axis]) -> None:
     """Raise ConfigError, alike on every rank, where so few rows leave a rank without one that needs one."""
-    described = program.description
-    if rows != described.rows and described.filled_by_rows:
+    described, compiled = program.description, program.description.rows
+    if described.division is not None:
+        compiled = described.division.rows
+        rows = min(high - low for low, high in itertools.pairwise(described.microbatches(rows)))
+    if rows != compiled and described.filled_by_rows:
         minimum_rows.check_minimum_rows(
             axes,
-            [(axes, extent * rows // described.rows) for axes, extent in described.filled_by_rows],
-            f"a batch of {rows} rows",
+            [(axes, extent * rows // compiled) for axes, extent in described.filled_by_rows],
+            f"a {'micro-batch' if described.division is not None else 'batch'} of {rows} rows",
             "drop a batch of so few rows, or evaluate it on fewer ranks",
         )
 

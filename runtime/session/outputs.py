@@ -10,7 +10,9 @@ rank has to read it. Unread outputs cost nothing. Whole outputs are values: no g
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from torch import Tensor
@@ -20,7 +22,23 @@ from autopar.runtime.grid.grid import Axis
 from autopar.runtime.grid.shard_bounds import ShardBounds, gather_all
 
 # this rank's part, and how the whole is cut, the outermost axis first
-Parts = tuple[Tensor, Sequence[tuple[Axis, ShardBounds]]]
+Part = tuple[Tensor, Sequence[tuple[Axis, ShardBounds]]]
+
+
+@dataclass(frozen=True, slots=True)
+class OutputParts:
+    """An output, as the parts of one call, or of every micro-batch, which `join` makes one."""
+
+    parts: Sequence[Part]
+    join: Callable[[Sequence[Tensor]], Tensor] = itemgetter(0)
+
+    def own(self) -> Tensor:
+        """This rank's part."""
+        return self.join([part for part, _ in self.parts])
+
+    def whole(self) -> Tensor:
+        """The whole on every rank. Collective."""
+        return self.join([gather_all(*part) for part in self.parts])
 
 
 class Outputs:
@@ -30,7 +48,7 @@ class Outputs:
     time is collective.
     """
 
-    def __init__(self, path: str, loss: Tensor, parts: Mapping[str, Parts]) -> None:
+    def __init__(self, path: str, loss: Tensor, parts: Mapping[str, OutputParts]) -> None:
         self._loss = loss
         self._path = path  # where the model returns its loss
         self._parts = dict(parts)
@@ -43,7 +61,7 @@ class Outputs:
 
     def part(self, name: str | int) -> Tensor:
         """This rank's part of an output, as the program returned it."""
-        return self._parts[str(name)][0]
+        return self._parts[str(name)].own()
 
     def keys(self) -> list[str]:
         """The names, in order; positions where the model returns a tuple."""
@@ -59,7 +77,7 @@ class Outputs:
             known = self.keys()
             raise KeyError(f"no output {name!r}{nearest(name, known)}: compiled for {', '.join(known)}")
         if name not in self._whole:
-            self._whole[name] = gather_all(*self._parts[name])
+            self._whole[name] = self._parts[name].whole()
         return self._whole[name]
 
     def __getattr__(self, name: str) -> Tensor:

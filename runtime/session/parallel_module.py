@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -34,10 +35,10 @@ from autopar.runtime.program.namespace import CurrentCall, Namespace, register
 from autopar.runtime.program.pipeline import Pipeline
 from autopar.runtime.program.plan_reader import Description, MinimumRows
 from autopar.runtime.program.program import Program
-from autopar.runtime.session import batch_programs
+from autopar.runtime.session import batch_programs, microbatched_step
 from autopar.runtime.session.batch_programs import BatchProgram
 from autopar.runtime.session.inputs import BoundBatch, InputBinding, refused_rows
-from autopar.runtime.session.outputs import Outputs
+from autopar.runtime.session.outputs import OutputParts, Outputs
 from autopar.runtime.session.pipelined_step import PipelinedStep, elsewhere_only, wiring_of
 from autopar.runtime.session.state import ModelState
 from autopar.runtime.transport.base import Comm
@@ -148,6 +149,8 @@ class Parallel(nn.Module):
         self._binding.compare(batch)
         if self._pipelined is not None:
             return self._pipelined_step(self._pipelined, batch)
+        if chosen.description.division is not None:
+            return self._microbatches(chosen, batch.rows, microbatched_step.whole(chosen, batch, self.grid.axes))
         return self._step(chosen, batch.rows, self._binding.parts(batch, chosen.inputs))
 
     def forward_parts(self, *args: object, **kwargs: object) -> Any:  # noqa: ANN401
@@ -155,14 +158,23 @@ class Parallel(nn.Module):
         rows, arguments, error = self._binding.own(args, kwargs)
         chosen = self._program_for(rows, None)
         shapes = {item.name: self.input_shape(item.name, rows) for item in self.description.inputs}
-        return self._step(chosen, rows, self._binding.checked_parts(arguments, shapes, error, self._dtype))
+        parts = self._binding.checked_parts(arguments, shapes, error, self._dtype)
+        if chosen.description.division is not None:
+            return self._microbatches(chosen, rows, microbatched_step.own(chosen, rows, parts, self.grid.axes))
+        return self._step(chosen, rows, parts)
 
     def input_shape(self, name: str, batch: int | None = None) -> tuple[int, ...]:
-        """The shape of this rank's part of an input, as the grid is cut now, for a whole batch of so many rows."""
+        """The shape of this rank's part of an input, as the grid is cut now, for a whole batch of so many rows.
+
+        Where a batch is divided into micro-batches, a part is its rows of every micro-batch, one after another: a micro-batch is
+        some neighbouring rows of the batch, `description.microbatches` says which, of which every rank has its part.
+        """
         item = next(item for item in self.description.inputs if item.name == name)
         shape = item.shape if batch is None or name not in self.description.batched else (batch, *item.shape[1:])
         fitting = (program for program in self._programs if batch is not None and program.description.accepts(batch))
         chosen = next(fitting, self._programs[0])
+        if chosen.description.division is not None and name in self.description.batched:
+            return microbatched_step.own_shape(chosen, name, shape, self.grid.axes)
         return local_shape(shape, chosen.inputs[name], self.grid.axes)
 
     def full_state_dict(self, *, rank0_only: bool = False) -> dict[str, Tensor]:
@@ -306,11 +318,24 @@ class Parallel(nn.Module):
         if not program.outputs:
             return self._sums.attach(returned)
         loss, *others = returned
-        return Outputs(
-            self.description.loss,
-            self._sums.attach(loss),
-            batch_programs.output_parts(chosen, others, rows, self.grid.axes),
-        )
+        made = batch_programs.output_parts(chosen, others, rows, self.grid.axes)
+        own = {name: OutputParts([part]) for name, part in made.items()}
+        return Outputs(self.description.loss, self._sums.attach(loss), own)
+
+    def _microbatches(self, chosen: BatchProgram, rows: int, inputs: Sequence[Mapping[str, Tensor]]) -> Any:  # noqa: ANN401
+        """A step in micro-batches, of which `inputs` are this rank's parts. Its backward is run at once, in training."""
+        program = self.program if chosen is self._programs[0] else chosen.program
+        self._call.training = self.training
+        self._steps += self.training
+        tensors = {name: self._state.tensors[own] for name, own in chosen.names.items()}
+        chosen, numbers = replace(chosen, program=program), partial(drawing, self.seed, self._steps, self.training)
+        call = microbatched_step.call(chosen, rows, inputs, tensors, self._call, self._dtype, numbers)
+        backward = torch.is_grad_enabled() and (self.training or self.description.evaluates)
+        loss, outputs, self.drawn = call.run(backward=backward)
+        loss = self._sums.attach(loss)
+        if not program.outputs:
+            return loss
+        return Outputs(self.description.loss, loss, microbatched_step.outputs(chosen, rows, outputs, self.grid.axes))
 
     def _pipelined_step(self, pipelined: PipelinedStep, batch: BoundBatch) -> Any:  # noqa: ANN401
         program, trains = self._programs[0], self.training and torch.is_grad_enabled()
@@ -321,8 +346,9 @@ class Parallel(nn.Module):
         loss, others = pipelined.run(batches, self._namespaces[program.description.rows], draws, trains)
         if not program.outputs:
             return self._sums.attach(loss)
-        parts = batch_programs.output_parts(program, others, batch.rows, self.grid.axes)
-        return Outputs(self.description.loss, self._sums.attach(loss), parts)
+        made = batch_programs.output_parts(program, others, batch.rows, self.grid.axes)
+        own = {name: OutputParts([part]) for name, part in made.items()}
+        return Outputs(self.description.loss, self._sums.attach(loss), own)
 
     def _refresh(self) -> None:
         """Look tensors up again by name: `to` and the like replace buffers."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +18,7 @@ from autopar.runtime.grid.grid import Grid
 from autopar.runtime.parameters.precision import precise
 from autopar.runtime.parameters.shards import local_shape, view_part
 from autopar.runtime.pipeline.executor import Drawing, Executor, MicroBatch
+from autopar.runtime.pipeline.handing import hand_over
 from autopar.runtime.pipeline.replicas import Replicas
 from autopar.runtime.pipeline.wiring import Wiring, wiring
 from autopar.runtime.program.namespace import Namespace
@@ -103,9 +103,7 @@ class PipelinedStep:
                 gradients += self._replicas.summed(self._trained)
         if not trains:
             return loss, outputs
-        here = torch.zeros((), requires_grad=True)  # a position may have no parameter
-        handed: Tensor = _Handed.apply(loss, gradients, seed, here, *self._trained.values())  # type: ignore[no-untyped-call]
-        return handed, outputs
+        return hand_over(loss, gradients, list(self._trained.values()), seed), outputs
 
     @contextmanager
     def _aside(self) -> Iterator[list[Tensor | None]]:
@@ -142,19 +140,3 @@ class PipelinedStep:
     def _path(self, name: str) -> str:
         """The path of an output in what the model returns."""
         return dict(zip(self._wires.returns[1:], self._program.outputs, strict=True)).get(name, "")
-
-
-class _Handed(torch.autograd.Function):
-    """The loss; its backward gives every parameter the gradient that is there already."""
-
-    @staticmethod
-    def forward(ctx: Any, loss: Tensor, gradients: list[Tensor | None], seed: float, *parameters: Tensor) -> Tensor:  # noqa: ANN401
-        ctx.gradients, ctx.seed = gradients, seed
-        return loss.clone()
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        factor = grad / ctx.seed
-        scaled = [None if one is None else one if factor == 1 else one * factor for one in ctx.gradients]
-        ctx.gradients = [None] * len(ctx.gradients)
-        return None, None, None, None, *scaled

@@ -70,6 +70,7 @@ capture             | autopar/capture                            | validity expo
 costmodel           | costmodel                                  | ops record ir
 problem             | partitioner                                |
 schedules           | partitioner/schedules                      | ir
+microbatches        | partitioner/microbatches                   | annotated lookup ops record ir
 solvers             | partitioner/solvers                        | problem
 placement           | partitioner/placement                      | solvers schedules problem ir
 formulation         | partitioner/formulation                    | problem costmodel annotated ops record ir
@@ -77,18 +78,23 @@ codegen             | codegen                                    | formulation p
 measure             | autopar/measure                            | codegen formulation costmodel annotated discovery record
                     |                                            | runtime calibration process grid transport ir
 planning            | autopar/planning                           | measure codegen formulation placement schedules solvers
-                    |                                            | problem costmodel capture annotated ops record ir
+                    |                                            | problem microbatches costmodel capture annotated ops
+                    |                                            | record ir
 artifact            | autopar/artifact.py                        | ir
-compiler            | autopar/compiler.py autopar/recompile.py   | artifact planning codegen formulation problem capture
-                    |                                            | annotated ops runtime ir
+subject             | autopar/subject.py                         | planning microbatches capture annotated ops ir
+                    | autopar/divided_model.py                   |
+emission            | autopar/emission.py                        | subject planning codegen formulation costmodel annotated
+                    | autopar/counts_program.py                  | runtime ir
+compiler            | autopar/compiler.py autopar/recompile.py   | emission subject artifact planning formulation problem ir
 # What looks at plans, and what people call.
-proof               | autopar/proof                              | compiler planning codegen formulation problem capture ops
+proof               | autopar/proof                              | compiler emission subject planning codegen formulation
+                    |                                            | problem capture ops
                     |                                            | discovery record runtime session program functional grid
                     |                                            | transport ir
 parallel            | autopar/parallel.py                        | compiler planning session profiling program parameters grid
                     |                                            | diagnostics transport ir
-analysis            | autopar/analysis                           | proof compiler planning costmodel capture validity annotated
-                    |                                            | ops record ir
+analysis            | autopar/analysis                           | proof compiler subject planning costmodel capture validity
+                    |                                            | annotated ops record ir
 output              | autopar/cli                                | analysis costmodel jobs ir
 commands            | autopar/cli/commands                       | output analysis compiler artifact planning solvers problem
                     |                                            | costmodel discovery record jobs calibration verification

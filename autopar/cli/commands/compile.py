@@ -53,6 +53,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "whether backward computes repeated blocks again, to keep less: auto where the memory limit asks for it (auto)"
     )
     parser.add_argument("--recompute", default="auto", choices=["auto", "always", "never"], help=twice)
+    parts = (
+        "into how many micro-batches a batch is divided, which run one after another and so hold less at once; auto takes as many "
+        "as the memory limit asks for (1)"
+    )
+    parser.add_argument("--microbatches", default="1", metavar="M|auto", help=parts)
     plans = ["auto", "data", "model", "domain", "megatron", "zero", "integrated"]
     fixed = "a fixed plan instead of the best one (auto); see `autopar compare`"
     parser.add_argument("--plan", default="auto", choices=plans, help=fixed)
@@ -137,6 +142,7 @@ def compiled_from(arguments: argparse.Namespace, progress: Any, batch_sizes: Seq
         measure=arguments.measure,
         recompute=arguments.recompute,
         batch_sizes=batch_sizes,
+        microbatches=arguments.microbatches,
         progress=progress,
     )
 

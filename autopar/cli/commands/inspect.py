@@ -34,6 +34,7 @@ from autopar.cli.tables import (
     splits,
     table,
 )
+from autopar.ir.batch_sizes import MicrobatchPlan
 from autopar.ir.grid import GridShape
 from autopar.ir.plan import ConversionPlan, NodePlan, Plan, SolverReport
 from autopar.ir.plan_file import to_json
@@ -115,6 +116,8 @@ def _summary(saved: CompiledFolder) -> Table:
     twice = [prefix for (prefix, _), again in zip(plan.repeats, plan.recomputed, strict=True) if again]
     if twice:
         rows["recompute"] = f"{', '.join(twice)}: backward keeps what goes into a block, and computes the block again"
+    if plan.batch.division is not None:
+        rows["micro-batches"] = _division(plan.batch.division)
     if plan.batch.fixed or plan.batch.sizes.why:
         rows["batch"] = _batch(plan)
     if plan.evaluation:
@@ -128,6 +131,12 @@ def _summary(saved: CompiledFolder) -> Table:
     for name, text in rows.items():
         listing.add_row(name, text)
     return listing
+
+
+def _division(division: MicrobatchPlan) -> str:
+    """Into what a batch is divided, and why."""
+    counts = ", after the counts of the whole batch" if division.counts else ""
+    return f"{division.microbatches} of up to {division.rows} rows, one after another{counts}: {division.why}"
 
 
 def _batch(plan: Plan) -> str:

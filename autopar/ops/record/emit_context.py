@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from autopar.ir.graph import Ref
+from autopar.ir.layout import Shard
 from autopar.ops.record.printing import Expr, atom, invoke, tuple_text
 from autopar.ops.record.rule import Call, Rule
 
@@ -22,11 +23,13 @@ class Local:
     splits    letter -> the names of the axes that split it, outermost first (``("DATA",)``); whole letters are absent
     extent    letter -> the Python expression of its local extent, a number or a product (``"MODEL.part(6) * 64"``)
     readings  letter -> (axis, blocks, unit) of each of its splits, outermost first: how its extent is read to be cut
+    batch     how the rows of the batch lie in a random tensor of a micro-batch
     """
 
     splits: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     extent: Mapping[str, str] = field(default_factory=dict)
     readings: Mapping[str, tuple[tuple[str, int, int], ...]] = field(default_factory=dict)
+    batch: Shard | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +115,17 @@ class EmitContext:
         return Expr(cuts[0] if len(cuts) == 1 else f"({', '.join(cuts)})") if cuts else None
 
     def all_positions(self, dims: Iterable[Sequence[str]]) -> Expr | None:
-        """``{0: (DATA, 8), 2: (MODEL, 1024)}``: the positions of all split dims; None where none is split."""
-        return by_dim({dim: self.positions(letters) for dim, letters in enumerate(dims)})
+        """``{0: (DATA, 8), 2: (MODEL, 1024)}``: the positions of all split dims; None where none is split.
+
+        In a micro-batch ``{"batch": 0, 2: (MODEL, 1024)}`` says where the rows of the batch are.
+        """
+        cuts: dict[int | str, object] = {dim: self.positions(letters) for dim, letters in enumerate(dims)}
+        if (rows := self.local.batch) is not None:
+            reading = (
+                f"({rows.dim}, {rows.blocks}, {rows.unit})" if (rows.blocks, rows.unit) != (1, 1) else f"{rows.dim}"
+            )
+            cuts = {'"batch"': Expr(reading), **cuts}
+        return by_dim(cuts)
 
     def windows(self) -> Expr | None:
         """``{2: (DATA, 64)}``: the split windowed dims of operand 0 with axis and whole extent; None if there are none."""
@@ -126,7 +138,7 @@ class EmitContext:
 Emit = Callable[[EmitContext], str]
 
 
-def by_dim(texts: Mapping[int, object]) -> Expr | None:
+def by_dim(texts: Mapping[Any, object]) -> Expr | None:
     """``{0: (DATA, 8)}``: a dict of dims of what is not empty; None where all is."""
     entries = [f"{dim}: {text}" for dim, text in texts.items() if text]
     return Expr(f"{{{', '.join(entries)}}}") if entries else None
