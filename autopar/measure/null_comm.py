@@ -28,6 +28,10 @@ class Mute:
         self.size = size
         self.seconds = 0.0
 
+    @property
+    def largest_tag(self) -> int:
+        return 0
+
     def empty(self, numel: int, dtype: torch.dtype) -> Tensor:
         return torch.empty(numel, dtype=dtype)
 

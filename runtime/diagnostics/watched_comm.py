@@ -144,9 +144,13 @@ class WatchedComm(ForwardingComm):
         finally:
             self._end()
 
+    def start_send(self, tensor: Tensor, to: int, tag: int, what: str) -> Work:
+        work = self._inner.start_send(tensor, to, tag, what)
+        return _WatchedMessage(self, work, tensor, to, f"send {what}", call_site.here(sys._getframe(1)))
+
     def start_receive(self, tensor: Tensor, source: int, tag: int, what: str) -> Work:
         work = self._inner.start_receive(tensor, source, tag, what)
-        return _WatchedMessage(self, work, tensor, source, what, call_site.here(sys._getframe(1)))
+        return _WatchedMessage(self, work, tensor, source, f"receive {what}", call_site.here(sys._getframe(1)))
 
     def broadcast(self, tensor: Tensor, root: int) -> None:
         self._begin("broadcast", tensor, (tensor,), (), f"from {self._group.members[root]}" if self._words else "")
@@ -216,10 +220,10 @@ class WatchedComm(ForwardingComm):
         if self._notes is not None and self._count is not None:
             self._notes.repeat(self._count, _text("wait", site, *_kind(tensor), self.label, ()), number)
 
-    def _note_message(self, what: str, site: CallSite, tensor: Tensor, source: int) -> None:
+    def _note_message(self, what: str, site: CallSite, tensor: Tensor, other: int) -> None:
         if self._notes is not None and self._count is not None:
-            peers = (self._group.members[source],)
-            self._notes.repeat(self._count, _text(f"receive {what}", site, *_kind(tensor), self.label, peers), 0)
+            peers = (self._group.members[other],)
+            self._notes.repeat(self._count, _text(what, site, *_kind(tensor), self.label, peers), 0)
 
     def _end(self) -> None:
         if self._notes is not None:
@@ -278,12 +282,12 @@ class _Comparison:
 
 
 class _WatchedMessage(Work):
-    """A message that is to come; waiting for it is noted."""
+    """A message that is to come or to go to another rank; waiting for it is noted."""
 
-    def __init__(self, comm: WatchedComm, work: Work, tensor: Tensor, source: int, what: str, site: CallSite) -> None:
+    def __init__(self, comm: WatchedComm, work: Work, tensor: Tensor, other: int, what: str, site: CallSite) -> None:
         self._comm = comm
         self._work = work
-        self._note = what, site, tensor, source
+        self._note = what, site, tensor, other
 
     def wait(self) -> None:
         self._comm._note_message(*self._note)

@@ -4,54 +4,54 @@ F  takes what the segment reads: its part of the inputs, what another segment of
    position has sent. What it writes goes out at once to the positions that read it.
 B  has the gradients of what the segment wrote from all who read it, summed in the order of the readers, runs backward, and
    sends the gradients of what the segment read.
-W  computes the gradients of weights that B has left.
+W  computes the gradients of weights that B has left (`deferred_weights`).
 
-Receives are posted some actions ahead, sends wait for nobody, and shapes follow from the plan: nothing is exchanged to
-agree on them.
+Shapes follow from the plan: nothing is exchanged to agree on them.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from autopar.ir.pipeline.schedule import Action
+from autopar.runtime.grid.counter_rng import DrawnTensor, Draws
 from autopar.runtime.grid.grid import Grid
 from autopar.runtime.parameters.precision import precise
 from autopar.runtime.parameters.shards import local_shape
+from autopar.runtime.pipeline.deferred_weights import DeferredWeights
+from autopar.runtime.pipeline.messages import Mail, Message, needs
 from autopar.runtime.pipeline.wiring import Crossing, Wiring
 from autopar.runtime.program.namespace import Namespace
-from autopar.runtime.transport.base import Comm, Work
-
-_AHEAD = 3  # actions for which receives are posted
-
-Drawing = Callable[[int | Sequence[int]], AbstractContextManager[object]]
-"""Opens the step for the random calls of these numbers."""
+from autopar.runtime.program.pipeline import Segment
 
 
 @dataclass(frozen=True, slots=True)
-class MicroBatch:
-    """This rank's parts of the inputs of one micro-batch, by name, and its rows on all ranks together."""
+class SegmentInputs:
+    """A micro-batch: this rank's parts of its inputs, by name, and its rows on all ranks together.
+
+    `enter` lets the program's namespace speak of it, `drawing` opens the step's random numbers for some calls of it.
+    """
 
     inputs: Mapping[str, Tensor]
     rows: int
+    enter: Callable[[], None]
+    drawing: Callable[[int | Sequence[int]], AbstractContextManager[Draws]]
 
 
-@dataclass(slots=True)
-class _Arrival:
-    """A tensor that is to come, or has."""
+class TimedAction(NamedTuple):
+    """When a rank carried out an action, in seconds of `time.perf_counter`, and how long it waited for messages in it."""
 
-    tensor: Tensor
-    work: Work
-
-    def take(self) -> Tensor:
-        self.work.wait()
-        return self.tensor
+    action: Action
+    start: float
+    end: float
+    waited: float
 
 
 @dataclass(slots=True)
@@ -60,87 +60,128 @@ class _SegmentRun:
 
     leaves: dict[str, Tensor]
     results: dict[str, Tensor]
+    deferred: DeferredWeights | None
 
 
 @dataclass(slots=True)
-class _StepState:
+class StepResults:
+    """What this position makes of what the program returns, by name and micro-batch, and what micro-batch 0 drew, by number."""
+
+    returned: dict[str, dict[int, Tensor]] = field(default_factory=dict)
+    drawn: dict[int, DrawnTensor] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Step:
     """What one step has under way on this position."""
 
-    batches: Sequence[MicroBatch]
+    batches: Sequence[SegmentInputs]
     namespace: Namespace
-    drawing: Drawing
+    trained: Sequence[Tensor]
     seed: float
     trains: bool
+    mail: Mail
+    results: StepResults = field(default_factory=StepResults)
+    waited: float = 0.0
     runs: dict[tuple[int, int], _SegmentRun] = field(default_factory=dict)  # by segment and micro-batch
-    held: dict[tuple[str, int], Tensor] = field(default_factory=dict)  # of other segments, by name and micro-batch
-    gradients: dict[tuple[str, int], dict[int, Tensor]] = field(default_factory=dict)  # per reader
-    coming: dict[tuple[str, int, int], _Arrival] = field(default_factory=dict)  # by name, micro-batch and sender
-    sent: deque[tuple[Tensor, Work]] = field(default_factory=deque)
-    returned: dict[str, list[Tensor]] = field(default_factory=dict)
+    deferred: dict[tuple[int, int], DeferredWeights] = field(default_factory=dict)
+    held: dict[tuple[str, int], tuple[Tensor, int]] = field(
+        default_factory=dict
+    )  # and how often it is still to be read
+    gradients: dict[tuple[str, int], dict[int, Tensor]] = field(default_factory=dict)  # of readers of this position
 
 
 class Executor:
-    """This rank's part of the actions of a checked pipeline."""
+    """This rank's part of the actions of a checked pipeline; `rows` are those that its edges are described for."""
 
     def __init__(self, grid: Grid, wires: Wiring, rows: int, dtype: torch.dtype | None) -> None:
         assert grid.place is not None
         self._grid = grid
-        self._comm: Comm = grid.place.comm
+        self._comm = grid.place.comm
         self._at = grid.place.index
         self._wires = wires
-        self._rows = rows  # that the plan was made for
+        self._rows = rows
         self._dtype = dtype
+        self._timeline: list[TimedAction] | None = None
+
+    @contextmanager
+    def recording(self) -> Iterator[list[TimedAction]]:
+        """Note the actions of all steps in this context in the list."""
+        timeline = self._timeline = []
+        try:
+            yield timeline
+        finally:
+            self._timeline = None
 
     def run(
-        self, batches: Sequence[MicroBatch], namespace: Namespace, drawing: Drawing, seed: float, trains: bool
-    ) -> dict[str, list[Tensor]]:
-        """Carry out a step; what this position makes of what the program returns, per micro-batch, by name.
+        self,
+        batches: Sequence[SegmentInputs],
+        namespace: Namespace,
+        trained: Sequence[Tensor],
+        seed: float,
+        *,
+        trains: bool,
+    ) -> StepResults:
+        """Carry out a step. `seed` is the gradient of the loss; unless it `trains`, only forward runs.
 
-        `seed` is the gradient of the loss; unless it `trains`, only forward runs.
+        Gradients of the leaves `trained`, of which the namespace is made, add up in their `grad`.
         """
-        step = _StepState(batches, namespace, drawing, seed, trains)
-        kinds = "FBW" if step.trains else "F"
-        actions = [
-            action
-            for action in self._wires.lists[self._at]
-            if action.kind in kinds and action.microbatch < len(step.batches)
-        ]
-        posted = 0
-        for i, action in enumerate(actions):
-            while posted < min(len(actions), i + _AHEAD):
-                self._post(step, actions[posted])
-                posted += 1
-            with torch.set_grad_enabled(step.trains):
+        kinds = "FBW" if trains else "F"
+        actions = [a for a in self._wires.lists[self._at] if a.kind in kinds and a.microbatch < len(batches)]
+        mail = Mail(
+            self._comm,
+            self._wires,
+            needs(self._wires, self._at, actions),
+            lambda message: self._room(message, batches[message.microbatch].rows),
+            lambda number: self.words(actions[number]),
+        )
+        step = _Step(batches, namespace, trained, seed, trains, mail)
+        for number, action in enumerate(actions):
+            start, step.waited = time.perf_counter(), 0.0
+            mail.post(number)
+            with torch.set_grad_enabled(trains):
                 self._carry_out(step, action)
-            while step.sent and step.sent[0][1].test():
-                step.sent.popleft()
-        for _, work in step.sent:
-            work.wait()
-        return step.returned
+            mail.look()
+            if self._timeline is not None:
+                self._timeline.append(TimedAction(action, start, time.perf_counter(), step.waited))
+        mail.finish()
+        return step.results
 
-    def _carry_out(self, step: _StepState, action: Action) -> None:
+    def words(self, action: Action) -> str:
+        """An action with the function of its segment: ``F0.3 (embed_to_h5)``."""
+        return f"{action} ({self._wires.segments[action.segment].function.__name__})"
+
+    def _carry_out(self, step: _Step, action: Action) -> None:
+        step.batches[action.microbatch].enter()  # for backward too: it may compute parts of forward again
         if action.kind == "F":
             self._forward(step, action)
         elif action.kind == "B":
             self._backward(step, action)
+        else:
+            step.deferred.pop((action.segment, action.microbatch)).finish()
 
-    def _forward(self, step: _StepState, action: Action) -> None:
+    def _forward(self, step: _Step, action: Action) -> None:
         segment, m = self._wires.segments[action.segment], action.microbatch
         leaves = {name: self._leaf(step, name, m) for name in segment.reads if name in self._wires.edges}
         arguments = [leaves[name] if name in leaves else step.batches[m].inputs[name] for name in segment.reads]
-        with step.drawing(segment.draws):
+        deferred = None
+        if step.trains and action.segment in self._wires.deferring:
+            deferred = DeferredWeights(step.trained)
+        with step.batches[m].drawing(segment.draws) as draws, deferred.watching() if deferred else nullcontext():
             written = segment.function(step.namespace, *arguments)
+        if m == 0:
+            step.results.drawn |= dict(zip(_numbers(segment, len(draws.drawn)), draws.drawn, strict=True))
         tensors = (written,) if isinstance(written, Tensor) else written
         results = dict(zip(segment.writes, tensors, strict=True))
         for name, tensor in results.items():
             if name in self._wires.returns:
-                step.returned.setdefault(name, []).append(tensor.detach())
+                step.results.returned.setdefault(name, {})[m] = tensor.detach()
             if name in self._wires.edges:
-                self._hand_on(step, self._wires.edges[name], m, tensor)
+                self._hand_on(step, action, self._wires.edges[name], tensor)
         if step.trains:
-            step.runs[action.segment, m] = _SegmentRun(leaves, results)
+            step.runs[action.segment, m] = _SegmentRun(leaves, results, deferred)
 
-    def _backward(self, step: _StepState, action: Action) -> None:
+    def _backward(self, step: _Step, action: Action) -> None:
         m, run = action.microbatch, step.runs.pop((action.segment, action.microbatch))
         roots, seeds = [], []
         for name, tensor in run.results.items():
@@ -148,80 +189,72 @@ class Executor:
             if gradient is not None and tensor.requires_grad:
                 roots.append(tensor)
                 seeds.append(gradient)
-        if roots:
+        if roots and run.deferred is not None:
+            run.deferred.backward(roots, seeds)
+        elif roots:
             torch.autograd.backward(roots, seeds)
+        if run.deferred is not None:
+            step.deferred[action.segment, m] = run.deferred
         for name, leaf in run.leaves.items():
             edge = self._wires.edges[name]
             if edge.spec.differentiable:
                 own = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
                 step.gradients.setdefault((name, m), {})[action.segment] = own
-                self._send_back(step, edge, m)
+                self._send_back(step, action, edge)
 
-    def _leaf(self, step: _StepState, name: str, m: int) -> Tensor:
+    def _leaf(self, step: _Step, name: str, m: int) -> Tensor:
         """What a segment reads, apart from whoever made it."""
         edge = self._wires.edges[name]
-        if (name, m) not in step.held:
-            step.held[name, m] = step.coming.pop((name, m, edge.position)).take()
-        leaf = step.held[name, m].detach()
-        return leaf.requires_grad_(edge.spec.differentiable and step.trains)
+        if (name, m) in step.held:
+            tensor, readers = step.held.pop((name, m))
+        else:
+            tensor = self._taken(step, Message(edge, m, edge.position, back=False))
+            readers = len(self._wires.read_here(self._at, edge))
+        if readers > 1:
+            step.held[name, m] = tensor, readers - 1
+        return tensor.detach().requires_grad_(edge.spec.differentiable and step.trains)
 
-    def _hand_on(self, step: _StepState, edge: Crossing, m: int, tensor: Tensor) -> None:
-        if self._wires.read_here(self._at, edge):
-            step.held[edge.spec.name, m] = tensor.detach()
+    def _hand_on(self, step: _Step, action: Action, edge: Crossing, tensor: Tensor) -> None:
+        m, readers = action.microbatch, len(self._wires.read_here(self._at, edge))
+        if readers:
+            step.held[edge.spec.name, m] = tensor.detach(), readers
         for position in edge.others:
-            self._send(step, edge, m, tensor.detach().contiguous(), position, back=False)
+            step.mail.send(Message(edge, m, position, back=False), tensor, self.words(action))
 
-    def _gradient(self, step: _StepState, name: str, m: int, tensor: Tensor) -> Tensor | None:
+    def _gradient(self, step: _Step, name: str, m: int, tensor: Tensor) -> Tensor | None:
         """The gradient of what a segment wrote: its seed, if it is the loss, and what all readers send back."""
         parts = [torch.full_like(tensor, step.seed)] if name == self._wires.returns[0] else []
         edge = self._wires.edges.get(name)
         if edge is not None and edge.spec.differentiable:
             here = step.gradients.pop((name, m), {})
             parts += [here[segment] for segment in sorted(here)]
-            parts += [step.coming.pop((name, m, position)).take() for position in edge.others]
-            step.held.pop((name, m), None)
+            parts += [self._taken(step, Message(edge, m, position, back=True)) for position in edge.others]
         return sum(parts[1:], parts[0]) if parts else None
 
-    def _send_back(self, step: _StepState, edge: Crossing, m: int) -> None:
+    def _send_back(self, step: _Step, action: Action, edge: Crossing) -> None:
         """Send a gradient to where the value came from, once all segments of this position that read it have theirs."""
-        key, readers = (edge.spec.name, m), self._wires.read_here(self._at, edge)
-        if edge.position == self._at or len(step.gradients[key]) < len(readers):
+        m, readers = action.microbatch, self._wires.read_here(self._at, edge)
+        if edge.position == self._at or len(step.gradients[edge.spec.name, m]) < len(readers):
             return
-        first, *others = (step.gradients[key][segment] for segment in readers)
-        del step.gradients[key], step.held[key]
-        self._send(step, edge, m, sum(others, first).contiguous(), edge.position, back=True)
+        parts = step.gradients.pop((edge.spec.name, m))
+        first, *others = (parts[segment] for segment in readers)
+        step.mail.send(Message(edge, m, edge.position, back=True), sum(others, first), self.words(action))
 
-    def _send(self, step: _StepState, edge: Crossing, m: int, tensor: Tensor, to: int, *, back: bool) -> None:
-        work = self._comm.start_send(tensor, to, self._tag(edge, m, back), _what(edge, m, back))
-        step.sent.append((tensor, work))
+    def _taken(self, step: _Step, message: Message) -> Tensor:
+        start = time.perf_counter()
+        tensor = step.mail.take(message)
+        step.waited += time.perf_counter() - start
+        return tensor
 
-    def _post(self, step: _StepState, action: Action) -> None:
-        """Begin to receive what an action needs of other positions."""
-        m, segment = action.microbatch, self._wires.segments[action.segment]
-        if action.kind == "F":
-            for name in segment.reads:
-                edge = self._wires.edges.get(name)
-                known = (name, m) in step.held or edge is None or (name, m, edge.position) in step.coming
-                if edge is not None and edge.position != self._at and not known:
-                    self._receive(step, edge, m, edge.position, back=False)
-        elif action.kind == "B":
-            for name in segment.writes:
-                edge = self._wires.edges.get(name)
-                if edge is not None and edge.spec.differentiable:
-                    for position in edge.others:
-                        self._receive(step, edge, m, position, back=True)
-
-    def _receive(self, step: _StepState, edge: Crossing, m: int, source: int, *, back: bool) -> None:
-        spec, rows = edge.spec, step.batches[m].rows
+    def _room(self, message: Message, rows: int) -> Tensor:
+        """An empty tensor for a message of a micro-batch of so many rows."""
+        spec = message.edge.spec
         whole = [n * rows // self._rows if dim in spec.rows else n for dim, n in enumerate(spec.shape)]
-        shape = local_shape(whole, edge.layouts, self._grid.axes)
-        room = torch.empty(shape, dtype=precise(spec.dtype, self._dtype))
-        work = self._comm.start_receive(room, source, self._tag(edge, m, back), _what(edge, m, back))
-        step.coming[spec.name, m, source] = _Arrival(room, work)
-
-    def _tag(self, edge: Crossing, m: int, back: bool) -> int:
-        return 2 * (edge.number * self._wires.microbatches + m) + back
+        shape = local_shape(whole, message.edge.layouts, self._grid.axes)
+        return torch.empty(shape, dtype=precise(spec.dtype, self._dtype))
 
 
-def _what(edge: Crossing, m: int, back: bool) -> str:
-    return f"the gradient of {edge.spec.name} of micro-batch {m}" if back else f"{edge.spec.name} of micro-batch {m}"
+def _numbers(segment: Segment, count: int) -> Sequence[int]:
+    """The numbers of the random calls that a segment has made."""
+    draws = segment.draws
+    return range(draws, draws + count) if isinstance(draws, int) else draws[:count]

@@ -124,15 +124,15 @@ def apart(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: leaves.get(tensor, tensor) for name, tensor in parameters.items()}
 
 
-def handed(loss: Tensor, parameters: Mapping[str, Tensor], leaves: Mapping[str, Tensor]) -> Tensor:
-    """The loss, whose backward hands on the gradients that were put aside on the `leaves`."""
+def handed(loss: Tensor, parameters: Mapping[str, Tensor], leaves: Mapping[str, Tensor], seed: float = 1.0) -> Tensor:
+    """The loss, whose backward hands on the gradients that were put aside on the `leaves`, computed for this `seed`."""
     pairs = {
         id(leaves[name]): (leaves[name], tensor) for name, tensor in parameters.items() if leaves[name] is not tensor
     }
     gradients = [leaf.grad for leaf, _ in pairs.values()]
     for leaf, _ in pairs.values():
         leaf.grad = None
-    return hand_over(loss, gradients, [tensor for _, tensor in pairs.values()])
+    return hand_over(loss, gradients, [tensor for _, tensor in pairs.values()], seed)
 
 
 def joined(parts: Sequence[Tensor], every: Sequence[Microbatch], layout: str) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from autopar.runtime.grid.grid import Grid
 from autopar.runtime.transport.base import Comm
@@ -24,20 +24,18 @@ class Replicas:
             if here:
                 self._groups[several] = comm
 
-    def summed(self, parameters: Mapping[str, nn.Parameter]) -> list[Tensor | None]:
-        """The gradients of this position's parameters; those of replicas are summed. None where nobody has used one."""
-        gradients = {name: parameter.grad for name, parameter in parameters.items()}
+    def sum(self, leaves: Mapping[str, Tensor]) -> None:
+        """Sum the gradients of what is held on several positions, by name. None stays where nobody has used it. Collective."""
         for several, comm in self._groups.items():
-            names = [name for name in parameters if self._positions[name] == several]
-            used = torch.tensor([gradients[name] is not None for name in names], dtype=torch.int64)
+            held = [leaves[name] for name, positions in self._positions.items() if positions == several]
+            trained = [leaf for leaf in held if leaf.requires_grad]
+            used = torch.tensor([leaf.grad is not None for leaf in trained], dtype=torch.int64)
             comm.all_reduce(used)
-            for name, count in zip(names, used.tolist(), strict=True):
+            for leaf, count in zip(trained, used.tolist(), strict=True):
                 if count:
-                    gradient = gradients[name]
-                    total = torch.zeros_like(parameters[name]) if gradient is None else gradient.contiguous()
+                    total = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad.contiguous()
                     comm.all_reduce(total)
-                    gradients[name] = total
-        return list(gradients.values())
+                    leaf.grad = total
 
     def free(self) -> None:
         """Give the communicators back."""

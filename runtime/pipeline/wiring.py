@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from autopar.errors import ProgramMismatch, refusal
+from autopar.errors import ConfigError, ProgramMismatch, refusal
 from autopar.ir.layout import Layouts
 from autopar.ir.pipeline.schedule import ActionLists, parse_schedule
 from autopar.ir.pipeline.schedule_check import SegmentGraph, ValueEdge, check_schedule
@@ -36,6 +36,8 @@ class Wiring:
     microbatches: int
     returns: tuple[str, ...]
     makers: Mapping[str, int]
+    counted: tuple[str, ...]
+    deferring: frozenset[int]  # segments of whose weight gradients some are actions of their own
 
     def positions(self, described: Sequence[TensorSpec]) -> dict[str, tuple[int, ...]]:
         """Where tensors are held, by name: on the positions of the segments that read them; on the first where none does."""
@@ -49,7 +51,7 @@ class Wiring:
 def wiring(pipeline: Pipeline, inputs: Sequence[str], described: Sequence[EdgeSpec], positions: int) -> Wiring:
     """The tables of a program read and checked. Raises ProgramMismatch or PlanError with all offenders."""
     segments, specs = tuple(pipeline.segments), {item.name: item for item in described}
-    _refuse("SEGMENTS and EDGES", list(_faults(pipeline, inputs, specs, positions)))
+    _refuse("SEGMENTS and EDGES", list(_faults(pipeline, [*inputs, *pipeline.counted], specs, positions)))
     makers = {name: i for i, segment in enumerate(segments) for name in segment.writes}
     edges: dict[str, Crossing] = {}
     for name, layouts in pipeline.edges.items():
@@ -66,7 +68,17 @@ def wiring(pipeline: Pipeline, inputs: Sequence[str], described: Sequence[EdgeSp
         for reader in edge.readers
     ]
     check_schedule(SegmentGraph(positions, count, tuple(segment.at for segment in segments), tuple(crossing)), lists)
-    return Wiring(segments, edges, lists, count, tuple(pipeline.returns), makers)
+    deferring = frozenset(action.segment for actions in lists for action in actions if action.kind == "W")
+    return Wiring(segments, edges, lists, count, tuple(pipeline.returns), makers, tuple(pipeline.counted), deferring)
+
+
+def check_tags(wires: Wiring, largest: int) -> None:
+    """Raise ConfigError where messages of one step need more tags than the transport has."""
+    needed = 2 * len(wires.edges) * wires.microbatches
+    if needed > largest:
+        problem = f"{needed} messages, of {len(wires.edges)} edges and {wires.microbatches} micro-batches"
+        rule = f"each has a tag of its own, and this MPI has {largest}"
+        raise ConfigError(refusal("schedule", problem, rule, fix="compile for fewer micro-batches or segments"))
 
 
 def _faults(pipeline: Pipeline, inputs: Sequence[str], specs: Mapping[str, EdgeSpec], positions: int) -> Iterator[str]:

@@ -30,10 +30,12 @@ class Pipeline:
     """Segments, none of which reads what a later one writes; `edges` are the layouts, one per axis, of what is read by others.
 
     `schedule` is the text of who does what when (`autopar.ir.pipeline.schedule`). `returns` names what the program returns: the
-    loss, then its outputs.
+    loss, then its outputs. Segments may read counts of the whole batch by the names `counted`, which are those of what the
+    program's `counts` returns.
     """
 
     segments: Sequence[Segment]
     edges: Mapping[str, Sequence[Layout]]
     schedule: str
     returns: Sequence[str] = ("loss",)
+    counted: Sequence[str] = ()

@@ -72,8 +72,9 @@ def outputs(
 ) -> dict[str, OutputParts]:
     """The outputs of a call, by name, from those of every micro-batch."""
     division, every = chosen.description.division, _every(chosen, rows)
-    assert division is not None
     parts = [output_parts(chosen, each, one.size, axes) for one, each in zip(every, made, strict=True)]
+    if division is None:
+        return {name: OutputParts([part]) for name, part in parts[0].items()}
     names = zip(parts[0], division.outputs, strict=True)
     return {
         name: OutputParts([each[name] for each in parts], partial(joined, every=every, layout=layout))

@@ -10,6 +10,7 @@ them.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -24,7 +25,7 @@ from autopar.errors import ConfigError, refusal
 from autopar.ir.bucketing import BUCKET_BYTES
 from autopar.ir.layout import Layouts
 from autopar.runtime.diagnostics.collective_errors import together
-from autopar.runtime.grid.counter_rng import DrawnTensor, drawing
+from autopar.runtime.grid.counter_rng import DrawnTensor, Draws, drawing
 from autopar.runtime.parameters import optimizer_state, sources
 from autopar.runtime.parameters.grad_scaler import GradScaler
 from autopar.runtime.parameters.gradient_buckets import GradientSums
@@ -37,9 +38,9 @@ from autopar.runtime.program.plan_reader import Description, MinimumRows
 from autopar.runtime.program.program import Program
 from autopar.runtime.session import batch_programs, microbatched_step
 from autopar.runtime.session.batch_programs import BatchProgram
-from autopar.runtime.session.inputs import BoundBatch, InputBinding, refused_rows
+from autopar.runtime.session.inputs import InputBinding, refused_rows
 from autopar.runtime.session.outputs import OutputParts, Outputs
-from autopar.runtime.session.pipelined_step import PipelinedStep, elsewhere_only, wiring_of
+from autopar.runtime.session.pipelined_step import PipelinedStep, StepCall, elsewhere_only, wiring_of
 from autopar.runtime.session.state import ModelState
 from autopar.runtime.transport.base import Comm
 from autopar.runtime.transport.world import simulated_world
@@ -79,8 +80,9 @@ class Parallel(nn.Module):
         self._dtype = dtype
         self._call = CurrentCall(description.rows)
         self.seed = seed
+        self._scaler: weakref.ref[GradScaler] | None = None
         self._steps = 0  # calls in training so far: random numbers differ from call to call
-        self.drawn: tuple[DrawnTensor, ...] = ()  # the random tensors of the last call
+        self._drawn: tuple[DrawnTensor, ...] = ()
         if simulated_world() is None:
             keep_freed_memory()
         with together(self.grid.comm, "setting up the program"):
@@ -100,7 +102,7 @@ class Parallel(nn.Module):
         self._refresh()
         trained = {name: tensor for name, tensor in self._state.tensors.items() if isinstance(tensor, nn.Parameter)}
         self._sums = GradientSums(self.grid, trained, self._layouts, bucket_bytes)
-        self._pipelined = PipelinedStep.of(self.grid, wires, self._programs[0], self._state, dtype) if wires else None
+        self._pipelined = PipelinedStep.of(self.grid, wires, self._programs[0], dtype) if wires else None
         rarely = not all(parameter.is_cpu for parameter in trained.values())
         self._binding = InputBinding(self.grid, description, self._inputs, rarely)
         if description.evaluates:
@@ -115,6 +117,11 @@ class Parallel(nn.Module):
     def parameter_layouts(self) -> Mapping[str, Layouts]:
         """The layouts of each parameter and buffer over the grid's axes."""
         return MappingProxyType(self._layouts)
+
+    @property
+    def drawn(self) -> tuple[DrawnTensor, ...]:
+        """The random tensors of the last call. Collective where the graph is divided."""
+        return self._drawn if self._pipelined is None else self._pipelined.drawn()
 
     def train(self, mode: bool = True) -> Parallel:
         """Training or evaluation, as of any module. Raises ConfigError where the model's own would lead elsewhere."""
@@ -147,9 +154,7 @@ class Parallel(nn.Module):
         batch = self._binding.whole(args, kwargs, self._dtype)
         chosen = self._program_for(batch.rows, batch.tensors)
         self._binding.compare(batch)
-        if self._pipelined is not None:
-            return self._pipelined_step(self._pipelined, batch)
-        if chosen.description.division is not None:
+        if self._pipelined is not None or chosen.description.division is not None:
             return self._microbatches(chosen, batch.rows, microbatched_step.whole(chosen, batch, self.grid.axes))
         return self._step(chosen, batch.rows, self._binding.parts(batch, chosen.inputs))
 
@@ -159,7 +164,7 @@ class Parallel(nn.Module):
         chosen = self._program_for(rows, None)
         shapes = {item.name: self.input_shape(item.name, rows) for item in self.description.inputs}
         parts = self._binding.checked_parts(arguments, shapes, error, self._dtype)
-        if chosen.description.division is not None:
+        if self._pipelined is not None or chosen.description.division is not None:
             return self._microbatches(chosen, rows, microbatched_step.own(chosen, rows, parts, self.grid.axes))
         return self._step(chosen, rows, parts)
 
@@ -225,7 +230,9 @@ class Parallel(nn.Module):
 
     def grad_scaler(self, **options: Any) -> GradScaler:  # noqa: ANN401 (torch's options)
         """A `torch.amp.GradScaler` for float16, whose verdict about an overflow is the same on all ranks."""
-        return GradScaler(self.grid.comm, **options)
+        scaler = GradScaler(self.grid.comm, **options)
+        self._scaler = weakref.ref(scaler)
+        return scaler
 
     def full_optimizer_state_dict(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         """The state of an optimizer over these parameters, whole, by parameter names, and of random numbers. Collective."""
@@ -314,7 +321,7 @@ class Parallel(nn.Module):
         self._steps += self.training
         with drawing(self.seed, self._steps, self.training) as draws:
             returned = program.forward(self._namespaces[known.rows], *(parts[name] for name in program.inputs))
-        self.drawn = tuple(draws.drawn)
+        self._drawn = tuple(draws.drawn)
         if not program.outputs:
             return self._sums.attach(returned)
         loss, *others = returned
@@ -327,38 +334,51 @@ class Parallel(nn.Module):
         program = self.program if chosen is self._programs[0] else chosen.program
         self._call.training = self.training
         self._steps += self.training
-        tensors = {name: self._state.tensors[own] for name, own in chosen.names.items()}
-        chosen, numbers = replace(chosen, program=program), partial(drawing, self.seed, self._steps, self.training)
+        tensors, numbers = self._tensors(chosen), partial(drawing, self.seed, self._steps, self.training)
+        chosen = replace(chosen, program=program)
+        if self._pipelined is not None:
+            return self._pipelined_step(self._pipelined, chosen, rows, inputs, numbers)
         call = microbatched_step.call(chosen, rows, inputs, tensors, self._call, self._dtype, numbers)
         backward = torch.is_grad_enabled() and (self.training or self.description.evaluates)
-        loss, outputs, self.drawn = call.run(backward=backward)
+        loss, outputs, self._drawn = call.run(backward=backward)
         loss = self._sums.attach(loss)
         if not program.outputs:
             return loss
         return Outputs(self.description.loss, loss, microbatched_step.outputs(chosen, rows, outputs, self.grid.axes))
 
-    def _pipelined_step(self, pipelined: PipelinedStep, batch: BoundBatch) -> Any:  # noqa: ANN401
-        program, trains = self._programs[0], self.training and torch.is_grad_enabled()
-        self._call.batch, self._call.training = batch.rows, self.training
-        self._steps += self.training
-        batches = pipelined.micro_batches(batch.tensors, batch.rows)
-        draws = partial(drawing, self.seed, self._steps, self.training)
-        loss, others = pipelined.run(batches, self._namespaces[program.description.rows], draws, trains)
-        if not program.outputs:
-            return self._sums.attach(loss)
-        made = batch_programs.output_parts(program, others, batch.rows, self.grid.axes)
-        own = {name: OutputParts([part]) for name, part in made.items()}
-        return Outputs(self.description.loss, self._sums.attach(loss), own)
+    def _pipelined_step(
+        self,
+        pipelined: PipelinedStep,
+        chosen: BatchProgram,
+        rows: int,
+        inputs: Sequence[Mapping[str, Tensor]],
+        numbers: Callable[..., AbstractContextManager[Draws]],
+    ) -> Any:  # noqa: ANN401
+        trains, every = self.training and torch.is_grad_enabled(), pipelined.microbatches(rows)
+        loss, made = pipelined.run(
+            StepCall(every, inputs, self._tensors(chosen), self._call, numbers, trains, self._scale())
+        )
+        loss = self._sums.attach(loss)
+        if not chosen.program.outputs:
+            return loss
+        return Outputs(self.description.loss, loss, microbatched_step.outputs(chosen, rows, made, self.grid.axes))
+
+    def _scale(self) -> float:
+        """What losses will be scaled by: gradients that are computed before `backward` is called are to be, too."""
+        scaler = self._scaler() if self._scaler is not None else None
+        return scaler.get_scale() if scaler is not None and scaler.is_enabled() else 1.0
+
+    def _tensors(self, program: BatchProgram) -> dict[str, Tensor]:
+        """The tensors of a program, by its names, of which this position has some."""
+        tensors = self._state.tensors
+        return {name: tensors[own] for name, own in program.names.items() if own in tensors}
 
     def _refresh(self) -> None:
         """Look tensors up again by name: `to` and the like replace buffers."""
         current = dict(self.named_parameters(remove_duplicate=False)) | dict(self.named_buffers(remove_duplicate=False))
-        tensors = self._state.tensors = {name: current[name] for name in self._state.tensors}
+        self._state.tensors = {name: current[name] for name in self._state.tensors}
         self._namespaces = {
-            program.description.rows: Namespace(
-                {name: tensors[own] for name, own in program.names.items() if own in tensors}, self._call
-            )
-            for program in self._programs
+            program.description.rows: Namespace(self._tensors(program), self._call) for program in self._programs
         }
 
     def _apply(self, fn: Any, recurse: bool = True) -> Parallel:  # noqa: ANN401 (torch's own signature)

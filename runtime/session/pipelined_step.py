@@ -6,34 +6,41 @@ loss.backward()              autograd takes them, as those of any other loss: ho
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from autopar.ir.layout import even_bounds
+from autopar.errors import ConfigError, ProgramMismatch, refusal
+from autopar.runtime.grid.counter_rng import DrawnTensor, Draws
 from autopar.runtime.grid.grid import Grid
 from autopar.runtime.parameters.precision import precise
-from autopar.runtime.parameters.shards import local_shape, view_part
-from autopar.runtime.pipeline.executor import Drawing, Executor, MicroBatch
-from autopar.runtime.pipeline.handing import hand_over
+from autopar.runtime.parameters.shards import local_shape
+from autopar.runtime.pipeline.executor import Executor, SegmentInputs
+from autopar.runtime.pipeline.microbatches import Microbatch, apart, counted, handed, microbatches_of
 from autopar.runtime.pipeline.replicas import Replicas
-from autopar.runtime.pipeline.wiring import Wiring, wiring
-from autopar.runtime.program.namespace import Namespace
+from autopar.runtime.pipeline.wiring import Wiring, check_tags, wiring
+from autopar.runtime.program.namespace import CurrentCall, Namespace
 from autopar.runtime.program.pipeline import Pipeline
-from autopar.runtime.program.plan_reader import Description, EdgeSpec
+from autopar.runtime.program.plan_reader import Description, EdgeSpec, dtype_of
 from autopar.runtime.program.program import Program
 from autopar.runtime.session.batch_programs import BatchProgram
-from autopar.runtime.session.state import ModelState
 
 
 def wiring_of(program: Program, description: Description) -> Wiring | None:
     """The checked tables of a divided program; None where it is whole. Raises ProgramMismatch, PlanError."""
     if not isinstance(program.forward, Pipeline):
         return None
-    return wiring(program.forward, list(program.inputs), description.edges, program.grid.shape.positions)
+    wires = wiring(program.forward, list(program.inputs), description.edges, program.grid.shape.positions)
+    planned = description.division.microbatches if description.division is not None else 1
+    if wires.microbatches != planned:
+        problem = f"lists for {wires.microbatches} micro-batches, and a plan for {planned}"
+        rule = "the lists have every action of the micro-batches that the program was compiled for"
+        raise ProgramMismatch(refusal("SCHEDULE of the program", problem, rule, fix="mend the lists, or compile again"))
+    return wires
 
 
 def elsewhere_only(grid: Grid, positions: Mapping[str, tuple[int, ...]]) -> frozenset[str]:
@@ -42,99 +49,130 @@ def elsewhere_only(grid: Grid, positions: Mapping[str, tuple[int, ...]]) -> froz
     return frozenset(name for name, held in positions.items() if here not in held)
 
 
+@dataclass(frozen=True, slots=True)
+class StepCall:
+    """A call of a divided program: this rank's parts of the inputs of every micro-batch, by name, and the tensors, as it calls
+    them; `drawing` opens the step's random numbers. Backward runs if it `trains`, with `seed` as the gradient of the loss.
+    """
+
+    every: Sequence[Microbatch]
+    inputs: Sequence[Mapping[str, Tensor]]
+    tensors: Mapping[str, Tensor]
+    current: CurrentCall
+    drawing: Callable[..., AbstractContextManager[Draws]]
+    trains: bool
+    seed: float = 1.0
+
+
 class PipelinedStep:
-    """A divided model on this rank: `trained` are the parameters of its position that have a gradient, by name."""
+    """A divided model on this rank."""
 
     def __init__(
-        self,
-        grid: Grid,
-        wires: Wiring,
-        program: BatchProgram,
-        trained: Mapping[str, nn.Parameter],
-        replicas: Replicas,
-        dtype: torch.dtype | None,
+        self, grid: Grid, wires: Wiring, program: BatchProgram, replicas: Replicas, dtype: torch.dtype | None
     ) -> None:
+        division = program.description.division
         self._grid = grid
         self._wires = wires
         self._program = program
-        self._trained = trained
         self._replicas = replicas
         self._dtype = dtype
+        self._rows = program.description.rows if division is None else division.rows  # that edges are described for
         self._specs = {item.name: item for item in program.description.edges}
-        self._executor = Executor(grid, wires, program.description.rows, dtype)
+        self._drawn: dict[int, DrawnTensor] = {}
+        self.executor = Executor(grid, wires, self._rows, dtype)
 
     @staticmethod
-    def of(
-        grid: Grid, wires: Wiring, program: BatchProgram, state: ModelState, dtype: torch.dtype | None
-    ) -> PipelinedStep:
-        """The step of a program. Collective: it makes communicators."""
-        trained = {
-            name: tensor
-            for name, tensor in state.tensors.items()
-            if isinstance(tensor, nn.Parameter) and tensor.requires_grad
-        }
-        return PipelinedStep(
-            grid, wires, program, trained, Replicas(grid, wires.positions(program.description.parameters)), dtype
-        )
+    def of(grid: Grid, wires: Wiring, program: BatchProgram, dtype: torch.dtype | None) -> PipelinedStep:
+        """The step of a program. Collective: it makes communicators. Raises ConfigError where there are too many tags."""
+        assert grid.place is not None
+        check_tags(wires, grid.place.comm.largest_tag)
+        positions = wires.positions(program.description.parameters)
+        return PipelinedStep(grid, wires, program, Replicas(grid, positions), dtype)
 
-    def micro_batches(self, tensors: Mapping[str, Tensor], rows: int) -> list[MicroBatch]:
-        """Whole inputs of so many rows in micro-batches, each as this rank's parts."""
-        bounds = even_bounds(rows, min(self._wires.microbatches, max(rows, 1)))
-        batched, layouts = self._program.description.batched, self._program.inputs
+    def microbatches(self, rows: int) -> tuple[Microbatch, ...]:
+        """Those of a batch. Raises ConfigError where there are more than the lists have."""
+        every = microbatches_of(self._program.description.microbatches(rows))
+        if len(every) > self._wires.microbatches:
+            problem = f"a batch of {rows} rows, {len(every)} micro-batches"
+            rule = f"the lists of a divided program have {self._wires.microbatches}"
+            raise ConfigError(refusal("inputs of the step", problem, rule, fix="drop or divide such a batch"))
+        return every
+
+    def run(self, call: StepCall) -> tuple[Tensor, list[list[Tensor]]]:
+        """The loss, and this rank's parts of the outputs of every micro-batch. Collective over the grid."""
+        leaves = apart(call.tensors) if call.trains else dict(call.tensors)
+        trained = [leaf for name, leaf in leaves.items() if leaf is not call.tensors[name]]
+        namespace = Namespace(leaves, call.current)
+        results = self.executor.run(self._batches(call, namespace), namespace, trained, call.seed, trains=call.trains)
+        self._drawn = results.drawn
+        made = {name: self._everywhere(name, results.returned.get(name, {}), call) for name in self._wires.returns}
+        losses, *outputs = made.values()
+        parts = [list(row) for row in zip(*outputs, strict=True)]
+        loss = torch.stack(losses).sum(0)
+        if call.trains:
+            self._replicas.sum(leaves)
+            loss = handed(loss, call.tensors, leaves, call.seed)
+        return loss, parts
+
+    def drawn(self) -> tuple[DrawnTensor, ...]:
+        """The random tensors of the last call's first micro-batch, on all positions together. Collective."""
+        assert self._grid.place is not None
+        mine = [[number, kind, list(shape)] for number, (kind, shape) in self._drawn.items()]
+        rows = [row for theirs in self._grid.place.comm.gather_objects(mine) for row in theirs]  # type: ignore[attr-defined]
+        return tuple((kind, tuple(shape)) for _, kind, shape in sorted(rows))
+
+    def free(self) -> None:
+        """Give the communicators back."""
+        self._replicas.free()
+
+    def _batches(self, call: StepCall, namespace: Namespace) -> list[SegmentInputs]:
+        """What the executor takes; counts of the whole batch are among the inputs, under their names."""
+        training, counts = call.current.training, self._counts(call, namespace)
         return [
-            MicroBatch(
-                {
-                    name: view_part(tensor[start:stop] if name in batched else tensor, layouts[name], self._grid.axes)
-                    for name, tensor in tensors.items()
-                },
-                stop - start,
+            SegmentInputs(
+                {**own, **counts},
+                one.size,
+                partial(one.enter, call.current, training=training),
+                partial(call.drawing, rows=one.place),
             )
-            for start, stop in itertools.pairwise(bounds)
+            for one, own in zip(call.every, call.inputs, strict=True)
         ]
 
-    def run(
-        self, batches: Sequence[MicroBatch], namespace: Namespace, drawing: Drawing, trains: bool, seed: float = 1.0
-    ) -> tuple[Tensor, list[Tensor]]:
-        """The loss, and this rank's parts of the outputs. Collective over the grid."""
-        with self._aside() as gradients:
-            made = self._executor.run(batches, namespace, drawing, seed, trains)
-            loss, *outputs = [self._everywhere(name, made.get(name), batches) for name in self._wires.returns]
-            if trains:
-                gradients += self._replicas.summed(self._trained)
-        if not trains:
-            return loss, outputs
-        return hand_over(loss, gradients, list(self._trained.values()), seed), outputs
+    def _counts(self, call: StepCall, namespace: Namespace) -> dict[str, Tensor]:
+        """The counts of the whole batch that segments of this position read, by name."""
+        program, division = self._program.program, self._program.description.division
+        names = self._wires.counted
+        here = {name for segment in self._wires.segments if segment.at == self._place for name in segment.reads}
+        if program.counts is None or division is None or not here.intersection(names):
+            return {}
+        inputs = [[own[name] for name in program.inputs] for own in call.inputs]
+        dtypes = [precise(dtype_of(name), self._dtype) for name in division.counts]
+        return dict(
+            zip(names, counted(program.counts, namespace, call.current, call.every, inputs, dtypes), strict=True)
+        )
 
-    @contextmanager
-    def _aside(self) -> Iterator[list[Tensor | None]]:
-        """Gradients of earlier steps out of the way, and those of this one taken off the parameters."""
-        earlier = [parameter.grad for parameter in self._trained.values()]
-        for parameter in self._trained.values():
-            parameter.grad = None
-        try:
-            yield []
-        finally:
-            for parameter, gradient in zip(self._trained.values(), earlier, strict=True):
-                parameter.grad = gradient
+    @property
+    def _place(self) -> int:
+        assert self._grid.place is not None
+        return self._grid.place.index
 
-    def _everywhere(self, name: str, parts: Sequence[Tensor] | None, batches: Sequence[MicroBatch]) -> Tensor:
-        """What one position returns, on all of them: the sum of the losses, or outputs one behind the other."""
+    def _everywhere(self, name: str, parts: Mapping[int, Tensor], call: StepCall) -> list[Tensor]:
+        """What one position returns of every micro-batch, on all of them."""
         assert self._grid.place is not None
         spec, maker = self._specs[name], self._wires.segments[self._wires.makers[name]].at
-        rows = sum(batch.rows for batch in batches)
-        if parts is None:
-            tensor = torch.empty(self._shape(spec, rows), dtype=precise(spec.dtype, self._dtype))
-        elif name == self._wires.returns[0]:
-            tensor = torch.stack(tuple(parts)).sum(0)
-        else:
-            tensor = torch.cat(tuple(parts), spec.rows[0]) if spec.rows and len(parts) > 1 else parts[-1]
-        tensor = tensor.contiguous()
-        self._grid.place.comm.broadcast(tensor, maker)
-        return tensor
+        made = [
+            parts[m].contiguous()
+            if parts
+            else torch.empty(self._shape(spec, one.size), dtype=precise(spec.dtype, self._dtype))
+            for m, one in enumerate(call.every)
+        ]
+        for tensor in made:
+            self._grid.place.comm.broadcast(tensor, maker)
+        return made
 
     def _shape(self, spec: EdgeSpec, rows: int) -> tuple[int, ...]:
-        planned, layouts = self._program.description.rows, self._program.outputs.get(self._path(spec.name))
-        whole = [n * rows // planned if dim in spec.rows else n for dim, n in enumerate(spec.shape)]
+        layouts = self._program.outputs.get(self._path(spec.name))
+        whole = [n * rows // self._rows if dim in spec.rows else n for dim, n in enumerate(spec.shape)]
         return local_shape(whole, layouts, self._grid.axes) if layouts is not None else tuple(whole)
 
     def _path(self, name: str) -> str:

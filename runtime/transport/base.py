@@ -48,6 +48,10 @@ class Comm(Protocol):
     def seconds(self) -> float:
         """Wall seconds that this rank has spent inside calls so far."""
 
+    @property
+    def largest_tag(self) -> int:
+        """The tags of messages are below this number."""
+
     def empty(self, numel: int, dtype: torch.dtype) -> Tensor:
         """A flat tensor, of no particular content, that sums leave where it lies: the fastest to `all_reduce`.
 

@@ -28,6 +28,10 @@ class ForwardingComm(Comm):
     def seconds(self) -> float:
         return self._inner.seconds
 
+    @property
+    def largest_tag(self) -> int:
+        return self._inner.largest_tag
+
     def empty(self, numel: int, dtype: torch.dtype) -> Tensor:
         return self._inner.empty(numel, dtype)
 

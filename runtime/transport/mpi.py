@@ -73,6 +73,11 @@ class MpiComm(Comm):
     def seconds(self) -> float:
         return self._seconds
 
+    @property
+    def largest_tag(self) -> int:
+        bound = MPI.COMM_WORLD.Get_attr(MPI.TAG_UB)
+        return int(bound) - _FIRST_TAG if isinstance(bound, int) else 32767 - _FIRST_TAG  # which MPI guarantees
+
     def empty(self, numel: int, dtype: torch.dtype) -> Tensor:
         return self._shared().empty(numel, dtype)
 
