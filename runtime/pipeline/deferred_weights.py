@@ -31,7 +31,7 @@ _NODES = 32  # that may lie between parameters and a weight made of them
 
 
 @dataclass(frozen=True, slots=True)
-class _Call:
+class _WeightCall:
     """A call that may defer: its weight and bias, and what it computes of input and weight."""
 
     weight: Tensor
@@ -55,7 +55,7 @@ class _Call:
             yield self.bias, gradient.sum([dim for dim in range(gradient.dim()) if dim != features])
 
 
-_Found = tuple[Tensor, _Call]  # the input of a call, and the call
+_Found = tuple[Tensor, _WeightCall]  # the input of a call, and the call
 
 
 class DeferredWeights:
@@ -63,7 +63,7 @@ class DeferredWeights:
 
     def __init__(self, trained: Sequence[Tensor]) -> None:
         self._trained = {id(leaf) for leaf in trained}
-        self._kept: list[tuple[_Call, Tensor, Tensor]] = []  # with input and gradient
+        self._kept: list[tuple[_WeightCall, Tensor, Tensor]] = []  # with input and gradient
         self._made: list[Tensor] = []  # weights that are no parameters themselves
         self.anchor = torch.empty(0, requires_grad=True)  # makes that a call has a backward, whatever its input is
 
@@ -96,11 +96,11 @@ class DeferredWeights:
                 torch.autograd.backward(operands, gradients)
         self._made.clear()
 
-    def keep(self, call: _Call, x: Tensor, gradient: Tensor) -> None:
+    def keep(self, call: _WeightCall, x: Tensor, gradient: Tensor) -> None:
         """Called in backward."""
         self._kept.append((call, x, gradient))
 
-    def defers(self, call: _Call) -> bool:
+    def defers(self, call: _WeightCall) -> bool:
         """Whether a call is to defer."""
         operands = call.operands
         if not torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
@@ -162,7 +162,7 @@ class _Deferred(torch.autograd.Function):
         x: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        call: _Call,
+        call: _WeightCall,
         deferred: DeferredWeights,
     ) -> Tensor:
         ctx.save_for_backward(x, weight)
@@ -179,7 +179,7 @@ class _Deferred(torch.autograd.Function):
 
 
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> _Found:
-    call = _Call(
+    call = _WeightCall(
         weight,
         bias,
         F.linear,
@@ -193,7 +193,7 @@ def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> _Found
 def _product(input: Tensor, other: Tensor) -> _Found | None:
     if input.dim() < 2 or other.dim() != 2:
         return None
-    call = _Call(
+    call = _WeightCall(
         other,
         None,
         lambda x, w, _: x @ w,
@@ -226,7 +226,7 @@ def _convolution(dims: int) -> Callable[..., _Found | None]:
             made: Tensor = torch.ops.aten.convolution_backward(gradient, x, w, None, *window, mask)[mine]
             return made
 
-        call = _Call(
+        call = _WeightCall(
             weight,
             bias,
             lambda x, w, b: torch.convolution(x, w, b, *window),

@@ -63,7 +63,7 @@ class _SegmentRun:
     deferred: DeferredWeights | None
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class StepResults:
     """What this position makes of what the program returns, by name and micro-batch, and what micro-batch 0 drew, by number."""
 
@@ -72,7 +72,7 @@ class StepResults:
 
 
 @dataclass(slots=True)
-class _Step:
+class _StepUnderWay:
     """What one step has under way on this position."""
 
     batches: Sequence[SegmentInputs]
@@ -135,7 +135,7 @@ class Executor:
             lambda message: self._room(message, batches[message.microbatch].rows),
             lambda number: self.words(actions[number]),
         )
-        step = _Step(batches, namespace, trained, seed, trains, mail)
+        step = _StepUnderWay(batches, namespace, trained, seed, trains, mail)
         for number, action in enumerate(actions):
             start, step.waited = time.perf_counter(), 0.0
             mail.post(number)
@@ -151,7 +151,7 @@ class Executor:
         """An action with the function of its segment: ``F0.3 (embed_to_h5)``."""
         return f"{action} ({self._wires.segments[action.segment].function.__name__})"
 
-    def _carry_out(self, step: _Step, action: Action) -> None:
+    def _carry_out(self, step: _StepUnderWay, action: Action) -> None:
         step.batches[action.microbatch].enter()  # for backward too: it may compute parts of forward again
         if action.kind == "F":
             self._forward(step, action)
@@ -160,7 +160,7 @@ class Executor:
         else:
             step.deferred.pop((action.segment, action.microbatch)).finish()
 
-    def _forward(self, step: _Step, action: Action) -> None:
+    def _forward(self, step: _StepUnderWay, action: Action) -> None:
         segment, m = self._wires.segments[action.segment], action.microbatch
         leaves = {name: self._leaf(step, name, m) for name in segment.reads if name in self._wires.edges}
         arguments = [leaves[name] if name in leaves else step.batches[m].inputs[name] for name in segment.reads]
@@ -170,7 +170,7 @@ class Executor:
         with step.batches[m].drawing(segment.draws) as draws, deferred.watching() if deferred else nullcontext():
             written = segment.function(step.namespace, *arguments)
         if m == 0:
-            step.results.drawn |= dict(zip(_numbers(segment, len(draws.drawn)), draws.drawn, strict=True))
+            step.results.drawn.update(zip(_numbers(segment, len(draws.drawn)), draws.drawn, strict=True))
         tensors = (written,) if isinstance(written, Tensor) else written
         results = dict(zip(segment.writes, tensors, strict=True))
         for name, tensor in results.items():
@@ -181,7 +181,7 @@ class Executor:
         if step.trains:
             step.runs[action.segment, m] = _SegmentRun(leaves, results, deferred)
 
-    def _backward(self, step: _Step, action: Action) -> None:
+    def _backward(self, step: _StepUnderWay, action: Action) -> None:
         m, run = action.microbatch, step.runs.pop((action.segment, action.microbatch))
         roots, seeds = [], []
         for name, tensor in run.results.items():
@@ -202,7 +202,7 @@ class Executor:
                 step.gradients.setdefault((name, m), {})[action.segment] = own
                 self._send_back(step, action, edge)
 
-    def _leaf(self, step: _Step, name: str, m: int) -> Tensor:
+    def _leaf(self, step: _StepUnderWay, name: str, m: int) -> Tensor:
         """What a segment reads, apart from whoever made it."""
         edge = self._wires.edges[name]
         if (name, m) in step.held:
@@ -214,14 +214,14 @@ class Executor:
             step.held[name, m] = tensor, readers - 1
         return tensor.detach().requires_grad_(edge.spec.differentiable and step.trains)
 
-    def _hand_on(self, step: _Step, action: Action, edge: Crossing, tensor: Tensor) -> None:
+    def _hand_on(self, step: _StepUnderWay, action: Action, edge: Crossing, tensor: Tensor) -> None:
         m, readers = action.microbatch, len(self._wires.read_here(self._at, edge))
         if readers:
             step.held[edge.spec.name, m] = tensor.detach(), readers
         for position in edge.others:
             step.mail.send(Message(edge, m, position, back=False), tensor, self.words(action))
 
-    def _gradient(self, step: _Step, name: str, m: int, tensor: Tensor) -> Tensor | None:
+    def _gradient(self, step: _StepUnderWay, name: str, m: int, tensor: Tensor) -> Tensor | None:
         """The gradient of what a segment wrote: its seed, if it is the loss, and what all readers send back."""
         parts = [torch.full_like(tensor, step.seed)] if name == self._wires.returns[0] else []
         edge = self._wires.edges.get(name)
@@ -231,7 +231,7 @@ class Executor:
             parts += [self._taken(step, Message(edge, m, position, back=True)) for position in edge.others]
         return sum(parts[1:], parts[0]) if parts else None
 
-    def _send_back(self, step: _Step, action: Action, edge: Crossing) -> None:
+    def _send_back(self, step: _StepUnderWay, action: Action, edge: Crossing) -> None:
         """Send a gradient to where the value came from, once all segments of this position that read it have theirs."""
         m, readers = action.microbatch, self._wires.read_here(self._at, edge)
         if edge.position == self._at or len(step.gradients[edge.spec.name, m]) < len(readers):
@@ -240,7 +240,7 @@ class Executor:
         first, *others = (parts[segment] for segment in readers)
         step.mail.send(Message(edge, m, edge.position, back=True), sum(others, first), self.words(action))
 
-    def _taken(self, step: _Step, message: Message) -> Tensor:
+    def _taken(self, step: _StepUnderWay, message: Message) -> Tensor:
         start = time.perf_counter()
         tensor = step.mail.take(message)
         step.waited += time.perf_counter() - start

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from autopar.ir.batch_sizes import MicrobatchPlan
 from autopar.ir.layout import Copied, Shard
-from autopar.ir.pipeline.schedule import format_schedule
+from autopar.ir.pipeline.schedule import format_schedule, parse_schedule
 from autopar.partitioner.schedules.named import NAMED
 from autopar.partitioner.schedules.pipeline_problem import PipelineProblem, SegmentEdge
 from autopar.runtime import Grid, all_sum
@@ -49,8 +50,8 @@ class Ladder(nn.Module):
 def segments(axes, dropped):
     """The functions, for inputs whose rows are split over these axes."""
 
-    def over(x, p):
-        return {0: (axes[0], p.batch)} if axes else {}
+    def over(p):
+        return {0: (axes[0], p.batch), "batch": 0} if axes else {"batch": 0}
 
     def embed(p, ids):
         x = F.embedding(ids, p.embed.weight) + p.position
@@ -59,11 +60,11 @@ def segments(axes, dropped):
     def middle(p, h):
         g = torch.tanh(F.linear(h, p.blocks[1].weight, p.blocks[1].bias))
         g = g + F.linear(torch.tanh(g), p.blocks[1].weight)
-        return dropout(g @ p.mix.T + p.mix.sum(), dropped, over(g, p))
+        return dropout(g @ p.mix.T + p.mix.sum(), dropped, over(p))
 
     def convolved(p, g, x):
         def again(y):
-            y = dropout(torch.sin(F.linear(y, p.conv.weight[:, :, 0], p.conv.bias)), dropped, over(y, p))
+            y = dropout(torch.sin(F.linear(y, p.conv.weight[:, :, 0], p.conv.bias)), dropped, over(p))
             return y * (p.batch / p.batch)
 
         k = F.conv1d((g + x).transpose(1, 2), p.conv.weight, p.conv.bias, padding=1).transpose(1, 2)
@@ -121,7 +122,7 @@ def program(grid, at, schedule, dropped=0.0):
     return Program(grid, pipeline, inputs, dict.fromkeys(patterns, copied), outputs={"logits": split})
 
 
-def description(grid):
+def description(grid, microbatches):
     """What a plan would say of it."""
     model = Ladder()
     floats = torch.float32
@@ -145,13 +146,15 @@ def description(grid):
         rows=ROWS,
         batched=("ids", "labels"),
         edges=edges,
+        division=MicrobatchPlan(microbatches, ROWS, outputs=("shard 0",)) if microbatches > 1 else None,
     )
 
 
 def parallel(grid, at, schedule, model, dropped=0.0, dtype=torch.float64):
     """This rank's session, with the model's values."""
     made = program(grid, at, schedule, dropped)
-    return Parallel(made, description(grid), module_values(model), dtype=dtype)
+    count = 1 + max(action.microbatch for actions in parse_schedule(schedule) for action in actions)
+    return Parallel(made, description(grid, count), module_values(model), dtype=dtype)
 
 
 def batch(rows=ROWS, seed=0):

@@ -73,3 +73,26 @@ def assert_trains_alike(grid, at, schedule, rows=divided.ROWS, dropped=0.0):
 def test_a_schedule_trains_as_the_sequential_model_does(name):
     grid, at, schedule, microbatches = SETTINGS[name]
     assert_trains_alike(grid, at, divided.named(schedule, at, microbatches))
+
+
+@pytest.mark.parametrize("rows", [2, 5])
+def test_batches_of_other_sizes_have_fewer_micro_batches_or_uneven_ones(rows):
+    assert_trains_alike("stage:2x2", (0, 1, 0, 1), divided.named("interleaved", (0, 1, 0, 1), 4), rows)
+
+
+@pytest.mark.parametrize("schedule", ["1f1b", "zb"])
+def test_dropout_draws_what_the_undivided_program_draws(schedule):
+    assert_trains_alike("stage:2x2", (0, 1, 1, 1), divided.named(schedule, (0, 1, 1, 1), 2), dropped=0.4)
+
+
+def test_messages_may_come_before_those_that_are_read_first():
+    schedule = """
+    0: F0.0 F0.1 F2.1 F2.0 B2.0 B2.1 B0.1 B0.0
+    1: F1.0 F1.1 F3.0 F3.1 B3.1 B3.0 B1.0 B1.1
+    """
+    backwards = """
+    0: F0.1 F0.0 F2.1 F2.0 B2.0 B2.1 B0.0 B0.1
+    1: F1.0 F1.1 F3.1 F3.0 B3.1 B3.0 B1.0 B1.1
+    """
+    for text in (schedule, backwards):
+        assert_trains_alike("stage:2", (0, 1, 0, 1), text)
