@@ -230,7 +230,9 @@ class _Builder:
 
 def _draws(item: AnnotatedCall) -> bool:
     """Whether the call draws random numbers."""
-    return item.op.random or ("attention" in item.node.target and bool(item.call.arg(4, "dropout_p", 0.0)))
+    if "attention" in item.node.target:
+        return bool(item.call.arg(4, "dropout_p", 0.0))
+    return item.op.random
 
 
 def _mean_of_samples(item: AnnotatedCall) -> bool:

@@ -5,16 +5,26 @@ All ranks of a grid run in this process. Batches have seven rows, so that micro-
 
 import copy
 import itertools
+from pathlib import Path
 
 import pytest
 import torch
-from compiling import QUICK
+from compiling import CASES, QUICK, compiled_file, verified
 from microbatched import MODELS, ROWS, captured, compiled, on_ranks, tokens, trained, trained_program
 from torch import nn
 
 import autopar
 from autopar.errors import ConfigError, InfeasiblePlan
 from autopar.ir.layout import Shard
+from autopar.ir.plan_file import to_json
+from autopar.runtime import simulate
+from autopar.runtime.parameters.deferred_init import module_values
+from autopar.runtime.profiling.profiler import Profiler
+from autopar.runtime.program.from_text import program_of
+from autopar.runtime.program.plan_reader import parse_description
+from autopar.runtime.session.parallel_module import Parallel
+
+MODEL_FILES = Path(__file__).parent / "models"
 
 
 def assert_trains_alike(name, grid, microbatches, rows=ROWS, more=(), cuts=None):
@@ -39,12 +49,14 @@ def assert_trains_alike(name, grid, microbatches, rows=ROWS, more=(), cuts=None)
     return one
 
 
-@pytest.mark.parametrize("microbatches", [2, 3])
-@pytest.mark.parametrize("grid", ["1", "2", "2x2"])
-@pytest.mark.parametrize("name", list(MODELS))
+PAIRS = [("tokens", grid, microbatches) for grid in ("1", "2", "2x2") for microbatches in (2, 3)]
+PAIRS += [
+    (name, grid, microbatches) for name in MODELS if name != "tokens" for grid, microbatches in (("2", 2), ("2x2", 3))
+]
+
+
+@pytest.mark.parametrize(("name", "grid", "microbatches"), PAIRS)
 def test_three_steps_are_those_of_the_undivided_model(name, grid, microbatches):
-    if name != "tokens" and (grid == "1" or microbatches + int(grid[-1]) == 5):
-        pytest.skip("of the other models every second pair")
     one = assert_trains_alike(name, grid, microbatches)
     assert one.plan.batch.division.microbatches == microbatches
     assert f"microbatches={microbatches}" in one.source
@@ -245,3 +257,40 @@ def test_a_memory_limit_that_no_undivided_plan_meets_is_met_by_micro_batches():
     losses = trained(copy.deepcopy(model), batches)
     for each in on_ranks(found, model, lambda parallel: trained_program(parallel, batches)):
         torch.testing.assert_close(each, losses, rtol=1e-10, atol=1e-10)
+
+
+def test_a_step_in_micro_batches_is_profiled_as_one_step():
+    model, (batch, *_), one = compiled("tokens", "2", 2)
+    description, places = parse_description(to_json(one.plan), "plan.json"), one.plan.places
+    known = {name for item in description.parameters for name in (item.name, *item.aliases)}
+    values = [*one.constants.items(), *(pair for pair in module_values(model) if pair[0] in known)]
+
+    def rank():
+        parallel = Parallel(program_of(one.source, "<program in micro-batches>"), description, values, torch.float64)
+        profiler = Profiler(parallel, [(place.function, place.text) for place in places])
+        with profiler.step():
+            parallel(**batch).backward()
+        return profiler.expressions, profiler.result()
+
+    expressions, profiles = simulate(2, rank)[0]
+    for profile in profiles:
+        pieces = [piece for piece in profile.pieces if piece.expression is not None]
+        assert {"forward", "backward"} <= {piece.kind for piece in pieces}
+        for piece in pieces:  # the second micro-batch is no further round of a loop
+            place = expressions[piece.expression].place
+            assert piece.round < (1 if place is None else max(1, len(places[place].calls)))
+
+
+def test_a_file_of_a_model_is_verified_in_micro_batches(tmp_path):
+    folder = compiled_file(MODEL_FILES / "small_mlp.py", "2", tmp_path / "build", "mlp", microbatches=2)
+    differences = verified(folder / "program.py", "2", CASES[1:2], 2)
+    assert {one.what for one in differences} == {"losses", "gradients", "state"}
+    assert [one for one in differences if not one.relative <= one.tolerance] == []
+
+
+def test_plain_attention_stays_plain():
+    _, _, one = compiled("tokens", "2", 2)
+    _, _, dropped = compiled("dropout", "2", 2)
+    assert "F.scaled_dot_product_attention" in one.source
+    assert '"batch": 0' not in one.source
+    assert '"batch": 0' in dropped.source

@@ -8,6 +8,7 @@ import random
 
 import pytest
 
+from autopar.errors import CaptureError, ConfigError
 from autopar.ops.registry import registry
 from autopar.proof import GRIDS
 from autopar.proof.random_calls import drawable
@@ -38,3 +39,23 @@ def test_models_are_drawn_from_most_records_alike_each_time():
     known = {op.name for op in registry().values() if drawable(op)}
     assert len(drawn & known) > 0.5 * len(known)
     assert drawn_model(7).text == models[7].text
+
+
+DIVIDED = 16
+
+
+def test_drawn_programs_in_micro_batches_compute_what_the_model_computes_or_are_refused():
+    computed, refused = 0, []
+    for seed in range(DIVIDED):
+        draw = random.Random(seed)
+        try:
+            cases = Case.of(drawn_model(seed, (2, 2), batched=True), (GRIDS[seed % len(GRIDS)],), 2 + seed % 2)
+        except (ConfigError, CaptureError) as error:
+            refused.append(str(error))
+            continue
+        for case in cases:
+            assert not case.differs(draw)
+            assert not case.differs(draw)
+            computed += 1
+    assert all("rule: " in text for text in refused)
+    assert computed > DIVIDED // 6  # most of what is drawn mixes the rows of its batch, or has one row
