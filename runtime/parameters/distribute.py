@@ -1,6 +1,7 @@
 """Values that rank 0 has and hands out: each rank receives its part of every tensor, one tensor at a time, and nothing else.
 
-Rank 0 is the first rank of every axis. Over one axis after another, outermost first, the ranks that hold something hand it
+Rank 0 is the first rank of every axis. Where the graph is divided, it hands a tensor to the first rank of each position that
+holds it. Over one axis after another, outermost first, the ranks that hold something hand it
 on to the others of their row: whole where the axis repeats the tensor, cut where it splits it. So no rank but the first
 ever has room for a whole tensor that is split.
 """
@@ -8,7 +9,7 @@ ever has room for a whole tensor that is split.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import torch
@@ -30,6 +31,19 @@ class FromRank0:
     shape: tuple[int, ...]
     dtype: torch.dtype
     device: torch.device
+
+    def reaching(self, place: Axis, axes: Sequence[Axis], positions: Sequence[int]) -> FromRank0:
+        """The tensor, known to the first rank of each of these positions. Collective."""
+        held = self.tensor
+        if not any(axis.index for axis in axes) and 0 not in self.shape:
+            if held is not None:
+                for position in positions:
+                    if position:
+                        place.comm.exchange({position: held.detach().contiguous()}, {})
+            elif place.index in positions:
+                held = torch.empty(self.shape, dtype=self.dtype, device=self.device)
+                place.comm.exchange({}, {0: held})
+        return replace(self, tensor=held)
 
     def part(self, layouts: Layouts, axes: Sequence[Axis]) -> Tensor:
         """This rank's part, in memory of its own. Collective."""

@@ -19,14 +19,20 @@ from torch import Tensor
 from autopar.errors import CheckpointError, refusal
 from autopar.ir.layout import Layouts, Shard
 from autopar.runtime.grid.grid import Axis
+from autopar.runtime.parameters.holders import Holders
 from autopar.runtime.parameters.shards import gather_whole, take_part
-from autopar.runtime.program.plan_reader import TensorSpec
+from autopar.runtime.program.plan_reader import TensorSpec, dtype_name, dtype_of
 
 Owners = Mapping[Tensor, tuple[TensorSpec, Layouts]]  # of every parameter, what it is and how it lies
 
 
-def full(optimizer: torch.optim.Optimizer, owners: Owners, axes: Sequence[Axis]) -> dict[str, Any]:
-    """The whole state. Collective: the ranks have called the same optimizer alike. Raises CheckpointError."""
+def full(
+    optimizer: torch.optim.Optimizer, owners: Owners, axes: Sequence[Axis], holders: Holders, names: Sequence[str]
+) -> dict[str, Any]:
+    """The whole state. Collective: the ranks have called the same optimizer alike. Raises CheckpointError.
+
+    `names` are those of all tensors, in the order of the model.
+    """
     _check(optimizer, owners)
     groups = [
         {key: value for key, value in group.items() if key != "params"}
@@ -41,13 +47,66 @@ def full(optimizer: torch.optim.Optimizer, owners: Owners, axes: Sequence[Axis])
                 key: gather_whole(value, item.shape, layouts, axes) if _elementwise(value, parameter) else _own(value)
                 for key, value in optimizer.state[parameter].items()
             }
-    return {"state": state, "param_groups": groups}
+    if holders.place is None:
+        return {"state": state, "param_groups": groups}
+    return {"state": _united(state, holders, names), "param_groups": _united_groups(groups, holders, names)}
 
 
-def load(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any], owners: Owners, axes: Sequence[Axis]) -> None:
+def _united(state: Mapping[str, Any], holders: Holders, names: Sequence[str]) -> dict[str, Any]:
+    """The states of the parameters of all positions, by name."""
+    assert holders.place is not None
+    mine = {name: {key: _kind(value) for key, value in kept.items()} for name, kept in state.items()}
+    every: list[Any] = holders.place.comm.gather_objects(mine)
+    unknown = [
+        f"{key} of {name}: {what}"
+        for said in every
+        for name, kept in said.items()
+        for key, (kind, what) in kept.items()
+        if kind == "other"
+    ]
+    if unknown:
+        rule = "what is kept for a parameter is a tensor, a number or a text, which the ranks of other positions can be told"
+        raise CheckpointError(refusal("state of the optimizer", "it cannot be put together", rule, unknown))
+    united: dict[str, Any] = {}
+    for name in names:
+        kinds = every[holders.of(name)[0]].get(name)
+        if kinds is None:
+            continue
+        own = state.get(name, {})
+        united[name] = {
+            key: holders.shown(name, own.get(key), what[0], dtype_of(what[1])) if kind == "tensor" else what
+            for key, (kind, what) in kinds.items()
+        }
+    return united
+
+
+def _kind(value: object) -> list[object]:
+    """What the other positions are told of a value."""
+    if isinstance(value, Tensor):
+        return ["tensor", [list(value.shape), dtype_name(value.dtype)]]
+    if value is None or isinstance(value, bool | int | float | str):
+        return ["value", value]
+    return ["other", type(value).__name__]
+
+
+def _united_groups(groups: Sequence[Mapping[str, Any]], holders: Holders, names: Sequence[str]) -> list[dict[str, Any]]:
+    """The groups with the parameters of all positions, in the order of the model."""
+    assert holders.place is not None
+    every: list[Any] = holders.place.comm.gather_objects([group["params"] for group in groups])
+    if len({len(theirs) for theirs in every}) > 1:
+        lines = [f"position {position}: {len(theirs)} groups" for position, theirs in enumerate(every)]
+        rule = "optimizers have the same groups on all positions, each with the parameters that are there"
+        raise CheckpointError(refusal("state of the optimizer", "it cannot be put together", rule, lines))
+    held = [{name for theirs in every for name in theirs[i]} for i in range(len(groups))]
+    return [{**group, "params": [n for n in names if n in held[i]]} for i, group in enumerate(groups)]
+
+
+def load(
+    optimizer: torch.optim.Optimizer, saved: Mapping[str, Any], owners: Owners, axes: Sequence[Axis], holders: Holders
+) -> None:
     """Take this rank's parts of a whole state. Raises CheckpointError where it is not of this optimizer's parameters."""
     _check(optimizer, owners)
-    for group, saved_group in zip(optimizer.param_groups, _groups(optimizer, saved, owners), strict=True):
+    for group, saved_group in zip(optimizer.param_groups, _groups(optimizer, saved, owners, holders), strict=True):
         group.update((key, value) for key, value in saved_group.items() if key != "params")
     for parameter in _parameters(optimizer):
         item, layouts = owners[parameter]
@@ -60,9 +119,11 @@ def load(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any], owners: Own
             }
 
 
-def _groups(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any], owners: Owners) -> list[Mapping[str, Any]]:
+def _groups(
+    optimizer: torch.optim.Optimizer, saved: Mapping[str, Any], owners: Owners, holders: Holders
+) -> list[Mapping[str, Any]]:
     mine = [[owners[parameter][0].name for parameter in group["params"]] for group in optimizer.param_groups]
-    theirs = [list(group["params"]) for group in saved["param_groups"]]
+    theirs = [list(filter(holders.here, group["params"])) for group in saved["param_groups"]]
     if mine != theirs:
         problem = (
             f"groups of {[len(names) for names in theirs]} parameters for groups of {[len(names) for names in mine]}"

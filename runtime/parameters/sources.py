@@ -12,7 +12,7 @@ Where every rank makes the values by itself, `ComparedSource` notes what they we
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -26,6 +26,7 @@ from autopar.ir.layout import Layouts
 from autopar.runtime.diagnostics.collective_errors import alike
 from autopar.runtime.grid.grid import Axis
 from autopar.runtime.parameters.checksum import checksum
+from autopar.runtime.parameters.holders import Holders
 from autopar.runtime.parameters.precision import precise
 from autopar.runtime.parameters.shards import Runs, local_shape, rows, take_part
 from autopar.runtime.program.plan_reader import TensorSpec
@@ -38,6 +39,11 @@ class Stored:
 
     slice: Any  # safetensors' own handle
     shape: tuple[int, ...]
+
+    def reaching(self, place: Axis, axes: Sequence[Axis], positions: Sequence[int]) -> Stored:
+        """Itself: every rank reads for itself."""
+        del place, axes, positions
+        return self
 
     def part(self, layouts: Layouts, axes: Sequence[Axis]) -> Tensor:
         """This rank's part."""
@@ -66,11 +72,15 @@ class Parted(Protocol):
     def shape(self) -> tuple[int, ...]:
         """Of the whole."""
 
+    def reaching(self, place: Axis, axes: Sequence[Axis], positions: Sequence[int]) -> Parted:
+        """The tensor, known on these positions of a place axis, whose ranks may then take their parts. Collective."""
+
     def part(self, layouts: Layouts, axes: Sequence[Axis]) -> Tensor:
         """This rank's part."""
 
 
 Source = Iterable[tuple[str, Tensor | Parted]]
+EVERYBODY = Holders()
 
 
 class ComparedSource:
@@ -120,11 +130,11 @@ def load(
     axes: Sequence[Axis],
     dtype: torch.dtype | None,
     filters: torch.memory_format = torch.contiguous_format,
-    elsewhere: Collection[str] = (),
+    holders: Holders = EVERYBODY,
 ) -> dict[str, Tensor]:
     """This rank's part of every described tensor; parameters are `nn.Parameter`. `dtype` replaces floating point.
 
-    Parameters of four dims lie in the order `filters`. Tensors that are held `elsewhere` only are left out.
+    Parameters of four dims lie in the order `filters`. Tensors that other positions hold only are left out.
 
     Names that are tied may come under any of their names. Raises CheckpointError with everything that is missing, of
     another shape, or not described at all.
@@ -139,9 +149,12 @@ def load(
         elif tuple(value.shape) != item.shape:
             problems.append(f"{name} has shape {tuple(value.shape)}, the model's is {item.shape}")
             parts[item.name] = torch.empty(0)
-        elif item.name in elsewhere:
-            parts[item.name] = torch.empty(0)
         elif item.name not in parts:
+            if holders.place is not None and not isinstance(value, Tensor):
+                value = value.reaching(holders.place, axes, holders.of(item.name))
+            if not holders.here(item.name):
+                parts[item.name] = torch.empty(0)
+                continue
             part = take_part(value, layout[item], axes) if isinstance(value, Tensor) else value.part(layout[item], axes)
             parts[item.name] = _made(item, part, dtype, filters)
     problems += [f"{item.name} is missing" for item in layout if item.name not in parts]
@@ -149,7 +162,7 @@ def load(
         rule = "every parameter and buffer of the plan is given once, whole, under its own name"
         fix = "give the state of the model that was compiled, or compile again"
         raise CheckpointError(refusal("values of the parameters", "they do not fit the plan", rule, problems, fix))
-    return {item.name: parts[item.name] for item in layout if item.name not in elsewhere}
+    return {item.name: parts[item.name] for item in layout if holders.here(item.name)}
 
 
 def save(state: Mapping[str, Tensor], path: Path, notes: Mapping[str, str] = MappingProxyType({})) -> None:

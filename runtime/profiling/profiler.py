@@ -35,6 +35,7 @@ from autopar.ir.profile import Bucket, Expression, Piece, RankProfile
 from autopar.runtime.grid.grid import Axis, Grid
 from autopar.runtime.profiling.clock import GRADIENTS, OTHER, WAIT, Owner, StepClock, TimedBucketComm, TimedComm, _Step
 from autopar.runtime.profiling.instrument import RECORDER, Wanted, instrument
+from autopar.runtime.program.pipeline import Pipeline
 from autopar.runtime.program.program import Program
 from autopar.runtime.session.parallel_module import Parallel
 
@@ -122,6 +123,10 @@ class Profiler:
     """
 
     def __init__(self, parallel: Parallel, places: Sequence[Wanted] = ()) -> None:
+        if isinstance(parallel.program.forward, Pipeline):
+            problem, rule = "the graph is divided over positions", "a profile is of a program with one forward"
+            fix = "leave --profile out; `with parallel.recording_actions() as actions:` gives the seconds of actions and waits"
+            raise ConfigError(refusal("profile", problem, rule, fix=fix))
         self._parallel = parallel
         self._clock = StepClock(any(parameter.is_cuda for parameter in parallel.parameters()))
         self._recorder = ExpressionRecorder(self._clock)

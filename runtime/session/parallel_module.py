@@ -26,11 +26,13 @@ from autopar.ir.bucketing import BUCKET_BYTES
 from autopar.ir.layout import Layouts
 from autopar.runtime.diagnostics.collective_errors import together
 from autopar.runtime.grid.counter_rng import DrawnTensor, Draws, drawing
-from autopar.runtime.parameters import optimizer_state, sources
+from autopar.runtime.parameters import sources
 from autopar.runtime.parameters.grad_scaler import GradScaler
 from autopar.runtime.parameters.gradient_buckets import GradientSums
+from autopar.runtime.parameters.holders import Holders
 from autopar.runtime.parameters.shards import local_shape
 from autopar.runtime.parameters.sources import Source
+from autopar.runtime.pipeline.executor import TimedAction
 from autopar.runtime.process import keep_freed_memory
 from autopar.runtime.program.namespace import CurrentCall, Namespace, register
 from autopar.runtime.program.pipeline import Pipeline
@@ -40,7 +42,7 @@ from autopar.runtime.session import batch_programs, microbatched_step
 from autopar.runtime.session.batch_programs import BatchProgram
 from autopar.runtime.session.inputs import InputBinding, refused_rows
 from autopar.runtime.session.outputs import OutputParts, Outputs
-from autopar.runtime.session.pipelined_step import PipelinedStep, StepCall, elsewhere_only, wiring_of
+from autopar.runtime.session.pipelined_step import PipelinedStep, StepCall, wiring_of
 from autopar.runtime.session.state import ModelState
 from autopar.runtime.transport.base import Comm
 from autopar.runtime.transport.world import simulated_world
@@ -91,14 +93,14 @@ class Parallel(nn.Module):
             wires = wiring_of(program, description)
             positions = wires.positions(description.parameters) if wires else {}
             layouts = {item: self._layouts[item.name] for item in description.parameters}
-            elsewhere = elsewhere_only(self.grid, positions)
-            tensors = sources.load(source, layouts, self.grid.axes, dtype, program.filters, elsewhere)
+            holders = Holders(self.grid.place, positions)
+            tensors = sources.load(source, layouts, self.grid.axes, dtype, program.filters, holders)
         if isinstance(source, sources.ComparedSource):
             source.check(self.grid.comm)
         for item in layouts:
             for name in (item.name, *item.aliases) if item.name in tensors else ():
                 register(self, name, tensors[item.name], item.kind)
-        self._state = ModelState(self.grid, layouts, tensors, dtype, positions)
+        self._state = ModelState(self.grid, layouts, tensors, dtype, holders)
         self._refresh()
         trained = {name: tensor for name, tensor in self._state.tensors.items() if isinstance(tensor, nn.Parameter)}
         self._sums = GradientSums(self.grid, trained, self._layouts, bucket_bytes)
@@ -205,6 +207,13 @@ class Parallel(nn.Module):
         """The whole gradient of every parameter that has one on some rank, by name. Collective."""
         return self._state.gradients()
 
+    def recording_actions(self) -> AbstractContextManager[list[TimedAction]]:
+        """Note what this rank does in the steps of a divided program in the context: actions, their times and waits."""
+        if self._pipelined is None:
+            rule = "a program whose graph is divided over positions has actions"
+            raise ConfigError(refusal("actions", f"grid {self.grid.shape} has no place axis", rule))
+        return self._pipelined.executor.recording()
+
     @property
     def bucket_sizes(self) -> list[int]:
         """The bytes of each sum of gradients, in the order in which they are summed."""
@@ -236,13 +245,12 @@ class Parallel(nn.Module):
 
     def full_optimizer_state_dict(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         """The state of an optimizer over these parameters, whole, by parameter names, and of random numbers. Collective."""
-        state = optimizer_state.full(optimizer, self._state.owners(), self.grid.axes)
-        return state | {RANDOM: self.get_extra_state().tolist()}
+        return self._state.full_optimizer(optimizer) | {RANDOM: self.get_extra_state().tolist()}
 
     def load_full_optimizer_state_dict(self, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
         """Take this rank's part of what `full_optimizer_state_dict` gave, on this grid or another. Collective."""
         with together(self.grid.comm, "loading the optimizer's state"):
-            optimizer_state.load(optimizer, state, self._state.owners(), self.grid.axes)
+            self._state.load_optimizer(optimizer, state)
             if RANDOM in state:
                 self.set_extra_state(torch.tensor(state[RANDOM]))
 
@@ -267,6 +275,8 @@ class Parallel(nn.Module):
     def free(self) -> None:
         """Give back what the gradient sums hold. The grid is the program's."""
         self._sums.free()
+        if self._pipelined is not None:
+            self._pipelined.free()
 
     def __repr__(self) -> str:
         here = sum(parameter.numel() for parameter in self.parameters())
@@ -285,7 +295,8 @@ class Parallel(nn.Module):
             other, own = batch_programs.sharing_parameters(
                 self._programs[0], batch_programs.batch_program(program, description)
             )
-            loaded = sources.load(batch_programs.own_constants(other, constants), own, self.grid.axes, self._dtype)
+            values, everywhere = batch_programs.own_constants(other, constants), Holders(self.grid.place)
+            loaded = sources.load(values, own, self.grid.axes, self._dtype, holders=everywhere)
         for name, tensor in loaded.items():
             register(self, name, tensor, "constant")
         self._state.layouts |= own

@@ -43,12 +43,6 @@ def wiring_of(program: Program, description: Description) -> Wiring | None:
     return wires
 
 
-def elsewhere_only(grid: Grid, positions: Mapping[str, tuple[int, ...]]) -> frozenset[str]:
-    """The tensors that this rank's position does not hold, of those that are held on these positions."""
-    here = grid.place.index if grid.place else 0
-    return frozenset(name for name, held in positions.items() if here not in held)
-
-
 @dataclass(frozen=True, slots=True)
 class StepCall:
     """A call of a divided program: this rank's parts of the inputs of every micro-batch, by name, and the tensors, as it calls

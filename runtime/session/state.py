@@ -7,7 +7,7 @@ first position that holds a tensor speaks for it. All methods but `owners` are c
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,17 +15,19 @@ from torch import Tensor
 from autopar.ir.layout import Layouts
 from autopar.runtime.diagnostics.collective_errors import together
 from autopar.runtime.grid.grid import Grid
-from autopar.runtime.parameters import grad_norm, reshard, sources
+from autopar.runtime.parameters import grad_norm, optimizer_state, reshard, sources
+from autopar.runtime.parameters.holders import Holders
 from autopar.runtime.parameters.optimizer_state import Owners
 from autopar.runtime.parameters.precision import precise
 from autopar.runtime.parameters.shards import gather_gradient, gather_whole
+from autopar.runtime.parameters.sources import EVERYBODY
 from autopar.runtime.program.plan_reader import MinimumRows, TensorSpec
 
 
 class ModelState:
     """This rank's parts: `layouts` of every tensor of the model, and `tensors` by name, which the owner keeps current.
 
-    `positions` are those of the place axis on which a tensor is held; on all where it is not named.
+    `holders` says which positions of the place axis hold a tensor.
     """
 
     def __init__(
@@ -34,31 +36,17 @@ class ModelState:
         layouts: dict[TensorSpec, Layouts],
         tensors: dict[str, Tensor],
         dtype: torch.dtype | None,
-        positions: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
+        holders: Holders = EVERYBODY,
     ) -> None:
         self.grid = grid
         self.layouts = layouts
         self.tensors = tensors
         self._dtype = dtype
-        self._positions = positions
+        self.holders = holders
 
-    @property
-    def elsewhere(self) -> set[str]:
-        """The tensors that other positions hold and this one does not."""
-        return {item.name for item in self.layouts if item.name not in self.tensors}
-
-    def speaks(self, name: str) -> bool:
-        """Whether this is the position that speaks for a tensor."""
-        return self.grid.place is None or self.grid.place.index == self._positions.get(name, (0,))[0]
-
-    def _everywhere(self, item: TensorSpec, whole: Tensor | None) -> Tensor:
+    def _shown(self, item: TensorSpec, whole: Tensor | None) -> Tensor:
         """A whole tensor, on the positions too that do not hold it."""
-        if self.grid.place is None or len(self._positions[item.name]) == self.grid.place.size:
-            assert whole is not None
-            return whole
-        tensor = torch.empty(item.shape, dtype=precise(item.dtype, self._dtype)) if whole is None else whole
-        self.grid.place.comm.broadcast(tensor, self._positions[item.name][0])
-        return tensor
+        return self.holders.shown(item.name, whole, item.shape, precise(item.dtype, self._dtype))
 
     def whole(self, rank0_only: bool) -> dict[str, Tensor]:
         """All parameters and buffers whole, by all of their names; with `rank0_only` nothing on the other ranks."""
@@ -66,7 +54,7 @@ class ModelState:
         for item, layouts in self._stored().items():
             held = self.tensors.get(item.name)
             whole = None if held is None else gather_whole(held, item.shape, layouts, self.grid.axes)
-            tensor = self._everywhere(item, whole)
+            tensor = self._shown(item, whole)
             if not rank0_only or self.grid.rank == 0:
                 state.update(dict.fromkeys((item.name, *item.aliases), tensor))
         return state
@@ -75,7 +63,7 @@ class ModelState:
         """Take this rank's parts of whole tensors, given on every rank. Raises CheckpointError."""
         with together(self.grid.comm, "loading the parameters"):
             source = sources.ComparedSource(state.items())
-            loaded = sources.load(source, self._stored(), self.grid.axes, self._dtype, elsewhere=self.elsewhere)
+            loaded = sources.load(source, self._stored(), self.grid.axes, self._dtype, holders=self.holders)
         source.check(self.grid.comm)
         with torch.no_grad():
             for name, value in loaded.items():
@@ -93,7 +81,7 @@ class ModelState:
         for (item, layouts), part, count in zip(self.layouts.items(), held, ranks.tolist(), strict=True):
             if count:
                 whole = None if part is None else gather_gradient(part, item.shape, layouts, self.grid.axes)
-                gradients[item.name] = self._everywhere(item, whole)
+                gradients[item.name] = self._shown(item, whole)
         return gradients
 
     def owners(self) -> Owners:
@@ -109,13 +97,25 @@ class ModelState:
         gradients = [
             (gradient, layouts)
             for item, layouts in self.layouts.items()
-            if self.speaks(item.name) and (gradient := self.tensors[item.name].grad) is not None
+            if self.holders.speaks(item.name) and (gradient := self.tensors[item.name].grad) is not None
         ]
         total = grad_norm.global_norm(self.grid, gradients, norm_type)
         if error_if_nonfinite and not torch.isfinite(torch.tensor(total)):
             raise RuntimeError(f"the norm of order {norm_type} of all gradients is {total}, so they cannot be clipped")
         grad_norm.scale(self.tensors.values(), total, max_norm)
-        return torch.tensor(total, dtype=gradients[0][0].dtype.to_real() if gradients else torch.float32)
+        first = next((item for item in self.layouts if item.kind == "parameter"), None)
+        dtype = torch.float32 if first is None else precise(first.dtype, self._dtype)
+        held = self.tensors.get(first.name) if first is not None else None
+        return torch.tensor(total, dtype=(dtype if held is None else held.dtype).to_real())
+
+    def full_optimizer(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        """The whole state of an optimizer over this rank's parts, see `optimizer_state`."""
+        names = [item.name for item in self.layouts]
+        return optimizer_state.full(optimizer, self.owners(), self.grid.axes, self.holders, names)
+
+    def load_optimizer(self, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+        """Take this rank's parts of such a state."""
+        optimizer_state.load(optimizer, state, self.owners(), self.grid.axes, self.holders)
 
     def move(
         self,
