@@ -4,7 +4,7 @@
 2. So is every named schedule that is defined and fits the memory: none of them is ever faster than what is found.
 3. The best one is changed along its longest path (`moves`), as long as it is above the bound.
 4. Of schedules that are as fast, the one that defers nothing is taken, then the one that keeps the least: the order that has
-   won is tried again with room for fewer micro-batches in flight.
+   won is tried again with room for fewer micro-batches in flight, and segments cease to defer where that costs nothing.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def auto(problem: PipelineProblem, tries: int = 200) -> ActionLists:
     if best.makespan > bound and tries >= _FEWEST_TRIES:
         moved = _found(best.rows, improve(best.rows, best.codes, bound, tries))
         best = moved if moved.makespan < best.makespan * (1 - _EQUAL) else best
-    return decode(problem, _smaller(best).codes)
+    return decode(problem, _undeferred(_smaller(best)).codes)
 
 
 def _named(problem: PipelineProblem) -> Iterator[Found]:
@@ -97,6 +97,21 @@ def _smaller(best: Found) -> Found:
             found = _found(best.rows, list_schedule(rows, priority), priority)
             if found.makespan <= best.makespan * (1 + _EQUAL):
                 return min(best, found, key=lambda each: each.bytes)
+    return best
+
+
+def _undeferred(best: Found) -> Found:
+    """As fast, without the W of those segments whose B may as well compute it."""
+    problem, segments = best.rows.problem, best.rows.problem.segments
+    those = [segment for segment in range(segments) if best.rows.deferred[segment]]
+    for segment in those if len(those) * best.rows.count <= _TRIED_ACTIONS else ():
+        rows = rows_of(problem, [each and s != segment for s, each in enumerate(best.rows.deferred)])
+        row = 2 * segments + segment
+        codes = [[code for code in each if code // problem.microbatches != row] for each in best.codes]
+        found = _found(rows, codes)
+        fit = all(fits(rows, position, each) for position, each in enumerate(codes))
+        if fit and found.makespan <= best.makespan * (1 + _EQUAL / segments):
+            best = found
     return best
 
 

@@ -2,9 +2,9 @@
 
 Each action has a *head*, before which it cannot start, and a *tail*, the least time from its end to the end of the step. Both are
 longest paths from action to action, in which the micro-batches of a row follow each other (`rows` says why that may be
-assumed), and in which memory counts: an F waits for the B that makes room for it. With heads and tails given, the best that one
-position could do by itself is known: Jackson's preemptive schedule, which always works on the ready action of the longest
-tail (Carlier, "The one-machine sequencing problem", 1982). The bound is the worst of all positions.
+assumed), and in which memory counts: an F waits for the B that makes room for it. With heads and tails given, the best that a
+position or a channel could do by itself is known: Jackson's preemptive schedule, which always works on what is ready and has
+the longest tail (Carlier, "The one-machine sequencing problem", 1982). The bound is the worst of them all.
 
 Every weight gradient counts as deferred: a W right after its B is a whole backward, so that nothing is ruled out.
 """
@@ -13,47 +13,82 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections import defaultdict
+from dataclasses import dataclass
 
 from autopar.partitioner.schedules.pipeline_problem import PipelineProblem
 from autopar.partitioner.schedules.rows import Rows, rows_of
 
-Waits = list[list[tuple[int, int, float]]]
-"""Per row, what its actions come after: a row, by how many micro-batches earlier, and seconds from that one's end."""
-
 _ROUNDING = 1e-9  # of a limit
+
+Waits = list[list[tuple[int, int]]]
+"""Per row, what its actions come after: a row, and by how many micro-batches earlier."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Machines:
+    """Positions, then channels, and what each does: the rows of a pipeline, then those of its messages.
+
+    `order` is one in which each row comes after all that it waits for of the same micro-batch.
+    """
+
+    rows: list[list[int]]
+    seconds: list[float]
+    before: Waits
+    order: list[int]
 
 
 def lower_bound(problem: PipelineProblem) -> float:
     """Seconds that every schedule takes at least; `inf` where none fits the memory."""
     rows = rows_of(problem, [seconds > 0 for seconds in problem.weight])
-    before: Waits = [[(row, 1, 0.0), *((o, 0, lasts) for o, lasts in each)] for row, each in enumerate(rows.before)]
-    for first, last, count in _room(rows):
-        if count < 1:
+    machines, count = _machines(rows), problem.microbatches
+    for first, last, number in _room(rows):
+        if number < 1:
             return math.inf
-        before[first].append((problem.segments + last, count, 0.0))
-    after: Waits = [[] for _ in before]
-    for row, waits in enumerate(before):
-        for other, distance, lasts in waits:
-            after[other].append((row, distance, lasts))
-    heads = _longest(rows, before, rows.topological, [0.0] * problem.positions)
-    tails = _longest(rows, after, rows.topological[::-1], [problem.after(p) for p in range(problem.positions)])
-    return max(
-        max(problem.after(position), _one_machine([job for row in own for job in _jobs(rows, row, heads, tails)]))
-        for position, own in enumerate(rows.own)
-    )
+        machines.before[first].append((problem.segments + last, number))
+    after: Waits = [[] for _ in machines.before]
+    for row, waits in enumerate(machines.before):
+        for other, distance in waits:
+            after[other].append((row, distance))
+    ends = [0.0] * len(after)
+    for row in rows.topological:
+        ends[row] = problem.after(problem.position[row % problem.segments])
+    heads = _longest(machines, machines.before, machines.order, [0.0] * len(after), count)
+    tails = _longest(machines, after, machines.order[::-1], ends, count)
+    idle = max(problem.after(position) for position in range(problem.positions))
+    return max([idle, *(_one_machine(_jobs(machines, own, heads, tails)) for own in machines.rows)])
 
 
-def _longest(rows: Rows, waits: Waits, order: list[int], least: list[float]) -> list[list[float]]:
+def _machines(rows: Rows) -> _Machines:
+    """The rows with one more for each message between positions, whose machine is its channel."""
+    seconds, before, order = list(rows.seconds), [[(row, 1)] for row in range(len(rows.seconds))], []
+    channels: dict[int, list[int]] = defaultdict(list)
+    for row in rows.topological:
+        order.append(row)
+        for reader, channel, lasts, _ in rows.readers[row]:
+            if channel < 0 or not lasts:
+                before[reader].append((row, 0))
+                continue
+            message = len(seconds)
+            seconds.append(lasts)
+            before.append([(message, 1), (row, 0)])
+            before[reader].append((message, 0))
+            channels[channel].append(message)
+            order.append(message)
+    return _Machines([*rows.own, *channels.values()], seconds, before, order)
+
+
+def _longest(machines: _Machines, waits: Waits, order: list[int], least: list[float], count: int) -> list[list[float]]:
     """Per row and micro-batch, counted from the end where `waits` do: the longest way there, without the action itself."""
-    problem, seconds = rows.problem, rows.seconds
-    ways = [[least[problem.position[row % problem.segments]]] * problem.microbatches for row in range(len(seconds))]
-    for microbatch in range(problem.microbatches):
+    ways = [[least[row]] * count for row in range(len(waits))]
+    for microbatch in range(count):
         for row in order:
-            for other, distance, lasts in waits[row]:
+            own = ways[row]
+            for other, distance in waits[row]:
                 if distance <= microbatch:
-                    way = ways[other][microbatch - distance] + seconds[other] + lasts
-                    if way > ways[row][microbatch]:
-                        ways[row][microbatch] = way
+                    way = ways[other][microbatch - distance] + machines.seconds[other]
+                    if way > own[microbatch]:
+                        own[microbatch] = way
     return ways
 
 
@@ -89,9 +124,15 @@ def _followers(problem: PipelineProblem) -> list[set[int]]:
     return after
 
 
-def _jobs(rows: Rows, row: int, heads: list[list[float]], tails: list[list[float]]) -> list[tuple[float, float, float]]:
-    """Head, seconds and tail of every action of a row."""
-    return [(head, rows.seconds[row], tail) for head, tail in zip(heads[row], reversed(tails[row]), strict=True)]
+def _jobs(
+    machines: _Machines, own: list[int], heads: list[list[float]], tails: list[list[float]]
+) -> list[tuple[float, float, float]]:
+    """Head, seconds and tail of all that one machine does."""
+    return [
+        (head, machines.seconds[row], tail)
+        for row in own
+        for head, tail in zip(heads[row], reversed(tails[row]), strict=True)
+    ]
 
 
 def _one_machine(jobs: list[tuple[float, float, float]]) -> float:

@@ -76,6 +76,9 @@ def test_of_equal_schedules_the_one_that_keeps_least():
 
 def test_nothing_is_deferred_where_that_gains_nothing():
     assert "W" not in format_schedule(auto(equal_pipeline(1, 4)))
+    chain = format_schedule(auto(equal_pipeline(4, 8)))
+    assert "W3.0" in chain
+    assert "W0." not in chain  # nobody waits for the first segment's input gradients
 
 
 def test_against_every_order_of_tiny_pipelines():
