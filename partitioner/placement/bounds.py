@@ -136,34 +136,45 @@ def placement_bound(problem: PlacementProblem) -> float:
     The largest of: the longest way of one micro-batch; all micro-batches of the heaviest call between its head and its tail;
     and all work over the sum of speeds, where every position begins with a call of its own and ends with one.
     """
-    fastest = [max(problem.positions[q].speed for q in allowed) for allowed in problem.allowed]
-    forward, backward, weight = (
-        [seconds / speed for seconds, speed in zip(row, fastest, strict=True)] for row in _seconds(problem)
-    )
-    input_gradient = [b - w for b, w in zip(backward, weight, strict=True)]
-    ways = _ways(forward, input_gradient, list(weight), list(_arrows(problem)))
+    forward, backward, weight = _fastest(problem)
+    ways = _ways_of_calls(problem)
     count = problem.microbatches
     bound = max(h + f + rest for h, f, rest in zip(ways.head, forward, ways.rest, strict=True))
-    tails = [0.0 if w else t for w, t in zip(weight, ways.tail, strict=True)]
     for call in range(len(forward)):
         jobs = [
             (ways.head[call], count * forward[call], ways.rest[call]),
-            (ways.release[call], count * input_gradient[call], ways.tail[call]),
-            (ways.release[call] + input_gradient[call], count * weight[call], 0.0),
+            (ways.release[call], count * backward[call], ways.tail[call]),
+            (ways.release[call] + backward[call], count * weight[call], 0.0),
         ]
         bound = max(bound, _one_machine(jobs[: 3 if weight[call] else 2]))
-    work = count * sum(f + b for f, b, _ in zip(*_seconds(problem), strict=True))
+    heads, tails = heads_and_tails(problem)
+    work = count * sum(call.forward + call.backward for call in problem.calls)
     updates = sum(parameter.update for parameter in problem.parameters)
     return max(
         bound,
-        _busy(problem.speeds, work, ways.head, tails),
-        _busy(problem.speeds, work + updates, ways.head, [0.0] * len(tails)),
+        _busy(problem.speeds, work, heads, tails),
+        _busy(problem.speeds, work + updates, heads, [0.0] * len(tails)),
     )
 
 
-def _seconds(problem: PlacementProblem) -> tuple[list[float], list[float], list[float]]:
-    calls = problem.calls
-    return [c.forward for c in calls], [c.backward for c in calls], [c.weight for c in calls]
+def heads_and_tails(problem: PlacementProblem) -> tuple[list[float], list[float]]:
+    """Of each call the least seconds before its first action, and after its last one: none where that is a weight gradient."""
+    ways = _ways_of_calls(problem)
+    return ways.head, [0.0 if c.weight else tail for c, tail in zip(problem.calls, ways.tail, strict=True)]
+
+
+def _fastest(problem: PlacementProblem) -> tuple[list[float], list[float], list[float]]:
+    """Seconds of forward, of the input gradient and of the weight gradient of each call, on the fastest it may go to."""
+    speeds = [max(problem.positions[q].speed for q in allowed) for allowed in problem.allowed]
+    pairs = list(zip(problem.calls, speeds, strict=True))
+    forward = [call.forward / speed for call, speed in pairs]
+    return forward, [(c.backward - c.weight) / speed for c, speed in pairs], [c.weight / speed for c, speed in pairs]
+
+
+def _ways_of_calls(problem: PlacementProblem) -> _Ways:
+    """The ways of one micro-batch through the calls, without messages."""
+    forward, backward, weight = _fastest(problem)
+    return _ways(forward, backward, weight, list(_arrows(problem)))
 
 
 def _arrows(problem: PlacementProblem) -> Iterator[SegmentEdge]:

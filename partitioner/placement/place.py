@@ -19,11 +19,14 @@ from autopar.partitioner.placement.starting_points import chain_assignments, sta
 from autopar.partitioner.problem import relative_gap
 from autopar.partitioner.schedules.pipeline_problem import PipelineProblem
 
-_SMALL = 24  # calls up to which every move of every call is tried
-_BLOCKS = 160
+_BLOCKS = 160  # calls that are placed one by one; of more, blocks are placed first
+_PER_CALL, _MOST = 100, 1_200_000  # estimates per call, and the calls in all estimates together
+_SWEPT = 64  # calls above which starts are swept before moves are compared
+_FINE = 300  # estimates with all calls of a large problem
 _ACTIONS = 60_000  # of all schedules that are simulated to choose between assignments
-_KEPT = 16
-_JUDGED = 60
+_KEPT = 6  # chain cuts that a search begins with
+_JUDGED, _TRIED = 60, 1000  # assignments that are simulated, and looked at
+_EQUAL = 1e-9
 ONE_STAGE = ("1f1b", "zb")
 """Schedules that are defined where every position has one segment."""
 
@@ -70,47 +73,63 @@ def place(
     check(problem, most)
     deadline = time.perf_counter() + time_limit
     judge = Judge(problem, schedule)
-    best: Assignment | None = None
-    for assignment, seconds in _candidates(problem, most, deadline):
-        enough = judge.actions > _ACTIONS or judge.simulated > _JUDGED or time.perf_counter() > deadline
-        if best is not None and (enough or seconds >= judge.seconds(best)):
-            break
-        least = judge.seconds(best) if best is not None else math.inf
-        if judge.bound(assignment) < least and judge.seconds(assignment) < least:
-            best = assignment
+    best = _fastest(_candidates(problem, most, deadline), judge, deadline)
     if best is None:
         raise _nothing_fits(problem, judge)
     return described(problem, best, judge)
 
 
+def _fastest(candidates: list[tuple[Assignment, float]], judge: Judge, deadline: float) -> Assignment | None:
+    """The assignment with the least simulated makespan; of those that are as fast, the one that sends fewest bytes.
+
+    Estimates are least makespans, or nearly: the first one that is above what has been found ends the search.
+    """
+    best: Assignment | None = None
+    least = fewest = math.inf
+    for tried, (assignment, seconds) in enumerate(candidates):
+        enough = judge.actions > _ACTIONS or judge.simulated > _JUDGED or time.perf_counter() > deadline
+        if (enough and best is not None) or seconds > least * (1 + _EQUAL) or tried > _TRIED:
+            break
+        sent = cut_bytes(judge.problem, assignment)
+        most = least * (1 + _EQUAL if sent < fewest else 1 - _EQUAL)
+        if seconds > most or judge.bound(assignment) > most or judge.seconds(assignment) > most:
+            continue
+        if judge.timeline(assignment) is not None:
+            best, least, fewest = assignment, min(least, judge.seconds(assignment)), sent
+    return best
+
+
 def _candidates(problem: PlacementProblem, most: int, deadline: float) -> list[tuple[Assignment, float]]:
     """The assignments that are worth a simulation and their estimates, the best first."""
-    if len(problem.calls) <= _SMALL:
-        search = Refinement(problem, most, 8000)
-        starts = sorted(starting_points(problem, most, search.cost_of), key=search.cost_of)
-        for start in starts[:_KEPT]:
-            search.swap(search.refine(start, 8))
-    else:
-        search = _coarse_to_fine(problem, most, deadline)
+    way = _search if len(problem.calls) <= _BLOCKS else _coarse_to_fine
+    search = way(problem, most, deadline)
     legal = [d for d in sorted(search.seen, key=search.cost_of) if is_legal(problem, d, most)]
     return [(assignment, search.cost_of(assignment)) for assignment in legal]
+
+
+def _search(problem: PlacementProblem, most: int, deadline: float) -> Refinement:
+    """The starting points, and what the best of them lead to."""
+    count = len(problem.calls)
+    search = Refinement(problem, most, min(_PER_CALL * count, _MOST // count), deadline)
+    starts = starting_points(problem, most, _KEPT)
+    if count > _SWEPT:
+        starts = [search.sweep(start) for start in starts]
+    search.improve(starts)
+    return search
 
 
 def _coarse_to_fine(problem: PlacementProblem, most: int, deadline: float) -> Refinement:
     """Blocks of calls placed first, then the calls at the edges of segments."""
     blocks = blocks_of(problem, max(_BLOCKS, 3 * most * len(problem.positions)))
     small = merged(problem, blocks)
-    coarse = Refinement(small, most, 600)
-    starts = sorted(starting_points(small, most, coarse.cost_of), key=coarse.cost_of)
-    for start in starts[:2]:
-        coarse.swap(coarse.sweep(start))
-    fine = Refinement(problem, most, 300)
+    coarse = _search(small, most, deadline)
+    fine = Refinement(problem, most, _FINE, deadline)
     order = [call for block in blocks for call in block]
     for assignment in chain_assignments(problem, order, most):
         fine.cost_of(assignment)
     for assignment in sorted(coarse.seen, key=coarse.cost_of)[:3]:
         fine.cost_of(expanded(problem, blocks, assignment))
-    fine.sweep(min(fine.seen, key=fine.cost_of))
+    fine.sweep(fine.best())
     return fine
 
 

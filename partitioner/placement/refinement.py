@@ -8,6 +8,8 @@ Only calls at the edge of a segment are tried, and only moves after which the gr
 from __future__ import annotations
 
 import math
+import random
+import time
 from collections.abc import Collection, Iterator, Sequence
 from itertools import combinations
 
@@ -15,7 +17,10 @@ from autopar.partitioner.placement.assignment import Assignment, assign
 from autopar.partitioner.placement.judging import estimate
 from autopar.partitioner.placement.problem import PlacementProblem, kinds, neighbours
 
-_SWAPPED = 16  # segments up to which they change places in pairs
+_FEW_SEGMENTS = 16  # up to which they change places in pairs, and go into each other
+_FEW_CALLS = 24  # up to which every call is tried as a segment of its own
+_DEPTH = 8  # moves after its best assignment with which a pass ends
+_BETTER = 1 - 1e-12
 Move = tuple[tuple[int, ...], int]
 """Calls, and the slot they go to."""
 
@@ -23,24 +28,22 @@ Move = tuple[tuple[int, ...], int]
 class Refinement:
     """A search by moves over slots, `most` of them on every position: slot k is a segment, or nothing, on position k // most.
 
-    It remembers every assignment that it has estimated, and makes `budget` estimates in all.
+    It remembers every assignment that it has estimated, and makes `budget` estimates in all, none after `deadline`.
     """
 
-    def __init__(self, problem: PlacementProblem, most: int, budget: int) -> None:
-        self.problem, self.most, self.budget = problem, most, budget
+    def __init__(self, problem: PlacementProblem, most: int, budget: int, deadline: float = math.inf) -> None:
+        self.problem, self.most, self.budget, self.deadline = problem, most, budget, deadline
         self.before, self.after = neighbours(problem)
         self.position = [slot // most for slot in range(most * len(problem.positions))]
         self.seen: dict[Assignment, float] = {}
         kind = kinds(problem)
         self.unlike = [(a, b) for a, b in combinations(range(len(kind)), 2) if kind[a] != kind[b]]
+        self.reserve = 0
 
-    def cost(self, slots: Sequence[int]) -> float:
-        """The estimate of an assignment, `inf` where segments wait for each other."""
-        assignment = assign(self.problem, slots, self.position)
-        if assignment is None:
-            self.budget -= 1
-            return math.inf
-        return self.cost_of(assignment)
+    @property
+    def spent(self) -> bool:
+        """Whether no more estimates are to be made now."""
+        return self.budget <= self.reserve or time.perf_counter() > self.deadline
 
     def cost_of(self, assignment: Assignment) -> float:
         """The estimate of an assignment, made once."""
@@ -49,7 +52,72 @@ class Refinement:
             self.seen[assignment] = estimate(self.problem, assignment)
         return self.seen[assignment]
 
-    def slots(self, assignment: Assignment) -> list[int]:
+    def best(self) -> Assignment:
+        """The best assignment that was estimated."""
+        return min(self.seen, key=self.cost_of)
+
+    def improve(self, starts: Sequence[Assignment]) -> None:
+        """Three quarters of the budget for the starts in turn; the rest for the best assignment, kicked out of its minimum."""
+        whole = self.budget
+        for number, start in enumerate(starts, 1):
+            self.reserve = whole - 3 * whole * number // (4 * len(starts))
+            self._descend(start)
+        self.reserve = 0
+        rng = random.Random(0)
+        best = self.best()
+        while not self.spent:
+            before = self.budget
+            found = self._descend(self._kicked(best, rng))
+            best = found if self.cost_of(found) < self.cost_of(best) else best
+            if self.budget == before:  # nothing but what was seen
+                self.budget -= 1
+
+    def _descend(self, start: Assignment) -> Assignment:
+        """Swaps and passes of moves, while they find something better."""
+        while not self.spent:
+            found = self.swap(self.refine(start))
+            if self.cost_of(found) >= self.cost_of(start) * _BETTER:
+                break
+            start = found
+        return start
+
+    def refine(self, assignment: Assignment) -> Assignment:
+        """The best assignment that passes of moves lead to."""
+        best, least = self._slots(assignment), self.cost_of(assignment)
+        while not self.spent:
+            slots, cost = self._pass(list(best), least)
+            if cost >= least * _BETTER:
+                break
+            best, least = slots, cost
+        return self._assignment(best)
+
+    def sweep(self, assignment: Assignment) -> Assignment:
+        """What is better at once is kept, the busiest positions first, until nothing is: for large problems."""
+        slots, least = self._slots(assignment), self.cost_of(assignment)
+        improved = True
+        while improved and not self.spent:
+            improved = False
+            for calls, slot in self._sweep_moves(slots):
+                if self.spent:
+                    break
+                moved = _after(slots, (calls, slot))
+                cost = self._cost(moved)
+                if cost < least * (1 - 1e-9):
+                    slots, least, improved = moved, cost, True
+        return self._assignment(slots)
+
+    def swap(self, assignment: Assignment) -> Assignment:
+        """Positions exchanged in pairs, and segments in pairs, while that is better."""
+        best, least = assignment, self.cost_of(assignment)
+        improved = True
+        while improved and not self.spent:
+            improved = False
+            for swapped in self._swaps(best):
+                if not self.spent and self.cost_of(swapped) < least * _BETTER:
+                    best, least, improved = swapped, self.cost_of(swapped), True
+        return best
+
+    def _slots(self, assignment: Assignment) -> list[int]:
         """The slot of each call."""
         free = [position * self.most for position in range(len(self.problem.positions))]
         slot = []
@@ -58,78 +126,62 @@ class Refinement:
             free[position] += 1
         return [slot[segment] for segment in assignment.segment]
 
-    def refine(self, assignment: Assignment, depth: int) -> Assignment:
-        """The best assignment that passes of moves lead to; a pass ends `depth` moves after its best one."""
-        best, least = self.slots(assignment), self.cost_of(assignment)
-        while self.budget > 0:
-            slots, cost = self._pass(list(best), least, depth)
-            if cost >= least * (1 - 1e-12):
-                break
-            best, least = slots, cost
-        found = assign(self.problem, best, self.position)
-        assert found is not None
+    def _assignment(self, slots: Sequence[int]) -> Assignment:
+        found = assign(self.problem, slots, self.position)
+        assert found is not None, "segments that wait for each other"
         return found
 
-    def sweep(self, assignment: Assignment) -> Assignment:
-        """What is better at once is kept, segment by segment, the busiest first, until nothing is: for large problems."""
-        slots, least = self.slots(assignment), self.cost_of(assignment)
-        improved = True
-        while improved and self.budget > 0:
-            improved = False
-            for calls, slot in self._sweep_moves(slots):
-                if self.budget <= 0:
-                    break
-                old = [slots[call] for call in calls]
-                for call in calls:
-                    slots[call] = slot
-                cost = self.cost(slots)
-                if cost < least * (1 - 1e-9):
-                    least, improved = cost, True
-                    continue
-                for call, before in zip(calls, old, strict=True):
-                    slots[call] = before
-        found = assign(self.problem, slots, self.position)
-        assert found is not None
-        return found
+    def _cost(self, slots: Sequence[int]) -> float:
+        """The estimate of an assignment, `inf` where segments wait for each other."""
+        assignment = assign(self.problem, slots, self.position)
+        if assignment is None:
+            self.budget -= 1
+            return math.inf
+        return self.cost_of(assignment)
+
+    def _kicked(self, assignment: Assignment, rng: random.Random) -> Assignment:
+        """A few drawn moves away."""
+        slots = self._slots(assignment)
+        for _ in range(rng.randint(2, 4)):
+            moves = [((call,), slot) for call in range(len(slots)) for slot in self._beside(slots, call)]
+            if moves:
+                moved = _after(slots, rng.choice(moves))
+                slots = moved if assign(self.problem, moved, self.position) is not None else slots
+        return self._assignment(slots)
 
     def _sweep_moves(self, slots: Sequence[int]) -> list[Move]:
         """Moves of single calls to segments beside theirs, those of the positions with most to do first."""
-        work = [0.0] * len(self.problem.positions)
+        load = [0.0] * len(self.problem.positions)
         for call, slot in zip(self.problem.calls, slots, strict=True):
-            work[self.position[slot]] += call.forward + call.backward
-        load = [seconds / speed for seconds, speed in zip(work, self.problem.speeds, strict=True)]
+            position = self.position[slot]
+            load[position] += (call.forward + call.backward) / self.problem.positions[position].speed
         moves = [((call,), slot) for call in range(len(slots)) for slot in self._beside(slots, call)]
         return sorted(moves, key=lambda move: (-load[self.position[slots[move[0][0]]]], move))
 
-    def _pass(self, slots: list[int], least: float, depth: int) -> tuple[list[int], float]:
+    def _pass(self, slots: list[int], least: float) -> tuple[list[int], float]:
         """Moves one after the other, the best first, each call once."""
         best, locked, since = list(slots), set[int](), 0
-        while since < depth and self.budget > 0:
-            move, cost = self._best_move(slots, locked, least)
+        while since < _DEPTH and not self.spent:
+            move, cost = self._best_move(slots, locked)
             if move is None:
                 break
-            calls, slot = move
-            for call in calls:
-                slots[call] = slot
-            locked.update(calls)
+            slots = _after(slots, move)
+            locked.update(move[0])
             since += 1
-            if cost < least * (1 - 1e-12):
+            if cost < least * _BETTER:
                 best, least, since = list(slots), cost, 0
         return best, least
 
-    def _best_move(self, slots: list[int], locked: set[int], least: float) -> tuple[Move | None, float]:
+    def _best_move(self, slots: list[int], locked: set[int]) -> tuple[Move | None, float]:
         """The move of unlocked calls that leads to the least estimate."""
         best: Move | None = None
         cheapest = math.inf
-        for calls, slot in self._moves(slots):
-            if self.budget <= 0 or not locked.isdisjoint(calls):
+        for move in self._moves(slots):
+            if self.spent or not locked.isdisjoint(move[0]):
                 continue
-            moved = list(slots)
-            for call in calls:
-                moved[call] = slot
-            cost = self.cost(moved)
+            cost = self._cost(_after(slots, move))
             if cost < cheapest:
-                best, cheapest = (calls, slot), cost
+                best, cheapest = move, cost
         return best, cheapest
 
     def _moves(self, slots: Sequence[int]) -> Iterator[Move]:
@@ -138,14 +190,16 @@ class Refinement:
         for call, slot in enumerate(slots):
             members.setdefault(slot, []).append(call)
         empty = self._empty(members)
+        new = empty if len(slots) <= _FEW_CALLS else []
         for call in range(len(slots)):
-            for slot in [*self._beside(slots, call), *empty]:
+            for slot in [*self._beside(slots, call), *new]:
                 if self._may((call,), slot):
                     yield (call,), slot
-        for own, calls in sorted(members.items()):
-            for slot in [*empty, *sorted(members)]:
-                if slot != own and len(calls) > 1 and self._may(calls, slot):
-                    yield tuple(calls), slot
+        if len(members) <= _FEW_SEGMENTS:
+            for own, calls in sorted(members.items()):
+                for slot in [*empty, *sorted(members)]:
+                    if slot != own and len(calls) > 1 and self._may(calls, slot):
+                        yield tuple(calls), slot
 
     def _empty(self, used: Collection[int]) -> list[int]:
         """The first slot of each position that has no call."""
@@ -160,17 +214,6 @@ class Refinement:
     def _may(self, calls: Sequence[int], slot: int) -> bool:
         return all(self.position[slot] in self.problem.allowed[call] for call in calls)
 
-    def swap(self, assignment: Assignment) -> Assignment:
-        """Positions exchanged in pairs, and segments in pairs, while that is better."""
-        best, least = assignment, self.cost_of(assignment)
-        improved = True
-        while improved and self.budget > 0:
-            improved = False
-            for swapped in self._swaps(best):
-                if self.budget > 0 and self.cost_of(swapped) < least * (1 - 1e-12):
-                    best, least, improved = swapped, self.cost_of(swapped), True
-        return best
-
     def _swaps(self, assignment: Assignment) -> list[Assignment]:
         """Assignments with two positions exchanged, or the positions of two segments."""
         position = assignment.position
@@ -178,7 +221,7 @@ class Refinement:
         for a, b in self.unlike:
             exchange = {a: b, b: a}
             found.append(tuple(exchange.get(at, at) for at in position))
-        segments = range(len(position)) if len(position) <= _SWAPPED else ()
+        segments = range(len(position)) if len(position) <= _FEW_SEGMENTS else ()
         for a, b in combinations(segments, 2):
             if position[a] != position[b]:
                 other = list(position)
@@ -187,3 +230,11 @@ class Refinement:
         swapped = [Assignment(assignment.segment, each) for each in dict.fromkeys(found)]
         allowed = self.problem.allowed
         return [d for d in swapped if all(at in ok for at, ok in zip(d.positions, allowed, strict=True))]
+
+
+def _after(slots: Sequence[int], move: Move) -> list[int]:
+    """The slots when a move has been made."""
+    moved = list(slots)
+    for call in move[0]:
+        moved[call] = move[1]
+    return moved

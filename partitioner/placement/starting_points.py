@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 from autopar.partitioner.placement.assignment import Assignment, assign
 from autopar.partitioner.placement.baselines import baselines
 from autopar.partitioner.placement.branches import calls_of, decompose, spread
 from autopar.partitioner.placement.chain_cuts import chain, cut, labels_of
 from autopar.partitioner.placement.coarsening import merged
-from autopar.partitioner.placement.list_scheduling import Score, critical_path, fewer_segments, phases
+from autopar.partitioner.placement.judging import estimate
+from autopar.partitioner.placement.list_scheduling import critical_path, fewer_segments, phases
 from autopar.partitioner.placement.problem import PlacementProblem
 
 _MOST_PHASES = 48
 
 
-def starting_points(problem: PlacementProblem, most: int, score: Score) -> list[Assignment]:
-    """Different assignments, of which some may not fit the memory or may leave positions without a call."""
+def starting_points(problem: PlacementProblem, most: int, kept: int) -> list[Assignment]:
+    """Different assignments, of which some may not fit the memory or may leave positions without a call.
+
+    Those by branches and by the critical path, and of the cuts of chains those `kept` with the best estimates.
+    """
     tree = decompose(problem)
+    sideways = [_legal(problem, at, most) for at in (spread(problem, tree), critical_path(problem))]
     orders = [list(range(len(problem.calls))), calls_of(tree)]
-    found = [assignment for order in _different(orders) for assignment in chain_assignments(problem, order, most)]
-    found += baselines(problem).values()
-    for at in (spread(problem, tree), critical_path(problem)):
-        assignment = _legal(problem, at, most, score)
-        if assignment is not None:
-            found.append(assignment)
-    return list(dict.fromkeys(each for each in found if _heeds(problem, each, most)))
+    cuts = [assignment for order in _different(orders) for assignment in chain_assignments(problem, order, most)]
+    cuts = sorted([*cuts, *baselines(problem).values()], key=partial(estimate, problem))
+    found = [*(each for each in sideways if each is not None), *cuts]
+    heeding = list(dict.fromkeys(each for each in found if _heeds(problem, each, most)))
+    return heeding[: kept + len(sideways)]
 
 
 def _different(orders: Sequence[list[int]]) -> list[list[int]]:
@@ -69,7 +73,7 @@ def _layouts(problem: PlacementProblem, most: int) -> list[list[int]]:
     return [layout for layout in _different(found) if len(layout) <= len(problem.calls)]
 
 
-def _legal(problem: PlacementProblem, at: Sequence[int], most: int, score: Score) -> Assignment | None:
+def _legal(problem: PlacementProblem, at: Sequence[int], most: int) -> Assignment | None:
     """Positions of calls made into an assignment: moved where they must not be, then joined into few segments."""
     allowed = [
         position if position in ok else min(ok, key=lambda q: (abs(q - position), q))
@@ -78,7 +82,7 @@ def _legal(problem: PlacementProblem, at: Sequence[int], most: int, score: Score
     assignment = phases(problem, allowed)
     if len(assignment.position) > _MOST_PHASES:
         return None
-    return fewer_segments(problem, assignment, most, score)
+    return fewer_segments(problem, assignment, most, partial(estimate, problem))
 
 
 def _heeds(problem: PlacementProblem, assignment: Assignment, most: int) -> bool:

@@ -1,4 +1,4 @@
-"""The partition problem as an integer linear program, solved by HiGHS through PuLP; the one file that knows PuLP.
+"""The partition problem as an integer linear program, solved by HiGHS through PuLP.
 
     x[i, s] in {0, 1}, y[e, a, b] >= 0 for allowed pairs only                                        _nodes, _flows
     minimise  sum_i sum_s cost_i[s] x[i, s] + sum_e sum_(a, b) cost_e[a, b] y[e, a, b]               _objective
@@ -22,9 +22,9 @@ import numpy as np
 import pulp
 
 from autopar.partitioner.problem import Array, Choices, Edge, Problem, evaluate
+from autopar.partitioner.solvers.highs import run
 from autopar.partitioner.solvers.lagrangian_dual import Choice, used, value
 from autopar.partitioner.solvers.presolve import Core, Wiped, core, factors, reduce, restore
-from autopar.partitioner.solvers.quiet_stdout import no_output
 
 _INTEGRAL = 1e-6
 _SCALE = 1e3
@@ -56,7 +56,7 @@ def solve_core(problem: Core, time_limit: float) -> IlpResult:
     model = _start(problem)
     model.program.setObjective(_objective(problem, model, scale))
     _memory(problem, model, None)
-    status, floor = _run(model, deadline, False)
+    status, floor = run(model.program, deadline, False)
     if status == pulp.LpSolutionInfeasible:
         return IlpResult(None, math.inf, True)
     if status != pulp.LpSolutionOptimal:
@@ -71,7 +71,7 @@ def solve_core(problem: Core, time_limit: float) -> IlpResult:
 def _branch(problem: Core, model: _Model, deadline: float, scale: float, bound: float) -> IlpResult:
     """Branch and bound. A choice that misses the limit within the solver's tolerance is cut off, and the search resumed."""
     while True:
-        status, floor = _run(model, deadline, True)
+        status, floor = run(model.program, deadline, True)
         if status == pulp.LpSolutionInfeasible:
             return IlpResult(None, math.inf, True)
         choice = None if status == pulp.LpSolutionNoSolutionFound else _rounded(model)
@@ -100,7 +100,7 @@ def least_peak(problem: Problem, time_limit: float) -> tuple[float, tuple[int, .
         highest = model.program.add_variable("z", 0.0)
         model.program.setObjective(pulp.LpAffineExpression([(highest, 1.0)]))
         _memory(replace(small, memory=tuple(memory * scale for memory in small.memory)), model, highest)
-        status, _ = _run(model, time.perf_counter() + time_limit, True)
+        status, _ = run(model.program, time.perf_counter() + time_limit, True)
         if status == pulp.LpSolutionInfeasible:
             return None
         if status == pulp.LpSolutionNoSolutionFound:
@@ -189,34 +189,6 @@ def _memory(problem: Core, model: _Model, highest: pulp.LpVariable | None) -> No
         if highest is not None:
             terms.append((highest, -1.0))
         model.program.addConstraint(pulp.LpAffineExpression(terms) <= room * scale)
-
-
-class _Quiet(pulp.HiGHS):  # type: ignore[misc]
-    """PuLP's HiGHS, made without a word."""
-
-    def createAndConfigureSolver(self, lp: pulp.LpProblem) -> None:
-        """Make the solver and set its options."""
-        with no_output():
-            super().createAndConfigureSolver(lp)
-
-
-def _run(model: _Model, deadline: float, whole: bool) -> tuple[int, float]:
-    """Solve, with whole node variables or without; PuLP's status of the solution, and the solver's lower bound."""
-    solver = _Quiet(
-        mip=whole,
-        msg=False,
-        gapRel=0.0,
-        gapAbs=1e-8,
-        threads=1,
-        timeLimit=max(deadline - time.perf_counter(), 0.01),
-        random_seed=0,
-        mip_feasibility_tolerance=1e-9,
-        primal_feasibility_tolerance=1e-9,
-        dual_feasibility_tolerance=1e-9,
-    )
-    model.program.solve(solver)
-    info = model.program.solverModel.getInfo()
-    return model.program.sol_status, float(info.mip_dual_bound if whole else info.objective_function_value)
 
 
 def _integral(model: _Model) -> Choice | None:

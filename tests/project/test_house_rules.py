@@ -24,8 +24,8 @@ MUTABLE = {
 }
 # Modules that few files may import: the file that knows the thing, or the folder (with a slash).
 OWNERS = {
-    "pulp": ("partitioner/solvers/ilp.py",),
-    "highspy": ("partitioner/solvers/ilp.py",),
+    "pulp": ("partitioner/solvers/ilp.py", "partitioner/solvers/highs.py", "partitioner/placement/mip.py"),
+    "highspy": ("partitioner/solvers/highs.py",),
     "mpi4py": tuple(
         f"runtime/transport/{name}.py"
         for name in ("mpi", "mpi_buffers", "progress_thread", "shutdown", "shared_memory", "shared_sums")

@@ -7,7 +7,7 @@ import highspy
 from random_problems import random_problem
 
 from autopar.partitioner.problem import NoChoice
-from autopar.partitioner.solvers import ilp
+from autopar.partitioner.solvers import highs
 from autopar.partitioner.solvers.solve import solve
 
 
@@ -19,8 +19,8 @@ def test_the_solver_prints_nothing(capfd, monkeypatch):
 
     monkeypatch.setattr("highspy.Highs", Talks)
     made = []
-    plain = ilp._Quiet.createAndConfigureSolver
-    monkeypatch.setattr(ilp._Quiet, "createAndConfigureSolver", lambda self, lp: made.append(plain(self, lp)))
+    plain = highs._Quiet.createAndConfigureSolver
+    monkeypatch.setattr(highs._Quiet, "createAndConfigureSolver", lambda self, lp: made.append(plain(self, lp)))
     for seed in range(100):
         with contextlib.suppress(NoChoice):
             solve(random_problem(seed), "ilp")
