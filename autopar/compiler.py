@@ -104,6 +104,8 @@ class Compiled:
         measure: bool | None = None,
         recompute: str | None = None,
         plan: str | None = None,
+        schedule: str | None = None,
+        segments: int | None = None,
         ranks: int | None = None,
         microbatches: int | str | None = None,
         progress: Progress | None = None,
@@ -111,7 +113,8 @@ class Compiled:
         """What if: the same model planned anew, without capturing it again. What is left out stays as it was compiled.
 
         ``memory="machine"`` takes a limit away and leaves the machine's own. Pins and bans name axes: where they are
-        left out and the grid has other axes, they are refused as `compile` refuses them.
+        left out and the grid has other axes, they are refused as `compile` refuses them; what was asked of a place axis goes
+        with it.
 
         Raises what `compile` raises after the capture: ConfigError, InfeasiblePlan.
         """
@@ -119,11 +122,14 @@ class Compiled:
             "solver": solver, "pins": None if pin is None else tuple(pin), "bans": None if ban is None else tuple(ban),
             "optimizer": optimizer, "time_limit": time_limit, "measure": measure, "recompute": recompute, "plan": plan,
             "microbatches": None if microbatches is None else microbatches_of(microbatches),
+            "schedule": schedule, "segments": segments,
         }  # fmt: skip
         options = replace(self.plan.options, **{name: value for name, value in changes.items() if value is not None})
         if memory is not None:
             options = replace(options, memory=None if memory == "machine" else bytes_of(memory))
         grid = self.plan.grid if grid is None else grid
+        if grid != grid_search.AUTO and _shape(grid).place is None and schedule is None and segments is None:
+            options = replace(options, schedule="auto", segments=None)
         profile = self.plan.machine if machine is None else _profile(machine)
         check(options, grid, ranks, profile)
         tell = progress or logged()
@@ -174,6 +180,8 @@ def compile(
     ranks: int | None = None,
     batch_sizes: Sequence[int] = (),
     microbatches: int | str = 1,
+    schedule: str = "auto",
+    segments: int | None = None,
     progress: Progress | None = None,
 ) -> Compiled:
     """Compile a model for a process grid; ``grid="auto"`` finds the best one of `ranks` ranks.
@@ -191,11 +199,14 @@ def compile(
     `microbatches`: into how many parts a batch is divided, which run one after another and so hold less at once
     (docs/training.md); ``auto`` takes as many as the memory limit asks for.
     `plan` is ``auto``, or a fixed one to compare with: ``data``, ``model``, ``domain``, ``megatron``, ``zero``, ``integrated``.
+    Where the grid has a place axis (``"stage:2x2"``), `schedule` is how its positions take turns, ``auto``, ``gpipe``, ``1f1b``,
+    ``interleaved`` or ``zb``; `segments` the most segments of a position; and pins say where calls stand (``"h.0.*: stage=0"``).
 
     Raises CaptureError, ConfigError, or InfeasiblePlan where no plan meets the memory limit.
     """
     options = options_of(
-        memory, solver, optimizer, pin, ban, loss, time_limit, outputs, measure, recompute, plan, batch_sizes, microbatches
+        memory, solver, optimizer, pin, ban, loss, time_limit, outputs, measure, recompute, plan, batch_sizes,
+        microbatches, schedule, segments,
     )  # fmt: skip
     return compile_with(options, model, example_inputs, grid, machine, ranks, name, source, progress)
 

@@ -129,6 +129,8 @@ def parallelize(
     plan: str = "auto",
     batch_sizes: Sequence[int] = (),
     microbatches: int | str = 1,
+    schedule: str = "auto",
+    segments: int | None = None,
     progress: Progress | None = None,
     seed: int = 0,
 ) -> Parallelized:
@@ -151,7 +153,7 @@ def parallelize(
             model, example_inputs, grid=grid if ranks else _checked(grid, world.size), machine=machine, memory=memory,
             solver=solver, pin=pin, ban=ban, optimizer=optimizer, loss=loss, outputs=outputs, name=name,
             time_limit=time_limit, measure=measure, recompute=recompute, plan=plan, ranks=ranks, batch_sizes=batch_sizes,
-            microbatches=microbatches, progress=progress,
+            microbatches=microbatches, schedule=schedule, segments=segments, progress=progress,
         )  # fmt: skip
 
     world = default_world()

@@ -83,6 +83,8 @@ def _compile_command(plan: Plan, path: Path, folder: Path) -> str:
     words += [] if options.plan == "auto" else ["--plan", options.plan]
     words += ["--batch-sizes", ",".join(map(str, options.batch_sizes))] if options.batch_sizes else []
     words += [] if options.microbatches == "1" else ["--microbatches", options.microbatches]
+    words += [] if options.schedule == "auto" else ["--schedule", options.schedule]
+    words += [] if options.segments is None else ["--segments", str(options.segments)]
     words += ["--measure"] if options.measure else []
     words += [] if options.recompute == "auto" else ["--recompute", options.recompute]
     return shlex.join([*words, "-o", str(folder)])

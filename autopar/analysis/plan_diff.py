@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from autopar.errors import PlanError, refusal
 from autopar.ir.grid import GridShape
+from autopar.ir.pipeline.placement_plan import PlacementPlan
 from autopar.ir.plan import ConversionPlan, InnerPlan, NodePlan, Plan
 
 
@@ -76,6 +77,16 @@ class Surplus:
 
 
 @dataclass(frozen=True, slots=True)
+class PlaceChange:
+    """Calls, `times` in number, that stand elsewhere: positions in the first plan and the second, None of a whole graph."""
+
+    module: str
+    times: int
+    before: int | None
+    after: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Difference:
     """All that differs. `apart` are calls that only one of the plans has, as ``(first, second)``."""
 
@@ -87,6 +98,7 @@ class Difference:
     homes: tuple[HomeChange, ...]
     conversions: tuple[Surplus, ...]
     apart: tuple[tuple[str, ...], tuple[str, ...]]
+    places: tuple[PlaceChange, ...] = ()
 
     @property
     def moved(self) -> int:
@@ -107,6 +119,7 @@ def diff(first: Plan, second: Plan) -> Difference:
         _homes(first, second),
         _conversions(first, second),
         apart,
+        _places(pairs, first.placement, second.placement),
     )
 
 
@@ -128,12 +141,17 @@ def _paired(first: Plan, second: Plan) -> tuple[_Pairs, tuple[tuple[str, ...], t
     return pairs, (left, right)
 
 
+_SETTINGS = (
+    "plan", "memory", "solver", "optimizer", "pins", "bans", "loss", "outputs", "measure", "microbatches", "schedule", "segments",
+)  # fmt: skip
+
+
 def _settings(first: Plan, second: Plan) -> Iterable[tuple[str, str, str]]:
     """What was asked for differently."""
     rows = [("grid", first.grid, second.grid), ("machine", first.machine.name, second.machine.name)]
     if first.machine != second.machine and first.machine.name == second.machine.name:
         rows.append(("machine profile", "its numbers", "other numbers of the same name"))
-    for name in ("plan", "memory", "solver", "optimizer", "pins", "bans", "loss", "outputs", "measure"):
+    for name in _SETTINGS:
         rows.append((name, *(_word(getattr(plan.options, name)) for plan in (first, second))))  # type: ignore[arg-type]
     if first.graph_sha256 != second.graph_sha256:
         rows.append(
@@ -154,6 +172,10 @@ def _totals(first: Plan, second: Plan) -> tuple[Total, ...]:
     exchanged = before.communication + before.gradients, after.communication + after.gradients
     totals += [Total("communication", "s", *exchanged), Total("update", "s", before.update, after.update)]
     totals += [Total("memory", "B", before.bytes, after.bytes)]
+    if first.placement or second.placement:
+        totals.append(Total("idle", "s", before.idle, after.idle))
+        cuts = (plan.placement.cut_bytes if plan.placement else 0.0 for plan in (first, second))
+        totals.append(Total("between positions", "B", *cuts))
     for part in ("parameters", "gradients", "optimizer", "activations"):
         totals.append(Total(part, "B", getattr(before, f"{part}_bytes"), getattr(after, f"{part}_bytes")))
     return tuple(totals)
@@ -196,6 +218,25 @@ def _split(node: NodePlan, grid: GridShape) -> str:
         if size > 1
     ]
     return " ".join(words) or "whole"
+
+
+def _places(pairs: _Pairs, first: PlacementPlan | None, second: PlacementPlan | None) -> tuple[PlaceChange, ...]:
+    """The calls of both plans whose position is another, by module; nothing where neither graph is divided."""
+    there = [_positions(placement) if placement else {} for placement in (first, second)]
+    groups: dict[tuple[int | None, int | None], dict[str, int]] = {}
+    for node, _ in pairs:
+        before, after = (positions.get(node.name) for positions in there)
+        if before != after:
+            modules = groups.setdefault((before, after), {})
+            modules[node.module] = modules.get(node.module, 0) + 1
+    return tuple(
+        PlaceChange(module, times, *places) for places, modules in groups.items() for module, times in modules.items()
+    )
+
+
+def _positions(placement: PlacementPlan) -> dict[str, int]:
+    """The position of every call."""
+    return {name: segment.position for segment in placement.segments for name in segment.calls}
 
 
 def general(path: str) -> str:

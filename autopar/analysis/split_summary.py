@@ -29,9 +29,11 @@ def shares(plan: Plan) -> dict[str, dict[str, float]]:
 
 
 def sentence(plan: Plan) -> str:
-    """``batch over data; features 64% + batch 30% over model``."""
+    """``batch over data; features 64% + batch 30% over model``, and where it is divided ``graph over pipe in 2 segments``."""
     sizes = dict(zip(*_axes(plan), strict=True))
-    parts = [f"{_words(share)} over {axis}" for axis, share in shares(plan).items() if sizes[axis] > 1]
+    placement = plan.placement
+    parts = [f"graph over {placement.axis} in {len(placement.segments)} segments"] if placement else []
+    parts += [f"{_words(share)} over {axis}" for axis, share in shares(plan).items() if sizes[axis] > 1]
     return "; ".join(parts) or "one rank, nothing to split"
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from autopar.ir.batch_sizes import ANY, MicrobatchPlan, Sizes, divided_rows
 from autopar.ir.machine import Machine
+from autopar.ir.pipeline.placement_plan import PlacementPlan
 
 VERSION = 3
 
@@ -125,7 +126,8 @@ class ConversionPlan:
 class Predicted:
     """One training step on one rank: seconds by cause and peak bytes by cause.
 
-    `gradients` are the seconds of gradient sums that do not hide behind backward, by the step's timeline. The bytes are those
+    Where the graph is divided, the seconds are those of the position that works longest, with those in which it stands `idle`
+    till the step ends, and the bytes those of the position that holds most. `gradients` are the seconds of gradient sums that do not hide behind backward, by the step's timeline. The bytes are those
     that are held at the peak, when `peak_during` runs (`autopar.codegen.memory_footprint`): whole inputs; parameters;
     gradients, or the buckets that they lie in; the optimizer's state; what is kept for backward; buffers of conversions; what
     comes and goes.
@@ -143,11 +145,12 @@ class Predicted:
     buffers_bytes: int
     transients_bytes: int
     peak_during: str
+    idle: float = 0.0
 
     @property
     def seconds(self) -> float:
         """The whole step."""
-        return self.compute + self.communication + self.gradients + self.update
+        return self.compute + self.communication + self.gradients + self.update + self.idle
 
     @property
     def bytes(self) -> int:
@@ -196,6 +199,8 @@ class Options:
     plan: str = "auto"  # or the baseline that was asked for
     batch_sizes: tuple[int, ...] = ()  # numbers of rows that batches will have
     microbatches: str = "1"  # into how many micro-batches a batch is divided, or auto
+    schedule: str = "auto"  # of a divided graph, by name
+    segments: int | None = None  # at most on a position; None: as the schedule needs
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,71 +254,6 @@ class Place:
     text: str
     calls: tuple[str, ...]
     conversion: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class SegmentPlan:
-    """A segment of a divided graph: its function in the program, where it stands, and its calls.
-
-    Seconds are for one micro-batch, bytes those that it keeps for the backward of one.
-    """
-
-    function: str
-    position: int
-    calls: tuple[str, ...]
-    seconds_forward: float
-    seconds_backward: float
-    kept_bytes: float
-
-
-@dataclass(frozen=True, slots=True)
-class EdgePlan:
-    """What leaves a segment: its whole shape at the planned rows, its dims that are rows, and who makes and reads it."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    layouts: tuple[str, ...]
-    rows: tuple[int, ...]
-    differentiable: bool
-    source: int
-    readers: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class DivisionPlan:
-    """What a way to divide the graph comes to: seconds of a step, bytes between positions, the largest work over the mean."""
-
-    name: str
-    makespan: float
-    cut_bytes: float
-    imbalance: float
-
-
-@dataclass(frozen=True, slots=True)
-class PlacementPlan:
-    """The graph divided over the positions of the place axis `axis`.
-
-    `makespan` is the simulated step, no division is faster than `bound`. Per position: seconds of work and bytes held.
-    """
-
-    axis: str
-    positions: int
-    microbatches: int
-    segments: tuple[SegmentPlan, ...]
-    edges: tuple[EdgePlan, ...]
-    makespan: float
-    bound: float
-    cut_bytes: float
-    imbalance: float
-    seconds: tuple[float, ...]
-    bytes: tuple[float, ...]
-    baselines: tuple[DivisionPlan, ...]
-
-    @property
-    def gap(self) -> float:
-        """How far the makespan may be above the best, as a share of it."""
-        return max(0.0, self.makespan - self.bound) / self.makespan if self.makespan else 0.0
 
 
 @dataclass(frozen=True, slots=True)

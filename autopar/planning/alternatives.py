@@ -63,6 +63,12 @@ def explain(built: PricedProblem, choice: Sequence[int], name: str) -> Explanati
     )
 
 
+def sharing(built: PricedProblem, name: str) -> list[str]:
+    """The calls that share the choice of a call: itself, and its like in other repeated blocks."""
+    keys = {node.name: built.tied.get("node:" + node.name, "node:" + node.name) for node in built.graph.nodes}
+    return [other for other, key in keys.items() if key == keys[name]]
+
+
 def matching(nodes: Sequence[Named], name: str) -> list[Named]:
     """The calls in or named `name`: a module path, a call's name, or a pattern over either. Raises ConfigError for none."""
     matches = [node for node in nodes if _matches(node, name)]

@@ -14,6 +14,7 @@ from autopar.ir.plan import Options
 from autopar.partitioner.solvers.solve import check_method
 from autopar.planning import baselines, grid_search, pins
 from autopar.planning.microbatch_search import AUTO
+from autopar.planning.place_axis import schedule_options
 
 RECOMPUTE = ("auto", "always", "never")
 
@@ -32,6 +33,8 @@ def options_of(
     plan: str,
     batch_sizes: Sequence[int],
     microbatches: int | str = 1,
+    schedule: str = schedule_options.AUTO,
+    segments: int | None = None,
 ) -> Options:
     """The record of the keywords of `autopar.compile`. Raises ConfigError for a size or a count that is none."""
     return Options(
@@ -48,6 +51,8 @@ def options_of(
         plan=plan,
         batch_sizes=_row_counts(batch_sizes),
         microbatches=microbatches_of(microbatches),
+        schedule=schedule,
+        segments=segments,
     )
 
 
@@ -72,11 +77,16 @@ def _row_counts(sizes: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted(set(sizes)))
 
 
+def _shape(grid: str | GridShape) -> GridShape:
+    return grid if isinstance(grid, GridShape) else GridShape.parse(grid)
+
+
 def check(options: Options, grid: str | GridShape, ranks: int | None, machine: Machine) -> None:
     """Raise ConfigError for what would only be found out after the capture."""
     grid_search.check(grid, ranks)
+    schedule_options.check(options, None if grid == grid_search.AUTO else _shape(grid))
     if grid != grid_search.AUTO:
-        shape = grid if isinstance(grid, GridShape) else GridShape.parse(grid)
+        shape = _shape(grid)
         machines.check_ranks(machine, shape)
         pins.of(options, shape)
     check_method(options.solver)

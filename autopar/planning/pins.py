@@ -2,7 +2,8 @@
 
 The pattern is over module paths and calls where the word is a letter or a mode, and over parameters and inputs where it is a
 layout (`autopar.partitioner.formulation.choice_patterns`); ``replicate``, ``copied`` and ``whole`` speak of calls where the
-pattern matches any. An axis ``*`` stands for every axis.
+pattern matches any. An axis ``*`` stands for every axis. Those of positions, ``PATTERN: AXIS=POSITION``, are read in
+`autopar.planning.place_axis.position_pins`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from autopar.ir.plan import Options
 from autopar.ops.annotated import AnnotatedCall, AnnotatedGraph
 from autopar.partitioner.formulation.choice_patterns import MODES, within
 from autopar.partitioner.formulation.constraints import Constraints
+from autopar.planning.place_axis import position_pins
 
 _EXAMPLE = "write e.g. '*.c_fc: n@axis0'"
 _SHARDS = "shard"
@@ -52,8 +54,10 @@ class _Match:
 
 
 def of(options: Options, grid: GridShape) -> tuple[Pin, ...]:
-    """The pins and bans of a compilation. Raises ConfigError for bad syntax or an unknown axis."""
-    return (*parse(options.pins, grid), *parse(options.bans, grid, ban=True))
+    """The pins and bans of letters and layouts. Raises ConfigError for bad syntax, an unknown axis or position."""
+    position_pins.check(options, grid)
+    pins, bans = position_pins.letter_pins(options.pins), position_pins.letter_pins(options.bans)
+    return (*parse(pins, grid), *parse(bans, grid, ban=True))
 
 
 def parse(texts: Sequence[str], grid: GridShape, *, ban: bool = False) -> tuple[Pin, ...]:
@@ -67,7 +71,14 @@ def _parse(text: str, grid: GridShape, *, ban: bool) -> Pin:
     pattern, colon, rest = text.rpartition(":")
     word, at, axis = (part.strip() for part in rest.rpartition("@"))
     if not (colon and at and pattern.strip() and word):
-        raise ConfigError(refusal(where, f"not a {kind}", f"a {kind} is PATTERN: LETTER@AXIS", fix=_EXAMPLE))
+        rule = f"a {kind} is PATTERN: LETTER@AXIS, or PATTERN: AXIS=POSITION of a place axis"
+        raise ConfigError(refusal(where, f"not a {kind}", rule, fix=_EXAMPLE))
+    if grid.place and axis == grid.place.name:
+        fault, rule = (
+            f"{axis} is a place axis",
+            "tensors are split over the other axes; calls stand on positions of this one",
+        )
+        raise ConfigError(refusal(where, fault, rule, fix=f"write e.g. '{pattern.strip()}: {axis}=0'"))
     if axis != "*" and axis not in grid.names:
         fault = f"unknown axis {axis!r}{nearest(axis, grid.names)}"
         raise ConfigError(refusal(where, fault, "an axis is the grid's, or * for all", grid.names, _EXAMPLE))

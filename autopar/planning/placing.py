@@ -19,6 +19,7 @@ from autopar.ir.graph import ITEMSIZE, Parameter
 from autopar.ir.grid import GridShape
 from autopar.ir.layout import Layouts
 from autopar.ir.machine import Machine
+from autopar.ir.plan import Options
 from autopar.ir.pipeline.schedule import ActionLists
 from autopar.ir.pipeline.schedule_check import SegmentGraph, ValueEdge, check_schedule
 from autopar.partitioner.formulation.strategies import result_layouts
@@ -32,6 +33,8 @@ from autopar.partitioner.placement.problem import (
     TensorUse,
 )
 from autopar.planning.candidate import Candidate, conversion_plans
+from autopar.planning.place_axis.position_pins import letter_pins, placed_by_hand
+from autopar.planning.place_axis.schedule_options import check_positions, most_segments
 from autopar.planning.planner import planned
 from autopar.planning.request import Request
 from autopar.progress import Progress, timed
@@ -64,8 +67,10 @@ class Placed:
 def divided(request: Request, tell: Progress) -> tuple[Candidate, Placed]:
     """The plan for a grid with a place axis. Raises InfeasiblePlan where no position can hold what it would have to."""
     positions, limit = request.grid.positions, request.limit
+    check_positions(request.grid, len(request.graph.nodes))
+    placed_by_hand(request.options, request.grid, request.graph)
     for share in _SHRUNK:
-        options = replace(request.options, memory=limit * positions * share)
+        options = _of_letters(request.options, limit * positions * share)
         candidate = planned(replace(request, grid=request.grid.space, options=options), tell)
         try:
             return _placed(candidate, request, tell)
@@ -75,11 +80,18 @@ def divided(request: Request, tell: Progress) -> tuple[Candidate, Placed]:
     raise AssertionError
 
 
+def _of_letters(options: Options, memory: float) -> Options:
+    """The options of a plan that chooses letters, under this limit."""
+    pins, bans = letter_pins(options.pins), letter_pins(options.bans)
+    return replace(options, memory=memory, pins=pins, bans=bans)
+
+
 def _placed(candidate: Candidate, request: Request, tell: Progress) -> tuple[Candidate, Placed]:
     with timed(tell, "placed") as said:
         problem = placement_problem(candidate, request)
-        placement = place(problem)
-        found = Placed(request.grid, problem, placement, compare(problem))
+        schedule, most = request.options.schedule, most_segments(request.options)
+        placement = place(problem, segments_per_position=most, schedule=schedule)
+        found = Placed(request.grid, problem, placement, compare(problem, schedule))
         most = f"{placement.imbalance:.2f} x the mean at most"
         said(
             f"{len(placement.assignment.position)} segments on {request.grid.positions} positions, {most}, gap {placement.gap:.1%}"
@@ -129,17 +141,28 @@ def placement_problem(candidate: Candidate, request: Request) -> PlacementProble
                 tensors.append(TensorUse(name, number[node.name], reading, size, gradient))
     inputs = sum(_bytes(candidate, item.value, candidate.decision.storage[item.value]) for item in graph.inputs)
     room = PositionLimits(memory=max(0.0, request.limit - inputs))
+    pins, bans = placed_by_hand(request.options, request.grid, graph)
     return PlacementProblem(
         calls=tuple(_calls(candidate)),
         tensors=tuple(tensors),
         parameters=tuple(_parameter(candidate, item, number, request.options.optimizer) for item in graph.parameters),
         positions=(room,) * positions,
         links=_links(request.machine, request.grid),
+        pins=pins,
+        bans=bans,
     )
 
 
 def _calls(candidate: Candidate) -> Iterable[CallWork]:
-    """Every call with what is converted for it."""
+    """Every call with what is exchanged for it."""
+    moved = exchange_seconds(candidate)
+    for node in candidate.parts.nodes:
+        ahead, back = moved[node.name]
+        yield CallWork(node.name, ahead + node.seconds_forward, back + node.seconds_backward, saved=node.saved_bytes)
+
+
+def exchange_seconds(candidate: Candidate) -> dict[str, tuple[float, float]]:
+    """Per call the seconds, forward and back, of what is converted for it and of what it exchanges inside."""
     moved: dict[str, tuple[float, float]] = {}
     for one in candidate.parts.conversions:
         for name in one.consumers:
@@ -151,11 +174,12 @@ def _calls(candidate: Candidate) -> Iterable[CallWork]:
         for nodes in repeat.nodes
         for node, block in zip(nodes, repeat.nodes[0], strict=True)
     }
+    found = {}
     for node in candidate.parts.nodes:
         ahead, back = moved.get(first.get(node.name, node.name), (0.0, 0.0))
-        ahead += node.seconds_forward + sum(one.seconds_forward for one in node.inner)
-        back += node.seconds_backward + sum(one.seconds_adjoint for one in node.inner)
-        yield CallWork(node.name, ahead, back, saved=node.saved_bytes)
+        inside = sum(one.seconds_forward for one in node.inner), sum(one.seconds_adjoint for one in node.inner)
+        found[node.name] = ahead + inside[0], back + inside[1]
+    return found
 
 
 def _parameter(candidate: Candidate, item: Parameter, number: Mapping[str, int], optimizer: str) -> ParameterUse:

@@ -16,16 +16,12 @@ from autopar.ir.layout import Replicate
 from autopar.ir.plan import (
     VERSION,
     BatchPlan,
-    DivisionPlan,
-    EdgePlan,
     ModelSource,
     NodePlan,
     Options,
     OutputPlan,
-    PlacementPlan,
     Plan,
     Predicted,
-    SegmentPlan,
     SolverReport,
     TensorPlan,
 )
@@ -33,6 +29,7 @@ from autopar.partitioner.formulation.priced_problem import Decision, PricedProbl
 from autopar.partitioner.formulation.recomputation import key_of
 from autopar.partitioner.formulation.strategies import filled_factors, whole_strategy
 from autopar.planning.candidate import Candidate, tensor_plan
+from autopar.planning.place_axis.placement_record import grown_dims, placement_plan, predicted
 from autopar.planning.placing import Placed
 from autopar.version import __version__
 
@@ -75,7 +72,7 @@ def plan(
         conversions=parts.conversions,
         repeats=parts.repeats,
         recomputed=tuple(key_of(repeat) in built.recomputation.repeats for repeat in built.repeats),
-        predicted=_predicted(candidate),
+        predicted=predicted(candidate, placed, options.optimizer) if placed else _predicted(candidate),
         single=_single(built, options.optimizer),
         solver=_report(candidate),
         filled=_filled(built, decision),
@@ -86,7 +83,7 @@ def plan(
         loss=graph.loss_path,
         outputs=_outputs(graph, larger, candidate.program),
         places=program.places,
-        placement=_placement(candidate, placed, program, larger) if placed else None,
+        placement=placement_plan(candidate, placed, program.segments, larger) if placed else None,
     )
 
 
@@ -110,49 +107,13 @@ def _with_segments(parameters: Sequence[TensorPlan], placed: Placed) -> tuple[Te
     )
 
 
-def _placement(candidate: Candidate, placed: Placed, program: Emitted, larger: Graph | None) -> PlacementPlan:
-    assert placed.grid.place is not None
-    placement, task, graph = placed.placement, placed.placement.pipeline, candidate.built.graph
-    calls: dict[int, list[str]] = {}
-    for name, segment in placed.segments.items():
-        calls.setdefault(segment, []).append(name)
-    segments = tuple(
-        SegmentPlan(
-            row.function, row.segment.position, tuple(calls[i]), task.forward[i], task.backward[i], task.kept[i]
-        )
-        for i, row in enumerate(program.segments)
-    )
-    edges = []
-    for i, row in enumerate(program.segments):
-        for held, name in zip(row.segment.writes, row.writes, strict=True):
-            value = graph.values[held.value]
-            readers = tuple(j for j, other in enumerate(program.segments) if name in other.reads)
-            layouts = tuple(map(str, held.layouts))
-            rows = _rows(value, larger)
-            edges.append(EdgePlan(name, value.shape, value.dtype, layouts, rows, value.differentiable, i, readers))
-    return PlacementPlan(
-        placed.grid.place.name, placed.grid.positions, placed.problem.microbatches, segments, tuple(edges),
-        placement.makespan, placement.bound, placement.cut_bytes, placement.imbalance, placement.seconds,
-        placement.memory, tuple(
-            DivisionPlan(name, other.makespan, other.cut_bytes, other.imbalance)
-            for name, other in placed.baselines.items() if other is not None
-        ),
-    )  # fmt: skip
-
-
-def _rows(value: Value, larger: Graph | None) -> tuple[int, ...]:
-    """The dims of a value that grow with the batch; `larger` is the graph with more rows."""
-    more = larger.values[value.name].shape if larger is not None else value.shape
-    return tuple(dim for dim, (n, m) in enumerate(zip(value.shape, more, strict=True)) if n != m)
-
-
 def _outputs(graph: Graph, larger: Graph | None, program: LoweredProgram) -> tuple[OutputPlan, ...]:
     """What the program returns beside the loss; `larger` is the graph with more rows."""
     outputs = []
     for (path, name), held in zip(graph.outputs, program.outputs, strict=True):
         value = graph.values[name]
         layouts = tuple(map(str, held.layouts))
-        outputs.append(OutputPlan(path, value.shape, value.dtype, layouts, _rows(value, larger)))
+        outputs.append(OutputPlan(path, value.shape, value.dtype, layouts, grown_dims(value, larger)))
     return tuple(outputs)
 
 

@@ -78,7 +78,7 @@ codegen             | codegen                                    | formulation p
 measure             | autopar/measure                            | codegen formulation costmodel annotated discovery record
                     |                                            | runtime calibration process grid transport ir
 planning            | autopar/planning                           | measure codegen formulation placement schedules solvers
-                    |                                            | problem microbatches costmodel capture annotated ops
+                    | autopar/planning/place_axis                | problem microbatches costmodel capture annotated ops
                     |                                            | record ir
 artifact            | autopar/artifact.py                        | ir
 subject             | autopar/subject.py                         | planning microbatches capture annotated ops ir
@@ -93,8 +93,8 @@ proof               | autopar/proof                              | compiler emis
                     |                                            | transport ir
 parallel            | autopar/parallel.py                        | compiler planning session profiling program parameters grid
                     |                                            | diagnostics transport ir
-analysis            | autopar/analysis                           | proof compiler subject planning costmodel capture validity
-                    |                                            | annotated ops record ir
+analysis            | autopar/analysis                           | proof compiler subject planning schedules costmodel capture
+                    |                                            | validity annotated ops record ir
 output              | autopar/cli                                | analysis costmodel jobs ir
 commands            | autopar/cli/commands                       | output analysis compiler artifact planning solvers problem
                     |                                            | costmodel discovery record jobs calibration verification

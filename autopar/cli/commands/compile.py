@@ -4,7 +4,9 @@ With ``--json`` one object: ``folder``; ``split``, per axis and word (batch, fea
 ``stages``, seconds of each; ``predicted_seconds`` and ``predicted_bytes`` of one step on one rank; ``single_seconds``, the same
 step on one rank alone; ``gap``, the cost's relative distance from the proven bound; ``without_rule``, operators that run whole,
 and ``without_rule_share``, their share of the compute; ``discovered``, the letters of operators that were found by running
-them; ``grid``; ``grids``, those that were tried where it was ``auto``: ``grid``, ``seconds``, ``bytes``, ``gap``, ``refused``.
+them; ``grid``; ``placement``, null or of a graph that is divided: ``axis``, ``microbatches``, ``makespan``, ``bound``, ``gap``,
+``cut_bytes``, ``imbalance``, ``segments``, ``positions``, ``beside``; ``grids``, those that were tried where it was ``auto``:
+``grid``, ``seconds``, ``bytes``, ``gap``, ``refused``.
 """
 
 from __future__ import annotations
@@ -42,7 +44,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     pin = (
         "fix what calls do, as in '*.c_fc: n@axis1': the pattern is over module paths, letters are the operator's; or where "
-        "parameters lie, as in '*.c_fc.weight: shard 0@axis1'; an axis * is every axis; repeatable"
+        "parameters lie, as in '*.c_fc.weight: shard 0@axis1'; an axis * is every axis; or on which position of a place axis "
+        "calls stand, as in 'h.0.*: stage=0'; repeatable"
     )
     form = "'PATTERN: LETTER@AXIS'"
     parser.add_argument("--pin", action="append", default=[], metavar=form, help=pin)
@@ -61,6 +64,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     plans = ["auto", "data", "model", "domain", "megatron", "zero", "integrated"]
     fixed = "a fixed plan instead of the best one (auto); see `autopar compare`"
     parser.add_argument("--plan", default="auto", choices=plans, help=fixed)
+    orders = ["auto", "gpipe", "1f1b", "interleaved", "zb"]
+    order = "of a place axis: the order in which its positions work through segments and micro-batches (auto)"
+    parser.add_argument("--schedule", default="auto", choices=orders, help=order)
+    most = "most segments of a position of a place axis (1; 2 for interleaved)"
+    parser.add_argument("--segments", type=count(1), metavar="N", help=most)
     optimizers = ["sgd", "momentum", "adamw"]
     parser.add_argument(
         "--optimizer",
@@ -143,6 +151,8 @@ def compiled_from(arguments: argparse.Namespace, progress: Any, batch_sizes: Seq
         recompute=arguments.recompute,
         batch_sizes=batch_sizes,
         microbatches=arguments.microbatches,
+        schedule=arguments.schedule,
+        segments=arguments.segments,
         progress=progress,
     )
 
@@ -150,6 +160,7 @@ def compiled_from(arguments: argparse.Namespace, progress: Any, batch_sizes: Seq
 def _facts(compiled: Compiled, folder: Path, stages: dict[str, float]) -> dict[str, object]:
     from autopar.analysis.fallbacks import discovered, unruled, unruled_share
     from autopar.analysis.split_summary import shares
+    from autopar.cli import placement_output
 
     plan = compiled.plan
     return {
@@ -157,6 +168,7 @@ def _facts(compiled: Compiled, folder: Path, stages: dict[str, float]) -> dict[s
         "grid": plan.grid,
         "grids": [asdict(grid) for grid in compiled.grids],
         "split": shares(plan),
+        "placement": placement_output.facts(plan.placement) if plan.placement else None,
         "stages": stages,
         "predicted_seconds": plan.predicted.seconds,
         "predicted_bytes": plan.predicted.bytes,
@@ -170,14 +182,18 @@ def _facts(compiled: Compiled, folder: Path, stages: dict[str, float]) -> dict[s
 
 def _report(compiled: Compiled, folder: Path) -> None:
     from autopar.analysis.split_summary import sentence
+    from autopar.cli.placement_output import beside
+    from autopar.cli.placement_output import sentence as division
     from autopar.cli.tables import milliseconds, say, show_fallbacks
 
     plan, predicted, named = compiled.plan, compiled.plan.predicted, shlex.quote(str(folder))
     if compiled.grids:
         _show_grids(compiled.grids, plan.grid)
     gain = plan.single / predicted.seconds if predicted.seconds else 1.0
+    say(f"split      {sentence(plan)}")
+    if plan.placement is not None:
+        say(f"divided    {division(plan.placement)}", f"beside     {beside(plan.placement)}")
     say(
-        f"split      {sentence(plan)}",
         f"predicted  {milliseconds(predicted.seconds)} per step, {gain:.1f}x over 1 rank; {bytes_text(predicted.bytes)} per rank",
         f"wrote      {folder / 'program.py'}  {folder / 'plan.json'}",
         f"next       autopar inspect {named}; autopar run {named}",

@@ -2,7 +2,8 @@
 
 With ``--json`` one object: ``names``, ``grids``; ``settings``, what was asked for differently; ``totals`` with ``name``, ``unit``,
 ``before``, ``after``; ``calls`` whose split differs, ``homes`` of parameters and inputs that differ, ``conversions`` that only one
-has (``sign`` ``-`` for the first, ``+`` for the second), and ``apart``, calls of one plan alone.
+has (``sign`` ``-`` for the first, ``+`` for the second), ``places``, per module the calls that stand on another position, and
+``apart``, calls of one plan alone.
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ def sentence(diff: Difference) -> str:
     ]
     count = diff.moved
     changes += [f"{count} operator{'s' if count > 1 else ''} split in another way"] if count else []
+    elsewhere = sum(place.times for place in diff.places)
+    changes += [f"{elsewhere} operator{'s' if elsewhere > 1 else ''} on another position"] if elsewhere else []
     return ", ".join(changes) or "the plans are the same"
 
 
@@ -77,6 +80,13 @@ def _show(diff: Difference, most: int) -> None:
                 where, str(call.times), short(call.target), cut(call.code.strip()), call.before, call.after, *spent
             )
         show(listing, title=_title("calls that are split in another way", len(diff.calls), most), cut="code", least=12)
+    if diff.places:
+        listing = table("module", "calls", "first position", "second position")
+        for place in diff.places[:most]:
+            listing.add_row(
+                place.module or "(model)", str(place.times), _position(place.before), _position(place.after)
+            )
+        show(listing, title=_title("calls that stand on another position", len(diff.places), most))
     if diff.homes:
         listing = table("parameter or input", "calls", "first", "second")
         for home in diff.homes[:most]:
@@ -95,6 +105,10 @@ def _show(diff: Difference, most: int) -> None:
         if names:
             more = f" and {len(names) - 10} more" if len(names) > 10 else ""
             note(f"Calls of the {which} plan alone, not compared: {', '.join(names[:10])}{more}")
+
+
+def _position(position: int | None) -> str:
+    return "all ranks" if position is None else str(position)
 
 
 def _title(text: str, count: int, most: int) -> str:

@@ -2,7 +2,8 @@
 
 The model is priced again, as it was compiled. Calls of repeated blocks share a choice and are one entry, its costs those of all
 of them together. With ``--json`` a list with one object per entry: ``module``, ``call``, ``target``, ``letters``, ``source``,
-``code``, ``times`` (calls that share the choice) and ``alternatives``, cheapest first: ``choice`` (axis -> letter, or replicate,
+``code``, ``times`` (calls that share the choice), ``segments`` of a divided graph that they stand in (``segment``, ``function``,
+``position``, ``times``) and ``alternatives``, cheapest first: ``choice`` (axis -> letter, or replicate,
 copied, linear), ``own_seconds``, ``around_seconds``, ``change_seconds`` (of the step, the other calls staying), ``chosen``.
 
 ``--record`` prints Python instead: the records of the named operators whose letters were found by running them, to paste into
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -31,6 +33,8 @@ _LEGEND = (
     "a letter is split over the axis; replicate, copied: every rank computes the whole call; linear 0: partial sums of operand 0",
     "around: conversions of operands and results, gradient sums and updates of its parameters. change: the other calls stay.",
 )
+
+_MOVED = "To have calls stand on another position: compile with --pin '{name}: {axis}=0', or --ban, which rules a position out."
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -61,9 +65,11 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps([_facts(compiled, *call) for call in calls]))
         return 0
     for node, times, alternatives in calls:
-        say(*_title(compiled, node, times), *_without_rule(compiled, node))
+        say(*_title(compiled, node, times), *_segments(compiled, node), *_without_rule(compiled, node))
         show(_table(compiled, alternatives, arguments.most))
     note(*_LEGEND)
+    if compiled.plan.placement is not None:
+        note(_MOVED.format(name=arguments.name, axis=compiled.plan.placement.axis))
     if compiled.plan.options.pins:
         note(f"Pinned calls have no other choice: {', '.join(compiled.plan.options.pins)}")
     if compiled.plan.options.bans:
@@ -93,6 +99,35 @@ def records(compiled: Compiled, name: str, nodes: Sequence[Node]) -> str:
         fix = "name a call in the table of such operators that `autopar inspect` shows"
         raise ConfigError(refusal(f"explain {name!r} --record", "none of these calls is one", rule, known[:10], fix))
     return "\n".join(texts)
+
+
+def _segments(compiled: Compiled, node: Node) -> list[str]:
+    """Where in a divided graph the calls of an entry stand."""
+    rows = (
+        f"segment {row['segment']} ({row['function']}) on position {row['position']}"
+        + (f", {row['times']} x" if row["times"] != 1 else "")
+        for row in _segment_facts(compiled, node)
+    )
+    return ["stands in " + "; ".join(rows)] if compiled.plan.placement else []
+
+
+def _segment_facts(compiled: Compiled, node: Node) -> list[dict[str, object]]:
+    """Per segment that calls of an entry stand in: its number, function and position, and how many they are."""
+    from autopar.planning.alternatives import sharing
+
+    placement = compiled.plan.placement
+    if placement is None:
+        return []
+    times = Counter(placement.segment_of(name) for name in sharing(compiled.built, node.name))
+    return [
+        {
+            "segment": number,
+            "function": placement.segments[number].function,
+            "position": placement.segments[number].position,
+            "times": count,
+        }
+        for number, count in sorted(times.items())
+    ]
 
 
 def _without_rule(compiled: Compiled, node: Node) -> list[str]:
@@ -137,6 +172,7 @@ def _facts(compiled: Compiled, node: Node, times: int, alternatives: tuple[Alter
         "source": node.source,
         "code": node.code,
         "times": times,
+        "segments": _segment_facts(compiled, node),
         "alternatives": [
             {
                 "choice": dict(zip(compiled.built.grid.names, alternative.choice, strict=True)),

@@ -4,6 +4,7 @@
     module      every operator call with its letters and the layouts of operands and result
     cost        calls and conversions, dearest first
     parameters  inputs, parameters and buffers with the layouts that they are stored in
+    segments    of a graph that is divided: segments, edges, positions, the step in time
 
 With ``--json`` the plan as it stands in plan.json, whose keys are the fields of `autopar.ir.plan.Plan`.
 """
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from autopar.analysis import split_summary
 from autopar.artifact import CompiledFolder, load
-from autopar.cli import annotated_source
+from autopar.cli import annotated_source, placement_output
 from autopar.cli.tables import (
     LAYOUTS,
     LETTERS,
@@ -34,6 +35,7 @@ from autopar.cli.tables import (
     splits,
     table,
 )
+from autopar.errors import ConfigError, refusal
 from autopar.ir.batch_sizes import MicrobatchPlan
 from autopar.ir.grid import GridShape
 from autopar.ir.plan import ConversionPlan, NodePlan, Plan, SolverReport
@@ -45,13 +47,16 @@ if TYPE_CHECKING:
 
 NAME = "inspect"
 TEXT = "show a plan: splits, communication, time, memory"
-VIEWS = ("source", "module", "cost", "parameters")
+VIEWS = ("source", "module", "cost", "parameters", "segments")
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument("folder", help="what `autopar compile` wrote")
-    views = "source: the model's lines; module: every operator; cost: dearest first; parameters: layouts (source)"
+    views = (
+        "source: the model's lines; module: every operator; cost: dearest first; parameters: layouts; "
+        "segments: of a graph that is divided over a place axis (source)"
+    )
     parser.add_argument("--view", choices=VIEWS, default="source", help=views)
     parser.add_argument("--json", action="store_true", help="the whole plan as JSON")
 
@@ -73,11 +78,25 @@ def run(arguments: argparse.Namespace) -> int:
         note(TIMES, LETTERS, LAYOUTS)
     elif arguments.view == "cost":
         show(_cost(plan), cut="where")
-    else:
+    elif arguments.view == "parameters":
         show(_parameters(plan), cut="name")
+    if arguments.view == "segments":
+        _segments(plan, arguments.folder)
+    elif plan.placement is not None:
+        placement_output.show_segments(plan, plan.placement)
     show_fallbacks(plan)
     show(_summary(saved), title=f"{plan.name}, one step on one rank, predicted")
     return 0
+
+
+def _segments(plan: Plan, folder: str) -> None:
+    """All about the place axis. Raises ConfigError for a plan without one."""
+    if plan.placement is None:
+        fault, rule = f"grid {plan.grid} has no place axis", "the graph is divided over the positions of a place axis"
+        fix = "compile for a grid with one, as --grid stage:2x2"
+        raise ConfigError(refusal(f"inspect {folder} --view segments", fault, rule, fix=fix))
+    placement_output.show_segments(plan, plan.placement)
+    placement_output.show_positions(plan.placement)
 
 
 def _tied(report: SolverReport) -> str:
@@ -99,7 +118,7 @@ def _summary(saved: CompiledFolder) -> Table:
         "split": split_summary.sentence(plan),
         "step": f"{milliseconds(costs.seconds)}, {gain:.2f}x over one rank ({milliseconds(plan.single)})",
         "time": f"compute {milliseconds(costs.compute)}, communication {milliseconds(costs.communication)}, "
-        f"gradient sums {milliseconds(costs.gradients)}, update {milliseconds(costs.update)}",
+        f"gradient sums {milliseconds(costs.gradients)}, update {milliseconds(costs.update)}" + _idle(plan),
         "memory": f"{bytes_text(costs.bytes)} per rank at its peak, {costs.peak_during}: "
         f"parameters {bytes_text(costs.parameters_bytes)}, gradients {bytes_text(costs.gradients_bytes)}, "
         f"optimizer {bytes_text(costs.optimizer_bytes)}, activations "
@@ -113,6 +132,9 @@ def _summary(saved: CompiledFolder) -> Table:
         + (f", pins {'; '.join(plan.options.pins)}" if plan.options.pins else "")
         + (f", bans {'; '.join(plan.options.bans)}" if plan.options.bans else ""),
     }
+    if plan.placement is not None:
+        rows["division"] = placement_output.sentence(plan.placement)
+        rows["beside"] = placement_output.beside(plan.placement)
     twice = [prefix for (prefix, _), again in zip(plan.repeats, plan.recomputed, strict=True) if again]
     if twice:
         rows["recompute"] = f"{', '.join(twice)}: backward keeps what goes into a block, and computes the block again"
@@ -137,6 +159,11 @@ def _division(division: MicrobatchPlan) -> str:
     """Into what a batch is divided, and why."""
     counts = ", after the counts of the whole batch" if division.counts else ""
     return f"{division.microbatches} of up to {division.rows} rows, one after another{counts}: {division.why}"
+
+
+def _idle(plan: Plan) -> str:
+    """What the position that works longest waits for others, where there are positions."""
+    return f", idle {milliseconds(plan.predicted.idle)}, on the position that works longest" if plan.placement else ""
 
 
 def _batch(plan: Plan) -> str:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from autopar.analysis import chrome_trace, plan_vs_profile
+from autopar.analysis import chrome_trace, placement_timeline, plan_vs_profile
 from autopar.analysis.plan_vs_profile import Comparison, ProfileRow
 from autopar.artifact import PLAN, CompiledFolder, load
 from autopar.cli.option_types import count
@@ -88,7 +88,8 @@ def _trace(file: Path, saved: CompiledFolder, measures: profile.Profile) -> None
 
     lanes = [plan_vs_profile.events(saved.plan, measures, rank) for rank in measures.ranks]
     ranks = [(f"rank {rank.rank}, measured", lane) for rank, lane in zip(measures.ranks, lanes, strict=True)]
-    chrome_trace.write(file, [*ranks, ("predicted", step_schedule.events(saved.plan))])
+    predicted = placement_timeline.all_events(saved.plan.placement) if saved.plan.placement else None
+    chrome_trace.write(file, [*ranks, *(predicted or [("predicted", step_schedule.events(saved.plan))])])
 
 
 def _json(saved: CompiledFolder, measures: profile.Profile, compared: Comparison) -> str:

@@ -7,7 +7,9 @@ With ``--json`` one object: ``model``, ``machine`` and ``noise`` (``slow``, ``ji
 ``grid``, ``ranks``, ``step_seconds`` (the mean), ``even_seconds`` (no rank slow, no jitter), ``steps`` (seconds of each),
 ``critical`` (the rank that the others wait for), per step on that rank ``compute_seconds`` (update included),
 ``communication_seconds``, ``exposed_seconds`` (gradient sums that do not hide), ``waiting_seconds``; ``sums_seconds`` (all gradient
-sums) and ``most_waiting_seconds`` (of any rank). Otherwise ``points``, a list of objects with ``scaling``, ``ranks``, ``rows``
+sums) and ``most_waiting_seconds`` (of any rank). For a step of a graph that is divided over a place axis: ``grid``, ``ranks``,
+``step_seconds``, ``positions`` (``position``, ``segments``, ``work`` in seconds, share ``idle``, ``bytes``) and ``actions``, per
+position a list of ``action`` (``F1.0``: forward of segment 1, micro-batch 0), ``start``, ``end``. Otherwise ``points``, a list of objects with ``scaling``, ``ranks``, ``rows``
 (0: as compiled), ``grid``, ``split``, ``step_seconds``, ``speedup``, ``efficiency``, ``communication_share``, ``bytes`` and
 ``why`` (why there is no plan; the others are then null).
 """
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from autopar.analysis.scaling import Noise, Point, PointRequest
     from autopar.ir.grid import GridShape
     from autopar.ir.machine import Machine
+    from autopar.ir.pipeline.placement_plan import PlacementPlan
     from autopar.ir.plan import Plan
 
 NAME = "simulate"
@@ -111,6 +114,7 @@ def run(arguments: argparse.Namespace) -> int:
     plan = load(arguments.folder).plan
     machine = machines.load(arguments.machine) if arguments.machine else plan.machine
     noise = _noise(arguments)
+    _check_noise(noise, grids if grids or arguments.ranks else [GridShape.parse(plan.grid)])
     if not grids and not arguments.ranks:
         _step(arguments, plan, machine, noise)
     else:
@@ -162,6 +166,9 @@ def _step(arguments: argparse.Namespace, plan: Plan, machine: Machine, noise: No
     if machine != plan.machine:
         with results_only(arguments.json):
             plan = recompile(arguments.folder).replan(machine=machine, memory="machine", measure=False).plan
+    if plan.placement is not None:
+        _divided_step(arguments, plan, plan.placement)
+        return
     timeline, even = noise.run(plan), Noise({}).run(plan).seconds
     watched = sorted({0, timeline.critical, *noise.slow})[:16]
     events = replace(noise, steps=1).run(plan, watched).events
@@ -173,6 +180,29 @@ def _step(arguments: argparse.Namespace, plan: Plan, machine: Machine, noise: No
         print(json.dumps(simulate_output.step_facts(plan, noise, timeline, even)))
     else:
         simulate_output.show_step(plan, noise, timeline, even, events)
+
+
+def _divided_step(arguments: argparse.Namespace, plan: Plan, placement: PlacementPlan) -> None:
+    """A step of a graph that is divided over positions."""
+    from autopar.cli import placement_output
+
+    if arguments.trace:
+        from autopar.analysis import chrome_trace, placement_timeline
+
+        chrome_trace.write(Path(arguments.trace), placement_timeline.all_events(placement))
+    if arguments.json:
+        print(json.dumps(placement_output.step_facts(plan, placement)))
+    else:
+        placement_output.show_positions(placement)
+
+
+def _check_noise(noise: Noise, grids: Sequence[GridShape]) -> None:
+    """Raise ConfigError for slow ranks and jitter on a grid with a place axis."""
+    divided = [f"grid {grid}" for grid in grids if grid.place is not None]
+    if divided and not noise.quiet:
+        rule = "slow ranks and jitter are simulated where every rank computes the whole graph"
+        fix = "leave them out, or name a grid without a place axis, as --grid 2x2"
+        raise ConfigError(refusal("--slow, --jitter", "the graph is divided over a place axis", rule, divided, fix))
 
 
 def _scaling(

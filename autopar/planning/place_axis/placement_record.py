@@ -1,0 +1,159 @@
+"""Placed -> PlacementPlan, Predicted: what the plan says of a divided graph, from which its step can be simulated again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from autopar.codegen.segment_table import SegmentRow
+from autopar.costmodel.compute import parameter_seconds
+from autopar.costmodel.local_shapes import local_bytes
+from autopar.costmodel.memory import optimizer_copies
+from autopar.ir.graph import ITEMSIZE, Graph, Parameter, Value
+from autopar.ir.layout import Layouts
+from autopar.ir.pipeline.placement_plan import DivisionPlan, EdgePlan, MessagePlan, PlacementPlan, SegmentPlan
+from autopar.ir.plan import Predicted
+from autopar.partitioner.placement.assignment import homes
+from autopar.planning.candidate import Candidate
+from autopar.planning.placing import Placed, exchange_seconds
+
+
+def placement_plan(
+    candidate: Candidate, placed: Placed, rows: Sequence[SegmentRow], larger: Graph | None
+) -> PlacementPlan:
+    """The record of where calls stand; `larger` is the graph with more rows."""
+    assert placed.grid.place is not None
+    placement, task = placed.placement, placed.placement.pipeline
+    inputs = sum(_input_bytes(candidate))
+    messages = (
+        MessagePlan(edge.source, edge.target, edge.forward, edge.backward, edge.size, edge.gradient)
+        for edge in task.edges
+    )
+    others = (
+        DivisionPlan(name, other.makespan, other.cut_bytes, other.imbalance)
+        for name, other in placed.baselines.items()
+        if other is not None
+    )
+    return PlacementPlan(
+        axis=placed.grid.place.name,
+        positions=placed.grid.positions,
+        microbatches=placed.problem.microbatches,
+        segments=_segments(candidate, placed, rows),
+        edges=_edges(candidate, rows, larger),
+        messages=tuple(messages),
+        schedule=tuple(" ".join(map(str, actions)) for actions in placed.lists),
+        makespan=placement.makespan,
+        bound=placement.bound,
+        cut_bytes=placement.cut_bytes,
+        imbalance=placement.imbalance,
+        seconds=placement.seconds,
+        update=tuple(task.after(position) for position in range(task.positions)),
+        bytes=tuple(size + inputs for size in placement.memory),
+        baselines=tuple(others),
+    )
+
+
+def _segments(candidate: Candidate, placed: Placed, rows: Sequence[SegmentRow]) -> tuple[SegmentPlan, ...]:
+    task, calls = placed.placement.pipeline, dict[int, list[str]]()
+    for name, segment in placed.segments.items():
+        calls.setdefault(segment, []).append(name)
+    parameters = [0] * len(rows)
+    readers = candidate.built.graph.consumers()
+    for item in candidate.built.graph.parameters:
+        for segment in {placed.segments[reader.name] for reader in readers[item.value]}:
+            parameters[segment] += _parameter_bytes(candidate, item)
+    return tuple(
+        SegmentPlan(
+            row.function, row.segment.position, tuple(calls[i]), task.forward[i], task.backward[i], task.weight[i],
+            task.kept[i], task.held[i], parameters[i],
+        )
+        for i, row in enumerate(rows)
+    )  # fmt: skip
+
+
+def _edges(candidate: Candidate, rows: Sequence[SegmentRow], larger: Graph | None) -> tuple[EdgePlan, ...]:
+    graph, edges = candidate.built.graph, []
+    for i, row in enumerate(rows):
+        for held, name in zip(row.segment.writes, row.writes, strict=True):
+            value = graph.values[held.value]
+            readers = tuple(j for j, other in enumerate(rows) if name in other.reads)
+            layouts, size = tuple(map(str, held.layouts)), _bytes(candidate, value, held.layouts)
+            grown = grown_dims(value, larger)
+            edges.append(
+                EdgePlan(name, value.shape, value.dtype, layouts, grown, value.differentiable, i, readers, size)
+            )
+    return tuple(edges)
+
+
+def grown_dims(value: Value, larger: Graph | None) -> tuple[int, ...]:
+    """The dims of a value that grow with the batch; `larger` is the graph with more rows."""
+    more = larger.values[value.name].shape if larger is not None else value.shape
+    return tuple(dim for dim, (n, m) in enumerate(zip(value.shape, more, strict=True)) if n != m)
+
+
+def predicted(candidate: Candidate, placed: Placed, optimizer: str) -> Predicted:
+    """One step: seconds of the position that works longest, waiting included, and bytes of the one that holds most."""
+    placement, problem = placed.placement, placed.problem
+    busiest = max(range(len(problem.positions)), key=lambda position: placement.seconds[position])
+    moved = exchange_seconds(candidate)
+    there = [
+        call.name
+        for call, position in zip(problem.calls, placement.assignment.positions, strict=True)
+        if position == busiest
+    ]
+    communication = problem.microbatches * sum(sum(moved[name]) for name in there) / problem.positions[busiest].speed
+    after = placement.pipeline.after(busiest)
+    update = min(
+        after, _update(candidate, _at(candidate, placed, busiest), optimizer) / problem.positions[busiest].speed
+    )
+    fullest = max(range(len(placement.memory)), key=lambda position: placement.memory[position])
+    held = _at(candidate, placed, fullest)
+    stored = sum(_parameter_bytes(candidate, item) for item in held)
+    trained = sum(_parameter_bytes(candidate, item) for item in held if item.kind == "parameter")
+    state = trained * optimizer_copies(optimizer)
+    return Predicted(
+        compute=max(0.0, placement.seconds[busiest] - after - communication),
+        communication=communication,
+        gradients=after - update,
+        update=update,
+        parameters_bytes=stored,
+        gradients_bytes=trained,
+        optimizer_bytes=state,
+        activations_bytes=max(0, round(placement.memory[fullest]) - stored - trained - state),
+        inputs_bytes=sum(_input_bytes(candidate)),
+        buffers_bytes=0,
+        transients_bytes=0,
+        peak_during=f"on position {fullest}, which holds most",
+        idle=max(0.0, placement.makespan - placement.seconds[busiest]),
+    )
+
+
+def _at(candidate: Candidate, placed: Placed, position: int) -> list[Parameter]:
+    """The parameters that lie on a position."""
+    there = homes(placed.problem, placed.placement.assignment)
+    return [item for item, at in zip(candidate.built.graph.parameters, there, strict=True) if position in at]
+
+
+def _update(candidate: Candidate, parameters: Sequence[Parameter], optimizer: str) -> float:
+    """Seconds of the optimizer's step."""
+    built = candidate.built
+    return sum(
+        parameter_seconds(
+            built.graph.values[item.value], item.kind, candidate.decision.storage[item.value], optimizer, built.grid,
+            built.machine,
+        )[1]
+        for item in parameters
+    )  # fmt: skip
+
+
+def _input_bytes(candidate: Candidate) -> Iterator[int]:
+    """Of every input, which lies whole on every rank."""
+    for item in candidate.built.graph.inputs:
+        yield _bytes(candidate, candidate.built.graph.values[item.value], candidate.decision.storage[item.value])
+
+
+def _parameter_bytes(candidate: Candidate, item: Parameter) -> int:
+    return _bytes(candidate, candidate.built.graph.values[item.value], candidate.decision.storage[item.value])
+
+
+def _bytes(candidate: Candidate, value: Value, layouts: Layouts) -> int:
+    return local_bytes(value.shape, ITEMSIZE[value.dtype], layouts, candidate.built.grid)
