@@ -199,8 +199,7 @@ def compile(
     `microbatches`: into how many parts a batch is divided, which run one after another and so hold less at once
     (docs/training.md); ``auto`` takes as many as the memory limit asks for.
     `plan` is ``auto``, or a fixed one to compare with: ``data``, ``model``, ``domain``, ``megatron``, ``zero``, ``integrated``.
-    Where the grid has a place axis (``"stage:2x2"``), `schedule` is how its positions take turns, ``auto``, ``gpipe``, ``1f1b``,
-    ``interleaved`` or ``zb``; `segments` the most segments of a position; and pins say where calls stand (``"h.0.*: stage=0"``).
+    `schedule` and `segments` (the most of a position) are about a place axis, as in ``grid="stage:2x2"`` (docs/place_axes.md).
 
     Raises CaptureError, ConfigError, or InfeasiblePlan where no plan meets the memory limit.
     """

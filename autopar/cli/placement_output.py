@@ -1,4 +1,4 @@
-"""What a divided plan says of its place axis, for people and for programs: segments, edges, positions, other ways, the step in time."""
+"""What a divided plan says of its place axis, for people and programs: segments, edges, positions, other ways, the step in time."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def timeline_facts(placement: PlacementPlan) -> list[list[dict[str, Any]]]:
 
 def show_segments(plan: Plan, placement: PlacementPlan) -> None:
     """The tables of segments and of what goes between them."""
-    show(_segments(plan, placement), cut="modules", title=f"segments; seconds of one of {_parts(placement)}", least=20)
+    show(_segments(plan, placement), cut="modules", title=f"segments; seconds of one of {_parts(placement)}", least=10)
     if placement.edges:
         show(
             _edges(placement), title="edges: what goes from segment to segment, per micro-batch", cut="tensor", least=16

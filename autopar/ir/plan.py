@@ -127,10 +127,10 @@ class Predicted:
     """One training step on one rank: seconds by cause and peak bytes by cause.
 
     Where the graph is divided, the seconds are those of the position that works longest, with those in which it stands `idle`
-    till the step ends, and the bytes those of the position that holds most. `gradients` are the seconds of gradient sums that do not hide behind backward, by the step's timeline. The bytes are those
-    that are held at the peak, when `peak_during` runs (`autopar.codegen.memory_footprint`): whole inputs; parameters;
-    gradients, or the buckets that they lie in; the optimizer's state; what is kept for backward; buffers of conversions; what
-    comes and goes.
+    till the step ends, and the bytes those of the position that holds most. `gradients` are the seconds of gradient sums that
+    do not hide behind backward, by the step's timeline. The bytes are those that are held at the peak, when `peak_during` runs
+    (`autopar.codegen.memory_footprint`): whole inputs; parameters; gradients, or the buckets that they lie in; the optimizer's
+    state; what is kept for backward; buffers of conversions; what comes and goes.
     """
 
     compute: float

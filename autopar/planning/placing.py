@@ -19,9 +19,9 @@ from autopar.ir.graph import ITEMSIZE, Parameter
 from autopar.ir.grid import GridShape
 from autopar.ir.layout import Layouts
 from autopar.ir.machine import Machine
-from autopar.ir.plan import Options
 from autopar.ir.pipeline.schedule import ActionLists
 from autopar.ir.pipeline.schedule_check import SegmentGraph, ValueEdge, check_schedule
+from autopar.ir.plan import Options
 from autopar.partitioner.formulation.strategies import result_layouts
 from autopar.partitioner.placement.place import Placement, compare, place
 from autopar.partitioner.placement.problem import (
@@ -89,8 +89,8 @@ def _of_letters(options: Options, memory: float) -> Options:
 def _placed(candidate: Candidate, request: Request, tell: Progress) -> tuple[Candidate, Placed]:
     with timed(tell, "placed") as said:
         problem = placement_problem(candidate, request)
-        schedule, most = request.options.schedule, most_segments(request.options)
-        placement = place(problem, segments_per_position=most, schedule=schedule)
+        schedule = request.options.schedule
+        placement = place(problem, segments_per_position=most_segments(request.options), schedule=schedule)
         found = Placed(request.grid, problem, placement, compare(problem, schedule))
         most = f"{placement.imbalance:.2f} x the mean at most"
         said(

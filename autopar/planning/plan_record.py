@@ -11,7 +11,7 @@ from autopar.codegen.emit import Emitted
 from autopar.codegen.steps import LoweredProgram
 from autopar.codegen.symbolic_batch import Variant, run_for
 from autopar.costmodel import compute
-from autopar.ir.graph import Graph, Value
+from autopar.ir.graph import Graph
 from autopar.ir.layout import Replicate
 from autopar.ir.plan import (
     VERSION,

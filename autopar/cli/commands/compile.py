@@ -64,11 +64,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     plans = ["auto", "data", "model", "domain", "megatron", "zero", "integrated"]
     fixed = "a fixed plan instead of the best one (auto); see `autopar compare`"
     parser.add_argument("--plan", default="auto", choices=plans, help=fixed)
-    orders = ["auto", "gpipe", "1f1b", "interleaved", "zb"]
-    order = "of a place axis: the order in which its positions work through segments and micro-batches (auto)"
-    parser.add_argument("--schedule", default="auto", choices=orders, help=order)
-    most = "most segments of a position of a place axis (1; 2 for interleaved)"
-    parser.add_argument("--segments", type=count(1), metavar="N", help=most)
+    _add_place_axis(parser)
     optimizers = ["sgd", "momentum", "adamw"]
     parser.add_argument(
         "--optimizer",
@@ -81,6 +77,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     also = "an output that the program returns beside the loss, as in logits; repeatable"
     parser.add_argument("--return", action="append", default=[], dest="outputs", metavar="OUTPUT", help=also)
+
+
+def _add_place_axis(parser: argparse.ArgumentParser) -> None:
+    """The options of grids with a place axis, as stage:2x2."""
+    orders = ["auto", "gpipe", "1f1b", "interleaved", "zb"]
+    order = "of a place axis: the order in which its positions work through segments and micro-batches (auto)"
+    parser.add_argument("--schedule", default="auto", choices=orders, help=order)
+    most = "most segments of a position of a place axis (1; 2 for interleaved)"
+    parser.add_argument("--segments", type=count(1), metavar="N", help=most)
 
 
 def add(parser: argparse.ArgumentParser) -> None:

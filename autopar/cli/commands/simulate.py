@@ -6,12 +6,12 @@ every grid, and for every number of ranks on several grids, of which the best co
 With ``--json`` one object: ``model``, ``machine`` and ``noise`` (``slow``, ``jitter``, ``seed``, ``steps``). Then, for a step:
 ``grid``, ``ranks``, ``step_seconds`` (the mean), ``even_seconds`` (no rank slow, no jitter), ``steps`` (seconds of each),
 ``critical`` (the rank that the others wait for), per step on that rank ``compute_seconds`` (update included),
-``communication_seconds``, ``exposed_seconds`` (gradient sums that do not hide), ``waiting_seconds``; ``sums_seconds`` (all gradient
-sums) and ``most_waiting_seconds`` (of any rank). For a step of a graph that is divided over a place axis: ``grid``, ``ranks``,
-``step_seconds``, ``positions`` (``position``, ``segments``, ``work`` in seconds, share ``idle``, ``bytes``) and ``actions``, per
-position a list of ``action`` (``F1.0``: forward of segment 1, micro-batch 0), ``start``, ``end``. Otherwise ``points``, a list of objects with ``scaling``, ``ranks``, ``rows``
-(0: as compiled), ``grid``, ``split``, ``step_seconds``, ``speedup``, ``efficiency``, ``communication_share``, ``bytes`` and
-``why`` (why there is no plan; the others are then null).
+``communication_seconds``, ``exposed_seconds`` (gradient sums that do not hide), ``waiting_seconds``; ``sums_seconds`` (all
+gradient sums) and ``most_waiting_seconds`` (of any rank). For a step of a graph that is divided over a place axis: ``grid``,
+``ranks``, ``step_seconds``, ``positions`` (``position``, ``segments``, ``work`` in seconds, share ``idle``, ``bytes``) and
+``actions``, per position a list of ``action`` (``F1.0``: forward of segment 1, micro-batch 0), ``start``, ``end``. Otherwise
+``points``, a list of objects with ``scaling``, ``ranks``, ``rows`` (0: as compiled), ``grid``, ``split``, ``step_seconds``,
+``speedup``, ``efficiency``, ``communication_share``, ``bytes`` and ``why`` (why there is no plan; the others are then null).
 """
 
 from __future__ import annotations

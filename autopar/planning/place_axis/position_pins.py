@@ -82,7 +82,7 @@ def _fault(pin: PositionPin, grid: GridShape) -> str:
     if pin.axis in grid.names:
         return f"{pin.axis} is no place axis: tensors are split over it, as in 'PATTERN: LETTER@{pin.axis}'"
     if pin.axis != place.name:
-        return f"unknown axis {pin.axis!r}{nearest(pin.axis, [place.name])}; the place axis is {place.name}"
+        return f"unknown axis {pin.axis!r}; the place axis is {place.name}"
     if not (pin.position.isdecimal() and int(pin.position) < place.size):
         return f"no position {pin.position!r}; {_names(place)}"
     return ""

@@ -40,7 +40,7 @@ def test_json_is_one_object_even_where_the_model_file_prints(tmp_path):
     assert "hello\n" in err
     assert set(facts) == {
         "folder", "split", "stages", "predicted_seconds", "predicted_bytes", "single_seconds", "gap", "without_rule",
-        "without_rule_share", "discovered", "grid", "grids",
+        "without_rule_share", "discovered", "grid", "grids", "placement",
     }  # fmt: skip
     assert facts["folder"] == str(tmp_path / "build")
     assert list(facts["stages"]) == ["captured", "priced", "solved", "emitted"]

@@ -153,7 +153,17 @@ def test_explain_json(net):
     entries = json.loads(done("explain", net, "fc*", "--json"))
     assert [entry["call"] for entry in entries] == ["fc1", "fc2"]
     for entry in entries:
-        assert set(entry) == {"module", "call", "target", "letters", "source", "code", "times", "alternatives"}
+        assert set(entry) == {
+            "module",
+            "call",
+            "target",
+            "letters",
+            "source",
+            "code",
+            "times",
+            "segments",
+            "alternatives",
+        }
         rows = entry["alternatives"]
         assert [row["choice"] for row in rows if row["chosen"]] == [rows[0]["choice"]]
         assert all(set(row["choice"]) == {"axis0", "axis1"} for row in rows)
