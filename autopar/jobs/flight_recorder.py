@@ -180,7 +180,7 @@ def make(folder: Path | None, ranks: int) -> Path:
 def text(what: str, where: str, source: str, tensor: str, over: str, peers: tuple[int, ...]) -> bytes:
     """How a call is described in the file; where that is too long, the line's text is cut."""
     for keep in (100, 40, 0):
-        said = json.dumps([what[:60], where[-80:], source[:keep], tensor[:80], over[:40], peers[:16]]).encode()
+        said = json.dumps([what[:100], where[-80:], source[:keep], tensor[:80], over[:40], peers[:16]]).encode()
         if len(said) <= TEXT:
             return said
     return json.dumps([what[:40], where[-60:], "", "", "", ()]).encode()

@@ -57,6 +57,11 @@ def here(frame: FrameType | None) -> CallSite:
     return _site("", 0, what)
 
 
+def at(file: str, line: int) -> CallSite:
+    """The site of a line of a program."""
+    return _site(file, line, "")
+
+
 def _forward(frame: FrameType) -> object:
     """What the forward of an autograd function has left for the backward that this frame runs."""
     return getattr(frame.f_locals.get("ctx"), "site", None)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -33,6 +33,8 @@ from autopar.runtime.diagnostics.call_site import CallSite
 from autopar.runtime.transport.base import Comm, Pieces, Work, pieces_of
 from autopar.runtime.transport.forwarding import ForwardingComm
 from autopar.runtime.transport.world import simulated_world
+
+_SCHEDULE = CallSite("message", "the schedule", "")
 
 
 def watch(comm: Comm) -> Comm:
@@ -145,12 +147,30 @@ class WatchedComm(ForwardingComm):
             self._end()
 
     def start_send(self, tensor: Tensor, to: int, tag: int, what: str) -> Work:
+        site = call_site.here(sys._getframe(1))
+        letter = None
+        if self._words is not None:
+            sent = call_fingerprint.letter(call_fingerprint.take("message", _SCHEDULE, (), ()), tensor)
+            letter = self._words.start_send(sent, to, tag, what), lambda: None
         work = self._inner.start_send(tensor, to, tag, what)
-        return _WatchedMessage(self, work, tensor, to, f"send {what}", call_site.here(sys._getframe(1)))
+        return _WatchedMessage(self, work, (f"send {what}", site, tensor, to), letter)
 
     def start_receive(self, tensor: Tensor, source: int, tag: int, what: str) -> Work:
+        site = call_site.here(sys._getframe(1))
+        letter = None
+        if self._words is not None:
+            expected = call_fingerprint.letter(call_fingerprint.take("message", _SCHEDULE, (), ()), tensor)
+            got = torch.empty_like(expected)
+            work = self._words.start_receive(got, source, tag, what)
+            letters = {source: expected}, {source: got}
+            letter = work, lambda: call_fingerprint.open_letters(*letters, self._group.members, self.rank, what)
         work = self._inner.start_receive(tensor, source, tag, what)
-        return _WatchedMessage(self, work, tensor, source, f"receive {what}", call_site.here(sys._getframe(1)))
+        return _WatchedMessage(self, work, (f"receive {what}", site, tensor, source), letter)
+
+    def note(self, what: str, file: str, line: int) -> None:
+        if self._notes is not None and self._count is not None:
+            self._notes.repeat(self._count, _said(what, call_site.at(file, line), (), None, "", ()), 0)
+            self._notes.leave()
 
     def broadcast(self, tensor: Tensor, root: int) -> None:
         self._begin("broadcast", tensor, (tensor,), (), f"from {self._group.members[root]}" if self._words else "")
@@ -223,7 +243,7 @@ class WatchedComm(ForwardingComm):
     def _note_message(self, what: str, site: CallSite, tensor: Tensor, other: int) -> None:
         if self._notes is not None and self._count is not None:
             peers = (self._group.members[other],)
-            self._notes.repeat(self._count, _text(what, site, *_kind(tensor), self.label, peers), 0)
+            self._notes.repeat(self._count, _said(what, site, *_kind(tensor), self.label, peers), 0)
 
     def _end(self) -> None:
         if self._notes is not None:
@@ -284,20 +304,30 @@ class _Comparison:
 class _WatchedMessage(Work):
     """A message that is to come or to go to another rank; waiting for it is noted."""
 
-    def __init__(self, comm: WatchedComm, work: Work, tensor: Tensor, other: int, what: str, site: CallSite) -> None:
+    def __init__(
+        self,
+        comm: WatchedComm,
+        work: Work,
+        note: tuple[str, CallSite, Tensor, int],
+        letter: tuple[Work, Callable[[], None]] | None,
+    ) -> None:
         self._comm = comm
         self._work = work
-        self._note = what, site, tensor, other
+        self._note = note
+        self._letter = letter  # which goes ahead of it in checked mode, and what looks at it
 
     def wait(self) -> None:
         self._comm._note_message(*self._note)
         try:
+            if self._letter is not None:
+                self._letter[0].wait()
+                self._letter[1]()
             self._work.wait()
         finally:
             self._comm._end()
 
     def test(self) -> bool:
-        return self._work.test()
+        return (self._letter is None or self._letter[0].test()) and self._work.test()
 
 
 class _WatchedWork(Work):
@@ -331,8 +361,15 @@ def _kind(tensor: Tensor | None) -> tuple[tuple[int, ...], torch.dtype | None]:
 def _text(
     call: str, site: CallSite, shape: tuple[int, ...], dtype: torch.dtype | None, over: str, peers: tuple[int, ...]
 ) -> bytes:
-    tensor = "" if dtype is None else f"{str(dtype).removeprefix('torch.')} {list(shape)}"
     what = f"wait for {site.what or 'a sum'}" if call == "wait" else site.what or call
+    return _said(what, site, shape, dtype, over, peers)
+
+
+@lru_cache(maxsize=4096)
+def _said(
+    what: str, site: CallSite, shape: tuple[int, ...], dtype: torch.dtype | None, over: str, peers: tuple[int, ...]
+) -> bytes:
+    tensor = "" if dtype is None else f"{str(dtype).removeprefix('torch.')} {list(shape)}"
     return flight_recorder.text(what, site.where, site.source, tensor, over, peers)
 
 

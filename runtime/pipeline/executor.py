@@ -152,6 +152,8 @@ class Executor:
         return f"{action} ({self._wires.segments[action.segment].function.__name__})"
 
     def _carry_out(self, step: _StepUnderWay, action: Action) -> None:
+        code = self._wires.segments[action.segment].function.__code__
+        self._comm.note(f"the start of {self.words(action)}", code.co_filename, code.co_firstlineno)
         step.batches[action.microbatch].enter()  # for backward too: it may compute parts of forward again
         if action.kind == "F":
             self._forward(step, action)

@@ -92,6 +92,9 @@ class Comm(Protocol):
     def start_receive(self, tensor: Tensor, source: int, tag: int, what: str) -> Work:
         """Begin to fill `tensor` with what `source` sends under the same `tag`."""
 
+    def note(self, what: str, file: str, line: int) -> None:
+        """Let whoever watches over this rank know what it begins to compute, and in which line of a program."""
+
     def broadcast(self, tensor: Tensor, root: int) -> None:
         """Fill `tensor` on every rank with that of `root`."""
 

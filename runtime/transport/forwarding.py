@@ -62,6 +62,9 @@ class ForwardingComm(Comm):
     def start_receive(self, tensor: Tensor, source: int, tag: int, what: str) -> Work:
         return self._inner.start_receive(tensor, source, tag, what)
 
+    def note(self, what: str, file: str, line: int) -> None:
+        self._inner.note(what, file, line)
+
     def broadcast(self, tensor: Tensor, root: int) -> None:
         self._inner.broadcast(tensor, root)
 

@@ -154,6 +154,9 @@ class ThreadComm(Comm):
         check_tensors("start_receive", [tensor])
         return _ThreadReceive(self, tensor, source, tag, what)
 
+    def note(self, what: str, file: str, line: int) -> None:
+        """Nobody watches."""
+
     def broadcast(self, tensor: Tensor, root: int) -> None:
         check_tensors("broadcast", [tensor])
         sent = self._meet("broadcast", tensor.clone() if self._rank == root else None)[root]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import warm_launch
-from compiled_folder import PROGRAM, write
+from compiled_folder import PROGRAM, SHAPES, write
 from warm_ranks import found_by, warm
 
 from autopar.jobs.launch import command
@@ -50,6 +50,50 @@ if __name__ == "__main__":
     main(PROGRAM, __file__)
 """
 
+# The same model divided over two positions, in two micro-batches.
+DIVIDED = """
+import os, signal, sys, time
+import torch
+import torch.nn.functional as F
+from autopar.runtime import Grid, Pipeline, Program, Segment, main
+
+GRID = Grid("stage:2")
+INPUTS = {"x": [], "y": []}
+PARAMETERS = {"fc1.*": [], "fc2.*": []}
+
+
+def lower(p, x):
+    h = torch.relu(F.linear(x, p.fc1.weight, p.fc1.bias))
+    FAULT
+    return h
+
+
+def upper(p, h, y):
+    return ((F.linear(h, p.fc2.weight, p.fc2.bias) - y) ** 2).sum() / 8
+
+
+SEGMENTS = [Segment(lower, at=0, reads=["x"], writes=["h"]), Segment(upper, at=1, reads=["h", "y"], writes=["loss"])]
+SCHEDULE = '''
+0: F0.0 F0.1 B0.0 B0.1
+1: F1.0 B1.0 F1.1 B1.1
+'''
+PROGRAM = Program(GRID, Pipeline(SEGMENTS, {"h": []}, SCHEDULE), INPUTS, PARAMETERS)
+if __name__ == "__main__":
+    main(PROGRAM, __file__)
+"""
+_EDGES = [("h", [2, 5], [0]), ("loss", [], [])]
+_DIVIDED_PLAN = {
+    "grid": "stage:2",
+    "batch": {"inputs": ["x", "y"], "rows": 4, "division": {"microbatches": 2, "rows": 2}},
+    "placement": {
+        "edges": [{"name": name, "shape": shape, "dtype": "float32", "rows": rows} for name, shape, rows in _EDGES]
+    },
+    "parameters": [
+        {"name": name, "shape": shape, "dtype": "float32", "segments": [int(name.startswith("fc2"))]}
+        for name, shape in SHAPES.items()
+    ],
+}
+
 
 @dataclass(frozen=True)
 class Ended:
@@ -84,7 +128,8 @@ def place(program, text):
 
 def start(folder, program, by="autopar", cold=False, **environment):
     """Begin a job of two ranks by `autopar run`'s launcher, or by mpiexec alone; with processes of its own if `cold`."""
-    path = write(folder, program=program, changes={"grid": "data=2"} if "data=2" in program else None)
+    changes = {"grid": "data=2"} if "data=2" in program else _DIVIDED_PLAN if "stage:2" in program else None
+    path = write(folder, program=program, changes=changes)
     if by == "autopar":
         line = [sys.executable, *(["-c", LAUNCH] if cold else [warm_launch.__file__]), str(path), "2"]
     else:

@@ -6,8 +6,11 @@ import divided_programs as divided
 import pytest
 import torch
 
+from autopar.errors import AutoparError, CommError, ProgramMismatch
 from autopar.ir.grid import GridShape
 from autopar.runtime import simulate
+from autopar.runtime.parameters.deferred_init import module_values
+from autopar.runtime.session.parallel_module import Parallel
 
 STEPS = 3
 SETTINGS = {  # grid, positions of the segments, schedule, micro-batches
@@ -96,3 +99,52 @@ def test_messages_may_come_before_those_that_are_read_first():
     """
     for text in (schedule, backwards):
         assert_trains_alike("stage:2", (0, 1, 0, 1), text)
+
+
+@pytest.mark.parametrize(
+    ("at", "schedule", "said"),
+    [
+        ((0, 0, 0, 1), divided.named("gpipe", (0, 0, 1, 1), 1), "F2.0 .*, whose segment is on position 0"),
+        ((0, 0, 1, 2), divided.named("gpipe", (0, 0, 1, 1), 1), "head is at 2; the positions are 0 to 1"),
+        ((0, 0, 1, 1), "0: F0.0 F1.0 B1.0 B0.0\n1: F2.0 B3.0 B2.0", "F3.0 .* is missing"),
+        ((0, 0, 1, 1), "0: F0.0 F1.0 B1.0 B0.0\n1: F2.0 B2.0 F3.0 B3.0", "B2.0 .* waits for the gradient of k"),
+        ((0, 1, 0, 1), "0: F2.0 F0.0 B2.0 B0.0\n1: F1.0 F3.0 B3.0 B1.0", "F2.0 .* waits for x"),
+    ],
+)
+def test_an_edited_program_that_cannot_run_is_refused_on_all_ranks(at, schedule, said):
+    model = divided.ladder()
+
+    def rank():
+        with pytest.raises(AutoparError, match=said):
+            divided.parallel("stage:2", at, schedule, model)
+        return True
+
+    assert simulate(2, rank) == [True, True]
+
+
+def test_a_list_of_other_micro_batches_than_the_plan_is_refused():
+    def rank():
+        made = divided.program("stage:2", (0, 0, 1, 1), divided.named("1f1b", (0, 0, 1, 1), 3))
+        Parallel(made, divided.description("stage:2", 2), module_values(divided.ladder()))
+
+    with pytest.raises(ProgramMismatch, match="lists for 3 micro-batches, and a plan for 2"):
+        simulate(2, rank)
+
+
+def test_checked_ranks_compare_messages_and_name_the_edge_and_the_action(monkeypatch):
+    monkeypatch.setenv("AUTOPAR_CHECK", "1")
+    at, text = (0, 0, 1, 1), divided.named("1f1b", (0, 0, 1, 1), 2)
+    assert_trains_alike("stage:2", at, text)
+    model = divided.ladder()
+
+    def rank():
+        parallel = divided.parallel("stage:2", at, text, model)
+        executor = parallel._pipelined.executor
+        if parallel.grid.rank == 1:
+            executor._rows = 3  # it takes edges for others than they are
+        parallel(**divided.batch())
+
+    with pytest.raises(CommError, match=r"g of micro-batch 0 for F2.0 \(convolved\)") as error:
+        simulate(2, rank)
+    assert "rank 0 sends float64 [3, 3, 6]" in str(error.value)
+    assert "rank 1 expects float64 [6, 3, 6]" in str(error.value)
