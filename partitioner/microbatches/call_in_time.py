@@ -15,10 +15,22 @@ from autopar.ir.graph import Ref
 from autopar.ir.layout import Layout, Partial, Replicate, Shard
 from autopar.ops.record.rule import Choice, floating, split_choice
 from autopar.partitioner.microbatches.batch_letter import BatchLetter, CallPair, RowNumber, batch_letter, counted
-from autopar.partitioner.microbatches.time_layouts import ADDEND, MEAN, WHOLE, Mean, Stuck, TimeLayout, Unsummed
+from autopar.partitioner.microbatches.row_numbers import counts_rows, picked_rows
+from autopar.partitioner.microbatches.time_layouts import (
+    ADDEND,
+    MEAN,
+    WHOLE,
+    Mean,
+    RowNumbers,
+    Stuck,
+    TimeLayout,
+    Unsummed,
+)
 
 _SHIFTS = ("add", "sub", "rsub")
 _QUOTIENTS = ("div", "true_divide")
+_VIEWS = ("unsqueeze", "view", "reshape", "expand", "squeeze", "alias", "detach", "clone")
+_LENDING = ("new_zeros", "new_ones", "new_full", "new_empty")  # of their operand the dtype alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +44,12 @@ class InTime:
 
 def in_time(pair: CallPair, layouts: Sequence[TimeLayout]) -> InTime:
     """A call whose operands lie so. Raises Stuck, and Unsummed where it is for operands that are no whole tensors."""
+    if counts_rows(pair):
+        return InTime((RowNumbers(0),))
+    if any(isinstance(layout, RowNumbers) for layout in layouts):
+        return InTime(_with_row_numbers(pair, layouts))
+    if pair.here.call.function in _LENDING and pair.here.call.operands[0].shape != pair.here.call.results[0].shape:
+        layouts = [WHOLE for _ in layouts]
     letter = batch_letter(pair, layouts)
     if letter is None:
         return _without_rows(pair, layouts)
@@ -46,6 +64,15 @@ def in_time(pair: CallPair, layouts: Sequence[TimeLayout]) -> InTime:
     if not number.before.endswith("/"):
         raise Stuck("a number in it changes with the number of rows")
     return InTime(tuple(MEAN if isinstance(one, Partial) else one for one in results), shared)
+
+
+def _with_row_numbers(pair: CallPair, layouts: Sequence[TimeLayout]) -> tuple[TimeLayout, ...]:
+    """What the numbers of rows become in views, and what is picked from rows by them. Raises Stuck for anything else."""
+    if pair.here.call.function in _VIEWS and len(layouts) == 1 and isinstance(layouts[0], RowNumbers):
+        (shard,) = in_time(pair, [Shard(layouts[0].dim)]).results
+        if isinstance(shard, Shard) and (shard.blocks, shard.unit) == (1, 1):
+            return (RowNumbers(shard.dim),)
+    return (picked_rows(pair, layouts),)
 
 
 def _over_time(layout: Layout) -> TimeLayout:

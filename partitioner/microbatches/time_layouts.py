@@ -4,6 +4,7 @@
     Shard       a micro-batch has its rows of the dim
     Partial     a micro-batch has an addend
     Mean        the tensor is the mean of the micro-batches', each weighted by its share of the rows
+    RowNumbers  the numbers of the batch's rows; a micro-batch has those of its own rows, from 0 on
 
 Every use of a whole tensor in a micro-batch yields an addend of its gradient: gradient accumulation is the adjoint of that copy.
 What passes along the axis costs nothing but where rows meet: nothing else is allowed, since micro-batches run one after another.
@@ -25,7 +26,14 @@ class Mean:
         return "mean"
 
 
-TimeLayout = Replicate | Shard | Partial | Mean
+@dataclass(frozen=True, slots=True)
+class RowNumbers:
+    """``arange(rows)``, along this dim. It may be read to pick from rows of the batch, by whatever numbers these have."""
+
+    dim: int
+
+
+TimeLayout = Replicate | Shard | Partial | Mean | RowNumbers
 WHOLE, ADDEND, MEAN = Replicate(), Partial(), Mean()
 
 

@@ -178,6 +178,8 @@ class Refused(nn.Module):
             return y.square().mean().sqrt()
         elif self.what == "a running mean":
             self.mean.mul_(0.9).add_(0.1 * y.detach().mean(0))
+        elif self.what == "numbers of rows":
+            y = y * torch.arange(x.shape[0]).unsqueeze(1)
         elif self.what == "a function of the rows":
             return y.sum() / (x.shape[0] + 1)
         return y.square().sum()
@@ -190,6 +192,7 @@ REFUSED = {
     "softmax over rows": "all rows of the batch at once",
     "a function of the loss": "not linear in a number of the whole batch",
     "a running mean": "buffer mean",
+    "numbers of rows": "which rows of the batch",
     "a function of the rows": "a number in it changes",
 }
 

@@ -83,6 +83,19 @@ class Images(nn.Module):
         return F.cross_entropy(self.fc(x.mean((2, 3))), y)
 
 
+class Picked(nn.Module):
+    """A table of zeros for the rows, and of every row the last token that counts."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, x, last):
+        first = x.new_zeros(x.shape[0], 1, 4)
+        z = self.fc(torch.cat([first, x], 1))
+        return torch.tanh(z[torch.arange(x.shape[0]), last]).square().mean()
+
+
 class Listed(nn.Module):
     """An encoder that looks its heads up by the number of rows: nobody can tell what it does for another number."""
 
@@ -139,6 +152,10 @@ def images(rows=ROWS):
     return {"x": torch.randn(rows, 2, 6, 6, dtype=torch.float64), "y": torch.randint(0, 3, (rows,))}
 
 
+def picked(rows=ROWS):
+    return {"x": torch.randn(rows, 5, 4, dtype=torch.float64), "last": torch.randint(0, 6, (rows,))}
+
+
 def rows_of_four(rows=ROWS):
     return {"x": torch.randn(rows, 4, dtype=torch.float64)}
 
@@ -149,6 +166,7 @@ MODELS = {
     "weighted": (Weighted, weighted),
     "images": (Images, images),
     "powers": (Powers, rows_of_four),
+    "picked": (Picked, picked),
 }
 
 
