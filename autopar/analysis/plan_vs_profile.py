@@ -205,9 +205,8 @@ def _totals(plan: Plan, profile: Profile, builder: _ComparisonBuilder) -> Iterat
         )
         return ProfileRow(name, 1, said, measured)
 
-    nodes = _on_busiest(plan)
-    yield total("compute, forward", sum(node.seconds_forward for node in nodes), {"forward": False})
-    yield total("compute, backward", sum(node.seconds_backward for node in nodes), {"backward": False})
+    yield total("compute, forward", sum(node.seconds_forward for node in plan.nodes), {"forward": False})
+    yield total("compute, backward", sum(node.seconds_backward for node in plan.nodes), {"backward": False})
     moving = {"communication": None, "adjoint": None, "forward": True, "backward": True}
     yield total("communication", predicted.communication, moving)
     yield ProfileRow("of it, waiting for other ranks", 1, 0.0, waiting(builder.seconds))
@@ -218,16 +217,6 @@ def _totals(plan: Plan, profile: Profile, builder: _ComparisonBuilder) -> Iterat
     yield ProfileRow(
         "whole step", 1, predicted.seconds, tuple(median_low(rank.plain or rank.steps) for rank in profile.ranks)
     )
-
-
-def _on_busiest(plan: Plan) -> Sequence[NodePlan]:
-    """The calls of a rank; where the graph is divided, of one on the position that works longest."""
-    placement = plan.placement
-    if placement is None:
-        return plan.nodes
-    busiest = max(range(placement.positions), key=lambda position: placement.seconds[position])
-    there = {name for segment in placement.segments if segment.position == busiest for name in segment.calls}
-    return [node for node in plan.nodes if node.name in there]
 
 
 def waiting(seconds: Sequence[Mapping[_Key, float]]) -> tuple[float, ...]:

@@ -16,7 +16,7 @@ from autopar.ir.units import bytes_text
 
 SIGNS = {"forward": "F", "backward": "B", "communication": "x", "gradients": "g", "update": "u", "wait": "."}
 LANES = "F forward, B backward, x exchange, g gradient sums, u update, . waits; each sign what the rank does most in that time"
-BAR = "where a step's time goes: = compute and update, x exchanges, g gradient sums that do not hide, . waiting for slow ranks"
+BAR = "a step: = compute and update, x exchanges, g gradient sums that do not hide, . waiting for slow ranks, or other positions"
 _WIDTH, _BAR = 72, 20
 
 
@@ -180,7 +180,7 @@ def _bar(point: Point) -> str:
     assert point.plan is not None
     predicted = point.plan.predicted
     parts = {"=": predicted.compute + predicted.update, "x": predicted.communication, "g": predicted.gradients}
-    parts["."] = max(0.0, point.seconds - predicted.seconds)
+    parts["."] = predicted.idle + max(0.0, point.seconds - predicted.seconds)
     total, line, done = sum(parts.values()) or 1.0, "", 0.0
     for sign, seconds in parts.items():
         done += seconds

@@ -169,5 +169,5 @@ def _nothing_fits(problem: PlacementProblem, judge: Judge) -> ConfigError | Infe
         return judge.refused
     rule = "parameters, and what the micro-batches in flight save for backward, fit the memory of their position"
     given = f"no placement of {len(problem.calls)} calls on {len(problem.positions)} positions was found that can run"
-    fix = "more memory, more micro-batches, more segments per position, or fewer pins and bans"
+    fix = "more memory, more --microbatches, more --segments, or fewer pins and bans"
     return InfeasiblePlan(refusal(WHERE, given, rule, fix=fix))

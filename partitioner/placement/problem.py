@@ -155,7 +155,7 @@ def _check_ways(problem: PlacementProblem, most: int) -> None:
                 f"pins lead a way through the calls to position {position} {stretches} times, and away from it between"
             )
             rule = f"a segment runs as a whole, and a position has at most {most}"
-            fix = f"{stretches} segments per position, or fewer pins and bans"
+            fix = f"--segments {stretches}, or fewer pins and bans"
             raise ConfigError(refusal(WHERE, given, rule, _named(problem, way), fix))
 
 

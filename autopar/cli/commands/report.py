@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from autopar.analysis import chrome_trace, placement_timeline, plan_vs_profile
+from autopar.analysis import chrome_trace, plan_vs_profile
 from autopar.analysis.plan_vs_profile import Comparison, ProfileRow
 from autopar.artifact import PLAN, CompiledFolder, load
 from autopar.cli.option_types import count
 from autopar.cli.tables import cut, milliseconds, note, show, splits, table
+from autopar.errors import ConfigError, refusal
 from autopar.files import check_file
 from autopar.ir import profile
 from autopar.ir.grid import GridShape
@@ -56,6 +57,13 @@ def run(arguments: argparse.Namespace) -> int:
         check_file("--trace", Path(arguments.trace), chrome_trace.RULE)
     saved = load(arguments.folder)
     grid = GridShape.parse(saved.plan.grid)
+    if saved.plan.placement is not None:
+        fault, rule = (
+            "its graph is divided over a place axis",
+            "a report is of a profile, and that of a program with one forward",
+        )
+        fix = f"see the predicted step in time: autopar simulate {arguments.folder}"
+        raise ConfigError(refusal(arguments.folder, fault, rule, fix=fix))
     text = (saved.folder / PLAN).read_text(encoding="utf-8")
     measured = profile.load_profile(saved.folder, saved.source, text, grid.size)
     cuts = {node.name: splits(node, grid.names) for node in saved.plan.nodes}
@@ -88,8 +96,7 @@ def _trace(file: Path, saved: CompiledFolder, measures: profile.Profile) -> None
 
     lanes = [plan_vs_profile.events(saved.plan, measures, rank) for rank in measures.ranks]
     ranks = [(f"rank {rank.rank}, measured", lane) for rank, lane in zip(measures.ranks, lanes, strict=True)]
-    predicted = placement_timeline.all_events(saved.plan.placement) if saved.plan.placement else None
-    chrome_trace.write(file, [*ranks, *(predicted or [("predicted", step_schedule.events(saved.plan))])])
+    chrome_trace.write(file, [*ranks, ("predicted", step_schedule.events(saved.plan))])
 
 
 def _json(saved: CompiledFolder, measures: profile.Profile, compared: Comparison) -> str:

@@ -121,6 +121,7 @@ def test_simulate_draws_the_step(pinned, tmp_path):
     assert names == ["predicted, position 0", "predicted, position 1"]
     assert "position 1  ." in done("simulate", folder)
     assert "the graph is divided over a place axis" in refused("simulate", folder, "--slow", "0:2")
+    assert "its graph is divided over a place axis" in refused("report", folder)
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def test_ways_back_and_forth_take_segments():
     pinned = replace(CHAIN, pins=((0, 0), (1, 1), (2, 0)))
     check(pinned, 2)
     check(replace(CHAIN, pins=((0, 0), (2, 0))))
-    with pytest.raises(ConfigError, match="2 segments per position"):
+    with pytest.raises(ConfigError, match="--segments 2"):
         check(pinned, 1)
 
 
