@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 from autopar.divided_model import DividedModel
 from autopar.emission import emitted
-from autopar.errors import ConfigError, refusal
 from autopar.internal_errors import BrokenCall, as_internal_error
 from autopar.ir import machine as machines
 from autopar.ir.graph import Graph
@@ -179,7 +178,7 @@ def compile(
     plan: str = baselines.FREE,
     ranks: int | None = None,
     batch_sizes: Sequence[int] = (),
-    microbatches: int | str = 1,
+    microbatches: int | str | None = None,
     schedule: str = "auto",
     segments: int | None = None,
     progress: Progress | None = None,
@@ -264,16 +263,17 @@ def _on_grid(
 
 def _in_microbatches(subject: Subject, request: Request, tell: Progress) -> Compiled:
     """Planned with as many micro-batches as the options ask for, or as the memory limit does."""
-    asked = request.options.microbatches
-    if request.grid.place and asked != "1":
-        rule = "a batch is divided over time on grids without a place axis"
-        raise ConfigError(refusal(f"grid {request.grid}", f"{asked} micro-batches", rule, fix="leave one of both out"))
+    asked = request.options.microbatches or (microbatch_search.AUTO if request.grid.place else "1")
     if asked != microbatch_search.AUTO:
         return _planned_and_emitted(subject, request, tell, MicrobatchCount(int(asked), "asked for"))
-    rows, ranks = subject.captured.batch.rows, request.grid.size
-    return microbatch_search.search(
-        rows, ranks, lambda count: _planned_and_emitted(subject, request, tell, count), tell
-    )
+    rows = subject.captured.batch.rows
+
+    def on(count: MicrobatchCount) -> Compiled:
+        return _planned_and_emitted(subject, request, tell, count)
+
+    if request.grid.place:
+        return microbatch_search.search_for_pipeline(rows, request.grid.positions, on, tell)
+    return microbatch_search.search(rows, request.grid.size, on, tell)
 
 
 def _planned_and_emitted(

@@ -128,7 +128,7 @@ def parallelize(
     recompute: str = "auto",
     plan: str = "auto",
     batch_sizes: Sequence[int] = (),
-    microbatches: int | str = 1,
+    microbatches: int | str | None = None,
     schedule: str = "auto",
     segments: int | None = None,
     progress: Progress | None = None,

@@ -82,7 +82,7 @@ def _compile_command(plan: Plan, path: Path, folder: Path) -> str:
     words += [word for ban in options.bans for word in ("--ban", ban)]
     words += [] if options.plan == "auto" else ["--plan", options.plan]
     words += ["--batch-sizes", ",".join(map(str, options.batch_sizes))] if options.batch_sizes else []
-    words += [] if options.microbatches == "1" else ["--microbatches", options.microbatches]
+    words += ["--microbatches", options.microbatches] if options.microbatches else []
     words += [] if options.schedule == "auto" else ["--schedule", options.schedule]
     words += [] if options.segments is None else ["--segments", str(options.segments)]
     words += ["--measure"] if options.measure else []

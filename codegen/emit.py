@@ -85,7 +85,8 @@ def emit(
     if division is not None and division.counts is not None:
         body.append(_counts(division.counts, arguments, axes, frozenset(reserved), text))
     images = any(_LAST in block for block in body)
-    last = pipeline_ending(program, table, schedule, images) if table else ending(bool(graph.outputs), images, division)
+    more = arguments_of_program(bool(graph.outputs), images, division)
+    last = pipeline_ending(program, table, schedule, more) if table else ending(more)
     code = "\n\n\n".join([*body, last])
     outputs = {path: held.layouts for (path, _), held in zip(graph.outputs, program.outputs, strict=True)}
     tables = "\n".join([*_own(own), layout_tables(graph, decision.storage, outputs)])
@@ -101,11 +102,16 @@ _OWN = (
 _LAST = "memory_format=torch.channels_last"
 
 
-def ending(outputs: bool, images: bool, division: EmittedMicrobatches | None = None) -> str:
-    """The program's last lines. Where images lie channels last, filters do: their gradients come in this order."""
+def arguments_of_program(outputs: bool, images: bool, division: EmittedMicrobatches | None = None) -> str:
+    """What `Program` is given beside its tables. Where images lie channels last, filters do: their gradients come in this order."""
     more = ", OUTPUTS" * outputs + ", filters=torch.channels_last" * images
     if division is not None:
         more += f", microbatches={division.microbatches}" + ", counts=counts" * (division.counts is not None)
+    return more
+
+
+def ending(more: str) -> str:
+    """The program's last lines; `more` are further arguments of `Program`."""
     return f'PROGRAM = Program(GRID, forward, INPUTS, PARAMETERS{more})\nif __name__ == "__main__":\n    main(PROGRAM, __file__)'
 
 

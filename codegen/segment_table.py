@@ -49,8 +49,8 @@ def crossing_names(program: LoweredProgram, taken: set[str]) -> dict[LocalValue,
     return names
 
 
-def pipeline_ending(program: LoweredProgram, rows: Sequence[SegmentRow], schedule: ActionLists, images: bool) -> str:
-    """The last lines of a program in segments. Where images lie channels last, filters do."""
+def pipeline_ending(program: LoweredProgram, rows: Sequence[SegmentRow], schedule: ActionLists, more: str) -> str:
+    """The last lines of a program in segments; `more` are further arguments of `Program`."""
     names = {held: name for row in rows for held, name in zip(row.segment.writes, row.writes, strict=True)}
     crossing = {name for row in rows for name in row.reads}
     edges = "".join(f'    "{name}": {_layouts(held)},\n' for held, name in names.items() if name in crossing)
@@ -59,7 +59,6 @@ def pipeline_ending(program: LoweredProgram, rows: Sequence[SegmentRow], schedul
     parts += [f'SCHEDULE = """\n{format_schedule(schedule)}"""']
     returned = [names[held] for held in (program.loss, *program.outputs)]
     returns = f", returns=[{_quoted(returned)}]" * (returned != ["loss"])
-    more = ", OUTPUTS" * bool(program.outputs) + ", filters=torch.channels_last" * images
     last = f"PROGRAM = Program(GRID, Pipeline(SEGMENTS, EDGES, SCHEDULE{returns}), INPUTS, PARAMETERS{more})"
     return "\n".join([*parts, last, 'if __name__ == "__main__":', "    main(PROGRAM, __file__)"])
 

@@ -198,7 +198,7 @@ class Options:
     recompute: str = "auto"  # whether repeated blocks are computed again in backward: auto, always or never
     plan: str = "auto"  # or the baseline that was asked for
     batch_sizes: tuple[int, ...] = ()  # numbers of rows that batches will have
-    microbatches: str = "1"  # into how many micro-batches a batch is divided, or auto
+    microbatches: str = ""  # into how many micro-batches a batch is divided, or auto; "": 1, and auto with a place axis
     schedule: str = "auto"  # of a divided graph, by name
     segments: int | None = None  # at most on a position; None: as the schedule needs
 

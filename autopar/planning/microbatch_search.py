@@ -1,12 +1,16 @@
-"""``--microbatches auto``: into how many micro-batches a batch is divided where the memory limit asks for it.
+"""``--microbatches auto``: into how many micro-batches a batch is divided where the memory limit or a place axis asks for it.
 
 One is best where its plan meets the limit as it is, since each further micro-batch costs its launches. Otherwise 2, 4, 8 ... are
 tried beside what one does under the limit (parameters gathered for use, blocks computed again), up to one row a rank, and the
 shortest predicted step is taken. Once a plan needs neither, more micro-batches only cost more.
+
+On a place axis of p positions, more micro-batches leave less of a step idle, and cost their launches and messages. So twice as
+many as there are positions are tried first, then more as long as the step gets shorter, then fewer.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -64,6 +68,37 @@ def search(rows: int, ranks: int, compile: Callable[[MicrobatchCount], AnyPriced
         assert first is not None, "one micro-batch is tried first, and what is no matter of memory is raised"
         raise first
     return best
+
+
+def search_for_pipeline(
+    rows: int, positions: int, compile: Callable[[MicrobatchCount], AnyPriced], tell: Progress
+) -> AnyPriced:
+    """The shortest predicted step on a place axis. Raises what one micro-batch raises where nothing else can be planned."""
+
+    def planned(count: int) -> AnyPriced | None:
+        try:
+            return compile(MicrobatchCount(count, "auto: for the place axis"))
+        except (InfeasiblePlan, ConfigError, CaptureError) as error:
+            tell("divided", f"not into {count}: {str(error).splitlines()[0]}", 0.0)
+            return None
+
+    first = min(2 * positions, rows)
+    more = [first << i for i in range(1, rows.bit_length()) if first << i <= rows]
+    fewer = [first >> i for i in range(1, first.bit_length()) if first >> i > 1]
+    start = best = planned(first) if first > 1 else None
+    for ladder in (more, fewer):
+        for count in ladder if best is start else ():
+            one = planned(count)
+            if _seconds(one) >= _seconds(best):
+                break
+            best = one
+    return best if best is not None else compile(MicrobatchCount(1, "auto: the batch is not to be divided"))
+
+
+def _seconds(priced: PricedPlan | None) -> float:
+    if priced is None:
+        return math.inf
+    return priced.plan.placement.makespan if priced.plan.placement else priced.plan.predicted.seconds
 
 
 def counts(rows: int, ranks: int) -> Iterator[MicrobatchCount]:

@@ -32,7 +32,7 @@ def options_of(
     recompute: str,
     plan: str,
     batch_sizes: Sequence[int],
-    microbatches: int | str = 1,
+    microbatches: int | str | None = None,
     schedule: str = schedule_options.AUTO,
     segments: int | None = None,
 ) -> Options:
@@ -50,7 +50,7 @@ def options_of(
         recompute=recompute,
         plan=plan,
         batch_sizes=_row_counts(batch_sizes),
-        microbatches=microbatches_of(microbatches),
+        microbatches="" if microbatches is None else microbatches_of(microbatches),
         schedule=schedule,
         segments=segments,
     )

@@ -148,6 +148,7 @@ def placement_problem(candidate: Candidate, request: Request) -> PlacementProble
         parameters=tuple(_parameter(candidate, item, number, request.options.optimizer) for item in graph.parameters),
         positions=(room,) * positions,
         links=_links(request.machine, request.grid),
+        microbatches=request.microbatches,
         pins=pins,
         bans=bans,
     )

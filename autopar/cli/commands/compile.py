@@ -58,9 +58,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recompute", default="auto", choices=["auto", "always", "never"], help=twice)
     parts = (
         "into how many micro-batches a batch is divided, which run one after another and so hold less at once; auto takes as many "
-        "as the memory limit asks for (1)"
+        "as the memory limit asks for, or a place axis is best with (1; auto with a place axis)"
     )
-    parser.add_argument("--microbatches", default="1", metavar="M|auto", help=parts)
+    parser.add_argument("--microbatches", metavar="M|auto", help=parts)
     plans = ["auto", "data", "model", "domain", "megatron", "zero", "integrated"]
     fixed = "a fixed plan instead of the best one (auto); see `autopar compare`"
     parser.add_argument("--plan", default="auto", choices=plans, help=fixed)
