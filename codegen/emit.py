@@ -86,7 +86,7 @@ def emit(
         body.append(_counts(division.counts, arguments, axes, frozenset(reserved), text))
     images = any(_LAST in block for block in body)
     more = arguments_of_program(bool(graph.outputs), images, division)
-    last = pipeline_ending(program, table, schedule, more) if table else ending(more)
+    last = pipeline_ending(graph, program, table, schedule, more) if table else ending(more)
     code = "\n\n\n".join([*body, last])
     outputs = {path: held.layouts for (path, _), held in zip(graph.outputs, program.outputs, strict=True)}
     tables = "\n".join([*_own(own), layout_tables(graph, decision.storage, outputs)])

@@ -49,7 +49,9 @@ def crossing_names(program: LoweredProgram, taken: set[str]) -> dict[LocalValue,
     return names
 
 
-def pipeline_ending(program: LoweredProgram, rows: Sequence[SegmentRow], schedule: ActionLists, more: str) -> str:
+def pipeline_ending(
+    graph: Graph, program: LoweredProgram, rows: Sequence[SegmentRow], schedule: ActionLists, more: str
+) -> str:
     """The last lines of a program in segments; `more` are further arguments of `Program`."""
     names = {held: name for row in rows for held, name in zip(row.segment.writes, row.writes, strict=True)}
     crossing = {name for row in rows for name in row.reads}
@@ -59,6 +61,8 @@ def pipeline_ending(program: LoweredProgram, rows: Sequence[SegmentRow], schedul
     parts += [f'SCHEDULE = """\n{format_schedule(schedule)}"""']
     returned = [names[held] for held in (program.loss, *program.outputs)]
     returns = f", returns=[{_quoted(returned)}]" * (returned != ["loss"])
+    counts = graph.division.counts if graph.division is not None else ()
+    returns += f", counted=[{_quoted(counts)}]" * bool(counts)
     last = f"PROGRAM = Program(GRID, Pipeline(SEGMENTS, EDGES, SCHEDULE{returns}), INPUTS, PARAMETERS{more})"
     return "\n".join([*parts, last, 'if __name__ == "__main__":', "    main(PROGRAM, __file__)"])
 

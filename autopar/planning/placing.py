@@ -15,7 +15,7 @@ from autopar.costmodel.compute import parameter_seconds
 from autopar.costmodel.local_shapes import local_bytes
 from autopar.costmodel.memory import optimizer_copies
 from autopar.errors import InfeasiblePlan
-from autopar.ir.graph import ITEMSIZE, Parameter
+from autopar.ir.graph import ITEMSIZE, Graph, Parameter
 from autopar.ir.grid import GridShape
 from autopar.ir.layout import Layouts
 from autopar.ir.machine import Machine
@@ -45,9 +45,13 @@ _SHRUNK = (1.0, 0.8, 0.6, 0.4)
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """Where calls stand, who does what when, what that comes to, and the same of plainer ways to divide the graph."""
+    """Where calls stand, who does what when, what that comes to, and the same of plainer ways to divide the graph.
+
+    `larger` is the graph that was planned, with more rows, where there is one.
+    """
 
     grid: GridShape
+    larger: Graph | None
     problem: PlacementProblem
     placement: Placement
     baselines: Mapping[str, Placement | None]
@@ -89,9 +93,10 @@ def _of_letters(options: Options, memory: float) -> Options:
 def _placed(candidate: Candidate, request: Request, tell: Progress) -> tuple[Candidate, Placed]:
     with timed(tell, "placed") as said:
         problem = placement_problem(candidate, request)
-        schedule = request.options.schedule
+        schedule, larger = request.options.schedule, request.annotated.larger
         placement = place(problem, segments_per_position=most_segments(request.options), schedule=schedule)
-        found = Placed(request.grid, problem, placement, compare(problem, schedule))
+        more = larger.graph if larger else None
+        found = Placed(request.grid, more, problem, placement, compare(problem, schedule))
         most = f"{placement.imbalance:.2f} x the mean at most"
         said(
             f"{len(placement.assignment.position)} segments on {request.grid.positions} positions, {most}, gap {placement.gap:.1%}"

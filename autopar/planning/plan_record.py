@@ -83,7 +83,7 @@ def plan(
         loss=graph.loss_path,
         outputs=_outputs(graph, larger, candidate.program),
         places=program.places,
-        placement=placement_plan(candidate, placed, program.segments, larger) if placed else None,
+        placement=placement_plan(candidate, placed, program.segments) if placed else None,
     )
 
 

@@ -17,10 +17,8 @@ from autopar.planning.candidate import Candidate
 from autopar.planning.placing import Placed, exchange_seconds
 
 
-def placement_plan(
-    candidate: Candidate, placed: Placed, rows: Sequence[SegmentRow], larger: Graph | None
-) -> PlacementPlan:
-    """The record of where calls stand; `larger` is the graph with more rows."""
+def placement_plan(candidate: Candidate, placed: Placed, rows: Sequence[SegmentRow]) -> PlacementPlan:
+    """The record of where calls stand."""
     assert placed.grid.place is not None
     placement, task = placed.placement, placed.placement.pipeline
     inputs = sum(_input_bytes(candidate))
@@ -38,7 +36,7 @@ def placement_plan(
         positions=placed.grid.positions,
         microbatches=placed.problem.microbatches,
         segments=_segments(candidate, placed, rows),
-        edges=_edges(candidate, rows, larger),
+        edges=_edges(candidate, rows, placed.larger),
         messages=tuple(messages),
         schedule=tuple(" ".join(map(str, actions)) for actions in placed.lists),
         makespan=placement.makespan,
