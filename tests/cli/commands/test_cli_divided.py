@@ -19,14 +19,27 @@ def model(tmp_path_factory):
 def pinned(model):
     """The first block on its own position."""
     folder = model.parent / "pinned"
-    said = done("compile", model, "--grid", "pipe=stage:2,data=2", "--pin", "layers.1*: pipe=1", "-o", folder)
+    said = done(
+        "compile",
+        model,
+        "--grid",
+        "pipe=stage:2,data=2",
+        "--pin",
+        "layers.1*: pipe=1",
+        "--microbatches",
+        1,
+        "-o",
+        folder,
+    )
     return folder, said
 
 
 @pytest.fixture(scope="module")
 def free(model):
     folder = model.parent / "free"
-    facts = json.loads(done("compile", model, "--grid", "stage:2", "--segments", 2, "-o", folder, "--json"))
+    facts = json.loads(
+        done("compile", model, "--grid", "stage:2", "--segments", 2, "--microbatches", 1, "-o", folder, "--json")
+    )
     return folder, facts
 
 
