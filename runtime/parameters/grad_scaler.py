@@ -29,4 +29,4 @@ class GradScaler(torch.amp.GradScaler):
         self._comm.all_reduce(total)
         for flag in overflows.values():
             flag.fill_(float(total > 0))
-        return overflows
+        return overflows or {found_inf.device: (total > 0).float().reshape(())}  # a rank may have no gradient

@@ -36,11 +36,11 @@ def full(
     _check(optimizer, owners)
     groups = [
         {key: value for key, value in group.items() if key != "params"}
-        | {"params": [owners[parameter][0].name for parameter in group["params"]]}
+        | {"params": [owners[parameter][0].name for parameter in _held(group, owners)]}
         for group in optimizer.param_groups
     ]
     state = {}
-    for parameter in _parameters(optimizer):
+    for parameter in _parameters(optimizer, owners):
         if parameter in optimizer.state:
             item, layouts = owners[parameter]
             state[item.name] = {
@@ -108,7 +108,7 @@ def load(
     _check(optimizer, owners)
     for group, saved_group in zip(optimizer.param_groups, _groups(optimizer, saved, owners, holders), strict=True):
         group.update((key, value) for key, value in saved_group.items() if key != "params")
-    for parameter in _parameters(optimizer):
+    for parameter in _parameters(optimizer, owners):
         item, layouts = owners[parameter]
         if item.name in saved["state"]:
             optimizer.state[parameter] = {
@@ -122,7 +122,7 @@ def load(
 def _groups(
     optimizer: torch.optim.Optimizer, saved: Mapping[str, Any], owners: Owners, holders: Holders
 ) -> list[Mapping[str, Any]]:
-    mine = [[owners[parameter][0].name for parameter in group["params"]] for group in optimizer.param_groups]
+    mine = [[owners[parameter][0].name for parameter in _held(group, owners)] for group in optimizer.param_groups]
     theirs = [list(filter(holders.here, group["params"])) for group in saved["param_groups"]]
     if mine != theirs:
         problem = (
@@ -134,8 +134,13 @@ def _groups(
     return list(saved["param_groups"])
 
 
-def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+def _parameters(optimizer: torch.optim.Optimizer, owners: Owners) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in _held(group, owners)]
+
+
+def _held(group: Mapping[str, Any], owners: Owners) -> list[Tensor]:
+    """The parameters of a group, but for the one without elements that stands for none."""
+    return [parameter for parameter in group["params"] if parameter in owners or parameter.numel()]
 
 
 def _own(value: object) -> object:
@@ -149,13 +154,15 @@ def _elementwise(value: object, parameter: Tensor) -> bool:
 
 def _check(optimizer: torch.optim.Optimizer, owners: Owners) -> None:
     """Refuse foreign parameters, and state that is neither a number nor of the shape of a parameter that is cut."""
-    foreign = [f"a tensor of shape {tuple(tensor.shape)}" for tensor in _parameters(optimizer) if tensor not in owners]
+    foreign = [
+        f"a tensor of shape {tuple(tensor.shape)}" for tensor in _parameters(optimizer, owners) if tensor not in owners
+    ]
     if foreign:
         rule = "the optimizer was made over parallel.parameters()"
         raise CheckpointError(refusal("state of the optimizer", "it has parameters of another model", rule, foreign))
     factored = [
         f"{key} of {owners[parameter][0].name} has shape {tuple(value.shape)}"
-        for parameter in _parameters(optimizer)
+        for parameter in _parameters(optimizer, owners)
         for key, value in optimizer.state.get(parameter, {}).items()
         if isinstance(value, Tensor) and value.dim() and not _elementwise(value, parameter)
         if any(isinstance(layout, Shard) for layout in owners[parameter][1])

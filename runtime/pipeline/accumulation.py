@@ -30,6 +30,7 @@ class MicrobatchedCall:
     dtypes: Sequence[torch.dtype]
     call: CurrentCall
     drawing: Callable[[Microbatch], AbstractContextManager[Draws]]
+    seed: float = 1.0  # the gradient of the loss
 
     def run(self, *, backward: bool) -> tuple[Tensor, list[Sequence[Tensor]], tuple[DrawnTensor, ...]]:
         """The loss, the outputs of every micro-batch, and what the first one drew.
@@ -52,9 +53,9 @@ class MicrobatchedCall:
                 returned = forward(namespace, *given, *totals)
             loss, *others = returned if self.program.outputs else (returned,)
             if backward and loss.requires_grad:
-                loss.backward()
+                loss.backward(torch.full_like(loss, self.seed))
             losses.append(loss.detach())
             outputs.append([other.detach() for other in others])
             drawn = drawn or tuple(draws.drawn)
         loss = torch.stack(losses).sum()
-        return (handed(loss, self.tensors, leaves) if backward else loss), outputs, drawn
+        return (handed(loss, self.tensors, leaves, self.seed) if backward else loss), outputs, drawn

@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
+_engine: Any = torch.autograd.Variable._execution_engine
 _NODES = 32  # that may lie between parameters and a weight made of them
 
 
@@ -51,8 +52,8 @@ class _WeightCall:
         if self.weight.requires_grad:
             yield self.weight, self.weight_gradient(x, self.weight.detach(), gradient)
         if self.bias is not None and self.bias.requires_grad:
-            features = self.features % gradient.dim()
-            yield self.bias, gradient.sum([dim for dim in range(gradient.dim()) if dim != features])
+            others = [dim for dim in range(gradient.dim()) if dim != self.features % gradient.dim()]
+            yield self.bias, gradient.sum(others) if others else gradient
 
 
 _Found = tuple[Tensor, _WeightCall]  # the input of a call, and the call
@@ -76,8 +77,12 @@ class DeferredWeights:
     def backward(self, roots: Sequence[Tensor], seeds: Sequence[Tensor]) -> None:
         """Everything but the gradients that are deferred."""
         again = bool(self._made) and _reach(roots, {tensor.grad_fn for tensor in self._made})
-        with self.watching():
-            torch.autograd.backward(roots, seeds, retain_graph=again)
+        with (
+            self.watching()
+        ):  # `torch.autograd.backward` itself would be such a call, and leave the context for its time
+            _engine.run_backward(
+                tuple(roots), tuple(seeds), again, False, (), allow_unreachable=True, accumulate_grad=True
+            )
 
     def finish(self) -> None:
         """The gradients that were deferred: those of parameters one by one, those of what was made of them together."""

@@ -145,6 +145,8 @@ class Executor:
             if self._timeline is not None:
                 self._timeline.append(TimedAction(action, start, time.perf_counter(), step.waited))
         mail.finish()
+        left = [*step.held, *step.runs, *step.gradients, *step.deferred]
+        assert not left, f"left over: {left}"
         return step.results
 
     def words(self, action: Action) -> str:

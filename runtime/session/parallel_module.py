@@ -25,7 +25,7 @@ from autopar.errors import ConfigError, refusal
 from autopar.ir.bucketing import BUCKET_BYTES
 from autopar.ir.layout import Layouts
 from autopar.runtime.diagnostics.collective_errors import together
-from autopar.runtime.grid.counter_rng import DrawnTensor, Draws, drawing
+from autopar.runtime.grid.counter_rng import DrawnTensor, drawing
 from autopar.runtime.parameters import sources
 from autopar.runtime.parameters.grad_scaler import GradScaler
 from autopar.runtime.parameters.gradient_buckets import GradientSums
@@ -41,12 +41,14 @@ from autopar.runtime.program.program import Program
 from autopar.runtime.session import batch_programs, microbatched_step
 from autopar.runtime.session.batch_programs import BatchProgram
 from autopar.runtime.session.inputs import InputBinding, refused_rows
+from autopar.runtime.session.microbatched_step import StepCall
 from autopar.runtime.session.outputs import OutputParts, Outputs
-from autopar.runtime.session.pipelined_step import PipelinedStep, StepCall, wiring_of
+from autopar.runtime.session.pipelined_step import PipelinedStep, wiring_of
 from autopar.runtime.session.state import ModelState
 from autopar.runtime.transport.base import Comm
 from autopar.runtime.transport.world import simulated_world
 
+NOTHING = "nothing_trained_here"  # a parameter without elements, where a position has none that is trained
 RANDOM = "random"  # where a whole optimizer state has the seed and the steps
 
 
@@ -101,6 +103,8 @@ class Parallel(nn.Module):
             for name in (item.name, *item.aliases) if item.name in tensors else ():
                 register(self, name, tensors[item.name], item.kind)
         self._state = ModelState(self.grid, layouts, tensors, dtype, holders)
+        if wires and not any(isinstance(one, nn.Parameter) and one.requires_grad for one in tensors.values()):
+            register(self, NOTHING, nn.Parameter(torch.empty(0)), "parameter")  # optimizers refuse to have none
         self._refresh()
         trained = {name: tensor for name, tensor in self._state.tensors.items() if isinstance(tensor, nn.Parameter)}
         self._sums = GradientSums(self.grid, trained, self._layouts, bucket_bytes)
@@ -345,32 +349,17 @@ class Parallel(nn.Module):
         program = self.program if chosen is self._programs[0] else chosen.program
         self._call.training = self.training
         self._steps += self.training
-        tensors, numbers = self._tensors(chosen), partial(drawing, self.seed, self._steps, self.training)
-        chosen = replace(chosen, program=program)
+        chosen, numbers = replace(chosen, program=program), partial(drawing, self.seed, self._steps, self.training)
+        trains = torch.is_grad_enabled() and (self.training or self.description.evaluates)
+        every = microbatched_step.microbatches(chosen, rows)
+        call = StepCall(every, inputs, self._tensors(chosen), self._call, numbers, trains, self._scale())
+        made: Sequence[Sequence[Tensor]]
         if self._pipelined is not None:
-            return self._pipelined_step(self._pipelined, chosen, rows, inputs, numbers)
-        call = microbatched_step.call(chosen, rows, inputs, tensors, self._call, self._dtype, numbers)
-        backward = torch.is_grad_enabled() and (self.training or self.description.evaluates)
-        loss, outputs, self._drawn = call.run(backward=backward)
+            loss, made = self._pipelined.run(call)
+        else:
+            loss, made, self._drawn = microbatched_step.accumulated(chosen, call, self._dtype)
         loss = self._sums.attach(loss)
         if not program.outputs:
-            return loss
-        return Outputs(self.description.loss, loss, microbatched_step.outputs(chosen, rows, outputs, self.grid.axes))
-
-    def _pipelined_step(
-        self,
-        pipelined: PipelinedStep,
-        chosen: BatchProgram,
-        rows: int,
-        inputs: Sequence[Mapping[str, Tensor]],
-        numbers: Callable[..., AbstractContextManager[Draws]],
-    ) -> Any:  # noqa: ANN401
-        trains, every = self.training and torch.is_grad_enabled(), pipelined.microbatches(rows)
-        loss, made = pipelined.run(
-            StepCall(every, inputs, self._tensors(chosen), self._call, numbers, trains, self._scale())
-        )
-        loss = self._sums.attach(loss)
-        if not chosen.program.outputs:
             return loss
         return Outputs(self.description.loss, loss, microbatched_step.outputs(chosen, rows, made, self.grid.axes))
 

@@ -6,28 +6,27 @@ loss.backward()              autograd takes them, as those of any other loss: ho
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from autopar.errors import ConfigError, ProgramMismatch, refusal
-from autopar.runtime.grid.counter_rng import DrawnTensor, Draws
+from autopar.runtime.grid.counter_rng import DrawnTensor
 from autopar.runtime.grid.grid import Grid
 from autopar.runtime.parameters.precision import precise
 from autopar.runtime.parameters.shards import local_shape
 from autopar.runtime.pipeline.executor import Executor, SegmentInputs
-from autopar.runtime.pipeline.microbatches import Microbatch, apart, counted, handed, microbatches_of
+from autopar.runtime.pipeline.microbatches import apart, counted, handed
 from autopar.runtime.pipeline.replicas import Replicas
 from autopar.runtime.pipeline.wiring import Wiring, check_tags, wiring
-from autopar.runtime.program.namespace import CurrentCall, Namespace
+from autopar.runtime.program.namespace import Namespace
 from autopar.runtime.program.pipeline import Pipeline
 from autopar.runtime.program.plan_reader import Description, EdgeSpec, dtype_of
 from autopar.runtime.program.program import Program
 from autopar.runtime.session.batch_programs import BatchProgram
+from autopar.runtime.session.microbatched_step import StepCall
 
 
 def wiring_of(program: Program, description: Description) -> Wiring | None:
@@ -41,21 +40,6 @@ def wiring_of(program: Program, description: Description) -> Wiring | None:
         rule = "the lists have every action of the micro-batches that the program was compiled for"
         raise ProgramMismatch(refusal("SCHEDULE of the program", problem, rule, fix="mend the lists, or compile again"))
     return wires
-
-
-@dataclass(frozen=True, slots=True)
-class StepCall:
-    """A call of a divided program: this rank's parts of the inputs of every micro-batch, by name, and the tensors, as it calls
-    them; `drawing` opens the step's random numbers. Backward runs if it `trains`, with `seed` as the gradient of the loss.
-    """
-
-    every: Sequence[Microbatch]
-    inputs: Sequence[Mapping[str, Tensor]]
-    tensors: Mapping[str, Tensor]
-    current: CurrentCall
-    drawing: Callable[..., AbstractContextManager[Draws]]
-    trains: bool
-    seed: float = 1.0
 
 
 class PipelinedStep:
@@ -83,17 +67,15 @@ class PipelinedStep:
         positions = wires.positions(program.description.parameters)
         return PipelinedStep(grid, wires, program, Replicas(grid, positions), dtype)
 
-    def microbatches(self, rows: int) -> tuple[Microbatch, ...]:
-        """Those of a batch. Raises ConfigError where there are more than the lists have."""
-        every = microbatches_of(self._program.description.microbatches(rows))
-        if len(every) > self._wires.microbatches:
-            problem = f"a batch of {rows} rows, {len(every)} micro-batches"
+    def run(self, call: StepCall) -> tuple[Tensor, list[list[Tensor]]]:
+        """The loss, and this rank's parts of the outputs of every micro-batch. Collective over the grid.
+
+        Raises ConfigError where there are more micro-batches than the lists have.
+        """
+        if len(call.every) > self._wires.microbatches:
+            problem = f"a batch of {call.every[0].rows} rows, {len(call.every)} micro-batches"
             rule = f"the lists of a divided program have {self._wires.microbatches}"
             raise ConfigError(refusal("inputs of the step", problem, rule, fix="drop or divide such a batch"))
-        return every
-
-    def run(self, call: StepCall) -> tuple[Tensor, list[list[Tensor]]]:
-        """The loss, and this rank's parts of the outputs of every micro-batch. Collective over the grid."""
         leaves = apart(call.tensors) if call.trains else dict(call.tensors)
         trained = [leaf for name, leaf in leaves.items() if leaf is not call.tensors[name]]
         namespace = Namespace(leaves, call.current)

@@ -1,6 +1,7 @@
 """What a session of a divided program offers beside its steps, against the sequential model in float64."""
 
 import copy
+from dataclasses import replace
 
 import divided_programs as divided
 import pytest
@@ -63,7 +64,7 @@ def test_every_rank_has_its_part_of_what_rank_0_has(tmp_path):
     held = simulate(6, rank)
     assert held[0] == held[1]
     assert "conv.weight" not in held[0]
-    assert held[2] == held[3] == []
+    assert held[2] == held[3] == ["nothing_trained_here"]
     assert held[4] == held[5]
     assert "mix" in held[4]
 
@@ -275,3 +276,38 @@ def test_what_divided_programs_do_not_do_yet_is_said():
 
     with pytest.raises(CheckpointError, match="position 0: 2 groups"):
         on_ranks(apart)
+
+
+def test_a_position_without_trained_parameters_has_optimizers_and_scalers():
+    model = divided.ladder()
+    for name, one in model.named_parameters():
+        one.requires_grad_(name.startswith(("norm", "embed")))
+    optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad])
+    expected = step(model, optimizer, divided.sequential(model, divided.batch())[0])
+    after = {name: one.detach().clone() for name, one in model.state_dict().items()}
+    at = (0, 1, 1, 0)
+
+    def rank():
+        made = divided.program("stage:2", at, divided.named("gpipe", at, 2))
+        plan = divided.description("stage:2", 2)
+        frozen = tuple(
+            replace(item, kind="parameter" if item.name.startswith(("norm", "embed")) else "frozen")
+            for item in plan.parameters
+        )
+        parallel = Parallel(made, replace(plan, parameters=frozen), module_values(divided.ladder()), torch.float64)
+        optimizer = torch.optim.AdamW([one for one in parallel.parameters() if one.requires_grad])
+        scaler = parallel.grad_scaler(init_scale=8.0)
+        loss = parallel(**divided.batch()).loss
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        parallel.clip_grad_norm_(1e6)
+        scaler.step(optimizer)
+        scaler.update()
+        saved = parallel.full_optimizer_state_dict(optimizer)
+        parallel.load_full_optimizer_state_dict(optimizer, saved)
+        return loss.detach(), parallel.full_state_dict(), saved["param_groups"][0]["params"]
+
+    for loss, state, names in simulate(2, rank):
+        torch.testing.assert_close(loss, expected, **EXACT)
+        torch.testing.assert_close(state, after, **EXACT)
+        assert names == ["embed.weight", "norm.weight", "norm.bias"]
