@@ -14,6 +14,7 @@ from autopar.partitioner.schedules.simulate import Timeline, simulate
 FILLS = {"F": "-", "B": "=", "W": "~"}
 LEGEND = "F forward -, B backward =, W weight gradients ~ of a micro-batch, u gradient sums and update, . waits"
 SEGMENTS_LEGEND = "F1.0: segment 1, micro-batch 0"
+_ROUNDING = 1e-9  # shares of a step that are no wait
 _KINDS = {"F": "forward", "B": "backward", "W": "backward"}
 
 
@@ -100,15 +101,14 @@ def all_events(placement: PlacementPlan) -> list[tuple[str, tuple[Event, ...]]]:
 
 
 def _events(placement: PlacementPlan, drawn: Timeline, position: int) -> Iterator[Event]:
-    now = 0.0
+    now, least = 0.0, drawn.makespan * _ROUNDING
     for action, start, end in zip(drawn.lists[position], drawn.start[position], drawn.end[position], strict=True):
-        if start > now:
+        if start > now + least:
             yield Event("wait", "wait", "compute", now, start)
-        yield Event(
-            str(action), _KINDS[action.kind], "compute", start, end, placement.segments[action.segment].function
-        )
+            now = start
+        yield Event(str(action), _KINDS[action.kind], "compute", now, end, placement.segments[action.segment].function)
         now = end
     done = now + placement.update[position]
     yield Event("update", "update", "compute", now, done)
-    if drawn.makespan > done:
+    if drawn.makespan > done + least:
         yield Event("wait", "wait", "compute", done, drawn.makespan)

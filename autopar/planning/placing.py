@@ -160,15 +160,17 @@ def placement_problem(candidate: Candidate, request: Request) -> PlacementProble
 
 
 def _calls(candidate: Candidate) -> Iterable[CallWork]:
-    """Every call with what is exchanged for it."""
-    moved = exchange_seconds(candidate)
+    """Every call with what is exchanged for it; the plan's seconds of a call are those of all micro-batches."""
+    moved, count = exchange_seconds(candidate), candidate.built.microbatches
     for node in candidate.parts.nodes:
         ahead, back = moved[node.name]
-        yield CallWork(node.name, ahead + node.seconds_forward, back + node.seconds_backward, saved=node.saved_bytes)
+        forward, backward = node.seconds_forward / count, node.seconds_backward / count
+        yield CallWork(node.name, ahead + forward, back + backward, saved=node.saved_bytes)
 
 
 def exchange_seconds(candidate: Candidate) -> dict[str, tuple[float, float]]:
-    """Per call the seconds, forward and back, of what is converted for it and of what it exchanges inside."""
+    """Per call and micro-batch the seconds, forward and back, of what is converted for it and of what it exchanges inside."""
+    count = candidate.built.microbatches
     moved: dict[str, tuple[float, float]] = {}
     for one in candidate.parts.conversions:
         for name in one.consumers:
@@ -184,7 +186,7 @@ def exchange_seconds(candidate: Candidate) -> dict[str, tuple[float, float]]:
     for node in candidate.parts.nodes:
         ahead, back = moved.get(first.get(node.name, node.name), (0.0, 0.0))
         inside = sum(one.seconds_forward for one in node.inner), sum(one.seconds_adjoint for one in node.inner)
-        found[node.name] = ahead + inside[0], back + inside[1]
+        found[node.name] = ahead + inside[0] / count, back + inside[1] / count
     return found
 
 

@@ -72,3 +72,14 @@ def test_an_edited_schedule_that_cannot_run_is_refused():
     edited = dataclasses.replace(placement, schedule=(" ".join(reversed(first.split())), *others))
     with pytest.raises(Exception, match="schedule"):
         timeline(edited)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_the_work_of_all_positions_is_that_of_the_plan(count):
+    """Of one rank: what its calls take in a step, whatever the number of micro-batches."""
+    plan = compiled_once("mlp", "stage:2", microbatches=count).plan
+    placement = plan.placement
+    assert placement.microbatches == count
+    actions = [(work - after) for work, after in zip(placement.seconds, placement.update, strict=True)]
+    assert sum(actions) == pytest.approx(sum(node.seconds for node in plan.nodes))
+    assert all(len(row.split()) == 2 * count for row in placement.schedule)
