@@ -7,9 +7,10 @@ with heads and tails), and so is the longest way through the step of a single mi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 
-from autopar.partitioner.placement.problem import PlacementProblem
+from autopar.partitioner.placement.problem import PlacementProblem, waiting
 from autopar.partitioner.schedules.pipeline_problem import PipelineProblem, SegmentEdge
 
 Job = tuple[float, float, float]
@@ -131,10 +132,11 @@ def _one_machine(jobs: list[Job]) -> float:
 
 
 def placement_bound(problem: PlacementProblem) -> float:
-    """Seconds that every placement and schedule takes, messages and memory left out.
+    """Seconds that every placement and schedule takes, messages left out.
 
     The largest of: the longest way of one micro-batch; all micro-batches of the heaviest call between its head and its tail;
-    and all work over the sum of speeds, where every position begins with a call of its own and ends with one.
+    all work over the sum of speeds, where every position begins with a call of its own and ends with one; and what all calls
+    save, times the seconds for which they do, over the memory of all positions.
     """
     forward, backward, weight = _fastest(problem)
     ways = _ways_of_calls(problem)
@@ -154,6 +156,7 @@ def placement_bound(problem: PlacementProblem) -> float:
         bound,
         _busy(problem.speeds, work, heads, tails),
         _busy(problem.speeds, work + updates, heads, [0.0] * len(tails)),
+        _filled(problem),
     )
 
 
@@ -161,6 +164,23 @@ def heads_and_tails(problem: PlacementProblem) -> tuple[list[float], list[float]
     """Of each call the least seconds before its first action, and after its last one: none where that is a weight gradient."""
     ways = _ways_of_calls(problem)
     return ways.head, [0.0 if c.weight else tail for c, tail in zip(problem.calls, ways.tail, strict=True)]
+
+
+def _filled(problem: PlacementProblem) -> float:
+    """What calls save is kept from their forward, on the longest way to the last call and back, to their backward."""
+    room = sum(problem.memories) - sum(parameter.size for parameter in problem.parameters)
+    if not 0 < room < math.inf:
+        return 0.0
+    forward, backward, _ = _fastest(problem)
+    last, reached = waiting(problem)
+    there, back = [-math.inf] * len(forward), [-math.inf] * len(forward)
+    there[last], back[last] = forward[last], backward[last]
+    for arrow in sorted(_arrows(problem), key=lambda arrow: arrow.source, reverse=True):
+        source, reader = arrow.source, arrow.target
+        there[source] = max(there[source], forward[source] + there[reader])
+        if arrow.gradient:
+            back[source] = max(back[source], backward[source] + back[reader])
+    return problem.microbatches / room * sum(problem.calls[c].saved * (there[c] + back[c]) for c in reached)
 
 
 def _fastest(problem: PlacementProblem) -> tuple[list[float], list[float], list[float]]:

@@ -17,9 +17,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 
 from autopar.partitioner.placement.problem import PlacementProblem
 from autopar.partitioner.problem import Array, Ints
+
+Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,12 +41,41 @@ class Chain:
     gradient_sizes: Array
 
 
+@dataclass(frozen=True, slots=True)
+class CutWay:
+    """How a chain is to be cut: segment k lies on ``positions[k]``, which keeps `in_flight[k]` micro-batches of it at once.
+
+    With several `rounds`, that many stretches of equal work are cut one after the other, each into its share of the segments,
+    so that a position which has got much in one round gets less in the next.
+    """
+
+    positions: tuple[int, ...]
+    in_flight: tuple[int, ...]
+    fill: float = 0.0
+    rounds: int = 1
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Windows:
-    """All segments of up to some length: ``start[j, l]`` is where the one begins that ends before call j, -1 where none does."""
+    """All segments of up to some length: ``start[j, l]`` is where the one begins that ends before call j, -1 where none does.
+
+    Of each the seconds on speed 1, the bytes that a micro-batch saves, and those of the parameters (None: memory is no matter).
+    """
 
     start: Ints
+    outside: Bools
+    work: Array
+    before: Array
+    saved: Array
     parameters: Array | None
+
+
+@dataclass(slots=True)
+class _Taken:
+    """What the positions have got in earlier rounds: seconds on speed 1 per micro-batch, and bytes."""
+
+    work: list[float]
+    held: list[float]
 
 
 def chain(problem: PlacementProblem) -> Chain:
@@ -60,20 +92,45 @@ def chain(problem: PlacementProblem) -> Chain:
     return Chain(problem, work, saved, number, sizes, gradient_number, gradient_sizes)
 
 
-def cut(sums: Chain, positions: Sequence[int], fill: float, in_flight: Sequence[int]) -> list[int] | None:
-    """Where each segment begins: segment k lies on ``positions[k]``, which keeps `in_flight[k]` micro-batches of it at once.
+def cut(sums: Chain, way: CutWay) -> list[int] | None:
+    """Where each segment begins. None where no cut heeds pins, bans and memory."""
+    problem, count = sums.problem, len(way.positions) // way.rounds
+    ends = [int(np.abs(sums.work - sums.work[-1] * r / way.rounds).argmin()) for r in range(way.rounds)]
+    ends = [*ends, len(problem.calls)]
+    taken = _Taken([0.0] * len(problem.positions), [0.0] * len(problem.positions))
+    starts: list[int] = []
+    for number, (begin, end) in enumerate(pairwise(ends)):
+        own = slice(number * count, (number + 1) * count)
+        previous = way.positions[number * count - 1] if number else None
+        part = CutWay(way.positions[own], way.in_flight[own], way.fill)
+        found = _cut_round(sums, part, (begin, end), previous, taken)
+        if found is None:
+            return None
+        starts += found
+    return starts
 
-    None where no cut heeds pins, bans and memory.
-    """
-    count = len(sums.problem.calls)
-    if len(positions) > count:
+
+def _cut_round(
+    sums: Chain, way: CutWay, span: tuple[int, int], previous: int | None, taken: _Taken
+) -> list[int] | None:
+    """The best cut of the calls of a span, `previous` being the position before it; what positions get is added to `taken`."""
+    begin, end = span
+    if len(way.positions) > end - begin:
         return None
-    for length in _lengths(count, len(positions)):
-        starts, objective = _best(sums, positions, fill, in_flight, _windows(sums, length))
-        longer = (sums.work[length + 1 :] - sums.work[: -length - 1]).min(initial=math.inf)
+    for length in _lengths(end - begin, len(way.positions)):
+        windows = _windows(sums, length)
+        starts, objective = _best(sums, way, windows, span, previous, taken)
+        longer = (sums.work[begin + length + 1 : end + 1] - sums.work[begin : end - length]).min(initial=math.inf)
         if objective <= sums.problem.microbatches * longer / max(sums.problem.speeds):
             break
-    return starts if math.isfinite(objective) else None
+    if not math.isfinite(objective):
+        return None
+    for k, (start, stop) in enumerate(pairwise([*starts, end])):
+        position, window = way.positions[k], (stop, stop - start - 1)
+        taken.work[position] += windows.work[window]
+        if windows.parameters is not None:
+            taken.held[position] += windows.parameters[window] + way.in_flight[k] * windows.saved[window]
+    return starts
 
 
 def _lengths(count: int, segments: int) -> Iterator[int]:
@@ -86,33 +143,53 @@ def _lengths(count: int, segments: int) -> Iterator[int]:
 
 
 def _best(
-    sums: Chain, positions: Sequence[int], fill: float, in_flight: Sequence[int], windows: _Windows
+    sums: Chain, way: CutWay, windows: _Windows, span: tuple[int, int], previous: int | None, taken: _Taken
 ) -> tuple[list[int], float]:
     """The best starts among some windows, and their objective (`inf`: there are none)."""
-    count = len(sums.problem.calls)
-    best = np.full(count + 1, np.inf)
-    best[0] = 0.0
-    places, choices = np.arange(count + 1), []
-    for k, position in enumerate(positions):
-        costs = _costs(sums, windows, position, positions[k - 1] if k else position, in_flight[k])
-        costs += (fill / max(sums.problem.speeds)) * sums.work[windows.start]
-        through = np.where(windows.start < 0, np.inf, np.maximum(best[windows.start], costs))
+    best = np.full(len(sums.work), np.inf)
+    best[span[0]] = 0.0
+    places, choices = np.arange(len(sums.work)), []
+    filled = windows.before * (way.fill / max(sums.problem.speeds))
+    last, known = previous, dict[tuple[object, ...], Array]()
+    for position, in_flight in zip(way.positions, way.in_flight, strict=True):
+        key = _kind(sums.problem, position, last, in_flight, taken)
+        if key not in known:
+            known[key] = _costs(sums, windows, position, last, in_flight, taken) + filled
+        through = np.maximum(best[windows.start], known[key])
+        through[windows.outside] = np.inf
         chosen = through.argmin(axis=1)
         best = through[places, chosen]
         choices.append(windows.start[places, chosen])
-    starts, end = [], count
+        last = position
+    starts, end = [], span[1]
     for choice in reversed(choices):
         end = int(choice[end])
         starts.append(end)
-    return starts[::-1], float(best[-1])
+    return starts[::-1], float(best[span[1]])
 
 
-def _costs(sums: Chain, windows: _Windows, position: int, previous: int, in_flight: int) -> Array:
+def _kind(
+    problem: PlacementProblem, position: int, previous: int | None, in_flight: int, taken: _Taken
+) -> tuple[object, ...]:
+    """All that the costs of windows depend on: those of two positions are often the same."""
+    links = problem.links
+    linked = None
+    if previous is not None and previous != position:
+        linked = [
+            table[a][b] for table in (links.alpha, links.beta) for a, b in ((previous, position), (position, previous))
+        ]
+    banned = position if any(position not in allowed for allowed in problem.allowed) else None
+    own = problem.positions[position]
+    flying = in_flight if own.memory is not None else 0
+    return own, None if linked is None else tuple(linked), banned, flying, taken.work[position], taken.held[position]
+
+
+def _costs(sums: Chain, windows: _Windows, position: int, previous: int | None, in_flight: int, taken: _Taken) -> Array:
     """Seconds of the micro-batches in each window on a position, messages from the one before counted; `inf` if forbidden."""
     problem, start = sums.problem, windows.start
     links = problem.links
-    costs = (sums.work[:, None] - sums.work[start]) / problem.speeds[position]
-    if previous != position:
+    costs = (windows.work + taken.work[position]) / problem.speeds[position]
+    if previous is not None and previous != position:
         there = links.alpha[previous][position] * sums.number + links.beta[previous][position] * sums.sizes
         back = links.alpha[position][previous] * sums.gradient_number
         back += links.beta[position][previous] * sums.gradient_sizes
@@ -122,7 +199,7 @@ def _costs(sums: Chain, windows: _Windows, position: int, previous: int, in_flig
     if banned[-1]:
         costs[(banned[:, None] - banned[start]) > 0] = np.inf
     if windows.parameters is not None:
-        held = windows.parameters + in_flight * (sums.saved[:, None] - sums.saved[start])
+        held = windows.parameters + in_flight * windows.saved + taken.held[position]
         costs[held > problem.memories[position]] = np.inf
     return costs
 
@@ -133,7 +210,14 @@ def _windows(sums: Chain, length: int) -> _Windows:
     start = np.arange(count + 1)[:, None] - np.arange(1, length + 1)[None, :]
     start = np.maximum(start, -1)
     limited = any(each.memory is not None for each in sums.problem.positions)
-    return _Windows(start, _parameters(sums.problem, start) if limited else None)
+    return _Windows(
+        start,
+        start < 0,
+        sums.work[:, None] - sums.work[start],
+        sums.work[start],
+        sums.saved[:, None] - sums.saved[start],
+        _parameters(sums.problem, start) if limited else None,
+    )
 
 
 def _parameters(problem: PlacementProblem, start: Ints) -> Array:

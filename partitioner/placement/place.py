@@ -24,9 +24,10 @@ _PER_CALL, _MOST = 100, 1_200_000  # estimates per call, and the calls in all es
 _SWEPT = 64  # calls above which starts are swept before moves are compared
 _FINE = 300  # estimates with all calls of a large problem
 _ACTIONS = 60_000  # of all schedules that are simulated to choose between assignments
-_KEPT = 6  # chain cuts that a search begins with
+_KEPT, _KEPT_WAYS = 6, 2  # chain cuts that a search begins with, and ways to cut the calls of a large problem
 _JUDGED, _TRIED = 60, 1000  # assignments that are simulated, and looked at
 _EQUAL = 1e-9
+_DEAR, _NEAR = 4000, 1.5  # micro-batches of segments that make a long schedule; estimates that are near the best
 ONE_STAGE = ("1f1b", "zb")
 """Schedules that are defined where every position has one segment."""
 
@@ -100,34 +101,36 @@ def _fastest(candidates: list[tuple[Assignment, float]], judge: Judge, deadline:
 
 
 def _candidates(problem: PlacementProblem, most: int, deadline: float) -> list[tuple[Assignment, float]]:
-    """The assignments that are worth a simulation and their estimates, the best first."""
-    way = _search if len(problem.calls) <= _BLOCKS else _coarse_to_fine
-    search = way(problem, most, deadline)
+    """The assignments that are worth a simulation and their estimates, the best first.
+
+    Where schedules are long, the best of those with the fewest segments stands before them: its schedule is found soonest, and
+    comes nearest to the estimate.
+    """
+    search = _coarse_to_fine(problem, most, deadline)
     legal = [d for d in sorted(search.seen, key=search.cost_of) if is_legal(problem, d, most)]
-    return [(assignment, search.cost_of(assignment)) for assignment in legal]
-
-
-def _search(problem: PlacementProblem, most: int, deadline: float) -> Refinement:
-    """The starting points, and what the best of them lead to."""
-    count = len(problem.calls)
-    search = Refinement(problem, most, min(_PER_CALL * count, _MOST // count), deadline)
-    starts = starting_points(problem, most, _KEPT)
-    if count > _SWEPT:
-        starts = [search.sweep(start) for start in starts]
-    search.improve(starts)
-    return search
+    if legal and problem.microbatches * len(legal[0].position) > _DEAR:
+        near = [each for each in legal if search.cost_of(each) <= _NEAR * search.cost_of(legal[0])]
+        legal.insert(0, min(near, key=lambda each: (len(each.position), search.cost_of(each))))
+    return [(each, search.cost_of(each)) for each in dict.fromkeys(legal)]
 
 
 def _coarse_to_fine(problem: PlacementProblem, most: int, deadline: float) -> Refinement:
-    """Blocks of calls placed first, then the calls at the edges of segments."""
-    blocks = blocks_of(problem, max(_BLOCKS, 3 * most * len(problem.positions)))
-    small = merged(problem, blocks)
-    coarse = _search(small, most, deadline)
+    """Blocks of calls placed first where calls are many, then the calls at the edges of segments."""
+    few = len(problem.calls) <= _BLOCKS
+    blocks = [] if few else blocks_of(problem, max(_BLOCKS, 3 * most * len(problem.positions)))
+    small = problem if few else merged(problem, blocks)
+    count = len(small.calls)
+    search = Refinement(small, most, min(_PER_CALL * count, _MOST // count), deadline)
+    starts, ways = starting_points(small, most, _KEPT)
+    search.improve([search.sweep(start) for start in starts] if count > _SWEPT else starts)
+    if few:
+        return search
     fine = Refinement(problem, most, _FINE, deadline)
     order = [call for block in blocks for call in block]
-    for assignment in chain_assignments(problem, order, most):
+    single = [way for way in ways if way.rounds == 1]
+    for _, assignment in chain_assignments(problem, order, dict.fromkeys(ways[:_KEPT_WAYS] + single[:_KEPT_WAYS])):
         fine.cost_of(assignment)
-    for assignment in sorted(coarse.seen, key=coarse.cost_of)[:3]:
+    for assignment in sorted(search.seen, key=search.cost_of)[:3]:
         fine.cost_of(expanded(problem, blocks, assignment))
     fine.sweep(fine.best())
     return fine

@@ -235,9 +235,14 @@ def _check_memory(problem: PlacementProblem) -> None:
 
 
 def _saved_at_once(problem: PlacementProblem) -> float:
-    """Bytes that one micro-batch holds when the last call runs whose own gradient waits for no other's.
+    """Bytes that one micro-batch holds when all have run whose backward waits for the last one's."""
+    return sum(problem.calls[call].saved for call in waiting(problem)[1])
 
-    Calls from which gradients lead back from there have run by then, and none of them has begun its backward part.
+
+def waiting(problem: PlacementProblem) -> tuple[int, set[int]]:
+    """The last call whose own backward waits for no other's, and with it all from which gradients lead back from there.
+
+    When it runs, these have run, and none of them has begun its backward.
     """
     readers: list[set[int]] = [set() for _ in problem.calls]
     for tensor in problem.tensors:
@@ -248,7 +253,7 @@ def _saved_at_once(problem: PlacementProblem) -> float:
     for call in range(last - 1, -1, -1):
         if readers[call] & reached:
             reached.add(call)
-    return sum(problem.calls[call].saved for call in reached)
+    return last, reached
 
 
 def _named(problem: PlacementProblem, calls: Iterable[int]) -> list[str]:

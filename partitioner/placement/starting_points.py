@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
 from autopar.partitioner.placement.assignment import Assignment, assign
 from autopar.partitioner.placement.baselines import baselines
 from autopar.partitioner.placement.branches import calls_of, decompose, spread
-from autopar.partitioner.placement.chain_cuts import chain, cut, labels_of
+from autopar.partitioner.placement.chain_cuts import CutWay, chain, cut, labels_of
 from autopar.partitioner.placement.coarsening import merged
 from autopar.partitioner.placement.judging import estimate
 from autopar.partitioner.placement.list_scheduling import critical_path, fewer_segments, phases
 from autopar.partitioner.placement.problem import PlacementProblem
 
 _MOST_PHASES = 48
+_SHARES = (1.0, 0.7, 0.5, 0.35, 0.25, 0.18, 0.12, 0.08, 0.0)  # of the micro-batches in flight that fill a pipeline
+_FEW = 64  # calls up to which chains are cut into the segments of all rounds at once, too
 
 
-def starting_points(problem: PlacementProblem, most: int, kept: int) -> list[Assignment]:
+def starting_points(problem: PlacementProblem, most: int, kept: int) -> tuple[list[Assignment], list[CutWay]]:
     """Different assignments, of which some may not fit the memory or may leave positions without a call.
 
-    Those by branches and by the critical path, and of the cuts of chains those `kept` with the best estimates.
+    Those by branches and by the critical path, and of the cuts of chains those `kept` with the best estimates. Beside them the
+    ways to cut a chain, the best first.
     """
     tree = decompose(problem)
     sideways = [_legal(problem, at, most) for at in (spread(problem, tree), critical_path(problem))]
-    orders = [list(range(len(problem.calls))), calls_of(tree)]
-    cuts = [assignment for order in _different(orders) for assignment in chain_assignments(problem, order, most)]
-    cuts = sorted([*cuts, *baselines(problem).values()], key=partial(estimate, problem))
-    found = [*(each for each in sideways if each is not None), *cuts]
-    heeding = list(dict.fromkeys(each for each in found if _heeds(problem, each, most)))
-    return heeding[: kept + len(sideways)]
+    ways: dict[Assignment, CutWay | None] = {each: None for each in baselines(problem).values()}
+    for order in _different([list(range(len(problem.calls))), calls_of(tree)]):
+        for way, assignment in chain_assignments(problem, order, ways_to_cut(problem, most)):
+            ways.setdefault(assignment, way)
+    cuts = sorted((each for each in ways if _heeds(problem, each, most)), key=partial(estimate, problem))
+    found = [*(each for each in sideways if each is not None and _heeds(problem, each, most)), *cuts]
+    best = dict.fromkeys(way for way in map(ways.get, cuts) if way is not None)
+    return list(dict.fromkeys(found))[: kept + len(sideways)], list(best)
 
 
 def _different(orders: Sequence[list[int]]) -> list[list[int]]:
@@ -37,40 +43,53 @@ def _different(orders: Sequence[list[int]]) -> list[list[int]]:
 
 
 def chain_assignments(
-    problem: PlacementProblem, order: Sequence[int], most: int, fills: Sequence[float] = (0.0, 0.5, 1.0)
-) -> Iterator[Assignment]:
-    """Optimal cuts of an order, for one to `most` rounds of the positions, and for fewer positions where some may be idle."""
-    ordered = merged(problem, [[call] for call in order])
-    sums = chain(ordered)
+    problem: PlacementProblem, order: Sequence[int], ways: Iterable[CutWay]
+) -> Iterator[tuple[CutWay, Assignment]]:
+    """The cuts of an order, in every way that can be."""
+    sums = chain(merged(problem, [[call] for call in order]))
+    for way in ways:
+        starts = cut(sums, way)
+        if starts is not None:
+            labels = [0] * len(order)
+            for call, label in zip(order, labels_of(starts, len(order)), strict=True):
+                labels[call] = label
+            assignment = assign(problem, labels, way.positions)
+            assert assignment is not None, "an order of calls that is not topological"
+            yield way, assignment
+
+
+def ways_to_cut(problem: PlacementProblem, most: int) -> list[CutWay]:
+    """One to `most` segments a position, filled more or less.
+
+    Where memory is limited, with room for as many micro-batches in flight as fill a pipeline, for a share of these, or for one.
+    """
     limited = any(each.memory is not None for each in problem.positions)
-    for positions in _layouts(problem, most):
-        ends = range(len(positions), 0, -1)
-        filling = [min(problem.microbatches, end) for end in ends]
-        for in_flight in [filling, [1] * len(positions)] if limited else [[1] * len(positions)]:
-            for fill in fills:
-                starts = cut(sums, positions, fill, in_flight)
-                if starts is not None:
-                    labels = [0] * len(order)
-                    for call, label in zip(order, labels_of(starts, len(order)), strict=True):
-                        labels[call] = label
-                    assignment = assign(problem, labels, positions)
-                    assert assignment is not None
-                    yield assignment
+    ways = []
+    for positions, rounds in _layouts(problem, most):
+        behind = range(len(positions), 0, -1)
+        for share in _SHARES if limited else (0.0,):
+            in_flight = tuple(max(1, min(problem.microbatches, math.ceil(share * end))) for end in behind)
+            fills = (0.0,) if 0 < share < 1 else (0.0, 0.5) if rounds > 1 else (0.0, 0.5, 1.0)
+            ways += [CutWay(tuple(positions), in_flight, fill, rounds) for fill in fills]
+    return list(dict.fromkeys(ways))
 
 
-def _layouts(problem: PlacementProblem, most: int) -> list[list[int]]:
-    """The positions of a chain's segments: round by round in one direction, and there and back."""
+def _layouts(problem: PlacementProblem, most: int) -> list[tuple[list[int], int]]:
+    """The positions of a chain's segments, and in how many rounds it is cut: in one direction each time, or there and back."""
     count = len(problem.positions)
     speeds = problem.speeds
     fast = sorted(range(count), key=lambda q: (-speeds[q], q))
-    found: list[list[int]] = []
-    for order in (list(range(count)), fast, fast[::-1]):
-        for rounds in range(1, most + 1):
-            found.append(order * rounds)
-            found.append([q for turn in range(rounds) for q in (order[::-1] if turn % 2 else order)])
+    found: list[tuple[list[int], int]] = []
+    for order in _different([list(range(count)), fast, fast[::-1]]):
+        found.append((order, 1))
         if problem.idle:
-            found += [order[:used] for used in range(1, count)]
-    return [layout for layout in _different(found) if len(layout) <= len(problem.calls)]
+            found += [(order[:used], 1) for used in range(1, count)]
+        for rounds in sorted({2, most}) if most > 1 else ():
+            turning = [q for turn in range(rounds) for q in (order[::-1] if turn % 2 else order)]
+            found += [(order * rounds, rounds), (turning, rounds)]
+            if len(problem.calls) <= _FEW:
+                found += [(order * rounds, 1), (turning, 1)]
+    return [(layout, rounds) for layout, rounds in found if len(layout) <= len(problem.calls)]
 
 
 def _legal(problem: PlacementProblem, at: Sequence[int], most: int) -> Assignment | None:

@@ -6,8 +6,8 @@ from itertools import combinations
 
 import pytest
 
-from autopar.partitioner.placement.chain_cuts import chain, cut, equal_cut, labels_of
-from autopar.partitioner.placement.problem import PositionLimits
+from autopar.partitioner.placement.chain_cuts import CutWay, chain, cut, equal_cut, labels_of
+from autopar.partitioner.placement.problem import PositionLimits, PositionLinks
 from benchmarks.placement.random_problems import random_problem
 
 
@@ -46,13 +46,27 @@ def test_the_best_cut(seed):
         bans=((rng.randrange(len(problem.calls)), 0),) if rng.random() < 0.5 else (),
     )
     fill, in_flight = rng.choice((0.0, 0.5, 1.0)), [rng.randint(1, 2) for _ in positions]
-    starts = cut(chain(problem), positions, fill, in_flight)
+    starts = cut(chain(problem), CutWay(tuple(positions), tuple(in_flight), fill))
     tries = ([0, *rest] for rest in combinations(range(1, len(problem.calls)), len(positions) - 1))
     best = min((objective(problem, each, positions, fill, in_flight) for each in tries), default=float("inf"))
     if starts is None:
         assert best == float("inf")
     else:
         assert objective(problem, starts, positions, fill, in_flight) == pytest.approx(best)
+
+
+def test_rounds_make_up_for_each_other():
+    problem, _ = random_problem(random.Random(0), 12)
+    seconds = [4.0, 6.0, 4.0, 3.0, 3.0]
+    calls = tuple(replace(problem.calls[0], forward=each, backward=0.0, weight=0.0) for each in seconds)
+    links = PositionLinks.uniform(2, 0.0, 0.0)
+    problem = replace(problem, calls=calls, tensors=(), parameters=(), positions=(PositionLimits(),) * 2, links=links)
+    starts = cut(chain(problem), CutWay((0, 1, 0, 1), (1,) * 4, rounds=2))
+    assert starts == [0, 1, 2, 4]  # 4 and 6 seconds, then 7 and 3, not 4 and 6
+    tight = replace(problem, positions=(PositionLimits(1.0, 2.9 * calls[0].saved), PositionLimits()))
+    assert cut(chain(tight), CutWay((0, 1, 0, 1), (1,) * 4, rounds=2)) == [0, 1, 2, 3]
+    tighter = replace(problem, positions=(PositionLimits(1.0, 1.9 * calls[0].saved), PositionLimits()))
+    assert cut(chain(tighter), CutWay((0, 1, 0, 1), (1,) * 4, rounds=2)) is None
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,20 @@
 """No schedule is faster than the bounds, and where a formula is known they meet it."""
 
 import random
+from dataclasses import replace
 
 import pytest
 
 from autopar.partitioner.placement.assignment import assign, is_legal, pipeline
 from autopar.partitioner.placement.bounds import pipeline_bound, pipeline_estimate, placement_bound
-from autopar.partitioner.placement.problem import CallWork, PlacementProblem, PositionLimits, PositionLinks, TensorUse
+from autopar.partitioner.placement.problem import (
+    CallWork,
+    ParameterUse,
+    PlacementProblem,
+    PositionLimits,
+    PositionLinks,
+    TensorUse,
+)
 from autopar.partitioner.schedules.auto import auto
 from autopar.partitioner.schedules.simulate import makespan
 from benchmarks.placement.random_problems import random_problem
@@ -39,6 +47,15 @@ def test_bounds_of_a_placement():
     assert placement_bound(equal_chain(4, 2, 1)) == pytest.approx(4 * 3.0)  # the longest way
     assert placement_bound(equal_chain(2, 2, 5)) == pytest.approx(3.0 + 5 * 3.0)  # the heaviest call and its way
     assert placement_bound(equal_chain(4, 1, 5)) == pytest.approx(5 * 4 * 3.0)
+
+
+def test_what_is_saved_fills_the_memory():
+    chain = equal_chain(4, 2, 50)
+    calls = tuple(replace(call, saved=1.0) for call in chain.calls)
+    memory = (PositionLimits(1.0, 2.0), PositionLimits(1.0, 3.0))
+    kept = 12.0 + 9.0 + 6.0 + 3.0  # seconds from the forward of each call to the end of its backward
+    tight = replace(chain, calls=calls, positions=memory, parameters=(ParameterUse("w", 1.0, (0,)),))
+    assert placement_bound(tight) == pytest.approx(50 * kept / (2.0 + 3.0 - 1.0))
 
 
 @pytest.mark.parametrize("seed", range(40))
