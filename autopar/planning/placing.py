@@ -43,6 +43,9 @@ _SHRUNK = (1.0, 0.8, 0.6, 0.4)
 """Of the memory of all positions together, what the letters may be chosen for: they hold no more than their share of it."""
 
 
+_DEFERRABLE = ("matmul", "conv")
+
+
 @dataclass(frozen=True, slots=True)
 class Placed:
     """Where calls stand, who does what when, what that comes to, and the same of plainer ways to divide the graph.
@@ -160,17 +163,44 @@ def placement_problem(candidate: Candidate, request: Request) -> PlacementProble
 
 
 def _calls(candidate: Candidate) -> Iterable[CallWork]:
-    """Every call with what is exchanged for it; the plan's seconds of a call are those of all micro-batches."""
-    moved, count = exchange_seconds(candidate), candidate.built.microbatches
+    """Every call with what is exchanged for it, of one micro-batch."""
+    moved, often = exchange_seconds(candidate), candidate.built.microbatches
+    weights = trained_weights(candidate)
     for node in candidate.parts.nodes:
         ahead, back = moved[node.name]
-        forward, backward = node.seconds_forward / count, node.seconds_backward / count
-        yield CallWork(node.name, ahead + forward, back + backward, saved=node.saved_bytes)
+        forward, backward = node.seconds_forward / often, node.seconds_backward / often
+        weight = weights.get(node.name, 0.0) * backward
+        held = node.saved_bytes + _result_bytes(candidate, node.name) if weight else 0.0
+        yield CallWork(node.name, ahead + forward, back + backward, weight, node.saved_bytes, held)
+
+
+def trained_weights(candidate: Candidate) -> dict[str, float]:
+    """The calls whose weight gradients can be an action of their own, and these gradients' share of backward.
+
+    Products and convolutions with a trained parameter, whole windows: what the runtime sees (`autopar.runtime.pipeline`). The
+    gradients of the two operands take as long as each other; that of an input that needs none takes nothing.
+    """
+    built = candidate.built
+    trained = {item.value for item in built.graph.parameters if item.kind == "parameter"}
+    exchanging = {node.name for node in candidate.parts.nodes if node.inner}
+    shares: dict[str, float] = {}
+    for node in built.graph.nodes:
+        inputs = node.inputs
+        if built.calls[node.name].op.work in _DEFERRABLE and node.name not in exchanging and trained & {*inputs}:
+            others = [built.graph.values[name] for name in inputs if name not in trained]
+            shares[node.name] = 0.5 if any(value.differentiable for value in others) else 1.0
+    return shares
+
+
+def _result_bytes(candidate: Candidate, name: str) -> float:
+    """Bytes of the gradients of a call's results, as the call makes them."""
+    strategy, item = candidate.decision.strategies[name], candidate.built.calls[name]
+    outputs = enumerate(item.node.outputs)
+    return sum(_bytes(candidate, value, result_layouts(strategy, i)) for i, value in outputs if value)
 
 
 def exchange_seconds(candidate: Candidate) -> dict[str, tuple[float, float]]:
-    """Per call and micro-batch the seconds, forward and back, of what is converted for it and of what it exchanges inside."""
-    count = candidate.built.microbatches
+    """Per call the seconds of one micro-batch, forward and back, of what is converted for it and of what it exchanges inside."""
     moved: dict[str, tuple[float, float]] = {}
     for one in candidate.parts.conversions:
         for name in one.consumers:
@@ -182,11 +212,11 @@ def exchange_seconds(candidate: Candidate) -> dict[str, tuple[float, float]]:
         for nodes in repeat.nodes
         for node, block in zip(nodes, repeat.nodes[0], strict=True)
     }
-    found = {}
+    found, often = {}, candidate.built.microbatches
     for node in candidate.parts.nodes:
         ahead, back = moved.get(first.get(node.name, node.name), (0.0, 0.0))
         inside = sum(one.seconds_forward for one in node.inner), sum(one.seconds_adjoint for one in node.inner)
-        found[node.name] = ahead + inside[0] / count, back + inside[1] / count
+        found[node.name] = ahead + inside[0] / often, back + inside[1] / often
     return found
 
 

@@ -10,8 +10,6 @@ from autopar.partitioner.schedules.named import NAMED
 
 AUTO = "auto"
 SCHEDULES = (AUTO, *NAMED)
-_DEFERRING = ("zb",)
-"""Schedules that put weight gradients off, which no program does yet."""
 
 
 def most_segments(options: Options) -> int:
@@ -27,10 +25,6 @@ def check(options: Options, grid: GridShape | None) -> None:
     if schedule not in SCHEDULES:
         fault = f"{schedule!r} is unknown{nearest(schedule, SCHEDULES)}"
         raise ConfigError(refusal("schedule", fault, "a schedule has one of these names", SCHEDULES))
-    if schedule in _DEFERRING:
-        fault = f"{schedule} computes weight gradients apart from input gradients"
-        rule = "a program of this release computes both in one action"
-        raise ConfigError(refusal("schedule", fault, rule, fix="take auto, 1f1b or interleaved"))
     if segments is not None and (isinstance(segments, bool) or not isinstance(segments, int) or segments < 1):
         rule = "a position has a whole number of segments at most, 1 or more"
         raise ConfigError(refusal("segments", f"{segments!r}", rule, fix="write e.g. --segments 2"))

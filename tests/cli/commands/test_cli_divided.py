@@ -140,7 +140,6 @@ def test_simulate_draws_the_step(pinned, tmp_path):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--grid", "stage:2", "--schedule", "zb"], "weight gradients apart"),
         (["--grid", "2", "--segments", "2"], "no place axis"),
         (["--grid", "stage:2", "--pin", "layers.0*: stage=2"], "no position '2'"),
     ],

@@ -18,7 +18,6 @@ def checked(grid="stage:2", schedule="auto", segments=None, ranks=None):
     ("given", "said"),
     [
         ({"schedule": "gpip"}, "'gpip' is unknown; did you mean 'gpipe'?"),
-        ({"schedule": "zb"}, "computes weight gradients apart from input gradients"),
         ({"segments": 0}, "segments: 0"),
         ({"segments": True}, "segments: True"),
         ({"segments": 2, "schedule": "1f1b"}, "2 with --schedule 1f1b"),
