@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from autopar.divided_model import DividedModel
 from autopar.emission import emitted
+from autopar.errors import CaptureError, ConfigError
 from autopar.internal_errors import BrokenCall, as_internal_error
 from autopar.ir import machine as machines
 from autopar.ir.graph import Graph
@@ -151,7 +152,11 @@ class Compiled:
         if plan.batch.division is None:
             return _planned_and_emitted(subject, request, tell)
         count = min(plan.batch.division.microbatches, rows)
-        return _planned_and_emitted(subject, request, tell, MicrobatchCount(count, plan.batch.division.why))
+        try:
+            return _planned_and_emitted(subject, request, tell, MicrobatchCount(count, plan.batch.division.why))
+        except (ConfigError, CaptureError) as error:
+            tell("divided", f"not with {rows} rows: {str(error).splitlines()[0]}", 0.0)
+        return _planned_and_emitted(subject, request, tell)
 
     def __repr__(self) -> str:
         return f"Compiled({self.plan.name!r}, grid={self.plan.grid!r}, {self.plan.predicted.seconds * 1e3:.3g} ms per step)"

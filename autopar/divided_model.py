@@ -45,7 +45,7 @@ class DividedModel:
     def checked(self, rows: int, fixed: str = "") -> str:
         """Why micro-batches have a fixed number of rows. Raises ConfigError where the batch of so many rows has no such."""
         fixed = fixed or self.fixed
-        if not divided_rows(rows, self.plan, fixed, self.sizes):
+        if not divided_rows(rows, rows, self.plan, fixed, self.sizes):
             count = self.plan.microbatches
             given = f"{rows} rows cannot be cut into {count} micro-batches of {self.plan.rows} rows"
             rule = f"the program of a micro-batch holds for that number of rows alone: {fixed}"
@@ -78,7 +78,7 @@ def _largest(captured: Captured, microbatches: int) -> int:
         return 0
     step = batch.sizes.multiple if not batch.sizes.remainder else 1
     rows = -(-(batch.rows // step) // microbatches) * step
-    bounds = divided_rows(batch.rows, MicrobatchPlan(microbatches, rows), "", batch.sizes)
+    bounds = divided_rows(batch.rows, batch.rows, MicrobatchPlan(microbatches, rows), "", batch.sizes)
     return rows if len(bounds) == microbatches + 1 and batch.sizes.accepts(rows) else 0
 
 

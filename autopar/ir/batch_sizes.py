@@ -95,11 +95,14 @@ def microbatch_bounds(rows: int, most: int, step: int, accepts: Callable[[int], 
     return ()
 
 
-def divided_rows(rows: int, division: MicrobatchPlan, fixed: str, sizes: Sizes) -> tuple[int, ...]:
+def divided_rows(rows: int, compiled: int, division: MicrobatchPlan, fixed: str, sizes: Sizes) -> tuple[int, ...]:
     """Where a batch of so many rows is cut into the plan's micro-batches; nothing where the program does not take it.
 
-    A program that is `fixed` takes any number of micro-batches of the rows that it was compiled for.
+    The whole batch, too, must be one of which the model computes what it computes of `compiled` rows: the program is to give its
+    numbers. A program that is `fixed` is for that number of rows, and for micro-batches of those that it was planned for.
     """
+    if rows != compiled and (fixed or not sizes.accepts(rows)):
+        return ()
     if fixed:
         return microbatch_bounds(rows, rows // division.rows, division.rows, division.rows.__eq__)
     step = sizes.multiple if not sizes.remainder else 1

@@ -238,7 +238,7 @@ class BatchPlan:
     def accepts(self, rows: int) -> bool:
         """Whether the program takes a batch of so many rows."""
         if self.division is not None:
-            return bool(divided_rows(rows, self.division, self.fixed, self.sizes))
+            return bool(divided_rows(rows, self.rows, self.division, self.fixed, self.sizes))
         return rows == self.rows or (not self.fixed and self.sizes.accepts(rows))
 
 

@@ -127,7 +127,7 @@ class Description:
         """Where a batch of so many rows is cut into micro-batches; nothing where the program does not take it."""
         if self.division is None:
             return (0, rows) if self.accepts(rows) else ()
-        return divided_rows(rows, self.division, self.fixed, self.sizes)
+        return divided_rows(rows, self.rows, self.division, self.fixed, self.sizes)
 
 
 def read_description(path: Path) -> Description:

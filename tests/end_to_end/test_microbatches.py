@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from compiling import CASES, QUICK, compiled_file, verified
-from microbatched import MODELS, ROWS, captured, compiled, on_ranks, tokens, trained, trained_program
+from microbatched import MODELS, ROWS, Guarded, captured, compiled, on_ranks, tokens, trained, trained_program
 from torch import nn
 
 import autopar
@@ -71,6 +71,22 @@ def test_a_model_whose_numbers_do_not_follow_its_rows_is_captured_with_those_of_
 
 def test_batches_of_other_sizes_have_fewer_micro_batches_where_they_have_fewer_rows():
     assert_trains_alike("tokens", "2", 3, more=[tokens(8), tokens(4), {k: v[-1:] for k, v in tokens(7).items()}])
+
+
+def test_a_batch_of_which_the_model_computes_something_else_has_a_program_of_its_own():
+    """Also where each of its micro-batches is one that the first program takes."""
+    torch.manual_seed(0)
+    model, inputs = Guarded(), {rows: torch.randn(rows, 4) for rows in (6, 4, 2, 12)}
+    expected = {rows: model(x) for rows, x in inputs.items()}
+
+    def rank():
+        parallel = autopar.parallelize(copy.deepcopy(model), {"x": inputs[6]}, grid="2", microbatches=2)
+        assert [rows for rows in inputs if parallel.plan.batch.accepts(rows)] == [6, 4]
+        return {rows: parallel(x=x).detach() for rows, x in inputs.items()}
+
+    for found in simulate(2, rank):
+        for rows, loss in found.items():
+            torch.testing.assert_close(loss, expected[rows], msg=f"{rows} rows")
 
 
 def test_moved_cuts():

@@ -96,6 +96,20 @@ class Picked(nn.Module):
         return torch.tanh(z[torch.arange(x.shape[0]), last]).square().mean()
 
 
+class Guarded(nn.Module):
+    """Another model of few rows, and of many."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, x):
+        y = self.fc(x)
+        if x.shape[0] > 8:
+            return y.square().sum()
+        return (torch.tanh(y) if x.shape[0] > 2 else y).square().mean()
+
+
 class Listed(nn.Module):
     """An encoder that looks its heads up by the number of rows: nobody can tell what it does for another number."""
 
