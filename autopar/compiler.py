@@ -29,6 +29,7 @@ from autopar.partitioner.problem import Solution
 from autopar.planning import alternatives, baselines, grid_search, microbatch_search
 from autopar.planning.microbatch_search import MicrobatchCount
 from autopar.planning.options import bytes_of, check, microbatches_of, options_of
+from autopar.planning.place_axis.schedule_options import asked_of
 from autopar.planning.placing import divided
 from autopar.planning.planner import planned
 from autopar.planning.request import Request
@@ -128,8 +129,8 @@ class Compiled:
         if memory is not None:
             options = replace(options, memory=None if memory == "machine" else bytes_of(memory))
         grid = self.plan.grid if grid is None else grid
-        if grid != grid_search.AUTO and _shape(grid).place is None and schedule is None and segments is None:
-            options = replace(options, schedule="auto", segments=None)
+        if grid != grid_search.AUTO and schedule is None and segments is None:
+            options = asked_of(options, _shape(grid))
         profile = self.plan.machine if machine is None else _profile(machine)
         check(options, grid, ranks, profile)
         tell = progress or logged()
@@ -263,6 +264,7 @@ def _on_grid(
         return on(_shape(grid), options)
     assert ranks is not None
     best, tried = grid_search.search(ranks, machine, options, on)
+    options = asked_of(options, _shape(best.plan.grid))
     return replace(best, plan=replace(best.plan, options=options), grids=tried)
 
 

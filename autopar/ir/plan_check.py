@@ -14,6 +14,7 @@ from autopar.ir import machine as machines
 from autopar.ir.graph import ITEMSIZE
 from autopar.ir.grid import GridShape
 from autopar.ir.layout import parse_layout
+from autopar.ir.pipeline.placement_check import placement_offenders
 from autopar.ir.plan import ConversionPlan, InnerPlan, NodePlan, Plan
 
 _MODES = ("split", "replicate", "copied", "linear")
@@ -53,6 +54,10 @@ def offenders(plan: Plan) -> Iterator[str]:
     yield from (f"repeats of {prefix!r} has no members" for prefix, members in plan.repeats if not members)
     if len(plan.recomputed) != len(plan.repeats):
         yield f"recomputed tells of {len(plan.recomputed)} repeats, of which there are {len(plan.repeats)}"
+    if plan.placement is not None:
+        yield from placement_offenders(plan.placement, [node.name for node in plan.nodes])
+        for edge in plan.placement.edges:
+            yield from _bad_layouts(edge.name, edge.layouts, len(axes))
     yield from _negative(dataclasses.asdict(plan), "")
 
 

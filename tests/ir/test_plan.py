@@ -1,5 +1,6 @@
 """Plans: what is written is read back, the same bytes every time, and nothing else is taken for a plan."""
 
+import contextlib
 import copy
 import functools
 import json
@@ -10,6 +11,7 @@ from compiling import compiled
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from autopar.analysis.placement_timeline import timeline
 from autopar.errors import PlanError
 from autopar.ir.plan import VERSION
 from autopar.ir.plan_file import from_json, load_plan, to_json
@@ -126,6 +128,24 @@ def test_a_value_left_out_or_given_twice(draw):
     else:
         del holder[key]
     refused_or_read(json.dumps(changed))
+
+
+@functools.cache
+def divided_text():
+    return to_json(compiled("mlp", "stage:2", segments=2).plan)
+
+
+@QUICKLY
+@given(st.randoms(use_true_random=False), st.sampled_from([*ODD, 0, 1, 2, 0.5, "F0.0", "F0.0 B0.0"]))
+def test_of_a_divided_graph_what_is_read_can_be_carried_out(draw, odd):
+    """Or it is refused, for its schedule at the latest."""
+    changed = json.loads(divided_text())
+    holder, key = place_in(changed["placement"], draw)
+    holder[key] = odd
+    read = refused_or_read(json.dumps(changed))
+    if read is not None:
+        with contextlib.suppress(PlanError):
+            assert timeline(read.placement).makespan >= 0
 
 
 def place_in(tree, draw):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from autopar.errors import ConfigError, nearest, refusal
 from autopar.ir.grid import GridShape
 from autopar.ir.plan import Options
@@ -17,6 +19,11 @@ def most_segments(options: Options) -> int:
     if options.segments is not None:
         return options.segments
     return 2 if options.schedule == "interleaved" else 1
+
+
+def asked_of(options: Options, grid: GridShape) -> Options:
+    """The options without what is about a place axis, where the grid has none."""
+    return options if grid.place is not None else replace(options, schedule=AUTO, segments=None)
 
 
 def check(options: Options, grid: GridShape | None) -> None:
