@@ -15,6 +15,7 @@ from autopar.cli.tables import (
     Heading,
     amounts,
     cut,
+    inside,
     milliseconds,
     short,
     shown,
@@ -81,7 +82,8 @@ def lines(plan: Plan) -> Table:
         if shown_as != (line.owner, file):
             shown_as = (line.owner, file)
             often = times(plan, line.owner)
-            listing.add_row("", f"{often} x" if often > 1 else "", Heading(line.owner or plan.name, file))
+            about = "  ".join([file, *segments_of(plan, line.owner)])
+            listing.add_row("", f"{often} x" if often > 1 else "", Heading(line.owner or plan.name, about))
         name = line.module.removeprefix(line.owner).lstrip(".")
         often = times(plan, line.module) if name and times(plan, line.owner) == 1 else 1
         until = line.calls.index(line.heaviest) + 1
@@ -99,6 +101,20 @@ def lines(plan: Plan) -> Table:
         )
     add_moved(listing, rest)
     return listing
+
+
+def segments_of(plan: Plan, module: str) -> list[str]:
+    """In which segments of a divided graph the calls of a module stand, those of its like in other repeated blocks among them."""
+    if plan.placement is None:
+        return []
+    paths = [module]
+    for prefix, members in plan.repeats:
+        first = f"{prefix}.{members[0]}"
+        if inside(module, first):
+            paths += [f"{prefix}.{member}{module.removeprefix(first)}" for member in members[1:]]
+    calls = [node.name for node in plan.nodes if any(inside(node.module, path) for path in paths)]
+    numbers = sorted({plan.placement.segment_of(name) for name in calls})
+    return [f"segment{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"] if numbers else []
 
 
 def letters(plan: Plan, *, every: bool = False) -> Table:

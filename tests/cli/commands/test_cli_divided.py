@@ -87,6 +87,14 @@ def test_every_view_ends_in_the_summary_and_fits_the_terminal(pinned, view):
     assert f"idle {plan.predicted.idle * 1e3:.3g} ms" in " ".join(out.split())
 
 
+def test_the_source_says_in_which_segments_its_modules_stand(free):
+    folder, _ = free
+    plan = autopar.load_plan(folder)
+    row = next(line for line in done("inspect", folder).splitlines() if "layers.0  net.py" in line)
+    numbers = sorted({plan.placement.segment_of(node.name) for node in plan.nodes if node.module.startswith("layers.")})
+    assert row.rstrip().endswith(", ".join(map(str, numbers)))
+
+
 def test_segments_of_a_plan_without_a_place_axis_are_refused(model):
     done("compile", model, "--grid", "2", "-o", model.parent / "whole")
     assert "grid 2 has no place axis" in refused("inspect", model.parent / "whole", "--view", "segments")
