@@ -24,25 +24,37 @@ _EXACT = 1 - 1e-12
 
 @dataclass(frozen=True, slots=True)
 class Optimum:
-    """The best assignment (None: there is no legal one), its makespan, how many were simulated, and whether all were covered."""
+    """The best assignment (None: there is no legal one), its makespan, and what no assignment is faster than.
+
+    `simulated` counts the assignments of which a schedule was simulated.
+    """
 
     assignment: Assignment | None
     makespan: float
+    bound: float
     simulated: int
-    proven: bool
+
+    @property
+    def proven(self) -> bool:
+        """Whether all assignments were covered."""
+        return self.bound >= self.makespan * _EXACT
 
 
-def exhaustive(problem: PlacementProblem, most: int, judge: Judge, tries: int = 100_000) -> Optimum:
-    """The assignment with the least makespan of all with at most `most` segments on a position; gives up after so many tries."""
+def exhaustive(
+    problem: PlacementProblem, most: int, judge: Judge, tries: int = 100_000, known: Assignment | None = None
+) -> Optimum:
+    """The assignment with the least makespan of all with at most `most` segments on a position.
+
+    It gives up after so many tries, with the best that it has found by then, and a bound. A `known` assignment saves it what is
+    not better.
+    """
     search = _Completions(problem, most)
-    best, least, simulated = None, math.inf, 0
+    best, least, simulated = known, math.inf if known is None else judge.seconds(known), 0
     queue: list[tuple[float, int, tuple[int, ...], bool]] = [(search.floor, 0, (), False)]
     while queue:
         bound, _, slots, simulate = heappop(queue)
-        if bound >= least * _EXACT:
-            return Optimum(best, least, simulated, True)
-        if tries <= 0:
-            return Optimum(best, least, simulated, False)
+        if bound >= least * _EXACT or tries <= 0:
+            return Optimum(best, least, min(bound, least), simulated)
         tries -= 1
         if simulate:
             assignment = search.assignment(slots)
@@ -58,7 +70,7 @@ def exhaustive(problem: PlacementProblem, most: int, judge: Judge, tries: int = 
                 lower = search.bound(longer, bound)
                 if lower < least * _EXACT:
                     heappush(queue, (lower, -len(longer), longer, False))
-    return Optimum(best, least, simulated, True)
+    return Optimum(best, least, least, simulated)
 
 
 class _Completions:

@@ -12,6 +12,7 @@ from autopar.partitioner.placement.assignment import Assignment, cut_bytes, is_l
 from autopar.partitioner.placement.baselines import baselines
 from autopar.partitioner.placement.bounds import placement_bound
 from autopar.partitioner.placement.coarsening import blocks_of, expanded, merged
+from autopar.partitioner.placement.exhaustive import exhaustive
 from autopar.partitioner.placement.judging import Judge
 from autopar.partitioner.placement.problem import WHERE, PlacementProblem, check
 from autopar.partitioner.placement.refinement import Refinement
@@ -26,6 +27,7 @@ _FINE = 300  # estimates with all calls of a large problem
 _ACTIONS = 60_000  # of all schedules that are simulated to choose between assignments
 _KEPT, _KEPT_WAYS = 6, 2  # chain cuts that a search begins with, and ways to cut the calls of a large problem
 _JUDGED, _TRIED = 60, 1000  # assignments that are simulated, and looked at
+_SEARCHED = 40  # calls up to which a search of all assignments is begun
 _EQUAL = 1e-9
 _DEAR, _NEAR = 4000, 1.5  # micro-batches of segments that make a long schedule; estimates that are near the best
 ONE_STAGE = ("1f1b", "zb")
@@ -63,12 +65,18 @@ class Placement:
 
 
 def place(
-    problem: PlacementProblem, *, segments_per_position: int = 1, schedule: str = "auto", time_limit: float = 10.0
+    problem: PlacementProblem,
+    *,
+    segments_per_position: int = 1,
+    schedule: str = "auto",
+    time_limit: float = 10.0,
+    tries: int = 1000,
 ) -> Placement:
-    """The fastest placement that the heuristics find, by simulated makespan.
+    """The fastest placement that is found, by simulated makespan.
 
-    The answer depends on the input alone unless `time_limit` (seconds) ends the search. Raises ConfigError for what cannot be
-    placed as asked, InfeasiblePlan where memory does not suffice.
+    After the heuristics, small problems are searched exhaustively, with so many `tries`: that raises the bound, to the makespan
+    where it comes to its end. The answer depends on the input alone unless `time_limit` (seconds) ends the search. Raises
+    ConfigError for what cannot be placed as asked, InfeasiblePlan where memory does not suffice.
     """
     most = 1 if schedule in ONE_STAGE else segments_per_position
     check(problem, most)
@@ -77,7 +85,12 @@ def place(
     best = _fastest(_candidates(problem, most, deadline), judge, deadline)
     if best is None:
         raise _nothing_fits(problem, judge)
-    return described(problem, best, judge)
+    bound = placement_bound(problem)
+    if tries and len(problem.calls) <= _SEARCHED and time.perf_counter() < deadline:
+        optimum = exhaustive(problem, most, judge, tries, best)
+        assert optimum.assignment is not None, "what was known is lost"
+        best, bound = optimum.assignment, max(bound, optimum.bound)
+    return described(problem, best, judge, bound)
 
 
 def _fastest(candidates: list[tuple[Assignment, float]], judge: Judge, deadline: float) -> Assignment | None:
@@ -136,8 +149,8 @@ def _coarse_to_fine(problem: PlacementProblem, most: int, deadline: float) -> Re
     return fine
 
 
-def described(problem: PlacementProblem, assignment: Assignment, judge: Judge) -> Placement:
-    """What an assignment costs, under the schedule of a judge that has one for it."""
+def described(problem: PlacementProblem, assignment: Assignment, judge: Judge, bound: float) -> Placement:
+    """What an assignment costs, under the schedule of a judge that has one for it, beside a bound of all placements."""
     task, timeline = pipeline(problem, assignment), judge.timeline(assignment)
     assert timeline is not None
     seconds = [task.after(position) for position in range(task.positions)]
@@ -149,7 +162,7 @@ def described(problem: PlacementProblem, assignment: Assignment, judge: Judge) -
         task,
         timeline.lists,
         timeline.makespan,
-        min(placement_bound(problem), timeline.makespan),
+        min(bound, timeline.makespan),
         cut_bytes(problem, assignment),
         tuple(seconds),
         tuple(size + peak for size, peak in zip(held, timeline.peak, strict=True)),
@@ -158,11 +171,11 @@ def described(problem: PlacementProblem, assignment: Assignment, judge: Judge) -
 
 def compare(problem: PlacementProblem, schedule: str = "auto") -> dict[str, Placement | None]:
     """The baselines judged in the same way; None for one that pins, bans or memory forbid."""
-    judge = Judge(problem, schedule)
+    judge, bound = Judge(problem, schedule), placement_bound(problem)
     found: dict[str, Placement | None] = {}
     for name, assignment in baselines(problem).items():
         legal = is_legal(problem, assignment, len(problem.calls)) and judge.timeline(assignment) is not None
-        found[name] = described(problem, assignment, judge) if legal else None
+        found[name] = described(problem, assignment, judge, bound) if legal else None
     return found
 
 
