@@ -41,7 +41,7 @@ class Found:
     priority: Priority | None = None
 
 
-def auto(problem: PipelineProblem, tries: int = 200) -> ActionLists:
+def auto(problem: PipelineProblem, tries: int = 400) -> ActionLists:
     """The best schedule found, with at most some tries of moves.
 
     Raises InfeasiblePlan where some position has no room for a micro-batch of its segments.

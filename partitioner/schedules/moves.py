@@ -2,17 +2,21 @@
 
 What decides the makespan is a path of actions, each of which starts when the one before it has ended, on its own position
 or elsewhere. No change that leaves this path as it is makes the step shorter (as in job shops: van Laarhoven, Aarts, Lenstra,
-1992), so only pairs on it are tried. A change that makes the step no longer is kept, since the next one may then help.
+1992), so mostly pairs on it are tried; others may make room in memory for them. Steps that are a little longer are kept
+at first, ever less of them later (simulated annealing).
 """
 
 from __future__ import annotations
 
+import math
 import random
 
 from autopar.partitioner.schedules.rows import Codes, Rows
 from autopar.partitioner.schedules.simulate import finish, fits, run
 
 _FURTHEST = 3  # places that an action is moved by
+_ELSEWHERE = 0.2  # of the tries, off the longest path
+_LONGER = 0.7  # actions' shares of the step by which it may become longer at first, with a chance of 1 / e
 _ROUNDING = 1e-9  # of the step
 
 
@@ -24,17 +28,20 @@ def improve(rows: Rows, codes: Codes, bound: float, tries: int) -> list[list[int
     assert ends is not None, "a schedule of our own deadlocks"
     best, least = list(now), finish(rows.problem, ends)
     seconds, pairs = least, critical_pairs(rows, now, ends)
-    for _ in range(tries):
+    for number in range(tries):
         if not pairs or least <= bound:
             break
         position, index = draw.choice(pairs)
+        if draw.random() < _ELSEWHERE:
+            position = draw.choice([p for p, own in enumerate(now) if len(own) > 1])
+            index = draw.randrange(1, len(now[position]))
         old = now[position]
         now[position] = _moved(rows, old, index, draw)
         ends = run(rows, now) if now[position] != old and fits(rows, position, now[position]) else None
-        if ends is None or finish(rows.problem, ends) > seconds:
+        allowed = seconds - math.log(1.0 - draw.random()) * _LONGER / rows.count * (1 - number / tries) * least
+        if ends is None or finish(rows.problem, ends) > allowed:
             now[position] = old
             continue
-        # A step that is as long is kept as well, since the next change may then help.
         seconds, pairs = finish(rows.problem, ends), critical_pairs(rows, now, ends)
         if seconds < least:
             best, least = list(now), seconds

@@ -107,6 +107,18 @@ def test_two_segments_on_a_position_against_every_order(seed):
     assert proved(problem, auto(problem)).makespan <= optimum * 1.02
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_ring_with_little_memory_against_every_order(seed):
+    rng = random.Random(seed)
+    ring = equal_pipeline(2, 3, rounds=2, weight=0.0, limit=1.5)
+    edges = tuple(replace(edge, forward=rng.random(), backward=rng.random()) for edge in ring.edges)
+    forward, backward = ([rng.uniform(0.6, 1.4) * factor for _ in range(4)] for factor in (1, 2))
+    problem = replace(ring, forward=tuple(forward), backward=tuple(backward), edges=edges)
+    optimum = best_makespan(problem)
+    assert lower_bound(problem) <= optimum * (1 + 1e-9)
+    assert proved(problem, auto(problem)).makespan <= optimum * 1.04
+
+
 def test_no_room_for_one_micro_batch_is_refused_by_position():
     problem = equal_pipeline(3, 4, rounds=2, limit=0.9)
     assert lower_bound(problem) == float("inf")
