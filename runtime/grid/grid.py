@@ -114,6 +114,11 @@ class Grid:
             self.group = label(self.comm.split(at, within), f"position {at} of {name}")
         self.axes = tuple(self._axis(i) for i in range(len(self.shape.sizes)))
 
+    @property
+    def place_comms(self) -> tuple[Comm, ...]:
+        """The communicators that a place axis brings: over the positions, and of the ranks of this one."""
+        return () if self.place is None else (self.place.comm, self.group)
+
     def _axis(self, i: int) -> Axis:
         """The axis whose ranks agree with this one on all other coordinates."""
         others = tuple(0 if j == i else at for j, at in enumerate(self.position))

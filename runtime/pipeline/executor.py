@@ -103,6 +103,7 @@ class Executor:
         self._rows = rows
         self._dtype = dtype
         self._timeline: list[TimedAction] | None = None
+        self._lists: dict[tuple[int, bool], tuple[list[Action], list[list[Message]]]] = {}
 
     @contextmanager
     def recording(self) -> Iterator[list[TimedAction]]:
@@ -126,13 +127,13 @@ class Executor:
 
         Gradients of the leaves `trained`, of which the namespace is made, add up in their `grad`.
         """
-        kinds = "FBW" if trains else "F"
-        actions = [a for a in self._wires.lists[self._at] if a.kind in kinds and a.microbatch < len(batches)]
+        actions, needed = self._listed(len(batches), trains)
+        device = device_of(batches[0].inputs)
         mail = Mail(
             self._comm,
             self._wires,
-            needs(self._wires, self._at, actions),
-            lambda message: self._room(message, batches[message.microbatch].rows),
+            needed,
+            lambda message: self._room(message, batches[message.microbatch].rows, device),
             lambda number: self.words(actions[number]),
         )
         step = _StepUnderWay(batches, namespace, trained, seed, trains, mail)
@@ -148,6 +149,14 @@ class Executor:
         left = [*step.held, *step.runs, *step.gradients, *step.deferred]
         assert not left, f"left over: {left}"
         return step.results
+
+    def _listed(self, microbatches: int, trains: bool) -> tuple[list[Action], list[list[Message]]]:
+        """This position's actions on so many micro-batches, and what each needs of other positions."""
+        if (microbatches, trains) not in self._lists:
+            kinds = "FBW" if trains else "F"
+            actions = [a for a in self._wires.lists[self._at] if a.kind in kinds and a.microbatch < microbatches]
+            self._lists[microbatches, trains] = actions, needs(self._wires, self._at, actions)
+        return self._lists[microbatches, trains]
 
     def words(self, action: Action) -> str:
         """An action with the function of its segment: ``F0.3 (embed_to_h5)``."""
@@ -250,12 +259,17 @@ class Executor:
         step.waited += time.perf_counter() - start
         return tensor
 
-    def _room(self, message: Message, rows: int) -> Tensor:
+    def _room(self, message: Message, rows: int, device: torch.device) -> Tensor:
         """An empty tensor for a message of a micro-batch of so many rows."""
         spec = message.edge.spec
         whole = [n * rows // self._rows if dim in spec.rows else n for dim, n in enumerate(spec.shape)]
         shape = local_shape(whole, message.edge.layouts, self._grid.axes)
-        return torch.empty(shape, dtype=precise(spec.dtype, self._dtype))
+        return torch.empty(shape, dtype=precise(spec.dtype, self._dtype), device=device)
+
+
+def device_of(inputs: Mapping[str, Tensor]) -> torch.device:
+    """Where a step computes: where its inputs are."""
+    return next((tensor.device for tensor in inputs.values()), torch.device("cpu"))
 
 
 def _numbers(segment: Segment, count: int) -> Sequence[int]:

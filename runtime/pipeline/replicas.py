@@ -24,6 +24,11 @@ class Replicas:
             if here:
                 self._groups[several] = comm
 
+    @property
+    def seconds(self) -> float:
+        """Wall seconds that this rank has spent in these sums so far."""
+        return sum(comm.seconds for comm in self._groups.values())
+
     def sum(self, leaves: Mapping[str, Tensor]) -> None:
         """Sum the gradients of what is held on several positions, by name. None stays where nobody has used it. Collective."""
         for several, comm in self._groups.items():

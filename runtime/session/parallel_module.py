@@ -43,7 +43,7 @@ from autopar.runtime.session.batch_programs import BatchProgram
 from autopar.runtime.session.inputs import InputBinding, refused_rows
 from autopar.runtime.session.microbatched_step import StepCall
 from autopar.runtime.session.outputs import OutputParts, Outputs
-from autopar.runtime.session.pipelined_step import PipelinedStep, wiring_of
+from autopar.runtime.session.pipelined_step import PipelinedStep, check_positions, wiring_of
 from autopar.runtime.session.state import ModelState
 from autopar.runtime.transport.base import Comm
 from autopar.runtime.transport.world import simulated_world
@@ -87,6 +87,7 @@ class Parallel(nn.Module):
         self._scaler: weakref.ref[GradScaler] | None = None
         self._steps = 0  # calls in training so far: random numbers differ from call to call
         self._drawn: tuple[DrawnTensor, ...] = ()
+        self._last: PipelinedStep | None = None  # of the last call
         if simulated_world() is None:
             keep_freed_memory()
         with together(self.grid.comm, "setting up the program"):
@@ -108,7 +109,7 @@ class Parallel(nn.Module):
         self._refresh()
         trained = {name: tensor for name, tensor in self._state.tensors.items() if isinstance(tensor, nn.Parameter)}
         self._sums = GradientSums(self.grid, trained, self._layouts, bucket_bytes)
-        self._pipelined = PipelinedStep.of(self.grid, wires, self._programs[0], dtype) if wires else None
+        self._pipelined = [PipelinedStep.of(self.grid, wires, self._programs[0], dtype) if wires else None]
         rarely = not all(parameter.is_cpu for parameter in trained.values())
         self._binding = InputBinding(self.grid, description, self._inputs, rarely)
         if description.evaluates:
@@ -127,7 +128,7 @@ class Parallel(nn.Module):
     @property
     def drawn(self) -> tuple[DrawnTensor, ...]:
         """The random tensors of the last call. Collective where the graph is divided."""
-        return self._drawn if self._pipelined is None else self._pipelined.drawn()
+        return self._drawn if self._last is None else self._last.drawn()
 
     def train(self, mode: bool = True) -> Parallel:
         """Training or evaluation, as of any module. Raises ConfigError where the model's own would lead elsewhere."""
@@ -148,7 +149,9 @@ class Parallel(nn.Module):
     @property
     def communication_seconds(self) -> float:
         """Wall seconds that this rank has spent inside communication calls so far."""
-        return self.grid.comm.seconds + sum(axis.comm.seconds for axis in self.grid.axes) + self._sums.seconds
+        groups = [self.grid.comm, *(axis.comm for axis in self.grid.axes), *self.grid.place_comms]
+        divided = sum(step.seconds for step in self._pipelined if step is not None)
+        return sum(comm.seconds for comm in groups) + divided + self._sums.seconds
 
     def forward(self, *args: object, **kwargs: object) -> Any:  # noqa: ANN401 (a tensor, or `Outputs`)
         """The loss of a whole batch, of which this rank computes its part. Every rank passes the same whole inputs.
@@ -160,7 +163,7 @@ class Parallel(nn.Module):
         batch = self._binding.whole(args, kwargs, self._dtype)
         chosen = self._program_for(batch.rows, batch.tensors)
         self._binding.compare(batch)
-        if self._pipelined is not None or chosen.description.division is not None:
+        if self._divided(chosen) is not None or chosen.description.division is not None:
             return self._microbatches(chosen, batch.rows, microbatched_step.whole(chosen, batch, self.grid.axes))
         return self._step(chosen, batch.rows, self._binding.parts(batch, chosen.inputs))
 
@@ -170,7 +173,7 @@ class Parallel(nn.Module):
         chosen = self._program_for(rows, None)
         shapes = {item.name: self.input_shape(item.name, rows) for item in self.description.inputs}
         parts = self._binding.checked_parts(arguments, shapes, error, self._dtype)
-        if self._pipelined is not None or chosen.description.division is not None:
+        if self._divided(chosen) is not None or chosen.description.division is not None:
             return self._microbatches(chosen, rows, microbatched_step.own(chosen, rows, parts, self.grid.axes))
         return self._step(chosen, rows, parts)
 
@@ -213,10 +216,10 @@ class Parallel(nn.Module):
 
     def recording_actions(self) -> AbstractContextManager[list[TimedAction]]:
         """Note what this rank does in the steps of a divided program in the context: actions, their times and waits."""
-        if self._pipelined is None:
+        if self._pipelined[0] is None:
             rule = "a program whose graph is divided over positions has actions"
             raise ConfigError(refusal("actions", f"grid {self.grid.shape} has no place axis", rule))
-        return self._pipelined.executor.recording()
+        return self._pipelined[0].executor.recording()
 
     @property
     def bucket_sizes(self) -> list[int]:
@@ -279,8 +282,9 @@ class Parallel(nn.Module):
     def free(self) -> None:
         """Give back what the gradient sums hold. The grid is the program's."""
         self._sums.free()
-        if self._pipelined is not None:
-            self._pipelined.free()
+        for step in self._pipelined:
+            if step is not None:
+                step.free()
 
     def __repr__(self) -> str:
         here = sum(parameter.numel() for parameter in self.parameters())
@@ -299,6 +303,8 @@ class Parallel(nn.Module):
             other, own = batch_programs.sharing_parameters(
                 self._programs[0], batch_programs.batch_program(program, description)
             )
+            wires = wiring_of(program, description)
+            check_positions(wires, other.description, self._state.holders)
             values, everywhere = batch_programs.own_constants(other, constants), Holders(self.grid.place)
             loaded = sources.load(values, own, self.grid.axes, self._dtype, holders=everywhere)
         for name, tensor in loaded.items():
@@ -306,6 +312,7 @@ class Parallel(nn.Module):
         self._state.layouts |= own
         self._state.tensors |= loaded
         self._programs.append(other)
+        self._pipelined.append(PipelinedStep.of(self.grid, wires, other, self._dtype) if wires else None)
         self._refresh()
 
     @property
@@ -346,7 +353,7 @@ class Parallel(nn.Module):
 
     def _microbatches(self, chosen: BatchProgram, rows: int, inputs: Sequence[Mapping[str, Tensor]]) -> Any:  # noqa: ANN401
         """A step in micro-batches, of which `inputs` are this rank's parts. Its backward is run at once, in training."""
-        program = self.program if chosen is self._programs[0] else chosen.program
+        program, divided = self.program if chosen is self._programs[0] else chosen.program, self._divided(chosen)
         self._call.training = self.training
         self._steps += self.training
         chosen, numbers = replace(chosen, program=program), partial(drawing, self.seed, self._steps, self.training)
@@ -354,14 +361,19 @@ class Parallel(nn.Module):
         every = microbatched_step.microbatches(chosen, rows)
         call = StepCall(every, inputs, self._tensors(chosen), self._call, numbers, trains, self._scale())
         made: Sequence[Sequence[Tensor]]
-        if self._pipelined is not None:
-            loss, made = self._pipelined.run(call)
+        self._last = divided
+        if divided is not None:
+            loss, made = divided.run(call)
         else:
             loss, made, self._drawn = microbatched_step.accumulated(chosen, call, self._dtype)
         loss = self._sums.attach(loss)
         if not program.outputs:
             return loss
         return Outputs(self.description.loss, loss, microbatched_step.outputs(chosen, rows, made, self.grid.axes))
+
+    def _divided(self, chosen: BatchProgram) -> PipelinedStep | None:
+        """The steps of a program whose graph is divided."""
+        return self._pipelined[next(i for i, program in enumerate(self._programs) if program is chosen)]
 
     def _scale(self) -> float:
         """What losses will be scaled by: gradients that are computed before `backward` is called are to be, too."""

@@ -15,9 +15,10 @@ from torch import Tensor
 from autopar.errors import ConfigError, ProgramMismatch, refusal
 from autopar.runtime.grid.counter_rng import DrawnTensor
 from autopar.runtime.grid.grid import Grid
+from autopar.runtime.parameters.holders import Holders
 from autopar.runtime.parameters.precision import precise
 from autopar.runtime.parameters.shards import local_shape
-from autopar.runtime.pipeline.executor import Executor, SegmentInputs
+from autopar.runtime.pipeline.executor import Executor, SegmentInputs, device_of
 from autopar.runtime.pipeline.microbatches import apart, counted, handed
 from autopar.runtime.pipeline.replicas import Replicas
 from autopar.runtime.pipeline.wiring import Wiring, check_tags, wiring
@@ -40,6 +41,23 @@ def wiring_of(program: Program, description: Description) -> Wiring | None:
         rule = "the lists have every action of the micro-batches that the program was compiled for"
         raise ProgramMismatch(refusal("SCHEDULE of the program", problem, rule, fix="mend the lists, or compile again"))
     return wires
+
+
+def check_positions(wires: Wiring | None, description: Description, holders: Holders) -> None:
+    """Raise ProgramMismatch where a program for other batches has parameters elsewhere than the first one has them."""
+    if wires is not None:
+        stored = [item for item in description.parameters if item.kind != "constant"]
+        found = wires.positions(stored)
+        lines = [
+            f"{item.name}: on {found[item.name]}, not {holders.of(item.name)}"
+            for item in stored
+            if found[item.name] != holders.of(item.name)
+        ]
+        if lines:
+            rule = "programs for several numbers of rows share their parameters, which lie on the same positions"
+            where = f"the program for {description.rows} rows"
+            fix = "pin modules to positions alike (--pin 'h.0.*: stage=0')"
+            raise ProgramMismatch(refusal(where, "its parameters are elsewhere", rule, lines[:10], fix))
 
 
 class PipelinedStep:
@@ -97,6 +115,11 @@ class PipelinedStep:
         rows = [row for theirs in self._grid.place.comm.gather_objects(mine) for row in theirs]  # type: ignore[attr-defined]
         return tuple((kind, tuple(shape)) for _, kind, shape in sorted(rows))
 
+    @property
+    def seconds(self) -> float:
+        """Wall seconds that this rank has spent in sums over replicas so far."""
+        return self._replicas.seconds
+
     def free(self) -> None:
         """Give the communicators back."""
         self._replicas.free()
@@ -136,12 +159,15 @@ class PipelinedStep:
         """What one position returns of every micro-batch, on all of them."""
         assert self._grid.place is not None
         spec, maker = self._specs[name], self._wires.segments[self._wires.makers[name]].at
+        dtype, device = precise(spec.dtype, self._dtype), device_of(call.inputs[0])
         made = [
-            parts[m].contiguous()
-            if parts
-            else torch.empty(self._shape(spec, one.size), dtype=precise(spec.dtype, self._dtype))
+            parts[m].contiguous() if parts else torch.empty(self._shape(spec, one.size), dtype=dtype, device=device)
             for m, one in enumerate(call.every)
         ]
+        if not spec.shape:  # scalars, in one message
+            together = torch.stack(made)
+            self._grid.place.comm.broadcast(together, maker)
+            return list(together.unbind())
         for tensor in made:
             self._grid.place.comm.broadcast(tensor, maker)
         return made

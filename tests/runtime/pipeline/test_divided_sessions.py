@@ -85,10 +85,13 @@ def test_a_live_model_is_divided_with_rank_0s_values():
     whole = Loss(copy.deepcopy(model))
     whole(x).backward()
     expected = {name: one.grad for name, one in whole.named_parameters()}
+    models = [
+        Loss(model),
+        Loss(torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1)).double()),
+    ]
 
     def rank():
-        own = model if default_world().rank == 0 else torch.nn.Sequential(*map(copy.deepcopy, model)).double()
-        parallel = autopar.parallelize(Loss(own), {"x": x}, grid="stage:2", machine="cpu")
+        parallel = autopar.parallelize(models[default_world().rank], {"x": x}, grid="stage:2", machine="cpu")
         parallel(x=x).backward()
         return parallel.full_gradients()
 
@@ -221,7 +224,7 @@ def test_gradients_of_a_scaled_loss_are_computed_scaled():
         parallel.zero_grad()
         scaler = parallel.grad_scaler(init_scale=2.0**20)
         seeds = []
-        parallel._pipelined.executor.run = seen(parallel._pipelined.executor.run, seeds)
+        parallel._pipelined[0].executor.run = seen(parallel._pipelined[0].executor.run, seeds)
         scaler.scale(parallel(**divided.batch()).loss).backward()
         assert seeds == [2.0**20]
         scaled = parallel.full_gradients()

@@ -139,7 +139,7 @@ def test_checked_ranks_compare_messages_and_name_the_edge_and_the_action(monkeyp
 
     def rank():
         parallel = divided.parallel("stage:2", at, text, model)
-        executor = parallel._pipelined.executor
+        executor = parallel._pipelined[0].executor
         if parallel.grid.rank == 1:
             executor._rows = 3  # it takes edges for others than they are
         parallel(**divided.batch())
