@@ -48,7 +48,7 @@ def test_lanes_are_to_scale(case, width):
         assert len(lane) == width
         actions = len(drawn.lists[position])
         assert lane.count(".") / width == pytest.approx(placement.idle[position], abs=(actions + 2) / width)
-        assert [kind for kind, _ in re.findall(r"([FB])([-=\d.]*)", lane)] == [
+        assert [kind for kind, _ in re.findall(r"([FBW])([-=~\d.]*)", lane)] == [
             action.kind
             for action, start, end in zip(
                 drawn.lists[position], drawn.start[position], drawn.end[position], strict=True
@@ -82,4 +82,4 @@ def test_the_work_of_all_positions_is_that_of_the_plan(count):
     assert placement.microbatches == count
     actions = [(work - after) for work, after in zip(placement.seconds, placement.update, strict=True)]
     assert sum(actions) == pytest.approx(sum(node.seconds for node in plan.nodes))
-    assert all(len(row.split()) == 2 * count for row in placement.schedule)
+    assert [len(re.findall("[FB]", row)) for row in placement.schedule] == [2 * count] * 2
