@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autopar.errors import ConfigError, InfeasiblePlan, refusal
 from autopar.ir.pipeline.schedule import ActionLists
@@ -44,8 +44,30 @@ class Found:
 def auto(problem: PipelineProblem, tries: int = 400) -> ActionLists:
     """The best schedule found, with at most some tries of moves.
 
-    Raises InfeasiblePlan where some position has no room for a micro-batch of its segments.
+    How positions are numbered makes no difference. Raises InfeasiblePlan where some position has no room for a micro-batch of its
+    segments.
     """
+    order = sorted(range(problem.positions), key=(*problem.position, *range(problem.positions)).index)
+    alike = renumbered(problem, order)
+    best = _best(alike, tries)
+    if best is None:
+        raise InfeasiblePlan(_no_room(problem))
+    lists = decode(alike, best.codes)
+    return tuple(lists[order.index(position)] for position in range(problem.positions))
+
+
+def renumbered(problem: PipelineProblem, order: list[int]) -> PipelineProblem:
+    """The same pipeline with its positions in another order."""
+    return replace(
+        problem,
+        position=tuple(order.index(position) for position in problem.position),
+        limit=None if problem.limit is None else tuple(problem.limit[position] for position in order),
+        update=tuple(problem.update[position] for position in order if problem.update),
+    )
+
+
+def _best(problem: PipelineProblem, tries: int) -> Found | None:
+    """The best schedule found; None where there is no room for any."""
     bound = lower_bound(problem) * (1 + _EQUAL)
     found = list(_named(problem))
     for each in _scheduled(problem):
@@ -53,13 +75,13 @@ def auto(problem: PipelineProblem, tries: int = 400) -> ActionLists:
         if each.makespan <= bound:
             break
     if not found:
-        raise InfeasiblePlan(_no_room(problem))
+        return None
     best = _preferred(found)
     tries = min(tries, _TRIED_ACTIONS // max(1, best.rows.count))
     if best.makespan > bound and tries >= _FEWEST_TRIES:
         moved = _found(best.rows, improve(best.rows, best.codes, bound, tries))
         best = moved if moved.makespan < best.makespan * (1 - _EQUAL) else best
-    return decode(problem, _undeferred(_smaller(best)).codes)
+    return _undeferred(_smaller(best))
 
 
 def _named(problem: PipelineProblem) -> Iterator[Found]:

@@ -8,7 +8,7 @@ from random_pipelines import equal_pipeline, random_pipeline
 from autopar.errors import ConfigError, InfeasiblePlan
 from autopar.ir.pipeline.schedule import format_schedule
 from autopar.ir.pipeline.schedule_check import SegmentGraph, ValueEdge, check_schedule
-from autopar.partitioner.schedules.auto import auto
+from autopar.partitioner.schedules.auto import auto, renumbered
 from autopar.partitioner.schedules.lower_bound import lower_bound
 from autopar.partitioner.schedules.named import NAMED
 from autopar.partitioner.schedules.simulate import simulate
@@ -40,7 +40,7 @@ def test_never_slower_than_a_named_schedule_nor_below_the_bound():
     compared = faster = 0
     for number in range(100):
         problem = random_pipeline(rng, rng.randint(2, 6), rng.randint(1, 12), limited=number % 2 == 0)
-        found = proved(problem, auto(problem)).makespan
+        found = proved(problem, auto(problem, tries=100)).makespan
         assert found >= lower_bound(problem) * (1 - 1e-9)
         for other in named(problem):
             assert found <= other.makespan * (1 + 1e-9)
@@ -117,6 +117,15 @@ def test_a_ring_with_little_memory_against_every_order(seed):
     optimum = best_makespan(problem)
     assert lower_bound(problem) <= optimum * (1 + 1e-9)
     assert proved(problem, auto(problem)).makespan <= optimum * 1.04
+
+
+def test_how_positions_are_numbered_makes_no_difference():
+    rng = random.Random(6)
+    for _ in range(10):
+        problem = random_pipeline(rng, 4, 3, limited=True)
+        order = rng.sample(range(4), 4)
+        lists = auto(renumbered(problem, order))
+        assert tuple(lists[order.index(position)] for position in range(4)) == auto(problem)
 
 
 def test_no_room_for_one_micro_batch_is_refused_by_position():
