@@ -5,9 +5,12 @@ import copy
 import divided_programs as divided
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from autopar.errors import AutoparError, CommError, ProgramMismatch
 from autopar.ir.grid import GridShape
+from autopar.ir.pipeline.schedule import Action, format_schedule
 from autopar.runtime import simulate
 from autopar.runtime.parameters.deferred_init import module_values
 from autopar.runtime.session.parallel_module import Parallel
@@ -86,6 +89,37 @@ def test_batches_of_other_sizes_have_fewer_micro_batches_or_uneven_ones(rows):
 @pytest.mark.parametrize("schedule", ["1f1b", "zb"])
 def test_dropout_draws_what_the_undivided_program_draws(schedule):
     assert_trains_alike("stage:2x2", (0, 1, 1, 1), divided.named(schedule, (0, 1, 1, 1), 2), dropped=0.4)
+
+
+@st.composite
+def drawn_pipelines(draw):
+    """Positions of the segments, a schedule that can be carried out, rows and a share that is dropped."""
+    positions = draw(st.integers(2, 3))
+    at = (*range(positions), *(draw(st.integers(0, positions - 1)) for _ in range(4 - positions)))
+    at = tuple(draw(st.permutations(at)))
+    microbatches = draw(st.integers(1, 4))
+    deferring = draw(st.sets(st.integers(0, 3)))
+    edges = divided.problem(at, 1).edges
+    needs = {("F", edge.target): [] for edge in edges} | {("F", 0): []}
+    needs |= {("B", i): [("F", i)] for i in range(4)} | {("W", i): [("B", i)] for i in deferring}
+    for edge in edges:
+        needs["F", edge.target].append(("F", edge.source))
+        needs["B", edge.source].append(("B", edge.target))
+    left = [(kind, i, m) for kind, i in needs for m in range(microbatches)]
+    lists = [[] for _ in range(positions)]
+    while left:
+        ready = [a for a in left if not any((*need, a[2]) in left for need in needs[a[:2]])]
+        action = draw(st.sampled_from(ready))
+        left.remove(action)
+        lists[at[action[1]]].append(Action(*action))
+    return at, format_schedule(lists), draw(st.integers(1, 7)), draw(st.sampled_from([0.0, 0.3]))
+
+
+@settings(max_examples=15)
+@given(drawn_pipelines(), st.sampled_from(["", "x2"]))
+def test_whatever_stands_where_and_is_done_when(pipeline, axis):
+    at, text, rows, dropped = pipeline
+    assert_trains_alike(f"stage:{1 + max(at)}{axis}", at, text, rows, dropped)
 
 
 def test_messages_may_come_before_those_that_are_read_first():
