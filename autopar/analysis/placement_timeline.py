@@ -64,6 +64,11 @@ def positions(placement: PlacementPlan) -> tuple[PositionTime, ...]:
     )
 
 
+def several_segments(placement: PlacementPlan) -> bool:
+    """Whether some position has more than one."""
+    return len(placement.segments) > len({segment.position for segment in placement.segments})
+
+
 def lanes(placement: PlacementPlan, width: int) -> tuple[str, ...]:
     """One line of so many signs per position, to scale: an action is its name where there is room, then its sign.
 
@@ -71,7 +76,7 @@ def lanes(placement: PlacementPlan, width: int) -> tuple[str, ...]:
     """
     drawn = timeline(placement)
     scale = width / drawn.makespan if drawn.makespan else 0.0
-    several = len(placement.segments) > len({segment.position for segment in placement.segments})
+    several = several_segments(placement)
     lines = []
     for position, actions in enumerate(drawn.lists):
         line = ""

@@ -113,7 +113,8 @@ def segments_of(plan: Plan, module: str) -> list[str]:
         if inside(module, first):
             paths += [f"{prefix}.{member}{module.removeprefix(first)}" for member in members[1:]]
     calls = [node.name for node in plan.nodes if any(inside(node.module, path) for path in paths)]
-    numbers = sorted({plan.placement.segment_of(name) for name in calls})
+    segments = plan.placement.segment_of
+    numbers = sorted({segments[name] for name in calls})
     return [f"segment{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"] if numbers else []
 
 

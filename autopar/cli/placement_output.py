@@ -99,8 +99,8 @@ def show_lanes(placement: PlacementPlan) -> None:
         say(f"{f'position {position}':<{head}}{lane}")
     if len(lanes) > _LANES:
         say(f"and {len(lanes) - _LANES} positions more; --json has all of them")
-    several = len(placement.segments) > placement.positions
-    note("", placement_timeline.LEGEND + (f"; {placement_timeline.SEGMENTS_LEGEND}" if several else ""))
+    more = f"; {placement_timeline.SEGMENTS_LEGEND}" if placement_timeline.several_segments(placement) else ""
+    note("", placement_timeline.LEGEND + more)
 
 
 def _parts(placement: PlacementPlan) -> str:

@@ -118,7 +118,8 @@ def _segment_facts(compiled: Compiled, node: Node) -> list[dict[str, object]]:
     placement = compiled.plan.placement
     if placement is None:
         return []
-    times = Counter(placement.segment_of(name) for name in sharing(compiled.built, node.name))
+    segments = placement.segment_of
+    times = Counter(segments[name] for name in sharing(compiled.built, node.name))
     return [
         {
             "segment": number,

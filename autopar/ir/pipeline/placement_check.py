@@ -12,10 +12,10 @@ from autopar.ir.pipeline.schedule import Action, parse_action
 
 def placement_offenders(placement: PlacementPlan, calls: Sequence[str]) -> Iterator[str]:
     """What is wrong with it, one line each; `calls` are those of the plan."""
-    segments, positions = len(placement.segments), placement.positions
+    segments, positions, known = len(placement.segments), placement.positions, set(calls)
     times = Counter(name for segment in placement.segments for name in segment.calls)
     yield from (f"call {name}: it stands in {times[name]} segments" for name in calls if times[name] != 1)
-    yield from (f"placement: {name!r} is no call" for name in times if name not in set(calls))
+    yield from (f"placement: {name!r} is no call" for name in times if name not in known)
     yield from (f"segment {i}: it has no calls" for i, segment in enumerate(placement.segments) if not segment.calls)
     for i, segment in enumerate(placement.segments):
         yield from [f"segment {i}: position {segment.position} of {positions}"] * (segment.position >= positions)

@@ -102,9 +102,7 @@ class PlacementPlan:
         """Per position, the share of the step in which it does nothing."""
         return tuple(max(0.0, 1.0 - work / self.makespan) if self.makespan else 0.0 for work in self.seconds)
 
-    def segment_of(self, call: str) -> int:
-        """The segment of a call. Raises KeyError for none."""
-        for number, segment in enumerate(self.segments):
-            if call in segment.calls:
-                return number
-        raise KeyError(call)
+    @property
+    def segment_of(self) -> dict[str, int]:
+        """The segment of every call."""
+        return {name: number for number, segment in enumerate(self.segments) for name in segment.calls}

@@ -91,7 +91,7 @@ def test_the_source_says_in_which_segments_its_modules_stand(free):
     folder, _ = free
     plan = autopar.load_plan(folder)
     row = next(line for line in done("inspect", folder).splitlines() if "layers.0  net.py" in line)
-    numbers = sorted({plan.placement.segment_of(node.name) for node in plan.nodes if node.module.startswith("layers.")})
+    numbers = sorted({plan.placement.segment_of[node.name] for node in plan.nodes if node.module.startswith("layers.")})
     assert row.rstrip().endswith(", ".join(map(str, numbers)))
 
 

@@ -99,7 +99,7 @@ def test_a_plan_heeds_them_or_there_is_none(drawn):
         assert drawn
         return
     placement, names = one.plan.placement, [node.name for node in one.graph.nodes]
-    at = [placement.segments[placement.segment_of(name)].position for name in names]
+    at = [placement.segments[placement.segment_of[name]].position for name in names]
     pins, bans = placed_by_hand(one.plan.options, GridShape.parse("stage:3"), one.graph)
     assert all(at[call] == position for call, position in pins)
     assert all(at[call] != position for call, position in bans)
