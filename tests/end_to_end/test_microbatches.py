@@ -114,6 +114,44 @@ def test_outputs_are_those_of_the_whole_batch_and_evaluation_runs_forward_alone(
         assert own[0] in (3, 4, 7)
 
 
+class Several(nn.Module):
+    """Outputs of every kind: rows, rows that are folded, a sum, a mean, and what does not depend on the batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 6)
+
+    def forward(self, x):
+        y = self.fc(x)
+        folded = y.view(-1, 2, 3).permute(1, 0, 2).reshape(-1, 3)
+        loss = y.square().mean()
+        return {
+            "loss": loss,
+            "rows": y,
+            "folded": folded,
+            "sum": y.sum(),
+            "mean": y.mean(0),
+            "weight": self.fc.weight * 2,
+        }
+
+
+def test_outputs_are_joined_as_they_lie_over_the_micro_batches():
+    torch.manual_seed(0)
+    model, x = Several().double(), torch.randn(7, 4, dtype=torch.float64)
+    names = ("rows", "folded", "sum", "mean", "weight")
+    one = autopar.compile(copy.deepcopy(model), {"x": x}, grid="2", microbatches=3, outputs=names, machine=QUICK)
+    assert one.plan.batch.division.outputs == ("shard 0", "shard 0 as 2x_x1", "partial", "mean", "replicate")
+    expected = model(x)
+
+    def run(parallel):
+        found = parallel(x=x)
+        return {name: found[name] for name in names}
+
+    for found in on_ranks(one, model, run):
+        for name, tensor in found.items():
+            torch.testing.assert_close(tensor, expected[name], rtol=1e-10, atol=1e-12)
+
+
 def test_ranks_may_pass_their_own_rows_of_every_micro_batch():
     model, (batch, *_), one = compiled("images", "2", 3)
     expected = model(**batch)
