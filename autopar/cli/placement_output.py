@@ -138,7 +138,8 @@ def _edges(placement: PlacementPlan) -> Table:
     listing = table("tensor", "shape", "dtype", "bytes", "from", "to")
     for edge in placement.edges:
         if edge.readers:
-            back = ", and back" if edge.differentiable else ""
+            homes = {placement.segments[segment].position for segment in (edge.source, *edge.readers)}
+            back = ", stays" if len(homes) == 1 else ", and back" * edge.differentiable
             shape = "x".join(map(str, edge.shape)) or "scalar"
             listing.add_row(
                 cut(edge.name), shape, edge.dtype, bytes_text(edge.bytes) + back, _home(placement, edge.source),

@@ -16,6 +16,8 @@ from autopar.partitioner.placement.assignment import homes
 from autopar.planning.candidate import Candidate
 from autopar.planning.placing import Placed, exchange_seconds
 
+_ROUNDING = 1e-9  # shares of a step that are no idle time
+
 
 def placement_plan(candidate: Candidate, placed: Placed, rows: Sequence[SegmentRow]) -> PlacementPlan:
     """The record of where calls stand."""
@@ -103,6 +105,7 @@ def predicted(candidate: Candidate, placed: Placed, optimizer: str) -> Predicted
     update = min(
         after, _update(candidate, _at(candidate, placed, busiest), optimizer) / problem.positions[busiest].speed
     )
+    idle = placement.makespan - placement.seconds[busiest]
     fullest = max(range(len(placement.memory)), key=lambda position: placement.memory[position])
     held = _at(candidate, placed, fullest)
     stored = sum(_parameter_bytes(candidate, item) for item in held)
@@ -121,7 +124,7 @@ def predicted(candidate: Candidate, placed: Placed, optimizer: str) -> Predicted
         buffers_bytes=0,
         transients_bytes=0,
         peak_during=f"on position {fullest}, which holds most",
-        idle=max(0.0, placement.makespan - placement.seconds[busiest]),
+        idle=idle if idle > placement.makespan * _ROUNDING else 0.0,
     )
 
 
