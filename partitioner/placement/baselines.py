@@ -7,17 +7,19 @@ from autopar.partitioner.placement.chain_cuts import equal_cut, labels_of
 from autopar.partitioner.placement.problem import PlacementProblem
 
 _ROUNDS = 8
+_LONG = 32_000  # micro-batches of segments in a long schedule
 
 
 def baselines(problem: PlacementProblem) -> dict[str, Assignment]:
     """An assignment by each rule, whatever pins, bans and memory say; positions without a call where there are more than calls.
 
-    "round robin" deals stretches of equal counts round the positions, each a segment: single calls where these are few, and at
-    most eight stretches a position.
+    "round robin" deals stretches of equal counts round the positions, each a segment: single calls where these are few, at most
+    eight stretches a position, and fewer where schedules would be long.
     """
     count, positions = len(problem.calls), min(len(problem.positions), len(problem.calls))
     work = [call.forward + call.backward for call in problem.calls]
-    runs = min(count, _ROUNDS * positions)
+    rounds = max(1, min(_ROUNDS, _LONG // (positions * problem.microbatches)))
+    runs = min(count, rounds * positions)
     return {
         "round robin": _contiguous(problem, equal_cut([1.0] * count, runs), positions),
         "equal counts": _contiguous(problem, equal_cut([1.0] * count, positions), positions),

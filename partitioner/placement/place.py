@@ -21,13 +21,13 @@ from autopar.partitioner.problem import relative_gap
 from autopar.partitioner.schedules.pipeline_problem import PipelineProblem
 
 _BLOCKS = 160  # calls that are placed one by one; of more, blocks are placed first
-_PER_CALL, _MOST = 100, 1_200_000  # estimates per call, and the calls in all estimates together
+_PER_CALL, _MOST = 100, 1_000_000  # estimates per call, and the calls in all estimates together
 _SWEPT = 64  # calls above which starts are swept before moves are compared
 _FINE = 300  # estimates with all calls of a large problem
 _ACTIONS = 60_000  # of all schedules that are simulated to choose between assignments
 _KEPT, _KEPT_WAYS = 6, 2  # chain cuts that a search begins with, and ways to cut the calls of a large problem
 _JUDGED, _TRIED = 60, 1000  # assignments that are simulated, and looked at
-_SEARCHED = 40  # calls up to which a search of all assignments is begun
+_SEARCHED = 24  # calls up to which a search of all assignments is begun
 _EQUAL = 1e-9
 _DEAR, _NEAR = 4000, 1.5  # micro-batches of segments that make a long schedule; estimates that are near the best
 ONE_STAGE = ("1f1b", "zb")
@@ -69,8 +69,8 @@ def place(
     *,
     segments_per_position: int = 1,
     schedule: str = "auto",
-    time_limit: float = 10.0,
-    tries: int = 1000,
+    time_limit: float = 60.0,
+    tries: int = 500,
 ) -> Placement:
     """The fastest placement that is found, by simulated makespan.
 

@@ -28,7 +28,7 @@ Move = tuple[tuple[int, ...], int]
 class Refinement:
     """A search by moves over slots, `most` of them on every position: slot k is a segment, or nothing, on position k // most.
 
-    It remembers every assignment that it has estimated, and makes `budget` estimates in all, none after `deadline`.
+    It remembers every assignment that it has estimated, and looks at `budget` of them in all, at none after `deadline`.
     """
 
     def __init__(self, problem: PlacementProblem, most: int, budget: int, deadline: float = math.inf) -> None:
@@ -42,13 +42,12 @@ class Refinement:
 
     @property
     def spent(self) -> bool:
-        """Whether no more estimates are to be made now."""
+        """Whether no more assignments are to be looked at now."""
         return self.budget <= self.reserve or time.perf_counter() > self.deadline
 
     def cost_of(self, assignment: Assignment) -> float:
         """The estimate of an assignment, made once."""
         if assignment not in self.seen:
-            self.budget -= 1
             self.seen[assignment] = estimate(self.problem, assignment)
         return self.seen[assignment]
 
@@ -66,11 +65,9 @@ class Refinement:
         rng = random.Random(0)
         best = self.best()
         while not self.spent:
-            before = self.budget
+            self.budget -= 1  # a kick that leads nowhere ends the search, too
             found = self._descend(self._kicked(best, rng))
             best = found if self.cost_of(found) < self.cost_of(best) else best
-            if self.budget == before:  # nothing but what was seen
-                self.budget -= 1
 
     def _descend(self, start: Assignment) -> Assignment:
         """Swaps and passes of moves, while they find something better."""
@@ -113,6 +110,7 @@ class Refinement:
         while improved and not self.spent:
             improved = False
             for swapped in self._swaps(best):
+                self.budget -= 1
                 if not self.spent and self.cost_of(swapped) < least * _BETTER:
                     best, least, improved = swapped, self.cost_of(swapped), True
         return best
@@ -133,11 +131,9 @@ class Refinement:
 
     def _cost(self, slots: Sequence[int]) -> float:
         """The estimate of an assignment, `inf` where segments wait for each other."""
+        self.budget -= 1
         assignment = assign(self.problem, slots, self.position)
-        if assignment is None:
-            self.budget -= 1
-            return math.inf
-        return self.cost_of(assignment)
+        return math.inf if assignment is None else self.cost_of(assignment)
 
     def _kicked(self, assignment: Assignment, rng: random.Random) -> Assignment:
         """A few drawn moves away."""
