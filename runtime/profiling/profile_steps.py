@@ -20,6 +20,7 @@ import torch
 
 from autopar.ir.profile import FILE, VERSION, Profile, digest, to_json
 from autopar.runtime.diagnostics.collective_errors import together
+from autopar.runtime.profiling.action_times import ActionTimes
 from autopar.runtime.profiling.memory_use import memory_use
 from autopar.runtime.profiling.profiler import Profiler
 from autopar.runtime.session.compiled_job import CompiledJob
@@ -28,6 +29,15 @@ from autopar.runtime.transport.world import simulated_world
 from autopar.version import __version__
 
 PROFILED = 5  # steps, and as many without a profile
+
+
+def scheduled(
+    opened: CompiledJob, parallel: Parallel, optimizer: torch.optim.Optimizer, steps: int
+) -> Schedule | ActionTimes:
+    """What is profiled of a run: expressions, or actions where the graph is divided. Collective."""
+    if parallel.grid.place is not None:
+        return ActionTimes(opened, parallel, steps)
+    return Schedule(opened, parallel, optimizer, steps)
 
 
 class Schedule:

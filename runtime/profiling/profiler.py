@@ -125,7 +125,7 @@ class Profiler:
     def __init__(self, parallel: Parallel, places: Sequence[Wanted] = ()) -> None:
         if isinstance(parallel.program.forward, Pipeline):
             problem, rule = "the graph is divided over positions", "a profile is of a program with one forward"
-            fix = "leave --profile out; `with parallel.recording_actions() as actions:` gives the seconds of actions and waits"
+            fix = "`autopar run --profile` records actions instead, as `with parallel.recording_actions() as actions:` does"
             raise ConfigError(refusal("profile", problem, rule, fix=fix))
         self._parallel = parallel
         self._clock = StepClock(any(parameter.is_cuda for parameter in parallel.parameters()))

@@ -94,6 +94,7 @@ class PipelinedStep:
             problem = f"a batch of {call.every[0].rows} rows, {len(call.every)} micro-batches"
             rule = f"the lists of a divided program have {self._wires.microbatches}"
             raise ConfigError(refusal("inputs of the step", problem, rule, fix="drop or divide such a batch"))
+        self._check_type(call.tensors)
         leaves = apart(call.tensors) if call.trains else dict(call.tensors)
         trained = [leaf for name, leaf in leaves.items() if leaf is not call.tensors[name]]
         namespace = Namespace(leaves, call.current)
@@ -114,6 +115,15 @@ class PipelinedStep:
         mine = [[number, kind, list(shape)] for number, (kind, shape) in self._drawn.items()]
         rows = [row for theirs in self._grid.place.comm.gather_objects(mine) for row in theirs]  # type: ignore[attr-defined]
         return tuple((kind, tuple(shape)) for _, kind, shape in sorted(rows))
+
+    def _check_type(self, tensors: Mapping[str, Tensor]) -> None:
+        """Raise ConfigError where the model has been put into another precision since: positions would send what none expects."""
+        described = {item.name: item for item in self._program.description.parameters}
+        first = next((name for name in tensors if name in described), None)
+        if first is not None and tensors[first].dtype != precise(described[first].dtype, self._dtype):
+            rule = "the precision of a divided program is that in which it was made, on all positions"
+            fix = "make it with dtype=..., as in parallel(job, seed, torch.float64)"
+            raise ConfigError(refusal("inputs of the step", f"{first} is {tensors[first].dtype}", rule, fix=fix))
 
     @property
     def seconds(self) -> float:

@@ -29,6 +29,7 @@ from autopar.runtime.parameters import sources
 from autopar.runtime.parameters.precision import module_in_precision
 from autopar.runtime.process import load_optimizers, share_cores
 from autopar.runtime.profiling import profile_steps
+from autopar.runtime.profiling.action_times import ActionTimes
 from autopar.runtime.program.program import Program
 from autopar.runtime.progress import Progress, show
 from autopar.runtime.session import compiled_job
@@ -105,7 +106,7 @@ def run(opened: CompiledJob, options: argparse.Namespace) -> None:
         optimizer = make_optimizer(opened, list(parallel.parameters()))
     beside = _Beside(opened, options, dtype) if options.compare and comm.rank == 0 else None
     scheduler = Scheduler(parallel, optimizer)
-    profiled = profile_steps.Schedule(opened, parallel, optimizer, options.steps) if options.profile else None
+    profiled = profile_steps.scheduled(opened, parallel, optimizer, options.steps) if options.profile else None
     times = train(opened, options, dtype, parallel, optimizer, scheduler, beside, profiled)
     if options.save is not None:
         state = parallel.full_state_dict(rank0_only=True)
@@ -128,7 +129,7 @@ def train(
     optimizer: torch.optim.Optimizer,
     scheduler: Scheduler,
     beside: _Beside | None,
-    profiled: profile_steps.Schedule | None = None,
+    profiled: profile_steps.Schedule | ActionTimes | None = None,
 ) -> list[float]:
     """The steps; returns the wall seconds of each."""
     batches = compiled_job.batches(opened)

@@ -37,6 +37,8 @@ def large_messages():
             room = torch.empty(BYTES // 4)
             comm.start_receive(room, source, tag, "a test").wait()
             assert bool((room == 10 * source + tag).all())
+    sent.append(comm.start_send(torch.empty(0), (comm.rank + 1) % 3, 9, "no rows"))
+    comm.start_receive(torch.empty(0), (comm.rank + 2) % 3, 9, "no rows").wait()
     for work in sent:
         work.wait()
         assert work.test()

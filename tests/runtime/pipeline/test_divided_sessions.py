@@ -1,7 +1,9 @@
 """What a session of a divided program offers beside its steps, against the sequential model in float64."""
 
 import copy
+import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import divided_programs as divided
 import pytest
@@ -10,10 +12,12 @@ import torch
 import autopar
 from autopar.errors import CheckpointError, ConfigError
 from autopar.ir.grid import GridShape
+from autopar.ir.pipeline.schedule import parse_schedule
 from autopar.runtime import simulate
 from autopar.runtime.parameters import sources
 from autopar.runtime.parameters.deferred_init import module_values
 from autopar.runtime.parameters.distribute import from_rank0
+from autopar.runtime.profiling.action_times import FILE, ActionTimes
 from autopar.runtime.profiling.profiler import Profiler
 from autopar.runtime.session.parallel_module import Parallel
 from autopar.runtime.transport.world import default_world
@@ -271,6 +275,8 @@ def test_the_axes_of_a_position_can_be_cut_elsewhere_between_steps():
 def test_what_divided_programs_do_not_do_yet_is_said():
     with pytest.raises(ConfigError, match=r"profile.*divided"):
         on_ranks(Profiler)
+    with pytest.raises(ConfigError, match=r" is torch.float32"):
+        on_ranks(lambda parallel: parallel.float()(**divided.batch()))
 
     def apart(parallel):
         held = [one for one in parallel.parameters() if one.requires_grad]
@@ -314,3 +320,21 @@ def test_a_position_without_trained_parameters_has_optimizers_and_scalers():
         torch.testing.assert_close(loss, expected, **EXACT)
         torch.testing.assert_close(state, after, **EXACT)
         assert names == ["embed.weight", "norm.weight", "norm.bias"]
+
+
+def test_a_profiled_run_writes_what_each_rank_did_when(tmp_path):
+    job = SimpleNamespace(folder=tmp_path)
+
+    def use(parallel):
+        times = ActionTimes(job, parallel, 4)
+        for number in range(1, 5):
+            with times.step(number):
+                parallel(**divided.batch()).loss.backward()
+        return times.write()
+
+    lines = on_ranks(use)[0]
+    assert [line.split(",")[0].rsplit(" ", 2)[0] for line in lines[:2]] == ["position 0 forward", "position 1 forward"]
+    said = json.loads((tmp_path / FILE).read_text())
+    lists = [str(action) for action in parse_schedule(TEXT)[1]]
+    assert [row[0] for row in said["ranks"][3]["actions"]] == lists
+    assert all(0 <= start <= end for rank in said["ranks"] for _, start, end, _ in rank["actions"])
