@@ -29,6 +29,7 @@ from autopar.partitioner.problem import Solution
 from autopar.planning import alternatives, baselines, grid_search, microbatch_search
 from autopar.planning.microbatch_search import MicrobatchCount
 from autopar.planning.options import bytes_of, check, microbatches_of, options_of
+from autopar.planning.place_axis.feasibility import check_divisible
 from autopar.planning.place_axis.schedule_options import asked_of
 from autopar.planning.placing import divided
 from autopar.planning.planner import planned
@@ -258,7 +259,9 @@ def _on_grid(
 
     def on(shape: GridShape, options: Options) -> Compiled:
         with as_internal_error(f"compiling {subject.captured.graph.name} for grid {shape}"):
-            return _in_microbatches(subject, Request(subject.annotated, shape, machine, options), tell)
+            request = Request(subject.annotated, shape, machine, options)
+            check_divisible(request)
+            return _in_microbatches(subject, request, tell)
 
     if grid != grid_search.AUTO:
         return on(_shape(grid), options)

@@ -20,6 +20,10 @@ from autopar.planning.memory_limit import Fitted
 from autopar.planning.microbatch_search import AUTO
 from autopar.planning.request import Request
 
+_RULES = (
+    "all that a rank holds in a step fits the limit at every time",
+    "all that a step holds, dealt evenly to the positions, fits the limit of their ranks",
+)
 _TRIALS = 8
 """Pins and bans that are taken away one by one to see whether they bind."""
 
@@ -50,7 +54,7 @@ def relaxations(options: Options) -> list[tuple[str, Options]]:
 
 def no_plan(request: Request, missed: Fitted | None, relaxed: Sequence[Relaxed]) -> InfeasiblePlan:
     """Why no plan fits: by how much the limit is missed, what binds, and what would help."""
-    where = f"{request.graph.name} on grid {request.grid}"
+    where = f"{request.graph.name} on grid {request.whole or request.grid}"
     if missed is None:
         return _impossible(where, request.limit, relaxed)
     freer = [freed for freed in relaxed if freed.peak < missed.least.held.peak]
@@ -69,13 +73,14 @@ def _impossible(where: str, limit: float, relaxed: Sequence[Relaxed]) -> Infeasi
 
 
 def _over_memory(request: Request, where: str, missed: Fitted, freer: list[Relaxed]) -> InfeasiblePlan:
-    graph, limit, options = request.graph, request.limit, request.options
+    graph, options, positions = request.graph, request.options, request.whole.positions if request.whole else 1
     held, state = missed.least.held, memory.optimizer_copies(options.optimizer)
-    least = held.peak
+    limit, least = request.limit / positions, held.peak / positions
     trained = sum(graph.values[item.value].nbytes for item in graph.parameters if item.kind == "parameter")
     ways = [f"raise --memory to {bytes_precisely(least, up=True)}"]
+    freer = [replace(freed, peak=freed.peak / positions) for freed in freer]
     ways += [f"take away {freed.what}" for freed in freer if freed.peak <= limit][:3]
-    divided = options.microbatches == AUTO or request.microbatches > 1
+    divided = options.microbatches == AUTO or request.microbatches > 1 or request.whole is not None
     ways += ["use more ranks", "use a smaller batch" if divided else "divide the batch (--microbatches auto)"]
     ways += ["raise --time-limit, which cut the search short"] if missed.hurried else []
     ways += ["count an optimizer with less state (--optimizer sgd)"] if state else []
@@ -90,7 +95,7 @@ def _over_memory(request: Request, where: str, missed: Fitted, freer: list[Relax
         refusal(
             f"memory limit {bytes_precisely(limit)} per rank",
             f"{where}{under} needs {bytes_precisely(least)} per rank, {bytes_precisely(least - limit)} more: the least peak found",
-            "all that a rank holds in a step fits the limit at every time",
+            _RULES[request.whole is not None],
             lines + [_without(freed, limit) for freed in freer],
             ", or ".join(ways),
         )

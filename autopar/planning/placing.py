@@ -34,7 +34,7 @@ from autopar.partitioner.placement.problem import (
 )
 from autopar.planning.candidate import Candidate, conversion_plans
 from autopar.planning.place_axis.position_pins import letter_pins, placed_by_hand
-from autopar.planning.place_axis.schedule_options import check_positions, most_segments
+from autopar.planning.place_axis.schedule_options import most_segments
 from autopar.planning.planner import planned
 from autopar.planning.request import Request
 from autopar.progress import Progress, timed
@@ -74,17 +74,19 @@ class Placed:
 def divided(request: Request, tell: Progress) -> tuple[Candidate, Placed]:
     """The plan for a grid with a place axis. Raises InfeasiblePlan where no position can hold what it would have to."""
     positions, limit = request.grid.positions, request.limit
-    check_positions(request.grid, len(request.graph.nodes))
-    placed_by_hand(request.options, request.grid, request.graph)
+    refused: InfeasiblePlan | None = None
     for share in _SHRUNK:
         options = _of_letters(request.options, limit * positions * share)
-        candidate = planned(replace(request, grid=request.grid.space, options=options), tell)
+        try:
+            candidate = planned(replace(request, grid=request.grid.space, options=options, whole=request.grid), tell)
+        except InfeasiblePlan as error:
+            raise refused or error from None
         try:
             return _placed(candidate, request, tell)
-        except InfeasiblePlan:
-            if share == _SHRUNK[-1]:
-                raise
-    raise AssertionError
+        except InfeasiblePlan as error:
+            refused = refused or error
+    assert refused is not None
+    raise refused
 
 
 def _of_letters(options: Options, memory: float) -> Options:

@@ -18,7 +18,8 @@ from autopar.planning import baselines, pins
 class Request:
     """One model on one grid. `stored` are the layouts, per axis, in which parameters lie whatever the options say.
 
-    A step computes the graph once for each of its `microbatches`.
+    A step computes the graph once for each of its `microbatches`. Where `grid` is that of one position of a place axis, `whole` is
+    the grid with it: the limit is then what all positions hold together.
     """
 
     annotated: AnnotatedGraph
@@ -27,6 +28,7 @@ class Request:
     options: Options
     stored: Mapping[str, Sequence[str]] = field(default_factory=dict)
     microbatches: int = 1
+    whole: GridShape | None = None
 
     @property
     def graph(self) -> Graph:

@@ -210,7 +210,15 @@ def _check_used(problem: PlacementProblem) -> None:
         )
         fix = "fewer positions, or fewer pins and bans"
         offenders = [f"position {position}" for position in bare]
-        raise ConfigError(refusal(WHERE, f"{len(bare)} positions stay without a call", rule, offenders, fix))
+        raise ConfigError(
+            refusal(
+                WHERE,
+                f"{len(bare)} position{'s stay' if len(bare) > 1 else ' stays'} without a call",
+                rule,
+                offenders,
+                fix,
+            )
+        )
 
 
 def _check_memory(problem: PlacementProblem) -> None:

@@ -36,7 +36,7 @@ def on(positions, memory=None):
         (replace(CHAIN, pins=((1, 0), (1, 1))), ConfigError, ("1 calls have no position", "- h.1")),
         (replace(CHAIN, pins=((2, 0),), bans=((2, 0),)), ConfigError, ("- h.2",)),
         (replace(CHAIN, bans=((0, 1), (1, 1), (2, 1))), ConfigError, ("- position 1", "fewer pins")),
-        (replace(on(3), pins=((0, 0), (1, 0))), ConfigError, ("1 positions stay without a call",)),
+        (replace(on(3), pins=((0, 0), (1, 0))), ConfigError, ("1 position stays without a call",)),
         (on(2, 11.0), InfeasiblePlan, ("- h.0: 12 B", "- h.2: 12 B")),
         (on(1, 19.0), InfeasiblePlan, ("20 B on 1 positions with 19 B together",)),
         (replace(CHAIN, microbatches=0), ConfigError, ("0 micro-batches",)),
