@@ -38,9 +38,9 @@ ONE_STAGE = ("1f1b", "zb")
 class Placement:
     """An assignment with its schedule, and what it costs.
 
-    `makespan` and `bound` (which no placement is faster than) in seconds of a step; `cut_bytes` between positions in a step;
-    per position `seconds` of work in a step, its update included, and `memory` in bytes: parameters, and the peak of what is
-    in flight.
+    `makespan` and `bound` in seconds of a step: in the simulation of this schedule no placement is faster than the bound;
+    `cut_bytes` between positions in a step; per position `seconds` of work in a step, its update included, and `memory` in
+    bytes: parameters, and the peak of what is in flight.
     """
 
     assignment: Assignment
