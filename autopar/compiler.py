@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,11 +28,12 @@ from autopar.ir.plan import ModelSource, Options, Plan
 from autopar.partitioner.formulation.priced_problem import PricedProblem
 from autopar.partitioner.problem import Solution
 from autopar.planning import alternatives, baselines, grid_search, microbatch_search
+from autopar.planning.candidate import Candidate
 from autopar.planning.microbatch_search import MicrobatchCount
 from autopar.planning.options import bytes_of, check, microbatches_of, options_of
 from autopar.planning.place_axis.feasibility import check_divisible
 from autopar.planning.place_axis.schedule_options import asked_of
-from autopar.planning.placing import divided
+from autopar.planning.placing import Placed, divided
 from autopar.planning.planner import planned
 from autopar.planning.request import Request
 from autopar.progress import Progress, logged, timed
@@ -152,13 +154,13 @@ class Compiled:
         stored = {item.name: item.layouts for item in plan.parameters if item.kind != "constant"}
         request = Request(subject.annotated, _shape(plan.grid), plan.machine, plan.options, stored)
         if plan.batch.division is None:
-            return _planned_and_emitted(subject, request, tell)
+            return _planned_and_emitted(subject, request, tell, microbatch_search.ONE)
         count = min(plan.batch.division.microbatches, rows)
         try:
             return _planned_and_emitted(subject, request, tell, MicrobatchCount(count, plan.batch.division.why))
         except (ConfigError, CaptureError) as error:
             tell("divided", f"not with {rows} rows: {str(error).splitlines()[0]}", 0.0)
-        return _planned_and_emitted(subject, request, tell)
+        return _planned_and_emitted(subject, request, tell, microbatch_search.ONE)
 
     def __repr__(self) -> str:
         return f"Compiled({self.plan.name!r}, grid={self.plan.grid!r}, {self.plan.predicted.seconds * 1e3:.3g} ms per step)"
@@ -261,7 +263,7 @@ def _on_grid(
         with as_internal_error(f"compiling {subject.captured.graph.name} for grid {shape}"):
             request = Request(subject.annotated, shape, machine, options)
             check_divisible(request)
-            return _in_microbatches(subject, request, tell)
+            return _planned_and_emitted(subject, request, tell)
 
     if grid != grid_search.AUTO:
         return on(_shape(grid), options)
@@ -271,42 +273,68 @@ def _on_grid(
     return replace(best, plan=replace(best.plan, options=options), grids=tried)
 
 
-def _in_microbatches(subject: Subject, request: Request, tell: Progress) -> Compiled:
-    """Planned with as many micro-batches as the options ask for, or as the memory limit does."""
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What is ready to be written: the request that it answers, the candidate, and how the graph and the batch are divided."""
+
+    request: Request
+    candidate: Candidate
+    placed: Placed | None
+    division: DividedModel | None
+
+    @property
+    def seconds(self) -> float:
+        """The predicted step."""
+        return self.placed.placement.makespan if self.placed else self.candidate.seconds
+
+    @property
+    def unlimited(self) -> bool:
+        """Whether it was found without a memory limit."""
+        return self.candidate.built.problem.limit is None
+
+
+def _planned_and_emitted(
+    subject: Subject, request: Request, tell: Progress, count: MicrobatchCount | None = None
+) -> Compiled:
+    """Planned with so many micro-batches, or with as many as the options ask for, and written.
+
+    A call that its record fails runs whole from then on, and planning starts again.
+    """
+    while True:
+        try:
+            ready = _planned_with(subject, request, tell, count) if count else _planned(subject, request, tell)
+            # Candidate -> program.py, Plan
+            with timed(tell, "emitted") as said:
+                parts = (ready.candidate, subject, ready.request.options, ready.placed, ready.division)
+                plan, text = emitted(*parts)
+                said(f"{len(text.splitlines())} lines")
+            built, solution = ready.candidate.built, ready.candidate.solution
+            return Compiled(plan, text, subject, built, solution, division=ready.division)
+        except BrokenCall as broken:
+            subject = subject.without(broken)
+            request = replace(request, annotated=subject.annotated)
+            tell("fell back", str(broken), 0.0)
+
+
+def _planned(subject: Subject, request: Request, tell: Progress) -> Planned:
     asked = request.options.microbatches or (microbatch_search.AUTO if request.grid.place else "1")
     if asked != microbatch_search.AUTO:
-        return _planned_and_emitted(subject, request, tell, MicrobatchCount(int(asked), "asked for"))
-    rows = subject.captured.batch.rows
-
-    def on(count: MicrobatchCount) -> Compiled:
-        return _planned_and_emitted(subject, request, tell, count)
-
+        return _planned_with(subject, request, tell, MicrobatchCount(int(asked), "asked for"))
+    rows, on = subject.captured.batch.rows, partial(_planned_with, subject, request, tell)
     if request.grid.place:
         return microbatch_search.search_for_pipeline(rows, request.grid.positions, on, tell)
     return microbatch_search.search(rows, request.grid.size, on, tell)
 
 
-def _planned_and_emitted(
-    subject: Subject, request: Request, tell: Progress, count: MicrobatchCount = microbatch_search.ONE
-) -> Compiled:
-    """All that follows annotation. A call that its record fails runs whole from then on, and planning starts again."""
-    while True:
-        try:
-            # AnnotatedGraph -> DividedModel
-            division = subject.divided(count, request.options, tell) if count.microbatches > 1 else None
-            if division is not None:
-                request = replace(request, annotated=division.annotated, microbatches=count.microbatches)
-            # AnnotatedGraph -> Candidate
-            candidate, placed = divided(request, tell) if request.grid.place else (planned(request, tell), None)
-            # Candidate -> program.py, Plan
-            with timed(tell, "emitted") as said:
-                plan, text = emitted(candidate, subject, request.options, placed, division)
-                said(f"{len(text.splitlines())} lines")
-            return Compiled(plan, text, subject, candidate.built, candidate.solution, division=division)
-        except BrokenCall as broken:
-            subject = subject.without(broken)
-            request = replace(request, annotated=subject.annotated)
-            tell("fell back", str(broken), 0.0)
+def _planned_with(subject: Subject, request: Request, tell: Progress, count: MicrobatchCount) -> Planned:
+    """All that follows annotation and comes before the text."""
+    # AnnotatedGraph -> DividedModel
+    division = subject.divided(count, request.options, tell) if count.microbatches > 1 else None
+    if division is not None:
+        request = replace(request, annotated=division.annotated, microbatches=count.microbatches)
+    # AnnotatedGraph -> Candidate
+    candidate, placed = divided(request, tell) if request.grid.place else (planned(request, tell), None)
+    return Planned(request, candidate, placed, division)
 
 
 def _shape(grid: str | GridShape) -> GridShape:

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from autopar.errors import AutoparError, CaptureError, ConfigError, InfeasiblePlan
-from autopar.ir.plan import Plan
 from autopar.progress import Progress
 
 AUTO = "auto"
@@ -34,10 +33,10 @@ ONE = MicrobatchCount(1)
 
 
 class PricedPlan(Protocol):
-    """A compiled model: its plan, and whether that was found without a limit."""
+    """A plan: its predicted step, and whether it was found without a memory limit."""
 
     @property
-    def plan(self) -> Plan: ...  # noqa: D102 (the class says it)
+    def seconds(self) -> float: ...  # noqa: D102 (the class says it)
     @property
     def unlimited(self) -> bool: ...  # noqa: D102
 
@@ -60,7 +59,7 @@ def search(rows: int, ranks: int, compile: Callable[[MicrobatchCount], AnyPriced
                 raise
             tell("divided", f"not into {count.microbatches}: {str(error).splitlines()[0]}", 0.0)
             continue
-        if best is None or one.plan.predicted.seconds < best.plan.predicted.seconds:
+        if best is None or one.seconds < best.seconds:
             best = one
         if one.unlimited:
             break
@@ -96,9 +95,7 @@ def search_for_pipeline(
 
 
 def _seconds(priced: PricedPlan | None) -> float:
-    if priced is None:
-        return math.inf
-    return priced.plan.placement.makespan if priced.plan.placement else priced.plan.predicted.seconds
+    return math.inf if priced is None else priced.seconds
 
 
 def counts(rows: int, ranks: int) -> Iterator[MicrobatchCount]:
