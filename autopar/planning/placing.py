@@ -6,7 +6,6 @@ The candidate's letters are those of one position's own grid. What its calls, co
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -51,6 +50,7 @@ _SHRUNK = (1.0, 0.8, 0.6, 0.4)
 _BLOCKS_EACH = 2  # things to place per segment, from which on whole blocks are tried
 _CLOSE = 0.05  # to the bound: cuts inside of blocks are not sought
 _CLEARLY = 0.05  # shorter with cuts inside of blocks
+_MOST_CALLS = 400  # that are placed one by one where whole blocks can be
 _SECONDS = 60.0  # of a search: less would make the answer one of the machine's speed
 _DEFERRABLE = ("matmul", "conv")
 
@@ -123,32 +123,52 @@ def _best(candidate: Candidate, problem: PlacementProblem, segments: int, schedu
 
     Whole blocks are placed in a fraction of the time, and are one function of the program for all positions.
     """
-    blocks = _whole_blocks(candidate)
-    judge = Judge(problem, schedule)
+    judge, bound = Judge(problem, schedule), placement_bound(problem)
+
+    def placed(parts: list[list[int]]) -> Placement:
+        found = place(merged(problem, parts), segments_per_position=segments, schedule=schedule, time_limit=_SECONDS)
+        return described(problem, expanded(problem, parts, found.assignment), judge, bound)
+
     whole: Placement | None = None
-    if len(blocks) < len(problem.calls) and len(blocks) >= _BLOCKS_EACH * segments * len(problem.positions):
+    blocks, calls = _parts(candidate, whole_blocks=True), _parts(candidate, whole_blocks=False)
+    if len(blocks) < len(calls) and len(blocks) >= _BLOCKS_EACH * segments * len(problem.positions):
         with suppress(InfeasiblePlan, ConfigError):
-            coarse = place(merged(problem, blocks), segments_per_position=segments, schedule=schedule)
-            whole = described(problem, expanded(problem, blocks, coarse.assignment), judge, placement_bound(problem))
-            if whole.gap <= _CLOSE:
-                return whole
-    limit = _SECONDS if whole is None else _SECONDS / 3
-    single = place(problem, segments_per_position=segments, schedule=schedule, time_limit=limit)
+            whole = placed(blocks)
+    if whole is not None and (whole.gap <= _CLOSE or len(calls) > _MOST_CALLS):
+        return whole
+    single = placed(calls)
     if whole is not None and whole.makespan <= single.makespan * (1 + _CLEARLY):
         return whole
     return single
 
 
-def _whole_blocks(candidate: Candidate) -> list[list[int]]:
-    """The calls in order, those of one block of a repeat together."""
-    block = {
-        node.name: (repeat.nodes[0][0].name, j)
-        for repeat in candidate.built.repeats
-        for j, nodes in enumerate(repeat.nodes)
-        for node in nodes
-    }
-    keys = [block.get(node.name, node.name) for node in candidate.built.graph.nodes]
-    return [[i for i, _ in group] for _, group in itertools.groupby(enumerate(keys), key=lambda pair: pair[1])]
+def _parts(candidate: Candidate, *, whole_blocks: bool) -> list[list[int]]:
+    """The calls in order, in parts that stay together: what reads and replaces one buffer, and the blocks of repeats."""
+    graph = candidate.built.graph
+    number, readers, makers = {node.name: i for i, node in enumerate(graph.nodes)}, graph.consumers(), graph.producers()
+    stored = {item.name: item.value for item in graph.parameters}
+    together = [
+        [number[node.name] for node in (*readers[stored[buffer]], makers[value]) if node.name in number]
+        for buffer, value in graph.updates
+    ]
+    # a counter that only its own update reads goes with the call behind it
+    together = [
+        group if len(set(group)) > 1 else [*group, min(group[0] + 1, len(graph.nodes) - 1)] for group in together
+    ]
+    if whole_blocks:
+        every = [nodes for repeat in candidate.built.repeats for nodes in repeat.nodes]
+        together += [[number[node.name] for node in nodes] for nodes in every]
+    parts: list[list[int]] = []
+    end = 0
+    spans = sorted((min(group), max(group) + 1) for group in together)
+    for start, stop in [*spans, (len(graph.nodes), len(graph.nodes))]:
+        if start < end:  # it overlaps with the part before
+            parts[-1] += range(end, stop)
+        else:
+            parts += [[call] for call in range(end, start)]
+            parts += [list(range(start, stop))] if stop > start else []
+        end = max(end, stop)
+    return parts
 
 
 def _carried_out(candidate: Candidate, placed: Placed) -> Candidate:
