@@ -274,7 +274,7 @@ def _on_grid(
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
+class ReadyPlan:
     """What is ready to be written: the request that it answers, the candidate, and how the graph and the batch are divided."""
 
     request: Request
@@ -316,7 +316,7 @@ def _planned_and_emitted(
             tell("fell back", str(broken), 0.0)
 
 
-def _planned(subject: Subject, request: Request, tell: Progress) -> Planned:
+def _planned(subject: Subject, request: Request, tell: Progress) -> ReadyPlan:
     asked = request.options.microbatches or (microbatch_search.AUTO if request.grid.place else "1")
     if asked != microbatch_search.AUTO:
         return _planned_with(subject, request, tell, MicrobatchCount(int(asked), "asked for"))
@@ -326,7 +326,7 @@ def _planned(subject: Subject, request: Request, tell: Progress) -> Planned:
     return microbatch_search.search(rows, request.grid.size, on, tell)
 
 
-def _planned_with(subject: Subject, request: Request, tell: Progress, count: MicrobatchCount) -> Planned:
+def _planned_with(subject: Subject, request: Request, tell: Progress, count: MicrobatchCount) -> ReadyPlan:
     """All that follows annotation and comes before the text."""
     # AnnotatedGraph -> DividedModel
     division = subject.divided(count, request.options, tell) if count.microbatches > 1 else None
@@ -334,7 +334,7 @@ def _planned_with(subject: Subject, request: Request, tell: Progress, count: Mic
         request = replace(request, annotated=division.annotated, microbatches=count.microbatches)
     # AnnotatedGraph -> Candidate
     candidate, placed = divided(request, tell) if request.grid.place else (planned(request, tell), None)
-    return Planned(request, candidate, placed, division)
+    return ReadyPlan(request, candidate, placed, division)
 
 
 def _shape(grid: str | GridShape) -> GridShape:

@@ -2,6 +2,9 @@
 
 Candidates have one, two or three axes of two or more ranks. Two orders of the same sizes are one candidate where the machine's
 nodes make no difference between them: inside a node 4x2 and 2x4 are the same grid.
+
+Grids with a place axis follow where the ranks are on several nodes, a position or a few of them to a node, since what crosses
+between positions is little; and on one node where no other grid meets the memory limit.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ AUTO = "auto"
 AXES = 3
 MOST = 24
 """Candidates that are tried; where there are more, those of fewer axes, then of more even sizes."""
+MOST_PLACED = 3
+"""Candidates with a place axis."""
 _EQUAL = 1e-9
 
 
@@ -78,6 +83,19 @@ def candidates(ranks: int, machine: Machine) -> tuple[GridShape, ...]:
     return tuple(by_sizes.values())[:MOST]
 
 
+def with_place_axis(ranks: int, machine: Machine) -> tuple[GridShape, ...]:
+    """Grids of so many ranks whose first axis is of place: as many positions as nodes, then others, the nearest first.
+
+    >>> from autopar.ir.machine import load
+    >>> [str(shape) for shape in with_place_axis(64, load("h100"))], [str(shape) for shape in with_place_axis(6, load("cpu"))]
+    (['stage:8x8', 'stage:4x16', 'stage:16x4'], ['stage:2x3', 'stage:3x2', 'stage:6'])
+    """
+    nodes = max(2, -(-ranks // machine.ranks_per_node))
+    sizes = [size for size in range(2, ranks + 1) if ranks % size == 0]
+    sizes = sorted(sizes, key=lambda size: (abs(math.log(size / nodes)), size))[:MOST_PLACED]
+    return tuple(GridShape.parse(f"stage:{size}" + f"x{ranks // size}" * (size < ranks)) for size in sizes)
+
+
 def _nodes(machine: Machine, sizes: tuple[int, ...]) -> Iterator[int]:
     """Per axis, over how many nodes its groups of ranks reach at most."""
     nodes = (np.arange(math.prod(sizes)) // machine.ranks_per_node).reshape(sizes)
@@ -105,11 +123,15 @@ def search(
     Of equal ones it is that with fewer axes. Raises InfeasiblePlan or ConfigError, with all grids, where none has a plan.
     """
     shapes = candidates(ranks, machine) or (GridShape.parse("1"),)
-    share = replace(options, time_limit=options.time_limit / len(shapes))
+    placed = with_place_axis(ranks, machine)
+    several = ranks > machine.ranks_per_node
+    share = replace(options, time_limit=options.time_limit / (len(shapes) + several * len(placed)))
     best: AnyPlanned | None = None
     tried: list[Tried] = []
     kinds: set[bool] = set()
-    for shape in shapes:
+    for shape in (*shapes, *placed):
+        if shape.place and not several and (best is not None or kinds != {True}):
+            break  # on one node only for the memory limit
         try:
             compiled = compile(shape, share)
         except (InfeasiblePlan, ConfigError) as error:

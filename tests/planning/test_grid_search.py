@@ -4,10 +4,12 @@ import dataclasses
 from unittest import mock
 
 import pytest
+import torch
 from compiling import CPU, QUICK, SLOW, assert_computes_the_same, compiled, compiled_once
 from hypothesis import given
 from hypothesis import strategies as st
 
+import autopar
 from autopar.errors import ConfigError, InfeasiblePlan
 from autopar.ir.grid import GridShape
 from autopar.ir.plan_file import to_json
@@ -98,3 +100,31 @@ def test_grids_and_ranks_that_contradict(given, said):
 
 def test_a_grid_may_come_with_its_number_of_ranks():
     assert compiled("mlp", "2x2", ranks=4).plan == compiled("mlp", "2x2").plan
+
+
+def test_a_place_axis_is_tried_where_nothing_else_meets_the_limit():
+    """A fixed plan holds all parameters on every rank; half of the layers on each of two positions fit."""
+    compiled = deep_net(memory="50MiB", plan="data")
+    assert compiled.plan.grid == "stage:2x2"
+    refused, *_ = compiled.grids
+    assert "memory limit" in refused.refused
+    assert compiled.plan.predicted.bytes <= 50 * 2**20
+
+
+def test_a_place_axis_is_not_tried_on_one_node_where_another_grid_has_a_plan():
+    assert all(not tried.grid.startswith("stage") for tried in deep_net(memory=None, plan="auto").grids)
+
+
+def deep_net(memory, plan):
+    layers = [layer for _ in range(16) for layer in (torch.nn.Linear(512, 512), torch.nn.Tanh())]
+    net = Net(layers)
+    return autopar.compile(net, {"x": torch.randn(16, 512)}, grid="auto", ranks=4, memory=memory, plan=plan)
+
+
+class Net(torch.nn.Module):
+    def __init__(self, layers):
+        super().__init__()
+        self.layers = torch.nn.Sequential(*layers)
+
+    def forward(self, x):
+        return {"loss": self.layers(x).square().mean()}
