@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from autopar.costmodel.timeline import Event
+from autopar.ir.pipeline.measured_step import MeasuredStep
 from autopar.ir.pipeline.placement_plan import PlacementPlan
-from autopar.ir.pipeline.schedule import Action, parse_schedule
+from autopar.ir.pipeline.schedule import Action, parse_action, parse_schedule
 from autopar.partitioner.schedules.pipeline_problem import PipelineProblem, SegmentEdge
 from autopar.partitioner.schedules.simulate import Timeline, simulate
 
@@ -79,14 +80,28 @@ def lanes(placement: PlacementPlan, width: int) -> tuple[str, ...]:
     several = several_segments(placement)
     lines = []
     for position, actions in enumerate(drawn.lists):
-        line = ""
-        for action, start, end in zip(actions, drawn.start[position], drawn.end[position], strict=True):
-            line = line.ljust(round(start * scale), ".")
-            line += _cell(action, round(end * scale) - len(line), several)
+        line = _lane(zip(actions, drawn.start[position], drawn.end[position], strict=True), scale, several)
         done = drawn.end[position][-1] if actions else 0.0
         line = line.ljust(round((done + placement.update[position]) * scale), "u")
         lines.append(line.ljust(width, "."))
     return tuple(lines)
+
+
+def measured_lanes(placement: PlacementPlan, step: MeasuredStep, width: int) -> tuple[str, ...]:
+    """The same of a step that was measured: of each position the rank that has worked longest. What it waited for comes first."""
+    scale = width / step.seconds if step.seconds else 0.0
+    every = (step.slowest(position).actions for position in range(placement.positions))
+    rows = ([(parse_action(a.action), a.start + a.waited, a.end) for a in actions] for actions in every)
+    return tuple(_lane(row, scale, several_segments(placement)).ljust(width, ".") for row in rows)
+
+
+def _lane(actions: Iterable[tuple[Action, float, float]], scale: float, several: bool) -> str:
+    """Actions with their starts and ends, to scale."""
+    line = ""
+    for action, start, end in actions:
+        line = line.ljust(round(start * scale), ".")
+        line += _cell(action, round(end * scale) - len(line), several)
+    return line
 
 
 def _cell(action: Action, width: int, several: bool) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from autopar.analysis import placement_timeline
 from autopar.cli.tables import console, cut, milliseconds, note, say, show, table
 from autopar.ir.grid import GridShape
+from autopar.ir.pipeline.measured_step import MeasuredStep
 from autopar.ir.pipeline.placement_plan import PlacementPlan, SegmentPlan
 from autopar.ir.plan import Plan
 from autopar.ir.units import bytes_text
@@ -91,16 +92,45 @@ def show_positions(placement: PlacementPlan) -> None:
     show_lanes(placement)
 
 
+def show_measured(placement: PlacementPlan, step: MeasuredStep) -> None:
+    """Positions of one step, predicted beside measured, and both drawn in time."""
+    listing = table("position", "work predicted", "measured", "idle predicted", "measured", numbers=1)
+    for each in placement_timeline.positions(placement):
+        work = step.slowest(each.position).work
+        idle = 1.0 - work / step.seconds if step.seconds else 0.0
+        listing.add_row(
+            str(each.position), milliseconds(each.work), milliseconds(work), f"{each.idle:.1%}", f"{idle:.1%}"
+        )
+    listing.add_row("step", milliseconds(placement.makespan), milliseconds(step.seconds), "", "")
+    show(listing, title=f"positions of {placement.axis}, one step; measured: the rank that has worked longest")
+    width = max(20, min(_WIDEST, console().width - len(f"position {placement.positions - 1}  ")))
+    for title, lanes in (
+        ("predicted", placement_timeline.lanes(placement, width)),
+        ("measured", placement_timeline.measured_lanes(placement, step, width)),
+    ):
+        note("", title)
+        _say_lanes(lanes)
+    note(
+        "",
+        f"{placement_timeline.LEGEND}; each step to its own scale; a measured one ends with sums and update as waits",
+    )
+
+
 def show_lanes(placement: PlacementPlan) -> None:
     """The step in time, a line per position."""
     head = len(f"position {placement.positions - 1}  ")
     lanes = placement_timeline.lanes(placement, max(20, min(_WIDEST, console().width - head)))
+    _say_lanes(lanes)
+    more = f"; {placement_timeline.SEGMENTS_LEGEND}" if placement_timeline.several_segments(placement) else ""
+    note("", placement_timeline.LEGEND + more)
+
+
+def _say_lanes(lanes: tuple[str, ...]) -> None:
+    head = len(f"position {len(lanes) - 1}  ")
     for position, lane in enumerate(lanes[:_LANES]):
         say(f"{f'position {position}':<{head}}{lane}")
     if len(lanes) > _LANES:
         say(f"and {len(lanes) - _LANES} positions more; --json has all of them")
-    more = f"; {placement_timeline.SEGMENTS_LEGEND}" if placement_timeline.several_segments(placement) else ""
-    note("", placement_timeline.LEGEND + more)
 
 
 def _parts(placement: PlacementPlan) -> str:

@@ -6,20 +6,20 @@ the beginning of the rank's step. Ranks begin a step together, when they agree o
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from autopar.ir.pipeline.measured_step import FILE, VERSION, MeasuredAction, MeasuredRank, MeasuredStep, to_json
+from autopar.ir.pipeline.schedule import NAMES
+from autopar.ir.profile import digest
 from autopar.runtime.diagnostics.collective_errors import together
 from autopar.runtime.session.compiled_job import CompiledJob
 from autopar.runtime.session.parallel_module import Parallel
 
-FILE = "timeline.json"
 RECORDED = 5  # steps
-_WORDS = {"F": "forward", "B": "backward", "W": "weight gradients"}
 
 
 class ActionTimes:
@@ -50,20 +50,23 @@ class ActionTimes:
         totals: list[Any] = grid.comm.gather_objects([seconds for seconds, _ in self._recorded])
         longest = [max(each) for each in zip(*totals, strict=True)]
         middle = sorted(range(len(longest)), key=longest.__getitem__)[(len(longest) - 1) // 2]
-        mine = {"rank": grid.rank, "position": grid.place.index, "actions": self._recorded[middle][1]}
-        every: list[Any] = grid.comm.gather_objects(mine)
-        said = {"grid": str(grid.shape), "seconds": longest[middle], "ranks": every}
+        every: list[Any] = grid.comm.gather_objects([grid.place.index, self._recorded[middle][1]])
+        ranks = tuple(
+            MeasuredRank(rank, position, tuple(MeasuredAction(*row) for row in rows))
+            for rank, (position, rows) in enumerate(every)
+        )
         with together(grid.comm, f"writing {file}"):
+            source = (self._opened.folder / "program.py").read_text(encoding="utf-8")
+            step = MeasuredStep(VERSION, digest(source), longest[middle], ranks)
             if grid.rank == 0:
-                file.write_text(json.dumps(said) + "\n", encoding="utf-8")
-        lines = [_line(rank["position"], rank["actions"], longest[middle]) for rank in every]
-        first = range(0, grid.size, grid.size // grid.place.size)  # one rank of each position
-        return [*(lines[rank] for rank in first), f"timeline   {os.path.relpath(file)}"]
+                file.write_text(to_json(step), encoding="utf-8")
+        lines = [_line(step.slowest(position), step.seconds) for position in range(grid.place.size)]
+        return [*lines, f"timeline   {os.path.relpath(file)}"]
 
 
-def _line(position: int, actions: list[list[Any]], seconds: float) -> str:
-    """What a rank of a position did in a step, in words."""
-    work = {kind: sum(e - s - w for name, s, e, w in actions if name[0] == kind) for kind in _WORDS}
-    parts = [f"{_WORDS[kind]} {spent * 1e3:.1f} ms" for kind, spent in work.items() if spent]
-    waited = sum(action[3] for action in actions)
-    return f"position {position} {', '.join(parts)}, waits {waited * 1e3:.1f} of {seconds * 1e3:.1f} ms"
+def _line(rank: MeasuredRank, seconds: float) -> str:
+    """What the rank of a position that has worked longest did in a step, in words."""
+    work = {kind: sum(action.work for action in rank.actions if action.action[0] == kind) for kind in NAMES}
+    parts = [f"{NAMES[kind]} {spent * 1e3:.1f} ms" for kind, spent in work.items() if spent]
+    waited = sum(action.waited for action in rank.actions)
+    return f"position {rank.position} {', '.join(parts)}, waits {waited * 1e3:.1f} of {seconds * 1e3:.1f} ms"

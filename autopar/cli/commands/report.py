@@ -5,6 +5,8 @@
     primitives  conversions and the exchanges inside calls: what the rank spent that came last
     others      what the program does that the plan does not know
 
+Of a divided program: what each position does in a step, in numbers and drawn in time.
+
 With ``--json`` all of it as JSON: the fields of `autopar.analysis.plan_vs_profile.Comparison`. With ``--trace FILE`` a Chrome
 trace.
 """
@@ -22,12 +24,15 @@ import msgspec
 from autopar.analysis import chrome_trace, plan_vs_profile
 from autopar.analysis.plan_vs_profile import Comparison, ProfileRow
 from autopar.artifact import PLAN, CompiledFolder, load
+from autopar.cli import placement_output
 from autopar.cli.option_types import count
 from autopar.cli.tables import cut, milliseconds, note, show, splits, table
 from autopar.errors import ConfigError, refusal
 from autopar.files import check_file
 from autopar.ir import profile
 from autopar.ir.grid import GridShape
+from autopar.ir.pipeline import measured_step
+from autopar.ir.pipeline.placement_plan import PlacementPlan
 from autopar.ir.units import bytes_text
 
 if TYPE_CHECKING:
@@ -58,12 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     saved = load(arguments.folder)
     grid = GridShape.parse(saved.plan.grid)
     if saved.plan.placement is not None:
-        fault, rule = (
-            "its graph is divided over a place axis",
-            "a report is of a profile, and that of a program with one forward",
-        )
-        fix = f"see the predicted step in time: autopar simulate {arguments.folder}"
-        raise ConfigError(refusal(arguments.folder, fault, rule, fix=fix))
+        return _divided(arguments, saved, saved.plan.placement)
     text = (saved.folder / PLAN).read_text(encoding="utf-8")
     measured = profile.load_profile(saved.folder, saved.source, text, grid.size)
     cuts = {node.name: splits(node, grid.names) for node in saved.plan.nodes}
@@ -88,6 +88,24 @@ def run(arguments: argparse.Namespace) -> int:
     note(*_said(saved, measured, compared), *_NOTES)
     if arguments.trace:
         note(f"trace: {arguments.trace}; open it at https://ui.perfetto.dev or in chrome://tracing")
+    return 0
+
+
+def _divided(arguments: argparse.Namespace, saved: CompiledFolder, placement: PlacementPlan) -> int:
+    """The report on a divided program: positions and their steps in time, predicted and measured."""
+    if arguments.trace:
+        fault, rule = (
+            "its graph is divided over a place axis",
+            "a trace of measured steps is of a program with one forward",
+        )
+        fix = f"leave --trace out, or trace the predicted step: autopar simulate {arguments.folder} --trace FILE"
+        raise ConfigError(refusal(arguments.folder, fault, rule, fix=fix))
+    step = measured_step.load_step(saved.folder, saved.source, placement.positions)
+    if arguments.json:
+        whole = placement_output.step_facts(saved.plan, placement) | {"measured": msgspec.to_builtins(step)}
+        print(msgspec.json.format(msgspec.json.encode(whole), indent=1).decode())
+    else:
+        placement_output.show_measured(placement, step)
     return 0
 
 

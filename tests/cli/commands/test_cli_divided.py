@@ -6,6 +6,8 @@ import pytest
 from cli_case import BLOCKS, done, refused, write
 
 import autopar
+from autopar.ir.pipeline.measured_step import FILE, VERSION, MeasuredAction, MeasuredRank, MeasuredStep, to_json
+from autopar.ir.profile import digest
 
 VIEWS = ("source", "module", "cost", "parameters", "segments")
 
@@ -142,7 +144,27 @@ def test_simulate_draws_the_step(pinned, tmp_path):
     assert names == ["predicted, position 0", "predicted, position 1"]
     assert "position 1  ." in done("simulate", folder)
     assert "the graph is divided over a place axis" in refused("simulate", folder, "--slow", "0:2")
-    assert "its graph is divided over a place axis" in refused("report", folder)
+    assert "there is none" in refused("report", folder)
+    assert "its graph is divided over a place axis" in refused("report", folder, "--trace", folder / "trace.json")
+
+
+def test_report_sets_the_measured_step_beside_the_predicted_one(pinned):
+    folder, _ = pinned
+    placement = autopar.load_plan(folder).placement
+    rows = json.loads(done("simulate", folder, "--json"))["actions"]
+    ranks = tuple(
+        MeasuredRank(i, i, tuple(MeasuredAction(a["action"], a["start"], a["end"], 0.0) for a in row))
+        for i, row in enumerate(rows)
+    )
+    program = (folder / "program.py").read_text()
+    step = MeasuredStep(VERSION, digest(program), 2 * placement.makespan, ranks)
+    (folder / FILE).write_text(to_json(step))
+    out = done("report", folder)
+    (folder / FILE).unlink()
+    predicted, measured = (part.split("\n\n")[0] for part in out.split("position 0  ")[1:])
+    assert predicted.startswith("F0")
+    assert measured.startswith("F0")
+    assert len(measured.split("\n")[0].rstrip(".")) < 0.7 * len(predicted.split("\n")[0].rstrip("u."))
 
 
 @pytest.mark.parametrize(

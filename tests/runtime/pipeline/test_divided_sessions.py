@@ -1,7 +1,6 @@
 """What a session of a divided program offers beside its steps, against the sequential model in float64."""
 
 import copy
-import json
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -10,14 +9,15 @@ import pytest
 import torch
 
 import autopar
-from autopar.errors import CheckpointError, ConfigError
+from autopar.errors import CheckpointError, ConfigError, PlanError
 from autopar.ir.grid import GridShape
+from autopar.ir.pipeline.measured_step import FILE, load_step
 from autopar.ir.pipeline.schedule import parse_schedule
 from autopar.runtime import simulate
 from autopar.runtime.parameters import sources
 from autopar.runtime.parameters.deferred_init import module_values
 from autopar.runtime.parameters.distribute import from_rank0
-from autopar.runtime.profiling.action_times import FILE, ActionTimes
+from autopar.runtime.profiling.action_times import ActionTimes
 from autopar.runtime.profiling.profiler import Profiler
 from autopar.runtime.session.parallel_module import Parallel
 from autopar.runtime.transport.world import default_world
@@ -324,6 +324,7 @@ def test_a_position_without_trained_parameters_has_optimizers_and_scalers():
 
 def test_a_profiled_run_writes_what_each_rank_did_when(tmp_path):
     job = SimpleNamespace(folder=tmp_path)
+    (tmp_path / "program.py").write_text("the program")
 
     def use(parallel):
         times = ActionTimes(job, parallel, 4)
@@ -334,7 +335,13 @@ def test_a_profiled_run_writes_what_each_rank_did_when(tmp_path):
 
     lines = on_ranks(use)[0]
     assert [line.split(",")[0].rsplit(" ", 2)[0] for line in lines[:2]] == ["position 0 forward", "position 1 forward"]
-    said = json.loads((tmp_path / FILE).read_text())
-    lists = [str(action) for action in parse_schedule(TEXT)[1]]
-    assert [row[0] for row in said["ranks"][3]["actions"]] == lists
-    assert all(0 <= start <= end for rank in said["ranks"] for _, start, end, _ in rank["actions"])
+    step = load_step(tmp_path, "the program", 2)
+    assert [row.action for row in step.ranks[3].actions] == [str(action) for action in parse_schedule(TEXT)[1]]
+    assert all(0 <= row.start <= row.end for rank in step.ranks for row in rank.actions)
+    assert step.slowest(1).position == 1
+    for text, positions, said in (("another", 2, "of another program"), ("the program", 3, "another release or grid")):
+        with pytest.raises(ConfigError, match=said):
+            load_step(tmp_path, text, positions)
+    (tmp_path / FILE).write_text((tmp_path / FILE).read_text().replace("F0.0", "X0"))
+    with pytest.raises(PlanError, match="X0"):
+        load_step(tmp_path, "the program", 2)
