@@ -16,6 +16,7 @@ What is not seen (a convolution of split images, calls under autocast) has its w
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,7 +40,9 @@ class _WeightCall:
     bias: Tensor | None
     forward: Callable[[Tensor, Tensor, Tensor | None], Tensor]
     input_gradient: Callable[[Tensor, Tensor, Tensor], Tensor]  # of input, weight, gradient of the result
-    weight_gradient: Callable[[Tensor, Tensor, Tensor], Tensor]  # of the same
+    weight_gradient: Callable[
+        [Tensor, Tensor, Tensor], Tensor | tuple[Tensor, Tensor]
+    ]  # of the same; or two factors of it
     features: int  # the dim of the result along which the bias lies
 
     @property
@@ -47,13 +50,13 @@ class _WeightCall:
         """Weight, and bias where there is one."""
         return (self.weight,) if self.bias is None else (self.weight, self.bias)
 
-    def gradients(self, x: Tensor, gradient: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Weight and bias with their gradients, those of both that have one."""
+    def gradients(self, x: Tensor, gradient: Tensor) -> Iterator[tuple[Tensor, Tensor | tuple[Tensor, Tensor]]]:
+        """Weight and bias with their gradients, or two factors of these, those of both that have one."""
         if self.weight.requires_grad:
             yield self.weight, self.weight_gradient(x, self.weight.detach(), gradient)
         if self.bias is not None and self.bias.requires_grad:
             others = [dim for dim in range(gradient.dim()) if dim != self.features % gradient.dim()]
-            yield self.bias, gradient.sum(others) if others else gradient
+            yield self.bias, gradient.sum(others) if others else gradient.clone()
 
 
 _Found = tuple[Tensor, _WeightCall]  # the input of a call, and the call
@@ -64,7 +67,7 @@ class DeferredWeights:
 
     def __init__(self, trained: Sequence[Tensor]) -> None:
         self._trained = {id(leaf) for leaf in trained}
-        self._kept: list[tuple[_WeightCall, Tensor, Tensor]] = []  # with input and gradient
+        self._kept: deque[tuple[_WeightCall, Tensor, Tensor]] = deque()  # with input and gradient
         self._made: list[Tensor] = []  # weights that are no parameters themselves
         self.anchor = torch.empty(0, requires_grad=True)  # makes that a call has a backward, whatever its input is
 
@@ -77,9 +80,7 @@ class DeferredWeights:
     def backward(self, roots: Sequence[Tensor], seeds: Sequence[Tensor]) -> None:
         """Everything but the gradients that are deferred."""
         again = bool(self._made) and _reach(roots, {tensor.grad_fn for tensor in self._made})
-        with (
-            self.watching()
-        ):  # `torch.autograd.backward` itself would be such a call, and leave the context for its time
+        with self.watching():  # which `torch.autograd.backward`, a call as others are, would leave for its time
             _engine.run_backward(
                 tuple(roots), tuple(seeds), again, False, (), allow_unreachable=True, accumulate_grad=True
             )
@@ -87,18 +88,17 @@ class DeferredWeights:
     def finish(self) -> None:
         """The gradients that were deferred: those of parameters one by one, those of what was made of them together."""
         while self._kept:
-            kept, self._kept = self._kept, []
-            made: dict[int, tuple[Tensor, Tensor]] = {}
-            for call, x, gradient in kept:
-                for operand, own in call.gradients(x, gradient):
-                    if operand.grad_fn is None:
-                        torch.autograd.backward([operand], [own])
-                    else:
-                        known = made.get(id(operand))
-                        made[id(operand)] = operand, own if known is None else known[1] + own
-            if made:
-                operands, gradients = zip(*made.values(), strict=True)
-                torch.autograd.backward(operands, gradients)
+            made: dict[Tensor, Tensor] = {}
+            with torch.no_grad():
+                while self._kept:
+                    call, x, gradient = self._kept.popleft()
+                    for operand, own in call.gradients(x, gradient):
+                        if operand.grad_fn is None:
+                            operand.grad = _added(operand, operand.grad, own)
+                        else:
+                            made[operand] = _added(operand, made.get(operand), own)
+            if made:  # what this passes may have been deferred in its turn
+                torch.autograd.backward(list(made), list(made.values()))
         self._made.clear()
 
     def keep(self, call: _WeightCall, x: Tensor, gradient: Tensor) -> None:
@@ -189,7 +189,7 @@ def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> _Found
         bias,
         F.linear,
         lambda x, w, gradient: gradient @ w,
-        lambda x, w, gradient: gradient.reshape(-1, w.shape[0]).T @ x.reshape(-1, w.shape[1]),
+        lambda x, w, gradient: (gradient.reshape(-1, w.shape[0]).T, x.reshape(-1, w.shape[1])),
         -1,
     )
     return input, call
@@ -203,7 +203,7 @@ def _product(input: Tensor, other: Tensor) -> _Found | None:
         None,
         lambda x, w, _: x @ w,
         lambda x, w, gradient: gradient @ w.T,
-        lambda x, w, gradient: x.reshape(-1, w.shape[0]).T @ gradient.reshape(-1, w.shape[1]),
+        lambda x, w, gradient: (x.reshape(-1, w.shape[0]).T, gradient.reshape(-1, w.shape[1])),
         -1,
     )
     return input, call
@@ -249,6 +249,15 @@ _CALLS: Mapping[Any, Callable[..., _Found | None]] = {
     **dict.fromkeys((torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.mm, Tensor.mm), _product),
     **{call: _convolution(dims) for dims, call in ((1, F.conv1d), (2, F.conv2d), (3, F.conv3d))},
 }
+
+
+def _added(operand: Tensor, known: Tensor | None, own: Tensor | tuple[Tensor, Tensor]) -> Tensor:
+    """A gradient with an addend, or the product of two factors, added to what is known of it; as the operand lies in memory."""
+    if isinstance(own, tuple):
+        return own[0] @ own[1] if known is None else known.addmm_(*own)
+    if known is not None:
+        return known.add_(own)
+    return own if own.stride() == operand.stride() else torch.empty_like(operand).copy_(own)
 
 
 def _reach(roots: Sequence[Tensor], nodes: set[Any]) -> bool:
