@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from autopar.analysis import placement_timeline
+from autopar.analysis.measured_actions import action_rows
 from autopar.cli.tables import console, cut, milliseconds, note, say, show, table
 from autopar.ir.grid import GridShape
 from autopar.ir.pipeline.measured_step import MeasuredStep
@@ -103,6 +104,9 @@ def show_measured(placement: PlacementPlan, step: MeasuredStep) -> None:
         )
     listing.add_row("step", milliseconds(placement.makespan), milliseconds(step.seconds), "", "")
     show(listing, title=f"positions of {placement.axis}, one step; measured: the rank that has worked longest")
+    show(
+        _actions(placement, step), title="actions, one micro-batch; measured: without waits, median of the slowest rank"
+    )
     width = max(20, min(_WIDEST, console().width - len(f"position {placement.positions - 1}  ")))
     for title, lanes in (
         ("predicted", placement_timeline.lanes(placement, width)),
@@ -114,6 +118,16 @@ def show_measured(placement: PlacementPlan, step: MeasuredStep) -> None:
         "",
         f"{placement_timeline.LEGEND}; each step to its own scale; a measured one ends with sums and update as waits",
     )
+
+
+def _actions(placement: PlacementPlan, step: MeasuredStep) -> Table:
+    listing = table("segment", "function", "action", "predicted time", "measured time", "ratio")
+    listing.columns[-1].justify = "right"
+    for row in action_rows(placement, step):
+        ratio = f"{row.measured / row.predicted:.2f}" if row.predicted else "-"
+        spent = milliseconds(row.predicted), milliseconds(row.measured)
+        listing.add_row(str(row.segment), row.function, row.kind, *spent, ratio)
+    return listing
 
 
 def show_lanes(placement: PlacementPlan) -> None:

@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from autopar.analysis import chrome_trace, plan_vs_profile
+from autopar.analysis import chrome_trace, placement_timeline, plan_vs_profile
+from autopar.analysis.measured_actions import action_rows, measured_events
 from autopar.analysis.plan_vs_profile import Comparison, ProfileRow
 from autopar.artifact import PLAN, CompiledFolder, load
 from autopar.cli import placement_output
 from autopar.cli.option_types import count
 from autopar.cli.tables import cut, milliseconds, note, show, splits, table
-from autopar.errors import ConfigError, refusal
 from autopar.files import check_file
 from autopar.ir import profile
 from autopar.ir.grid import GridShape
@@ -93,19 +93,18 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _divided(arguments: argparse.Namespace, saved: CompiledFolder, placement: PlacementPlan) -> int:
     """The report on a divided program: positions and their steps in time, predicted and measured."""
-    if arguments.trace:
-        fault, rule = (
-            "its graph is divided over a place axis",
-            "a trace of measured steps is of a program with one forward",
-        )
-        fix = f"leave --trace out, or trace the predicted step: autopar simulate {arguments.folder} --trace FILE"
-        raise ConfigError(refusal(arguments.folder, fault, rule, fix=fix))
     step = measured_step.load_step(saved.folder, saved.source, placement.positions)
     if arguments.json:
-        whole = placement_output.step_facts(saved.plan, placement) | {"measured": msgspec.to_builtins(step)}
+        whole = placement_output.step_facts(saved.plan, placement) | {
+            "measured": msgspec.to_builtins(step),
+            "beside": msgspec.to_builtins(action_rows(placement, step)),
+        }
         print(msgspec.json.format(msgspec.json.encode(whole), indent=1).decode())
     else:
         placement_output.show_measured(placement, step)
+    if arguments.trace:
+        ranks = [(f"rank {rank.rank}, measured", measured_events(placement, rank)) for rank in step.ranks]
+        chrome_trace.write(Path(arguments.trace), [*ranks, *placement_timeline.all_events(placement)])
     return 0
 
 

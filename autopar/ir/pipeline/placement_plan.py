@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+_ROUNDING = 1e-9
+
 
 @dataclass(frozen=True, slots=True)
 class SegmentPlan:
@@ -99,8 +101,9 @@ class PlacementPlan:
 
     @property
     def idle(self) -> tuple[float, ...]:
-        """Per position, the share of the step in which it does nothing."""
-        return tuple(max(0.0, 1.0 - work / self.makespan) if self.makespan else 0.0 for work in self.seconds)
+        """Per position, the share of the step in which it does nothing; 0 where that is rounding."""
+        shares = (1.0 - work / self.makespan if self.makespan else 0.0 for work in self.seconds)
+        return tuple(share if share > _ROUNDING else 0.0 for share in shares)
 
     @property
     def segment_of(self) -> dict[str, int]:

@@ -145,10 +145,9 @@ def test_simulate_draws_the_step(pinned, tmp_path):
     assert "position 1  ." in done("simulate", folder)
     assert "the graph is divided over a place axis" in refused("simulate", folder, "--slow", "0:2")
     assert "there is none" in refused("report", folder)
-    assert "its graph is divided over a place axis" in refused("report", folder, "--trace", folder / "trace.json")
 
 
-def test_report_sets_the_measured_step_beside_the_predicted_one(pinned):
+def test_report_sets_the_measured_step_beside_the_predicted_one(pinned, tmp_path):
     folder, _ = pinned
     placement = autopar.load_plan(folder).placement
     rows = json.loads(done("simulate", folder, "--json"))["actions"]
@@ -160,7 +159,14 @@ def test_report_sets_the_measured_step_beside_the_predicted_one(pinned):
     step = MeasuredStep(VERSION, digest(program), 2 * placement.makespan, ranks)
     (folder / FILE).write_text(to_json(step))
     out = done("report", folder)
+    facts = json.loads(done("report", folder, "--json", "--trace", tmp_path / "trace.json"))
     (folder / FILE).unlink()
+    kinds = {(action[0], int(action[1])) for row in placement.schedule for action in row.split()}
+    assert len(facts["beside"]) == len(kinds)
+    assert all(row["measured"] == pytest.approx(row["predicted"]) for row in facts["beside"])
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    for action in placement.schedule[0].split():  # once as measured, once as predicted
+        assert [event["name"] for event in events].count(action) == 2
     predicted, measured = (part.split("\n\n")[0] for part in out.split("position 0  ")[1:])
     assert predicted.startswith("F0")
     assert measured.startswith("F0")
