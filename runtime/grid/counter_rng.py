@@ -60,6 +60,13 @@ class Draws:
         """The number of the next call within the step."""
         return self._numbers + self.calls if isinstance(self._numbers, int) else self._numbers[self.calls]
 
+    def part_seed(self) -> int:
+        """A seed for what is computed: the step's own, or one of its own for another part of the step."""
+        numbers = self._numbers
+        first = numbers if isinstance(numbers, int) else min(numbers, default=0)
+        start = 0 if self.rows is None else self.rows.start
+        return _mixed(_mixed(self.seed, first), start) if first or start else self.seed
+
     def generator(self, device: torch.device) -> torch.Generator:
         """A generator to seed; one per device."""
         if device not in self._generators:
@@ -88,7 +95,7 @@ def drawing(
     state = torch.get_rng_state() if own else torch.empty(0)
     try:
         if own:
-            torch.default_generator.manual_seed(draws.seed)
+            torch.default_generator.manual_seed(draws.part_seed())
         yield draws
     finally:
         if own:

@@ -24,7 +24,7 @@ from autopar.runtime import (
 from autopar.runtime.functional.dropout import kept
 from autopar.runtime.grid import counter_rng as module
 from autopar.runtime.grid.counter_rng import cut
-from autopar.runtime.grid.shard_positions import rows_of, take_rows
+from autopar.runtime.grid.shard_positions import BatchRows, rows_of, take_rows
 
 SHAPES = ((), (1,), (7,), (3, 5), (4, 6, 2), (2, 3, 4, 5), (0, 3))
 
@@ -161,6 +161,22 @@ def test_torch_s_own_generator_is_put_back_and_alike_inside():
     torch.manual_seed(2)
     with drawing(0, 0):
         assert torch.equal(torch.rand(3), inside)
+
+
+def test_parts_of_a_step_find_torch_s_own_generator_seeded_apart():
+    parts = (
+        {},
+        {"numbers": 2},
+        {"numbers": [2, 5]},
+        {"rows": BatchRows(3, 6)},
+        {"numbers": 2, "rows": BatchRows(3, 6)},
+    )
+    seen = []
+    for part in parts:
+        with drawing(0, 1, **part):
+            seen.append(float(torch.rand(())))
+    assert seen[1] == seen[2]  # the same call is the first
+    assert len(set(seen)) == 4
 
 
 def test_empty_and_scalar_tensors():
