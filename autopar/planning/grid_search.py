@@ -20,6 +20,7 @@ from autopar.errors import AutoparError, ConfigError, InfeasiblePlan, refusal
 from autopar.ir.grid import GridShape
 from autopar.ir.machine import Machine
 from autopar.ir.plan import Options, Plan
+from autopar.planning.place_axis.schedule_options import asks_for_place
 
 AUTO = "auto"
 AXES = 3
@@ -120,11 +121,13 @@ def search(
 ) -> tuple[AnyPlanned, tuple[Tried, ...]]:
     """Compile for every candidate, each with an equal share of the time limit; the one of the shortest predicted step, and all.
 
-    Of equal ones it is that with fewer axes. Raises InfeasiblePlan or ConfigError, with all grids, where none has a plan.
+    Of equal ones it is that with fewer axes. Where something is asked of a place axis, all have one. Raises InfeasiblePlan or
+    ConfigError, with all grids, where none has a plan.
     """
-    shapes = candidates(ranks, machine) or (GridShape.parse("1"),)
     placed = with_place_axis(ranks, machine)
-    several = ranks > machine.ranks_per_node
+    asked = bool(placed) and asks_for_place(options)
+    shapes = () if asked else candidates(ranks, machine) or (GridShape.parse("1"),)
+    several = asked or ranks > machine.ranks_per_node
     share = replace(options, time_limit=options.time_limit / (len(shapes) + several * len(placed)))
     best: AnyPlanned | None = None
     tried: list[Tried] = []
@@ -139,7 +142,8 @@ def search(
             tried.append(Tried(str(shape), refused=_short(error)))
             continue
         predicted = compiled.plan.predicted
-        tried.append(Tried(str(shape), predicted.seconds, predicted.bytes, compiled.plan.solver.gap))
+        gap = (compiled.plan.placement or compiled.plan.solver).gap
+        tried.append(Tried(str(shape), predicted.seconds, predicted.bytes, gap))
         if best is None or predicted.seconds < best.plan.predicted.seconds * (1 - _EQUAL):
             best = compiled
     if best is None:

@@ -9,6 +9,7 @@ from autopar.ir.grid import GridShape
 from autopar.ir.plan import Options
 from autopar.partitioner.placement.place import ONE_STAGE
 from autopar.partitioner.schedules.named import NAMED
+from autopar.planning.place_axis.position_pins import position_pins
 
 AUTO = "auto"
 SCHEDULES = (AUTO, *NAMED)
@@ -19,6 +20,11 @@ def most_segments(options: Options) -> int:
     if options.segments is not None:
         return options.segments
     return 2 if options.schedule == "interleaved" else 1
+
+
+def asks_for_place(options: Options) -> bool:
+    """Whether anything is asked that only a place axis has: a schedule, a number of segments, pins or bans of positions."""
+    return options.schedule != AUTO or options.segments is not None or bool(position_pins(options))
 
 
 def asked_of(options: Options, grid: GridShape) -> Options:

@@ -56,6 +56,12 @@ def test_a_position_has_no_more_segments_than_allowed():
 def test_what_was_asked_of_a_place_axis_goes_with_it():
     one = compiled_once("mlp", "stage:2", segments=2)
     assert one.replan(grid="2").plan.options.segments is None
-    best = one.replan(grid="auto", ranks=2)
-    assert (best.plan.options.segments is None) == (best.plan.placement is None)
     assert one.replan(grid="stage:3").plan.options.segments == 2
+
+
+@pytest.mark.parametrize("options", [{"segments": 2}, {"schedule": "gpipe"}, {"pin": ["fc1: stage=0"]}])
+def test_auto_takes_a_place_axis_where_something_is_asked_of_it(options):
+    best = compiled("mlp", "auto", ranks=2, **options)
+    assert [one.grid for one in best.grids] == ["stage:2"]
+    assert best.plan.placement is not None
+    assert compiled_once("mlp", "auto", ranks=2).plan.placement is None
