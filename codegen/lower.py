@@ -27,6 +27,7 @@ _Updates = Mapping[str, Sequence[tuple[str, str, str]]]
 def lower(built: PricedProblem, decision: Decision, division: GraphDivision | None = None) -> LoweredProgram:
     """The steps that carry out the decision, in segments where the graph is divided."""
     graph = built.graph
+    divided = division is not None
     division = division or GraphDivision({node.name: 0 for node in graph.nodes}, (0,))
     scopes: list[_Scope] = []
     handed: dict[str, Layouts] = {}  # as it lies when it leaves its segment
@@ -54,7 +55,7 @@ def lower(built: PricedProblem, decision: Decision, division: GraphDivision | No
     segments = tuple(LoweredSegment(at, body, _reads(body, built), end, draws) for at, body, end, draws in parts)
     loss, *outputs = (returned[name] for name in graph.returned)
     program = LoweredProgram(tuple(step for body in steps for step in body), loss, tuple(outputs))
-    return replace(program, segments=segments) if len(segments) > 1 else program
+    return replace(program, segments=segments) if divided else program
 
 
 def _reads(steps: Sequence[Step], built: PricedProblem) -> tuple[LocalValue, ...]:
