@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -103,7 +104,11 @@ class Job:
 
     def peak(self) -> int:
         """Take one step more; the most bytes of tensors that a process held meanwhile, of all processes."""
-        return max(int(answer["peak"][0]) for answer in self._ask({"peak": 1}))
+        return max(self.peaks())
+
+    def peaks(self) -> list[int]:
+        """Take one step more; the most bytes of tensors that each process held meanwhile, in rank order."""
+        return [int(answer["peak"][0]) for answer in self._ask({"peak": 1})]
 
     def _ask(self, message: dict[str, int]) -> list[dict[str, list[float]]]:
         """The answers of all processes, in rank order."""
@@ -115,7 +120,12 @@ class Job:
             raise JobFailed(self._last_words()) from error
 
     def _last_words(self) -> str:
-        return f"{self.contender.title} failed:\n" + "\n".join(self.log.read_text().splitlines()[-20:])
+        for process in self.processes:  # who fails closes the stream first, and says why as it ends
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(3)
+        lines = self.log.read_text().splitlines()
+        errors = [line for line in lines[:-20] if "Error: " in line]  # of the rank that failed first, say
+        return f"{self.contender.title} failed:\n" + "\n".join([*errors, *lines[-20:]])
 
     def close(self) -> None:
         """Let the processes end; end them by force where they do not."""

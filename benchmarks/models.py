@@ -1,7 +1,8 @@
 """The models that are measured, each with one fixed batch; every contender builds them from here.
 
 `MODELS` are the four of step_time.py. `SMOOTH` are those whose gradients do not jump (no ReLU, no maximum), so that
-two runs in float32 stay as close as their rounding: for comparing parameters after many steps.
+two runs in float32 stay as close as their rounding: for comparing parameters after many steps. `DIVIDED` are those of
+benchmarks.pipeline, whose batches can be divided into micro-batches.
 
 A model is a plain `nn.Module` whose output is the loss, or has it as `.loss`. The same seed gives every process the
 same parameters and the same batch. `small` models have the same structure and take milliseconds: for tests.
@@ -63,6 +64,11 @@ def short_gpt2(small: bool) -> Model:
     Its rate is one at which plain SGD is stable: at 0.01 any difference grows 2.4 times a step, from step 30 on.
     """
     return _gpt2("short_gpt2", *((2, 32, 4, 64, 8, 16) if small else (4, 256, 4, 4096, 32, 64)), rate=0.001)
+
+
+def deep_gpt2(small: bool) -> Model:
+    """One of eight blocks, for up to eight stages."""
+    return _gpt2("deep_gpt2", *((8, 32, 4, 64, 8, 16) if small else (8, 384, 6, 4096, 16, 128)), rate=0.1)
 
 
 def _gpt2(
@@ -170,13 +176,18 @@ class UNet(nn.Module):
         self.head = nn.Conv3d(channels, 1, 1)
         self.pool = nn.AvgPool3d(2) if smooth else nn.MaxPool3d(2)
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+    def predict(self, x: Tensor) -> Tensor:
+        """What it makes of a volume."""
         fine = self.down1(x)
         middle = self.down2(self.pool(fine))
         coarse = self.bottom(self.pool(middle))
         middle = self.up2(torch.cat([self.rise2(coarse), middle], dim=1))
         fine = self.up1(torch.cat([self.rise1(middle), fine], dim=1))
-        return F.mse_loss(self.head(fine), y)
+        prediction: Tensor = self.head(fine)
+        return prediction
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return F.mse_loss(self.predict(x), y)
 
 
 def unet(small: bool) -> Model:
@@ -186,6 +197,25 @@ def unet(small: bool) -> Model:
 def smooth_unet(small: bool) -> Model:
     """The same with SiLU and mean pooling."""
     return _unet("smooth_unet", small, smooth=True, rate=0.01)
+
+
+def group_unet(small: bool) -> Model:
+    """A smooth one with group norm, and a batch of several volumes: it can be divided into micro-batches."""
+    size, channels = (8, 2) if small else (32, 16)
+
+    def module() -> nn.Module:
+        net = UNet(channels, smooth=True)
+        for part in [part for part in net.modules() if isinstance(part, nn.Sequential)]:
+            for i, layer in enumerate(part):
+                if isinstance(layer, nn.BatchNorm3d):
+                    part[i] = nn.GroupNorm(2, layer.num_features)
+        return net
+
+    def inputs() -> Inputs:
+        return {"x": torch.randn(8, 1, size, size, size), "y": torch.randn(8, 1, size, size, size)}
+
+    title = f"3-D U-Net, group norm, SiLU and mean pooling, 8 volumes of {size}^3, {channels} base channels"
+    return Model("group_unet", title, 8, 0.01, module, inputs)
 
 
 def _unet(name: str, small: bool, smooth: bool, rate: float) -> Model:
@@ -200,4 +230,5 @@ def _unet(name: str, small: bool, smooth: bool, rate: float) -> Model:
 
 MODELS: dict[str, Callable[[bool], Model]] = {"gpt2": gpt2, "resnet": resnet, "mlp": mlp, "unet": unet}
 SMOOTH: dict[str, Callable[[bool], Model]] = {"smooth_unet": smooth_unet, "short_gpt2": short_gpt2}
-EVERY = MODELS | SMOOTH
+DIVIDED: dict[str, Callable[[bool], Model]] = {"deep_gpt2": deep_gpt2, "group_unet": group_unet}
+EVERY = MODELS | SMOOTH | DIVIDED

@@ -26,7 +26,7 @@ class Trainer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """How a contender is launched: alone, by two processes that meet over gloo, or by mpiexec."""
+    """How a contender is launched: alone, by processes that meet over gloo, or by mpiexec."""
 
     name: str
     title: str
@@ -55,6 +55,10 @@ CONTENDERS = {
 
 # autopar with its scheduler, each rank on a core of its own: for rebalance.py.
 BALANCED = Contender("balanced", "autopar with its scheduler", "balanced", "mpi")
+
+# torch's pipelining, for benchmarks.pipeline: it reads the division in its folder.
+STAGED = Contender("staged", "torch.distributed.pipelining gloo", "staged", "gloo")
+EVERY = CONTENDERS | {contender.name: contender for contender in (BALANCED, STAGED)}
 
 
 def start(contender: Contender, model: Model, folder: str) -> Trainer:

@@ -1,4 +1,4 @@
-"""Two processes that meet over gloo through a file; RANK and WORLD_SIZE are in the environment, as under torchrun."""
+"""Processes that meet over gloo through a file; RANK and WORLD_SIZE are in the environment, as under torchrun."""
 
 from __future__ import annotations
 

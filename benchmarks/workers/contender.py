@@ -19,13 +19,14 @@ import torch
 
 from autopar.runtime.process import load_optimizers
 from autopar.runtime.profiling.memory_use import memory_use
-from benchmarks.contenders import BALANCED, CONTENDERS, Trainer, start
+from benchmarks.contenders import EVERY as CONTENDERS
+from benchmarks.contenders import Trainer, start
 from benchmarks.zoo_models import EVERY
 
 
 def main(address: str, contender_name: str, model_name: str, size: str, folder: str) -> None:
     load_optimizers()  # nobody's steps are held up by a search for garbage
-    contender = CONTENDERS.get(contender_name, BALANCED)
+    contender = CONTENDERS[contender_name]
     torch.set_num_threads(contender.threads)
     trainer = start(contender, EVERY[model_name](size == "small"), folder)
     with socket.socket(socket.AF_UNIX) as link:

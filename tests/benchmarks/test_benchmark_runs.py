@@ -87,6 +87,25 @@ def test_a_slowed_rank_leaves_the_numbers_alone():
 
 
 @pytest.mark.zoo
+def test_stages_of_torch_and_autopar_train_the_same_model():
+    found = run("pipeline", "--ranks", "2", "--rounds", "1", "--steps", "2", "--schedules", "interleaved")
+    ran = {(row["model"], row["who"]): row for row in found["rows"] if not row["refused"]}
+    assert set(ran) == {
+        ("deep_gpt2", "torch"),
+        ("deep_gpt2", "autopar"),
+        ("deep_gpt2", "free"),
+        ("group_unet", "autopar"),
+    }
+    alone = ran["deep_gpt2", "torch"]["losses"]
+    assert all(
+        row["losses"] == pytest.approx(alone, rel=1e-5) for (model, _), row in ran.items() if model == "deep_gpt2"
+    )
+    assert all(len(row["peaks"]) == 2 for row in ran.values())
+    (refusal,) = [row["refused"] for row in found["rows"] if row["refused"]]
+    assert "skip connections, which are unsupported" in refusal
+
+
+@pytest.mark.zoo
 def test_memory_is_predicted_and_measured():
     found = run("memory", "--models", "mlp", "--plans", "data", "domain")
     ran = [one for one in found if not one["refused"]]
