@@ -8,6 +8,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# One more than there are cores: tests that start ranks wait for them.
+WORKERS = $(shell $(PYTHON) -c 'import os; print(1 + (os.cpu_count() or 1))')
 STAMP := $(VENV)/installed
 FOLDERS := codegen configs costmodel partitioner runtime
 
@@ -33,7 +35,7 @@ run: $(STAMP)
 	$(BIN)/autopar run build --steps 60 --compare 3
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder -m "not zoo" --durations=25 --ignore tests/project/test_house_rules.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not zoo" --durations=25 --ignore tests/project/test_house_rules.py
 
 zoo: $(STAMP)
 	$(BIN)/python -m pytest -q -n auto --dist loadfile -m zoo

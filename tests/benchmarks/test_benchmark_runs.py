@@ -41,6 +41,7 @@ for name in sys.argv[1:]:
 """
 
 
+@pytest.mark.zoo
 def test_every_benchmark_can_be_asked_for_help():
     """So all that they import is there."""
     names = [".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__") for path in SCRIPTS]

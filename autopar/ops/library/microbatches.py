@@ -67,7 +67,7 @@ def _count(target: torch.Tensor, weight: torch.Tensor | None = None, ignore_inde
     import torch  # it is not needed to plan
 
     kept = target != ignore_index
-    return kept.sum(dtype=torch.float64) if weight is None else weight.double()[target[kept]].sum()
+    return kept.sum(dtype=torch.float64) if weight is None else weight.detach().double()[target[kept]].sum()
 
 
 register(
