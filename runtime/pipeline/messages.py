@@ -20,7 +20,7 @@ from autopar.runtime.pipeline.wiring import Crossing, Wiring
 from autopar.runtime.transport.base import Comm, Work
 
 _AHEAD_BYTES = 32 << 20  # of receives that are posted and not waited for; those of the next action always are
-_AHEAD_ACTIONS = 16
+_AHEAD_ACTIONS = 4  # what is posted holds memory that no plan counts; who sends waits for nobody
 
 
 @dataclass(frozen=True, slots=True)
