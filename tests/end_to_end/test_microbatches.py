@@ -53,9 +53,11 @@ PAIRS = [("tokens", grid, microbatches) for grid in ("1", "2", "2x2") for microb
 PAIRS += [
     (name, grid, microbatches) for name in MODELS if name != "tokens" for grid, microbatches in (("2", 2), ("2x2", 3))
 ]
+OFTEN = {("tokens", "1", 2)}  # and all on 2x2 with three
+CHOICES = [pytest.param(*one, marks=() if one in OFTEN or one[1:] == ("2x2", 3) else pytest.mark.zoo) for one in PAIRS]
 
 
-@pytest.mark.parametrize(("name", "grid", "microbatches"), PAIRS)
+@pytest.mark.parametrize(("name", "grid", "microbatches"), CHOICES)
 def test_three_steps_are_those_of_the_undivided_model(name, grid, microbatches):
     one = assert_trains_alike(name, grid, microbatches)
     assert one.plan.batch.division.microbatches == microbatches

@@ -24,6 +24,7 @@ def shape(line):
 
 def test_every_example_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("COLUMNS", raising=False)
     monkeypatch.setattr("autopar.capture.capture", of_file)  # the same model in all of them
     [model] = quoted("python")
     (tmp_path / "net.py").write_text(model)

@@ -16,6 +16,7 @@ def test_a_rank_that_is_killed_in_mid_schedule(tmp_path):
     assert "after the start of F0.1 (lower) at build/program.py:12" in ended.err
 
 
+@pytest.mark.zoo
 def test_a_rank_that_is_stopped_in_mid_schedule(tmp_path):
     fault = f"{LATE}; upper.calls == 4 and os.kill(os.getpid(), signal.SIGSTOP)"
     ended = run(tmp_path, DIVIDED.replace("FAULT", fault), cold=True, AUTOPAR_TIMEOUT="3")

@@ -26,7 +26,7 @@ WITHOUT_RULE = 0.01  # share of the predicted compute
 EVERY_TIME = {
     "2": (),
     "3": (),
-    "2x2": ("mixtral",),
+    "2x2": (),
     "4x2": ("lstm",),
 }
 GRIDS = tuple(EVERY_TIME)

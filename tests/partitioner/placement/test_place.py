@@ -26,7 +26,7 @@ from benchmarks.placement.random_problems import random_problem
 
 def test_near_the_optimum_and_never_below_the_bound():
     gaps = []
-    for seed in range(40):
+    for seed in range(20):
         problem, most = random_problem(random.Random(seed))
         optimum = exhaustive(problem, most, Judge(problem, "auto"))
         assert optimum.proven
