@@ -14,7 +14,7 @@ from autopar.ir.plan_file import load_plan
 
 MODELS = Path(__file__).parent / "models"
 GRIDS = ("2", "3", "4", "2x2", "4x2", "2x2x2")
-EVERY_TIME = {"mlp": "2x2x2", "gpt2": "2x2", "resnet": "", "unet": "3"}  # of the others `make zoo` tries all
+EVERY_TIME = {"mlp": "2x2x2", "gpt2": "", "resnet": "", "unet": "3"}  # of the others `make zoo` tries all
 PAIRS = [
     pytest.param(name, grid, marks=() if grid == every_time else pytest.mark.zoo)
     for name, every_time in EVERY_TIME.items()

@@ -40,6 +40,7 @@ for folder in sys.argv[1:]:
 BATCH = ["--pin", "wide: b0@axis0", "--pin", "slim: b0@axis0", "--pin", "tanh: d0@axis0"]
 
 
+@pytest.mark.zoo
 @pytest.mark.spmd
 def test_parameters_in_parts_train_as_the_sequential_model(tmp_path, monkeypatch):
     """By itself, and as a baseline."""
