@@ -58,6 +58,7 @@ def pipeline_ending(
     edges = "".join(f'    "{name}": {_layouts(held)},\n' for held, name in names.items() if name in crossing)
     table = "".join(f"    {_row(row)},\n" for row in rows)
     parts = [f"SEGMENTS = [\n{table}]", f"EDGES = {{\n{edges}}}" if edges else "EDGES = {}"]
+    parts += ["# per position, in its order: F forward, B backward, W weight gradients of a segment.micro-batch"]
     parts += [f'SCHEDULE = """\n{format_schedule(schedule)}"""']
     returned = [names[held] for held in (program.loss, *program.outputs)]
     returns = f", returns=[{_quoted(returned)}]" * (returned != ["loss"])

@@ -45,8 +45,6 @@ from autopar.progress import Progress, timed
 
 _SHRUNK = (1.0, 0.8, 0.6, 0.4)
 """Of the memory of all positions together, what the letters may be chosen for: they hold no more than their share of it."""
-
-
 _BLOCKS_EACH = 2  # things to place per segment, from which on whole blocks are tried
 _CLOSE = 0.05  # to the bound: cuts inside of blocks are not sought
 _CLEARLY = 0.05  # shorter with cuts inside of blocks

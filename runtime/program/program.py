@@ -25,13 +25,13 @@ from autopar.runtime.program.plan_reader import OutputSpec, TensorSpec
 class Program:
     """One training step on a grid.
 
-        `forward(p, *inputs)` takes the namespace of local parameters and the local parts of the inputs, in the order of
-        `inputs`, and returns the loss, a scalar that is the same on all ranks; with `outputs` a tuple of the loss and the
-        local parts of these. `inputs` maps each input's name, `parameters` each name or pattern, `outputs` the path of each
-        in what the model returns, to one layout per grid axis. `filters` is the order of memory in which parameters of four
-        dims are stored: where images lie channels last, so do the gradients of convolutions' weights.
+    `forward(p, *inputs)` takes the namespace of local parameters and the local parts of the inputs, in the order of
+    `inputs`, and returns the loss, a scalar that is the same on all ranks; with `outputs` a tuple of the loss and the
+    local parts of these. `inputs` maps each input's name, `parameters` each name or pattern, `outputs` the path of each
+    in what the model returns, to one layout per grid axis. `filters` is the order of memory in which parameters of four
+    dims are stored: where images lie channels last, so do the gradients of convolutions' weights.
 
-        Where the graph is divided, a `Pipeline` stands in the place of `forward`.
+    Where the graph is divided, a `Pipeline` stands in the place of `forward`.
 
     With several `microbatches` forward is called once for each, with some rows of the inputs, and behind them what
     `counts(p, *inputs)` returns, summed over all micro-batches; the losses, and their gradients, add up to the step's.
