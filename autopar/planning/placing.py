@@ -141,7 +141,10 @@ def _best(candidate: Candidate, problem: PlacementProblem, segments: int, schedu
 
 
 def _parts(candidate: Candidate, *, whole_blocks: bool) -> list[list[int]]:
-    """The calls in order, in parts that stay together: what reads and replaces one buffer, and the blocks of repeats."""
+    """The calls in order, in parts that stay together.
+
+    These are what reads and replaces one buffer, what is divided by a count, and the blocks of repeats.
+    """
     graph = candidate.built.graph
     number, readers, makers = {node.name: i for i, node in enumerate(graph.nodes)}, graph.consumers(), graph.producers()
     stored = {item.name: item.value for item in graph.parameters}
@@ -153,6 +156,12 @@ def _parts(candidate: Candidate, *, whole_blocks: bool) -> list[list[int]]:
     together = [
         group if len(set(group)) > 1 else [*group, min(group[0] + 1, len(graph.nodes) - 1)] for group in together
     ]
+    # what a count divides was made of the weights that the count was made of, and these lie where they are read
+    counted = graph.division.counts if graph.division is not None else ()
+    for item in graph.inputs:
+        for reader in readers[item.value] if item.name in counted else ():
+            sources = [number[makers[name].name] for name in reader.inputs if name in makers]
+            together.append([number[reader.name], *sources])
     if whole_blocks:
         every = [nodes for repeat in candidate.built.repeats for nodes in repeat.nodes]
         together += [[number[node.name] for node in nodes] for nodes in every]
