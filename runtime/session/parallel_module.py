@@ -40,6 +40,7 @@ from autopar.runtime.program.plan_reader import Description, MinimumRows
 from autopar.runtime.program.program import Program
 from autopar.runtime.session import batch_programs, microbatched_step
 from autopar.runtime.session.batch_programs import BatchProgram
+from autopar.runtime.session.held_model import HeldModel
 from autopar.runtime.session.inputs import InputBinding, refused_rows
 from autopar.runtime.session.microbatched_step import StepCall
 from autopar.runtime.session.outputs import OutputParts, Outputs
@@ -49,10 +50,9 @@ from autopar.runtime.transport.base import Comm
 from autopar.runtime.transport.world import simulated_world
 
 NOTHING = "nothing_trained_here"  # a parameter without elements, where a position has none that is trained
-RANDOM = "random"  # where a whole optimizer state has the seed and the steps
 
 
-class Parallel(nn.Module):
+class Parallel(HeldModel):
     """The model on a grid.
 
     Gradients of copied parameters lie in memory that the next backward pass overwrites, and that `rebalance` and `free`
@@ -191,29 +191,6 @@ class Parallel(nn.Module):
             return microbatched_step.own_shape(chosen, name, shape, self.grid.axes)
         return local_shape(shape, chosen.inputs[name], self.grid.axes)
 
-    def full_state_dict(self, *, rank0_only: bool = False) -> dict[str, Tensor]:
-        """All parameters and buffers whole, under the model's own names, tied names included. Collective.
-
-        With `rank0_only` the other ranks get an empty dict and hold one whole tensor at a time.
-        """
-        return self._state.whole(rank0_only)
-
-    def load_full_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take this rank's parts of whole tensors, given on every rank. Raises CheckpointError. Collective."""
-        self._state.load(state)
-
-    def get_extra_state(self) -> Tensor:
-        """What `state_dict` holds beside tensors of the model: the seed and the steps, by which random numbers are drawn."""
-        return torch.tensor([self.seed, self._steps])
-
-    def set_extra_state(self, state: Tensor) -> None:
-        """Go on with the random numbers of another run."""
-        self.seed, self._steps = state.tolist()
-
-    def full_gradients(self) -> dict[str, Tensor]:
-        """The whole gradient of every parameter that has one on some rank, by name. Collective."""
-        return self._state.gradients()
-
     def recording_actions(self) -> AbstractContextManager[list[TimedAction]]:
         """Note what this rank does in the steps of a divided program in the context: actions, their times and waits."""
         if self._pipelined[0] is None:
@@ -249,28 +226,6 @@ class Parallel(nn.Module):
         scaler = GradScaler(self.grid.comm, **options)
         self._scaler = weakref.ref(scaler)
         return scaler
-
-    def full_optimizer_state_dict(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        """The state of an optimizer over these parameters, whole, by parameter names, and of random numbers. Collective."""
-        return self._state.full_optimizer(optimizer) | {RANDOM: self.get_extra_state().tolist()}
-
-    def load_full_optimizer_state_dict(self, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-        """Take this rank's part of what `full_optimizer_state_dict` gave, on this grid or another. Collective."""
-        with together(self.grid.comm, "loading the optimizer's state"):
-            self._state.load_optimizer(optimizer, state)
-            if RANDOM in state:
-                self.set_extra_state(torch.tensor(state[RANDOM]))
-
-    def clip_grad_value_(self, clip_value: float) -> None:
-        """`torch.nn.utils.clip_grad_value_`: every element of every gradient into [-clip_value, clip_value]."""
-        nn.utils.clip_grad_value_(self.parameters(), clip_value)
-
-    def clip_grad_norm_(self, max_norm: float, norm_type: float = 2.0, error_if_nonfinite: bool = False) -> Tensor:
-        """`torch.nn.utils.clip_grad_norm_` over the whole model; returns the norm before. Collective.
-
-        torch's own function, given `parallel.parameters()`, would see this rank's parts only, and clip by their norm.
-        """
-        return self._state.clip_norm(float(max_norm), float(norm_type), error_if_nonfinite)
 
     def rebalance(
         self, axis: str, cuts: Sequence[float] | None, optimizer: torch.optim.Optimizer | None = None

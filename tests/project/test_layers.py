@@ -27,6 +27,11 @@ ground              | autopar/version.py autopar/errors.py       |
                     | autopar/model_file.py configs              |
 ir                  | autopar/ir autopar/ir/pipeline             |
 jobs                | autopar/jobs                               |
+# Numbers alone: where segments stand and who does what when is asked by plans, and again by runs that move segments.
+problem             | partitioner                                |
+schedules           | partitioner/schedules                      | ir
+solvers             | partitioner/solvers                        | problem
+placement           | partitioner/placement                      | solvers schedules problem ir
 # Ranks: bytes between them, then what is made of these. A generated program imports the runtime.
 transport           | runtime/transport                          |
 process             | runtime/process.py runtime/progress.py     | transport jobs
@@ -39,13 +44,13 @@ local               | runtime/local                              | grid transpor
 functional          | runtime/functional                         | local windowed primitives grid ir
 program             | runtime/program                            | grid ir
 parameters          | runtime/parameters                         | program primitives grid diagnostics transport ir
-pipeline            | runtime/pipeline                           | parameters program grid transport ir
+pipeline            | runtime/pipeline                           | parameters program grid transport placement schedules ir
 session             | runtime/session                            | pipeline parameters program functional primitives grid
-                    |                                            | diagnostics process transport jobs ir
+                    |                                            | diagnostics process transport placement schedules jobs ir
 profiling           | runtime/profiling                          | session parameters program grid diagnostics transport ir
 calibration         | runtime/calibration                        | primitives grid diagnostics process transport jobs ir
 training            | runtime/training                           | profiling session parameters program functional grid
-                    |                                            | diagnostics process transport ir
+                    |                                            | diagnostics process transport placement schedules ir
 verification        | runtime/verification                       | session parameters program functional windowed partitions
                     |                                            | primitives grid diagnostics process transport jobs ir
 runtime             | runtime                                    | training session program functional local windowed
@@ -68,11 +73,7 @@ capture             | autopar/capture                            | validity expo
                     |                                            | ir
 # A graph becomes a problem, a plan, a program.
 costmodel           | costmodel                                  | ops record ir
-problem             | partitioner                                |
-schedules           | partitioner/schedules                      | ir
 microbatches        | partitioner/microbatches                   | annotated lookup ops record ir
-solvers             | partitioner/solvers                        | problem
-placement           | partitioner/placement                      | solvers schedules problem ir
 formulation         | partitioner/formulation                    | problem costmodel annotated ops record ir
 codegen             | codegen                                    | formulation problem costmodel annotated ops record ir
 measure             | autopar/measure                            | codegen formulation costmodel annotated discovery record

@@ -1,0 +1,72 @@
+"""A model on a grid without its steps: whole tensors under the model's own names, gradients, the optimizer's state.
+
+What a rank holds is its parts; methods that return or take whole tensors are collective. `Parallel` adds the steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autopar.runtime.diagnostics.collective_errors import together
+from autopar.runtime.grid.grid import Grid
+from autopar.runtime.session.state import ModelState
+
+RANDOM = "random"  # where a whole optimizer state has the seed and the steps
+
+
+class HeldModel(nn.Module):
+    """This rank's parts of a model, and the seed and steps by which its random numbers are drawn."""
+
+    grid: Grid
+    seed: int
+    _steps: int
+    _state: ModelState
+
+    def full_state_dict(self, *, rank0_only: bool = False) -> dict[str, Tensor]:
+        """All parameters and buffers whole, under the model's own names, tied names included. Collective.
+
+        With `rank0_only` the other ranks get an empty dict and hold one whole tensor at a time.
+        """
+        return self._state.whole(rank0_only)
+
+    def load_full_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take this rank's parts of whole tensors, given on every rank. Raises CheckpointError. Collective."""
+        self._state.load(state)
+
+    def get_extra_state(self) -> Tensor:
+        """What `state_dict` holds beside tensors of the model: the seed and the steps, by which random numbers are drawn."""
+        return torch.tensor([self.seed, self._steps])
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Go on with the random numbers of another run."""
+        self.seed, self._steps = state.tolist()
+
+    def full_gradients(self) -> dict[str, Tensor]:
+        """The whole gradient of every parameter that has one on some rank, by name. Collective."""
+        return self._state.gradients()
+
+    def full_optimizer_state_dict(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        """The state of an optimizer over these parameters, whole, by parameter names, and of random numbers. Collective."""
+        return self._state.full_optimizer(optimizer) | {RANDOM: self.get_extra_state().tolist()}
+
+    def load_full_optimizer_state_dict(self, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+        """Take this rank's part of what `full_optimizer_state_dict` gave, on this grid or another. Collective."""
+        with together(self.grid.comm, "loading the optimizer's state"):
+            self._state.load_optimizer(optimizer, state)
+            if RANDOM in state:
+                self.set_extra_state(torch.tensor(state[RANDOM]))
+
+    def clip_grad_value_(self, clip_value: float) -> None:
+        """`torch.nn.utils.clip_grad_value_`: every element of every gradient into [-clip_value, clip_value]."""
+        nn.utils.clip_grad_value_(self.parameters(), clip_value)
+
+    def clip_grad_norm_(self, max_norm: float, norm_type: float = 2.0, error_if_nonfinite: bool = False) -> Tensor:
+        """`torch.nn.utils.clip_grad_norm_` over the whole model; returns the norm before. Collective.
+
+        torch's own function, given `parallel.parameters()`, would see this rank's parts only, and clip by their norm.
+        """
+        return self._state.clip_norm(float(max_norm), float(norm_type), error_if_nonfinite)
