@@ -243,6 +243,19 @@ class BatchPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkPlan:
+    """Compute seconds of a step, undivided, that get smaller by the same cuts; each factor of `cuts` is (axes, extent).
+
+    A rank has the part that its rows are of every factor, all of it where there are no factors. Where the graph is divided,
+    it is that of one `segment`.
+    """
+
+    cuts: tuple[tuple[tuple[str, ...], int], ...]
+    seconds: float
+    segment: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Place:
     """Where in the program a call or a conversion is: the expression `text` in a function.
 
@@ -286,4 +299,5 @@ class Plan:
     training: str  # why the program cannot be put into training, empty where it can
     evaluates: bool  # whether it starts in evaluation, as the model that was compiled
     places: tuple[Place, ...]  # in the order of the text
+    work: tuple[WorkPlan, ...]  # compute seconds by what cuts them, `autopar.costmodel.work_shares`
     placement: PlacementPlan | None  # where the grid has a place axis

@@ -48,9 +48,11 @@ def offenders(plan: Plan) -> Iterator[str]:
             yield f"place {place.text}: conversion {place.conversion} of {len(plan.conversions)}"
     moved: list[ConversionPlan | InnerPlan] = [*plan.conversions, *(move for node in plan.nodes for move in node.inner)]
     yield from (f"{m.primitive}: {m.axis!r} is no axis{nearest(m.axis, axes)}" for m in moved if m.axis not in axes)
-    for names, extent in plan.filled:
-        yield from (f"filled: {name!r} is no axis{nearest(name, axes)}" for name in names if name not in axes)
-        yield from [f"filled: an extent of {extent}"] * (extent < 1)
+    factors = [("filled", factor) for factor in plan.filled]
+    factors += [("work", factor) for work in plan.work for factor in work.cuts]
+    for what, (names, extent) in factors:
+        yield from (f"{what}: {name!r} is no axis{nearest(name, axes)}" for name in names if name not in axes)
+        yield from [f"{what}: an extent of {extent}"] * (extent < 1)
     yield from (f"repeats of {prefix!r} has no members" for prefix, members in plan.repeats if not members)
     if len(plan.recomputed) != len(plan.repeats):
         yield f"recomputed tells of {len(plan.recomputed)} repeats, of which there are {len(plan.repeats)}"

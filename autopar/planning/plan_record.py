@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from autopar.codegen.emit import Emitted
 from autopar.codegen.steps import LoweredProgram
 from autopar.codegen.symbolic_batch import Variant, run_for
-from autopar.costmodel import compute
+from autopar.costmodel import compute, work_shares
 from autopar.ir.graph import Graph
 from autopar.ir.layout import Replicate
 from autopar.ir.plan import (
@@ -24,6 +24,7 @@ from autopar.ir.plan import (
     Predicted,
     SolverReport,
     TensorPlan,
+    WorkPlan,
 )
 from autopar.partitioner.formulation.priced_problem import Decision, PricedProblem
 from autopar.partitioner.formulation.recomputation import key_of
@@ -83,8 +84,28 @@ def plan(
         loss=graph.loss_path,
         outputs=_outputs(graph, larger, candidate.program),
         places=program.places,
+        work=_work(candidate, placed, options.optimizer),
         placement=placement_plan(candidate, placed, program.segments) if placed else None,
     )
+
+
+def _work(candidate: Candidate, placed: Placed | None, optimizer: str) -> tuple[WorkPlan, ...]:
+    """What a rank computes in a step, by what cuts it; of a divided graph by segments, updates with their first readers."""
+    built, segments = candidate.built, placed.segments if placed else {}
+    grid, machine, graph = built.grid, built.machine, built.graph
+    works = []
+    for node in candidate.parts.nodes:
+        rule, strategy = built.calls[node.name].rule, candidate.decision.strategies[node.name]
+        seconds = node.seconds_forward, node.seconds_backward
+        parts = work_shares.call_work(rule, strategy, seconds, built.microbatches, grid, machine)
+        works += [(segments.get(node.name, 0), part) for part in parts]
+    readers = graph.consumers()
+    for item in graph.parameters:
+        value, stored = graph.values[item.value], candidate.decision.storage[item.value]
+        update = compute.parameter_seconds(value, item.kind, stored, optimizer, grid, machine)[1]
+        first = min((segments.get(reader.name, 0) for reader in readers[item.value]), default=0)
+        works.append((first, work_shares.update_work(value.shape, stored, update, grid)))
+    return tuple(WorkPlan(cuts, seconds, segment) for segment, cuts, seconds in work_shares.summed(works))
 
 
 def _report(candidate: Candidate) -> SolverReport:

@@ -74,6 +74,18 @@ class EdgeSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkSpec:
+    """Predicted compute seconds of a step, undivided, of which a rank has the part that its rows are of every factor of `cuts`.
+
+    Where the graph is divided, they are those of a `segment`.
+    """
+
+    cuts: tuple[MinimumRows, ...]
+    seconds: float
+    segment: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Description:
     """What a program expects: inputs in the order of forward's arguments, parameters and buffers, and its origin.
 
@@ -83,6 +95,7 @@ class Description:
     why not. `loss` is the path of the loss in what the model returns, `evaluation` says why the program cannot evaluate, and
     `training` why it cannot be put into training; it starts in evaluation if it `evaluates`.
     `filled_by_rows` are those of the filled factors that grow with the batch. `optimizer` is what the plan was made for.
+    `work` is what its ranks compute, by what cuts it.
     """
 
     name: str
@@ -108,6 +121,7 @@ class Description:
     sizes: Sizes = ANY
     others: tuple[int, ...] = ()  # numbers of rows with a program of their own
     edges: tuple[EdgeSpec, ...] = ()  # of a divided graph
+    work: tuple[WorkSpec, ...] = ()
     division: MicrobatchPlan | None = None  # where the program computes a batch in micro-batches
 
     def __post_init__(self) -> None:

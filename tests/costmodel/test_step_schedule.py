@@ -44,6 +44,22 @@ def test_a_plan_s_seconds_are_those_of_its_tasks(name, grid, machine):
 
 
 @pytest.mark.parametrize(("name", "grid"), CASES)
+def test_the_work_of_a_plan_is_what_its_largest_rank_computes(name, grid):
+    """With the shares of balanced cuts; whatever is divided otherwise is divided by what is cut."""
+    found = plan(name, grid)
+    sizes = dict(zip(GridShape.parse(grid).names, GridShape.parse(grid).sizes, strict=True))
+    seconds = 0.0
+    for work in found.work:
+        share = 1.0
+        for names, extent in work.cuts:
+            rows = functools.reduce(lambda rows, axis: -(-rows // sizes[axis]), names, extent)
+            share *= rows / extent
+        seconds += work.seconds * share
+    assert seconds == pytest.approx(found.predicted.compute + found.predicted.update)
+    assert {names for work in found.work for names, _ in work.cuts}
+
+
+@pytest.mark.parametrize(("name", "grid"), CASES)
 def test_without_overlap_the_sums_are_those_that_the_planner_priced(name, grid):
     """Without latencies: the planner does not know the buckets. Flags are all that a bucket has besides its gradients."""
     one = made(name, grid)
