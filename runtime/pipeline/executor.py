@@ -27,6 +27,7 @@ from autopar.runtime.parameters.precision import precise
 from autopar.runtime.parameters.shards import local_shape
 from autopar.runtime.pipeline.deferred_weights import DeferredWeights
 from autopar.runtime.pipeline.messages import Mail, Message, needs
+from autopar.runtime.pipeline.segment_ends import Entrance, Exit, roots_of
 from autopar.runtime.pipeline.wiring import Crossing, Wiring
 from autopar.runtime.program.namespace import Namespace
 from autopar.runtime.program.pipeline import Segment
@@ -56,10 +57,10 @@ class TimedAction(NamedTuple):
 
 @dataclass(slots=True)
 class _SegmentRun:
-    """A segment's forward of one micro-batch, until its backward: what it read as leaves, and what it wrote."""
+    """A segment's forward of one micro-batch, until its backward: where gradients leave it and enter it, by name."""
 
-    leaves: dict[str, Tensor]
-    results: dict[str, Tensor]
+    entrances: dict[str, Entrance]
+    exits: dict[str, Exit]
     deferred: DeferredWeights | None
 
 
@@ -175,8 +176,8 @@ class Executor:
 
     def _forward(self, step: _StepUnderWay, action: Action) -> None:
         segment, m = self._wires.segments[action.segment], action.microbatch
-        leaves = {name: self._leaf(step, name, m) for name in segment.reads if name in self._wires.edges}
-        arguments = [leaves[name] if name in leaves else step.batches[m].inputs[name] for name in segment.reads]
+        entrances: dict[str, Entrance] = {}
+        arguments = [self._argument(step, entrances, name, m) for name in segment.reads]
         deferred = None
         if step.trains and action.segment in self._wires.deferring:
             deferred = DeferredWeights(step.trained)
@@ -185,39 +186,41 @@ class Executor:
         if m == 0:
             step.results.drawn.update(zip(_numbers(segment, len(draws.drawn)), draws.drawn, strict=True))
         tensors = (written,) if isinstance(written, Tensor) else written
-        results = dict(zip(segment.writes, tensors, strict=True))
-        for name, tensor in results.items():
+        exits: dict[str, Exit] = {}
+        for name, tensor in zip(segment.writes, tensors, strict=True):
             if name in self._wires.returns:
                 step.results.returned.setdefault(name, {})[m] = tensor.detach()
             if name in self._wires.edges:
                 self._hand_on(step, action, self._wires.edges[name], tensor)
+            if step.trains and tensor.requires_grad:
+                exits[name] = Exit.of(tensor)
         if step.trains:
-            step.runs[action.segment, m] = _SegmentRun(leaves, results, deferred)
+            step.runs[action.segment, m] = _SegmentRun(entrances, exits, deferred)
 
     def _backward(self, step: _StepUnderWay, action: Action) -> None:
-        m, run = action.microbatch, step.runs.pop((action.segment, action.microbatch))
-        roots, seeds = [], []
-        for name, tensor in run.results.items():
-            gradient = self._gradient(step, name, m, tensor)
-            if gradient is not None and tensor.requires_grad:
-                roots.append(tensor)
-                seeds.append(gradient)
-        if roots and run.deferred is not None:
-            run.deferred.backward(roots, seeds)
-        elif roots:
-            torch.autograd.backward(roots, seeds)
+        segment, m = self._wires.segments[action.segment], action.microbatch
+        run, exits = step.runs.pop((action.segment, m)), []
+        for name in segment.writes:
+            gradient = self._gradient(step, name, m)
+            if gradient is not None and name in run.exits:
+                run.exits[name].place.append(gradient)
+                exits.append(run.exits[name])
+            del gradient  # its place alone has it
+        if exits and run.deferred is not None:
+            run.deferred.backward(*roots_of(exits))
+        elif exits:
+            torch.autograd.backward(*roots_of(exits))
         if run.deferred is not None:
             step.deferred[action.segment, m] = run.deferred
-        for name, leaf in run.leaves.items():
-            edge = self._wires.edges[name]
-            if edge.spec.differentiable:
-                own = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
-                step.gradients.setdefault((name, m), {})[action.segment] = own
-                self._send_back(step, action, edge)
+        for name, entrance in run.entrances.items():
+            step.gradients.setdefault((name, m), {})[action.segment] = entrance.gradient()
+            self._send_back(step, action, self._wires.edges[name])
 
-    def _leaf(self, step: _StepUnderWay, name: str, m: int) -> Tensor:
-        """What a segment reads, apart from whoever made it."""
-        edge = self._wires.edges[name]
+    def _argument(self, step: _StepUnderWay, entrances: dict[str, Entrance], name: str, m: int) -> Tensor:
+        """What a segment reads: an input, or apart from whoever made it what another segment wrote."""
+        edge = self._wires.edges.get(name)
+        if edge is None:
+            return step.batches[m].inputs[name]
         if (name, m) in step.held:
             tensor, readers = step.held.pop((name, m))
         else:
@@ -225,7 +228,10 @@ class Executor:
             readers = len(self._wires.read_here(self._at, edge))
         if readers > 1:
             step.held[name, m] = tensor, readers - 1
-        return tensor.detach().requires_grad_(edge.spec.differentiable and step.trains)
+        if not (edge.spec.differentiable and step.trains):
+            return tensor.detach()
+        entrances[name] = Entrance(tensor)
+        return entrances[name].tensor(tensor)
 
     def _hand_on(self, step: _StepUnderWay, action: Action, edge: Crossing, tensor: Tensor) -> None:
         m, readers = action.microbatch, len(self._wires.read_here(self._at, edge))
@@ -234,15 +240,21 @@ class Executor:
         for position in edge.others:
             step.mail.send(Message(edge, m, position, back=False), tensor, self.words(action))
 
-    def _gradient(self, step: _StepUnderWay, name: str, m: int, tensor: Tensor) -> Tensor | None:
+    def _gradient(self, step: _StepUnderWay, name: str, m: int) -> Tensor | None:
         """The gradient of what a segment wrote: its seed, if it is the loss, and what all readers send back."""
-        parts = [torch.full_like(tensor, step.seed)] if name == self._wires.returns[0] else []
+        loss = name == self._wires.returns[0]
+        parts = [torch.full_like(step.results.returned[name][m], step.seed)] if loss else []
         edge = self._wires.edges.get(name)
-        if edge is not None and edge.spec.differentiable:
-            here = step.gradients.pop((name, m), {})
-            parts += [here[segment] for segment in sorted(here)]
-            parts += [self._taken(step, Message(edge, m, position, back=True)) for position in edge.others]
-        return sum(parts[1:], parts[0]) if parts else None
+        if edge is None or not edge.spec.differentiable:
+            return parts[0] if parts else None
+        here = step.gradients.pop((name, m), {})
+        parts += [here.pop(segment) for segment in sorted(here)]
+        total = sum(parts[1:], parts[0]) if parts else None
+        parts.clear()
+        for position in edge.others:  # what has been received is nobody else's
+            part = self._taken(step, Message(edge, m, position, back=True))
+            total = part if total is None else torch.add(total, part, out=part)
+        return total
 
     def _send_back(self, step: _StepUnderWay, action: Action, edge: Crossing) -> None:
         """Send a gradient to where the value came from, once all segments of this position that read it have theirs."""

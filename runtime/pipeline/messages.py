@@ -9,7 +9,6 @@ MPI moves messages only while somebody calls it.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -79,7 +78,7 @@ class Mail:
         self._posted = 0  # actions whose receives are posted
         self._ahead = 0  # bytes of receives that nobody has waited for
         self._coming: dict[tuple[int, int], tuple[Tensor, Work]] = {}  # by tag and sender
-        self._sent: deque[tuple[Tensor, Work]] = deque()
+        self._sent: list[tuple[Tensor, Work]] = []
 
     def post(self, now: int) -> None:
         """Post the receives of the actions up to number `now`, and of some behind it."""
@@ -110,10 +109,9 @@ class Mail:
 
     def look(self) -> None:
         """Let messages move on, and let go of what has been sent."""
-        while self._sent and self._sent[0][1].test():
-            self._sent.popleft()
+        self._sent = [(tensor, work) for tensor, work in self._sent if not work.test()]
 
     def finish(self) -> None:
         """Return once all is sent."""
         while self._sent:
-            self._sent.popleft()[1].wait()
+            self._sent.pop(0)[1].wait()
