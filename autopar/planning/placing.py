@@ -20,6 +20,7 @@ from autopar.ir.graph import ITEMSIZE, Graph, Parameter
 from autopar.ir.grid import GridShape
 from autopar.ir.layout import Layouts
 from autopar.ir.machine import Machine
+from autopar.ir.pipeline.positions import PositionLimits, PositionLinks
 from autopar.ir.pipeline.schedule import ActionLists
 from autopar.ir.pipeline.schedule_check import SegmentGraph, ValueEdge, check_schedule
 from autopar.ir.plan import Options
@@ -28,14 +29,7 @@ from autopar.partitioner.placement.bounds import placement_bound
 from autopar.partitioner.placement.coarsening import expanded, merged
 from autopar.partitioner.placement.judging import Judge
 from autopar.partitioner.placement.place import Placement, compare, described, place
-from autopar.partitioner.placement.problem import (
-    CallWork,
-    ParameterUse,
-    PlacementProblem,
-    PositionLimits,
-    PositionLinks,
-    TensorUse,
-)
+from autopar.partitioner.placement.problem import CallWork, ParameterUse, PlacementProblem, TensorUse
 from autopar.planning.candidate import Candidate, conversion_plans
 from autopar.planning.place_axis.position_pins import letter_pins, placed_by_hand
 from autopar.planning.place_axis.schedule_options import most_segments

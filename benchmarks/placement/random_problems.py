@@ -4,14 +4,8 @@ from __future__ import annotations
 
 import random
 
-from autopar.partitioner.placement.problem import (
-    CallWork,
-    ParameterUse,
-    PlacementProblem,
-    PositionLimits,
-    PositionLinks,
-    TensorUse,
-)
+from autopar.ir.pipeline.positions import PositionLimits, PositionLinks
+from autopar.partitioner.placement.problem import CallWork, ParameterUse, PlacementProblem, TensorUse
 
 Pairs = set[tuple[int, int]]
 """Calls of which the second reads the first."""

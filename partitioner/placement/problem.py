@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from autopar.errors import ConfigError, InfeasiblePlan, refusal
+from autopar.ir.pipeline.positions import PositionLimits, PositionLinks
 from autopar.ir.units import bytes_text
 
 WHERE = "placement"
@@ -60,27 +61,6 @@ class ParameterUse:
     readers: tuple[int, ...]
     gradient: float = 0.0
     update: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class PositionLimits:
-    """A position of the place axis: its speed (seconds of a call are divided by it), and its memory in bytes (None: no limit)."""
-
-    speed: float = 1.0
-    memory: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class PositionLinks:
-    """Seconds of a message between positions a and b: ``alpha[a][b] + bytes * beta[a][b]``."""
-
-    alpha: tuple[tuple[float, ...], ...]
-    beta: tuple[tuple[float, ...], ...]
-
-    @staticmethod
-    def uniform(positions: int, alpha: float, beta: float) -> PositionLinks:
-        """Links that are all alike."""
-        return PositionLinks(((alpha,) * positions,) * positions, ((beta,) * positions,) * positions)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,9 +25,12 @@ def placement_offenders(placement: PlacementPlan, calls: Sequence[str]) -> Itera
     for message in placement.messages:
         later = message.source < message.target < segments
         yield from [f"message from segment {message.source} to {message.target}"] * (not later)
-    for name in ("schedule", "seconds", "update", "bytes"):
+    for name in ("schedule", "seconds", "update", "bytes", "limits"):
         count = len(getattr(placement, name))
         yield from [f"placement: {name} of {count} positions, of which there are {positions}"] * (count != positions)
+    tables = (placement.links.alpha, placement.links.beta)
+    square = all(len(row) == positions for table in tables for row in (table, *table))
+    yield from [f"placement: links of other than {positions} x {positions} positions"] * (not square)
     yield from _bad_actions(placement)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from autopar.ir.pipeline.positions import PositionLimits, PositionLinks
+
 _ROUNDING = 1e-9
 
 
@@ -75,7 +77,8 @@ class PlacementPlan:
     """The graph divided over the positions of the place axis `axis`.
 
     `makespan` is the simulated step, no division is faster than `bound`. Per position: the text of its `schedule`, seconds of
-    work, of which `update` come after its last action, and the bytes that one of its ranks holds, inputs included.
+    work, of which `update` come after its last action, and the bytes that one of its ranks holds, inputs included. `limits` and
+    `links` are what it was placed for, `memory` being what inputs leave.
     """
 
     axis: str
@@ -92,6 +95,8 @@ class PlacementPlan:
     seconds: tuple[float, ...]
     update: tuple[float, ...]
     bytes: tuple[float, ...]
+    limits: tuple[PositionLimits, ...]
+    links: PositionLinks
     baselines: tuple[DivisionPlan, ...]
 
     @property

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-from autopar.partitioner.placement.problem import (
-    CallWork,
-    PlacementProblem,
-    PositionLimits,
-    PositionLinks,
-    TensorUse,
-    check,
-)
+from autopar.ir.pipeline.positions import PositionLimits, PositionLinks
+from autopar.partitioner.placement.problem import CallWork, PlacementProblem, TensorUse, check
 from autopar.planning.place_axis.position_pins import placed_by_hand
 from autopar.planning.place_axis.schedule_options import check_positions, most_segments
 from autopar.planning.request import Request

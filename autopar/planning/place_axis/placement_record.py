@@ -48,6 +48,8 @@ def placement_plan(candidate: Candidate, placed: Placed, rows: Sequence[SegmentR
         seconds=placement.seconds,
         update=tuple(task.after(position) for position in range(task.positions)),
         bytes=tuple(size + inputs for size in placement.memory),
+        limits=placed.problem.positions,
+        links=placed.problem.links,
         baselines=tuple(others),
     )
 

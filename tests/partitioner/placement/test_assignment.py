@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from autopar.ir.pipeline.positions import PositionLimits, PositionLinks
 from autopar.partitioner.placement.assignment import (
     Assignment,
     assign,
@@ -13,14 +14,7 @@ from autopar.partitioner.placement.assignment import (
     parameter_bytes,
     pipeline,
 )
-from autopar.partitioner.placement.problem import (
-    CallWork,
-    ParameterUse,
-    PlacementProblem,
-    PositionLimits,
-    PositionLinks,
-    TensorUse,
-)
+from autopar.partitioner.placement.problem import CallWork, ParameterUse, PlacementProblem, TensorUse
 from benchmarks.placement.random_problems import random_problem
 
 

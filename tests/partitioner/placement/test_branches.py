@@ -5,18 +5,11 @@ from dataclasses import replace
 
 import pytest
 
+from autopar.ir.pipeline.positions import PositionLimits, PositionLinks
 from autopar.partitioner.placement.assignment import assign
 from autopar.partitioner.placement.branches import Branches, Series, calls_of, decompose, spread
 from autopar.partitioner.placement.list_scheduling import critical_path, fewer_segments, phases
-from autopar.partitioner.placement.problem import (
-    CallWork,
-    PlacementProblem,
-    PositionLimits,
-    PositionLinks,
-    TensorUse,
-    arrows,
-    neighbours,
-)
+from autopar.partitioner.placement.problem import CallWork, PlacementProblem, TensorUse, arrows, neighbours
 from benchmarks.placement.random_problems import random_problem
 
 

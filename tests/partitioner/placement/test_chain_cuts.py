@@ -6,8 +6,8 @@ from itertools import combinations
 
 import pytest
 
+from autopar.ir.pipeline.positions import PositionLimits, PositionLinks
 from autopar.partitioner.placement.chain_cuts import CutWay, chain, cut, equal_cut, labels_of
-from autopar.partitioner.placement.problem import PositionLimits, PositionLinks
 from benchmarks.placement.random_problems import random_problem
 
 

@@ -7,19 +7,13 @@ from statistics import mean
 import pytest
 
 from autopar.errors import ConfigError, InfeasiblePlan
+from autopar.ir.pipeline.positions import PositionLimits, PositionLinks
 from autopar.partitioner.placement.assignment import assign, is_legal
 from autopar.partitioner.placement.bounds import placement_bound
 from autopar.partitioner.placement.exhaustive import exhaustive
 from autopar.partitioner.placement.judging import Judge
 from autopar.partitioner.placement.place import compare, place
-from autopar.partitioner.placement.problem import (
-    CallWork,
-    ParameterUse,
-    PlacementProblem,
-    PositionLimits,
-    PositionLinks,
-    TensorUse,
-)
+from autopar.partitioner.placement.problem import CallWork, ParameterUse, PlacementProblem, TensorUse
 from autopar.partitioner.schedules.simulate import simulate
 from benchmarks.placement.random_problems import random_problem
 

@@ -5,16 +5,10 @@ from dataclasses import replace
 
 import pytest
 
+from autopar.ir.pipeline.positions import PositionLimits, PositionLinks
 from autopar.partitioner.placement.assignment import assign, is_legal, pipeline
 from autopar.partitioner.placement.bounds import pipeline_bound, pipeline_estimate, placement_bound
-from autopar.partitioner.placement.problem import (
-    CallWork,
-    ParameterUse,
-    PlacementProblem,
-    PositionLimits,
-    PositionLinks,
-    TensorUse,
-)
+from autopar.partitioner.placement.problem import CallWork, ParameterUse, PlacementProblem, TensorUse
 from autopar.partitioner.schedules.auto import auto
 from autopar.partitioner.schedules.simulate import makespan
 from benchmarks.placement.random_problems import random_problem

@@ -6,13 +6,14 @@ from itertools import combinations
 
 import pytest
 
+from autopar.ir.pipeline.positions import PositionLimits, PositionLinks
 from autopar.partitioner.placement.assignment import assign, is_legal, pipeline
 from autopar.partitioner.placement.bounds import pipeline_bound, placement_bound
 from autopar.partitioner.placement.chain_cuts import labels_of
 from autopar.partitioner.placement.exhaustive import exhaustive
 from autopar.partitioner.placement.judging import Judge
 from autopar.partitioner.placement.mip import solve_mip
-from autopar.partitioner.placement.problem import CallWork, PlacementProblem, PositionLimits, PositionLinks, TensorUse
+from autopar.partitioner.placement.problem import CallWork, PlacementProblem, TensorUse
 from benchmarks.placement.random_problems import random_problem
 
 

@@ -5,15 +5,8 @@ from dataclasses import replace
 import pytest
 
 from autopar.errors import ConfigError, InfeasiblePlan
-from autopar.partitioner.placement.problem import (
-    CallWork,
-    ParameterUse,
-    PlacementProblem,
-    PositionLimits,
-    PositionLinks,
-    TensorUse,
-    check,
-)
+from autopar.ir.pipeline.positions import PositionLimits, PositionLinks
+from autopar.partitioner.placement.problem import CallWork, ParameterUse, PlacementProblem, TensorUse, check
 
 CHAIN = PlacementProblem(
     tuple(CallWork(f"h.{k}", 1.0, 2.0, saved=4.0) for k in range(3)),
