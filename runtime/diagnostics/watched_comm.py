@@ -30,11 +30,12 @@ from autopar.jobs.flight_recorder import FlightRecorder
 from autopar.runtime.diagnostics import call_fingerprint, call_site, watchdog
 from autopar.runtime.diagnostics.call_fingerprint import Fingerprint
 from autopar.runtime.diagnostics.call_site import CallSite
-from autopar.runtime.transport.base import Comm, Pieces, Work, pieces_of
+from autopar.runtime.transport.base import Comm, Counter, Pieces, Work, pieces_of
 from autopar.runtime.transport.forwarding import ForwardingComm
 from autopar.runtime.transport.world import simulated_world
 
 _SCHEDULE = CallSite("message", "the schedule", "")
+_QUEUE = CallSite("draw", "the queue of micro-batches", "")
 
 
 def watch(comm: Comm) -> Comm:
@@ -192,6 +193,10 @@ class WatchedComm(ForwardingComm):
         group = _NamedGroup(name, members, f"ranks {', '.join(map(str, members))}")
         return WatchedComm(inner, group, self._notes, self._words is not None)
 
+    def counter(self) -> Counter:
+        with self._noted("counter"):
+            return _WatchedCounter(self, self._inner.counter())
+
     def barrier(self) -> None:
         with self._noted("barrier"):
             self._inner.barrier()
@@ -240,7 +245,7 @@ class WatchedComm(ForwardingComm):
         if self._notes is not None and self._count is not None:
             self._notes.repeat(self._count, _text("wait", site, *_kind(tensor), self.label, ()), number)
 
-    def _note_message(self, what: str, site: CallSite, tensor: Tensor, other: int) -> None:
+    def _note_message(self, what: str, site: CallSite, tensor: Tensor | None, other: int) -> None:
         if self._notes is not None and self._count is not None:
             peers = (self._group.members[other],)
             self._notes.repeat(self._count, _said(what, site, *_kind(tensor), self.label, peers), 0)
@@ -299,6 +304,24 @@ class _Comparison:
     @property
     def fits(self) -> bool:
         return call_fingerprint.alike(self._numbers, self._ranks)
+
+
+class _WatchedCounter(Counter):
+    """A number of which every draw is noted: the first rank serves it."""
+
+    def __init__(self, comm: WatchedComm, counter: Counter) -> None:
+        self._comm = comm
+        self._counter = counter
+
+    def draw(self) -> int:
+        self._comm._note_message("draw", _QUEUE, None, 0)
+        try:
+            return self._counter.draw()
+        finally:
+            self._comm._end()
+
+    def free(self) -> None:
+        self._counter.free()
 
 
 class _WatchedMessage(Work):

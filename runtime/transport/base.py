@@ -33,6 +33,16 @@ class Work(Protocol):
         """Whether the result stands in the tensor already; lets the transport make progress."""
 
 
+class Counter(Protocol):
+    """A number that the ranks of a group draw from, each when it likes and without the others."""
+
+    def draw(self) -> int:
+        """The number as it stands, which is one more from then on: every number from 0 on is drawn once."""
+
+    def free(self) -> None:
+        """Give the number's memory back. Collective; nobody may draw afterwards."""
+
+
 class Comm(Protocol):
     """An ordered group of ranks that exchange tensors."""
 
@@ -103,6 +113,9 @@ class Comm(Protocol):
 
     def split(self, color: int, key: int) -> Comm:
         """The group of the ranks that give the same `color`, ordered by `key`, then by rank."""
+
+    def counter(self) -> Counter:
+        """A new number to draw from, which begins at 0. Collective."""
 
     def barrier(self) -> None:
         """Return once every rank has called it."""

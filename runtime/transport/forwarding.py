@@ -7,7 +7,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from autopar.runtime.transport.base import Comm, Pieces, Work
+from autopar.runtime.transport.base import Comm, Counter, Pieces, Work
 
 
 class ForwardingComm(Comm):
@@ -73,6 +73,9 @@ class ForwardingComm(Comm):
 
     def split(self, color: int, key: int) -> Comm:
         return self._inner.split(color, key)
+
+    def counter(self) -> Counter:
+        return self._inner.counter()
 
     def barrier(self) -> None:
         self._inner.barrier()

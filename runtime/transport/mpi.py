@@ -25,7 +25,18 @@ import torch
 from mpi4py import MPI
 from torch import Tensor
 
-from autopar.runtime.transport.base import Comm, Pieces, Work, check_tensors, joined, pieces_of, restore, summable
+from autopar.runtime.transport.base import (
+    Comm,
+    Counter,
+    Pieces,
+    Work,
+    check_tensors,
+    joined,
+    pieces_of,
+    restore,
+    summable,
+)
+from autopar.runtime.transport.fetch_counter import FetchCounter
 from autopar.runtime.transport.mpi_buffers import SUMMED, pieces, raw, raw_row, typed
 from autopar.runtime.transport.progress_thread import ProgressThread, ThreadedSum
 from autopar.runtime.transport.shared_memory import PostedSum
@@ -199,6 +210,9 @@ class MpiComm(Comm):
 
     def split(self, color: int, key: int) -> MpiComm:
         return MpiComm(cast("MPI.Intracomm", self._mpi.Split(color, key)))
+
+    def counter(self) -> Counter:
+        return FetchCounter(self._mpi)
 
     def barrier(self) -> None:
         start = time.perf_counter()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections import defaultdict, deque
@@ -20,12 +21,13 @@ class Released(CommError):
 
 
 class Members:
-    """The members of one communicator (their world ranks), its rounds and its messages; guarded by the world's lock."""
+    """The members of one communicator (their world ranks), its rounds, counters and messages; guarded by the world's lock."""
 
     def __init__(self, members: tuple[int, ...]) -> None:
         self.members = members
         self.rounds: dict[int, dict[int, tuple[str, object]]] = defaultdict(dict)
         self.taken: dict[int, int] = defaultdict(int)
+        self.counters: dict[int, Iterator[int]] = defaultdict(itertools.count)  # by the round in which they were made
         self.messages: dict[tuple[int, int, int], deque[Tensor]] = defaultdict(deque)  # by sender, receiver and tag
 
 

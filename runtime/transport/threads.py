@@ -29,12 +29,13 @@ import torch
 from torch import Tensor
 
 from autopar.errors import CommError, refusal
-from autopar.runtime.transport.base import Comm, Pieces, Work, check_tensors, pieces_of, restore, summable
+from autopar.runtime.transport.base import Comm, Counter, Pieces, Work, check_tensors, pieces_of, restore, summable
 from autopar.runtime.transport.simulation import Members, World
 from autopar.runtime.transport.world import use_world
 
 T = TypeVar("T")
 
+_YIELD = 1e-4  # seconds in which another rank gets its turn
 _EXCHANGED = -1  # the tag of what `exchange` sends
 
 
@@ -176,6 +177,11 @@ class ThreadComm(Comm):
             group = self._world.groups.setdefault(name, Members(members))
         return ThreadComm(self._world, group, ranks.index((key, self._rank)))
 
+    def counter(self) -> Counter:
+        this_round = self._round
+        self._meet("counter", None)
+        return _ThreadCounter(self._world, self._group, this_round)
+
     def barrier(self) -> None:
         self._meet("barrier", None)
 
@@ -226,6 +232,26 @@ class ThreadComm(Comm):
                 refusal("simulation", "ranks of a group meet in different calls", "they enter the same call", lines)
             )
         return [left[rank][1] for rank in range(self.size)]
+
+
+class _ThreadCounter(Counter):
+    """A number that the members of a group share, by the round in which it was made."""
+
+    def __init__(self, world: World, group: Members, number: int) -> None:
+        self._world = world
+        self._numbers = group.counters[number]
+
+    def draw(self) -> int:
+        with self._world.changed:
+            self._world.raise_if_failed()
+            drawn = next(self._numbers)
+        self._world.give_turn()  # to others who would draw: who computes in between is not to take all of it
+        time.sleep(_YIELD)
+        self._world.take_turn()
+        return drawn
+
+    def free(self) -> None:
+        """Nothing to give back."""
 
 
 class _Sent(Work):

@@ -28,7 +28,15 @@ OWNERS = {
     "highspy": ("partitioner/solvers/highs.py",),
     "mpi4py": tuple(
         f"runtime/transport/{name}.py"
-        for name in ("mpi", "mpi_buffers", "progress_thread", "shutdown", "shared_memory", "shared_sums")
+        for name in (
+            "mpi",
+            "mpi_buffers",
+            "progress_thread",
+            "fetch_counter",
+            "shutdown",
+            "shared_memory",
+            "shared_sums",
+        )
     ),
     "torch.fx": ("autopar/capture/",),
     "torch.export": ("autopar/capture/",),

@@ -49,6 +49,9 @@ def everything(cuts):
         pass
     work.wait()
     axis.comm.broadcast(whole.grad, 1)
+    counter = axis.comm.counter()
+    assert sorted(map(int, map(str, axis.comm.gather_objects(counter.draw())))) == [0, 1, 2]
+    counter.free()
     grid.comm.barrier()
     return [*(y.detach() for y in made), part.grad, whole.grad]
 

@@ -6,6 +6,7 @@
 import itertools
 import sys
 
+import mpi_counters
 import mpi_sums
 import partition_ranks
 import test_conversion_table
@@ -135,6 +136,7 @@ PARTS = (
     partition_ranks.partitions,
     test_staged.on_mpi,
     mpi_sums.sums,
+    mpi_counters.counters,
 )
 
 

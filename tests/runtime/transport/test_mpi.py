@@ -20,8 +20,8 @@ MOST = ["types", "conversions", "windows", "statistics", "partitions"]
     [
         (2, 1, ["many_grids", *MOST, "sums"]),
         pytest.param(3, 1, ["on_mpi", "sums"], marks=pytest.mark.zoo),
-        (3, 3, ["on_mpi", "sums"]),
-        (4, 2, [*MOST, "sums"]),
+        (3, 3, ["on_mpi", "sums", "counters"]),
+        (4, 2, [*MOST, "sums", "counters"]),
         pytest.param(3, 1, ["many_grids", *MOST], marks=pytest.mark.zoo),
         pytest.param(8, 1, ["partitions", "sums"], marks=pytest.mark.zoo),
     ],

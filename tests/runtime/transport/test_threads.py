@@ -215,3 +215,20 @@ def test_a_message_that_nobody_sends_is_named():
 
     with pytest.raises(CommError, match=r"rank 0 waits in start_receive, for add_2 of micro-batch 3 from rank 1"):
         simulate(2, rank_main)
+
+
+def test_every_number_is_drawn_once_and_each_counter_has_its_own():
+    def rank_main():
+        world = default_world()
+        group = world.split(world.rank % 2, world.rank)
+        one, other = group.counter(), group.counter()
+        drawn = [one.draw() for _ in range(20)]
+        group.barrier()
+        return drawn, other.draw()
+
+    results = simulate(4, rank_main)
+    for group in (results[0::2], results[1::2]):
+        assert sorted(number for drawn, _ in group for number in drawn) == list(range(40))
+        assert sorted(other for _, other in group) == [0, 1]
+        assert all(drawn == sorted(drawn) for drawn, _ in group)
+    assert any(results[0][0][i] + 1 < results[0][0][i + 1] for i in range(19)), "one rank has drawn all at once"
