@@ -9,6 +9,7 @@ import keyword
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
 from autopar.codegen import naming
 from autopar.codegen.layout_tables import layout_tables
@@ -30,6 +31,7 @@ from autopar.partitioner.formulation.repeated_blocks import Repeat
 from autopar.version import __version__
 
 _COLUMN = 88  # where comments start, or further left where all statements are shorter
+_LARGEST_DENOMINATOR = 10_000
 _WIDEST = 150  # a comment that would end beyond stands above its line
 
 
@@ -163,10 +165,22 @@ def _imports(code: str, exported: frozenset[str]) -> str:
 
 
 def _grid(grid: GridShape, axes: Sequence[str]) -> str:
+    cuts = ", ".join(f'"{name}": ({", ".join(map(_fraction, every))})' for name, every in grid.named_cuts.items())
+    line = f'GRID = Grid("{grid}", cuts={{{cuts}}})' if cuts else f'GRID = Grid("{grid}")'
     if not axes:
-        return f'GRID = Grid("{grid}")'
+        return line
     targets = f"({axes[0]},)" if len(axes) == 1 else ", ".join(axes)
-    return f'GRID = Grid("{grid}")\n{targets} = GRID.axes'
+    return f"{line}\n{targets} = GRID.axes"
+
+
+def _fraction(number: float) -> str:
+    """A number as the quotient of small numbers that it is, where it is one.
+
+    >>> _fraction(2 / 3), _fraction(1.0)
+    ('2 / 3', '1')
+    """
+    near = Fraction(number).limit_denominator(_LARGEST_DENOMINATOR)
+    return str(near).replace("/", " / ") if float(near) == number else repr(number)
 
 
 def _own(own: Sequence[Kept]) -> list[str]:

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from autopar.errors import ConfigError, refusal
+from autopar.errors import ConfigError, nearest, refusal
 
 _SYNTAX = (
     "sizes joined by x, as in 4x2, or named axes, as in data=4,model=2; "
@@ -32,7 +33,8 @@ class PlaceAxis:
 class GridShape:
     """Names and sizes of the axes over which tensors are split, outermost first, and the place axis outside of them, if any.
 
-    The rank is the row-major index of its position, on the place axis first.
+    The rank is the row-major index of its position, on the place axis first. `cuts` has the fractions at which each axis cuts
+    every dim, () for one that cuts in balanced parts, and is empty where all do; the text of a grid does not say them.
 
     >>> GridShape.parse("4x2")
     GridShape(names=('axis0', 'axis1'), sizes=(4, 2), place=None)
@@ -43,6 +45,7 @@ class GridShape:
     names: tuple[str, ...]
     sizes: tuple[int, ...]
     place: PlaceAxis | None = None
+    cuts: tuple[tuple[float, ...], ...] = field(default=(), repr=False)
 
     @staticmethod
     def parse(text: str) -> GridShape:
@@ -85,7 +88,33 @@ class GridShape:
     @property
     def space(self) -> GridShape:
         """The grid of one position: the axes over which tensors are split."""
-        return GridShape(self.names, self.sizes)
+        return GridShape(self.names, self.sizes, None, self.cuts)
+
+    def cut(self, cuts: Mapping[str, Sequence[float]]) -> GridShape:
+        """The grid with its axes cut at these fractions, by name; those that are not named cut in balanced parts.
+
+        Raises ConfigError for names that are no axes and for what are no fractions that rise from 0 to 1.
+        """
+        wrong = [f"{name}: no axis{nearest(name, self.names)}" for name in cuts if name not in self.names]
+        every = {name: tuple(map(float, cuts.get(name, ()))) for name in self.names}
+        wrong += [
+            f"{name}: {size} ranks cannot be cut at {every[name]}"
+            for name, size in zip(self.names, self.sizes, strict=True)
+            if every[name] and not _rise(every[name], size)
+        ]
+        if wrong:
+            rule = "the cuts of an axis of n ranks are n + 1 fractions that rise from 0 to 1"
+            raise ConfigError(refusal(f"cuts of grid {self}", "do not fit it", rule, wrong))
+        return replace(self, cuts=tuple(every.values()) if any(every.values()) else ())
+
+    @property
+    def named_cuts(self) -> dict[str, tuple[float, ...]]:
+        """The fractions of the axes that do not cut in balanced parts, by name."""
+        return {name: cuts for name, cuts in zip(self.names, self.cuts, strict=False) if cuts}
+
+    def cuts_of(self, axis: int) -> tuple[float, ...]:
+        """The fractions of an axis, () where it cuts in balanced parts."""
+        return self.cuts[axis] if self.cuts else ()
 
     def __str__(self) -> str:
         unnamed = self.names == tuple(f"axis{i}" for i in range(len(self.names)))
@@ -94,6 +123,12 @@ class GridShape:
             return "x".join(sizes)
         first = [f"{self.place.name}={STAGE}:{self.place.size}"] if self.place else []
         return ",".join([*first, *(f"{name}={size}" for name, size in zip(self.names, self.sizes, strict=True))])
+
+
+def _rise(cuts: Sequence[float], size: int) -> bool:
+    """Whether these are the fractions at which an axis of so many ranks can be cut."""
+    ends = len(cuts) == size + 1 and (cuts[0], cuts[-1]) == (0.0, 1.0)
+    return ends and all(low <= high for low, high in itertools.pairwise(cuts))
 
 
 def _named(part: str) -> re.Match[str] | None:

@@ -16,8 +16,9 @@ them scales gradients by the axis size and passes every shape check, so they are
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -99,6 +100,15 @@ def even_bounds(extent: int, parts: int) -> tuple[int, ...]:
     """
     size, extra = divmod(extent, parts)
     return tuple(size * i + min(i, extra) for i in range(parts + 1))
+
+
+def cut_bounds(extent: int, parts: int, cuts: Sequence[float] = ()) -> tuple[int, ...]:
+    """Where an axis of so many ranks cuts `extent` rows: ``floor(c_i * extent + 1/2)``, or balanced where it has no cuts.
+
+    >>> cut_bounds(48, 2, (0, 2 / 3, 1))
+    (0, 32, 48)
+    """
+    return tuple(math.floor(cut * extent + 0.5) for cut in cuts) if cuts else even_bounds(extent, parts)
 
 
 def parse_layout(text: str) -> Layout:

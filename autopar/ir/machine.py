@@ -30,6 +30,7 @@ __all__ = [
     "Fit",
     "Link",
     "Machine",
+    "RankClass",
     "check",
     "check_ranks",
     "crowding",
@@ -83,6 +84,27 @@ class Fit:
 
 
 @dataclass(frozen=True, slots=True)
+class RankClass:
+    """Ranks that differ from the profile, as in ``"4-7"`` or ``"0,2"``: numbers of `ranks`, or of `nodes` whose ranks they are.
+
+    `speed` is what they reach of the profile's rates, 0.5 where everything they compute takes twice as long. Memory and links
+    are their own, or None where they are the profile's.
+    """
+
+    ranks: str = ""
+    nodes: str = ""
+    speed: float = 1.0
+    memory_bytes: int | None = None
+    intra: Link | None = None
+    inter: Link | None = None
+
+    def holds(self, rank: int, ranks_per_node: int) -> bool:
+        """Whether a rank is one of them."""
+        number = rank if self.ranks else rank // ranks_per_node
+        return any(low <= number <= high for low, high in machine_schema.intervals(self.ranks or self.nodes))
+
+
+@dataclass(frozen=True, slots=True)
 class Machine:
     """One profile. Rates and sizes are those of one rank.
 
@@ -104,6 +126,7 @@ class Machine:
     efficiency_backward  where it differs from `efficiency`
     update               bytes per second, reads plus writes, of an optimizer's step; otherwise memory_bandwidth
     fits                 measured times, which go before formulas
+    ranks                those that are not like the others, each in one class at most
     """
 
     name: str
@@ -122,6 +145,20 @@ class Machine:
     efficiency_backward: tuple[tuple[str, float], ...] = ()
     update: tuple[tuple[str, float], ...] = ()
     fits: tuple[Fit, ...] = ()
+    ranks: tuple[RankClass, ...] = ()
+
+    def class_of(self, rank: int) -> RankClass:
+        """What is known of a rank beside the profile."""
+        return next((one for one in self.ranks if one.holds(rank, self.ranks_per_node)), RankClass())
+
+    def speeds(self, size: int) -> tuple[float, ...]:
+        """The speed of each of so many ranks: its share of the profile's rates."""
+        return tuple(self.class_of(rank).speed for rank in range(size))
+
+    def memories(self, size: int) -> tuple[int, ...]:
+        """Bytes that each of so many ranks may hold."""
+        every = (self.class_of(rank).memory_bytes for rank in range(size))
+        return tuple(self.memory_bytes if own is None else own for own in every)
 
     def rate(self, work: str, dtype: str, backward: bool = False) -> float:
         """Operations per second that a class of work reaches; dtypes without a peak of their own count as float32."""
@@ -181,7 +218,17 @@ def table(machine: Machine) -> dict[str, Any]:
         )
         until = {"until": list(fit.until)} if fit.until else {}
         group[fit.move] = {"alpha": fit.alpha} | until | {"beta": list(fit.beta)}
+    if machine.ranks:
+        entries["ranks"] = [_class_table(one) for one in machine.ranks]
     return entries
+
+
+def _class_table(one: RankClass) -> dict[str, Any]:
+    which = {"ranks": one.ranks} if one.ranks else {"nodes": one.nodes}
+    memory = {} if one.memory_bytes is None else {"memory_bytes": one.memory_bytes}
+    links = {"intra": one.intra, "inter": one.inter}
+    own = {key: {"alpha": link.alpha, "beta": link.beta} for key, link in links.items() if link is not None}
+    return which | {"speed": one.speed} | memory | own
 
 
 def shipped() -> tuple[str, ...]:
@@ -210,9 +257,15 @@ def _record(source: dict[str, Any], where: str) -> Machine:
     if wrong:
         rule = "a profile has every entry, no other, and values that make sense"
         raise ConfigError(refusal(where, f"{len(wrong)} entries are wrong", rule, wrong, _FIX))
-    links = {key: Link(**entries[key]) for key in ("intra", "inter")}
+    links = _links(entries)
     pairs = {key: tuple(sorted(entries[key].items())) for key in _PAIRS}
-    return Machine(**(entries | links | pairs | {"fits": tuple(Fit(**entry) for entry in entries["fits"])}))
+    classes = tuple(RankClass(**(entry | _links(entry))) for entry in entries["ranks"])
+    fits = tuple(Fit(**entry) for entry in entries["fits"])
+    return Machine(**(entries | links | pairs | {"fits": fits, "ranks": classes}))
+
+
+def _links(entries: dict[str, Any]) -> dict[str, Link]:
+    return {key: Link(**entries[key]) for key in ("intra", "inter") if key in entries}
 
 
 def crowding(machine: Machine, grid: GridShape) -> float:

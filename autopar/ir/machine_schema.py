@@ -7,6 +7,7 @@ except that links and fits stay tables of numbers.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection
 from typing import Any
 
@@ -39,6 +40,8 @@ _OPTIONAL_TABLES = {
     "efficiency_backward": {work: "fraction" for work in WORKS},
     "update": {optimizer: "rate" for optimizer in OPTIMIZERS},
 }
+_RANKS = {"ranks": "numbers", "nodes": "numbers", "speed": "positive", "memory_bytes": "bytes"}
+_LINKS = ("intra", "inter")
 _FIT = {"alpha": "seconds", "until": "sizes", "beta": "rates"}
 _FITS: dict[str, tuple[str, ...]] = {"local": LOCAL_MOVES, "intra": LINK_MOVES, "inter": LINK_MOVES}
 _MEANING = {
@@ -53,6 +56,7 @@ _MEANING = {
     "sizes": 'a list of rising numbers of bytes, as [65536, "1MiB"]',
     "rates": "a list of positive numbers of bytes per second, one more than until has",
     "ranks": "a whole number of at least 2",
+    "numbers": 'numbers from 0 on, as "4-7" or "0,2,5-7"',
 }
 
 
@@ -60,12 +64,73 @@ def read(table: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """The values of all entries by name, and what is wrong with them, one line each; values count if nothing is wrong."""
     wrong: list[str] = []
     tables = _TABLES | _OPTIONAL_TABLES
-    entries = _entries(table, _SCALARS | _OPTIONAL, set(_SCALARS), "", wrong, also={*tables, "fits"})
+    entries = _entries(table, _SCALARS | _OPTIONAL, set(_SCALARS), "", wrong, also={*tables, "fits", "ranks"})
     for key, kinds in tables.items():
         needed = set() if key in _OPTIONAL_TABLES else {"float32"} if key == "flops" else set(kinds)
         entries[key] = _entries(_table(table, key, wrong), kinds, needed, f"{key}.", wrong)
     entries["fits"] = _fits(_table(table, "fits", wrong), wrong)
+    entries["ranks"] = _classes(table.get("ranks", []), entries.get("ranks_per_node") or 1, wrong)
     return entries, wrong
+
+
+def intervals(text: str) -> list[tuple[int, int]]:
+    """The first and last number of every part of a text as ``"0,2,5-7"``.
+
+    >>> intervals("0,2,5-7")
+    [(0, 0), (2, 2), (5, 7)]
+    """
+    ends = [part.split("-") for part in text.split(",")]
+    return [(int(pair[0]), int(pair[-1])) for pair in ends]
+
+
+def _classes(source: object, ranks_per_node: int, wrong: list[str]) -> list[dict[str, Any]]:
+    """The ``[[ranks]]`` tables: which ranks are meant, and what of theirs differs from the profile."""
+    if not isinstance(source, list) or not all(isinstance(entry, dict) for entry in source):
+        wrong.append("ranks: not a list of tables; write [[ranks]] in front of each")
+        return []
+    classes: list[dict[str, Any]] = []
+    taken: list[tuple[int, int, str]] = []
+    for i, table in enumerate(source):
+        where = f"ranks[{i}]"
+        entry = _entries(table, _RANKS, (), f"{where}.", wrong, also=_LINKS)
+        for key in _LINKS:
+            if key in table:
+                entry[key] = _entries(
+                    _table(table, key, wrong, f"{where}."), _TABLES[key], _TABLES[key], f"{where}.{key}.", wrong
+                )
+        which = [key for key in ("ranks", "nodes") if key in table]
+        if len(which) != 1:
+            wrong.append(
+                f"{where}: {'both ranks and nodes say' if which else 'neither ranks nor nodes says'} which are meant"
+            )
+        elif entry[which[0]]:
+            spans = _spans(entry[which[0]], ranks_per_node if which[0] == "nodes" else 1)
+            wrong += [
+                f"{where}: {_shared(*span, *other[:2])} of {other[2]} as well"
+                for span in spans
+                for other in taken
+                if _meet(span, other)
+            ]
+            taken += [(*span, where) for span in spans]
+        if not set(table) - {"ranks", "nodes"}:
+            wrong.append(f"{where}: says nothing of its ranks; give speed, memory_bytes, intra or inter")
+        classes.append(entry)
+    return classes
+
+
+def _spans(text: str, each: int) -> list[tuple[int, int]]:
+    """First and last ranks, of nodes of so many ranks `each`."""
+    return [(low * each, high * each + each - 1) for low, high in intervals(text)]
+
+
+def _meet(span: tuple[int, int], other: tuple[int, int, str]) -> bool:
+    return span[0] <= other[1] and other[0] <= span[1]
+
+
+def _shared(low: int, high: int, first: int, last: int) -> str:
+    """The ranks that two spans share, in words."""
+    low, high = max(low, first), min(high, last)
+    return f"rank {low} is one" if low == high else f"ranks {low} to {high} are some"
 
 
 def _fits(table: dict[str, Any], wrong: list[str]) -> list[dict[str, Any]]:
@@ -119,6 +184,8 @@ def _value(value: object, kind: str) -> object:
     """The value as its kind demands, or None where it does not."""
     if kind == "text":
         return value if isinstance(value, str) and value else None
+    if kind == "numbers":
+        return _numbers(value)
     if kind in ("sizes", "rates"):
         return _list(value, "bytes" if kind == "sizes" else "rate", rising=kind == "sizes")
     if kind in ("bytes", "rate") and isinstance(value, str):
@@ -133,6 +200,15 @@ def _value(value: object, kind: str) -> object:
     if kind in ("count", "ranks"):
         return value if isinstance(value, int) and value >= (2 if kind == "ranks" else 1) else None
     return int(value) if kind == "bytes" else float(value)
+
+
+def _numbers(value: object) -> str | None:
+    """A text of numbers and spans of numbers, or a number, as text."""
+    text = str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
+    text = text.replace(" ", "")
+    if not re.fullmatch(r"\d{1,9}(-\d{1,9})?(,\d{1,9}(-\d{1,9})?)*", text):
+        return None
+    return text if all(low <= high for low, high in intervals(text)) else None
 
 
 def _list(value: object, kind: str, rising: bool) -> tuple[float, ...] | None:

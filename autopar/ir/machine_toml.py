@@ -11,7 +11,7 @@ from autopar.ir.units import bytes_exact, rate_text
 def text(machine: Machine, notes: Sequence[str], marks: dict[str, str]) -> str:
     """The file. `notes` are lines of comment at its top, `marks` comments behind the headings of tables."""
     content = table(machine)
-    fits = content.pop("fits", {})
+    fits, classes = content.pop("fits", {}), content.pop("ranks", [])
     lines = [f"# {note}" for note in notes]
     tables = {key: value for key, value in content.items() if isinstance(value, dict)}
     lines += [_entry(key, value, "") for key, value in content.items() if key not in tables]
@@ -25,6 +25,8 @@ def text(machine: Machine, notes: Sequence[str], marks: dict[str, str]) -> str:
         lines += ["", _heading(f"fits.{place}", marks)]
         lines += [f"{name} = {value}" for name, value in moves.items() if not isinstance(value, dict)]
         lines += [_fit(fit) for fit in machine.fits if fit.place == place]
+    for one in classes:
+        lines += ["", "[[ranks]]", *(_own(name, value) for name, value in one.items())]
     return "\n".join(lines) + "\n"
 
 
@@ -39,6 +41,13 @@ def _entry(name: str, value: object, kind: str) -> str:
     shown = number(value) if isinstance(value, float) else str(value)
     rates = isinstance(value, float) and (name == "memory_bandwidth" or (kind == "beta" and name != "alpha"))
     return f"{name} = {shown}" + (f"  # {rate_text(float(value))}" if rates and isinstance(value, float) else "")
+
+
+def _own(name: str, value: object) -> str:
+    """An entry of a class of ranks; a link is a table on one line."""
+    if isinstance(value, dict):
+        return f"{name} = {{{', '.join(f'{key} = {number(each)}' for key, each in value.items())}}}"
+    return _entry(name, value, "")
 
 
 def number(value: float) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from autopar.ir.batch_sizes import ANY, MicrobatchPlan, Sizes, divided_rows
+from autopar.ir.grid import GridShape
 from autopar.ir.machine import Machine
 from autopar.ir.pipeline.placement_plan import PlacementPlan
 
@@ -301,3 +302,9 @@ class Plan:
     places: tuple[Place, ...]  # in the order of the text
     work: tuple[WorkPlan, ...]  # compute seconds by what cuts them, `autopar.costmodel.work_shares`
     placement: PlacementPlan | None  # where the grid has a place axis
+    cuts: tuple[tuple[str, tuple[float, ...]], ...] = ()  # by axis name, the fractions of those that do not cut evenly
+
+    @property
+    def shape(self) -> GridShape:
+        """The grid with its cuts."""
+        return GridShape.parse(self.grid).cut(dict(self.cuts))

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from autopar.errors import ConfigError, nearest
 from autopar.ir import machine as machines
 from autopar.ir.graph import ITEMSIZE
-from autopar.ir.grid import GridShape
 from autopar.ir.layout import parse_layout
 from autopar.ir.pipeline.placement_check import placement_offenders
 from autopar.ir.plan import ConversionPlan, InnerPlan, NodePlan, Plan
@@ -24,7 +23,7 @@ _KINDS = ("input", "parameter", "frozen", "buffer", "constant")
 def offenders(plan: Plan) -> Iterator[str]:
     """What is wrong with the plan, one line each."""
     try:
-        axes = GridShape.parse(plan.grid).names
+        axes = plan.shape.names
         machines.check(plan.machine)
     except ConfigError as error:
         yield str(error).replace("\n", "; ")

@@ -86,6 +86,7 @@ def plan(
         places=program.places,
         work=_work(candidate, placed, options.optimizer),
         placement=placement_plan(candidate, placed, program.segments) if placed else None,
+        cuts=tuple(built.grid.named_cuts.items()),
     )
 
 

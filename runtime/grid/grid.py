@@ -9,14 +9,13 @@ on every rank.
 from __future__ import annotations
 
 import itertools
-import math
 import os
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from functools import partial
 
 from autopar.errors import ConfigError, ProgramMismatch, refusal
 from autopar.ir.grid import GridShape, ravel, unravel
-from autopar.ir.layout import even_bounds
+from autopar.ir.layout import cut_bounds
 from autopar.runtime.diagnostics.failure import end_scripts
 from autopar.runtime.diagnostics.watched_comm import first_to_fail, label, watch
 from autopar.runtime.transport.base import Comm
@@ -29,12 +28,12 @@ _LAUNCHERS = ("SLURM_NTASKS", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "WORLD_SIZE")
 class Axis:
     """One axis of a live grid, as this rank sees it: `index` is its place among the `size` ranks of `comm`."""
 
-    def __init__(self, name: str, comm: Comm) -> None:
+    def __init__(self, name: str, comm: Comm, cuts: Sequence[float] = ()) -> None:
         self.name = name
         self.comm = comm
         self.size = comm.size
         self.index = comm.rank
-        self._cuts: tuple[float, ...] | None = None
+        self._cuts: tuple[float, ...] | None = tuple(cuts) or None
         self._bounds: dict[int, tuple[int, ...]] = {}
         self._agreed: dict[Hashable, bool] = {}
 
@@ -58,11 +57,7 @@ class Axis:
     def bounds(self, extent: int) -> tuple[int, ...]:
         """Where a dim of `extent` rows is cut: rank i holds rows ``bounds[i]:bounds[i+1]``; parts may be empty."""
         if extent not in self._bounds:
-            cuts = self._cuts
-            if cuts is None:
-                self._bounds[extent] = even_bounds(extent, self.size)
-            else:
-                self._bounds[extent] = tuple(math.floor(cut * extent + 0.5) for cut in cuts)
+            self._bounds[extent] = cut_bounds(extent, self.size, self._cuts or ())
         return self._bounds[extent]
 
     def part(self, extent: int) -> int:
@@ -91,11 +86,16 @@ class Grid:
     ranks stand at one position of `axes`. `group` are the ranks at this rank's place: all of them without a place axis.
 
     Without `comm` the ranks are those of the running simulation, or all of MPI's. Making a grid is collective: every
-    rank of `comm` makes the same one. Raises ProgramMismatch where the number of ranks is not the grid's.
+    rank of `comm` makes the same one. Axes cut at `cuts`, fractions by name, until they are moved; in balanced parts where these
+    do not name them. Raises ProgramMismatch where the number of ranks is not the grid's, ConfigError for cuts that do not fit it.
     """
 
-    def __init__(self, spec: str | GridShape, comm: Comm | None = None) -> None:
+    def __init__(
+        self, spec: str | GridShape, comm: Comm | None = None, cuts: Mapping[str, Sequence[float]] | None = None
+    ) -> None:
         self.shape = GridShape.parse(spec) if isinstance(spec, str) else spec
+        if cuts is not None:
+            self.shape = self.shape.cut(cuts)
         self._owned = comm is None and simulated_world() is None
         self.comm = comm if comm is not None else default_world()
         check_ranks(self.shape, self.comm.size)
@@ -124,7 +124,7 @@ class Grid:
         others = tuple(0 if j == i else at for j, at in enumerate(self.position))
         name = self.shape.names[i]
         comm = self.group.split(ravel(others, self.shape.sizes), self.position[i])
-        return Axis(name, label(comm, name))
+        return Axis(name, label(comm, name), self.shape.cuts_of(i))
 
     def free(self) -> None:
         """Give the communicators back. The grid is of no use afterwards."""

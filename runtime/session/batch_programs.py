@@ -46,11 +46,15 @@ class BatchProgram:
 
 
 def batch_program(program: Program, description: Description) -> BatchProgram:
-    """The program with its layouts. Raises ProgramMismatch where it does not fit the description."""
+    """The program with its layouts. Raises ProgramMismatch where it does not fit the description, ConfigError where its cuts leave
+    a rank without a row that it needs.
+    """
     if str(program.grid.shape) != description.grid:
         problem = f"the program is for grid {program.grid.shape}, the plan for {description.grid}"
         rule = "program.py and plan.json belong together"
         raise ProgramMismatch(refusal("GRID of the program", problem, rule, fix="compile again"))
+    if program.grid.shape.cuts:
+        minimum_rows.check_minimum_rows(program.grid.axes, description.filled, "GRID of the program")
     return BatchProgram(
         program,
         description,

@@ -7,6 +7,7 @@ import pytest
 
 from autopar.errors import ConfigError
 from autopar.ir import machine as machines
+from autopar.ir import machine_toml
 from autopar.ir.grid import GridShape
 from autopar.ir.machine import WORKS, Fit, Link, load, parse_bytes, shipped
 
@@ -228,6 +229,66 @@ def test_what_an_optional_part_must_be(tmp_path, before, behind, said):
     with pytest.raises(ConfigError) as caught:
         load(written(tmp_path, whole.replace(before, behind)))
     assert said in str(caught.value)
+
+
+CLASSES = """
+[[ranks]]
+ranks = "1, 4-5"
+speed = 0.5
+memory_bytes = "2GiB"
+inter = {alpha = 1e-4, beta = "125MB"}
+
+[[ranks]]
+nodes = "1"
+speed = 1.25
+"""
+
+
+def unequal(tmp_path, classes=CLASSES):
+    text = TEXT.replace("ranks_per_node = 64", "ranks_per_node = 6")
+    return written(tmp_path, text + classes)
+
+
+def test_ranks_that_differ(tmp_path):
+    machine = load(unequal(tmp_path))
+    assert machine.speeds(7) == (1.0, 0.5, 1.0, 1.0, 0.5, 0.5, 1.25)
+    own, others = 2 * 2**30, machine.memory_bytes
+    assert machine.memories(7) == (others, own, others, others, own, own, others)
+    assert machine.class_of(4).inter == Link(1e-4, 1.25e8)
+    assert machine.class_of(4).intra is None
+    assert load("cpu").speeds(2) == (1.0, 1.0)
+    text = machine_toml.text(machine, (), {})
+    assert machines._record(tomllib.loads(text), "written") == machine
+    assert machines._record(machines.table(machine), "again") == machine
+
+
+@pytest.mark.parametrize(
+    ("before", "behind", "said"),
+    [
+        ('"1, 4-5"', '"5-4"', "ranks[0].ranks: '5-4' is not numbers from 0 on"),
+        ('"1, 4-5"', '"1;4"', "ranks[0].ranks: '1;4' is not numbers from 0 on"),
+        ('"1, 4-5"', '"4-6"', "ranks[1]: rank 6 is one of ranks[0] as well"),
+        ('"1, 4-5"', '"4-17"', "ranks[1]: ranks 6 to 11 are some of ranks[0] as well"),
+        ("speed = 0.5", "speed = 0", "ranks[0].speed: 0 is not a positive number"),
+        ("speed = 0.5", "sped = 0.5", "ranks[0].sped: unknown; did you mean 'speed'?"),
+        ("alpha = 1e-4, beta", "beta", "ranks[0].inter.alpha: missing"),
+        ("inter = {alpha", "local = {alpha", "ranks[0].local: unknown"),
+        ('nodes = "1"', "", "ranks[1]: neither ranks nor nodes says which are meant"),
+        ('nodes = "1"', 'nodes = "1"\nranks = "9"', "ranks[1]: both ranks and nodes say which are meant"),
+        ("speed = 1.25", "", "ranks[1]: says nothing of its ranks"),
+        ("[[ranks]]", "[[rank]]", "rank: unknown; did you mean 'ranks'?"),
+    ],
+)
+def test_what_a_class_of_ranks_must_be(tmp_path, before, behind, said):
+    assert before in CLASSES
+    with pytest.raises(ConfigError) as caught:
+        load(unequal(tmp_path, CLASSES.replace(before, behind)))
+    assert said in str(caught.value)
+
+
+def test_ranks_is_a_list_of_tables(tmp_path):
+    with pytest.raises(ConfigError, match=r"ranks: not a list of tables; write \[\[ranks\]\]"):
+        load(unequal(tmp_path, "[ranks]\nspeed = 2\n"))
 
 
 def test_grids_that_the_machine_has_no_room_for(tmp_path):

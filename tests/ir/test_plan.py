@@ -5,6 +5,7 @@ import copy
 import functools
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from compiling import compiled
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from autopar.analysis.placement_timeline import timeline
 from autopar.errors import PlanError
+from autopar.ir.machine import RankClass
 from autopar.ir.plan import VERSION
 from autopar.ir.plan_file import from_json, load_plan, to_json
 from autopar.runtime.program.plan_reader import parse_description
@@ -46,6 +48,15 @@ def test_a_plan_is_plain_json_that_names_its_version():
     assert list(read)[:3] == ["version", "autopar", "name"]
     assert text().isascii()
     assert text().endswith("}\n")
+
+
+def test_what_is_said_of_unequal_ranks_stands_where_they_are_unequal():
+    assert "cuts" not in json.loads(text())
+    assert "ranks" not in json.loads(text())["machine"]
+    machine = replace(plan().machine, ranks=(RankClass(ranks="1", speed=0.5),))
+    one = replace(plan(), machine=machine, cuts=(("axis0", (0.0, 2 / 3, 1.0)),))
+    assert from_json(to_json(one), "here") == one
+    assert one.shape.cuts == ((0.0, 2 / 3, 1.0), ())
 
 
 def refused(damaged, says="rule: "):
@@ -178,6 +189,9 @@ def test_every_field_is_needed():
         (("predicted", "compute"), -1.0, "negative"),
         (("solver", "cost"), "cheap", "cost"),
         (("filled",), [[["axis7"], 4]], "axis7"),
+        (("cuts",), [["axis7", [0, 0.5, 1]]], "axis7"),
+        (("cuts",), [["axis0", [0, 0.5, 0.75, 1]]], "axis0: 2 ranks cannot be cut at"),
+        (("cuts",), [["axis0", [0, 1.5, 1]]], "axis0: 2 ranks cannot be cut at"),
         (("filled",), [[["axis0"], 0]], "extent of 0"),
     ],
 )

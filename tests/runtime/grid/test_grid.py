@@ -75,6 +75,33 @@ def on_an_axis(ranks, function):
     return simulate(ranks, lambda: function(Axis("data", default_world())))
 
 
+def test_a_grid_begins_with_its_cuts():
+    cuts = {"model": (0, 2 / 3, 1)}
+
+    def rank_main():
+        grid = Grid("data=2,model=2", cuts=cuts)
+        assert Grid(grid.shape).shape == grid.shape
+        return [axis.cuts for axis in grid.axes], [axis.bounds(12) for axis in grid.axes], str(grid.shape)
+
+    for result in simulate(4, rank_main):
+        assert result == ([None, (0.0, 2 / 3, 1.0)], [(0, 6, 12), (0, 8, 12)], "data=2,model=2")
+
+
+@pytest.mark.parametrize(
+    ("cuts", "said"),
+    [
+        ({"modle": (0, 0.5, 1)}, "modle: no axis; did you mean 'model'"),
+        ({"model": (0, 1)}, "model: 2 ranks cannot be cut at"),
+        ({"data": (0, 0.75, 0.5)}, "data: 2 ranks cannot be cut at"),
+        ({"data": (0, 1.5, 1)}, "data: 2 ranks cannot be cut at"),
+    ],
+)
+def test_cuts_that_do_not_fit_the_grid(cuts, said):
+    with pytest.raises(ConfigError) as caught:
+        GridShape.parse("data=2,model=2").cut(cuts)
+    assert said in str(caught.value)
+
+
 @given(ranks=st.integers(1, 5), extent=st.integers(0, 40))
 def test_bounds_without_cuts_are_balanced(ranks, extent):
     for rank, (bounds, part) in enumerate(on_an_axis(ranks, lambda axis: (axis.bounds(extent), axis.part(extent)))):
