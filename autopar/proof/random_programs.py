@@ -160,7 +160,7 @@ def _cut(parallel: Parallel, cuts: Cuts) -> None:
     """Cut the axes so, those left out of which the program needs rows on ranks that would have none."""
     for axis, fractions in zip(parallel.grid.axes, cuts, strict=True):
         with suppress(ConfigError):
-            parallel.rebalance(axis.name, fractions)
+            parallel.rebalance({axis.name: fractions})
 
 
 def expected_of(model: Model) -> Expected:

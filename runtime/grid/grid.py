@@ -8,7 +8,6 @@ on every rank.
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from functools import partial
@@ -18,6 +17,7 @@ from autopar.ir.grid import GridShape, ravel, unravel
 from autopar.ir.layout import cut_bounds
 from autopar.runtime.diagnostics.failure import end_scripts
 from autopar.runtime.diagnostics.watched_comm import first_to_fail, label, watch
+from autopar.runtime.grid.planned_axis import are_cuts
 from autopar.runtime.transport.base import Comm
 from autopar.runtime.transport.staged import stage
 from autopar.runtime.transport.world import default_world, simulated_world
@@ -44,15 +44,12 @@ class Axis:
 
     def move(self, cuts: Iterable[float] | None) -> None:
         """Cut at these fractions from now on. Every rank of the axis must do the same. Raises ConfigError."""
-        self._cuts = None if cuts is None else self._checked(tuple(map(float, cuts)))
-        self._bounds = {}
-
-    def _checked(self, cuts: tuple[float, ...]) -> tuple[float, ...]:
-        ordered = all(low <= high for low, high in itertools.pairwise(cuts))
-        if len(cuts) != self.size + 1 or (cuts[0], cuts[-1]) != (0.0, 1.0) or not ordered:
+        cuts = None if cuts is None else tuple(map(float, cuts))
+        if not are_cuts(self.size, cuts):
             rule = f"the cuts of an axis of {self.size} ranks are {self.size + 1} fractions that rise from 0 to 1"
             raise ConfigError(refusal(f"axis {self.name}", f"cannot be cut at {cuts}", rule))
-        return cuts
+        self._cuts = cuts
+        self._bounds = {}
 
     def bounds(self, extent: int) -> tuple[int, ...]:
         """Where a dim of `extent` rows is cut: rank i holds rows ``bounds[i]:bounds[i+1]``; parts may be empty."""

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from autopar.errors import ConfigError, refusal
-from autopar.runtime.grid.grid import Axis
+from autopar.runtime.grid.planned_axis import CutAxis
 from autopar.runtime.program.plan_reader import MinimumRows
 
 
-def least_share(axes: Sequence[Axis], moved: int, filled: Sequence[MinimumRows]) -> float:
+def least_share(axes: Sequence[CutAxis], moved: int, filled: Sequence[MinimumRows]) -> float:
     """The least share of an axis that each of its positions needs, the other axes' cuts being what they are."""
     name, live = axes[moved].name, {axis.name: axis for axis in axes}
     shares = [0.0]
@@ -35,9 +35,18 @@ def least_share(axes: Sequence[Axis], moved: int, filled: Sequence[MinimumRows])
 
 
 def check_minimum_rows(
-    axes: Sequence[Axis], filled: Sequence[MinimumRows], where: str = "cuts", fix: str = "cut less unevenly"
+    axes: Sequence[CutAxis], filled: Sequence[MinimumRows], where: str = "cuts", fix: str = "cut less unevenly"
 ) -> None:
     """Raise ConfigError, with all offenders, where the axes' cuts leave a rank without a row of a filled factor."""
+    offenders = missing_rows(axes, filled)
+    if offenders:
+        rule = "an operator of this program needs a row on every rank: its channels or groups are split over the axis"
+        current = ", ".join(f"{axis.name} at {axis.cuts}" for axis in axes if axis.cuts is not None)
+        raise ConfigError(refusal(where, current or "balanced", rule, offenders, fix))
+
+
+def missing_rows(axes: Sequence[CutAxis], filled: Sequence[MinimumRows]) -> list[str]:
+    """The filled factors of which some rank would have no row, each as a line."""
     live = {axis.name: axis for axis in axes}
     offenders = []
     for names, extent in filled:
@@ -46,17 +55,14 @@ def check_minimum_rows(
             parts = [part for rows in parts for part in _parts(live[name].bounds(rows))]
         if not all(parts):
             offenders.append(f"{extent} rows over {' and '.join(names)} would be cut into {parts}")
-    if offenders:
-        rule = "an operator of this program needs a row on every rank: its channels or groups are split over the axis"
-        current = ", ".join(f"{axis.name} at {axis.cuts}" for axis in axes if axis.cuts is not None)
-        raise ConfigError(refusal(where, current or "balanced", rule, offenders, fix))
+    return offenders
 
 
 def _parts(bounds: Sequence[int]) -> list[int]:
     return [high - low for low, high in pairwise(bounds)]
 
 
-def _rows_for(axis: Axis, needed: int) -> int:
+def _rows_for(axis: CutAxis, needed: int) -> int:
     """How many rows an axis must be given so that each position gets as many as `needed`."""
     if axis.cuts is None:
         return needed * axis.size

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -24,8 +25,10 @@ from torch import Tensor
 from autopar.errors import ProgramMismatch, refusal
 from autopar.ir.layout import Layouts, Shard
 from autopar.runtime.grid.grid import Axis
+from autopar.runtime.grid.planned_axis import CutAxis
 from autopar.runtime.grid.shard_bounds import ShardBounds, gather_all
 
+AnyAxis = TypeVar("AnyAxis", bound=CutAxis)
 Runs = tuple[tuple[int, int], ...]  # rows as half-open intervals
 
 
@@ -33,18 +36,18 @@ Runs = tuple[tuple[int, int], ...]  # rows as half-open intervals
 class Factor:
     """What a layout cuts: the factor of the dim whose rows have strides from `low` up to `high` in the whole."""
 
-    axis: Axis
+    axis: CutAxis
     dim: int
     low: int
     high: int
 
 
-def cuts(shape: Sequence[int], layouts: Layouts, axes: Sequence[Axis]) -> list[tuple[Axis, ShardBounds]]:
+def cuts(shape: Sequence[int], layouts: Layouts, axes: Sequence[AnyAxis]) -> list[tuple[AnyAxis, ShardBounds]]:
     """How a tensor of this whole shape is cut, outermost axis first, each in terms of what the ones before have left.
 
     Raises ProgramMismatch where two axes cut one dim across each other.
     """
-    pairs: list[tuple[Axis, ShardBounds]] = []
+    pairs: list[tuple[AnyAxis, ShardBounds]] = []
     done: dict[int, list[tuple[Factor, int, int]]] = {}
     for axis, layout in zip(axes, layouts, strict=True):
         if not isinstance(layout, Shard):
@@ -77,7 +80,7 @@ def _left(layout: Shard, whole: int, factor: Factor, before: Sequence[tuple[Fact
     return blocks, extent, unit
 
 
-def local_shape(shape: Sequence[int], layouts: Layouts, axes: Sequence[Axis]) -> tuple[int, ...]:
+def local_shape(shape: Sequence[int], layouts: Layouts, axes: Sequence[CutAxis]) -> tuple[int, ...]:
     """The shape of this rank's part."""
     local = list(shape)
     for axis, cut in cuts(shape, layouts, axes):
@@ -85,7 +88,7 @@ def local_shape(shape: Sequence[int], layouts: Layouts, axes: Sequence[Axis]) ->
     return tuple(local)
 
 
-def view_part(whole: Tensor, layouts: Layouts, axes: Sequence[Axis]) -> Tensor:
+def view_part(whole: Tensor, layouts: Layouts, axes: Sequence[CutAxis]) -> Tensor:
     """This rank's part of a whole tensor, contiguous; it shares the memory of the whole where it lies in one piece."""
     part = whole.contiguous()
     for axis, cut in cuts(whole.shape, layouts, axes):
@@ -109,7 +112,7 @@ def gather_gradient(part: Tensor, shape: Sequence[int], layouts: Layouts, axes: 
     return gather_whole(torch.zeros_like(part) if part.grad is None else part.grad, shape, layouts, axes)
 
 
-def rows(shape: Sequence[int], layouts: Layouts, axes: Sequence[Axis]) -> tuple[Runs, ...]:
+def rows(shape: Sequence[int], layouts: Layouts, axes: Sequence[CutAxis]) -> tuple[Runs, ...]:
     """For every dim, which rows of the whole are this rank's, as runs: what has to be read from a file.
 
     A part is the product of the rows of its dims, since every cut is of one dim.

@@ -30,6 +30,8 @@ from autopar.runtime.parameters import sources
 from autopar.runtime.parameters.grad_scaler import GradScaler
 from autopar.runtime.parameters.gradient_buckets import GradientSums
 from autopar.runtime.parameters.holders import Holders
+from autopar.runtime.parameters.moving.contents import Optimizers
+from autopar.runtime.parameters.moving.legal_cuts import Boundaries
 from autopar.runtime.parameters.shards import local_shape
 from autopar.runtime.parameters.sources import Source
 from autopar.runtime.pipeline.executor import TimedAction
@@ -227,12 +229,14 @@ class Parallel(HeldModel):
         self._scaler = weakref.ref(scaler)
         return scaler
 
-    def rebalance(
-        self, axis: str, cuts: Sequence[float] | None, optimizer: torch.optim.Optimizer | None = None
-    ) -> None:
-        """Cut `axis` at other fractions, moving what is sharded, optimizer state too. Collective, between steps."""
-        self._state.move(axis, cuts, optimizer, self.filled)
+    def rebalance(self, cuts: Boundaries, optimizer: Optimizers = None) -> None:
+        """Cut axes at other fractions, between steps, and move what is sharded over them. Collective. Raises ConfigError."""
+        self._state.move(cuts, optimizer, self.filled, self.program.filters)
         self._sums.rebuild()
+
+    def moved_bytes(self, cuts: Boundaries, optimizer: Optimizers = None) -> list[int]:
+        """The bytes that each rank at this place would send if axes were cut so."""
+        return self._state.moved_bytes(cuts, optimizer)
 
     def free(self) -> None:
         """Give back what the gradient sums hold. The grid is the program's."""
@@ -242,12 +246,8 @@ class Parallel(HeldModel):
                 step.free()
 
     def __repr__(self) -> str:
-        here = sum(parameter.numel() for parameter in self.parameters())
-        whole = sum(
-            torch.Size(item.shape).numel() for item in self._state.layouts if item.kind in ("parameter", "frozen")
-        )
         grid = f"grid {str(self.grid.shape)!r}, rank {self.grid.rank}"
-        return f"Parallel({self.description.name!r}, {grid}, {here} of {whole} parameters)"
+        return f"Parallel({self.description.name!r}, {grid}, {self._state.extent()})"
 
     def add(self, program: Program, description: Description, constants: Source) -> None:
         """Take batches of the sizes of this program as well, which is of the same model over the same parameters. Collective.

@@ -15,8 +15,11 @@ from torch import Tensor
 from autopar.ir.layout import Layouts
 from autopar.runtime.diagnostics.collective_errors import together
 from autopar.runtime.grid.grid import Grid
-from autopar.runtime.parameters import grad_norm, optimizer_state, reshard, sources
+from autopar.runtime.parameters import grad_norm, optimizer_state, sources
 from autopar.runtime.parameters.holders import Holders
+from autopar.runtime.parameters.moving.contents import Held, Optimizers, check_state, every
+from autopar.runtime.parameters.moving.legal_cuts import Boundaries, check_cuts, cuts_of
+from autopar.runtime.parameters.moving.move import move, moved_bytes, moving
 from autopar.runtime.parameters.optimizer_state import Owners
 from autopar.runtime.parameters.precision import precise
 from autopar.runtime.parameters.shards import gather_gradient, gather_whole
@@ -117,16 +120,36 @@ class ModelState:
         """Take this rank's parts of such a state."""
         optimizer_state.load(optimizer, state, self.owners(), self.grid.axes, self.holders)
 
+    def held(self) -> list[Held]:
+        """What this rank has, with what it is and how it lies."""
+        return [(item, layouts, tensor) for tensor, (item, layouts) in self.owners().items()]
+
     def move(
         self,
-        axis: str,
-        cuts: Sequence[float] | None,
-        optimizer: torch.optim.Optimizer | None,
+        cuts: Boundaries,
+        optimizers: Optimizers,
         filled: Sequence[MinimumRows],
+        filters: torch.memory_format,
     ) -> None:
-        """Cut an axis at other fractions, and move the parts of what is sharded over it, the optimizer's too."""
-        held = [(item, layouts, tensor) for tensor, (item, layouts) in self.owners().items()]
-        reshard.move(self.grid, [other.name for other in self.grid.axes].index(axis), cuts, held, optimizer, filled)
+        """Cut axes at other fractions, and move the parts of what is sharded over them, the optimizers' too."""
+        held, at = self.held(), cuts_of(cuts)
+        with together(self.grid.comm, "moving boundaries"):
+            check_cuts(self.grid.axes, at, filled)
+            check_state([one for one, _ in moving(self.grid, at, held)], every(optimizers))
+        move(self.grid, at, held, optimizers, filters)
+
+    def moved_bytes(self, cuts: Boundaries, optimizers: Optimizers) -> list[int]:
+        """What each rank at this place would send if axes were cut so."""
+        return moved_bytes(self.grid, cuts_of(cuts), self.held(), optimizers)
+
+    def extent(self) -> str:
+        """How many parameters this rank has of how many, in words."""
+        here = sum(self.tensors[item.name].numel() for item in self._parameters() if item.name in self.tensors)
+        whole = sum(torch.Size(item.shape).numel() for item in self._parameters())
+        return f"{here} of {whole} parameters"
+
+    def _parameters(self) -> list[TensorSpec]:
+        return [item for item in self.layouts if item.kind in ("parameter", "frozen")]
 
     def _stored(self) -> dict[TensorSpec, Layouts]:
         """What is no constant of the program."""

@@ -83,7 +83,7 @@ class Scheduler:
         self._window = patience(self._window, move is not None, self._settings)
         if move is not None:
             start = self._clock()
-            self._parallel.rebalance(self._parallel.grid.axes[move.axis].name, move.cuts, self._optimizer)
+            self._parallel.rebalance({self._parallel.grid.axes[move.axis].name: move.cuts}, self._optimizer)
             self._move_seconds = self._clock() - start
             self._rest = self._settings.rest
             self.moves.append((self._steps, move))

@@ -34,7 +34,7 @@ def test_filters_and_their_gradients_lie_channels_last(plan):
         parallel = Parallel(names["PROGRAM"], description, values)
         optimizer = torch.optim.SGD(parallel.parameters(), lr=0.1, momentum=0.9)
         for cuts in (None, (0.0, 0.25, 1.0), None):
-            parallel.rebalance("axis0", cuts, optimizer)
+            parallel.rebalance({"axis0": cuts}, optimizer)
             parallel(**inputs).backward()
             filters = [one for one in parallel.parameters() if one.dim() == 4]
             assert len(filters) == 2

@@ -34,8 +34,7 @@ def assert_trains_alike(name, grid, microbatches, rows=ROWS, more=(), cuts=None)
     losses = trained(expected, batches)
 
     def run(parallel):
-        for axis, fractions in (cuts or {}).items():
-            parallel.rebalance(axis, fractions)
+        parallel.rebalance(cuts or {})
         found = trained_program(parallel, batches)
         return found, parallel.full_gradients(), parallel.full_state_dict()
 

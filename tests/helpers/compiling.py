@@ -205,8 +205,7 @@ def run(one, model, inputs, cuts=None):
 
     def rank():
         parallel = session()
-        for axis, fractions in (cuts or {}).items():
-            parallel.rebalance(axis, fractions)
+        parallel.rebalance(cuts or {})
         loss = parallel(**inputs)
         loss.backward()
         return loss.detach(), parallel.full_gradients(), parallel.full_state_dict()

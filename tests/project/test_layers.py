@@ -43,7 +43,8 @@ windowed            | runtime/windowed                           | primitives gr
 local               | runtime/local                              | grid transport ir
 functional          | runtime/functional                         | local windowed primitives grid ir
 program             | runtime/program                            | grid ir
-parameters          | runtime/parameters                         | program primitives grid diagnostics transport ir
+parameters          | runtime/parameters                         |
+                    | runtime/parameters/moving                  | program primitives grid diagnostics transport ir
 pipeline            | runtime/pipeline                           | parameters program grid transport placement schedules ir
 session             | runtime/session                            | pipeline parameters program functional primitives grid
                     |                                            | diagnostics process transport placement schedules jobs ir

@@ -87,9 +87,9 @@ def test_a_session_refuses_cuts_and_keeps_the_old_ones():
     def rank():
         parallel, _ = session(((("axis0",), 3),))
         with pytest.raises(ConfigError, match="3 rows over axis0"):
-            parallel.rebalance("axis0", (0.0, 0.9, 1.0))
+            parallel.rebalance({"axis0": (0.0, 0.9, 1.0)})
         before = parallel.grid.axes[0].cuts
-        parallel.rebalance("axis0", (0.0, 0.6, 1.0))
+        parallel.rebalance({"axis0": (0.0, 0.6, 1.0)})
         return before, parallel.grid.axes[0].cuts
 
     assert simulate(2, rank) == [(None, (0.0, 0.6, 1.0))] * 2

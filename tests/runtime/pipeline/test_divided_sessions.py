@@ -265,7 +265,7 @@ def test_the_axes_of_a_position_can_be_cut_elsewhere_between_steps():
     def use(parallel):
         optimizer = adam(parallel)
         losses = [step(parallel, optimizer, parallel(**divided.batch()).loss)]
-        parallel.rebalance("axis0", (0.0, 0.3, 1.0), optimizer)
+        parallel.rebalance({"axis0": (0.0, 0.3, 1.0)}, optimizer)
         return [*losses, step(parallel, optimizer, parallel(**divided.batch(seed=1)).loss)]
 
     for found in on_ranks(use):

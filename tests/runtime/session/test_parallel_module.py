@@ -291,7 +291,12 @@ def test_a_source_that_fails_on_one_rank_fails_on_all():
 def test_moving_boundaries_at_every_step_changes_nothing(optimizer):
     model, inputs = make("mlp")
     losses, _, state, _ = train(model, inputs, optimizer, steps=4)
-    cuts = [("axis0", (0, 0.2, 1)), ("axis1", (0, 0.1, 0.9, 1)), ("axis0", (0, 1, 1)), ("axis1", None)]
+    cuts = [
+        {"axis0": (0, 0.2, 1)},
+        {"axis1": (0, 0.1, 0.9, 1)},
+        {"axis0": (0, 1, 1), "axis1": (0, 0, 0.9, 1)},
+        {"axis1": None},
+    ]
 
     def rank():
         p, inputs = parallel("mlp", "2x3")
@@ -300,10 +305,10 @@ def test_moving_boundaries_at_every_step_changes_nothing(optimizer):
             stock.zero_grad()
             loss = p(**inputs(step))
             loss.backward()
-            p.rebalance(*cuts[step], optimizer=stock) if step % 2 else None
+            p.rebalance(cuts[step], stock) if step % 2 else None
             stock.step()
             found.append(loss.detach())
-            p.rebalance(*cuts[step], optimizer=stock)
+            p.rebalance(cuts[step], stock)
         return torch.stack(found), p.full_state_dict()
 
     for found in simulate(6, rank):

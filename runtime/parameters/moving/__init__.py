@@ -1,0 +1,1 @@
+"""Moving what is sharded, between two training steps."""
