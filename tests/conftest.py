@@ -6,10 +6,13 @@ Files that take long come first, so that at the end no worker of pytest-xdist is
 
 import functools
 import gc
+import importlib
 import os
 import re
 import shutil
+import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -66,17 +69,30 @@ class Files(LoadFileScheduling):
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_collection():
+def pytest_collection(session):
     """No garbage is looked for among thousands of tests while they are collected, nor later: all are kept."""
+    worker, written = getattr(session.config, "workerinput", {}).get("workerid"), Path(os.environ[FOLDER], "bytecode")
+    if worker not in (None, "gw0"):
+        wait_for(written)
     gc.disable()
     try:
         return (yield)
     finally:
+        if worker == "gw0":
+            written.touch()
         gc.freeze()
         gc.set_threshold(
             20_000, 20, 50
         )  # of what torch.export makes, too, a tenth of the time went into looking for garbage
         gc.enable()
+
+
+def wait_for(written):
+    """Until the first worker has collected: compiled files that it has written need not be compiled by the others."""
+    importlib.import_module("torch")
+    until = time.monotonic() + 120
+    while not (sys.dont_write_bytecode or written.exists() or time.monotonic() > until):
+        time.sleep(0.02)
 
 
 def pytest_collection_modifyitems(items):
