@@ -10,6 +10,7 @@ Candidate      -> Plan             autopar.planning.plan_record
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -259,9 +260,9 @@ def _on_grid(
 ) -> Compiled:
     """Plan a captured model on a grid, or on the best one of so many ranks."""
 
-    def on(shape: GridShape, options: Options) -> Compiled:
+    def on(shape: GridShape, options: Options, below: float = math.inf) -> Compiled:
         with as_internal_error(f"compiling {subject.captured.graph.name} for grid {shape}"):
-            request = Request(subject.annotated, shape, machine, options)
+            request = Request(subject.annotated, shape, machine, options, below=below)
             check_divisible(request)
             return _planned_and_emitted(subject, request, tell)
 

@@ -3,8 +3,11 @@
 Candidates have one, two or three axes of two or more ranks. Two orders of the same sizes are one candidate where the machine's
 nodes make no difference between them: inside a node 4x2 and 2x4 are the same grid.
 
-Grids with a place axis follow where the ranks are on several nodes, a position or a few of them to a node, since what crosses
-between positions is little; and on one node where no other grid meets the memory limit.
+Grids with a place axis are tried where the ranks are on several nodes, a position or a few of them to a node, since what crosses
+between positions is little: the likeliest before all others. On one node they follow where no other grid meets the memory limit.
+
+A grid whose plan would miss the memory limit, and whose step is even without that limit no shorter than the best plan's, is passed
+over: what the limit asks for only takes longer.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from autopar.ir.grid import GridShape
 from autopar.ir.machine import Machine
 from autopar.ir.plan import Options, Plan
 from autopar.planning.place_axis.schedule_options import asks_for_place
+from autopar.planning.request import NotShorter
 
 AUTO = "auto"
 AXES = 3
@@ -43,7 +47,7 @@ AnyPlanned = TypeVar("AnyPlanned", bound=Planned)
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """One grid that was planned: seconds and bytes of a step on one rank, the plan's gap, or why there is no plan."""
+    """One grid that was planned: seconds and bytes of a step on one rank, the plan's gap, or why it has no plan or needs none."""
 
     grid: str
     seconds: float = 0.0
@@ -117,12 +121,13 @@ def _sizes(ranks: int, count: int) -> Iterator[tuple[int, ...]]:
 
 
 def search(
-    ranks: int, machine: Machine, options: Options, compile: Callable[[GridShape, Options], AnyPlanned]
+    ranks: int, machine: Machine, options: Options, compile: Callable[[GridShape, Options, float], AnyPlanned]
 ) -> tuple[AnyPlanned, tuple[Tried, ...]]:
     """Compile for every candidate, each with an equal share of the time limit; the one of the shortest predicted step, and all.
 
-    Of equal ones it is that with fewer axes. Where something is asked of a place axis, all have one. Raises InfeasiblePlan or
-    ConfigError, with all grids, where none has a plan.
+    `compile` is told the seconds of the shortest step so far, and raises NotShorter where it finds none that is shorter. Of equal
+    ones the first is taken. Where something is asked of a place axis, all have one. Raises InfeasiblePlan or ConfigError, with all
+    grids, where none has a plan.
     """
     placed = with_place_axis(ranks, machine)
     asked = bool(placed) and asks_for_place(options)
@@ -132,11 +137,17 @@ def search(
     best: AnyPlanned | None = None
     tried: list[Tried] = []
     kinds: set[bool] = set()
-    for shape in (*shapes, *placed):
+    for shape in (*placed[:several], *shapes, *placed[several:]):
         if shape.place and not several and (best is not None or kinds != {True}):
             break  # on one node only for the memory limit
         try:
-            compiled = compile(shape, share)
+            compiled = compile(shape, share, math.inf if best is None else best.plan.predicted.seconds)
+        except NotShorter as error:
+            assert best is not None, "nothing is shorter than nothing"
+            tried.append(
+                Tried(str(shape), refused=f"passed over: {error.seconds:.3g} s at least, beside {best.plan.grid}")
+            )
+            continue
         except (InfeasiblePlan, ConfigError) as error:
             kinds.add(isinstance(error, InfeasiblePlan))
             tried.append(Tried(str(shape), refused=_short(error)))

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from autopar.errors import AutoparError, CaptureError, ConfigError, InfeasiblePlan
+from autopar.planning.request import NotShorter
 from autopar.progress import Progress
 
 AUTO = "auto"
@@ -72,14 +73,20 @@ def search(rows: int, ranks: int, compile: Callable[[MicrobatchCount], AnyPriced
 def search_for_pipeline(
     rows: int, positions: int, compile: Callable[[MicrobatchCount], AnyPriced], tell: Progress
 ) -> AnyPriced:
-    """The shortest predicted step on a place axis. Raises what one micro-batch raises where nothing else can be planned."""
+    """The shortest predicted step on a place axis.
+
+    Raises what one micro-batch raises where nothing else can be planned, and NotShorter where that is all there is.
+    """
+    passed: list[float] = []
 
     def planned(count: int) -> AnyPriced | None:
         try:
             return compile(MicrobatchCount(count, "auto: for the place axis"))
         except (InfeasiblePlan, ConfigError, CaptureError) as error:
             tell("divided", f"not into {count}: {str(error).splitlines()[0]}", 0.0)
-            return None
+        except NotShorter as error:
+            passed.append(error.seconds)
+        return None
 
     first = min(2 * positions, rows)
     more = [first << i for i in range(1, rows.bit_length()) if first << i <= rows]
@@ -91,6 +98,8 @@ def search_for_pipeline(
             if _seconds(one) >= _seconds(best):
                 break
             best = one
+    if best is None and passed:
+        raise NotShorter(min(passed))
     return best if best is not None else compile(MicrobatchCount(1, "auto: the batch is not to be divided"))
 
 

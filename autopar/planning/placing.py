@@ -34,7 +34,7 @@ from autopar.planning.candidate import Candidate, conversion_plans
 from autopar.planning.place_axis.position_pins import letter_pins, placed_by_hand
 from autopar.planning.place_axis.schedule_options import most_segments
 from autopar.planning.planner import planned
-from autopar.planning.request import Request
+from autopar.planning.request import NotShorter, Request
 from autopar.progress import Progress, timed
 
 _SHRUNK = (1.0, 0.8, 0.6, 0.4)
@@ -73,13 +73,19 @@ class Placed:
 
 
 def divided(request: Request, tell: Progress) -> tuple[Candidate, Placed]:
-    """The plan for a grid with a place axis. Raises InfeasiblePlan where no position can hold what it would have to."""
+    """The plan for a grid with a place axis. Raises InfeasiblePlan where no position can hold what it would have to.
+
+    Some position works no shorter than the mean, so that the letters say early what no step is shorter than.
+    """
     positions, limit = request.grid.positions, request.limit
+    own = replace(request, grid=request.grid.space, whole=request.grid, below=request.below * positions)
     refused: InfeasiblePlan | None = None
     for share in _SHRUNK:
         options = _of_letters(request.options, limit * positions * share)
         try:
-            candidate = planned(replace(request, grid=request.grid.space, options=options, whole=request.grid), tell)
+            candidate = planned(replace(own, options=options), tell)
+        except NotShorter as whole:
+            raise NotShorter(whole.seconds / positions) from None
         except InfeasiblePlan as error:
             raise refused or error from None
         try:
@@ -99,6 +105,8 @@ def _of_letters(options: Options, memory: float) -> Options:
 def _placed(candidate: Candidate, request: Request, tell: Progress) -> tuple[Candidate, Placed]:
     with timed(tell, "placed") as said:
         problem = placement_problem(candidate, request)
+        if (bound := placement_bound(problem)) >= request.below:
+            raise NotShorter(bound)
         schedule, larger = request.options.schedule, request.annotated.larger
         placement = _best(candidate, problem, most_segments(request.options), schedule)
         more = larger.graph if larger else None

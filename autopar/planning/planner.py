@@ -34,7 +34,7 @@ from autopar.planning.baselines import FREE
 from autopar.planning.candidate import Candidate, candidate_of
 from autopar.planning.infeasibility import Relaxed, no_plan, relaxations
 from autopar.planning.memory_limit import Fitted, NextLimit, look_closer, next_limit
-from autopar.planning.request import Request
+from autopar.planning.request import NotShorter, Request
 from autopar.progress import Progress, only_reminders, silent, timed
 
 _MOST = 4
@@ -161,6 +161,8 @@ def _within_limit(search: _Search) -> Candidate:
         raise no_plan(request, None, _relaxed(search, sets)) from free
     if free.held.peak <= request.limit:
         return free
+    if free.seconds >= request.below:
+        raise NotShorter(free.seconds)
     # [set of blocks] -> [Fitted]
     best: Candidate | None = None
     missed: list[Fitted] = [Fitted(None, free)]

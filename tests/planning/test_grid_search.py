@@ -102,6 +102,17 @@ def test_a_grid_may_come_with_its_number_of_ranks():
     assert compiled("mlp", "2x2", ranks=4).plan == compiled("mlp", "2x2").plan
 
 
+def test_what_takes_longer_even_without_the_limit_is_passed_over():
+    """Over a slow link no grid of space alone is as short as two halves of the net."""
+    slow = dataclasses.replace(QUICK, ranks_per_node=2, inter=dataclasses.replace(QUICK.inter, beta=1e5))
+    compiled = deep_net(memory="9MiB", plan="auto", machine=slow, depth=4)
+    passed = [tried for tried in compiled.grids if tried.refused.startswith("passed over")]
+    assert compiled.plan.grid == "stage:2x2"
+    assert [tried.grid for tried in passed] == ["4"]
+    for tried in passed:
+        assert compiled.replan(grid=tried.grid).plan.predicted.seconds >= compiled.plan.predicted.seconds
+
+
 def test_a_place_axis_is_tried_where_nothing_else_meets_the_limit():
     """A fixed plan holds all parameters on every rank; half of the layers on each of two positions fit."""
     compiled = deep_net(memory="50MiB", plan="data")
@@ -115,10 +126,12 @@ def test_a_place_axis_is_not_tried_on_one_node_where_another_grid_has_a_plan():
     assert all(not tried.grid.startswith("stage") for tried in deep_net(memory=None, plan="auto").grids)
 
 
-def deep_net(memory, plan):
-    layers = [layer for _ in range(16) for layer in (torch.nn.Linear(512, 512), torch.nn.Tanh())]
+def deep_net(memory, plan, machine=CPU, depth=16):
+    layers = [layer for _ in range(depth) for layer in (torch.nn.Linear(512, 512), torch.nn.Tanh())]
     net = Net(layers)
-    return autopar.compile(net, {"x": torch.randn(16, 512)}, grid="auto", ranks=4, memory=memory, plan=plan)
+    return autopar.compile(
+        net, {"x": torch.randn(16, 512)}, grid="auto", ranks=4, memory=memory, plan=plan, machine=machine
+    )
 
 
 class Net(torch.nn.Module):
