@@ -16,14 +16,12 @@ from numpy.typing import NDArray
 
 from autopar.costmodel.local_shapes import largest_part, local_bytes, local_shape
 from autopar.errors import ConfigError, nearest, refusal
-from autopar.ir.graph import ITEMSIZE, Value
+from autopar.ir.graph import ITEMSIZE, OPTIMIZER_COPIES, Value
 from autopar.ir.grid import GridShape
 from autopar.ir.layout import Layouts
 from autopar.ops.record.op import Op
 from autopar.ops.record.rule import Call, Choice, Rule
 from autopar.ops.saved_tensors import scratch, words
-
-_COPIES = {"sgd": 0, "momentum": 1, "adamw": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +37,10 @@ class Allocation:
 
 def optimizer_copies(optimizer: str) -> int:
     """How many tensors of a parameter's size the optimizer keeps: sgd 0, momentum 1, adamw 2. Raises ConfigError."""
-    if optimizer not in _COPIES:
-        fault = f"unknown{nearest(optimizer, _COPIES)}"
-        raise ConfigError(refusal(f"optimizer {optimizer!r}", fault, f"one of {', '.join(_COPIES)}"))
-    return _COPIES[optimizer]
+    if optimizer not in OPTIMIZER_COPIES:
+        fault = f"unknown{nearest(optimizer, OPTIMIZER_COPIES)}"
+        raise ConfigError(refusal(f"optimizer {optimizer!r}", fault, f"one of {', '.join(OPTIMIZER_COPIES)}"))
+    return OPTIMIZER_COPIES[optimizer]
 
 
 def update_copies(optimizer: str) -> int:

@@ -16,6 +16,8 @@ ITEMSIZE = {
     "float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "complex64": 8, "complex128": 16,
     "int64": 8, "int32": 4, "int16": 2, "int8": 1, "uint8": 1, "bool": 1,
 }  # fmt: skip
+OPTIMIZER_COPIES = {"sgd": 0, "momentum": 1, "adamw": 2}
+"""How many tensors of a parameter's size an optimizer keeps."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,10 +85,9 @@ class GradientSums:
     ) -> None:
         self._grid = grid
         self._layouts = layouts
-        self._parameters = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
+        self._parameters: dict[str, nn.Parameter] = {}
         self._bucket_bytes = bucket_bytes
-        axis_sets = sorted({axes for name in self._parameters if (axes := self._axes(name))})
-        self._comms = {axes: _over(grid, axes) for axes in axis_sets}
+        self._comms: dict[tuple[int, ...], Comm] = {}
         self._buckets: list[_Bucket] = []
         self._bucket_of: dict[nn.Parameter, _Bucket] = {}
         self._earlier: dict[nn.Parameter, Tensor] = {}
@@ -97,8 +96,22 @@ class GradientSums:
         self._open = False
         self._summing = True
         self._pending = False  # whether gradients are addends of an `accumulate` that are still to be summed
+        self._hooks: list[Any] = []
+        self.hold(parameters)
+
+    def hold(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Sum the gradients of these from now on, of all others no more. Collective over the ranks of this position."""
+        self._remove_hooks()
+        self._parameters = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
+        for axes in sorted({axes for name in self._parameters if (axes := self._axes(name))} - self._comms.keys()):
+            self._comms[axes] = _over(self._grid, axes)
         self.rebuild()
         self._hooks = [each.register_post_accumulate_grad_hook(self._hook) for each in self._parameters.values()]  # type: ignore[no-untyped-call]
+
+    def _remove_hooks(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
 
     @property
     def seconds(self) -> float:
@@ -180,8 +193,7 @@ class GradientSums:
 
     def free(self) -> None:
         """Remove the hooks and give the communicators back."""
-        for hook in self._hooks:
-            hook.remove()
+        self._remove_hooks()
         self._clear()
         for comm in self._comms.values():
             comm.free()

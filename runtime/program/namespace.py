@@ -113,3 +113,17 @@ def register(root: nn.Module, name: str, tensor: Tensor, kind: str) -> None:
         module._buffers[leaf] = tensor
         if kind == "constant":
             module._non_persistent_buffers_set.add(leaf)
+
+
+def unregister(root: nn.Module, name: str) -> None:
+    """Take away what `register` has put under a dotted name, and the modules that are left without any tensor."""
+    first, _, rest = name.partition(".")
+    module = root._modules.get(first) if rest else None
+    if module is None:
+        root._parameters.pop(name, None)
+        root._buffers.pop(name, None)
+        root._non_persistent_buffers_set.discard(name)
+        return
+    unregister(module, rest)
+    if not (module._modules or module._parameters or module._buffers):
+        del root._modules[first]

@@ -16,6 +16,7 @@ import torch
 
 from autopar.errors import ProgramMismatch, refusal
 from autopar.ir.batch_sizes import ANY, MicrobatchPlan, Sizes, divided_rows
+from autopar.ir.pipeline.placement_plan import PlacementPlan
 from autopar.version import __version__
 
 VERSION = 3
@@ -121,6 +122,7 @@ class Description:
     sizes: Sizes = ANY
     others: tuple[int, ...] = ()  # numbers of rows with a program of their own
     edges: tuple[EdgeSpec, ...] = ()  # of a divided graph
+    placement: PlacementPlan | None = None  # what its segments cost
     work: tuple[WorkSpec, ...] = ()
     division: MicrobatchPlan | None = None  # where the program computes a batch in micro-batches
 

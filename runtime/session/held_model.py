@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from autopar.runtime.diagnostics.collective_errors import together
 from autopar.runtime.grid.grid import Grid
+from autopar.runtime.program.namespace import register, unregister
 from autopar.runtime.session.state import ModelState
 
+NOTHING = "nothing_trained_here"  # a parameter without elements, where a position has none that is trained
 RANDOM = "random"  # where a whole optimizer state has the seed and the steps
 
 
@@ -70,3 +72,21 @@ class HeldModel(nn.Module):
         torch's own function, given `parallel.parameters()`, would see this rank's parts only, and clip by their norm.
         """
         return self._state.clip_norm(float(max_norm), float(norm_type), error_if_nonfinite)
+
+    def _parameters_here(self) -> dict[str, nn.Parameter]:
+        return {name: tensor for name, tensor in self._state.tensors.items() if isinstance(tensor, nn.Parameter)}
+
+    def _register(self) -> None:
+        """Have the tensors that are held here under their names, in the order of the model."""
+        registered = {
+            *dict(self.named_parameters(remove_duplicate=False)),
+            *dict(self.named_buffers(remove_duplicate=False)),
+        }
+        named = [(name, item) for item in self._state.layouts for name in (item.name, *item.aliases)]
+        for name in registered.intersection([NOTHING, *(name for name, _ in named)]):
+            unregister(self, name)
+        for name, item in named:
+            if item.name in self._state.tensors:
+                register(self, name, self._state.tensors[item.name], item.kind)
+        if self.grid.place and not any(one.requires_grad for one in self._parameters_here().values()):
+            register(self, NOTHING, nn.Parameter(torch.empty(0)), "parameter")  # optimizers refuse to have none

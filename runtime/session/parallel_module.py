@@ -19,11 +19,12 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from autopar.errors import ConfigError, refusal
 from autopar.ir.bucketing import BUCKET_BYTES
 from autopar.ir.layout import Layouts
+from autopar.ir.pipeline.schedule import ActionLists
 from autopar.runtime.diagnostics.collective_errors import together
 from autopar.runtime.grid.counter_rng import DrawnTensor, drawing
 from autopar.runtime.parameters import sources
@@ -50,8 +51,6 @@ from autopar.runtime.session.pipelined_step import PipelinedStep, check_position
 from autopar.runtime.session.state import ModelState
 from autopar.runtime.transport.base import Comm
 from autopar.runtime.transport.world import simulated_world
-
-NOTHING = "nothing_trained_here"  # a parameter without elements, where a position has none that is trained
 
 
 class Parallel(HeldModel):
@@ -90,6 +89,8 @@ class Parallel(HeldModel):
         self._steps = 0  # calls in training so far: random numbers differ from call to call
         self._drawn: tuple[DrawnTensor, ...] = ()
         self._last: PipelinedStep | None = None  # of the last call
+        self._moved: dict[int, int] = {}  # segments that have been moved, and where they are
+        self._past = 0.0  # seconds in communicators that are no more
         if simulated_world() is None:
             keep_freed_memory()
         with together(self.grid.comm, "setting up the program"):
@@ -102,17 +103,12 @@ class Parallel(HeldModel):
             tensors = sources.load(source, layouts, self.grid.axes, dtype, program.filters, holders)
         if isinstance(source, sources.ComparedSource):
             source.check(self.grid.comm)
-        for item in layouts:
-            for name in (item.name, *item.aliases) if item.name in tensors else ():
-                register(self, name, tensors[item.name], item.kind)
         self._state = ModelState(self.grid, layouts, tensors, dtype, holders)
-        if wires and not any(isinstance(one, nn.Parameter) and one.requires_grad for one in tensors.values()):
-            register(self, NOTHING, nn.Parameter(torch.empty(0)), "parameter")  # optimizers refuse to have none
+        self._register()
         self._refresh()
-        trained = {name: tensor for name, tensor in self._state.tensors.items() if isinstance(tensor, nn.Parameter)}
-        self._sums = GradientSums(self.grid, trained, self._layouts, bucket_bytes)
+        self._sums = GradientSums(self.grid, self._parameters_here(), self._layouts, bucket_bytes)
         self._pipelined = [PipelinedStep.of(self.grid, wires, self._programs[0], dtype) if wires else None]
-        rarely = not all(parameter.is_cpu for parameter in trained.values())
+        rarely = not all(parameter.is_cpu for parameter in self._parameters_here().values())
         self._binding = InputBinding(self.grid, description, self._inputs, rarely)
         if description.evaluates:
             super().train(False)
@@ -153,7 +149,7 @@ class Parallel(HeldModel):
         """Wall seconds that this rank has spent inside communication calls so far."""
         groups = [self.grid.comm, *(axis.comm for axis in self.grid.axes), *self.grid.place_comms]
         divided = sum(step.seconds for step in self._pipelined if step is not None)
-        return sum(comm.seconds for comm in groups) + divided + self._sums.seconds
+        return sum(comm.seconds for comm in groups) + divided + self._sums.seconds + self._past
 
     def forward(self, *args: object, **kwargs: object) -> Any:  # noqa: ANN401 (a tensor, or `Outputs`)
         """The loss of a whole batch, of which this rank computes its part. Every rank passes the same whole inputs.
@@ -238,6 +234,30 @@ class Parallel(HeldModel):
         """The bytes that each rank at this place would send if axes were cut so."""
         return self._state.moved_bytes(cuts, optimizer)
 
+    def move_segments(
+        self, moves: Mapping[int, int], optimizer: Optimizers = None, lists: ActionLists | None = None
+    ) -> None:
+        """Put segments, by number, on other positions, with parameters, gradients and optimizer state. Collective, between steps.
+
+        The schedule is found anew unless `lists` are given. Raises ConfigError and InfeasiblePlan, and leaves all as it was.
+        """
+        from autopar.runtime.session import segment_moves  # most programs move none, and load no search for schedules
+
+        moved = segment_moves.relocated(self.grid, self._programs, moves, lists)
+        self._state.relocate(moved.holders, optimizer)
+        self._programs = list(moved.programs)
+        self._moved.update(moves)
+        self.program = replace(self.program, forward=moved.programs[0].program.forward)
+        for old in self._pipelined:
+            assert old is not None
+            self._past += old.seconds
+            old.free()
+        steps = zip(moved.wires, self._programs, strict=True)
+        self._pipelined = [PipelinedStep.of(self.grid, wires, each, self._dtype) for wires, each in steps]
+        self._register()
+        self._refresh()
+        self._sums.hold(self._parameters_here())
+
     def free(self) -> None:
         """Give back what the gradient sums hold. The grid is the program's."""
         self._sums.free()
@@ -255,10 +275,14 @@ class Parallel(HeldModel):
         Raises ProgramMismatch where it is not, and CheckpointError for its constants.
         """
         with together(self.grid.comm, f"setting up the program for {description.rows} rows"):
-            other, own = batch_programs.sharing_parameters(
-                self._programs[0], batch_programs.batch_program(program, description)
-            )
-            wires = wiring_of(program, description)
+            added = batch_programs.batch_program(program, description)
+        if self._moved:
+            from autopar.runtime.session import segment_moves
+
+            added = segment_moves.relocated(self.grid, [added], self._moved, None).programs[0]
+        with together(self.grid.comm, f"setting up the program for {description.rows} rows"):
+            other, own = batch_programs.sharing_parameters(self._programs[0], added)
+            wires = wiring_of(added.program, description)
             check_positions(wires, other.description, self._state.holders)
             values, everywhere = batch_programs.own_constants(other, constants), Holders(self.grid.place)
             loaded = sources.load(values, own, self.grid.axes, self._dtype, holders=everywhere)

@@ -17,6 +17,7 @@ from autopar.runtime.diagnostics.collective_errors import together
 from autopar.runtime.grid.grid import Grid
 from autopar.runtime.parameters import grad_norm, optimizer_state, sources
 from autopar.runtime.parameters.holders import Holders
+from autopar.runtime.parameters.moving.between_positions import move_tensors
 from autopar.runtime.parameters.moving.contents import Held, Optimizers, check_state, every
 from autopar.runtime.parameters.moving.legal_cuts import Boundaries, check_cuts, cuts_of
 from autopar.runtime.parameters.moving.move import move, moved_bytes, moving
@@ -150,6 +151,12 @@ class ModelState:
 
     def _parameters(self) -> list[TensorSpec]:
         return [item for item in self.layouts if item.kind in ("parameter", "frozen")]
+
+    def relocate(self, holders: Holders, optimizers: Optimizers) -> None:
+        """Hold what is held by these positions, gradients and the optimizers' state with it. Raises ConfigError before."""
+        names = [item.name for item in self.layouts]
+        self.tensors = move_tensors(self.grid, names, self.tensors, self.holders, holders, every(optimizers))
+        self.holders = holders
 
     def _stored(self) -> dict[TensorSpec, Layouts]:
         """What is no constant of the program."""

@@ -9,7 +9,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from autopar.ir.batch_sizes import MicrobatchPlan
+from autopar.ir.grid import GridShape
 from autopar.ir.layout import Copied, Shard
+from autopar.ir.pipeline.placement_plan import EdgePlan, PlacementPlan, SegmentPlan
+from autopar.ir.pipeline.positions import PositionLimits, PositionLinks
 from autopar.ir.pipeline.schedule import format_schedule, parse_schedule
 from autopar.partitioner.schedules.named import NAMED
 from autopar.partitioner.schedules.pipeline_problem import PipelineProblem, SegmentEdge
@@ -91,18 +94,24 @@ def sequential(model, inputs, dropped=0.0, seed=0, step=1):
         return head(p, convolved(p, middle(p, h), x), x, inputs["labels"])
 
 
-def problem(at, microbatches, weight=1.0):
+def problem(at, microbatches, weight=1.0, positions=None):
     """The segments as a scheduler sees them."""
     edges = ((0, 1), (0, 2), (0, 3), (1, 2), (2, 3))
     work = (1.0,) * 4, (2.0,) * 4, (weight,) * 4
     return PipelineProblem(
-        1 + max(at), microbatches, at, *work, tuple(SegmentEdge(a, b) for a, b in edges), (0.0,) * 4, (0.0,) * 4
+        positions or 1 + max(at),
+        microbatches,
+        at,
+        *work,
+        tuple(SegmentEdge(a, b) for a, b in edges),
+        (0.0,) * 4,
+        (0.0,) * 4,
     )
 
 
-def named(schedule, at, microbatches):
+def named(schedule, at, microbatches, positions=None):
     """The text of a schedule."""
-    return format_schedule(NAMED[schedule](problem(at, microbatches)))
+    return format_schedule(NAMED[schedule](problem(at, microbatches, positions=positions)))
 
 
 def program(grid, at, schedule, dropped=0.0):
@@ -147,6 +156,23 @@ def description(grid, microbatches):
         batched=("ids", "labels"),
         edges=edges,
         division=MicrobatchPlan(microbatches, ROWS, outputs=("shard 0",)) if microbatches > 1 else None,
+        placement=costs(GridShape.parse(grid).positions, microbatches),
+    )
+
+
+def costs(positions, microbatches, memory=None):
+    """What a plan would say of the segments: as `problem` has them, on positions that are alike."""
+    segments = tuple(
+        SegmentPlan(name, 0, (), 1.0, 2.0, 1.0, 1.0, 0.0, 0) for name in ("embed", "middle", "convolved", "head")
+    )
+    readers = {"x": (0, (2, 3)), "h": (0, (1,)), "g": (1, (2,)), "k": (2, (3,))}
+    edges = tuple(
+        EdgePlan(name, (), "float32", (), (), True, source, targets, 8) for name, (source, targets) in readers.items()
+    )
+    each, none = (PositionLimits(1.0, memory),) * positions, (0.0,) * positions
+    links = PositionLinks.uniform(positions, 0.1, 0.0)
+    return PlacementPlan(
+        "stage", positions, microbatches, segments, edges, (), (), 1.0, 1.0, 0.0, 1.0, none, none, none, each, links, ()
     )
 
 
