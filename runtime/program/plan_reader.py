@@ -16,6 +16,7 @@ import torch
 
 from autopar.errors import ProgramMismatch, refusal
 from autopar.ir.batch_sizes import ANY, MicrobatchPlan, Sizes, divided_rows
+from autopar.ir.machine import RankClass
 from autopar.ir.pipeline.placement_plan import PlacementPlan
 from autopar.version import __version__
 
@@ -26,7 +27,7 @@ _INNER = {
     "model": {"path": "model_path", "attribute": "model_attribute", "sha256": "model_sha256"},
     "batch": {"inputs": "batched", "filled": "filled_by_rows"}
     | {key: key for key in ("rows", "fixed", "sizes", "others", "division")},
-    "options": {"optimizer": "optimizer"},
+    "options": {"optimizer": "optimizer", "memory": "memory"},
     "placement": {"edges": "edges"},
 }
 """Where the entries of inner objects of a plan stand in a `Description`."""
@@ -87,6 +88,35 @@ class WorkSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class RankMemory:
+    """Of a machine profile what says how much a rank may hold; nothing where `memory_bytes` is 0."""
+
+    memory_bytes: int = 0
+    ranks_per_node: int = 1
+    ranks: tuple[RankClass, ...] = ()
+
+    def of(self, rank: int) -> int | None:
+        """The bytes that this rank may hold, if anything is known."""
+        own = next((one.memory_bytes for one in self.ranks if one.holds(rank, self.ranks_per_node)), None)
+        return own or self.memory_bytes or None
+
+
+@dataclass(frozen=True, slots=True)
+class StepMemory:
+    """What a rank is predicted to hold in a step beside parameters, gradients and the optimizer's state, in bytes."""
+
+    inputs_bytes: int = 0
+    activations_bytes: int = 0
+    buffers_bytes: int = 0
+    transients_bytes: int = 0
+
+    @property
+    def beside(self) -> int:
+        """All of it."""
+        return self.inputs_bytes + self.activations_bytes + self.buffers_bytes + self.transients_bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Description:
     """What a program expects: inputs in the order of forward's arguments, parameters and buffers, and its origin.
 
@@ -125,6 +155,9 @@ class Description:
     placement: PlacementPlan | None = None  # what its segments cost
     work: tuple[WorkSpec, ...] = ()
     division: MicrobatchPlan | None = None  # where the program computes a batch in micro-batches
+    memory: float | None = None  # bytes that a rank may hold, where the user has said so
+    machine: RankMemory = RankMemory()
+    predicted: StepMemory = StepMemory()
 
     def __post_init__(self) -> None:
         unknown = sorted({item.kind for item in self.parameters} - set(KINDS))
@@ -132,6 +165,10 @@ class Description:
             raise ValueError(f"kind {unknown[0]!r} is none of {', '.join(KINDS)}")
         if self.sizes.multiple < 1:
             raise ValueError(f"batches of a multiple of {self.sizes.multiple} rows")
+
+    def limit(self, rank: int) -> float | None:
+        """The bytes that a rank may hold: what the user said, or else what the machine has; None where nothing is known."""
+        return self.machine.of(rank) if self.memory is None else self.memory
 
     def accepts(self, rows: int) -> bool:
         """Whether the program takes a batch of so many rows."""

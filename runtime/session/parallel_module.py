@@ -227,8 +227,12 @@ class Parallel(HeldModel):
 
     def rebalance(self, cuts: Boundaries, optimizer: Optimizers = None) -> None:
         """Cut axes at other fractions, between steps, and move what is sharded over them. Collective. Raises ConfigError."""
-        self._state.move(cuts, optimizer, self.filled, self.program.filters)
+        self._state.move(cuts, optimizer, self.filled, self.description, self.program.filters)
         self._sums.rebuild()
+
+    def objections(self, cuts: Boundaries, optimizer: Optimizers = None) -> list[str]:
+        """What speaks against cutting axes so, a line for each offender; nothing where `rebalance` would."""
+        return self._state.objections(cuts, optimizer, self.filled, self.description)
 
     def moved_bytes(self, cuts: Boundaries, optimizer: Optimizers = None) -> list[int]:
         """The bytes that each rank at this place would send if axes were cut so."""

@@ -18,14 +18,16 @@ from autopar.runtime.grid.grid import Grid
 from autopar.runtime.parameters import grad_norm, optimizer_state, sources
 from autopar.runtime.parameters.holders import Holders
 from autopar.runtime.parameters.moving.between_positions import move_tensors
-from autopar.runtime.parameters.moving.contents import Held, Optimizers, check_state, every
-from autopar.runtime.parameters.moving.legal_cuts import Boundaries, check_cuts, cuts_of
-from autopar.runtime.parameters.moving.move import move, moved_bytes, moving
+from autopar.runtime.parameters.moving.contents import Held, Optimizers, every
+from autopar.runtime.parameters.moving.legal_cuts import Boundaries, check_cuts, cuts_of, illegal
+from autopar.runtime.parameters.moving.memory_need import over_limit
+from autopar.runtime.parameters.moving.move import move, moved_bytes
+from autopar.runtime.parameters.moving.owners import Repartitions
 from autopar.runtime.parameters.optimizer_state import Owners
 from autopar.runtime.parameters.precision import precise
 from autopar.runtime.parameters.shards import gather_gradient, gather_whole
 from autopar.runtime.parameters.sources import EVERYBODY
-from autopar.runtime.program.plan_reader import MinimumRows, TensorSpec
+from autopar.runtime.program.plan_reader import Description, MinimumRows, TensorSpec
 
 
 class ModelState:
@@ -130,14 +132,22 @@ class ModelState:
         cuts: Boundaries,
         optimizers: Optimizers,
         filled: Sequence[MinimumRows],
+        description: Description,
         filters: torch.memory_format,
     ) -> None:
         """Cut axes at other fractions, and move the parts of what is sharded over them, the optimizers' too."""
-        held, at = self.held(), cuts_of(cuts)
         with together(self.grid.comm, "moving boundaries"):
+            at = cuts_of(cuts)
             check_cuts(self.grid.axes, at, filled)
-            check_state([one for one, _ in moving(self.grid, at, held)], every(optimizers))
-        move(self.grid, at, held, optimizers, filters)
+        move(self.grid, at, self.held(), optimizers, description, filters)
+
+    def objections(
+        self, cuts: Boundaries, optimizers: Optimizers, filled: Sequence[MinimumRows], description: Description
+    ) -> list[str]:
+        """What speaks against cutting axes so, by what this rank has: a line for each offender, none where they are legal."""
+        at = cuts_of(cuts)
+        lines = illegal(self.grid.axes, at, filled)
+        return lines or over_limit(self.grid, description, Repartitions(self.grid, at), self.held(), optimizers)
 
     def moved_bytes(self, cuts: Boundaries, optimizers: Optimizers) -> list[int]:
         """What each rank at this place would send if axes were cut so."""

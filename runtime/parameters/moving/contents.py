@@ -65,35 +65,22 @@ def elementwise(value: object, tensor: Tensor) -> bool:
     return isinstance(value, Tensor) and value.dim() > 0 and value.shape == tensor.shape
 
 
-def check_state(held: Sequence[Held], optimizers: Sequence[torch.optim.Optimizer]) -> None:
-    """Raise ConfigError, with all offenders, where optimizers keep for a tensor what cannot be cut as the tensor is."""
-    offenders = [
-        f"{type(optimizer).__name__} keeps {key} for {item.name}, {_said(value)}"
-        for item, _, tensor in held
-        for optimizer in optimizers
-        for key, value in optimizer.state.get(tensor, {}).items()
-        if not elementwise(value, tensor) and _told(value) is None
-    ]
-    if offenders:
-        rule = "what is kept for a parameter is one number, or a number for each of its elements"
-        fix = "take an optimizer whose state can be cut, as SGD, Adam and AdamW are, or keep the boundaries where they are"
-        raise ConfigError(refusal("moving boundaries", "the optimizer's state cannot move", rule, offenders[:10], fix))
-
-
 def complete(
     group: Comm,
     held: Sequence[tuple[Held, Repartition]],
     optimizers: Sequence[torch.optim.Optimizer],
 ) -> None:
     """Give every rank of the group the gradients and the state that any rank has for a tensor. Collective. Raises ConfigError."""
-    mine = [[_tell(tensor, optimizers) for (_, _, tensor), _ in held], [len(optimizers)]]
-    told: Sequence[Any] = group.gather_objects(mine)
-    if len({theirs[1][0] for theirs in told}) > 1:
-        problem = f"the ranks move the state of {sorted({theirs[1][0] for theirs in told})} optimizers"
+    every_told: Sequence[Any] = group.gather_objects(
+        [[len(optimizers)], *(_tell(one[2], optimizers) for one, _ in held)]
+    )
+    if len({told[0][0] for told in every_told}) > 1:
+        problem = f"the ranks move the state of {sorted({told[0][0] for told in every_told})} optimizers"
         raise ConfigError(refusal("moving boundaries", problem, "every rank hands over the same optimizers"))
+    _check_state([one for one, _ in held], optimizers)
     offenders: list[str] = []
-    for number, ((item, _, tensor), repartition) in enumerate(held):
-        said = [theirs[0][number] for theirs in told]
+    for number, ((item, _, tensor), repartition) in enumerate(held, 1):
+        said = [told[number] for told in every_told]
         if tensor.grad is None and any(has for _, has, _ in said):
             tensor.grad = torch.zeros_like(tensor)
         peers = [said[rank] for rank in repartition.peers[group.rank]]
@@ -103,6 +90,21 @@ def complete(
     if offenders:
         rule = "ranks that hold rows of one tensor keep the same numbers for it, as the sequential model does"
         raise ConfigError(refusal("moving boundaries", "the optimizer's state differs", rule, offenders[:10]))
+
+
+def _check_state(held: Sequence[Held], optimizers: Sequence[torch.optim.Optimizer]) -> None:
+    """Raise ConfigError, with all offenders, where optimizers keep for a tensor what cannot be cut as the tensor is."""
+    offenders = [
+        f"{type(optimizer).__name__} keeps {key} for {item.name}, {_said(value)}"
+        for item, _, tensor in held
+        for optimizer in optimizers
+        for key, value in optimizer.state.get(tensor, {}).items()
+        if not elementwise(value, tensor) and value is not None and _told(value) is None
+    ]
+    if offenders:
+        rule = "what is kept for a parameter is one number, or a number for each of its elements"
+        fix = "take an optimizer whose state can be cut, as SGD, Adam and AdamW are, or keep the boundaries where they are"
+        raise ConfigError(refusal("moving boundaries", "the optimizer's state cannot move", rule, offenders[:10], fix))
 
 
 def _best_first(peers: Sequence[_Told], others: Sequence[_Told]) -> list[_Told]:

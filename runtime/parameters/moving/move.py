@@ -10,29 +10,25 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from autopar.runtime.diagnostics.collective_errors import together
 from autopar.runtime.grid.grid import Grid
 from autopar.runtime.parameters.moving.contents import Held, Optimizers, complete, every, held_parts
 from autopar.runtime.parameters.moving.exchange import PIECE, Moving, exchange
 from autopar.runtime.parameters.moving.legal_cuts import Cuts
-from autopar.runtime.parameters.moving.owners import Repartition, Repartitions
-from autopar.runtime.program.plan_reader import TensorSpec
+from autopar.runtime.parameters.moving.memory_need import check_memory, over_limit
+from autopar.runtime.parameters.moving.owners import Repartitions
+from autopar.runtime.program.plan_reader import Description, TensorSpec
 
 
 def moved_bytes(grid: Grid, cuts: Mapping[str, Cuts], held: Sequence[Held], optimizers: Optimizers) -> list[int]:
     """What each rank at this place would send if axes were cut so, by what this rank has: exact, and without communication."""
-    sent = [0] * grid.group.size
-    for (_, _, tensor), repartition in moving(grid, cuts, held):
-        size = sum(part.dtype.itemsize for part in held_parts(tensor, every(optimizers)))
-        for rank in range(len(sent)):
+    sent, repartitions = [0] * grid.group.size, Repartitions(grid, cuts)
+    for item, layouts, tensor in held:
+        repartition = repartitions.of(item.shape, layouts)
+        size = sum(part.dtype.itemsize for part in held_parts(tensor, every(optimizers))) if repartition.moves else 0
+        for rank in range(len(sent)) if size else ():
             sent[rank] += repartition.sent(rank) * size
     return sent
-
-
-def moving(grid: Grid, cuts: Mapping[str, Cuts], held: Sequence[Held]) -> list[tuple[Held, Repartition]]:
-    """Which tensors move on any rank, and how."""
-    repartitions = Repartitions(grid, cuts)
-    pairs = [(one, repartitions.of(one[0].shape, one[1])) for one in held]
-    return [(one, repartition) for one, repartition in pairs if repartition.moves]
 
 
 def move(
@@ -40,25 +36,27 @@ def move(
     cuts: Mapping[str, Cuts],
     held: Sequence[Held],
     optimizers: Optimizers = None,
+    description: Description | None = None,
     filters: torch.memory_format = torch.contiguous_format,
     piece: int = PIECE,
 ) -> None:
     """Set the cuts of axes, by name, and move the parts of all `held` tensors. Collective; alike on every rank.
 
-    Parameters of four dims lie in the order `filters`. `piece` bounds messages, in bytes, see `exchange`. The cuts are legal.
-    Raises ConfigError where the ranks' states differ.
+    Parameters of four dims lie in the order `filters`. `piece` bounds messages, in bytes, see `exchange`. Raises ConfigError, and
+    moves nothing, where the ranks' states differ or cannot be cut, or where some rank would hold more than it may.
     """
-    known, pairs = every(optimizers), moving(grid, cuts, held)
-    complete(grid.group, pairs, known)
-    exchange(
-        grid.group,
-        [
+    known, repartitions = every(optimizers), Repartitions(grid, cuts)
+    pairs = [(one, repartition) for one in held if (repartition := repartitions.of(one[0].shape, one[1])).moves]
+    with together(grid.comm, "moving boundaries"):
+        complete(grid.group, pairs, known)
+        every_part = [
             Moving(part, repartition, filters if _is_filter(item) else torch.contiguous_format)
             for (item, _, tensor), repartition in pairs
             for part in held_parts(tensor, known)
-        ],
-        piece,
-    )
+        ]
+        if description is not None:
+            check_memory(over_limit(grid, description, repartitions, held, known, every_part, piece))
+    exchange(grid.group, every_part, piece)
     for axis in grid.axes:
         if axis.name in cuts:
             axis.move(cuts[axis.name])

@@ -47,6 +47,10 @@ class Repartition:
         """The elements that a rank sends."""
         return sum(self.handed(rank, peer)[0].numel for peer in self.peers[rank] if peer != rank)
 
+    def elements(self, rank: int, *, moved: bool) -> int:
+        """The elements of a rank's part, before or after."""
+        return Region((self.after if moved else self.before)[rank]).numel
+
     def shape(self, rank: int) -> tuple[int, ...]:
         """The shape of a rank's new part."""
         return tuple(map(count, self.after[rank]))

@@ -1,6 +1,7 @@
 """Boundaries of several axes move at once: every rank then has the parts that it would have taken of the whole tensors."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -10,13 +11,14 @@ from test_shards import layouts_of
 
 from autopar.errors import ConfigError
 from autopar.ir.layout import Copied, Shard
+from autopar.ir.machine import RankClass
+from autopar.ir.units import bytes_precisely
 from autopar.runtime import Grid, simulate
-from autopar.runtime.parameters.moving.contents import check_state
 from autopar.runtime.parameters.moving.legal_cuts import check_cuts
 from autopar.runtime.parameters.moving.move import move, moved_bytes
 from autopar.runtime.parameters.moving.regions import Region
 from autopar.runtime.parameters.shards import take_part
-from autopar.runtime.program.plan_reader import TensorSpec
+from autopar.runtime.program.plan_reader import Description, RankMemory, StepMemory, TensorSpec
 from autopar.runtime.transport.forwarding import ForwardingComm
 
 
@@ -129,18 +131,48 @@ def test_regions_in_pieces_are_the_region(ends, most):
     assert torch.equal(again, copy)
 
 
+def refused(held, optimizer, grid, cuts, **options):
+    """What is said where ranks do not move, after which everything is as it was."""
+    before = [part.detach().clone() for _, _, part in held]
+    with pytest.raises(ConfigError) as error:
+        move(grid, cuts, held, optimizer, **options)
+    assert all(torch.equal(part.detach(), old) for (_, _, part), old in zip(held, before, strict=True))
+    assert all(axis.cuts is None for axis in grid.axes)
+    return str(error.value)
+
+
 def test_state_that_cannot_be_cut_and_cuts_that_are_none_are_refused_with_all_offenders():
     def rank():
         grid = Grid("data=2,model=2")
         held, optimizer = held_on(grid, [((4, 6), (Copied(), Shard(0))), ((6,), (Shard(0), Copied()))])
         for _, _, part in held:
-            optimizer.state[part] = {"row_var": torch.zeros(7), "history": [part]}
-        with pytest.raises(ConfigError, match=r"(?s)row_var for p0.*history for p0, a list.*row_var for p1"):
-            check_state(held, [optimizer])
+            optimizer.state[part] = {"row_var": torch.zeros(7), "history": [part], "nothing": None}
+        said = refused(held, optimizer, grid, {"data": (0.0, 0.2, 1.0), "model": (0.0, 0.8, 1.0)})
+        assert re.search(r"(?s)row_var for p0.*history for p0, a list.*row_var for p1", said)
+        assert "nothing" not in said
         with pytest.raises(ConfigError, match=r"(?s)no axis 'date'; did you mean 'data'.*model at \(0.0, 0.5\)"):
             check_cuts(grid.axes, {"date": None, "model": (0.0, 0.5)}, [])
 
     simulate(4, rank)
+
+
+def test_no_rank_holds_more_than_it_may():
+    """Rows of 800 bytes, with gradient, and AdamW's state of one more: 2400 bytes a row, and what a step takes beside."""
+    machine = RankMemory(60000, 1, (RankClass("1", memory_bytes=33000),))
+    known = Description("p", "2", (), (), machine=machine, predicted=StepMemory(12000))
+
+    def rank():
+        grid = Grid("2")
+        held, optimizer = held_on(grid, [((10, 100), (Shard(0),))])
+        for first, most in ((0.1, 9 * 2400 + 1.8 * 12000), (0.3, 7 * 2400 + 1.4 * 12000)):
+            said = refused(held, optimizer, grid, {"axis0": (0.0, first, 1.0)}, description=known, piece=8)
+            assert f"rank 1 would hold {bytes_precisely(most, up=True)} of {bytes_precisely(33000)}\n" in said
+            assert "rank 0" not in said
+        for first in (0.4, 1.0):
+            move(grid, {"axis0": (0.0, first, 1.0)}, held, optimizer, known, piece=8)
+        return held[0][2].shape[0]
+
+    assert simulate(2, rank) == [10, 0]
 
 
 def test_ranks_that_count_steps_differently_are_told():
