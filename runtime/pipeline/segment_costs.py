@@ -13,7 +13,6 @@ from autopar.errors import ProgramMismatch, refusal
 from autopar.ir.graph import OPTIMIZER_COPIES
 from autopar.ir.layout import Layouts, Shard
 from autopar.ir.pipeline.placement_plan import PlacementPlan
-from autopar.partitioner.placement.assignment import Assignment
 from autopar.partitioner.placement.problem import CallWork, ParameterUse, PlacementProblem, TensorUse
 from autopar.runtime.grid.grid import Axis
 from autopar.runtime.program.plan_reader import Description, TensorSpec
@@ -48,11 +47,6 @@ def segment_problem(
         links=plan.links,
         microbatches=plan.microbatches,
     )
-
-
-def at_positions(positions: Sequence[int]) -> Assignment:
-    """Every segment where it stands."""
-    return Assignment(tuple(range(len(positions))), tuple(positions))
 
 
 def _segments(plan: PlacementPlan) -> tuple[CallWork, ...]:

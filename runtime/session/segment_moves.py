@@ -13,12 +13,13 @@ from autopar.ir.pipeline.schedule import ActionLists, format_schedule
 from autopar.ir.units import bytes_text
 from autopar.partitioner.placement.assignment import homes, pipeline
 from autopar.partitioner.placement.problem import PlacementProblem
+from autopar.partitioner.placement.relocation import at_places
 from autopar.partitioner.schedules.auto import auto
 from autopar.partitioner.schedules.simulate import simulate
 from autopar.runtime.diagnostics.collective_errors import alike, by_rank0, together
 from autopar.runtime.grid.grid import Grid
 from autopar.runtime.parameters.holders import Holders
-from autopar.runtime.pipeline.segment_costs import at_positions, segment_problem
+from autopar.runtime.pipeline.segment_costs import segment_problem
 from autopar.runtime.pipeline.wiring import Wiring
 from autopar.runtime.program.pipeline import Pipeline
 from autopar.runtime.session.batch_programs import BatchProgram
@@ -129,7 +130,7 @@ def _schedule(grid: Grid, program: BatchProgram, moves: Mapping[int, int], lists
     problem = segment_problem(program.description, program.parameters, grid.axes, len(table.segments))
     before = [one.at for one in table.segments]
     after = [moves.get(number, position) for number, position in enumerate(before)]
-    task = pipeline(problem, at_positions(after))
+    task = pipeline(problem, at_places(after))
     _check_room(problem, before, after)
     if lists is None:
         return format_schedule(auto(task))
@@ -146,7 +147,7 @@ def _schedule(grid: Grid, program: BatchProgram, moves: Mapping[int, int], lists
 def _check_room(problem: PlacementProblem, before: Sequence[int], after: Sequence[int]) -> None:
     """Raise InfeasiblePlan where a position has no room for what comes beside what it has, which goes only when that is there."""
     held = [0.0] * len(problem.positions)
-    ways = (homes(problem, at_positions(at)) for at in (before, after))
+    ways = (homes(problem, at_places(at)) for at in (before, after))
     for parameter, old, new in zip(problem.parameters, *ways, strict=True):
         for position in {*old, *new}:
             held[position] += parameter.size
