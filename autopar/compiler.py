@@ -36,6 +36,7 @@ from autopar.planning.place_axis.feasibility import check_divisible
 from autopar.planning.place_axis.schedule_options import asked_of
 from autopar.planning.placing import Placed, divided
 from autopar.planning.planner import planned
+from autopar.planning.queues import check_queue
 from autopar.planning.request import Request
 from autopar.progress import Progress, logged, timed
 from autopar.subject import LIVE, Subject, captured_of
@@ -160,6 +161,8 @@ class Compiled:
         try:
             return _planned_and_emitted(subject, request, tell, MicrobatchCount(count, plan.batch.division.why))
         except (ConfigError, CaptureError) as error:
+            if request.grid.queue:
+                raise
             tell("divided", f"not with {rows} rows: {str(error).splitlines()[0]}", 0.0)
         return _planned_and_emitted(subject, request, tell, microbatch_search.ONE)
 
@@ -318,10 +321,14 @@ def _planned_and_emitted(
 
 
 def _planned(subject: Subject, request: Request, tell: Progress) -> ReadyPlan:
-    asked = request.options.microbatches or (microbatch_search.AUTO if request.grid.place else "1")
+    asked = request.options.microbatches or (
+        microbatch_search.AUTO if request.grid.place or request.grid.queue else "1"
+    )
     if asked != microbatch_search.AUTO:
         return _planned_with(subject, request, tell, MicrobatchCount(int(asked), "asked for"))
     rows, on = subject.captured.batch.rows, partial(_planned_with, subject, request, tell)
+    if request.grid.queue:
+        return microbatch_search.search_for_queue(rows, request.grid.replicas, on, tell)
     if request.grid.place:
         return microbatch_search.search_for_pipeline(rows, request.grid.positions, on, tell)
     return microbatch_search.search(rows, request.grid.size, on, tell)
@@ -329,6 +336,7 @@ def _planned(subject: Subject, request: Request, tell: Progress) -> ReadyPlan:
 
 def _planned_with(subject: Subject, request: Request, tell: Progress, count: MicrobatchCount) -> ReadyPlan:
     """All that follows annotation and comes before the text."""
+    check_queue(request.grid, count.microbatches)
     # AnnotatedGraph -> DividedModel
     division = subject.divided(count, request.options, tell) if count.microbatches > 1 else None
     if division is not None:

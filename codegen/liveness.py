@@ -14,11 +14,12 @@ from autopar.codegen import naming
 from autopar.codegen.statements import Line, Style, lines
 from autopar.codegen.steps import Convert, LocalValue, Loop, Run, Step, running
 from autopar.costmodel import memory
+from autopar.costmodel.collectives import summed_axes
 from autopar.costmodel.local_shapes import local_bytes
 from autopar.ir.conversions import PRIMITIVES
 from autopar.ir.graph import ITEMSIZE, Value
 from autopar.ir.grid import GridShape
-from autopar.ir.layout import Copied, Layouts, Shard
+from autopar.ir.layout import Layouts, Shard
 from autopar.partitioner.formulation.priced_problem import Decision, PricedProblem
 
 _SAME = ("", "zeros")  # movements whose result is their operand, on the rank that keeps it too
@@ -26,7 +27,7 @@ _SAME = ("", "zeros")  # movements whose result is their operand, on the rank th
 
 def summed(stored: Layouts, grid: GridShape) -> bool:
     """Whether the gradient of a parameter lies in a bucket."""
-    return any(isinstance(layout, Copied) and size > 1 for layout, size in zip(stored, grid.sizes, strict=True))
+    return bool(summed_axes(stored, grid))
 
 
 @dataclass(slots=True)

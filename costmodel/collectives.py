@@ -40,10 +40,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autopar.ir.grid import GridShape
+from autopar.ir.layout import Copied, Layouts
 from autopar.ir.machine import Link, Machine, crowding
 
 Collective = Literal["gather", "scatter", "sum", "all_to_all"]
 Bytes = TypeVar("Bytes", float, NDArray[np.float64])  # one number of bytes, or many at once
+
+
+OF_QUEUE = -1
+"""Stands for the axis of a queue's replicas among the numbers of axes: it is outside of the others, and splits nothing."""
+
+
+def summed_axes(stored: Layouts, grid: GridShape) -> tuple[int, ...]:
+    """The axes over which the gradient of a parameter is summed: those on which it is Copied, and a queue's."""
+    copied = (i for i, layout in enumerate(stored) if isinstance(layout, Copied) and grid.sizes[i] > 1)
+    return (*([OF_QUEUE] if grid.replicas > 1 else []), *copied)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +84,14 @@ def reaches(machine: Machine, grid: GridShape) -> tuple[Reach, ...]:
 
 @functools.lru_cache(maxsize=1024)
 def reach_of(machine: Machine, grid: GridShape, axes: tuple[int, ...]) -> Reach:
-    """The reach of the groups of ranks that differ on these axes only.
+    """The reach of the groups of ranks that differ on these axes only, of which one may be `OF_QUEUE`.
 
     Groups whose ranks lie unevenly in their nodes, or not alike in all groups, count as one rank per node.
     """
-    nodes = (np.arange(grid.size) // machine.ranks_per_node).reshape(grid.sizes)
-    size = math.prod(grid.sizes[axis] for axis in axes)
-    groups = np.moveaxis(nodes, axes, range(-len(axes), 0)).reshape(-1, size)
+    sizes, at = (grid.replicas, *grid.sizes), [axis - OF_QUEUE for axis in axes]
+    nodes = (np.arange(math.prod(sizes)) // machine.ranks_per_node).reshape(sizes)
+    size = math.prod(sizes[axis] for axis in at)
+    groups = np.moveaxis(nodes, at, range(-len(at), 0)).reshape(-1, size)
     counts = {tuple(np.unique(group, return_counts=True)[1].tolist()) for group in groups}
     even = len(counts) == 1 and len(set(next(iter(counts)))) == 1
     inside = next(iter(counts))[0] if even else 1

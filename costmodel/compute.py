@@ -25,7 +25,7 @@ import math
 
 import numpy as np
 
-from autopar.costmodel.collectives import reach_of, reaches
+from autopar.costmodel.collectives import reach_of, reaches, summed_axes
 from autopar.costmodel.communication import Transfer, exposed, gradient_seconds, halo_seconds
 from autopar.costmodel.communication import seconds as move_seconds
 from autopar.costmodel.local_shapes import largest_part, local_bytes, local_shape, operand_bytes, result_bytes
@@ -33,7 +33,7 @@ from autopar.costmodel.memory import optimizer_copies, split_letters
 from autopar.costmodel.op_timings import UNMEASURED, Timings
 from autopar.ir.graph import ITEMSIZE, Value
 from autopar.ir.grid import GridShape
-from autopar.ir.layout import Copied, Layouts, even_bounds
+from autopar.ir.layout import Layouts, even_bounds
 from autopar.ir.machine import Machine, crowding
 from autopar.ops.record.op import Op
 from autopar.ops.record.rule import Call, Choice, Rule, Window, whole_choice
@@ -211,18 +211,17 @@ def halo_rows(extent: int, result: int, parts: int, window: Window) -> tuple[int
 
 
 def gradient_sums(value: Value, stored: Layouts, grid: GridShape, machine: Machine) -> tuple[Transfer, ...]:
-    """One all_sum of the local gradient per axis where the parameter is Copied; seconds are the exposed ones.
+    """One all_sum of the local gradient per axis over which it is summed; seconds are the exposed ones.
 
     Gradients travel in buckets with many others, so a single one pays for its bytes and not for a message of its own. The
     runtime sums over all these axes at once; an axis is said to cost what that sum costs more than the sum over the
     axes with better links.
     """
     size = float(local_bytes(value.shape, ITEMSIZE[value.dtype], stored, grid))
-    copied = [axis for axis, layout in enumerate(stored) if isinstance(layout, Copied) and grid.sizes[axis] > 1]
+    summed = sorted(summed_axes(stored, grid), key=lambda axis: reach_of(machine, grid, (axis,)).across)
     transfers, before = [], 0.0
-    copied.sort(key=lambda axis: reaches(machine, grid)[axis].across)
-    for i, axis in enumerate(copied):
-        reach = reach_of(machine, grid, tuple(sorted(copied[: i + 1])))
+    for i, axis in enumerate(summed):
+        reach = reach_of(machine, grid, tuple(sorted(summed[: i + 1])))
         total = gradient_seconds(machine, reach, size) * exposed(machine, reach)
         transfers.append(Transfer("all_sum", axis, 0.0, size, 0.0, max(total - before, 0.0)))
         before = max(total, before)

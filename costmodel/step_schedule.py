@@ -13,11 +13,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from autopar.costmodel import gradient_buckets
+from autopar.costmodel.collectives import summed_axes
 from autopar.costmodel.local_shapes import local_bytes
 from autopar.costmodel.timeline import Event, Task, simulate
 from autopar.ir.graph import ITEMSIZE
 from autopar.ir.grid import GridShape
-from autopar.ir.layout import Copied, parse_layout
+from autopar.ir.layout import parse_layout
 from autopar.ir.machine import Machine
 from autopar.ir.plan import ConversionPlan, InnerPlan, NodePlan, Plan, TensorPlan
 
@@ -130,9 +131,7 @@ def _gradients(parts: Parts, done: dict[str, int], last: int) -> Iterator[gradie
     for parameter in parts.parameters:
         if parameter.kind == "parameter":
             layouts = tuple(map(parse_layout, parameter.layouts))
-            axes = tuple(
-                i for i, layout in enumerate(layouts) if isinstance(layout, Copied) and parts.grid.sizes[i] > 1
-            )
+            axes = summed_axes(layouts, parts.grid)
             size = local_bytes(parameter.shape, ITEMSIZE[parameter.dtype], layouts, parts.grid)
             complete = max((done[name] for name in parameter.readers), default=last)
             yield gradient_buckets.Gradient(parameter.name, axes, parameter.dtype, size, complete)

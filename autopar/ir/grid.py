@@ -13,12 +13,15 @@ from autopar.errors import ConfigError, nearest, refusal
 
 _SYNTAX = (
     "sizes joined by x, as in 4x2, or named axes, as in data=4,model=2; "
-    "the first may be a place axis, as in stage:2x2 or pipe=stage:2,data=2"
+    "the first may be a place axis, as in stage:2x2 or pipe=stage:2,data=2, or a queue, as in queue:2x2 or data=queue:2,model=2"
 )
 _MOST = 2**20
 _TAKEN = ("f", "grid", "inputs", "parameters", "program")  # in capitals, names of a generated program
 STAGE = "stage"
 """The word that makes an axis one of place, and the name of such an axis in a grid without names."""
+QUEUE = "queue"
+"""The same of an axis whose replicas draw micro-batches from a queue."""
+_KINDS = f"{STAGE}|{QUEUE}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,35 +33,48 @@ class PlaceAxis:
 
 
 @dataclass(frozen=True, slots=True)
-class GridShape:
-    """Names and sizes of the axes over which tensors are split, outermost first, and the place axis outside of them, if any.
+class QueueAxis:
+    """The axis of replicas, of which each draws micro-batches of a step from a queue; whatever is split is split inside of one."""
 
-    The rank is the row-major index of its position, on the place axis first. `cuts` has the fractions at which each axis cuts
-    every dim, () for one that cuts in balanced parts, and is empty where all do; the text of a grid does not say them.
+    name: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class GridShape:
+    """Names and sizes of the axes over which tensors are split, outermost first, and a place axis or a queue outside of them.
+
+    The rank is the row-major index of its position, on the place axis or the queue first. `cuts` has the fractions at which each
+    axis cuts every dim, () for one that cuts in balanced parts, and is empty where all do; the text of a grid does not say them.
 
     >>> GridShape.parse("4x2")
-    GridShape(names=('axis0', 'axis1'), sizes=(4, 2), place=None)
+    GridShape(names=('axis0', 'axis1'), sizes=(4, 2), place=None, queue=None)
     >>> str(GridShape.parse("data=4,model=2")), str(GridShape.parse("stage:2x4")), str(GridShape.parse("pipe=stage:2, data=3"))
     ('data=4,model=2', 'stage:2x4', 'pipe=stage:2,data=3')
+    >>> GridShape.parse("queue:2x4").queue, str(GridShape.parse("data=queue:2,model=2"))
+    (QueueAxis(name='queue', size=2), 'data=queue:2,model=2')
     """
 
     names: tuple[str, ...]
     sizes: tuple[int, ...]
     place: PlaceAxis | None = None
     cuts: tuple[tuple[float, ...], ...] = field(default=(), repr=False)
+    queue: QueueAxis | None = None
 
     @staticmethod
     def parse(text: str) -> GridShape:
-        """Read ``4x2``, ``data=4,model=2``, ``stage:2x2`` or ``pipe=stage:2,data=2``; ``4X2``, ``4*2`` and ``4,2`` mean ``4x2``.
+        """Read ``4x2``, ``data=4,model=2``, ``stage:2x2`` or ``pipe=stage:2,data=2``, and ``queue`` in the place of ``stage``.
+
+        ``4X2``, ``4*2`` and ``4,2`` mean ``4x2``.
 
         Raises ConfigError.
         """
         where = f"grid {text!r}"
-        if match := re.fullmatch(rf"({STAGE}:)?([0-9]+([xX*,][0-9]+)*)", text.strip()):
+        if match := re.fullmatch(rf"(?:({_KINDS}):)?([0-9]+([xX*,][0-9]+)*)", text.strip()):
             sizes = [_number(part) for part in re.split("[xX*,]", match[2])]
-            first = [STAGE] if match[1] else []
+            first = [match[1]] if match[1] else []
             names = first + [f"axis{i}" for i in range(len(sizes) - len(first))]
-            places = [bool(match[1]), *[False] * (len(sizes) - 1)]
+            kinds = [match[1] or "", *[""] * (len(sizes) - 1)]
         else:
             pairs = [_named(part) for part in text.split(",")]
             bad = [part for part, pair in zip(text.split(","), pairs, strict=True) if pair is None]
@@ -69,16 +85,18 @@ class GridShape:
                 )
             names = [pair[1] for pair in pairs if pair]
             sizes = [_number(pair[3]) for pair in pairs if pair]
-            places = [bool(pair[2]) for pair in pairs if pair]
-        _check(where, names, sizes, places)
-        if places[0]:
-            return GridShape(tuple(names[1:]), tuple(sizes[1:]), PlaceAxis(names[0], sizes[0]))
-        return GridShape(tuple(names), tuple(sizes))
+            kinds = [pair[2] or "" for pair in pairs if pair]
+        _check(where, names, sizes, kinds)
+        if not kinds[0]:
+            return GridShape(tuple(names), tuple(sizes))
+        place = PlaceAxis(names[0], sizes[0]) if kinds[0] == STAGE else None
+        queue = QueueAxis(names[0], sizes[0]) if kinds[0] == QUEUE else None
+        return GridShape(tuple(names[1:]), tuple(sizes[1:]), place, queue=queue)
 
     @property
     def size(self) -> int:
         """The number of ranks."""
-        return math.prod(self.sizes) * self.positions
+        return math.prod(self.sizes) * self.positions * self.replicas
 
     @property
     def positions(self) -> int:
@@ -86,8 +104,13 @@ class GridShape:
         return self.place.size if self.place else 1
 
     @property
+    def replicas(self) -> int:
+        """How many replicas draw from a queue; 1 without one."""
+        return self.queue.size if self.queue else 1
+
+    @property
     def space(self) -> GridShape:
-        """The grid of one position: the axes over which tensors are split."""
+        """The grid of one position, or of one replica: the axes over which tensors are split."""
         return GridShape(self.names, self.sizes, None, self.cuts)
 
     def cut(self, cuts: Mapping[str, Sequence[float]]) -> GridShape:
@@ -118,10 +141,10 @@ class GridShape:
 
     def __str__(self) -> str:
         unnamed = self.names == tuple(f"axis{i}" for i in range(len(self.names)))
-        if unnamed and (self.place is None or self.place.name == STAGE):
-            sizes = ([f"{STAGE}:{self.place.size}"] if self.place else []) + [str(size) for size in self.sizes]
-            return "x".join(sizes)
-        first = [f"{self.place.name}={STAGE}:{self.place.size}"] if self.place else []
+        outer, kind = self.place or self.queue, STAGE if self.place else QUEUE
+        if unnamed and (outer is None or outer.name == kind):
+            return "x".join([*([f"{kind}:{outer.size}"] if outer else []), *map(str, self.sizes)])
+        first = [f"{outer.name}={kind}:{outer.size}"] if outer else []
         return ",".join([*first, *(f"{name}={size}" for name, size in zip(self.names, self.sizes, strict=True))])
 
 
@@ -132,10 +155,10 @@ def _rise(cuts: Sequence[float], size: int) -> bool:
 
 
 def _named(part: str) -> re.Match[str] | None:
-    return re.fullmatch(rf"\s*([a-z][a-z0-9_]*)\s*=\s*({STAGE}:)?([0-9]+)\s*", part)
+    return re.fullmatch(rf"\s*([a-z][a-z0-9_]*)\s*=\s*(?:({_KINDS}):)?([0-9]+)\s*", part)
 
 
-def _check(where: str, names: Sequence[str], sizes: Sequence[int], places: Sequence[bool]) -> None:
+def _check(where: str, names: Sequence[str], sizes: Sequence[int], kinds: Sequence[str]) -> None:
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
         fix = "give every axis a name of its own"
@@ -144,11 +167,14 @@ def _check(where: str, names: Sequence[str], sizes: Sequence[int], places: Seque
     if taken:
         rule = f"{', '.join(_TAKEN)} mean something else in a program"
         raise ConfigError(refusal(where, "an axis name is taken", rule, taken, "choose another name, as data or model"))
-    late = [name for name, place in list(zip(names, places, strict=True))[1:] if place]
+    late = [(name, kind) for name, kind in list(zip(names, kinds, strict=True))[1:] if kind]
     if late:
-        rule = "a grid has one place axis at most, and it is the first: ranks of one position are neighbours"
-        fix = f"write e.g. --grid {late[0]}={STAGE}:2,data=2"
-        raise ConfigError(refusal(where, "a place axis is not the first axis", rule, late, fix))
+        rule = (
+            "a grid has one place axis or one queue at most, and it is the first: ranks of one position are neighbours"
+        )
+        fix = f"write e.g. --grid {late[0][0]}={late[0][1]}:2,model=2"
+        what = "a place axis" if late[0][1] == STAGE else "a queue"
+        raise ConfigError(refusal(where, f"{what} is not the first axis", rule, [name for name, _ in late], fix))
     if min(sizes) < 1:
         fix = "leave the axis out, or give it 1 or more"
         raise ConfigError(refusal(where, "an axis has no rank", "every axis has at least 1 rank", fix=fix))

@@ -67,7 +67,7 @@ def candidate_of(built: PricedProblem, solution: Solution, optimizer: str, held:
     nodes = tuple(
         _often(
             _node(built, built.calls[node.name], decision.strategies[node.name], resident[node.name]),
-            built.microbatches,
+            built.rounds,
         )
         for node in built.graph.nodes
     )
@@ -146,7 +146,7 @@ def conversion_plans(built: PricedProblem, program: LoweredProgram) -> tuple[Con
             after=tuple(map(str, step.conversion.after)),
             consumers=(step.reader,) if step.reader else (),
             module=step.module,
-            times=times * built.microbatches,
+            times=times * built.rounds,
             bytes_forward=step.conversion.bytes_forward,
             bytes_adjoint=step.conversion.bytes_adjoint,
             seconds_forward=step.conversion.seconds_forward,

@@ -4,6 +4,9 @@ One is best where its plan meets the limit as it is, since each further micro-ba
 tried beside what one does under the limit (parameters gathered for use, blocks computed again), up to one row a rank, and the
 shortest predicted step is taken. Once a plan needs neither, more micro-batches only cost more.
 
+On a grid with a queue, more micro-batches leave less to wait for when the queue is empty: 8 for each replica are tried, 4 and 2,
+and the most are taken of which the step is predicted at most 5 % longer than the shortest.
+
 On a place axis of p positions, more micro-batches leave less of a step idle, and cost their launches and messages. So twice as
 many as there are positions are tried first, then more as long as the step gets shorter, then fewer.
 """
@@ -20,6 +23,8 @@ from autopar.planning.request import NotShorter
 from autopar.progress import Progress
 
 AUTO = "auto"
+_EACH = (8, 4, 2)  # micro-batches for each replica of a queue
+_DEARER = 1.05  # a step that many micro-batches make longer by no more is taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +106,25 @@ def search_for_pipeline(
     if best is None and passed:
         raise NotShorter(min(passed))
     return best if best is not None else compile(MicrobatchCount(1, "auto: the batch is not to be divided"))
+
+
+def search_for_queue(
+    rows: int, replicas: int, compile: Callable[[MicrobatchCount], AnyPriced], tell: Progress
+) -> AnyPriced:
+    """The most micro-batches that make a step little longer. Raises what the most of them raise where none can be planned."""
+    planned: list[AnyPriced] = []
+    first: AutoparError | None = None
+    for count in dict.fromkeys(min(each * replicas, rows) for each in _EACH):
+        try:
+            planned.append(compile(MicrobatchCount(count, "auto: for the queue")))
+        except (InfeasiblePlan, ConfigError, CaptureError) as error:
+            first = first or error
+            tell("divided", f"not into {count}: {str(error).splitlines()[0]}", 0.0)
+    if not planned:
+        assert first is not None, "one number of micro-batches at least is tried"
+        raise first
+    shortest = min(one.seconds for one in planned)
+    return next(one for one in planned if one.seconds <= shortest * _DEARER)
 
 
 def _seconds(priced: PricedPlan | None) -> float:

@@ -79,6 +79,12 @@ def _parse(text: str, grid: GridShape, *, ban: bool) -> Pin:
             "tensors are split over the other axes; calls stand on positions of this one",
         )
         raise ConfigError(refusal(where, fault, rule, fix=f"write e.g. '{pattern.strip()}: {axis}=0'"))
+    if grid.queue and axis == grid.queue.name:
+        fault, rule = (
+            f"{axis} is a queue",
+            "its replicas hold the same and compute whole micro-batches; nothing is split over it",
+        )
+        raise ConfigError(refusal(where, fault, rule, grid.names, "name another axis, or leave it out"))
     if axis != "*" and axis not in grid.names:
         fault = f"unknown axis {axis!r}{nearest(axis, grid.names)}"
         raise ConfigError(refusal(where, fault, "an axis is the grid's, or * for all", grid.names, _EXAMPLE))

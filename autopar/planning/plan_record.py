@@ -98,7 +98,7 @@ def _work(candidate: Candidate, placed: Placed | None, optimizer: str) -> tuple[
     for node in candidate.parts.nodes:
         rule, strategy = built.calls[node.name].rule, candidate.decision.strategies[node.name]
         seconds = node.seconds_forward, node.seconds_backward
-        parts = work_shares.call_work(rule, strategy, seconds, built.microbatches, grid, machine)
+        parts = work_shares.call_work(rule, strategy, seconds, built.rounds, grid, machine)
         works += [(segments.get(node.name, 0), part) for part in parts]
     readers = graph.consumers()
     for item in graph.parameters:

@@ -56,6 +56,11 @@ class PricedProblem:
     unhidden: float = 0.0
     microbatches: int = 1
 
+    @property
+    def rounds(self) -> int:
+        """How often a rank computes the graph in a step: each replica of a queue its share, if all are as fast."""
+        return -(-self.microbatches // self.grid.replicas)
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:
@@ -115,13 +120,15 @@ def build(
 
 
 def repeated(built: PricedProblem, microbatches: int) -> PricedProblem:
-    """The problem of a step that computes the graph so many times, per time: what a parameter costs in a step is divided."""
+    """The problem of a step of so many micro-batches, per time that a rank computes the graph: what a parameter costs in a step is
+    divided."""
+    problem = replace(built, microbatches=microbatches)
     keys = {built.tied.get(key, key) for item in built.graph.parameters if (key := "storage:" + item.value)}
     nodes = tuple(
-        replace(node, costs=node.costs / microbatches) if key in keys else node
+        replace(node, costs=node.costs / problem.rounds) if key in keys else node
         for key, node in zip(built.keys, built.problem.nodes, strict=True)
     )
-    return replace(built, problem=replace(built.problem, nodes=nodes), microbatches=microbatches)
+    return replace(problem, problem=replace(built.problem, nodes=nodes))
 
 
 def residents(graph: Graph, calls: Mapping[str, CallStrategies]) -> dict[str, frozenset[str]]:

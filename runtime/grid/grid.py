@@ -8,6 +8,7 @@ on every rank.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from functools import partial
@@ -77,10 +78,11 @@ class Axis:
 
 
 class Grid:
-    """A process grid: rank = row-major index of `position` on the axes, within that of the place axis, if there is one.
+    """A process grid: rank = row-major index of `position` on the axes, within that of the place axis or the queue, if any.
 
-    `axes` are those over which tensors are split. `place` is the place axis, over whose positions the graph is divided: its
-    ranks stand at one position of `axes`. `group` are the ranks at this rank's place: all of them without a place axis.
+    `axes` are those over which tensors are split. `place` is the place axis, over whose positions the graph is divided, `queue`
+    the axis whose replicas draw micro-batches; `outer` is whichever there is, and its ranks stand at one position of `axes`.
+    `group` are the ranks at this rank's place, or of its replica: all of them without such an axis.
 
     Without `comm` the ranks are those of the running simulation, or all of MPI's. Making a grid is collective: every
     rank of `comm` makes the same one. Axes cut at `cuts`, fractions by name, until they are moved; in balanced parts where these
@@ -101,20 +103,27 @@ class Grid:
             end_scripts(self.comm, partial(first_to_fail, self.comm))
         self.rank = self.comm.rank
         self.size = self.comm.size
-        at, within = divmod(self.rank, self.size // self.shape.positions)
+        at, within = divmod(self.rank, math.prod(self.shape.sizes))
         self.position = unravel(within, self.shape.sizes)
         self.place: Axis | None = None
+        self.queue: Axis | None = None
         self.group = self.comm
-        if self.shape.place:
-            name = self.shape.place.name
-            self.place = Axis(name, label(self.comm.split(within, at), name))
-            self.group = label(self.comm.split(at, within), f"position {at} of {name}")
+        if outer := self.shape.place or self.shape.queue:
+            axis = Axis(outer.name, label(self.comm.split(within, at), outer.name))
+            self.place, self.queue = (axis, None) if self.shape.place else (None, axis)
+            what = "position" if self.shape.place else "replica"
+            self.group = label(self.comm.split(at, within), f"{what} {at} of {outer.name}")
         self.axes = tuple(self._axis(i) for i in range(len(self.shape.sizes)))
 
     @property
-    def place_comms(self) -> tuple[Comm, ...]:
-        """The communicators that a place axis brings: over the positions, and of the ranks of this one."""
-        return () if self.place is None else (self.place.comm, self.group)
+    def outer(self) -> Axis | None:
+        """The place axis, or the queue."""
+        return self.place or self.queue
+
+    @property
+    def outer_comms(self) -> tuple[Comm, ...]:
+        """The communicators that such an axis brings: over its positions or replicas, and of the ranks of this one."""
+        return () if self.outer is None else (self.outer.comm, self.group)
 
     def _axis(self, i: int) -> Axis:
         """The axis whose ranks agree with this one on all other coordinates."""
@@ -127,15 +136,15 @@ class Grid:
         """Give the communicators back. The grid is of no use afterwards."""
         for axis in self.axes:
             axis.comm.free()
-        if self.place:
+        if self.outer:
             self.group.free()
-            self.place.comm.free()
+            self.outer.comm.free()
         if self._owned:
             self.comm.free()
 
     def __repr__(self) -> str:
-        place = f", place {self.place.index}" if self.place else ""
-        return f"Grid({str(self.shape)!r}, rank {self.rank} at {self.position}{place})"
+        outer = f", {'place' if self.place else 'replica'} {self.outer.index}" if self.outer else ""
+        return f"Grid({str(self.shape)!r}, rank {self.rank} at {self.position}{outer})"
 
 
 def check_ranks(shape: GridShape, size: int) -> None:

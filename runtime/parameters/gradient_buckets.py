@@ -1,7 +1,8 @@
 """Gradients of copied parameters, summed over their axes while backward still runs.
 
 A parameter whose layout is Copied on an axis gets on every rank an addend of its gradient; the gradient is their
-sum over the axis (the adjoint of a copy is a sum). Sums go in flat buckets, one kind of bucket per set of axes and
+sum over the axis (the adjoint of a copy is a sum). The same holds of all parameters over the replicas of a queue, which compute
+different micro-batches; a replica that has drawn none has zeros. Sums go in flat buckets, one kind of bucket per set of axes and
 dtype:
 
     attach    puts an identity behind the loss, whose backward runs first and opens the round
@@ -39,6 +40,7 @@ from autopar.runtime.grid.grid import Grid
 from autopar.runtime.transport.base import Comm, Work
 
 CALL_SITE = call_site.SUMS
+_QUEUE = -1  # stands for the queue among the numbers of axes
 _engine: Any = torch.autograd.Variable._execution_engine
 
 
@@ -209,7 +211,9 @@ class GradientSums:
 
     def _axes(self, name: str) -> tuple[int, ...]:
         axes = enumerate(zip(self._grid.axes, self._layouts[name], strict=True))
-        return tuple(i for i, (axis, layout) in axes if isinstance(layout, Copied) and axis.size > 1)
+        copied = (i for i, (axis, layout) in axes if isinstance(layout, Copied) and axis.size > 1)
+        queue = self._grid.queue
+        return (*([_QUEUE] if queue is not None and queue.size > 1 else []), *copied)
 
     def _bucket(self, names: Sequence[str]) -> _Bucket:
         members = [self._parameters[name] for name in names]
@@ -225,7 +229,7 @@ class GradientSums:
     def _hook(self, parameter: nn.Parameter) -> None:
         if not (self._open and self._summing):
             return  # a backward pass that does not come from the loss
-        if parameter in self._bucket_of:
+        if parameter in self._bucket_of and parameter.grad is not None:  # as where a replica has drawn no micro-batch
             self._bucket_of[parameter].fill(parameter)
         while self._started < len(self._buckets) and self._full(self._buckets[self._started]):
             self._start_next()
@@ -262,4 +266,4 @@ def _over(grid: Grid, axes: tuple[int, ...]) -> Comm:
     """The ranks that agree with this one on all other axes, as a communicator of its own for sums in the background."""
     others = [0 if i in axes else at for i, at in enumerate(grid.position)]
     color = sum(at * math.prod(grid.shape.sizes[i + 1 :]) for i, at in enumerate(others))
-    return grid.group.split(color, grid.rank)
+    return (grid.comm if _QUEUE in axes else grid.group).split(color, grid.rank)

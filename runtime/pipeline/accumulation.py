@@ -1,4 +1,7 @@
-"""A training step in micro-batches on a grid without an axis of place: F0 B0 F1 B1 ..., with the gradients put aside."""
+"""A training step in micro-batches on a grid without an axis of place: F0 B0 F1 B1 ..., with the gradients put aside.
+
+On a grid with a queue a replica computes those that it draws (`microbatch_queue`).
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import torch
 from torch import Tensor
 
 from autopar.runtime.grid.counter_rng import DrawnTensor, Draws
+from autopar.runtime.pipeline.microbatch_queue import QueuedStep
 from autopar.runtime.pipeline.microbatches import Microbatch, apart, counted, handed
 from autopar.runtime.program.namespace import CurrentCall, Namespace
 from autopar.runtime.program.pipeline import Pipeline
@@ -31,9 +35,10 @@ class MicrobatchedCall:
     call: CurrentCall
     drawing: Callable[[Microbatch], AbstractContextManager[Draws]]
     seed: float = 1.0  # the gradient of the loss
+    queued: QueuedStep | None = None  # where micro-batches are drawn from a queue
 
-    def run(self, *, backward: bool) -> tuple[Tensor, list[Sequence[Tensor]], tuple[DrawnTensor, ...]]:
-        """The loss, the outputs of every micro-batch, and what the first one drew.
+    def run(self, *, backward: bool) -> tuple[Tensor, dict[int, Sequence[Tensor]], tuple[DrawnTensor, ...]]:
+        """The loss, the outputs of every micro-batch that was computed here, by its number, and what the first one drew.
 
         With `backward` the gradients are computed, too; the loss has them. Without, nothing keeps what backward would need.
         """
@@ -44,18 +49,22 @@ class MicrobatchedCall:
         totals: list[Tensor] = []
         if self.program.counts is not None:
             totals = counted(self.program.counts, namespace, self.call, self.every, self.inputs, self.dtypes)
-        losses: list[Tensor] = []
-        outputs: list[Sequence[Tensor]] = []
+        losses: dict[int, Tensor] = {}
+        outputs: dict[int, Sequence[Tensor]] = {}
         drawn: tuple[DrawnTensor, ...] = ()
-        for one, given in zip(self.every, self.inputs, strict=True):
+        for number in range(len(self.every)) if self.queued is None else self.queued.draws():
+            one, given = self.every[number], self.inputs[number]
             one.enter(self.call, training=training)
             with nullcontext() if backward else torch.no_grad(), self.drawing(one) as draws:
                 returned = forward(namespace, *given, *totals)
             loss, *others = returned if self.program.outputs else (returned,)
             if backward and loss.requires_grad:
                 loss.backward(torch.full_like(loss, self.seed))
-            losses.append(loss.detach())
-            outputs.append([other.detach() for other in others])
+            losses[number] = loss.detach()
+            outputs[number] = [other.detach() for other in others]
             drawn = drawn or tuple(draws.drawn)
-        loss = torch.stack(losses).sum()
+        if self.queued is None:
+            loss = torch.stack(list(losses.values())).sum()
+        else:
+            loss = self.queued.settled(losses, self.inputs[0][0].device)
         return (handed(loss, self.tensors, leaves, self.seed) if backward else loss), outputs, drawn

@@ -53,6 +53,9 @@ def batch_program(program: Program, description: Description) -> BatchProgram:
         problem = f"the program is for grid {program.grid.shape}, the plan for {description.grid}"
         rule = "program.py and plan.json belong together"
         raise ProgramMismatch(refusal("GRID of the program", problem, rule, fix="compile again"))
+    if program.grid.queue is not None and description.division is None:
+        rule = "the replicas of a queue draw micro-batches, of which this program has none"
+        raise ProgramMismatch(refusal("GRID of the program", str(program.grid.shape), rule, fix="compile again"))
     if program.grid.shape.cuts:
         minimum_rows.check_minimum_rows(program.grid.axes, description.filled, "GRID of the program")
     return BatchProgram(
@@ -67,13 +70,14 @@ def batch_program(program: Program, description: Description) -> BatchProgram:
 
 def output_parts(program: BatchProgram, outputs: Sequence[Tensor], rows: int, axes: Sequence[Axis]) -> dict[str, Part]:
     """The outputs of a call with so many rows, by name, as this rank's parts."""
-    described = {item.name: item for item in program.description.outputs}
-    parts: dict[str, Part] = {}
-    for (name, layouts), part in zip(program.outputs.items(), outputs, strict=True):
-        item = described[name]
-        shape = [n * rows // program.description.rows if i in item.rows else n for i, n in enumerate(item.shape)]
-        parts[name] = (part.detach(), cuts(shape, layouts, axes))
-    return parts
+    pairs = zip(program.outputs.items(), outputs, strict=True)
+    return {name: (part.detach(), cuts(output_shape(program, name, rows), how, axes)) for (name, how), part in pairs}
+
+
+def output_shape(program: BatchProgram, name: str, rows: int) -> tuple[int, ...]:
+    """The whole shape of an output of a call with so many rows."""
+    item = next(item for item in program.description.outputs if item.name == name)
+    return tuple(n * rows // program.description.rows if i in item.rows else n for i, n in enumerate(item.shape))
 
 
 def check_minimum_rows(program: BatchProgram, rows: int, axes: Sequence[Axis]) -> None:

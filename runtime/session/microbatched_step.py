@@ -13,7 +13,9 @@ from torch import Tensor
 from autopar.runtime.grid.counter_rng import DrawnTensor, Draws
 from autopar.runtime.grid.grid import Axis
 from autopar.runtime.parameters.precision import precise
+from autopar.runtime.parameters.shards import cuts, local_shape
 from autopar.runtime.pipeline.accumulation import MicrobatchedCall
+from autopar.runtime.pipeline.microbatch_queue import QueuedStep
 from autopar.runtime.pipeline.microbatches import (
     Microbatch,
     joined,
@@ -24,9 +26,9 @@ from autopar.runtime.pipeline.microbatches import (
 )
 from autopar.runtime.program.namespace import CurrentCall
 from autopar.runtime.program.plan_reader import dtype_of
-from autopar.runtime.session.batch_programs import BatchProgram, output_parts
+from autopar.runtime.session.batch_programs import BatchProgram, output_shape
 from autopar.runtime.session.inputs import BoundBatch
-from autopar.runtime.session.outputs import OutputParts
+from autopar.runtime.session.outputs import OutputParts, Part
 
 
 def microbatches(chosen: BatchProgram, rows: int) -> tuple[Microbatch, ...]:
@@ -58,7 +60,7 @@ class StepCall:
     """A call in micro-batches: this rank's parts of the inputs of each, by name, and the program's tensors, as it calls them.
 
     `drawing` opens the step's random numbers, for the ``rows`` of a micro-batch. Backward runs if the call `trains`, with `seed` as
-    the gradient of the loss.
+    the gradient of the loss. On a grid with a queue the replica computes what it draws of `queued`.
     """
 
     every: Sequence[Microbatch]
@@ -68,12 +70,13 @@ class StepCall:
     drawing: Callable[..., AbstractContextManager[Draws]]
     trains: bool
     seed: float = 1.0
+    queued: QueuedStep | None = None
 
 
 def accumulated(
     chosen: BatchProgram, call: StepCall, dtype: torch.dtype | None
-) -> tuple[Tensor, list[Sequence[Tensor]], tuple[DrawnTensor, ...]]:
-    """The loss of a program that is not divided, the outputs of every micro-batch, and what the first one drew."""
+) -> tuple[Tensor, dict[int, Sequence[Tensor]], tuple[DrawnTensor, ...]]:
+    """The loss of a program that is not divided, the outputs of the micro-batches computed here, and what the first one drew."""
     program, division = chosen.program, chosen.description.division
     assert division is not None
     dtypes = [precise(dtype_of(name), dtype) for name in division.counts]
@@ -87,19 +90,49 @@ def accumulated(
         call.current,
         lambda one: call.drawing(rows=one.place),
         call.seed,
+        call.queued,
     ).run(backward=call.trains)
 
 
-def outputs(
-    chosen: BatchProgram, rows: int, made: Sequence[Sequence[Tensor]], axes: Sequence[Axis]
-) -> dict[str, OutputParts]:
-    """The outputs of a call, by name, from those of every micro-batch."""
-    division, every = chosen.description.division, microbatches(chosen, rows)
-    parts = [output_parts(chosen, each, one.size, axes) for one, each in zip(every, made, strict=True)]
-    if division is None:
-        return {name: OutputParts([part]) for name, part in parts[0].items()}
-    names = zip(parts[0], division.outputs, strict=True)
-    return {
-        name: OutputParts([each[name] for each in parts], partial(joined, every=every, layout=layout))
-        for name, layout in names
-    }
+@dataclass(frozen=True, slots=True)
+class MadeOutputs:
+    """The outputs of a step, by micro-batch: this rank's parts of those that were computed here, in the order of the program."""
+
+    chosen: BatchProgram
+    every: Sequence[Microbatch]
+    made: Mapping[int, Sequence[Tensor]]
+    axes: Sequence[Axis]
+    dtype: torch.dtype | None
+    queued: QueuedStep | None = None
+
+    def named(self) -> dict[str, OutputParts]:
+        """They by name, each put together from all micro-batches when it is read."""
+        division, names = self.chosen.description.division, list(self.chosen.outputs)
+        if division is None:
+            return {name: OutputParts(partial(self._parts, i, name)) for i, name in enumerate(names)}
+        return {
+            name: OutputParts(partial(self._parts, i, name), partial(joined, every=self.every, layout=layout))
+            for i, (name, layout) in enumerate(zip(names, division.outputs, strict=True))
+        }
+
+    def _parts(self, i: int, name: str) -> list[Part]:
+        """This rank's part of an output of every micro-batch, and how the whole is cut."""
+        parts: list[Part] = []
+        for number, one in enumerate(self.every):
+            shape, layouts = output_shape(self.chosen, name, one.size), self.chosen.outputs[name]
+            part = self.made[number][i] if self.queued is None else self._fetched(self.queued, i, number, name)
+            parts.append((part.detach(), cuts(shape, layouts, self.axes)))
+        return parts
+
+    def _fetched(self, queued: QueuedStep, i: int, number: int, name: str) -> Tensor:
+        """What one replica has computed of a micro-batch, on all of them."""
+        item = next(item for item in self.chosen.description.outputs if item.name == name)
+        dtype, layouts = precise(item.dtype, self.dtype), self.chosen.outputs[name]
+        if number in self.made:
+            part = self.made[number][i].to(dtype).contiguous()
+        else:
+            part = torch.empty(
+                local_shape(output_shape(self.chosen, name, self.every[number].size), layouts, self.axes), dtype=dtype
+            )
+        queued.axis.comm.broadcast(part, queued.owners[number])
+        return part

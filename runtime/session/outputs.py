@@ -27,18 +27,21 @@ Part = tuple[Tensor, Sequence[tuple[Axis, ShardBounds]]]
 
 @dataclass(frozen=True, slots=True)
 class OutputParts:
-    """An output, as the parts of one call, or of every micro-batch, which `join` makes one."""
+    """An output, as the `parts` of one call, or of every micro-batch, which `join` makes one.
 
-    parts: Sequence[Part]
+    Getting the parts is collective where replicas have computed different micro-batches.
+    """
+
+    parts: Callable[[], Sequence[Part]]
     join: Callable[[Sequence[Tensor]], Tensor] = itemgetter(0)
 
     def own(self) -> Tensor:
         """This rank's part."""
-        return self.join([part for part, _ in self.parts])
+        return self.join([part for part, _ in self.parts()])
 
     def whole(self) -> Tensor:
         """The whole on every rank. Collective."""
-        return self.join([gather_all(*part) for part in self.parts])
+        return self.join([gather_all(*part) for part in self.parts()])
 
 
 class Outputs:

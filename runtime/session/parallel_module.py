@@ -36,6 +36,7 @@ from autopar.runtime.parameters.moving.legal_cuts import Boundaries
 from autopar.runtime.parameters.shards import local_shape
 from autopar.runtime.parameters.sources import Source
 from autopar.runtime.pipeline.executor import TimedAction
+from autopar.runtime.pipeline.microbatch_queue import MicrobatchQueue
 from autopar.runtime.process import keep_freed_memory
 from autopar.runtime.program.namespace import CurrentCall, Namespace, register
 from autopar.runtime.program.pipeline import Pipeline
@@ -45,7 +46,7 @@ from autopar.runtime.session import batch_programs, microbatched_step
 from autopar.runtime.session.batch_programs import BatchProgram
 from autopar.runtime.session.held_model import HeldModel
 from autopar.runtime.session.inputs import InputBinding, refused_rows
-from autopar.runtime.session.microbatched_step import StepCall
+from autopar.runtime.session.microbatched_step import MadeOutputs, StepCall
 from autopar.runtime.session.outputs import OutputParts, Outputs
 from autopar.runtime.session.pipelined_step import PipelinedStep, check_positions, wiring_of
 from autopar.runtime.session.state import ModelState
@@ -99,7 +100,7 @@ class Parallel(HeldModel):
             wires = wiring_of(program, description)
             positions = wires.positions(description.parameters) if wires else {}
             layouts = {item: self._layouts[item.name] for item in description.parameters}
-            holders = Holders(self.grid.place, positions)
+            holders = Holders(self.grid.outer, positions)
             tensors = sources.load(source, layouts, self.grid.axes, dtype, program.filters, holders)
         if isinstance(source, sources.ComparedSource):
             source.check(self.grid.comm)
@@ -108,6 +109,7 @@ class Parallel(HeldModel):
         self._refresh()
         self._sums = GradientSums(self.grid, self._parameters_here(), self._layouts, bucket_bytes)
         self._pipelined = [PipelinedStep.of(self.grid, wires, self._programs[0], dtype) if wires else None]
+        self._queue = MicrobatchQueue(self.grid) if self.grid.queue is not None else None
         rarely = not all(parameter.is_cpu for parameter in self._parameters_here().values())
         self._binding = InputBinding(self.grid, description, self._inputs, rarely)
         if description.evaluates:
@@ -125,7 +127,9 @@ class Parallel(HeldModel):
 
     @property
     def drawn(self) -> tuple[DrawnTensor, ...]:
-        """The random tensors of the last call. Collective where the graph is divided."""
+        """The random tensors of the last call. Collective where the graph is divided, or micro-batches are drawn from a queue."""
+        if self._queue is not None:
+            return self._queue.first(self._drawn)
         return self._drawn if self._last is None else self._last.drawn()
 
     def train(self, mode: bool = True) -> Parallel:
@@ -147,7 +151,7 @@ class Parallel(HeldModel):
     @property
     def communication_seconds(self) -> float:
         """Wall seconds that this rank has spent inside communication calls so far."""
-        groups = [self.grid.comm, *(axis.comm for axis in self.grid.axes), *self.grid.place_comms]
+        groups = [self.grid.comm, *(axis.comm for axis in self.grid.axes), *self.grid.outer_comms]
         divided = sum(step.seconds for step in self._pipelined if step is not None)
         return sum(comm.seconds for comm in groups) + divided + self._sums.seconds + self._past
 
@@ -166,7 +170,12 @@ class Parallel(HeldModel):
         return self._step(chosen, batch.rows, self._binding.parts(batch, chosen.inputs))
 
     def forward_parts(self, *args: object, **kwargs: object) -> Any:  # noqa: ANN401
-        """`forward` for inputs of which every rank passes its own part only, as `input_layouts` and `input_shape` say."""
+        """`forward` for inputs of which every rank passes its own part only, as `input_layouts` and `input_shape` say.
+
+        Raises ConfigError on a grid with a queue: a replica may compute any part of the batch.
+        """
+        if self._queue is not None:
+            raise self._queue.refused_parts()
         rows, arguments, error = self._binding.own(args, kwargs)
         chosen = self._program_for(rows, None)
         shapes = {item.name: self.input_shape(item.name, rows) for item in self.description.inputs}
@@ -265,7 +274,7 @@ class Parallel(HeldModel):
     def free(self) -> None:
         """Give back what the gradient sums hold. The grid is the program's."""
         self._sums.free()
-        for step in self._pipelined:
+        for step in (self._queue, *self._pipelined):
             if step is not None:
                 step.free()
 
@@ -288,7 +297,7 @@ class Parallel(HeldModel):
             other, own = batch_programs.sharing_parameters(self._programs[0], added)
             wires = wiring_of(added.program, description)
             check_positions(wires, other.description, self._state.holders)
-            values, everywhere = batch_programs.own_constants(other, constants), Holders(self.grid.place)
+            values, everywhere = batch_programs.own_constants(other, constants), Holders(self.grid.outer)
             loaded = sources.load(values, own, self.grid.axes, self._dtype, holders=everywhere)
         for name, tensor in loaded.items():
             register(self, name, tensor, "constant")
@@ -331,7 +340,7 @@ class Parallel(HeldModel):
             return self._sums.attach(returned)
         loss, *others = returned
         made = batch_programs.output_parts(chosen, others, rows, self.grid.axes)
-        own = {name: OutputParts([part]) for name, part in made.items()}
+        own = {name: OutputParts(partial(tuple, (part,))) for name, part in made.items()}
         return Outputs(self.description.loss, self._sums.attach(loss), own)
 
     def _microbatches(self, chosen: BatchProgram, rows: int, inputs: Sequence[Mapping[str, Tensor]]) -> Any:  # noqa: ANN401
@@ -342,17 +351,21 @@ class Parallel(HeldModel):
         chosen, numbers = replace(chosen, program=program), partial(drawing, self.seed, self._steps, self.training)
         trains = torch.is_grad_enabled() and (self.training or self.description.evaluates)
         every = microbatched_step.microbatches(chosen, rows)
-        call = StepCall(every, inputs, self._tensors(chosen), self._call, numbers, trains, self._scale())
-        made: Sequence[Sequence[Tensor]]
+        tensors = self._tensors(chosen)
+        queued = self._queue.step(len(every), tensors) if self._queue is not None else None
+        call = StepCall(every, inputs, tensors, self._call, numbers, trains, self._scale(), queued)
+        made: Mapping[int, Sequence[Tensor]]
         self._last = divided
         if divided is not None:
-            loss, made = divided.run(call)
+            loss, parts = divided.run(call)
+            made = dict(enumerate(parts))
         else:
             loss, made, self._drawn = microbatched_step.accumulated(chosen, call, self._dtype)
         loss = self._sums.attach(loss)
         if not program.outputs:
             return loss
-        return Outputs(self.description.loss, loss, microbatched_step.outputs(chosen, rows, made, self.grid.axes))
+        outputs = MadeOutputs(chosen, every, made, self.grid.axes, self._dtype, queued)
+        return Outputs(self.description.loss, loss, outputs.named())
 
     def _divided(self, chosen: BatchProgram) -> PipelinedStep | None:
         """The steps of a program whose graph is divided."""

@@ -33,15 +33,18 @@ def test_rank_is_the_row_major_index_of_the_position(sizes):
 
 
 @pytest.mark.parametrize(
-    ("text", "positions", "sizes"), [("stage:2x3", 2, (3,)), ("pipe=stage:3,data=2", 3, (2,)), ("stage:2", 2, ())]
+    ("text", "positions", "sizes"),
+    [("stage:2x3", 2, (3,)), ("pipe=stage:3,data=2", 3, (2,)), ("stage:2", 2, ()), ("data=queue:2,model=2", 2, (2,))],
 )
-def test_a_place_axis_divides_the_ranks_into_groups_of_neighbours(text, positions, sizes):
+def test_a_place_axis_or_a_queue_divides_the_ranks_into_groups_of_neighbours(text, positions, sizes):
     def rank_main():
         grid = Grid(text)
-        assert grid.place is not None
-        assert (grid.place.size, grid.group.size, grid.position) == (positions, math.prod(sizes), grid.position)
+        outer = grid.queue if "queue" in text else grid.place
+        assert outer is not None
+        assert outer is grid.outer
+        assert (outer.size, grid.group.size, grid.position) == (positions, math.prod(sizes), grid.position)
         axes = [axis.comm.gather_objects(grid.rank) for axis in grid.axes]
-        return grid.place.index, grid.group.gather_objects(grid.rank), grid.place.comm.gather_objects(grid.rank), axes
+        return outer.index, grid.group.gather_objects(grid.rank), outer.comm.gather_objects(grid.rank), axes
 
     for rank, (place, group, line, axes) in enumerate(simulate(positions * math.prod(sizes), rank_main)):
         size = math.prod(sizes)
@@ -54,20 +57,24 @@ def test_a_place_axis_divides_the_ranks_into_groups_of_neighbours(text, position
 NAMES = st.lists(st.sampled_from(["data", "model", "pipe", "x1"]), min_size=1, max_size=3, unique=True)
 
 
-@given(NAMES, st.lists(st.integers(1, 5), min_size=3, max_size=3), st.booleans(), st.booleans())
-def test_a_grid_is_written_as_it_is_read(names, sizes, placed, named):
-    first = "stage:" if placed else ""
+@given(
+    NAMES, st.lists(st.integers(1, 5), min_size=3, max_size=3), st.sampled_from(["", "stage:", "queue:"]), st.booleans()
+)
+def test_a_grid_is_written_as_it_is_read(names, sizes, first, named):
     parts = [f"{name}={first * (i == 0)}{size}" for i, (name, size) in enumerate(zip(names, sizes, strict=False))]
     text = ",".join(parts) if named else first + "x".join(map(str, sizes[: len(names)]))
     shape = GridShape.parse(text)
     assert (str(shape), shape.size) == (text, math.prod(sizes[: len(names)]))
-    assert shape.positions == (sizes[0] if placed else 1)
+    assert (shape.positions, shape.replicas) == (
+        sizes[0] if first == "stage:" else 1,
+        sizes[0] if first == "queue:" else 1,
+    )
     assert GridShape.parse(str(shape.space)) == shape.space if shape.space.names else shape.space.size == 1
 
 
-@pytest.mark.parametrize("text", ["2xstage:2", "data=2,pipe=stage:2", "a=stage:2,b=stage:2"])
-def test_a_place_axis_that_is_not_the_first_is_refused(text):
-    with pytest.raises(ConfigError, match=r"place axis|not a grid"):
+@pytest.mark.parametrize("text", ["2xstage:2", "data=2,pipe=stage:2", "a=stage:2,b=queue:2", "a=queue:2,b=stage:2"])
+def test_a_place_axis_or_a_queue_that_is_not_the_first_is_refused(text):
+    with pytest.raises(ConfigError, match=r"place axis|queue is not the first|not a grid"):
         GridShape.parse(text)
 
 
