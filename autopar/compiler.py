@@ -36,7 +36,6 @@ from autopar.planning.place_axis.feasibility import check_divisible
 from autopar.planning.place_axis.schedule_options import asked_of
 from autopar.planning.placing import Placed, divided
 from autopar.planning.planner import planned
-from autopar.planning.queues import check_queue
 from autopar.planning.request import Request
 from autopar.progress import Progress, logged, timed
 from autopar.subject import LIVE, Subject, captured_of
@@ -336,7 +335,7 @@ def _planned(subject: Subject, request: Request, tell: Progress) -> ReadyPlan:
 
 def _planned_with(subject: Subject, request: Request, tell: Progress, count: MicrobatchCount) -> ReadyPlan:
     """All that follows annotation and comes before the text."""
-    check_queue(request.grid, count.microbatches)
+    microbatch_search.check_queue(request.grid, count.microbatches)
     # AnnotatedGraph -> DividedModel
     division = subject.divided(count, request.options, tell) if count.microbatches > 1 else None
     if division is not None:

@@ -18,7 +18,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from autopar.errors import AutoparError, CaptureError, ConfigError, InfeasiblePlan
+from autopar.errors import AutoparError, CaptureError, ConfigError, InfeasiblePlan, refusal
+from autopar.ir.grid import GridShape
 from autopar.planning.request import NotShorter
 from autopar.progress import Progress
 
@@ -125,6 +126,15 @@ def search_for_queue(
         raise first
     shortest = min(one.seconds for one in planned)
     return next(one for one in planned if one.seconds <= shortest * _DEARER)
+
+
+def check_queue(grid: GridShape, microbatches: int) -> None:
+    """Raise ConfigError where the replicas of a queue have no micro-batches to draw."""
+    if grid.queue and microbatches < 2:
+        given = f"{microbatches} micro-batch of a batch, and {grid.replicas} replicas to compute it"
+        rule = f"the replicas of {grid.queue.name} draw the micro-batches of a batch from a queue"
+        fix = "leave --microbatches out, or take several for each replica; a batch of one row is for a grid without a queue"
+        raise ConfigError(refusal(f"grid {grid}", given, rule, fix=fix))
 
 
 def _seconds(priced: PricedPlan | None) -> float:

@@ -7,15 +7,19 @@ of them or none.
 import copy
 import functools
 import itertools
+import random
+from pathlib import Path
 
 import pytest
 import torch
+from compiling import compiled_file, verified
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from microbatched import MODELS, compiled, on_ranks, tokens, trained, trained_program
 
 from autopar.errors import ConfigError
 from autopar.ir.grid import GridShape
+from autopar.runtime.pipeline.microbatch_queue import QueuedStep
 
 known = functools.cache(compiled)
 
@@ -78,6 +82,21 @@ def test_any_draws_train_alike(name, grid):
     trains()
 
 
+@pytest.mark.zoo
+@pytest.mark.parametrize("grid", ["queue:2", "queue:2x2"])
+def test_a_model_file_is_verified_whoever_draws(tmp_path, monkeypatch, grid):
+    chance = random.Random(grid)
+    owners = [chance.randrange(2) for _ in range(1009)]
+
+    def draws(step):
+        return (m for m in range(step._count) if owners[(step._first + m) % len(owners)] == step.axis.index)
+
+    monkeypatch.setattr(QueuedStep, "draws", draws)
+    folder = compiled_file(Path(__file__).parent / "models/small_gpt2.py", grid, tmp_path, "small_gpt2")
+    for row in verified(folder / "program.py", grid, steps=3):
+        assert row.relative <= row.tolerance, row
+
+
 def test_who_has_the_turn_draws():
     """With the counter itself; a batch of one row has one micro-batch, which one of the replicas computes."""
     model, batches, one = known("tokens", GRIDS[1], 4)
@@ -87,11 +106,19 @@ def test_who_has_the_turn_draws():
 
     def run(parallel):
         found = trained_program(parallel, batches)
-        return found, parallel._queue._begun, parallel.full_state_dict()
+        optimizer = torch.optim.AdamW(parallel.parameters())
+        optimizer.step()
+        held = parallel.full_optimizer_state_dict(optimizer)
+        parallel.load_full_optimizer_state_dict(optimizer, held)
+        state = parallel.full_state_dict()
+        assert {name: kept["exp_avg"].shape for name, kept in held["state"].items()} == {
+            name: state[name].shape for name, _ in expected.named_parameters()
+        }
+        return found, parallel._queue._begun, parallel.full_gradients()
 
-    for found, begun, state in on_ranks(one, model, run):
+    for found, begun, gradients in on_ranks(one, model, run):
         torch.testing.assert_close(found, losses, rtol=1e-10, atol=1e-10)
-        torch.testing.assert_close(state["h.1.proj.weight"], expected.h[1].proj.weight.detach(), rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(gradients["h.1.proj.weight"], expected.h[1].proj.weight.grad, rtol=1e-10, atol=1e-10)
         assert begun == 3 * (4 + 2) + 1 + 2
 
 
