@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from warm_ranks import python
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -29,8 +30,8 @@ def test_a_family_is_predicted_and_measured():
 
 def test_every_family_of_the_zoo_has_a_large_size():
     code = "from benchmarks.zoo_models import FAMILIES\nfor name, family in FAMILIES.items():\n    print(name, family.large)"
-    command = [sys.executable, "-c", code]
-    listing = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    listing = python(f"import sys; sys.path.insert(0, {str(ROOT)!r}); {code}")
+    assert listing.returncode == 0, listing.stderr
     families = dict(line.split(maxsplit=1) for line in listing.stdout.splitlines())
     small = {path.stem.removeprefix("zoo_") for path in (ROOT / "tests" / "zoo" / "models").glob("zoo_*.py")} - {"data"}
     assert set(families) == small

@@ -18,6 +18,7 @@ def test_one_rank_makes_another_call(tmp_path):
     assert "Traceback" not in ended.err
 
 
+@pytest.mark.zoo  # tests/runtime/diagnostics/test_watched_comm.py compares shapes on simulated ranks
 def test_one_rank_brings_another_shape(tmp_path):
     ended = run(tmp_path, in_forward("all_sum(x[GRID.rank :], RANKS)"), "mpiexec", **CHECK)
     assert ended.status == 1
@@ -53,6 +54,7 @@ def test_a_rank_that_exits_says_where(tmp_path):
     assert "program.py:14\n    if GRID.rank == 1: sys.exit(3)" in ended.err
 
 
+@pytest.mark.zoo  # test_divided_jobs.py kills one in mid-schedule
 def test_a_rank_that_is_killed_was_last_seen_somewhere(tmp_path):
     line = "all_sum(x.sum(), RANKS); GRID.rank == 0 or os.kill(os.getpid(), signal.SIGKILL)"
     ended = run(tmp_path, in_forward(line), cold=True)  # mpiexec names its process

@@ -104,16 +104,10 @@ def test_wheel_imports_from_a_clean_target(wheel: Path, tmp_path: Path):
     target = tmp_path / "target"
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(target)
-    names = [
-        "autopar",
-        "autopar.runtime",
-        "autopar.partitioner",
-        "autopar.codegen",
-        "autopar.costmodel",
-        "autopar.configs",
-    ]
-    places = must(python("-c", importing(names, target), cwd=tmp_path)).splitlines()
-    assert len(places) == len(names)
+    names = ["autopar", "autopar.errors", *(f"autopar.{name}" for name in BESIDE)]
+    text = f"{importing(['autopar', 'autopar.configs'], target)}\n{finding(names, target)}"
+    places = must(python("-c", text, cwd=tmp_path)).splitlines()
+    assert len(places) == 2 + len(names)
     assert all(line.split(" ", 1)[1].startswith(str(target)) for line in places), places
 
 

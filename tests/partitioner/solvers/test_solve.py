@@ -11,7 +11,7 @@ from autopar.partitioner.problem import Choices, Edge, NoChoice, Problem, evalua
 from autopar.partitioner.solvers.presolve import Wiped, eliminate_all, factors, reduce, restore
 from autopar.partitioner.solvers.solve import solve
 
-SEEDS = range(350)
+SEEDS = range(200)
 METHODS = ("auto", "ilp", "search")
 
 
@@ -30,15 +30,15 @@ def truth():
 def test_the_random_problems_cover_what_matters(truth):
     infeasible = [seed for seed in SEEDS if isinstance(truth[seed], NoChoice)]
     limited = [seed for seed in SEEDS if random_problem(seed).limit is not None]
-    assert 20 <= len(infeasible) <= 147
+    assert 12 <= len(infeasible) <= 84
     assert any(truth[seed].least_peak is None for seed in infeasible)
-    assert sum(truth[seed].least_peak is not None for seed in infeasible) >= 10
+    assert sum(truth[seed].least_peak is not None for seed in infeasible) >= 6
     binding = [
         seed
         for seed in set(limited) - set(infeasible)
         if truth[seed].cost > solve(Problem(random_problem(seed).nodes, random_problem(seed).edges)).cost + 1e-6
     ]
-    assert len(binding) >= 40
+    assert len(binding) >= 22
 
 
 @pytest.mark.parametrize("method", METHODS)

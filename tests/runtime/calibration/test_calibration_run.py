@@ -1,6 +1,7 @@
 """What the ranks of a calibration write, on simulated ranks; and that the cost model reads it as it is meant."""
 
 import dataclasses
+import itertools
 import json
 import time
 
@@ -63,7 +64,7 @@ def test_as_many_ranks_compute_as_there_are_cores(monkeypatch):
 
     def rates(clock, tell):
         computing.append(default_world().rank)
-        yield from compute.rates(clock, tell)
+        yield from itertools.islice(compute.rates(clock, tell), 4)
 
     def sent(clock, axis, place, tell):
         exchanging.append(default_world().rank)

@@ -68,7 +68,7 @@ def step(parallel, optimizer, inputs):
     return loss.item()
 
 
-CASES = [("mlp", "2"), ("gpt", "2"), ("conv", "2"), ("gpt", "2x2"), ("norm_twice", "2"), ("heads", "2")]
+CASES = [("mlp", "2"), ("conv", "2"), ("gpt", "2x2"), ("norm_twice", "2"), ("heads", "2")]
 
 
 @pytest.mark.parametrize(("name", "grid"), CASES)

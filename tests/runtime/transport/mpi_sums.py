@@ -13,7 +13,7 @@ from autopar.runtime.transport import mpi
 from autopar.runtime.transport.mpi import MpiComm
 
 RANKS = MPI.COMM_WORLD.Get_size()
-TURNS = 40 if RANKS == 2 else 24 if RANKS < 8 else 16  # every size with every type; ranks that share a core take long
+TURNS = 40 if RANKS == 2 else 16  # every size with every type; ranks that share a core take long
 ME = MPI.COMM_WORLD.Get_rank()
 SIZES = (0, 1, 63, 4099, 70_000, 131_072, 131_073, 300_001)
 TYPES = (torch.float32, torch.float64, torch.int64, torch.complex64, torch.bfloat16)

@@ -89,12 +89,12 @@ def test_convolutions_in_every_mode(case):
 def test_windows_that_skip_the_last_rows_of_a_ring():
     """Strides that leave rows at the end unread, in a dim that is not split beside one that is."""
     count = 0
-    for mode, n, kernel, stride, padding in itertools.product(MODES, range(2, 8), (2, 3), (1, 2, 3), (1, 2)):
+    for mode, n, kernel, stride, padding in itertools.product(MODES, (2, 3, 5, 7), (2, 3), (1, 2, 3), (1, 2)):
         if padding <= {"reflect": n - 1}.get(mode, n):
             layer = Conv(random(1, 1, kernel, 1, seed=1).requires_grad_(), None, (stride, 1), (padding, 0), 1, 1, mode)
             compare(random(1, 1, n, 2), [layer], ((3,), [2], [None]), padded_convolution)
             count += 1
-    assert count > 250
+    assert count > 160
 
 
 @st.composite
