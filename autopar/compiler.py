@@ -153,7 +153,7 @@ class Compiled:
             said(f"{rows} rows, {len(captured.graph.nodes)} operators")
         subject = Subject.of(self.model, captured, plan.model, tell)
         stored = {item.name: item.layouts for item in plan.parameters if item.kind != "constant"}
-        request = Request(subject.annotated, _shape(plan.grid), plan.machine, plan.options, stored)
+        request = Request(subject.annotated, plan.shape, plan.machine, plan.options, stored)
         if plan.batch.division is None:
             return _planned_and_emitted(subject, request, tell, microbatch_search.ONE)
         count = min(plan.batch.division.microbatches, rows)

@@ -9,7 +9,6 @@ import keyword
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 
 from autopar.codegen import naming
 from autopar.codegen.layout_tables import layout_tables
@@ -22,7 +21,7 @@ from autopar.ir.graph import Graph
 from autopar.ir.grid import GridShape
 from autopar.ir.pipeline.schedule import ActionLists
 from autopar.ir.plan import Place
-from autopar.ir.units import bytes_text
+from autopar.ir.units import bytes_text, fraction_text
 from autopar.ops.record.printing import Expr
 from autopar.ops.record.user_functions import Kept, functions_among
 from autopar.partitioner.formulation.priced_problem import Decision
@@ -31,7 +30,6 @@ from autopar.partitioner.formulation.repeated_blocks import Repeat
 from autopar.version import __version__
 
 _COLUMN = 88  # where comments start, or further left where all statements are shorter
-_LARGEST_DENOMINATOR = 10_000
 _WIDEST = 150  # a comment that would end beyond stands above its line
 
 
@@ -165,22 +163,12 @@ def _imports(code: str, exported: frozenset[str]) -> str:
 
 
 def _grid(grid: GridShape, axes: Sequence[str]) -> str:
-    cuts = ", ".join(f'"{name}": ({", ".join(map(_fraction, every))})' for name, every in grid.named_cuts.items())
+    cuts = ", ".join(f'"{name}": ({", ".join(map(fraction_text, every))})' for name, every in grid.named_cuts.items())
     line = f'GRID = Grid("{grid}", cuts={{{cuts}}})' if cuts else f'GRID = Grid("{grid}")'
     if not axes:
         return line
     targets = f"({axes[0]},)" if len(axes) == 1 else ", ".join(axes)
     return f"{line}\n{targets} = GRID.axes"
-
-
-def _fraction(number: float) -> str:
-    """A number as the quotient of small numbers that it is, where it is one.
-
-    >>> _fraction(2 / 3), _fraction(1.0)
-    ('2 / 3', '1')
-    """
-    near = Fraction(number).limit_denominator(_LARGEST_DENOMINATOR)
-    return str(near).replace("/", " / ") if float(near) == number else repr(number)
 
 
 def _own(own: Sequence[Kept]) -> list[str]:

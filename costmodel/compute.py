@@ -5,12 +5,13 @@
 
 (S. Williams, A. Waterman, D. Patterson, "Roofline", CACM 52(4), 2009.) flops of the whole call are scaled by the local
 share of every split letter, bytes are those of the largest shards; an axis where nothing is split does not make the
-call smaller. A product (matmul, convolution) computes one gradient per operand under its sum, and only those that
+call smaller. Where ranks differ in speed or axes are cut unevenly, the rank that takes longest counts
+(`rank_views`). A product (matmul, convolution) computes one gradient per operand under its sum, and only those that
 someone needs: the first layer's input asks for none. Views are free. More ranks than cores slow each other down
 (`machine.crowding`). Calls that were timed at their local shapes (`Timings`) take what they took.
 
 Halos: a windowed letter needs rows of the operand beyond the rank's own. The rows are computed for every rank from
-balanced bounds of the operand and of the result, and the largest number counts. The adjoint sends as many back.
+the bounds of the operand and of the result, and the largest number counts. The adjoint sends as many back.
 
 Parameters: one whose storage layout on an axis is Copied has a gradient that is a sum over that axis. The runtime sums
 such gradients in flat buckets while backward still runs, so a part of the time is hidden. What a whole step exposes,
@@ -22,18 +23,21 @@ from __future__ import annotations
 
 import functools
 import math
+from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 
 from autopar.costmodel.collectives import reach_of, reaches, summed_axes
 from autopar.costmodel.communication import Transfer, exposed, gradient_seconds, halo_seconds
 from autopar.costmodel.communication import seconds as move_seconds
-from autopar.costmodel.local_shapes import largest_part, local_bytes, local_shape, operand_bytes, result_bytes
+from autopar.costmodel.local_shapes import local_bytes, local_part, local_shape, operand_bytes, result_bytes
 from autopar.costmodel.memory import optimizer_copies, split_letters
 from autopar.costmodel.op_timings import UNMEASURED, Timings
+from autopar.costmodel.rank_views import views
 from autopar.ir.graph import ITEMSIZE, Value
 from autopar.ir.grid import GridShape
-from autopar.ir.layout import Layouts, even_bounds
+from autopar.ir.layout import Layouts, cut_bounds
 from autopar.ir.machine import Machine, crowding
 from autopar.ops.record.op import Op
 from autopar.ops.record.rule import Call, Choice, Rule, Window, whole_choice
@@ -50,14 +54,35 @@ def node_seconds(
     machine: Machine,
     timings: Timings = UNMEASURED,
 ) -> tuple[float, float]:
-    """(forward, backward) seconds of the call on the rank with the largest shards, one choice per axis.
+    """(forward, backward) seconds of the call on the rank that takes longest, one choice per axis.
 
-    What `timings` knows of the call is taken as it is.
+    What `timings` knows of the call is taken as it is; where ranks are not alike, by the rows that each has.
     """
     if op.work == "view":
         return 0.0, 0.0
+    kinds = views(machine, grid)
+    if not kinds:
+        return rank_seconds(call, rule, op, choices, grid, machine, timings)
+    every = [rank_seconds(call, rule, op, choices, kind.grid, machine, timings) for kind in kinds]
+    forward, backward = ([each[i] / kind.speed for each, kind in zip(every, kinds, strict=True)] for i in (0, 1))
+    return max(forward), max(backward)
+
+
+def rank_seconds(
+    call: Call,
+    rule: Rule,
+    op: Op,
+    choices: tuple[Choice, ...],
+    grid: GridShape,
+    machine: Machine,
+    timings: Timings = UNMEASURED,
+) -> tuple[float, float]:
+    """(forward, backward) seconds of the call on a rank of speed 1, the one that the grid is seen from."""
     crowded = crowding(machine, grid)
     measured = timings.of(call.node.name, choices)
+    if measured is not None and grid.at is not None:
+        part = local_share(rule, choices, grid) / (local_share(rule, choices, grid.balanced) or 1.0)
+        measured = measured[0] * part, measured[1] * part
     forward, backward = measured or _predicted(call, rule, op, choices, grid, machine)
     return forward * crowded, backward * crowded
 
@@ -86,11 +111,22 @@ def _predicted(
 
 
 def _skew(call: Call, rule: Rule, op: Op, choices: tuple[Choice, ...], grid: GridShape) -> float:
-    """How much more than an even share the busiest rank computes (`Op.skew`)."""
+    """How much more than its share of the rows a rank computes (`Op.skew`), the busiest where the grid is seen from none."""
     if op.skew is None:
         return 1.0
-    cuts = [(choice.letter, parts) for choice, parts in zip(choices, grid.sizes, strict=True) if choice.mode == "split"]
-    return math.prod(op.skew(call, rule, letter, parts) for letter, parts in cuts)
+    skews = [
+        max(op.skew(call, rule, choice.letter, *part) for part in _outermost(axis, grid))
+        for axis, choice in enumerate(choices)
+        if choice.mode == "split"
+    ]
+    return math.prod(skews)
+
+
+def _outermost(axis: int, grid: GridShape) -> list[tuple[Fraction, Fraction]]:
+    """The first and the last part of an axis, or that of the rank which the grid is seen from, as shares of all rows."""
+    cuts, size = grid.cuts_of(axis), grid.sizes[axis]
+    every = list(pairwise(map(Fraction, cuts) if cuts else [Fraction(i, size) for i in range(size + 1)]))
+    return [every[0], every[-1]] if grid.at is None else [every[grid.at[axis]]]
 
 
 def _launches(call: Call, rule: Rule, op: Op, choices: tuple[Choice, ...], grid: GridShape) -> tuple[int, int]:
@@ -127,12 +163,12 @@ def whole_flops(call: Call, rule: Rule, op: Op) -> float:
 
 
 def local_share(rule: Rule, choices: tuple[Choice, ...], grid: GridShape) -> float:
-    """The share of the call's index space that the rank with most of it computes."""
+    """The share of the call's index space that a rank computes."""
     cuts: dict[str, list[tuple[int, int, int]]] = {}
-    for choice, parts in zip(choices, grid.sizes, strict=True):
+    for axis, choice in enumerate(choices):
         if choice.mode == "split":
-            cuts.setdefault(choice.letter, []).append((choice.blocks, choice.unit, parts))
-    return math.prod(largest_part(rule.extents[letter], cut) / rule.extents[letter] for letter, cut in cuts.items())
+            cuts.setdefault(choice.letter, []).append((choice.blocks, choice.unit, axis))
+    return math.prod(local_part(rule.extents[letter], cut, grid) / rule.extents[letter] for letter, cut in cuts.items())
 
 
 def inner_conversions(
@@ -161,13 +197,13 @@ def _halos(
     call: Call, rule: Rule, choices: tuple[Choice, ...], axis: int, grid: GridShape, machine: Machine
 ) -> list[Transfer]:
     """The halo of every operand that carries the windowed letter; axes that cut one letter act as one long axis."""
-    letter = choices[axis].letter
+    letter, cuts = choices[axis].letter, grid.cuts_of(axis)
     parts = math.prod(n for choice, n in zip(choices, grid.sizes, strict=True) if choice.letter == letter)
     transfers = []
     for i, (value, dims) in enumerate(zip(call.operands, rule.operands, strict=True)):
         for dim, names in enumerate(dims):
             if names == (letter,):
-                rows, neighbours = halo_rows(value.shape[dim], rule.extents[letter], parts, rule.windows[letter])
+                rows, neighbours = halo_rows(value.shape[dim], rule.extents[letter], parts, rule.windows[letter], cuts)
                 if not rows:
                     continue  # windows of one row each: nothing is sent
                 local = local_shape(value.shape, tuple(choice.operands[i] for choice in choices), grid)
@@ -179,17 +215,17 @@ def _halos(
 
 
 @functools.lru_cache(maxsize=65_536)
-def halo_rows(extent: int, result: int, parts: int, window: Window) -> tuple[int, int]:
+def halo_rows(extent: int, result: int, parts: int, window: Window, cuts: tuple[float, ...] = ()) -> tuple[int, int]:
     """(rows, neighbours): the most operand rows that a rank needs from others, and from how many ranks on one side.
 
-    `extent` and `result` are the operand's and the result's whole extents, both cut at balanced bounds.
+    `extent` and `result` are the operand's and the result's whole extents, both cut at `cuts`, or in balanced parts.
 
     >>> halo_rows(11, 11, 3, Window(kernel=5, padding=2))
     (4, 1)
     >>> halo_rows(10, 5, 4, Window(kernel=2, stride=2))
     (1, 1)
     """
-    own, rows = np.array(even_bounds(extent, parts)), np.array(even_bounds(result, parts))
+    own, rows = np.array(cut_bounds(extent, parts, cuts)), np.array(cut_bounds(result, parts, cuts))
     begin, last = rows[:-1], rows[1:] - 1
     reach = window.dilation * (window.kernel - 1)
     if window.transposed:
@@ -233,10 +269,21 @@ def parameter_seconds(
 ) -> tuple[float, float]:
     """(gradient sums, update) of a step for a tensor stored with layouts `stored`; nothing for one that is not trained.
 
-    The update of the local part reads the gradient, and reads and writes the parameter and the optimizer's state.
+    Where ranks are not alike, the update is that of the rank which takes longest.
     """
     if kind != "parameter":
         return 0.0, 0.0
-    moved = local_bytes(value.shape, ITEMSIZE[value.dtype], stored, grid) * (3 + 2 * optimizer_copies(optimizer))
     sums = sum(transfer.seconds for transfer in gradient_sums(value, stored, grid, machine))
-    return sums, max(machine.launch_floor, moved / machine.update_rate(optimizer)) * crowding(machine, grid)
+    kinds = views(machine, grid)
+    if not kinds:
+        return sums, rank_update(value, stored, optimizer, grid, machine)
+    return sums, max(rank_update(value, stored, optimizer, kind.grid, machine) / kind.speed for kind in kinds)
+
+
+def rank_update(value: Value, stored: Layouts, optimizer: str, grid: GridShape, machine: Machine) -> float:
+    """Seconds of the update of a parameter on a rank of speed 1, the one that the grid is seen from.
+
+    The update of the local part reads the gradient, and reads and writes the parameter and the optimizer's state.
+    """
+    moved = local_bytes(value.shape, ITEMSIZE[value.dtype], stored, grid) * (3 + 2 * optimizer_copies(optimizer))
+    return max(machine.launch_floor, moved / machine.update_rate(optimizer)) * crowding(machine, grid)

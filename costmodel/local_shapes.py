@@ -1,9 +1,9 @@
 """How much of a tensor one rank holds: local extents and bytes from layouts, for prices.
 
-A dim of extent n that is split is read as ``blocks x m x unit``, and the factor m is cut. Prices take balanced bounds
-and the largest shard, ceil(m / parts): the step waits for the rank that holds most. Two axes that cut the same factor
-nest, the outer axis (lower index) first: ceil(ceil(m / p0) / p1). Cuts of factors that lie apart multiply, in any
-order.
+A dim of extent n that is split is read as ``blocks x m x unit``, and the factor m is cut. Prices take the largest shard,
+ceil(m / parts) where bounds are balanced: the step waits for the rank that holds most. Of a grid that is seen from one rank
+(`GridShape.at`) they take that rank's. Two axes that cut the same factor nest, the outer axis (lower index) first:
+ceil(ceil(m / p0) / p1). Cuts of factors that lie apart multiply, in any order.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 from autopar.ir.graph import ITEMSIZE
 from autopar.ir.grid import GridShape
-from autopar.ir.layout import Layout, Layouts, Shard
+from autopar.ir.layout import Layout, Layouts, Shard, cut_bounds
 from autopar.ops.record.rule import Call, Choice
 
 
@@ -23,36 +24,44 @@ def ceil_div(extent: int, parts: int) -> int:
     return -(-extent // parts)
 
 
-def largest_part(extent: int, cuts: Sequence[tuple[int, int, int]]) -> int:
-    """Rows of the largest part of a dim after `cuts`, each (blocks, unit, parts), outermost axis first.
+def axis_part(extent: int, axis: int, grid: GridShape) -> int:
+    """Rows that one axis leaves of an extent."""
+    if not grid.cuts and grid.at is None:
+        return ceil_div(extent, grid.sizes[axis])
+    parts = [high - low for low, high in pairwise(cut_bounds(extent, grid.sizes[axis], grid.cuts_of(axis)))]
+    return max(parts) if grid.at is None else parts[grid.at[axis]]
 
-    >>> largest_part(11, [(1, 1, 3)])
+
+def local_part(extent: int, cuts: Sequence[tuple[int, int, int]], grid: GridShape) -> int:
+    """Rows of a part of a dim after `cuts`, each (blocks, unit, axis), outermost axis first.
+
+    >>> local_part(11, [(1, 1, 0)], GridShape.parse("3"))
     4
-    >>> largest_part(3 * 10 * 64, [(3, 64, 4), (3, 64, 2)])
+    >>> local_part(3 * 10 * 64, [(3, 64, 0), (3, 64, 1)], GridShape.parse("4x2"))
     384
     """
     factors: dict[tuple[int, int], int] = {}
     whole = 1
-    for blocks, unit, parts in cuts:
+    for blocks, unit, axis in cuts:
         if (blocks, unit) not in factors:
             factors[blocks, unit] = extent // (blocks * unit)
             whole *= factors[blocks, unit]
-        factors[blocks, unit] = ceil_div(factors[blocks, unit], parts)
+        factors[blocks, unit] = axis_part(factors[blocks, unit], axis, grid)
     return extent // max(whole, 1) * math.prod(factors.values())
 
 
 @functools.lru_cache(maxsize=1 << 18)
 def local_shape(shape: tuple[int, ...], layouts: Layouts, grid: GridShape) -> tuple[int, ...]:
-    """The shape of the largest shard."""
+    """The shape of a shard."""
     cuts: dict[int, list[tuple[int, int, int]]] = {}
-    for layout, parts in zip(layouts, grid.sizes, strict=True):
+    for axis, layout in enumerate(layouts):
         if isinstance(layout, Shard):
-            cuts.setdefault(layout.dim, []).append((layout.blocks, layout.unit, parts))
-    return tuple(largest_part(n, cuts[dim]) if dim in cuts else n for dim, n in enumerate(shape))
+            cuts.setdefault(layout.dim, []).append((layout.blocks, layout.unit, axis))
+    return tuple(local_part(n, cuts[dim], grid) if dim in cuts else n for dim, n in enumerate(shape))
 
 
 def local_bytes(shape: tuple[int, ...], itemsize: int, layouts: Layouts, grid: GridShape) -> int:
-    """Bytes of the largest shard of a tensor with these layouts, one per axis."""
+    """Bytes of a shard of a tensor with these layouts, one per axis."""
     return math.prod(local_shape(shape, layouts, grid)) * itemsize
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from autopar.costmodel.local_shapes import largest_part, local_bytes, local_shape
+from autopar.costmodel.local_shapes import local_bytes, local_part, local_shape
 from autopar.errors import ConfigError, nearest, refusal
 from autopar.ir.graph import ITEMSIZE, OPTIMIZER_COPIES, Value
 from autopar.ir.grid import GridShape
@@ -161,12 +161,8 @@ def _letter_bytes(word: str, rule: Rule, choices: tuple[Choice, ...], grid: Grid
     size, names = word.split("@")
     total = int(size)
     for name, _, more in (text.partition("+") for text in names.split(",") if text):
-        cuts = [
-            (choice.blocks, choice.unit, parts)
-            for choice, parts in zip(choices, grid.sizes, strict=True)
-            if choice.letter == name
-        ]
-        total *= largest_part(rule.extents[name], cuts) + int(more or 0)
+        cuts = [(choice.blocks, choice.unit, axis) for axis, choice in enumerate(choices) if choice.letter == name]
+        total *= local_part(rule.extents[name], cuts, grid) + int(more or 0)
     return total
 
 

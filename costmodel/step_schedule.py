@@ -25,7 +25,7 @@ from autopar.ir.plan import ConversionPlan, InnerPlan, NodePlan, Plan, TensorPla
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What of a plan makes its timeline; `update` is in seconds."""
+    """What of a plan makes its timeline; `update` is in seconds, `updates` the share of it that each rank takes."""
 
     grid: GridShape
     machine: Machine
@@ -34,6 +34,7 @@ class Parts:
     repeats: tuple[tuple[str, tuple[str, ...]], ...]
     parameters: tuple[TensorPlan, ...]
     update: float
+    updates: tuple[float, ...] = ()
 
 
 def parts(plan: Plan) -> Parts:
@@ -41,10 +42,9 @@ def parts(plan: Plan) -> Parts:
     machine = plan.machine
     if plan.batch.division is not None:  # gradients are summed behind the last micro-batch
         machine = replace(machine, overlap=0.0, overlap_inter=None)
-    return Parts(
-        GridShape.parse(plan.grid), machine, plan.nodes, plan.conversions, plan.repeats, plan.parameters,
-        plan.predicted.update,
-    )  # fmt: skip
+    update = max((rank.update for rank in plan.ranks), default=plan.predicted.update)
+    updates = tuple(rank.update / update if update else 1.0 for rank in plan.ranks)
+    return Parts(plan.shape, machine, plan.nodes, plan.conversions, plan.repeats, plan.parameters, update, updates)
 
 
 def of(plan: Plan) -> tuple[Task, ...]:
@@ -53,8 +53,8 @@ def of(plan: Plan) -> tuple[Task, ...]:
 
 
 def events(plan: Plan) -> tuple[Event, ...]:
-    """What every rank does in one step, as predicted."""
-    return simulate(of(plan)).events[0]
+    """What a rank does in one step, as predicted; where ranks are not alike, the first."""
+    return simulate(of(plan), plan.shape.sizes if plan.ranks else ()).events[0]
 
 
 def tasks(parts: Parts) -> tuple[Task, ...]:
@@ -65,7 +65,7 @@ def tasks(parts: Parts) -> tuple[Task, ...]:
     for i, call in enumerate(reversed(calls)):
         ordered += builder.call(call, back=True)
         ordered += [builder.sum(number) for number, bucket in enumerate(filled) if bucket.done == i]
-    return (*ordered, Task("update", "update", parts.update))
+    return (*ordered, Task("update", "update", parts.update, ranks=parts.updates))
 
 
 def sums(parts: Parts) -> tuple[gradient_buckets.SumBucket, ...]:
@@ -149,7 +149,7 @@ class _ScheduleBuilder:
         if call.node:
             kind, seconds = ("backward", call.node.seconds_backward) if back else ("forward", call.node.seconds_forward)
             yield from self.inside(call.node, halos=not back, back=back)
-            yield Task(call.node.name, kind, seconds, detail=_detail(call.node))
+            yield Task(call.node.name, kind, seconds, detail=_detail(call.node), ranks=call.node.ranks)
             yield from self.inside(call.node, halos=back, back=back)
         yield from (self.exchange(item, item.value, _detail(call.node or item), back=back) for item in last)
 

@@ -13,9 +13,9 @@ lanes. The compute lane does one task after another; the communication lane carr
 An exchange over a link that gradient sums use as well holds those up for as long as it takes. All of this is monotone in the
 durations: a rank that is f times slower makes a step last at least as long, and at most f times as long.
 
-`slow` multiplies the compute of single ranks. `jitter` s multiplies every compute task on every rank, each time anew, by a
-number of mean 1, exp(s z - s^2 / 2) with z normal (log-normal, standard deviation about s). All ranks are computed at once, as
-arrays; without slow ranks and jitter they are alike, and one is.
+Ranks may take different shares of a task's seconds (`Task.ranks`). `slow` multiplies the compute of single ranks. `jitter` s
+multiplies every compute task on every rank, each time anew, by a number of mean 1, exp(s z - s^2 / 2) with z normal (log-normal,
+standard deviation about s). All ranks are computed at once, as arrays; without slow ranks and jitter they are alike, and one is.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ class Task:
     axes      of the grid, whose ranks wait for each other; () for work of one's own
     near      whether only neighbours on the axis do
     hinders   whether it takes a link on which gradient sums may be under way
+    ranks     of the seconds, the share that each rank takes; () where all take them in full
     """
 
     name: str
@@ -67,6 +68,7 @@ class Task:
     near: bool = False
     hinders: bool = False
     detail: str = ""
+    ranks: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +180,7 @@ def simulate(
     `slow` has the factors of single ranks, `watch` the ranks whose events are wanted. The same arguments give the same times.
     """
     factors = {rank: factor for rank, factor in (slow or {}).items() if factor != 1.0}
-    alike = not factors and jitter == 0.0
+    alike = not factors and jitter == 0.0 and not any(task.ranks for task in tasks)
     ranks = math.prod(shape)
     size = 1 if alike else ranks
     speed = np.ones(size)
@@ -212,7 +214,7 @@ def _step(state: _Lanes, tasks: Sequence[Task], speed: Times, jitter: float, dra
             state.communication = state.communication + task.seconds
             state.do(task, np.full_like(speed, task.seconds))
         else:
-            spent = task.seconds * speed
+            spent = task.seconds * speed * np.array(task.ranks) if task.ranks else task.seconds * speed
             if jitter and task.seconds:
                 spent = spent * draw.lognormal(-jitter * jitter / 2, jitter, speed.shape)
             if task.kind == "update":

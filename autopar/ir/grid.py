@@ -46,6 +46,7 @@ class GridShape:
 
     The rank is the row-major index of its position, on the place axis or the queue first. `cuts` has the fractions at which each
     axis cuts every dim, () for one that cuts in balanced parts, and is empty where all do; the text of a grid does not say them.
+    Prices are those of the largest parts, or of the rank `at` this position.
 
     >>> GridShape.parse("4x2")
     GridShape(names=('axis0', 'axis1'), sizes=(4, 2), place=None, queue=None)
@@ -60,6 +61,7 @@ class GridShape:
     place: PlaceAxis | None = None
     cuts: tuple[tuple[float, ...], ...] = field(default=(), repr=False)
     queue: QueueAxis | None = None
+    at: tuple[int, ...] | None = field(default=None, repr=False)
 
     @staticmethod
     def parse(text: str) -> GridShape:
@@ -134,6 +136,15 @@ class GridShape:
     def named_cuts(self) -> dict[str, tuple[float, ...]]:
         """The fractions of the axes that do not cut in balanced parts, by name."""
         return {name: cuts for name, cuts in zip(self.names, self.cuts, strict=False) if cuts}
+
+    @property
+    def balanced(self) -> GridShape:
+        """The grid with balanced parts."""
+        return replace(self, cuts=(), at=None)
+
+    def seen_from(self, rank: int) -> GridShape:
+        """The grid of one position as this rank of it sees it: parts are its own."""
+        return replace(self, at=unravel(rank, self.sizes))
 
     def cuts_of(self, axis: int) -> tuple[float, ...]:
         """The fractions of an axis, () where it cuts in balanced parts."""

@@ -98,6 +98,11 @@ class RankClass:
     intra: Link | None = None
     inter: Link | None = None
 
+    @property
+    def differs(self) -> bool:
+        """Whether they compute at another speed or hold other memory than the profile says."""
+        return self.speed != 1.0 or self.memory_bytes is not None
+
     def holds(self, rank: int, ranks_per_node: int) -> bool:
         """Whether a rank is one of them."""
         number = rank if self.ranks else rank // ranks_per_node

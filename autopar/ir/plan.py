@@ -74,7 +74,7 @@ class InnerPlan:
 
 @dataclass(frozen=True, slots=True)
 class NodePlan:
-    """One operator call. Seconds are per rank; `letters` is the operator's notation."""
+    """One operator call. Seconds are those of the rank that takes longest; `letters` is the operator's notation."""
 
     name: str
     target: str
@@ -89,6 +89,7 @@ class NodePlan:
     saved_bytes: int
     ruled: bool  # false where the operator has no rule and runs whole on every rank
     inner: tuple[InnerPlan, ...] = ()
+    ranks: tuple[float, ...] = ()  # of the seconds, the share that each rank takes; () where all take them in full
 
     @property
     def seconds(self) -> float:
@@ -127,6 +128,9 @@ class ConversionPlan:
 class Predicted:
     """One training step on one rank: seconds by cause and peak bytes by cause.
 
+    Where ranks are not alike, the seconds are those of the rank that waits least, the bytes those of the one that fills most of
+    its memory.
+
     Where the graph is divided, the seconds are those of the position that works longest, with those in which it stands `idle`
     till the step ends, and the bytes those of the position that holds most. `gradients` are the seconds of gradient sums that
     do not hide behind backward, by the step's timeline. The bytes are those that are held at the peak, when `peak_during` runs
@@ -158,6 +162,17 @@ class Predicted:
         """The peak."""
         standing = self.inputs_bytes + self.parameters_bytes + self.gradients_bytes + self.optimizer_bytes
         return standing + self.activations_bytes + self.buffers_bytes + self.transients_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RankPlan:
+    """One rank where ranks are not alike: its speed, seconds of its calls and of its update, bytes that it may hold and holds."""
+
+    speed: float
+    compute: float
+    update: float
+    memory: float
+    peak: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,6 +318,7 @@ class Plan:
     work: tuple[WorkPlan, ...]  # compute seconds by what cuts them, `autopar.costmodel.work_shares`
     placement: PlacementPlan | None  # where the grid has a place axis
     cuts: tuple[tuple[str, tuple[float, ...]], ...] = ()  # by axis name, the fractions of those that do not cut evenly
+    ranks: tuple[RankPlan, ...] = ()  # where they are not alike
 
     @property
     def shape(self) -> GridShape:

@@ -17,7 +17,8 @@ _AGAIN = "compile the model again with `autopar compile`"
 def to_json(plan: Plan) -> str:
     """The plan as indented JSON text, deterministic to the byte; what is said of unequal ranks stands in it where ranks are."""
     entries = msgspec.to_builtins(plan)
-    for table, key in ((entries, "cuts"), (entries["machine"], "ranks")):
+    nodes = ((node, "ranks") for node in entries["nodes"])
+    for table, key in ((entries, "cuts"), (entries, "ranks"), (entries["machine"], "ranks"), *nodes):
         if not table[key]:
             del table[key]
     return msgspec.json.format(msgspec.json.encode(entries), indent=1).decode() + "\n"

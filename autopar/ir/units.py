@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import re
+from fractions import Fraction
 
 from autopar.errors import ConfigError, refusal
 
+_LARGEST_DENOMINATOR = 10_000
 _BINARY = (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10))
 _RATES = (("GB/s", 1e9), ("MB/s", 1e6), ("KB/s", 1e3))
 _UNITS = {"": 1, "b": 1} | {
@@ -58,3 +60,13 @@ def rate_text(per_second: float) -> str:
     """``6.42 GB/s``."""
     unit, size = next((entry for entry in _RATES if per_second >= entry[1]), ("B/s", 1.0))
     return f"{per_second / size:.3g} {unit}"
+
+
+def fraction_text(number: float) -> str:
+    """A number as the quotient of small numbers that it is, where it is one.
+
+    >>> fraction_text(2 / 3), fraction_text(1.0)
+    ('2 / 3', '1')
+    """
+    near = Fraction(number).limit_denominator(_LARGEST_DENOMINATOR)
+    return str(near).replace("/", " / ") if float(near) == number else repr(number)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from fractions import Fraction
 
 from autopar.errors import AutoparError, InternalError, refusal
 from autopar.internal_errors import BrokenCall, error_text
@@ -32,7 +33,7 @@ def rehearse(op: Op, rule: Rule, call: Call) -> None:
                 if part is not None:
                     part(call, rule, letter)
             if op.skew is not None:
-                op.skew(call, rule, letter, 2)
+                op.skew(call, rule, letter, Fraction(0), Fraction(1, 2))
 
 
 @contextmanager

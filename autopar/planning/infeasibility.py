@@ -16,6 +16,7 @@ from autopar.costmodel import memory
 from autopar.errors import InfeasiblePlan, refusal
 from autopar.ir.plan import Options
 from autopar.ir.units import bytes_precisely
+from autopar.planning.candidate import Candidate
 from autopar.planning.memory_limit import Fitted
 from autopar.planning.microbatch_search import AUTO
 from autopar.planning.request import Request
@@ -57,7 +58,7 @@ def no_plan(request: Request, missed: Fitted | None, relaxed: Sequence[Relaxed])
     where = f"{request.graph.name} on grid {request.whole or request.grid}"
     if missed is None:
         return _impossible(where, request.limit, relaxed)
-    freer = [freed for freed in relaxed if freed.peak < missed.least.held.peak]
+    freer = [freed for freed in relaxed if freed.peak < missed.least.peak]
     return _over_memory(request, where, missed, freer)
 
 
@@ -75,10 +76,19 @@ def _impossible(where: str, limit: float, relaxed: Sequence[Relaxed]) -> Infeasi
 def _over_memory(request: Request, where: str, missed: Fitted, freer: list[Relaxed]) -> InfeasiblePlan:
     graph, options, positions = request.graph, request.options, request.whole.positions if request.whole else 1
     held, state = missed.least.held, memory.optimizer_copies(options.optimizer)
-    limit, least = request.limit / positions, held.peak / positions
+    rank, times = _scarcest(missed.least), float(positions)
+    if rank is not None:
+        times = request.limit / missed.least.ranks[rank].memory
+    limit, least, of = (
+        request.limit / times,
+        missed.least.peak / times,
+        "per rank" if rank is None else f"of rank {rank}",
+    )
     trained = sum(graph.values[item.value].nbytes for item in graph.parameters if item.kind == "parameter")
-    ways = [f"raise --memory to {bytes_precisely(least, up=True)}"]
-    freer = [replace(freed, peak=freed.peak / positions) for freed in freer]
+    own = rank is not None and request.machine.class_of(rank).memory_bytes == limit
+    entry = "memory_bytes of its [[ranks]] in the machine profile" if own else "--memory"
+    ways = [f"raise {entry} to {bytes_precisely(least, up=True)}"]
+    freer = [replace(freed, peak=freed.peak / times) for freed in freer]
     ways += [f"take away {freed.what}" for freed in freer if freed.peak <= limit][:3]
     divided = options.microbatches == AUTO or request.microbatches > 1 or request.whole is not None
     ways += ["use more ranks", "use a smaller batch" if divided else "divide the batch (--microbatches auto)"]
@@ -93,13 +103,20 @@ def _over_memory(request: Request, where: str, missed: Fitted, freer: list[Relax
     ]
     return InfeasiblePlan(
         refusal(
-            f"memory limit {bytes_precisely(limit)} per rank",
-            f"{where}{under} needs {bytes_precisely(least)} per rank, {bytes_precisely(least - limit)} more: the least peak found",
+            f"memory limit {bytes_precisely(limit)} {of}",
+            f"{where}{under} needs {bytes_precisely(least)} {of}, {bytes_precisely(least - limit)} more: the least peak found",
             _RULES[request.whole is not None],
             lines + [_without(freed, limit) for freed in freer],
             ", or ".join(ways),
         )
     )
+
+
+def _scarcest(least: Candidate) -> int | None:
+    """The rank that fills most of its memory, where ranks are not alike."""
+    if not least.built.memories:
+        return None
+    return max(range(len(least.ranks)), key=lambda i: least.ranks[i].peak / least.ranks[i].memory)
 
 
 def _without(freed: Relaxed, limit: float) -> str:

@@ -78,7 +78,7 @@ def look_closer(tried: Trials, limit: float) -> NextLimit | Fitted:
         ladder = _Ladder(tried)
         ladder.first(limit)
         candidate = ladder.lowest()
-        return Fitted(candidate if candidate.held.peak <= limit else None, candidate, ladder.hurried)
+        return Fitted(candidate if candidate.peak <= limit else None, candidate, ladder.hurried)
 
     fitted = _replayed(lowest)
     assert fitted is not None
@@ -97,7 +97,7 @@ def _fitted(tried: Trials, limit: float, below: float) -> Fitted | None:
     top = ladder.top
     if top.solution.bound >= below:
         return None
-    if top.held.peak <= limit:
+    if top.peak <= limit:
         return Fitted(top, top)
     if top.solution.peak <= 0:
         return Fitted(None, top)
@@ -105,7 +105,7 @@ def _fitted(tried: Trials, limit: float, below: float) -> Fitted | None:
     if rung is not None:
         best = ladder.between(rung, limit)
         return Fitted(best, best)
-    return Fitted(None, min(ladder.candidates(), key=lambda candidate: candidate.held.peak), ladder.hurried, tried)
+    return Fitted(None, min(ladder.candidates(), key=lambda candidate: candidate.peak), ladder.hurried, tried)
 
 
 class _Ladder:
@@ -169,7 +169,7 @@ class _Ladder:
 
         def fits(rung: int) -> bool:
             candidate = self.at(rung)
-            return candidate is not None and candidate.held.peak <= limit
+            return candidate is not None and candidate.peak <= limit
 
         start = self.start(limit)
         self.at(start)
@@ -188,7 +188,7 @@ class _Ladder:
     def start(self, limit: float) -> int:
         """The rung that fits if a plan that keeps less has as much beside it as the top has."""
         kept = self.top.solution.peak
-        room = max(limit + kept - self.top.held.peak, kept * _RATIO**40)
+        room = max(limit + kept - self.top.peak, kept * _RATIO**40)
         return max(1, math.ceil(math.log(room / kept) / math.log(_RATIO)))
 
     def between(self, rung: int, limit: float) -> Candidate:
@@ -201,7 +201,7 @@ class _Ladder:
                 break
             middle = (low + high) / 2
             candidate = self.solved(middle)
-            if candidate.held.peak <= limit:
+            if candidate.peak <= limit:
                 best, low = candidate, middle
             else:
                 above, high = candidate, middle
@@ -213,11 +213,11 @@ class _Ladder:
         by_height[math.inf] = self.top
         for _ in range(_CLOSER):
             heights = sorted(by_height)
-            at = min(range(len(heights)), key=lambda i: (by_height[heights[i]].held.peak, -i))
+            at = min(range(len(heights)), key=lambda i: (by_height[heights[i]].peak, -i))
             for low, high in itertools.pairwise(heights[max(at - 1, 0) : at + 2]):
                 middle = (low + min(high, self.top.solution.peak)) / 2
                 try:
                     by_height[middle] = self.solved(middle)
                 except NoChoice:
                     self.hurried = True
-        return min(by_height.values(), key=lambda candidate: (candidate.held.peak, candidate.solution.cost))
+        return min(by_height.values(), key=lambda candidate: (candidate.peak, candidate.solution.cost))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from autopar.codegen.emit import Emitted
 from autopar.codegen.steps import LoweredProgram
 from autopar.codegen.symbolic_batch import Variant, run_for
-from autopar.costmodel import compute, work_shares
+from autopar.costmodel import compute
 from autopar.ir.graph import Graph
 from autopar.ir.layout import Replicate
 from autopar.ir.plan import (
@@ -24,7 +24,6 @@ from autopar.ir.plan import (
     Predicted,
     SolverReport,
     TensorPlan,
-    WorkPlan,
 )
 from autopar.partitioner.formulation.priced_problem import Decision, PricedProblem
 from autopar.partitioner.formulation.recomputation import key_of
@@ -32,6 +31,7 @@ from autopar.partitioner.formulation.strategies import filled_factors, whole_str
 from autopar.planning.candidate import Candidate, tensor_plan
 from autopar.planning.place_axis.placement_record import grown_dims, placement_plan, predicted
 from autopar.planning.placing import Placed
+from autopar.planning.unequal.step_work import step_work
 from autopar.version import __version__
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def plan(
 
     `training` says why the program cannot be put into training.
     """
-    graph, built, decision, parts = captured.graph, candidate.built, candidate.decision, candidate.parts
+    graph, built, parts = captured.graph, candidate.built, candidate.parts
     larger = captured.batch.larger if not batch.fixed or batch.division else None
     return Plan(
         version=VERSION,
@@ -64,10 +64,7 @@ def plan(
         options=options,
         graph_sha256=_hash(graph),
         program_sha256=hashlib.sha256(program.text.encode()).hexdigest(),
-        inputs=tuple(
-            tensor_plan(item.name, graph.values[item.value], "input", decision.storage[item.value])
-            for item in graph.inputs
-        ),
+        inputs=tuple(_inputs(graph, candidate.decision)),
         parameters=_with_segments(parts.parameters, placed) if placed else parts.parameters,
         nodes=parts.nodes,
         conversions=parts.conversions,
@@ -76,7 +73,7 @@ def plan(
         predicted=predicted(candidate, placed, options.optimizer) if placed else _predicted(candidate),
         single=_single(built, options.optimizer),
         solver=_report(candidate),
-        filled=_filled(built, decision),
+        filled=_filled(built, candidate.decision),
         batch=batch,
         evaluation=captured.evaluation,
         training=training,
@@ -84,29 +81,16 @@ def plan(
         loss=graph.loss_path,
         outputs=_outputs(graph, larger, candidate.program),
         places=program.places,
-        work=_work(candidate, placed, options.optimizer),
+        work=step_work(candidate, placed.segments if placed else {}, options.optimizer),
         placement=placement_plan(candidate, placed, program.segments) if placed else None,
         cuts=tuple(built.grid.named_cuts.items()),
+        ranks=candidate.ranks,
     )
 
 
-def _work(candidate: Candidate, placed: Placed | None, optimizer: str) -> tuple[WorkPlan, ...]:
-    """What a rank computes in a step, by what cuts it; of a divided graph by segments, updates with their first readers."""
-    built, segments = candidate.built, placed.segments if placed else {}
-    grid, machine, graph = built.grid, built.machine, built.graph
-    works = []
-    for node in candidate.parts.nodes:
-        rule, strategy = built.calls[node.name].rule, candidate.decision.strategies[node.name]
-        seconds = node.seconds_forward, node.seconds_backward
-        parts = work_shares.call_work(rule, strategy, seconds, built.rounds, grid, machine)
-        works += [(segments.get(node.name, 0), part) for part in parts]
-    readers = graph.consumers()
-    for item in graph.parameters:
-        value, stored = graph.values[item.value], candidate.decision.storage[item.value]
-        update = compute.parameter_seconds(value, item.kind, stored, optimizer, grid, machine)[1]
-        first = min((segments.get(reader.name, 0) for reader in readers[item.value]), default=0)
-        works.append((first, work_shares.update_work(value.shape, stored, update, grid)))
-    return tuple(WorkPlan(cuts, seconds, segment) for segment, cuts, seconds in work_shares.summed(works))
+def _inputs(graph: Graph, decision: Decision) -> Iterator[TensorPlan]:
+    for item in graph.inputs:
+        yield tensor_plan(item.name, graph.values[item.value], "input", decision.storage[item.value])
 
 
 def _report(candidate: Candidate) -> SolverReport:
@@ -192,21 +176,23 @@ def _predicted(candidate: Candidate) -> Predicted:
         compute=candidate.compute,
         communication=candidate.communication,
         gradients=candidate.gradients,
-        update=candidate.parts.update,
+        update=candidate.update,
         peak_during=held.where(held.at),
+        idle=candidate.idle,
         **{f"{kind}_bytes": size for kind, size in held.parts(held.at).items()},
     )
 
 
 def _single(built: PricedProblem, optimizer: str) -> float:
-    """Seconds of a step on one rank that holds everything."""
-    total = 0.0
+    """Seconds of a step on one rank that holds everything, of speed 1."""
+    total, machine = 0.0, replace(built.machine, ranks=())
+    grid = built.grid.balanced
     for item in built.calls.values():
-        whole = whole_strategy(item.call, built.grid)
-        arguments = (item.call, item.rule, item.op, whole, built.grid, built.machine)
+        whole = whole_strategy(item.call, grid)
+        arguments = (item.call, item.rule, item.op, whole, grid, machine)
         total += sum(compute.node_seconds(*arguments, built.timings)) * built.microbatches
     stored = tuple(Replicate() for _ in built.grid.sizes)
     for parameter in built.graph.parameters:
         value = built.graph.values[parameter.value]
-        total += compute.parameter_seconds(value, parameter.kind, stored, optimizer, built.grid, built.machine)[1]
+        total += compute.parameter_seconds(value, parameter.kind, stored, optimizer, grid, machine)[1]
     return total

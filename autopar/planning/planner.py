@@ -19,7 +19,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from autopar.costmodel.op_timings import UNMEASURED, Timings
+from autopar.costmodel.rank_views import alike
 from autopar.errors import ConfigError, InfeasiblePlan
+from autopar.ir.grid import GridShape
 from autopar.ir.plan import Options
 from autopar.ir.units import bytes_precisely
 from autopar.partitioner.formulation.constraints import Constraints
@@ -35,6 +37,7 @@ from autopar.planning.candidate import Candidate, candidate_of
 from autopar.planning.infeasibility import Relaxed, no_plan, relaxations
 from autopar.planning.memory_limit import Fitted, NextLimit, look_closer, next_limit
 from autopar.planning.request import NotShorter, Request
+from autopar.planning.unequal.cut_search import alternated
 from autopar.progress import Progress, only_reminders, silent, timed
 
 _MOST = 4
@@ -81,7 +84,7 @@ class _Search:
         built = build(
             request.annotated, request.grid, request.machine, self.constraints, limit=limit,
             optimizer=request.options.optimizer, gathered=gathered, timings=self.timings, recomputed=recomputed,
-            untied=untied, calls=self.calls,
+            untied=untied, calls=self.calls, memories=request.memories,
         )  # fmt: skip
         return repeated(built, request.microbatches) if request.microbatches > 1 else built
 
@@ -92,7 +95,7 @@ class _Search:
             with timed(self.tell, "solved") as said:
                 solution = solve(limited.problem, method=self.request.options.solver, time_limit=self.left())
                 candidate = candidate_of(limited, marked(solution, self.constraints), self.request.options.optimizer)
-                kept, peak = bytes_precisely(limit or 0.0), bytes_precisely(candidate.held.peak)
+                kept, peak = bytes_precisely(limit or 0.0), bytes_precisely(candidate.peak)
                 under = "" if limit is None else f", {kept} kept at most, {peak} at the peak"
                 said(f"{candidate.solution.method}, gap {candidate.solution.gap:.2%}{under}")
         except NoChoice as error:
@@ -117,6 +120,19 @@ def planned(request: Request, tell: Progress) -> Candidate:
 
 def _planned(request: Request, tell: Progress) -> Candidate:
     search = _opened(request, tell)
+    if alike(request.machine, request.grid) or request.grid.cuts or request.stored:
+        return _overlapping(search)
+
+    def solve(grid: GridShape) -> Candidate:
+        apart = replace(request, grid=grid, below=math.inf)  # other cuts may make a longer step the shortest
+        return _overlapping(replace(search, request=apart, known={}))
+
+    return alternated(request, solve, tell)
+
+
+def _overlapping(search: _Search) -> Candidate:
+    """The plan for one grid, gradient sums priced by what of them is waited for."""
+    tell = search.tell
     tried: list[tuple[float, Candidate]] = []
     while (share := overlap.next_share(tried)) is not None:
         try:
@@ -159,7 +175,7 @@ def _within_limit(search: _Search) -> Candidate:
     free = search.tried(plain, None)
     if isinstance(free, NoChoice):
         raise no_plan(request, None, _relaxed(search, sets)) from free
-    if free.held.peak <= request.limit:
+    if free.peak <= request.limit:
         return free
     if free.seconds >= request.below:
         raise NotShorter(free.seconds)
@@ -181,7 +197,7 @@ def _within_limit(search: _Search) -> Candidate:
     within = [fitted.best for fitted in closer if fitted.best is not None]
     if within:
         return min(within, key=lambda candidate: candidate.solution.cost)
-    least = min(closer, key=lambda fitted: fitted.least.held.peak)
+    least = min(closer, key=lambda fitted: fitted.least.peak)
     least = replace(least, hurried=any(fitted.hurried for fitted in closer))
     raise no_plan(request, least, _relaxed(search, sets))
 
@@ -228,7 +244,7 @@ def _least_peak(search: _Search, options: Options, sets: tuple[Blocks, ...]) -> 
     fitted = [outcome for outcome in every if outcome is not None]
     if all(outcome.best is None for outcome in fitted):
         fitted = [_closer(quiet, outcome) for outcome in fitted]
-    return min(outcome.least.held.peak for outcome in fitted)
+    return min(outcome.least.peak for outcome in fitted)
 
 
 def _tied_loss(search: _Search, best: Candidate) -> float | None:

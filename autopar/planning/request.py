@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from autopar.costmodel.rank_views import alike
 from autopar.errors import AutoparError
 from autopar.ir.graph import Graph
 from autopar.ir.grid import GridShape
@@ -49,8 +50,21 @@ class Request:
 
     @property
     def limit(self) -> float:
-        """Bytes that a rank may hold."""
+        """Bytes that a rank may hold, the one that may hold most."""
+        if self.memories:
+            return max(self.memories)
         return float(self.machine.memory_bytes) if self.options.memory is None else self.options.memory
+
+    @property
+    def memories(self) -> tuple[float, ...]:
+        """Bytes that each rank may hold, where ranks are not alike; a limit that is asked for holds for all."""
+        if alike(self.machine, self.grid):
+            return ()
+        own, asked = self.machine.memories(self.grid.size), self.options.memory
+        if asked is None:
+            return tuple(map(float, own))
+        classes = map(self.machine.class_of, range(self.grid.size))
+        return tuple(asked if one.memory_bytes is None else min(asked, float(one.memory_bytes)) for one in classes)
 
     def constraints(self) -> Constraints:
         """What pins, bans, stored parameters and a fixed plan leave open. Raises ConfigError where they exclude each other."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from autopar.costmodel import memory
 from autopar.costmodel.op_timings import UNMEASURED, Timings
+from autopar.costmodel.rank_views import views
 from autopar.ir.graph import Graph, Ref
 from autopar.ir.grid import GridShape
 from autopar.ir.layout import Layouts
@@ -39,6 +40,8 @@ class PricedProblem:
     tied_loss      by which share of its cost the best plan would be cheaper at most if blocks shared no choice; None: not known
     unhidden       the share of what the machine hides of gradient sums that is priced as waited for
     microbatches   how often the graph, which is that of a micro-batch, is computed in a step
+    memories       bytes that each rank may hold where ranks are not alike; bytes of a rank with less than the others count for
+                   as many times more
     """
 
     graph: Graph
@@ -55,6 +58,7 @@ class PricedProblem:
     tied_loss: float | None = None
     unhidden: float = 0.0
     microbatches: int = 1
+    memories: tuple[float, ...] = ()
 
     @property
     def rounds(self) -> int:
@@ -86,12 +90,13 @@ def build(
     recomputed: Collection[str] = (),
     untied: bool = False,
     calls: Mapping[str, CallStrategies] | None = None,
+    memories: tuple[float, ...] = (),
 ) -> PricedProblem:
     """Price everything. `limit` is bytes per rank or None; `optimizer` one of ``sgd``, ``momentum``, ``adamw``.
 
     `gathered` allows parameters to be stored in parts and gathered for use; `timings` are taken in place of predicted seconds.
     `recomputed` names repeated blocks (`key_of`) of which forward is computed again in backward; `untied` lets every block
-    choose for itself. `calls`: what calls may do, if known already.
+    choose for itself. `calls`: what calls may do, if known already; `memories`: of every rank, where ranks are not alike.
     """
     graph = annotated.graph
     calls = calls or constrained(annotated, grid, constraints)
@@ -105,7 +110,7 @@ def build(
         graph, grid, machine, calls, optimizer, constraints, stored,
         frozenset(item.value for item in graph.parameters), tied_keys(graph, repeats),
         repeats, graph.producers(), graph.consumers(), residents(graph, calls), running_statistics(graph), timings,
-        Conversions(grid, machine), twice,
+        Conversions(grid, machine), twice, _scarcity(machine, grid, memories),
     )  # fmt: skip
     builder.add_storage()
     builder.add_calls()
@@ -115,8 +120,13 @@ def build(
     edges = tuple(Edge(position[a], position[b], costs) for (a, b), costs in builder.edges.items())
     return PricedProblem(
         graph, grid, machine, calls, repeats, tuple(position), builder.options, builder.tied, Problem(nodes, edges, limit),
-        timings, twice,
+        timings, twice, memories=memories,
     )  # fmt: skip
+
+
+def _scarcity(machine: Machine, grid: GridShape, memories: Sequence[float]) -> tuple[tuple[GridShape, float], ...]:
+    """What the kinds of ranks see of the grid, and how many times less than the most they may hold."""
+    return tuple((kind.grid, max(memories) / memories[kind.ranks[0]]) for kind in views(machine, grid) if memories)
 
 
 def repeated(built: PricedProblem, microbatches: int) -> PricedProblem:

@@ -9,8 +9,9 @@ Calls of repeated blocks are added to the variable of the first block's call.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -56,6 +57,7 @@ class ProblemBuilder:
     timings: Timings
     conversions: Conversions
     recomputation: Recomputation
+    scarce: tuple[tuple[GridShape, float], ...]  # what kinds of ranks see, and how many times their bytes count
     plain: dict[str, int] = field(
         default_factory=dict
     )  # per parameter its storage layouts that are used as they lie: the first ones
@@ -85,6 +87,10 @@ class ProblemBuilder:
             self.options[key] = options
             self.costs[key], self.bytes[key], self.spans[key] = np.array(costs), np.array(held), span
 
+    def most(self, size: Callable[[GridShape], float]) -> float:
+        """Bytes of the rank for which they are most, those of ranks with less memory counted for more."""
+        return max((times * size(grid) for grid, times in self.scarce), default=0.0) if self.scarce else size(self.grid)
+
     def add_storage(self) -> None:
         """Parameters and inputs: gradient sums and updates, and their bytes, held from the first step to the last."""
         demanded = demands(self.graph, self.calls)
@@ -93,9 +99,9 @@ class ProblemBuilder:
             value = self.graph.values[item.value]
             options = storage_layouts(value, demanded[item.value], self.grid)
             options = allowed_storage_layouts(self.constraints, item.value, options, self.grid)
-            held = [local_bytes(value.shape, ITEMSIZE[value.dtype], stored, self.grid) for stored in options]
+            held = [self.stored_bytes(value, stored) for stored in options]
             self.add_variable("storage:" + item.value, options, [0.0] * len(options), held, span)
-        known: dict[tuple[object, ...], tuple[Sequence[Layouts], list[float], list[int]]] = {}
+        known: dict[tuple[object, ...], tuple[Sequence[Layouts], list[float], list[float]]] = {}
         for parameter in self.graph.parameters:
             value = self.graph.values[parameter.value]
             first = self.tied.get("storage:" + parameter.value, "storage:" + parameter.value).removeprefix("storage:")
@@ -106,7 +112,7 @@ class ProblemBuilder:
 
     def priced_storage(
         self, kind: str, value: Value, demanded: Sequence[Layouts]
-    ) -> tuple[Sequence[Layouts], list[float], list[int]]:
+    ) -> tuple[Sequence[Layouts], list[float], list[float]]:
         """Where a parameter may live, with the seconds of its gradient sum and update and its bytes.
 
         Homes that are used as they lie come first; then those that are gathered for use, with the bytes of what they are gathered
@@ -121,15 +127,19 @@ class ProblemBuilder:
         self.plain[value.name] = sum(layouts in kept for layouts in plain)
         arguments = (self.optimizer, self.grid, self.machine)
         costs = [sum(compute.parameter_seconds(value, kind, stored, *arguments)) for stored in options]
-        held = [memory.parameter_bytes(value, kind, stored, self.optimizer, self.grid) for stored in options]
+        held = [self.most(partial(memory.parameter_bytes, value, kind, stored, self.optimizer)) for stored in options]
         for at in range(self.plain[value.name], len(options)):
-            held[at] += local_bytes(value.shape, ITEMSIZE[value.dtype], gathered[options[at]], self.grid)
+            held[at] += self.stored_bytes(value, gathered[options[at]])
         return options, costs, held
+
+    def stored_bytes(self, value: Value, layouts: Layouts) -> float:
+        """Bytes of a value that lies so."""
+        return self.most(partial(local_bytes, value.shape, ITEMSIZE[value.dtype], layouts))
 
     def add_calls(self) -> None:
         """Calls: compute, inner communication, and what they keep for backward until then."""
         steps = 2 * len(self.graph.nodes)
-        memo: dict[tuple[object, ...], tuple[list[float], list[int]]] = {}
+        memo: dict[tuple[object, ...], tuple[list[float], list[float]]] = {}
         priced: dict[
             tuple[object, ...], list[float]
         ] = {}  # calls that are alike share their strategies, and cost the same
@@ -142,9 +152,13 @@ class ProblemBuilder:
                 if not key[1] and alike not in priced:
                     priced[alike] = [self.call_seconds(item, s) for s in item.strategies]
                 costs = memo[key[0], not key[1]][0] if key[1] else priced[alike]
-                arguments = (self.grid, self.resident[node.name], self.recomputation)
-                memo[key] = costs, [kept_bytes(item, strategy, *arguments) for strategy in item.strategies]
+                memo[key] = costs, [self.kept(item, strategy) for strategy in item.strategies]
             self.add_variable("node:" + node.name, item.strategies, *memo[key], (i, steps - i))
+
+    def kept(self, item: CallStrategies, strategy: Strategy) -> float:
+        """Bytes that a call keeps for backward."""
+        resident = self.resident[item.node.name]
+        return self.most(lambda grid: kept_bytes(item, strategy, grid, resident, self.recomputation))
 
     def call_seconds(self, item: CallStrategies, strategy: Strategy) -> float:
         """Seconds of a call on one rank: forward and backward, what it sends included, and forward again where it is."""

@@ -95,9 +95,11 @@ class RankMemory:
     ranks_per_node: int = 1
     ranks: tuple[RankClass, ...] = ()
 
-    def of(self, rank: int) -> int | None:
-        """The bytes that this rank may hold, if anything is known."""
+    def of(self, rank: int, asked: float | None) -> float | None:
+        """The bytes that this rank may hold, if anything is known; where so many are `asked` for, no more than its own."""
         own = next((one.memory_bytes for one in self.ranks if one.holds(rank, self.ranks_per_node)), None)
+        if asked is not None:
+            return asked if own is None else min(asked, own)
         return own or self.memory_bytes or None
 
 
@@ -168,7 +170,7 @@ class Description:
 
     def limit(self, rank: int) -> float | None:
         """The bytes that a rank may hold: what the user said, or else what the machine has; None where nothing is known."""
-        return self.machine.of(rank) if self.memory is None else self.memory
+        return self.machine.of(rank, self.memory)
 
     def accepts(self, rows: int) -> bool:
         """Whether the program takes a batch of so many rows."""

@@ -56,6 +56,7 @@ def carry(made):
         plan=(cost, kept, peak),
         solution=SimpleNamespace(cost=cost, bound=cost, peak=float(kept)),
         held=SimpleNamespace(peak=peak),
+        peak=peak,
     )
 
 

@@ -32,6 +32,7 @@ problem             | partitioner                                |
 schedules           | partitioner/schedules                      | ir
 solvers             | partitioner/solvers                        | problem
 placement           | partitioner/placement                      | solvers schedules problem ir
+cuts                | partitioner/cuts                           | ir
 # Ranks: bytes between them, then what is made of these. A generated program imports the runtime.
 transport           | runtime/transport                          |
 process             | runtime/process.py runtime/progress.py     | transport jobs
@@ -80,8 +81,8 @@ codegen             | codegen                                    | formulation p
 measure             | autopar/measure                            | codegen formulation costmodel annotated discovery record
                     |                                            | runtime calibration process grid transport ir
 planning            | autopar/planning                           | measure codegen formulation placement schedules solvers
-                    | autopar/planning/place_axis                | problem microbatches costmodel capture annotated ops
-                    |                                            | record ir
+                    | autopar/planning/place_axis                | cuts problem microbatches costmodel capture annotated
+                    | autopar/planning/unequal                   | ops record ir
 artifact            | autopar/artifact.py                        | ir
 subject             | autopar/subject.py                         | planning microbatches capture annotated ops ir
                     | autopar/divided_model.py                   |

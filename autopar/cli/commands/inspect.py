@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from autopar.analysis import split_summary
 from autopar.artifact import CompiledFolder, load
-from autopar.cli import annotated_source, placement_output
+from autopar.cli import annotated_source, placement_output, rank_output
 from autopar.cli.tables import (
     LAYOUTS,
     LETTERS,
@@ -84,6 +84,8 @@ def run(arguments: argparse.Namespace) -> int:
         _segments(plan, arguments.folder)
     elif plan.placement is not None:
         placement_output.show_segments(plan, plan.placement)
+    if plan.ranks:
+        rank_output.show_ranks(plan)
     show_fallbacks(plan)
     show(_summary(saved), title=f"{plan.name}, one step on one rank, predicted")
     return 0
@@ -132,6 +134,8 @@ def _summary(saved: CompiledFolder) -> Table:
         + (f", pins {'; '.join(plan.options.pins)}" if plan.options.pins else "")
         + (f", bans {'; '.join(plan.options.bans)}" if plan.options.bans else ""),
     }
+    if plan.cuts:
+        rows["cuts"] = rank_output.sentence(plan)
     if plan.placement is not None:
         rows["division"] = placement_output.sentence(plan.placement)
         rows["beside"] = placement_output.beside(plan.placement)
@@ -162,8 +166,11 @@ def _division(division: MicrobatchPlan) -> str:
 
 
 def _idle(plan: Plan) -> str:
-    """What the position that works longest waits for others, where there are positions."""
-    return f", idle {milliseconds(plan.predicted.idle)}, on the position that works longest" if plan.placement else ""
+    """What the position that works longest waits for others, where there are positions; or the rank that waits least."""
+    if not plan.placement and not plan.ranks:
+        return ""
+    which = "the position that works longest" if plan.placement else "the rank that waits least"
+    return f", idle {milliseconds(plan.predicted.idle)}, on {which}"
 
 
 def _batch(plan: Plan) -> str:

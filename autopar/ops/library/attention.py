@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from fractions import Fraction
 
 from autopar.ir.graph import ITEMSIZE
 from autopar.ops.record.emit_context import EmitContext
@@ -91,13 +92,13 @@ def _flops(call: Call, rule: Rule) -> float:
     return 2.0 * points * (0.5 if _causal(call) else 1.0)
 
 
-def _skew(call: Call, rule: Rule, letter: str, parts: int) -> float:
+def _skew(call: Call, rule: Rule, letter: str, low: Fraction, high: Fraction) -> float:
     """Under a causal mask the last rows, and the first keys, have most to do; the scores are not divided by splitting f."""
     if letter in ("t", "s") and _causal(call):
-        return 2.0 - 1.0 / parts
-    if letter == "f":
+        return float(low + high if letter == "t" else 2 - low - high)
+    if letter == "f" and high > low:
         e, f = rule.extents["e"], rule.extents["f"]
-        return (e * parts + f) / (e + f)
+        return float((e / (high - low) + f) / (e + f))
     return 1.0
 
 

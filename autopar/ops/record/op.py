@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from fractions import Fraction
 
 from autopar.errors import refusal
 from autopar.ops.record.emit_context import Emit
@@ -70,7 +71,8 @@ class Op:
     keeps     what autograd keeps for backward where `saves` does not say it: words of `autopar.ops.saved_tensors`, or a function
               ``keeps(call, rule, split letters) -> words``
     inner     communication inside the distributed form when a letter is split; windows are accounted for already
-    skew      operations of the busiest rank over those of an even share, when a letter is split over so many ranks
+    skew      operations of a rank over its share of a split letter's rows, where it has those between two shares of all
+              (0 to 1/2: the first half)
     launches  small operations that the distributed form takes beside the call itself when a letter is split, (forward,
               backward): each takes the time that any operator takes
     random    it draws random numbers: such calls keep their order in the program (`autopar.runtime.grid.counter_rng`)
@@ -92,7 +94,7 @@ class Op:
     inner: Callable[[Call, Rule, str], tuple[Inner, ...]] | None = None
     samples: tuple[Sample, ...] = ()
     means: Callable[..., object] | None = None
-    skew: Callable[[Call, Rule, str, int], float] | None = None
+    skew: Callable[[Call, Rule, str, Fraction, Fraction], float] | None = None
     launches: Callable[[Call, Rule, str], tuple[int, int]] | None = None
     random: bool = False
     unless: Callable[[Call], bool] | None = None
