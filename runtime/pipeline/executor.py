@@ -104,6 +104,7 @@ class Executor:
         self._rows = rows
         self._dtype = dtype
         self._timeline: list[TimedAction] | None = None
+        self.worked = [0.0] * len(wires.segments)  # wall seconds of each segment's actions here so far, without waits
         self._lists: dict[tuple[int, bool], tuple[list[Action], list[list[Message]]]] = {}
 
     @contextmanager
@@ -144,8 +145,10 @@ class Executor:
             with torch.set_grad_enabled(trains):
                 self._carry_out(step, action)
             mail.look()
+            end = time.perf_counter()
+            self.worked[action.segment] += end - start - step.waited
             if self._timeline is not None:
-                self._timeline.append(TimedAction(action, start, time.perf_counter(), step.waited))
+                self._timeline.append(TimedAction(action, start, end, step.waited))
         mail.finish()
         left = [*step.held, *step.runs, *step.gradients, *step.deferred]
         assert not left, f"left over: {left}"

@@ -5,7 +5,8 @@ What a rank holds is its parts; methods that return or take whole tensors are co
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -13,8 +14,10 @@ from torch import Tensor, nn
 
 from autopar.runtime.diagnostics.collective_errors import together
 from autopar.runtime.grid.grid import Grid
+from autopar.runtime.parameters.gradient_buckets import GradientSums
 from autopar.runtime.program.namespace import register, unregister
 from autopar.runtime.session.state import ModelState
+from autopar.runtime.transport.base import Comm
 
 NOTHING = "nothing_trained_here"  # a parameter without elements, where a position has none that is trained
 RANDOM = "random"  # where a whole optimizer state has the seed and the steps
@@ -27,6 +30,7 @@ class HeldModel(nn.Module):
     seed: int
     _steps: int
     _state: ModelState
+    _sums: GradientSums
 
     def full_state_dict(self, *, rank0_only: bool = False) -> dict[str, Tensor]:
         """All parameters and buffers whole, under the model's own names, tied names included. Collective.
@@ -72,6 +76,29 @@ class HeldModel(nn.Module):
         torch's own function, given `parallel.parameters()`, would see this rank's parts only, and clip by their norm.
         """
         return self._state.clip_norm(float(max_norm), float(norm_type), error_if_nonfinite)
+
+    @property
+    def bucket_sizes(self) -> list[int]:
+        """The bytes of each sum of gradients, in the order in which they are summed."""
+        return self._sums.bytes
+
+    def sums_over(self, other: Callable[[Comm, int], Comm]) -> AbstractContextManager[None]:
+        """Sums of gradients over other communicators: what `other` makes of that of each bucket, by its number."""
+        return self._sums.over(other)
+
+    def accumulate(self) -> AbstractContextManager[None]:
+        """Gradient accumulation: backward passes inside leave their sums over ranks to the first one after.
+
+        with parallel.accumulate():
+            for batch in batches[:-1]:
+                (parallel(**batch) / len(batches)).backward()
+        (parallel(**batches[-1]) / len(batches)).backward()
+        """
+        return self._sums.accumulate()
+
+    def no_sync(self) -> AbstractContextManager[None]:
+        """`accumulate`, by the name that `torch.nn.parallel.DistributedDataParallel` gives it."""
+        return self.accumulate()
 
     def _parameters_here(self) -> dict[str, nn.Parameter]:
         return {name: tensor for name, tensor in self._state.tensors.items() if isinstance(tensor, nn.Parameter)}

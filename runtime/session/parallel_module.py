@@ -11,7 +11,7 @@ them.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
@@ -50,7 +50,6 @@ from autopar.runtime.session.microbatched_step import MadeOutputs, StepCall
 from autopar.runtime.session.outputs import OutputParts, Outputs
 from autopar.runtime.session.pipelined_step import PipelinedStep, check_positions, wiring_of
 from autopar.runtime.session.state import ModelState
-from autopar.runtime.transport.base import Comm
 from autopar.runtime.transport.world import simulated_world
 
 
@@ -155,6 +154,12 @@ class Parallel(HeldModel):
         divided = sum(step.seconds for step in self._pipelined if step is not None)
         return sum(comm.seconds for comm in groups) + divided + self._sums.seconds + self._past
 
+    @property
+    def segment_seconds(self) -> tuple[float, ...]:
+        """Wall seconds of each segment's actions on this rank since it stands where it does, without waits; empty without any."""
+        rows = [step.executor.worked for step in self._pipelined if step is not None]
+        return tuple(map(sum, zip(*rows, strict=True)))
+
     def forward(self, *args: object, **kwargs: object) -> Any:  # noqa: ANN401 (a tensor, or `Outputs`)
         """The loss of a whole batch, of which this rank computes its part. Every rank passes the same whole inputs.
 
@@ -204,29 +209,6 @@ class Parallel(HeldModel):
             rule = "a program whose graph is divided over positions has actions"
             raise ConfigError(refusal("actions", f"grid {self.grid.shape} has no place axis", rule))
         return self._pipelined[0].executor.recording()
-
-    @property
-    def bucket_sizes(self) -> list[int]:
-        """The bytes of each sum of gradients, in the order in which they are summed."""
-        return self._sums.bytes
-
-    def sums_over(self, other: Callable[[Comm, int], Comm]) -> AbstractContextManager[None]:
-        """Sums of gradients over other communicators: what `other` makes of that of each bucket, by its number."""
-        return self._sums.over(other)
-
-    def accumulate(self) -> AbstractContextManager[None]:
-        """Gradient accumulation: backward passes inside leave their sums over ranks to the first one after.
-
-        with parallel.accumulate():
-            for batch in batches[:-1]:
-                (parallel(**batch) / len(batches)).backward()
-        (parallel(**batches[-1]) / len(batches)).backward()
-        """
-        return self._sums.accumulate()
-
-    def no_sync(self) -> AbstractContextManager[None]:
-        """`accumulate`, by the name that `torch.nn.parallel.DistributedDataParallel` gives it."""
-        return self.accumulate()
 
     def grad_scaler(self, **options: Any) -> GradScaler:  # noqa: ANN401 (torch's options)
         """A `torch.amp.GradScaler` for float16, whose verdict about an overflow is the same on all ranks."""

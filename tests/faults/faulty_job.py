@@ -9,10 +9,13 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import warm_launch
 from compiled_folder import PROGRAM, SHAPES, write
 from warm_ranks import found_by, warm
 
+from autopar.ir.pipeline.placement_plan import EdgePlan, PlacementPlan, SegmentPlan
+from autopar.ir.pipeline.positions import PositionLimits, PositionLinks
 from autopar.jobs.launch import command
 
 MARK = "AUTOPAR_FAULT_TEST"
@@ -81,13 +84,40 @@ PROGRAM = Program(GRID, Pipeline(SEGMENTS, {"h": []}, SCHEDULE), INPUTS, PARAMET
 if __name__ == "__main__":
     main(PROGRAM, __file__)
 """
-_EDGES = [("h", [2, 5], [0]), ("loss", [], [])]
+# The same, whose first segment moves to the other position after two steps; the fault is that of who sends.
+MOVING = DIVIDED.replace("    FAULT\n", "").replace(
+    "    main(PROGRAM, __file__)\n",
+    """    from pathlib import Path
+    from autopar.runtime.diagnostics.failure import reported
+    from autopar.runtime.parameters.moving import between_positions
+    from autopar.runtime.session import compiled_job
+
+    def fault(*_):
+        FAULT
+
+    between_positions._joined = fault
+    with reported(GRID.comm):
+        parallel = compiled_job.parallel(compiled_job.open_job(PROGRAM, Path(__file__), 0), 0)
+        optimizer = torch.optim.AdamW(parallel.parameters())
+        for _ in range(2):
+            optimizer.zero_grad()
+            parallel(torch.ones(4, 3), torch.ones(4, 2)).backward()
+            optimizer.step()
+        parallel.move_segments({0: 1}, optimizer)
+""",
+)
+_EDGE = EdgePlan("h", (2, 5), "float32", (), (0,), True, 0, (1,), 40)
+_LOSS = EdgePlan("loss", (), "float32", (), (), True, 1, (), 4)
+_SEGMENTS = tuple(SegmentPlan(name, i, (), 1.0, 2.0, 0.0, 1.0, 0.0, 0) for i, name in enumerate(("lower", "upper")))
+_NONE = (0.0, 0.0)
+_PLACEMENT = PlacementPlan(
+    "stage", 2, 2, _SEGMENTS, (_EDGE, _LOSS), (), (), 1.0, 1.0, 0.0, 1.0, _NONE, _NONE, _NONE,
+    (PositionLimits(),) * 2, PositionLinks.uniform(2, 0.0, 0.0), (),
+)  # fmt: skip
 _DIVIDED_PLAN = {
     "grid": "stage:2",
     "batch": {"inputs": ["x", "y"], "rows": 4, "division": {"microbatches": 2, "rows": 2}},
-    "placement": {
-        "edges": [{"name": name, "shape": shape, "dtype": "float32", "rows": rows} for name, shape, rows in _EDGES]
-    },
+    "placement": msgspec.to_builtins(_PLACEMENT),
     "parameters": [
         {"name": name, "shape": shape, "dtype": "float32", "segments": [int(name.startswith("fc2"))]}
         for name, shape in SHAPES.items()

@@ -208,6 +208,9 @@ def test_without_gradients_only_forward_runs():
             with torch.no_grad():
                 silent = parallel(**divided.batch())
         kinds = {one.action.kind for one in actions}
+        for segment, seconds in enumerate(parallel.segment_seconds):
+            own = [one for one in actions if one.action.segment == segment]
+            assert abs(sum(one.end - one.start - one.waited for one in own) - seconds) < 1e-9
         assert all(one.start <= one.end and 0 <= one.waited <= one.end - one.start for one in actions)
         assert not evaluated.loss.requires_grad
         assert not silent.loss.requires_grad
