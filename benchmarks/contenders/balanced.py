@@ -13,21 +13,22 @@ from itertools import pairwise
 from pathlib import Path
 
 from autopar.runtime.parameters import sources
-from autopar.runtime.training.scheduler import Scheduler, split_extents
+from autopar.runtime.training.planned_work import cut_extents, planned_work
+from autopar.runtime.training.scheduler import Scheduler
 from benchmarks.contenders.compiled import CompiledTrainer
 from benchmarks.models import Model
 
 
 class Balanced(CompiledTrainer):
-    """This rank's part of the model, which may change from step to step. Exactly one axis has boundaries to move."""
+    """This rank's part of the model, which may change from step to step. The grid has one axis."""
 
     def __init__(self, model: Model, folder: Path) -> None:
         super().__init__(model, folder / "compiled")
         os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[self.rank]})
         self.folder = folder
         self.scheduler = Scheduler(self.session, self.optimizer)
-        ((axis, extents),) = split_extents(self.session).items()
-        self.axis, self.extent = self.session.grid.axes[axis], max(extents)
+        (extents,) = cut_extents(planned_work(self.session))
+        self.axis, self.extent = self.session.grid.axes[0], max(extents)
         self.rows: list[list[int]] = []
         self.compute: list[float] = []
 

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autopar.ir.grid import ravel, unravel
-from autopar.ir.layout import even_bounds
+from autopar.ir.layout import cut_bounds
 
 AxisCuts = tuple[float, ...] | None
 """The fractions at which an axis is cut; None where its parts are balanced."""
@@ -59,8 +59,7 @@ def parts_of(extent: int, size: int, cuts: AxisCuts) -> tuple[int, ...]:
     >>> parts_of(12, 2, (0.0, 2 / 3, 1.0)), parts_of(5, 2, None)
     ((8, 4), (3, 2))
     """
-    bounds = even_bounds(extent, size) if cuts is None else [math.floor(cut * extent + 0.5) for cut in cuts]
-    return tuple(high - low for low, high in itertools.pairwise(bounds))
+    return tuple(high - low for low, high in itertools.pairwise(cut_bounds(extent, size, cuts or ())))
 
 
 def fractions(size: int, cuts: AxisCuts) -> tuple[float, ...]:

@@ -1,178 +1,292 @@
-"""Where to cut an axis, from how long the ranks took: pure functions of numbers that all ranks share.
+"""When to move boundaries, and where to: decisions from numbers that all ranks share, so that each makes them alone and alike.
 
-Let position i of an axis hold r_i of the n rows that are split over it, and let T_i be the compute seconds of a step
-there, the longest over the ranks at that position. Its speed is v_i = r_i / T_i rows per second. With rows r' the
-step is predicted to compute for
+What every rank has computed for is known of every step. Ranks have the speeds v_r = f_r / T_r, with f_r their work under the
+cuts (`autopar.partitioner.cuts`, corrected by what earlier moves have shown: `work_fit`) and T_r the median of their seconds
+over the last k steps. `best_cuts` finds the cuts at which the slowest would finish first. A move pays if it saves, over the
+horizon, more than it costs.
 
-    max_i r'_i / v_i        at best  n / sum_i v_i  (all positions finish together)
+Noise must not move a boundary back and forth. So a move has to save a worthwhile share of a step, in most of the k steps
+taken one by one; and it has to be unlikely that as many say so by chance (`evidence`). How often a single step says so
+without cause is judged by the steps before these k, since the last move. k begins small, so that a clear change is answered
+in a few steps, and grows. After several moves more certainty is asked for.
 
-`allot` finds the integers that minimise this, T_i being the median over a window of steps. A move pays if it saves,
-over the horizon, more than it costs. Work that does not shrink with the rows makes the prediction too bold, so the
-boundary approaches its place in two or three moves.
-
-Noise must not move a boundary back and forth. So a move has to save a worthwhile share of a step; it has to save as
-much in most of the window's steps, taken one by one, which a few slow steps cannot feign; and `patience` makes the next
-window twice as long after a move, half as long after a window without one.
+When what slowed a rank ends, the ranks are seen to be equal, and the boundary goes back by the same rules: to where the plan
+had it, if that is as good.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from statistics import median
 
 from autopar.errors import ConfigError, refusal
+from autopar.partitioner.cuts.best_cuts import CutTask, best_cuts
+from autopar.partitioner.cuts.rank_work import AxisCuts, GridCuts, RankWork, StepWork, least_seconds, loads
+from autopar.runtime.training.evidence import by_chance, medians, steady, without_cause
+from autopar.runtime.training.work_fit import ObservedMove, corrections
+
+_WINDOWS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 48, 64)
+_REMEMBERED = _WINDOWS[-1]  # steps, since the last move
+_FREE_MOVES = 2  # in so many steps, without more certainty
+_FITTED = 8  # moves that are learned from
+_LEAST_WHOLE = 0.02  # of a step's work, that no cut makes smaller
+_ALIKE = 0.02  # speeds that differ by less have the same best cuts
+_REFUSED = 0.1  # the same of a move that has been refused
+_SAID = 8  # steps by which it is said why nothing moves
+_EQUAL = 0.03  # speeds that are said to be equal
+_HOME = 0.02  # what the plan's own cuts may be slower than the best by, to be taken
 
 
 @dataclass(frozen=True, slots=True)
 class BalanceSettings:
-    """When to move: measure `window` steps, beginning `rest` steps after a move, and up to `longest` after several moves.
+    """When to move: `window` steps at least must speak for it, of those from `rest` steps after a move on.
 
-    `threshold` is the least saving, as a share of a step, and `agreement` the share of the window's steps that must save it.
+    `threshold` is the least saving, as a share of a step, `agreement` the share of the steps that must save it, `doubt` how
+    likely it may be that so many do by chance. What a move saves in `horizon` steps has to be more than it costs.
     """
 
-    window: int = 5
+    window: int = 4
     rest: int = 1
     horizon: int = 200
-    threshold: float = 0.05
+    threshold: float = 0.03
     agreement: float = 0.8
-    longest: int = 64
+    doubt: float = 2e-5
 
     def __post_init__(self) -> None:
-        windows = 1 <= self.window <= self.longest and self.rest >= 0 and self.horizon >= 1
-        if not (windows and self.threshold >= 0 and 0 <= self.agreement <= 1):
-            rule = "window and horizon are at least 1, rest and threshold at least 0, longest at least window, agreement 0 to 1"
-            raise ConfigError(refusal("rebalancing", f"cannot work with {self}", rule))
+        counts = 1 <= self.window <= _REMEMBERED and self.rest >= 0 and self.horizon >= 1
+        if not (counts and self.threshold >= 0 and 0 <= self.agreement <= 1 and 0 < self.doubt <= 1):
+            rule = (
+                f"window is 1 to {_REMEMBERED}, horizon at least 1, rest and threshold at least 0, agreement 0 to 1, "
+                "doubt above 0 and at most 1"
+            )
+            raise ConfigError(refusal("balancing", f"cannot work with {self}", rule))
 
 
 @dataclass(frozen=True, slots=True)
-class Movable:
-    """An axis whose boundaries may move: its place in the grid, its bounds on each extent that is split over it.
+class CurrentCuts:
+    """Where the boundaries are, and where they may go.
 
-    `share` is the least share of the axis that a position needs, for operators that must not be given an empty part.
+    `extents` are the rows that each axis cuts. `legal` says whether the program can be cut so.
     """
 
-    axis: int
-    bounds: tuple[tuple[int, ...], ...]
-    share: float = 0.0
+    cuts: GridCuts
+    extents: tuple[tuple[int, ...], ...]
+    legal: Callable[[GridCuts], bool]
 
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """New cuts for an axis, and the compute seconds per step before (measured) and after (predicted)."""
+    """New cuts of all axes; the compute seconds of the slowest rank before (measured) and after (predicted).
 
-    axis: int
-    cuts: tuple[float, ...]
+    `least` is what no cuts can fall below, `speeds` those of the ranks over the fastest's, `former` the cuts before.
+    """
+
+    cuts: GridCuts
+    former: GridCuts
     before: float
     after: float
+    least: float
+    speeds: tuple[float, ...]
 
 
-def patience(window: int, moved: bool, settings: BalanceSettings) -> int:
-    """How many steps to measure next, after a window that ended in a move or not."""
-    return min(2 * window, settings.longest) if moved else max(window // 2, settings.window)
+@dataclass(frozen=True, slots=True)
+class BalanceDecision:
+    """A move, or why there is none."""
+
+    move: Move | None
+    reason: str
 
 
-def decide(
-    sizes: Sequence[int],
-    axes: Sequence[Movable],
-    seconds: Sequence[Sequence[float]],
-    step: float,
-    cost: float,
-    settings: BalanceSettings,
-) -> Move | None:
-    """The move that saves most, if it pays.
+class Balancer:
+    """What has been observed, and what follows from it. Every rank has one, and tells it the same."""
 
-    `sizes` are the grid's, `seconds` per step of the window the compute seconds of every rank, `step` the wall seconds of
-    a step, `cost` what a move costs in seconds.
+    def __init__(self, step: StepWork, settings: BalanceSettings, home: GridCuts) -> None:
+        self.step = with_whole_work(step)
+        self.settings = settings
+        self.corrections = corrections(self.step, ())
+        self._home = home
+        self._seconds: deque[tuple[float, ...]] = deque(maxlen=_REMEMBERED)
+        self._wall: deque[float] = deque(maxlen=_REMEMBERED)
+        self._gaps: deque[tuple[float, ...]] = deque(
+            maxlen=_REMEMBERED
+        )  # each rank's seconds over equal ones, in steps
+        self._count = 0
+        self._moves: list[int] = []  # the steps after which boundaries were moved
+        self._observed: deque[ObservedMove] = deque(maxlen=_FITTED)
+        self._left: tuple[GridCuts, list[tuple[float, ...]]] | None = None  # cuts and seconds before the last move
+        self._why = ""  # why the last move that was thought of was not made
+        self._rest = settings.rest  # the first step makes buffers and communicators
+        self._best: tuple[tuple[float, ...], GridCuts, str] | None = (
+            None  # the best cuts for speeds, or why there are none
+        )
+
+    def observe(self, seconds: Sequence[float], wall: float, cuts: GridCuts) -> None:
+        """Another step under these cuts: what every rank computed for, and what the step took."""
+        self._count += 1
+        if self._rest:
+            self._rest -= 1
+            return
+        self._seconds.append(tuple(seconds))
+        self._wall.append(wall)
+        load = loads(self.step, self.corrections, cuts)
+        least = least_seconds(self.step, load, speeds_of(load, seconds))
+        self._gaps.append(tuple((own - least) / wall if wall > 0 else 0.0 for own in seconds))
+
+    def moved(self, move: Move) -> None:
+        """The boundaries are where `move` has them."""
+        self._left = move.former, list(self._seconds)[-self.settings.window :]
+        self._moves.append(self._count)
+        self._seconds.clear()
+        self._wall.clear()
+        self._gaps.clear()
+        self._rest, self._best, self._why = self.settings.rest, None, ""
+
+    def refused(self, move: Move, why: str) -> None:
+        """A move has not been made, and is not to be thought of again while the ranks are as fast as now."""
+        self._best = move.speeds, move.former, why
+
+    def partway(self, move: Move, part: float) -> Move:
+        """The same move, but not as far."""
+        pairs = zip(self.step.sizes, move.former, move.cuts, strict=True)
+        cuts = tuple(between(size, old, new, part) for size, old, new in pairs)
+        load, former = (loads(self.step, self.corrections, at) for at in (cuts, move.former))
+        scale = move.before / max(f / v for f, v in zip(former, move.speeds, strict=True))
+        return replace(move, cuts=cuts, after=scale * max(f / v for f, v in zip(load, move.speeds, strict=True)))
+
+    def worth(self, move: Move, price: float) -> bool:
+        """Whether a move that takes so many seconds pays."""
+        return (move.before - move.after) * self.settings.horizon > price
+
+    def consider(self, place: CurrentCuts) -> BalanceDecision:
+        """Whether to move now."""
+        self._learn(place.cuts)
+        if len(self._gaps) > 1 and max(*self._gaps[-1], *self._gaps[-2]) <= self.settings.threshold:
+            return BalanceDecision(None, self._so_far())
+        load = loads(self.step, self.corrections, place.cuts)
+        for count in _WINDOWS:
+            if self.settings.window <= count <= len(self._gaps) and self._uneven(count):
+                verdict = self._judged(count, load, place)
+                self._why = verdict.reason
+                if verdict.move is not None:
+                    return verdict
+        return BalanceDecision(None, self._so_far())
+
+    def _so_far(self) -> str:
+        """Why nothing has moved."""
+        if len(self._gaps) < self.settings.window:
+            return "too few steps have been measured"
+        if max(medians(list(self._gaps)[-_SAID:])) <= self.settings.threshold:
+            return f"no rank is slower than the others by {self.settings.threshold:.0%} of a step for long"
+        return self._why or "too few steps have shown that a rank is slow"
+
+    def _learn(self, cuts: GridCuts) -> None:
+        """Once there are steps after a move, learn what they and those before say of the works."""
+        if self._left is not None and len(self._seconds) >= self.settings.window:
+            (before, old), new = self._left, list(self._seconds)
+            self._left, self._best = None, None
+            if steady(old) and steady(new):
+                self._observed.append(ObservedMove(before, cuts, medians(old), medians(new)))
+                self.corrections = corrections(self.step, self._observed)
+
+    def _judged(self, count: int, load: Sequence[float], place: CurrentCuts) -> BalanceDecision:
+        """What the last so many steps say."""
+        move = self._proposed(count, load, place)
+        saved, enough = move.before - move.after, self.settings.threshold * median(list(self._wall)[-count:])
+        if saved <= enough:
+            why = (self._best and self._best[2]) or f"no cuts save {self.settings.threshold:.0%} of a step"
+            return BalanceDecision(None, f"{described(move.speeds)}; {why}")
+        after = loads(self.step, self.corrections, move.cuts)
+        shrink = [new / old if old else 1.0 for new, old in zip(after, load, strict=True)]
+        if not self._shown([_saved(step, shrink) > max(enough, saved / 2) for step in self._seconds], count):
+            return BalanceDecision(None, f"{described(move.speeds)}; too few steps have shown it")
+        return BalanceDecision(move, described(move.speeds))
+
+    def _uneven(self, count: int) -> bool:
+        """Whether the last so many steps show that a rank has become slow, whatever can be done about it: this is quickly said."""
+        gaps = list(self._gaps)
+        middle = medians(gaps[-count:])
+        rank = max(range(len(middle)), key=lambda rank: middle[rank])
+        own = [gap[rank] for gap in gaps]
+        before = median(own[:-count]) if len(own) - count > self.settings.window else 0.0
+        return self._shown([gap > max(self.settings.threshold, (before + middle[rank]) / 2) for gap in own], count)
+
+    def _shown(self, said: Sequence[bool], count: int) -> bool:
+        """Whether most of the last so many steps speak for a move, and not by chance."""
+        earlier, last = said[:-count], sum(said[-count:])
+        chance = by_chance(count, last, without_cause(sum(earlier), len(earlier)))
+        return last >= self.settings.agreement * count and chance <= self._doubt()
+
+    def _doubt(self) -> float:
+        """What may happen by chance, less after several moves."""
+        recent = sum(self._count - at < _REMEMBERED for at in self._moves)
+        return self.settings.doubt * 10.0 ** -max(0, recent - _FREE_MOVES)
+
+    def _proposed(self, count: int, load: Sequence[float], place: CurrentCuts) -> Move:
+        """The best cuts for what the last so many steps took, or the plan's where they are as good."""
+        middle = medians(list(self._seconds)[-count:])
+        speeds = speeds_of(load, middle)
+        task = CutTask(self.step, self.corrections, speeds, place.extents, place.legal)
+        if self._best is None or not _alike(self._best[0], speeds, _REFUSED if self._best[2] else _ALIKE):
+            best = best_cuts(task, place.cuts)
+            near = _longest(task, self._home) <= (1 + _HOME) * _longest(task, best) and place.legal(self._home)
+            self._best = speeds, self._home if near else best, ""
+        cuts, least = self._best[1], least_seconds(self.step, load, speeds)
+        relative = tuple(speed / max(speeds) for speed in speeds)
+        return Move(cuts, place.cuts, max(middle), _longest(task, cuts), least, relative)
+
+
+def with_whole_work(step: StepWork) -> StepWork:
+    """The works, with one that no cut makes smaller: a program's own time is not in its plan."""
+    total = sum(loads(step, (1.0,) * len(step.works), (None,) * len(step.sizes))) / (step.ranks * step.positions)
+    least = (_LEAST_WHOLE * total,) * step.positions
+    divided = tuple(work for work in step.works if work.factors)
+    whole = [max(some) for some in zip(least, *(work.seconds for work in step.works if not work.factors), strict=True)]
+    return replace(step, works=(*divided, RankWork((), tuple(whole))))
+
+
+def speeds_of(load: Sequence[float], seconds: Sequence[float]) -> tuple[float, ...]:
+    """Work per second of every rank; of ranks without any, that of the slowest with some."""
+    known = [work / time if work > 0 and time > 0 else 0.0 for work, time in zip(load, seconds, strict=True)]
+    slowest = min((speed for speed in known if speed), default=1.0)
+    return tuple(speed or slowest for speed in known)
+
+
+def described(speeds: Sequence[float]) -> str:
+    """The speeds in words.
+
+    >>> described((1.0, 0.5))
+    'rank 1 computes at 0.50 of the fastest rank'
     """
-    middle = [median(column) for column in zip(*seconds, strict=True)]
-    proposed = [(axis, move) for axis in axes if (move := propose(sizes, axis, middle)) is not None]
-    if not proposed:
-        return None
-    axis, best = min(proposed, key=lambda pair: (pair[1].after - pair[1].before, pair[1].axis))
-    saved, enough = best.before - best.after, settings.threshold * step
-    if saved * settings.horizon <= cost or saved <= enough:
-        return None
-    agreeing = sum(saving > enough for saving in _savings(sizes, axis, best, seconds))
-    return best if agreeing >= settings.agreement * len(seconds) else None
+    slowest = min(range(len(speeds)), key=lambda rank: speeds[rank])
+    if speeds[slowest] >= 1 - _EQUAL:
+        return "the ranks are equally fast"
+    return f"rank {slowest} computes at {speeds[slowest]:.2f} of the fastest rank"
 
 
-def propose(sizes: Sequence[int], movable: Movable, seconds: Sequence[float]) -> Move | None:
-    """The best cuts of one axis, or None where they are what they are."""
-    times = position_times(sizes, movable.axis, seconds)
-    held = _held(movable)
-    total = sum(held)
-    least = _least(movable, held)
-    speeds = [rows / time if rows and time > 0 else 0.0 for rows, time in zip(held, times, strict=True)]
-    if total == 0 or any(rows and not speed for rows, speed in zip(held, speeds, strict=True)):
-        return None
-    rows = allot(total, speeds, least)
-    if rows == held:
-        return None
-    ends = [sum(rows[: i + 1]) / total for i in range(len(rows))]
-    after = max(n / speed for n, speed in zip(rows, speeds, strict=True) if speed)
-    return Move(movable.axis, (0.0, *ends[:-1], 1.0), max(times), after)
+def between(size: int, old: AxisCuts, new: AxisCuts, part: float) -> AxisCuts:
+    """Cuts that are partly on the way from old ones to new ones.
 
-
-def _held(movable: Movable) -> list[int]:
-    """The rows of each position, of the largest extent that is split."""
-    finest = max(movable.bounds, key=lambda bounds: bounds[-1])
-    return [high - low for low, high in pairwise(finest)]
-
-
-def _savings(sizes: Sequence[int], movable: Movable, move: Move, seconds: Sequence[Sequence[float]]) -> list[float]:
-    """What the move would have saved in each step of the window."""
-    held = _held(movable)
-    shares = [
-        (high - low) * sum(held) / rows if rows else 0.0
-        for (low, high), rows in zip(pairwise(move.cuts), held, strict=True)
-    ]
-    every = [position_times(sizes, move.axis, step) for step in seconds]
-    return [max(times) - max(time * share for time, share in zip(times, shares, strict=True)) for times in every]
-
-
-def position_times(sizes: Sequence[int], axis: int, seconds: Sequence[float]) -> list[float]:
-    """The longest time at each position of an axis; ranks are in row-major order.
-
-    >>> position_times((2, 2), 1, [1.0, 2.0, 4.0, 3.0])
-    [4.0, 3.0]
+    >>> between(2, None, (0.0, 0.75, 1.0), 0.5)
+    (0.0, 0.625, 1.0)
     """
-    stride = math.prod(sizes[axis + 1 :])
-    times = [0.0] * sizes[axis]
-    for rank, time in enumerate(seconds):
-        at = rank // stride % sizes[axis]
-        times[at] = max(times[at], time)
-    return times
+    if old == new:
+        return old
+    ways = zip(*(cuts or tuple(i / size for i in range(size + 1)) for cuts in (old, new)), strict=True)
+    return tuple(low + (high - low) * part for low, high in ways)
 
 
-def allot(total: int, speeds: Sequence[float], least: Sequence[int]) -> list[int]:
-    """Integers that sum to `total`, at least `least`, with the smallest ``max rows / speed``; 0 where the speed is.
-
-    >>> allot(9, [2.0, 1.0], [1, 1])
-    [6, 3]
-    """
-    everything = sum(speeds)
-    rows = [max(low, math.floor(total * speed / everything)) for speed, low in zip(speeds, least, strict=True)]
-    able = [i for i, speed in enumerate(speeds) if speed]
-    while sum(rows) > total:
-        rows[max((i for i in able if rows[i] > least[i]), key=lambda i: (rows[i] / speeds[i], i))] -= 1
-    while sum(rows) < total:
-        rows[min(able, key=lambda i: ((rows[i] + 1) / speeds[i], i))] += 1
-    return rows
+def _saved(step: Sequence[float], shrink: Sequence[float]) -> float:
+    """What new cuts would have saved in a step."""
+    return max(step) - max(time * part for time, part in zip(step, shrink, strict=True))
 
 
-def _least(movable: Movable, held: Sequence[int]) -> list[int]:
-    """Rows of the finest extent without which a position would lose its last row of some extent where it has one now.
+def _alike(speeds: Sequence[float], others: Sequence[float], within: float) -> bool:
+    """Whether speeds are about the same but for a factor of all."""
+    ratios = [a / b for a, b in zip(speeds, others, strict=True)]
+    return max(ratios) <= (1 + within) * min(ratios)
 
-    A share of at least 1/m leaves a row of an extent m, wherever the boundaries are rounded.
-    """
-    every = movable.bounds
-    finest = max(bounds[-1] for bounds in every)
-    needed = math.ceil(movable.share * finest)
-    least = []
-    for i in range(len(held)):
-        own = [finest // -bounds[-1] * -1 for bounds in every if bounds[i + 1] > bounds[i]]
-        least.append(min(held[i], max([needed, *own])))
-    return least
+
+def _longest(task: CutTask, cuts: GridCuts) -> float:
+    return max(work / speed for work, speed in zip(loads(task.step, task.corrections, cuts), task.speeds, strict=True))

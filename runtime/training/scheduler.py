@@ -1,4 +1,4 @@
-"""Moves the boundaries of batch and domain axes between steps, so that slower ranks get less to do.
+"""Moves the boundaries of a grid's axes between steps, so that slower ranks get less to do.
 
     scheduler = Scheduler(parallel, optimizer)
     for batch in batches:
@@ -6,53 +6,61 @@
             ...                      # forward, backward, optimizer
 
 Compute seconds of a step are its wall seconds less those spent inside communication calls; processor time would not
-do, since a rank that waits in MPI is busy. After a window of steps all ranks exchange what they measured, and each
-works out the same decision from the same numbers (`autopar.runtime.training.load_balance`). The numbers that the program
-computes do not depend on it.
+do, since a rank that waits in MPI is busy. All ranks exchange what they measured, after every step where this costs little, and
+each works out the same decision from the same numbers (`autopar.runtime.training.load_balance`). What a rank alone knows, how
+much it would hold and send, is exchanged before a move. The numbers that the program computes do not depend on it.
 """
 
 from __future__ import annotations
 
-import statistics
+import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 
-from autopar.ir.layout import Layouts, Shard
-from autopar.runtime.parameters.minimum_rows import least_share
+from autopar.partitioner.cuts.rank_work import GridCuts
+from autopar.runtime.parameters.moving.contents import Optimizers
+from autopar.runtime.parameters.moving.legal_cuts import Boundaries, cuts_of, illegal
 from autopar.runtime.session.parallel_module import Parallel
-from autopar.runtime.training.load_balance import BalanceSettings, Movable, Move, decide, patience
+from autopar.runtime.training.load_balance import Balancer, BalanceSettings, CurrentCuts, Move
+from autopar.runtime.training.planned_work import cut_extents, planned_work
+
+_OVERHEAD = 0.005  # of a step, for what is exchanged and worked out
+_MOST_STEPS = 8  # between two exchanges
+_BYTE_SECONDS = 1e-9  # of a move, as long as none has been made
+_PARTS = (1.0, 0.5, 0.25)  # of a move, if ranks have no room for all of it
 
 
 class Scheduler:
-    """Measures steps and moves boundaries of a `Parallel`. `moves` are those made, each with the step before it."""
+    """Measures steps and moves boundaries of a `Parallel`. `moves` are those made, each with the step before it.
+
+    `reason` says what was decided last and why. `idle`: nothing can ever move.
+    """
 
     def __init__(
         self,
         parallel: Parallel,
-        optimizer: torch.optim.Optimizer | None = None,
+        optimizer: Optimizers = None,
         settings: BalanceSettings | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.moves: list[tuple[int, Move]] = []
         self._parallel = parallel
         self._optimizer = optimizer
-        self._settings = settings or BalanceSettings()
         self._clock = clock
-        self._extents = split_extents(parallel)
-        self._compute: list[float] = []
-        self._wall: list[float] = []
+        step = planned_work(parallel)
+        self._extents = cut_extents(step)
+        self.reason = nothing_to_move(parallel, self._extents)
+        self.idle = bool(self.reason)
+        self._balancer = None if self.idle else Balancer(step, settings or BalanceSettings(), self._cuts())
+        self._mine: list[float] = []  # compute and wall seconds of steps that have not been exchanged
         self._steps = 0
-        self._window = self._settings.window
-        self._rest = self._settings.rest  # the first step makes buffers and communicators
-        self._move_seconds = 0.0
-
-    @property
-    def idle(self) -> bool:
-        """Whether there is nothing that could move."""
-        return not self._extents
+        self._every = 1  # steps between two exchanges
+        self._spent = 0.0  # seconds that the last exchange took, with what was worked out
+        self._byte_seconds = _BYTE_SECONDS
 
     @contextmanager
     def step(self) -> Iterator[None]:
@@ -61,57 +69,76 @@ class Scheduler:
         yield
         wall = self._clock() - start
         self._steps += 1
-        if self.idle:
-            return
-        if self._rest:
-            self._rest -= 1
-            return
-        self._wall.append(wall)
-        self._compute.append(wall - (self._parallel.communication_seconds - waited))
-        if len(self._wall) >= self._window:
-            self._consider()
+        if self._balancer is not None:
+            self._mine += [wall - (self._parallel.communication_seconds - waited), wall]
+            if len(self._mine) >= 2 * self._every:
+                self._exchange(self._balancer)
 
-    def _consider(self) -> None:
-        mine = [self._compute, statistics.median(self._wall), self._move_seconds]
-        self._compute, self._wall = [], []
-        every = self._parallel.grid.comm.gather_objects(mine)
-        compute, walls, moved = zip(*every, strict=True)
-        step, seconds = max(walls), list(zip(*compute, strict=True))
-        move = decide(
-            self._parallel.grid.shape.sizes, self._movable(), seconds, step, max(step, *moved), self._settings
-        )
-        self._window = patience(self._window, move is not None, self._settings)
-        if move is not None:
+    def _exchange(self, balancer: Balancer) -> None:
+        """Tell the other ranks, hear from them, and decide."""
+        start = self._clock()
+        told = self._gathered([*self._mine, self._spent])
+        self._mine = []
+        walls = [max(one[i + 1] for one in told) for i in range(0, len(told[0]) - 1, 2)]
+        for i, wall in enumerate(walls):
+            balancer.observe([one[2 * i] for one in told], wall, self._cuts())
+        allowed = _OVERHEAD * min(walls)
+        self._every = min(max(1, math.ceil(min(one[-1] for one in told) / allowed)), _MOST_STEPS) if allowed else 1
+        verdict = balancer.consider(CurrentCuts(self._cuts(), self._extents, self._legal))
+        self.reason = verdict.reason
+        self._spent = self._clock() - start
+        if verdict.move is not None:
+            self._make(balancer, verdict.move)
+
+    def _make(self, balancer: Balancer, proposed: Move) -> None:
+        """Make a move as far as ranks have room for it, if it pays. Collective."""
+        for part in _PARTS:
+            move = balancer.partway(proposed, part) if part < 1 else proposed
+            cuts = self._named(move.cuts)
+            lines = self._parallel.objections(cuts, self._optimizer)
+            told = self._parallel.grid.comm.gather_objects(
+                [lines, max(self._parallel.moved_bytes(cuts, self._optimizer))]
+            )
+            said = cast("list[tuple[list[str], int]]", told)
+            size, against = max(one[1] for one in said), [line for one in said for line in one[0]]
+            if not against:
+                break
+        price = size * self._byte_seconds
+        if against:
+            balancer.refused(proposed, f"there is no room: {against[0]}")
+        elif not balancer.worth(move, price):
+            balancer.refused(proposed, f"moving {size / 1e6:.1f} MB takes about {price:.2g} s")
+        else:
             start = self._clock()
-            self._parallel.rebalance({self._parallel.grid.axes[move.axis].name: move.cuts}, self._optimizer)
-            self._move_seconds = self._clock() - start
-            self._rest = self._settings.rest
+            self._parallel.rebalance(cuts, self._optimizer)
+            took = max(one[0] for one in self._gathered([self._clock() - start]))
+            self._byte_seconds = took / size if size else self._byte_seconds
+            balancer.moved(move)
             self.moves.append((self._steps, move))
 
-    def _movable(self) -> list[Movable]:
-        axes, filled = self._parallel.grid.axes, self._parallel.filled
-        return [
-            Movable(i, tuple(axes[i].bounds(extent) for extent in extents), least_share(axes, i, filled))
-            for i, extents in self._extents.items()
-        ]
+    def _gathered(self, mine: list[float]) -> list[list[float]]:
+        """Numbers of every rank. Collective."""
+        comm, own = self._parallel.grid.comm, torch.tensor(mine, dtype=torch.float64)
+        every = [torch.empty_like(own) for _ in range(comm.size)]
+        comm.all_gather(own, every)
+        return [one.tolist() for one in every]
+
+    def _cuts(self) -> GridCuts:
+        return tuple(axis.cuts for axis in self._parallel.grid.axes)
+
+    def _named(self, cuts: GridCuts) -> Boundaries:
+        return {axis.name: at for axis, at in zip(self._parallel.grid.axes, cuts, strict=True) if at != axis.cuts}
+
+    def _legal(self, cuts: GridCuts) -> bool:
+        return not illegal(self._parallel.grid.axes, cuts_of(self._named(cuts)), self._parallel.filled)
 
 
-def split_extents(parallel: Parallel) -> dict[int, tuple[int, ...]]:
-    """The axes whose boundaries may move, by number, with the extents that they split.
-
-    These are the axes over which inputs are split and no parameter or buffer is: batch and domain axes.
-    """
-    described = {item.name: item.shape for item in parallel.description.inputs}
-    split = _extents(parallel.input_layouts, described)
-    held = _extents(parallel.parameter_layouts, {item.name: item.shape for item in parallel.description.parameters})
-    axes = parallel.grid.axes
-    return {i: extents for i, extents in split.items() if i not in held and axes[i].size > 1}
-
-
-def _extents(layouts: Mapping[str, Layouts], shapes: Mapping[str, tuple[int, ...]]) -> dict[int, tuple[int, ...]]:
-    split: dict[int, set[int]] = {}
-    for name, every in layouts.items():
-        for i, layout in enumerate(every):
-            if isinstance(layout, Shard):
-                split.setdefault(i, set()).add(shapes[name][layout.dim] // (layout.blocks * layout.unit))
-    return {i: tuple(sorted(extents)) for i, extents in sorted(split.items())}
+def nothing_to_move(parallel: Parallel, extents: tuple[tuple[int, ...], ...]) -> str:
+    """Why nothing can ever move; nothing where something can."""
+    if parallel.grid.size == 1:
+        return "there is one rank"
+    if parallel.grid.shape.queue is not None:
+        return "the replicas draw their micro-batches from a queue, fast ones more"
+    if not any(extents):
+        return "no call is split over an axis: there is no boundary to move"
+    return ""

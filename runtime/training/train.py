@@ -35,6 +35,7 @@ from autopar.runtime.progress import Progress, show
 from autopar.runtime.session import compiled_job
 from autopar.runtime.session.compiled_job import CompiledJob
 from autopar.runtime.session.parallel_module import Parallel
+from autopar.runtime.training import balance_lines
 from autopar.runtime.training.scheduler import Scheduler
 
 CALL_SITE = call_site.PROGRAM
@@ -203,12 +204,8 @@ def _summary(opened: CompiledJob, saved: Path | None, scheduler: Scheduler, time
     if times:
         usual = statistics.median(times[1:] or times)
         lines.append(f"trained    {len(times)} steps, {usual * 1e3:.1f} ms per step")
-    axes = opened.program.grid.axes
-    lines += [
-        f"moved      {axes[move.axis].name} to {', '.join(f'{cut:.3f}' for cut in move.cuts[1:-1])} after step {step}: "
-        f"{move.before * 1e3:.1f} ms of compute per step, {move.after * 1e3:.1f} predicted"
-        for step, move in scheduler.moves
-    ]
+    names = opened.program.grid.shape.names
+    lines += [f"moved      {balance_lines.moved(names, step, move)}" for step, move in scheduler.moves]
     if saved is not None:
         lines.append(f"saved      {saved}")
     lines.append(f"plan       {os.path.relpath(opened.folder / 'plan.json')}")

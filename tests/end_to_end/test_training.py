@@ -64,17 +64,11 @@ def model():
 
 
 @functools.cache
-def captured():
-    """Undivided; the examples are in float32 as the parameters are."""
-    examples = {name: one.float() if one.is_floating_point() else one for name, one in batch(0).items()}
-    return autopar.compile(model(), examples, grid="1", machine=SLOW, outputs=("logits", "more.0"))
-
-
-@functools.cache
 def compiled(grid, seed):
-    """The program under a choice that is drawn."""
+    """The program under a choice that is drawn; the examples are in float32 as the parameters are."""
+    examples = {name: one.float() if one.is_floating_point() else one for name, one in batch(0).items()}
     with mock.patch("autopar.planning.planner.solve", lambda problem, **_: drawn(seed)(problem)):
-        return captured().replan(grid=grid)
+        return autopar.compile(model(), examples, grid=grid, machine=SLOW, outputs=("logits", "more.0"))
 
 
 def on_ranks(grid, work, seed=0, dtype=torch.float64):

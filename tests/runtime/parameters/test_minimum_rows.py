@@ -13,6 +13,7 @@ from autopar.errors import ConfigError
 from autopar.runtime import Grid, simulate
 from autopar.runtime.parameters.deferred_init import module_values
 from autopar.runtime.parameters.minimum_rows import check_minimum_rows, least_share
+from autopar.runtime.program.plan_reader import WorkSpec
 from autopar.runtime.session.parallel_module import Parallel
 from autopar.runtime.training.load_balance import BalanceSettings
 from autopar.runtime.training.scheduler import Scheduler
@@ -79,7 +80,8 @@ def session(filled):
     """A model on two ranks that splits its batch, and besides these factors."""
     model, inputs = make("tied")
     grid = Grid("2")
-    description = dataclasses.replace(describe(model, inputs(0), grid), filled=filled)
+    work = (WorkSpec(((("axis0",), 10),), 1.0),)
+    description = dataclasses.replace(describe(model, inputs(0), grid), filled=filled, work=work)
     return Timed(PROGRAMS["tied"](grid), description, module_values(model)), inputs
 
 
@@ -102,12 +104,14 @@ def test_the_scheduler_moves_no_further_than_that(filled):
         now, rows = [0.0], []
         optimizer = torch.optim.SGD(parallel.parameters(), lr=0.1)
         scheduler = Scheduler(parallel, optimizer, BalanceSettings(window=1), lambda: now[0])
-        for step in range(6):
+        for step in range(10):
             with scheduler.step():
                 parallel(**inputs(step)).backward()
                 rows.append(parallel.input_shape(parallel.description.inputs[0].name)[0])
                 now[0] += rows[-1] * (100.0 if parallel.grid.rank else 1.0)
-        return rows
+        return rows, parallel.grid.axes[0].part(2)
 
-    rows = simulate(2, rank)[1]
-    assert rows[-1] == rows[0] if filled else rows[-1] < rows[0]
+    rows, part = simulate(2, rank)[1]
+    assert rows[-1] < rows[0]
+    assert rows[-1] >= 2 if filled else rows[-1] == 1
+    assert part == (1 if filled else 0)

@@ -1,14 +1,17 @@
 """Boundaries that move while a program trains, by clocks that the test sets."""
 
+import dataclasses
+import math
+
 import pytest
 import torch
-from small_programs import PROGRAMS, describe, make
+from small_programs import HIDDEN, PROGRAMS, describe, make
 
 from autopar.runtime import Grid, simulate
 from autopar.runtime.parameters.deferred_init import module_values
+from autopar.runtime.program.plan_reader import WorkSpec
 from autopar.runtime.session.parallel_module import Parallel
-from autopar.runtime.training.load_balance import BalanceSettings
-from autopar.runtime.training.scheduler import Scheduler, split_extents
+from autopar.runtime.training.scheduler import Scheduler
 
 
 class Clock:
@@ -27,60 +30,83 @@ class Timed(Parallel):
     communication_seconds = 0.0
 
 
-def trained(kind, grid, slow, steps, settings):
-    """Train with `slow(rank)` seconds per row of the first input; returns losses, state, moves and rows."""
+def described(kind, model, inputs, grid):
+    """With what the plan would say of its work: the batch over the axes that split it, and features over the other."""
+    names = grid.shape.names
+    cuts = (((names[0],), 5), ((names[1],), HIDDEN)) if kind == "mlp" else ((names, 10),)
+    return dataclasses.replace(describe(model, inputs(0), grid), work=(WorkSpec(cuts, 1.0),))
+
+
+def trained(kind, grid, slow, steps, settings=None):
+    """Train with `slow(rank)` seconds for what a rank has of all rows; returns losses, state, moves and every rank's part."""
 
     def rank():
         model, inputs = make(kind)
         live = Grid(grid)
-        p = Timed(PROGRAMS[kind](live), describe(model, inputs(0), live), module_values(model))
+        p = Timed(PROGRAMS[kind](live), described(kind, model, inputs, live), module_values(model))
         optimizer = torch.optim.SGD(p.parameters(), lr=0.1, momentum=0.9)
         clock = Clock()
         scheduler = Scheduler(p, optimizer, settings, clock)
-        losses, rows = [], []
-        first = p.description.inputs[0].name
+        losses, parts = [], []
+        first = p.description.inputs[0]
         for step in range(steps):
             with scheduler.step():
                 optimizer.zero_grad()
                 loss = p(**inputs(step))
                 loss.backward()
                 optimizer.step()
-                rows.append(p.input_shape(first)[0])
-                clock.now += slow(live.rank) * rows[-1]
+                part = p.input_shape(first.name)[0] / first.shape[0]
+                part *= live.axes[1].part(HIDDEN) / HIDDEN if kind == "mlp" else 1.0
+                parts.append(part)
+                clock.now += slow(live.rank) * part
             losses.append(loss.detach())
-        return torch.stack(losses), p.full_state_dict(), scheduler.moves, rows
+        return torch.stack(losses), p.full_state_dict(), scheduler.moves, parts, scheduler.reason
 
-    size = 1
-    for one in grid.split("x"):
-        size *= int(one)
-    return simulate(size, rank)
+    return simulate(math.prod(map(int, grid.split("x"))), rank)
 
 
 @pytest.mark.parametrize(("kind", "grid"), [("tied", "2"), ("mlp", "2x2")])
 def test_a_slow_rank_gets_less_and_the_numbers_stay(kind, grid):
-    settings = BalanceSettings(window=2, rest=1)
-    still = trained(kind, grid, lambda rank: 1.0, 8, settings)
-    moving = trained(kind, grid, lambda rank: 3.0 if rank == 0 else 1.0, 8, settings)
-    total = still[0][3][0] + still[-1][3][0]
+    """On 2x2 the rows of both axes move, of one of them with parameters, momentum and a buffer."""
+    still = trained(kind, grid, lambda rank: 1.0, 9)
+    moving = trained(kind, grid, lambda rank: 3.0 if rank == 0 else 1.0, 9)
     for before, after in zip(still, moving, strict=True):
         assert before[2] == []
-        assert [step for step, _ in after[2]] == [3]
+        assert [step for step, _ in after[2]] == [6]
         torch.testing.assert_close(after[0], before[0], rtol=1e-12, atol=0)
         for name, one in before[1].items():
             torch.testing.assert_close(after[1][name], one, rtol=1e-10, atol=1e-14)
-    best = min(max(3.0 * rows, total - rows) for rows in range(1, total))
-    assert max(3.0 * moving[0][3][-1], moving[-1][3][-1]) == best
+    slow = [3.0, *[1.0] * (len(moving) - 1)]
+    first, last = (max(s * one[3][step] for s, one in zip(slow, moving, strict=True)) for step in (0, -1))
+    assert last <= 0.67 * first
     assert {str(one[2]) for one in moving} == {str(moving[0][2])}
+    assert {one[4] for one in still} <= {
+        "no rank is slower than the others by 3% of a step for long",
+        "the ranks are equally fast; no cuts save 3% of a step",
+    }
 
 
-def test_axes_that_split_parameters_do_not_move():
+def test_what_cannot_move_is_said():
+    assert [reason for *_, reason in trained("tied", "1", lambda rank: 1.0, 2)] == ["there is one rank"]
+
     def rank():
-        model, inputs = make("mlp")
-        grid = Grid("2x2")
-        return split_extents(Parallel(PROGRAMS["mlp"](grid), describe(model, inputs(0), grid), module_values(model)))
+        model, inputs = make("tied")
+        live = Grid("2")
+        return Scheduler(
+            Parallel(PROGRAMS["tied"](live), describe(model, inputs(0), live), module_values(model))
+        ).reason
 
-    assert simulate(4, rank) == [{0: (5,)}] * 4
+    assert simulate(2, rank) == ["no call is split over an axis: there is no boundary to move"] * 2
 
 
-def test_nothing_moves_on_a_single_rank():
-    assert all(moves == [] for _, _, moves, _ in trained("tied", "1", lambda rank: 1.0, 4, BalanceSettings(window=1)))
+def test_ranks_without_room_take_as_much_of_a_move_as_they_can(monkeypatch):
+    """One rank alone objects; all move half as far."""
+    monkeypatch.setattr(
+        Parallel, "objections", lambda self, cuts, _: ["full"] if self.grid.rank and cuts["axis0"][1] < 0.25 else []
+    )
+    moved = trained("tied", "2", lambda rank: 9.0 if rank == 0 else 1.0, 7)
+    assert [one[3][-1] for one in moved] == [0.3, 0.7]
+    monkeypatch.setattr(Parallel, "objections", lambda self, cuts, _: ["no room"] * self.grid.rank)
+    refused = trained("tied", "2", lambda rank: 9.0 if rank == 0 else 1.0, 7)
+    assert [one[2] for one in refused] == [[], []]
+    assert refused[0][4] == "rank 0 computes at 0.11 of the fastest rank; there is no room: no room"
