@@ -52,7 +52,7 @@ class MicrobatchedCall:
         losses: dict[int, Tensor] = {}
         outputs: dict[int, Sequence[Tensor]] = {}
         drawn: tuple[DrawnTensor, ...] = ()
-        for number in range(len(self.every)) if self.queued is None else self.queued.draws():
+        for number in range(len(self.every)) if self.queued is None else self.queued.draws(forward):
             one, given = self.every[number], self.inputs[number]
             one.enter(self.call, training=training)
             with nullcontext() if backward else torch.no_grad(), self.drawing(one) as draws:

@@ -15,7 +15,8 @@ Any replica may compute any micro-batch, since all have the whole batch and the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -90,10 +91,13 @@ class QueuedStep:
         """The replicas."""
         return self._queue.axis
 
-    def draws(self) -> Iterator[int]:
-        """The micro-batches that this replica computes: each is drawn when what was made of the one before is done."""
+    def draws(self, forward: Callable[..., Any]) -> Iterator[int]:
+        """The micro-batches that this replica computes with `forward`, each drawn when what was made of the one before is done."""
+        code = forward.__code__
         while (drawn := self._queue.next() - self._first) < self._count:
             assert drawn >= 0, "a number of an earlier step is still in the queue"
+            said = f"the start of micro-batch {drawn} of {self._count}"
+            self.axis.comm.note(said, code.co_filename, code.co_firstlineno)
             yield drawn
 
     def settled(self, losses: Mapping[int, Tensor], device: torch.device) -> Tensor:

@@ -88,7 +88,7 @@ def test_a_model_file_is_verified_whoever_draws(tmp_path, monkeypatch, grid):
     chance = random.Random(grid)
     owners = [chance.randrange(2) for _ in range(1009)]
 
-    def draws(step):
+    def draws(step, _):
         return (m for m in range(step._count) if owners[(step._first + m) % len(owners)] == step.axis.index)
 
     monkeypatch.setattr(QueuedStep, "draws", draws)

@@ -106,6 +106,30 @@ MOVING = DIVIDED.replace("    FAULT\n", "").replace(
         parallel.move_segments({0: 1}, optimizer)
 """,
 )
+# The same model on two replicas that draw four micro-batches from a queue.
+QUEUED = """
+import os, signal, sys, time
+import torch
+import torch.nn.functional as F
+from autopar.runtime import Grid, Program, main
+
+GRID = Grid("queue:2")
+INPUTS = {"x": [], "y": []}
+PARAMETERS = {"fc1.*": [], "fc2.*": []}
+CALLS = []
+
+
+def forward(p, x, y):
+    CALLS.append(time.sleep(0.02))
+    FAULT
+    h = torch.relu(F.linear(x, p.fc1.weight, p.fc1.bias))
+    return ((F.linear(h, p.fc2.weight, p.fc2.bias) - y) ** 2).sum() / 8
+
+
+PROGRAM = Program(GRID, forward, INPUTS, PARAMETERS, microbatches=4)
+if __name__ == "__main__":
+    main(PROGRAM, __file__)
+"""
 _EDGE = EdgePlan("h", (2, 5), "float32", (), (0,), True, 0, (1,), 40)
 _LOSS = EdgePlan("loss", (), "float32", (), (), True, 1, (), 4)
 _SEGMENTS = tuple(SegmentPlan(name, i, (), 1.0, 2.0, 0.0, 1.0, 0.0, 0) for i, name in enumerate(("lower", "upper")))
@@ -122,6 +146,16 @@ _DIVIDED_PLAN = {
         {"name": name, "shape": shape, "dtype": "float32", "segments": [int(name.startswith("fc2"))]}
         for name, shape in SHAPES.items()
     ],
+}
+
+
+_PLANS = {
+    "data=2": {"grid": "data=2"},
+    "stage:2": _DIVIDED_PLAN,
+    "queue:2": {
+        "grid": "queue:2",
+        "batch": {"inputs": ["x", "y"], "rows": 4, "division": {"microbatches": 4, "rows": 1}},
+    },
 }
 
 
@@ -158,7 +192,7 @@ def place(program, text):
 
 def start(folder, program, by="autopar", cold=False, **environment):
     """Begin a job of two ranks by `autopar run`'s launcher, or by mpiexec alone; with processes of its own if `cold`."""
-    changes = {"grid": "data=2"} if "data=2" in program else _DIVIDED_PLAN if "stage:2" in program else None
+    changes = next((changes for grid, changes in _PLANS.items() if grid in program), None)
     path = write(folder, program=program, changes=changes)
     if by == "autopar":
         line = [sys.executable, *(["-c", LAUNCH] if cold else [warm_launch.__file__]), str(path), "2"]
