@@ -193,22 +193,22 @@ def compile(
     microbatches: int | str | None = None,
     schedule: str = "auto",
     segments: int | None = None,
+    queue: bool = False,
     progress: Progress | None = None,
 ) -> Compiled:
     """Compile a model for a process grid; ``grid="auto"`` finds the best one of `ranks` ranks.
 
     `model` is an ``nn.Module`` or a function that returns one (called on the meta device); `example_inputs` a tuple or dict of
-    tensors, or a function returning one. `machine` is a shipped profile's name, the path of a TOML file, or a `Machine`;
-    `memory` the limit per rank, as bytes or ``"16GiB"``; without it the machine's.
-    `solver` is ``auto``, ``ilp``, ``search`` or ``exhaustive``; `pin` fixes choices (``"*.c_fc: n@model"``,
-    ``"wte.weight: shard 0@data"``) and `ban` rules them out; `optimizer` is what its state is accounted for: ``sgd``,
-    ``momentum`` or ``adamw``; `loss` names the output to train on, `outputs` others that the program returns beside it
-    (``("logits",)``); `time_limit` is in seconds, pricing included. With `measure` every distinct call is timed on this machine at
-    its exact local shapes, which takes seconds to minutes the first time, and the plan is made by these times.
-    `recompute`: whether backward computes repeated blocks again, to keep less, ``auto`` (for the limit), ``always``, ``never``.
-    `batch_sizes` are numbers of rows that batches will have: those that the program does not take get programs of their own.
-    `microbatches`: into how many parts a batch is divided, which run one after another and so hold less at once
-    (docs/training.md); ``auto`` takes as many as the memory limit asks for.
+    tensors, or a function returning one. `machine` is a shipped profile's name, the path of a TOML file, or a `Machine`; `memory`
+    the limit per rank, as bytes or ``"16GiB"``; without it the machine's. `solver` is ``auto``, ``ilp``, ``search`` or
+    ``exhaustive``; `pin` fixes choices (``"*.c_fc: n@model"``, ``"wte.weight: shard 0@data"``) and `ban` rules them out;
+    `optimizer` is what its state is accounted for: ``sgd``, ``momentum`` or ``adamw``; `loss` names the output to train on,
+    `outputs` others that the program returns beside it (``("logits",)``); `time_limit` is in seconds, pricing included. With
+    `measure` every distinct call is timed on this machine at its exact local shapes, in seconds to minutes, and the plan is made
+    by these times. `recompute`: whether backward computes repeated blocks again, to keep less, ``auto`` (for the limit),
+    ``always``, ``never``. `batch_sizes` are numbers of rows that batches will have: those that the program does not take get their
+    own programs. `microbatches`: into how many parts a batch is divided, one after another (docs/training.md), ``auto``: as many
+    as the memory limit asks for; with `queue` the replicas along the grid's first axis draw them, as on ``grid="queue:2x2"``.
     `plan` is ``auto``, or a fixed one to compare with: ``data``, ``model``, ``domain``, ``megatron``, ``zero``, ``integrated``.
     `schedule` and `segments` (the most of a position) are about a place axis, as in ``grid="stage:2x2"`` (docs/place_axes.md).
 
@@ -218,7 +218,7 @@ def compile(
         memory, solver, optimizer, pin, ban, loss, time_limit, outputs, measure, recompute, plan, batch_sizes,
         microbatches, schedule, segments,
     )  # fmt: skip
-    return compile_with(options, model, example_inputs, grid, machine, ranks, name, source, progress)
+    return compile_with(options, model, example_inputs, grid, machine, ranks, name, source, queue, progress)
 
 
 def compile_with(
@@ -230,10 +230,12 @@ def compile_with(
     ranks: int | None = None,
     name: str | None = None,
     source: ModelSource | None = None,
+    queue: bool = False,
     progress: Progress | None = None,
 ) -> Compiled:
     """`compile` for options that are a record already. Raises what `compile` raises."""
     tell, profile = progress or logged(), _profile(machine)
+    grid = _shape(grid).with_queue() if queue and grid != grid_search.AUTO else grid
     check(options, grid, ranks, profile)
     # nn.Module -> Graph
     with timed(tell, "captured") as said:
@@ -242,7 +244,7 @@ def compile_with(
     # Graph -> AnnotatedGraph
     subject = Subject.of(model, captured, source or LIVE, tell)
     # AnnotatedGraph -> Candidate -> program.py, Plan
-    compiled = _on_grid(subject, grid, ranks, profile, options, tell)
+    compiled = _on_grid(subject, grid, ranks, profile, options, tell, queue=queue)
     return _with_others(compiled, options.batch_sizes, tell)
 
 
@@ -258,9 +260,16 @@ def _with_others(compiled: Compiled, sizes: Sequence[int], tell: Progress) -> Co
 
 
 def _on_grid(
-    subject: Subject, grid: str | GridShape, ranks: int | None, machine: Machine, options: Options, tell: Progress
+    subject: Subject,
+    grid: str | GridShape,
+    ranks: int | None,
+    machine: Machine,
+    options: Options,
+    tell: Progress,
+    *,
+    queue: bool = False,
 ) -> Compiled:
-    """Plan a captured model on a grid, or on the best one of so many ranks."""
+    """Plan a captured model on a grid, or on the best one of so many ranks, of which the first axis may have to be a queue."""
 
     def on(shape: GridShape, options: Options, below: float = math.inf) -> Compiled:
         with as_internal_error(f"compiling {subject.captured.graph.name} for grid {shape}"):
@@ -271,7 +280,7 @@ def _on_grid(
     if grid != grid_search.AUTO:
         return on(_shape(grid), options)
     assert ranks is not None
-    best, tried = grid_search.search(ranks, machine, options, on)
+    best, tried = grid_search.search(ranks, machine, options, on, queue=queue)
     options = asked_of(options, _shape(best.plan.grid))
     return replace(best, plan=replace(best.plan, options=options), grids=tried)
 

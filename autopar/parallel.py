@@ -131,6 +131,7 @@ def parallelize(
     microbatches: int | str | None = None,
     schedule: str = "auto",
     segments: int | None = None,
+    queue: bool = False,
     progress: Progress | None = None,
     seed: int = 0,
 ) -> Parallelized:
@@ -153,7 +154,7 @@ def parallelize(
             model, example_inputs, grid=grid if ranks else _checked(grid, world.size), machine=machine, memory=memory,
             solver=solver, pin=pin, ban=ban, optimizer=optimizer, loss=loss, outputs=outputs, name=name,
             time_limit=time_limit, measure=measure, recompute=recompute, plan=plan, ranks=ranks, batch_sizes=batch_sizes,
-            microbatches=microbatches, schedule=schedule, segments=segments, progress=progress,
+            microbatches=microbatches, schedule=schedule, segments=segments, queue=queue, progress=progress,
         )  # fmt: skip
 
     world = default_world()

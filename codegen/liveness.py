@@ -18,20 +18,19 @@ from autopar.costmodel.collectives import summed_axes
 from autopar.costmodel.local_shapes import local_bytes
 from autopar.ir.conversions import PRIMITIVES
 from autopar.ir.graph import ITEMSIZE, Value
-from autopar.ir.grid import GridShape
 from autopar.ir.layout import Layouts, Shard
 from autopar.partitioner.formulation.priced_problem import Decision, PricedProblem
 
 _SAME = ("", "zeros")  # movements whose result is their operand, on the rank that keeps it too
-
-
-def summed(stored: Layouts, grid: GridShape) -> bool:
-    """Whether the gradient of a parameter lies in a bucket."""
-    return bool(summed_axes(stored, grid))
+_HANDING = (
+    "add",
+    "sub",
+    "same",
+)  # whose backward hands on the gradient that it gets; of a "cat" every operand has a part
 
 
 @dataclass(slots=True)
-class _Memory:
+class HeldMemory:
     """Memory that several tensors may share; `end` grows while holders are found."""
 
     name: str
@@ -45,29 +44,34 @@ class _Memory:
 class _Kept:
     """Memory that autograd keeps for the backward of step `at`; where backward computes a block again, which ended at `closed`."""
 
-    memory: _Memory
+    memory: HeldMemory
     at: int
     closed: int | None = None
 
 
 @dataclass(slots=True)
 class _Slot:
-    """A gradient to be; `parameter` is the value that it is the gradient of, if that is a parameter."""
+    """A gradient to be, of this `parameter` if it is one's (its value). One that leaves the function is `apart`."""
 
     nbytes: int
     parameter: str = ""
-    memory: _Memory | None = None
+    apart: bool = False
+    memory: HeldMemory | None = None
     shared: bool = False  # with the gradient that was handed on
+
+    def copies(self, handed: _Slot) -> bool:
+        """Whether it is a part of another gradient, which it would keep alive."""
+        return self.apart and self.nbytes < handed.nbytes
 
 
 @dataclass(frozen=True, slots=True)
-class _Tensor:
+class HeldTensor:
     """What a variable holds: its memory (None for parameters and inputs), gradient, and how its elements lie.
 
     lies   "plain" in order, "mixed" not, "heads" as attention leaves it: in order once its middle dims are transposed
     """
 
-    memory: _Memory | None
+    memory: HeldMemory | None
     slot: _Slot | None
     nbytes: int
     lies: str = "plain"
@@ -86,35 +90,57 @@ class _Back:
 
 @dataclass(slots=True)
 class Walk:
-    """The execution of a program, with tensors as records."""
+    """The execution of a program, or of a part of it whose gradients of parameters are put `aside`.
+
+    They are held at their births alone, and `births` has the first of each. Those of `deferred` calls come behind all else.
+    """
 
     built: PricedProblem
     decision: Decision
     style: Style
+    aside: bool = False
+    deferred: frozenset[str] = frozenset()
     clock: int = 0
-    memories: list[_Memory] = field(default_factory=list)
+    memories: list[HeldMemory] = field(default_factory=list)
     kept: list[_Kept] = field(default_factory=list)
     tape: list[_Back] = field(default_factory=list)
     slots: dict[str, _Slot] = field(default_factory=dict)  # of parameters, by value
     names: list[str] = field(default_factory=list)  # of the executed steps
+    births: dict[str, tuple[int, int]] = field(default_factory=dict)  # by parameter: bytes and time
+    behind: int = 0  # steps of what is deferred
     bodies: dict[int, tuple[list[Line], dict[LocalValue, str]]] = field(
         default_factory=dict
     )  # of functions, by identity
 
-    def new(self, name: str, kind: str, nbytes: int) -> _Memory:
+    def new(self, name: str, kind: str, nbytes: int) -> HeldMemory:
         """Memory that is held from now on, so far for this step only."""
-        fresh = _Memory(name, kind, nbytes, self.clock, self.clock + 1)
+        fresh = HeldMemory(name, kind, nbytes, self.clock, self.clock + 1)
         self.memories.append(fresh)
         return fresh
 
-    def stored(self, held: LocalValue, block: Mapping[str, str]) -> _Tensor:
+    def stored(self, held: LocalValue, block: Mapping[str, str]) -> HeldTensor:
         """A parameter, buffer or input."""
         name = block.get(held.value, held.value)
         value = self.built.graph.values[name]
         size = self.size(value, held.layouts)
         if value.differentiable and name not in self.slots:
             self.slots[name] = _Slot(size, name)
-        return _Tensor(None, self.slots.get(name), size)
+        return HeldTensor(None, self.slots.get(name), size)
+
+    def enter(self, held: LocalValue) -> HeldTensor:
+        """What another function has made."""
+        value = self.built.graph.values[held.value]
+        size = self.size(value, held.layouts)
+        return HeldTensor(
+            self.new(held.value, "activations", size), _Slot(size, apart=True) if value.differentiable else None, size
+        )
+
+    def leave(self, tensors: Sequence[HeldTensor]) -> None:
+        """What another function reads: its gradient, which is not counted here, is there when backward begins."""
+        self.hold(tensors)
+        for slot in (tensor.slot for tensor in tensors):
+            if slot is not None and slot.memory is None and not slot.parameter:
+                slot.memory = HeldMemory("", "gradients", slot.nbytes, self.clock, self.clock)
 
     def size(self, value: Value, layouts: Layouts) -> int:
         """Local bytes of a value."""
@@ -124,7 +150,7 @@ class Walk:
         self,
         steps: Sequence[Step],
         arguments: Mapping[LocalValue, str],
-        tensors: dict[LocalValue, _Tensor],
+        tensors: dict[LocalValue, HeldTensor],
         outputs: Sequence[LocalValue],
         block: Mapping[str, str],
     ) -> None:
@@ -140,13 +166,13 @@ class Walk:
             for held in filter(None, line.writes):
                 variables[named[held]] = tensors[held]
 
-    def hold(self, tensors: Sequence[_Tensor]) -> None:
+    def hold(self, tensors: Sequence[HeldTensor]) -> None:
         """These are held up to now."""
         for tensor in tensors:
             if tensor.memory is not None:
                 tensor.memory.end = max(tensor.memory.end, self.clock)
 
-    def line(self, line: Line, tensors: dict[LocalValue, _Tensor], block: Mapping[str, str]) -> None:
+    def line(self, line: Line, tensors: dict[LocalValue, HeldTensor], block: Mapping[str, str]) -> None:
         """Run a line's steps; what one makes for another of them lives until that has run."""
         for step in line.steps:
             for held in step.reads if isinstance(step.reads, tuple) else (step.reads,):
@@ -162,7 +188,7 @@ class Walk:
             elif isinstance(step, Loop):
                 self.loop(step, tensors)
 
-    def loop(self, step: Loop, tensors: dict[LocalValue, _Tensor]) -> None:
+    def loop(self, step: Loop, tensors: dict[LocalValue, HeldTensor]) -> None:
         """All rounds of a loop: what a block hands on enters the next."""
         entering = [tensors[held] for held in step.reads]
         arguments = {held: f"entry{i}" for i, held in enumerate(step.entries)}
@@ -179,14 +205,14 @@ class Walk:
         for held, inner in zip(step.writes, step.outputs, strict=True):
             tensors[held] = last[inner]
 
-    def computed_again(self, entering: Sequence[_Tensor], begun: int, before: int) -> None:
+    def computed_again(self, entering: Sequence[HeldTensor], begun: int, before: int) -> None:
         """A block that backward computes again: what goes in is kept, and the rest is there anew from its backward on."""
         for kept in self.kept[before:]:
             if kept.memory.start >= begun:
                 kept.closed = self.clock
         self.kept += [_Kept(tensor.memory, begun) for tensor in entering if tensor.memory is not None]
 
-    def run(self, step: Run, tensors: dict[LocalValue, _Tensor]) -> None:
+    def run(self, step: Run, tensors: dict[LocalValue, HeldTensor]) -> None:
         """A call."""
         item, grid = step.annotated, self.built.grid
         reads = [tensors[held] for held in step.reads]
@@ -204,7 +230,7 @@ class Walk:
             size = self.size(value, held.layouts)
             slot = _Slot(size) if value.differentiable else None
             lies = "heads" if item.op.work == "attention" else "plain"
-            tensors[held] = _Tensor(self.new(name, "transients", size), slot, size, lies)
+            tensors[held] = HeldTensor(self.new(name, "transients", size), slot, size, lies)
             results.append(tensors[held])
         for i, held in enumerate(step.writes[1:]):
             if held is not None and in_place:
@@ -214,10 +240,9 @@ class Walk:
         if ahead:
             self.new(name, "transients", ahead)
         self.keep(step, tensors)
-        handed = item.op.name in ("add", "sub")
-        self.back(name, results, reads, handed, back)
+        self.back(name, results, reads, item.op.name, back)
 
-    def keep(self, step: Run, tensors: Mapping[LocalValue, _Tensor]) -> None:
+    def keep(self, step: Run, tensors: Mapping[LocalValue, HeldTensor]) -> None:
         """What autograd keeps of a call."""
         item = step.annotated
         held = dict(zip((operand.name for operand in item.call.operands), step.reads, strict=True))
@@ -228,18 +253,21 @@ class Walk:
                 kept.kind = "activations"
                 self.kept.append(_Kept(kept, self.clock))
 
-    def back(self, name: str, results: Sequence[_Tensor], reads: Sequence[_Tensor], handed: bool, scratch: int) -> None:
+    def back(
+        self, name: str, results: Sequence[HeldTensor], reads: Sequence[HeldTensor], operator: str, scratch: int
+    ) -> None:
         """Note the backward of the step that has just run, and go on."""
         result_slots = [result.slot for result in results if result.slot is not None]
         if result_slots:
+            whole, handing = result_slots[0].nbytes, operator in _HANDING
             operand_slots = [
-                (read.slot, handed and read.nbytes == result_slots[0].nbytes) for read in reads if read.slot is not None
+                (read.slot, operator == "cat" or (handing and read.nbytes == whole)) for read in reads if read.slot
             ]
             self.tape.append(_Back(self.clock, result_slots, operand_slots, scratch, name))
         self.names.append(name)
         self.clock += 1
 
-    def view(self, step: Run, reads: Sequence[_Tensor]) -> dict[LocalValue, _Tensor] | None:
+    def view(self, step: Run, reads: Sequence[HeldTensor]) -> dict[LocalValue, HeldTensor] | None:
         """The results of a view, which take no memory and, where they show all of it, no gradient of their own; else None."""
         item = step.annotated
         if item.op.work != "view" or not reads:
@@ -257,12 +285,12 @@ class Walk:
             slot = source.slot
             if slot is not None and (size != source.nbytes or not value.differentiable):
                 slot = _Slot(size) if value.differentiable else None
-            tensors[held] = _Tensor(source.memory, slot, size, lies)
+            tensors[held] = HeldTensor(source.memory, slot, size, lies)
         if any(tensor.slot is not source.slot for tensor in tensors.values()):
-            self.back(item.node.name, list(tensors.values()), reads[:1], False, 0)
+            self.back(item.node.name, list(tensors.values()), reads[:1], "", 0)
         return tensors
 
-    def convert(self, step: Convert, tensors: dict[LocalValue, _Tensor]) -> None:
+    def convert(self, step: Convert, tensors: dict[LocalValue, HeldTensor]) -> None:
         """A conversion; where parts do not lie in one piece, they are put together in a buffer."""
         conversion, source = step.conversion, tensors[step.reads]
         before, after = conversion.before[conversion.axis], conversion.after[conversion.axis]
@@ -273,51 +301,64 @@ class Walk:
         name = f"{conversion.primitive} of {step.writes.value}"
         converted = source.memory if same else self.new(name, "transients", size)
         slot = _Slot(size) if value.differentiable else None
-        tensors[step.writes] = _Tensor(converted, slot, size)
+        tensors[step.writes] = HeldTensor(converted, slot, size)
         apart = not same and not _in_one_piece(value, *(x for x in (after, before) if isinstance(x, Shard)))
         if apart and row.forward not in ("sum", "slice"):
             self.new(name, "buffers", max(size, source.nbytes))
         scratch = max(size, source.nbytes) if apart and row.forward != "sum" else 0
-        self.back(name, [tensors[step.writes]], [source], row.adjoint in _SAME, scratch)
+        self.back(name, [tensors[step.writes]], [source], "same" * (row.adjoint in _SAME), scratch)
 
     def backward(self) -> None:
         """The second half: what was kept is let go, gradients come and go."""
         last = 2 * self.clock
-        anew: dict[int, _Memory] = {}
+        anew: dict[int, HeldMemory] = {}
         for kept in self.kept:
             if kept.closed is None:
                 kept.memory.end = max(kept.memory.end, last - kept.at)
                 continue
             first = last - kept.closed
             renewed = anew.setdefault(
-                id(kept.memory), _Memory(kept.memory.name, "activations", kept.memory.nbytes, first, first + 1)
+                id(kept.memory), HeldMemory(kept.memory.name, "activations", kept.memory.nbytes, first, first + 1)
             )
             renewed.end = max(renewed.end, last - kept.at)
         self.memories += anew.values()
         for back in reversed(self.tape):
             at = last - 1 - back.at
             if back.scratch:
-                self.memories.append(_Memory(back.name, "transients", back.scratch, at, at + 1))
+                self.memories.append(HeldMemory(back.name, "transients", back.scratch, at, at + 1))
+            late = self.put_off(back) if back.name in self.deferred else at
             for slot in back.results:
                 if slot.memory is not None:
-                    slot.memory.end = max(slot.memory.end, at + 1)
+                    slot.memory.end = max(slot.memory.end, late + 1)
             for slot, handed in back.operands:
-                self.contribute(slot, back.results[0] if handed else None, at, back.name)
+                self.contribute(slot, back.results[0] if handed else None, late if slot.parameter else at, back.name)
+
+    def put_off(self, back: _Back) -> int:
+        """The time of a call's weight gradient; until then there is what it is computed from."""
+        late = 2 * self.clock + self.behind
+        self.behind += 1
+        for kept in self.kept:
+            if kept.at == back.at:
+                kept.memory.end = max(kept.memory.end, late + 1)
+        return late
 
     def contribute(self, slot: _Slot, handed: _Slot | None, at: int, name: str) -> None:
         """A gradient arrives: the first is taken, if need be as the memory that it is in; a later one is added to it."""
         if slot.parameter:
             stored = self.decision.storage[slot.parameter]
-            stays = slot.memory is None and not summed(stored, self.built.grid)
-            slot.memory = _Memory(slot.parameter, "gradients", slot.nbytes, at, 2 * self.clock + 1 if stays else at + 1)
+            stays = slot.memory is None and not self.aside and not summed_axes(stored, self.built.grid)
+            self.births.setdefault(slot.parameter, (slot.nbytes, at))
+            slot.memory = HeldMemory(
+                slot.parameter, "gradients", slot.nbytes, at, 2 * self.clock + 1 if stays else at + 1
+            )
             self.memories.append(slot.memory)
-        elif slot.memory is None and handed is not None and handed.memory is not None:
+        elif slot.memory is None and handed is not None and handed.memory is not None and not slot.copies(handed):
             slot.memory, slot.shared = handed.memory, True
         elif slot.memory is None or slot.shared:
-            slot.memory, slot.shared = _Memory(name, "transients", slot.nbytes, at, at + 1), False
+            slot.memory, slot.shared = HeldMemory(name, "transients", slot.nbytes, at, at + 1), False
             self.memories.append(slot.memory)
         elif handed is None:
-            self.memories.append(_Memory(name, "transients", slot.nbytes, at, at + 1))
+            self.memories.append(HeldMemory(name, "transients", slot.nbytes, at, at + 1))
 
     def everything(self) -> Iterator[memory.Allocation]:
         """All memories."""

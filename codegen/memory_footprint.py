@@ -18,10 +18,11 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from autopar.codegen.liveness import Walk, summed
+from autopar.codegen.liveness import Walk
 from autopar.codegen.statements import Style, path_text
 from autopar.codegen.steps import LocalValue, LoweredProgram
 from autopar.costmodel import memory
+from autopar.costmodel.collectives import summed_axes
 from autopar.partitioner.formulation.priced_problem import Decision, PricedProblem
 
 KINDS = ("inputs", "parameters", "gradients", "optimizer", "activations", "buffers", "transients")
@@ -92,7 +93,7 @@ def _standing(built: PricedProblem, decision: Decision, optimizer: str, steps: i
     for parameter in graph.parameters:
         stored = decision.storage[parameter.value]
         sizes = memory.parameter_parts(graph.values[parameter.value], parameter.kind, stored, optimizer, grid)
-        bucket = summed(stored, grid)
+        bucket = summed_axes(stored, grid)
         largest = max(largest, sizes[1])
         yield memory.Allocation(parameter.name, 0, steps, sizes[0], "parameters")
         yield memory.Allocation(parameter.name, 0, steps, sizes[1] if bucket else 0, "gradients")

@@ -25,7 +25,7 @@ settings.load_profile("suite")
 HERE = Path(__file__).parent
 GOLDEN = HERE / "golden"
 FOLDER = "AUTOPAR_TESTS_SHARED"  # of what tests in several processes share: `shared_captures`
-JOB = re.compile(r"\bmark\.(spmd|fault)\b")  # in a file that starts jobs of several ranks
+JOB = re.compile(r"\bmark\.(spmd|fault)\b|\bwarm_ranks\b")  # in a file that starts jobs of several ranks, or forks
 LONG = (  # of the others, nine CPU seconds or more each; after them in any order
     "ops/library/test_rules.py", "codegen/test_emit.py", "zoo/test_zoo.py", "end_to_end/test_models.py",
     "proof/test_random_programs.py", "measure/test_measure.py", "partitioner/solvers/test_large_scale.py",

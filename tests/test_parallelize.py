@@ -7,7 +7,7 @@ from unittest import mock
 
 import pytest
 import torch
-from shared_captures import of_these_rows
+from shared_captures import of_these_rows, these_rows
 from torch import nn
 
 import autopar
@@ -58,7 +58,9 @@ def test_a_live_module_starts_from_rank_0s_values():
         state = parallel.full_state_dict()
         return parallel(*INPUTS).detach(), state, {name: one.shape for name, one in parallel.named_parameters()}
 
-    for loss, state, shapes in simulate(4, rank):
+    with these_rows():
+        found = simulate(4, rank)
+    for loss, state, shapes in found:
         torch.testing.assert_close(loss, first.detach())
         torch.testing.assert_close(state, start, rtol=0, atol=0)
         assert shapes["wide.weight"] == (2, 3)
@@ -113,7 +115,8 @@ def test_a_function_that_makes_another_model_on_every_rank_is_refused_by_name():
             autopar.parallelize(model, INPUTS, grid="2")
         assert is_alike(one.value)
 
-    simulate(2, rank)
+    with these_rows():
+        simulate(2, rank)
 
 
 class Dropping(nn.Module):

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from autopar.analysis.queue_timeline import QueueNoise, simulate_queue
 from autopar.costmodel import step_schedule
 from autopar.costmodel.timeline import Ranks, simulate
 from autopar.errors import AutoparError, ConfigError, PlanError, refusal
@@ -50,10 +51,15 @@ class Noise:
 
     def run(self, plan: Plan, watch: Sequence[int] = ()) -> Ranks:
         """Steps of a plan under it."""
-        sizes = GridShape.parse(plan.grid).sizes
+        grid, tasks = GridShape.parse(plan.grid), step_schedule.of(plan)
+        if grid.queue is not None and plan.batch.division is not None:
+            noise = QueueNoise(self.slow, self.jitter, self.seed)
+            return simulate_queue(
+                tasks, grid, plan.batch.division.microbatches, noise, steps=self.steps, watch=watch or (0,)
+            )
         return simulate(
-            step_schedule.of(plan),
-            sizes,
+            tasks,
+            grid.sizes,
             slow=self.slow,
             jitter=self.jitter,
             seed=self.seed,

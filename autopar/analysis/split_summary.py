@@ -29,10 +29,15 @@ def shares(plan: Plan) -> dict[str, dict[str, float]]:
 
 
 def sentence(plan: Plan) -> str:
-    """``batch over data; features 64% + batch 30% over model``, and where it is divided ``graph over pipe in 2 segments``."""
+    """``batch over data; features 64% + batch 30% over model``, and where it is divided ``graph over pipe in 2 segments``.
+
+    With a queue also ``8 micro-batches drawn over data``.
+    """
     sizes = dict(zip(*_axes(plan), strict=True))
     placement = plan.placement
     parts = [f"graph over {placement.axis} in {len(placement.segments)} segments"] if placement else []
+    queue, division = GridShape.parse(plan.grid).queue, plan.batch.division
+    parts += [f"{division.microbatches} micro-batches drawn over {queue.name}"] if queue and division else []
     parts += [f"{_words(share)} over {axis}" for axis, share in shares(plan).items() if sizes[axis] > 1]
     return "; ".join(parts) or "one rank, nothing to split"
 

@@ -115,6 +115,20 @@ class GridShape:
         """The grid of one position, or of one replica: the axes over which tensors are split."""
         return GridShape(self.names, self.sizes, None, self.cuts)
 
+    def with_queue(self) -> GridShape:
+        """The grid whose first axis is a queue. Raises ConfigError where a place axis stands there.
+
+        >>> str(GridShape.parse("2x4").with_queue()), str(GridShape.parse("data=2,model=2").with_queue())
+        ('queue:2x4', 'data=queue:2,model=2')
+        """
+        if self.place:
+            rule = "a grid has one place axis or one queue at most"
+            raise ConfigError(refusal(f"grid {self}", "a queue beside a place axis", rule, fix="leave one of them out"))
+        if self.queue:
+            return self
+        text = str(self)
+        return GridShape.parse(f"{QUEUE}:{text}" if "=" not in text else text.replace("=", f"={QUEUE}:", 1))
+
     def cut(self, cuts: Mapping[str, Sequence[float]]) -> GridShape:
         """The grid with its axes cut at these fractions, by name; those that are not named cut in balanced parts.
 

@@ -13,6 +13,7 @@ every record with what `torch.autograd.graph.saved_tensors_hooks` sees.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection
 
 from autopar.ir.graph import ITEMSIZE
@@ -239,17 +240,30 @@ _KEPT: dict[str, Words] = {
 def _conv_scratch(call: Call, rule: Rule, split: Collection[str]) -> tuple[str, str]:
     """oneDNN works in an order of its own, with channels in blocks of 16.
 
-    Images that are not split lie in an order that it takes, and only weights are copied. Else the result, its gradient and
-    the operand are copied, and where it has fewer channels the blocks are filled up.
+    Images that are not split lie in an order that it takes, and only weights are copied. Else operand and weight are copied while
+    the result is made, and given back before that is copied out; where it has fewer channels the blocks are filled up. Backward
+    copies the result's gradient and the operand.
     """
     x, weight, y = call.operands[0], call.operands[1].shape, call.results[0]
-    plain = len(weight) == 4 and not _reaching(rule, split)
-    if plain or len(weight) == 3 or all(n == 1 for n in weight[2:]):
-        return ("=x1", "=x1 =x1") if len(weight) == 4 else ("", "")
+    pointwise = all(n == 1 for n in weight[2:])
+    if len(weight) == 4 and (pointwise or not _reaching(rule, split)):
+        return "=x1", "=x1 =x1"
+    if pointwise:
+        return "", "=x0" if len(weight) == 5 else ""
     at, size = len(x.shape) - len(weight) + 1, _size(call)
     read, written = (-(-size * _blocks(tensor.shape[at]) // tensor.shape[at]) for tensor in (x, y))
-    forward = f"=x0 {written - size}:y0" if x.shape[at] >= _BLOCK else f"{written}:y0"
-    return forward, f"{written}:y0 {read - size if read > size else size}:x0"
+    back = f"{written}:y0 {read - size if read > size else size}:x0"
+    if ".conv_transpose" in call.node.target and _strided(call):
+        return f"{2 * size}:y0", back
+    copied = math.prod(x.shape) * size + math.prod(weight) * size + math.prod(y.shape) * (written - size)
+    if x.shape[at] < _BLOCK or copied < math.prod(y.shape) * written:
+        return f"{written}:y0", back
+    return f"=x0 =x1 {written - size}:y0", back
+
+
+def _strided(call: Call) -> bool:
+    stride = call.arg(3, "stride", 1)
+    return any(n != 1 for n in (stride if isinstance(stride, list | tuple) else [stride]))
 
 
 _BLOCK = 16

@@ -121,17 +121,23 @@ def _sizes(ranks: int, count: int) -> Iterator[tuple[int, ...]]:
 
 
 def search(
-    ranks: int, machine: Machine, options: Options, compile: Callable[[GridShape, Options, float], AnyPlanned]
+    ranks: int,
+    machine: Machine,
+    options: Options,
+    compile: Callable[[GridShape, Options, float], AnyPlanned],
+    *,
+    queue: bool = False,
 ) -> tuple[AnyPlanned, tuple[Tried, ...]]:
     """Compile for every candidate, each with an equal share of the time limit; the one of the shortest predicted step, and all.
 
     `compile` is told the seconds of the shortest step so far, and raises NotShorter where it finds none that is shorter. Of equal
-    ones the first is taken. Where something is asked of a place axis, all have one. Raises InfeasiblePlan or ConfigError, with all
-    grids, where none has a plan.
+    ones the first is taken. Where something is asked of a place axis, all have one; with `queue` the first axis of all is one.
+    Raises InfeasiblePlan or ConfigError, with all grids, where none has a plan.
     """
-    placed = with_place_axis(ranks, machine)
+    placed = () if queue else with_place_axis(ranks, machine)
     asked = bool(placed) and asks_for_place(options)
     shapes = () if asked else candidates(ranks, machine) or (GridShape.parse("1"),)
+    shapes = tuple(shape.with_queue() for shape in shapes) if queue else shapes
     several = asked or ranks > machine.ranks_per_node
     share = replace(options, time_limit=options.time_limit / (len(shapes) + several * len(placed)))
     best: AnyPlanned | None = None

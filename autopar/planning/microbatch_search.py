@@ -114,11 +114,12 @@ def search_for_queue(
 ) -> AnyPriced:
     """The most micro-batches that make a step little longer. Raises what the most of them raise where none can be planned."""
     planned: list[AnyPriced] = []
-    first: AutoparError | None = None
-    for count in dict.fromkeys(min(each * replicas, rows) for each in _EACH):
+    first: AutoparError | NotShorter | None = None
+    most = max(rows // 2, min(replicas, rows))  # a program for one row seldom holds for two
+    for count in dict.fromkeys(min(each * replicas, most) for each in _EACH):
         try:
             planned.append(compile(MicrobatchCount(count, "auto: for the queue")))
-        except (InfeasiblePlan, ConfigError, CaptureError) as error:
+        except (InfeasiblePlan, ConfigError, CaptureError, NotShorter) as error:
             first = first or error
             tell("divided", f"not into {count}: {str(error).splitlines()[0]}", 0.0)
     if not planned:

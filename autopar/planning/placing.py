@@ -15,7 +15,7 @@ from autopar.codegen.lower import lower
 from autopar.costmodel.compute import parameter_seconds
 from autopar.costmodel.local_shapes import local_bytes
 from autopar.costmodel.memory import optimizer_copies
-from autopar.errors import ConfigError, InfeasiblePlan
+from autopar.errors import ConfigError, InfeasiblePlan, refusal
 from autopar.ir.graph import ITEMSIZE, Graph, Parameter
 from autopar.ir.grid import GridShape
 from autopar.ir.layout import Layouts
@@ -24,13 +24,20 @@ from autopar.ir.pipeline.positions import PositionLimits, PositionLinks
 from autopar.ir.pipeline.schedule import ActionLists
 from autopar.ir.pipeline.schedule_check import SegmentGraph, ValueEdge, check_schedule
 from autopar.ir.plan import Options
+from autopar.ir.units import bytes_precisely
 from autopar.partitioner.formulation.strategies import result_layouts
 from autopar.partitioner.placement.bounds import placement_bound
 from autopar.partitioner.placement.coarsening import expanded, merged
 from autopar.partitioner.placement.judging import Judge
 from autopar.partitioner.placement.place import Placement, compare, described, place
 from autopar.partitioner.placement.problem import CallWork, ParameterUse, PlacementProblem, TensorUse
+from autopar.partitioner.schedules.position_memory import SegmentMemory
 from autopar.planning.candidate import Candidate, conversion_plans
+from autopar.planning.place_axis.position_footprints import (
+    PositionFootprint,
+    position_footprints,
+    segment_memories,
+)
 from autopar.planning.place_axis.position_pins import letter_pins, placed_by_hand
 from autopar.planning.place_axis.schedule_options import most_segments
 from autopar.planning.planner import planned
@@ -39,19 +46,21 @@ from autopar.progress import Progress, timed
 
 _SHRUNK = (1.0, 0.8, 0.6, 0.4)
 """Of the memory of all positions together, what the letters may be chosen for: they hold no more than their share of it."""
+_TRIES = 4  # of places, each with less room than the one before
 _BLOCKS_EACH = 2  # things to place per segment, from which on whole blocks are tried
 _CLOSE = 0.05  # to the bound: cuts inside of blocks are not sought
 _CLEARLY = 0.05  # shorter with cuts inside of blocks
 _MOST_CALLS = 400  # that are placed one by one where whole blocks can be
 _SECONDS = 60.0  # of a search: less would make the answer one of the machine's speed
-_DEFERRABLE = ("matmul", "conv")
+_DEFERRABLE = ("linear", "affine", "matmul", "conv")  # operators that `autopar.runtime.pipeline.deferred_weights` sees
 
 
 @dataclass(frozen=True, slots=True)
 class Placed:
     """Where calls stand, who does what when, what that comes to, and the same of plainer ways to divide the graph.
 
-    `larger` is the graph that was planned, with more rows, where there is one.
+    `larger` is the graph that was planned, with more rows, where there is one. `memories` are those of segments, `footprints` of
+    positions.
     """
 
     grid: GridShape
@@ -59,12 +68,19 @@ class Placed:
     problem: PlacementProblem
     placement: Placement
     baselines: Mapping[str, Placement | None]
+    memories: tuple[SegmentMemory, ...] = ()
+    footprints: tuple[PositionFootprint, ...] = ()
 
     @property
     def segments(self) -> dict[str, int]:
         """The segment of every call."""
         names = (call.name for call in self.problem.calls)
         return dict(zip(names, self.placement.assignment.segment, strict=True))
+
+    @property
+    def fullest(self) -> PositionFootprint:
+        """Of the position that holds most."""
+        return max(self.footprints, key=lambda footprint: footprint.peak)
 
     @property
     def lists(self) -> ActionLists:
@@ -103,8 +119,43 @@ def _of_letters(options: Options, memory: float) -> Options:
 
 
 def _placed(candidate: Candidate, request: Request, tell: Progress) -> tuple[Candidate, Placed]:
+    """The division whose walked peak meets the limit on every position.
+
+    While places are sought, memory is what is kept from call to call: what is held beside that is found by the walk, and the room
+    is made smaller by as much as it exceeds the limit. Raises InfeasiblePlan.
+    """
+    problem = placement_problem(candidate, request)
+    room, found = request.limit - _inputs(candidate), list[Placed]()
+    for _ in range(_TRIES):
+        rooms = (PositionLimits(memory=max(0.0, room)),) * request.grid.positions
+        try:
+            carried_out, placed = _division(candidate, replace(problem, positions=rooms), request, tell)
+        except InfeasiblePlan:
+            if not found:
+                raise
+            break
+        found.append(placed)
+        over = placed.fullest.peak - request.limit
+        if over <= 0:
+            return carried_out, placed
+        room -= over
+    raise _too_full(request, min((one.fullest for one in found), key=lambda one: one.peak))
+
+
+def _too_full(request: Request, least: PositionFootprint) -> InfeasiblePlan:
+    where = f"{request.graph.name} on grid {request.grid}"
+    given = (
+        f"{bytes_precisely(least.peak, up=True)} in {least.during}, and the limit is {bytes_precisely(request.limit)}"
+    )
+    rule = "all that a rank of a position holds in a step fits the limit at every time"
+    fix = f"raise --memory to {bytes_precisely(least.peak, up=True)}, or use more --microbatches or positions"
+    return InfeasiblePlan(refusal(where, given, rule, fix=fix))
+
+
+def _division(
+    candidate: Candidate, problem: PlacementProblem, request: Request, tell: Progress
+) -> tuple[Candidate, Placed]:
     with timed(tell, "placed") as said:
-        problem = placement_problem(candidate, request)
         if (bound := placement_bound(problem)) >= request.below:
             raise NotShorter(bound)
         schedule, larger = request.options.schedule, request.annotated.larger
@@ -115,7 +166,7 @@ def _placed(candidate: Candidate, request: Request, tell: Progress) -> tuple[Can
         said(
             f"{len(placement.assignment.position)} segments on {request.grid.positions} positions, {most}, gap {placement.gap:.1%}"
         )
-    return _carried_out(candidate, found), found
+    return _carried_out(candidate, found, request.options.optimizer)
 
 
 def _best(candidate: Candidate, problem: PlacementProblem, segments: int, schedule: str) -> Placement:
@@ -180,13 +231,16 @@ def _parts(candidate: Candidate, *, whole_blocks: bool) -> list[list[int]]:
     return parts
 
 
-def _carried_out(candidate: Candidate, placed: Placed) -> Candidate:
-    """The steps in segments, their lists proved."""
-    built, division = candidate.built, placed.placement.assignment
-    program = lower(built, candidate.decision, GraphDivision(placed.segments, division.position))
+def _carried_out(candidate: Candidate, placed: Placed, optimizer: str) -> tuple[Candidate, Placed]:
+    """The steps in segments, their lists proved, and what they hold."""
+    built, decision, division = candidate.built, candidate.decision, placed.placement.assignment
+    program = lower(built, decision, GraphDivision(placed.segments, division.position))
     check_schedule(segment_graph(candidate, placed), placed.lists)
+    weights = trained_weights(candidate)
+    memories = segment_memories(built, decision, program, placed.placement, weights)
+    footprints = position_footprints(built, decision, program, placed.problem, placed.placement, memories, optimizer)
     parts = replace(candidate.parts, conversions=conversion_plans(built, program))
-    return replace(candidate, program=program, parts=parts)
+    return replace(candidate, program=program, parts=parts), replace(placed, memories=memories, footprints=footprints)
 
 
 def segment_graph(candidate: Candidate, placed: Placed) -> SegmentGraph:
@@ -220,8 +274,7 @@ def placement_problem(candidate: Candidate, request: Request) -> PlacementProble
                 reading = tuple(number[reader.name] for reader in readers[name])
                 gradient = size if graph.values[name].differentiable else 0.0
                 tensors.append(TensorUse(name, number[node.name], reading, size, gradient))
-    inputs = sum(_bytes(candidate, item.value, candidate.decision.storage[item.value]) for item in graph.inputs)
-    room = PositionLimits(memory=max(0.0, request.limit - inputs))
+    room = PositionLimits(memory=max(0.0, request.limit - _inputs(candidate)))
     pins, bans = placed_by_hand(request.options, request.grid, graph)
     return PlacementProblem(
         calls=tuple(_calls(candidate)),
@@ -233,6 +286,12 @@ def placement_problem(candidate: Candidate, request: Request) -> PlacementProble
         pins=pins,
         bans=bans,
     )
+
+
+def _inputs(candidate: Candidate) -> int:
+    """Bytes of the inputs of a step, which lie whole on every rank."""
+    graph = candidate.built.graph
+    return sum(graph.values[item.value].nbytes for item in graph.given) * candidate.built.microbatches
 
 
 def _calls(candidate: Candidate) -> Iterable[CallWork]:
@@ -259,7 +318,7 @@ def trained_weights(candidate: Candidate) -> dict[str, float]:
     shares: dict[str, float] = {}
     for node in built.graph.nodes:
         inputs = node.inputs
-        if built.calls[node.name].op.work in _DEFERRABLE and node.name not in exchanging and trained & {*inputs}:
+        if built.calls[node.name].op.name in _DEFERRABLE and node.name not in exchanging and trained & {*inputs[1:2]}:
             others = [built.graph.values[name] for name in inputs if name not in trained]
             shares[node.name] = 0.5 if any(value.differentiable for value in others) else 1.0
     return shares

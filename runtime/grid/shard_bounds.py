@@ -58,7 +58,12 @@ class ShardBounds:
 
     def part(self, whole: Tensor, rank: int) -> Tensor:
         """The part of `whole` that is this rank's, in one piece of memory; a view where it lies so."""
-        return in_memory(self.region(whole, rank).reshape(self.shape(whole, rank)), order(whole))
+        part = self.region(whole, rank)
+        if (
+            self.blocks != 1
+        ):  # a reshape that changes nothing would give dims of one row other strides, which torch trips over
+            part = part.reshape(self.shape(whole, rank))
+        return in_memory(part, order(whole))
 
     def place(self, part: Tensor, whole: Tensor, rank: int) -> None:
         """Write this rank's `part` to where it belongs in `whole`."""

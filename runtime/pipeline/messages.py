@@ -1,10 +1,9 @@
 """Tensors between positions in one step: what is to come, when receives are posted, what has been sent.
 
 What a rank receives, and in which order, follows from its list of actions. So receives are posted ahead of the actions that
-need them, as far as a number of bytes allows: a message that comes early then has its place, and a large one need not wait for
-its receiver. Messages are told apart by tags, one per edge, micro-batch and direction: which of two comes first makes no
-difference. Sends wait for nobody; who has sent keeps the tensor until it is through, and looks after it between actions, since
-MPI moves messages only while somebody calls it.
+need them (`autopar.ir.pipeline.receives`). Messages are told apart by tags, one per edge, micro-batch and direction: which of
+two comes first makes no difference. Sends wait for nobody; who has sent keeps the tensor until it is through, and looks after it
+between actions, since MPI moves messages only while somebody calls it.
 """
 
 from __future__ import annotations
@@ -14,12 +13,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from autopar.ir.pipeline.receives import may_post
 from autopar.ir.pipeline.schedule import Action
 from autopar.runtime.pipeline.wiring import Crossing, Wiring
 from autopar.runtime.transport.base import Comm, Work
-
-_AHEAD_BYTES = 32 << 20  # of receives that are posted and not waited for; those of the next action always are
-_AHEAD_ACTIONS = 4  # what is posted holds memory that no plan counts; who sends waits for nobody
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +79,7 @@ class Mail:
 
     def post(self, now: int) -> None:
         """Post the receives of the actions up to number `now`, and of some behind it."""
-        last = min(len(self._needed), now + _AHEAD_ACTIONS)
-        while self._posted < last and (self._posted <= now or self._ahead < _AHEAD_BYTES):
+        while self._posted < len(self._needed) and may_post(self._posted, now, self._ahead):
             for message in self._needed[self._posted]:
                 tensor = self._room(message)
                 what = f"{message} for {self._user(self._posted)}"

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from compiling import QUICK
+from shared_captures import these_rows
 from torch import nn
 
 import autopar
@@ -89,7 +90,8 @@ def gradients():
     """Of the model and of its program on two ranks, in float64."""
     torch.manual_seed(0)
     model, inputs = Constants(), {"x": torch.randn(8, N), "t": torch.randn(8, N)}
-    one = autopar.compile(lambda: model, inputs, grid="2", machine=QUICK, name="constants")
+    with these_rows():
+        one = autopar.compile(lambda: model, inputs, grid="2", machine=QUICK, name="constants")
     description = parse_description(to_json(one.plan), "plan.json")
     known = {name for item in description.parameters for name in (item.name, *item.aliases)}
     values = [*one.constants.items(), *(pair for pair in module_values(model) if pair[0] in known)]

@@ -64,11 +64,17 @@ def model():
 
 
 @functools.cache
-def compiled(grid, seed):
-    """The program under a choice that is drawn; the examples are in float32 as the parameters are."""
+def captured():
+    """Undivided; the examples are in float32 as the parameters are."""
     examples = {name: one.float() if one.is_floating_point() else one for name, one in batch(0).items()}
+    return autopar.compile(model(), examples, grid="1", machine=SLOW, outputs=("logits", "more.0"))
+
+
+@functools.cache
+def compiled(grid, seed):
+    """The program under a choice that is drawn."""
     with mock.patch("autopar.planning.planner.solve", lambda problem, **_: drawn(seed)(problem)):
-        return autopar.compile(model(), examples, grid=grid, machine=SLOW, outputs=("logits", "more.0"))
+        return captured().replan(grid=grid)
 
 
 def on_ranks(grid, work, seed=0, dtype=torch.float64):

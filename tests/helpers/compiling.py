@@ -12,7 +12,7 @@ import live
 import numpy as np
 import torch
 from odd_models import ODD
-from shared_captures import shared
+from shared_captures import of_these_rows, shared
 from small_models import MODELS
 
 import autopar
@@ -94,15 +94,15 @@ def compiled_once(name, grid, machine=SLOW, seed=None, **options):
 
 
 @functools.cache
-def of_file(path, **options):
-    """A model file, and its graph."""
+def of_file(path, *, name, any_rows=True):
+    """A model file, and its graph, for the file's own number of rows only if not `any_rows` (`of_these_rows`)."""
     file = load(path)
-    return file, capture(file.model, file.example_inputs, **options)
+    return file, (capture if any_rows else of_these_rows)(file.model, file.example_inputs, name=name)
 
 
-def compiled_file(path, grid, folder, name, **options):
+def compiled_file(path, grid, folder, name, any_rows=True, **options):
     """A model file compiled into a folder, for a machine on which whatever can be split is."""
-    file, graph = of_file(path, name=name)
+    file, graph = of_file(path, name=name, any_rows=any_rows)
     source = ModelSource(str(file.path), file.sha256, file.attribute)
     with mock.patch("autopar.capture.capture", return_value=graph):
         one = autopar.compile(

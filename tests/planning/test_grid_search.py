@@ -1,6 +1,7 @@
 """``grid="auto"``: which grids are tried, which is taken, and what is said where none can be."""
 
 import dataclasses
+import functools
 from unittest import mock
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import autopar
+from autopar.capture import capture
 from autopar.errors import ConfigError, InfeasiblePlan
 from autopar.ir.grid import GridShape
 from autopar.ir.plan_file import to_json
@@ -126,12 +128,16 @@ def test_a_place_axis_is_not_tried_on_one_node_where_another_grid_has_a_plan():
     assert all(not tried.grid.startswith("stage") for tried in deep_net(memory=None, plan="auto").grids)
 
 
-def deep_net(memory, plan, machine=CPU, depth=16):
+@functools.cache
+def deep_capture(depth):
     layers = [layer for _ in range(depth) for layer in (torch.nn.Linear(512, 512), torch.nn.Tanh())]
-    net = Net(layers)
-    return autopar.compile(
-        net, {"x": torch.randn(16, 512)}, grid="auto", ranks=4, memory=memory, plan=plan, machine=machine
-    )
+    return capture(Net(layers), {"x": torch.randn(16, 512)}, name="net")
+
+
+def deep_net(memory, plan, machine=CPU, depth=16):
+    options = {"grid": "auto", "ranks": 4, "memory": memory, "plan": plan, "machine": machine}
+    with mock.patch("autopar.capture.capture", return_value=deep_capture(depth)):
+        return autopar.compile(torch.nn.Identity(), (), **options)
 
 
 class Net(torch.nn.Module):

@@ -18,6 +18,7 @@ MAX_FILE, MAX_FUNCTION = 400, 50
 # Dataclasses that may change, each with the reason. Beside them: a class named with an underscore, which is the working
 # state of the functions of its own file.
 MUTABLE = {
+    "codegen/liveness.py:HeldMemory": "memory whose end grows while its holders are found",
     "codegen/liveness.py:Walk": "the state of an execution, which every step of it changes",
     "partitioner/solvers/presolve.py:Factors": "tables that reductions rewrite in place, thousands of times",
     "partitioner/solvers/local_search.py:LocalSearch": "the best choice so far, which several searches improve in turn",

@@ -65,6 +65,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     fixed = "a fixed plan instead of the best one (auto); see `autopar compare`"
     parser.add_argument("--plan", default="auto", choices=plans, help=fixed)
     _add_place_axis(parser)
+    drawn = "replicas along the grid's first axis draw micro-batches from a queue, as on --grid queue:2x2, and faster ones more"
+    parser.add_argument("--queue", action="store_true", help=drawn)
     optimizers = ["sgd", "momentum", "adamw"]
     parser.add_argument(
         "--optimizer",
@@ -158,6 +160,7 @@ def compiled_from(arguments: argparse.Namespace, progress: Any, batch_sizes: Seq
         microbatches=arguments.microbatches,
         schedule=arguments.schedule,
         segments=arguments.segments,
+        queue=arguments.queue,
         progress=progress,
     )
 

@@ -143,7 +143,7 @@ def _summary(saved: CompiledFolder) -> Table:
     if twice:
         rows["recompute"] = f"{', '.join(twice)}: backward keeps what goes into a block, and computes the block again"
     if plan.batch.division is not None:
-        rows["micro-batches"] = _division(plan.batch.division)
+        rows["micro-batches"] = _division(plan.batch.division, GridShape.parse(plan.grid))
     if plan.batch.fixed or plan.batch.sizes.why:
         rows["batch"] = _batch(plan)
     if plan.evaluation:
@@ -159,10 +159,12 @@ def _summary(saved: CompiledFolder) -> Table:
     return listing
 
 
-def _division(division: MicrobatchPlan) -> str:
-    """Into what a batch is divided, and why."""
+def _division(division: MicrobatchPlan, grid: GridShape) -> str:
+    """Into what a batch is divided, who computes what, and why."""
     counts = ", after the counts of the whole batch" if division.counts else ""
-    return f"{division.microbatches} of up to {division.rows} rows, one after another{counts}: {division.why}"
+    queue = grid.queue
+    how = "one after another" if queue is None else f"which {queue.size} replicas draw from the queue {queue.name}"
+    return f"{division.microbatches} of up to {division.rows} rows, {how}{counts}: {division.why}"
 
 
 def _idle(plan: Plan) -> str:

@@ -194,13 +194,18 @@ def _others(rows: Sequence[ProfileRow]) -> Table:
 def _said(saved: CompiledFolder, measures: profile.Profile, compared: Comparison) -> list[str]:
     """What is worth a sentence."""
     profiled, plain = plan_vs_profile.overhead(measures)
-    said = []
+    grid, said = GridShape.parse(saved.plan.grid), []
     if plain:
         more = f"{profiled / plain - 1:+.1%}"
         said.append(f"profiled steps take {milliseconds(profiled)}, others {milliseconds(plain)}: {more}")
     hosts = {rank.host for rank in measures.ranks}
     count = f"{len(measures.ranks)} ranks on {len(hosts)} host{'s' if len(hosts) > 1 else ''}"
     said.append(f"measured on {count}, {len(measures.ranks[0].steps)} profiled steps")
+    if grid.queue and saved.plan.batch.division:
+        drawn = saved.plan.batch.division.microbatches
+        said.append(
+            f"predicted for {-(-drawn // grid.replicas)} of {drawn} micro-batches a replica; measured, for those that it drew"
+        )
     if saved.edited:
         said.append("program.py was edited by hand: it need not do what this plan says")
     if compared.missing:

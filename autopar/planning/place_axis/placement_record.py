@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from autopar.codegen.segment_table import SegmentRow
 from autopar.costmodel.compute import parameter_seconds
 from autopar.costmodel.local_shapes import local_bytes
-from autopar.costmodel.memory import optimizer_copies
 from autopar.ir.graph import ITEMSIZE, Graph, Parameter, Value
 from autopar.ir.layout import Layouts
 from autopar.ir.pipeline.placement_plan import DivisionPlan, EdgePlan, MessagePlan, PlacementPlan, SegmentPlan
@@ -23,7 +22,6 @@ def placement_plan(candidate: Candidate, placed: Placed, rows: Sequence[SegmentR
     """The record of where calls stand."""
     assert placed.grid.place is not None
     placement, task = placed.placement, placed.placement.pipeline
-    inputs = sum(_input_bytes(candidate))
     messages = (
         MessagePlan(edge.source, edge.target, edge.forward, edge.backward, edge.size, edge.gradient)
         for edge in task.edges
@@ -47,7 +45,7 @@ def placement_plan(candidate: Candidate, placed: Placed, rows: Sequence[SegmentR
         imbalance=placement.imbalance,
         seconds=placement.seconds,
         update=tuple(task.after(position) for position in range(task.positions)),
-        bytes=tuple(size + inputs for size in placement.memory),
+        bytes=tuple(float(footprint.peak) for footprint in placed.footprints),
         limits=placed.problem.positions,
         links=placed.problem.links,
         baselines=tuple(others),
@@ -66,7 +64,7 @@ def _segments(candidate: Candidate, placed: Placed, rows: Sequence[SegmentRow]) 
     return tuple(
         SegmentPlan(
             row.function, row.segment.position, tuple(calls[i]), task.forward[i], task.backward[i], task.weight[i],
-            task.kept[i], task.held[i], parameters[i],
+            float(placed.memories[i].in_flight), float(placed.memories[i].put_off), parameters[i],
         )
         for i, row in enumerate(rows)
     )  # fmt: skip
@@ -108,24 +106,13 @@ def predicted(candidate: Candidate, placed: Placed, optimizer: str) -> Predicted
         after, _update(candidate, _at(candidate, placed, busiest), optimizer) / problem.positions[busiest].speed
     )
     idle = placement.makespan - placement.seconds[busiest]
-    fullest = max(range(len(placement.memory)), key=lambda position: placement.memory[position])
-    held = _at(candidate, placed, fullest)
-    stored = sum(_parameter_bytes(candidate, item) for item in held)
-    trained = sum(_parameter_bytes(candidate, item) for item in held if item.kind == "parameter")
-    state = trained * optimizer_copies(optimizer)
     return Predicted(
         compute=max(0.0, placement.seconds[busiest] - after - communication),
         communication=communication,
         gradients=after - update,
         update=update,
-        parameters_bytes=stored,
-        gradients_bytes=trained,
-        optimizer_bytes=state,
-        activations_bytes=max(0, round(placement.memory[fullest]) - stored - trained - state),
-        inputs_bytes=sum(_input_bytes(candidate)),
-        buffers_bytes=0,
-        transients_bytes=0,
-        peak_during=f"on position {fullest}, which holds most",
+        **{f"{kind}_bytes": size for kind, size in placed.fullest.parts.items()},
+        peak_during=f"{placed.fullest.during}, which holds most",
         idle=idle if idle > placement.makespan * _ROUNDING else 0.0,
     )
 
@@ -146,12 +133,6 @@ def _update(candidate: Candidate, parameters: Sequence[Parameter], optimizer: st
         )[1]
         for item in parameters
     )  # fmt: skip
-
-
-def _input_bytes(candidate: Candidate) -> Iterator[int]:
-    """Of every input, which lies whole on every rank."""
-    for item in candidate.built.graph.inputs:
-        yield _bytes(candidate, candidate.built.graph.values[item.value], candidate.decision.storage[item.value])
 
 
 def _parameter_bytes(candidate: Candidate, item: Parameter) -> int:

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from compiling import CPU, SLOW, assert_computes_the_same, captured, compiled, compiled_once
+from shared_captures import these_rows
 from torch import nn
 
 import autopar
@@ -73,7 +74,8 @@ def test_what_is_told_is_what_was_solved_for(how, grid):
 def test_dropout_draws_the_same_again():
     torch.manual_seed(0)
     model, x = stack(dropout=0.5).double(), torch.randn(6, 8, dtype=torch.float64)
-    one = autopar.compile(stack(dropout=0.5), (x.float(),), grid="2", machine=SLOW, recompute="always")
+    with these_rows():
+        one = autopar.compile(stack(dropout=0.5), (x.float(),), grid="2", machine=SLOW, recompute="always")
     assert one.plan.recomputed == (True,)
     with drawing(7, 1), ProgramRandom():
         wanted = torch.autograd.grad(model(x), list(model.parameters()))
@@ -92,7 +94,8 @@ def test_dropout_draws_the_same_again():
 
 
 def test_blocks_that_change_buffers_are_not_computed_again():
-    one = autopar.compile(stack(norm=True), (torch.randn(6, 8),), grid="2", machine=SLOW, recompute="always")
+    with these_rows():
+        one = autopar.compile(stack(norm=True), (torch.randn(6, 8),), grid="2", machine=SLOW, recompute="always")
     assert one.plan.recomputed == (False,)
     assert "recompute(" not in one.source
 

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import divided_programs as divided
 import torch
 
+from autopar.ir.pipeline import receives
 from autopar.ir.pipeline.schedule import parse_schedule
-from autopar.runtime.pipeline import messages
 from autopar.runtime.pipeline.messages import Mail, needs
 from autopar.runtime.pipeline.wiring import wiring
 from autopar.runtime.program.pipeline import Pipeline, Segment
@@ -39,7 +39,7 @@ def test_an_action_is_the_first_to_need_a_message_and_tags_are_apart():
 
 
 def test_receives_are_posted_ahead_within_bounds(monkeypatch):
-    monkeypatch.setattr(messages, "_AHEAD_BYTES", 100)
+    monkeypatch.setattr(receives, "_BYTES", 100)
     at, text = (0, 1, 0, 1), divided.named("gpipe", (0, 1, 0, 1), 5)
     made = wires(at, text)
     needed = needs(made, 1, parse_schedule(text)[1])
