@@ -130,6 +130,31 @@ PROGRAM = Program(GRID, forward, INPUTS, PARAMETERS, microbatches=4)
 if __name__ == "__main__":
     main(PROGRAM, __file__)
 """
+# Boundaries move after two steps; the fault is met where rows are packed.
+CUT = PROGRAM.replace("import torch\n", "import os, signal, sys, time\nimport torch\n", 1).replace(
+    "    main(PROGRAM, __file__)\n",
+    """    from pathlib import Path
+    from autopar.runtime.diagnostics.failure import reported
+    from autopar.runtime.parameters.moving import exchange
+    from autopar.runtime.session import compiled_job
+
+    packed = exchange._packed
+
+    def fault(pieces):
+        FAULT
+        return packed(pieces)
+
+    exchange._packed = fault
+    with reported(GRID.comm):
+        parallel = compiled_job.parallel(compiled_job.open_job(PROGRAM, Path(__file__), 0), 0)
+        optimizer = torch.optim.AdamW(parallel.parameters())
+        for share in (0.25, 0.75):
+            optimizer.zero_grad()
+            parallel(torch.ones(4, 3), torch.ones(4, 2)).backward()
+            optimizer.step()
+            parallel.rebalance({"axis0": (0.0, share, 1.0)}, optimizer)
+""",
+)
 _EDGE = EdgePlan("h", (2, 5), "float32", (), (0,), True, 0, (1,), 40)
 _LOSS = EdgePlan("loss", (), "float32", (), (), True, 1, (), 4)
 _SEGMENTS = tuple(SegmentPlan(name, i, (), 1.0, 2.0, 0.0, 1.0, 0.0, 0) for i, name in enumerate(("lower", "upper")))

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from autopar.errors import ConfigError, refusal
 from autopar.ir.layout import Layouts
+from autopar.runtime.parameters.moving.legal_cuts import Cuts
 from autopar.runtime.parameters.moving.owners import Repartition
 from autopar.runtime.program.plan_reader import TensorSpec, dtype_name, dtype_of
 from autopar.runtime.transport.base import Comm
@@ -67,16 +68,17 @@ def elementwise(value: object, tensor: Tensor) -> bool:
 
 def complete(
     group: Comm,
+    cuts: Mapping[str, Cuts],
     held: Sequence[tuple[Held, Repartition]],
     optimizers: Sequence[torch.optim.Optimizer],
 ) -> None:
-    """Give every rank of the group the gradients and the state that any rank has for a tensor. Collective. Raises ConfigError."""
-    every_told: Sequence[Any] = group.gather_objects(
-        [[len(optimizers)], *(_tell(one[2], optimizers) for one, _ in held)]
-    )
-    if len({told[0][0] for told in every_told}) > 1:
-        problem = f"the ranks move the state of {sorted({told[0][0] for told in every_told})} optimizers"
-        raise ConfigError(refusal("moving boundaries", problem, "every rank hands over the same optimizers"))
+    """Give every rank of the group the gradients and the state that any rank has for a tensor. Collective.
+
+    Raises ConfigError where the ranks do not move alike, to the same cuts with the same optimizers, or state cannot be cut.
+    """
+    mine = [[str(dict(sorted(cuts.items()))), len(optimizers)], *(_tell(one[2], optimizers) for one, _ in held)]
+    every_told: Sequence[Any] = group.gather_objects(mine)
+    _check_alike([told[0] for told in every_told])
     _check_state([one for one, _ in held], optimizers)
     offenders: list[str] = []
     for number, ((item, _, tensor), repartition) in enumerate(held, 1):
@@ -90,6 +92,14 @@ def complete(
     if offenders:
         rule = "ranks that hold rows of one tensor keep the same numbers for it, as the sequential model does"
         raise ConfigError(refusal("moving boundaries", "the optimizer's state differs", rule, offenders[:10]))
+
+
+def _check_alike(told: Sequence[tuple[str, int]]) -> None:
+    """Raise ConfigError where ranks were called with different cuts, or different numbers of optimizers."""
+    if len({tuple(one) for one in told}) > 1:
+        lines = [f"rank {rank}: {cuts}, {count} optimizers" for rank, (cuts, count) in enumerate(told)]
+        rule = "all ranks move to the same cuts, with the same optimizers"
+        raise ConfigError(refusal("moving boundaries", "the ranks do not move alike", rule, lines[:10]))
 
 
 def _check_state(held: Sequence[Held], optimizers: Sequence[torch.optim.Optimizer]) -> None:

@@ -48,7 +48,7 @@ def move(
     known, repartitions = every(optimizers), Repartitions(grid, cuts)
     pairs = [(one, repartition) for one in held if (repartition := repartitions.of(one[0].shape, one[1])).moves]
     with together(grid.comm, "moving boundaries"):
-        complete(grid.group, pairs, known)
+        complete(grid.group, cuts, pairs, known)
         every_part = [
             Moving(part, repartition, filters if _is_filter(item) else torch.contiguous_format)
             for (item, _, tensor), repartition in pairs
