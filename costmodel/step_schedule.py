@@ -19,7 +19,7 @@ from autopar.costmodel.timeline import Event, Task, simulate
 from autopar.ir.graph import ITEMSIZE
 from autopar.ir.grid import GridShape
 from autopar.ir.layout import parse_layout
-from autopar.ir.machine import Machine
+from autopar.ir.machine import Machine, linked
 from autopar.ir.plan import ConversionPlan, InnerPlan, NodePlan, Plan, TensorPlan
 
 
@@ -39,7 +39,7 @@ class Parts:
 
 def parts(plan: Plan) -> Parts:
     """What of a plan makes its timeline."""
-    machine = plan.machine
+    machine = linked(plan.machine, plan.shape.size)
     if plan.batch.division is not None:  # gradients are summed behind the last micro-batch
         machine = replace(machine, overlap=0.0, overlap_inter=None)
     update = max((rank.update for rank in plan.ranks), default=plan.predicted.update)

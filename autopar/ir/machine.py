@@ -11,7 +11,8 @@ everywhere.
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ __all__ = [
     "check",
     "check_ranks",
     "crowding",
+    "linked",
     "load",
     "parse_bytes",
     "shipped",
@@ -271,6 +273,31 @@ def _record(source: dict[str, Any], where: str) -> Machine:
 
 def _links(entries: dict[str, Any]) -> dict[str, Link]:
     return {key: Link(**entries[key]) for key in ("intra", "inter") if key in entries}
+
+
+def linked(machine: Machine, size: int) -> Machine:
+    """The machine with the worst links that any of so many ranks has of its own, for exchanges in which all take part.
+
+    What was measured of a link gets worse by as much as the link.
+    """
+    classes = [machine.class_of(rank) for rank in range(size)] if machine.ranks else []
+    if not any(one.intra or one.inter for one in classes):
+        return machine
+    intra = _worst([one.intra or machine.intra for one in classes])
+    inter = _worst([one.inter or machine.inter for one in classes])
+    pairs = {"intra": (machine.intra, intra), "inter": (machine.inter, inter)}
+    fits = tuple(_slower(fit, *pairs[fit.place]) if fit.place in pairs else fit for fit in machine.fits)
+    others = tuple(replace(one, intra=None, inter=None) for one in machine.ranks if one.differs)
+    return replace(machine, intra=intra, inter=inter, fits=fits, ranks=others)
+
+
+def _worst(links: Sequence[Link]) -> Link:
+    return Link(max(link.alpha for link in links), min(link.beta for link in links))
+
+
+def _slower(fit: Fit, plain: Link, worst: Link) -> Fit:
+    start = worst.alpha / plain.alpha if plain.alpha else 1.0
+    return replace(fit, alpha=fit.alpha * start, beta=tuple(rate * worst.beta / plain.beta for rate in fit.beta))
 
 
 def crowding(machine: Machine, grid: GridShape) -> float:

@@ -20,7 +20,6 @@ from autopar.ir.graph import ITEMSIZE, Graph, Parameter
 from autopar.ir.grid import GridShape
 from autopar.ir.layout import Layouts
 from autopar.ir.machine import Machine
-from autopar.ir.pipeline.positions import PositionLimits, PositionLinks
 from autopar.ir.pipeline.schedule import ActionLists
 from autopar.ir.pipeline.schedule_check import SegmentGraph, ValueEdge, check_schedule
 from autopar.ir.plan import Options
@@ -37,6 +36,12 @@ from autopar.planning.place_axis.position_footprints import (
     PositionFootprint,
     position_footprints,
     segment_memories,
+)
+from autopar.planning.place_axis.position_limits import (
+    machine_of_all,
+    memory_of_all,
+    position_limits,
+    position_links,
 )
 from autopar.planning.place_axis.position_pins import letter_pins, placed_by_hand
 from autopar.planning.place_axis.schedule_options import most_segments
@@ -64,6 +69,7 @@ class Placed:
     """
 
     grid: GridShape
+    machine: Machine
     larger: Graph | None
     problem: PlacementProblem
     placement: Placement
@@ -91,17 +97,18 @@ class Placed:
 def divided(request: Request, tell: Progress) -> tuple[Candidate, Placed]:
     """The plan for a grid with a place axis. Raises InfeasiblePlan where no position can hold what it would have to.
 
-    Some position works no shorter than the mean, so that the letters say early what no step is shorter than.
+    Some position works no shorter than all of them would together, so that the letters say early what no step is shorter than.
     """
-    positions, limit = request.grid.positions, request.limit
-    own = replace(request, grid=request.grid.space, whole=request.grid, below=request.below * positions)
+    speed = sum(limits.speed for limits in position_limits(request, 0.0))
+    machine, memory = machine_of_all(request), memory_of_all(request)
+    own = replace(request, grid=request.grid.space, whole=request.grid, machine=machine, below=request.below * speed)
     refused: InfeasiblePlan | None = None
     for share in _SHRUNK:
-        options = _of_letters(request.options, limit * positions * share)
+        options = _of_letters(request.options, memory * share)
         try:
             candidate = planned(replace(own, options=options), tell)
         except NotShorter as whole:
-            raise NotShorter(whole.seconds / positions) from None
+            raise NotShorter(whole.seconds / speed) from None
         except InfeasiblePlan as error:
             raise refused or error from None
         try:
@@ -124,10 +131,9 @@ def _placed(candidate: Candidate, request: Request, tell: Progress) -> tuple[Can
     While places are sought, memory is what is kept from call to call: what is held beside that is found by the walk, and the room
     is made smaller by as much as it exceeds the limit. Raises InfeasiblePlan.
     """
-    problem = placement_problem(candidate, request)
-    room, found = request.limit - _inputs(candidate), list[Placed]()
+    problem, less, found = placement_problem(candidate, request), 0.0, list[Placed]()
     for _ in range(_TRIES):
-        rooms = (PositionLimits(memory=max(0.0, room)),) * request.grid.positions
+        rooms = position_limits(request, _inputs(candidate) + less)
         try:
             carried_out, placed = _division(candidate, replace(problem, positions=rooms), request, tell)
         except InfeasiblePlan:
@@ -135,18 +141,24 @@ def _placed(candidate: Candidate, request: Request, tell: Progress) -> tuple[Can
                 raise
             break
         found.append(placed)
-        over = placed.fullest.peak - request.limit
+        over = _over(placed, request)[0]
         if over <= 0:
             return carried_out, placed
-        room -= over
-    raise _too_full(request, min((one.fullest for one in found), key=lambda one: one.peak))
+        less += over
+    raise _too_full(request, min((_over(one, request) for one in found), key=lambda one: one[0]))
 
 
-def _too_full(request: Request, least: PositionFootprint) -> InfeasiblePlan:
-    where = f"{request.graph.name} on grid {request.grid}"
-    given = (
-        f"{bytes_precisely(least.peak, up=True)} in {least.during}, and the limit is {bytes_precisely(request.limit)}"
-    )
+def _over(placed: Placed, request: Request) -> tuple[float, PositionFootprint]:
+    """By how much a position holds more than it may, and what it holds: of the one that misses its limit by most."""
+    limits = [limits.memory or 0.0 for limits in position_limits(request, 0.0)]
+    pairs = zip(placed.footprints, limits, strict=True)
+    return max(((held.peak - limit, held) for held, limit in pairs), key=lambda one: one[0])
+
+
+def _too_full(request: Request, missed: tuple[float, PositionFootprint]) -> InfeasiblePlan:
+    where, (over, least) = f"{request.graph.name} on grid {request.grid}", missed
+    limit = bytes_precisely(least.peak - over)
+    given = f"{bytes_precisely(least.peak, up=True)} in {least.during}, and the limit is {limit}"
     rule = "all that a rank of a position holds in a step fits the limit at every time"
     fix = f"raise --memory to {bytes_precisely(least.peak, up=True)}, or use more --microbatches or positions"
     return InfeasiblePlan(refusal(where, given, rule, fix=fix))
@@ -161,7 +173,7 @@ def _division(
         schedule, larger = request.options.schedule, request.annotated.larger
         placement = _best(candidate, problem, most_segments(request.options), schedule)
         more = larger.graph if larger else None
-        found = Placed(request.grid, more, problem, placement, compare(problem, schedule))
+        found = Placed(request.grid, request.machine, more, problem, placement, compare(problem, schedule))
         most = f"{placement.imbalance:.2f} x the mean at most"
         said(
             f"{len(placement.assignment.position)} segments on {request.grid.positions} positions, {most}, gap {placement.gap:.1%}"
@@ -263,7 +275,7 @@ def segment_graph(candidate: Candidate, placed: Placed) -> SegmentGraph:
 def placement_problem(candidate: Candidate, request: Request) -> PlacementProblem:
     """What is placed: seconds and bytes of every call, tensor and parameter of a candidate, per rank of a position."""
     built = candidate.built
-    graph, positions = built.graph, request.grid.positions
+    graph = built.graph
     number = {node.name: i for i, node in enumerate(graph.nodes)}
     tensors = []
     readers = graph.consumers()
@@ -274,14 +286,13 @@ def placement_problem(candidate: Candidate, request: Request) -> PlacementProble
                 reading = tuple(number[reader.name] for reader in readers[name])
                 gradient = size if graph.values[name].differentiable else 0.0
                 tensors.append(TensorUse(name, number[node.name], reading, size, gradient))
-    room = PositionLimits(memory=max(0.0, request.limit - _inputs(candidate)))
     pins, bans = placed_by_hand(request.options, request.grid, graph)
     return PlacementProblem(
         calls=tuple(_calls(candidate)),
         tensors=tuple(tensors),
         parameters=tuple(_parameter(candidate, item, number, request.options.optimizer) for item in graph.parameters),
-        positions=(room,) * positions,
-        links=_links(request.machine, request.grid),
+        positions=position_limits(request, _inputs(candidate)),
+        links=position_links(request.machine, request.grid),
         microbatches=request.microbatches,
         pins=pins,
         bans=bans,
@@ -366,13 +377,3 @@ def _parameter(candidate: Candidate, item: Parameter, number: Mapping[str, int],
 def _bytes(candidate: Candidate, name: str, layouts: Layouts) -> int:
     value = candidate.built.graph.values[name]
     return local_bytes(value.shape, ITEMSIZE[value.dtype], layouts, candidate.built.grid)
-
-
-def _links(machine: Machine, grid: GridShape) -> PositionLinks:
-    """Between the ranks of two positions: inside a node, or across."""
-    nodes = [position * grid.space.size // machine.ranks_per_node for position in range(grid.positions)]
-    links = [[machine.intra if one == other else machine.inter for other in nodes] for one in nodes]
-    return PositionLinks(
-        tuple(tuple(link.alpha for link in row) for row in links),
-        tuple(tuple(1.0 / link.beta for link in row) for row in links),
-    )

@@ -59,7 +59,7 @@ def plan(
         autopar=__version__,
         name=graph.name,
         grid=str(placed.grid if placed else built.grid),
-        machine=built.machine,
+        machine=placed.machine if placed else built.machine,
         model=source,
         options=options,
         graph_sha256=_hash(graph),

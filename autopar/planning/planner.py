@@ -22,6 +22,7 @@ from autopar.costmodel.op_timings import UNMEASURED, Timings
 from autopar.costmodel.rank_views import alike
 from autopar.errors import ConfigError, InfeasiblePlan
 from autopar.ir.grid import GridShape
+from autopar.ir.machine import linked
 from autopar.ir.plan import Options
 from autopar.ir.units import bytes_precisely
 from autopar.partitioner.formulation.constraints import Constraints
@@ -112,9 +113,10 @@ def planned(request: Request, tell: Progress) -> Candidate:
 
     Gradients of micro-batches are summed over ranks when the last one is done, behind nothing.
     """
-    if request.microbatches == 1:
-        return _planned(request, tell)
-    best = _planned(replace(request, machine=overlap.with_less_overlap(request.machine, 1.0)), tell)
+    machine = linked(request.machine, request.grid.size)
+    if request.microbatches > 1:
+        machine = overlap.with_less_overlap(machine, 1.0)
+    best = _planned(replace(request, machine=machine), tell)
     return replace(best, built=replace(best.built, machine=request.machine))
 
 
