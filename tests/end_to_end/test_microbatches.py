@@ -302,9 +302,11 @@ def test_numbers_of_micro_batches_that_make_no_sense_are_refused():
         captured("listed", 5)[2].replan(microbatches=2)
 
 
-def test_a_memory_limit_that_no_undivided_plan_meets_is_met_by_micro_batches():
-    model, batches, one = captured("tokens", 16)
-    limit = 40_000
+@pytest.mark.parametrize(
+    ("name", "rows", "limit"), [("images", ROWS, 15_000), pytest.param("tokens", 16, 40_000, marks=pytest.mark.zoo)]
+)
+def test_a_memory_limit_that_no_undivided_plan_meets_is_met_by_micro_batches(name, rows, limit):
+    model, batches, one = captured(name, rows)
     with pytest.raises(InfeasiblePlan, match="microbatches auto"):
         one.replan(grid="2", memory=limit)
     assert one.replan(grid="2", microbatches="auto").plan.batch.division is None
