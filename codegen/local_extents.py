@@ -49,6 +49,8 @@ def product(factors: Iterable[str]) -> str:
 
 def local_extent(extent: int, splits: Sequence[Split]) -> str:
     """The expression of what this rank holds of a dim of this extent."""
+    if not splits:
+        return str(extent)
     return product(text for _, text in _factors(extent, splits))
 
 

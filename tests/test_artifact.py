@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from characters import CHARACTERS
 from cli_case import BLOCKS, NET, done, refused, run, snapshot, write
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -178,7 +179,7 @@ def replaced(item, path, value):
 
 
 VALUES = st.one_of(
-    st.none(), st.booleans(), st.integers(-3, 3), st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=4),
+    st.none(), st.booleans(), st.integers(-3, 3), st.floats(allow_nan=False, allow_infinity=False), st.text(CHARACTERS, max_size=4),
     st.sampled_from([[], {}, "split", "copied", "shard 9", "axis7", 2**70, "[/]", "\x1b[2J"]),
 )  # fmt: skip
 
@@ -202,7 +203,7 @@ def test_any_damaged_text_is_refused(original, data):
     text = (original / "build" / "plan.json").read_text()
     start = data.draw(st.integers(0, len(text) - 1))
     stop = data.draw(st.integers(start + 1, len(text)))
-    damaged = text[:start] + data.draw(st.text(max_size=3)) + text[stop:]
+    damaged = text[:start] + data.draw(st.text(CHARACTERS, max_size=3)) + text[stop:]
     with contextlib.suppress(PlanError):  # and nothing else
         plan = from_json(damaged, "plan.json")
         assert from_json(to_json(plan), "plan.json") == plan

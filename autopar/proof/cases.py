@@ -19,7 +19,7 @@ CUTS: dict[int, tuple[Cuts, ...]] = {
 }
 FEW_CUTS: dict[int, tuple[Cuts, ...]] = {2: ((0.0, 0.3, 1.0), (0.0, 0.0, 1.0)), 3: (None,)}
 PAIRED: tuple[tuple[Cuts, Cuts], ...] = ((None, None), ((0.0, 0.3, 1.0), (0.0, 0.7, 1.0)), ((0.0, 0.0, 1.0), None))
-MOST_PAIRS, FEW_PAIRS = 24, 8
+MOST_PAIRS, FEW_PAIRS = 24, 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ def readings(rule: Rule) -> dict[str, list[tuple[int, int]]]:
 
 
 def jobs(rule: Rule, every: tuple[Choice, ...], sizes: tuple[int, ...], few: bool = False) -> Iterator[Trial]:
-    """Everything to try on a grid of these sizes; with `few` not under all cuts, and fewer pairs."""
+    """Everything to try on a grid of these sizes; with `few` not under all cuts, and fewer pairs, others for other extents."""
     if len(sizes) == 1:
         for choice in every:
             cuts = (FEW_CUTS if few else CUTS)[sizes[0]] if choice.mode == "split" else (None,)
@@ -55,7 +55,8 @@ def jobs(rule: Rule, every: tuple[Choice, ...], sizes: tuple[int, ...], few: boo
     pairs = [pair for pair in itertools.product(every, repeat=2) if "split" in (pair[0].mode, pair[1].mode)]
     pairs = [pair for pair in pairs if _compatible(rule, pair) and _nonempty(rule, pair, PAIRED[0], sizes)]
     step = max(1, -(-len(pairs) // (FEW_PAIRS if few else MOST_PAIRS)))
-    for i, pair in enumerate(pairs[::step]):
+    first = sum(rule.extents.values()) % step if few else 0
+    for i, pair in enumerate(pairs[first::step]):
         cuts = PAIRED[i % len(PAIRED)]
         yield Trial(pair, cuts if _nonempty(rule, pair, cuts, sizes) else PAIRED[0])
 

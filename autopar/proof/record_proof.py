@@ -88,11 +88,25 @@ def prove_whole(
     for spec in grids:
         sizes = GridShape.parse(spec).sizes
         todo = list(jobs(rule, chosen, sizes, few))[some[0] :: some[1]]
-        lines = [emitted(op, whole, rule, job.strategy, ("DATA", "MODEL")[: len(sizes)]) for job in todo]
+        lines = _lines(op, whole, rule, [job.strategy for job in todo], ("DATA", "MODEL")[: len(sizes)])
         if todo:
             _check(whole, todo, _on_ranks(whole, todo, lines, spec), sizes)
         tried += len(todo)
     return tried
+
+
+def _lines(
+    op: Op, whole: Whole, rule: Rule, strategies: Sequence[tuple[Choice, ...]], axes: tuple[str, ...]
+) -> list[str]:
+    """The expression for every strategy; the same objects, under other cuts, are emitted once."""
+    known: dict[tuple[int, ...], str] = {}
+    lines = []
+    for strategy in strategies:
+        key = tuple(map(id, strategy))
+        if key not in known:
+            known[key] = emitted(op, whole, rule, strategy, axes)
+        lines.append(known[key])
+    return lines
 
 
 def prove_text(op: Op, whole: Whole) -> bool:

@@ -62,7 +62,9 @@ def test_mlp_is_linear_layers_and_a_loss():
     assert captured.graph.nodes[0].code == "h = F.relu(self.fc1(noisy))"
 
 
-@pytest.mark.parametrize("name", ["mlp", "gpt2", "resnet", "unet"])
+@pytest.mark.parametrize(  # the others are planned as they stand, or nearly so, in tests/planning/test_planner_picks.py
+    "name", ["mlp", "gpt2", *(pytest.param(name, marks=pytest.mark.zoo) for name in ("resnet", "unet"))]
+)
 def test_example_as_it_stands_is_captured_without_memory(name):
     file = load(EXAMPLES / f"{name}.py")
     captured = capture(file.model, file.example_inputs, name=file.name)

@@ -87,10 +87,14 @@ def compiled(name, grid, machine=SLOW, solve=None, **options):
             patch.stop()
 
 
-@functools.cache
 def compiled_once(name, grid, machine=SLOW, seed=None, **options):
     """`compiled`, each only once in a process; a seed draws the choice. Not for tests that patch what a compilation reads."""
-    return compiled(name, grid, machine, None if seed is None else drawn(seed), **options)
+    return _compiled_once(name, grid, machine, seed, *sorted(options.items()))  # however a test spells them
+
+
+@functools.cache
+def _compiled_once(name, grid, machine, seed, *options):
+    return compiled(name, grid, machine, None if seed is None else drawn(seed), **dict(options))
 
 
 @functools.cache

@@ -8,6 +8,7 @@ import re
 from dataclasses import replace
 
 import pytest
+from characters import CHARACTERS
 from compiling import compiled
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -95,13 +96,13 @@ def test_a_text_that_breaks_off(place):
 
 
 @QUICKLY
-@given(st.text(max_size=200))
+@given(st.text(CHARACTERS, max_size=200))
 def test_any_text(damaged):
     refused(damaged)
 
 
 @QUICKLY
-@given(st.integers(0, 10**6), st.characters(codec="utf-8"), st.integers(0, 3))
+@given(st.integers(0, 10**6), CHARACTERS, st.integers(0, 3))
 def test_a_text_with_other_characters(place, character, length):
     place %= len(text())
     refused_or_read(text()[:place] + character + text()[place + length :])

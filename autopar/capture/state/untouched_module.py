@@ -118,7 +118,8 @@ def _values(container: Any) -> list[Any]:  # noqa: ANN401 (whatever a container 
 
 def _kind(container: object) -> Any:  # noqa: ANN401 (a class)
     """The container's plain class: what a user's subclass does when it is read or written is nothing to go through."""
-    return next(kind for kind in _CONTAINERS if isinstance(container, kind))
+    kind = type(container)
+    return kind if kind in _CONTAINERS else next(kind for kind in _CONTAINERS if isinstance(container, kind))
 
 
 def _restore_of(target: Any) -> Restore | None:  # noqa: ANN401 (anything that can be changed)

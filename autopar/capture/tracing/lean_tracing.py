@@ -6,12 +6,15 @@ where a call came from      copied with all its past by every pass
 how a result lies           looked for among the formats of images, for torch's compiler
 symbols for new numbers     looked for in every result; here where there are any
 what a cast expects         a call of its own beside each cast, which asks for what the trace has seen
+a log of what it does       spelled, with the text of every graph, for a file that nobody asks for
+composite operators         kept whole by 22 kernels for each of 500, looked for and entered anew: `whole_operators`
 sums of symbols             `remembering`
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import sys
 import traceback
@@ -19,8 +22,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import fx
+from torch._export import utils
 from torch._export.utils import _disable_aten_to_metadata_assertions, _get_shape_env_from_gm
-from torch.export import _trace
+from torch._logging._internal import trace_log
+from torch.export import _trace, exported_program
 from torch.fx import proxy
 from torch.fx import traceback as of_nodes
 from torch.fx.experimental import proxy_tensor
@@ -31,18 +36,22 @@ from torch.utils._sympy.symbol import SymT, symbol_is_type
 
 from autopar.capture.diagnostics.source_lines import OURS, TORCH
 from autopar.capture.tracing.memoized_symbols import remembering
-from autopar.capture.tracing.patches import patched
+from autopar.capture.tracing.patches import Patch, patched
+from autopar.capture.tracing.whole_operators import kept_whole
 
 
 @contextlib.contextmanager
 def lean_tracing() -> Iterator[None]:
     """While active, torch traces so."""
-    patches = (
+    patches: tuple[Patch, ...] = (
         (fx.GraphModule, "recompile", _lazily(fx.GraphModule.recompile)),
         (proxy, "CapturedTraceback", _Stacks()),
         (of_nodes.NodeSource, "__init__", _no_past),
         (proxy_tensor, "_extract_tensor_metadata", _no_format),
         (_trace, "_replace_unbacked_bindings", _where_any(_trace._replace_unbacked_bindings)),
+        (exported_program, "_override_composite_implicit_decomp", kept_whole),
+        (trace_log, "handlers", []),
+        (utils, "_materialize_cpp_cia_ops", functools.cache(utils._materialize_cpp_cia_ops)),  # once for all namespaces
     )
     with _disable_aten_to_metadata_assertions(), remembering(), patched(patches):
         yield

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import gc
 import os
 import select
 import signal
@@ -50,6 +51,7 @@ def _answer(function: Callable[[], bytes], writer: int) -> None:
         os.dup2(quiet, 2)
         sys.stdout = sys.stderr = open(quiet, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
         faulthandler.disable()
+        gc.freeze()  # a look for garbage would touch, and so copy, all that the parent holds
         torch.set_num_threads(1)
         answer = function()
         while answer:

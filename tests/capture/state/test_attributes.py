@@ -4,6 +4,7 @@ import pytest
 import torch
 from capture_refused import refused
 from compiling import QUICK
+from shared_captures import these_rows
 from torch import nn
 from trained import assert_trains_the_same
 
@@ -69,7 +70,8 @@ def test_constants_are_computed_by_the_program():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = Net()
-    one = autopar.compile(model, (X,), grid="2", machine=QUICK)
+    with these_rows():
+        one = autopar.compile(model, (X,), grid="2", machine=QUICK)
     assert model.bias.bias is None
     assert model.table.shape == (1, 1, 3)
     assert_trains_the_same(one, model, {"x": X})
@@ -103,5 +105,6 @@ class Table(nn.Module):
 
 
 def test_a_plain_table_of_a_model_that_is_made_without_memory():
-    one = autopar.compile(Table, (X,), grid="2", machine=QUICK)
+    with these_rows():
+        one = autopar.compile(Table, (X,), grid="2", machine=QUICK)
     assert_trains_the_same(one, Table(), {"x": X})

@@ -8,11 +8,13 @@ import pytest
 import torch
 from capture_refused import Net, line_of, refused
 from compiling import SLOW, drawn
+from shared_captures import these_rows
 from torch import nn
 from torch.autograd import Function
 from trained import assert_trains_the_same
 
 import autopar
+from autopar.capture import capture
 from autopar.cli.commands.explain import records
 from autopar.errors import ConfigError
 
@@ -20,9 +22,9 @@ from autopar.errors import ConfigError
 class Every(nn.Module):
     """All models of `own_backward` beside each other."""
 
-    def __init__(self):
+    def __init__(self, *names):
         super().__init__()
-        self.parts = nn.ModuleDict({name: kind() for name, kind in own_backward.RIGHT.items()})
+        self.parts = nn.ModuleDict({name: own_backward.RIGHT[name]() for name in names or own_backward.RIGHT})
 
     def forward(self, x):
         return sum(part(x) for part in self.parts.values())
@@ -33,7 +35,8 @@ def every():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model, inputs = Every(), own_backward.inputs()
-    return model, inputs, autopar.compile(model, inputs, grid="2", machine=SLOW)
+    with these_rows():
+        return model, inputs, autopar.compile(model, inputs, grid="2", machine=SLOW)
 
 
 def test_a_function_is_one_call_by_its_name():
@@ -44,7 +47,12 @@ def test_a_function_is_one_call_by_its_name():
     assert '"scaled", (0, 1))' in source
     assert "Same.apply(" in source
     assert str(own_backward.SCALED) in source
-    assert every()[2].plan.batch.fixed == ""
+
+
+def test_functions_take_any_number_of_rows():
+    """An argument given back, with plain values beside it; an operand without rows; two results, one of them of one row."""
+    model = Every("Literals", "TwoOperands", "TwoResults", "AllRows")
+    assert capture(model, own_backward.inputs(), name="every").batch.fixed == ""
 
 
 def test_no_record_is_printed_that_cannot_be_registered():

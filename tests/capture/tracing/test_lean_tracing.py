@@ -15,7 +15,7 @@ from autopar.capture import capture
 from autopar.capture.exporting import export
 from autopar.capture.tracing.lean_tracing import lean_tracing
 
-NAMES = ("gpt", "conv", "norm_twice", "counted")
+NAMES = ("attention", "conv", "norm_twice", "counted")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from capture_oracle import capture
+from shared_captures import these_rows
 from torch import nn
 
 import autopar
@@ -133,6 +134,8 @@ def test_the_program_computes_what_the_model_computes_as_it_comes_and_wherever_i
         return found, parallel.full_state_dict()
 
     source = made(case).double()
-    for found, held in simulate(2, rank):
+    with these_rows():
+        ranks = simulate(2, rank)
+    for found, held in ranks:
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
         torch.testing.assert_close(held, dict(state), rtol=1e-10, atol=1e-12)

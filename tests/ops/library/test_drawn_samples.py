@@ -1,6 +1,6 @@
 """Every record proved on calls that nobody wrote down: see `drawn_samples`.
 
-A few per record by default, always the same ones (`rule_proof`).
+Two per record by default, always the same ones (`rule_proof`).
 """
 
 import itertools
@@ -26,7 +26,7 @@ def _tensors(sample: Sample) -> bool:
 
 @pytest.mark.parametrize("name", sorted(name for name, op in OPS.items() if op.samples))
 @settings(
-    max_examples=EXAMPLES or 3,
+    max_examples=EXAMPLES or 2,
     derandomize=not EXAMPLES,
     database=None,
     deadline=None,

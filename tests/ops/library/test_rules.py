@@ -26,7 +26,7 @@ NOT_CALLED = {  # targets that cannot be compared: no defined values, or an argu
 
 @pytest.mark.parametrize("name", sorted(OPS))
 def test_record(name):
-    """Every sample, and where there are several results with one of them read as well.
+    """Every sample, and where there are several results with one of them read as well, then on two ranks.
 
     The first sample is tried under all cuts, but not of pointwise operators, which are many and alike: none of them asks
     its neighbours, and so two ranks show what three would.
@@ -41,7 +41,12 @@ def test_record(name):
         results = len(whole_of(op, sample).results)
         reads = [range(results)] + [{only} for only in {0, results - 1} if results > 1]
         proved = [
-            prove(op, sample, one.__contains__, grids, few=few or one != reads[0])
+            prove(
+                op,
+                sample,
+                one.__contains__,
+                *((grids, (0, 1), few) if one == reads[0] else (("data=2",), (0, 1), True)),
+            )
             for one in reads
             if takes(op, sample, one)
         ]
