@@ -7,7 +7,7 @@ keeps until the backward of the call. See `autopar.codegen.memory_footprint` for
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from autopar.codegen import naming
@@ -39,6 +39,11 @@ class HeldMemory:
     start: int
     end: int
 
+    @property
+    def allocation(self) -> memory.Allocation:
+        """The record of it."""
+        return memory.Allocation(self.name, self.start, self.end, self.nbytes, self.kind)
+
 
 @dataclass(slots=True)
 class _Kept:
@@ -58,6 +63,11 @@ class _Slot:
     apart: bool = False
     memory: HeldMemory | None = None
     shared: bool = False  # with the gradient that was handed on
+
+    @property
+    def partial(self) -> bool:
+        """Whether it is a part of a larger gradient, and does not lie in one piece."""
+        return self.shared and self.memory is not None and self.nbytes < self.memory.nbytes
 
     def copies(self, handed: _Slot) -> bool:
         """Whether it is a part of another gradient, which it would keep alive."""
@@ -324,12 +334,12 @@ class Walk:
         self.memories += anew.values()
         for back in reversed(self.tape):
             at = last - 1 - back.at
-            if back.scratch:
-                self.memories.append(HeldMemory(back.name, "transients", back.scratch, at, at + 1))
             late = self.put_off(back) if back.name in self.deferred else at
-            for slot in back.results:
-                if slot.memory is not None:
-                    slot.memory.end = max(slot.memory.end, late + 1)
+            scratch = back.scratch + sum(slot.nbytes for slot in back.results if slot.partial)  # put in one piece
+            for when in {at, late} if scratch else ():
+                self.memories.append(HeldMemory(back.name, "transients", scratch, when, when + 1))
+            for held in (slot.memory for slot in back.results if slot.memory is not None):
+                held.end = max(held.end, late + 1)
             for slot, handed in back.operands:
                 self.contribute(slot, back.results[0] if handed else None, late if slot.parameter else at, back.name)
 
@@ -337,9 +347,8 @@ class Walk:
         """The time of a call's weight gradient; until then there is what it is computed from."""
         late = 2 * self.clock + self.behind
         self.behind += 1
-        for kept in self.kept:
-            if kept.at == back.at:
-                kept.memory.end = max(kept.memory.end, late + 1)
+        for kept in (one for one in self.kept if one.at == back.at):
+            kept.memory.end = max(kept.memory.end, late + 1)
         return late
 
     def contribute(self, slot: _Slot, handed: _Slot | None, at: int, name: str) -> None:
@@ -359,14 +368,6 @@ class Walk:
             self.memories.append(slot.memory)
         elif handed is None:
             self.memories.append(HeldMemory(name, "transients", slot.nbytes, at, at + 1))
-
-    def everything(self) -> Iterator[memory.Allocation]:
-        """All memories."""
-        return (
-            memory.Allocation(region.name, region.start, region.end, region.nbytes, region.kind)
-            for region in self.memories
-            if region.nbytes
-        )
 
 
 def _blocks(step: Loop) -> list[dict[str, str]]:

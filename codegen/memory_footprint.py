@@ -80,7 +80,10 @@ def footprint(built: PricedProblem, decision: Decision, program: LoweredProgram,
     tensors = {held: walk.stored(held, {}) for held in inputs}
     walk.function(program.steps, inputs, tensors, (program.loss, *program.outputs), {})
     walk.backward()
-    held = [*_standing(built, decision, optimizer, 2 * walk.clock + 1), *walk.everything()]
+    held = [
+        *_standing(built, decision, optimizer, 2 * walk.clock + 1),
+        *(one.allocation for one in walk.memories if one.nbytes),
+    ]
     return Footprint(tuple(held), tuple(walk.names))
 
 

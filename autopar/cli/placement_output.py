@@ -95,15 +95,20 @@ def show_positions(placement: PlacementPlan) -> None:
 
 def show_measured(placement: PlacementPlan, step: MeasuredStep) -> None:
     """Positions of one step, predicted beside measured, and both drawn in time."""
-    listing = table("position", "work predicted", "measured", "idle predicted", "measured", numbers=1)
+    headings = ("position", "work predicted", "measured", "idle predicted", "measured", "memory predicted", "measured")
+    listing = table(*headings, numbers=1)
     for each in placement_timeline.positions(placement):
         work = step.slowest(each.position).work
         idle = 1.0 - work / step.seconds if step.seconds else 0.0
         listing.add_row(
-            str(each.position), milliseconds(each.work), milliseconds(work), f"{each.idle:.1%}", f"{idle:.1%}"
-        )
-    listing.add_row("step", milliseconds(placement.makespan), milliseconds(step.seconds), "", "")
-    show(listing, title=f"positions of {placement.axis}, one step; measured: the rank that has worked longest")
+            str(each.position), milliseconds(each.work), milliseconds(work), f"{each.idle:.1%}", f"{idle:.1%}",
+            bytes_text(each.bytes), bytes_text(step.peak(each.position)) if step.peak(each.position) else "-",
+        )  # fmt: skip
+    listing.add_row("step", milliseconds(placement.makespan), milliseconds(step.seconds), "", "", "", "")
+    show(
+        listing,
+        title=f"positions of {placement.axis}, one step; measured: the rank that has worked longest, holds most",
+    )
     show(
         _actions(placement, step), title="actions, one micro-batch; measured: without waits, median of the slowest rank"
     )

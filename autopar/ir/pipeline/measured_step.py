@@ -9,7 +9,7 @@ from autopar.errors import ConfigError, refusal
 from autopar.ir.pipeline.schedule import parse_action
 from autopar.ir.profile import digest
 
-VERSION = 1
+VERSION = 2
 FILE = "timeline.json"
 
 
@@ -30,11 +30,12 @@ class MeasuredAction:
 
 @dataclass(frozen=True, slots=True)
 class MeasuredRank:
-    """One rank's actions, in their order."""
+    """One rank's actions, in their order; and the most bytes that it held through another step (0: that was not measured)."""
 
     rank: int
     position: int
     actions: tuple[MeasuredAction, ...]
+    peak: int = 0
 
     @property
     def work(self) -> float:
@@ -54,6 +55,10 @@ class MeasuredStep:
     def slowest(self, position: int) -> MeasuredRank:
         """The rank of a position that has worked longest."""
         return max((rank for rank in self.ranks if rank.position == position), key=lambda rank: rank.work)
+
+    def peak(self, position: int) -> int:
+        """The most bytes that a rank of a position held."""
+        return max(rank.peak for rank in self.ranks if rank.position == position)
 
 
 def to_json(step: MeasuredStep) -> str:

@@ -69,7 +69,7 @@ def _record(
 ) -> SegmentMemory:
     """What is held inside, over time."""
     n, times = walk.clock, 2 * walk.clock + walk.behind
-    held = [memory.Allocation(one.name, one.start, one.end, one.nbytes, one.kind) for one in inside]
+    held = [one.allocation for one in inside]
     return SegmentMemory(
         n,
         memory.timeline(held, times),

@@ -8,6 +8,7 @@ from cli_case import BLOCKS, done, refused, write
 import autopar
 from autopar.ir.pipeline.measured_step import FILE, VERSION, MeasuredAction, MeasuredRank, MeasuredStep, to_json
 from autopar.ir.profile import digest
+from autopar.ir.units import bytes_text
 
 VIEWS = ("source", "module", "cost", "parameters", "segments")
 
@@ -152,7 +153,7 @@ def test_report_sets_the_measured_step_beside_the_predicted_one(pinned, tmp_path
     placement = autopar.load_plan(folder).placement
     rows = json.loads(done("simulate", folder, "--json"))["actions"]
     ranks = tuple(
-        MeasuredRank(i, i, tuple(MeasuredAction(a["action"], a["start"], a["end"], 0.0) for a in row))
+        MeasuredRank(i, i, tuple(MeasuredAction(a["action"], a["start"], a["end"], 0.0) for a in row), (3 + i) << 20)
         for i, row in enumerate(rows)
     )
     program = (folder / "program.py").read_text()
@@ -167,6 +168,9 @@ def test_report_sets_the_measured_step_beside_the_predicted_one(pinned, tmp_path
     events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
     for action in placement.schedule[0].split():  # once as measured, once as predicted
         assert [event["name"] for event in events].count(action) == 2
+    held = [line for line in out.splitlines() if "MiB" in line]
+    for line, *sizes in zip(held, placement.bytes, (3 << 20, 4 << 20), strict=True):
+        assert all(bytes_text(size) in line for size in sizes)
     predicted, measured = (part.split("\n\n")[0] for part in out.split("position 0  ")[1:])
     assert predicted.startswith("F0")
     assert measured.startswith("F0")
