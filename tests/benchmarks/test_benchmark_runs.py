@@ -88,6 +88,14 @@ def test_a_slowed_rank_leaves_the_numbers_alone():
 
 
 @pytest.mark.zoo
+def test_stalled_ranks_leave_the_gradients_alone():
+    found = run("queue", "--rounds", "1", "--steps", "2")
+    assert {"queue", "halves", "batch", "check", "stalls"} == set(found)
+    assert all(found[way]["stalled"] >= found[way]["load"] > 0 for way in ("queue", "halves", "batch"))
+    assert found["check"]["difference"] <= 1e-10
+
+
+@pytest.mark.zoo
 def test_stages_of_torch_and_autopar_train_the_same_model():
     found = run("pipeline", "--ranks", "2", "--rounds", "1", "--steps", "2", "--schedules", "interleaved")
     ran = {(row["model"], row["who"]): row for row in found["rows"] if not row["refused"]}
