@@ -1,6 +1,6 @@
 """Models drawn from the samples of all records, under drawn strategies: see `autopar.proof.random_model`.
 
-Always the same 48 programs, of models that are captured once, and 72 more in `make zoo`;
+Always the same 36 programs, of models that are captured once, and 84 more in `make zoo`;
 `benchmarks.compatibility.random_programs` draws others, thousands of them.
 """
 
@@ -16,7 +16,7 @@ from autopar.proof.random_model import drawn_model
 from autopar.proof.random_programs import Case
 
 # Together the models have one call at least of each kind that real models have often.
-MODELS, EVERY_TIME, CALLS, STRATEGIES = 20, 8, (6, 6), 6
+MODELS, EVERY_TIME, CALLS, STRATEGIES = 20, 6, (6, 6), 6
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -41,7 +41,7 @@ def test_models_are_drawn_from_most_records_alike_each_time():
     assert drawn_model(7).text == models[7].text
 
 
-DIVIDED = 16
+DIVIDED = 12
 
 
 def test_drawn_programs_in_micro_batches_compute_what_the_model_computes_or_are_refused():

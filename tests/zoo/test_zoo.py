@@ -26,8 +26,8 @@ WITHOUT_RULE = 0.01  # share of the predicted compute
 EVERY_TIME = {
     "2": (),
     "3": (),
-    "2x2": (),
-    "4x2": ("lstm",),
+    "2x2": ("lstm",),
+    "4x2": (),
 }
 GRIDS = tuple(EVERY_TIME)
 PAIRS = [
