@@ -2,7 +2,8 @@
 
 Ranks that share cores slow each other down. What a rank does by itself was measured on as many as have a core each; what ranks
 of one node exchange, on all of them, is divided by the `crowding`, so that the profile says what it takes on a core of
-one's own. Where all ranks share one host, the link between hosts is that of the base profile.
+one's own. Where ranks differ by more than the noise, rates are those of the fastest. Where all ranks share one host, the link
+between hosts is that of the base profile.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import mean, median
+from typing import TypeVar
 
-from autopar.costmodel.calibration_reader import movement_of, per_second, priced_bytes
+from autopar.costmodel.calibration_reader import movement_of, per_second, priced_bytes, rank_classes, rank_speeds
 from autopar.costmodel.curve_fit import Curve, fit, rounded
 from autopar.ir.calibration_data import Measurements, TimedComputation, TimedMove, spread
 from autopar.ir.machine import LINK_MOVES, LOCAL_MOVES, OPTIMIZERS, WORKS, Fit, Link, Machine
@@ -64,8 +66,8 @@ class Calibrated:
 def calibrate(raw: Measurements, base: Machine, name: str) -> Calibrated:
     """The profile `name`: `base` with everything that was measured in the place of what it had."""
     crowded = max(1.0, raw.ranks_per_node / raw.cores)
-    rows = tuple(_rows(raw.moved))
-    machine = replace(_computed(raw.computed, base), name=name, cores_per_node=raw.cores)
+    rows, computed = tuple(_rows(_of_the_fastest(raw.moved, raw))), _of_the_fastest(raw.computed, raw)
+    machine = replace(_computed(computed, base), name=name, cores_per_node=raw.cores, ranks=rank_classes(raw))
     links = {row.place: row for row in rows if row.move == "message"}
     if "intra" in links:
         machine = replace(machine, intra=_link(links["intra"], crowded), overlap=rounded(raw.overlap_intra or 0.0))
@@ -77,7 +79,23 @@ def calibrate(raw: Measurements, base: Machine, name: str) -> Calibrated:
     fits = [_fit(row, crowded if row.place == "intra" else 1.0) for row in rows if row.move != "message"]
     kept = [curve for curve in base.fits if curve.place == "inter" and "inter" not in links]
     machine = replace(machine, fits=(*fits, *kept))
-    return Calibrated(machine, rows, tuple(_rates(raw.computed)), tuple(_noise(rows, raw.computed)))
+    return Calibrated(machine, rows, tuple(_rates(computed)), tuple(_noise(rows, raw.computed)))
+
+
+Timed = TypeVar("Timed", TimedMove, TimedComputation)
+
+
+def _of_the_fastest(measured: Sequence[Timed], raw: Measurements) -> tuple[Timed, ...]:
+    """What was measured on the slowest rank as the fastest does it; what is sent between ranks takes what it took."""
+    speed = min(rank_speeds(raw), default=1.0)
+    return tuple(
+        replace(one, seconds=tuple(seconds * speed for seconds in one.seconds)) if _by_itself(one) else one
+        for one in measured
+    )
+
+
+def _by_itself(one: TimedMove | TimedComputation) -> bool:
+    return isinstance(one, TimedComputation) or one.place == "local"
 
 
 def _rows(moved: Iterable[TimedMove]) -> Iterable[FittedCurve]:

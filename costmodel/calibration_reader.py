@@ -9,10 +9,15 @@ from statistics import median
 import msgspec
 
 from autopar.errors import ConfigError, refusal
-from autopar.ir.calibration_data import VERSION, Measurements, TimedComputation, TimedMove
+from autopar.ir.calibration_data import VERSION, Measurements, TimedComputation, TimedMove, spread
 from autopar.ir.conversions import PRIMITIVES
+from autopar.ir.machine import RankClass
+from autopar.ir.machine_schema import interval_text
 
 _OTHERS = ("halo", "gradient_sum", "message")  # movements of their own
+
+_DIFFERENT = 0.1  # relative: what is less is called equal
+_SPREADS = 2.0  # of the repeats, that a difference has to be more than
 
 
 def movement_of(measurement: TimedMove) -> str:
@@ -69,3 +74,32 @@ def _wrong(raw: Measurements) -> list[str]:
         if not seconds or not all(0 < value < math.inf for value in seconds)
     ]
     return mistakes
+
+
+def rank_speeds(raw: Measurements) -> tuple[float, ...]:
+    """The speed of every rank over the fastest's; empty where all are alike, or this was not measured."""
+    if not raw.alone:
+        return ()
+    took = [median(seconds) for seconds in raw.alone]
+    speeds = tuple(min(took) / seconds for seconds in took)
+    return speeds if min(speeds) < 1 - _tolerance(raw) else ()
+
+
+def rank_classes(raw: Measurements) -> tuple[RankClass, ...]:
+    """The ranks that are slower than the fastest by more than the noise, those of about one speed together."""
+    classes: list[list[int]] = []
+    speeds, tolerance = rank_speeds(raw), _tolerance(raw)
+    for rank in sorted(range(len(speeds)), key=lambda rank: (speeds[rank], rank)):
+        if classes and speeds[rank] <= speeds[classes[-1][0]] * (1 + tolerance):
+            classes[-1].append(rank)
+        else:
+            classes.append([rank])
+    slow = [sorted(ranks) for ranks in classes if max(speeds[rank] for rank in ranks) < 1 - tolerance]
+    return tuple(
+        RankClass(ranks=interval_text(ranks), speed=round(median(speeds[rank] for rank in ranks), 2))
+        for ranks in sorted(slow)
+    )
+
+
+def _tolerance(raw: Measurements) -> float:
+    return max(_DIFFERENT, _SPREADS * median(spread(seconds) for seconds in raw.alone)) if raw.alone else _DIFFERENT

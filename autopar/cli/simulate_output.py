@@ -8,6 +8,7 @@ from typing import Any
 
 from autopar.analysis.scaling import Noise, Point
 from autopar.analysis.split_summary import sentence
+from autopar.cli import rank_output
 from autopar.cli.tables import cut, milliseconds, note, say, show, table
 from autopar.costmodel.timeline import Event, Ranks
 from autopar.ir.machine import Machine
@@ -61,6 +62,14 @@ def show_step(plan: Plan, noise: Noise, spent: Ranks, even: float, events: Mappi
             if shown or lane == "compute":
                 say(f"rank {rank:<5} {lane:<14} {_lane(shown, max(event.end for event in events[rank]))}")
     note("", LANES)
+
+
+def say_replanned(plan: Plan, before: float, after: float) -> None:
+    """What the slow ranks would cost as compiled, and cost now."""
+    cuts = f"; {rank_output.sentence(plan)}" if plan.cuts else ""
+    say(
+        f"planned anew for slow ranks: {milliseconds(after)}, where the plan as compiled takes {milliseconds(before)}{cuts}"
+    )
 
 
 def _rows(noise: Noise, spent: Ranks, even: float) -> dict[str, str]:

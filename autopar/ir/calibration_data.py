@@ -57,7 +57,8 @@ class Measurements:
     """What was measured. `places` has for every rank the first rank of its node; cores are those of the smallest node.
 
     What a rank does by itself (`computed`, and local movements) was done by as many ranks of a node as have a core each, and
-    what is sent by all ranks at once. overlap is None where there is no such link.
+    what is sent by all ranks at once. overlap is None where there is no such link. alone has the seconds of one computation,
+    once per repeat, of every rank by itself; it is empty where ranks share cores.
     """
 
     version: int
@@ -70,6 +71,7 @@ class Measurements:
     computed: tuple[TimedComputation, ...]
     overlap_intra: float | None
     overlap_inter: float | None
+    alone: tuple[tuple[float, ...], ...] = ()
 
     @property
     def ranks_per_node(self) -> int:

@@ -11,7 +11,7 @@ everywhere.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -39,6 +39,7 @@ __all__ = [
     "load",
     "parse_bytes",
     "shipped",
+    "slowed",
     "table",
 ]
 
@@ -298,6 +299,18 @@ def _worst(links: Sequence[Link]) -> Link:
 def _slower(fit: Fit, plain: Link, worst: Link) -> Fit:
     start = worst.alpha / plain.alpha if plain.alpha else 1.0
     return replace(fit, alpha=fit.alpha * start, beta=tuple(rate * worst.beta / plain.beta for rate in fit.beta))
+
+
+def slowed(machine: Machine, factors: Mapping[int, float], size: int) -> Machine:
+    """The machine where ranks, of so many, compute so many times as long as it says."""
+    kinds: dict[RankClass, list[int]] = {}
+    for rank in range(size):
+        one = machine.class_of(rank)
+        kinds.setdefault(replace(one, ranks="", nodes="", speed=one.speed / factors.get(rank, 1.0)), []).append(rank)
+    classes = [
+        replace(one, ranks=machine_schema.interval_text(ranks)) for one, ranks in kinds.items() if one != RankClass()
+    ]
+    return replace(machine, ranks=tuple(classes))
 
 
 def crowding(machine: Machine, grid: GridShape) -> float:

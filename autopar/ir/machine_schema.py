@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from autopar.errors import ConfigError, nearest
@@ -81,6 +81,21 @@ def intervals(text: str) -> list[tuple[int, int]]:
     """
     ends = [part.split("-") for part in text.split(",")]
     return [(int(pair[0]), int(pair[-1])) for pair in ends]
+
+
+def interval_text(ranks: Sequence[int]) -> str:
+    """Rising numbers as a profile says them.
+
+    >>> interval_text([0, 2, 5, 6, 7])
+    '0,2,5-7'
+    """
+    spans: list[list[int]] = []
+    for rank in ranks:
+        if spans and rank == spans[-1][-1] + 1:
+            spans[-1].append(rank)
+        else:
+            spans.append([rank])
+    return ",".join(f"{span[0]}-{span[-1]}" if len(span) > 1 else str(span[0]) for span in spans)
 
 
 def _classes(source: object, ranks_per_node: int, wrong: list[str]) -> list[dict[str, Any]]:

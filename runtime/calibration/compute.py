@@ -7,6 +7,7 @@ result, ten per element of a normalisation; backward twice as many for products 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from autopar.ir.calibration_data import TimedComputation
-from autopar.runtime.calibration.timer import Timer
+from autopar.runtime.calibration.timer import Pace, Timer
 from autopar.runtime.transport.base import Comm
 
 
@@ -85,6 +86,7 @@ def _operators(small: bool) -> list[_Operator]:
     ]
 
 
+_ALONE = 0.1  # seconds of work by which ranks are compared: many turns of whoever shares a core
 _SMALL = 1 << 20  # a pace whose tensors are all below this many bytes is a trial
 _OPTIMIZERS: dict[str, Callable[[Sequence[Tensor]], torch.optim.Optimizer]] = {
     "sgd": lambda parameters: torch.optim.SGD(parameters, 1e-9),
@@ -136,6 +138,29 @@ def overlap(clock: Timer, group: Comm) -> float:
     together, computing = median(clock.time(both)), median(clock.time(compute))
     group.release(bucket)
     return min(1.0, max(0.0, (alone + computing - together) / alone))
+
+
+def each_alone(world: Comm, pace: Pace, tell: Callable[[str], None]) -> tuple[tuple[float, ...], ...]:
+    """Seconds of the same work on every rank, once per repeat; all ranks at once, each by its own clock. Collective."""
+    if world.rank == 0:
+        tell("every rank by itself")
+    x, weight = torch.rand(256, 512), torch.rand(512, 512)
+
+    def work(times: int) -> float:
+        start = time.perf_counter()
+        for _ in range(times):
+            F.gelu(F.linear(x, weight))
+        return time.perf_counter() - start
+
+    work(1)
+    once: list[float] = world.gather_objects(work(1))  # type: ignore[assignment]  # what each has given
+    times = max(1, round((_ALONE if pace.most >= _SMALL else 0.0) / min(once)))
+    mine = []
+    for _ in range(pace.repeats):
+        world.barrier()
+        mine.append(work(times))
+    every: list[list[float]] = world.gather_objects(mine)  # type: ignore[assignment]
+    return tuple(map(tuple, every))
 
 
 def _operator(clock: Timer, row: _Operator) -> Iterator[TimedComputation]:

@@ -27,7 +27,7 @@ SURFACE = {
     "run": "folder --steps --compare --save --seed --dtype --no-rebalance --profile --hosts",
     "verify": "folder --adjoint -n --grid --steps --seed --verbose --hosts --json",
     "calibrate": "-n -o --output --hosts --base --from --accept-noise --quick --json",
-    "simulate": "folder --grid --ranks --scaling --batch --machine --slow --jitter --seed --steps --trace --svg --json",
+    "simulate": "folder --grid --ranks --scaling --batch --machine --slow --replan --jitter --seed --steps --trace --svg --json",
     "report": "folder --json --trace --top",
     "solve": "problem --time-limit --solver --json",
 }

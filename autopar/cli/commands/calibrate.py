@@ -111,9 +111,10 @@ def _text(results: Calibrated, raw: Measurements, base: str) -> str:
     from autopar.ir.machine_toml import text
 
     worst = max((row.curve.median_error for row in results.rows), default=0.0)
+    which = "the fastest" if results.machine.ranks else "a"
     notes = [
         f"Measured by `autopar calibrate`: {len(raw.places)} ranks on {raw.hosts} hosts of {raw.cores} cores, {raw.software}.",
-        f"Rates are those of a rank on a core of its own. Fits are off by at most {worst:.1%} at half of their points.",
+        f"Rates are those of {which} rank on a core of its own. Fits are off by at most {worst:.1%} at half of their points.",
         f"Not measured, but as in the profile {base!r}: memory_bytes{'' if raw.hosts > 1 else ', ranks_per_node, [inter]'}.",
     ]
     notes += ["A quick trial: not to be used."] if raw.quick else []
@@ -200,6 +201,8 @@ def _end(results: Calibrated, raw: Measurements, output: Path) -> None:
     if raw.hosts > 1:
         whole = f", {rate_text(machine.inter.beta * each)} per host" if each > 1 else ""
         say(f"between hosts   {machine.inter.alpha * 1e6:.3g} us, {rate_text(machine.inter.beta)} per rank{whole}")
+    for one in machine.ranks:
+        say(f"slower          ranks {one.ranks}: {one.speed:g} of these rates")
     if results.noise:
         say(f"noisy           {len(results.noise)} measurements, listed in the file")
     say(

@@ -7,11 +7,13 @@ With ``--json`` one object: ``model``, ``machine`` and ``noise`` (``slow``, ``ji
 ``grid``, ``ranks``, ``step_seconds`` (the mean), ``even_seconds`` (no rank slow, no jitter), ``steps`` (seconds of each),
 ``critical`` (the rank that the others wait for), per step on that rank ``compute_seconds`` (update included),
 ``communication_seconds``, ``exposed_seconds`` (gradient sums that do not hide), ``waiting_seconds``; ``sums_seconds`` (all
-gradient sums) and ``most_waiting_seconds`` (of any rank). For a step of a graph that is divided over a place axis: ``grid``,
-``ranks``, ``step_seconds``, ``positions`` (``position``, ``segments``, ``work`` in seconds, share ``idle``, ``bytes``) and
-``actions``, per position a list of ``action`` (``F1.0``: forward of segment 1, micro-batch 0), ``start``, ``end``. Otherwise
-``points``, a list of objects with ``scaling``, ``ranks``, ``rows`` (0: as compiled), ``grid``, ``split``, ``step_seconds``,
-``speedup``, ``efficiency``, ``communication_share``, ``bytes`` and ``why`` (why there is no plan; the others are then null).
+gradient sums) and ``most_waiting_seconds`` (of any rank); with ``--replan`` also ``compiled_seconds`` (the step as compiled,
+with the slow ranks) and ``cuts`` of the new plan, fractions by axis, unless there is ``--machine``. For a step of a graph that
+is divided over a place axis: ``grid``, ``ranks``, ``step_seconds``, ``positions`` (``position``, ``segments``, ``work`` in
+seconds, share ``idle``, ``bytes``) and ``actions``, per position a list of ``action`` (``F1.0``: forward of segment 1,
+micro-batch 0), ``start``, ``end``. Otherwise ``points``, a list of objects with ``scaling``, ``ranks``, ``rows`` (0: as
+compiled), ``grid``, ``split``, ``step_seconds``, ``speedup``, ``efficiency``, ``communication_share``, ``bytes`` and ``why``
+(why there is no plan; the others are then null).
 """
 
 from __future__ import annotations
@@ -54,6 +56,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--machine", help="a shipped profile (cpu, h100, ...) or a TOML file instead of the plan's")
     slow = "a rank whose compute takes so many times as long, as in 3:1.5; repeatable"
     parser.add_argument("--slow", type=slow_of, action="append", default=[], metavar="RANK:FACTOR", help=slow)
+    again = "plan anew for the slow ranks, as if the machine profile said so, and show that step"
+    parser.add_argument("--replan", action="store_true", help=again)
     jitter = "spread of compute from call to call and rank to rank, as in 0.05 for 5%% (0)"
     parser.add_argument("--jitter", type=jitter_of, default=0.0, metavar="SHARE", help=jitter)
     parser.add_argument("--seed", type=count(0), default=0, help="of the jitter (0)")
@@ -113,10 +117,12 @@ def run(arguments: argparse.Namespace) -> int:
     _check_files(arguments, grids)
     plan = load(arguments.folder).plan
     machine = machines.load(arguments.machine) if arguments.machine else plan.machine
-    noise = _noise(arguments)
+    given = noise = _noise(arguments)
+    if arguments.replan:
+        noise, machine = _known_slow(noise, machine, plan, grids, arguments.ranks)
     _check_noise(noise, grids if grids or arguments.ranks else [GridShape.parse(plan.grid)])
     if not grids and not arguments.ranks:
-        _step(arguments, plan, machine, noise)
+        _step(arguments, plan, machine, noise, given)
     else:
         _scaling(arguments, plan, machine, noise, grids)
     return 0
@@ -131,6 +137,23 @@ def _noise(arguments: argparse.Namespace) -> Noise:
         rule, fix = "every rank has one factor", "give each rank once"
         raise ConfigError(refusal("--slow", "a rank is named twice", rule, [f"rank {rank}" for rank in twice], fix))
     return Noise(dict(arguments.slow), arguments.jitter, arguments.seed, arguments.steps)
+
+
+def _known_slow(
+    noise: Noise, machine: Machine, plan: Plan, grids: Sequence[GridShape], ranks: Sequence[int]
+) -> tuple[Noise, Machine]:
+    """The machine with the slow ranks in its profile, and what else disturbs them. Raises ConfigError where none is slow."""
+    from dataclasses import replace
+
+    from autopar.analysis.scaling import check_slow
+    from autopar.ir.machine import slowed
+
+    if not noise.slow:
+        rule, fix = "plans are made anew for ranks that are slow", "add e.g. --slow 1:2"
+        raise ConfigError(refusal("--replan", "given without --slow", rule, fix=fix))
+    sizes = [*ranks, *(grid.size for grid in grids)] or [plan.shape.size]
+    check_slow(noise.slow, sizes)
+    return replace(noise, slow={}), slowed(machine, noise.slow, max(sizes))
 
 
 def _check_files(arguments: argparse.Namespace, grids: Sequence[GridShape]) -> None:
@@ -151,7 +174,8 @@ def _check_files(arguments: argparse.Namespace, grids: Sequence[GridShape]) -> N
             check_file(option, Path(name), _RULES[option])
 
 
-def _step(arguments: argparse.Namespace, plan: Plan, machine: Machine, noise: Noise) -> None:
+def _step(arguments: argparse.Namespace, plan: Plan, machine: Machine, noise: Noise, given: Noise) -> None:
+    """A step of the plan under `noise`. Where that is not what was `given`, slow ranks are in the machine, and planned for."""
     from dataclasses import replace
 
     from autopar.analysis.scaling import Noise, check_slow
@@ -163,9 +187,12 @@ def _step(arguments: argparse.Namespace, plan: Plan, machine: Machine, noise: No
     grid = GridShape.parse(plan.grid)
     machines.check_ranks(machine, grid)
     check_slow(noise.slow, [grid.size])
+    comparable = given != noise and plan.placement is None and not arguments.machine
+    before = given.run(plan).seconds if comparable else None
     if machine != plan.machine:
+        memory = "machine" if arguments.machine else None
         with results_only(arguments.json):
-            plan = recompile(arguments.folder).replan(machine=machine, memory="machine", measure=False).plan
+            plan = recompile(arguments.folder).replan(machine=machine, memory=memory, measure=False).plan
     if plan.placement is not None:
         _divided_step(arguments, plan, plan.placement)
         return
@@ -177,9 +204,12 @@ def _step(arguments: argparse.Namespace, plan: Plan, machine: Machine, noise: No
 
         trace.write(Path(arguments.trace), [(f"predicted, rank {rank}", events[rank]) for rank in watched])
     if arguments.json:
-        print(json.dumps(simulate_output.step_facts(plan, noise, timeline, even)))
+        facts = simulate_output.step_facts(plan, noise, timeline, even)
+        print(json.dumps(facts | ({} if before is None else {"compiled_seconds": before, "cuts": dict(plan.cuts)})))
     else:
         simulate_output.show_step(plan, noise, timeline, even, events)
+        if before is not None:
+            simulate_output.say_replanned(plan, before, timeline.seconds)
 
 
 def _divided_step(arguments: argparse.Namespace, plan: Plan, placement: PlacementPlan) -> None:

@@ -55,6 +55,7 @@ def test_every_primitive_is_measured_in_both_directions(tmp_path):
     assert 0 <= raw.overlap_inter <= 1
     assert {one.kind for one in raw.computed} == {"operator", "memory", "floor", "update"}
     assert raw == found[0]
+    assert [len(seconds) for seconds in raw.alone] == ([2] * 4 if raw.cores >= 2 else [])
 
 
 def test_as_many_ranks_compute_as_there_are_cores(monkeypatch):
