@@ -53,12 +53,9 @@ CONTENDERS = {
     )
 }
 
-# autopar with its scheduler, each rank on a core of its own: for rebalance.py.
-BALANCED = Contender("balanced", "autopar with its scheduler", "balanced", "mpi")
-
 # torch's pipelining, for benchmarks.pipeline: it reads the division in its folder.
 STAGED = Contender("staged", "torch.distributed.pipelining gloo", "staged", "gloo")
-EVERY = CONTENDERS | {contender.name: contender for contender in (BALANCED, STAGED)}
+EVERY = CONTENDERS | {STAGED.name: STAGED}
 
 
 def start(contender: Contender, model: Model, folder: str) -> Trainer:

@@ -79,12 +79,20 @@ def test_the_chosen_plan_beside_the_fixed_ones():
 
 
 @pytest.mark.zoo
-def test_a_slowed_rank_leaves_the_numbers_alone():
-    record = run("rebalance", "--steps", "14", "--slow-at", "6", "--pin", "*: d@axis0")
-    assert len(record["seconds"]) == len(record["rows"]) == len(record["compute"]) == 14
-    assert {sum(rows) for rows in record["rows"]} == {8}
-    assert record["best"] > 0
-    assert record["difference"]["value"] < 1e-4
+def test_a_competitor_comes_and_goes():
+    names = ["gpt2-batch", "zero"]
+    found = run("rebalance", "--cases", *names, "--steps", "22", "--slow-at", "4", "--free-at", "13")
+    assert [record["case"] for record in found] == names
+    for record in found:
+        assert len(record["seconds"]) == len(record["compute"]) == len(record["cuts"]) == 22
+        assert min(record[key] for key in ("before", "unmoved", "after", "best", "freed_again")) > 0
+
+
+@pytest.mark.zoo
+def test_a_move_sends_what_changes_owner_and_little_else():
+    found = run("rebalance", "--move")
+    assert found["bytes_that_change_owner"] > 0
+    assert found["move_seconds"] > 0
 
 
 @pytest.mark.zoo
