@@ -38,6 +38,8 @@ from autopar.runtime.program.plan_reader import Description, parse_description
 from autopar.runtime.program.program import Program
 from autopar.runtime.session.batch_programs import BatchProgram
 from autopar.runtime.session.parallel_module import Parallel
+from autopar.runtime.training.attached_scheduler import AttachedScheduler
+from autopar.runtime.training.balance_settings import OFF, BalanceSettings, settings_of
 from autopar.runtime.transport.base import Comm
 from autopar.runtime.transport.world import default_world, simulated_world
 
@@ -52,6 +54,7 @@ Model = nn.Module | Callable[[], nn.Module]
 class Parallelized(Parallel):
     """A `Parallel` that knows the plan it follows and the source of the program it runs.
 
+    `balance` moves boundaries between steps, if asked to: its `lines` say what was moved, its `reason` why no more.
     A batch of a size that none of its programs takes is compiled for when it first comes.
     """
 
@@ -64,11 +67,23 @@ class Parallelized(Parallel):
         source: str,
         seed: int,
         compiled: Compiled | None = None,
+        balance: BalanceSettings | None = None,
     ) -> None:
         super().__init__(program, description, values, seed=seed)
         self.plan = plan
         self.source = source
         self._compiled = compiled  # on rank 0, and where not every number of rows is taken
+        self.balance = AttachedScheduler(self, balance, self._tell) if balance is not None else None
+
+    def _tell(self, move: str) -> None:
+        if self.grid.rank == 0:
+            LOG.info("%s: moved %s", self.plan.name, move)
+
+    def free(self) -> None:
+        """Give back what the gradient sums hold, and look at no step any more. The grid is the program's."""
+        if self.balance is not None:
+            self.balance.detach()
+        super().free()
 
     def _another_program(self, rows: int, having: Sequence[str]) -> BatchProgram:
         """Compile the model for so many rows in these inputs. Collective."""
@@ -134,13 +149,14 @@ def parallelize(
     queue: bool = False,
     progress: Progress | None = None,
     seed: int = 0,
+    balance: str | BalanceSettings = OFF,
 ) -> Parallelized:
     """The model on the ranks of this job, one part per rank. Collective. Arguments are those of `autopar.compile`.
 
-    What counts is what rank 0 is given. ``grid="auto"`` takes the best grid of the job's ranks. Returns an ``nn.Module``
-    whose forward takes whole inputs on every rank and returns the loss; with `outputs` an object with the model's own
-    fields, ``.loss`` and these, each put together on all ranks when it is first read. Called under ``torch.autocast``,
-    this compiles a program with the casts that autocast makes. `seed` is that of dropout and of a model function.
+    What counts is what rank 0 is given. ``grid="auto"`` takes the best grid of the job's ranks. Returns an ``nn.Module`` whose
+    forward takes whole inputs on every rank and returns the loss; with `outputs` an object with the model's own fields, ``.loss``
+    and these, each put together on all ranks when it is first read. Called under ``torch.autocast``, this compiles a program with
+    its casts. `seed` is that of dropout and of a model function. `balance`: "auto", or settings as in docs/balance.md.
 
     Raises what `autopar.compile` raises, on every rank, and ProgramMismatch where the job's ranks are not the grid's.
     Whatever else ends the compilation on rank 0 is a CommError on the others.
@@ -157,8 +173,7 @@ def parallelize(
             microbatches=microbatches, schedule=schedule, segments=segments, queue=queue, progress=progress,
         )  # fmt: skip
 
-    world = default_world()
-    return _started(compiled, model, world, seed)
+    return _started(compiled, model, world := default_world(), seed, settings_of(balance))
 
 
 def _checked(grid: str | GridShape, ranks: int) -> GridShape:
@@ -168,7 +183,9 @@ def _checked(grid: str | GridShape, ranks: int) -> GridShape:
     return shape
 
 
-def _started(compiled: Callable[[], Compiled], model: Model, world: Comm, seed: int) -> Parallelized:
+def _started(
+    compiled: Callable[[], Compiled], model: Model, world: Comm, seed: int, balance: BalanceSettings | None
+) -> Parallelized:
     """What rank 0 compiles, on every rank, with this rank's part of the model."""
     results: list[Compiled] = []
 
@@ -187,7 +204,7 @@ def _started(compiled: Callable[[], Compiled], model: Model, world: Comm, seed: 
     values = ComparedSource(pair for pair in _values(model, constants, world, seed, live=live) if pair[0] in known)
     program, plan = program_of(source, "<program by autopar>"), from_json(text, "the plan")
     kept = result if plan.batch.fixed or plan.batch.sizes != ANY else None
-    parallel = Parallelized(program, description, values, plan, source, seed, kept)
+    parallel = Parallelized(program, description, values, plan, source, seed, kept, balance)
     for i, (source, text) in enumerate(others):
         own = result.others[i].constants if result is not None else {}
         parallel._add(source, text, distribute.from_rank0(own, world))

@@ -37,7 +37,7 @@ class Net(nn.Module):
 def test_it_has_all_options_of_compile():
     compile, parallelize = (inspect.signature(one).parameters for one in (autopar.compile, autopar.parallelize))
     known = {name: one for name, one in compile.items() if name not in ("source", "ranks")}  # the job has its own
-    assert {name: one.default for name, one in parallelize.items() if name != "seed"} == {
+    assert {name: one.default for name, one in parallelize.items() if name not in ("seed", "balance")} == {
         name: one.default for name, one in known.items()
     }
     with mock.patch("autopar.compiler.compile", side_effect=ConfigError("seen")) as compiled:

@@ -88,7 +88,7 @@ class RankProfile:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What all ranks have measured of one program."""
+    """What all ranks have measured of one program; `moves` of boundaries before that, in words."""
 
     version: int
     autopar: str
@@ -97,6 +97,7 @@ class Profile:
     grid: str
     expressions: tuple[Expression, ...]
     ranks: tuple[RankProfile, ...]
+    moves: tuple[str, ...] = ()
 
 
 def to_json(profile: Profile) -> str:

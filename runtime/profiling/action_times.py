@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -52,8 +52,11 @@ class ActionTimes:
         rows = [[str(one.action), one.start - start, one.end - start, one.waited] for one in actions]
         self._recorded.append((time.perf_counter() - start, rows))
 
-    def write(self) -> list[str]:
-        """Gather what all ranks have recorded, and write it on rank 0; returns lines for people."""
+    def write(self, moves: Sequence[str] = ()) -> list[str]:
+        """Gather what all ranks have recorded, and write it on rank 0; returns lines for people.
+
+        `moves` are those of boundaries and segments before the steps that were recorded.
+        """
         grid, file = self._parallel.grid, self._opened.folder / FILE
         assert grid.place is not None
         totals: list[Any] = grid.comm.gather_objects([seconds for seconds, _ in self._recorded])
@@ -66,7 +69,7 @@ class ActionTimes:
         )
         with together(grid.comm, f"writing {file}"):
             source = (self._opened.folder / "program.py").read_text(encoding="utf-8")
-            step = MeasuredStep(VERSION, digest(source), longest[middle], ranks)
+            step = MeasuredStep(VERSION, digest(source), longest[middle], ranks, tuple(moves))
             if grid.rank == 0:
                 file.write_text(to_json(step), encoding="utf-8")
         plan = json.loads((self._opened.folder / "plan.json").read_text(encoding="utf-8"))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median_low
@@ -74,9 +74,12 @@ class Schedule:
         else:
             yield
 
-    def write(self) -> list[str]:
-        """Gather what all ranks have measured, and write it on rank 0; returns lines for people."""
-        profile = gathered(self._parallel, self._profiler, self._source, self._plan)
+    def write(self, moves: Sequence[str] = ()) -> list[str]:
+        """Gather what all ranks have measured, and write it on rank 0; returns lines for people.
+
+        `moves` are those of boundaries before the steps that were profiled.
+        """
+        profile = gathered(self._parallel, self._profiler, self._source, self._plan, moves)
         ranks, file = profile.ranks, self._opened.folder / FILE
         with together(self._parallel.grid.comm, f"writing {file}"):
             if self._parallel.grid.rank == 0:
@@ -87,7 +90,7 @@ class Schedule:
         return [f"profiled   {len(ranks[0].steps)} steps, {cost}", f"profile    {os.path.relpath(file)}"]
 
 
-def gathered(parallel: Parallel, profiler: Profiler, source: str, plan: str) -> Profile:
+def gathered(parallel: Parallel, profiler: Profiler, source: str, plan: str, moves: Sequence[str] = ()) -> Profile:
     """What all ranks have measured of the program and plan with these texts. Collective."""
     return Profile(
         version=VERSION,
@@ -97,6 +100,7 @@ def gathered(parallel: Parallel, profiler: Profiler, source: str, plan: str) -> 
         grid=str(parallel.grid.shape),
         expressions=profiler.expressions,
         ranks=profiler.result(),
+        moves=tuple(moves),
     )
 
 

@@ -19,6 +19,18 @@ def moved(names: Sequence[str], step: int, move: Move) -> str:
     return f"{where} after step {step}: {described(move.speeds)}; {compute}"
 
 
+def summary(moves: Sequence[tuple[int, Move]], reason: str) -> str:
+    """All that was done, and why no more.
+
+    >>> summary([], "there is one rank")
+    'nothing moved: there is one rank'
+    """
+    if not moves:
+        return f"nothing moved: {reason}"
+    times = "once" if len(moves) == 1 else f"{len(moves)} times"
+    return f"moved {times}, last after step {moves[-1][0]}; now: {reason}"
+
+
 def cut_at(cuts: AxisCuts) -> str:
     """Where an axis is cut, in words.
 

@@ -21,14 +21,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
-from autopar.errors import ConfigError, refusal
 from autopar.partitioner.cuts.best_cuts import CutTask, best_cuts
 from autopar.partitioner.cuts.rank_work import AxisCuts, GridCuts, RankWork, StepWork, least_seconds, loads
+from autopar.runtime.training.balance_settings import REMEMBERED, BalanceSettings
 from autopar.runtime.training.evidence import by_chance, medians, steady, without_cause
 from autopar.runtime.training.work_fit import ObservedMove, corrections
 
-_WINDOWS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 48, 64)
-_REMEMBERED = _WINDOWS[-1]  # steps, since the last move
+_WINDOWS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 48, REMEMBERED)
 _FREE_MOVES = 2  # in so many steps, without more certainty
 _FITTED = 8  # moves that are learned from
 _LEAST_WHOLE = 0.02  # of a step's work, that no cut makes smaller
@@ -37,31 +36,6 @@ _REFUSED = 0.1  # the same of a move that has been refused
 _SAID = 8  # steps by which it is said why nothing moves
 _EQUAL = 0.03  # speeds that are said to be equal
 _HOME = 0.02  # what the plan's own cuts may be slower than the best by, to be taken
-
-
-@dataclass(frozen=True, slots=True)
-class BalanceSettings:
-    """When to move: `window` steps at least must speak for it, of those from `rest` steps after a move on.
-
-    `threshold` is the least saving, as a share of a step, `agreement` the share of the steps that must save it, `doubt` how
-    likely it may be that so many do by chance. What a move saves in `horizon` steps has to be more than it costs.
-    """
-
-    window: int = 4
-    rest: int = 1
-    horizon: int = 200
-    threshold: float = 0.03
-    agreement: float = 0.8
-    doubt: float = 2e-5
-
-    def __post_init__(self) -> None:
-        counts = 1 <= self.window <= _REMEMBERED and self.rest >= 0 and self.horizon >= 1
-        if not (counts and self.threshold >= 0 and 0 <= self.agreement <= 1 and 0 < self.doubt <= 1):
-            rule = (
-                f"window is 1 to {_REMEMBERED}, horizon at least 1, rest and threshold at least 0, agreement 0 to 1, "
-                "doubt above 0 and at most 1"
-            )
-            raise ConfigError(refusal("balancing", f"cannot work with {self}", rule))
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +81,9 @@ class Balancer:
         self.settings = settings
         self.corrections = corrections(self.step, ())
         self._home = home
-        self._seconds: deque[tuple[float, ...]] = deque(maxlen=_REMEMBERED)
-        self._wall: deque[float] = deque(maxlen=_REMEMBERED)
-        self._gaps: deque[tuple[float, ...]] = deque(
-            maxlen=_REMEMBERED
-        )  # each rank's seconds over equal ones, in steps
+        self._seconds: deque[tuple[float, ...]] = deque(maxlen=REMEMBERED)
+        self._wall: deque[float] = deque(maxlen=REMEMBERED)
+        self._gaps: deque[tuple[float, ...]] = deque(maxlen=REMEMBERED)  # each rank's seconds over equal ones, in steps
         self._count = 0
         self._moves: list[int] = []  # the steps after which boundaries were moved
         self._observed: deque[ObservedMove] = deque(maxlen=_FITTED)
@@ -220,7 +192,7 @@ class Balancer:
 
     def _doubt(self) -> float:
         """What may happen by chance, less after several moves."""
-        recent = sum(self._count - at < _REMEMBERED for at in self._moves)
+        recent = sum(self._count - at < REMEMBERED for at in self._moves)
         return self.settings.doubt * 10.0 ** -max(0, recent - _FREE_MOVES)
 
     def _proposed(self, count: int, load: Sequence[float], place: CurrentCuts) -> Move:

@@ -25,7 +25,9 @@ from autopar.partitioner.cuts.rank_work import GridCuts
 from autopar.runtime.parameters.moving.contents import Optimizers
 from autopar.runtime.parameters.moving.legal_cuts import Boundaries, cuts_of, illegal
 from autopar.runtime.session.parallel_module import Parallel
-from autopar.runtime.training.load_balance import Balancer, BalanceSettings, CurrentCuts, Move
+from autopar.runtime.training import balance_lines
+from autopar.runtime.training.balance_settings import BalanceSettings
+from autopar.runtime.training.load_balance import Balancer, CurrentCuts, Move
 from autopar.runtime.training.planned_work import cut_extents, planned_work
 
 _OVERHEAD = 0.005  # of a step, for what is exchanged and worked out
@@ -37,7 +39,7 @@ _PARTS = (1.0, 0.5, 0.25)  # of a move, if ranks have no room for all of it
 class Scheduler:
     """Measures steps and moves boundaries of a `Parallel`. `moves` are those made, each with the step before it.
 
-    `reason` says what was decided last and why. `idle`: nothing can ever move.
+    `reason` says what was decided last and why. `idle`: nothing can ever move. `tell` is told of every move, in a line.
     """
 
     def __init__(
@@ -46,11 +48,13 @@ class Scheduler:
         optimizer: Optimizers = None,
         settings: BalanceSettings | None = None,
         clock: Callable[[], float] = time.perf_counter,
+        tell: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.moves: list[tuple[int, Move]] = []
         self._parallel = parallel
-        self._optimizer = optimizer
+        self.optimizers = optimizer
         self._clock = clock
+        self._tell = tell
         step = planned_work(parallel)
         self._extents = cut_extents(step)
         self.reason = nothing_to_move(parallel, self._extents)
@@ -62,15 +66,29 @@ class Scheduler:
         self._spent = 0.0  # seconds that the last exchange took, with what was worked out
         self._byte_seconds = _BYTE_SECONDS
 
+    @property
+    def lines(self) -> list[str]:
+        """The moves in words."""
+        names = self._parallel.grid.shape.names
+        return [balance_lines.moved(names, step, move) for step, move in self.moves]
+
     @contextmanager
     def step(self) -> Iterator[None]:
         """Measure the body as one step, and move boundaries after it when that pays. Collective."""
-        start, waited = self._clock(), self._parallel.communication_seconds
+        start = self.now()
         yield
-        wall = self._clock() - start
+        self.took(start, self.now())
+
+    def now(self) -> tuple[float, float]:
+        """The clock, and the seconds that this rank has communicated so far."""
+        return self._clock(), self._parallel.communication_seconds
+
+    def took(self, start: tuple[float, float], end: tuple[float, float]) -> None:
+        """A step lasted from `start` to `end`, each what `now` said; move boundaries when that pays. Collective."""
+        wall, waited = (after - before for before, after in zip(start, end, strict=True))
         self._steps += 1
         if self._balancer is not None:
-            self._mine += [wall - (self._parallel.communication_seconds - waited), wall]
+            self._mine += [wall - waited, wall]
             if len(self._mine) >= 2 * self._every:
                 self._exchange(self._balancer)
 
@@ -95,9 +113,9 @@ class Scheduler:
         for part in _PARTS:
             move = balancer.partway(proposed, part) if part < 1 else proposed
             cuts = self._named(move.cuts)
-            lines = self._parallel.objections(cuts, self._optimizer)
+            lines = self._parallel.objections(cuts, self.optimizers)
             told = self._parallel.grid.comm.gather_objects(
-                [lines, max(self._parallel.moved_bytes(cuts, self._optimizer))]
+                [lines, max(self._parallel.moved_bytes(cuts, self.optimizers))]
             )
             said = cast("list[tuple[list[str], int]]", told)
             size, against = max(one[1] for one in said), [line for one in said for line in one[0]]
@@ -110,11 +128,12 @@ class Scheduler:
             balancer.refused(proposed, f"moving {size / 1e6:.1f} MB takes about {price:.2g} s")
         else:
             start = self._clock()
-            self._parallel.rebalance(cuts, self._optimizer)
+            self._parallel.rebalance(cuts, self.optimizers)
             took = max(one[0] for one in self._gathered([self._clock() - start]))
             self._byte_seconds = took / size if size else self._byte_seconds
             balancer.moved(move)
             self.moves.append((self._steps, move))
+            self._tell(self.lines[-1])
 
     def _gathered(self, mine: list[float]) -> list[list[float]]:
         """Numbers of every rank. Collective."""

@@ -13,6 +13,7 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NoReturn
 
@@ -36,6 +37,7 @@ from autopar.runtime.session import compiled_job
 from autopar.runtime.session.compiled_job import CompiledJob
 from autopar.runtime.session.parallel_module import Parallel
 from autopar.runtime.training import balance_lines
+from autopar.runtime.training.balance_settings import AUTO, OFF, SYNTAX, parse_balance
 from autopar.runtime.training.scheduler import Scheduler
 
 CALL_SITE = call_site.PROGRAM
@@ -68,7 +70,8 @@ def parse(arguments: Sequence[str] | None, rank: int) -> argparse.Namespace | No
     parser.add_argument("--seed", type=int, default=0, help="of the initial parameters (0)")
     parser.add_argument("--dtype", choices=sorted(DTYPES), help="run in another precision than compiled")
     parser.add_argument("--profile", action="store_true", help="profile the last steps into profile.json")
-    parser.add_argument("--no-rebalance", action="store_true", help="keep the boundaries between ranks as they are")
+    balance = f"when boundaries move away from slow ranks: {SYNTAX} (auto; with --profile off)"
+    parser.add_argument("--balance", metavar="WHEN", help=balance)
     words = list(sys.argv[1:] if arguments is None else arguments)
     if {"-h", "--help"} & set(words):
         if rank == 0:
@@ -81,6 +84,7 @@ def parse(arguments: Sequence[str] | None, rank: int) -> argparse.Namespace | No
     ]
     if options.profile and options.steps < LEAST:
         problems.append(f"--profile needs {LEAST} steps or more, not {options.steps}")
+    options.balance = parse_balance(options.balance or (OFF if options.profile else AUTO))
     if problems:
         raise ConfigError(refusal("command line", "not understood", "see --help", problems))
     return options
@@ -106,18 +110,19 @@ def run(opened: CompiledJob, options: argparse.Namespace) -> None:
     with together(comm, "making the optimizer"):
         optimizer = make_optimizer(opened, list(parallel.parameters()))
     beside = _Beside(opened, options, dtype) if options.compare and comm.rank == 0 else None
-    scheduler = Scheduler(parallel, optimizer)
+    progress = Progress(options.steps, comm.rank == 0)
+    scheduler = Scheduler(parallel, optimizer, options.balance, tell=lambda line: progress.tell(f"moved      {line}"))
     profiled = profile_steps.scheduled(opened, parallel, optimizer, options.steps) if options.profile else None
-    times = train(opened, options, dtype, parallel, optimizer, scheduler, beside, profiled)
+    times = train(opened, options, dtype, parallel, optimizer, scheduler, beside, progress, profiled)
     if options.save is not None:
         state = parallel.full_state_dict(rank0_only=True)
         with together(comm, f"writing {options.save}"):
             if comm.rank == 0:
                 sources.save(state, options.save, {"seed": str(options.seed), "steps": str(len(times))})
     if profiled is not None:
-        for line in profiled.write():
+        for line in profiled.write(scheduler.lines):
             show(comm.rank, line)
-    for line in _summary(opened, options.save, scheduler, times):
+    for line in _summary(opened, options.save, scheduler if options.balance else None, times):
         show(comm.rank, line)
     comm.barrier()  # ranks that leave together free at exit what they share
 
@@ -130,24 +135,23 @@ def train(
     optimizer: torch.optim.Optimizer,
     scheduler: Scheduler,
     beside: _Beside | None,
+    progress: Progress,
     profiled: profile_steps.Schedule | ActionTimes | None = None,
 ) -> list[float]:
     """The steps; returns the wall seconds of each."""
     batches = compiled_job.batches(opened)
     times = []
-    with Progress(options.steps, parallel.grid.rank == 0) as progress:
+    moving = options.steps - (
+        2 * profile_steps.PROFILED if profiled is not None else 0
+    )  # what is profiled stays as it is
+    with progress:
         for step in range(1, options.steps + 1):
             with together(parallel.grid.comm, "reading the next batch"):
                 batch = compiled_job.cast(next(batches), dtype)
             start = time.perf_counter()
-            if profiled is not None:
-                with profiled.step(step):
-                    loss = _step(parallel, batch, optimizer)
-            elif options.no_rebalance:
+            watched = profiled.step(step) if profiled is not None else nullcontext()
+            with watched, scheduler.step() if options.balance and step <= moving else nullcontext():
                 loss = _step(parallel, batch, optimizer)
-            else:
-                with scheduler.step():
-                    loss = _step(parallel, batch, optimizer)
             times.append(time.perf_counter() - start)
             if beside is not None and step <= options.compare:
                 other = beside.step(batch)
@@ -199,13 +203,13 @@ def _update(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
     optimizer.step()
 
 
-def _summary(opened: CompiledJob, saved: Path | None, scheduler: Scheduler, times: Sequence[float]) -> list[str]:
+def _summary(opened: CompiledJob, saved: Path | None, scheduler: Scheduler | None, times: Sequence[float]) -> list[str]:
     lines = []
     if times:
         usual = statistics.median(times[1:] or times)
         lines.append(f"trained    {len(times)} steps, {usual * 1e3:.1f} ms per step")
-    names = opened.program.grid.shape.names
-    lines += [f"moved      {balance_lines.moved(names, step, move)}" for step, move in scheduler.moves]
+    if scheduler is not None:
+        lines.append(f"balance    {balance_lines.summary(scheduler.moves, scheduler.reason)}")
     if saved is not None:
         lines.append(f"saved      {saved}")
     lines.append(f"plan       {os.path.relpath(opened.folder / 'plan.json')}")

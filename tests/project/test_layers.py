@@ -94,7 +94,8 @@ proof               | autopar/proof                              | compiler emis
                     |                                            | problem capture ops
                     |                                            | discovery record runtime session program functional grid
                     |                                            | transport ir
-parallel            | autopar/parallel.py                        | compiler planning session profiling program parameters grid
+parallel            | autopar/parallel.py                        | compiler planning training session profiling program
+                    |                                            | parameters grid
                     |                                            | diagnostics transport ir
 analysis            | autopar/analysis                           | proof compiler subject planning schedules costmodel capture
                     |                                            | validity annotated ops record ir

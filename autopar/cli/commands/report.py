@@ -28,6 +28,7 @@ from autopar.artifact import PLAN, CompiledFolder, load
 from autopar.cli import placement_output
 from autopar.cli.option_types import count
 from autopar.cli.tables import cut, milliseconds, note, show, splits, table
+from autopar.costmodel.timeline import Event
 from autopar.files import check_file
 from autopar.ir import profile
 from autopar.ir.grid import GridShape
@@ -102,8 +103,10 @@ def _divided(arguments: argparse.Namespace, saved: CompiledFolder, placement: Pl
         print(msgspec.json.format(msgspec.json.encode(whole), indent=1).decode())
     else:
         placement_output.show_measured(placement, step)
+        note(*(f"before this step, moved {move}" for move in step.moves))
     if arguments.trace:
         ranks = [(f"rank {rank.rank}, measured", measured_events(placement, rank)) for rank in step.ranks]
+        ranks = _with_moves(ranks, step.moves)
         chrome_trace.write(Path(arguments.trace), [*ranks, *placement_timeline.all_events(placement)])
     return 0
 
@@ -113,7 +116,16 @@ def _trace(file: Path, saved: CompiledFolder, measures: profile.Profile) -> None
 
     lanes = [plan_vs_profile.events(saved.plan, measures, rank) for rank in measures.ranks]
     ranks = [(f"rank {rank.rank}, measured", lane) for rank, lane in zip(measures.ranks, lanes, strict=True)]
+    ranks = _with_moves(ranks, measures.moves)
     chrome_trace.write(file, [*ranks, ("predicted", step_schedule.events(saved.plan))])
+
+
+def _with_moves(
+    ranks: list[tuple[str, tuple[Event, ...]]], moves: Sequence[str]
+) -> list[tuple[str, tuple[Event, ...]]]:
+    """The first rank with a lane more, of what was moved before the step."""
+    name, events = ranks[0]
+    return [(name, (*events, *(Event(move, "move", "balance", 0.0, 0.0) for move in moves))), *ranks[1:]]
 
 
 def _json(saved: CompiledFolder, measures: profile.Profile, compared: Comparison) -> str:
@@ -206,6 +218,7 @@ def _said(saved: CompiledFolder, measures: profile.Profile, compared: Comparison
         said.append(
             f"predicted for {-(-drawn // grid.replicas)} of {drawn} micro-batches a replica; measured, for those that it drew"
         )
+    said += [f"before these steps, moved {move}" for move in measures.moves]
     if saved.edited:
         said.append("program.py was edited by hand: it need not do what this plan says")
     if compared.missing:

@@ -24,8 +24,12 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of the initial parameters (0)")
     parser.add_argument("--dtype", choices=["float32", "float64"], help="run in another precision than compiled")
-    parser.add_argument("--no-rebalance", action="store_true", help="keep the boundaries between ranks as they are")
-    profiled = "profile the last steps, for `autopar report`; boundaries stay as they are"
+    balance = "when boundaries move away from slow ranks: auto, off, or settings as threshold=0.05,horizon=500"
+    balance += " (auto; with --profile off)"
+    parser.add_argument("--balance", metavar="WHEN", help=balance)
+    profiled = (
+        "profile the last steps, for `autopar report`; boundaries stay as they are, with --balance in these steps only"
+    )
     parser.add_argument("--profile", action="store_true", help=profiled)
     launch_options.add_hosts(parser, "autopar run build -- -hosts a:2,b:2")
 
@@ -52,5 +56,5 @@ def run(arguments: argparse.Namespace) -> int:
     words += ["--save", arguments.save] if arguments.save else []
     words += ["--dtype", arguments.dtype] if arguments.dtype else []
     words += ["--profile"] if arguments.profile else []
-    words += ["--no-rebalance"] if arguments.no_rebalance else []
+    words += ["--balance", arguments.balance] if arguments.balance else []
     return launch(saved.folder / PROGRAM, GridShape.parse(saved.plan.grid).size, words, options=options)

@@ -45,12 +45,13 @@ class MeasuredRank:
 
 @dataclass(frozen=True, slots=True)
 class MeasuredStep:
-    """The step of a run whose length, `seconds`, is the median."""
+    """The step of a run whose length, `seconds`, is the median; what was moved before it, in words."""
 
     version: int
     program_sha256: str
     seconds: float
     ranks: tuple[MeasuredRank, ...]
+    moves: tuple[str, ...] = ()
 
     def slowest(self, position: int) -> MeasuredRank:
         """The rank of a position that has worked longest."""

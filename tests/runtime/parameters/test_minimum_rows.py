@@ -15,7 +15,7 @@ from autopar.runtime.parameters.deferred_init import module_values
 from autopar.runtime.parameters.minimum_rows import check_minimum_rows, least_share
 from autopar.runtime.program.plan_reader import WorkSpec
 from autopar.runtime.session.parallel_module import Parallel
-from autopar.runtime.training.load_balance import BalanceSettings
+from autopar.runtime.training.balance_settings import BalanceSettings
 from autopar.runtime.training.scheduler import Scheduler
 
 

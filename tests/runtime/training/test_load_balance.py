@@ -8,10 +8,10 @@ import pytest
 from autopar.errors import ConfigError
 from autopar.partitioner.cuts.best_cuts import CutTask, best_cuts, seconds
 from autopar.partitioner.cuts.rank_work import RankWork, StepWork, loads
+from autopar.runtime.training.balance_settings import BalanceSettings, parse_balance
 from autopar.runtime.training.evidence import by_chance, without_cause
 from autopar.runtime.training.load_balance import (
     Balancer,
-    BalanceSettings,
     CurrentCuts,
     between,
     speeds_of,
@@ -222,4 +222,12 @@ def test_settings_are_checked():
     for wrong in ({"window": 0}, {"threshold": -1.0}, {"agreement": 1.5}, {"doubt": 0.0}):
         with pytest.raises(ConfigError, match="window is 1 to"):
             BalanceSettings(**wrong)
+    assert parse_balance("threshold=0.5, window=9") == BalanceSettings(threshold=0.5, window=9)
+    for text, line in (
+        ("of", "did you mean 'off'"),
+        ("windows=4", "did you mean 'window'"),
+        ("window=4.5", "no whole number"),
+    ):
+        with pytest.raises(ConfigError, match=line):
+            parse_balance(text)
     assert isinstance(Balancer(StepWork((2,), (work(1.0, (0, 4)),)), BalanceSettings(), (None,)), Balancer)

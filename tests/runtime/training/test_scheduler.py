@@ -11,6 +11,8 @@ from autopar.runtime import Grid, simulate
 from autopar.runtime.parameters.deferred_init import module_values
 from autopar.runtime.program.plan_reader import WorkSpec
 from autopar.runtime.session.parallel_module import Parallel
+from autopar.runtime.training.attached_scheduler import AttachedScheduler
+from autopar.runtime.training.balance_settings import BalanceSettings
 from autopar.runtime.training.scheduler import Scheduler
 
 
@@ -110,3 +112,55 @@ def test_ranks_without_room_take_as_much_of_a_move_as_they_can(monkeypatch):
     refused = trained("tied", "2", lambda rank: 9.0 if rank == 0 else 1.0, 7)
     assert [one[2] for one in refused] == [[], []]
     assert refused[0][4] == "rank 0 computes at 0.11 of the fastest rank; there is no room: no room"
+
+
+def test_a_training_loop_need_not_know_of_it():
+    """Two optimizers, one of which steps first; an evaluation and a schedule between steps; one of another model besides."""
+    told = []
+
+    def rank():
+        model, inputs = make("mlp")
+        live = Grid("2x2")
+        p = Timed(PROGRAMS["mlp"](live), described("mlp", model, inputs, live), module_values(model))
+        clock, other = Clock(), torch.nn.Linear(2, 2)
+        watched = AttachedScheduler(p, BalanceSettings(), told.append if live.rank == 0 else lambda line: None, clock)
+        first, *rest = p.parameters()
+        optimizers = [torch.optim.AdamW([first]), torch.optim.SGD(rest, lr=0.1, momentum=0.9)]
+        apart = torch.optim.SGD(other.parameters(), lr=0.1)
+        shapes, losses = [], []
+        for step in range(9):
+            loss = p(**inputs(step))
+            loss.backward()
+            clock.now += 3.0 if live.rank == 0 and len(shapes) < 6 else 1.0
+            for optimizer in (*optimizers, apart):
+                optimizer.step()
+            with torch.no_grad():
+                p(**inputs(step))
+            clock.now += 100.0  # a batch is read
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+            shapes.append(tuple(p.get_parameter("layers.0.weight").shape))
+            losses.append(loss.detach())
+        watched.detach()
+        for optimizer in optimizers:
+            optimizer.step()
+        return losses, shapes, watched.lines, p.full_state_dict()
+
+    every = simulate(4, rank)
+    model, inputs = make("mlp")
+    first, *rest = model.parameters()
+    optimizers = [torch.optim.AdamW([first]), torch.optim.SGD(rest, lr=0.1, momentum=0.9)]
+    for step in range(9):
+        loss = model(**inputs(step))
+        loss.backward()
+        torch.testing.assert_close(every[0][0][step], loss.detach(), rtol=1e-12, atol=0)
+        with torch.no_grad():
+            model(**inputs(step))
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+    for name, one in model.named_parameters():
+        torch.testing.assert_close(every[0][3][name], one.detach(), rtol=1e-10, atol=1e-14)
+    assert told == every[0][2] != []
+    assert every[0][1][0] != every[0][1][-1]
+    assert "after step 6: rank 0 computes at 0.44 of the fastest rank" in told[0]

@@ -43,7 +43,7 @@ def test_training_compares_and_saves_under_the_original_names(tmp_path, capsys):
     differences = [float(line.split()[-1]) for line in said if line.startswith("compared")]
     assert len(differences) == 2
     assert max(differences) < 1e-6
-    assert [line.split()[0] for line in said[-4:]] == ["trained", "saved", "plan", "program"]
+    assert [line.split()[0] for line in said[-5:]] == ["trained", "balance", "saved", "plan", "program"]
     assert sum(line.startswith("step ") for line in said) == 5
     model = sequential(5, 3)
     model.load_state_dict(found := load_file(saved))
@@ -60,7 +60,9 @@ def test_another_dtype(tmp_path, capsys):
 
 
 def test_example_inputs_where_there_are_no_batches(tmp_path, capsys):
-    start(write(tmp_path, model=MODEL[: MODEL.index("def optimizer")]), "--steps", 3, "--compare", 3, "--no-rebalance")
+    start(
+        write(tmp_path, model=MODEL[: MODEL.index("def optimizer")]), "--steps", 3, "--compare", 3, "--balance", "off"
+    )
     assert "difference 0" in capsys.readouterr().out
 
 
@@ -78,7 +80,7 @@ def test_the_plans_optimizer_where_the_file_has_none(tmp_path, capsys, name):
     for folder, text in ((own, f"{model}def optimizer(parameters):\n    return {STOCK[name]}\n"), (saved, model)):
         folder.mkdir()
         program = write(folder, model=text, changes={"options": {"optimizer": name}})
-        start(program, "--steps", 3, "--no-rebalance", "--save", folder / "out.safetensors")
+        start(program, "--steps", 3, "--balance", "off", "--save", folder / "out.safetensors")
     expected, found = load_file(own / "out.safetensors"), load_file(saved / "out.safetensors")
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[key], found[key]) for key in expected)
