@@ -11,6 +11,8 @@ not matter, those are alike whose shares of every axis are equal; a plan that is
 from __future__ import annotations
 
 import functools
+import heapq
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -20,6 +22,7 @@ from autopar.ir.grid import GridShape
 from autopar.ir.machine import Machine
 
 _SHARE_DIGITS = 9
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,23 @@ def alike(machine: Machine, grid: GridShape) -> bool:
         return True
     unlike = machine.ranks and any(machine.class_of(rank).differs for rank in range(grid.size))
     return not grid.cuts and not unlike
+
+
+@functools.lru_cache(maxsize=1024)
+def rounds(machine: Machine, grid: GridShape, microbatches: int) -> int:
+    """For how many micro-batches a step lasts, each as long as it takes a rank of the profile's speed.
+
+    Without a queue, all of them. The replicas of a queue draw them, whoever is free the next, each as fast as its slowest rank.
+    """
+    if grid.queue is None:
+        return microbatches
+    size, speeds = grid.size // grid.replicas, machine.speeds(grid.size)
+    takes = [1.0 / min(speeds[replica * size : (replica + 1) * size]) for replica in range(grid.replicas)]
+    free = [(0.0, replica) for replica in range(grid.replicas)]
+    for _ in range(microbatches):
+        at, replica = heapq.heappop(free)
+        heapq.heappush(free, (at + takes[replica], replica))
+    return math.ceil(max(free)[0] - _ROUNDING)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -73,13 +73,14 @@ def simulate_queue(
     tasks: Sequence[Task],
     grid: GridShape,
     microbatches: int,
+    rounds: int,
     noise: QueueNoise,
     *,
     steps: int = 1,
     watch: Sequence[int] = (0,),
 ) -> Ranks:
-    """Let the replicas of a grid with a queue compute `steps` steps; `tasks` are those of a step where all are as fast."""
-    size, rounds = math.prod(grid.sizes), -(-microbatches // grid.replicas)
+    """Let the replicas of a grid with a queue compute `steps` steps; `tasks` are those of a step that lasts so many `rounds`."""
+    size = math.prod(grid.sizes)
     tasks_of_one = one_microbatch(tasks, rounds)
     runs = [
         simulate(

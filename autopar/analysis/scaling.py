@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from autopar.analysis.queue_timeline import QueueNoise, simulate_queue
 from autopar.costmodel import step_schedule
+from autopar.costmodel.rank_views import rounds
 from autopar.costmodel.timeline import Ranks, simulate
 from autopar.errors import AutoparError, ConfigError, PlanError, refusal
 from autopar.ir import machine as machines
@@ -53,10 +54,10 @@ class Noise:
         """Steps of a plan under it."""
         grid, tasks = GridShape.parse(plan.grid), step_schedule.of(plan)
         if grid.queue is not None and plan.batch.division is not None:
-            noise = QueueNoise(self.slow, self.jitter, self.seed)
-            return simulate_queue(
-                tasks, grid, plan.batch.division.microbatches, noise, steps=self.steps, watch=watch or (0,)
-            )
+            count, speeds = plan.batch.division.microbatches, plan.machine.speeds(grid.size)
+            slow = {rank: self.slow.get(rank, 1.0) / speed for rank, speed in enumerate(speeds)}
+            noise, often = QueueNoise(slow, self.jitter, self.seed), rounds(plan.machine, grid, count)
+            return simulate_queue(tasks, grid, count, often, noise, steps=self.steps, watch=watch or (0,))
         return simulate(
             tasks,
             grid.sizes,

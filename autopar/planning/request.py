@@ -53,6 +53,9 @@ class Request:
         """Bytes that a rank may hold, the one that may hold most."""
         if self.memories:
             return max(self.memories)
+        if self.grid.queue is not None:  # whose replicas hold the same
+            least, asked = float(min(self.machine.memories(self.grid.size))), self.options.memory
+            return least if asked is None else min(least, asked)
         return float(self.machine.memory_bytes) if self.options.memory is None else self.options.memory
 
     @property

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from autopar.costmodel import memory
 from autopar.costmodel.op_timings import UNMEASURED, Timings
-from autopar.costmodel.rank_views import views
+from autopar.costmodel.rank_views import rounds, views
 from autopar.ir.graph import Graph, Ref
 from autopar.ir.grid import GridShape
 from autopar.ir.layout import Layouts
@@ -62,8 +62,8 @@ class PricedProblem:
 
     @property
     def rounds(self) -> int:
-        """How often a rank computes the graph in a step: each replica of a queue its share, if all are as fast."""
-        return -(-self.microbatches // self.grid.replicas)
+        """How often a rank computes the graph in a step; of a queue, see `autopar.costmodel.rank_views.rounds`."""
+        return rounds(self.machine, self.grid, self.microbatches)
 
 
 @dataclass(frozen=True, slots=True)

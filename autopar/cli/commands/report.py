@@ -28,6 +28,7 @@ from autopar.artifact import PLAN, CompiledFolder, load
 from autopar.cli import placement_output
 from autopar.cli.option_types import count
 from autopar.cli.tables import cut, milliseconds, note, show, splits, table
+from autopar.costmodel.rank_views import rounds
 from autopar.costmodel.timeline import Event
 from autopar.files import check_file
 from autopar.ir import profile
@@ -215,9 +216,8 @@ def _said(saved: CompiledFolder, measures: profile.Profile, compared: Comparison
     said.append(f"measured on {count}, {len(measures.ranks[0].steps)} profiled steps")
     if grid.queue and saved.plan.batch.division:
         drawn = saved.plan.batch.division.microbatches
-        said.append(
-            f"predicted for {-(-drawn // grid.replicas)} of {drawn} micro-batches a replica; measured, for those that it drew"
-        )
+        share = rounds(saved.plan.machine, grid, drawn)
+        said.append(f"predicted for {share} of {drawn} micro-batches a replica; measured, for those that it drew")
     said += [f"before these steps, moved {move}" for move in measures.moves]
     if saved.edited:
         said.append("program.py was edited by hand: it need not do what this plan says")
