@@ -128,12 +128,12 @@ def _of_letters(options: Options, memory: float) -> Options:
 def _placed(candidate: Candidate, request: Request, tell: Progress) -> tuple[Candidate, Placed]:
     """The division whose walked peak meets the limit on every position.
 
-    While places are sought, memory is what is kept from call to call: what is held beside that is found by the walk, and the room
-    is made smaller by as much as it exceeds the limit. Raises InfeasiblePlan.
+    While places are sought, memory is what is kept from call to call: what is held beside that is found by the walk, and room is
+    left for it when they are sought again. Raises InfeasiblePlan.
     """
-    problem, less, found = placement_problem(candidate, request), 0.0, list[Placed]()
+    problem, beside, found = placement_problem(candidate, request), float(_inputs(candidate)), list[Placed]()
     for _ in range(_TRIES):
-        rooms = position_limits(request, _inputs(candidate) + less)
+        rooms = position_limits(request, beside)
         try:
             carried_out, placed = _division(candidate, replace(problem, positions=rooms), request, tell)
         except InfeasiblePlan:
@@ -141,18 +141,22 @@ def _placed(candidate: Candidate, request: Request, tell: Progress) -> tuple[Can
                 raise
             break
         found.append(placed)
-        over = _over(placed, request)[0]
-        if over <= 0:
+        if _over(placed, request)[0] <= 0:
             return carried_out, placed
-        less += over
+        kept = zip(placed.footprints, placed.placement.memory, _limits(request), strict=True)
+        beside = max(held.peak - size for held, size, limit in kept if held.peak > limit)
     raise _too_full(request, min((_over(one, request) for one in found), key=lambda one: one[0]))
 
 
 def _over(placed: Placed, request: Request) -> tuple[float, PositionFootprint]:
     """By how much a position holds more than it may, and what it holds: of the one that misses its limit by most."""
-    limits = [limits.memory or 0.0 for limits in position_limits(request, 0.0)]
-    pairs = zip(placed.footprints, limits, strict=True)
+    pairs = zip(placed.footprints, _limits(request), strict=True)
     return max(((held.peak - limit, held) for held, limit in pairs), key=lambda one: one[0])
+
+
+def _limits(request: Request) -> list[float]:
+    """The memory of a rank of every position."""
+    return [limits.memory or 0.0 for limits in position_limits(request, 0.0)]
 
 
 def _too_full(request: Request, missed: tuple[float, PositionFootprint]) -> InfeasiblePlan:

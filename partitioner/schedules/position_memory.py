@@ -164,6 +164,9 @@ class _PositionWalk:
         self.actions, self.number = step.lists[position], numbers[position]
         self.changes: list[list[tuple[int, int, str]]] = [[] for _ in range(len(self.actions) + 1)]
         self.trains = any(action.kind == "B" for action in self.actions)
+        at = step.position
+        self.edges = [edge for edge in step.edges if position in {at[edge.source], *(at[i] for i in edge.readers)}]
+        self.known_times: dict[tuple[int, str], tuple[NDArray[np.int64], NDArray[np.int64], int, int]] = {}
         for m in sorted({action.microbatch for action in self.actions}):
             self._values(m)
             self._gradients(m)
@@ -205,7 +208,7 @@ class _PositionWalk:
         """What segments hand on, of one micro-batch."""
         regions: dict[tuple[int, int], list[Place]] = {}
         sizes: dict[tuple[int, int], int] = {}
-        for edge in self.step.edges:
+        for edge in self.edges:
             here = [reader for reader in edge.readers if self.step.position[reader] == self.at]
             ends = [end for reader in here for end in self._read(reader, edge.name, m)]
             if self.step.position[edge.source] == self.at:
@@ -247,7 +250,7 @@ class _PositionWalk:
 
     def _gradients(self, m: int) -> None:
         """What comes back, of one micro-batch."""
-        for edge in self.step.edges if self.trains else ():
+        for edge in self.edges if self.trains else ():
             if not edge.gradient:
                 continue
             home = self.step.position[edge.source]
@@ -295,8 +298,7 @@ class _PositionWalk:
             PositionPeak(),
         )
         for i, action in enumerate(self.actions):
-            memory = self.step.segments[action.segment]
-            inside, saved, before, after = _times(memory, action.kind)
+            inside, saved, before, after = self._times(action)
             held["activations"] -= before
             changes = [*self.changes[i], *self._births(action, known)]
             total = inside + sum(held.values())
@@ -314,6 +316,13 @@ class _PositionWalk:
                 held[kind] += nbytes
             held["activations"] += after
         return best
+
+    def _times(self, action: Action) -> tuple[NDArray[np.int64], NDArray[np.int64], int, int]:
+        """`_times` of an action, worked out once for all micro-batches."""
+        key = action.segment, action.kind
+        if key not in self.known_times:
+            self.known_times[key] = _times(self.step.segments[action.segment], action.kind)
+        return self.known_times[key]
 
     def _births(self, action: Action, known: set[str]) -> Iterator[tuple[int, int, str]]:
         """The gradients of parameters that stay from an action on."""

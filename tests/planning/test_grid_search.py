@@ -105,12 +105,12 @@ def test_a_grid_may_come_with_its_number_of_ranks():
 
 
 def test_what_takes_longer_even_without_the_limit_is_passed_over():
-    """Over a slow link no grid of space alone is as short as two halves of the net."""
+    """Over a slow link four parts of everything are slower than two halves of the net."""
     slow = dataclasses.replace(QUICK, ranks_per_node=2, inter=dataclasses.replace(QUICK.inter, beta=1e5))
-    compiled = deep_net(memory="9MiB", plan="auto", machine=slow, depth=4)
+    compiled = deep_net(memory="9.1MiB", plan="auto", machine=slow, depth=4)
     passed = [tried for tried in compiled.grids if tried.refused.startswith("passed over")]
-    assert compiled.plan.grid == "stage:2x2"
     assert [tried.grid for tried in passed] == ["4"]
+    assert "beside stage:2x2" in passed[0].refused
     for tried in passed:
         assert compiled.replan(grid=tried.grid).plan.predicted.seconds >= compiled.plan.predicted.seconds
 
