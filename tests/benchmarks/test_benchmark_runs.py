@@ -96,6 +96,15 @@ def test_a_move_sends_what_changes_owner_and_little_else():
 
 
 @pytest.mark.zoo
+def test_a_plan_for_unequal_ranks_beside_the_equal_division():
+    found = run("unequal", "--rounds", "1", "--steps", "2", "--pin", "*: b0@axis0")
+    assert found["cuts"]
+    assert [rank["speed"] for rank in found["ranks"]] == found["speeds"] == [1.0, 0.5]
+    assert found["best"] == pytest.approx(found["before"] * 2 / 1.5)
+    assert all(rank["measured_peak"] > 0 for rank in found["ranks"])
+
+
+@pytest.mark.zoo
 def test_stalled_ranks_leave_the_gradients_alone():
     found = run("queue", "--rounds", "1", "--steps", "2")
     assert {"queue", "halves", "batch", "check", "stalls"} == set(found)
