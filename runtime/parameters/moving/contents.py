@@ -61,6 +61,11 @@ def held_parts(tensor: Tensor, optimizers: Sequence[torch.optim.Optimizer]) -> I
                 yield HeldPart(value.dtype, partial(state.__getitem__, key), partial(state.__setitem__, key))
 
 
+def bytes_per_element(tensor: Tensor, optimizers: Optimizers) -> int:
+    """Of a parameter or buffer with its gradient and state."""
+    return sum(part.dtype.itemsize for part in held_parts(tensor, every(optimizers)))
+
+
 def elementwise(value: object, tensor: Tensor) -> bool:
     """Whether it has a number for each element of a tensor."""
     return isinstance(value, Tensor) and value.dim() > 0 and value.shape == tensor.shape

@@ -21,9 +21,9 @@ from autopar.errors import ConfigError, refusal
 from autopar.ir.units import bytes_precisely
 from autopar.runtime.grid.grid import Grid
 from autopar.runtime.grid.planned_axis import PlannedAxis
-from autopar.runtime.parameters.moving.contents import Held, Optimizers, every, held_parts
+from autopar.runtime.parameters.moving.contents import Held, Optimizers, bytes_per_element
 from autopar.runtime.parameters.moving.exchange import Moving, batches
-from autopar.runtime.parameters.moving.owners import Repartitions
+from autopar.runtime.parameters.moving.owners import Repartitions, weighed
 from autopar.runtime.program.plan_reader import Description
 
 _ROUNDED = 1 + 1e-9
@@ -39,8 +39,10 @@ def over_limit(
     piece: int = 0,
 ) -> list[str]:
     """The ranks at this place that would hold more than they may, each as a line, by what this rank has of every tensor."""
-    sizes = [(repartitions.of(item.shape, layouts), _size(tensor, optimizers)) for item, layouts, tensor in held]
-    first = 0 if grid.place is None else grid.place.index * grid.group.size
+    held_sizes = [(item.shape, layouts, _size(tensor, optimizers)) for item, layouts, tensor in held]
+    sizes = weighed(repartitions, held_sizes)
+    first = grid.comm.rank - grid.group.rank  # of this place
+    batched = list(batches(moving, piece))
     lines = []
     for rank in range(grid.group.size):
         limit = description.limit(first + rank)
@@ -48,7 +50,7 @@ def over_limit(
             return []
         before = sum(of.elements(rank, moved=False) * size for of, size in sizes)
         after = sum(of.elements(rank, moved=True) * size for of, size in sizes)
-        extra = max((_beside(batch, rank, piece) for batch in batches(moving, piece)), default=0)
+        extra = max((_beside(batch, rank, piece) for batch in batched), default=0)
         grown = _grown(repartitions.axes(rank), [grid.shape.cuts_of(i) for i in range(len(grid.axes))])
         step = after + description.predicted.beside * grown if grown > _ROUNDED else 0
         most = max(max(before, after) + extra, step)
@@ -67,14 +69,15 @@ def check_memory(lines: Sequence[str]) -> None:
 
 def _size(tensor: Tensor, optimizers: Optimizers) -> int:
     """Bytes per element: its own, its gradient's, which a trained parameter will have again, and those of its state."""
-    parts = sum(part.dtype.itemsize for part in held_parts(tensor, every(optimizers)))
-    return parts + (tensor.element_size() if tensor.requires_grad and tensor.grad is None else 0)
+    return bytes_per_element(tensor, optimizers) + (
+        tensor.element_size() if tensor.requires_grad and tensor.grad is None else 0
+    )
 
 
 def _beside(batch: Sequence[Moving], rank: int, piece: int) -> int:
     """What a rank holds while a batch moves, beside what it holds anyway: new parts, and messages in both directions."""
     parts = sum(math.prod(one.repartition.shape(rank)) * one.of.dtype.itemsize for one in batch)
-    sent = sum(one.repartition.sent(rank) * one.of.dtype.itemsize for one in batch)
+    sent = sum(one.repartition.sent[rank] * one.of.dtype.itemsize for one in batch)
     return parts + 2 * min(piece, sent)
 
 

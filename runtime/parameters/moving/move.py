@@ -12,22 +12,21 @@ import torch
 
 from autopar.runtime.diagnostics.collective_errors import together
 from autopar.runtime.grid.grid import Grid
-from autopar.runtime.parameters.moving.contents import Held, Optimizers, complete, every, held_parts
+from autopar.runtime.parameters.moving.contents import Held, Optimizers, bytes_per_element, complete, every, held_parts
 from autopar.runtime.parameters.moving.exchange import PIECE, Moving, exchange
 from autopar.runtime.parameters.moving.legal_cuts import Cuts
 from autopar.runtime.parameters.moving.memory_need import check_memory, over_limit
-from autopar.runtime.parameters.moving.owners import Repartitions
+from autopar.runtime.parameters.moving.owners import Repartitions, weighed
 from autopar.runtime.program.plan_reader import Description, TensorSpec
 
 
 def moved_bytes(grid: Grid, cuts: Mapping[str, Cuts], held: Sequence[Held], optimizers: Optimizers) -> list[int]:
     """What each rank at this place would send if axes were cut so, by what this rank has: exact, and without communication."""
-    sent, repartitions = [0] * grid.group.size, Repartitions(grid, cuts)
-    for item, layouts, tensor in held:
-        repartition = repartitions.of(item.shape, layouts)
-        size = sum(part.dtype.itemsize for part in held_parts(tensor, every(optimizers))) if repartition.moves else 0
-        for rank in range(len(sent)) if size else ():
-            sent[rank] += repartition.sent(rank) * size
+    sizes = [(item.shape, layouts, bytes_per_element(tensor, optimizers)) for item, layouts, tensor in held]
+    sent = [0] * grid.group.size
+    for repartition, size in weighed(Repartitions(grid, cuts), sizes):
+        for rank, elements in enumerate(repartition.sent):
+            sent[rank] += elements * size
     return sent
 
 

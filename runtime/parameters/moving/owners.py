@@ -11,7 +11,7 @@ and what P_i has in common with Q_i stays.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from autopar.ir.grid import unravel
@@ -27,11 +27,22 @@ DimRows = tuple[Runs, ...]  # of every dim
 
 @dataclass(frozen=True, slots=True)
 class Repartition:
-    """Tensors of one shape and layouts: of every rank of the group its rows before and after, and its peers in order."""
+    """Tensors of one shape and layouts: of every rank of the group its rows before and after, and its peers in order.
+
+    `sent` are the elements that each rank sends, `largest` those of the largest part of any rank, before or after.
+    """
 
     before: tuple[DimRows, ...]
     after: tuple[DimRows, ...]
     peers: tuple[tuple[int, ...], ...]
+    sent: tuple[int, ...] = ()
+    largest: int = 0
+
+    def counted(self) -> Repartition:
+        """With what the ranks send, and the largest part."""
+        ranks = range(len(self.peers))
+        sent = [sum(self.handed(i, j)[0].numel for j in self.peers[i] if i != j) if self.moves else 0 for i in ranks]
+        return replace(self, sent=tuple(sent), largest=max(Region(one).numel for one in (*self.before, *self.after)))
 
     @property
     def moves(self) -> bool:
@@ -43,10 +54,6 @@ class Repartition:
         pairs = [overlap(old, new) for old, new in zip(self.before[source], self.after[target], strict=True)]
         return Region(tuple(old for old, _ in pairs)), Region(tuple(new for _, new in pairs))
 
-    def sent(self, rank: int) -> int:
-        """The elements that a rank sends."""
-        return sum(self.handed(rank, peer)[0].numel for peer in self.peers[rank] if peer != rank)
-
     def elements(self, rank: int, *, moved: bool) -> int:
         """The elements of a rank's part, before or after."""
         return Region((self.after if moved else self.before)[rank]).numel
@@ -54,11 +61,6 @@ class Repartition:
     def shape(self, rank: int) -> tuple[int, ...]:
         """The shape of a rank's new part."""
         return tuple(map(count, self.after[rank]))
-
-    @property
-    def largest(self) -> int:
-        """The elements of the largest part of any rank, before or after."""
-        return max(Region(part).numel for part in (*self.before, *self.after))
 
 
 class Repartitions:
@@ -105,4 +107,14 @@ class Repartitions:
             tuple(held(one, False) for one in at),
             tuple(held(one, True) for one in at),
             tuple(tuple(groups[copy]) for copy in copies),
-        )
+        ).counted()
+
+
+def weighed(
+    repartitions: Repartitions, held: Sequence[tuple[tuple[int, ...], Layouts, int]]
+) -> list[tuple[Repartition, int]]:
+    """Of each kind of tensor its repartition, and the bytes per element of all of them together."""
+    sizes: dict[tuple[tuple[int, ...], Layouts], int] = {}
+    for shape, layouts, size in held:
+        sizes[shape, layouts] = sizes.get((shape, layouts), 0) + size
+    return [(repartitions.of(*kind), size) for kind, size in sizes.items()]
