@@ -56,7 +56,7 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 class Files(LoadFileScheduling):
-    """A file is run by one worker, and where there are two workers, all that start jobs by the same.
+    """A file is run by one worker, and on two cores all that start jobs by the same, which forks them of one process.
 
     Ranks that wait for one another do not sleep: on two cores two jobs at a time take longer than one after the other.
     """
@@ -65,7 +65,7 @@ class Files(LoadFileScheduling):
         file = nodeid.split("::", 1)[0]
         if file.startswith("tests/codegen/"):
             return "tests/codegen"  # its files look at the same compiled models: `compiled_once`
-        return "jobs" if self.numnodes <= 2 and starts_jobs(HERE.parent / file) else file
+        return "jobs" if (os.cpu_count() or 1) <= 2 and starts_jobs(HERE.parent / file) else file
 
 
 @pytest.hookimpl(wrapper=True)
