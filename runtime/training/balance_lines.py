@@ -19,16 +19,16 @@ def moved(names: Sequence[str], step: int, move: Move) -> str:
     return f"{where} after step {step}: {described(move.speeds)}; {compute}"
 
 
-def summary(moves: Sequence[tuple[int, Move]], reason: str) -> str:
+def summary(lines: Sequence[str], reason: str) -> str:
     """All that was done, and why no more.
 
     >>> summary([], "there is one rank")
     'nothing moved: there is one rank'
     """
-    if not moves:
+    if not lines:
         return f"nothing moved: {reason}"
-    times = "once" if len(moves) == 1 else f"{len(moves)} times"
-    return f"moved {times}, last after step {moves[-1][0]}; now: {reason}"
+    times = "once" if len(lines) == 1 else f"{len(lines)} times"
+    return f"moved {times}; now: {reason}"
 
 
 def cut_at(cuts: AxisCuts) -> str:

@@ -44,3 +44,9 @@ def by_chance(steps: int, saying: int, often: float) -> float:
     (True, 0.75)
     """
     return sum(math.comb(steps, n) * often**n * (1 - often) ** (steps - n) for n in range(saying, steps + 1))
+
+
+def shown(said: Sequence[bool], count: int, agreement: float, doubt: float) -> bool:
+    """Whether most of the last so many steps say something, and not by chance, by how often the steps before them do."""
+    earlier, last = said[:-count], sum(said[-count:])
+    return last >= agreement * count and by_chance(count, last, without_cause(sum(earlier), len(earlier))) <= doubt

@@ -24,7 +24,7 @@ from statistics import median
 from autopar.partitioner.cuts.best_cuts import CutTask, best_cuts
 from autopar.partitioner.cuts.rank_work import AxisCuts, GridCuts, RankWork, StepWork, least_seconds, loads
 from autopar.runtime.training.balance_settings import REMEMBERED, BalanceSettings
-from autopar.runtime.training.evidence import by_chance, medians, steady, without_cause
+from autopar.runtime.training.evidence import medians, shown, steady
 from autopar.runtime.training.work_fit import ObservedMove, corrections
 
 _WINDOWS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 48, REMEMBERED)
@@ -110,6 +110,18 @@ class Balancer:
         """The boundaries are where `move` has them."""
         self._left = move.former, list(self._seconds)[-self.settings.window :]
         self._moves.append(self._count)
+        self._forget()
+
+    def replan(self, step: StepWork) -> None:
+        """The ranks compute something else from now on: segments have moved."""
+        self.step = with_whole_work(step)
+        self._observed.clear()
+        self.corrections = corrections(self.step, ())
+        self._left = None
+        self._forget()
+
+    def _forget(self) -> None:
+        """Begin to measure anew."""
         self._seconds.clear()
         self._wall.clear()
         self._gaps.clear()
@@ -186,9 +198,7 @@ class Balancer:
 
     def _shown(self, said: Sequence[bool], count: int) -> bool:
         """Whether most of the last so many steps speak for a move, and not by chance."""
-        earlier, last = said[:-count], sum(said[-count:])
-        chance = by_chance(count, last, without_cause(sum(earlier), len(earlier)))
-        return last >= self.settings.agreement * count and chance <= self._doubt()
+        return shown(said, count, self.settings.agreement, self._doubt())
 
     def _doubt(self) -> float:
         """What may happen by chance, less after several moves."""

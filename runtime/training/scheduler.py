@@ -1,4 +1,4 @@
-"""Moves the boundaries of a grid's axes between steps, so that slower ranks get less to do.
+"""Moves the boundaries of a grid's axes, and segments of a divided graph, between steps, so that slower ranks get less to do.
 
     scheduler = Scheduler(parallel, optimizer)
     for batch in batches:
@@ -29,6 +29,7 @@ from autopar.runtime.training import balance_lines
 from autopar.runtime.training.balance_settings import BalanceSettings
 from autopar.runtime.training.load_balance import Balancer, CurrentCuts, Move
 from autopar.runtime.training.planned_work import cut_extents, planned_work
+from autopar.runtime.training.segment_mover import SegmentMover
 
 _OVERHEAD = 0.005  # of a step, for what is exchanged and worked out
 _MOST_STEPS = 8  # between two exchanges
@@ -39,7 +40,8 @@ _PARTS = (1.0, 0.5, 0.25)  # of a move, if ranks have no room for all of it
 class Scheduler:
     """Measures steps and moves boundaries of a `Parallel`. `moves` are those made, each with the step before it.
 
-    `reason` says what was decided last and why. `idle`: nothing can ever move. `tell` is told of every move, in a line.
+    `lines` tell of these, and of segments that moved; `tell` is given each. `reason` says what was decided last and why. `idle`:
+    nothing can ever move.
     """
 
     def __init__(
@@ -51,26 +53,26 @@ class Scheduler:
         tell: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.moves: list[tuple[int, Move]] = []
+        self.lines: list[str] = []
         self._parallel = parallel
         self.optimizers = optimizer
         self._clock = clock
         self._tell = tell
+        settings = settings or BalanceSettings()
         step = planned_work(parallel)
         self._extents = cut_extents(step)
         self.reason = nothing_to_move(parallel, self._extents)
         self.idle = bool(self.reason)
-        self._balancer = None if self.idle else Balancer(step, settings or BalanceSettings(), self._cuts())
-        self._mine: list[float] = []  # compute and wall seconds of steps that have not been exchanged
+        self._balancer = Balancer(step, settings, self._cuts()) if any(self._extents) and not self.idle else None
+        self._segments = SegmentMover(parallel, settings) if not self.idle and SegmentMover.fits(parallel) else None
+        self._mine: list[
+            list[float]
+        ] = []  # of steps that have not been exchanged: compute, wall, and segments' seconds
         self._steps = 0
         self._every = 1  # steps between two exchanges
         self._spent = 0.0  # seconds that the last exchange took, with what was worked out
+        self._moving = 0.0  # of these, moving
         self._byte_seconds = _BYTE_SECONDS
-
-    @property
-    def lines(self) -> list[str]:
-        """The moves in words."""
-        names = self._parallel.grid.shape.names
-        return [balance_lines.moved(names, step, move) for step, move in self.moves]
 
     @contextmanager
     def step(self) -> Iterator[None]:
@@ -87,26 +89,56 @@ class Scheduler:
         """A step lasted from `start` to `end`, each what `now` said; move boundaries when that pays. Collective."""
         wall, waited = (after - before for before, after in zip(start, end, strict=True))
         self._steps += 1
-        if self._balancer is not None:
-            self._mine += [wall - waited, wall]
-            if len(self._mine) >= 2 * self._every:
-                self._exchange(self._balancer)
+        if not self.idle:
+            self._mine.append([wall - waited, wall, *(self._segments.seconds() if self._segments else ())])
+            if len(self._mine) >= self._every:
+                self._exchange()
 
-    def _exchange(self, balancer: Balancer) -> None:
+    def _exchange(self) -> None:
         """Tell the other ranks, hear from them, and decide."""
         start = self._clock()
-        told = self._gathered([*self._mine, self._spent])
+        width = len(self._mine[0])
+        told = self._gathered([*(number for step in self._mine for number in step), self._spent])
+        steps = [[one[i : i + width] for one in told] for i in range(0, len(self._mine) * width, width)]
         self._mine = []
-        walls = [max(one[i + 1] for one in told) for i in range(0, len(told[0]) - 1, 2)]
-        for i, wall in enumerate(walls):
-            balancer.observe([one[2 * i] for one in told], wall, self._cuts())
-        allowed = _OVERHEAD * min(walls)
+        for ranks in steps:
+            if self._balancer is not None:
+                self._balancer.observe([one[0] for one in ranks], max(one[1] for one in ranks), self._cuts())
+            if self._segments is not None:
+                self._segments.observe([one[2:] for one in ranks])
+        allowed = _OVERHEAD * min(max(one[1] for one in ranks) for ranks in steps)
         self._every = min(max(1, math.ceil(min(one[-1] for one in told) / allowed)), _MOST_STEPS) if allowed else 1
-        verdict = balancer.consider(CurrentCuts(self._cuts(), self._extents, self._legal))
-        self.reason = verdict.reason
-        self._spent = self._clock() - start
-        if verdict.move is not None:
-            self._make(balancer, verdict.move)
+        self._decide()
+        self._spent = self._clock() - start - self._moving
+        self._moving = 0.0
+
+    def _decide(self) -> None:
+        """Move boundaries, or else segments."""
+        if self._balancer is not None:
+            decision = self._balancer.consider(CurrentCuts(self._cuts(), self._extents, self._legal))
+            self.reason = decision.reason
+            if decision.move is not None:
+                return self._make(self._balancer, decision.move)
+        if self._segments is not None:
+            start = self._clock()
+            line, size = self._segments.consider(self._byte_seconds, self.optimizers)
+            self.reason = self._segments.reason if self._balancer is None else self.reason
+            if line:
+                self._timed(start, size)
+                self._note(line)
+                if self._balancer is not None:
+                    self._balancer.replan(planned_work(self._parallel))
+        return None
+
+    def _note(self, line: str) -> None:
+        self.lines.append(line)
+        self._tell(line)
+
+    def _timed(self, start: float, size: float) -> None:
+        """Learn what a byte takes from a move of so many. Collective."""
+        self._moving = self._clock() - start
+        took = max(one[0] for one in self._gathered([self._moving]))
+        self._byte_seconds = took / size if size else self._byte_seconds
 
     def _make(self, balancer: Balancer, proposed: Move) -> None:
         """Make a move as far as ranks have room for it, if it pays. Collective."""
@@ -129,11 +161,10 @@ class Scheduler:
         else:
             start = self._clock()
             self._parallel.rebalance(cuts, self.optimizers)
-            took = max(one[0] for one in self._gathered([self._clock() - start]))
-            self._byte_seconds = took / size if size else self._byte_seconds
+            self._timed(start, size)
             balancer.moved(move)
             self.moves.append((self._steps, move))
-            self._tell(self.lines[-1])
+            self._note(balance_lines.moved(self._parallel.grid.shape.names, self._steps, move))
 
     def _gathered(self, mine: list[float]) -> list[list[float]]:
         """Numbers of every rank. Collective."""
@@ -158,6 +189,6 @@ def nothing_to_move(parallel: Parallel, extents: tuple[tuple[int, ...], ...]) ->
         return "there is one rank"
     if parallel.grid.shape.queue is not None:
         return "the replicas draw their micro-batches from a queue, fast ones more"
-    if not any(extents):
+    if not any(extents) and not SegmentMover.fits(parallel):
         return "no call is split over an axis: there is no boundary to move"
     return ""

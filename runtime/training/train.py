@@ -209,7 +209,7 @@ def _summary(opened: CompiledJob, saved: Path | None, scheduler: Scheduler | Non
         usual = statistics.median(times[1:] or times)
         lines.append(f"trained    {len(times)} steps, {usual * 1e3:.1f} ms per step")
     if scheduler is not None:
-        lines.append(f"balance    {balance_lines.summary(scheduler.moves, scheduler.reason)}")
+        lines.append(f"balance    {balance_lines.summary(scheduler.lines, scheduler.reason)}")
     if saved is not None:
         lines.append(f"saved      {saved}")
     lines.append(f"plan       {os.path.relpath(opened.folder / 'plan.json')}")

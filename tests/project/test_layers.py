@@ -51,7 +51,7 @@ session             | runtime/session                            | pipeline para
                     |                                            | diagnostics process transport placement schedules jobs ir
 profiling           | runtime/profiling                          | session parameters program grid diagnostics transport ir
 calibration         | runtime/calibration                        | primitives grid diagnostics process transport jobs ir
-training            | runtime/training                           | profiling session parameters program functional grid
+training            | runtime/training                           | profiling session pipeline parameters program functional grid
                     |                                            | diagnostics process transport placement schedules cuts ir
 verification        | runtime/verification                       | session parameters program functional windowed partitions
                     |                                            | primitives grid diagnostics process transport jobs ir
