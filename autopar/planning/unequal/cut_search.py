@@ -21,7 +21,7 @@ from autopar.costmodel.local_shapes import axis_part
 from autopar.errors import InfeasiblePlan
 from autopar.ir.grid import GridShape
 from autopar.ir.layout import cut_bounds
-from autopar.partitioner.cuts.best_cuts import CutTask, best_cuts
+from autopar.partitioner.cuts.best_cuts import CutTask, best_cuts, seconds
 from autopar.partitioner.cuts.rank_work import AxisCuts, GridCuts, RankWork, StepWork
 from autopar.partitioner.formulation.strategies import filled_factors
 from autopar.planning.candidate import Candidate, candidate_of
@@ -36,6 +36,8 @@ _SQUEEZES = 6  # how often a rank's memory makes it slower
 _ROOM = 0.98  # of its memory, to which it is squeezed
 _LONGER = 1e-9  # relative
 _LARGEST = 10_000  # denominator
+_DENOMINATORS = (3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+_HARDLY = 0.005  # relative
 
 
 def alternated(request: Request, solve: Callable[[GridShape], Candidate], tell: Progress) -> Candidate:
@@ -88,7 +90,7 @@ def _best_grids(candidate: Candidate, request: Request) -> Iterator[GridShape]:
     speeds = built.machine.speeds(grid.size)
     for _ in range(_SQUEEZES):
         task = CutTask(step, (1.0,) * len(parts), speeds, rows, lambda cuts: _filled(candidate, _cut(grid, cuts)))
-        found = _cut(grid, _simple(best_cuts(task, _cuts_of(grid)), rows))
+        found = _cut(grid, _readable(task, _simple(best_cuts(task, _cuts_of(grid)), rows)))
         yield found
         held = candidate_of(replace(built, grid=found), candidate.solution, request.options.optimizer)
         if held.peak <= request.limit:
@@ -105,7 +107,7 @@ def _starts(request: Request) -> Iterator[GridShape]:
     step = StepWork(grid.sizes, (RankWork(factors, (1.0,)),))
     for speeds in (machine.speeds(grid.size), request.memories):
         task = CutTask(step, (1.0,), tuple(map(float, speeds)), rows, lambda cuts: True)
-        yield _cut(grid, _simple(best_cuts(task, _cuts_of(grid)), rows))
+        yield _cut(grid, _readable(task, _simple(best_cuts(task, _cuts_of(grid)), rows)))
 
 
 def _filled(candidate: Candidate, grid: GridShape) -> bool:
@@ -129,6 +131,19 @@ def _cuts_of(grid: GridShape) -> GridCuts:
 def _cut(grid: GridShape, cuts: GridCuts) -> GridShape:
     named = {name: one for name, one in zip(grid.names, cuts, strict=True) if one is not None}
     return grid.cut(named)
+
+
+def _readable(task: CutTask, cuts: GridCuts) -> GridCuts:
+    """Cuts nearby with smaller denominators, where the ranks finish hardly later with them."""
+    enough = max(seconds(task, cuts)) * (1 + _HARDLY)
+    for largest in _DENOMINATORS:
+        near = tuple(
+            None if one is None else tuple(float(Fraction(cut).limit_denominator(largest)) for cut in one)
+            for one in cuts
+        )
+        if task.legal(near) and max(seconds(task, near)) <= enough:
+            return near
+    return cuts
 
 
 def _simple(cuts: GridCuts, rows: Rows) -> GridCuts:
