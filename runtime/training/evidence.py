@@ -8,6 +8,7 @@ from statistics import median
 
 _CALM, _STEPS = 0.1, 5.0  # how often a step speaks for a move without cause, as if it had been seen in so many steps
 
+_FREE, _STEPS_BETWEEN = 2, 64  # moves in so many steps that ask for no more certainty
 _STEADY = 1.35  # the longest of a few steps over the shortest
 
 
@@ -50,3 +51,13 @@ def shown(said: Sequence[bool], count: int, agreement: float, doubt: float) -> b
     """Whether most of the last so many steps say something, and not by chance, by how often the steps before them do."""
     earlier, last = said[:-count], sum(said[-count:])
     return last >= agreement * count and by_chance(count, last, without_cause(sum(earlier), len(earlier))) <= doubt
+
+
+def doubted(doubt: float, step: int, moves: Sequence[int]) -> float:
+    """What may happen by chance: of several moves that were made lately, each further one divides it by ten.
+
+    >>> doubted(1e-3, 100, [1, 50, 60]), round(doubted(1e-3, 100, [50, 60, 70, 80]), 9)
+    (0.001, 1e-05)
+    """
+    recent = sum(step - at < _STEPS_BETWEEN for at in moves)
+    return doubt * 10.0 ** -max(0, recent - _FREE)

@@ -11,7 +11,7 @@ without cause is judged by the steps before these k, since the last move. k begi
 in a few steps, and grows. After several moves more certainty is asked for.
 
 When what slowed a rank ends, the ranks are seen to be equal, and the boundary goes back by the same rules: to where the plan
-had it, if that is as good.
+had it, if that is as good. Communication that becomes slower without a slow rank is a slow link: this is said, and moves nothing.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from statistics import median
 from autopar.partitioner.cuts.best_cuts import CutTask, best_cuts
 from autopar.partitioner.cuts.rank_work import AxisCuts, GridCuts, RankWork, StepWork, least_seconds, loads
 from autopar.runtime.training.balance_settings import REMEMBERED, BalanceSettings
-from autopar.runtime.training.evidence import medians, shown, steady
+from autopar.runtime.training.evidence import doubted, medians, shown, steady
 from autopar.runtime.training.work_fit import ObservedMove, corrections
 
 _WINDOWS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 48, REMEMBERED)
-_FREE_MOVES = 2  # in so many steps, without more certainty
 _FITTED = 8  # moves that are learned from
 _LEAST_WHOLE = 0.02  # of a step's work, that no cut makes smaller
 _ALIKE = 0.02  # speeds that differ by less have the same best cuts
 _REFUSED = 0.1  # the same of a move that has been refused
+_CALM = 10  # steps by which communication is known
 _SAID = 8  # steps by which it is said why nothing moves
 _EQUAL = 0.03  # speeds that are said to be equal
 _HOME = 0.02  # what the plan's own cuts may be slower than the best by, to be taken
@@ -84,6 +84,8 @@ class Balancer:
         self._seconds: deque[tuple[float, ...]] = deque(maxlen=REMEMBERED)
         self._wall: deque[float] = deque(maxlen=REMEMBERED)
         self._gaps: deque[tuple[float, ...]] = deque(maxlen=REMEMBERED)  # each rank's seconds over equal ones, in steps
+        self._calm: list[float] = []  # seconds of communication at first
+        self._links: deque[float] = deque(maxlen=REMEMBERED)
         self._count = 0
         self._moves: list[int] = []  # the steps after which boundaries were moved
         self._observed: deque[ObservedMove] = deque(maxlen=_FITTED)
@@ -105,6 +107,24 @@ class Balancer:
         load = loads(self.step, self.corrections, cuts)
         least = least_seconds(self.step, load, speeds_of(load, seconds))
         self._gaps.append(tuple((own - least) / wall if wall > 0 else 0.0 for own in seconds))
+
+    def communicated(self, seconds: float) -> None:
+        """The same step's seconds of communication on the rank that has waited least: no slow rank explains them."""
+        if self._count > self.settings.rest:
+            (self._links if len(self._calm) >= _CALM else self._calm).append(seconds)
+
+    def _slow_link(self) -> str:
+        """What is to be said of communication that has become slower, whatever the ranks compute."""
+        last = list(self._links)[-_SAID:]
+        if len(last) < _SAID:
+            return ""
+        before, now, wall = median(self._calm), median(last), median(self._wall) if self._wall else 0.0
+        more = max((now - before) / 2, self.settings.threshold * wall)
+        said = [seconds > before + more for seconds in (*self._calm, *last)]
+        if not shown(said, len(last), self.settings.agreement, self.settings.doubt):
+            return ""
+        rise = f"communication that no slow rank explains rose from {before * 1e3:.1f} to {now * 1e3:.1f}"
+        return f"; {rise} ms of a step: a link is slow, which no boundary helps"
 
     def moved(self, move: Move) -> None:
         """The boundaries are where `move` has them."""
@@ -162,8 +182,9 @@ class Balancer:
         if len(self._gaps) < self.settings.window:
             return "too few steps have been measured"
         if max(medians(list(self._gaps)[-_SAID:])) <= self.settings.threshold:
-            return f"no rank is slower than the others by {self.settings.threshold:.0%} of a step for long"
-        return self._why or "too few steps have shown that a rank is slow"
+            even = f"no rank is slower than the others by {self.settings.threshold:.0%} of a step for long"
+            return even + self._slow_link()
+        return (self._why or "too few steps have shown that a rank is slow") + self._slow_link()
 
     def _learn(self, cuts: GridCuts) -> None:
         """Once there are steps after a move, learn what they and those before say of the works."""
@@ -198,12 +219,8 @@ class Balancer:
 
     def _shown(self, said: Sequence[bool], count: int) -> bool:
         """Whether most of the last so many steps speak for a move, and not by chance."""
-        return shown(said, count, self.settings.agreement, self._doubt())
-
-    def _doubt(self) -> float:
-        """What may happen by chance, less after several moves."""
-        recent = sum(self._count - at < REMEMBERED for at in self._moves)
-        return self.settings.doubt * 10.0 ** -max(0, recent - _FREE_MOVES)
+        doubt = doubted(self.settings.doubt, self._count, self._moves)
+        return shown(said, count, self.settings.agreement, doubt)
 
     def _proposed(self, count: int, load: Sequence[float], place: CurrentCuts) -> Move:
         """The best cuts for what the last so many steps took, or the plan's where they are as good."""

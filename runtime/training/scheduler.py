@@ -104,6 +104,8 @@ class Scheduler:
         for ranks in steps:
             if self._balancer is not None:
                 self._balancer.observe([one[0] for one in ranks], max(one[1] for one in ranks), self._cuts())
+                if self._parallel.grid.place is None:
+                    self._balancer.communicated(min(one[1] - one[0] for one in ranks))
             if self._segments is not None:
                 self._segments.observe([one[2:] for one in ranks])
         allowed = _OVERHEAD * min(max(one[1] for one in ranks) for ranks in steps)
@@ -121,7 +123,7 @@ class Scheduler:
                 return self._make(self._balancer, decision.move)
         if self._segments is not None:
             start = self._clock()
-            line, size = self._segments.consider(self._byte_seconds, self.optimizers)
+            line, size = self._segments.consider(self._steps, self._byte_seconds, self.optimizers)
             self.reason = self._segments.reason if self._balancer is None else self.reason
             if line:
                 self._timed(start, size)

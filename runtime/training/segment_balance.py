@@ -29,7 +29,7 @@ from autopar.ir.pipeline.schedule import ActionLists
 from autopar.partitioner.placement.problem import PlacementProblem
 from autopar.partitioner.placement.relocation import SegmentMove, best_move
 from autopar.runtime.training.balance_settings import REMEMBERED, BalanceSettings
-from autopar.runtime.training.evidence import medians, shown
+from autopar.runtime.training.evidence import doubted, medians, shown
 
 _PRICE, _SPEED = 0.3, 0.3  # how far x and y are from what the plan says
 _CHANGED = 1.0  # by how much y may have changed
@@ -50,6 +50,8 @@ class SegmentBalancer:
         planned = [math.log(limits.speed) for limits in problem.positions]
         self._mean = torch.tensor([0.0] * count + planned, dtype=torch.float64)  # of x, then y
         self._spread = torch.diag(torch.tensor([_PRICE**2] * count + [_SPEED**2] * positions, dtype=torch.float64))
+        self._count = 0
+        self._moves: list[int] = []  # the steps after which segments were moved
         self._fitted = False  # since segments stand where they do
         self._steps: deque[tuple[float, ...]] = deque(maxlen=REMEMBERED)
         self._rest = settings.rest
@@ -57,6 +59,7 @@ class SegmentBalancer:
 
     def observe(self, seconds: Sequence[float]) -> None:
         """Another step: the seconds of every segment."""
+        self._count += 1
         if self._rest:
             self._rest -= 1
         elif min(seconds) > 0:
@@ -65,6 +68,7 @@ class SegmentBalancer:
     def moved(self) -> None:
         """Segments stand where the last move has them."""
         self._steps.clear()
+        self._moves.append(self._count)
         self._rest, self._futile, self._fitted = self.settings.rest, (), False
 
     def refused(self, why: str) -> None:
@@ -103,7 +107,8 @@ class SegmentBalancer:
         if abs(change) < self.settings.threshold:
             return False
         said = [math.log(row[position]) * change > change * change / 2 for row in ratios]
-        return shown(said, self.settings.window, self.settings.agreement, self.settings.doubt)
+        doubt = doubted(self.settings.doubt, self._count, self._moves)
+        return shown(said, self.settings.window, self.settings.agreement, doubt)
 
     def _ratio(self, step: Sequence[float], places: Sequence[int], position: int) -> float:
         """What the segments of a position took of what is expected; 1 where there are none."""

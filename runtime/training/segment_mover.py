@@ -47,8 +47,8 @@ class SegmentMover:
         """A step: the seconds of every segment on every rank."""
         self._balancer.observe([max(column) for column in zip(*ranks, strict=True)])
 
-    def consider(self, byte_seconds: float, optimizers: Optimizers) -> tuple[str, float]:
-        """Move segments where that pays. Gives a line about it and the bytes of the move, or nothing. Collective."""
+    def consider(self, step: int, byte_seconds: float, optimizers: Optimizers) -> tuple[str, float]:
+        """Move segments after a step where that pays. Gives a line about it and the bytes of the move, or nothing. Collective."""
         table = self._pipeline_of(self._parallel)
         places = [segment.at for segment in table.segments]
         move = self._balancer.consider(places, parse_schedule(table.schedule), lambda size: size * byte_seconds)

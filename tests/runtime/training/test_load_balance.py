@@ -231,3 +231,15 @@ def test_settings_are_checked():
         with pytest.raises(ConfigError, match=line):
             parse_balance(text)
     assert isinstance(Balancer(StepWork((2,), (work(1.0, (0, 4)),)), BalanceSettings(), (None,)), Balancer)
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_a_slow_link_is_told_from_a_slow_rank(slow):
+    """Communication on the rank that waits least rises; boundaries stay, since ranks compute as before."""
+    job = Job(*CASES["batch"], lambda step: [1.0, 1.0], noise=0.02, seed=4)
+    draw = random.Random(2)
+    for step in range(1, 60):
+        job.balancer.communicated((0.03 if slow and step > 30 else 0.01) * math.exp(draw.gauss(0, 0.1)))
+        job.run(step)
+    assert job.moves == []
+    assert ("a link is slow" in job.reason) == slow
