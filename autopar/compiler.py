@@ -37,6 +37,7 @@ from autopar.planning.place_axis.schedule_options import asked_of
 from autopar.planning.placing import Placed, divided
 from autopar.planning.planner import planned
 from autopar.planning.request import Request
+from autopar.planning.stalls.expected_step import least_stalled_seconds, stalls_of_step
 from autopar.progress import Progress, logged, timed
 from autopar.subject import LIVE, Subject, captured_of
 
@@ -297,7 +298,19 @@ class ReadyPlan:
     @property
     def seconds(self) -> float:
         """The predicted step."""
+        return self.undisturbed + self.stalls
+
+    @property
+    def undisturbed(self) -> float:
+        """The predicted step where nothing stops a rank."""
         return self.placed.placement.makespan if self.placed else self.candidate.seconds
+
+    @property
+    def stalls(self) -> float:
+        """What stalls of ranks are expected to add."""
+        if self.placed:
+            return least_stalled_seconds(self.undisturbed, self.request.machine)
+        return stalls_of_step(self.candidate.parts, self.request.microbatches)
 
     @property
     def unlimited(self) -> bool:
@@ -319,6 +332,7 @@ def _planned_and_emitted(
             with timed(tell, "emitted") as said:
                 parts = (ready.candidate, subject, ready.request.options, ready.placed, ready.division)
                 plan, text = emitted(*parts)
+                plan = replace(plan, predicted=replace(plan.predicted, stalls=ready.stalls))
                 said(f"{len(text.splitlines())} lines")
             built, solution = ready.candidate.built, ready.candidate.solution
             return Compiled(plan, text, subject, built, solution, division=ready.division)

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autopar.analysis.queue_timeline import QueueNoise, simulate_queue
 from autopar.costmodel import step_schedule
 from autopar.costmodel.rank_views import rounds
 from autopar.costmodel.timeline import Ranks, simulate
@@ -27,6 +26,7 @@ from autopar.ir.grid import GridShape
 from autopar.ir.machine import Machine
 from autopar.ir.plan import Plan
 from autopar.planning import grid_search as grids
+from autopar.planning.stalls.queue_timeline import QueueNoise, simulate_queue
 
 if TYPE_CHECKING:
     from autopar.compiler import Compiled

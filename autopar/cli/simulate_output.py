@@ -189,7 +189,7 @@ def _bar(point: Point) -> str:
     assert point.plan is not None
     predicted = point.plan.predicted
     parts = {"=": predicted.compute + predicted.update, "x": predicted.communication, "g": predicted.gradients}
-    parts["."] = predicted.idle + max(0.0, point.seconds - predicted.seconds)
+    parts["."] = predicted.idle + predicted.stalls + max(0.0, point.seconds - predicted.seconds)
     total, line, done = sum(parts.values()) or 1.0, "", 0.0
     for sign, seconds in parts.items():
         done += seconds

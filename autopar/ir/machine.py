@@ -135,6 +135,8 @@ class Machine:
     update               bytes per second, reads plus writes, of an optimizer's step; otherwise memory_bandwidth
     fits                 measured times, which go before formulas
     ranks                those that are not like the others, each in one class at most
+    stall_rate           how often a second a rank that computes is stopped by something else, at random, each apart from the others
+    stall_seconds        for how long, in the mean
     """
 
     name: str
@@ -154,6 +156,13 @@ class Machine:
     update: tuple[tuple[str, float], ...] = ()
     fits: tuple[Fit, ...] = ()
     ranks: tuple[RankClass, ...] = ()
+    stall_rate: float | None = None
+    stall_seconds: float | None = None
+
+    @property
+    def stalls(self) -> tuple[float, float]:
+        """How often a second a rank is stopped, and for how many seconds; zeros where that is not known."""
+        return self.stall_rate or 0.0, self.stall_seconds or 0.0
 
     def class_of(self, rank: int) -> RankClass:
         """What is known of a rank beside the profile."""
@@ -189,7 +198,7 @@ class Machine:
 
 _PLAIN = (
     *("name", "ranks_per_node", "cores_per_node", "nodes", "memory_bytes", "memory_bandwidth", "launch_floor"),
-    *("overlap", "overlap_inter"),
+    *("overlap", "overlap_inter", "stall_rate", "stall_seconds"),
 )
 _PAIRS = ("flops", "efficiency", "efficiency_backward", "update")
 

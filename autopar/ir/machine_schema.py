@@ -29,7 +29,13 @@ _SCALARS = {
     "launch_floor": "seconds",
     "overlap": "share",
 }
-_OPTIONAL = {"cores_per_node": "count", "nodes": "count", "overlap_inter": "share"}
+_OPTIONAL = {
+    "cores_per_node": "count",
+    "nodes": "count",
+    "overlap_inter": "share",
+    "stall_rate": "seconds",
+    "stall_seconds": "seconds",
+}
 _TABLES = {
     "intra": {"alpha": "seconds", "beta": "rate"},
     "inter": {"alpha": "seconds", "beta": "rate"},

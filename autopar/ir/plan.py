@@ -151,11 +151,12 @@ class Predicted:
     transients_bytes: int
     peak_during: str
     idle: float = 0.0
+    stalls: float = 0.0  # what stalls of ranks are expected to add (`Machine.stalls`)
 
     @property
     def seconds(self) -> float:
         """The whole step."""
-        return self.compute + self.communication + self.gradients + self.update + self.idle
+        return self.compute + self.communication + self.gradients + self.update + self.idle + self.stalls
 
     @property
     def bytes(self) -> int:

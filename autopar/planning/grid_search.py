@@ -6,6 +6,9 @@ nodes make no difference between them: inside a node 4x2 and 2x4 are the same gr
 Grids with a place axis are tried where the ranks are on several nodes, a position or a few of them to a node, since what crosses
 between positions is little: the likeliest before all others. On one node they follow where no other grid meets the memory limit.
 
+Where something stops ranks now and then (`Machine.stalls`), those of the fewest axes are tried with a queue, too: predicted steps
+have in them what stalls add, and a queue is taken where it saves more of that than its micro-batches cost.
+
 A grid whose plan would miss the memory limit, and whose step is even without that limit no shorter than the best plan's, is passed
 over: what the limit asks for only takes longer.
 """
@@ -32,6 +35,8 @@ MOST = 24
 """Candidates that are tried; where there are more, those of fewer axes, then of more even sizes."""
 MOST_PLACED = 3
 """Candidates with a place axis."""
+MOST_QUEUED = 3
+"""Candidates with a queue."""
 _EQUAL = 1e-9
 
 
@@ -138,12 +143,14 @@ def search(
     asked = bool(placed) and asks_for_place(options)
     shapes = () if asked else candidates(ranks, machine) or (GridShape.parse("1"),)
     shapes = tuple(shape.with_queue() for shape in shapes) if queue else shapes
+    waiting = all(machine.stalls) and not queue and not asked and ranks > 1
+    queued = tuple(shape.with_queue() for shape in shapes[: MOST_QUEUED * waiting])
     several = asked or ranks > machine.ranks_per_node
-    share = replace(options, time_limit=options.time_limit / (len(shapes) + several * len(placed)))
+    share = replace(options, time_limit=options.time_limit / (len(shapes) + len(queued) + several * len(placed)))
     best: AnyPlanned | None = None
     tried: list[Tried] = []
     kinds: set[bool] = set()
-    for shape in (*placed[:several], *shapes, *placed[several:]):
+    for shape in (*placed[:several], *shapes, *queued, *placed[several:]):
         if shape.place and not several and (best is not None or kinds != {True}):
             break  # on one node only for the memory limit
         try:

@@ -83,6 +83,7 @@ measure             | autopar/measure                            | codegen formu
 planning            | autopar/planning                           | measure codegen formulation placement schedules solvers
                     | autopar/planning/place_axis                | cuts problem microbatches costmodel capture annotated
                     | autopar/planning/unequal                   | ops record ir
+                    | autopar/planning/stalls                    |
 artifact            | autopar/artifact.py                        | ir
 subject             | autopar/subject.py                         | planning microbatches capture annotated ops ir
                     | autopar/divided_model.py                   |

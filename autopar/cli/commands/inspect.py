@@ -120,7 +120,9 @@ def _summary(saved: CompiledFolder) -> Table:
         "split": split_summary.sentence(plan),
         "step": f"{milliseconds(costs.seconds)}, {gain:.2f}x over one rank ({milliseconds(plan.single)})",
         "time": f"compute {milliseconds(costs.compute)}, communication {milliseconds(costs.communication)}, "
-        f"gradient sums {milliseconds(costs.gradients)}, update {milliseconds(costs.update)}" + _idle(plan),
+        f"gradient sums {milliseconds(costs.gradients)}, update {milliseconds(costs.update)}"
+        + _idle(plan)
+        + (f", stalls {milliseconds(costs.stalls)}" if costs.stalls else ""),
         "memory": f"{bytes_text(costs.bytes)} per rank at its peak, {costs.peak_during}: "
         f"parameters {bytes_text(costs.parameters_bytes)}, gradients {bytes_text(costs.gradients_bytes)}, "
         f"optimizer {bytes_text(costs.optimizer_bytes)}, activations "

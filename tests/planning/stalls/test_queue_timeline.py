@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autopar.analysis.queue_timeline import QueueNoise, drawn, simulate_queue
 from autopar.costmodel.rank_views import rounds
 from autopar.costmodel.timeline import Task, simulate
 from autopar.ir.grid import GridShape
 from autopar.ir.machine import RankClass, load
+from autopar.planning.stalls.queue_timeline import QueueNoise, drawn, simulate_queue
 
 SECONDS = st.integers(1, 40)
 
