@@ -44,7 +44,7 @@ from autopar.planning.place_axis.position_limits import (
     position_links,
 )
 from autopar.planning.place_axis.position_pins import letter_pins, placed_by_hand
-from autopar.planning.place_axis.schedule_options import most_segments
+from autopar.planning.place_axis.schedule_options import AUTO, most_segments
 from autopar.planning.planner import planned
 from autopar.planning.request import NotShorter, Request
 from autopar.progress import Progress, timed
@@ -55,6 +55,9 @@ _TRIES = 4  # of places, each with less room than the one before
 _BLOCKS_EACH = 2  # things to place per segment, from which on whole blocks are tried
 _CLOSE = 0.05  # to the bound: cuts inside of blocks are not sought
 _CLEARLY = 0.05  # shorter with cuts inside of blocks
+_SEGMENTS = (1, 2, 4)  # a position, which are tried
+_PAYS = 0.01  # of a step, that more segments have to save
+_ACTION = 1e-4  # seconds of the runtime's own to carry out an action, which no call's price has
 _MOST_CALLS = 400  # that are placed one by one where whole blocks can be
 _SECONDS = 60.0  # of a search: less would make the answer one of the machine's speed
 _DEFERRABLE = ("linear", "affine", "matmul", "conv")  # operators that `autopar.runtime.pipeline.deferred_weights` sees
@@ -175,7 +178,7 @@ def _division(
         if (bound := placement_bound(problem)) >= request.below:
             raise NotShorter(bound)
         schedule, larger = request.options.schedule, request.annotated.larger
-        placement = _best(candidate, problem, most_segments(request.options), schedule)
+        placement = _shortest(candidate, problem, request.options)
         more = larger.graph if larger else None
         found = Placed(request.grid, request.machine, more, problem, placement, compare(problem, schedule))
         most = f"{placement.imbalance:.2f} x the mean at most"
@@ -183,6 +186,35 @@ def _division(
             f"{len(placement.assignment.position)} segments on {request.grid.positions} positions, {most}, gap {placement.gap:.1%}"
         )
     return _carried_out(candidate, found, request.options.optimizer)
+
+
+def _shortest(candidate: Candidate, problem: PlacementProblem, options: Options) -> Placement:
+    """As many segments a position as are asked for; otherwise one, or 2 or 4 where that is clearly shorter or memory needs it."""
+    if options.segments is not None or options.schedule != AUTO:
+        return _best(candidate, problem, most_segments(options), options.schedule)
+    best: Placement | None = None
+    refused: InfeasiblePlan | None = None
+    for segments in _SEGMENTS:
+        least = placement_bound(problem) + 2 * problem.microbatches * segments * _ACTION
+        if best is not None and (least > _with_actions(best) * (1 - _PAYS) or len(problem.calls) > _MOST_CALLS):
+            break
+        try:
+            found = _best(candidate, problem, segments, options.schedule)
+        except InfeasiblePlan as error:
+            refused = refused or error
+            continue
+        if best is not None and _with_actions(found) > _with_actions(best) * (1 - _PAYS):
+            break
+        best = found
+    if best is None:
+        assert refused is not None, "one segment a position is tried first"
+        raise refused
+    return best
+
+
+def _with_actions(placement: Placement) -> float:
+    """The makespan, and what it takes to begin the actions of the position that has most of them."""
+    return placement.makespan + _ACTION * max(map(len, placement.schedule))
 
 
 def _best(candidate: Candidate, problem: PlacementProblem, segments: int, schedule: str) -> Placement:

@@ -16,6 +16,7 @@ What is not seen (a convolution of split images, calls under autocast) has its w
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -183,13 +184,18 @@ class _Deferred(torch.autograd.Function):
         return None, own, None, None, None, None
 
 
+def _rows(x: Tensor) -> Tensor:
+    """As a matrix of its last dim, which may be empty."""
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+
+
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> _Found:
     call = _WeightCall(
         weight,
         bias,
         F.linear,
         lambda x, w, gradient: gradient @ w,
-        lambda x, w, gradient: (gradient.reshape(-1, w.shape[0]).T, x.reshape(-1, w.shape[1])),
+        lambda x, _, gradient: (_rows(gradient).T, _rows(x)),
         -1,
     )
     return input, call
@@ -203,7 +209,7 @@ def _product(input: Tensor, other: Tensor) -> _Found | None:
         None,
         lambda x, w, _: x @ w,
         lambda x, w, gradient: gradient @ w.T,
-        lambda x, w, gradient: (x.reshape(-1, w.shape[0]).T, gradient.reshape(-1, w.shape[1])),
+        lambda x, _, gradient: (_rows(x).T, _rows(gradient)),
         -1,
     )
     return input, call

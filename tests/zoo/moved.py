@@ -1,4 +1,4 @@
-"""A compiled folder trained while its axes are cut elsewhere at random, between and within steps, beside the sequential model."""
+"""A compiled folder trained while axes are cut elsewhere and segments move at random, in and between steps, beside the model."""
 
 import random
 import runpy
@@ -66,8 +66,13 @@ class Moving:
         cuts = drawn_cuts(parallel, self.own.draw)
         foreseen = parallel.moved_bytes(cuts, self.own.optimizer)
         parallel.rebalance(cuts, self.own.optimizer)
+        places = {}
+        if parallel.grid.place is not None:
+            draw, positions = self.own.draw, parallel.grid.place.size
+            places = {i: draw.randrange(positions) for i in range(len(parallel.segment_seconds)) if draw.random() < 0.5}
+            parallel.move_segments(places, self.own.optimizer)
         if parallel.grid.rank == 0:
-            self.moves.append((cuts, foreseen))
+            self.moves.append((cuts, foreseen, places))
 
     def free(self, real, parallel):
         state = parallel.full_optimizer_state_dict(self.own.optimizer)["state"]

@@ -25,7 +25,18 @@ def test_a_family_computes_the_same_while_its_axes_are_cut_elsewhere(tmp_path, n
     for seed in range(1 if (name, grid) in EVERY_TIME else 3):
         wrong, moves = differences(folder, grid, seed)
         assert len(moves) > 2
-        assert any(sum(sent) for _, sent in moves) or not any(
+        assert any(sum(sent) for _, sent, _ in moves) or not any(
             "shard" in line for line in (folder / "plan.json").read_text()
         )
+        assert wrong == [], (seed, moves)
+
+
+@pytest.mark.zoo
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("grid", ["stage:2", "stage:3", "stage:2x2"])
+def test_a_family_computes_the_same_while_its_segments_stand_elsewhere(tmp_path, name, grid):
+    folder = compiled_file(MODELS / f"zoo_{name}.py", grid, tmp_path / "build", name, segments=2)
+    for seed in range(2):
+        wrong, moves = differences(folder, grid, seed)
+        assert sum(bool(places) for *_, places in moves) > 2
         assert wrong == [], (seed, moves)

@@ -29,6 +29,8 @@ CASES = {
     "used otherwise too": ([normal(3, 3)], normal(2, 3), lambda x, w: otherwise(x, w * w), ""),
     "frozen weight": ([normal(4, 3, grad=False), normal(4)], normal(2, 3), F.linear, " b"),
     "frozen bias": ([normal(4, 3), normal(4, grad=False)], normal(2, 3), F.linear, "w "),
+    "no features": ([normal(0, 3), normal(0)], normal(2, 2, 3), F.linear, "wb"),
+    "nothing to read": ([normal(0, 4)], normal(2, 2, 0), lambda x, w: x @ w, "w"),
     "conv1d": ([normal(4, 3, 3), normal(4)], normal(2, 3, 6), lambda x, w, b: F.conv1d(x, w, b, padding=1), "wb"),
     "conv2d": (
         [normal(4, 1, 3, 2), normal(4)],
