@@ -68,6 +68,6 @@ def placed_at_random(draw, positions):
 )
 def test_any_division_computes_what_the_model_computes(data, choice, positions):
     name, microbatches = choice
-    with mock.patch("autopar.planning.placing.place", placed_at_random(data.draw, positions)):
-        one = compiled(name, f"stage:{positions}", microbatches=microbatches)
+    with mock.patch("autopar.planning.place_axis.segments_each.place", placed_at_random(data.draw, positions)):
+        one = compiled(name, f"stage:{positions}", microbatches=microbatches, segments=1)  # one draw
     assert_computes_the_same(one, name)
