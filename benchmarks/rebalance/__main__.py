@@ -10,7 +10,8 @@ to take: with f_r the plan's work of rank r under the last cuts, and T_r the med
 
     best = min over legal cuts of max_r f_r(cuts) T_r / f_r, plus what a step took beside its slowest rank's computing before
 
-*Regained* is (slowed - after) / (slowed - best), with `after` from the eighth step after the competitor came on.
+Of a graph in segments the best is that of all ways to place them, each at what it took before, times how much slower its position
+has become. *Regained* is (slowed - after) / (slowed - best), with `after` from the eighth step after the competitor came on.
 """
 
 from __future__ import annotations
@@ -47,17 +48,19 @@ def run(name: str, options: argparse.Namespace) -> SlowedRun:
         found = answer_of(command(WORKER, case.ranks, [json.dumps(request)]), case.title, threads=1)
     cuts = tuple(tuple(None if at is None else tuple(at) for at in one) for one in found["cuts"])
     compute = tuple(map(tuple, found["compute"]))
-    return SlowedRun(name, *steps[1:], tuple(found["seconds"]), compute, cuts, found["best"], found["said"])
+    places = tuple(map(tuple, found["places"]))
+    return SlowedRun(name, *steps[1:], tuple(found["seconds"]), compute, cuts, places, found["best"], found["said"])
 
 
 def show(record: SlowedRun, log: Console) -> None:
     """The cuts over time, and what the scheduler said last."""
+    title = CASES[record.case].title
     for step in [0, *record.moves]:
-        cuts = "; ".join(
-            "balanced" if at is None else ", ".join(f"{one:.3f}" for one in at[1:-1]) for at in record.cuts[step]
-        )
-        log.print(f"  {CASES[record.case].title}: from step {step:3d} cut at {cuts}")
-    log.print(f"  {CASES[record.case].title}: {record.said}")
+        cuts = ["balanced" if at is None else ", ".join(f"{one:.3f}" for one in at[1:-1]) for at in record.cuts[step]]
+        where = [f"cut at {'; '.join(cuts)}"] if cuts else []
+        where += [f"segments at {' '.join(map(str, record.places[step]))}"] if record.places[step] else []
+        log.print(f"  {title}: from step {step:3d} {', '.join(where)}")
+    log.print(f"  {title}: {record.said}")
 
 
 def table(records: list[SlowedRun]) -> Table:

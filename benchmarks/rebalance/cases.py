@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from autopar.model_file import load
-from benchmarks.models import Inputs, Model, gpt2, resnet, short_gpt2, smooth_unet
+from benchmarks.models import Inputs, Model, deep_gpt2, gpt2, resnet, short_gpt2, smooth_unet
 from benchmarks.zoo_models import FAMILIES
 
 _SKEW = (8.0, 4.0, 2.0, 2.0, 1.0, 1.0, 0.5, 0.5)  # of the experts' routing weights: the first get most of the tokens
@@ -17,13 +17,15 @@ _SKEW = (8.0, 4.0, 2.0, 2.0, 1.0, 1.0, 0.5, 0.5)  # of the experts' routing weig
 
 @dataclass(frozen=True, slots=True)
 class SlowedCase:
-    """A model, and how it is compiled: the grid, a fixed plan or ``auto``, and pins."""
+    """A model, and how it is compiled: the grid, a fixed plan or ``auto``, pins; segments per position and micro-batches."""
 
     title: str
     model: Callable[[bool], Model]
     grid: str = "2"
     plan: str = "auto"
     pins: tuple[str, ...] = ()
+    segments: int | None = None
+    microbatches: int | None = None
 
     @property
     def ranks(self) -> int:
@@ -57,5 +59,6 @@ CASES = {
     "unet-rows": SlowedCase("U-Net by rows", smooth_unet, plan="domain"),
     "resnet-channels": SlowedCase("ResNet by channels", resnet, plan="model"),
     "zero": SlowedCase("GPT-2 by batch, parameters in parts (ZeRO)", short_gpt2, plan="zero"),
+    "pipeline": SlowedCase("GPT-2 in segments", deep_gpt2, "stage:2", segments=3, microbatches=8),
     "experts": SlowedCase("Mixtral by experts, skewed routing", skewed_experts, pins=("*experts*: e@axis0",)),
 }

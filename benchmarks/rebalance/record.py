@@ -13,9 +13,10 @@ REACTION = 8  # steps in which most is to be regained
 
 @dataclass(frozen=True, slots=True)
 class SlowedRun:
-    """Per step the seconds, each rank's compute seconds and the cuts; a competitor is there from step `slowed` to `freed`.
+    """Per step the seconds, each rank's compute seconds, the cuts, and where segments stand.
 
-    `best_compute` is the least that the slowest rank can compute for meanwhile, `said` what the scheduler said last.
+    A competitor is there from step `slowed` to `freed`. `best_compute` is the least that the slowest rank can compute for
+    meanwhile, `said` what the scheduler said last.
     """
 
     case: str
@@ -24,13 +25,15 @@ class SlowedRun:
     seconds: tuple[float, ...]
     compute: tuple[tuple[float, ...], ...]
     cuts: tuple[Cuts, ...]
+    places: tuple[tuple[int, ...], ...]
     best_compute: float
     said: str
 
     @property
     def moves(self) -> list[int]:
-        """The steps before which boundaries moved."""
-        return [i + 1 for i, (before, after) in enumerate(pairwise(self.cuts)) if before != after]
+        """The steps before which boundaries or segments moved."""
+        states = zip(self.cuts, self.places, strict=True)
+        return [i + 1 for i, (before, after) in enumerate(pairwise(states)) if before != after]
 
     @property
     def before(self) -> float:

@@ -13,8 +13,18 @@ from benchmarks.rebalance.cases import CASES
 def main(name: str, size: str, folder: str) -> None:
     case = CASES[name]
     model = case.model(size == "small")
-    options = {"grid": case.grid, "plan": case.plan, "pin": case.pins, "optimizer": "sgd", "name": model.name}
-    autopar.compile(seeded(model), batch(model), **options).save(Path(folder))
+    compiled = autopar.compile(
+        seeded(model),
+        batch(model),
+        grid=case.grid,
+        plan=case.plan,
+        pin=case.pins,
+        optimizer="sgd",
+        name=model.name,
+        segments=case.segments,
+        microbatches=case.microbatches,
+    )
+    compiled.save(Path(folder))
 
 
 if __name__ == "__main__":

@@ -16,12 +16,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 
 from autopar.partitioner.cuts.rank_work import GridCuts, StepWork, loads
 from autopar.runtime.parameters.moving.legal_cuts import cuts_of, illegal
 from autopar.runtime.process import load_optimizers
+from autopar.runtime.program.pipeline import Pipeline
 from autopar.runtime.session.parallel_module import Parallel
 from autopar.runtime.training.planned_work import planned_work
 from autopar.runtime.training.scheduler import Scheduler
@@ -54,7 +56,7 @@ def main(text: str) -> None:
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[trainer.rank % len(cores)]})
     scheduler = Scheduler(session, trainer.optimizer)
-    seconds, compute, cuts = [], [], []
+    seconds, compute, cuts, places, segments = [], [], [], [], Segments(session)
     rival: subprocess.Popen[bytes] | None = None
     for step in range(request.steps):
         if trainer.rank == 0 and step == request.slowed:
@@ -65,6 +67,7 @@ def main(text: str) -> None:
             rival.wait()
         comm.barrier()
         cuts.append(tuple(axis.cuts for axis in session.grid.axes))
+        places.append(segments.places())
         start, waited = time.perf_counter(), session.communication_seconds
         if request.moves:
             with scheduler.step():
@@ -74,12 +77,55 @@ def main(text: str) -> None:
             trainer.step()
             compute.append(time.perf_counter() - start - (session.communication_seconds - waited))
         seconds.append(time.perf_counter() - start)
-    every = list(zip(*comm.gather_objects(compute), strict=True))
+        segments.measure()
+    every, of_segments = list(zip(*comm.gather_objects(compute), strict=True)), segments.told()
     if trainer.rank == 0:
-        best = best_compute(session, cuts, every, request)
-        print(json.dumps({"seconds": seconds, "compute": every, "cuts": cuts, "best": best, "said": scheduler.reason}))
+        best = best_placed(places, of_segments, request) if places[0] else best_compute(session, cuts, every, request)
+        found = {"seconds": seconds, "compute": every, "cuts": cuts, "places": places}
+        print(json.dumps(found | {"best": best, "said": scheduler.reason}))
     comm.barrier()
     trainer.close()
+
+
+class Segments:
+    """Where segments stand, and what they took in each step; nothing where the graph is not divided."""
+
+    def __init__(self, session: Parallel) -> None:
+        self._session = session
+        self._steps: list[list[float]] = []
+        self._before: list[float] = []
+
+    def places(self) -> tuple[int, ...]:
+        """The position of every segment."""
+        forward = self._session.program.forward
+        return tuple(segment.at for segment in forward.segments) if isinstance(forward, Pipeline) else ()
+
+    def measure(self) -> None:
+        """Note what this rank's segments took since the last time; they count anew after a move."""
+        now = list(self._session.segment_seconds) if self.places() else []
+        before = self._before if len(self._before) == len(now) and sum(now) >= sum(self._before) else [0.0] * len(now)
+        self._steps.append([after - earlier for after, earlier in zip(now, before, strict=True)])
+        self._before = now
+
+    def told(self) -> list[list[float]]:
+        """Of every step and segment the seconds of the rank that took longest. Collective."""
+        every: Sequence[Any] = self._session.grid.comm.gather_objects(self._steps)
+        return [[max(column) for column in zip(*ranks, strict=True)] for ranks in zip(*every, strict=True)]
+
+
+def best_placed(places: Sequence[Sequence[int]], seconds: Sequence[Sequence[float]], request: Request) -> float:
+    """The same of positions: every segment on any of two, at what it took before, times how much slower its position is now."""
+    first = next(
+        (i for i in range(request.slowed, request.freed) if places[i] != places[request.slowed]), request.freed
+    )
+    before, slowed = range(2, request.slowed), range(request.slowed, first)
+    usual = [median(seconds[i][s] for i in before) for s in range(len(places[0]))]
+    here = [[s for s, at in enumerate(places[request.slowed]) if at == position] for position in (0, 1)]
+    slower = [median(sum(seconds[i][s] for s in own) for i in slowed) / sum(usual[s] for s in own) for own in here]
+    every = itertools.product((0, 1), repeat=len(usual))
+    return min(
+        max(slower[q] * sum(t for t, at in zip(usual, one, strict=True) if at == q) for q in (0, 1)) for one in every
+    )
 
 
 def best_compute(
