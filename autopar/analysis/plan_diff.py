@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from autopar.analysis.split_summary import cuts_sentence
 from autopar.errors import PlanError, refusal
 from autopar.ir.grid import GridShape
 from autopar.ir.pipeline.placement_plan import PlacementPlan
@@ -149,6 +150,7 @@ _SETTINGS = (
 def _settings(first: Plan, second: Plan) -> Iterable[tuple[str, str, str]]:
     """What was asked for differently."""
     rows = [("grid", first.grid, second.grid), ("machine", first.machine.name, second.machine.name)]
+    rows.append(("cuts", cuts_sentence(first) or "balanced", cuts_sentence(second) or "balanced"))
     if first.machine != second.machine and first.machine.name == second.machine.name:
         rows.append(("machine profile", "its numbers", "other numbers of the same name"))
     for name in _SETTINGS:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from autopar.ir.grid import GridShape
 from autopar.ir.layout import Shard, parse_layout
 from autopar.ir.plan import AxisChoice, NodePlan, Plan
+from autopar.ir.units import fraction_text
 
 WHOLE = "nothing"
 
@@ -75,3 +76,8 @@ def _words(share: dict[str, float]) -> str:
 def _axes(plan: Plan) -> tuple[tuple[str, ...], tuple[int, ...]]:
     grid = GridShape.parse(plan.grid)
     return grid.names, grid.sizes
+
+
+def cuts_sentence(plan: Plan) -> str:
+    """Where axes are cut that are not cut in balanced parts, in words."""
+    return "; ".join(f"{name} at {', '.join(map(fraction_text, cuts[1:-1]))}" for name, cuts in plan.cuts)

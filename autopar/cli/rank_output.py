@@ -6,7 +6,7 @@ from itertools import groupby, pairwise
 from typing import TYPE_CHECKING
 
 from autopar.cli.tables import milliseconds, show, table
-from autopar.ir.units import bytes_text, fraction_text
+from autopar.ir.units import bytes_text
 
 if TYPE_CHECKING:
     from autopar.ir.grid import GridShape
@@ -28,11 +28,6 @@ def show_ranks(plan: Plan) -> None:
         ranks = list(group)
         listing.add_row(f"{ranks[0]}-{ranks[-1]}" if len(ranks) > 1 else str(ranks[0]), *cells)
     show(listing, title="ranks that are not alike, one step, predicted")
-
-
-def sentence(plan: Plan) -> str:
-    """Where the axes are cut, in words."""
-    return "; ".join(f"{name} at {', '.join(map(fraction_text, cuts[1:-1]))}" for name, cuts in plan.cuts)
 
 
 def _shares(grid: GridShape, rank: int) -> str:

@@ -7,8 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from autopar.analysis.scaling import Noise, Point
-from autopar.analysis.split_summary import sentence
-from autopar.cli import rank_output
+from autopar.analysis.split_summary import cuts_sentence, sentence
 from autopar.cli.tables import cut, milliseconds, note, say, show, table
 from autopar.costmodel.timeline import Event, Ranks
 from autopar.ir.machine import Machine
@@ -66,7 +65,7 @@ def show_step(plan: Plan, noise: Noise, spent: Ranks, even: float, events: Mappi
 
 def say_replanned(plan: Plan, before: float, after: float) -> None:
     """What the slow ranks would cost as compiled, and cost now."""
-    cuts = f"; {rank_output.sentence(plan)}" if plan.cuts else ""
+    cuts = f"; {cuts_sentence(plan)}" if plan.cuts else ""
     say(
         f"planned anew for slow ranks: {milliseconds(after)}, where the plan as compiled takes {milliseconds(before)}{cuts}"
     )

@@ -137,7 +137,7 @@ def _summary(saved: CompiledFolder) -> Table:
         + (f", bans {'; '.join(plan.options.bans)}" if plan.options.bans else ""),
     }
     if plan.cuts:
-        rows["cuts"] = rank_output.sentence(plan)
+        rows["cuts"] = split_summary.cuts_sentence(plan)
     if plan.placement is not None:
         rows["division"] = placement_output.sentence(plan.placement)
         rows["beside"] = placement_output.beside(plan.placement)

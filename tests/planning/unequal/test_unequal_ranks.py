@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autopar.analysis.scaling import Noise
-from autopar.cli.rank_output import sentence, show_ranks
+from autopar.analysis.split_summary import cuts_sentence
+from autopar.cli.rank_output import show_ranks
+from autopar.cli.simulate_output import say_replanned
 from autopar.costmodel.local_shapes import local_part, local_shape
 from autopar.errors import InfeasiblePlan
 from autopar.ir.grid import GridShape
@@ -143,7 +145,9 @@ def test_ranks_that_are_alike_share_a_row(capsys):
     show_ranks(planned(*PLANS["first is slow"]).plan)
     shown = capsys.readouterr().out
     assert "ranks that are not alike" in shown
-    assert sentence(planned(*PLANS["mlp"]).plan) == "axis0 at 2 / 3"
+    assert cuts_sentence(planned(*PLANS["mlp"]).plan) == "axis0 at 2 / 3"
+    say_replanned(planned(*PLANS["mlp"]).plan, 0.002, 0.001)
+    assert "1 ms, where the plan as compiled takes 2 ms; axis0 at 2 / 3" in " ".join(capsys.readouterr().out.split())
 
 
 def test_other_batches_have_the_same_cuts():
