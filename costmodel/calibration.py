@@ -19,6 +19,7 @@ from autopar.ir.calibration_data import Measurements, TimedComputation, TimedMov
 from autopar.ir.machine import LINK_MOVES, LOCAL_MOVES, OPTIMIZERS, WORKS, Fit, Link, Machine
 
 MOST_SPREAD = 0.3  # of the repeats, between the quartiles; of a fit's points the median counts
+LEAST_STALLED = 0.02  # of a rank's time, from which on a profile speaks of stalls
 MOST_ERROR = 0.2  # of a fit, relative, at the median point
 
 
@@ -68,6 +69,8 @@ def calibrate(raw: Measurements, base: Machine, name: str) -> Calibrated:
     crowded = max(1.0, raw.ranks_per_node / raw.cores)
     rows, computed = tuple(_rows(_of_the_fastest(raw.moved, raw))), _of_the_fastest(raw.computed, raw)
     machine = replace(_computed(computed, base), name=name, cores_per_node=raw.cores, ranks=rank_classes(raw))
+    rate, each = _stalls(raw)
+    machine = replace(machine, stall_rate=rate, stall_seconds=each)
     links = {row.place: row for row in rows if row.move == "message"}
     if "intra" in links:
         machine = replace(machine, intra=_link(links["intra"], crowded), overlap=rounded(raw.overlap_intra or 0.0))
@@ -80,6 +83,14 @@ def calibrate(raw: Measurements, base: Machine, name: str) -> Calibrated:
     kept = [curve for curve in base.fits if curve.place == "inter" and "inter" not in links]
     machine = replace(machine, fits=(*fits, *kept))
     return Calibrated(machine, rows, tuple(_rates(computed)), tuple(_noise(rows, raw.computed)))
+
+
+def _stalls(raw: Measurements) -> tuple[float | None, float | None]:
+    """How often a second of computing a rank is stopped, and for how long; nothing where that is little of its time."""
+    computed, count, lost = (sum(every) for every in zip(*raw.stopped, strict=True)) if raw.stopped else (0.0, 0, 0.0)
+    if not count or lost < LEAST_STALLED * computed:
+        return None, None
+    return rounded(count / computed), rounded(lost / count)
 
 
 Timed = TypeVar("Timed", TimedMove, TimedComputation)

@@ -58,7 +58,8 @@ class Measurements:
 
     What a rank does by itself (`computed`, and local movements) was done by as many ranks of a node as have a core each, and
     what is sent by all ranks at once. overlap is None where there is no such link. alone has the seconds of one computation,
-    once per repeat, of every rank by itself; it is empty where ranks share cores.
+    once per repeat, of every rank by itself, stopped for how many seconds it computed while it was watched for stalls, how many
+    there were, and their seconds; both are empty where ranks share cores, and stopped in a quick trial.
     """
 
     version: int
@@ -72,6 +73,7 @@ class Measurements:
     overlap_intra: float | None
     overlap_inter: float | None
     alone: tuple[tuple[float, ...], ...] = ()
+    stopped: tuple[tuple[float, float, float], ...] = ()
 
     @property
     def ranks_per_node(self) -> int:

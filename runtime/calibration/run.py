@@ -28,6 +28,7 @@ from autopar.jobs.environment import is_terminal
 from autopar.runtime.calibration.communication import kept, sent
 from autopar.runtime.calibration.compute import each_alone, overlap, rates
 from autopar.runtime.calibration.oversubscribed import OversubscribedTimer
+from autopar.runtime.calibration.stalls import stopped
 from autopar.runtime.calibration.timer import QUICK, BarrierTimer, Pace
 from autopar.runtime.grid.default_world import default_world
 from autopar.runtime.grid.grid import Axis
@@ -67,6 +68,7 @@ def measure(world: Comm, places: Sequence[int], pace: Pace, tell: Tell) -> Measu
         VERSION, pace == QUICK, tuple(places), wide, software, time.perf_counter() - start,
         tuple(moved), tuple(computed), hidden.get("intra"), hidden.get("inter"),
         each_alone(world, pace, tell) if each <= wide else (),
+        stopped(world, pace, _only(tell, world)) if each <= wide else (),
     )  # fmt: skip
 
 

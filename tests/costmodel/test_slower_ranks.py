@@ -6,6 +6,7 @@ import pytest
 from autopar.costmodel.calibration import calibrate
 from autopar.costmodel.calibration_reader import read_measurements
 from autopar.ir.machine import RankClass, load
+from autopar.ir.machine_toml import text
 
 BASE = load("cpu")
 
@@ -37,3 +38,16 @@ def test_ranks_that_are_slower_are_said_to_be(tmp_path):
 def test_nothing_is_said_where_ranks_were_not_compared(tmp_path):
     raw = made_up.raw()
     assert calibrate(read_measurements(made_up.written(tmp_path, raw)), BASE, "mine").machine.ranks == ()
+
+
+def test_stalls_are_written_where_they_take_a_part_of_a_ranks_time(tmp_path):
+    def stalls(base=BASE, **more):
+        raw = read_measurements(made_up.written(tmp_path, made_up.raw(**more)))
+        return calibrate(raw, base, "mine").machine
+
+    often = stalls(stopped=[[2.0, 10, 0.5], [3.0, 15, 0.75]])
+    assert often.stalls == pytest.approx((5.0, 0.05))
+    (tmp_path / "mine.toml").write_text(text(often, [], {}))
+    assert load(tmp_path / "mine.toml") == often
+    assert stalls(stopped=[[3.0, 1, 0.05], [3.0, 0, 0.0]]).stalls == (0.0, 0.0)
+    assert stalls(often).stall_rate is None
