@@ -54,13 +54,15 @@ def main(text: str) -> None:
     trainer = CompiledTrainer(CASES[request.case].model(request.small), Path(request.folder))
     session, comm = trainer.session, trainer.session.grid.comm
     cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {cores[trainer.rank % len(cores)]})
+    core = cores[trainer.rank % len(cores)]  # of those that the launcher leaves to this rank
+    os.sched_setaffinity(0, {core})
+    last = str(comm.gather_objects(core)[-1])
     scheduler = Scheduler(session, trainer.optimizer)
     seconds, compute, cuts, places, segments = [], [], [], [], Segments(session)
     rival: subprocess.Popen[bytes] | None = None
     for step in range(request.steps):
         if trainer.rank == 0 and step == request.slowed:
-            rival = subprocess.Popen([sys.executable, "-c", SPIN, str(cores[(comm.size - 1) % len(cores)])])
+            rival = subprocess.Popen([sys.executable, "-c", SPIN, last])
             time.sleep(0.5)
         if rival is not None and step == request.freed:
             rival.kill()
