@@ -85,6 +85,39 @@ def test_any_draws_train_alike(name, grid):
 
 
 @pytest.mark.zoo
+@pytest.mark.parametrize("name", ["dropout", "images", "powers"])
+def test_boundaries_move_while_micro_batches_are_drawn(name):
+    """Any legal cuts of the axis inside of replicas, drawn between steps, AdamW's state with them."""
+    model, batches, one = known(name, GRIDS[1], 4)
+    chance, batches = random.Random(name), batches * 2
+    expected = copy.deepcopy(model)
+    losses = trained(expected, batches)
+    owners = [[chance.randrange(2) for _ in range(4)] for _ in batches]
+    cuts = [{"model": [0.0, chance.choice([0.0, 0.25, 0.4, 0.6, 1.0]), 1.0]} for _ in batches]
+
+    def run(parallel):
+        hand_out(parallel, owners)
+        optimizer = torch.optim.AdamW(parallel.parameters(), lr=1e-3)
+        found, moves = [], 0
+        for batch, at in zip(batches, cuts, strict=True):
+            optimizer.zero_grad()
+            found.append(parallel(**batch))
+            found[-1].backward()
+            optimizer.step()
+            if not parallel.objections(at, optimizer):
+                parallel.rebalance(at, optimizer)
+                moves += 1
+        return torch.stack(found).detach(), parallel.full_state_dict(), moves
+
+    for found, state, moves in on_ranks(one, model, run):
+        assert moves > 2
+        torch.testing.assert_close(found, losses, rtol=1e-10, atol=1e-10)
+        for key, value in expected.state_dict().items():
+            if key in state:
+                torch.testing.assert_close(state[key], value, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.zoo
 @pytest.mark.parametrize("grid", ["queue:2", "queue:2x2"])
 def test_a_model_file_is_verified_whoever_draws(tmp_path, monkeypatch, grid):
     chance = random.Random(grid)
