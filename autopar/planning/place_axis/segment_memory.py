@@ -32,6 +32,7 @@ def segment_memory(
     tensors = {held: walk.stored(held, {}) if held.value in given else walk.enter(held) for held in segment.reads}
     entered = {held: tensor for held, tensor in tensors.items() if held.value not in given}
     walk.function(segment.steps, {held: held.value for held in segment.reads}, tensors, segment.writes, {})
+    walk.clock = walk.clock or 1  # a segment of views alone has an F and a B all the same
     left = {held: tensors[held] for held in segment.writes}
     walk.hold(list(entered.values()))
     walk.leave(list(left.values()))

@@ -328,6 +328,7 @@ def test_a_position_without_trained_parameters_has_optimizers_and_scalers():
 def test_a_profiled_run_writes_what_each_rank_did_when(tmp_path):
     job = SimpleNamespace(folder=tmp_path)
     (tmp_path / "program.py").write_text("the program")
+    (tmp_path / "plan.json").write_text('{"placement": {"bytes": [1024, 2048]}}')
 
     def use(parallel):
         times = ActionTimes(job, parallel, 4)

@@ -13,7 +13,8 @@ from autopar.jobs.launch import command, host_options, launch
 SEEN = """
     import sys
     roots = ["networkx", "pulp", "highspy", "transformers"]
-    roots += [f"autopar.{name}" for name in ("capture", "ops", "codegen", "partitioner", "costmodel", "compiler", "plan", "cli")]
+    roots += [f"autopar.{name}" for name in ("capture", "ops", "codegen", "costmodel", "compiler", "plan", "cli")]
+    roots += [f"autopar.partitioner.{name}" for name in ("formulation", "placement")]
     loaded = [name for name in sys.modules if any(name == root or name.startswith(root + ".") for root in roots)]
     sys.stdout.write(f"loaded {sorted(loaded)}\\n")
 """
