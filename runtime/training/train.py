@@ -141,16 +141,17 @@ def train(
     """The steps; returns the wall seconds of each."""
     batches = compiled_job.batches(opened)
     times = []
-    moving = options.steps - (
-        2 * profile_steps.PROFILED if profiled is not None else 0
-    )  # what is profiled stays as it is
+    kept = (
+        0 if profiled is None else 2 * profile_steps.PROFILED + 1
+    )  # of the last steps, what is profiled stays as it is
+    moving = options.steps - kept
     with progress:
         for step in range(1, options.steps + 1):
             with together(parallel.grid.comm, "reading the next batch"):
                 batch = compiled_job.cast(next(batches), dtype)
             start = time.perf_counter()
-            watched = profiled.step(step) if profiled is not None else nullcontext()
-            with watched, scheduler.step() if options.balance and step <= moving else nullcontext():
+            profile = profiled.step(step) if profiled is not None else nullcontext()
+            with profile, scheduler.step() if options.balance and step <= moving else nullcontext():
                 loss = _step(parallel, batch, optimizer)
             times.append(time.perf_counter() - start)
             if beside is not None and step <= options.compare:

@@ -100,6 +100,13 @@ def test_the_trace_opens(build, tmp_path):
     assert (tmp_path / "trace.json").read_bytes() == first
 
 
+def test_what_was_moved_before_is_told_and_traced(build, tmp_path):
+    change(build, moves=["axis0 to 0.649 after step 8"])
+    assert "moved axis0 to 0.649 after step 8" in done("report", build, "--trace", tmp_path / "trace.json")
+    trace = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    assert [one["pid"] for one in trace if one["name"] == "axis0 to 0.649 after step 8"] == [0]
+
+
 def test_an_edited_program_is_profiled_and_told(build):
     program = build / "program.py"
     program.write_text(program.read_text().replace("return ", "return 1.0 * ", 1))
