@@ -75,7 +75,7 @@ class MicrobatchQueue:
 class QueuedStep:
     """One step: the micro-batches that this replica draws, and what all replicas make of them together.
 
-    `owners` are the replicas that have computed each micro-batch, once the step is `settled`.
+    `owners` are the replicas that have computed each micro-batch, and `device` is where, once the step is `settled`.
     """
 
     def __init__(self, queue: MicrobatchQueue, first: int, microbatches: int, tensors: Mapping[str, Tensor]) -> None:
@@ -85,6 +85,7 @@ class QueuedStep:
         self._tensors = list(tensors.values())
         self._versions = [tensor._version for tensor in self._tensors]
         self.owners: Sequence[int] = ()
+        self.device = torch.device("cpu")
 
     @property
     def axis(self) -> Axis:
@@ -105,7 +106,7 @@ class QueuedStep:
 
         Buffers then have their new values on all replicas.
         """
-        count, axis = self._count, self.axis
+        count, axis, self.device = self._count, self.axis, device
         changed = [version != tensor._version for version, tensor in zip(self._versions, self._tensors, strict=True)]
         told = torch.zeros(2 * count + 1 + len(changed), dtype=torch.float64, device=device)
         for number, loss in losses.items():

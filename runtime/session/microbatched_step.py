@@ -131,8 +131,7 @@ class MadeOutputs:
         if number in self.made:
             part = self.made[number][i].to(dtype).contiguous()
         else:
-            part = torch.empty(
-                local_shape(output_shape(self.chosen, name, self.every[number].size), layouts, self.axes), dtype=dtype
-            )
+            shape = local_shape(output_shape(self.chosen, name, self.every[number].size), layouts, self.axes)
+            part = torch.empty(shape, dtype=dtype, device=queued.device)
         queued.axis.comm.broadcast(part, queued.owners[number])
         return part
