@@ -42,13 +42,13 @@ def test_few_are_slower_than_the_best_of_all():
     """Of one axis none; of two a local optimum may be, by little."""
     draw = random.Random(1)
     found = []
-    for _ in range(60):
+    for _ in range(40):
         task = drawn(draw, draw.choice(GRIDS))
         cuts = best_cuts(task, (None,) * len(task.step.sizes))
         ratio = max(seconds(task, cuts)) / tried(task)
         assert ratio <= (1 + 1e-9 if len(task.step.sizes) == 1 else 1.15)
         found.append(ratio)
-    assert sum(ratio > 1 + 1e-9 for ratio in found) <= 6
+    assert sum(ratio > 1 + 1e-9 for ratio in found) <= 4
 
 
 @settings(max_examples=40, deadline=None)
@@ -81,7 +81,7 @@ def test_a_slow_rank_of_two_by_two_starves_its_row_no_more_than_it_has_to():
     assert max(seconds(task, cuts)) == pytest.approx(1 / 3)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.sampled_from(GRIDS), st.integers(0, 10**6))
 def test_nobody_loses_its_last_row_and_only_what_is_legal_is_taken(sizes, seed):
     draw = random.Random(seed)
