@@ -44,7 +44,7 @@ def run(name: str, options: argparse.Namespace) -> SlowedRun:
         subprocess.run([sys.executable, "-m", COMPILER, name, "small" if options.small else "full", folder], check=True)
         steps = (options.balanced,) * 3 if options.balanced else (options.steps, options.slow_at, options.free_at)
         request = dict(zip(("steps", "slowed", "freed"), steps, strict=True))
-        request |= {"case": name, "small": options.small, "folder": folder, "moves": True}
+        request |= {"case": name, "small": options.small, "folder": folder}
         found = answer_of(command(WORKER, case.ranks, [json.dumps(request)]), case.title, threads=1)
     cuts = tuple(tuple(None if at is None else tuple(at) for at in one) for one in found["cuts"])
     compute = tuple(map(tuple, found["compute"]))
@@ -96,7 +96,8 @@ def main() -> None:
         if not options.json:
             show(records[-1], log)
     if options.json:
-        print(json.dumps([asdict(one) | {key: getattr(one, key) for key in NAMES} for one in records], indent=1))
+        names = ("moves",) if options.balanced else NAMES
+        print(json.dumps([asdict(one) | {key: getattr(one, key) for key in names} for one in records], indent=1))
     elif not options.balanced:
         log.print(table(records))
 

@@ -36,7 +36,7 @@ _ROWS, _MARKS = 512, 32  # places at which an axis is cut in search of the best,
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to run: steps in all, those before which the competitor comes and goes, and whether boundaries may move."""
+    """What to run: steps in all, and those before which the competitor comes and goes."""
 
     case: str
     small: bool
@@ -44,7 +44,6 @@ class Request:
     steps: int
     slowed: int
     freed: int
-    moves: bool
 
 
 def main(text: str) -> None:
@@ -71,18 +70,18 @@ def main(text: str) -> None:
         cuts.append(tuple(axis.cuts for axis in session.grid.axes))
         places.append(segments.places())
         start, waited = time.perf_counter(), session.communication_seconds
-        if request.moves:
-            with scheduler.step():
-                trainer.step()
-                compute.append(time.perf_counter() - start - (session.communication_seconds - waited))
-        else:
+        with scheduler.step():
             trainer.step()
             compute.append(time.perf_counter() - start - (session.communication_seconds - waited))
         seconds.append(time.perf_counter() - start)
         segments.measure()
     every, of_segments = list(zip(*comm.gather_objects(compute), strict=True)), segments.told()
     if trainer.rank == 0:
-        best = best_placed(places, of_segments, request) if places[0] else best_compute(session, cuts, every, request)
+        best = 0.0
+        if request.slowed < request.steps:
+            best = (
+                best_placed(places, of_segments, request) if places[0] else best_compute(session, cuts, every, request)
+            )
         found = {"seconds": seconds, "compute": every, "cuts": cuts, "places": places}
         print(json.dumps(found | {"best": best, "said": scheduler.reason}))
     comm.barrier()
