@@ -29,7 +29,7 @@ from autopar.ir.pipeline.schedule import ActionLists
 from autopar.partitioner.placement.problem import PlacementProblem
 from autopar.partitioner.placement.relocation import SegmentMove, best_move
 from autopar.runtime.training.balance_settings import REMEMBERED, BalanceSettings
-from autopar.runtime.training.evidence import doubted, medians, shown
+from autopar.runtime.training.evidence import medians, shown
 
 _PRICE, _SPEED = 0.3, 0.3  # how far x and y are from what the plan says
 _CHANGED = 1.0  # by how much y may have changed
@@ -99,22 +99,24 @@ class SegmentBalancer:
 
     def _changed(self, places: Sequence[int]) -> bool:
         """Whether the last steps show a position's speed to have changed, by what its segments take of what was expected."""
-        last, positions = list(self._steps), range(len(self._speed))
-        ratios = [[self._ratio(step, places, position) for position in positions] for step in last]
-        middle = medians(ratios[-self.settings.window :])
-        position = max(positions, key=lambda q: abs(math.log(middle[q])))
+        expected, steps, window = self._expected(places), list(self._steps), self.settings.window
+        last = [_ratios(step, places, expected) for step in steps[-window:]]
+        middle = medians(last)
+        position = max(range(len(middle)), key=lambda q: abs(math.log(middle[q])))
         change = math.log(middle[position])
         if abs(change) < self.settings.threshold:
             return False
+        ratios = [_ratios(step, places, expected) for step in steps[:-window]] + last
         said = [math.log(row[position]) * change > change * change / 2 for row in ratios]
-        doubt = doubted(self.settings.doubt, self._count, self._moves)
-        return shown(said, self.settings.window, self.settings.agreement, doubt)
+        return shown(said, self.settings.window, self.settings.agreement, self.settings.doubt)
 
-    def _ratio(self, step: Sequence[float], places: Sequence[int], position: int) -> float:
-        """What the segments of a position took of what is expected; 1 where there are none."""
-        here = [s for s, at in enumerate(places) if at == position]
-        expected = sum(self._work(s) * math.exp(self._price[s] - self._speed[position]) for s in here)
-        return sum(step[s] for s in here) / expected if expected else 1.0
+    def _expected(self, places: Sequence[int]) -> list[float]:
+        """The seconds that every position is thought to take."""
+        price, speed = self._price, self._speed
+        expected = [0.0] * len(speed)
+        for s, at in enumerate(places):
+            expected[at] += self._work(s) * math.exp(price[s] - speed[at])
+        return expected
 
     def _work(self, segment: int) -> float:
         call = self._problem.calls[segment]
@@ -154,6 +156,14 @@ class SegmentBalancer:
             for limits, speed in zip(self._problem.positions, self._speed, strict=True)
         ]
         return replace(self._problem, calls=tuple(calls), positions=tuple(positions))
+
+
+def _ratios(step: Sequence[float], places: Sequence[int], expected: Sequence[float]) -> list[float]:
+    """What the segments of every position took of what is expected; 1 where there are none."""
+    took = [0.0] * len(expected)
+    for seconds, at in zip(step, places, strict=True):
+        took[at] += seconds
+    return [own / one if one else 1.0 for own, one in zip(took, expected, strict=True)]
 
 
 def _typical(steps: Sequence[Sequence[float]], places: Sequence[int]) -> list[float]:
