@@ -28,8 +28,18 @@ def axis_part(extent: int, axis: int, grid: GridShape) -> int:
     """Rows that one axis leaves of an extent."""
     if not grid.cuts and grid.at is None:
         return ceil_div(extent, grid.sizes[axis])
-    parts = [high - low for low, high in pairwise(cut_bounds(extent, grid.sizes[axis], grid.cuts_of(axis)))]
+    parts = parts_of(extent, axis, grid)
     return max(parts) if grid.at is None else parts[grid.at[axis]]
+
+
+def parts_of(extent: int, axis: int, grid: GridShape) -> tuple[int, ...]:
+    """The rows of every rank of an axis, of so many."""
+    return _parts(extent, grid.sizes[axis], grid.cuts_of(axis))
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _parts(extent: int, size: int, cuts: tuple[float, ...]) -> tuple[int, ...]:
+    return tuple(high - low for low, high in pairwise(cut_bounds(extent, size, cuts)))
 
 
 def local_part(extent: int, cuts: Sequence[tuple[int, int, int]], grid: GridShape) -> int:

@@ -44,12 +44,12 @@ from benchmarks.contenders.held import core_of
 from benchmarks.jobs import Job, take_turns
 from benchmarks.models import EVERY, Model, batch, seeded
 from benchmarks.options import add_json, add_small, add_turns, described
+from benchmarks.workers.slowed import SPIN
 
 SPEED, MEMORY = 0.5, 0.5  # of the slow ranks, over the others'
 ROOM = 1.2  # times what the equal division takes
 BAR = 1.1
 WARM = 2
-SPIN = "import os, sys\nos.sched_setaffinity(0, {int(sys.argv[1])})\nwhile True: pass"
 
 
 @dataclass(frozen=True, slots=True)

@@ -226,10 +226,14 @@ def _neighbours(task: CutTask, cuts: GridCuts) -> Iterator[GridCuts]:
 
 def _both(one: Sequence[GridCuts], cuts: GridCuts) -> Iterator[GridCuts]:
     """Two such changes of different axes together."""
-    for first, other in itertools.combinations(one, 2):
-        changed = [axis for axis, at in enumerate(cuts) if first[axis] != at and other[axis] != at]
-        if not changed:
-            yield tuple(a if a != at else b for a, b, at in zip(first, other, cuts, strict=True))
+    changes: dict[int, list[GridCuts]] = {}
+    for other in one:
+        axis = next((axis for axis, at in enumerate(cuts) if other[axis] != at), None)
+        if axis is not None:
+            changes.setdefault(axis, []).append(other)
+    for (_, firsts), (axis, others) in itertools.combinations(sorted(changes.items()), 2):
+        for first, other in itertools.product(firsts, others):
+            yield (*first[:axis], other[axis], *first[axis + 1 :])
 
 
 def _shifted(marks: Sequence[float], giver: int, taker: int, amount: float) -> AxisCuts:

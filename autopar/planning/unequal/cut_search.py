@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from itertools import pairwise
 
-from autopar.costmodel.local_shapes import axis_part
 from autopar.errors import InfeasiblePlan
 from autopar.ir.grid import GridShape
 from autopar.ir.layout import cut_bounds
@@ -26,7 +26,7 @@ from autopar.partitioner.cuts.rank_work import AxisCuts, GridCuts, RankWork, Ste
 from autopar.partitioner.formulation.strategies import filled_factors
 from autopar.planning.candidate import Candidate, candidate_of
 from autopar.planning.request import Request
-from autopar.planning.unequal.rank_loads import Rows, cut_rows
+from autopar.planning.unequal.rank_loads import Rows, cut_rows, parts_left
 from autopar.planning.unequal.step_work import step_work
 from autopar.progress import Progress, timed
 
@@ -38,6 +38,7 @@ _LONGER = 1e-9  # relative
 _LARGEST = 10_000  # denominator
 _DENOMINATORS = (3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 _HARDLY = 0.005  # relative
+_FEW = 4  # parts that are told one by one
 
 
 def alternated(request: Request, solve: Callable[[GridShape], Candidate], tell: Progress) -> Candidate:
@@ -69,9 +70,9 @@ def recut(candidate: Candidate, request: Request) -> list[Candidate]:
     """The same choices under the cuts that suit them, and in balanced parts; without those that do not fit the memory."""
     built, optimizer = candidate.built, request.options.optimizer
     grids = [*_best_grids(candidate, request), built.grid.balanced]
-    found = []
+    found, factors = [], _must_fill(candidate)
     for grid in dict.fromkeys(grids):
-        if grid != built.grid and _filled(candidate, grid):
+        if grid != built.grid and _filled(factors, grid):
             found.append(candidate_of(replace(built, grid=grid), candidate.solution, optimizer))
     found = [one for one in (*found, candidate) if one.peak <= request.limit]
     return sorted(found, key=lambda one: one.seconds)
@@ -87,9 +88,9 @@ def _best_grids(candidate: Candidate, request: Request) -> Iterator[GridShape]:
         for work in works
     )
     step, rows = StepWork(grid.sizes, parts), cut_rows(built, candidate.decision)
-    speeds = built.machine.speeds(grid.size)
+    speeds, factors = built.machine.speeds(grid.size), _must_fill(candidate)
     for _ in range(_SQUEEZES):
-        task = CutTask(step, (1.0,) * len(parts), speeds, rows, lambda cuts: _filled(candidate, _cut(grid, cuts)))
+        task = CutTask(step, (1.0,) * len(parts), speeds, rows, lambda cuts: _filled(factors, _cut(grid, cuts)))
         found = _cut(grid, _readable(task, _simple(best_cuts(task, _cuts_of(grid)), rows)))
         yield found
         held = candidate_of(replace(built, grid=found), candidate.solution, request.options.optimizer)
@@ -110,18 +111,19 @@ def _starts(request: Request) -> Iterator[GridShape]:
         yield _cut(grid, _readable(task, _simple(best_cuts(task, _cuts_of(grid)), rows)))
 
 
-def _filled(candidate: Candidate, grid: GridShape) -> bool:
-    """Whether every rank has a row of whatever must not be empty."""
-    ranks = [grid.seen_from(rank) for rank in range(grid.size)]
-    for name, strategy in candidate.decision.strategies.items():
-        for axes, extent in filled_factors(candidate.built.calls[name].rule, strategy):
-            for seen in ranks:
-                rows = extent
-                for axis in axes:
-                    rows = axis_part(rows, axis, seen)
-                if not rows:
-                    return False
-    return True
+def _filled(factors: Iterable[tuple[tuple[int, ...], int]], grid: GridShape) -> bool:
+    """Whether every rank has a row of each of these factors."""
+    return all(all(parts_left(axes, extent, grid)) for axes, extent in factors)
+
+
+def _must_fill(candidate: Candidate) -> frozenset[tuple[tuple[int, ...], int]]:
+    """The factors of which every rank needs a row."""
+    calls = candidate.built.calls
+    return frozenset(
+        factor
+        for name, strategy in candidate.decision.strategies.items()
+        for factor in filled_factors(calls[name].rule, strategy)
+    )
 
 
 def _cuts_of(grid: GridShape) -> GridCuts:
@@ -178,6 +180,12 @@ def _simplest(low: Fraction, high: Fraction, otherwise: float) -> float:
 
 
 def _text(grid: GridShape) -> str:
-    """The cuts in words."""
-    cuts = (f"{name} at {', '.join(f'{cut:.3g}' for cut in every[1:-1])}" for name, every in grid.named_cuts.items())
-    return "; ".join(cuts) or "balanced parts"
+    """The parts of each axis that is cut unevenly, in words."""
+    parts = {name: [high - low for low, high in pairwise(cuts)] for name, cuts in grid.named_cuts.items()}
+    texts = (
+        f"{name} in parts of {', '.join(f'{part:.1%}' for part in every)}"
+        if len(every) <= _FEW
+        else f"{name} in {len(every)} parts of {min(every):.1%} to {max(every):.1%}"
+        for name, every in parts.items()
+    )
+    return "; ".join(texts) or "balanced parts"

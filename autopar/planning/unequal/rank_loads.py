@@ -7,8 +7,9 @@ from dataclasses import replace
 
 from autopar.codegen.memory_footprint import Footprint, footprint
 from autopar.codegen.steps import LoweredProgram
-from autopar.costmodel.local_shapes import axis_part
+from autopar.costmodel.local_shapes import parts_of
 from autopar.costmodel.rank_views import RankView, views
+from autopar.ir.grid import GridShape
 from autopar.ir.layout import Shard
 from autopar.ir.plan import NodePlan, RankPlan
 from autopar.partitioner.formulation.priced_problem import Decision, PricedProblem
@@ -27,12 +28,17 @@ def cut_rows(built: PricedProblem, decision: Decision) -> Rows:
     grid = built.grid
     rows: list[set[int]] = [set() for _ in grid.sizes]
     for axes, extent in set(_factors(built, decision)):
-        left = {extent}
-        for axis in axes:
-            rows[axis] |= left
-            seen = [grid.seen_from(rank) for rank in range(grid.size)]
-            left = {axis_part(whole, axis, one) for whole in left for one in seen}
+        for i, axis in enumerate(axes):
+            rows[axis] |= parts_left(axes[:i], extent, grid)
     return tuple(tuple(sorted(own)) for own in rows)
+
+
+def parts_left(axes: Sequence[int], extent: int, grid: GridShape) -> set[int]:
+    """The sizes of the parts into which axes, one after another, cut so many rows."""
+    left = {extent}
+    for axis in axes:
+        left = {part for rows in left for part in parts_of(rows, axis, grid)}
+    return left
 
 
 def _factors(built: PricedProblem, decision: Decision) -> Iterator[tuple[tuple[int, ...], int]]:
