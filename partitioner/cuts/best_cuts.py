@@ -198,8 +198,8 @@ def _polished(task: CutTask, needed: Sequence[Sequence[int]], cuts: GridCuts) ->
     improved = True
     while improved and trials < _TRIALS:
         improved = False
-        one = list(_neighbours(task, cuts))
-        for other in itertools.chain(one, _both(one, cuts)):
+        one = list(itertools.islice(_neighbours(task, cuts), _TRIALS))
+        for other in itertools.islice(itertools.chain(one, _both(one, cuts)), _TRIALS):
             trials += 1
             order = _order(task, other)
             if order < best and _allowed(task, needed, other):
