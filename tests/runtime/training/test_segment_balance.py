@@ -128,7 +128,7 @@ def test_a_divided_program_moves_its_segments_and_computes_the_same(monkeypatch)
             parallel, optimizer, clock=lambda: 0.0
         )  # ranks exchange what they measured after every step
         losses, places = [], list(at)
-        for number in range(17):
+        for number in range(24):
             with scheduler.step() if watched else nullcontext():
                 optimizer.zero_grad()
                 loss = parallel(**divided.batch(seed=number)).loss
