@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from autopar.errors import ConfigError, nearest, refusal
+from autopar.ir.layout import are_cuts
 
 _SYNTAX = (
     "sizes joined by x, as in 4x2, or named axes, as in data=4,model=2; "
@@ -139,7 +139,7 @@ class GridShape:
         wrong += [
             f"{name}: {size} ranks cannot be cut at {every[name]}"
             for name, size in zip(self.names, self.sizes, strict=True)
-            if every[name] and not _rise(every[name], size)
+            if not are_cuts(size, every[name] or None)
         ]
         if wrong:
             rule = "the cuts of an axis of n ranks are n + 1 fractions that rise from 0 to 1"
@@ -171,12 +171,6 @@ class GridShape:
             return "x".join([*([f"{kind}:{outer.size}"] if outer else []), *map(str, self.sizes)])
         first = [f"{outer.name}={kind}:{outer.size}"] if outer else []
         return ",".join([*first, *(f"{name}={size}" for name, size in zip(self.names, self.sizes, strict=True))])
-
-
-def _rise(cuts: Sequence[float], size: int) -> bool:
-    """Whether these are the fractions at which an axis of so many ranks can be cut."""
-    ends = len(cuts) == size + 1 and (cuts[0], cuts[-1]) == (0.0, 1.0)
-    return ends and all(low <= high for low, high in itertools.pairwise(cuts))
 
 
 def _named(part: str) -> re.Match[str] | None:

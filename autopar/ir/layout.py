@@ -20,6 +20,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,18 @@ def cut_bounds(extent: int, parts: int, cuts: Sequence[float] = ()) -> tuple[int
     (0, 32, 48)
     """
     return tuple(math.floor(cut * extent + 0.5) for cut in cuts) if cuts else even_bounds(extent, parts)
+
+
+def are_cuts(size: int, cuts: Sequence[float] | None) -> bool:
+    """Whether an axis of so many ranks can be cut at these fractions: they rise from 0 to 1, or there are none.
+
+    >>> are_cuts(2, (0, 2 / 3, 1)), are_cuts(2, (0, 1)), are_cuts(2, None)
+    (True, False, True)
+    """
+    if cuts is None:
+        return True
+    ends = len(cuts) == size + 1 and (cuts[0], cuts[-1]) == (0.0, 1.0)
+    return ends and all(low <= high for low, high in pairwise(cuts))
 
 
 def parse_layout(text: str) -> Layout:

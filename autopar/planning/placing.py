@@ -7,7 +7,7 @@ The candidate's letters are those of one position's own grid. What its calls, co
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from autopar.codegen.division import GraphDivision
 from autopar.codegen.lower import lower
@@ -65,7 +65,7 @@ class Placed:
     larger: Graph | None
     problem: PlacementProblem
     placement: Placement
-    baselines: Mapping[str, Placement | None]
+    baselines: Mapping[str, Placement | None] = field(default_factory=dict)
     memories: tuple[SegmentMemory, ...] = ()
     footprints: tuple[PositionFootprint, ...] = ()
 
@@ -134,7 +134,7 @@ def _placed(candidate: Candidate, request: Request, tell: Progress) -> tuple[Can
             break
         found.append(placed)
         if _over(placed, request)[0] <= 0:
-            return carried_out, placed
+            return carried_out, replace(placed, baselines=compare(placed.problem, request.options.schedule))
         kept = zip(placed.footprints, placed.placement.memory, _limits(request), strict=True)
         beside = max(held.peak - size for held, size, limit in kept if held.peak > limit)
     raise _too_full(request, min((_over(one, request) for one in found), key=lambda one: one[0]))
@@ -166,10 +166,10 @@ def _division(
     with timed(tell, "placed") as said:
         if (bound := placement_bound(problem)) >= request.below:
             raise NotShorter(bound)
-        schedule, larger = request.options.schedule, request.annotated.larger
+        larger = request.annotated.larger
         placement = shortest(candidate, problem, request.options)
         more = larger.graph if larger else None
-        found = Placed(request.grid, request.machine, more, problem, placement, compare(problem, schedule))
+        found = Placed(request.grid, request.machine, more, problem, placement)
         most = f"{placement.imbalance:.2f} x the mean at most"
         said(
             f"{len(placement.assignment.position)} segments on {request.grid.positions} positions, {most}, gap {placement.gap:.1%}"
@@ -216,7 +216,7 @@ def placement_problem(candidate: Candidate, request: Request) -> PlacementProble
     for node in graph.nodes:
         for i, name in enumerate(node.outputs):
             if name and readers[name]:
-                size = _bytes(candidate, name, result_layouts(candidate.decision.strategies[node.name], i))
+                size = value_bytes(candidate, name, result_layouts(candidate.decision.strategies[node.name], i))
                 reading = tuple(number[reader.name] for reader in readers[name])
                 gradient = size if graph.values[name].differentiable else 0.0
                 tensors.append(TensorUse(name, number[node.name], reading, size, gradient))
@@ -273,7 +273,7 @@ def _result_bytes(candidate: Candidate, name: str) -> float:
     """Bytes of the gradients of a call's results, as the call makes them."""
     strategy, item = candidate.decision.strategies[name], candidate.built.calls[name]
     outputs = enumerate(item.node.outputs)
-    return sum(_bytes(candidate, value, result_layouts(strategy, i)) for i, value in outputs if value)
+    return sum(value_bytes(candidate, value, result_layouts(strategy, i)) for i, value in outputs if value)
 
 
 def exchange_seconds(candidate: Candidate) -> dict[str, tuple[float, float]]:
@@ -300,7 +300,7 @@ def exchange_seconds(candidate: Candidate) -> dict[str, tuple[float, float]]:
 def _parameter(candidate: Candidate, item: Parameter, number: Mapping[str, int], optimizer: str) -> ParameterUse:
     built = candidate.built
     value, stored = built.graph.values[item.value], candidate.decision.storage[item.value]
-    size = _bytes(candidate, item.value, stored)
+    size = value_bytes(candidate, item.value, stored)
     sums, update = parameter_seconds(value, item.kind, stored, optimizer, built.grid, built.machine)
     trained = item.kind == "parameter"
     readers = tuple(number[node.name] for node in built.graph.consumers()[item.value])
@@ -308,6 +308,7 @@ def _parameter(candidate: Candidate, item: Parameter, number: Mapping[str, int],
     return ParameterUse(item.name, held, readers, size if trained else 0.0, sums + update)
 
 
-def _bytes(candidate: Candidate, name: str, layouts: Layouts) -> int:
+def value_bytes(candidate: Candidate, name: str, layouts: Layouts) -> int:
+    """The bytes of a rank's part of a value that lies so."""
     value = candidate.built.graph.values[name]
     return local_bytes(value.shape, ITEMSIZE[value.dtype], layouts, candidate.built.grid)

@@ -15,10 +15,9 @@ from functools import partial
 
 from autopar.errors import ConfigError, ProgramMismatch, refusal
 from autopar.ir.grid import GridShape, ravel, unravel
-from autopar.ir.layout import cut_bounds
+from autopar.ir.layout import are_cuts, cut_bounds
 from autopar.runtime.diagnostics.failure import end_scripts
 from autopar.runtime.diagnostics.watched_comm import first_to_fail, label, watch
-from autopar.runtime.grid.planned_axis import are_cuts
 from autopar.runtime.transport.base import Comm
 from autopar.runtime.transport.staged import stage
 from autopar.runtime.transport.world import default_world, simulated_world

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Protocol
 
 from autopar.ir.layout import cut_bounds
@@ -44,11 +43,3 @@ class PlannedAxis:
     def bounds(self, extent: int) -> tuple[int, ...]:
         """Where a dim of `extent` rows is cut."""
         return cut_bounds(extent, self.size, self.cuts or ())
-
-
-def are_cuts(size: int, cuts: tuple[float, ...] | None) -> bool:
-    """Whether an axis of so many positions can be cut at these fractions: they rise from 0 to 1, or there are none."""
-    if cuts is None:
-        return True
-    ends = len(cuts) == size + 1 and (cuts[0], cuts[-1]) == (0.0, 1.0)
-    return ends and all(low <= high for low, high in pairwise(cuts))

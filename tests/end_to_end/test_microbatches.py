@@ -10,7 +10,18 @@ from pathlib import Path
 import pytest
 import torch
 from compiling import CASES, QUICK, compiled_file, verified
-from microbatched import MODELS, ROWS, Guarded, captured, compiled, on_ranks, tokens, trained, trained_program
+from microbatched import (
+    MODELS,
+    ROWS,
+    Guarded,
+    assert_as_sequential,
+    captured,
+    compiled,
+    on_ranks,
+    tokens,
+    trained,
+    trained_program,
+)
 from torch import nn
 
 import autopar
@@ -38,13 +49,8 @@ def assert_trains_alike(name, grid, microbatches, rows=ROWS, more=(), cuts=None)
         found = trained_program(parallel, batches)
         return found, parallel.full_gradients(), parallel.full_state_dict()
 
-    for found, gradients, state in on_ranks(one, model, run):
-        torch.testing.assert_close(found, losses, rtol=1e-10, atol=1e-10)
-        for key, parameter in expected.named_parameters():
-            torch.testing.assert_close(gradients[key], parameter.grad, rtol=1e-10, atol=1e-10)
-        for key, value in expected.state_dict().items():
-            if key in state:
-                torch.testing.assert_close(state[key], value, rtol=1e-10, atol=1e-10)
+    for outcome in on_ranks(one, model, run):
+        assert_as_sequential(outcome, expected, losses)
     return one
 
 

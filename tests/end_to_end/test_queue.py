@@ -15,7 +15,7 @@ import torch
 from compiling import compiled_file, verified
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from microbatched import MODELS, compiled, on_ranks, tokens, trained, trained_program
+from microbatched import MODELS, assert_as_sequential, compiled, on_ranks, tokens, trained, trained_program
 
 from autopar.errors import ConfigError
 from autopar.ir.grid import GridShape
@@ -49,13 +49,8 @@ def assert_trains_alike(name, grid, owners, batches=None):
         found = trained_program(parallel, batches)
         return found, parallel.full_gradients(), parallel.full_state_dict()
 
-    for found, gradients, state in on_ranks(one, model, run):
-        torch.testing.assert_close(found, losses, rtol=1e-10, atol=1e-10)
-        for key, parameter in expected.named_parameters():
-            torch.testing.assert_close(gradients[key], parameter.grad, rtol=1e-10, atol=1e-10)
-        for key, value in expected.state_dict().items():
-            if key in state:
-                torch.testing.assert_close(state[key], value, rtol=1e-10, atol=1e-10)
+    for outcome in on_ranks(one, model, run):
+        assert_as_sequential(outcome, expected, losses)
 
 
 GRIDS = ("queue:2", "data=queue:2,model=2", "queue:3")

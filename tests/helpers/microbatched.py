@@ -235,3 +235,14 @@ def trained_program(parallel, batches):
         optimizer.step()
         losses.append(loss.detach())
     return torch.stack(losses)
+
+
+def assert_as_sequential(outcome, expected, losses):
+    """Losses, gradients and state of a program are those of the trained model."""
+    found, gradients, state = outcome
+    torch.testing.assert_close(found, losses, rtol=1e-10, atol=1e-10)
+    for key, parameter in expected.named_parameters():
+        torch.testing.assert_close(gradients[key], parameter.grad, rtol=1e-10, atol=1e-10)
+    for key, value in expected.state_dict().items():
+        if key in state:
+            torch.testing.assert_close(state[key], value, rtol=1e-10, atol=1e-10)

@@ -6,14 +6,12 @@ from collections.abc import Sequence
 
 from autopar.codegen.segment_table import SegmentRow
 from autopar.costmodel.compute import parameter_seconds
-from autopar.costmodel.local_shapes import local_bytes
-from autopar.ir.graph import ITEMSIZE, Graph, Parameter, Value
-from autopar.ir.layout import Layouts
+from autopar.ir.graph import Graph, Parameter, Value
 from autopar.ir.pipeline.placement_plan import DivisionPlan, EdgePlan, MessagePlan, PlacementPlan, SegmentPlan
 from autopar.ir.plan import Predicted
 from autopar.partitioner.placement.assignment import homes
 from autopar.planning.candidate import Candidate
-from autopar.planning.placing import Placed, exchange_seconds
+from autopar.planning.placing import Placed, exchange_seconds, value_bytes
 
 _ROUNDING = 1e-9  # shares of a step that are no idle time
 
@@ -76,7 +74,7 @@ def _edges(candidate: Candidate, rows: Sequence[SegmentRow], larger: Graph | Non
         for held, name in zip(row.segment.writes, row.writes, strict=True):
             value = graph.values[held.value]
             readers = tuple(j for j, other in enumerate(rows) if name in other.reads)
-            layouts, size = tuple(map(str, held.layouts)), _bytes(candidate, value, held.layouts)
+            layouts, size = tuple(map(str, held.layouts)), value_bytes(candidate, held.value, held.layouts)
             grown = grown_dims(value, larger)
             edges.append(
                 EdgePlan(name, value.shape, value.dtype, layouts, grown, value.differentiable, i, readers, size)
@@ -136,8 +134,4 @@ def _update(candidate: Candidate, parameters: Sequence[Parameter], optimizer: st
 
 
 def _parameter_bytes(candidate: Candidate, item: Parameter) -> int:
-    return _bytes(candidate, candidate.built.graph.values[item.value], candidate.decision.storage[item.value])
-
-
-def _bytes(candidate: Candidate, value: Value, layouts: Layouts) -> int:
-    return local_bytes(value.shape, ITEMSIZE[value.dtype], layouts, candidate.built.grid)
+    return value_bytes(candidate, item.value, candidate.decision.storage[item.value])

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from autopar.errors import ConfigError, nearest, refusal
-from autopar.runtime.grid.planned_axis import CutAxis, PlannedAxis, are_cuts
+from autopar.ir.layout import are_cuts
+from autopar.runtime.grid.planned_axis import CutAxis, PlannedAxis
 from autopar.runtime.parameters.minimum_rows import missing_rows
 from autopar.runtime.program.plan_reader import MinimumRows
 
