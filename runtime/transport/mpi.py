@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from mpi4py import MPI
@@ -39,7 +39,7 @@ from autopar.runtime.transport.base import (
 from autopar.runtime.transport.fetch_counter import FetchCounter
 from autopar.runtime.transport.mpi_buffers import SUMMED, pieces, raw, raw_row, typed
 from autopar.runtime.transport.progress_thread import ProgressThread, ThreadedSum
-from autopar.runtime.transport.shared_memory import PostedSum
+from autopar.runtime.transport.shared_memory import PostedSum, crowded, nap_until
 from autopar.runtime.transport.shared_sums import SharedSums
 
 _FIRST_TAG = 1  # of messages with tags; `exchange` sends under tag 0
@@ -54,8 +54,9 @@ _CROWDED_BYTES = 8 << 20  # and from here on, if ranks have to share cores, wher
 class MpiComm(Comm):
     """An MPI communicator of our own; `duplicate` makes one from the user's."""
 
-    def __init__(self, comm: MPI.Intracomm) -> None:
+    def __init__(self, comm: MPI.Intracomm, crowded: bool) -> None:
         self._comm: MPI.Intracomm | None = comm
+        self._crowded = crowded
         self._rank: int = comm.Get_rank()
         self._size: int = comm.Get_size()
         self._seconds = 0.0
@@ -65,7 +66,7 @@ class MpiComm(Comm):
     @staticmethod
     def duplicate(comm: MPI.Intracomm) -> MpiComm:
         """The same ranks as `comm`, with messages apart from its own. Collective over `comm`."""
-        return MpiComm(comm.Dup())
+        return MpiComm(comm.Dup(), crowded(comm))
 
     @staticmethod
     def world() -> MpiComm:
@@ -98,7 +99,7 @@ class MpiComm(Comm):
     def all_reduce(self, tensor: Tensor) -> None:
         start = time.perf_counter()
         if tensor.dtype in SUMMED and tensor.nbytes < _SHARED_BYTES:  # the shortest way: here every microsecond counts
-            self._mpi.Allreduce(MPI.IN_PLACE, typed(tensor), MPI.SUM)
+            self._call("Allreduce", MPI.IN_PLACE, typed(tensor), MPI.SUM)
         else:
             self._all_reduce(tensor)
         self._seconds += time.perf_counter() - start
@@ -108,7 +109,7 @@ class MpiComm(Comm):
         if total.is_cpu and total.nbytes >= _SHARED_BYTES and self._through_memory(total):
             self._shared().all_reduce(total)
         else:
-            self._mpi.Allreduce(MPI.IN_PLACE, typed(total), MPI.SUM)
+            self._call("Allreduce", MPI.IN_PLACE, typed(total), MPI.SUM)
         restore(tensor, total)
 
     def start_all_reduce(self, tensor: Tensor) -> Work:
@@ -128,21 +129,21 @@ class MpiComm(Comm):
     def all_gather(self, tensor: Tensor, outs: Pieces) -> None:
         start = time.perf_counter()
         if isinstance(outs, Tensor):
-            self._mpi.Allgather(raw(tensor), raw_row(outs, self._size))
+            self._call("Allgather", raw(tensor), raw_row(outs, self._size))
         else:
             self._all_gather(tensor, outs)
         self._seconds += time.perf_counter() - start
 
     def _all_gather(self, tensor: Tensor, outs: Sequence[Tensor]) -> None:
         if sum(out.nbytes for out in outs) < _DIRECT_BYTES:
-            self._mpi.Allgatherv(raw(tensor), pieces(outs))
+            self._call("Allgatherv", raw(tensor), pieces(outs))
         else:
             self._all_to_all([tensor] * self._size, outs)
 
     def reduce_scatter(self, parts: Pieces, out: Tensor) -> None:
         start = time.perf_counter()
         if isinstance(parts, Tensor) and parts.nbytes < _SCATTERED_BYTES and parts.dtype in SUMMED:
-            self._mpi.Reduce_scatter_block(typed(parts, self._size), typed(out), MPI.SUM)
+            self._call("Reduce_scatter_block", typed(parts, self._size), typed(out), MPI.SUM)
         else:
             self._reduce_scatter(pieces_of(parts), out)
         self._seconds += time.perf_counter() - start
@@ -157,16 +158,16 @@ class MpiComm(Comm):
         else:
             source = joined(addends)  # named, for it has to outlive the call: MPI knows its address only
             if {part.nbytes for part in addends} == {total.nbytes}:
-                self._mpi.Reduce_scatter_block(typed(source, self._size), typed(total), MPI.SUM)
+                self._call("Reduce_scatter_block", typed(source, self._size), typed(total), MPI.SUM)
             else:
-                self._mpi.Reduce_scatter(typed(source), typed(total), [part.numel() for part in addends], MPI.SUM)
+                self._call("Reduce_scatter", typed(source), typed(total), [part.numel() for part in addends], MPI.SUM)
         restore(out, total)
 
     def all_to_all(self, sends: Pieces, recvs: Pieces) -> None:
         start = time.perf_counter()
         if isinstance(sends, Tensor):
             assert isinstance(recvs, Tensor), "all_to_all: messages of one size are sent, but others are expected"
-            self._mpi.Alltoall(raw_row(sends, self._size), raw_row(recvs, self._size))
+            self._call("Alltoall", raw_row(sends, self._size), raw_row(recvs, self._size))
         else:
             self._all_to_all(sends, pieces_of(recvs))
         self._seconds += time.perf_counter() - start
@@ -176,13 +177,13 @@ class MpiComm(Comm):
         requests = [self._mpi.Irecv(raw(recvs[rank]), rank) for rank in others if recvs[rank].numel()]
         requests += [self._mpi.Isend(raw(sends[rank]), rank) for rank in others if sends[rank].numel()]
         recvs[self._rank].view(-1).copy_(sends[self._rank].view(-1))
-        MPI.Request.Waitall(requests)
+        self._wait_for_all(requests)
 
     def exchange(self, sends: dict[int, Tensor], recvs: dict[int, Tensor]) -> None:
         start = time.perf_counter()
         requests = [self._mpi.Irecv(raw(tensor), source) for source, tensor in recvs.items()]
         requests += [self._mpi.Isend(raw(tensor), to) for to, tensor in sends.items()]
-        MPI.Request.Waitall(requests)
+        self._wait_for_all(requests)
         self._seconds += time.perf_counter() - start
 
     def start_send(self, tensor: Tensor, to: int, tag: int, what: str) -> Work:
@@ -199,24 +200,26 @@ class MpiComm(Comm):
 
     def broadcast(self, tensor: Tensor, root: int) -> None:
         start = time.perf_counter()
-        self._mpi.Bcast(raw(tensor), root)
+        self._call("Bcast", raw(tensor), root)
         self._seconds += time.perf_counter() - start
 
     def gather_objects(self, item: object) -> list[object]:
         start = time.perf_counter()
+        if self._crowded:
+            self._call("Barrier")  # before a call that cannot be waited for otherwise
         texts = self._mpi.allgather(json.dumps(item))
         self._seconds += time.perf_counter() - start
         return [json.loads(text) for text in texts]
 
     def split(self, color: int, key: int) -> MpiComm:
-        return MpiComm(cast("MPI.Intracomm", self._mpi.Split(color, key)))
+        return MpiComm(cast("MPI.Intracomm", self._mpi.Split(color, key)), self._crowded)
 
     def counter(self) -> Counter:
         return FetchCounter(self._mpi)
 
     def barrier(self) -> None:
         start = time.perf_counter()
-        self._mpi.Barrier()
+        self._call("Barrier")
         self._seconds += time.perf_counter() - start
 
     def free(self) -> None:
@@ -240,10 +243,33 @@ class MpiComm(Comm):
         assert self._comm is not None, "this communicator has been freed"
         return self._comm
 
+    def _call(self, name: str, *arguments: Any) -> None:  # noqa: ANN401 (of mpi4py)
+        """A collective operation of MPI, from its beginning to its end."""
+        if self._crowded:
+            self._wait(getattr(self._mpi, f"I{name.lower()}")(*arguments))
+        else:
+            getattr(self._mpi, name)(*arguments)
+
+    def _wait(self, request: MPI.Request) -> None:
+        """Return at the end of a request.
+
+        MPI waits by looking all the time. Where ranks share cores, that takes the time of those that are waited for.
+        """
+        if self._crowded:
+            nap_until(request.Test)
+        else:
+            request.Wait()
+
+    def _wait_for_all(self, requests: list[MPI.Request]) -> None:
+        if self._crowded:
+            nap_until(lambda: MPI.Request.Testall(requests))
+        else:
+            MPI.Request.Waitall(requests)
+
     def _shared(self) -> SharedSums:
         """The sums through shared memory, made when the first is asked for: collective then."""
         if self._sums is None:
-            self._sums = SharedSums(self._mpi)
+            self._sums = SharedSums(self._mpi, self._crowded)
         return self._sums
 
     def _through_memory(self, total: Tensor) -> bool:
@@ -275,7 +301,7 @@ class _Message(Work):
 
     def wait(self) -> None:
         start = time.perf_counter()
-        self._request.Wait()
+        self._comm._wait(self._request)
         self._comm._seconds += time.perf_counter() - start
 
     def test(self) -> bool:
@@ -314,7 +340,10 @@ class _RequestedSum(Work):
     def wait(self) -> None:
         if self._request is not None:
             start = time.perf_counter()
-            self._request.Wait()
+            if isinstance(self._request, ThreadedSum):
+                self._request.Wait()
+            else:
+                self._comm._wait(self._request)
             self._finish()
             self._comm._seconds += time.perf_counter() - start
 

@@ -19,6 +19,7 @@ standard's unified memory model demands.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections import deque
@@ -31,13 +32,19 @@ from torch import Tensor
 _LINE = 64  # bytes of a cache line: what two ranks write must not share one
 _PAGE = 4096
 _SPINS = 300  # looks at the counters before a waiting rank offers its core to others
+_OFFERS = 10  # looks of a rank that shares its core before it sleeps
+_NAP = 5e-5  # seconds of sleep
 
 Stage = Callable[[], MPI.Request | None]
 
 
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def crowded(comm: MPI.Intracomm) -> bool:
+    """Whether ranks of this node have to share cores, those of some node at least. Collective."""
+    node = comm.Split_type(MPI.COMM_TYPE_SHARED, comm.rank)
+    mine = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+    crowd = len(set().union(*node.allgather(mine))) < node.size
+    node.Free()
+    return bool(comm.allreduce(crowd, MPI.LOR))
 
 
 def places() -> list[int]:
@@ -49,8 +56,19 @@ def places() -> list[int]:
     return world.allgather(first)
 
 
-def _offer_core() -> None:
-    if hasattr(os, "sched_yield"):
+def nap_until(over: Callable[[], bool]) -> None:
+    """Return once it is over, on a rank that shares its core."""
+    looks = 0
+    while not over():
+        looks += 1
+        let_others_go(asleep=looks > _OFFERS)
+
+
+def let_others_go(*, asleep: bool) -> None:
+    """Offer the core to other processes, or sleep for a while: a core that is only offered is soon taken back."""
+    if asleep:
+        time.sleep(_NAP)
+    elif hasattr(os, "sched_yield"):
         os.sched_yield()
     else:
         time.sleep(1e-6)
@@ -110,7 +128,7 @@ class PostedSum:
 class PostedSums:
     """The rounds of one group of ranks of a node. Making and freeing it is collective."""
 
-    def __init__(self, comm: MPI.Intracomm) -> None:
+    def __init__(self, comm: MPI.Intracomm, crowded: bool) -> None:
         self._comm = comm
         self._control = SharedMemory(comm, 2 * _LINE)
         lines = self._control.memory
@@ -121,7 +139,8 @@ class PostedSums:
         self._open: deque[PostedSum] = deque()
         self._lock = threading.Lock()
         self._mine[_POSTED] = self._mine[_ACTED] = 0
-        self._spins = _SPINS if cores() >= comm.size else 0
+        self._spins = 0 if crowded else _SPINS
+        self._offers = _OFFERS if crowded else sys.maxsize
         self._control.sync()
         comm.Barrier()
 
@@ -154,7 +173,7 @@ class PostedSums:
             looks += 1
             if looks > self._spins and not posted.over:
                 self._comm.Iprobe()  # what MPI still has to send for others moves only when it is called
-                _offer_core()
+                let_others_go(asleep=looks > self._offers)
 
     def free(self) -> None:
         """Give the counters' memory back; nothing may be under way."""

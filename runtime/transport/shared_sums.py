@@ -30,7 +30,7 @@ from mpi4py import MPI
 from torch import Tensor
 
 from autopar.runtime.transport.mpi_buffers import typed
-from autopar.runtime.transport.shared_memory import PostedSum, PostedSums, SharedMemory, cores
+from autopar.runtime.transport.shared_memory import PostedSum, PostedSums, SharedMemory
 from autopar.runtime.transport.shutdown import all_leave
 
 _BLOCK_BYTES = 1 << 19  # of one slot
@@ -46,18 +46,18 @@ class SharedSums:
     them then has a core for itself.
     """
 
-    def __init__(self, comm: MPI.Intracomm) -> None:
+    def __init__(self, comm: MPI.Intracomm, crowded: bool) -> None:
         self._comm = comm
         self._node = cast("MPI.Intracomm", comm.Split_type(MPI.COMM_TYPE_SHARED, comm.rank))
         sizes = comm.allgather(self._node.size)
         self._slices = min(sizes)
         self.one_node = self._slices == comm.size
         self.usable = max(sizes) > 1
-        self.calm = self.one_node and comm.allreduce(cores(), MPI.MIN) >= comm.size
+        self.calm = self.one_node and not crowded
         self._peers: MPI.Intracomm | None = None
         if self.usable and not self.one_node:
             self._peers = self._peers_of(comm)
-        self._rounds = PostedSums(self._node) if self.usable else None
+        self._rounds = PostedSums(self._node, crowded) if self.usable else None
         self._memories: dict[int, SharedMemory] = {}
         self._slots: SharedMemory | None = None
         atexit.register(self._leave)

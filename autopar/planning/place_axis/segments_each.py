@@ -13,7 +13,8 @@ from autopar.ir.plan import Options
 from autopar.partitioner.placement.bounds import placement_bound
 from autopar.partitioner.placement.coarsening import expanded, merged
 from autopar.partitioner.placement.judging import Judge
-from autopar.partitioner.placement.place import Placement, described, place
+from autopar.partitioner.placement.mip import solve_mip
+from autopar.partitioner.placement.place import ONE_STAGE, Placement, described, place
 from autopar.partitioner.placement.problem import PlacementProblem
 from autopar.planning.candidate import Candidate
 from autopar.planning.place_axis.schedule_options import AUTO, most_segments
@@ -25,13 +26,14 @@ _SEGMENTS = (1, 2, 4)  # a position, which are tried
 _PAYS = 0.01  # of a step, that more segments have to save
 _ACTION = 1e-4  # seconds of the runtime's own to carry out an action, which no call's price has
 _MOST_CALLS = 400  # that are placed one by one where whole blocks can be
+_MOST_EXACT = 60  # parts that the integer program is given
 _SECONDS = 60.0  # of a search: less would make the answer one of the machine's speed
 
 
 def shortest(candidate: Candidate, problem: PlacementProblem, options: Options) -> Placement:
     """As many segments a position as are asked for; otherwise one, or 2 or 4 where that is clearly shorter or memory needs it."""
     if options.segments is not None or options.schedule != AUTO:
-        return _best(candidate, problem, most_segments(options), options.schedule)
+        return _best(candidate, problem, most_segments(options), options)
     best: Placement | None = None
     refused: InfeasiblePlan | None = None
     for segments in _SEGMENTS:
@@ -39,7 +41,7 @@ def shortest(candidate: Candidate, problem: PlacementProblem, options: Options) 
         if best is not None and (least > _with_actions(best) * (1 - _PAYS) or len(problem.calls) > _MOST_CALLS):
             break
         try:
-            found = _best(candidate, problem, segments, options.schedule, fine=segments == 1)
+            found = _best(candidate, problem, segments, options, fine=segments == 1)
         except InfeasiblePlan as error:
             refused = refused or error
             continue
@@ -58,17 +60,19 @@ def _with_actions(placement: Placement) -> float:
 
 
 def _best(
-    candidate: Candidate, problem: PlacementProblem, segments: int, schedule: str, fine: bool = True
+    candidate: Candidate, problem: PlacementProblem, segments: int, options: Options, fine: bool = True
 ) -> Placement:
     """Of repeated blocks whole ones where there are enough, or, if `fine`, calls one by one where that is clearly shorter.
 
     Whole blocks are placed in a fraction of the time, and are one function of the program for all positions.
     """
-    judge, bound = Judge(problem, schedule), placement_bound(problem)
+    judge, bound = Judge(problem, options.schedule), placement_bound(problem)
 
     def placed(parts: list[list[int]]) -> Placement:
-        found = place(merged(problem, parts), segments_per_position=segments, schedule=schedule, time_limit=_SECONDS)
-        return described(problem, expanded(problem, parts, found.assignment), judge, bound)
+        small = merged(problem, parts)
+        found = place(small, segments_per_position=segments, schedule=options.schedule, time_limit=_SECONDS)
+        best = described(problem, expanded(problem, parts, found.assignment), judge, bound)
+        return _exact(best, problem, parts, segments, options, judge) if options.solver == "ilp" else best
 
     whole: Placement | None = None
     blocks, calls = _parts(candidate, whole_blocks=True), _parts(candidate, whole_blocks=False)
@@ -81,6 +85,26 @@ def _best(
     if whole is not None and whole.makespan <= single.makespan * (1 + _CLEARLY):
         return whole
     return single
+
+
+def _exact(
+    best: Placement, problem: PlacementProblem, parts: list[list[int]], segments: int, options: Options, judge: Judge
+) -> Placement:
+    """What the integer program finds and bounds, within the solver's time limit, beside the best that is known.
+
+    It bounds every placement where each part is a call; otherwise those only that leave the parts whole.
+    """
+    if len(parts) > _MOST_EXACT:
+        return best
+    most = 1 if options.schedule in ONE_STAGE else segments
+    found = solve_mip(merged(problem, parts), most, options.time_limit)
+    bound = max(best.bound, found.bound) if len(parts) == len(problem.calls) else best.bound
+    chosen = best.assignment
+    if found.assignment is not None:
+        other = expanded(problem, parts, found.assignment)
+        if judge.timeline(other) is not None and judge.seconds(other) < best.makespan:
+            chosen = other
+    return described(problem, chosen, judge, bound)
 
 
 def _parts(candidate: Candidate, *, whole_blocks: bool) -> list[list[int]]:
