@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from autopar.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from autopar.analysis.replanning import replan
     from autopar.artifact import load
     from autopar.compiler import Compiled, compile
     from autopar.ir.plan import Plan
@@ -33,9 +34,20 @@ _HOMES = {
     "parallelize": "autopar.parallel",
     "prove_operator": "autopar.proof",
     "register_operator": "autopar.ops.registry",
+    "replan": "autopar.analysis.replanning",
 }
 
-__all__ = ["Compiled", "Plan", "compile", "load", "load_plan", "parallelize", "prove_operator", "register_operator"]
+__all__ = [
+    "Compiled",
+    "Plan",
+    "compile",
+    "load",
+    "load_plan",
+    "parallelize",
+    "prove_operator",
+    "register_operator",
+    "replan",
+]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 (any public name)

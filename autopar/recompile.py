@@ -10,9 +10,11 @@ from pathlib import Path
 
 from autopar.compiler import Compiled, compile_with
 from autopar.errors import PlanError, refusal
-from autopar.ir.plan import ModelSource, Plan
+from autopar.ir.machine import Machine
+from autopar.ir.plan import ModelSource, Options, Plan
 from autopar.ir.plan_file import load_plan
 from autopar.model_file import load as load_model
+from autopar.progress import Progress, logged
 
 
 def recompile(folder: str | Path) -> Compiled:
@@ -24,18 +26,31 @@ def recompile(folder: str | Path) -> Compiled:
     folder = Path(folder)
     plan = load_plan(folder)
     path = _model_path(plan, folder if folder.is_dir() else folder.parent)
-    file = load_model(f"{path}:{plan.model.attribute}")
-    compiled = compile_with(
-        replace(plan.options, batch_sizes=()),
-        file.model,
-        file.example_inputs,
-        plan.grid,
-        plan.machine,
-        name=plan.name,
-        source=ModelSource(str(path), file.sha256, file.attribute),
-    )
+    compiled = _compiled(plan, path, plan.machine, replace(plan.options, batch_sizes=()), logged())
+    _check_model(plan, compiled.plan, path, folder)
     _check_same(plan, compiled.plan, path, folder)
     return compiled
+
+
+def planned_again(folder: str | Path, machine: Machine, progress: Progress) -> Compiled:
+    """Compile the model of a folder for the same grid and with the same options, but for another machine.
+
+    Raises PlanError as `recompile` does where the model is not to be had, and what `compile` raises.
+    """
+    folder = Path(folder)
+    plan = load_plan(folder)
+    path = _model_path(plan, folder if folder.is_dir() else folder.parent)
+    compiled = _compiled(plan, path, machine, plan.options, progress)
+    _check_model(plan, compiled.plan, path, folder)
+    return compiled
+
+
+def _compiled(plan: Plan, path: Path, machine: Machine, options: Options, progress: Progress) -> Compiled:
+    file = load_model(f"{path}:{plan.model.attribute}")
+    source = ModelSource(str(path), file.sha256, file.attribute)
+    return compile_with(
+        options, file.model, file.example_inputs, plan.grid, machine, name=plan.name, source=source, progress=progress
+    )
 
 
 def _model_path(plan: Plan, folder: Path) -> Path:
@@ -57,11 +72,15 @@ def _model_path(plan: Plan, folder: Path) -> Path:
     return path
 
 
-def _check_same(plan: Plan, now: Plan, path: Path, folder: Path) -> None:
-    rule = "compiled again, a model gives the plan that is explained"
+def _check_model(plan: Plan, now: Plan, path: Path, folder: Path) -> None:
+    rule = "compiled again, a model gives the graph that was planned"
     if now.graph_sha256 != plan.graph_sha256:
         fault = "the file is the same, but the model is another: something that it imports changed"
         raise PlanError(refusal(str(path), fault, rule, fix=_compile_command(plan, path, folder)))
+
+
+def _check_same(plan: Plan, now: Plan, path: Path, folder: Path) -> None:
+    rule = "compiled again, a model gives the plan that is explained"
     if (now.nodes, now.parameters) != (plan.nodes, plan.parameters):
         fault = f"another plan came out ({now.solver.method}, gap {now.solver.gap:.2%})"
         fix = _compile_command(plan, path, folder) + "; with a higher --time-limit where the solver is stopped by it"

@@ -8,7 +8,8 @@ share of every split letter, bytes are those of the largest shards; an axis wher
 call smaller. Where ranks differ in speed or axes are cut unevenly, the rank that takes longest counts
 (`rank_views`). A product (matmul, convolution) computes one gradient per operand under its sum, and only those that
 someone needs: the first layer's input asks for none. Views are free. More ranks than cores slow each other down
-(`machine.crowding`). Calls that were timed at their local shapes (`Timings`) take what they took.
+(`machine.crowding`), and an operator takes so many times as long as it has been seen to (`Machine.factors`). Calls that were
+timed at their local shapes (`Timings`) take what they took.
 
 Halos: a windowed letter needs rows of the operand beyond the rank's own. The rows are computed for every rank from
 the bounds of the operand and of the result, and the largest number counts. The adjoint sends as many back.
@@ -84,7 +85,8 @@ def rank_seconds(
         part = local_share(rule, choices, grid) / (local_share(rule, choices, grid.balanced) or 1.0)
         measured = measured[0] * part, measured[1] * part
     forward, backward = measured or _predicted(call, rule, op, choices, grid, machine)
-    return forward * crowded, backward * crowded
+    ahead, back = machine.factors(call.node.target)
+    return forward * crowded * ahead, backward * crowded * back
 
 
 def _predicted(

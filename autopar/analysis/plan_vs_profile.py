@@ -63,7 +63,9 @@ class ProfileRow:
 
 @dataclass(frozen=True, slots=True)
 class Exchange(ProfileRow):
-    """A row of communication, which is compared where no rank is waited for."""
+    """A row of communication over `axis`, the first where it is over several; compared where no rank is waited for."""
+
+    axis: str = ""
 
     @property
     def shown(self) -> float:
@@ -94,6 +96,17 @@ def compare(plan: Plan, profile: Profile, splits: Mapping[str, str]) -> Comparis
     return Comparison(
         tuple(_totals(plan, profile, builder)), _worst(calls), _worst(moved), _worst(list(builder.others())), missing
     )
+
+
+def call_seconds(plan: Plan, profile: Profile) -> Iterator[tuple[str, tuple[NodePlan, ...], tuple[float, ...]]]:
+    """The computation of every call that was measured: ``forward`` or ``backward``, its rounds, and the seconds of every rank."""
+    builder = _ComparisonBuilder(plan, profile, {}, tuple(_seconds(rank.pieces) for rank in profile.ranks))
+    for number, place in enumerate(plan.places):
+        at = [i for i, expression in enumerate(profile.expressions) if expression.place == number]
+        if at and place.conversion is None and place.calls:
+            nodes = tuple(node for node in plan.nodes if node.name in place.calls)
+            for kind in ("forward", "backward"):
+                yield kind, nodes, builder.of(at, (kind,))
 
 
 def _worst(rows: Sequence[ProfileRow]) -> tuple[ProfileRow, ...]:
@@ -164,6 +177,7 @@ class _ComparisonBuilder:
             split=self.splits.get(node.name, ""),
             forward=(forward, min(self.of(at, ("communication",)))),
             sent=(sum(exchange.bytes_forward + exchange.bytes_adjoint for exchange in inner), self.sent(at)),
+            axis=inner[0].axis if inner else "",
         )
 
     def conversion(self, conversion: ConversionPlan, at: Sequence[int]) -> ProfileRow:
@@ -178,6 +192,7 @@ class _ComparisonBuilder:
             code=f"for {whom}",
             forward=(conversion.times * conversion.seconds_forward, min(self.of(at, FORWARD))),
             sent=(conversion.times * (conversion.bytes_forward + conversion.bytes_adjoint), self.sent(at)),
+            axis=conversion.axis,
         )
 
     def others(self) -> Iterator[ProfileRow]:

@@ -18,6 +18,7 @@ from autopar.cli.commands import (
     diff,
     explain,
     inspect,
+    replan,
     report,
     run,
     simulate,
@@ -29,7 +30,7 @@ from autopar.cli.parser import Parser
 from autopar.errors import AutoparError
 from autopar.version import __version__
 
-_COMMANDS = (compile_command, compare, inspect, explain, diff, run, report, verify, simulate, solve, calibrate)
+_COMMANDS = (compile_command, compare, inspect, explain, diff, run, report, replan, verify, simulate, solve, calibrate)
 
 
 def parser() -> Parser:

@@ -31,6 +31,7 @@ __all__ = [
     "Fit",
     "Link",
     "Machine",
+    "OperatorFactor",
     "RankClass",
     "check",
     "check_ranks",
@@ -113,6 +114,15 @@ class RankClass:
 
 
 @dataclass(frozen=True, slots=True)
+class OperatorFactor:
+    """How many times as long as the rates say calls of an operator (``"aten.addmm.default"``) take, forward and backward."""
+
+    operator: str
+    forward: float
+    backward: float
+
+
+@dataclass(frozen=True, slots=True)
 class Machine:
     """One profile. Rates and sizes are those of one rank.
 
@@ -137,6 +147,7 @@ class Machine:
     ranks                those that are not like the others, each in one class at most
     stall_rate           how often a second a rank that computes is stopped by something else, at random, each apart from the others
     stall_seconds        for how long, in the mean
+    operators            those that take longer or shorter than the rates say, as `autopar replan` has seen them
     """
 
     name: str
@@ -158,6 +169,7 @@ class Machine:
     ranks: tuple[RankClass, ...] = ()
     stall_rate: float | None = None
     stall_seconds: float | None = None
+    operators: tuple[OperatorFactor, ...] = ()
 
     @property
     def stalls(self) -> tuple[float, float]:
@@ -187,6 +199,13 @@ class Machine:
     def update_rate(self, optimizer: str) -> float:
         """Bytes per second that an optimizer's step reads and writes."""
         return dict(self.update).get(optimizer, self.memory_bandwidth)
+
+    def factors(self, operator: str) -> tuple[float, float]:
+        """How many times as long as the rates say a call of this operator takes, forward and backward."""
+        for one in self.operators:
+            if one.operator == operator:
+                return one.forward, one.backward
+        return 1.0, 1.0
 
     def fit(self, place: str, move: str) -> Fit | None:
         """What was measured of this movement, if anything."""
@@ -237,6 +256,9 @@ def table(machine: Machine) -> dict[str, Any]:
         group[fit.move] = {"alpha": fit.alpha} | until | {"beta": list(fit.beta)}
     if machine.ranks:
         entries["ranks"] = [_class_table(one) for one in machine.ranks]
+    if machine.operators:
+        every = {one.operator: {"forward": one.forward, "backward": one.backward} for one in machine.operators}
+        entries["operators"] = every
     return entries
 
 
@@ -278,7 +300,8 @@ def _record(source: dict[str, Any], where: str) -> Machine:
     pairs = {key: tuple(sorted(entries[key].items())) for key in _PAIRS}
     classes = tuple(RankClass(**(entry | _links(entry))) for entry in entries["ranks"])
     fits = tuple(Fit(**entry) for entry in entries["fits"])
-    return Machine(**(entries | links | pairs | {"fits": fits, "ranks": classes}))
+    operators = tuple(OperatorFactor(name, **entry) for name, entry in entries["operators"].items())
+    return Machine(**(entries | links | pairs | {"fits": fits, "ranks": classes, "operators": operators}))
 
 
 def _links(entries: dict[str, Any]) -> dict[str, Link]:

@@ -48,6 +48,7 @@ _OPTIONAL_TABLES = {
 }
 _RANKS = {"ranks": "numbers", "nodes": "numbers", "speed": "positive", "memory_bytes": "bytes"}
 _LINKS = ("intra", "inter")
+_OPERATOR = {"forward": "positive", "backward": "positive"}
 _FIT = {"alpha": "seconds", "until": "sizes", "beta": "rates"}
 _FITS: dict[str, tuple[str, ...]] = {"local": LOCAL_MOVES, "intra": LINK_MOVES, "inter": LINK_MOVES}
 _MEANING = {
@@ -70,11 +71,18 @@ def read(table: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """The values of all entries by name, and what is wrong with them, one line each; values count if nothing is wrong."""
     wrong: list[str] = []
     tables = _TABLES | _OPTIONAL_TABLES
-    entries = _entries(table, _SCALARS | _OPTIONAL, set(_SCALARS), "", wrong, also={*tables, "fits", "ranks"})
+    entries = _entries(
+        table, _SCALARS | _OPTIONAL, set(_SCALARS), "", wrong, also={*tables, "fits", "ranks", "operators"}
+    )
     for key, kinds in tables.items():
         needed = set() if key in _OPTIONAL_TABLES else {"float32"} if key == "flops" else set(kinds)
         entries[key] = _entries(_table(table, key, wrong), kinds, needed, f"{key}.", wrong)
     entries["fits"] = _fits(_table(table, "fits", wrong), wrong)
+    operators = _table(table, "operators", wrong)
+    entries["operators"] = {
+        name: _entries(_table(operators, name, wrong, "operators."), _OPERATOR, _OPERATOR, f"operators.{name}.", wrong)
+        for name in operators
+    }
     entries["ranks"] = _classes(table.get("ranks", []), entries.get("ranks_per_node") or 1, wrong)
     return entries, wrong
 

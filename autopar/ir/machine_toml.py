@@ -11,7 +11,7 @@ from autopar.ir.units import bytes_exact, rate_text
 def text(machine: Machine, notes: Sequence[str], marks: dict[str, str]) -> str:
     """The file. `notes` are lines of comment at its top, `marks` comments behind the headings of tables."""
     content = table(machine)
-    fits, classes = content.pop("fits", {}), content.pop("ranks", [])
+    fits, classes, operators = content.pop("fits", {}), content.pop("ranks", []), content.pop("operators", {})
     lines = [f"# {note}" for note in notes]
     tables = {key: value for key, value in content.items() if isinstance(value, dict)}
     lines += [_entry(key, value, "") for key, value in content.items() if key not in tables]
@@ -25,6 +25,8 @@ def text(machine: Machine, notes: Sequence[str], marks: dict[str, str]) -> str:
         lines += ["", _heading(f"fits.{place}", marks)]
         lines += [f"{name} = {value}" for name, value in moves.items() if not isinstance(value, dict)]
         lines += [_fit(fit) for fit in machine.fits if fit.place == place]
+    if operators:
+        lines += ["", _heading("operators", marks), *(_own(f'"{name}"', value) for name, value in operators.items())]
     for one in classes:
         lines += ["", "[[ranks]]", *(_own(name, value) for name, value in one.items())]
     return "\n".join(lines) + "\n"

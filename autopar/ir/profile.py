@@ -150,16 +150,16 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def load_profile(folder: Path, program: str, plan: str, ranks: int) -> Profile:
-    """The profile in a compiled folder, whose program and plan have these texts.
+def load_profile(folder: Path, program: str, plan: str, ranks: int, file: Path | None = None) -> Profile:
+    """The profile in a compiled folder, or in a `file` elsewhere, whose program and plan have these texts.
 
     Raises ConfigError where there is none, where it is damaged, or where it is of another program, plan or number of ranks.
     """
-    file = folder / FILE
-    rule = "a report compares a plan with a profile of its own program"
+    file = file or folder / FILE
+    rule = "a plan is compared with a profile of its own program"
     if not file.is_file():
         fix = f"run `autopar run {folder} --profile` first"
-        raise ConfigError(refusal(str(folder), "there is no profile yet", rule, fix=fix))
+        raise ConfigError(refusal(str(file), "there is no profile yet", rule, fix=fix))
     try:
         profile = from_json(file.read_text(encoding="utf-8"), str(file))
     except (OSError, UnicodeDecodeError) as error:

@@ -29,6 +29,7 @@ SURFACE = {
     "calibrate": "-n -o --output --hosts --base --from --accept-noise --quick --json",
     "simulate": "folder --grid --ranks --scaling --batch --machine --slow --replan --jitter --seed --steps --trace --svg --json",
     "report": "folder --json --trace --top",
+    "replan": "folder --profile -o --output --machine-file --most --json",
     "solve": "problem --time-limit --solver --json",
 }
 

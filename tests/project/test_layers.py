@@ -98,7 +98,7 @@ proof               | autopar/proof                              | compiler emis
 parallel            | autopar/parallel.py                        | compiler planning training session profiling program
                     |                                            | parameters grid
                     |                                            | diagnostics transport ir
-analysis            | autopar/analysis                           | proof compiler subject planning schedules costmodel capture
+analysis            | autopar/analysis                           | proof compiler artifact subject planning schedules costmodel capture
                     |                                            | validity annotated ops record ir
 output              | autopar/cli                                | analysis costmodel jobs ir
 commands            | autopar/cli/commands                       | output analysis compiler artifact planning solvers problem
@@ -107,7 +107,7 @@ commands            | autopar/cli/commands                       | output analys
 console             | autopar/cli/main.py                        | commands output
                     | autopar/cli/__init__.py                    |
                     | autopar/__main__.py                        |
-autopar             | autopar                                    | parallel proof compiler artifact ops ir
+autopar             | autopar                                    | analysis parallel proof compiler artifact ops ir
 """
 # Packages of others that some layers do without (which one file may import others is a rule of `test_house_rules`).
 NEVER = {

@@ -57,7 +57,7 @@ def sentence(diff: Difference) -> str:
 
 
 def _show(diff: Difference, most: int) -> None:
-    from autopar.cli.tables import cut, layouts, milliseconds, note, say, short, show, table
+    from autopar.cli.tables import say, show, table
 
     say(sentence(diff))
     listing = table("", "first", "second")
@@ -69,6 +69,13 @@ def _show(diff: Difference, most: int) -> None:
     for total in diff.totals:
         listing.add_row(total.name, _amount(total, total.before), _amount(total, total.after), _change(total))
     show(listing)
+    show_changes(diff, most)
+
+
+def show_changes(diff: Difference, most: int) -> None:
+    """The calls, places, parameters and exchanges that differ, in tables of so many rows."""
+    from autopar.cli.tables import cut, layouts, milliseconds, note, short, show, table
+
     if diff.calls:
         listing = table(
             "module", "calls", "operator", "code", "first split", "second split", "first time", "second time"

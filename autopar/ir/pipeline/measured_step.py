@@ -53,6 +53,11 @@ class MeasuredStep:
     ranks: tuple[MeasuredRank, ...]
     moves: tuple[str, ...] = ()
 
+    @property
+    def after(self) -> float:
+        """Seconds from the end of the last action to that of the step: sums of gradients, and the update."""
+        return max(0.0, self.seconds - max(action.end for rank in self.ranks for action in rank.actions))
+
     def slowest(self, position: int) -> MeasuredRank:
         """The rank of a position that has worked longest."""
         return max((rank for rank in self.ranks if rank.position == position), key=lambda rank: rank.work)
@@ -69,11 +74,14 @@ def to_json(step: MeasuredStep) -> str:
     return msgspec.json.encode(step).decode() + "\n"
 
 
-def load_step(folder: Path, program: str, positions: int) -> MeasuredStep:
-    """The step in a compiled folder whose program has this text. Raises ConfigError where there is none of it."""
+def load_step(folder: Path, program: str, positions: int, file: Path | None = None) -> MeasuredStep:
+    """The step in a compiled folder, or in a `file` elsewhere, whose program has this text.
+
+    Raises ConfigError where there is none of it.
+    """
     import msgspec
 
-    file, rule = folder / FILE, "a report compares a plan with a run of its own program"
+    file, rule = file or folder / FILE, "a plan is compared with a run of its own program"
     fix = f"run `autopar run {folder} --profile`"
     if not file.is_file():
         raise ConfigError(refusal(str(file), "there is none", rule, fix=f"{fix} first"))

@@ -161,6 +161,11 @@ def test_report_sets_the_measured_step_beside_the_predicted_one(pinned, tmp_path
     (folder / FILE).write_text(to_json(step))
     out = done("report", folder)
     facts = json.loads(done("report", folder, "--json", "--trace", tmp_path / "trace.json"))
+    again = json.loads(done("replan", folder, "-o", tmp_path / "again", "--json"))
+    slower = step.after / max(placement.update)
+    new, old = (autopar.load_plan(one).machine.update_rate("adamw") for one in (tmp_path / "again", folder))
+    assert new == pytest.approx(old / slower)
+    assert all(one[way] == pytest.approx(1, rel=0.02) for one in again["operators"] for way in ("forward", "backward"))
     (folder / FILE).unlink()
     kinds = {(action[0], int(action[1])) for row in placement.schedule for action in row.split()}
     assert len(facts["beside"]) == len(kinds)
