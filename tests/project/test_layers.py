@@ -98,8 +98,8 @@ proof               | autopar/proof                              | compiler emis
 parallel            | autopar/parallel.py                        | compiler planning training session profiling program
                     |                                            | parameters grid
                     |                                            | diagnostics transport ir
-analysis            | autopar/analysis                           | proof compiler artifact subject planning schedules costmodel capture
-                    |                                            | validity annotated ops record ir
+analysis            | autopar/analysis                           | proof compiler artifact subject planning schedules costmodel
+                    |                                            | capture validity annotated ops record ir
 output              | autopar/cli                                | analysis costmodel jobs ir
 commands            | autopar/cli/commands                       | output analysis compiler artifact planning solvers problem
                     |                                            | costmodel discovery record jobs calibration verification
