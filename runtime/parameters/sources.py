@@ -40,6 +40,12 @@ class Stored:
     slice: Any  # safetensors' own handle
     shape: tuple[int, ...]
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the file."""
+        none: Tensor = self.slice[tuple(slice(0, 0) for _ in self.shape)] if self.shape else self.slice[...]
+        return none.dtype
+
     def reaching(self, place: Axis, axes: Sequence[Axis], positions: Sequence[int]) -> Stored:
         """Itself: every rank reads for itself."""
         del place, axes, positions

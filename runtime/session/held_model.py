@@ -5,8 +5,9 @@ What a rank holds is its parts; methods that return or take whole tensors are co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from autopar.runtime.diagnostics.collective_errors import together
 from autopar.runtime.grid.grid import Grid
 from autopar.runtime.parameters.gradient_buckets import GradientSums
+from autopar.runtime.parameters.weight_files import LoadedWeights, Names
 from autopar.runtime.program.namespace import register, unregister
 from autopar.runtime.session.state import ModelState
 from autopar.runtime.transport.base import Comm
@@ -42,6 +44,24 @@ class HeldModel(nn.Module):
     def load_full_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take this rank's parts of whole tensors, given on every rank. Raises CheckpointError. Collective."""
         self._state.load(state)
+
+    def load_weights(
+        self,
+        path: str | Path,
+        names: Names | None = None,
+        *,
+        allow_missing: Sequence[str] = (),
+        allow_unexpected: Sequence[str] = (),
+    ) -> LoadedWeights:
+        """Take this rank's parts of a safetensors file, or of a folder of them, read slice by slice. Collective.
+
+        `names` leads from a name in the file to the model's: a function, or a mapping of names and of beginnings (``{"model.":
+        ""}``); None leaves a tensor out. Tied tensors come under any of their names. Patterns (``"head.*"``) say what may be
+        missing, and then keeps its values, and what of the file the model need not have. The optimizer's state is not changed.
+
+        Raises CheckpointError, on all ranks and before anything is changed, with all that does not fit.
+        """
+        return self._state.load_weights(Path(path), names, allow_missing, allow_unexpected)
 
     def get_extra_state(self) -> Tensor:
         """What `state_dict` holds beside tensors of the model: the seed and the steps, by which random numbers are drawn."""

@@ -7,15 +7,17 @@ first position that holds a tensor speaks for it. All methods but `owners` are c
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from autopar.errors import CheckpointError, refusal
 from autopar.ir.layout import Layouts
-from autopar.runtime.diagnostics.collective_errors import together
+from autopar.runtime.diagnostics.collective_errors import alike, together
 from autopar.runtime.grid.grid import Grid
-from autopar.runtime.parameters import grad_norm, optimizer_state, sources
+from autopar.runtime.parameters import grad_norm, optimizer_state, sources, weight_files
 from autopar.runtime.parameters.holders import Holders
 from autopar.runtime.parameters.moving.between_positions import move_tensors
 from autopar.runtime.parameters.moving.contents import Held, Optimizers, every
@@ -27,6 +29,7 @@ from autopar.runtime.parameters.optimizer_state import Owners
 from autopar.runtime.parameters.precision import precise
 from autopar.runtime.parameters.shards import gather_gradient, gather_whole
 from autopar.runtime.parameters.sources import EVERYBODY
+from autopar.runtime.parameters.weight_files import LoadedWeights, Names
 from autopar.runtime.program.plan_reader import Description, MinimumRows, TensorSpec
 
 
@@ -74,6 +77,26 @@ class ModelState:
         with torch.no_grad():
             for name, value in loaded.items():
                 self.tensors[name].copy_(value)
+
+    def load_weights(
+        self, path: Path, names: Names | None, allow_missing: Sequence[str], allow_unexpected: Sequence[str]
+    ) -> LoadedWeights:
+        """Take this rank's parts of what files hold; nothing is changed where they do not fit. Raises CheckpointError."""
+        stored, comm = self._stored(), self.grid.comm
+        held = {item: layouts for item, layouts in stored.items() if self.holders.here(item.name)}
+        with together(comm, f"reading {path}"):
+            tensors = weight_files.opened(path)
+            matches = weight_files.matched(str(path), tensors, stored, names, allow_missing, allow_unexpected)
+            converted = weight_files.conversions(str(path), matches, self._dtype)
+            weight_files.check_tied(str(path), matches, held, self.grid.axes)
+        if len(set(map(str, comm.gather_objects(weight_files.digest(tensors))))) > 1:
+            rule = "every rank reads the same file, from a folder that all nodes share"
+            raise alike(CheckpointError(refusal(str(path), "the ranks find different tensors there", rule)))
+        with together(comm, f"reading {path}"), torch.no_grad():
+            for item, layouts in held.items():
+                for _, tensor in matches.found.get(item, ())[:1]:
+                    self.tensors[item.name].copy_(tensor.part(layouts, self.grid.axes))
+        return LoadedWeights(path, len(matches.found), matches.missing, matches.unexpected, converted)
 
     def gradients(self) -> dict[str, Tensor]:
         """The whole gradient of every parameter that has one on some rank, by name.

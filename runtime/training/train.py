@@ -12,7 +12,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import NoReturn
@@ -36,7 +36,7 @@ from autopar.runtime.progress import Progress, show
 from autopar.runtime.session import compiled_job
 from autopar.runtime.session.compiled_job import CompiledJob
 from autopar.runtime.session.parallel_module import Parallel
-from autopar.runtime.training import balance_lines
+from autopar.runtime.training import balance_lines, weight_options
 from autopar.runtime.training.balance_settings import AUTO, OFF, SYNTAX, parse_balance
 from autopar.runtime.training.scheduler import Scheduler
 
@@ -67,6 +67,7 @@ def parse(arguments: Sequence[str] | None, rank: int) -> argparse.Namespace | No
     parser.add_argument(
         "--save", type=Path, metavar="FILE", help="write the parameters as safetensors, under their own names"
     )
+    weight_options.add(parser)
     parser.add_argument("--seed", type=int, default=0, help="of the initial parameters (0)")
     parser.add_argument("--dtype", choices=sorted(DTYPES), help="run in another precision than compiled")
     parser.add_argument("--profile", action="store_true", help="profile the last steps into profile.json")
@@ -79,6 +80,7 @@ def parse(arguments: Sequence[str] | None, rank: int) -> argparse.Namespace | No
         return None
     options, rest = parser.parse_known_args(words)
     problems = [f"unknown option {word}{nearest(word.split('=')[0], parser.options())}" for word in rest]
+    problems += weight_options.problems(options)
     problems += [
         f"--{name} {value} is negative" for name in ("steps", "compare") if (value := getattr(options, name)) < 0
     ]
@@ -107,9 +109,13 @@ def run(opened: CompiledJob, options: argparse.Namespace) -> None:
     for note in opened.notes:
         show(comm.rank, f"note: {note}")
     parallel = compiled_job.parallel(opened, options.seed, dtype)
+    loaded = weight_options.load(parallel, opened.file, options)
+    for line in loaded:
+        show(comm.rank, line)
     with together(comm, "making the optimizer"):
         optimizer = make_optimizer(opened, list(parallel.parameters()))
-    beside = _Beside(opened, options, dtype) if options.compare and comm.rank == 0 else None
+    start = parallel.full_state_dict(rank0_only=True) if loaded and options.compare else {}
+    beside = _Beside(opened, options, dtype, start) if options.compare and comm.rank == 0 else None
     progress = Progress(options.steps, comm.rank == 0)
     scheduler = Scheduler(parallel, optimizer, options.balance, tell=lambda line: progress.tell(f"moved      {line}"))
     profiled = profile_steps.scheduled(opened, parallel, optimizer, options.steps) if options.profile else None
@@ -175,10 +181,13 @@ def make_optimizer(opened: CompiledJob, parameters: list[nn.Parameter]) -> torch
 class _Beside:
     """The sequential model on rank 0, from the same initial values, over the same batches."""
 
-    def __init__(self, opened: CompiledJob, options: argparse.Namespace, dtype: torch.dtype | None) -> None:
+    def __init__(
+        self, opened: CompiledJob, options: argparse.Namespace, dtype: torch.dtype | None, start: Mapping[str, Tensor]
+    ) -> None:
         self._dtype, self._path = dtype, opened.description.loss
         self._seed, self._steps = options.seed, 0
         self._model = module_in_precision(compiled_job.sequential(opened, options.seed), dtype)
+        self._model.load_state_dict(start, strict=False)  # nothing, where no weights were loaded
         self._optimizer = make_optimizer(opened, list(self._model.parameters()))
 
     def step(self, batch: compiled_job.Inputs) -> float:

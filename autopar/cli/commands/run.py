@@ -22,6 +22,15 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--save", metavar="FILE", help="write the trained parameters as safetensors, under the original names"
     )
+    weights = "begin with these: a safetensors file, or a folder of them as save_pretrained writes it"
+    parser.add_argument("--weights", metavar="PATH", help=weights)
+    parser.add_argument(
+        "--rename", action="append", default=[], metavar="OLD=NEW", help="a name, or a beginning, of these weights"
+    )
+    missing = "parameters that the weights may lack (head.*)"
+    parser.add_argument("--allow-missing", action="append", default=[], metavar="PATTERN", help=missing)
+    unexpected = "weights that the model need not have ('*' any)"
+    parser.add_argument("--allow-unexpected", action="append", default=[], metavar="PATTERN", help=unexpected)
     parser.add_argument("--seed", type=int, default=0, help="of the initial parameters (0)")
     parser.add_argument("--dtype", choices=["float32", "float64"], help="run in another precision than compiled")
     balance = "when boundaries move away from slow ranks: auto, off, or settings as threshold=0.05,horizon=500"
@@ -54,7 +63,27 @@ def run(arguments: argparse.Namespace) -> int:
     steps = arguments.steps if arguments.steps is not None else 20 if arguments.profile else 100
     words = ["--steps", str(steps), "--compare", str(arguments.compare), "--seed", str(arguments.seed)]
     words += ["--save", arguments.save] if arguments.save else []
+    words += _weights(arguments)
     words += ["--dtype", arguments.dtype] if arguments.dtype else []
     words += ["--profile"] if arguments.profile else []
     words += ["--balance", arguments.balance] if arguments.balance else []
     return launch(saved.folder / PROGRAM, GridShape.parse(saved.plan.grid).size, words, options=options)
+
+
+def _weights(arguments: argparse.Namespace) -> list[str]:
+    """The options about weights, of which a path that is not there is refused before the job starts."""
+    from autopar.errors import ConfigError, refusal
+
+    if arguments.weights is None:
+        return []
+    if not Path(arguments.weights).exists():
+        rule = "weights are a safetensors file, or a folder of them"
+        raise ConfigError(refusal("--weights", f"there is no {arguments.weights}", rule))
+    words = ["--weights", arguments.weights]
+    for option, values in (
+        ("--rename", arguments.rename),
+        ("--allow-missing", arguments.allow_missing),
+        ("--allow-unexpected", arguments.allow_unexpected),
+    ):
+        words += [f"{option}={value}" for value in values]
+    return words
