@@ -18,6 +18,7 @@ from autopar.partitioner.placement.problem import WHERE, PlacementProblem, check
 from autopar.partitioner.placement.refinement import Refinement
 from autopar.partitioner.placement.starting_points import chain_assignments, starting_points
 from autopar.partitioner.problem import relative_gap
+from autopar.partitioner.schedules.auto import forecast
 from autopar.partitioner.schedules.pipeline_problem import PipelineProblem
 
 _BLOCKS = 160  # calls that are placed one by one; of more, blocks are placed first
@@ -28,6 +29,7 @@ _ACTIONS = 60_000  # of all schedules that are simulated to choose between assig
 _KEPT, _KEPT_WAYS = 6, 2  # chain cuts that a search begins with, and ways to cut the calls of a large problem
 _JUDGED, _TRIED = 60, 1000  # assignments that are simulated, and looked at
 _SEARCHED = 24  # calls up to which a search of all assignments is begun
+_FORECAST, _SOUGHT = 100, 16  # assignments of which one schedule is simulated, and those of which more are sought
 _EQUAL = 1e-9
 _DEAR, _NEAR = 4000, 1.5  # micro-batches of segments that make a long schedule; estimates that are near the best
 ONE_STAGE = ("1f1b", "zb")
@@ -100,6 +102,8 @@ def _fastest(candidates: list[tuple[Assignment, float]], judge: Judge, deadline:
     """
     best: Assignment | None = None
     least = fewest = math.inf
+    if judge.schedule == "auto":
+        candidates = _promising(judge, candidates, deadline)
     for tried, (assignment, seconds) in enumerate(candidates):
         enough = judge.actions > _ACTIONS or judge.simulated > _JUDGED or time.perf_counter() > deadline
         if (enough and best is not None) or seconds > least * (1 + _EQUAL) or tried > _TRIED:
@@ -111,6 +115,24 @@ def _fastest(candidates: list[tuple[Assignment, float]], judge: Judge, deadline:
         if judge.timeline(assignment) is not None:
             best, least, fewest = assignment, min(least, judge.seconds(assignment)), sent
     return best
+
+
+def _promising(
+    judge: Judge, candidates: list[tuple[Assignment, float]], deadline: float
+) -> list[tuple[Assignment, float]]:
+    """Those candidates, in their order, whose schedules are worth being sought, where it would take too long to seek them all.
+
+    One schedule of each of the first ones is simulated, and the best few are taken.
+    """
+    if not candidates or len(candidates) * 2 * judge.problem.microbatches * len(candidates[0][0].position) <= _ACTIONS:
+        return candidates
+    seconds: dict[Assignment, float] = {}
+    for assignment, _ in candidates[:_FORECAST]:
+        seconds[assignment] = forecast(pipeline(judge.problem, assignment))
+        if time.perf_counter() > deadline:
+            break
+    best = {*sorted(seconds, key=seconds.__getitem__)[:_SOUGHT]}
+    return [each for each in candidates if each[0] in best]
 
 
 def _candidates(problem: PlacementProblem, most: int, deadline: float) -> list[tuple[Assignment, float]]:

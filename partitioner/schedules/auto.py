@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -54,6 +55,19 @@ def auto(problem: PipelineProblem, tries: int = 400) -> ActionLists:
         raise InfeasiblePlan(_no_room(problem))
     lists = decode(alike, best.codes)
     return tuple(lists[order.index(position)] for position in range(problem.positions))
+
+
+def forecast(problem: PipelineProblem) -> float:
+    """Seconds of a schedule that `auto` seldom beats by much, in a tenth of its time; `inf` where there is no room.
+
+    It is by the most promising order, or by the first that holds micro-batches back.
+    """
+    rows = rows_of(problem, [seconds > 0 for seconds in problem.weight])
+    if not has_room(rows):
+        return math.inf
+    orders = priorities(rows)
+    paced = [order for order in orders if order.pace]
+    return min(_found(rows, list_schedule(rows, order)).makespan for order in [orders[0], *paced[:1]])
 
 
 def renumbered(problem: PipelineProblem, order: list[int]) -> PipelineProblem:
