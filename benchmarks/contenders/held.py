@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.competitor import make_way
 from benchmarks.contenders.compiled import CompiledTrainer
 from benchmarks.models import Model
 
@@ -26,6 +27,7 @@ class Held(CompiledTrainer):
     def __init__(self, model: Model, folder: Path) -> None:
         super().__init__(model, folder / "compiled")
         os.sched_setaffinity(0, {core_of(self.rank, self.session.grid.size, sorted(os.sched_getaffinity(0)))})
+        make_way()
         self.folder = folder
         self.compute: list[float] = []
 

@@ -4,11 +4,14 @@
     python -m benchmarks.rebalance --balanced 300          nobody comes: no boundary is to move
     python -m benchmarks.rebalance --move                  what a move of a tenth of 64 MB with AdamW's state sends and takes
 
-Each rank is held to a core of its own (four ranks on two cores share them). With the competitor, equal parts take 2 t, where t
-is the time before; parts in proportion to speed 4/3 t. The best that these ranks can do is computed from what they were measured
-to take: with f_r the plan's work of rank r under the last cuts, and T_r the median of its compute seconds there,
+Each rank is held to a core of its own (four ranks on two cores share them), and the competitor takes exactly half of one
+(`benchmarks.competitor`): equal parts take 2 t, where t is the time before; parts in proportion to speed 4/3 t. The best that
+these ranks can do is computed from what they were measured to take: with f_r the plan's work of rank r under the last cuts, T_r
+the median of its compute seconds there, and w_r its seconds inside communication calls,
 
-    best = min over legal cuts of max_r f_r(cuts) T_r / f_r, plus what a step took beside its slowest rank's computing before
+    best = min over legal cuts of max_r f_r(cuts) T_r / f_r, plus the median of min_r w_r beside the competitor
+
+(before the first move or after the last, whichever is less: the rank that waits least for others communicates for as long).
 
 Of a graph in segments the best is that of all ways to place them, each at what it took before, times how much slower its position
 has become. *Regained* is (slowed - after) / (slowed - best), with `after` from the eighth step after the competitor came on.
@@ -47,9 +50,10 @@ def run(name: str, options: argparse.Namespace) -> SlowedRun:
         request |= {"case": name, "small": options.small, "folder": folder}
         found = answer_of(command(WORKER, case.ranks, [json.dumps(request)]), case.title, threads=1)
     cuts = tuple(tuple(None if at is None else tuple(at) for at in one) for one in found["cuts"])
-    compute = tuple(map(tuple, found["compute"]))
-    places = tuple(map(tuple, found["places"]))
-    return SlowedRun(name, *steps[1:], tuple(found["seconds"]), compute, cuts, places, found["best"], found["said"])
+    compute, waits, places = (tuple(map(tuple, found[key])) for key in ("compute", "waits", "places"))
+    return SlowedRun(
+        name, *steps[1:], tuple(found["seconds"]), compute, waits, cuts, places, found["best"], found["said"], found["share"]
+    )  # fmt: skip
 
 
 def show(record: SlowedRun, log: Console) -> None:
@@ -60,7 +64,7 @@ def show(record: SlowedRun, log: Console) -> None:
         where = [f"cut at {'; '.join(cuts)}"] if cuts else []
         where += [f"segments at {' '.join(map(str, record.places[step]))}"] if record.places[step] else []
         log.print(f"  {title}: from step {step:3d} {', '.join(where)}")
-    log.print(f"  {title}: {record.said}")
+    log.print(f"  {title}: {record.said}; the competitor had {record.share:.1%} of the core")
 
 
 def table(records: list[SlowedRun]) -> Table:

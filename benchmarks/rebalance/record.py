@@ -13,10 +13,10 @@ REACTION = 8  # steps in which most is to be regained
 
 @dataclass(frozen=True, slots=True)
 class SlowedRun:
-    """Per step the seconds, each rank's compute seconds, the cuts, and where segments stand.
+    """Per step the seconds, each rank's compute seconds and those inside communication, the cuts, and where segments stand.
 
-    A competitor is there from step `slowed` to `freed`. `best_compute` is the least that the slowest rank can compute for
-    meanwhile, `said` what the scheduler said last.
+    A competitor is there from step `slowed` to `freed`, and has had `share` of the core. `best_compute` is the least that the
+    slowest rank can compute for meanwhile, `said` what the scheduler said last.
     """
 
     case: str
@@ -24,10 +24,12 @@ class SlowedRun:
     freed: int
     seconds: tuple[float, ...]
     compute: tuple[tuple[float, ...], ...]
+    waits: tuple[tuple[float, ...], ...]
     cuts: tuple[Cuts, ...]
     places: tuple[tuple[int, ...], ...]
     best_compute: float
     said: str
+    share: float
 
     @property
     def moves(self) -> list[int]:
@@ -58,9 +60,13 @@ class SlowedRun:
 
     @property
     def best(self) -> float:
-        """The best possible with the competitor: computing, and what a step took beside its slowest rank's computing before."""
-        steps = [i for i in range(WARM, self.slowed) if i not in self.moves]
-        return self.best_compute + median(self.seconds[i] - max(self.compute[i]) for i in steps)
+        """The best possible with the competitor: computing, and communication on the rank that waits least for others.
+
+        Communication on half of a core takes longer too, whatever is cut where; it is taken from when it took least.
+        """
+        first = next((i for i in self.moves if i > self.slowed), self.freed)
+        phases = range(self.slowed, first), range(self.slowed + REACTION, self.freed)
+        return self.best_compute + min(median(min(self.waits[i]) for i in steps) for steps in phases if steps)
 
     @property
     def regained(self) -> float:

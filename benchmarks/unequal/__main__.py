@@ -2,8 +2,8 @@
 
     python -m benchmarks.unequal [--grid 2|4|2x2] [--model NAME] [--json]      two to four minutes on two idle cores
 
-Ranks are held to cores, and a process that spins on its core leaves half of it to each rank of the second half: their speed is
-0.5. With four ranks on two cores all have half of a core at most, and the slow ones a quarter. The machine is calibrated
+Ranks are held to cores, and a competitor takes exactly half of the core of each rank of the second half (`benchmarks.competitor`):
+their speed is 0.5. With four ranks on two cores all have half of a core, and the slow ones a quarter. The machine is calibrated
 without the competitors (or given by --machine), and its profile is told of the slow ranks: `speed = 0.5`, and half of the
 memory. What the others may hold is a little more than the equal division takes, so that it would not fit on the slow ranks.
 
@@ -39,12 +39,12 @@ from autopar.ir.grid import GridShape
 from autopar.ir.machine import Machine, RankClass, load
 from autopar.ir.machine_schema import interval_text
 from autopar.ir.units import bytes_text, fraction_text
+from benchmarks.competitor import Competitor
 from benchmarks.contenders import HELD
 from benchmarks.contenders.held import core_of
 from benchmarks.jobs import Job, take_turns
 from benchmarks.models import EVERY, Model, batch, seeded
 from benchmarks.options import add_json, add_small, add_turns, described
-from benchmarks.workers.slowed import SPIN
 
 SPEED, MEMORY = 0.5, 0.5  # of the slow ranks, over the others'
 ROOM = 1.2  # times what the equal division takes
@@ -66,7 +66,7 @@ class RankResult:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Seconds of a step, by way, and what each rank did."""
+    """Seconds of a step, by way, what each rank did, and the share of their cores that the competitors had."""
 
     model: str
     grid: str
@@ -79,6 +79,7 @@ class Result:
     predicted_before: float
     speeds: tuple[float, ...]
     ranks: tuple[RankResult, ...]
+    taken: tuple[float, ...]
 
     @property
     def best(self) -> float:
@@ -113,7 +114,7 @@ def measured(model: Model, options: argparse.Namespace) -> Result:
                 one.save(folder / way / "compiled")
                 jobs[way] = Job(replace(HELD, processes=grid.size), name, options.small, folder / way)
             before = median(jobs["equal"].steps(WARM + options.steps).seconds[WARM:])
-            with competitors(grid.size):
+            with competitors(grid.size) as taken:
                 first = jobs["planned"].steps(1).seconds[0]
                 turns = take_turns(jobs, options.rounds, options.steps, Console(stderr=True), settle=WARM)
             peaks = jobs["planned"].peaks()
@@ -130,7 +131,7 @@ def measured(model: Model, options: argparse.Namespace) -> Result:
         return Result(
             name, options.grid, {axis: list(cuts) for axis, cuts in plan.cuts}, before, seconds["equal"],
             seconds["planned"], first, plan.predicted.seconds, equal.plan.predicted.seconds,
-            plan.machine.speeds(grid.size), ranks,
+            plan.machine.speeds(grid.size), ranks, tuple(taken),
         )  # fmt: skip
 
 
@@ -140,17 +141,15 @@ def slow_ranks(ranks: int) -> range:
 
 
 @contextmanager
-def competitors(ranks: int) -> Iterator[None]:
-    """A process that spins on the core of each slow rank."""
+def competitors(ranks: int) -> Iterator[list[float]]:
+    """A competitor on the core of every slow rank. The list gets the share that each had, at the end."""
     cores = sorted(os.sched_getaffinity(0))
-    held = [str(core_of(rank, ranks, cores)) for rank in slow_ranks(ranks)]
-    spinning = [subprocess.Popen([sys.executable, "-c", SPIN, core]) for core in held]
+    running = [Competitor(core) for core in sorted({core_of(rank, ranks, cores) for rank in slow_ranks(ranks)})]
+    taken: list[float] = []
     try:
-        yield
+        yield taken
     finally:
-        for process in spinning:
-            process.kill()
-            process.wait()
+        taken += [one.end() for one in running]
 
 
 def machine_of(options: argparse.Namespace, folder: Path, grid: GridShape) -> Machine:
@@ -193,6 +192,7 @@ def show(result: Result, log: Console) -> None:
         sizes = bytes_text(one.measured_peak), bytes_text(one.predicted_peak), bytes_text(one.memory)
         table.add_row(str(i), f"{one.speed:g}", *seconds, *sizes)
     log.print(table)
+    log.print(f"the competitors had {', '.join(f'{share:.1%}' for share in result.taken)} of their cores")
     for what, met in result.met.items():
         log.print(f"  {'met' if met else 'MISSED'}: {what}")
 

@@ -1,7 +1,7 @@
 """One rank of benchmarks.rebalance: trains a compiled case under the scheduler while a competitor comes and goes.
 
-Each rank is held to a core, in turn where there are more ranks than cores. Rank 0 starts and ends the competitor, which spins on
-the core of the last rank, and prints what all ranks have measured as a line of JSON.
+Each rank is held to a core, in turn where there are more ranks than cores. Rank 0 starts and ends the competitor, which takes half
+of the core of the last rank (`benchmarks.competitor`), and prints what all ranks have measured as a line of JSON.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -27,10 +26,10 @@ from autopar.runtime.program.pipeline import Pipeline
 from autopar.runtime.session.parallel_module import Parallel
 from autopar.runtime.training.planned_work import planned_work
 from autopar.runtime.training.scheduler import Scheduler
+from benchmarks.competitor import Competitor, make_way
 from benchmarks.contenders.compiled import CompiledTrainer
 from benchmarks.rebalance.cases import CASES
 
-SPIN = "import os, sys\nos.sched_setaffinity(0, {int(sys.argv[1])})\nwhile True: pass"
 _ROWS, _MARKS = 512, 32  # places at which an axis is cut in search of the best, alone and with others
 
 
@@ -55,26 +54,30 @@ def main(text: str) -> None:
     cores = sorted(os.sched_getaffinity(0))
     core = cores[trainer.rank % len(cores)]  # of those that the launcher leaves to this rank
     os.sched_setaffinity(0, {core})
-    last = str(comm.gather_objects(core)[-1])
+    make_way()
+    last = int(str(comm.gather_objects(core)[-1]))
     scheduler = Scheduler(session, trainer.optimizer)
-    seconds, compute, cuts, places, segments = [], [], [], [], Segments(session)
-    rival: subprocess.Popen[bytes] | None = None
+    seconds, compute, waits, cuts, places, segments = [], [], [], [], [], Segments(session)
+    rival: Competitor | None = None
+    share = 0.0
     for step in range(request.steps):
         if trainer.rank == 0 and step == request.slowed:
-            rival = subprocess.Popen([sys.executable, "-c", SPIN, last])
-            time.sleep(0.5)
+            rival = Competitor(last)
         if rival is not None and step == request.freed:
-            rival.kill()
-            rival.wait()
+            share = rival.end()
         comm.barrier()
         cuts.append(tuple(axis.cuts for axis in session.grid.axes))
         places.append(segments.places())
         start, waited = time.perf_counter(), session.communication_seconds
         with scheduler.step():
             trainer.step()
-            compute.append(time.perf_counter() - start - (session.communication_seconds - waited))
+            waits.append(session.communication_seconds - waited)
+            compute.append(time.perf_counter() - start - waits[-1])
         seconds.append(time.perf_counter() - start)
         segments.measure()
+    if rival is not None and request.freed >= request.steps:
+        share = rival.end()
+    waiting = list(zip(*comm.gather_objects(waits), strict=True))
     every, of_segments = list(zip(*comm.gather_objects(compute), strict=True)), segments.told()
     if trainer.rank == 0:
         best = 0.0
@@ -82,8 +85,8 @@ def main(text: str) -> None:
             best = (
                 best_placed(places, of_segments, request) if places[0] else best_compute(session, cuts, every, request)
             )
-        found = {"seconds": seconds, "compute": every, "cuts": cuts, "places": places}
-        print(json.dumps(found | {"best": best, "said": scheduler.reason}))
+        found = {"seconds": seconds, "compute": every, "waits": waiting, "cuts": cuts, "places": places}
+        print(json.dumps(found | {"best": best, "said": scheduler.reason, "share": share}))
     comm.barrier()
     trainer.close()
 

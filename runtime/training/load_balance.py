@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
-from autopar.partitioner.cuts.best_cuts import CutTask, best_cuts
+from autopar.partitioner.cuts.best_cuts import CutTask, best_cuts, rounded_cuts
 from autopar.partitioner.cuts.rank_work import AxisCuts, GridCuts, RankWork, StepWork, least_seconds, loads
 from autopar.runtime.training.balance_settings import REMEMBERED, BalanceSettings
 from autopar.runtime.training.evidence import doubted, medians, shown, steady
@@ -36,6 +36,7 @@ _CALM = 10  # steps by which communication is known
 _SAID = 8  # steps by which it is said why nothing moves
 _EQUAL = 0.03  # speeds that are said to be equal
 _HOME = 0.02  # what the plan's own cuts may be slower than the best by, to be taken
+_ROUND = 0.02  # the same of round ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,14 +224,14 @@ class Balancer:
         return shown(said, count, self.settings.agreement, doubt)
 
     def _proposed(self, count: int, load: Sequence[float], place: CurrentCuts) -> Move:
-        """The best cuts for what the last so many steps took, or the plan's where they are as good."""
+        """The best cuts for what the last so many steps took, or the plan's, or rounder ones, where they are as good."""
         middle = medians(list(self._seconds)[-count:])
         speeds = speeds_of(load, middle)
         task = CutTask(self.step, self.corrections, speeds, place.extents, place.legal)
         if self._best is None or not _alike(self._best[0], speeds, _REFUSED if self._best[2] else _ALIKE):
             best = best_cuts(task, place.cuts)
             near = _longest(task, self._home) <= (1 + _HOME) * _longest(task, best) and place.legal(self._home)
-            self._best = speeds, self._home if near else best, ""
+            self._best = speeds, self._home if near else rounded_cuts(task, best, _ROUND), ""
         cuts, least = self._best[1], least_seconds(self.step, load, speeds)
         relative = tuple(speed / max(speeds) for speed in speeds)
         return Move(cuts, place.cuts, max(middle), _longest(task, cuts), least, relative)

@@ -33,6 +33,7 @@ from autopar.runtime.training.segment_mover import SegmentMover
 
 _OVERHEAD = 0.005  # of a step, for what is exchanged and worked out
 _MOST_STEPS = 8  # between two exchanges
+_SAVED = 128  # steps whose allowance may be spent at once: a move is worked out in a few steps, and seldom
 _BYTE_SECONDS = 1e-9  # of a move, as long as none has been made
 _PARTS = (1.0, 0.5, 0.25)  # of a move, if ranks have no room for all of it
 
@@ -72,6 +73,7 @@ class Scheduler:
         self._every = 1  # steps between two exchanges
         self._spent = 0.0  # seconds that the last exchange took, with what was worked out
         self._moving = 0.0  # of these, moving
+        self._allowance = math.inf  # seconds that may be spent
         self._byte_seconds = _BYTE_SECONDS
 
     @contextmanager
@@ -108,11 +110,18 @@ class Scheduler:
                     self._balancer.communicated(min(one[1] - one[0] for one in ranks))
             if self._segments is not None:
                 self._segments.observe([one[2:] for one in ranks])
-        allowed = _OVERHEAD * min(max(one[1] for one in ranks) for ranks in steps)
-        self._every = min(max(1, math.ceil(min(one[-1] for one in told) / allowed)), _MOST_STEPS) if allowed else 1
+        self._every = self._affordable(
+            len(steps), min(max(one[1] for one in ranks) for ranks in steps), min(one[-1] for one in told)
+        )
         self._decide()
         self._spent = self._clock() - start - self._moving
         self._moving = 0.0
+
+    def _affordable(self, steps: int, wall: float, spent: float) -> int:
+        """The steps until the next exchange, so that all of them together take little of these steps' time."""
+        allowed = _OVERHEAD * wall
+        self._allowance = min(self._allowance + steps * allowed - spent, _SAVED * allowed)
+        return min(max(1, math.ceil(-self._allowance / allowed)), _MOST_STEPS) if allowed else 1
 
     def _decide(self) -> None:
         """Move boundaries, or else segments."""
