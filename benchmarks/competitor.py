@@ -4,7 +4,7 @@ A process that merely spins there does not. The kernel gives a process that has 
 messages, more than half of a core that it shares with one of equal priority; the rank's speed is then neither 0.5 nor one
 number, since it changes with how long the rank waits, and so with the cuts that are to be judged. This competitor is busy
 for the first half of every period and sleeps for the second, as a real-time process, which runs whenever it wants to: work
-beside it has 0.5 of its speed, whether it waits or not. Periods are short beside the pieces of work between messages. (A
+beside it has 0.5 of the core's time, whether it waits or not. Periods are short beside the pieces of work between messages. (A
 mere `nice` would not do: ranks of an MPI job are sessions of their own, and the kernel's autogroups share a core equally.)
 
 Who may not be a real-time process has the ranks lower their priority (`make_way`), which does about the same. `Competitor.end`
@@ -53,6 +53,18 @@ def make_way() -> None:
         with suppress(OSError):
             _OWN_GROUP.write_text(str(_LOWEST))
     os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
+def speed_beside(core: int) -> tuple[float, float]:
+    """The speed that products of matrices have beside a competitor over theirs alone, and the share that the competitor had.
+
+    It is a little less than what the competitor leaves: after each of its turns the work finds caches and vector units cold.
+    """
+    said = subprocess.run(
+        [sys.executable, "-m", "benchmarks.workers.beside", str(core)], capture_output=True, check=True, text=True
+    )
+    speed, share = map(float, said.stdout.split())
+    return speed, share
 
 
 def _real_time() -> bool:

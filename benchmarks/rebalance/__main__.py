@@ -37,7 +37,7 @@ from benchmarks.rebalance.cases import CASES
 from benchmarks.rebalance.record import SlowedRun
 
 COMPILER, WORKER, MOVER = "benchmarks.workers.compile_case", "benchmarks.workers.slowed", "benchmarks.workers.moving"
-NAMES = ("before", "unmoved", "after", "best", "regained", "freed_again", "moves")
+NAMES = ("before", "unmoved", "after", "best", "regained", "freed_again", "overhead", "moves")
 
 
 def run(name: str, options: argparse.Namespace) -> SlowedRun:
@@ -64,7 +64,8 @@ def show(record: SlowedRun, log: Console) -> None:
         where = [f"cut at {'; '.join(cuts)}"] if cuts else []
         where += [f"segments at {' '.join(map(str, record.places[step]))}"] if record.places[step] else []
         log.print(f"  {title}: from step {step:3d} {', '.join(where)}")
-    log.print(f"  {title}: {record.said}; the competitor had {record.share:.1%} of the core")
+    shares = f"the competitor had {record.share:.1%} of its core, the scheduler took {record.overhead:.2%} of the time"
+    log.print(f"  {title}: {record.said}; {shares}")
 
 
 def table(records: list[SlowedRun]) -> Table:
@@ -100,7 +101,7 @@ def main() -> None:
         if not options.json:
             show(records[-1], log)
     if options.json:
-        names = ("moves",) if options.balanced else NAMES
+        names = ("overhead", "moves") if options.balanced else NAMES
         print(json.dumps([asdict(one) | {key: getattr(one, key) for key in names} for one in records], indent=1))
     elif not options.balanced:
         log.print(table(records))

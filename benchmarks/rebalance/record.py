@@ -73,6 +73,12 @@ class SlowedRun:
         """The share of the slow-down that could be regained and was."""
         return (self.unmoved - self.after) / (self.unmoved - self.best)
 
+    @property
+    def overhead(self) -> float:
+        """What the scheduler took of all steps but the first: from when the last rank was done to the end of the step."""
+        done = [max(map(sum, zip(*own, strict=True))) for own in zip(self.compute, self.waits, strict=True)]
+        return 1 - sum(done[WARM:]) / sum(self.seconds[WARM:])
+
     def _settled(self, first: int, end: int) -> tuple[float, ...]:
         """The seconds of these steps, from the last move among them on, without the step that makes new buffers."""
         start = max([first, *(i + 1 for i in self.moves if first <= i < end - 2)])

@@ -2,10 +2,11 @@
 
     python -m benchmarks.unequal [--grid 2|4|2x2] [--model NAME] [--json]      two to four minutes on two idle cores
 
-Ranks are held to cores, and a competitor takes exactly half of the core of each rank of the second half (`benchmarks.competitor`):
-their speed is 0.5. With four ranks on two cores all have half of a core, and the slow ones a quarter. The machine is calibrated
-without the competitors (or given by --machine), and its profile is told of the slow ranks: `speed = 0.5`, and half of the
-memory. What the others may hold is a little more than the equal division takes, so that it would not fit on the slow ranks.
+Ranks are held to cores, and a competitor takes exactly half of the core of each rank of the second half (`benchmarks.competitor`).
+With four ranks on two cores all have half of a core, and the slow ones a quarter. The machine is calibrated without the
+competitors (or given by --machine), and its profile is told of the slow ranks: half of the memory, and the speed that products
+of matrices have beside a competitor (0.47 or so: after each of its turns caches are cold). What the others may hold is a little
+more than the equal division takes, so that it would not fit on the slow ranks.
 
     before     the equal division without competitors
     equal      the same with them
@@ -39,14 +40,14 @@ from autopar.ir.grid import GridShape
 from autopar.ir.machine import Machine, RankClass, load
 from autopar.ir.machine_schema import interval_text
 from autopar.ir.units import bytes_text, fraction_text
-from benchmarks.competitor import Competitor
+from benchmarks.competitor import Competitor, speed_beside
 from benchmarks.contenders import HELD
 from benchmarks.contenders.held import core_of
 from benchmarks.jobs import Job, take_turns
 from benchmarks.models import EVERY, Model, batch, seeded
 from benchmarks.options import add_json, add_small, add_turns, described
 
-SPEED, MEMORY = 0.5, 0.5  # of the slow ranks, over the others'
+MEMORY = 0.5  # of the slow ranks, over the others'
 ROOM = 1.2  # times what the equal division takes
 BAR = 1.1
 WARM = 2
@@ -105,7 +106,8 @@ def measured(model: Model, options: argparse.Namespace) -> Result:
         machine = machine_of(options, folder, grid)
         equal = compiled(model, machine, options)
         plain = int(equal.plan.predicted.bytes * ROOM)
-        own = RankClass(ranks=interval_text(slow), speed=SPEED, memory_bytes=int(plain * MEMORY))
+        speed, _ = speed_beside(cores_of(slow, grid.size)[-1])
+        own = RankClass(ranks=interval_text(slow), speed=round(speed, 3), memory_bytes=int(plain * MEMORY))
         planned = compiled(model, replace(machine, memory_bytes=plain, ranks=(own,)), options)
         jobs: dict[str, Job] = {}
         try:
@@ -143,13 +145,18 @@ def slow_ranks(ranks: int) -> range:
 @contextmanager
 def competitors(ranks: int) -> Iterator[list[float]]:
     """A competitor on the core of every slow rank. The list gets the share that each had, at the end."""
-    cores = sorted(os.sched_getaffinity(0))
-    running = [Competitor(core) for core in sorted({core_of(rank, ranks, cores) for rank in slow_ranks(ranks)})]
+    running = [Competitor(core) for core in cores_of(slow_ranks(ranks), ranks)]
     taken: list[float] = []
     try:
         yield taken
     finally:
         taken += [one.end() for one in running]
+
+
+def cores_of(some: range, ranks: int) -> list[int]:
+    """The cores of some of the ranks."""
+    cores = sorted(os.sched_getaffinity(0))
+    return sorted({core_of(rank, ranks, cores) for rank in some})
 
 
 def machine_of(options: argparse.Namespace, folder: Path, grid: GridShape) -> Machine:

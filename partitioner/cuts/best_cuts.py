@@ -32,6 +32,7 @@ _NO_BETTER = 1e-6  # relative
 _STEPS = 8  # kinds of rows that are taken from a rank
 _SPARED = 0.6  # of an even part
 _TRIALS = 400  # of cuts, each time
+_ROUND = 0.02  # what round cuts may be slower than the best by
 _POLISHED = 3  # of the cuts that are best as real numbers
 
 
@@ -69,18 +70,19 @@ def best_cuts(task: CutTask, current: GridCuts) -> GridCuts:
     return min((_polished(task, needed, cuts) for cuts in first), key=lambda cuts: _order(task, cuts))
 
 
-def rounded_cuts(task: CutTask, cuts: GridCuts, within: float) -> GridCuts:
+def rounded_cuts(task: CutTask, cuts: GridCuts) -> GridCuts:
     """Rounder cuts than the best that take hardly longer: each axis at multiples of the largest 1/n that allows it.
 
     n divides the axis's smallest extent, and so nearly always all of them. Then every extent is cut alike, where rounding
     gives a rank more of one and less of another, for which ranks wait in every layer; and parts are multiples of what kernels
     like: of 64 channels 48 and 16 are fast, 44 and 20 are padded to 48 and 32. Works say neither.
     """
-    limit = (1 + within) * max(seconds(task, cuts))
+    limit = (1 + _ROUND) * max(seconds(task, cuts))
     for axis, (extents, at) in enumerate(zip(task.extents, cuts, strict=True)):
         least = min(extents, default=1)
-        for n in (n for n in range(2, least + 1) if least % n == 0 and at is not None):
-            one = (0.0, *(round(mark * n) / n for mark in at[1:-1]), 1.0)
+        marks = at[1:-1] if at else ()
+        for n in (n for n in range(2, least + 1) if marks and least % n == 0):
+            one = (0.0, *(round(mark * n) / n for mark in marks), 1.0)
             other = (*cuts[:axis], one, *cuts[axis + 1 :])
             kept = all(high > low for low, high in itertools.pairwise(one))
             if kept and max(seconds(task, other)) <= limit and task.legal(other):

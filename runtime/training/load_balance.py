@@ -36,7 +36,6 @@ _CALM = 10  # steps by which communication is known
 _SAID = 8  # steps by which it is said why nothing moves
 _EQUAL = 0.03  # speeds that are said to be equal
 _HOME = 0.02  # what the plan's own cuts may be slower than the best by, to be taken
-_ROUND = 0.02  # the same of round ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +230,7 @@ class Balancer:
         if self._best is None or not _alike(self._best[0], speeds, _REFUSED if self._best[2] else _ALIKE):
             best = best_cuts(task, place.cuts)
             near = _longest(task, self._home) <= (1 + _HOME) * _longest(task, best) and place.legal(self._home)
-            self._best = speeds, self._home if near else rounded_cuts(task, best, _ROUND), ""
+            self._best = speeds, self._home if near else rounded_cuts(task, best), ""
         cuts, least = self._best[1], least_seconds(self.step, load, speeds)
         relative = tuple(speed / max(speeds) for speed in speeds)
         return Move(cuts, place.cuts, max(middle), _longest(task, cuts), least, relative)

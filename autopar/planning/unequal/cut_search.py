@@ -21,7 +21,7 @@ from itertools import pairwise
 from autopar.errors import InfeasiblePlan
 from autopar.ir.grid import GridShape
 from autopar.ir.layout import cut_bounds
-from autopar.partitioner.cuts.best_cuts import CutTask, best_cuts, seconds
+from autopar.partitioner.cuts.best_cuts import CutTask, best_cuts, rounded_cuts, seconds
 from autopar.partitioner.cuts.rank_work import AxisCuts, GridCuts, RankWork, StepWork
 from autopar.partitioner.formulation.strategies import filled_factors
 from autopar.planning.candidate import Candidate, candidate_of
@@ -91,7 +91,9 @@ def _best_grids(candidate: Candidate, request: Request) -> Iterator[GridShape]:
     speeds, factors = built.machine.speeds(grid.size), _must_fill(candidate)
     for _ in range(_SQUEEZES):
         task = CutTask(step, (1.0,) * len(parts), speeds, rows, lambda cuts: _filled(factors, _cut(grid, cuts)))
-        found = _cut(grid, _readable(task, _simple(best_cuts(task, _cuts_of(grid)), rows)))
+        best = best_cuts(task, _cuts_of(grid))
+        rounded = rounded_cuts(task, best)
+        found = _cut(grid, rounded if rounded != best else _readable(task, _simple(best, rows)))
         yield found
         held = candidate_of(replace(built, grid=found), candidate.solution, request.options.optimizer)
         if held.peak <= request.limit:

@@ -1,5 +1,6 @@
 """Cuts of all axes together, beside those that are found by trying all."""
 
+import dataclasses
 import itertools
 import math
 import random
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autopar.partitioner.cuts.best_cuts import CutTask, best_cuts, seconds
+from autopar.partitioner.cuts.best_cuts import CutTask, best_cuts, rounded_cuts, seconds
 from autopar.partitioner.cuts.rank_work import RankWork, StepWork, least_seconds, loads, parts_of
 
 GRIDS = [(2,), (3,), (4,), (2, 2), (3, 2), (2, 3)]
@@ -97,3 +98,13 @@ def test_positions_of_a_place_axis_share_their_cuts():
     step = StepWork((2,), (RankWork((((0,), 12),), (1.0, 2.0)),), positions=2)
     task = CutTask(step, (1.0,), (1.0, 1.0, 1.0, 0.5), ((12,),), lambda cuts: True)
     assert parts_of(12, 2, best_cuts(task, (None,))[0]) == (8, 4)
+
+
+def test_rounder_cuts_are_taken_where_they_are_as_good():
+    """Of 16, 32 and 64 rows 11/16 cuts all alike; 3/4 would take too long, and what the program refuses is left."""
+    works = tuple(RankWork((((0,), extent),), (seconds,)) for extent, seconds in ((16, 0.1), (32, 0.3), (64, 0.6)))
+    task = CutTask(StepWork((2,), works), (1.0,) * 3, (1.0, 0.47), ((16, 32, 64),), lambda cuts: True)
+    assert rounded_cuts(task, ((0.0, 0.679, 1.0),)) == ((0.0, 0.6875, 1.0),)
+    stuck = dataclasses.replace(task, legal=lambda cuts: False)
+    assert rounded_cuts(stuck, ((0.0, 0.679, 1.0),)) == ((0.0, 0.679, 1.0),)
+    assert rounded_cuts(task, (None,)) == (None,)
