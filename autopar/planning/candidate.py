@@ -15,7 +15,7 @@ from autopar.codegen.steps import LoweredProgram, conversions
 from autopar.costmodel import compute, step_schedule
 from autopar.costmodel.rank_views import RankView
 from autopar.costmodel.timeline import simulate
-from autopar.ir.graph import Graph, Value
+from autopar.ir.graph import Graph, Parameter, Value
 from autopar.ir.layout import Layouts
 from autopar.ir.plan import AxisChoice, ConversionPlan, InnerPlan, NodePlan, RankPlan, TensorPlan
 from autopar.ops.record.rule import Choice
@@ -84,7 +84,8 @@ def candidate_of(built: PricedProblem, solution: Solution, optimizer: str, held:
     decision = decide(built, solution.choice)
     program = lower(built, decision)
     nodes, kinds = call_plans(built, decision), kinds_of(built, decision)
-    updates = [_update(built, decision, optimizer, kind) for kind in kinds] or [_update(built, decision, optimizer)]
+    items = built.graph.parameters
+    updates = [update_seconds(built, decision, items, optimizer, kind) for kind in kinds or [None]]
     repeats = tuple((repeat.prefix, repeat.members) for repeat in built.repeats)
     parts = step_schedule.Parts(
         built.grid, built.machine, nodes, conversion_plans(built, program), repeats, _parameters(built.graph, decision),
@@ -212,11 +213,17 @@ def conversion_plans(built: PricedProblem, program: LoweredProgram) -> tuple[Con
     )
 
 
-def _update(built: PricedProblem, decision: Decision, optimizer: str, kind: RankView | None = None) -> float:
-    """Seconds of the optimizer's step, on ranks of one kind where these are not alike."""
+def update_seconds(
+    built: PricedProblem,
+    decision: Decision,
+    parameters: Sequence[Parameter],
+    optimizer: str,
+    kind: RankView | None = None,
+) -> float:
+    """Seconds of the optimizer's step for some parameters, on ranks of one kind where these are not alike."""
     values = built.graph.values
     if kind is not None:
-        stored = [(values[item.value], decision.storage[item.value], item.kind) for item in built.graph.parameters]
+        stored = [(values[item.value], decision.storage[item.value], item.kind) for item in parameters]
         each = (
             compute.rank_update(value, layouts, optimizer, kind.grid, built.machine)
             for value, layouts, what in stored
@@ -227,7 +234,7 @@ def _update(built: PricedProblem, decision: Decision, optimizer: str, kind: Rank
         compute.parameter_seconds(
             values[item.value], item.kind, decision.storage[item.value], optimizer, built.grid, built.machine
         )[1]
-        for item in built.graph.parameters
+        for item in parameters
     )
 
 

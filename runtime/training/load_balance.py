@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
+from typing import Any
 
 from autopar.partitioner.cuts.best_cuts import CutTask, best_cuts, rounded_cuts
 from autopar.partitioner.cuts.rank_work import AxisCuts, GridCuts, RankWork, StepWork, least_seconds, loads
@@ -27,6 +28,7 @@ from autopar.runtime.training.balance_settings import REMEMBERED, BalanceSetting
 from autopar.runtime.training.evidence import doubted, medians, shown, steady
 from autopar.runtime.training.work_fit import ObservedMove, corrections
 
+Numbers = tuple[float, ...]
 _WINDOWS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 48, REMEMBERED)
 _FITTED = 8  # moves that are learned from
 _LEAST_WHOLE = 0.02  # of a step's work, that no cut makes smaller
@@ -65,6 +67,18 @@ class Move:
     speeds: tuple[float, ...]
 
 
+def plain(move: Move) -> list[object]:
+    """A move as lists and numbers, which can be sent."""
+    return [move.cuts, move.former, move.before, move.after, move.least, move.speeds]
+
+
+def move_of(told: list[Any]) -> Move:
+    """The move that `plain` made these of, to the last bit."""
+    cuts, former = (tuple(None if at is None else tuple(at) for at in axes) for axes in told[:2])
+    before, after, least, speeds = told[2:]
+    return Move(cuts, former, before, after, least, tuple(speeds))
+
+
 @dataclass(frozen=True, slots=True)
 class BalanceDecision:
     """A move, or why there is none."""
@@ -74,9 +88,16 @@ class BalanceDecision:
 
 
 class Balancer:
-    """What has been observed, and what follows from it. Every rank has one, and tells it the same."""
+    """What has been observed, and what follows from it. Every rank has one, and tells it the same.
 
-    def __init__(self, step: StepWork, settings: BalanceSettings, home: GridCuts) -> None:
+    Sums, products and comparisons come out alike everywhere, logarithms and equations perhaps not: what is learned by these is
+    put to `agree`, which gives what rank 0 has; and where ranks are not `calm`, rank 0's decision counts.
+    """
+
+    def __init__(
+        self, step: StepWork, settings: BalanceSettings, home: GridCuts, agree: Callable[[Numbers], Numbers] = tuple
+    ) -> None:
+        self._agree = agree
         self.step = with_whole_work(step)
         self.settings = settings
         self.corrections = corrections(self.step, ())
@@ -163,10 +184,16 @@ class Balancer:
         """Whether a move that takes so many seconds pays."""
         return (move.before - move.after) * self.settings.horizon > price
 
+    @property
+    def calm(self) -> bool:
+        """Whether the last two steps alone say that nothing is to be moved, or there are too few steps to say anything."""
+        few = len(self._gaps) < self.settings.window
+        return few or (len(self._gaps) > 1 and max(*self._gaps[-1], *self._gaps[-2]) <= self.settings.threshold)
+
     def consider(self, place: CurrentCuts) -> BalanceDecision:
         """Whether to move now."""
         self._learn(place.cuts)
-        if len(self._gaps) > 1 and max(*self._gaps[-1], *self._gaps[-2]) <= self.settings.threshold:
+        if self.calm:
             return BalanceDecision(None, self._so_far())
         load = loads(self.step, self.corrections, place.cuts)
         for count in _WINDOWS:
@@ -193,7 +220,7 @@ class Balancer:
             self._left, self._best = None, None
             if steady(old) and steady(new):
                 self._observed.append(ObservedMove(before, cuts, medians(old), medians(new)))
-                self.corrections = corrections(self.step, self._observed)
+                self.corrections = self._agree(corrections(self.step, self._observed))
 
     def _judged(self, count: int, load: Sequence[float], place: CurrentCuts) -> BalanceDecision:
         """What the last so many steps say."""

@@ -6,28 +6,30 @@
             ...                      # forward, backward, optimizer
 
 Compute seconds of a step are its wall seconds less those spent inside communication calls; processor time would not
-do, since a rank that waits in MPI is busy. All ranks exchange what they measured, after every step where this costs little, and
-each works out the same decision from the same numbers (`autopar.runtime.training.load_balance`). What a rank alone knows, how
-much it would hold and send, is exchanged before a move. The numbers that the program computes do not depend on it.
+do, since a rank that waits in MPI is busy. All ranks exchange what they measured, after every step where this costs little. Where
+these numbers say that a rank may be slow, rank 0 decides (`autopar.runtime.training.load_balance`) and tells the others. What a
+rank alone knows, how much it would hold and send, is exchanged before a move. The numbers that the program computes do not
+depend on it.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import cast
 
 import torch
 
 from autopar.partitioner.cuts.rank_work import GridCuts
+from autopar.runtime.diagnostics.collective_errors import by_rank0
 from autopar.runtime.parameters.moving.contents import Optimizers
 from autopar.runtime.parameters.moving.legal_cuts import Boundaries, cuts_of, illegal
 from autopar.runtime.session.parallel_module import Parallel
 from autopar.runtime.training import balance_lines
 from autopar.runtime.training.balance_settings import BalanceSettings
-from autopar.runtime.training.load_balance import Balancer, CurrentCuts, Move
+from autopar.runtime.training.load_balance import Balancer, CurrentCuts, Move, move_of, plain
 from autopar.runtime.training.planned_work import cut_extents, planned_work
 from autopar.runtime.training.segment_mover import SegmentMover
 
@@ -64,7 +66,9 @@ class Scheduler:
         self._extents = cut_extents(step)
         self.reason = nothing_to_move(parallel, self._extents)
         self.idle = bool(self.reason)
-        self._balancer = Balancer(step, settings, self._cuts()) if any(self._extents) and not self.idle else None
+        self._balancer = (
+            Balancer(step, settings, self._cuts(), self._of_rank0) if any(self._extents) and not self.idle else None
+        )
         self._segments = SegmentMover(parallel, settings) if not self.idle and SegmentMover.fits(parallel) else None
         self._mine: list[
             list[float]
@@ -128,8 +132,9 @@ class Scheduler:
         if self._balancer is not None:
             decision = self._balancer.consider(CurrentCuts(self._cuts(), self._extents, self._legal))
             self.reason = decision.reason
-            if decision.move is not None:
-                return self._make(self._balancer, decision.move)
+            moves = () if self._balancer.calm else self._agreed(self._balancer, decision.move)
+            if moves:
+                return self._make(self._balancer, moves)
         if self._segments is not None:
             start = self._clock()
             line, size = self._segments.consider(self._steps, self._byte_seconds, self.optimizers)
@@ -141,6 +146,26 @@ class Scheduler:
                     self._balancer.replan(planned_work(self._parallel))
         return None
 
+    def _agreed(self, balancer: Balancer, move: Move | None) -> tuple[Move, ...]:
+        """The move that rank 0 has decided on, and parts of it; nothing where it moves nothing. Collective."""
+        comm = self._parallel.grid.comm
+        flag = torch.tensor([move is not None])
+        comm.broadcast(flag, 0)
+        if not flag.item():
+            return ()
+
+        def parts() -> object:
+            assert move is not None
+            return [plain(balancer.partway(move, part) if part < 1 else move) for part in _PARTS]
+
+        return tuple(map(move_of, by_rank0(comm, "moving boundaries", parts)))
+
+    def _of_rank0(self, numbers: tuple[float, ...]) -> tuple[float, ...]:
+        """The numbers as rank 0 has them. Collective."""
+        told = torch.tensor(numbers, dtype=torch.float64)
+        self._parallel.grid.comm.broadcast(told, 0)
+        return tuple(told.tolist())
+
     def _note(self, line: str) -> None:
         self.lines.append(line)
         self._tell(line)
@@ -151,10 +176,9 @@ class Scheduler:
         took = max(one[0] for one in self._gathered([self._moving]))
         self._byte_seconds = took / size if size else self._byte_seconds
 
-    def _make(self, balancer: Balancer, proposed: Move) -> None:
-        """Make a move as far as ranks have room for it, if it pays. Collective."""
-        for part in _PARTS:
-            move = balancer.partway(proposed, part) if part < 1 else proposed
+    def _make(self, balancer: Balancer, moves: Sequence[Move]) -> None:
+        """Make the first of some moves for which ranks have room, if it pays. Collective."""
+        for move in moves:
             cuts = self._named(move.cuts)
             lines = self._parallel.objections(cuts, self.optimizers)
             told = self._parallel.grid.comm.gather_objects(
@@ -166,9 +190,9 @@ class Scheduler:
                 break
         price = size * self._byte_seconds
         if against:
-            balancer.refused(proposed, f"there is no room: {against[0]}")
+            balancer.refused(moves[0], f"there is no room: {against[0]}")
         elif not balancer.worth(move, price):
-            balancer.refused(proposed, f"moving {size / 1e6:.1f} MB takes about {price:.2g} s")
+            balancer.refused(moves[0], f"moving {size / 1e6:.1f} MB takes about {price:.2g} s")
         else:
             start = self._clock()
             self._parallel.rebalance(cuts, self.optimizers)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from autopar.codegen.segment_table import SegmentRow
-from autopar.costmodel.compute import parameter_seconds
 from autopar.ir.graph import Graph, Parameter, Value
 from autopar.ir.pipeline.placement_plan import DivisionPlan, EdgePlan, MessagePlan, PlacementPlan, SegmentPlan
 from autopar.ir.plan import Predicted
 from autopar.partitioner.placement.assignment import homes
-from autopar.planning.candidate import Candidate
+from autopar.planning.candidate import Candidate, update_seconds
 from autopar.planning.placing import Placed, exchange_seconds, value_bytes
 
 _ROUNDING = 1e-9  # shares of a step that are no idle time
@@ -100,9 +99,9 @@ def predicted(candidate: Candidate, placed: Placed, optimizer: str) -> Predicted
     ]
     communication = problem.microbatches * sum(sum(moved[name]) for name in there) / problem.positions[busiest].speed
     after = placement.pipeline.after(busiest)
-    update = min(
-        after, _update(candidate, _at(candidate, placed, busiest), optimizer) / problem.positions[busiest].speed
-    )
+    stored = _at(candidate, placed, busiest)
+    spent = update_seconds(candidate.built, candidate.decision, stored, optimizer)
+    update = min(after, spent / problem.positions[busiest].speed)
     idle = placement.makespan - placement.seconds[busiest]
     return Predicted(
         compute=max(0.0, placement.seconds[busiest] - after - communication),
@@ -119,18 +118,6 @@ def _at(candidate: Candidate, placed: Placed, position: int) -> list[Parameter]:
     """The parameters that lie on a position."""
     there = homes(placed.problem, placed.placement.assignment)
     return [item for item, at in zip(candidate.built.graph.parameters, there, strict=True) if position in at]
-
-
-def _update(candidate: Candidate, parameters: Sequence[Parameter], optimizer: str) -> float:
-    """Seconds of the optimizer's step."""
-    built = candidate.built
-    return sum(
-        parameter_seconds(
-            built.graph.values[item.value], item.kind, candidate.decision.storage[item.value], optimizer, built.grid,
-            built.machine,
-        )[1]
-        for item in parameters
-    )  # fmt: skip
 
 
 def _parameter_bytes(candidate: Candidate, item: Parameter) -> int:

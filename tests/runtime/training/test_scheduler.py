@@ -2,15 +2,18 @@
 
 import dataclasses
 import math
+import threading
 
 import pytest
 import torch
 from small_programs import HIDDEN, PROGRAMS, describe, make
 
+from autopar.partitioner.cuts.best_cuts import best_cuts
 from autopar.runtime import Grid, simulate
 from autopar.runtime.parameters.deferred_init import module_values
 from autopar.runtime.program.plan_reader import WorkSpec
 from autopar.runtime.session.parallel_module import Parallel
+from autopar.runtime.training import load_balance
 from autopar.runtime.training.attached_scheduler import AttachedScheduler
 from autopar.runtime.training.balance_settings import BalanceSettings
 from autopar.runtime.training.scheduler import Scheduler
@@ -164,3 +167,27 @@ def test_a_training_loop_need_not_know_of_it():
     assert told == every[0][2] != []
     assert every[0][1][0] != every[0][1][-1]
     assert "after step 6: rank 0 computes at 0.44 of the fastest rank" in told[0]
+
+
+def test_rank_0_decides_for_all(monkeypatch):
+    """Ranks whose arithmetic differs in the last bits cut alike, and nothing is said where no rank is slow."""
+    offsets, lock = {}, threading.Lock()
+
+    def rounded_otherwise(task, cuts):
+        with lock:
+            off = offsets.setdefault(threading.get_ident(), 1e-9 * len(offsets))
+        return tuple(axis and (*axis[:-2], axis[-2] + off, 1.0) for axis in best_cuts(task, cuts))
+
+    monkeypatch.setattr(load_balance, "best_cuts", rounded_otherwise)
+    asked = []
+    agreed = Scheduler._agreed
+    monkeypatch.setattr(Scheduler, "_agreed", lambda *words: asked.append(1) or agreed(*words))
+    every = trained("tied", "2", lambda rank: 3.0 if rank == 0 else 1.0, 9)
+    moves = [[move for _, move in one[2]] for one in every]
+    assert len(offsets) == 2
+    assert len(moves[0]) == 1
+    assert moves[0] == moves[1]
+    assert asked
+    asked.clear()
+    trained("tied", "2", lambda rank: 1.0, 9)
+    assert not asked
