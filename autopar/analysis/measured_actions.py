@@ -42,6 +42,16 @@ def action_rows(placement: PlacementPlan, step: MeasuredStep) -> tuple[ActionRow
     return tuple(rows)
 
 
+def moved_segments(placement: PlacementPlan, step: MeasuredStep) -> tuple[str, ...]:
+    """The segments that did not stand where the plan has them when the step was measured, in words."""
+    stood = {parse_action(one.action)[1]: rank.position for rank in step.ranks for one in rank.actions}
+    return tuple(
+        f"segment {number} ({segment.function}) was measured on position {stood[number]}; the plan has it on {segment.position}"
+        for number, segment in enumerate(placement.segments)
+        if stood.get(number, segment.position) != segment.position
+    )
+
+
 def measured_events(placement: PlacementPlan, rank: MeasuredRank) -> tuple[Event, ...]:
     """What a rank did, for a trace: waits apart from the actions that waited."""
     events: list[Event] = []

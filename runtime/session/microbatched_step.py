@@ -12,6 +12,7 @@ from torch import Tensor
 
 from autopar.runtime.grid.counter_rng import DrawnTensor, Draws
 from autopar.runtime.grid.grid import Axis
+from autopar.runtime.grid.shard_bounds import ShardBounds
 from autopar.runtime.parameters.precision import precise
 from autopar.runtime.parameters.shards import cuts, local_shape
 from autopar.runtime.pipeline.accumulation import MicrobatchedCall
@@ -109,19 +110,27 @@ class MadeOutputs:
         """They by name, each put together from all micro-batches when it is read."""
         division, names = self.chosen.description.division, list(self.chosen.outputs)
         if division is None:
-            return {name: OutputParts(partial(self._parts, i, name)) for i, name in enumerate(names)}
+            return {
+                name: OutputParts(partial(self._parts, i, name, self._bounds(name))) for i, name in enumerate(names)
+            }
         return {
-            name: OutputParts(partial(self._parts, i, name), partial(joined, every=self.every, layout=layout))
+            name: OutputParts(
+                partial(self._parts, i, name, self._bounds(name)), partial(joined, every=self.every, layout=layout)
+            )
             for i, (name, layout) in enumerate(zip(names, division.outputs, strict=True))
         }
 
-    def _parts(self, i: int, name: str) -> list[Part]:
+    def _bounds(self, name: str) -> list[Sequence[tuple[Axis, ShardBounds]]]:
+        """How an output of every micro-batch is cut now: when it is read, boundaries may have moved."""
+        layouts = self.chosen.outputs[name]
+        return [cuts(output_shape(self.chosen, name, one.size), layouts, self.axes) for one in self.every]
+
+    def _parts(self, i: int, name: str, bounds: Sequence[Sequence[tuple[Axis, ShardBounds]]]) -> list[Part]:
         """This rank's part of an output of every micro-batch, and how the whole is cut."""
         parts: list[Part] = []
-        for number, one in enumerate(self.every):
-            shape, layouts = output_shape(self.chosen, name, one.size), self.chosen.outputs[name]
+        for number, where in enumerate(bounds):
             part = self.made[number][i] if self.queued is None else self._fetched(self.queued, i, number, name)
-            parts.append((part.detach(), cuts(shape, layouts, self.axes)))
+            parts.append((part.detach(), where))
         return parts
 
     def _fetched(self, queued: QueuedStep, i: int, number: int, name: str) -> Tensor:

@@ -94,7 +94,9 @@ class SegmentBalancer:
         speed = math.exp(self._speed[slowest] - max(self._speed))
         self.reason = f"position {slowest} computes at {speed:.2f} of the fastest position"
         if found is None:
-            self.refused(f"{self.reason}; no segments whose move saves {settings.threshold:.0%} of a step")
+            single = len(self._problem.calls) <= len(self._problem.positions)
+            way_out = "; each position has one segment: `autopar compile --segments 2` makes more" if single else ""
+            self.refused(f"{self.reason}; no segments whose move saves {settings.threshold:.0%} of a step{way_out}")
         return found
 
     def _changed(self, places: Sequence[int]) -> bool:

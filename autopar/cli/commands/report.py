@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from autopar.analysis import chrome_trace, placement_timeline, plan_vs_profile
-from autopar.analysis.measured_actions import action_rows, measured_events
+from autopar.analysis.measured_actions import action_rows, measured_events, moved_segments
 from autopar.analysis.plan_vs_profile import Comparison, ProfileRow
 from autopar.artifact import PLAN, CompiledFolder, load
 from autopar.cli import placement_output
@@ -104,7 +104,7 @@ def _divided(arguments: argparse.Namespace, saved: CompiledFolder, placement: Pl
         print(msgspec.json.format(msgspec.json.encode(whole), indent=1).decode())
     else:
         placement_output.show_measured(placement, step)
-        note(*(f"before this step, moved {move}" for move in step.moves))
+        note(*(f"before this step, moved {move}" for move in step.moves), *moved_segments(placement, step))
     if arguments.trace:
         ranks = [(f"rank {rank.rank}, measured", measured_events(placement, rank)) for rank in step.ranks]
         ranks = _with_moves(ranks, step.moves)

@@ -1,5 +1,6 @@
 """Plans of a graph that is divided over a place axis: what compile, inspect, explain, diff and simulate say of them."""
 
+import dataclasses
 import json
 
 import pytest
@@ -161,6 +162,13 @@ def test_report_sets_the_measured_step_beside_the_predicted_one(pinned, tmp_path
     (folder / FILE).write_text(to_json(step))
     out = done("report", folder)
     facts = json.loads(done("report", folder, "--json", "--trace", tmp_path / "trace.json"))
+    assert "was measured on position" not in out
+    swapped = dataclasses.replace(
+        step, ranks=tuple(dataclasses.replace(one, position=1 - one.position) for one in ranks)
+    )
+    (folder / FILE).write_text(to_json(swapped))
+    assert "was measured on position 1; the plan has it on 0" in done("report", folder)
+    (folder / FILE).write_text(to_json(step))
     again = json.loads(done("replan", folder, "-o", tmp_path / "again", "--json"))
     slower = step.after / max(placement.update)
     new, old = (autopar.load_plan(one).machine.update_rate("adamw") for one in (tmp_path / "again", folder))
