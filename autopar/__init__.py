@@ -13,12 +13,11 @@ from autopar.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from autopar.analysis.replanning import replan
-    from autopar.artifact import load
     from autopar.compiler import Compiled, compile
     from autopar.ir.plan import Plan
     from autopar.ir.plan_file import load_plan
     from autopar.ops.registry import register_operator
-    from autopar.parallel import parallelize
+    from autopar.parallel import load, parallelize
     from autopar.proof import prove_operator
 
 # In a checkout `autopar/` hides an installed autopar from whoever works there; its other packages then stand beside it.
@@ -29,7 +28,7 @@ _HOMES = {
     "Compiled": "autopar.compiler",
     "Plan": "autopar.ir.plan",
     "compile": "autopar.compiler",
-    "load": "autopar.artifact",
+    "load": "autopar.parallel",
     "load_plan": "autopar.ir.plan_file",
     "parallelize": "autopar.parallel",
     "prove_operator": "autopar.proof",

@@ -4,6 +4,8 @@
     optimizer = torch.optim.AdamW(parallel.parameters())
     loss = parallel(**batch); loss.backward(); optimizer.step()
 
+``autopar.load(folder).parallel()`` does the same with a compiled folder, without compiling; the program runs as it stands there.
+
 Rank 0 compiles; all ranks receive the same program and plan, and keep their parts of the parameters. A live module has
 rank 0's values, of which the others receive their parts; a function's values are made from a seed, each rank making its
 part. A batch may have any number of rows, unless the model counts them in a way of its own (``plan.batch.fixed``).
@@ -12,31 +14,40 @@ part. A batch may have any number of rows, unless the model counts them in a way
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from autopar import artifact, model_file
+from autopar.artifact import CONSTANTS, PARAMETERS, PROGRAM, CompiledFolder
+from autopar.errors import ConfigError, refusal
 from autopar.ir.batch_sizes import ANY
 from autopar.ir.grid import GridShape
 from autopar.ir.plan import Plan
 from autopar.ir.plan_file import from_json, to_json
 from autopar.ir.profile import FILE
+from autopar.model_file import ModelFile
 from autopar.planning.grid_search import AUTO
 from autopar.progress import Progress
 from autopar.runtime.diagnostics.collective_errors import by_rank0, together
 from autopar.runtime.diagnostics.failure import end_scripts
 from autopar.runtime.grid.grid import check_ranks
-from autopar.runtime.parameters import distribute
+from autopar.runtime.parameters import distribute, sources
 from autopar.runtime.parameters.deferred_init import initial_values
-from autopar.runtime.parameters.sources import ComparedSource, Source
+from autopar.runtime.parameters.sources import ComparedSource, Parted, Source, UnsetTensor
+from autopar.runtime.parameters.weight_files import Names
 from autopar.runtime.profiling import profile_steps
 from autopar.runtime.profiling.profiler import Profiler
 from autopar.runtime.program.from_text import program_of
 from autopar.runtime.program.plan_reader import Description, parse_description
 from autopar.runtime.program.program import Program
+from autopar.runtime.session import compiled_job
 from autopar.runtime.session.batch_programs import BatchProgram
+from autopar.runtime.session.compiled_job import CompiledJob
+from autopar.runtime.session.inputs import refused_rows
 from autopar.runtime.session.parallel_module import Parallel
 from autopar.runtime.training.attached_scheduler import AttachedScheduler
 from autopar.runtime.training.balance_settings import OFF, BalanceSettings, settings_of
@@ -85,12 +96,18 @@ class Parallelized(Parallel):
             self.balance.detach()
         super().free()
 
+    def _another(self, source: Source) -> Parallelized:
+        """A model by the same program from other values, which moves no boundaries."""
+        known = (self.plan, self.source, self.seed, self._compiled)
+        return Parallelized(self.program, self.description, source, *known)
+
     def _another_program(self, rows: int, having: Sequence[str]) -> BatchProgram:
         """Compile the model for so many rows in these inputs. Collective."""
         constants: dict[str, Tensor] = {}
 
         def compiled_texts() -> list[str]:
-            assert self._compiled is not None
+            if self._compiled is None:  # a compiled folder, without the model that it was made from
+                raise refused_rows([program.description for program in self._programs], rows)
             LOG.info("%s is compiled for a batch of %d rows: %s", self.plan.name, rows, _why(self.plan))
             other = self._compiled.for_rows(rows, having)
             constants.update(other.constants)
@@ -201,7 +218,7 @@ def _started(
     description = parse_description(text, "the plan")
     known = {name for item in description.parameters for name in (item.name, *item.aliases)}
     constants = result.constants if result is not None else {}
-    values = ComparedSource(pair for pair in _values(model, constants, world, seed, live=live) if pair[0] in known)
+    values = ComparedSource(pair for pair in values_of(model, constants, world, seed, live=live) if pair[0] in known)
     program, plan = program_of(source, "<program by autopar>"), from_json(text, "the plan")
     kept = result if plan.batch.fixed or plan.batch.sizes != ANY else None
     parallel = Parallelized(program, description, values, plan, source, seed, kept, balance)
@@ -215,8 +232,94 @@ def _why(plan: Plan) -> str:
     return plan.batch.fixed or f"the program takes {plan.batch.sizes}, for {'; '.join(plan.batch.sizes.why)}"
 
 
-def _values(model: Model, constants: Mapping[str, Tensor], world: Comm, seed: int, *, live: bool) -> Source:
+def values_of(model: Model, constants: Mapping[str, Tensor], world: Comm, seed: int, *, live: bool) -> Source:
     """The initial values, those of a live module and constants as rank 0 has them."""
     yield from distribute.from_rank0(constants, world)
     own = model if isinstance(model, nn.Module) else None
     yield from distribute.live_values(own, world) if live else initial_values(model, seed)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedFolder(CompiledFolder):
+    """A compiled folder that can be run in a script."""
+
+    def parallel(
+        self,
+        *,
+        model: Model | None = None,
+        weights: str | Path | None = None,
+        names: Names | None = None,
+        allow_missing: Sequence[str] = (),
+        allow_unexpected: Sequence[str] = (),
+        seed: int = 0,
+        balance: str | BalanceSettings = OFF,
+    ) -> Parallelized:
+        """The program on the ranks of this job, as it stands in the folder. Collective.
+
+        Values are those of `model` (a live module of rank 0, or a function), of the folder's model file, or those that were
+        stored with a live model; then `weights` are loaded, as `Parallel.load_weights` does. Without any other values they
+        have to be complete. What is noteworthy (an edited program, a changed model file) is logged.
+
+        Raises ProgramMismatch where the job's ranks are not the grid's or do not read the same, CheckpointError for weights, and
+        ConfigError where nothing says what the values are.
+        """
+        world = default_world()
+        if simulated_world() is None:
+            end_scripts(world, lambda: True)
+        program = program_of(self.source, str(self.folder / PROGRAM))
+        own = model is not None or weights is not None
+        job = compiled_job.open_job(program, self.folder / PROGRAM, seed, own_values=own)
+        values = self._values(job, model, seed)
+        settings = settings_of(balance)
+        parallel = Parallelized(
+            program, job.description, values, self.plan, self.source, seed, compiled=None, balance=settings
+        )
+        compiled_job.add_others(parallel, job)
+        lines = list(job.notes) if model is None else []
+        if weights is not None:
+            loaded = parallel.load_weights(
+                weights, names, allow_missing=allow_missing, allow_unexpected=allow_unexpected
+            )
+            lines += loaded.lines
+        for line in lines if world.rank == 0 else ():
+            LOG.warning("%s: %s", self.plan.name, line)
+        return parallel
+
+    def model_file(self) -> ModelFile:
+        """The model file that was compiled: its model, example inputs, batches and optimizer.
+
+        Raises ConfigError where there is none, or it cannot be loaded.
+        """
+        if not self.plan.model.path:
+            rule = "a folder names the model file that it was compiled from"
+            fix = "the script that compiled it has the model and its inputs"
+            raise ConfigError(refusal(str(self.folder), "compiled in Python, without a file", rule, fix=fix))
+        return model_file.load(f"{self.folder / self.plan.model.path}:{self.plan.model.attribute}")
+
+    def _values(self, job: CompiledJob, model: Model | None, seed: int) -> Source:
+        """First values. Iterating is collective."""
+        if model is None and (job.file is not None or (self.folder / PARAMETERS).exists()):
+            return compiled_job.values(job, seed)
+        known = {name for item in job.description.parameters for name in (item.name, *item.aliases)}
+        pairs = self._given(job, model, seed)
+        return ComparedSource(pair for pair in pairs if pair[0] in known)
+
+    def _given(self, job: CompiledJob, model: Model | None, seed: int) -> Iterator[tuple[str, Tensor | Parted]]:
+        if (self.folder / CONSTANTS).exists():
+            yield from sources.from_file(self.folder / CONSTANTS)
+        if model is None:
+            yield from (
+                (item.name, UnsetTensor(item.shape, item.dtype))
+                for item in job.description.parameters
+                if item.kind != "constant"
+            )
+            return
+        world = job.program.grid.comm
+        live = by_rank0(world, "looking at the model", lambda: isinstance(model, nn.Module))
+        yield from values_of(model, {}, world, seed, live=live)
+
+
+def load(folder: str | Path) -> LoadedFolder:
+    """Read a compiled folder. Raises PlanError where it is damaged, incomplete, or of another release."""
+    known = artifact.load(folder)
+    return LoadedFolder(known.plan, known.source, known.folder)

@@ -85,6 +85,23 @@ class Parted(Protocol):
         """This rank's part."""
 
 
+@dataclass(frozen=True, slots=True)
+class UnsetTensor:
+    """A tensor that has no values yet: whoever uses it loads them before anything reads them."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    def reaching(self, place: Axis, axes: Sequence[Axis], positions: Sequence[int]) -> UnsetTensor:
+        """Itself."""
+        del place, axes, positions
+        return self
+
+    def part(self, layouts: Layouts, axes: Sequence[Axis]) -> Tensor:
+        """Memory for this rank's part."""
+        return torch.empty(local_shape(self.shape, layouts, axes), dtype=self.dtype)
+
+
 Source = Iterable[tuple[str, Tensor | Parted]]
 EVERYBODY = Holders()
 

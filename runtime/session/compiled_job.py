@@ -55,11 +55,11 @@ class CompiledJob:
     others: tuple[tuple[str, Description], ...] = ()  # texts of the programs for other numbers of rows
 
 
-def open_job(program: Program, path: Path, seed: int) -> CompiledJob:
+def open_job(program: Program, path: Path, seed: int, *, own_values: bool = False) -> CompiledJob:
     """Read the folder of the program at `path`, and make sure that all ranks have read the same. Collective.
 
-    `seed` is set before the model file is loaded, for a model that it makes on loading. Raises ProgramMismatch,
-    ConfigError or CommError, on all ranks.
+    `seed` is set before the model file is loaded, for a model that it makes on loading; where the caller has values of its
+    own, a model file that is not there is not missed. Raises ProgramMismatch, ConfigError or CommError, on all ranks.
     """
     comm = program.grid.comm
     with together(comm, "reading the compiled folder"):
@@ -71,9 +71,9 @@ def open_job(program: Program, path: Path, seed: int) -> CompiledJob:
     with together(comm, "loading the model file"):
         torch.manual_seed(seed)
         file = None
-        if not description.model_path and not (folder / PARAMETERS).exists():
+        if not description.model_path and not (folder / PARAMETERS).exists() and not own_values:
             raise _fileless(folder, "compiled from a function or a class in Python: nothing says what it was")
-        if description.model_path:
+        if description.model_path and not (own_values and not (folder / description.model_path).exists()):
             file = load(f"{folder / description.model_path}:{description.model_attribute}")
         notes = []
         if text != description.program_sha256:
@@ -127,13 +127,18 @@ def values(job: CompiledJob, seed: int) -> Source:
 def parallel(job: CompiledJob, seed: int, dtype: torch.dtype | None = None, source: Source | None = None) -> Parallel:
     """The programs with their initial values, to train. Collective. Raises ConfigError where they only evaluate."""
     model = Parallel(job.program, job.description, source or values(job, seed), dtype, seed=seed)
+    add_others(model, job)
+    return model if model.training else model.train()
+
+
+def add_others(model: Parallel, job: CompiledJob) -> None:
+    """Have the model take batches of the numbers of rows that have programs of their own. Collective."""
     for text, description in job.others:
         file = job.folder / f"program_{description.rows}.py"
         constants = job.folder / f"constants_{description.rows}.safetensors"
         with together(model.grid.comm, f"reading {file.name}"):
             program = program_of(text, str(file), model.grid)
         model.add(program, description, from_file(constants) if constants.exists() else ())
-    return model if model.training else model.train()
 
 
 def sequential(job: CompiledJob, seed: int) -> nn.Module:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from autopar.runtime.grid.grid import Grid
 from autopar.runtime.parameters.gradient_buckets import GradientSums
 from autopar.runtime.parameters.weight_files import LoadedWeights, Names
 from autopar.runtime.program.namespace import register, unregister
+from autopar.runtime.session import copies
 from autopar.runtime.session.state import ModelState
 from autopar.runtime.transport.base import Comm
 
@@ -62,6 +63,9 @@ class HeldModel(nn.Module):
         Raises CheckpointError, on all ranks and before anything is changed, with all that does not fit.
         """
         return self._state.load_weights(Path(path), names, allow_missing, allow_unexpected)
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:  # noqa: ANN401 (the protocol's own signature)
+        raise copies.refused()
 
     def get_extra_state(self) -> Tensor:
         """What `state_dict` holds beside tensors of the model: the seed and the steps, by which random numbers are drawn."""

@@ -42,7 +42,7 @@ from autopar.runtime.program.namespace import CurrentCall, Namespace, register
 from autopar.runtime.program.pipeline import Pipeline
 from autopar.runtime.program.plan_reader import Description, MinimumRows
 from autopar.runtime.program.program import Program
-from autopar.runtime.session import batch_programs, microbatched_step
+from autopar.runtime.session import batch_programs, copies, microbatched_step
 from autopar.runtime.session.batch_programs import BatchProgram
 from autopar.runtime.session.held_model import HeldModel
 from autopar.runtime.session.inputs import InputBinding, refused_rows
@@ -91,6 +91,7 @@ class Parallel(HeldModel):
         self._last: PipelinedStep | None = None  # of the last call
         self._moved: dict[int, int] = {}  # segments that have been moved, and where they are
         self._past = 0.0  # seconds in communicators that are no more
+        self._copies = weakref.WeakSet([self])  # all models on this grid that are copies of each other
         if simulated_world() is None:
             keep_freed_memory()
         with together(self.grid.comm, "setting up the program"):
@@ -218,12 +219,14 @@ class Parallel(HeldModel):
 
     def rebalance(self, cuts: Boundaries, optimizer: Optimizers = None) -> None:
         """Cut axes at other fractions, between steps, and move what is sharded over them. Collective. Raises ConfigError."""
+        copies.check_alone(len(self._copies))
         self._state.move(cuts, optimizer, self.filled, self.description, self.program.filters)
         self._sums.rebuild()
 
     def objections(self, cuts: Boundaries, optimizer: Optimizers = None) -> list[str]:
         """What speaks against cutting axes so, a line for each offender; nothing where `rebalance` would."""
-        return self._state.objections(cuts, optimizer, self.filled, self.description)
+        lines = copies.objections(len(self._copies))
+        return lines or self._state.objections(cuts, optimizer, self.filled, self.description)
 
     def moved_bytes(self, cuts: Boundaries, optimizer: Optimizers = None) -> list[int]:
         """The bytes that each rank at this place would send if axes were cut so."""
@@ -370,6 +373,24 @@ class Parallel(HeldModel):
         self._namespaces = {
             program.description.rows: Namespace(self._tensors(program), self._call) for program in self._programs
         }
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Parallel:
+        """A model of its own on the same grid, with this rank's values, without gradients and hooks. Collective."""
+        first = {item: how for item, how in self._state.layouts.items() if item in set(self.description.parameters)}
+        copy = self._another(copies.parts(first, self._state.tensors))
+        for program in self._programs[1:]:
+            copy.add(program.program, program.description, self._tensors(program).items())
+        copies.like(copy._state.tensors, self._state.tensors)
+        copy._refresh()
+        copy._sums.hold(copy._parameters_here())
+        copy._steps, copy.training, copy._copies = self._steps, self.training, self._copies
+        self._copies.add(copy)
+        memo[id(self)] = copy
+        return copy
+
+    def _another(self, source: Source) -> Parallel:
+        """A model by the same program from other values."""
+        return Parallel(self.program, self.description, source, self._dtype, seed=self.seed)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Parallel:  # noqa: ANN401 (torch's own signature)
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]

@@ -95,7 +95,7 @@ proof               | autopar/proof                              | compiler emis
                     |                                            | problem capture ops
                     |                                            | discovery record runtime session program functional grid
                     |                                            | transport ir
-parallel            | autopar/parallel.py                        | compiler planning training session profiling program
+parallel            | autopar/parallel.py                        | compiler artifact planning training session profiling program
                     |                                            | parameters grid
                     |                                            | diagnostics transport ir
 analysis            | autopar/analysis                           | proof compiler artifact subject planning schedules costmodel

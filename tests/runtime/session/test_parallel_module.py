@@ -1,11 +1,15 @@
 """A program on simulated ranks trains as the sequential model does."""
 
+import copy
+import gc
 import math
+import pickle
 
 import pytest
 import torch
 from small_programs import PROGRAMS, describe, make
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from trained import assert_trains_the_same
 
 import autopar
@@ -332,3 +336,48 @@ def test_modules_that_are_shared_in_turn_keep_their_first_names():
     model, x = Two(), torch.randn(4, 4)
     one = autopar.compile(model, (x,), grid="2")
     assert_trains_the_same(one, model, {"x": x}, steps=2)
+
+
+@pytest.mark.parametrize(("kind", "grid"), [("mlp", "2x1"), ("tied", "2x2")])
+def test_averaged_weights_and_copies_are_those_of_the_sequential_model_and_boundaries_stay_meanwhile(kind, grid):
+    """An exponential average over steps, which evaluates; a copy that trains alone; pickles are refused with the way."""
+
+    def averaged(model, inputs):
+        average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.7), use_buffers=True)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for step in range(2):
+            optimizer.zero_grad()
+            model(**inputs(step)).backward()
+            optimizer.step()
+            average.update_parameters(model)
+        other = copy.deepcopy(model)
+        other(**inputs(0)).backward()
+        torch.optim.SGD(other.parameters(), lr=1.0).step()
+        return average, other, average(**inputs(3)).item()
+
+    def rank():
+        model, inputs = parallel(kind, grid)
+        average, other, loss = averaged(model, inputs)
+        with pytest.raises(CheckpointError, match="full_state_dict"):
+            pickle.dumps(model)
+        axis = model.grid.axes[0].name
+        assert model.objections({axis: [0.5, 0.5]})
+        del average.module, other
+        gc.collect()
+        return loss
+
+    model, inputs = make(kind)
+    average, other, expected = averaged(model, inputs)
+    states = [{name: one.detach() for name, one in module.state_dict().items()} for module in (average.module, other)]
+
+    def wholes():
+        model, inputs = parallel(kind, grid)
+        average, other, loss = averaged(model, inputs)
+        return [average.module.full_state_dict(), other.full_state_dict(), model.full_state_dict()], loss
+
+    for found, loss in simulate(size(grid), wholes):
+        assert abs(loss - expected) <= 1e-10 * max(abs(expected), 1)
+        close(found[0], states[0])
+        close(found[1], states[1])
+        close(found[2], model.state_dict())
+    simulate(size(grid), rank)
