@@ -26,7 +26,7 @@ from autopar.partitioner.cuts.best_cuts import CutTask, best_cuts, rounded_cuts
 from autopar.partitioner.cuts.rank_work import AxisCuts, GridCuts, RankWork, StepWork, least_seconds, loads
 from autopar.runtime.training.balance_settings import REMEMBERED, BalanceSettings
 from autopar.runtime.training.evidence import doubted, medians, shown, steady
-from autopar.runtime.training.work_fit import ObservedMove, corrections
+from autopar.runtime.training.work_fit import ObservedMove, corrections, misfit, seen_changes
 
 Numbers = tuple[float, ...]
 _WINDOWS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 48, REMEMBERED)
@@ -110,6 +110,7 @@ class Balancer:
         self._count = 0
         self._moves: list[int] = []  # the steps after which boundaries were moved
         self._observed: deque[ObservedMove] = deque(maxlen=_FITTED)
+        self._misfit = 0.0  # of the works, with what has been observed
         self._left: tuple[GridCuts, list[tuple[float, ...]]] | None = None  # cuts and seconds before the last move
         self._why = ""  # why the last move that was thought of was not made
         self._rest = settings.rest  # the first step makes buffers and communicators
@@ -157,6 +158,7 @@ class Balancer:
         """The ranks compute something else from now on: segments have moved."""
         self.step = with_whole_work(step)
         self._observed.clear()
+        self._misfit = 0.0
         self.corrections = corrections(self.step, ())
         self._left = None
         self._forget()
@@ -221,6 +223,7 @@ class Balancer:
             if steady(old) and steady(new):
                 self._observed.append(ObservedMove(before, cuts, medians(old), medians(new)))
                 self.corrections = self._agree(corrections(self.step, self._observed))
+                self._misfit = misfit(self.step, self.corrections, self._observed)
 
     def _judged(self, count: int, load: Sequence[float], place: CurrentCuts) -> BalanceDecision:
         """What the last so many steps say."""
@@ -229,8 +232,9 @@ class Balancer:
         if saved <= enough:
             why = (self._best and self._best[2]) or f"no cuts save {self.settings.threshold:.0%} of a step"
             return BalanceDecision(None, f"{described(move.speeds)}; {why}")
-        after = loads(self.step, self.corrections, move.cuts)
-        shrink = [new / old if old else 1.0 for new, old in zip(after, load, strict=True)]
+        middle = medians(list(self._seconds)[-count:])
+        after = self._elsewhere(move.cuts, middle, load, place)
+        shrink = [new / old if old else 1.0 for new, old in zip(after, middle, strict=True)]
         if not self._shown([_saved(step, shrink) > max(enough, saved / 2) for step in self._seconds], count):
             return BalanceDecision(None, f"{described(move.speeds)}; too few steps have shown it")
         return BalanceDecision(move, described(move.speeds))
@@ -250,17 +254,38 @@ class Balancer:
         return shown(said, count, self.settings.agreement, doubt)
 
     def _proposed(self, count: int, load: Sequence[float], place: CurrentCuts) -> Move:
-        """The best cuts for what the last so many steps took, or the plan's, or rounder ones, where they are as good."""
+        """The best cuts for what the last so many steps took, or the plan's where they are as good.
+
+        What cuts took when they were tried counts; those of which only the works speak must be better by as much as these err.
+        """
         middle = medians(list(self._seconds)[-count:])
         speeds = speeds_of(load, middle)
-        task = CutTask(self.step, self.corrections, speeds, place.extents, place.legal)
         if self._best is None or not _alike(self._best[0], speeds, _REFUSED if self._best[2] else _ALIKE):
-            best = best_cuts(task, place.cuts)
-            near = _longest(task, self._home) <= (1 + _HOME) * _longest(task, best) and place.legal(self._home)
-            self._best = speeds, self._home if near else rounded_cuts(task, best), ""
+            task = CutTask(self.step, self.corrections, speeds, place.extents, place.legal)
+            tried = [cuts for cuts in seen_changes(self._observed, place.cuts) if place.legal(cuts)]
+            found = [*tried, rounded_cuts(task, best_cuts(task, place.cuts))]
+            best = min(found, key=lambda cuts: self._longest(cuts, middle, load, place))
+            enough = (1 + _HOME) * self._longest(best, middle, load, place)
+            near = self._longest(self._home, middle, load, place) <= enough and place.legal(self._home)
+            self._best = speeds, self._home if near else best, ""
         cuts, least = self._best[1], least_seconds(self.step, load, speeds)
         relative = tuple(speed / max(speeds) for speed in speeds)
-        return Move(cuts, place.cuts, max(middle), _longest(task, cuts), least, relative)
+        return Move(cuts, place.cuts, max(middle), self._longest(cuts, middle, load, place), least, relative)
+
+    def _longest(self, cuts: GridCuts, seconds: Sequence[float], load: Sequence[float], place: CurrentCuts) -> float:
+        """What the slowest rank would take at other cuts, having taken so many seconds here."""
+        return max(self._elsewhere(cuts, seconds, load, place))
+
+    def _elsewhere(
+        self, cuts: GridCuts, seconds: Sequence[float], load: Sequence[float], place: CurrentCuts
+    ) -> list[float]:
+        """What each rank would take at other cuts, having taken so many seconds here."""
+        seen = seen_changes(self._observed, place.cuts).get(cuts)
+        if seen:
+            return [time * change for time, change in zip(seconds, seen, strict=True)]
+        err = 1.0 if cuts == place.cuts else 1 + self._misfit
+        new, speeds = loads(self.step, self.corrections, cuts), speeds_of(load, seconds)
+        return [err * work / speed for work, speed in zip(new, speeds, strict=True)]
 
 
 def with_whole_work(step: StepWork) -> StepWork:
@@ -312,7 +337,3 @@ def _alike(speeds: Sequence[float], others: Sequence[float], within: float) -> b
     """Whether speeds are about the same but for a factor of all."""
     ratios = [a / b for a, b in zip(speeds, others, strict=True)]
     return max(ratios) <= (1 + within) * min(ratios)
-
-
-def _longest(task: CutTask, cuts: GridCuts) -> float:
-    return max(work / speed for work, speed in zip(loads(task.step, task.corrections, cuts), task.speeds, strict=True))

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import torch
 
-from autopar.partitioner.cuts.rank_work import GridCuts, StepWork, shares
+from autopar.partitioner.cuts.rank_work import GridCuts, StepWork, loads, shares
 
 _NOISE = 0.03  # of a median of seconds, relative
 _LARGE = 4 * _NOISE  # residuals that count linearly
@@ -70,3 +70,30 @@ def _rows(step: StepWork, move: ObservedMove) -> list[tuple[list[float], list[fl
         if min(*seconds, sum(old), sum(new)) > 0:
             rows.append((old, new, math.log(seconds[1] / seconds[0])))
     return rows
+
+
+def seen_changes(moves: Sequence[ObservedMove], current: GridCuts) -> dict[GridCuts, tuple[float, ...]]:
+    """What every rank took, at cuts that it has been at, of what it takes at the current ones: no model says it better."""
+    ranks = len(moves[-1].seconds_after) if moves else 0
+    found = {current: (1.0,) * ranks}
+    for move in reversed(moves):
+        back = [_over(a, b) for a, b in zip(move.seconds_before, move.seconds_after, strict=True)]
+        if move.after in found and move.before not in found:
+            found[move.before] = tuple(c * b for c, b in zip(found[move.after], back, strict=True))
+        elif move.before in found and move.after not in found:
+            found[move.after] = tuple(_over(c, b) for c, b in zip(found[move.before], back, strict=True))
+    return found
+
+
+def misfit(step: StepWork, learned: Sequence[float], moves: Sequence[ObservedMove]) -> float:
+    """By how much, relative, the works as they have been corrected are wrong about a move that has been made."""
+    worst = 0.0
+    for move in moves:
+        before, after = (loads(step, learned, cuts) for cuts in (move.before, move.after))
+        said = [t * _over(b, a) for t, a, b in zip(move.seconds_before, before, after, strict=True)]
+        worst = max(worst, abs(math.log(max(said) / max(move.seconds_after))) if max(said) > 0 else 0.0)
+    return worst
+
+
+def _over(one: float, other: float) -> float:
+    return one / other if other > 0 else 1.0
