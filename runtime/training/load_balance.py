@@ -31,6 +31,7 @@ from autopar.runtime.training.work_fit import ObservedMove, corrections, misfit,
 Numbers = tuple[float, ...]
 _WINDOWS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 48, REMEMBERED)
 _FITTED = 8  # moves that are learned from
+_KNOWN = 2  # of them, from which on a prediction counts less by what it has been wrong by
 _LEAST_WHOLE = 0.02  # of a step's work, that no cut makes smaller
 _ALIKE = 0.02  # speeds that differ by less have the same best cuts
 _REFUSED = 0.1  # the same of a move that has been refused
@@ -223,7 +224,8 @@ class Balancer:
             if steady(old) and steady(new):
                 self._observed.append(ObservedMove(before, cuts, medians(old), medians(new)))
                 self.corrections = self._agree(corrections(self.step, self._observed))
-                self._misfit = misfit(self.step, self.corrections, self._observed)
+                if len(self._observed) >= _KNOWN:
+                    self._misfit = misfit(self.step, self.corrections, self._observed)
 
     def _judged(self, count: int, load: Sequence[float], place: CurrentCuts) -> BalanceDecision:
         """What the last so many steps say."""
