@@ -30,6 +30,7 @@ _KEPT, _KEPT_WAYS = 6, 2  # chain cuts that a search begins with, and ways to cu
 _JUDGED, _TRIED = 60, 1000  # assignments that are simulated, and looked at
 _SEARCHED = 24  # calls up to which a search of all assignments is begun
 _FORECAST, _SOUGHT = 100, 16  # assignments of which one schedule is simulated, and those of which more are sought
+_FORECAST_ACTIONS, _SOUGHT_ACTIONS = 300_000, 30_000  # and of all these together
 _EQUAL = 1e-9
 _DEAR, _NEAR = 4000, 1.5  # micro-batches of segments that make a long schedule; estimates that are near the best
 ONE_STAGE = ("1f1b", "zb")
@@ -124,14 +125,16 @@ def _promising(
 
     One schedule of each of the first ones is simulated, and the best few are taken.
     """
-    if not candidates or len(candidates) * 2 * judge.problem.microbatches * len(candidates[0][0].position) <= _ACTIONS:
+    actions = 2 * judge.problem.microbatches * len(candidates[0][0].position) if candidates else 0
+    if len(candidates) * actions <= _ACTIONS:
         return candidates
     seconds: dict[Assignment, float] = {}
-    for assignment, _ in candidates[:_FORECAST]:
+    for assignment, _ in candidates[: min(_FORECAST, max(_SOUGHT, _FORECAST_ACTIONS // actions))]:
         seconds[assignment] = forecast(pipeline(judge.problem, assignment))
         if time.perf_counter() > deadline:
             break
-    best = {*sorted(seconds, key=seconds.__getitem__)[:_SOUGHT]}
+    sought = min(_SOUGHT, 1 + _SOUGHT_ACTIONS // actions)
+    best = {*sorted(seconds, key=seconds.__getitem__)[:sought]}
     return [each for each in candidates if each[0] in best]
 
 

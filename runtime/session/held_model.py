@@ -8,17 +8,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import torch
 from torch import Tensor, nn
 
+from autopar.runtime.checkpoint.load import Resumed
+from autopar.runtime.checkpoint.save import JobState, save
 from autopar.runtime.diagnostics.collective_errors import together
 from autopar.runtime.grid.grid import Grid
 from autopar.runtime.parameters.gradient_buckets import GradientSums
 from autopar.runtime.parameters.weight_files import LoadedWeights, Names
 from autopar.runtime.program.namespace import register, unregister
+from autopar.runtime.program.plan_reader import Description
 from autopar.runtime.session import copies
+from autopar.runtime.session.resuming import Movable, resume
 from autopar.runtime.session.state import ModelState
 from autopar.runtime.transport.base import Comm
 
@@ -30,8 +34,10 @@ class HeldModel(nn.Module):
     """This rank's parts of a model, and the seed and steps by which its random numbers are drawn."""
 
     grid: Grid
+    description: Description
     seed: int
     _steps: int
+    _moved: dict[int, int]  # segments that have been moved, and where they are
     _state: ModelState
     _sums: GradientSums
 
@@ -63,6 +69,48 @@ class HeldModel(nn.Module):
         Raises CheckpointError, on all ranks and before anything is changed, with all that does not fit.
         """
         return self._state.load_weights(Path(path), names, allow_missing, allow_unexpected)
+
+    def save(
+        self,
+        folder: str | Path,
+        optimizer: torch.optim.Optimizer | None = None,
+        *,
+        step: int | None = None,
+        scheduler: Any = None,  # noqa: ANN401 (whatever has a state)
+        scaler: Any = None,  # noqa: ANN401
+        extra: object = None,
+        keep: int | None = None,
+    ) -> Path:
+        """Write a checkpoint ``folder/step-00000120``, of which every rank writes what it holds. Collective, between steps.
+
+        It has the optimizer's state, the seed and steps of the model's random numbers, every rank's generator of torch, boundaries
+        and segments that were moved, and the `state_dict` of a learning-rate `scheduler` and a gradient `scaler`. `extra` is plain
+        JSON of the user's. `step` is that of the name, the calls in training so far if None. The newest `keep` checkpoints in the
+        folder stay, all if None.
+
+        The folder has its name once all is on the disk. Raises CheckpointError, on all ranks; earlier ones are as they were.
+        """
+        random = (self.seed, self._steps)
+        number = self._steps if step is None else step
+        places = {str(segment): at for segment, at in self._moved.items()}
+        state = JobState(self.description.name, number, random, places, scheduler, scaler, extra)
+        return save(self._state.saved(), optimizer, state, Path(folder), keep)
+
+    def load(
+        self,
+        folder: str | Path,
+        optimizer: torch.optim.Optimizer | None = None,
+        *,
+        scheduler: Any = None,  # noqa: ANN401 (whatever has a state)
+        scaler: Any = None,  # noqa: ANN401
+    ) -> Resumed:
+        """Go on from the newest whole checkpoint in a folder, or from the one that it is; of any grid. Collective, between steps.
+
+        Every rank reads the slices of its own parts. On the grid that saved it, boundaries and segments are where they were.
+        Raises CheckpointError, on all ranks and before anything is changed, with all that does not fit.
+        """
+        holders = {"scheduler": scheduler, "scaler": scaler}
+        return resume(cast("Movable", self), self._state, self._moved, Path(folder), optimizer, holders)
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:  # noqa: ANN401 (the protocol's own signature)
         raise copies.refused()

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from autopar.errors import CheckpointError, refusal
 from autopar.ir.layout import Layouts
+from autopar.runtime.checkpoint.contents import HeldState
 from autopar.runtime.diagnostics.collective_errors import alike, together
 from autopar.runtime.grid.grid import Grid
 from autopar.runtime.parameters import grad_norm, optimizer_state, sources, weight_files
@@ -145,6 +146,10 @@ class ModelState:
     def load_optimizer(self, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
         """Take this rank's parts of such a state."""
         optimizer_state.load(optimizer, state, self.owners(), self.grid.axes, self.holders)
+
+    def saved(self) -> HeldState:
+        """What checkpoints hold of it."""
+        return HeldState(self.grid, self._stored(), self.tensors, self.holders)
 
     def held(self) -> list[Held]:
         """What this rank has, with what it is and how it lies."""

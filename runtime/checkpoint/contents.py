@@ -1,0 +1,161 @@
+"""What a rank writes of a model and an optimizer: each element of a tensor once over all ranks, and what goes into the index.
+
+Of ranks that hold the same part one writes it: tensors are dealt to them in turn, so that all of them write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autopar.errors import CheckpointError, refusal
+from autopar.ir.layout import Layouts, Shard
+from autopar.runtime.checkpoint.index import MODEL, OPTIMIZER, Runs
+from autopar.runtime.grid.grid import Axis, Grid
+from autopar.runtime.parameters.holders import Holders
+from autopar.runtime.parameters.shards import rows
+from autopar.runtime.program.plan_reader import TensorSpec, dtype_name, dtype_of
+
+
+@dataclass(frozen=True, slots=True)
+class HeldState:
+    """The parts of a model that this rank holds: `layouts` of all tensors in the model's order, `tensors` by name."""
+
+    grid: Grid
+    layouts: Mapping[TensorSpec, Layouts]
+    tensors: Mapping[str, Tensor]
+    holders: Holders
+
+    @property
+    def owners(self) -> dict[Tensor, str]:
+        """The names of what is held here."""
+        return {self.tensors[item.name]: item.name for item in self.layouts if item.name in self.tensors}
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenPart:
+    """A part that this rank writes: its tensor, and what the index says of the whole."""
+
+    key: str
+    tensor: Tensor
+    shape: tuple[int, ...]
+    aliases: tuple[str, ...]
+    rows: tuple[Runs, ...]
+
+
+def parts(held: HeldState, optimizer: torch.optim.Optimizer | None) -> Iterator[WrittenPart]:
+    """Everything that this rank writes; parts without elements are not written."""
+    for number, (item, layouts) in enumerate(held.layouts.items()):
+        tensor = held.tensors.get(item.name)
+        if tensor is None or not held.holders.speaks(item.name) or not _deals(number, layouts, held.grid.axes):
+            continue
+        if item.shape and not tensor.numel():
+            continue
+        own = rows(item.shape, layouts, held.grid.axes)
+        yield WrittenPart(f"{MODEL}/{item.name}", tensor, item.shape, item.aliases, own)
+        for field, value in ({} if optimizer is None else optimizer.state.get(tensor, {})).items():
+            if elementwise(value, tensor):
+                yield WrittenPart(f"{OPTIMIZER}/{item.name}/{field}", value, item.shape, (), own)
+
+
+def scalars(held: HeldState, optimizer: torch.optim.Optimizer) -> dict[str, dict[str, Any]]:
+    """What the optimizer keeps for a parameter as a whole, of those that have elements here. Raises CheckpointError."""
+    found: dict[str, dict[str, Any]] = {}
+    problems = []
+    for tensor, name in held.owners.items():
+        state = optimizer.state.get(tensor, {})
+        if not state or not tensor.numel() or not held.holders.speaks(name):
+            continue
+        found[name] = {}
+        for field, value in state.items():
+            if elementwise(value, tensor):
+                continue
+            try:
+                found[name][field] = encoded(value)
+            except TypeError as error:
+                problems.append(f"{field} of {name}: {error}")
+    _refuse(problems)
+    return found
+
+
+def groups(held: HeldState, optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """The optimizer's groups, with the names of the parameters that are held here. Raises CheckpointError."""
+    owners, found = held.owners, []
+    problems = []
+    for number, group in enumerate(optimizer.param_groups):
+        said: dict[str, Any] = {}
+        for key, value in group.items():
+            if key == "params":
+                foreign = [one for one in value if one not in owners and one.numel()]
+                problems += [
+                    f"group {number} has a tensor of shape {tuple(one.shape)} of another model" for one in foreign
+                ]
+                said[key] = [owners[one] for one in value if one in owners]
+                continue
+            try:
+                said[key] = encoded(value)
+            except TypeError as error:
+                problems.append(f"{key} of group {number}: {error}")
+        found.append(said)
+    _refuse(problems)
+    return found
+
+
+def united(every: Sequence[Sequence[Mapping[str, Any]]], names: Sequence[str]) -> list[dict[str, Any]]:
+    """The groups of all ranks, with the parameters of all positions in the order of the model. Raises CheckpointError."""
+    if len({len(theirs) for theirs in every}) > 1:
+        lines = [f"rank {rank}: {len(theirs)} groups" for rank, theirs in enumerate(every)]
+        rule = "optimizers have the same groups on all ranks, each with the parameters that are there"
+        raise CheckpointError(refusal("state of the optimizer", "it cannot be put together", rule, lines))
+    held = [{name for theirs in every for name in theirs[i]["params"]} for i in range(len(every[0]))]
+    return [{**group, "params": [n for n in names if n in held[i]]} for i, group in enumerate(every[0])]
+
+
+def encoded(value: object) -> Any:  # noqa: ANN401 (plain JSON)
+    """A setting of an optimizer as plain JSON. Raises TypeError for what is none.
+
+    >>> encoded((0.9, 0.999)), encoded(torch.tensor(3.0))
+    ({'tuple': [0.9, 0.999]}, {'tensor': 3.0, 'dtype': 'float32'})
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Tensor) and value.numel() == 1:
+        return {"tensor": value.item(), "dtype": dtype_name(value.dtype)}
+    if isinstance(value, tuple):
+        return {"tuple": [encoded(one) for one in value]}
+    if isinstance(value, list):
+        return [encoded(one) for one in value]
+    what = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+    raise TypeError(what)
+
+
+def decoded(value: Any) -> Any:  # noqa: ANN401 (plain JSON)
+    """The inverse of `encoded`."""
+    if isinstance(value, list):
+        return [decoded(one) for one in value]
+    if isinstance(value, dict):
+        if "tuple" in value:
+            return tuple(decoded(one) for one in value["tuple"])
+        return torch.tensor(value["tensor"], dtype=dtype_of(value["dtype"]))
+    return value
+
+
+def elementwise(value: object, tensor: Tensor) -> bool:
+    """Whether an optimizer keeps it for each element of a parameter."""
+    return isinstance(value, Tensor) and value.dim() > 0 and value.shape == tensor.shape
+
+
+def _deals(number: int, layouts: Layouts, axes: Sequence[Axis]) -> bool:
+    """Whether this rank is the one of those with the same part that writes the tensor of this number."""
+    pairs = zip(axes, layouts, strict=True)
+    return all(isinstance(layout, Shard) or axis.index == number % axis.size for axis, layout in pairs)
+
+
+def _refuse(problems: Sequence[str]) -> None:
+    if problems:
+        rule = "an optimizer over parallel.parameters() keeps numbers, texts, and tensors of one number or of a parameter's shape"
+        raise CheckpointError(refusal("state of the optimizer", "it cannot be saved", rule, problems))

@@ -1,0 +1,205 @@
+"""A checkpoint is read, on the grid that wrote it or on any other: each rank reads the slices of its own parts.
+
+Everything is compared before anything is changed: names, shapes, and the optimizer's groups.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autopar.errors import CheckpointError, nearest, refusal
+from autopar.ir.layout import Layouts
+from autopar.runtime.checkpoint.contents import HeldState, decoded
+from autopar.runtime.checkpoint.index import MODEL, OPTIMIZER, RANDOM, Index, Runs, SavedTensor
+from autopar.runtime.grid.grid import Axis
+from autopar.runtime.parameters.shards import local_shape, rows
+from autopar.runtime.program.plan_reader import TensorSpec, dtype_of
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """What a job goes on from: the checkpoint, its step, the user's `extra`, and a line for each newer one that is not whole."""
+
+    path: Path
+    step: int
+    extra: Any = None
+    passed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Overlap:
+    """Rows that are wanted and stored: where they stand in the part that is made, and in the part that is stored."""
+
+    here: slice
+    there: slice
+
+
+def check(held: HeldState, optimizer: torch.optim.Optimizer | None, index: Index, path: Path) -> None:
+    """Raise CheckpointError with everything of a checkpoint that does not fit the model and its optimizer."""
+    stored = {key.removeprefix(f"{MODEL}/"): one for key, one in index.tensors.items() if key.startswith(f"{MODEL}/")}
+    specs = {item.name: item for item in held.layouts}
+    problems = [f"{name} is missing" for name, item in specs.items() if name not in stored and _elements(item)]
+    problems += [f"{name} is not a tensor of the model{nearest(name, specs)}" for name in stored if name not in specs]
+    problems += [
+        f"{name} has shape {one.shape}, the model's is {specs[name].shape}"
+        for name, one in stored.items()
+        if name in specs and one.shape != specs[name].shape
+    ]
+    if problems:
+        given = f"{len(problems)} tensors do not fit the model; it was saved from {index.model!r}"
+        rule = "a checkpoint goes on with the model that it was saved from"
+        fix = "parallel.load_weights takes those parameters that fit, under other names too"
+        raise CheckpointError(refusal(str(path), given, rule, problems, fix))
+    if optimizer is not None:
+        _check_optimizer(held, optimizer, index, path)
+
+
+def _check_optimizer(held: HeldState, optimizer: torch.optim.Optimizer, index: Index, path: Path) -> None:
+    if index.groups is None:
+        fix = "parallel.load(folder) without the optimizer takes the parameters alone"
+        raise CheckpointError(
+            refusal(str(path), "it has no state of an optimizer", "it was saved without one", fix=fix)
+        )
+    owners = held.owners
+    mine = [[owners[one] for one in group["params"] if one in owners] for group in optimizer.param_groups]
+    here = {name for name in owners.values()}
+    theirs = [[name for name in group["params"] if name in here] for group in index.groups]
+    if mine != theirs:
+        differ = sorted({n for names in mine for n in names} ^ {n for names in theirs for n in names})
+        given = (
+            f"groups of {[len(names) for names in theirs]} parameters for groups of {[len(names) for names in mine]}"
+        )
+        rule = "an optimizer goes on with the state of one that had the same parameters, in the same groups and order"
+        raise CheckpointError(refusal(f"{path}, state of the optimizer", given, rule, differ))
+
+
+def fill(held: HeldState, index: Index, path: Path) -> None:
+    """Read this rank's parts of the model into the tensors that are there."""
+    with torch.no_grad(), _Files(path) as files:
+        for item, layouts in held.layouts.items():
+            if item.name in held.tensors and (stored := index.tensors.get(f"{MODEL}/{item.name}")) is not None:
+                tensor = held.tensors[item.name]
+                tensor.copy_(part(stored, f"{MODEL}/{item.name}", layouts, held.grid.axes, files))
+
+
+def fill_optimizer(held: HeldState, optimizer: torch.optim.Optimizer, index: Index, path: Path) -> None:
+    """Read this rank's parts of an optimizer's state, and its settings."""
+    assert index.groups is not None
+    assert index.scalars is not None
+    for group, saved in zip(optimizer.param_groups, index.groups, strict=True):
+        group.update((key, decoded(value)) for key, value in saved.items() if key != "params")
+    fields: dict[str, list[str]] = {}
+    for key in index.tensors:
+        if key.startswith(f"{OPTIMIZER}/"):
+            name, _, field = key.removeprefix(f"{OPTIMIZER}/").rpartition("/")
+            fields.setdefault(name, []).append(field)
+    trained = {one for group in optimizer.param_groups for one in group["params"]}
+    with _Files(path) as files:
+        for item, layouts in held.layouts.items():
+            tensor = held.tensors.get(item.name)
+            if tensor is None or tensor not in trained:
+                continue
+            state: dict[str, Any] = {name: decoded(value) for name, value in index.scalars.get(item.name, {}).items()}
+            for field in fields.get(item.name, ()):
+                key = f"{OPTIMIZER}/{item.name}/{field}"
+                value = part(index.tensors[key], key, layouts, held.grid.axes, files)
+                state[field] = torch.empty_like(tensor, dtype=value.dtype).copy_(value)
+            if state:
+                optimizer.state[tensor] = state
+            else:
+                optimizer.state.pop(tensor, None)
+
+
+def fill_random(index: Index, path: Path, rank: int, ranks: int) -> None:
+    """torch's generator of this rank as it was, on as many ranks; as rank 0's was on any other number."""
+    file = f"rank-{rank if ranks == index.ranks else 0:05d}.safetensors"
+    with _Files(path) as files:
+        torch.set_rng_state(files.slice(file, f"{RANDOM}/torch")[:])
+
+
+def part(stored: SavedTensor, key: str, layouts: Layouts, axes: Sequence[Axis], files: _Files) -> Tensor:
+    """This rank's part of a stored tensor, of which only its own slices are read."""
+    wanted = rows(stored.shape, layouts, axes)
+    made = torch.empty(local_shape(stored.shape, layouts, axes), dtype=dtype_of(stored.dtype))
+    left = made.numel()
+    for piece in stored.parts:
+        per_dim = [overlaps(mine, theirs) for mine, theirs in zip(wanted, piece.rows, strict=True)]
+        for block in itertools.product(*per_dim):
+            here, there = tuple(one.here for one in block), tuple(one.there for one in block)
+            value = files.slice(piece.file, key)[there if there else ...]
+            made[here] = value
+            left -= value.numel()
+    if left:
+        rule = "the parts of a checkpoint hold each element once"
+        raise CheckpointError(refusal(key, f"{left} of {made.numel()} elements are not in it", rule))
+    return made
+
+
+def overlaps(wanted: Runs, stored: Runs) -> list[Overlap]:
+    """Rows that both have, run by run.
+
+    >>> overlaps(((0, 3), (6, 9)), ((2, 7),))
+    [Overlap(here=slice(2, 3, None), there=slice(0, 1, None)), Overlap(here=slice(3, 4, None), there=slice(4, 5, None))]
+    """
+    found = []
+    for mine, (a, b) in zip(_starts(wanted), wanted, strict=True):
+        for theirs, (c, d) in zip(_starts(stored), stored, strict=True):
+            low, high = max(a, c), min(b, d)
+            if low < high:
+                here, there = mine + low - a, theirs + low - c
+                found.append(Overlap(slice(here, here + high - low), slice(there, there + high - low)))
+    return found
+
+
+def _starts(runs: Runs) -> list[int]:
+    """Where each run begins in the part that has them one after another."""
+    return [0, *itertools.accumulate(stop - start for start, stop in runs[:-1])] if runs else []
+
+
+class _Files:
+    """The open files of a checkpoint: each is opened when the first slice of it is read."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._handles: dict[str, Any] = {}
+        self._open = ExitStack()
+
+    def __enter__(self) -> _Files:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def slice(self, file: str, key: str) -> Any:  # noqa: ANN401 (safetensors' own handle)
+        """A tensor of a file, unread. Raises CheckpointError where it cannot be opened."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            if file not in self._handles:
+                self._handles[file] = self._open.enter_context(safe_open(self._path / file, "pt"))
+            return self._handles[file].get_slice(key)
+        except (OSError, SafetensorError) as error:
+            rule = "the files of a checkpoint are those that its index names"
+            raise CheckpointError(refusal(str(self._path / file), f"cannot be read: {error}", rule)) from error
+
+
+def _elements(item: TensorSpec) -> bool:
+    return bool(torch.Size(item.shape).numel())
+
+
+Cuts = Mapping[str, Sequence[float] | None]
+
+
+def cuts_of(index: Index, grid: str, axes: Sequence[Axis]) -> Cuts:
+    """The boundaries to go on with, where they are others than those now: on the grid of the checkpoint alone."""
+    if index.grid != grid:
+        return {}
+    return {axis.name: index.cuts.get(axis.name) for axis in axes if axis.cuts != index.cuts.get(axis.name)}
