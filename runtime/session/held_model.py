@@ -41,12 +41,13 @@ class HeldModel(nn.Module):
     _state: ModelState
     _sums: GradientSums
 
-    def full_state_dict(self, *, rank0_only: bool = False) -> dict[str, Tensor]:
+    def full_state_dict(self, *, rank0_only: bool = False, trained_only: bool = False) -> dict[str, Tensor]:
         """All parameters and buffers whole, under the model's own names, tied names included. Collective.
 
-        With `rank0_only` the other ranks get an empty dict and hold one whole tensor at a time.
+        With `rank0_only` the other ranks get an empty dict and hold one whole tensor at a time. With `trained_only` only what is
+        trained: adapters, without their frozen base; `load_weights` takes such a file back with what it lacks allowed.
         """
-        return self._state.whole(rank0_only)
+        return self._state.whole(rank0_only, trained_only)
 
     def load_full_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take this rank's parts of whole tensors, given on every rank. Raises CheckpointError. Collective."""

@@ -58,10 +58,12 @@ class ModelState:
         """A whole tensor, on the positions too that do not hold it."""
         return self.holders.shown(item.name, whole, item.shape, precise(item.dtype, self._dtype))
 
-    def whole(self, rank0_only: bool) -> dict[str, Tensor]:
-        """All parameters and buffers whole, by all of their names; with `rank0_only` nothing on the other ranks."""
+    def whole(self, rank0_only: bool, trained_only: bool = False) -> dict[str, Tensor]:
+        """All parameters and buffers whole, or what is trained, by all names; with `rank0_only` nothing on the other ranks."""
         state: dict[str, Tensor] = {}
         for item, layouts in self._stored().items():
+            if trained_only and item.kind != "parameter":
+                continue
             held = self.tensors.get(item.name)
             whole = None if held is None else gather_whole(held, item.shape, layouts, self.grid.axes)
             tensor = self._shown(item, whole)
