@@ -1,14 +1,15 @@
 """A user's ``model.py`` as a record: the model, its example inputs, and where given its optimizer and batches.
 
 A model file defines `model` (an nn.Module, or a function that returns one) and `example_inputs` (a tuple, a dict, or a
-function returning one); optionally `optimizer(params)` and `batches()`. Both the compiler and the runtime read it, so
-this module imports neither. Imports of files that stand beside it work, as they do for ``python model.py``.
+function returning one); optionally `optimizer(params)`, and `batches()` or `batches(part)`. Both the compiler and the runtime
+read it, so this module imports neither. Imports of files that stand beside it work, as they do for ``python model.py``.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
+import inspect
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -36,7 +37,8 @@ class ModelFile:
     model           an nn.Module or a function that returns one
     example_inputs  returns a tuple (positional) or dict (keyword) of forward's arguments. Raises ConfigError
     optimizer       ``optimizer(params)`` returns a torch optimizer; None where the file has none
-    batches         returns an iterator of inputs to train on, like the example inputs; None where the file has none
+    batches         returns an iterator of inputs to train on, like the example inputs; None where the file has none.
+                    ``batches(part)`` reads what a rank needs of them, see `takes_part`
     """
 
     path: Path
@@ -46,7 +48,12 @@ class ModelFile:
     model: nn.Module | Callable[[], nn.Module]
     example_inputs: Callable[[], Inputs]
     optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None
-    batches: Callable[[], Iterator[Inputs]] | None
+    batches: Callable[..., Iterator[Inputs]] | None
+
+    @property
+    def takes_part(self) -> bool:
+        """Whether `batches` has a parameter called part: it then yields this rank's part of every batch."""
+        return self.batches is not None and "part" in inspect.signature(self.batches).parameters
 
 
 def load(path: str | Path) -> ModelFile:

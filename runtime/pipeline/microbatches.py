@@ -71,14 +71,6 @@ def whole_input_parts(
     return {name: view_part(x, layouts[name], axes) for name, x in rows.items()}
 
 
-def own_input_shape(
-    shape: tuple[int, ...], bounds: Sequence[int], layouts: Layouts, axes: Sequence[Axis]
-) -> tuple[int, ...]:
-    """The shape of a rank's part of a batched input: its rows of every micro-batch, one micro-batch after another."""
-    parts = [local_shape((high - low, *shape[1:]), layouts, axes) for low, high in itertools.pairwise(bounds)]
-    return (sum(part[0] for part in parts), *parts[0][1:])
-
-
 def own_input_parts(
     tensors: Mapping[str, Tensor],
     shapes: Mapping[str, tuple[int, ...]],

@@ -13,7 +13,7 @@ import copy
 import hashlib
 import itertools
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from torch import Tensor, nn
 
 from autopar.errors import ConfigError, ProgramMismatch, fix_for, refusal
 from autopar.model_file import ModelFile, load
+from autopar.runtime.data.input_part import InputPart, input_part
+from autopar.runtime.data.own_batches import own_batches
 from autopar.runtime.diagnostics import call_site
 from autopar.runtime.diagnostics.collective_errors import agree, ranks_by, together
 from autopar.runtime.parameters.deferred_init import initial_values
@@ -153,8 +155,10 @@ def sequential(job: CompiledJob, seed: int) -> nn.Module:
     return module if job.description.training else module.train()  # some of its modules stay in evaluation
 
 
-def batches(job: CompiledJob, seed: int = 0) -> Iterator[Inputs]:
+def batches(job: CompiledJob, seed: int = 0, part: Callable[[], InputPart] | None = None) -> Iterator[Inputs]:
     """The model file's batches, again and again; its example inputs where it has none. Raises ConfigError.
+
+    A file that reads parts of batches is asked for `part`, or for whole batches where none is given.
 
     They draw from torch's default generator as if nothing else did, from `seed` on: alike on all ranks, whatever each draws
     for itself.
@@ -162,7 +166,7 @@ def batches(job: CompiledJob, seed: int = 0) -> Iterator[Inputs]:
     with RANDOM_STATE, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         state = torch.get_rng_state()
-    source = _batches(job)
+    source = _batches(job, part)
     while True:
         with RANDOM_STATE, torch.random.fork_rng(devices=[]):
             torch.set_rng_state(state)
@@ -171,23 +175,26 @@ def batches(job: CompiledJob, seed: int = 0) -> Iterator[Inputs]:
         yield batch
 
 
-def _batches(job: CompiledJob) -> Iterator[Inputs]:
+def _batches(job: CompiledJob, part: Callable[[], InputPart] | None) -> Iterator[Inputs]:
     file = _need_file(job)
     if file.batches is None:
         yield from itertools.repeat(file.example_inputs())
         return
     rule = "batches() yields inputs to train on"
-    while True:
-        count = 0
-        try:
+    try:
+        if file.takes_part:
+            whole = input_part([(job.description, {})], ())
+            yield from own_batches(file.batches, part or (lambda: whole), file.path.name)
+        while True:
+            count = 0
             for batch in file.batches():
                 count += 1
                 yield batch
-        except ModuleNotFoundError as error:
-            problem = f"batches() stops with {type(error).__name__}: {error}"
-            raise ConfigError(refusal(file.path.name, problem, rule, fix=fix_for(error))) from error
-        if not count:
-            raise ConfigError(refusal(file.path.name, "batches() yields nothing", rule))
+            if not count:
+                raise ConfigError(refusal(file.path.name, "batches() yields nothing", rule))
+    except ModuleNotFoundError as error:
+        problem = f"batches() stops with {type(error).__name__}: {error}"
+        raise ConfigError(refusal(file.path.name, problem, rule, fix=fix_for(error))) from error
 
 
 def loss_of(output: object, path: str = "") -> Tensor:
@@ -209,7 +216,7 @@ def loss_of(output: object, path: str = "") -> Tensor:
     return scalars[0]
 
 
-def call(model: nn.Module, batch: Inputs) -> Any:  # noqa: ANN401 (whatever the model returns)
+def call(model: Callable[..., Any], batch: Inputs) -> Any:  # noqa: ANN401 (whatever the model returns)
     """The model on a batch of positional or keyword inputs."""
     return model(**batch) if isinstance(batch, dict) else model(*batch)
 

@@ -22,7 +22,6 @@ from autopar.runtime.pipeline.microbatches import (
     joined,
     microbatches_of,
     own_input_parts,
-    own_input_shape,
     whole_input_parts,
 )
 from autopar.runtime.program.namespace import CurrentCall
@@ -49,11 +48,6 @@ def own(chosen: BatchProgram, rows: int, parts: Mapping[str, Tensor], axes: Sequ
     """The same of a batch of which this rank is given its own rows."""
     shapes = {item.name: item.shape for item in chosen.description.inputs}
     return own_input_parts(parts, shapes, chosen.description.batched, microbatches(chosen, rows), chosen.inputs, axes)
-
-
-def own_shape(chosen: BatchProgram, name: str, shape: tuple[int, ...], axes: Sequence[Axis]) -> tuple[int, ...]:
-    """The shape of this rank's part of an input of this whole shape."""
-    return own_input_shape(shape, chosen.description.microbatches(shape[0]), chosen.inputs[name], axes)
 
 
 @dataclass(frozen=True, slots=True)

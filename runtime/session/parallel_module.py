@@ -25,6 +25,7 @@ from autopar.errors import ConfigError, refusal
 from autopar.ir.bucketing import BUCKET_BYTES
 from autopar.ir.layout import Layouts
 from autopar.ir.pipeline.schedule import ActionLists
+from autopar.runtime.data.input_part import InputPart, input_part
 from autopar.runtime.diagnostics.collective_errors import together
 from autopar.runtime.grid.counter_rng import DrawnTensor, drawing
 from autopar.runtime.parameters import sources
@@ -33,7 +34,6 @@ from autopar.runtime.parameters.gradient_buckets import GradientSums
 from autopar.runtime.parameters.holders import Holders
 from autopar.runtime.parameters.moving.contents import Optimizers
 from autopar.runtime.parameters.moving.legal_cuts import Boundaries
-from autopar.runtime.parameters.shards import local_shape
 from autopar.runtime.parameters.sources import Source
 from autopar.runtime.pipeline.executor import TimedAction
 from autopar.runtime.pipeline.microbatch_queue import MicrobatchQueue
@@ -184,7 +184,8 @@ class Parallel(HeldModel):
             raise self._queue.refused_parts()
         rows, arguments, error = self._binding.own(args, kwargs)
         chosen = self._program_for(rows, None)
-        shapes = {item.name: self.input_shape(item.name, rows) for item in self.description.inputs}
+        part = self.input_part(rows)
+        shapes = {name: part.shape(name) for name in part.names}
         parts = self._binding.checked_parts(arguments, shapes, error, self._dtype)
         if self._divided(chosen) is not None or chosen.description.division is not None:
             return self._microbatches(chosen, rows, microbatched_step.own(chosen, rows, parts, self.grid.axes))
@@ -196,13 +197,11 @@ class Parallel(HeldModel):
         Where a batch is divided into micro-batches, a part is its rows of every micro-batch, one after another: a micro-batch is
         some neighbouring rows of the batch, `description.microbatches` says which, of which every rank has its part.
         """
-        item = next(item for item in self.description.inputs if item.name == name)
-        shape = item.shape if batch is None or name not in self.description.batched else (batch, *item.shape[1:])
-        fitting = (program for program in self._programs if batch is not None and program.description.accepts(batch))
-        chosen = next(fitting, self._programs[0])
-        if chosen.description.division is not None and name in self.description.batched:
-            return microbatched_step.own_shape(chosen, name, shape, self.grid.axes)
-        return local_shape(shape, chosen.inputs[name], self.grid.axes)
+        return self.input_part(batch).shape(name)
+
+    def input_part(self, batch: int | None = None) -> InputPart:
+        """Which rows of every input are this rank's, as the grid is cut now: what a loader for `forward_parts` has to read."""
+        return input_part([(one.description, one.inputs) for one in self._programs], self.grid.axes, batch)
 
     def recording_actions(self) -> AbstractContextManager[list[TimedAction]]:
         """Note what this rank does in the steps of a divided program in the context: actions, their times and waits."""

@@ -12,10 +12,10 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -145,7 +145,9 @@ def train(
     profiled: profile_steps.Schedule | ActionTimes | None = None,
 ) -> list[float]:
     """The steps; returns the wall seconds of each."""
-    batches = compiled_job.batches(opened)
+    own = parallel.input_part if opened.file is not None and opened.file.takes_part else None
+    forward = parallel if own is None else parallel.forward_parts
+    batches = compiled_job.batches(opened, part=own)
     times = []
     kept = (
         0 if profiled is None else 2 * profile_steps.PROFILED + 1
@@ -158,10 +160,10 @@ def train(
             start = time.perf_counter()
             profile = profiled.step(step) if profiled is not None else nullcontext()
             with profile, scheduler.step() if options.balance and step <= moving else nullcontext():
-                loss = _step(parallel, batch, optimizer)
+                loss = _step(forward, batch, optimizer)
             times.append(time.perf_counter() - start)
             if beside is not None and step <= options.compare:
-                other = beside.step(batch)
+                other = beside.step(batch if own is None else None)
                 gap = f"difference {abs(loss - other):.2g}"
                 progress.tell(f"compared   step {step}: loss {loss:.9g}, sequential {other:.9g}, {gap}")
             progress.done(step, f"loss {loss:.6g}  {times[-1] * 1e3:.1f} ms")
@@ -189,9 +191,11 @@ class _Beside:
         self._model = module_in_precision(compiled_job.sequential(opened, options.seed), dtype)
         self._model.load_state_dict(start, strict=False)  # nothing, where no weights were loaded
         self._optimizer = make_optimizer(opened, list(self._model.parameters()))
+        self._whole = compiled_job.batches(opened)
 
-    def step(self, batch: compiled_job.Inputs) -> float:
-        """One sequential step, with the random numbers of the program's; returns its loss."""
+    def step(self, batch: compiled_job.Inputs | None) -> float:
+        """One sequential step, with the random numbers of the program's; returns its loss. None: it reads the batch itself."""
+        batch = next(self._whole) if batch is None else batch
         self._steps += 1
         with drawing(self._seed, self._steps), ProgramRandom():
             loss = compiled_job.loss_of(
@@ -201,8 +205,8 @@ class _Beside:
         return loss.item()
 
 
-def _step(parallel: Parallel, batch: compiled_job.Inputs, optimizer: torch.optim.Optimizer) -> float:
-    loss = compiled_job.loss_of(compiled_job.call(parallel, batch))
+def _step(forward: Callable[..., Any], batch: compiled_job.Inputs, optimizer: torch.optim.Optimizer) -> float:
+    loss = compiled_job.loss_of(compiled_job.call(forward, batch))
     _update(loss, optimizer)
     return loss.item()
 

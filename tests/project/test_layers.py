@@ -47,8 +47,10 @@ program             | runtime/program                            | grid ir
 parameters          | runtime/parameters                         |
                     | runtime/parameters/moving                  | program primitives grid diagnostics transport ir
 checkpoint          | runtime/checkpoint                         | parameters program grid diagnostics transport ir
+data                | runtime/data                               | parameters program grid ir
 pipeline            | runtime/pipeline                           | parameters program grid transport placement schedules ir
-session             | runtime/session                            | checkpoint pipeline parameters program functional primitives grid
+session             | runtime/session                            | checkpoint data pipeline parameters program functional
+                    |                                            | primitives grid
                     |                                            | diagnostics process transport placement schedules jobs ir
 profiling           | runtime/profiling                          | session parameters program grid diagnostics transport ir
 calibration         | runtime/calibration                        | primitives grid diagnostics process transport jobs ir

@@ -1,0 +1,1 @@
+"""A user's own data, of which every rank reads its part."""

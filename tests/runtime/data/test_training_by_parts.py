@@ -1,0 +1,55 @@
+"""A model file that reads parts of its batches trains as one that reads whole batches does."""
+
+import runpy
+
+import pytest
+import torch
+from compiled_folder import MODEL, PROGRAM, write
+from safetensors.torch import load_file
+
+from autopar.runtime import main, simulate
+
+PARTS = """
+def batches(part):
+    for step in range(part.start, 3):
+        generator = torch.Generator().manual_seed(step)
+        x, y = torch.randn(4, 3, generator=generator), torch.randn(4, 2, generator=generator)
+        yield {"x": part.slice("x", x), "y": part.slice("y", y)}
+"""
+WHOLE = PARTS.replace("part.start", "0").replace("(part)", "()").replace('part.slice("x", x)', "x")
+WHOLE = WHOLE.replace('part.slice("y", y)', "y")
+ROWS = PROGRAM.replace("Replicate()]", "Shard(0)]").replace('"fc1.*": [Shard(0)]', '"*": [Copied()]')
+ROWS = ROWS[: ROWS.index("PARAMETERS")] + 'PARAMETERS = {"*.*": [Copied()]}\n' + ROWS[ROWS.index("\n\ndef forward") :]
+ROWS = ROWS[: ROWS.index("    h = ")] + (
+    """    h = torch.relu(F.linear(x, p.fc1.weight, p.fc1.bias))
+    return all_sum(((F.linear(h, p.fc2.weight, p.fc2.bias) - y) ** 2).sum() / 8, RANKS)
+
+
+PROGRAM = Program(GRID, forward, INPUTS, PARAMETERS)
+"""
+)
+
+
+def start(program, *arguments):
+    def rank():
+        found = runpy.run_path(str(program), run_name="program")
+        main(found["PROGRAM"], str(program), [str(word) for word in arguments])
+
+    simulate(2, rank)
+
+
+@pytest.mark.parametrize("program", [PROGRAM, ROWS], ids=["whole inputs", "rows"])
+def test_the_same_to_the_bit(tmp_path, capsys, program):
+    head = MODEL[: MODEL.index("def batches")]
+    found = []
+    for name, batches in (("whole", WHOLE), ("parts", PARTS)):
+        (tmp_path / name).mkdir()
+        built = write(tmp_path / name, model=head + batches, program=program)
+        saved = tmp_path / f"{name}.safetensors"
+        start(built, "--steps", 5, "--compare", 5, "--save", saved, "--balance", "off")
+        said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("compared")]
+        assert max(float(line.split()[-1]) for line in said) < 1e-6
+        found.append(([line.split("sequential")[0] for line in said], load_file(saved)))
+    assert len(found[0][0]) == 5
+    assert found[0][0] == found[1][0]
+    assert all(torch.equal(found[0][1][name], found[1][1][name]) for name in found[0][1])
