@@ -39,6 +39,7 @@ class ModelFile:
     optimizer       ``optimizer(params)`` returns a torch optimizer; None where the file has none
     batches         returns an iterator of inputs to train on, like the example inputs; None where the file has none.
                     ``batches(part)`` reads what a rank needs of them, see `takes_part`
+    evaluate        the same to evaluate on, once
     """
 
     path: Path
@@ -49,11 +50,17 @@ class ModelFile:
     example_inputs: Callable[[], Inputs]
     optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None
     batches: Callable[..., Iterator[Inputs]] | None
+    evaluate: Callable[..., Iterator[Inputs]] | None = None
 
     @property
     def takes_part(self) -> bool:
         """Whether `batches` has a parameter called part: it then yields this rank's part of every batch."""
-        return self.batches is not None and "part" in inspect.signature(self.batches).parameters
+        return self.batches is not None and self.wants_part(self.batches)
+
+    @staticmethod
+    def wants_part(function: Callable[..., object]) -> bool:
+        """Whether a function has a parameter called part."""
+        return "part" in inspect.signature(function).parameters
 
 
 def load(path: str | Path) -> ModelFile:
@@ -78,6 +85,7 @@ def load(path: str | Path) -> ModelFile:
         example_inputs=_example_inputs(names, file),
         optimizer=_optional(names, "optimizer", file),
         batches=_optional(names, "batches", file),
+        evaluate=_optional(names, "evaluate", file),
     )
 
 
@@ -162,7 +170,9 @@ def _example_inputs(names: Mapping[str, Any], file: Path) -> Callable[[], Inputs
 def _optional(names: Mapping[str, Any], name: str, file: Path) -> Any:  # noqa: ANN401  (a function of the user's, or None)
     value = names.get(name)
     if value is not None and not callable(value):
-        rule = {"optimizer": "optimizer(params) returns a torch optimizer", "batches": "batches() yields inputs"}[name]
+        rule = {"optimizer": "optimizer(params) returns a torch optimizer", "batches": "batches() yields inputs"}.get(
+            name, f"{name}() yields inputs to evaluate on"
+        )
         raise ConfigError(refusal(file.name, f"{name} is {type(value).__name__}, not a function", rule))
     return value
 

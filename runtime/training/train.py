@@ -38,6 +38,8 @@ from autopar.runtime.session.compiled_job import CompiledJob
 from autopar.runtime.session.parallel_module import Parallel
 from autopar.runtime.training import balance_lines, weight_options
 from autopar.runtime.training.balance_settings import AUTO, OFF, SYNTAX, parse_balance
+from autopar.runtime.training.evaluation import evaluated
+from autopar.runtime.training.metrics import MetricsFile
 from autopar.runtime.training.scheduler import Scheduler
 
 CALL_SITE = call_site.PROGRAM
@@ -68,6 +70,10 @@ def parse(arguments: Sequence[str] | None, rank: int) -> argparse.Namespace | No
         "--save", type=Path, metavar="FILE", help="write the parameters as safetensors, under their own names"
     )
     weight_options.add(parser)
+    parser.add_argument(
+        "--evaluate-every", type=int, default=0, metavar="N", help="evaluate on evaluate()'s batches every N steps"
+    )
+    parser.add_argument("--metrics", type=Path, metavar="FILE", help="write steps and losses as CSV")
     parser.add_argument("--seed", type=int, default=0, help="of the initial parameters (0)")
     parser.add_argument("--dtype", choices=sorted(DTYPES), help="run in another precision than compiled")
     parser.add_argument("--profile", action="store_true", help="profile the last steps into profile.json")
@@ -82,7 +88,9 @@ def parse(arguments: Sequence[str] | None, rank: int) -> argparse.Namespace | No
     problems = [f"unknown option {word}{nearest(word.split('=')[0], parser.options())}" for word in rest]
     problems += weight_options.problems(options)
     problems += [
-        f"--{name} {value} is negative" for name in ("steps", "compare") if (value := getattr(options, name)) < 0
+        f"--{name} {value} is negative"
+        for name in ("steps", "compare", "evaluate_every")
+        if (value := getattr(options, name)) < 0
     ]
     if options.profile and options.steps < LEAST:
         problems.append(f"--profile needs {LEAST} steps or more, not {options.steps}")
@@ -108,6 +116,7 @@ def run(opened: CompiledJob, options: argparse.Namespace) -> None:
     dtype = DTYPES.get(options.dtype)
     for note in opened.notes:
         show(comm.rank, f"note: {note}")
+    metrics = _metrics(opened, options)
     parallel = compiled_job.parallel(opened, options.seed, dtype)
     loaded = weight_options.load(parallel, opened.file, options)
     for line in loaded:
@@ -119,7 +128,7 @@ def run(opened: CompiledJob, options: argparse.Namespace) -> None:
     progress = Progress(options.steps, comm.rank == 0)
     scheduler = Scheduler(parallel, optimizer, options.balance, tell=lambda line: progress.tell(f"moved      {line}"))
     profiled = profile_steps.scheduled(opened, parallel, optimizer, options.steps) if options.profile else None
-    times = train(opened, options, dtype, parallel, optimizer, scheduler, beside, progress, profiled)
+    times = train(opened, options, dtype, parallel, optimizer, scheduler, beside, progress, profiled, metrics)
     if options.save is not None:
         state = parallel.full_state_dict(rank0_only=True)
         with together(comm, f"writing {options.save}"):
@@ -143,6 +152,7 @@ def train(
     beside: _Beside | None,
     progress: Progress,
     profiled: profile_steps.Schedule | ActionTimes | None = None,
+    metrics: MetricsFile | None = None,
 ) -> list[float]:
     """The steps; returns the wall seconds of each."""
     own = parallel.input_part if opened.file is not None and opened.file.takes_part else None
@@ -166,8 +176,24 @@ def train(
                 other = beside.step(batch if own is None else None)
                 gap = f"difference {abs(loss - other):.2g}"
                 progress.tell(f"compared   step {step}: loss {loss:.9g}, sequential {other:.9g}, {gap}")
+            evaluation = None
+            if options.evaluate_every and step % options.evaluate_every == 0 and opened.file is not None:
+                evaluation = evaluated(parallel, opened.file, dtype)
+                progress.tell(evaluation.line(step))
+            if metrics is not None:
+                metrics.step(step, loss, times[-1], None if evaluation is None else evaluation.loss)
             progress.done(step, f"loss {loss:.6g}  {times[-1] * 1e3:.1f} ms")
     return times
+
+
+def _metrics(opened: CompiledJob, options: argparse.Namespace) -> MetricsFile | None:
+    """The file of metrics on rank 0, if one is asked for. Raises ConfigError where the model file has nothing to evaluate on."""
+    comm = opened.program.grid.comm
+    with together(comm, "opening the file of metrics"):
+        if options.evaluate_every and (opened.file is None or opened.file.evaluate is None):
+            rule = "evaluate() in the model file yields inputs, as batches() does, or evaluate(part) parts of them"
+            raise ConfigError(refusal("--evaluate-every", "there is nothing to evaluate on", rule))
+        return MetricsFile(options.metrics) if options.metrics is not None and comm.rank == 0 else None
 
 
 def make_optimizer(opened: CompiledJob, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:

@@ -22,6 +22,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--save", metavar="FILE", help="write the trained parameters as safetensors, under the original names"
     )
+    evaluated = "every N steps, the loss on what evaluate() of the model file yields"
+    parser.add_argument("--evaluate-every", type=count(1), metavar="N", help=evaluated)
+    parser.add_argument("--metrics", metavar="FILE", help="write step, loss, seconds and evaluations as CSV")
     weights = "begin with these: a safetensors file, or a folder of them as save_pretrained writes it"
     parser.add_argument("--weights", metavar="PATH", help=weights)
     parser.add_argument(
@@ -55,6 +58,8 @@ def run(arguments: argparse.Namespace) -> int:
     saved = load(arguments.folder)
     if arguments.save:
         check_file("--save", Path(arguments.save), "parameters are saved as one file")
+    if arguments.metrics:
+        check_file("--metrics", Path(arguments.metrics), "metrics are one CSV file")
     if arguments.profile:
         check_file("--profile", saved.folder / FILE, "a profile is written beside the program")
     if arguments.profile and arguments.steps is not None and arguments.steps < LEAST:
@@ -63,6 +68,8 @@ def run(arguments: argparse.Namespace) -> int:
     steps = arguments.steps if arguments.steps is not None else 20 if arguments.profile else 100
     words = ["--steps", str(steps), "--compare", str(arguments.compare), "--seed", str(arguments.seed)]
     words += ["--save", arguments.save] if arguments.save else []
+    words += ["--evaluate-every", str(arguments.evaluate_every)] if arguments.evaluate_every else []
+    words += ["--metrics", arguments.metrics] if arguments.metrics else []
     words += _weights(arguments)
     words += ["--dtype", arguments.dtype] if arguments.dtype else []
     words += ["--profile"] if arguments.profile else []

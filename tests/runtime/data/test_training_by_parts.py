@@ -1,6 +1,7 @@
 """A model file that reads parts of its batches trains as one that reads whole batches does."""
 
 import runpy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -53,3 +54,40 @@ def test_the_same_to_the_bit(tmp_path, capsys, program):
     assert len(found[0][0]) == 5
     assert found[0][0] == found[1][0]
     assert all(torch.equal(found[0][1][name], found[1][1][name]) for name in found[0][1])
+
+
+EVALUATE = """
+def evaluate(part):
+    for step in range(2):
+        generator = torch.Generator().manual_seed(7 + step)
+        x, y = torch.randn(4, 3, generator=generator), torch.randn(4, 2, generator=generator)
+        yield {"x": part.slice("x", x), "y": part.slice("y", y)}
+"""
+
+
+@pytest.mark.parametrize("parts", [False, True])
+def test_evaluations_are_the_sequential_models(tmp_path, capsys, parts):
+    text = EVALUATE if parts else EVALUATE.replace("(part)", "()").replace('part.slice("x", x)', "x")
+    text = text if parts else text.replace('part.slice("y", y)', "y")
+    built = write(tmp_path, model=MODEL + text, program=ROWS)
+    saved, metrics = tmp_path / "saved.safetensors", tmp_path / "metrics.csv"
+    options = ("--evaluate-every", 2, "--metrics", metrics, "--save", saved, "--balance", "off")
+    start(built, "--steps", 4, *options)
+    head, *lines = metrics.read_text().splitlines()
+    assert head == "step,loss,seconds,evaluation"
+    assert [line.split(",")[0] for line in lines] == ["1", "2", "3", "4"]
+    assert [bool(line.split(",")[3]) for line in lines] == [False, True, False, True]
+    found = {}
+    exec(MODEL + EVALUATE, found)
+    model = found["model"]()
+    model.load_state_dict(load_file(saved))
+    whole = SimpleNamespace(slice=lambda name, tensor: tensor)
+    losses = [model(**batch)["loss"].item() for batch in found["evaluate"](whole)]
+    assert float(lines[3].split(",")[3]) == pytest.approx(sum(losses) / 2, rel=1e-6)
+    assert "evaluated  step 4: loss " in capsys.readouterr().out
+
+
+def test_nothing_to_evaluate_on_is_said_before_training(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        start(write(tmp_path), "--evaluate-every", 2)
+    assert "there is nothing to evaluate on" in capsys.readouterr().err
