@@ -37,6 +37,7 @@ _ALIKE = 0.02  # speeds that differ by less have the same best cuts
 _REFUSED = 0.1  # the same of a move that has been refused
 _CALM = 10  # steps by which communication is known
 _SAID = 8  # steps by which it is said why nothing moves
+_SLOW = 0.8  # speed at which a rank's communication is thought to be slow with it
 _EQUAL = 0.03  # speeds that are said to be equal
 _HOME = 0.02  # what the plan's own cuts may be slower than the best by, to be taken
 
@@ -108,6 +109,7 @@ class Balancer:
         self._gaps: deque[tuple[float, ...]] = deque(maxlen=REMEMBERED)  # each rank's seconds over equal ones, in steps
         self._calm: list[float] = []  # seconds of communication at first
         self._links: deque[float] = deque(maxlen=REMEMBERED)
+        self._slowest: deque[float] = deque(maxlen=_SAID)  # the slowest rank's speed over the fastest's
         self._count = 0
         self._moves: list[int] = []  # the steps after which boundaries were moved
         self._observed: deque[ObservedMove] = deque(maxlen=_FITTED)
@@ -128,7 +130,9 @@ class Balancer:
         self._seconds.append(tuple(seconds))
         self._wall.append(wall)
         load = loads(self.step, self.corrections, cuts)
-        least = least_seconds(self.step, load, speeds_of(load, seconds))
+        speeds = speeds_of(load, seconds)
+        least = least_seconds(self.step, load, speeds)
+        self._slowest.append(min(speeds) / max(speeds))
         self._gaps.append(tuple((own - least) / wall if wall > 0 else 0.0 for own in seconds))
 
     def communicated(self, seconds: float) -> None:
@@ -139,8 +143,8 @@ class Balancer:
     def _slow_link(self) -> str:
         """What is to be said of communication that has become slower, whatever the ranks compute."""
         last = list(self._links)[-_SAID:]
-        if len(last) < _SAID:
-            return ""
+        if len(last) < _SAID or median(self._slowest) < _SLOW:
+            return ""  # a slow core is slow in communication too
         before, now, wall = median(self._calm), median(last), median(self._wall) if self._wall else 0.0
         more = max((now - before) / 2, self.settings.threshold * wall)
         said = [seconds > before + more for seconds in (*self._calm, *last)]

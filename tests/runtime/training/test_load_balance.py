@@ -233,16 +233,16 @@ def test_settings_are_checked():
     assert isinstance(Balancer(StepWork((2,), (work(1.0, (0, 4)),)), BalanceSettings(), (None,)), Balancer)
 
 
-@pytest.mark.parametrize("slow", [False, True])
-def test_a_slow_link_is_told_from_a_slow_rank(slow):
-    """Communication on the rank that waits least rises; boundaries stay, since ranks compute as before."""
-    job = Job(*CASES["batch"], lambda step: [1.0, 1.0], noise=0.02, seed=4)
+@pytest.mark.parametrize(("slow", "rank"), [(False, 1.0), (True, 1.0), (True, 2.0)])
+def test_a_slow_link_is_told_from_a_slow_rank(slow, rank):
+    """Communication on the rank that waits least rises; boundaries stay if ranks compute as before, and only then is it a link."""
+    job = Job(*CASES["batch"], lambda step: [1.0, rank if step >= 30 else 1.0], noise=0.02, seed=4)
     draw = random.Random(2)
     for step in range(1, 60):
         job.balancer.communicated((0.03 if slow and step > 30 else 0.01) * math.exp(draw.gauss(0, 0.1)))
         job.run(step)
-    assert job.moves == []
-    assert ("a link is slow" in job.reason) == slow
+    assert (job.moves == []) == (rank == 1.0)
+    assert ("a link is slow" in job.reason) == (slow and rank == 1.0)
 
 
 class Padded(Job):
