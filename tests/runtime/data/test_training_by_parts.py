@@ -56,20 +56,25 @@ def test_the_same_to_the_bit(tmp_path, capsys, program):
     assert all(torch.equal(found[0][1][name], found[1][1][name]) for name in found[0][1])
 
 
+BATCH = {"rows": 4, "inputs": ["x", "y"], "fixed": ""}
 EVALUATE = """
 def evaluate(part):
-    for step in range(2):
-        generator = torch.Generator().manual_seed(7 + step)
-        x, y = torch.randn(4, 3, generator=generator), torch.randn(4, 2, generator=generator)
+    for rows in (4, 3):
+        part, generator = part.of(rows), torch.Generator().manual_seed(rows)
+        x, y = torch.randn(rows, 3, generator=generator), torch.randn(rows, 2, generator=generator)
         yield {"x": part.slice("x", x), "y": part.slice("y", y)}
 """
 
 
 @pytest.mark.parametrize("parts", [False, True])
 def test_evaluations_are_the_sequential_models(tmp_path, capsys, parts):
-    text = EVALUATE if parts else EVALUATE.replace("(part)", "()").replace('part.slice("x", x)', "x")
+    text = (
+        EVALUATE
+        if parts
+        else EVALUATE.replace("(part)", "()").replace("part.of(rows)", "None").replace('part.slice("x", x)', "x")
+    )
     text = text if parts else text.replace('part.slice("y", y)', "y")
-    built = write(tmp_path, model=MODEL + text, program=ROWS)
+    built = write(tmp_path, model=MODEL + text, program=ROWS, changes={"batch": BATCH})
     saved, metrics = tmp_path / "saved.safetensors", tmp_path / "metrics.csv"
     options = ("--evaluate-every", 2, "--metrics", metrics, "--save", saved, "--balance", "off")
     start(built, "--steps", 4, *options)
@@ -81,9 +86,9 @@ def test_evaluations_are_the_sequential_models(tmp_path, capsys, parts):
     exec(MODEL + EVALUATE, found)
     model = found["model"]()
     model.load_state_dict(load_file(saved))
-    whole = SimpleNamespace(slice=lambda name, tensor: tensor)
+    whole = SimpleNamespace(slice=lambda name, tensor: tensor, of=lambda rows: whole)
     losses = [model(**batch)["loss"].item() for batch in found["evaluate"](whole)]
-    assert float(lines[3].split(",")[3]) == pytest.approx(sum(losses) / 2, rel=1e-6)
+    assert float(lines[3].split(",")[3]) == pytest.approx((4 * losses[0] + 3 * losses[1]) / 7, rel=1e-6)
     assert "evaluated  step 4: loss " in capsys.readouterr().out
 
 
