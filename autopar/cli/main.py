@@ -14,6 +14,7 @@ from io import TextIOWrapper
 
 from autopar.cli.commands import (
     calibrate,
+    checkpoint,
     compare,
     diff,
     explain,
@@ -30,7 +31,21 @@ from autopar.cli.parser import Parser
 from autopar.errors import AutoparError
 from autopar.version import __version__
 
-_COMMANDS = (compile_command, compare, inspect, explain, diff, run, report, replan, verify, simulate, solve, calibrate)
+_COMMANDS = (
+    compile_command,
+    compare,
+    inspect,
+    explain,
+    diff,
+    run,
+    checkpoint,
+    report,
+    replan,
+    verify,
+    simulate,
+    solve,
+    calibrate,
+)
 
 
 def parser() -> Parser:

@@ -111,12 +111,12 @@ def commit(writing: Path, folder: Path, step: int, keep: int | None) -> Path:
     return final
 
 
-def listed(folder: Path) -> list[tuple[Path, Index | None, list[str]]]:
-    """Every checkpoint of a folder with its index and what is wrong with it, the newest first."""
+def listed(folder: Path, *, read: bool = True) -> list[tuple[Path, Index | None, list[str]]]:
+    """Every checkpoint of a folder with its index and what is wrong with it, the newest first; files are read only if `read`."""
     rows: list[tuple[Path, Index | None, list[str]]] = []
     for path in _candidates(folder):
         try:
-            rows.append((path, read_index(path), list(faults(path))))
+            rows.append((path, read_index(path), list(faults(path, slice(None) if read else slice(0)))))
         except CheckpointError as error:
             rows.append((path, None, [str(error).splitlines()[0]]))
     return rows

@@ -9,12 +9,20 @@ HEAD = ("step", "loss", "seconds", "evaluation")
 
 
 class MetricsFile:
-    """A file that rank 0 writes, line by line, so that it can be read while the job runs. Raises OSError."""
+    """A file that rank 0 writes, line by line, so that it can be read while the job runs. Raises OSError.
 
-    def __init__(self, path: Path) -> None:
+    A job that goes on after the steps `begun` keeps the lines of these.
+    """
+
+    def __init__(self, path: Path, begun: int = 0) -> None:
+        before: list[list[str]] = []
+        if begun and path.is_file():
+            with path.open(newline="", encoding="utf-8") as stream:
+                before = [row for row in list(csv.reader(stream))[1:] if row and int(row[0]) <= begun]
         self._file = path.open("w", newline="", encoding="utf-8")
         self._writer = csv.writer(self._file)
         self._writer.writerow(HEAD)
+        self._writer.writerows(before)
 
     def step(self, step: int, loss: float, seconds: float, evaluation: float | None) -> None:
         """Write a step."""

@@ -36,8 +36,9 @@ from autopar.runtime.progress import Progress, show
 from autopar.runtime.session import compiled_job
 from autopar.runtime.session.compiled_job import CompiledJob
 from autopar.runtime.session.parallel_module import Parallel
-from autopar.runtime.training import balance_lines, weight_options
+from autopar.runtime.training import balance_lines, checkpoint_options, weight_options
 from autopar.runtime.training.balance_settings import AUTO, OFF, SYNTAX, parse_balance
+from autopar.runtime.training.checkpoint_options import Checkpoints
 from autopar.runtime.training.evaluation import evaluated
 from autopar.runtime.training.metrics import MetricsFile
 from autopar.runtime.training.scheduler import Scheduler
@@ -74,6 +75,7 @@ def parse(arguments: Sequence[str] | None, rank: int) -> argparse.Namespace | No
         "--evaluate-every", type=int, default=0, metavar="N", help="evaluate on evaluate()'s batches every N steps"
     )
     parser.add_argument("--metrics", type=Path, metavar="FILE", help="write steps and losses as CSV")
+    checkpoint_options.add(parser)
     parser.add_argument("--seed", type=int, default=0, help="of the initial parameters (0)")
     parser.add_argument("--dtype", choices=sorted(DTYPES), help="run in another precision than compiled")
     parser.add_argument("--profile", action="store_true", help="profile the last steps into profile.json")
@@ -87,6 +89,7 @@ def parse(arguments: Sequence[str] | None, rank: int) -> argparse.Namespace | No
     options, rest = parser.parse_known_args(words)
     problems = [f"unknown option {word}{nearest(word.split('=')[0], parser.options())}" for word in rest]
     problems += weight_options.problems(options)
+    problems += checkpoint_options.problems(options)
     problems += [
         f"--{name} {value} is negative"
         for name in ("steps", "compare", "evaluate_every")
@@ -116,28 +119,35 @@ def run(opened: CompiledJob, options: argparse.Namespace) -> None:
     dtype = DTYPES.get(options.dtype)
     for note in opened.notes:
         show(comm.rank, f"note: {note}")
-    metrics = _metrics(opened, options)
     parallel = compiled_job.parallel(opened, options.seed, dtype)
     loaded = weight_options.load(parallel, opened.file, options)
     for line in loaded:
         show(comm.rank, line)
     with together(comm, "making the optimizer"):
         optimizer = make_optimizer(opened, list(parallel.parameters()))
+    checkpoints = Checkpoints(parallel, optimizer, options)
+    for line in checkpoints.lines:
+        show(comm.rank, line)
+    metrics = _metrics(opened, options, checkpoints.begun)
     start = parallel.full_state_dict(rank0_only=True) if loaded and options.compare else {}
     beside = _Beside(opened, options, dtype, start) if options.compare and comm.rank == 0 else None
     progress = Progress(options.steps, comm.rank == 0)
     scheduler = Scheduler(parallel, optimizer, options.balance, tell=lambda line: progress.tell(f"moved      {line}"))
     profiled = profile_steps.scheduled(opened, parallel, optimizer, options.steps) if options.profile else None
-    times = train(opened, options, dtype, parallel, optimizer, scheduler, beside, progress, profiled, metrics)
+    times = train(
+        opened, options, dtype, parallel, optimizer, scheduler, checkpoints, beside, progress, profiled, metrics
+    )
     if options.save is not None:
         state = parallel.full_state_dict(rank0_only=True)
         with together(comm, f"writing {options.save}"):
             if comm.rank == 0:
-                sources.save(state, options.save, {"seed": str(options.seed), "steps": str(len(times))})
+                sources.save(
+                    state, options.save, {"seed": str(options.seed), "steps": str(checkpoints.begun + len(times))}
+                )
     if profiled is not None:
         for line in profiled.write(scheduler.lines):
             show(comm.rank, line)
-    for line in _summary(opened, options.save, scheduler if options.balance else None, times):
+    for line in _summary(opened, options.save, scheduler if options.balance else None, checkpoints, times):
         show(comm.rank, line)
     comm.barrier()  # ranks that leave together free at exit what they share
 
@@ -149,6 +159,7 @@ def train(
     parallel: Parallel,
     optimizer: torch.optim.Optimizer,
     scheduler: Scheduler,
+    checkpoints: Checkpoints,
     beside: _Beside | None,
     progress: Progress,
     profiled: profile_steps.Schedule | ActionTimes | None = None,
@@ -163,9 +174,13 @@ def train(
         0 if profiled is None else 2 * profile_steps.PROFILED + 1
     )  # of the last steps, what is profiled stays as it is
     moving = options.steps - kept
+    comm = parallel.grid.comm
+    with together(comm, "reading the batches of the steps before"):
+        for _ in range(checkpoints.begun):
+            next(batches)
     with progress:
-        for step in range(1, options.steps + 1):
-            with together(parallel.grid.comm, "reading the next batch"):
+        for step in range(checkpoints.begun + 1, options.steps + 1):
+            with together(comm, "reading the next batch"):
                 batch = compiled_job.cast(next(batches), dtype)
             start = time.perf_counter()
             profile = profiled.step(step) if profiled is not None else nullcontext()
@@ -183,17 +198,18 @@ def train(
             if metrics is not None:
                 metrics.step(step, loss, times[-1], None if evaluation is None else evaluation.loss)
             progress.done(step, f"loss {loss:.6g}  {times[-1] * 1e3:.1f} ms")
+            checkpoints.after(step, options.steps)
     return times
 
 
-def _metrics(opened: CompiledJob, options: argparse.Namespace) -> MetricsFile | None:
+def _metrics(opened: CompiledJob, options: argparse.Namespace, begun: int) -> MetricsFile | None:
     """The file of metrics on rank 0, if one is asked for. Raises ConfigError where the model file has nothing to evaluate on."""
     comm = opened.program.grid.comm
     with together(comm, "opening the file of metrics"):
         if options.evaluate_every and (opened.file is None or opened.file.evaluate is None):
             rule = "evaluate() in the model file yields inputs, as batches() does, or evaluate(part) parts of them"
             raise ConfigError(refusal("--evaluate-every", "there is nothing to evaluate on", rule))
-        return MetricsFile(options.metrics) if options.metrics is not None and comm.rank == 0 else None
+        return MetricsFile(options.metrics, begun) if options.metrics is not None and comm.rank == 0 else None
 
 
 def make_optimizer(opened: CompiledJob, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
@@ -243,7 +259,13 @@ def _update(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
     optimizer.step()
 
 
-def _summary(opened: CompiledJob, saved: Path | None, scheduler: Scheduler | None, times: Sequence[float]) -> list[str]:
+def _summary(
+    opened: CompiledJob,
+    saved: Path | None,
+    scheduler: Scheduler | None,
+    checkpoints: Checkpoints,
+    times: Sequence[float],
+) -> list[str]:
     lines = []
     if times:
         usual = statistics.median(times[1:] or times)
@@ -252,6 +274,7 @@ def _summary(opened: CompiledJob, saved: Path | None, scheduler: Scheduler | Non
         lines.append(f"balance    {balance_lines.summary(scheduler.lines, scheduler.reason)}")
     if saved is not None:
         lines.append(f"saved      {saved}")
+    lines += checkpoints.summary
     lines.append(f"plan       {os.path.relpath(opened.folder / 'plan.json')}")
     lines.append(f"program    {os.path.relpath(opened.folder / 'program.py')}")
     return lines

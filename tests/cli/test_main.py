@@ -24,8 +24,9 @@ SURFACE = {
     "inspect": "folder --view --json",
     "diff": "first second --most --json",
     "explain": "folder name --most --record --json",
-    "run": "folder --steps --compare --save --weights --rename --allow-missing --allow-unexpected --seed --dtype --balance "
-    "--profile --hosts",
+    "run": "folder --steps --compare --save --evaluate-every --metrics --weights --rename --allow-missing --allow-unexpected "
+    "--checkpoint --every --keep --resume --seed --dtype --balance --profile --hosts",
+    "checkpoint": "action folder --json",
     "verify": "folder --adjoint -n --grid --steps --seed --verbose --hosts --json",
     "calibrate": "-n -o --output --hosts --base --from --accept-noise --quick --json",
     "simulate": "folder --grid --ranks --scaling --batch --machine --slow --replan --jitter --seed --steps --trace --svg --json",

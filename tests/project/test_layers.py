@@ -54,8 +54,9 @@ session             | runtime/session                            | checkpoint da
                     |                                            | diagnostics process transport placement schedules jobs ir
 profiling           | runtime/profiling                          | session parameters program grid diagnostics transport ir
 calibration         | runtime/calibration                        | primitives grid diagnostics process transport jobs ir
-training            | runtime/training                           | profiling session pipeline parameters program functional grid
-                    |                                            | diagnostics process transport placement schedules cuts ir
+training            | runtime/training                           | profiling session checkpoint pipeline parameters program
+                    |                                            | functional grid diagnostics process transport placement schedules
+                    |                                            | cuts ir
 verification        | runtime/verification                       | session parameters program functional windowed partitions
                     |                                            | primitives grid diagnostics process transport jobs ir
 runtime             | runtime                                    | training session program functional local windowed
@@ -106,7 +107,7 @@ analysis            | autopar/analysis                           | proof compile
 output              | autopar/cli                                | analysis costmodel jobs ir
 commands            | autopar/cli/commands                       | output analysis compiler artifact planning solvers problem
                     |                                            | costmodel discovery record jobs calibration verification
-                    |                                            | ir
+                    |                                            | checkpoint ir
 console             | autopar/cli/main.py                        | commands output
                     | autopar/cli/__init__.py                    |
                     | autopar/__main__.py                        |

@@ -34,6 +34,10 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--allow-missing", action="append", default=[], metavar="PATTERN", help=missing)
     unexpected = "weights that the model need not have ('*' any)"
     parser.add_argument("--allow-unexpected", action="append", default=[], metavar="PATTERN", help=unexpected)
+    parser.add_argument("--checkpoint", metavar="DIR", help="save the state of the training there, and at the end")
+    parser.add_argument("--every", type=count(1), metavar="N", help="steps from one checkpoint to the next (100)")
+    parser.add_argument("--keep", type=count(1), metavar="K", help="how many checkpoints stay, the newest (3)")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest whole checkpoint, if there is one")
     parser.add_argument("--seed", type=int, default=0, help="of the initial parameters (0)")
     parser.add_argument("--dtype", choices=["float32", "float64"], help="run in another precision than compiled")
     balance = "when boundaries move away from slow ranks: auto, off, or settings as threshold=0.05,horizon=500"
@@ -71,6 +75,10 @@ def run(arguments: argparse.Namespace) -> int:
     words += ["--evaluate-every", str(arguments.evaluate_every)] if arguments.evaluate_every else []
     words += ["--metrics", arguments.metrics] if arguments.metrics else []
     words += _weights(arguments)
+    words += ["--checkpoint", arguments.checkpoint] if arguments.checkpoint else []
+    words += ["--every", str(arguments.every)] if arguments.every else []
+    words += ["--keep", str(arguments.keep)] if arguments.keep else []
+    words += ["--resume"] if arguments.resume else []
     words += ["--dtype", arguments.dtype] if arguments.dtype else []
     words += ["--profile"] if arguments.profile else []
     words += ["--balance", arguments.balance] if arguments.balance else []
