@@ -58,8 +58,10 @@ def read(part, brightness):
     import nibabel
 
     scan = nibabel.load(written()).dataobj
-    clean = part.slice("image", scan)[None, None]
-    return {"image": clean * brightness, "label": (clean > BRIGHT).to(clean.dtype)}
+    image, clean = (
+        part.slice(name, scan)[None, None] for name in ("image", "label")
+    )  # which may be cut in different ways
+    return {"image": image * brightness, "label": (clean > BRIGHT).to(clean.dtype)}
 
 
 def written(size=SIZE, path=VOLUME):
