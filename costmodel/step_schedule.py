@@ -77,11 +77,11 @@ def sums(parts: Parts) -> tuple[gradient_buckets.SumBucket, ...]:
 
 @dataclass(slots=True)
 class _Call:
-    """A call with the conversions made before and behind it. One without a call stands for the end of forward."""
+    """A call with the conversions made before and behind it, and how often. One without a call stands for the end of forward."""
 
     node: NodePlan | None
-    before: list[ConversionPlan] = field(default_factory=list)
-    behind: list[ConversionPlan] = field(default_factory=list)
+    before: list[tuple[ConversionPlan, int]] = field(default_factory=list)
+    behind: list[tuple[ConversionPlan, int]] = field(default_factory=list)
 
 
 def _placed(parts: Parts) -> tuple[_Call, ...]:
@@ -94,10 +94,10 @@ def _placed(parts: Parts) -> tuple[_Call, ...]:
     for conversion in parts.conversions:
         at, behind = _place(conversion, parts.nodes, place, blocks)
         if at is None:
-            end.before += [conversion] * conversion.times
+            end.before.append((conversion, conversion.times))
         else:
-            for where in _every(at, conversion.times, list(blocks.values())):
-                (calls[where].behind if behind else calls[where].before).append(conversion)
+            for where, times in _every(at, conversion.times, list(blocks.values())):
+                (calls[where].behind if behind else calls[where].before).append((conversion, times))
     return (*calls, end)
 
 
@@ -115,12 +115,15 @@ def _place(
     return (inside[-1], True) if inside else (None, False)
 
 
-def _every(at: int, times: int, blocks: Sequence[Sequence[Sequence[int]]]) -> list[int]:
-    """The same place in every block, for what takes place in all of them; as often at the one place otherwise."""
+def _every(at: int, times: int, blocks: Sequence[Sequence[Sequence[int]]]) -> list[tuple[int, int]]:
+    """The same place in every block, for what takes place in all of them; as often at the one place otherwise.
+
+    What takes place several times in a block, for each micro-batch, does so at once, as its call does.
+    """
     for members in blocks:
-        if times == len(members) and at in members[0] and len({len(block) for block in members}) == 1:
-            return [block[members[0].index(at)] for block in members]
-    return [at] * times
+        if members and times % len(members) == 0 and at in members[0] and len({len(block) for block in members}) == 1:
+            return [(block[members[0].index(at)], times // len(members)) for block in members]
+    return [(at, times)]
 
 
 def _inside(nodes: Sequence[NodePlan], path: str) -> list[int]:
@@ -145,13 +148,17 @@ class _ScheduleBuilder:
     def call(self, call: _Call, *, back: bool) -> Iterator[Task]:
         """A call between its conversions; `back`: its backward, all of that in reverse."""
         first, last = (call.behind[::-1], call.before[::-1]) if back else (call.before, call.behind)
-        yield from (self.exchange(item, item.value, _detail(call.node or item), back=back) for item in first)
+        yield from (
+            self.exchange(item, item.value, _detail(call.node or item), times, back=back) for item, times in first
+        )
         if call.node:
             kind, seconds = ("backward", call.node.seconds_backward) if back else ("forward", call.node.seconds_forward)
             yield from self.inside(call.node, halos=not back, back=back)
             yield Task(call.node.name, kind, seconds, detail=_detail(call.node), ranks=call.node.ranks)
             yield from self.inside(call.node, halos=back, back=back)
-        yield from (self.exchange(item, item.value, _detail(call.node or item), back=back) for item in last)
+        yield from (
+            self.exchange(item, item.value, _detail(call.node or item), times, back=back) for item, times in last
+        )
 
     def inside(self, node: NodePlan, *, halos: bool, back: bool) -> Iterator[Task]:
         """What a call exchanges itself."""
@@ -159,11 +166,13 @@ class _ScheduleBuilder:
         for inner in reversed(chosen) if back else chosen:
             yield self.exchange(inner, f"{node.name} {inner.primitive}", _detail(node), back=back)
 
-    def exchange(self, conversion: ConversionPlan | InnerPlan, name: str, detail: str, *, back: bool) -> Task:
-        """A primitive or its adjoint; where it sends nothing it is a copy inside the rank."""
+    def exchange(
+        self, conversion: ConversionPlan | InnerPlan, name: str, detail: str, times: int = 1, *, back: bool
+    ) -> Task:
+        """A primitive or its adjoint, so many times; where it sends nothing it is a copy inside the rank."""
         grid = self.parts.grid
         axis = grid.names.index(conversion.axis)
-        seconds = conversion.seconds_adjoint if back else conversion.seconds_forward
+        seconds = times * (conversion.seconds_adjoint if back else conversion.seconds_forward)
         sends = (conversion.bytes_adjoint if back else conversion.bytes_forward) > 0 and grid.sizes[axis] > 1
         axes = (axis,) if sends else ()
         hinders = sends and any(
