@@ -5,6 +5,7 @@ Of ranks that hold the same part one writes it: tensors are dealt to them in tur
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,10 +16,13 @@ from torch import Tensor
 from autopar.errors import CheckpointError, refusal
 from autopar.ir.layout import Layouts, Shard
 from autopar.runtime.checkpoint.index import MODEL, OPTIMIZER, Runs
-from autopar.runtime.grid.grid import Axis, Grid
+from autopar.runtime.grid.grid import Grid
 from autopar.runtime.parameters.holders import Holders
 from autopar.runtime.parameters.shards import rows
 from autopar.runtime.program.plan_reader import TensorSpec, dtype_name, dtype_of
+
+_SPECIAL = {"tuple", "tensor", "items", "counter"}
+"""The keys by which `encoded` says what JSON has not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +55,7 @@ def parts(held: HeldState, optimizer: torch.optim.Optimizer | None) -> Iterator[
     """Everything that this rank writes; parts without elements are not written."""
     for number, (item, layouts) in enumerate(held.layouts.items()):
         tensor = held.tensors.get(item.name)
-        if tensor is None or not held.holders.speaks(item.name) or not _deals(number, layouts, held.grid.axes):
+        if tensor is None or not held.holders.speaks(item.name) or not _deals(number, layouts, held.grid):
             continue
         if item.shape and not tensor.numel():
             continue
@@ -116,19 +120,26 @@ def united(every: Sequence[Sequence[Mapping[str, Any]]], names: Sequence[str]) -
 
 
 def encoded(value: object) -> Any:  # noqa: ANN401 (plain JSON)
-    """A setting of an optimizer as plain JSON. Raises TypeError for what is none.
+    """A setting or a state as plain JSON, from which `decoded` makes the same again. Raises TypeError for what cannot be.
 
-    >>> encoded((0.9, 0.999)), encoded(torch.tensor(3.0))
-    ({'tuple': [0.9, 0.999]}, {'tensor': 3.0, 'dtype': 'float32'})
+    JSON has lists and texts as keys only: schedules have tuples, and counters by number of a step.
+
+    >>> encoded((0.9, 0.999)), encoded(torch.tensor(3.0)), encoded({30: 1})
+    ({'tuple': [0.9, 0.999]}, {'tensor': 3.0, 'dtype': 'float32'}, {'items': [[30, 1]]})
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if isinstance(value, Tensor) and value.numel() == 1:
+    if isinstance(value, Tensor) and not value.dim():
         return {"tensor": value.item(), "dtype": dtype_name(value.dtype)}
     if isinstance(value, tuple):
         return {"tuple": [encoded(one) for one in value]}
     if isinstance(value, list):
         return [encoded(one) for one in value]
+    if isinstance(value, dict):
+        if type(value) is dict and all(isinstance(key, str) and key not in _SPECIAL for key in value):
+            return {key: encoded(one) for key, one in value.items()}
+        kind = "counter" if isinstance(value, Counter) else "items"
+        return {kind: [[encoded(key), encoded(one)] for key, one in value.items()]}
     what = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
     raise TypeError(what)
 
@@ -140,7 +151,12 @@ def decoded(value: Any) -> Any:  # noqa: ANN401 (plain JSON)
     if isinstance(value, dict):
         if "tuple" in value:
             return tuple(decoded(one) for one in value["tuple"])
-        return torch.tensor(value["tensor"], dtype=dtype_of(value["dtype"]))
+        if "tensor" in value:
+            return torch.tensor(value["tensor"], dtype=dtype_of(value["dtype"]))
+        if special := _SPECIAL & value.keys():
+            items = {decoded(key): decoded(one) for key, one in value[special.pop()]}
+            return Counter(items) if "counter" in value else items
+        return {key: decoded(one) for key, one in value.items()}
     return value
 
 
@@ -149,10 +165,14 @@ def elementwise(value: object, tensor: Tensor) -> bool:
     return isinstance(value, Tensor) and value.dim() > 0 and value.shape == tensor.shape
 
 
-def _deals(number: int, layouts: Layouts, axes: Sequence[Axis]) -> bool:
+def _deals(number: int, layouts: Layouts, grid: Grid) -> bool:
     """Whether this rank is the one of those with the same part that writes the tensor of this number."""
-    pairs = zip(axes, layouts, strict=True)
-    return all(isinstance(layout, Shard) or axis.index == number % axis.size for axis, layout in pairs)
+    copies = [axis for axis, layout in zip(grid.axes, layouts, strict=True) if not isinstance(layout, Shard)]
+    for axis in copies if grid.queue is None else [*copies, grid.queue]:
+        number, turn = divmod(number, axis.size)
+        if axis.index != turn:
+            return False
+    return True
 
 
 def _refuse(problems: Sequence[str]) -> None:

@@ -20,15 +20,22 @@ def write_text(path: Path, text: str) -> None:
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """A safetensors file, flushed."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    save_file(dict(tensors), path)
+    try:
+        save_file(dict(tensors), path)
+    except SafetensorError as error:  # a full disk, in words of its own
+        raise OSError(str(error)) from error
     _flush(path)
 
 
 def make_folder(path: Path) -> None:
     """A folder, with those above it."""
+    missing = [one for one in (path, *path.parents) if not one.exists()]
     path.mkdir(parents=True, exist_ok=True)
+    for one in missing:
+        _flush(one.parent)
 
 
 def rename(old: Path, new: Path) -> None:

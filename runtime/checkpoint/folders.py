@@ -55,7 +55,7 @@ def newest(folder: Path, comm: Comm) -> Chosen:
 
     The ranks share the reading of the files.
     """
-    found = by_rank0(comm, f"looking into {folder}", lambda: list(map(str, _candidates(folder))))
+    found = by_rank0(comm, f"looking into {folder}", lambda: _to_read(folder))
     passed: list[str] = []
     for path in map(Path, found):
         try:
@@ -73,8 +73,12 @@ def newest(folder: Path, comm: Comm) -> Chosen:
     raise alike(CheckpointError(refusal(str(folder), given, rule, passed, "begin anew, or name another folder")))
 
 
-def _candidates(folder: Path) -> list[Path]:
+def _to_read(folder: Path) -> list[str]:
     _put_back(folder)
+    return list(map(str, _candidates(folder)))
+
+
+def _candidates(folder: Path) -> list[Path]:
     return [folder] if (folder / INDEX).exists() or _STEP.fullmatch(folder.name) else steps(folder)
 
 
@@ -98,17 +102,32 @@ def open_folder(folder: Path, step: int) -> Path:
 
 
 def commit(writing: Path, folder: Path, step: int, keep: int | None) -> Path:
-    """Give a whole checkpoint its name, and remove all but the newest `keep`. One of the same step makes room for it."""
+    """Give a whole checkpoint its name, and remove what is older than the newest `keep` whose files have their sizes.
+
+    One of the same step makes room for it.
+    """
     final, aside = step_folder(folder, step), folder / f"{REPLACED}{step:08d}"
     if final.exists():
         durable.rename(final, aside)
     durable.rename(writing, final)
     if aside.exists():
         durable.remove(aside)
-    older = [path for path in steps(folder) if path != final]
-    for path in older[keep - 1 :] if keep is not None else ():
-        durable.remove(path)
+    kept = 1
+    for path in [path for path in steps(folder) if path != final] if keep is not None else ():
+        if kept == keep:
+            durable.remove(path)
+        else:
+            kept += _complete(path)
     return final
+
+
+def _complete(path: Path) -> bool:
+    """Whether the files of a checkpoint are there in their sizes, which costs no reading."""
+    try:
+        files = read_index(path).files
+        return all((path / name).stat().st_size == said.bytes for name, said in files.items())
+    except (CheckpointError, OSError):
+        return False
 
 
 def listed(folder: Path, *, read: bool = True) -> list[tuple[Path, Index | None, list[str]]]:

@@ -1,6 +1,6 @@
 """A checkpoint is read, on the grid that wrote it or on any other: each rank reads the slices of its own parts.
 
-Everything is compared before anything is changed: names, shapes, and the optimizer's groups.
+Everything is compared before anything is changed: names, shapes, dtypes, the optimizer's groups and settings.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from autopar.runtime.checkpoint.contents import HeldState, decoded
 from autopar.runtime.checkpoint.index import MODEL, OPTIMIZER, RANDOM, Index, Runs, SavedTensor
 from autopar.runtime.grid.grid import Axis
 from autopar.runtime.parameters.shards import local_shape, rows
-from autopar.runtime.program.plan_reader import TensorSpec, dtype_of
+from autopar.runtime.program.plan_reader import TensorSpec, dtype_name, dtype_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,11 @@ def check(held: HeldState, optimizer: torch.optim.Optimizer | None, index: Index
         for name, one in stored.items()
         if name in specs and one.shape != specs[name].shape
     ]
+    problems += [
+        f"{name} is {one.dtype}, the model's is {dtype_name(held.tensors[name].dtype)}"
+        for name, one in stored.items()
+        if name in held.tensors and one.dtype != dtype_name(held.tensors[name].dtype)
+    ]
     if problems:
         given = f"{len(problems)} tensors do not fit the model; it was saved from {index.model!r}"
         rule = "a checkpoint goes on with the model that it was saved from"
@@ -62,6 +67,14 @@ def check(held: HeldState, optimizer: torch.optim.Optimizer | None, index: Index
         _check_optimizer(held, optimizer, index, path)
 
 
+def check_holders(holders: Mapping[str, Any], index: Index, path: Path) -> None:
+    """Raise CheckpointError where a schedule or the like is to go on of which the checkpoint has no state."""
+    if missing := [f"{name}=" for name, one in holders.items() if one is not None and getattr(index, name) is None]:
+        rule = "what goes on from a checkpoint was handed to save as well"
+        fix = f"load it without {' and '.join(missing)}"
+        raise CheckpointError(refusal(str(path), "it has no state of what is to go on", rule, missing, fix))
+
+
 def _check_optimizer(held: HeldState, optimizer: torch.optim.Optimizer, index: Index, path: Path) -> None:
     if index.groups is None:
         fix = "parallel.load(folder) without the optimizer takes the parameters alone"
@@ -69,15 +82,19 @@ def _check_optimizer(held: HeldState, optimizer: torch.optim.Optimizer, index: I
             refusal(str(path), "it has no state of an optimizer", "it was saved without one", fix=fix)
         )
     owners = held.owners
-    mine = [[owners[one] for one in group["params"] if one in owners] for group in optimizer.param_groups]
-    here = {name for name in owners.values()}
-    theirs = [[name for name in group["params"] if name in here] for group in index.groups]
+    here = set(owners.values())
+    mine = [{owners[one] for one in group["params"] if one in owners} for group in optimizer.param_groups]
+    theirs = [here.intersection(group["params"]) for group in index.groups]
+    lacking = sorted(optimizer.defaults.keys() - index.groups[0].keys())
+    if mine == theirs and lacking:
+        rule = "an optimizer goes on with the state of one of its kind, which has all of its settings"
+        raise CheckpointError(refusal(f"{path}, state of the optimizer", "settings are missing", rule, lacking))
     if mine != theirs:
         differ = sorted({n for names in mine for n in names} ^ {n for names in theirs for n in names})
         given = (
             f"groups of {[len(names) for names in theirs]} parameters for groups of {[len(names) for names in mine]}"
         )
-        rule = "an optimizer goes on with the state of one that had the same parameters, in the same groups and order"
+        rule = "an optimizer goes on with the state of one that had the same parameters, in the same groups"
         raise CheckpointError(refusal(f"{path}, state of the optimizer", given, rule, differ))
 
 

@@ -67,7 +67,8 @@ def save(
             places=dict(job.places), random=job.random,
             groups=contents.united([theirs["groups"] for theirs in every], names) if optimizer else None,
             scalars=_scalars(every) if optimizer else None,
-            scheduler=_state(job.scheduler), scaler=_state(job.scaler), extra=job.extra,
+            scheduler=contents.encoded(_state(job.scheduler)), scaler=contents.encoded(_state(job.scaler)),
+            extra=contents.encoded(job.extra),
         )  # fmt: skip
         try:
             durable.write_text(writing / INDEX, dumped(index))
@@ -83,11 +84,12 @@ def _opened(folder: Path, job: JobState) -> Path:
     said = {"scheduler": _state(job.scheduler), "scaler": _state(job.scaler), "extra": job.extra}
     for name, value in said.items():
         try:
-            json.dumps(value)
+            json.dumps(contents.encoded(value))
         except (TypeError, ValueError) as error:
-            rule = "numbers, texts, lists and dicts of these with texts as keys go into the index of a checkpoint"
+            rule = "numbers, texts, and lists, tuples and dicts of these go into the index of a checkpoint"
             fix = "save it yourself, beside the checkpoint, or hand over what is plain of it as extra="
-            raise CheckpointError(refusal(f"{name}= of a checkpoint", str(error), rule, fix=fix)) from error
+            given = f"it has what does not go there: {error}"
+            raise CheckpointError(refusal(f"{name}= of a checkpoint", given, rule, fix=fix)) from error
     try:
         return folders.open_folder(folder, job.step)
     except OSError as error:

@@ -13,6 +13,7 @@ from typing import Any, NoReturn, cast
 import torch
 from torch import Tensor, nn
 
+from autopar.errors import ConfigError, refusal
 from autopar.runtime.checkpoint.load import Resumed
 from autopar.runtime.checkpoint.save import JobState, save
 from autopar.runtime.diagnostics.collective_errors import together
@@ -85,13 +86,16 @@ class HeldModel(nn.Module):
         """Write a checkpoint ``folder/step-00000120``, of which every rank writes what it holds. Collective, between steps.
 
         It has the optimizer's state, the seed and steps of the model's random numbers, every rank's generator of torch, boundaries
-        and segments that were moved, and the `state_dict` of a learning-rate `scheduler` and a gradient `scaler`. `extra` is plain
-        JSON of the user's. `step` is that of the name, the calls in training so far if None. The newest `keep` checkpoints in the
-        folder stay, all if None.
+        and segments that were moved, and the `state_dict` of a learning-rate `scheduler` and a gradient `scaler`. `extra` are
+        numbers, texts, lists, tuples and dicts of the user's. `step` is that of the name, the calls in training so far if None.
+        The newest `keep` checkpoints stay, all if None: those whose files have their sizes are counted.
 
-        The folder has its name once all is on the disk. Raises CheckpointError, on all ranks; earlier ones are as they were.
+        The folder has its name once all is on the disk. Raises ConfigError for `keep`, else CheckpointError, on all ranks; earlier
+        ones are as they were.
         """
         random = (self.seed, self._steps)
+        if keep is not None and keep < 1:
+            raise ConfigError(refusal("keep= of a checkpoint", f"is {keep}", "the newest checkpoint stays: 1 or more"))
         number = self._steps if step is None else step
         places = {str(segment): at for segment, at in self._moved.items()}
         state = JobState(self.description.name, number, random, places, scheduler, scaler, extra)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from autopar.runtime.checkpoint import load
+from autopar.runtime.checkpoint.contents import decoded
 from autopar.runtime.checkpoint.folders import newest
 from autopar.runtime.checkpoint.index import read_index
 from autopar.runtime.checkpoint.load import Resumed
@@ -45,6 +46,7 @@ def resume(
     with together(grid.comm, what):
         index = read_index(chosen.path)
         load.check(state.saved(), optimizer, index, chosen.path)
+        load.check_holders(holders, index, chosen.path)
     stood = {int(segment): at for segment, at in index.places.items()} if index.grid == shape else {}
     if moves := {segment: at for segment, at in stood.items() if moved.get(segment) != at}:
         parallel.move_segments(moves, optimizer)
@@ -57,7 +59,7 @@ def resume(
             load.fill_optimizer(held, optimizer, index, chosen.path)
         for name, holder in holders.items():
             if holder is not None and (saved := getattr(index, name)) is not None:
-                holder.load_state_dict(saved)
+                holder.load_state_dict(decoded(saved))
         load.fill_random(index, chosen.path, grid.rank, grid.size)
     parallel.set_extra_state(torch.tensor(index.random))
-    return Resumed(chosen.path, index.step, index.extra, chosen.passed)
+    return Resumed(chosen.path, index.step, decoded(index.extra), chosen.passed)
