@@ -15,10 +15,11 @@ from torch import Tensor
 
 from autopar.errors import CheckpointError, refusal
 from autopar.ir.layout import Layouts, Shard
-from autopar.runtime.checkpoint.index import MODEL, OPTIMIZER, Runs
+from autopar.runtime.checkpoint.index import MODEL, OPTIMIZER
 from autopar.runtime.grid.grid import Grid
 from autopar.runtime.parameters.holders import Holders
-from autopar.runtime.parameters.shards import rows
+from autopar.runtime.parameters.moving.contents import elementwise
+from autopar.runtime.parameters.shards import Runs, rows
 from autopar.runtime.program.plan_reader import TensorSpec, dtype_name, dtype_of
 
 _SPECIAL = {"tuple", "tensor", "items", "counter"}
@@ -109,16 +110,6 @@ def groups(held: HeldState, optimizer: torch.optim.Optimizer) -> list[dict[str, 
     return found
 
 
-def united(every: Sequence[Sequence[Mapping[str, Any]]], names: Sequence[str]) -> list[dict[str, Any]]:
-    """The groups of all ranks, with the parameters of all positions in the order of the model. Raises CheckpointError."""
-    if len({len(theirs) for theirs in every}) > 1:
-        lines = [f"rank {rank}: {len(theirs)} groups" for rank, theirs in enumerate(every)]
-        rule = "optimizers have the same groups on all ranks, each with the parameters that are there"
-        raise CheckpointError(refusal("state of the optimizer", "it cannot be put together", rule, lines))
-    held = [{name for theirs in every for name in theirs[i]["params"]} for i in range(len(every[0]))]
-    return [{**group, "params": [n for n in names if n in held[i]]} for i, group in enumerate(every[0])]
-
-
 def encoded(value: object) -> Any:  # noqa: ANN401 (plain JSON)
     """A setting or a state as plain JSON, from which `decoded` makes the same again. Raises TypeError for what cannot be.
 
@@ -158,11 +149,6 @@ def decoded(value: Any) -> Any:  # noqa: ANN401 (plain JSON)
             return Counter(items) if "counter" in value else items
         return {key: decoded(one) for key, one in value.items()}
     return value
-
-
-def elementwise(value: object, tensor: Tensor) -> bool:
-    """Whether an optimizer keeps it for each element of a parameter."""
-    return isinstance(value, Tensor) and value.dim() > 0 and value.shape == tensor.shape
 
 
 def _deals(number: int, layouts: Layouts, grid: Grid) -> bool:

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from autopar.errors import CheckpointError, refusal
+from autopar.runtime.parameters.shards import Runs
 
 INDEX, VERSION = "index.json", 1
 MODEL, OPTIMIZER, RANDOM = "model", "optimizer", "random"
 """How keys begin: ``model/NAME``, ``optimizer/NAME/FIELD``, and ``random/torch`` for a rank's own generator."""
-Runs = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,6 @@ Everything is compared before anything is changed: names, shapes, dtypes, the op
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,9 +17,11 @@ from torch import Tensor
 from autopar.errors import CheckpointError, nearest, refusal
 from autopar.ir.layout import Layouts
 from autopar.runtime.checkpoint.contents import HeldState, decoded
-from autopar.runtime.checkpoint.index import MODEL, OPTIMIZER, RANDOM, Index, Runs, SavedTensor
+from autopar.runtime.checkpoint.index import MODEL, OPTIMIZER, RANDOM, Index, SavedTensor
 from autopar.runtime.grid.grid import Axis
+from autopar.runtime.parameters.moving.regions import Region, overlap
 from autopar.runtime.parameters.shards import local_shape, rows
+from autopar.runtime.parameters.sources import Stored
 from autopar.runtime.program.plan_reader import TensorSpec, dtype_name, dtype_of
 
 
@@ -32,14 +33,6 @@ class Resumed:
     step: int
     extra: Any = None
     passed: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Overlap:
-    """Rows that are wanted and stored: where they stand in the part that is made, and in the part that is stored."""
-
-    here: slice
-    there: slice
 
 
 def check(held: HeldState, optimizer: torch.optim.Optimizer | None, index: Index, path: Path) -> None:
@@ -139,7 +132,7 @@ def fill_random(index: Index, path: Path, rank: int, ranks: int) -> None:
     """torch's generator of this rank as it was, on as many ranks; as rank 0's was on any other number."""
     file = f"rank-{rank if ranks == index.ranks else 0:05d}.safetensors"
     with _Files(path) as files:
-        torch.set_rng_state(files.slice(file, f"{RANDOM}/torch")[:])
+        torch.set_rng_state(files.tensor(file, f"{RANDOM}/torch").slice[:])
 
 
 def part(stored: SavedTensor, key: str, layouts: Layouts, axes: Sequence[Axis], files: _Files) -> Tensor:
@@ -148,37 +141,16 @@ def part(stored: SavedTensor, key: str, layouts: Layouts, axes: Sequence[Axis], 
     made = torch.empty(local_shape(stored.shape, layouts, axes), dtype=dtype_of(stored.dtype))
     left = made.numel()
     for piece in stored.parts:
-        per_dim = [overlaps(mine, theirs) for mine, theirs in zip(wanted, piece.rows, strict=True)]
-        for block in itertools.product(*per_dim):
-            here, there = tuple(one.here for one in block), tuple(one.there for one in block)
-            value = files.slice(piece.file, key)[there if there else ...]
-            made[here] = value
+        pairs = [overlap(mine, theirs) for mine, theirs in zip(wanted, piece.rows, strict=True)]
+        here = Region(tuple(mine for mine, _ in pairs))
+        if here.numel:
+            value = files.tensor(piece.file, key).read([theirs for _, theirs in pairs])
+            here.put(made, value)
             left -= value.numel()
     if left:
         rule = "the parts of a checkpoint hold each element once"
         raise CheckpointError(refusal(key, f"{left} of {made.numel()} elements are not in it", rule))
     return made
-
-
-def overlaps(wanted: Runs, stored: Runs) -> list[Overlap]:
-    """Rows that both have, run by run.
-
-    >>> overlaps(((0, 3), (6, 9)), ((2, 7),))
-    [Overlap(here=slice(2, 3, None), there=slice(0, 1, None)), Overlap(here=slice(3, 4, None), there=slice(4, 5, None))]
-    """
-    found = []
-    for mine, (a, b) in zip(_starts(wanted), wanted, strict=True):
-        for theirs, (c, d) in zip(_starts(stored), stored, strict=True):
-            low, high = max(a, c), min(b, d)
-            if low < high:
-                here, there = mine + low - a, theirs + low - c
-                found.append(Overlap(slice(here, here + high - low), slice(there, there + high - low)))
-    return found
-
-
-def _starts(runs: Runs) -> list[int]:
-    """Where each run begins in the part that has them one after another."""
-    return [0, *itertools.accumulate(stop - start for start, stop in runs[:-1])] if runs else []
 
 
 class _Files:
@@ -195,17 +167,18 @@ class _Files:
     def __exit__(self, *_: object) -> None:
         self._open.close()
 
-    def slice(self, file: str, key: str) -> Any:  # noqa: ANN401 (safetensors' own handle)
+    def tensor(self, file: str, key: str) -> Stored:
         """A tensor of a file, unread. Raises CheckpointError where it cannot be opened."""
         from safetensors import SafetensorError, safe_open
 
         try:
             if file not in self._handles:
                 self._handles[file] = self._open.enter_context(safe_open(self._path / file, "pt"))
-            return self._handles[file].get_slice(key)
+            stored = self._handles[file].get_slice(key)
         except (OSError, SafetensorError) as error:
             rule = "the files of a checkpoint are those that its index names"
             raise CheckpointError(refusal(str(self._path / file), f"cannot be read: {error}", rule)) from error
+        return Stored(stored, tuple(stored.get_shape()))
 
 
 def _elements(item: TensorSpec) -> bool:

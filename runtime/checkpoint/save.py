@@ -29,6 +29,7 @@ from autopar.runtime.checkpoint.index import (
     file_digest,
 )
 from autopar.runtime.diagnostics.collective_errors import by_rank0, together
+from autopar.runtime.parameters.optimizer_state import united_groups
 from autopar.runtime.program.plan_reader import dtype_name
 from autopar.version import __version__
 
@@ -65,7 +66,7 @@ def save(
             files={file: SavedFile(*said) for theirs in every for file, said in theirs["file"].items()},
             cuts={axis.name: axis.cuts for axis in grid.axes if axis.cuts is not None},
             places=dict(job.places), random=job.random,
-            groups=contents.united([theirs["groups"] for theirs in every], names) if optimizer else None,
+            groups=_groups(every, names) if optimizer else None,
             scalars=_scalars(every) if optimizer else None,
             scheduler=contents.encoded(_state(job.scheduler)), scaler=contents.encoded(_state(job.scaler)),
             extra=contents.encoded(job.extra),
@@ -123,6 +124,12 @@ def _tensors(every: list[Any]) -> dict[str, SavedTensor]:
             own = SavedPart(part["file"], tuple(tuple(map(tuple, runs)) for runs in part["rows"]))
             found[key] = SavedTensor(dtype, tuple(shape), tuple(aliases), (*(before.parts if before else ()), own))
     return found
+
+
+def _groups(every: list[Any], names: list[str]) -> list[dict[str, Any]]:
+    """The groups of all ranks, which are alike but for the parameters that are there."""
+    held = [[group["params"] for group in theirs["groups"]] for theirs in every]
+    return united_groups(every[0]["groups"], held, names, "rank")
 
 
 def _scalars(every: list[Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from autopar.errors import CheckpointError, refusal
 from autopar.ir.layout import Layouts, Shard
 from autopar.runtime.grid.grid import Axis
 from autopar.runtime.parameters.holders import Holders
+from autopar.runtime.parameters.moving.contents import elementwise
 from autopar.runtime.parameters.shards import gather_whole, take_part
 from autopar.runtime.program.plan_reader import TensorSpec, dtype_name, dtype_of
 
@@ -44,12 +45,13 @@ def full(
         if parameter in optimizer.state:
             item, layouts = owners[parameter]
             state[item.name] = {
-                key: gather_whole(value, item.shape, layouts, axes) if _elementwise(value, parameter) else _own(value)
+                key: gather_whole(value, item.shape, layouts, axes) if elementwise(value, parameter) else _own(value)
                 for key, value in optimizer.state[parameter].items()
             }
     if holders.place is None:
         return {"state": state, "param_groups": groups}
-    return {"state": _united(state, holders, names), "param_groups": _united_groups(groups, holders, names)}
+    held: list[Any] = holders.place.comm.gather_objects([group["params"] for group in groups])
+    return {"state": _united(state, holders, names), "param_groups": united_groups(groups, held, names, "position")}
 
 
 def _united(state: Mapping[str, Any], holders: Holders, names: Sequence[str]) -> dict[str, Any]:
@@ -89,13 +91,16 @@ def _kind(value: object) -> list[object]:
     return ["other", type(value).__name__]
 
 
-def _united_groups(groups: Sequence[Mapping[str, Any]], holders: Holders, names: Sequence[str]) -> list[dict[str, Any]]:
-    """The groups with the parameters of all positions, in the order of the model."""
-    assert holders.place is not None
-    every: list[Any] = holders.place.comm.gather_objects([group["params"] for group in groups])
+def united_groups(
+    groups: Sequence[Mapping[str, Any]], every: Sequence[Sequence[Sequence[str]]], names: Sequence[str], place: str
+) -> list[dict[str, Any]]:
+    """These groups with the parameters that every place, a rank or a position, has in them, in the order of the model's `names`.
+
+    Raises CheckpointError where some have other groups.
+    """
     if len({len(theirs) for theirs in every}) > 1:
-        lines = [f"position {position}: {len(theirs)} groups" for position, theirs in enumerate(every)]
-        rule = "optimizers have the same groups on all positions, each with the parameters that are there"
+        lines = [f"{place} {number}: {len(theirs)} groups" for number, theirs in enumerate(every)]
+        rule = f"optimizers have the same groups on all {place}s, each with the parameters that are there"
         raise CheckpointError(refusal("state of the optimizer", "it cannot be put together", rule, lines))
     held = [{name for theirs in every for name in theirs[i]} for i in range(len(groups))]
     return [{**group, "params": [n for n in names if n in held[i]]} for i, group in enumerate(groups)]
@@ -148,10 +153,6 @@ def _own(value: object) -> object:
     return value.clone() if isinstance(value, Tensor) else copy.deepcopy(value)
 
 
-def _elementwise(value: object, parameter: Tensor) -> bool:
-    return isinstance(value, Tensor) and value.dim() > 0 and value.shape == parameter.shape
-
-
 def _check(optimizer: torch.optim.Optimizer, owners: Owners) -> None:
     """Refuse foreign parameters, and state that is neither a number nor of the shape of a parameter that is cut."""
     foreign = [
@@ -164,7 +165,7 @@ def _check(optimizer: torch.optim.Optimizer, owners: Owners) -> None:
         f"{key} of {owners[parameter][0].name} has shape {tuple(value.shape)}"
         for parameter in _parameters(optimizer, owners)
         for key, value in optimizer.state.get(parameter, {}).items()
-        if isinstance(value, Tensor) and value.dim() and not _elementwise(value, parameter)
+        if isinstance(value, Tensor) and value.dim() and not elementwise(value, parameter)
         if any(isinstance(layout, Shard) for layout in owners[parameter][1])
     ]
     if factored:

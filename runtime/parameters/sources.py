@@ -54,20 +54,18 @@ class Stored:
     def part(self, layouts: Layouts, axes: Sequence[Axis]) -> Tensor:
         """This rank's part."""
         runs = rows(self.shape, layouts, axes)
-        if not self.shape:
-            whole: Tensor = self.slice[...]
-            return whole
         if not all(runs):
             empty: Tensor = self.slice[tuple(slice(0, 0 if i == 0 else None) for i in range(len(self.shape)))]
             return empty.new_empty(local_shape(self.shape, layouts, axes))
-        return self._read(runs, ())
+        return self.read(runs)
 
-    def _read(self, runs: Sequence[Runs], chosen: tuple[slice, ...]) -> Tensor:
+    def read(self, runs: Sequence[Runs], chosen: tuple[slice, ...] = ()) -> Tensor:
+        """These rows of every dim behind the `chosen` ones."""
         dim = len(chosen)
         if dim == len(runs):
-            block: Tensor = self.slice[chosen]
+            block: Tensor = self.slice[chosen or ...]
             return block
-        parts = [self._read(runs, (*chosen, slice(start, stop))) for start, stop in runs[dim]]
+        parts = [self.read(runs, (*chosen, slice(start, stop))) for start, stop in runs[dim]]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
 
 

@@ -163,15 +163,21 @@ def batches(job: CompiledJob, seed: int = 0, part: Callable[[], InputPart] | Non
     They draw from torch's default generator as if nothing else did, from `seed` on: alike on all ranks, whatever each draws
     for itself.
     """
+    return drawn_alike(_batches(job, part), seed)
+
+
+def drawn_alike(source: Iterator[Inputs], seed: int) -> Iterator[Inputs]:
+    """Batches, each drawn as if nothing else drew from torch's default generator since the one before, from `seed` on."""
     with RANDOM_STATE, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         state = torch.get_rng_state()
-    source = _batches(job, part)
     while True:
         with RANDOM_STATE, torch.random.fork_rng(devices=[]):
             torch.set_rng_state(state)
-            batch = next(source)
+            batch = next(source, None)
             state = torch.get_rng_state()
+        if batch is None:
+            return
         yield batch
 
 

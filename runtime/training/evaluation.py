@@ -6,16 +6,14 @@ rank's parts of them where the function has a parameter called part.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from autopar.errors import ConfigError, refusal
 from autopar.model_file import ModelFile
 from autopar.runtime.diagnostics.collective_errors import agree, together
-from autopar.runtime.parameters.op_replay import RANDOM_STATE
 from autopar.runtime.session import compiled_job
 from autopar.runtime.session.inputs import InputBinding
 from autopar.runtime.session.parallel_module import Parallel
@@ -43,7 +41,8 @@ def evaluated(parallel: Parallel, file: ModelFile, dtype: torch.dtype | None = N
     part = file.wants_part(file.evaluate)
     forward, binding = parallel.forward_parts if part else parallel, _binding(parallel)
     training, total, rows, batches = parallel.training, 0.0, 0, 0
-    source = _alike(file.evaluate, *([parallel.input_part()] if part else []))
+    yielded = file.evaluate(parallel.input_part()) if part else file.evaluate()
+    source = compiled_job.drawn_alike(iter(yielded), seed=0)
     parallel.eval()
     try:
         while (batch := _next(parallel, source, file.path.name)) is not None:
@@ -84,19 +83,3 @@ def _next(parallel: Parallel, source: Iterator[compiled_job.Inputs], name: str) 
         rule = "all ranks evaluate the same batches"
         agree(comm, "evaluate()", ConfigError(refusal(name, f"evaluate() has ended on {int(ended)} ranks only", rule)))
     return batch
-
-
-def _alike(evaluate: Callable[..., Any], *arguments: object) -> Iterator[compiled_job.Inputs]:
-    """Its batches, drawn from torch's default generator as if nothing else did: alike on all ranks and every time."""
-    with RANDOM_STATE, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        state = torch.get_rng_state()
-    source = iter(evaluate(*arguments))
-    while True:
-        with RANDOM_STATE, torch.random.fork_rng(devices=[]):
-            torch.set_rng_state(state)
-            batch = next(source, None)
-            state = torch.get_rng_state()
-        if batch is None:
-            return
-        yield batch

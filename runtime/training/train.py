@@ -120,7 +120,7 @@ def run(opened: CompiledJob, options: argparse.Namespace) -> None:
     for note in opened.notes:
         show(comm.rank, f"note: {note}")
     parallel = compiled_job.parallel(opened, options.seed, dtype)
-    loaded = weight_options.load(parallel, opened.file, options)
+    loaded = weight_options.load(parallel, options)
     for line in loaded:
         show(comm.rank, line)
     with together(comm, "making the optimizer"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from autopar.model_file import ModelFile
 from autopar.runtime.session.parallel_module import Parallel
 
 
@@ -27,9 +26,8 @@ def problems(options: argparse.Namespace) -> list[str]:
     return [f"--rename {pair}: it is OLD=NEW" for pair in options.rename if "=" not in pair]
 
 
-def load(parallel: Parallel, file: ModelFile | None, options: argparse.Namespace) -> list[str]:
+def load(parallel: Parallel, options: argparse.Namespace) -> list[str]:
     """Load the weights, if any are named; returns lines worth telling. Collective. Raises CheckpointError."""
-    del file
     if options.weights is None:
         return []
     names = dict(pair.split("=", 1) for pair in options.rename)
