@@ -75,10 +75,11 @@ def newest(folder: Path, comm: Comm) -> Chosen:
 
 def _to_read(folder: Path) -> list[str]:
     _put_back(folder)
-    return list(map(str, _candidates(folder)))
+    return list(map(str, candidates(folder)))
 
 
-def _candidates(folder: Path) -> list[Path]:
+def candidates(folder: Path) -> list[Path]:
+    """The checkpoint that a path names, or all that are in a folder, the newest first."""
     return [folder] if (folder / INDEX).exists() or _STEP.fullmatch(folder.name) else steps(folder)
 
 
@@ -133,7 +134,7 @@ def _complete(path: Path) -> bool:
 def listed(folder: Path, *, read: bool = True) -> list[tuple[Path, Index | None, list[str]]]:
     """Every checkpoint of a folder with its index and what is wrong with it, the newest first; files are read only if `read`."""
     rows: list[tuple[Path, Index | None, list[str]]] = []
-    for path in _candidates(folder):
+    for path in candidates(folder):
         try:
             rows.append((path, read_index(path), list(faults(path, slice(None) if read else slice(0)))))
         except CheckpointError as error:

@@ -20,7 +20,7 @@ from autopar.runtime.checkpoint.contents import HeldState, decoded
 from autopar.runtime.checkpoint.index import MODEL, OPTIMIZER, RANDOM, Index, SavedTensor
 from autopar.runtime.grid.grid import Axis
 from autopar.runtime.parameters.moving.regions import Region, overlap
-from autopar.runtime.parameters.shards import local_shape, rows
+from autopar.runtime.parameters.shards import Runs, rows
 from autopar.runtime.parameters.sources import Stored
 from autopar.runtime.program.plan_reader import TensorSpec, dtype_name, dtype_of
 
@@ -93,7 +93,7 @@ def _check_optimizer(held: HeldState, optimizer: torch.optim.Optimizer, index: I
 
 def fill(held: HeldState, index: Index, path: Path) -> None:
     """Read this rank's parts of the model into the tensors that are there."""
-    with torch.no_grad(), _Files(path) as files:
+    with torch.no_grad(), Files(path) as files:
         for item, layouts in held.layouts.items():
             if item.name in held.tensors and (stored := index.tensors.get(f"{MODEL}/{item.name}")) is not None:
                 tensor = held.tensors[item.name]
@@ -112,7 +112,7 @@ def fill_optimizer(held: HeldState, optimizer: torch.optim.Optimizer, index: Ind
             name, _, field = key.removeprefix(f"{OPTIMIZER}/").rpartition("/")
             fields.setdefault(name, []).append(field)
     trained = {one for group in optimizer.param_groups for one in group["params"]}
-    with _Files(path) as files:
+    with Files(path) as files:
         for item, layouts in held.layouts.items():
             tensor = held.tensors.get(item.name)
             if tensor is None or tensor not in trained:
@@ -131,14 +131,18 @@ def fill_optimizer(held: HeldState, optimizer: torch.optim.Optimizer, index: Ind
 def fill_random(index: Index, path: Path, rank: int, ranks: int) -> None:
     """torch's generator of this rank as it was, on as many ranks; as rank 0's was on any other number."""
     file = f"rank-{rank if ranks == index.ranks else 0:05d}.safetensors"
-    with _Files(path) as files:
+    with Files(path) as files:
         torch.set_rng_state(files.tensor(file, f"{RANDOM}/torch").slice[:])
 
 
-def part(stored: SavedTensor, key: str, layouts: Layouts, axes: Sequence[Axis], files: _Files) -> Tensor:
+def part(stored: SavedTensor, key: str, layouts: Layouts, axes: Sequence[Axis], files: Files) -> Tensor:
     """This rank's part of a stored tensor, of which only its own slices are read."""
-    wanted = rows(stored.shape, layouts, axes)
-    made = torch.empty(local_shape(stored.shape, layouts, axes), dtype=dtype_of(stored.dtype))
+    return read_rows(stored, key, rows(stored.shape, layouts, axes), files)
+
+
+def read_rows(stored: SavedTensor, key: str, wanted: tuple[Runs, ...], files: Files) -> Tensor:
+    """These rows of every dim of a stored tensor, from whatever files have them. Raises CheckpointError."""
+    made = torch.empty(Region(wanted).shape, dtype=dtype_of(stored.dtype))
     left = made.numel()
     for piece in stored.parts:
         pairs = [overlap(mine, theirs) for mine, theirs in zip(wanted, piece.rows, strict=True)]
@@ -153,7 +157,7 @@ def part(stored: SavedTensor, key: str, layouts: Layouts, axes: Sequence[Axis], 
     return made
 
 
-class _Files:
+class Files:
     """The open files of a checkpoint: each is opened when the first slice of it is read."""
 
     def __init__(self, path: Path) -> None:
@@ -161,7 +165,7 @@ class _Files:
         self._handles: dict[str, Any] = {}
         self._open = ExitStack()
 
-    def __enter__(self) -> _Files:
+    def __enter__(self) -> Files:
         return self
 
     def __exit__(self, *_: object) -> None:

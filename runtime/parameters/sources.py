@@ -83,6 +83,14 @@ class Parted(Protocol):
         """This rank's part."""
 
 
+class Readable(Parted, Protocol):
+    """A tensor in files, of which each rank reads its part."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the files."""
+
+
 @dataclass(frozen=True, slots=True)
 class UnsetTensor:
     """A tensor that has no values yet: whoever uses it loads them before anything reads them."""

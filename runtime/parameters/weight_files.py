@@ -25,7 +25,7 @@ from autopar.errors import CheckpointError, nearest, refusal
 from autopar.ir.layout import Layouts
 from autopar.runtime.grid.grid import Axis
 from autopar.runtime.parameters.precision import precise
-from autopar.runtime.parameters.sources import Stored, from_file
+from autopar.runtime.parameters.sources import Readable, Stored, from_file
 from autopar.runtime.program.plan_reader import TensorSpec, dtype_name
 
 Names = Mapping[str, str | None] | Callable[[str], str | None]
@@ -37,7 +37,8 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 class LoadedWeights:
     """What was read: how many tensors, the model's that no file has, the file's that the model has not, and conversions.
 
-    `converted` counts tensors by (dtype in the file, dtype in the model).
+    `converted` counts tensors by (dtype in the file, dtype in the model); `passed` has a line for each newer checkpoint that is not
+    whole.
     """
 
     path: Path
@@ -45,11 +46,12 @@ class LoadedWeights:
     missing: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
     converted: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    passed: tuple[str, ...] = ()
 
     @property
     def lines(self) -> tuple[str, ...]:
         """Lines worth telling, the first one what was read."""
-        lines = [f"{self.tensors} tensors from {self.path}"]
+        lines = [f"{self.tensors} tensors from {self.path}", *(f"passed over {line}" for line in self.passed)]
         lines += [f"{count} of them were {old}, and are {new}" for (old, new), count in sorted(self.converted.items())]
         if self.missing:
             lines.append(f"{len(self.missing)} keep their initial values: {_some(self.missing)}")
@@ -62,7 +64,7 @@ class LoadedWeights:
 class MatchedWeights:
     """The stored tensors of each tensor of the model, more than one where tied names are stored twice; what is left over."""
 
-    found: Mapping[TensorSpec, Sequence[tuple[str, Stored]]]
+    found: Mapping[TensorSpec, Sequence[tuple[str, Readable]]]
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
 
@@ -108,7 +110,7 @@ def renamed(names: Names | None) -> Callable[[str], str | None]:
 
 def matched(
     where: str,
-    tensors: Mapping[str, Stored],
+    tensors: Mapping[str, Readable],
     specs: Iterable[TensorSpec],
     names: Names | None = None,
     allow_missing: Sequence[str] = (),
@@ -121,7 +123,7 @@ def matched(
     specs = list(specs)
     owner = {name: item for item in specs for name in (item.name, *item.aliases)}
     change, sources = renamed(names), dict[str, str]()
-    found: dict[TensorSpec, list[tuple[str, Stored]]] = {}
+    found: dict[TensorSpec, list[tuple[str, Readable]]] = {}
     problems: list[str] = []
     unexpected: list[str] = []
     for name, tensor in tensors.items():
@@ -188,7 +190,7 @@ def check_tied(where: str, matches: MatchedWeights, held: Mapping[TensorSpec, La
         raise CheckpointError(refusal(where, given, rule, problems, fix))
 
 
-def digest(tensors: Mapping[str, Stored]) -> str:
+def digest(tensors: Mapping[str, Readable]) -> str:
     """A hash of names, shapes and dtypes: what ranks compare that have read the same files."""
     lines = [f"{name} {tuple(tensor.shape)} {tensor.dtype}" for name, tensor in sorted(tensors.items())]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from autopar.errors import CheckpointError, refusal
 from autopar.ir.layout import Layouts
+from autopar.runtime.checkpoint import folders, saved_weights
 from autopar.runtime.checkpoint.contents import HeldState
-from autopar.runtime.diagnostics.collective_errors import alike, together
+from autopar.runtime.diagnostics.collective_errors import alike, by_rank0, together
 from autopar.runtime.grid.grid import Grid
 from autopar.runtime.parameters import grad_norm, optimizer_state, sources, weight_files
 from autopar.runtime.parameters.holders import Holders
@@ -29,7 +30,7 @@ from autopar.runtime.parameters.moving.owners import Repartitions
 from autopar.runtime.parameters.optimizer_state import Owners
 from autopar.runtime.parameters.precision import precise
 from autopar.runtime.parameters.shards import gather_gradient, gather_whole
-from autopar.runtime.parameters.sources import EVERYBODY
+from autopar.runtime.parameters.sources import EVERYBODY, Readable
 from autopar.runtime.parameters.weight_files import LoadedWeights, Names
 from autopar.runtime.program.plan_reader import Description, MinimumRows, TensorSpec
 
@@ -84,11 +85,14 @@ class ModelState:
     def load_weights(
         self, path: Path, names: Names | None, allow_missing: Sequence[str], allow_unexpected: Sequence[str]
     ) -> LoadedWeights:
-        """Take this rank's parts of what files hold; nothing is changed where they do not fit. Raises CheckpointError."""
+        """Take this rank's parts of what files, or a checkpoint, hold; where they do not fit CheckpointError is raised before."""
         stored, comm = self._stored(), self.grid.comm
         held = {item: layouts for item, layouts in stored.items() if self.holders.here(item.name)}
+        checkpoint: bool = by_rank0(comm, f"looking at {path}", lambda: saved_weights.is_checkpoint(path))
+        chosen = folders.newest(path, comm) if checkpoint else folders.Chosen(path)
+        path = chosen.path
         with together(comm, f"reading {path}"):
-            tensors = weight_files.opened(path)
+            tensors: Mapping[str, Readable] = saved_weights.opened(path) if checkpoint else weight_files.opened(path)
             matches = weight_files.matched(str(path), tensors, stored, names, allow_missing, allow_unexpected)
             converted = weight_files.conversions(str(path), matches, self._dtype)
             weight_files.check_tied(str(path), matches, held, self.grid.axes)
@@ -99,7 +103,8 @@ class ModelState:
             for item, layouts in held.items():
                 for _, tensor in matches.found.get(item, ())[:1]:
                     self.tensors[item.name].copy_(tensor.part(layouts, self.grid.axes))
-        return LoadedWeights(path, len(matches.found), matches.missing, matches.unexpected, converted)
+        found, missing, unexpected = len(matches.found), matches.missing, matches.unexpected
+        return LoadedWeights(path, found, missing, unexpected, converted, chosen.passed)
 
     def gradients(self) -> dict[str, Tensor]:
         """The whole gradient of every parameter that has one on some rank, by name.

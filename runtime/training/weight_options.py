@@ -11,7 +11,7 @@ from autopar.runtime.session.parallel_module import Parallel
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument(
-        "--weights", type=Path, metavar="PATH", help="begin with a safetensors file, or a folder of them"
+        "--weights", type=Path, metavar="PATH", help="begin with a safetensors file, a folder of them, or a checkpoint"
     )
     for option, meaning in (
         ("--rename", "OLD=NEW: a name, or a beginning, of these weights"),

@@ -25,7 +25,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     evaluated = "every N steps, the loss on what evaluate() of the model file yields"
     parser.add_argument("--evaluate-every", type=count(1), metavar="N", help=evaluated)
     parser.add_argument("--metrics", metavar="FILE", help="write step, loss, seconds and evaluations as CSV")
-    weights = "begin with these: a safetensors file, or a folder of them as save_pretrained writes it"
+    weights = "begin with these: a safetensors file, a folder as save_pretrained writes it, or a checkpoint"
     parser.add_argument("--weights", metavar="PATH", help=weights)
     parser.add_argument(
         "--rename", action="append", default=[], metavar="OLD=NEW", help="a name, or a beginning, of these weights"
@@ -92,7 +92,7 @@ def _weights(arguments: argparse.Namespace) -> list[str]:
     if arguments.weights is None:
         return []
     if not Path(arguments.weights).exists():
-        rule = "weights are a safetensors file, or a folder of them"
+        rule = "weights are a safetensors file, a folder of them, or a checkpoint"
         raise ConfigError(refusal("--weights", f"there is no {arguments.weights}", rule))
     words = ["--weights", arguments.weights]
     for option, values in (
