@@ -26,7 +26,7 @@ SURFACE = {
     "explain": "folder name --most --record --json",
     "run": "folder --steps --compare --save --evaluate-every --metrics --weights --rename --allow-missing --allow-unexpected "
     "--checkpoint --every --keep --resume --seed --dtype --balance --profile --hosts",
-    "checkpoint": "action folder --json",
+    "checkpoint": "action folder --to --dtype --shard-bytes --like --rename --overwrite --json",
     "verify": "folder --adjoint -n --grid --steps --seed --verbose --hosts --json",
     "calibrate": "-n -o --output --hosts --base --from --accept-noise --quick --json",
     "simulate": "folder --grid --ranks --scaling --batch --machine --slow --replan --jitter --seed --steps --trace --svg --json",

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 import autopar
-from autopar.cli.commands import run
+from autopar.cli.commands import checkpoint, run
 from autopar.ir.plan import ModelSource
 from autopar.model_file import load
 from autopar.runtime import simulate
@@ -84,6 +84,10 @@ def test_adapters_train_as_in_the_sequential_model_over_a_base_without_sums_and_
 
 def test_its_commands_are_understood():
     parser = argparse.ArgumentParser()
-    run.add(parser)
-    lines = re.findall(r"^    autopar run (.+)$", TEXT, re.MULTILINE)
-    assert sum(bool(parser.parse_args(shlex.split(line.split("   #")[0])).weights) for line in lines) == 3
+    commands = parser.add_subparsers()
+    for command in (run, checkpoint):
+        command.add(commands.add_parser(command.NAME))
+    lines = re.findall(r"^    autopar ((?:run|checkpoint) .+)$", TEXT, re.MULTILINE)
+    given = [parser.parse_args(shlex.split(line.split("   #")[0])) for line in lines]
+    assert sum(bool(getattr(one, "weights", None)) for one in given) == 4
+    assert sum(bool(getattr(one, "to", None)) for one in given) == 4
