@@ -1,8 +1,9 @@
 """A user's ``model.py`` as a record: the model, its example inputs, and where given its optimizer and batches.
 
 A model file defines `model` (an nn.Module, or a function that returns one) and `example_inputs` (a tuple, a dict, or a
-function returning one); optionally `optimizer(params)`, and `batches()` or `batches(part)`. Both the compiler and the runtime
-read it, so this module imports neither. Imports of files that stand beside it work, as they do for ``python model.py``.
+function returning one); optionally `optimizer(params)`, and `batches()` or `batches(part)`, `evaluate` and `inputs` alike.
+Both the compiler and the runtime read it, so this module imports neither. Imports of files that stand beside it work, as they do
+for ``python model.py``.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class ModelFile:
     batches         returns an iterator of inputs to train on, like the example inputs; None where the file has none.
                     ``batches(part)`` reads what a rank needs of them, see `takes_part`
     evaluate        the same to evaluate on, once
+    inputs          the same to predict from, once, without labels
     """
 
     path: Path
@@ -51,6 +53,7 @@ class ModelFile:
     optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None
     batches: Callable[..., Iterator[Inputs]] | None
     evaluate: Callable[..., Iterator[Inputs]] | None = None
+    inputs: Callable[..., Iterator[Inputs]] | None = None
 
     @property
     def takes_part(self) -> bool:
@@ -86,6 +89,7 @@ def load(path: str | Path) -> ModelFile:
         optimizer=_optional(names, "optimizer", file),
         batches=_optional(names, "batches", file),
         evaluate=_optional(names, "evaluate", file),
+        inputs=names["inputs"] if callable(names.get("inputs")) else None,
     )
 
 

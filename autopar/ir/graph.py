@@ -161,6 +161,14 @@ class Graph:
         """The values that no call makes: inputs and parameters."""
         return frozenset([item.value for item in self.inputs] + [item.value for item in self.parameters])
 
+    def inputs_of(self, value: str) -> tuple[str, ...]:
+        """The names of the inputs that a value is made of, in the order of forward's arguments."""
+        needed = {value}
+        for node in reversed(self.nodes):
+            if needed.intersection(node.outputs):
+                needed.update(node.inputs)
+        return tuple(item.name for item in self.given if item.value in needed)
+
     def producers(self) -> dict[str, Node]:
         """The node that yields each value; inputs and parameters have none."""
         return {name: node for node in self.nodes for name in node.outputs if name}

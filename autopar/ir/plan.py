@@ -224,7 +224,7 @@ class Options:
 class OutputPlan:
     """What the program returns beside the loss: its path in what forward returns, and the layouts in which it is left.
 
-    `rows` are the dims that grow with the batch.
+    `rows` are the dims that grow with the batch, `needs` the inputs that it is made of: others may be missing in inference.
     """
 
     name: str
@@ -232,6 +232,7 @@ class OutputPlan:
     dtype: str
     layouts: tuple[str, ...]
     rows: tuple[int, ...]
+    needs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,7 +119,8 @@ def _outputs(graph: Graph, larger: Graph | None, program: LoweredProgram) -> tup
     for (path, name), held in zip(graph.outputs, program.outputs, strict=True):
         value = graph.values[name]
         layouts = tuple(map(str, held.layouts))
-        outputs.append(OutputPlan(path, value.shape, value.dtype, layouts, grown_dims(value, larger)))
+        grown, needs = grown_dims(value, larger), graph.inputs_of(name)
+        outputs.append(OutputPlan(path, value.shape, value.dtype, layouts, grown, needs))
     return tuple(outputs)
 
 

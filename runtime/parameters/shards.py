@@ -117,7 +117,11 @@ def rows(shape: Sequence[int], layouts: Layouts, axes: Sequence[CutAxis]) -> tup
 
     A part is the product of the rows of its dims, since every cut is of one dim.
     """
-    every = cuts(shape, layouts, axes)
+    return rows_of(shape, cuts(shape, layouts, axes))
+
+
+def rows_of(shape: Sequence[int], every: Sequence[tuple[CutAxis, ShardBounds]]) -> tuple[Runs, ...]:
+    """`rows` of a tensor of this whole shape that is cut so, outermost axis first."""
     runs = []
     for dim, extent in enumerate(shape):
         index = torch.arange(extent)

@@ -56,12 +56,16 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class OutputSpec:
-    """What a program returns beside the loss: its path in what the model returns, its whole shape, dims that are rows."""
+    """What a program returns beside the loss: its path in what the model returns, its whole shape, dims that are rows.
+
+    `needs` are the inputs that it is made of; where the plan does not say it may need all.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: torch.dtype
     rows: tuple[int, ...] = ()
+    needs: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

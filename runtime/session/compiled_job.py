@@ -126,11 +126,16 @@ def values(job: CompiledJob, seed: int) -> Source:
     return ComparedSource((name, value) for name, value in _values(job, seed) if name in known)
 
 
-def parallel(job: CompiledJob, seed: int, dtype: torch.dtype | None = None, source: Source | None = None) -> Parallel:
-    """The programs with their initial values, to train. Collective. Raises ConfigError where they only evaluate."""
+def parallel(
+    job: CompiledJob, seed: int, dtype: torch.dtype | None = None, source: Source | None = None, *, trains: bool = True
+) -> Parallel:
+    """The programs with their initial values, in training if that is what they are for. Collective.
+
+    Raises ConfigError where they are to train, and only evaluate.
+    """
     model = Parallel(job.program, job.description, source or values(job, seed), dtype, seed=seed)
     add_others(model, job)
-    return model if model.training else model.train()
+    return model if model.training or not trains else model.train()
 
 
 def add_others(model: Parallel, job: CompiledJob) -> None:
@@ -181,6 +186,19 @@ def drawn_alike(source: Iterator[Inputs], seed: int) -> Iterator[Inputs]:
         yield batch
 
 
+def next_alike(comm: Comm, source: Iterator[Inputs], file: str, function: str) -> Inputs | None:
+    """The next batch, or None behind the last. Raises ConfigError, on all ranks, where only some have another. Collective."""
+    with together(comm, f"reading the next batch of {function}"):
+        batch = next(source, None)
+    ended = torch.tensor([batch is None], dtype=torch.int64)
+    comm.all_reduce(ended)
+    if 0 < int(ended) < comm.size:
+        rule = "all ranks have the same batches, or parts of the same"
+        problem = f"{function} has ended on {int(ended)} of {comm.size} ranks"
+        agree(comm, function, ConfigError(refusal(file, problem, rule)))
+    return batch
+
+
 def _batches(job: CompiledJob, part: Callable[[], InputPart] | None) -> Iterator[Inputs]:
     file = _need_file(job)
     if file.batches is None:
@@ -225,6 +243,11 @@ def loss_of(output: object, path: str = "") -> Tensor:
 def call(model: Callable[..., Any], batch: Inputs) -> Any:  # noqa: ANN401 (whatever the model returns)
     """The model on a batch of positional or keyword inputs."""
     return model(**batch) if isinstance(batch, dict) else model(*batch)
+
+
+def arguments(batch: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The positional and the keyword arguments that a batch is."""
+    return ((), batch) if isinstance(batch, dict) else (batch, {})
 
 
 def cast(batch: Inputs, dtype: torch.dtype | None) -> Inputs:

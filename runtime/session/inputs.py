@@ -91,12 +91,16 @@ class InputBinding:
         if not self._description.batched:
             return self._description.rows, arguments, error
         name = self._description.batched[0]
-        part, pairs = arguments.get(name), zip(self._grid.axes, self._layouts[name], strict=True)
+        return self.rows_of_parts(name, arguments.get(name)), arguments, error
+
+    def rows_of_parts(self, name: str, part: object) -> int:
+        """The rows of a whole input, of which every rank gives its part."""
+        pairs = zip(self._grid.axes, self._layouts[name], strict=True)
         counts = all((isinstance(layout, Shard) and layout.dim == 0) or axis.index == 0 for axis, layout in pairs)
         counts = counts and (self._grid.place is None or self._grid.place.index == 0)  # positions have the same parts
         total = torch.tensor([part.shape[0] if counts and isinstance(part, Tensor) and part.dim() else 0])
         self._grid.comm.all_reduce(total)
-        return int(total), arguments, error
+        return int(total)
 
     def checked_parts(
         self,

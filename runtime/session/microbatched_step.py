@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from autopar.ir.layout import Shard, parse_layout
 from autopar.runtime.grid.counter_rng import DrawnTensor, Draws
 from autopar.runtime.grid.grid import Axis
 from autopar.runtime.grid.shard_bounds import ShardBounds
@@ -89,6 +90,12 @@ def accumulated(
     ).run(backward=call.trains)
 
 
+def _rows_dim(layout: str) -> int | None:
+    """The dim along which micro-batches lie one after another in an output of the whole batch."""
+    lies = parse_layout(layout) if layout != "mean" else None
+    return lies.dim if isinstance(lies, Shard) and lies.blocks == 1 else None
+
+
 @dataclass(frozen=True, slots=True)
 class MadeOutputs:
     """The outputs of a step, by micro-batch: this rank's parts of those that were computed here, in the order of the program."""
@@ -109,7 +116,9 @@ class MadeOutputs:
             }
         return {
             name: OutputParts(
-                partial(self._parts, i, name, self._bounds(name)), partial(joined, every=self.every, layout=layout)
+                partial(self._parts, i, name, self._bounds(name)),
+                partial(joined, every=self.every, layout=layout),
+                _rows_dim(layout),
             )
             for i, (name, layout) in enumerate(zip(names, division.outputs, strict=True))
         }

@@ -20,9 +20,19 @@ from torch import Tensor
 from autopar.errors import nearest
 from autopar.runtime.grid.grid import Axis
 from autopar.runtime.grid.shard_bounds import ShardBounds, gather_all
+from autopar.runtime.parameters.shards import Runs, rows_of
 
 # this rank's part, and how the whole is cut, the outermost axis first
 Part = tuple[Tensor, Sequence[tuple[Axis, ShardBounds]]]
+
+
+@dataclass(frozen=True, slots=True)
+class OutputRegion:
+    """A part of an output, the rows of every dim of the whole that it is, and the axes over which others have other parts."""
+
+    part: Tensor
+    rows: tuple[Runs, ...]
+    axes: tuple[Axis, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +44,7 @@ class OutputParts:
 
     parts: Callable[[], Sequence[Part]]
     join: Callable[[Sequence[Tensor]], Tensor] = itemgetter(0)
+    dim: int | None = None  # along which the parts of micro-batches follow each other in the whole, if they do
 
     def own(self) -> Tensor:
         """This rank's part."""
@@ -43,15 +54,35 @@ class OutputParts:
         """The whole on every rank. Collective."""
         return self.join([gather_all(*part) for part in self.parts()])
 
+    def regions(self) -> list[OutputRegion]:
+        """Where this rank's parts are in the whole: what it would write of it. Collective where the parts are, and where the
+        whole is no arrangement of parts, as a mean over micro-batches is none.
+        """
+        parts = self.parts()
+        if len(parts) > 1 and self.dim is None:
+            whole = self.join([gather_all(*part) for part in parts])
+            return [OutputRegion(whole, tuple(((0, n),) for n in whole.shape), ())]
+        found, first = [], 0
+        for part, every in parts:
+            shape = list(part.shape)
+            for _, cut in reversed(every):
+                shape[cut.dim] = cut.extent
+            runs = list(rows_of(shape, every))
+            if self.dim is not None:
+                runs[self.dim] = tuple((first + start, first + stop) for start, stop in runs[self.dim])
+                first += shape[self.dim]
+            found.append(OutputRegion(part, tuple(runs), tuple(axis for axis, _ in every)))
+        return found
+
 
 class Outputs:
     """The loss and the outputs of one call, by attribute, key or position, as in what the model itself returns.
 
     Where the model returns a tuple, iterating gives its values in order, otherwise names. Reading an output for the first
-    time is collective.
+    time is collective. A prediction has no loss.
     """
 
-    def __init__(self, path: str, loss: Tensor, parts: Mapping[str, OutputParts]) -> None:
+    def __init__(self, path: str, loss: Tensor | None, parts: Mapping[str, OutputParts]) -> None:
         self._loss = loss
         self._path = path  # where the model returns its loss
         self._parts = dict(parts)
@@ -59,8 +90,15 @@ class Outputs:
 
     @property
     def loss(self) -> Tensor:
-        """The loss of the whole batch."""
+        """The loss of the whole batch. Raises AttributeError where there is none."""
+        if self._loss is None:
+            raise AttributeError("a prediction has no loss: call the model itself, with its labels")
         return self._loss
+
+    @property
+    def in_parts(self) -> Mapping[str, OutputParts]:
+        """What this rank has of every output, by name."""
+        return self._parts
 
     def part(self, name: str | int) -> Tensor:
         """This rank's part of an output, as the program returned it."""
@@ -68,13 +106,14 @@ class Outputs:
 
     def keys(self) -> list[str]:
         """The names, in order; positions where the model returns a tuple."""
-        names = [self._path or "loss", *(name for name in self._parts if name != self._path)]
+        names = [] if self._loss is None else [self._path or "loss"]
+        names += [name for name in self._parts if name != self._path]
         return sorted(names, key=int) if all(name.isdecimal() for name in names) else names
 
     def __getitem__(self, name: str | int) -> Tensor:
         """The loss, or an output put together on every rank."""
         name = str(name)
-        if name == self._path or (name == "loss" and name not in self._parts):
+        if self._loss is not None and (name == self._path or (name == "loss" and name not in self._parts)):
             return self._loss
         if name not in self._parts:
             known = self.keys()

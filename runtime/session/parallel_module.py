@@ -44,16 +44,16 @@ from autopar.runtime.program.plan_reader import Description, MinimumRows
 from autopar.runtime.program.program import Program
 from autopar.runtime.session import batch_programs, copies, microbatched_step
 from autopar.runtime.session.batch_programs import BatchProgram
-from autopar.runtime.session.held_model import HeldModel
 from autopar.runtime.session.inputs import InputBinding, refused_rows
 from autopar.runtime.session.microbatched_step import MadeOutputs, StepCall
 from autopar.runtime.session.outputs import OutputParts, Outputs
 from autopar.runtime.session.pipelined_step import PipelinedStep, check_positions, wiring_of
+from autopar.runtime.session.predicting import PredictingModel
 from autopar.runtime.session.state import ModelState
 from autopar.runtime.transport.world import simulated_world
 
 
-class Parallel(HeldModel):
+class Parallel(PredictingModel):
     """The model on a grid.
 
     Gradients of copied parameters lie in memory that the next backward pass overwrites, and that `rebalance` and `free`

@@ -26,6 +26,8 @@ SURFACE = {
     "explain": "folder name --most --record --json",
     "run": "folder --steps --compare --save --evaluate-every --metrics --weights --rename --allow-missing --allow-unexpected "
     "--checkpoint --every --keep --resume --seed --dtype --balance --profile --hosts",
+    "predict": "folder inputs -o --output --weights --rename --allow-missing --allow-unexpected --checkpoint --seed --dtype "
+    "--hosts",
     "checkpoint": "action folder --to --dtype --shard-bytes --like --rename --overwrite --json",
     "verify": "folder --adjoint -n --grid --steps --seed --verbose --hosts --json",
     "calibrate": "-n -o --output --hosts --base --from --accept-noise --quick --json",

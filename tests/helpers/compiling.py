@@ -98,15 +98,16 @@ def _compiled_once(name, grid, machine, seed, *options):
 
 
 @functools.cache
-def of_file(path, *, name, any_rows=True):
+def of_file(path, *, name, any_rows=True, outputs=()):
     """A model file, and its graph, for the file's own number of rows only if not `any_rows` (`of_these_rows`)."""
     file = load(path)
-    return file, (capture if any_rows else of_these_rows)(file.model, file.example_inputs, name=name)
+    also = {"outputs": outputs} if outputs else {}
+    return file, (capture if any_rows else of_these_rows)(file.model, file.example_inputs, name=name, **also)
 
 
 def compiled_file(path, grid, folder, name, any_rows=True, **options):
     """A model file compiled into a folder, for a machine on which whatever can be split is."""
-    file, graph = of_file(path, name=name, any_rows=any_rows)
+    file, graph = of_file(path, name=name, any_rows=any_rows, outputs=options.get("outputs", ()))
     source = ModelSource(str(file.path), file.sha256, file.attribute)
     with mock.patch("autopar.capture.capture", return_value=graph):
         one = autopar.compile(

@@ -57,6 +57,8 @@ calibration         | runtime/calibration                        | primitives gr
 training            | runtime/training                           | profiling session checkpoint pipeline parameters program
                     |                                            | functional grid diagnostics process transport placement schedules
                     |                                            | cuts ir
+prediction          | runtime/prediction                         | training session data parameters program grid diagnostics
+                    |                                            | process transport ir
 verification        | runtime/verification                       | session parameters program functional windowed partitions
                     |                                            | primitives grid diagnostics process transport jobs ir
 runtime             | runtime                                    | training session program functional local windowed
@@ -106,8 +108,8 @@ analysis            | autopar/analysis                           | proof compile
                     |                                            | capture validity annotated ops record ir
 output              | autopar/cli                                | analysis costmodel jobs ir
 commands            | autopar/cli/commands                       | output analysis compiler artifact planning solvers problem
-                    |                                            | costmodel discovery record jobs calibration verification
-                    |                                            | checkpoint ir
+                    |                                            | costmodel discovery record jobs calibration prediction
+                    |                                            | verification checkpoint ir
 console             | autopar/cli/main.py                        | commands output
                     | autopar/cli/__init__.py                    |
                     | autopar/__main__.py                        |

@@ -25,15 +25,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     evaluated = "every N steps, the loss on what evaluate() of the model file yields"
     parser.add_argument("--evaluate-every", type=count(1), metavar="N", help=evaluated)
     parser.add_argument("--metrics", metavar="FILE", help="write step, loss, seconds and evaluations as CSV")
-    weights = "begin with these: a safetensors file, a folder as save_pretrained writes it, or a checkpoint"
-    parser.add_argument("--weights", metavar="PATH", help=weights)
-    parser.add_argument(
-        "--rename", action="append", default=[], metavar="OLD=NEW", help="a name, or a beginning, of these weights"
-    )
-    missing = "parameters that the weights may lack (head.*)"
-    parser.add_argument("--allow-missing", action="append", default=[], metavar="PATTERN", help=missing)
-    unexpected = "weights that the model need not have ('*' any)"
-    parser.add_argument("--allow-unexpected", action="append", default=[], metavar="PATTERN", help=unexpected)
+    add_weights(parser, "begin with these")
     parser.add_argument("--checkpoint", metavar="DIR", help="save the state of the training there, and at the end")
     parser.add_argument("--every", type=count(1), metavar="N", help="steps from one checkpoint to the next (100)")
     parser.add_argument("--keep", type=count(1), metavar="K", help="how many checkpoints stay, the newest (3)")
@@ -48,6 +40,19 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--profile", action="store_true", help=profiled)
     launch_options.add_hosts(parser, "autopar run build -- -hosts a:2,b:2")
+
+
+def add_weights(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add the options about weights."""
+    weights = f"{what}: a safetensors file, a folder as save_pretrained writes it, or a checkpoint"
+    parser.add_argument("--weights", metavar="PATH", help=weights)
+    parser.add_argument(
+        "--rename", action="append", default=[], metavar="OLD=NEW", help="a name, or a beginning, of these weights"
+    )
+    missing = "parameters that the weights may lack (head.*)"
+    parser.add_argument("--allow-missing", action="append", default=[], metavar="PATTERN", help=missing)
+    unexpected = "weights that the model need not have ('*' any)"
+    parser.add_argument("--allow-unexpected", action="append", default=[], metavar="PATTERN", help=unexpected)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -74,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
     words += ["--save", arguments.save] if arguments.save else []
     words += ["--evaluate-every", str(arguments.evaluate_every)] if arguments.evaluate_every else []
     words += ["--metrics", arguments.metrics] if arguments.metrics else []
-    words += _weights(arguments)
+    words += weight_words(arguments)
     words += ["--checkpoint", arguments.checkpoint] if arguments.checkpoint else []
     words += ["--every", str(arguments.every)] if arguments.every else []
     words += ["--keep", str(arguments.keep)] if arguments.keep else []
@@ -85,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
     return launch(saved.folder / PROGRAM, GridShape.parse(saved.plan.grid).size, words, options=options)
 
 
-def _weights(arguments: argparse.Namespace) -> list[str]:
+def weight_words(arguments: argparse.Namespace) -> list[str]:
     """The options about weights, of which a path that is not there is refused before the job starts."""
     from autopar.errors import ConfigError, refusal
 
