@@ -1,7 +1,7 @@
 """Large neighbourhoods, compiled by numba: random forests of a large problem, settled exactly, the rest fixed.
 
 grow      random nodes that induce a forest, each after its parent
-settle    the strategies of such a forest that cost least at prices, exactly, the rest fixed (dynamic programming)
+_settle   the strategies of such a forest that cost least at prices, exactly, the rest fixed (dynamic programming)
 improve   many such forests, one after the other; what costs less at prices, memory included, is kept
 relieve   of forests that give memory back at the time that lacks most, the one that asks least per byte; until it fits
 """
@@ -14,7 +14,7 @@ import numpy as np
 
 from autopar.partitioner.problem import Array, Ints
 from autopar.partitioner.solvers.flat_problem import Flat
-from autopar.partitioner.solvers.trws_kernels import jit
+from autopar.partitioner.solvers.trws_kernels import inner, jit
 
 
 class Forest(NamedTuple):
@@ -56,7 +56,7 @@ def space(flat: Flat, most: int) -> Forest:
     )
 
 
-@jit
+@jit()
 def grow(flat: Flat, forest: Forest, seed: int, stamp: int, count: int, most: int) -> int:
     """Add the tree around a seed to the `count` nodes of the forest, up to `most`; returns how many there are.
 
@@ -82,7 +82,7 @@ def grow(flat: Flat, forest: Forest, seed: int, stamp: int, count: int, most: in
     return count
 
 
-@jit
+@inner()
 def _touched(flat: Flat, forest: Forest, i: int, stamp: int) -> int:
     """How many neighbours of a node are in the forest; 2 for more."""
     met = 0
@@ -95,7 +95,16 @@ def _touched(flat: Flat, forest: Forest, i: int, stamp: int) -> int:
     return met
 
 
-@jit
+@inner()
+def _sums(prices: Array) -> Array:
+    """The prices up to each time."""
+    total = np.zeros(prices.size + 1)
+    for t in range(prices.size):
+        total[t + 1] = total[t] + prices[t]
+    return total
+
+
+@inner()
 def _surround(flat: Flat, forest: Forest, count: int, stamp: int, choice: Ints, total: Array) -> None:
     """What the rest, which is fixed, makes each strategy of the forest cost, and each node's price of memory."""
     at = 0
@@ -118,8 +127,8 @@ def _surround(flat: Flat, forest: Forest, count: int, stamp: int, choice: Ints, 
     forest.slot[count] = at
 
 
-@jit
-def settle(flat: Flat, forest: Forest, count: int, factor: float) -> None:
+@inner()
+def _settle(flat: Flat, forest: Forest, count: int, factor: float) -> None:
     """The cheapest strategies at `factor` times the prices, into `fresh`: up from the leaves, then down from the roots."""
     slot, work = forest.slot, forest.work
     for k in range(count):
@@ -149,7 +158,7 @@ def settle(flat: Flat, forest: Forest, count: int, factor: float) -> None:
         forest.fresh[k] = chosen
 
 
-@jit
+@inner()
 def _weigh(flat: Flat, forest: Forest, count: int, choice: Ints, weight: float) -> float:
     """What a choice for the forest costs, with `weight` times the price of its memory."""
     total = 0.0
@@ -163,7 +172,7 @@ def _weigh(flat: Flat, forest: Forest, count: int, choice: Ints, weight: float) 
     return total
 
 
-@jit
+@inner()
 def _move(flat: Flat, forest: Forest, count: int, room: Array, hard: bool) -> bool:
     """Take the change from `old` to `fresh` off the room; if it must fit and does not, put it back and say so.
 
@@ -192,7 +201,7 @@ def _move(flat: Flat, forest: Forest, count: int, room: Array, hard: bool) -> bo
     return False
 
 
-@jit
+@jit()
 def improve(
     flat: Flat,
     forest: Forest,
@@ -212,7 +221,7 @@ def improve(
     given up; otherwise it is kept, and all ends as soon as nothing is missing any more.
     """
     np.random.seed(seed)
-    total = np.concatenate((np.zeros(1), np.cumsum(prices)))
+    total = _sums(prices)
     for _ in range(rounds):
         stamp += 1
         count, size = int(np.int64(0)), sizes[np.random.randint(sizes.size)]
@@ -225,7 +234,7 @@ def improve(
         before = _weigh(flat, forest, count, forest.old, weight)
         factor = np.exp(np.random.random() * 2.0 - 1.0) * max(weight, 0.1) if hard else weight
         for _attempt in range(3 if hard else 1):
-            settle(flat, forest, count, factor)
+            _settle(flat, forest, count, factor)
             if _weigh(flat, forest, count, forest.fresh, weight) < before - 1e-9 * abs(before):
                 if _move(flat, forest, count, room, hard):
                     for k in range(count):
@@ -239,14 +248,14 @@ def improve(
     return stamp
 
 
-@jit
+@jit()
 def relieve(
     flat: Flat, forest: Forest, choice: Ints, room: Array, prices: Array, steps: int, tries: int, seed: int, stamp: int
 ) -> int:
     """Up to `steps` times, at the time that lacks most, settle the forest that asks least per byte given back there, of
     `tries` random ones around nodes that can give; `choice` and `room` change in place. Returns the last stamp."""
     np.random.seed(seed)
-    total = np.concatenate((np.zeros(1), np.cumsum(prices)))
+    total = _sums(prices)
     best_node, best_old, best_fresh = np.empty_like(forest.node), np.empty_like(forest.node), np.empty_like(forest.node)
     givers, boost_least = np.empty(choice.size, np.int64), total[-1] / max(prices.size, 1) + 1e-300
     for _ in range(steps):
@@ -274,27 +283,27 @@ def relieve(
                     rate = (after - before) / min(back, short)
                     if rate < best_rate and after - before < 0.5 * flat.huge:
                         best_rate, best_count = rate, count
-                        best_node[:count], best_old[:count] = forest.node[:count], forest.old[:count]
-                        best_fresh[:count] = forest.fresh[:count]
+                        for k in range(count):
+                            best_node[k], best_old[k], best_fresh[k] = forest.node[k], forest.old[k], forest.fresh[k]
                     break
                 boost *= 3.0
         if best_count == 0:
             break
-        forest.node[:best_count], forest.old[:best_count] = best_node[:best_count], best_old[:best_count]
-        forest.fresh[:best_count] = best_fresh[:best_count]
+        for k in range(best_count):
+            forest.node[k], forest.old[k], forest.fresh[k] = best_node[k], best_old[k], best_fresh[k]
         _move(flat, forest, best_count, room, bool(np.bool_(False)))
         for k in range(best_count):
             choice[best_node[k]] = best_fresh[k]
     return stamp
 
 
-@jit
+@inner()
 def _boosted(flat: Flat, forest: Forest, count: int, worst: int, boost: float) -> tuple[float, float]:
     """Settle the forest with memory at the worst time dearer: what it gives back there, and its cost at the old prices."""
     for k in range(count):
         if flat.first[forest.node[k]] <= worst < flat.last[forest.node[k]]:
             forest.price[k] += boost
-    settle(flat, forest, count, 1.0)
+    _settle(flat, forest, count, 1.0)
     back = 0.0
     for k in range(count):
         i = forest.node[k]

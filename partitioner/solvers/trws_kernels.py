@@ -9,21 +9,26 @@ held      what a choice holds at each time
 
 from __future__ import annotations
 
+from functools import partial
+
 import numba
 import numpy as np
 
 from autopar.partitioner.problem import Array, Ints
 from autopar.partitioner.solvers.flat_problem import Flat
 
-jit = numba.njit(cache=True, nogil=True, fastmath={"nnan", "ninf", "nsz", "contract", "arcp"})
+jit = partial(numba.njit, cache=True, nogil=True, fastmath={"nnan", "ninf", "nsz", "contract", "arcp"})
 """Compiled at the first call and kept beside the file; no lock of the interpreter; sums are never reordered.
 
 It compiles a variant for every literal among the arguments, and one more for what a literal starts: hence ``int(np.int64(0))``.
+Functions of arrays (`numpy.cumsum`, slices that are assigned) take longer to compile than the loops in their places here.
 """
+inner = partial(jit, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+"""For what only compiled functions call (the interpreter must not: it would crash): half as long to compile."""
 _EPSILON = 2.0**-52
 
 
-@jit
+@jit()
 def sweep(flat: Flat, own: Array, messages: Array, prefer: Ints) -> float:
     """Pass messages forwards, then backwards, in place; `prefer` gets each node's best strategy. Returns the bound."""
     nodes, widest = flat.start.size - 1, 0
@@ -46,7 +51,7 @@ def sweep(flat: Flat, own: Array, messages: Array, prefer: Ints) -> float:
     return bound
 
 
-@jit
+@inner()
 def _believe(flat: Flat, own: Array, messages: Array, i: int, forwards: bool, total: Array) -> int:
     """A node's costs with all messages to it, into `total`; returns how many edges lie ahead."""
     ahead, size = 0, flat.start[i + 1] - flat.start[i]
@@ -62,7 +67,7 @@ def _believe(flat: Flat, own: Array, messages: Array, i: int, forwards: bool, to
     return ahead
 
 
-@jit
+@inner()
 def _pass_on(flat: Flat, messages: Array, e: int, forwards: bool, share: float, total: Array, out: Array) -> float:
     """The message over an edge, made from a share of what the sender has; returns what is taken out of it."""
     i, j = (flat.a[e], flat.b[e]) if forwards else (flat.b[e], flat.a[e])
@@ -84,7 +89,7 @@ def _pass_on(flat: Flat, messages: Array, e: int, forwards: bool, share: float, 
     return float(least)
 
 
-@jit
+@jit()
 def certify(flat: Flat, own: Array, messages: Array) -> float:
     """The bound that these messages prove: whatever they are, each term is computed from them alone, and rounded down.
 
@@ -123,7 +128,7 @@ def certify(flat: Flat, own: Array, messages: Array) -> float:
     return bound - _EPSILON * (flat.start.size + flat.a.size) * off
 
 
-@jit
+@inner()
 def _least_of(flat: Flat, messages: Array, e: int, total: Array, shares: int) -> float:
     """The least entry of an edge's table that is left when its messages are taken out and its later end's share is added."""
     least, width = 1e300, flat.start[flat.b[e] + 1] - flat.start[flat.b[e]]
@@ -136,7 +141,7 @@ def _least_of(flat: Flat, messages: Array, e: int, total: Array, shares: int) ->
     return least
 
 
-@jit
+@jit()
 def decode(flat: Flat, own: Array, messages: Array, choice: Ints) -> None:
     """A choice, node after node: the least given the choices made so far and the messages from the nodes to come."""
     for i in range(flat.start.size - 1):
@@ -154,7 +159,7 @@ def decode(flat: Flat, own: Array, messages: Array, choice: Ints) -> None:
         choice[i] = np.argmin(total)
 
 
-@jit
+@jit()
 def value(flat: Flat, choice: Ints) -> float:
     """The cost of a choice, memory aside."""
     total = 0.0
@@ -166,7 +171,7 @@ def value(flat: Flat, choice: Ints) -> float:
     return total
 
 
-@jit
+@jit()
 def held(flat: Flat, choice: Ints) -> Array:
     """The memory held at each time."""
     total = np.zeros(flat.room.size)
@@ -178,12 +183,14 @@ def held(flat: Flat, choice: Ints) -> Array:
     return total
 
 
-@jit
+@jit()
 def roughly_held(flat: Flat, choice: Ints) -> Array:
     """`held`, up to rounding, in time that does not grow with the length of the nodes' lives."""
-    change = np.zeros(flat.room.size + 1)
+    total = np.zeros(flat.room.size + 1)
     for i in range(choice.size):
         more = flat.memory[flat.start[i] + choice[i]]
-        change[flat.first[i]] += more
-        change[flat.last[i]] -= more
-    return np.cumsum(change)[: flat.room.size]
+        total[flat.first[i]] += more
+        total[flat.last[i]] -= more
+    for t in range(1, flat.room.size):
+        total[t] += total[t - 1]
+    return total[: flat.room.size]
