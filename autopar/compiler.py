@@ -27,7 +27,7 @@ from autopar.ir.grid import GridShape
 from autopar.ir.machine import Machine
 from autopar.ir.plan import ModelSource, Options, Plan
 from autopar.partitioner.formulation.priced_problem import PricedProblem
-from autopar.partitioner.problem import Solution
+from autopar.partitioner.problem import NotShorter, Solution
 from autopar.planning import alternatives, baselines, grid_search, microbatch_search
 from autopar.planning.candidate import Candidate
 from autopar.planning.microbatch_search import MicrobatchCount
@@ -317,6 +317,11 @@ class ReadyPlan:
         """Whether it was found without a memory limit."""
         return self.candidate.built.problem.limit is None
 
+    def improved(self, request: Request) -> Request:
+        """What asks for a shorter step, and knows what this plan has shown."""
+        beside = self.placed.beside if self.placed else 0.0
+        return replace(request, below=min(request.below, self.seconds), beside=beside)
+
 
 def _planned_and_emitted(
     subject: Subject, request: Request, tell: Progress, count: MicrobatchCount | None = None
@@ -328,6 +333,8 @@ def _planned_and_emitted(
     while True:
         try:
             ready = _planned_with(subject, request, tell, count) if count else _planned(subject, request, tell)
+            if request.grid.place and ready.seconds >= request.below:
+                raise NotShorter(ready.seconds)
             # Candidate -> program.py, Plan
             with timed(tell, "emitted") as said:
                 parts = (ready.candidate, subject, ready.request.options, ready.placed, ready.division)
@@ -352,7 +359,12 @@ def _planned(subject: Subject, request: Request, tell: Progress) -> ReadyPlan:
     if request.grid.queue:
         return microbatch_search.search_for_queue(rows, request.grid.replicas, on, tell)
     if request.grid.place:
-        return microbatch_search.search_for_pipeline(rows, request.grid.positions, on, tell)
+
+        def shorter(count: MicrobatchCount, than: ReadyPlan | None) -> ReadyPlan:
+            asked = than.improved(request) if than else request
+            return _planned_with(subject, asked, tell, count)
+
+        return microbatch_search.search_for_pipeline(rows, request.grid.positions, shorter, tell)
     return microbatch_search.search(rows, request.grid.size, on, tell)
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from autopar.errors import InfeasiblePlan, PlanError, refusal
+from autopar.errors import AutoparError, InfeasiblePlan, PlanError, refusal
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -87,6 +87,14 @@ class NoChoice(InfeasiblePlan):
     def __init__(self, message: str, limit: float | None, least_peak: float | None, proven: bool = True) -> None:
         super().__init__(message)
         self.limit, self.least_peak, self.proven = limit, least_peak, proven
+
+
+class NotShorter(AutoparError):
+    """No plan of what is asked has a step as short as one that is known; `seconds` is what none is shorter than."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"no step is shorter than {seconds:.4g} s")
+        self.seconds = seconds
 
 
 def relative_gap(cost: float, bound: float) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from autopar.ir.layout import Shard
 
@@ -78,11 +78,12 @@ class Node:
     source: str = ""
     code: str = ""
     whole: str = ""
+    inputs: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    """Names of the tensors read, in order of appearance in the arguments, repeats kept."""
 
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Names of the tensors read, in order of appearance in the arguments, repeats kept."""
-        return tuple(ref.name for ref in _refs((self.args, tuple(value for _, value in self.kwargs))))
+    def __post_init__(self) -> None:
+        refs = _refs((self.args, tuple(value for _, value in self.kwargs)))
+        object.__setattr__(self, "inputs", tuple(ref.name for ref in refs))
 
 
 def _refs(argument: Argument) -> Iterator[Ref]:

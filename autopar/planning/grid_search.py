@@ -10,7 +10,8 @@ Where something stops ranks now and then (`Machine.stalls`), those of the fewest
 have in them what stalls add, and a queue is taken where it saves more of that than its micro-batches cost.
 
 A grid whose plan would miss the memory limit, and whose step is even without that limit no shorter than the best plan's, is passed
-over: what the limit asks for only takes longer.
+over: what the limit asks for only takes longer. Where the grids of one and two axes take more than `FAR` times as long as one with
+a place axis, those of three, which send over the same links, are left out.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from autopar.errors import AutoparError, ConfigError, InfeasiblePlan, refusal
 from autopar.ir.grid import GridShape
 from autopar.ir.machine import Machine
 from autopar.ir.plan import Options, Plan
+from autopar.partitioner.problem import NotShorter
 from autopar.planning.place_axis.schedule_options import asks_for_place
-from autopar.planning.request import NotShorter
 
 AUTO = "auto"
 AXES = 3
@@ -37,6 +38,8 @@ MOST_PLACED = 3
 """Candidates with a place axis."""
 MOST_QUEUED = 3
 """Candidates with a queue."""
+FAR = 2.0
+"""How many times as long as the best step those of one and two axes may be before those of three are left out."""
 _EQUAL = 1e-9
 
 
@@ -52,13 +55,17 @@ AnyPlanned = TypeVar("AnyPlanned", bound=Planned)
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """One grid that was planned: seconds and bytes of a step on one rank, the plan's gap, or why it has no plan or needs none."""
+    """One grid that was planned: seconds and bytes of a step on one rank, the plan's gap, or why it has no plan or needs none.
+
+    `least` are seconds that no step on it is shorter than, of a grid that was passed over.
+    """
 
     grid: str
     seconds: float = 0.0
     bytes: int = 0
     gap: float = 0.0
     refused: str = ""
+    least: float = 0.0
 
 
 def check(grid: str | GridShape, ranks: int | None) -> None:
@@ -139,27 +146,24 @@ def search(
     ones the first is taken. Where something is asked of a place axis, all have one; with `queue` the first axis of all is one.
     Raises InfeasiblePlan or ConfigError, with all grids, where none has a plan.
     """
-    placed = () if queue else with_place_axis(ranks, machine)
-    asked = bool(placed) and asks_for_place(options)
-    shapes = () if asked else candidates(ranks, machine) or (GridShape.parse("1"),)
-    shapes = tuple(shape.with_queue() for shape in shapes) if queue else shapes
-    waiting = all(machine.stalls) and not queue and not asked and ranks > 1
-    queued = tuple(shape.with_queue() for shape in shapes[: MOST_QUEUED * waiting])
-    several = asked or ranks > machine.ranks_per_node
-    share = replace(options, time_limit=options.time_limit / (len(shapes) + len(queued) + several * len(placed)))
+    shapes, last = _in_order(ranks, machine, asks_for_place(options), queue)
+    share = replace(options, time_limit=options.time_limit / len(shapes))
     best: AnyPlanned | None = None
     tried: list[Tried] = []
     kinds: set[bool] = set()
-    for shape in (*placed[:several], *shapes, *queued, *placed[several:]):
-        if shape.place and not several and (best is not None or kinds != {True}):
-            break  # on one node only for the memory limit
+    for shape in (*shapes, *last):
+        if shape in last and (best is not None or kinds != {True}):
+            break
+        shortest = math.inf if best is None else best.plan.predicted.seconds
+        if len(shape.sizes) == AXES and (why := _left_out(shortest, tried)):
+            tried.append(Tried(str(shape), refused=why))
+            continue
         try:
-            compiled = compile(shape, share, math.inf if best is None else best.plan.predicted.seconds)
+            compiled = compile(shape, share, shortest)
         except NotShorter as error:
             assert best is not None, "nothing is shorter than nothing"
-            tried.append(
-                Tried(str(shape), refused=f"passed over: {error.seconds:.3g} s at least, beside {best.plan.grid}")
-            )
+            why = f"passed over: {error.seconds:.3g} s at least, beside {best.plan.grid}"
+            tried.append(Tried(str(shape), refused=why, least=error.seconds))
             continue
         except (InfeasiblePlan, ConfigError) as error:
             kinds.add(isinstance(error, InfeasiblePlan))
@@ -168,11 +172,35 @@ def search(
         predicted = compiled.plan.predicted
         gap = (compiled.plan.placement or compiled.plan.solver).gap
         tried.append(Tried(str(shape), predicted.seconds, predicted.bytes, gap))
-        if best is None or predicted.seconds < best.plan.predicted.seconds * (1 - _EQUAL):
+        if predicted.seconds < shortest * (1 - _EQUAL):
             best = compiled
     if best is None:
         raise _none(ranks, tried, memory=kinds == {True})
     return best, tuple(tried)
+
+
+def _in_order(
+    ranks: int, machine: Machine, asked: bool, queue: bool
+) -> tuple[tuple[GridShape, ...], tuple[GridShape, ...]]:
+    """The grids that are tried, and those that follow only where the memory limit leaves no other; `asked` for a place axis."""
+    placed = () if queue else with_place_axis(ranks, machine)
+    if placed and asked:
+        return placed, ()
+    shapes = candidates(ranks, machine) or (GridShape.parse("1"),)
+    if queue:
+        return tuple(shape.with_queue() for shape in shapes), ()
+    waiting = all(machine.stalls) and ranks > 1
+    shapes += tuple(shape.with_queue() for shape in shapes[: MOST_QUEUED * waiting])
+    if ranks > machine.ranks_per_node:
+        return (*placed[:1], *shapes, *placed[1:]), ()
+    return shapes, placed
+
+
+def _left_out(shortest: float, tried: list[Tried]) -> str:
+    """Why grids of more axes are left out: of those that were tried, none without a place axis is near the shortest step."""
+    known = [(one.seconds or one.least, one.grid) for one in tried if not GridShape.parse(one.grid).place]
+    least, grid = min((each for each in known if each[0]), default=(0.0, ""))
+    return f"left out: {least:.3g} s at least on {grid}" if least > FAR * shortest else ""
 
 
 def _short(error: AutoparError) -> str:

@@ -20,7 +20,7 @@ from typing import Protocol, TypeVar
 
 from autopar.errors import AutoparError, CaptureError, ConfigError, InfeasiblePlan, refusal
 from autopar.ir.grid import GridShape
-from autopar.planning.request import NotShorter
+from autopar.partitioner.problem import NotShorter
 from autopar.progress import Progress
 
 AUTO = "auto"
@@ -77,36 +77,42 @@ def search(rows: int, ranks: int, compile: Callable[[MicrobatchCount], AnyPriced
 
 
 def search_for_pipeline(
-    rows: int, positions: int, compile: Callable[[MicrobatchCount], AnyPriced], tell: Progress
+    rows: int, positions: int, compile: Callable[[MicrobatchCount, AnyPriced | None], AnyPriced], tell: Progress
 ) -> AnyPriced:
     """The shortest predicted step on a place axis.
 
-    Raises what one micro-batch raises where nothing else can be planned, and NotShorter where that is all there is.
+    `compile` is told the best plan so far, and may raise NotShorter where it sees none that is shorter. Raises what one micro-batch
+    raises where nothing else can be planned, and NotShorter where that is all there is.
     """
+    best: AnyPriced | None = None
     passed: list[float] = []
 
-    def planned(count: int) -> AnyPriced | None:
+    def seconds(count: int) -> float:
+        """Of the shortest step with so many micro-batches, or what no such step is shorter than."""
+        nonlocal best
         try:
-            return compile(MicrobatchCount(count, "auto: for the place axis"))
+            one = compile(MicrobatchCount(count, "auto: for the place axis"), best)
         except (InfeasiblePlan, ConfigError, CaptureError) as error:
             tell("divided", f"not into {count}: {str(error).splitlines()[0]}", 0.0)
+            return math.inf
         except NotShorter as error:
             passed.append(error.seconds)
-        return None
+            return error.seconds
+        best = one if best is None or one.seconds < best.seconds else best
+        return one.seconds
 
     first = min(2 * positions, rows)
     more = [first << i for i in range(1, rows.bit_length()) if first << i <= rows]
     fewer = [first >> i for i in range(1, first.bit_length()) if first >> i > 1]
-    start = best = planned(first) if first > 1 else None
+    start = least = seconds(first) if first > 1 else math.inf
     for ladder in (more, fewer):
-        for count in ladder if best is start else ():
-            one = planned(count)
-            if _seconds(one) >= _seconds(best):
+        for count in ladder if least == start else ():
+            if (now := seconds(count)) >= least:
                 break
-            best = one
+            least = now
     if best is None and passed:
         raise NotShorter(min(passed))
-    return best if best is not None else compile(MicrobatchCount(1, "auto: the batch is not to be divided"))
+    return best if best is not None else compile(MicrobatchCount(1, "auto: the batch is not to be divided"), None)
 
 
 def search_for_queue(

@@ -6,8 +6,8 @@ The candidate's letters are those of one position's own grid. What its calls, co
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 from autopar.codegen.division import GraphDivision
 from autopar.codegen.lower import lower
@@ -25,8 +25,9 @@ from autopar.ir.plan import Options
 from autopar.ir.units import bytes_precisely
 from autopar.partitioner.formulation.strategies import result_layouts
 from autopar.partitioner.placement.bounds import placement_bound
-from autopar.partitioner.placement.place import Placement, compare
+from autopar.partitioner.placement.place import Placement
 from autopar.partitioner.placement.problem import CallWork, ParameterUse, PlacementProblem, TensorUse
+from autopar.partitioner.problem import NotShorter
 from autopar.partitioner.schedules.position_memory import SegmentMemory
 from autopar.planning.candidate import Candidate, conversion_plans
 from autopar.planning.place_axis.position_footprints import (
@@ -43,7 +44,7 @@ from autopar.planning.place_axis.position_limits import (
 from autopar.planning.place_axis.position_pins import letter_pins, placed_by_hand
 from autopar.planning.place_axis.segments_each import shortest
 from autopar.planning.planner import planned
-from autopar.planning.request import NotShorter, Request
+from autopar.planning.request import Request
 from autopar.progress import Progress, timed
 
 _SHRUNK = (1.0, 0.8, 0.6, 0.4)
@@ -54,10 +55,10 @@ _DEFERRABLE = ("linear", "affine", "matmul", "conv")  # operators that `autopar.
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """Where calls stand, who does what when, what that comes to, and the same of plainer ways to divide the graph.
+    """Where calls stand, who does what when, and what that comes to.
 
-    `larger` is the graph that was planned, with more rows, where there is one. `memories` are those of segments, `footprints` of
-    positions.
+    `schedule` is the one that was asked for, `beside` the room that was left for what is not kept from call to call. `larger` is
+    the graph that was planned, with more rows, where there is one. `memories` are those of segments, `footprints` of positions.
     """
 
     grid: GridShape
@@ -65,7 +66,8 @@ class Placed:
     larger: Graph | None
     problem: PlacementProblem
     placement: Placement
-    baselines: Mapping[str, Placement | None] = field(default_factory=dict)
+    schedule: str
+    beside: float
     memories: tuple[SegmentMemory, ...] = ()
     footprints: tuple[PositionFootprint, ...] = ()
 
@@ -123,18 +125,21 @@ def _placed(candidate: Candidate, request: Request, tell: Progress) -> tuple[Can
     While places are sought, memory is what is kept from call to call: what is held beside that is found by the walk, and room is
     left for it when they are sought again. Raises InfeasiblePlan.
     """
-    problem, beside, found = placement_problem(candidate, request), float(_inputs(candidate)), list[Placed]()
+    problem, least, found = placement_problem(candidate, request), float(_inputs(candidate)), list[Placed]()
+    beside = max(request.beside, least)
     for _ in range(_TRIES):
-        rooms = position_limits(request, beside)
         try:
-            carried_out, placed = _division(candidate, replace(problem, positions=rooms), request, tell)
+            carried_out, placed = _division(candidate, problem, beside, request, tell)
         except InfeasiblePlan:
-            if not found:
+            if found:
+                break
+            if beside == least:
                 raise
-            break
+            beside = least  # what such a plan held was too much to leave room for
+            continue
         found.append(placed)
         if _over(placed, request)[0] <= 0:
-            return carried_out, replace(placed, baselines=compare(placed.problem, request.options.schedule))
+            return carried_out, placed
         kept = zip(placed.footprints, placed.placement.memory, _limits(request), strict=True)
         beside = max(held.peak - size for held, size, limit in kept if held.peak > limit)
     raise _too_full(request, min((_over(one, request) for one in found), key=lambda one: one[0]))
@@ -161,15 +166,16 @@ def _too_full(request: Request, missed: tuple[float, PositionFootprint]) -> Infe
 
 
 def _division(
-    candidate: Candidate, problem: PlacementProblem, request: Request, tell: Progress
+    candidate: Candidate, problem: PlacementProblem, beside: float, request: Request, tell: Progress
 ) -> tuple[Candidate, Placed]:
+    problem = replace(problem, positions=position_limits(request, beside))
     with timed(tell, "placed") as said:
         if (bound := placement_bound(problem)) >= request.below:
             raise NotShorter(bound)
         larger = request.annotated.larger
-        placement = shortest(candidate, problem, request.options)
+        placement = shortest(candidate, problem, request.options, request.below)
         more = larger.graph if larger else None
-        found = Placed(request.grid, request.machine, more, problem, placement)
+        found = Placed(request.grid, request.machine, more, problem, placement, request.options.schedule, beside)
         most = f"{placement.imbalance:.2f} x the mean at most"
         said(
             f"{len(placement.assignment.position)} segments on {request.grid.positions} positions, {most}, gap {placement.gap:.1%}"
@@ -220,11 +226,15 @@ def placement_problem(candidate: Candidate, request: Request) -> PlacementProble
                 reading = tuple(number[reader.name] for reader in readers[name])
                 gradient = size if graph.values[name].differentiable else 0.0
                 tensors.append(TensorUse(name, number[node.name], reading, size, gradient))
+    parameters = []
+    for item in graph.parameters:
+        reading = tuple(number[reader.name] for reader in readers[item.value])
+        parameters.append(_parameter(candidate, item, reading, request.options.optimizer))
     pins, bans = placed_by_hand(request.options, request.grid, graph)
     return PlacementProblem(
         calls=tuple(_calls(candidate)),
         tensors=tuple(tensors),
-        parameters=tuple(_parameter(candidate, item, number, request.options.optimizer) for item in graph.parameters),
+        parameters=tuple(parameters),
         positions=position_limits(request, _inputs(candidate)),
         links=position_links(request.machine, request.grid),
         microbatches=request.microbatches,
@@ -297,13 +307,12 @@ def exchange_seconds(candidate: Candidate) -> dict[str, tuple[float, float]]:
     return found
 
 
-def _parameter(candidate: Candidate, item: Parameter, number: Mapping[str, int], optimizer: str) -> ParameterUse:
+def _parameter(candidate: Candidate, item: Parameter, readers: tuple[int, ...], optimizer: str) -> ParameterUse:
     built = candidate.built
     value, stored = built.graph.values[item.value], candidate.decision.storage[item.value]
     size = value_bytes(candidate, item.value, stored)
     sums, update = parameter_seconds(value, item.kind, stored, optimizer, built.grid, built.machine)
     trained = item.kind == "parameter"
-    readers = tuple(number[node.name] for node in built.graph.consumers()[item.value])
     held = size * (2 + optimizer_copies(optimizer)) if trained else size
     return ParameterUse(item.name, held, readers, size if trained else 0.0, sums + update)
 

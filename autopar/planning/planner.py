@@ -29,7 +29,7 @@ from autopar.partitioner.formulation.constraints import Constraints
 from autopar.partitioner.formulation.priced_problem import PricedProblem, build, repeated, running_statistics
 from autopar.partitioner.formulation.recomputation import key_of, offered
 from autopar.partitioner.formulation.strategies import CallStrategies
-from autopar.partitioner.problem import NoChoice
+from autopar.partitioner.problem import NoChoice, NotShorter
 from autopar.partitioner.solvers.solve import solve
 from autopar.planning import overlap
 from autopar.planning.axis_merging import marked, opened
@@ -37,7 +37,7 @@ from autopar.planning.baselines import FREE
 from autopar.planning.candidate import Candidate, candidate_of
 from autopar.planning.infeasibility import Relaxed, no_plan, relaxations
 from autopar.planning.memory_limit import Fitted, NextLimit, look_closer, next_limit
-from autopar.planning.request import NotShorter, Request
+from autopar.planning.request import Request
 from autopar.planning.unequal.cut_search import alternated
 from autopar.progress import Progress, only_reminders, silent, timed
 

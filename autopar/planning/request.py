@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from autopar.costmodel.rank_views import alike
-from autopar.errors import AutoparError
 from autopar.ir.graph import Graph
 from autopar.ir.grid import GridShape
 from autopar.ir.machine import Machine
@@ -17,21 +16,14 @@ from autopar.partitioner.formulation.constraints import Constraints
 from autopar.planning import baselines, pins
 
 
-class NotShorter(AutoparError):
-    """No plan of a request has a step as short as one that is known; `seconds` is what none is shorter than."""
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__(f"no step is shorter than {seconds:.4g} s")
-        self.seconds = seconds
-
-
 @dataclass(frozen=True, slots=True)
 class Request:
     """One model on one grid. `stored` are the layouts, per axis, in which parameters lie whatever the options say.
 
     A step computes the graph once for each of its `microbatches`. Where `grid` is that of one position of a place axis, `whole` is
     the grid with it: the limit is then what all positions hold together. A plan whose step does not take `below` so many seconds is
-    of no use: planning raises NotShorter as soon as it sees that there is no other.
+    of no use: planning raises NotShorter as soon as it sees that there is no other. `beside` are the bytes that a position probably
+    holds beside what is kept from call to call, where a plan like this one has shown it.
     """
 
     annotated: AnnotatedGraph
@@ -42,6 +34,7 @@ class Request:
     microbatches: int = 1
     whole: GridShape | None = None
     below: float = math.inf
+    beside: float = 0.0
 
     @property
     def graph(self) -> Graph:

@@ -25,16 +25,16 @@ def propagate(annotated: AnnotatedGraph) -> DimFactors:
     readings: DimFactors = {
         (value.name, dim): {(1, 1)} for value in graph.values.values() for dim in range(len(value.shape))
     }
-    pending = dict.fromkeys(graph.nodes)
+    pending = dict.fromkeys(node.name for node in graph.nodes)
     readers = graph.consumers()
     writers = graph.producers()
     while pending:
         node = next(iter(pending))
         del pending[node]
-        for name in _pass_through(readings, annotated.calls[node.name]):
-            pending.update(dict.fromkeys(other for other in readers[name] if other is not node))
-            if name in writers and writers[name] is not node:
-                pending[writers[name]] = None
+        for name in _pass_through(readings, annotated.calls[node]):
+            pending.update(dict.fromkeys(other.name for other in readers[name] if other.name != node))
+            if name in writers and writers[name].name != node:
+                pending[writers[name].name] = None
     return readings
 
 

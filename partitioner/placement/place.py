@@ -17,7 +17,7 @@ from autopar.partitioner.placement.judging import Judge
 from autopar.partitioner.placement.problem import WHERE, PlacementProblem, check
 from autopar.partitioner.placement.refinement import Refinement
 from autopar.partitioner.placement.starting_points import chain_assignments, starting_points
-from autopar.partitioner.problem import relative_gap
+from autopar.partitioner.problem import NotShorter, relative_gap
 from autopar.partitioner.schedules.auto import forecast
 from autopar.partitioner.schedules.pipeline_problem import PipelineProblem
 
@@ -31,6 +31,7 @@ _JUDGED, _TRIED = 60, 1000  # assignments that are simulated, and looked at
 _SEARCHED = 24  # calls up to which a search of all assignments is begun
 _FORECAST, _SOUGHT = 100, 16  # assignments of which one schedule is simulated, and those of which more are sought
 _FORECAST_ACTIONS, _SOUGHT_ACTIONS = 150_000, 15_000  # and of all these together
+_BEATEN = 1.1  # one schedule of an assignment over the best one that is found, or more: seldom
 _EQUAL = 1e-9
 _DEAR, _NEAR = 4000, 1.5  # micro-batches of segments that make a long schedule; estimates that are near the best
 ONE_STAGE = ("1f1b", "zb")
@@ -74,18 +75,23 @@ def place(
     schedule: str = "auto",
     time_limit: float = 60.0,
     tries: int = 500,
+    below: float = math.inf,
 ) -> Placement:
     """The fastest placement that is found, by simulated makespan.
 
     After the heuristics, small problems are searched exhaustively, with so many `tries`: that raises the bound, to the makespan
     where it comes to its end. The answer depends on the input alone unless `time_limit` (seconds) ends the search. Raises
-    ConfigError for what cannot be placed as asked, InfeasiblePlan where memory does not suffice.
+    ConfigError for what cannot be placed as asked, InfeasiblePlan where memory does not suffice, and NotShorter where no
+    makespan is seen to be `below` so many seconds.
     """
     most = 1 if schedule in ONE_STAGE else segments_per_position
     check(problem, most)
     deadline = time.perf_counter() + time_limit
     judge = Judge(problem, schedule)
-    best = _fastest(_candidates(problem, most, deadline), judge, deadline)
+    candidates = _candidates(problem, most, deadline)
+    if candidates and (least := min(seconds for _, seconds in candidates)) >= below:
+        raise NotShorter(least)
+    best = _fastest(candidates, judge, deadline, below)
     if best is None:
         raise _nothing_fits(problem, judge)
     bound = placement_bound(problem)
@@ -96,7 +102,9 @@ def place(
     return described(problem, best, judge, bound)
 
 
-def _fastest(candidates: list[tuple[Assignment, float]], judge: Judge, deadline: float) -> Assignment | None:
+def _fastest(
+    candidates: list[tuple[Assignment, float]], judge: Judge, deadline: float, below: float
+) -> Assignment | None:
     """The assignment with the least simulated makespan; of those that are as fast, the one that sends fewest bytes.
 
     Estimates are least makespans, or nearly: the first one that is above what has been found ends the search.
@@ -104,7 +112,7 @@ def _fastest(candidates: list[tuple[Assignment, float]], judge: Judge, deadline:
     best: Assignment | None = None
     least = fewest = math.inf
     if judge.schedule == "auto":
-        candidates = _promising(judge, candidates, deadline)
+        candidates = _promising(judge, candidates, deadline, below)
     for tried, (assignment, seconds) in enumerate(candidates):
         enough = judge.actions > _ACTIONS or judge.simulated > _JUDGED or time.perf_counter() > deadline
         if (enough and best is not None) or seconds > least * (1 + _EQUAL) or tried > _TRIED:
@@ -119,11 +127,12 @@ def _fastest(candidates: list[tuple[Assignment, float]], judge: Judge, deadline:
 
 
 def _promising(
-    judge: Judge, candidates: list[tuple[Assignment, float]], deadline: float
+    judge: Judge, candidates: list[tuple[Assignment, float]], deadline: float, below: float
 ) -> list[tuple[Assignment, float]]:
     """Those candidates, in their order, whose schedules are worth being sought, where it would take too long to seek them all.
 
-    One schedule of each of the first ones is simulated, and the best few are taken.
+    One schedule of each of the first ones is simulated, and the best few are taken. Raises NotShorter where the best of these
+    schedules is so much longer than `below` that no other makes up for it.
     """
     actions = 2 * judge.problem.microbatches * len(candidates[0][0].position) if candidates else 0
     if len(candidates) * actions <= _ACTIONS:
@@ -133,6 +142,8 @@ def _promising(
         seconds[assignment] = forecast(pipeline(judge.problem, assignment))
         if time.perf_counter() > deadline:
             break
+    if below * _BEATEN < min(seconds.values()) < math.inf:
+        raise NotShorter(min(seconds.values()) / _BEATEN)
     sought = min(_SOUGHT, 1 + _SOUGHT_ACTIONS // actions)
     best = {*sorted(seconds, key=seconds.__getitem__)[:sought]}
     return [each for each in candidates if each[0] in best]

@@ -11,7 +11,7 @@ from autopar.progress import silent
 
 
 def planner(seconds, tried):
-    def plan(count):
+    def plan(count, best):
         tried.append(count.microbatches)
         if seconds(count.microbatches) is None:
             raise InfeasiblePlan("too large")

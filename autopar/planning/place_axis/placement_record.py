@@ -9,6 +9,7 @@ from autopar.ir.graph import Graph, Parameter, Value
 from autopar.ir.pipeline.placement_plan import DivisionPlan, EdgePlan, MessagePlan, PlacementPlan, SegmentPlan
 from autopar.ir.plan import Predicted
 from autopar.partitioner.placement.assignment import homes
+from autopar.partitioner.placement.place import compare
 from autopar.planning.candidate import Candidate, update_seconds
 from autopar.planning.placing import Placed, exchange_seconds, value_bytes
 
@@ -25,7 +26,7 @@ def placement_plan(candidate: Candidate, placed: Placed, rows: Sequence[SegmentR
     )
     others = (
         DivisionPlan(name, other.makespan, other.cut_bytes, other.imbalance)
-        for name, other in placed.baselines.items()
+        for name, other in compare(placed.problem, placed.schedule).items()
         if other is not None
     )
     return PlacementPlan(

@@ -6,8 +6,6 @@ one are taken where the simulated step gets clearly shorter, with what the runti
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 from autopar.errors import ConfigError, InfeasiblePlan
 from autopar.ir.plan import Options
 from autopar.partitioner.placement.bounds import placement_bound
@@ -16,6 +14,7 @@ from autopar.partitioner.placement.judging import Judge
 from autopar.partitioner.placement.mip import solve_mip
 from autopar.partitioner.placement.place import ONE_STAGE, Placement, described, place
 from autopar.partitioner.placement.problem import PlacementProblem
+from autopar.partitioner.problem import NotShorter
 from autopar.planning.candidate import Candidate
 from autopar.planning.place_axis.schedule_options import AUTO, most_segments
 
@@ -30,20 +29,25 @@ _MOST_EXACT = 60  # parts that the integer program is given
 _SECONDS = 60.0  # of a search: less would make the answer one of the machine's speed
 
 
-def shortest(candidate: Candidate, problem: PlacementProblem, options: Options) -> Placement:
-    """As many segments a position as are asked for; otherwise one, or 2 or 4 where that is clearly shorter or memory needs it."""
+def shortest(candidate: Candidate, problem: PlacementProblem, options: Options, below: float) -> Placement:
+    """As many segments a position as are asked for; otherwise one, or 2 or 4 where that is clearly shorter or memory needs it.
+
+    Raises NotShorter where no step is seen to be `below` so many seconds, InfeasiblePlan where memory does not suffice.
+    """
     if options.segments is not None or options.schedule != AUTO:
-        return _best(candidate, problem, most_segments(options), options)
+        return _best(candidate, problem, most_segments(options), options, below)
     best: Placement | None = None
-    refused: InfeasiblePlan | None = None
+    refused: InfeasiblePlan | NotShorter | None = None
     for segments in _SEGMENTS:
         least = placement_bound(problem) + 2 * problem.microbatches * segments * _ACTION
         if best is not None and (least > _with_actions(best) * (1 - _PAYS) or len(problem.calls) > _MOST_CALLS):
             break
         try:
-            found = _best(candidate, problem, segments, options, fine=segments == 1)
-        except InfeasiblePlan as error:
+            found = _best(candidate, problem, segments, options, below, fine=segments == 1)
+        except (InfeasiblePlan, NotShorter) as error:
             refused = refused or error
+            if isinstance(error, NotShorter) and len(problem.calls) > _MOST_CALLS:
+                break
             continue
         if best is not None and _with_actions(found) > _with_actions(best) * (1 - _PAYS):
             break
@@ -60,7 +64,7 @@ def _with_actions(placement: Placement) -> float:
 
 
 def _best(
-    candidate: Candidate, problem: PlacementProblem, segments: int, options: Options, fine: bool = True
+    candidate: Candidate, problem: PlacementProblem, segments: int, options: Options, below: float, fine: bool = True
 ) -> Placement:
     """Of repeated blocks whole ones where there are enough, or, if `fine`, calls one by one where that is clearly shorter.
 
@@ -70,15 +74,22 @@ def _best(
 
     def placed(parts: list[list[int]]) -> Placement:
         small = merged(problem, parts)
-        found = place(small, segments_per_position=segments, schedule=options.schedule, time_limit=_SECONDS)
+        found = place(
+            small, segments_per_position=segments, schedule=options.schedule, time_limit=_SECONDS, below=below
+        )
         best = described(problem, expanded(problem, parts, found.assignment), judge, bound)
         return _exact(best, problem, parts, segments, options, judge) if options.solver == "ilp" else best
 
     whole: Placement | None = None
     blocks, calls = _parts(candidate, whole_blocks=True), _parts(candidate, whole_blocks=False)
     if len(blocks) < len(calls) and len(blocks) >= _BLOCKS_EACH * segments * len(problem.positions):
-        with suppress(InfeasiblePlan, ConfigError):
+        try:
             whole = placed(blocks)
+        except NotShorter:
+            if not fine or len(calls) > _MOST_CALLS:
+                raise
+        except (InfeasiblePlan, ConfigError):
+            pass
     if whole is not None and (not fine or whole.gap <= _CLOSE or len(calls) > _MOST_CALLS):
         return whole
     single = placed(calls)
