@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from torch import Tensor
+from autopar.runtime.checkpoint.digest import FileDigest
+from autopar.runtime.checkpoint.index import SavedFile
+
+_AHEAD = 4
+"""Pieces that may be hashed and not yet written: what is held for them is no more."""
 
 
 def write_text(path: Path, text: str) -> None:
@@ -18,16 +24,25 @@ def write_text(path: Path, text: str) -> None:
         os.fsync(stream.fileno())
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """A safetensors file, flushed."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
+def write_pieces(path: Path, pieces: Iterable[memoryview]) -> SavedFile:
+    """A file of pieces, flushed, and what the index says of it. The disk takes one piece while the next ones are hashed."""
+    digest, under_way = FileDigest(), deque[Future[None]]()
+    with path.open("wb", buffering=0) as stream, ThreadPoolExecutor(1) as beside:
+        for piece in pieces:
+            under_way.append(beside.submit(write_piece, stream.fileno(), piece))
+            digest.update(piece)
+            if len(under_way) > _AHEAD:
+                under_way.popleft().result()
+        for one in under_way:
+            one.result()
+        os.fsync(stream.fileno())
+    return digest.said()
 
-    try:
-        save_file(dict(tensors), path)
-    except SafetensorError as error:  # a full disk, in words of its own
-        raise OSError(str(error)) from error
-    _flush(path)
+
+def write_piece(handle: int, piece: memoryview) -> None:
+    """The next bytes of an open file, on their way to the disk."""
+    while piece:
+        piece = piece[os.write(handle, piece) :]
 
 
 def make_folder(path: Path) -> None:

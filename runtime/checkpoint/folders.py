@@ -9,7 +9,8 @@ from pathlib import Path
 
 from autopar.errors import CheckpointError, refusal
 from autopar.runtime.checkpoint import durable
-from autopar.runtime.checkpoint.index import INDEX, Index, file_digest, read_index
+from autopar.runtime.checkpoint.digest import differs
+from autopar.runtime.checkpoint.index import INDEX, Index, read_index
 from autopar.runtime.diagnostics.collective_errors import alike, by_rank0
 from autopar.runtime.transport.base import Comm
 
@@ -37,8 +38,11 @@ def steps(folder: Path) -> list[Path]:
     return [path for _, path in sorted(found, reverse=True)]
 
 
-def faults(path: Path, share: slice = slice(None)) -> Iterator[str]:
-    """What is wrong with a checkpoint, a line each; of its files only a share is read. Raises CheckpointError for its index."""
+def faults(path: Path, share: slice = slice(None), *, thorough: bool = False) -> Iterator[str]:
+    """What is wrong with a checkpoint, a line each; of its files only a share is read. Raises CheckpointError for its index.
+
+    Files are compared by their checksums, if `thorough` by their sha256 too.
+    """
     index = read_index(path)
     for name in sorted(index.files)[share]:
         said, file = index.files[name], path / name
@@ -46,8 +50,8 @@ def faults(path: Path, share: slice = slice(None)) -> Iterator[str]:
             yield f"{name} is missing"
         elif (size := file.stat().st_size) != said.bytes:
             yield f"{name} has {size} bytes, and {said.bytes} were written"
-        elif file_digest(file).sha256 != said.sha256:
-            yield f"{name} has changed since it was written (its sha256 is another)"
+        elif what := differs(file, said, thorough=thorough):
+            yield f"{name} has changed since it was written ({what})"
 
 
 def newest(folder: Path, comm: Comm) -> Chosen:
@@ -136,7 +140,7 @@ def listed(folder: Path, *, read: bool = True) -> list[tuple[Path, Index | None,
     rows: list[tuple[Path, Index | None, list[str]]] = []
     for path in candidates(folder):
         try:
-            rows.append((path, read_index(path), list(faults(path, slice(None) if read else slice(0)))))
+            rows.append((path, read_index(path), list(faults(path, slice(None) if read else slice(0), thorough=True))))
         except CheckpointError as error:
             rows.append((path, None, [str(error).splitlines()[0]]))
     return rows

@@ -44,10 +44,11 @@ class SavedTensor:
 
 @dataclass(frozen=True, slots=True)
 class SavedFile:
-    """The bytes of a file and their sha256."""
+    """The bytes of a file, their sha256, and their checksum (see `digest`), which earlier versions did not note."""
 
     bytes: int
     sha256: str
+    checksum: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,13 +107,6 @@ def read_index(folder: Path) -> Index:
         ) from error
     except (OSError, ValueError, KeyError, TypeError, msgspec.ValidationError) as error:
         raise CheckpointError(refusal(str(file), f"cannot be read: {type(error).__name__}: {error}", rule)) from error
-
-
-def file_digest(path: Path) -> SavedFile:
-    """The size of a file, and the hash of what is in it."""
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return SavedFile(path.stat().st_size, digest)
 
 
 def _digest(content: Mapping[str, Any]) -> str:

@@ -6,7 +6,6 @@ Everything is compared before anything is changed: names, shapes, dtypes, the op
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,10 @@ from autopar.errors import CheckpointError, nearest, refusal
 from autopar.ir.layout import Layouts
 from autopar.runtime.checkpoint.contents import HeldState, decoded
 from autopar.runtime.checkpoint.index import MODEL, OPTIMIZER, RANDOM, Index, SavedTensor
+from autopar.runtime.checkpoint.slices import PIECE, ShardFile, StoredTensor
 from autopar.runtime.grid.grid import Axis
 from autopar.runtime.parameters.moving.regions import Region, overlap
 from autopar.runtime.parameters.shards import Runs, rows
-from autopar.runtime.parameters.sources import Stored
 from autopar.runtime.program.plan_reader import TensorSpec, dtype_name, dtype_of
 
 
@@ -96,8 +95,8 @@ def fill(held: HeldState, index: Index, path: Path) -> None:
     with torch.no_grad(), Files(path) as files:
         for item, layouts in held.layouts.items():
             if item.name in held.tensors and (stored := index.tensors.get(f"{MODEL}/{item.name}")) is not None:
-                tensor = held.tensors[item.name]
-                tensor.copy_(part(stored, f"{MODEL}/{item.name}", layouts, held.grid.axes, files))
+                wanted = rows(stored.shape, layouts, held.grid.axes)
+                _read(stored, f"{MODEL}/{item.name}", wanted, files, held.tensors[item.name])
 
 
 def fill_optimizer(held: HeldState, optimizer: torch.optim.Optimizer, index: Index, path: Path) -> None:
@@ -120,8 +119,9 @@ def fill_optimizer(held: HeldState, optimizer: torch.optim.Optimizer, index: Ind
             state: dict[str, Any] = {name: decoded(value) for name, value in index.scalars.get(item.name, {}).items()}
             for field in fields.get(item.name, ()):
                 key = f"{OPTIMIZER}/{item.name}/{field}"
-                value = part(index.tensors[key], key, layouts, held.grid.axes, files)
-                state[field] = torch.empty_like(tensor, dtype=value.dtype).copy_(value)
+                stored = index.tensors[key]
+                state[field] = torch.empty_like(tensor, dtype=dtype_of(stored.dtype))
+                _read(stored, key, rows(stored.shape, layouts, held.grid.axes), files, state[field].detach())
             if state:
                 optimizer.state[tensor] = state
             else:
@@ -132,7 +132,8 @@ def fill_random(index: Index, path: Path, rank: int, ranks: int) -> None:
     """torch's generator of this rank as it was, on as many ranks; as rank 0's was on any other number."""
     file = f"rank-{rank if ranks == index.ranks else 0:05d}.safetensors"
     with Files(path) as files:
-        torch.set_rng_state(files.tensor(file, f"{RANDOM}/torch").slice[:])
+        stored = files.tensor(file, f"{RANDOM}/torch")
+        torch.set_rng_state(stored.read(Region(tuple(((0, extent),) for extent in stored.shape))))
 
 
 def part(stored: SavedTensor, key: str, layouts: Layouts, axes: Sequence[Axis], files: Files) -> Tensor:
@@ -143,18 +144,29 @@ def part(stored: SavedTensor, key: str, layouts: Layouts, axes: Sequence[Axis], 
 def read_rows(stored: SavedTensor, key: str, wanted: tuple[Runs, ...], files: Files) -> Tensor:
     """These rows of every dim of a stored tensor, from whatever files have them. Raises CheckpointError."""
     made = torch.empty(Region(wanted).shape, dtype=dtype_of(stored.dtype))
-    left = made.numel()
+    _read(stored, key, wanted, files, made)
+    return made
+
+
+def _read(stored: SavedTensor, key: str, wanted: tuple[Runs, ...], files: Files, target: Tensor) -> None:
+    """Fill a tensor with these rows: in its own memory where they come as they lie there, else a piece at a time."""
+    left = target.numel()
     for piece in stored.parts:
         pairs = [overlap(mine, theirs) for mine, theirs in zip(wanted, piece.rows, strict=True)]
-        here = Region(tuple(mine for mine, _ in pairs))
-        if here.numel:
-            value = files.tensor(piece.file, key).read([theirs for _, theirs in pairs])
-            here.put(made, value)
-            left -= value.numel()
+        here, there = (Region(tuple(pair[side] for pair in pairs)) for side in (0, 1))
+        if not here.numel:
+            continue
+        left -= here.numel
+        file = files.tensor(piece.file, key)
+        if here.numel == target.numel() and target.is_contiguous() and target.is_cpu and target.dtype == file.dtype:
+            file.read_into(there, target)
+            continue
+        most = max(1, PIECE // file.dtype.itemsize)
+        for mine, theirs in zip(here.pieces(most), there.pieces(most), strict=True):
+            mine.put(target, file.read(theirs))
     if left:
         rule = "the parts of a checkpoint hold each element once"
-        raise CheckpointError(refusal(key, f"{left} of {made.numel()} elements are not in it", rule))
-    return made
+        raise CheckpointError(refusal(key, f"{left} of {target.numel()} elements are not in it", rule))
 
 
 class Files:
@@ -162,27 +174,20 @@ class Files:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._handles: dict[str, Any] = {}
-        self._open = ExitStack()
+        self._files: dict[str, ShardFile] = {}
 
     def __enter__(self) -> Files:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._open.close()
+        for file in self._files.values():
+            file.close()
 
-    def tensor(self, file: str, key: str) -> Stored:
+    def tensor(self, file: str, key: str) -> StoredTensor:
         """A tensor of a file, unread. Raises CheckpointError where it cannot be opened."""
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            if file not in self._handles:
-                self._handles[file] = self._open.enter_context(safe_open(self._path / file, "pt"))
-            stored = self._handles[file].get_slice(key)
-        except (OSError, SafetensorError) as error:
-            rule = "the files of a checkpoint are those that its index names"
-            raise CheckpointError(refusal(str(self._path / file), f"cannot be read: {error}", rule)) from error
-        return Stored(stored, tuple(stored.get_shape()))
+        if file not in self._files:
+            self._files[file] = ShardFile(self._path / file)
+        return self._files[file].tensor(key)
 
 
 def _elements(item: TensorSpec) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,8 @@ _CODES = {
     torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2",
 }  # fmt: skip
 """How the format calls dtypes; what is not here it does not have."""
+DTYPES = {code: dtype for dtype, code in _CODES.items()}
+_PIECE = 16 << 20  # bytes that go to the disk at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +45,11 @@ def storable(dtype: torch.dtype) -> bool:
     return dtype in _CODES
 
 
-def write(path: Path, tensors: Sequence[TensorToWrite], notes: Mapping[str, str]) -> None:
-    """Write the tensors with notes, and flush. Raises OSError as the system says it."""
+def content(tensors: Sequence[TensorToWrite], notes: Mapping[str, str]) -> Iterator[memoryview]:
+    """The bytes of a file with tensors and notes, in their order; none but those of a piece are held for it."""
     header: dict[str, object] = {"__metadata__": dict(notes)} if notes else {}
-    start = 0
-    for one in sorted(tensors, key=lambda one: one.dtype.itemsize, reverse=True):  # as they lie: each is aligned
+    start, ordered = 0, sorted(tensors, key=lambda one: one.dtype.itemsize, reverse=True)  # so each is aligned
+    for one in ordered:
         header[one.name] = {
             "dtype": _CODES[one.dtype],
             "shape": list(one.shape),
@@ -56,14 +58,20 @@ def write(path: Path, tensors: Sequence[TensorToWrite], notes: Mapping[str, str]
         start += one.bytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
+    yield memoryview(len(text).to_bytes(8, "little") + text)
+    for one in ordered:
+        written = 0
+        for piece in one.pieces():
+            data = piece.contiguous().view(-1).view(torch.uint8).numpy().data
+            yield from (data[at : at + _PIECE] for at in range(0, len(data), _PIECE))
+            written += len(data)
+        assert written == one.bytes, f"{written} of {one.bytes} bytes of {one.name}"
+
+
+def write(path: Path, tensors: Sequence[TensorToWrite], notes: Mapping[str, str]) -> None:
+    """Write the tensors with notes, and flush. Raises OSError as the system says it."""
     with path.open("wb") as stream:
-        stream.write(len(text).to_bytes(8, "little") + text)
-        for one in sorted(tensors, key=lambda one: one.dtype.itemsize, reverse=True):
-            written = 0
-            for piece in one.pieces():
-                data = piece.contiguous().view(-1).view(torch.uint8).numpy()
-                stream.write(data.data)
-                written += data.nbytes
-            assert written == one.bytes, f"{written} of {one.bytes} bytes of {one.name}"
+        for piece in content(tensors, notes):
+            stream.write(piece)
         stream.flush()
         os.fsync(stream.fileno())

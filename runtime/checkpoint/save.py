@@ -6,8 +6,9 @@ Until then it is no checkpoint for anybody, wherever the job is killed; and no e
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,16 @@ from autopar.runtime.checkpoint.index import (
     SavedPart,
     SavedTensor,
     dumped,
-    file_digest,
 )
+from autopar.runtime.checkpoint.safetensors_stream import TensorToWrite, content, storable
 from autopar.runtime.diagnostics.collective_errors import by_rank0, together
 from autopar.runtime.parameters.optimizer_state import united_groups
 from autopar.runtime.program.plan_reader import dtype_name
+from autopar.runtime.transport.base import Comm
 from autopar.version import __version__
+
+Pace = Callable[[Iterator[memoryview]], Iterator[memoryview]]
+"""What hands out the pieces of a file, one after another, as they are to be written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,37 +52,87 @@ class JobState:
     extra: Any = None
 
 
+@dataclass(frozen=True, slots=True)
+class NewCheckpoint:
+    """A checkpoint that is being written: `tensors` are this rank's, by the keys of the index, for all else is told already.
+
+    `parts` are this rank's, as they go into the index; `index` has everything but tensors and files.
+    """
+
+    comm: Comm
+    what: str
+    folder: Path
+    writing: Path
+    names: tuple[str, ...]
+    tensors: Mapping[str, Tensor]
+    told: Mapping[str, Any]
+    index: Index
+
+    def write(self, tensors: Mapping[str, Tensor], pace: Pace = iter) -> dict[str, Any]:
+        """Write this rank's file with the values of its tensors; what the others are told of it. Raises CheckpointError."""
+        file = f"rank-{self.comm.rank:05d}.safetensors"
+        ordered = [
+            TensorToWrite(key, tuple(one.shape), one.dtype, partial(_whole, one)) for key, one in tensors.items()
+        ]
+        try:
+            said = durable.write_pieces(self.writing / file, pace(content(ordered, {})))
+        except OSError as error:
+            raise _not_written(self.folder, error) from error
+        return {**self.told, "file": {file: asdict(said)}}
+
+    def commit(self, every: list[Any], keep: int | None) -> Path:
+        """Write the index of what all ranks have told, and give the checkpoint its name. Raises CheckpointError."""
+        whole = replace(
+            self.index, tensors=_tensors(every),
+            files={file: SavedFile(**said) for theirs in every for file, said in theirs["file"].items()},
+            groups=_groups(every, list(self.names)) if self.index.groups is not None else None,
+            scalars=_scalars(every) if self.index.groups is not None else None,
+        )  # fmt: skip
+        try:
+            durable.write_text(self.writing / INDEX, dumped(whole))
+            return folders.commit(self.writing, self.folder, self.index.step, keep)
+        except OSError as error:
+            raise _not_written(self.folder, error) from error
+
+
 def save(
     held: HeldState, optimizer: torch.optim.Optimizer | None, job: JobState, folder: Path, keep: int | None
 ) -> Path:
     """Write a checkpoint into a folder that all ranks see, and keep the newest so many. Collective. Raises CheckpointError."""
+    new = begun(held, optimizer, job, folder)
+    with together(new.comm, new.what):
+        mine = new.write(new.tensors)
+    every: list[Any] = list(new.comm.gather_objects(mine))
+    return Path(by_rank0(new.comm, new.what, lambda: str(new.commit(every, keep))))
+
+
+def begun(held: HeldState, optimizer: torch.optim.Optimizer | None, job: JobState, folder: Path) -> NewCheckpoint:
+    """A folder to write into, and all that is told beside tensors, as it is now. Collective. Raises CheckpointError."""
     comm, grid = held.grid.comm, held.grid
     what = f"saving step {job.step} in {folder}"
     writing = Path(by_rank0(comm, what, lambda: str(_opened(folder, job))))
     with together(comm, what):
-        mine = _written(held, optimizer, writing, f"rank-{comm.rank:05d}.safetensors")
-    every: list[Any] = list(comm.gather_objects(mine))
-    names = [item.name for item in held.layouts]
-
-    def ended() -> str:
-        index = Index(
-            version=VERSION, autopar=__version__, torch=torch.__version__, model=job.model, grid=str(grid.shape),
-            step=job.step, ranks=comm.size, tensors=_tensors(every),
-            files={file: SavedFile(*said) for theirs in every for file, said in theirs["file"].items()},
-            cuts={axis.name: axis.cuts for axis in grid.axes if axis.cuts is not None},
-            places=dict(job.places), random=job.random,
-            groups=_groups(every, names) if optimizer else None,
-            scalars=_scalars(every) if optimizer else None,
-            scheduler=contents.encoded(_state(job.scheduler)), scaler=contents.encoded(_state(job.scaler)),
-            extra=contents.encoded(job.extra),
-        )  # fmt: skip
-        try:
-            durable.write_text(writing / INDEX, dumped(index))
-            return str(folders.commit(writing, folder, job.step, keep))
-        except OSError as error:
-            raise _not_written(folder, error) from error
-
-    return Path(by_rank0(comm, what, ended))
+        every = list(contents.parts(held, optimizer))
+        tensors = {part.key: part.tensor.detach() for part in every} | {f"{RANDOM}/torch": torch.get_rng_state()}
+        _check_dtypes(tensors)
+        file = f"rank-{comm.rank:05d}.safetensors"
+        told = {
+            "parts": {
+                part.key: [dtype_name(part.tensor.dtype), part.shape, part.aliases, asdict(SavedPart(file, part.rows))]
+                for part in every
+            },
+            "groups": contents.groups(held, optimizer) if optimizer else [],
+            "scalars": contents.scalars(held, optimizer) if optimizer else {},
+        }
+    index = Index(
+        version=VERSION, autopar=__version__, torch=torch.__version__, model=job.model, grid=str(grid.shape),
+        step=job.step, ranks=comm.size, tensors={}, files={},
+        cuts={axis.name: axis.cuts for axis in grid.axes if axis.cuts is not None},
+        places=dict(job.places), random=job.random, groups=[] if optimizer else None, scalars={} if optimizer else None,
+        scheduler=contents.encoded(_state(job.scheduler)), scaler=contents.encoded(_state(job.scaler)),
+        extra=contents.encoded(job.extra),
+    )  # fmt: skip
+    return NewCheckpoint(comm, what, folder, writing, tuple(item.name for item in held.layouts), tensors, told, index)
 
 
 def _opened(folder: Path, job: JobState) -> Path:
@@ -97,23 +152,16 @@ def _opened(folder: Path, job: JobState) -> Path:
         raise _not_written(folder, error) from error
 
 
-def _written(held: HeldState, optimizer: torch.optim.Optimizer | None, writing: Path, file: str) -> dict[str, Any]:
-    """What the others are told of this rank's file, which is written. Raises CheckpointError."""
-    every = list(contents.parts(held, optimizer))
-    tensors: dict[str, Tensor] = {part.key: part.tensor.detach().cpu().contiguous() for part in every}
-    tensors[f"{RANDOM}/torch"] = torch.get_rng_state()
-    told = {
-        part.key: [dtype_name(part.tensor.dtype), part.shape, part.aliases, asdict(SavedPart(file, part.rows))]
-        for part in every
-    }
-    groups = contents.groups(held, optimizer) if optimizer else []
-    scalars = contents.scalars(held, optimizer) if optimizer else {}
-    try:
-        durable.write_tensors(writing / file, tensors)
-        said = file_digest(writing / file)
-    except OSError as error:
-        raise _not_written(writing, error) from error
-    return {"parts": told, "file": {file: [said.bytes, said.sha256]}, "groups": groups, "scalars": scalars}
+def _check_dtypes(tensors: Mapping[str, Tensor]) -> None:
+    """Raise CheckpointError for what the format of the files has not."""
+    if problems := [f"{key} is {dtype_name(one.dtype)}" for key, one in tensors.items() if not storable(one.dtype)]:
+        rule = "a checkpoint is made of safetensors files, which have real numbers and complex64"
+        raise CheckpointError(refusal("dtypes of a checkpoint", "some cannot be written", rule, problems))
+
+
+def _whole(tensor: Tensor) -> Iterator[Tensor]:
+    """A tensor as one piece, in memory of the CPU."""
+    yield tensor.cpu()
 
 
 def _tensors(every: list[Any]) -> dict[str, SavedTensor]:

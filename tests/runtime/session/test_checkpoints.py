@@ -101,7 +101,7 @@ class Killed(BaseException):
     """The job is gone."""
 
 
-CHANGES = ("write_text", "write_tensors", "make_folder", "rename", "remove")
+CHANGES = ("write_text", "write_piece", "make_folder", "rename", "remove")
 
 
 @settings(max_examples=12, deadline=None)
