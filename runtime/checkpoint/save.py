@@ -99,7 +99,11 @@ def save(
     held: HeldState, optimizer: torch.optim.Optimizer | None, job: JobState, folder: Path, keep: int | None
 ) -> Path:
     """Write a checkpoint into a folder that all ranks see, and keep the newest so many. Collective. Raises CheckpointError."""
-    new = begun(held, optimizer, job, folder)
+    return write(begun(held, optimizer, job, folder), keep)
+
+
+def write(new: NewCheckpoint, keep: int | None) -> Path:
+    """Write what has begun to its end. Collective. Raises CheckpointError."""
     with together(new.comm, new.what):
         mine = new.write(new.tensors)
     every: list[Any] = list(new.comm.gather_objects(mine))

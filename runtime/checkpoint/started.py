@@ -4,9 +4,9 @@
     started.advance()                                  now and then, between steps, on all ranks: one sum of a number
     started.wait()                                     its path; or raises what went wrong, on all ranks
 
-No thread calls MPI, and no rank looks for files of another, which a network file system may show late. The ranks agree in `advance`:
-once all of them have their files on the disk, they tell each other what the index says, and rank 0's thread commits. A rank that dies
-before leaves a folder without a name, which is no checkpoint.
+No thread calls MPI, and no rank looks for files of another, which a network file system may show late. The ranks agree in
+`advance`: once all of them have their files on the disk, they tell each other what the index says, and rank 0's thread commits. A
+rank that dies before leaves a folder without a name, which is no checkpoint.
 
 Where every core has a rank that computes, what the thread computes makes steps longer. So it rests after each piece, and the save
 takes longer instead, until somebody waits for it.
@@ -14,6 +14,7 @@ takes longer instead, until somebody waits for it.
 
 from __future__ import annotations
 
+import socket
 import sys
 import threading
 import time
@@ -26,6 +27,7 @@ from weakref import finalize
 import torch
 from torch import Tensor
 
+from autopar.ir.units import bytes_text
 from autopar.runtime.checkpoint.save import NewCheckpoint
 from autopar.runtime.diagnostics.collective_errors import by_rank0, together
 
@@ -36,8 +38,17 @@ _REST = 12.0
 class StartedSave:
     """A save under way. `wait` and `advance` are collective; so is whatever calls them."""
 
-    def __init__(self, new: NewCheckpoint, tensors: Mapping[str, Tensor], keep: int | None, thread: ThreadPoolExecutor):
+    def __init__(
+        self,
+        new: NewCheckpoint,
+        tensors: Mapping[str, Tensor],
+        keep: int | None,
+        thread: ThreadPoolExecutor,
+        reason: str | None = None,
+    ) -> None:
         self._new, self._keep, self._thread = new, keep, thread
+        self.reason = reason
+        """Why it was not written beside, or None."""
         self._hurry = threading.Event()
         self._path: Path | None = None
         self._error: Exception | None = None
@@ -94,7 +105,8 @@ class StartedSave:
         for piece in pieces:
             start = time.thread_time()
             yield piece
-            self._hurry.wait(_REST * (time.thread_time() - start))
+            if threading.main_thread().is_alive():  # not on the way out, where nobody computes
+                self._hurry.wait(_REST * (time.thread_time() - start))
 
 
 class BackgroundSaves:
@@ -104,11 +116,46 @@ class BackgroundSaves:
         self._copies: dict[str, Tensor] = {}
         self._thread = ThreadPoolExecutor(1, "checkpoint")
 
-    def start(self, new: NewCheckpoint, keep: int | None) -> StartedSave:
-        """Copy what a checkpoint holds, and write it beside. The one before has ended."""
+    def start(self, new: NewCheckpoint, keep: int | None, beside: int, limit: float | None) -> StartedSave:
+        """Copy what a checkpoint holds, and write it beside. Collective, and the one before has ended.
+
+        `beside` are the bytes that a rank holds in a step without the copies, `limit` what it may hold. Where some rank has no room
+        for copies all ranks write at once what is there, and raise CheckpointError if that fails.
+        """
+        if reason := self._objection(new, beside, limit):
+            self._copies = {}
+            started = StartedSave(new, new.tensors, keep, self._thread, reason)
+            started.wait()
+            return started
         kept = self._copies
         self._copies = {key: _room(kept.pop(key, None), tensor).copy_(tensor) for key, tensor in new.tensors.items()}
         return StartedSave(new, self._copies, keep, self._thread)
+
+    def _objection(self, new: NewCheckpoint, beside: int, limit: float | None) -> str | None:
+        """Why the copies are not made, alike on all ranks. Collective."""
+        copies = sum(tensor.nbytes for tensor in new.tensors.values())
+        lacking = copies - sum(tensor.nbytes for tensor in self._copies.values())
+        most = None if limit is None or beside + copies <= limit else int(limit)
+        told: list[Any] = new.comm.gather_objects([socket.gethostname(), copies, lacking, _available(), most, beside])
+        for rank, (_, size, _, _, over, held) in enumerate(told):
+            if over is not None:
+                much = f"{bytes_text(held)} in a step, and a copy of {bytes_text(size)}"
+                return f"rank {rank} holds {much} is over its {bytes_text(over)}"
+        for host in dict.fromkeys(one[0] for one in told):
+            need = sum(max(0, one[2]) for one in told if one[0] == host)
+            there = min(one[3] for one in told if one[0] == host)
+            if need > there:
+                return f"the copies of the ranks on {host} take {bytes_text(need)} of memory, and {bytes_text(there)} are free"
+        return None
+
+
+def _available() -> int:
+    """Bytes of memory that this machine can give yet; as many as anybody asks for where it does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return sys.maxsize
 
 
 def _room(kept: Tensor | None, tensor: Tensor) -> Tensor:

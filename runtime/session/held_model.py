@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from autopar.errors import ConfigError, refusal
 from autopar.runtime.checkpoint.load import Resumed
-from autopar.runtime.checkpoint.save import JobState, save
+from autopar.runtime.checkpoint.save import JobState, NewCheckpoint, begun, write
+from autopar.runtime.checkpoint.started import BackgroundSaves, StartedSave
 from autopar.runtime.diagnostics.collective_errors import together
 from autopar.runtime.grid.grid import Grid
 from autopar.runtime.parameters.gradient_buckets import GradientSums
@@ -41,6 +42,8 @@ class HeldModel(nn.Module):
     _moved: dict[int, int]  # segments that have been moved, and where they are
     _state: ModelState
     _sums: GradientSums
+    _saves: BackgroundSaves | None = None  # once something is saved beside
+    _saving: StartedSave | None = None  # the save under way
 
     def full_state_dict(self, *, rank0_only: bool = False, trained_only: bool = False) -> dict[str, Tensor]:
         """All parameters and buffers whole, under the model's own names, tied names included. Collective.
@@ -93,13 +96,67 @@ class HeldModel(nn.Module):
         The folder has its name once all is on the disk. Raises ConfigError for `keep`, else CheckpointError, on all ranks; earlier
         ones are as they were.
         """
+        self._end_save()
+        new = self._new_checkpoint(folder, optimizer, step, scheduler, scaler, extra, keep)
+        return write(new, keep)
+
+    def start_save(
+        self,
+        folder: str | Path,
+        optimizer: torch.optim.Optimizer | None = None,
+        *,
+        step: int | None = None,
+        scheduler: Any = None,  # noqa: ANN401 (whatever has a state)
+        scaler: Any = None,  # noqa: ANN401
+        extra: object = None,
+        keep: int | None = None,
+    ) -> StartedSave:
+        """Begin what `save` does, and return once all that it holds is copied: a thread writes while training goes on. Collective.
+
+        It goes on with the calls of this model; `wait` of what is returned, on all ranks, ends it, and so do the next save and
+        load. These raise what went wrong. Copies stay for the next time. Where there is no memory for them it is written at once,
+        and `reason` says so. At the end of a script it is to be waited for: what is not is no checkpoint.
+        """
+        self._end_save()
+        new = self._new_checkpoint(folder, optimizer, step, scheduler, scaler, extra, keep)
+        if self._saves is None:
+            self._saves = BackgroundSaves()
+        limit = self.description.limit(self.grid.rank)
+        beside = self._state.bytes(optimizer) + self.description.predicted.beside
+        self._saving = self._saves.start(new, keep, beside, limit if self._on_cpu() else None)
+        return self._saving
+
+    def _new_checkpoint(
+        self,
+        folder: str | Path,
+        optimizer: torch.optim.Optimizer | None,
+        step: int | None,
+        scheduler: Any,  # noqa: ANN401 (whatever has a state)
+        scaler: Any,  # noqa: ANN401
+        extra: object,
+        keep: int | None,
+    ) -> NewCheckpoint:
         random = (self.seed, self._steps)
         if keep is not None and keep < 1:
             raise ConfigError(refusal("keep= of a checkpoint", f"is {keep}", "the newest checkpoint stays: 1 or more"))
         number = self._steps if step is None else step
         places = {str(segment): at for segment, at in self._moved.items()}
         state = JobState(self.description.name, number, random, places, scheduler, scaler, extra)
-        return save(self._state.saved(), optimizer, state, Path(folder), keep)
+        return begun(self._state.saved(), optimizer, state, Path(folder))
+
+    def _on_cpu(self) -> bool:
+        return all(tensor.is_cpu for tensor in self._state.tensors.values())
+
+    def _end_save(self) -> None:
+        """The save under way ends. Raises what went wrong with it."""
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            saving.wait()
+
+    def _advance_save(self) -> None:
+        """The save under way goes on, if all ranks are ready to."""
+        if self._saving is not None:
+            self._saving.advance()
 
     def load(
         self,
@@ -114,6 +171,7 @@ class HeldModel(nn.Module):
         Every rank reads the slices of its own parts. On the grid that saved it, boundaries and segments are where they were.
         Raises CheckpointError, on all ranks and before anything is changed, with all that does not fit.
         """
+        self._end_save()
         holders = {"scheduler": scheduler, "scaler": scaler}
         return resume(cast("Movable", self), self._state, self._moved, Path(folder), optimizer, holders)
 

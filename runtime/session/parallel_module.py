@@ -302,6 +302,7 @@ class Parallel(PredictingModel):
         Raises, alike on every rank, ProgramMismatch where none was compiled for them, and ConfigError where so few
         leave a rank without one that needs one.
         """
+        self._advance_save()
         fitting = (program for program in self._programs if program.fits(rows, tensors or {}))
         having = tuple(n for n in self.description.batched if tensors is None or tensors[n].shape[0] == rows)
         chosen = next(fitting, None) or self._another_program(rows, having)

@@ -22,7 +22,7 @@ from autopar.runtime.grid.grid import Grid
 from autopar.runtime.parameters import grad_norm, optimizer_state, sources, weight_files
 from autopar.runtime.parameters.holders import Holders
 from autopar.runtime.parameters.moving.between_positions import move_tensors
-from autopar.runtime.parameters.moving.contents import Held, Optimizers, every
+from autopar.runtime.parameters.moving.contents import Held, Optimizers, bytes_per_element, every
 from autopar.runtime.parameters.moving.legal_cuts import Boundaries, check_cuts, cuts_of, illegal
 from autopar.runtime.parameters.moving.memory_need import over_limit
 from autopar.runtime.parameters.moving.move import move, moved_bytes
@@ -153,6 +153,15 @@ class ModelState:
     def load_optimizer(self, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
         """Take this rank's parts of such a state."""
         optimizer_state.load(optimizer, state, self.owners(), self.grid.axes, self.holders)
+
+    def bytes(self, optimizer: torch.optim.Optimizer | None) -> int:
+        """What this rank holds between steps: parameters, buffers, gradients, and an optimizer's state."""
+        optimizers = every(optimizer)
+        return sum(
+            tensor.numel() * bytes_per_element(tensor, optimizers)
+            + (tensor.nbytes if tensor.requires_grad and tensor.grad is None else 0)
+            for tensor in self.tensors.values()
+        )
 
     def saved(self) -> HeldState:
         """What checkpoints hold of it."""

@@ -11,6 +11,7 @@ import torch
 
 from autopar.errors import CheckpointError, refusal
 from autopar.runtime.checkpoint import folders
+from autopar.runtime.checkpoint.started import StartedSave
 from autopar.runtime.diagnostics.collective_errors import by_rank0, together
 from autopar.runtime.session.parallel_module import Parallel
 
@@ -55,6 +56,8 @@ class Checkpoints:
         self._folder: Path | None = options.checkpoint
         self._every, self._keep = options.every or _EVERY, options.keep or _KEEP
         self._last: Path | None = None
+        self._saving: StartedSave | None = None
+        self._reason: str | None = None
         self.begun = 0
         self.lines: list[str] = []
         if self._folder is not None:
@@ -77,14 +80,31 @@ class Checkpoints:
         ]
 
     def after(self, step: int, last: int) -> None:
-        """Save after a step if it is time to, and after the last one. Collective."""
-        if self._folder is not None and (step % self._every == 0 or step == last):
-            self._last = self._parallel.save(self._folder, self._optimizer, step=step, keep=self._keep)
+        """Begin a save after a step if it is time to; the one after the last step ends here. Collective.
+
+        Raises CheckpointError, on all ranks, once a save has failed.
+        """
+        if self._folder is None:
+            return
+        if self._saving is not None and self._saving.ended:
+            self._end()
+        if step % self._every == 0 or step == last:
+            self._end()
+            self._saving = self._parallel.start_save(self._folder, self._optimizer, step=step, keep=self._keep)
+            self._reason = self._saving.reason
+        if step == last:
+            self._end()
+
+    def _end(self) -> None:
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            self._last = saving.wait()
 
     @property
     def summary(self) -> list[str]:
         """Where the last one stands."""
-        return [] if self._last is None else [f"checkpoint {self._last}"]
+        lines = [] if self._last is None else [f"checkpoint {self._last}"]
+        return lines if self._reason is None else [*lines, f"note: steps waited for checkpoints: {self._reason}"]
 
 
 def _opened(folder: Path, resume: bool) -> list[str]:
