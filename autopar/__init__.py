@@ -14,6 +14,7 @@ from autopar.version import __version__ as __version__
 if TYPE_CHECKING:
     from autopar.analysis.replanning import replan
     from autopar.compiler import Compiled, compile
+    from autopar.hugging_face.pretrained import from_pretrained
     from autopar.ir.plan import Plan
     from autopar.ir.plan_file import load_plan
     from autopar.ops.registry import register_operator
@@ -28,6 +29,7 @@ _HOMES = {
     "Compiled": "autopar.compiler",
     "Plan": "autopar.ir.plan",
     "compile": "autopar.compiler",
+    "from_pretrained": "autopar.hugging_face.pretrained",
     "load": "autopar.parallel",
     "load_plan": "autopar.ir.plan_file",
     "parallelize": "autopar.parallel",
@@ -40,6 +42,7 @@ __all__ = [
     "Compiled",
     "Plan",
     "compile",
+    "from_pretrained",
     "load",
     "load_plan",
     "parallelize",

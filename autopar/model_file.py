@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from autopar.errors import ConfigError, fix_for, nearest, refusal
+from autopar.errors import AutoparError, ConfigError, fix_for, nearest, refusal
 
 Inputs = tuple[Any, ...] | dict[str, Any]
 
@@ -75,7 +75,11 @@ def load(path: str | Path) -> ModelFile:
     if not file.is_file():
         others = sorted(other.name for other in file.parent.glob("*.py")) if file.parent.is_dir() else []
         fault = "it is a folder" if file.is_dir() else f"there is no such file{nearest(file.name, others)}"
-        raise ConfigError(refusal(str(file), fault, "a model file is a Python file", fix="give the path of a model.py"))
+        fix = (
+            "give the path of a model.py"
+            + " (`autopar compile` writes one for a folder of save_pretrained)" * file.is_dir()
+        )
+        raise ConfigError(refusal(str(file), fault, "a model file is a Python file", fix=fix))
     file = file.resolve()
     content = file.read_bytes()
     names = vars(_execute(file, hashlib.sha256(content).hexdigest()))
@@ -113,6 +117,8 @@ def _execute(file: Path, digest: str) -> ModuleType:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # the user's file may raise anything
         del sys.modules[spec.name]
+        if isinstance(error, AutoparError):
+            raise
         fault = f"the file stops while it is loaded: {type(error).__name__}: {error}"
         rule = "a model file can be imported without doing the work"
         raise ConfigError(refusal(_place(error, file), fault, rule, fix=fix_for(error))) from error

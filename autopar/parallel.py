@@ -14,7 +14,7 @@ part. A batch may have any number of rows, unless the model counts them in a way
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +36,6 @@ from autopar.runtime.diagnostics.collective_errors import by_rank0, together
 from autopar.runtime.diagnostics.failure import end_scripts
 from autopar.runtime.grid.grid import check_ranks
 from autopar.runtime.parameters import distribute, sources
-from autopar.runtime.parameters.deferred_init import initial_values
 from autopar.runtime.parameters.sources import ComparedSource, Parted, Source, UnsetTensor
 from autopar.runtime.parameters.weight_files import Names
 from autopar.runtime.profiling import profile_steps
@@ -47,6 +46,7 @@ from autopar.runtime.program.program import Program
 from autopar.runtime.session import compiled_job
 from autopar.runtime.session.batch_programs import BatchProgram
 from autopar.runtime.session.compiled_job import CompiledJob
+from autopar.runtime.session.function_values import function_values
 from autopar.runtime.session.inputs import refused_rows
 from autopar.runtime.session.parallel_module import Parallel
 from autopar.runtime.training.attached_scheduler import AttachedScheduler
@@ -218,7 +218,9 @@ def _started(
     description = parse_description(text, "the plan")
     known = {name for item in description.parameters for name in (item.name, *item.aliases)}
     constants = result.constants if result is not None else {}
-    values = ComparedSource(pair for pair in values_of(model, constants, world, seed, live=live) if pair[0] in known)
+    needed = {item.name for item in description.parameters if item.kind != "constant"}
+    pairs = values_of(model, constants, world, seed, needed, live=live)
+    values = ComparedSource(pair for pair in pairs if pair[0] in known)
     program, plan = program_of(source, "<program by autopar>"), from_json(text, "the plan")
     kept = result if plan.batch.fixed or plan.batch.sizes != ANY else None
     parallel = Parallelized(program, description, values, plan, source, seed, kept, balance)
@@ -232,11 +234,13 @@ def _why(plan: Plan) -> str:
     return plan.batch.fixed or f"the program takes {plan.batch.sizes}, for {'; '.join(plan.batch.sizes.why)}"
 
 
-def values_of(model: Model, constants: Mapping[str, Tensor], world: Comm, seed: int, *, live: bool) -> Source:
+def values_of(
+    model: Model, constants: Mapping[str, Tensor], world: Comm, seed: int, needed: Collection[str], *, live: bool
+) -> Source:
     """The initial values, those of a live module and constants as rank 0 has them."""
     yield from distribute.from_rank0(constants, world)
     own = model if isinstance(model, nn.Module) else None
-    yield from distribute.live_values(own, world) if live else initial_values(model, seed)
+    yield from distribute.live_values(own, world) if live else function_values(model, seed, needed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,7 +320,8 @@ class LoadedFolder(CompiledFolder):
             return
         world = job.program.grid.comm
         live = by_rank0(world, "looking at the model", lambda: isinstance(model, nn.Module))
-        yield from values_of(model, {}, world, seed, live=live)
+        needed = {item.name for item in job.description.parameters if item.kind != "constant"}
+        yield from values_of(model, {}, world, seed, needed, live=live)
 
 
 def load(folder: str | Path) -> LoadedFolder:

@@ -22,12 +22,12 @@ import torch
 from torch import Tensor, nn
 
 from autopar.errors import ConfigError, ProgramMismatch, fix_for, refusal
+from autopar.hugging_face.pretrained import Pretrained
 from autopar.model_file import ModelFile, load
 from autopar.runtime.data.input_part import InputPart, input_part
 from autopar.runtime.data.own_batches import own_batches
 from autopar.runtime.diagnostics import call_site
 from autopar.runtime.diagnostics.collective_errors import agree, ranks_by, together
-from autopar.runtime.parameters.deferred_init import initial_values
 from autopar.runtime.parameters.distribute import live_values
 from autopar.runtime.parameters.op_replay import RANDOM_STATE
 from autopar.runtime.parameters.precision import in_precision
@@ -35,6 +35,7 @@ from autopar.runtime.parameters.sources import ComparedSource, Source, from_file
 from autopar.runtime.program.from_text import program_of
 from autopar.runtime.program.plan_reader import Description, read_description
 from autopar.runtime.program.program import Program
+from autopar.runtime.session.function_values import function_values
 from autopar.runtime.session.outputs import Outputs, at_path
 from autopar.runtime.session.parallel_module import Parallel
 from autopar.runtime.transport.base import Comm
@@ -84,6 +85,9 @@ def open_job(program: Program, path: Path, seed: int, *, own_values: bool = Fals
             notes.append(
                 f"{file.path.name} has changed since it was compiled; compile again to bring the program up to it"
             )
+        if file is not None and isinstance(file.model, Pretrained):
+            whence = "are read from" if file.model.weights else "are drawn: there are no weights in"
+            notes.append(f"first values {whence} {file.model.folder}")
     return CompiledJob(folder, program, description, file, tuple(notes), others)
 
 
@@ -156,7 +160,7 @@ def sequential(job: CompiledJob, seed: int) -> nn.Module:
     else:
         with RANDOM_STATE, torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            module = file.model()
+            module = file.model.whole() if isinstance(file.model, Pretrained) else file.model()
     return module if job.description.training else module.train()  # some of its modules stay in evaluation
 
 
@@ -267,7 +271,8 @@ def _values(job: CompiledJob, seed: int) -> Iterator[tuple[str, Any]]:
     elif isinstance(job.file.model, nn.Module):
         yield from live_values(job.file.model, job.program.grid.comm)
     else:
-        yield from initial_values(job.file.model, seed)
+        needed = {item.name for item in job.description.parameters if item.kind != "constant"}
+        yield from function_values(job.file.model, seed, needed)
 
 
 def _need_file(job: CompiledJob) -> ModelFile:

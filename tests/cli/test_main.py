@@ -18,7 +18,7 @@ from autopar.planning.baselines import BASELINES
 # Changing this breaks people's scripts: new options are fine, others need a note in the changelog.
 SURFACE = {
     "compile": "model --grid -n --machine --memory --solver --time-limit --pin --ban --measure --recompute --microbatches --plan "
-    "--schedule --segments --queue --optimizer --loss --return --batch-sizes -o --output --json",
+    "--schedule --segments --queue --optimizer --loss --return --batch --tokens --batch-sizes -o --output --json",
     "compare": "model --grid -n --machine --memory --solver --time-limit --pin --ban --measure --recompute --microbatches --plan "
     "--schedule --segments --queue --optimizer --loss --return --json",
     "inspect": "folder --view --json",

@@ -27,6 +27,8 @@ ground              | autopar/version.py autopar/errors.py       |
                     | autopar/model_file.py configs              |
 ir                  | autopar/ir autopar/ir/pipeline             |
 jobs                | autopar/jobs                               |
+# A model that a folder says, as a function: what a model file may define.
+hugging_face        | autopar/hugging_face                       |
 # Numbers alone: where segments stand and who does what when is asked by plans, and again by runs that move segments.
 problem             | partitioner                                |
 schedules           | partitioner/schedules                      | ir
@@ -50,7 +52,7 @@ checkpoint          | runtime/checkpoint                         | parameters pr
 data                | runtime/data                               | parameters program grid ir
 pipeline            | runtime/pipeline                           | parameters program grid transport placement schedules ir
 session             | runtime/session                            | checkpoint data pipeline parameters program functional
-                    |                                            | primitives grid
+                    |                                            | primitives grid hugging_face
                     |                                            | diagnostics process transport placement schedules jobs ir
 profiling           | runtime/profiling                          | session parameters program grid diagnostics transport ir
 calibration         | runtime/calibration                        | primitives grid diagnostics process transport jobs ir
@@ -109,11 +111,11 @@ analysis            | autopar/analysis                           | proof compile
 output              | autopar/cli                                | analysis costmodel jobs ir
 commands            | autopar/cli/commands                       | output analysis compiler artifact planning solvers problem
                     |                                            | costmodel discovery record jobs calibration prediction
-                    |                                            | verification checkpoint ir
+                    |                                            | verification checkpoint hugging_face ir
 console             | autopar/cli/main.py                        | commands output
                     | autopar/cli/__init__.py                    |
                     | autopar/__main__.py                        |
-autopar             | autopar                                    | analysis parallel proof compiler artifact ops ir
+autopar             | autopar                                    | analysis parallel proof compiler artifact hugging_face ops ir
 """
 # Packages of others that some layers do without (which one file may import others is a rule of `test_house_rules`).
 NEVER = {

@@ -92,8 +92,12 @@ def _add_place_axis(parser: argparse.ArgumentParser) -> None:
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    parser.add_argument("model", help="model.py, or model.py:NAME for another attribute than `model`")
+    given = "model.py, model.py:NAME for another attribute than `model`, or a folder of save_pretrained"
+    parser.add_argument("model", help=given)
     add_options(parser)
+    of_folder = "of a folder of save_pretrained: a model.py is written beside the program, for batches of so many {}"
+    parser.add_argument("--batch", type=count(1), metavar="ROWS", help=of_folder.format("rows (8)"))
+    parser.add_argument("--tokens", type=count(1), metavar="N", help=of_folder.format("tokens (128, or what it has)"))
     sizes = "rows that batches will have, as in 4,8,17: each gets a program of its own where one cannot serve all"
     parser.add_argument("--batch-sizes", type=counts, default=(), metavar="ROWS", help=sizes)
     parser.add_argument("-o", "--output", default="build", metavar="FOLDER", help="folder to write (build)")
@@ -118,6 +122,7 @@ def run(arguments: argparse.Namespace) -> int:
             unasked(stage, text, seconds)
 
     with results_only(arguments.json):
+        arguments.model = _model_file(arguments, output)
         compiled = compiled_from(arguments, progress, arguments.batch_sizes)
     edited = is_edited(output)
     compiled.save(output)
@@ -128,6 +133,21 @@ def run(arguments: argparse.Namespace) -> int:
         say(f"kept       the program that was edited by hand, as {output / EDITED}")
     _report(compiled, output)
     return 0
+
+
+def _model_file(arguments: argparse.Namespace, output: Path) -> str:
+    """The model file, which is written for a folder of Hugging Face. Raises ConfigError."""
+    from autopar.errors import ConfigError, refusal
+    from autopar.hugging_face.model_text import ExampleSizes, written
+
+    folder = Path(arguments.model)
+    given = [f"--{name}" for name in ("batch", "tokens") if getattr(arguments, name) is not None]
+    if not folder.is_dir():
+        if given:
+            rule = "they are for a folder of save_pretrained; a model file has example_inputs of its own"
+            raise ConfigError(refusal(arguments.model, f"given with {' and '.join(given)}", rule))
+        return str(arguments.model)
+    return str(written(folder, output, ExampleSizes(arguments.batch or 8, arguments.tokens)))
 
 
 def compiled_from(arguments: argparse.Namespace, progress: Any, batch_sizes: Sequence[int] = ()) -> Compiled:  # noqa: ANN401
