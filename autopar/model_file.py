@@ -1,9 +1,9 @@
 """A user's ``model.py`` as a record: the model, its example inputs, and where given its optimizer and batches.
 
 A model file defines `model` (an nn.Module, or a function that returns one) and `example_inputs` (a tuple, a dict, or a
-function returning one); optionally `optimizer(params)`, and `batches()` or `batches(part)`, `evaluate` and `inputs` alike.
-Both the compiler and the runtime read it, so this module imports neither. Imports of files that stand beside it work, as they do
-for ``python model.py``.
+function returning one); optionally `optimizer(params)`, `scheduler(optimizer)`, `clip_grad_norm`, and `batches()` or
+`batches(part)`, `evaluate` and `inputs` alike. Both the compiler and the runtime read it, so this module imports neither.
+Imports of files that stand beside it work, as they do for ``python model.py``.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import inspect
+import math
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -42,6 +43,8 @@ class ModelFile:
                     ``batches(part)`` reads what a rank needs of them, see `takes_part`
     evaluate        the same to evaluate on, once
     inputs          the same to predict from, once, without labels
+    scheduler       ``scheduler(optimizer)`` returns a schedule of torch's for the learning rate; None where the file has none
+    clip_grad_norm  the largest norm of all gradients together, which longer ones are scaled down to; None for any
     """
 
     path: Path
@@ -54,6 +57,8 @@ class ModelFile:
     batches: Callable[..., Iterator[Inputs]] | None
     evaluate: Callable[..., Iterator[Inputs]] | None = None
     inputs: Callable[..., Iterator[Inputs]] | None = None
+    scheduler: Callable[[torch.optim.Optimizer], object] | None = None
+    clip_grad_norm: float | None = None
 
     @property
     def takes_part(self) -> bool:
@@ -94,6 +99,8 @@ def load(path: str | Path) -> ModelFile:
         batches=_optional(names, "batches", file),
         evaluate=_optional(names, "evaluate", file),
         inputs=names["inputs"] if callable(names.get("inputs")) else None,
+        scheduler=_optional(names, "scheduler", file),
+        clip_grad_norm=_clip(names, file),
     )
 
 
@@ -180,10 +187,22 @@ def _example_inputs(names: Mapping[str, Any], file: Path) -> Callable[[], Inputs
 def _optional(names: Mapping[str, Any], name: str, file: Path) -> Any:  # noqa: ANN401  (a function of the user's, or None)
     value = names.get(name)
     if value is not None and not callable(value):
-        rule = {"optimizer": "optimizer(params) returns a torch optimizer", "batches": "batches() yields inputs"}.get(
-            name, f"{name}() yields inputs to evaluate on"
-        )
+        rule = {
+            "optimizer": "optimizer(params) returns a torch optimizer",
+            "batches": "batches() yields inputs",
+            "scheduler": "scheduler(optimizer) returns a schedule of torch.optim.lr_scheduler",
+        }.get(name, f"{name}() yields inputs to evaluate on")
         raise ConfigError(refusal(file.name, f"{name} is {type(value).__name__}, not a function", rule))
+    return value
+
+
+def _clip(names: Mapping[str, Any], file: Path) -> float | None:
+    value = names.get("clip_grad_norm")
+    if value is not None and (
+        isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf
+    ):
+        rule = "clip_grad_norm is a number above 0: gradients whose norm is larger are scaled down to it"
+        raise ConfigError(refusal(file.name, f"clip_grad_norm is {value!r}", rule))
     return value
 
 

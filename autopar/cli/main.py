@@ -1,7 +1,8 @@
 """The commands, and one place where errors are printed: a user's mistake is a message, not a traceback.
 
 Exit status: 0, 1 for a mistake in what was given (model, plan, grid), 2 for a bad command line, 130 when interrupted, or the
-job's own. Messages go to standard error; standard output is for results, and with ``--json`` holds nothing else.
+job's own, 85 for one that was asked to stop and can go on. Messages go to standard error; standard output is for results, and
+with ``--json`` holds nothing else.
 """
 
 from __future__ import annotations

@@ -10,24 +10,18 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
-from typing import BinaryIO
 
 from autopar.errors import ConfigError, refusal
-from autopar.jobs import ends, failure_files, flight_recorder
+from autopar.jobs import child, ends, failure_files, flight_recorder, signals
 from autopar.jobs.environment import TERMINAL, settings
 
 _HOST = re.compile(r"[^\s:,]+(:[1-9]\d*)?")
-_KEPT = 65536  # bytes of output that are searched for MPI's own account of the end
-_PATIENCE = 3.0  # seconds that mpiexec is given for ending its ranks, before it is asked again
 
 
 def launch(
@@ -37,29 +31,40 @@ def launch(
     *,
     quiet: bool = False,
     options: Sequence[str] = (),
+    begun: float | None = None,
 ) -> int:
     """Run a program file, or a module given by name, on `ranks` MPI ranks, and return the job's exit status.
 
     `options` go to mpiexec. Output streams through. On failure the first cause comes last. `quiet` leaves out the
-    mpiexec line. An interrupt or a termination of this process ends the job. Raises ConfigError where there is no
-    mpiexec, and for a variable that is not understood.
+    mpiexec line. An interrupt, SIGTERM or SIGUSR1 to this process ends the job: a program after its step, with status 85,
+    and at once by a second one. `begun` is when the job did, in seconds of the epoch, where that
+    was before. Raises ConfigError where there is no mpiexec, and for a
+    variable that is not understood.
     """
     settings()
     line = command(target, ranks, arguments, options)
     if not quiet:
         print(shlex.join(line), flush=True)
     with tempfile.TemporaryDirectory(prefix="autopar-", dir=flight_recorder.memory_folder()) as folder:
-        status, output, stopped = _run(line, _environment(folder))
-        seen = flight_recorder.read_folder(Path(folder))
-        if stopped:
-            for record in seen:
-                flight_recorder.kill(record)
-            print(f"\nthe job was ended by {stopped}", file=sys.stderr, flush=True)
-        elif status or ends.lost(seen):
-            status = status or 1
-            for record in seen if status < 0 else ():  # mpiexec was killed, and can end nobody any more
-                flight_recorder.kill(record)
-            print(ends.account(Path(folder), status, output, seen), file=sys.stderr, flush=True)
+        ended = child.run(line, _environment(folder, begun), Path(folder), listens=isinstance(target, Path))
+        return _status(ended, Path(folder))
+
+
+def _status(ended: child.Ended, folder: Path) -> int:
+    """The exit status of a job that has ended; what there is to say of a failure is printed."""
+    seen = flight_recorder.read_folder(folder)
+    status = ended.status
+    if ended.stopped:
+        for record in seen:
+            flight_recorder.kill(record)
+        print(f"\nthe job was ended by {ended.stopped}", file=sys.stderr, flush=True)
+    elif status == signals.STOPPED or (not status and (folder / signals.WORD).exists()):
+        status = signals.STOPPED
+    elif status or ends.lost(seen):
+        status = status or 1
+        for record in seen if status < 0 else ():  # mpiexec was killed, and can end nobody any more
+            flight_recorder.kill(record)
+        print(ends.account(folder, status, ended.output, seen), file=sys.stderr, flush=True)
     return status
 
 
@@ -103,73 +108,11 @@ def _is_open_mpi(launcher: str) -> bool:
     return "Open MPI" in said.stdout or "OpenRTE" in said.stdout
 
 
-def _environment(folder: str) -> dict[str, str]:
+def _environment(folder: str, begun: float | None) -> dict[str, str]:
     environment = dict(os.environ) | {failure_files.FOLDER: folder, "PYTHONUNBUFFERED": "1"}
     environment[TERMINAL] = "1" if sys.stdout.isatty() else "0"
+    environment[signals.LAUNCHER] = signals.launcher_word()
+    environment[signals.BEGUN] = f"{time.time() if begun is None else begun:.3f}"
     if hasattr(os, "geteuid") and os.geteuid() == 0:  # in containers everybody is root, and Open MPI wants to be told
         environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     return environment
-
-
-def _run(line: Sequence[str], environment: dict[str, str]) -> tuple[int, bytes, str]:
-    """Run the line with its output passed through: its status, the end of what it printed, the signal that ended it."""
-    kept = bytearray()
-    stopped = ""
-    with (
-        _termination_raises(),
-        subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as job,
-    ):
-        assert job.stdout is not None
-        assert job.stderr is not None
-        pairs = [(job.stdout, sys.stdout), (job.stderr, sys.stderr)]
-        threads = [threading.Thread(target=_pass_on, args=(pipe, stream, kept)) for pipe, stream in pairs]
-        for thread in threads:
-            thread.start()
-        try:
-            status = job.wait()
-        except KeyboardInterrupt as raised:
-            stopped = str(raised) or "an interrupt"
-            status = _end(job)
-        for thread in threads:
-            thread.join()
-    return status, bytes(kept), stopped
-
-
-@contextmanager
-def _termination_raises() -> Iterator[None]:
-    """A termination of this process is an interrupt, so that no rank outlives it. Only the main thread may say so."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt(f"signal {signal.Signals(number).name}")
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _end(job: subprocess.Popen[bytes]) -> int:
-    """End mpiexec, which passes a first interrupt on, ends its ranks at the second, and is killed after that."""
-    for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
-        try:
-            job.send_signal(number)
-            return job.wait(_PATIENCE)
-        except (subprocess.TimeoutExpired, KeyboardInterrupt):
-            continue
-    return job.wait()
-
-
-def _pass_on(pipe: BinaryIO, stream: object, kept: bytearray) -> None:
-    target: BinaryIO | None = getattr(stream, "buffer", None)
-    while chunk := os.read(pipe.fileno(), 65536):
-        kept += chunk
-        del kept[:-_KEPT]
-        if target is not None:
-            target.write(chunk)
-            target.flush()
-        else:
-            stream.write(chunk.decode(errors="replace"))  # type: ignore[attr-defined]  # a captured text stream

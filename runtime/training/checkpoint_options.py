@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from autopar.runtime.checkpoint import folders
 from autopar.runtime.checkpoint.started import StartedSave
 from autopar.runtime.diagnostics.collective_errors import by_rank0, together
 from autopar.runtime.session.parallel_module import Parallel
+from autopar.runtime.training.job import nonfinite
+from autopar.runtime.training.job.schedule import RateSchedule
 
 _EVERY, _KEEP = 100, 3
 
@@ -51,8 +54,17 @@ class Checkpoints:
     anything is trained, where the folder cannot be written, or holds the checkpoints of another run.
     """
 
-    def __init__(self, parallel: Parallel, optimizer: torch.optim.Optimizer, options: argparse.Namespace) -> None:
+    def __init__(
+        self,
+        parallel: Parallel,
+        optimizer: torch.optim.Optimizer,
+        options: argparse.Namespace,
+        schedule: RateSchedule | None = None,
+    ) -> None:
         self._parallel, self._optimizer = parallel, optimizer
+        self._schedule = None if schedule is None else schedule.inner
+        self._mode: str = options.on_nonfinite
+        self.seconds = 0.0  # that the last call of `after` has taken
         self._folder: Path | None = options.checkpoint
         self._every, self._keep = options.every or _EVERY, options.keep or _KEEP
         self._last: Path | None = None
@@ -72,33 +84,66 @@ class Checkpoints:
                 raise CheckpointError(refusal(f"--checkpoint {folder}", "it is not seen by every rank", rule))
         if not there:
             return
-        found = self._parallel.load(folder, self._optimizer)
-        self.begun = found.step
+        found = self._parallel.load(folder, self._optimizer, scheduler=self._schedule)
+        self.begun, self._last = found.step, found.path
         self.lines = [
             f"resumed    {found.path}, after step {found.step}",
             *(f"passed     {line}" for line in found.passed),
         ]
 
-    def after(self, step: int, last: int) -> None:
-        """Begin a save after a step if it is time to; the one after the last step ends here. Collective.
+    def after(self, step: int, last: int, *, ending: bool = False) -> list[str]:
+        """Begin a save after a step if it is time to; the one after the last step ends here. Returns lines worth telling. Collective.
 
-        Raises CheckpointError, on all ranks, once a save has failed.
+        A state with parameters that are not finite is not saved: ConfigError, or where the run goes on with them, a line. Raises
+        CheckpointError, on all ranks, once a save has failed.
         """
+        self.seconds, final = 0.0, ending or step == last
         if self._folder is None:
-            return
+            return []
+        start, lines = time.perf_counter(), []
         if self._saving is not None and self._saving.ended:
             self._end()
-        if step % self._every == 0 or step == last:
+        if step % self._every == 0 or final:
             self._end()
-            self._saving = self._parallel.start_save(self._folder, self._optimizer, step=step, keep=self._keep)
+            lines = self._begin(self._folder, step)
+        if final:
+            self._end()
+        self.seconds = time.perf_counter() - start
+        return lines
+
+    def _begin(self, folder: Path, step: int) -> list[str]:
+        parallel = self._parallel
+        lost = nonfinite.unsavable(parallel.grid.comm, parallel.named_parameters(), parallel.named_buffers())
+        if not lost:
+            self._saving = parallel.start_save(
+                folder, self._optimizer, step=step, scheduler=self._schedule, keep=self._keep
+            )
             self._reason = self._saving.reason
-        if step == last:
-            self._end()
+            return []
+        if self._mode != nonfinite.CONTINUE:
+            lines = [f"{name} has elements that are not finite" for name in lost]
+            raise nonfinite.refused(step, lines, self.newest())
+        return [f"not saved  step {step}: {', '.join(lost[:5])} not finite; earlier checkpoints are as they were"]
 
     def _end(self) -> None:
         saving, self._saving = self._saving, None
         if saving is not None:
             self._last = saving.wait()
+
+    def newest(self) -> str:
+        """Where the last one stands, empty without any; a save that is under way is ended. Collective."""
+        self._end()
+        return "" if self._last is None else str(self._last)
+
+    @property
+    def kept(self) -> bool:
+        """Whether a job can go on from here."""
+        return self._last is not None
+
+    @property
+    def bytes_here(self) -> int:
+        """About what this rank writes: parameters, and the two states that most optimizers keep of each."""
+        return 0 if self._folder is None else sum(3 * one.nbytes for one in self._parallel.parameters())
 
     @property
     def summary(self) -> list[str]:

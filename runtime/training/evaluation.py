@@ -6,6 +6,7 @@ rank's parts of them where the function has a parameter called part.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,7 @@ from autopar.errors import ConfigError, refusal
 from autopar.model_file import ModelFile
 from autopar.runtime.session import compiled_job
 from autopar.runtime.session.parallel_module import Parallel
+from autopar.runtime.transport.base import Comm
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +31,15 @@ class Evaluation:
         return f"evaluated  step {step}: loss {self.loss:.6g} of {self.rows} rows in {self.batches} batches"
 
 
-def evaluated(parallel: Parallel, file: ModelFile, dtype: torch.dtype | None = None) -> Evaluation:
+def evaluated(
+    parallel: Parallel,
+    file: ModelFile,
+    dtype: torch.dtype | None = None,
+    asked: Callable[[], bool] = lambda: False,
+) -> Evaluation | None:
     """Go through the file's evaluation batches once. Collective; the model is left in the mode in which it was.
 
+    None where it was left unfinished, since any rank was `asked` to stop meanwhile.
     Raises ConfigError where the program cannot evaluate, and where there are no batches or not as many on all ranks.
     """
     assert file.evaluate is not None
@@ -44,6 +52,8 @@ def evaluated(parallel: Parallel, file: ModelFile, dtype: torch.dtype | None = N
     parallel.eval()
     try:
         while (batch := compiled_job.next_alike(parallel.grid.comm, source, file.path.name, "evaluate()")) is not None:
+            if _stopping(parallel.grid.comm, asked()):
+                return None
             given = compiled_job.cast(batch, dtype)
             with torch.no_grad():
                 loss = compiled_job.loss_of(compiled_job.call(forward, given)).item()
@@ -54,3 +64,9 @@ def evaluated(parallel: Parallel, file: ModelFile, dtype: torch.dtype | None = N
     if not batches:
         raise ConfigError(refusal(file.path.name, "evaluate() yields nothing", "it yields inputs to evaluate on"))
     return Evaluation(total / rows, rows, batches)
+
+
+def _stopping(comm: Comm, asked: bool) -> bool:
+    flag = torch.tensor([asked], dtype=torch.int64)
+    comm.all_reduce(flag)
+    return bool(flag)

@@ -11,53 +11,56 @@ import argparse
 import os
 import statistics
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
-from torch import Tensor, nn
 
 from autopar.errors import ConfigError, nearest, refusal
 from autopar.ir.profile import LEAST
+from autopar.jobs import signals
+from autopar.jobs.signals import StopRequests
 from autopar.runtime.diagnostics import call_site, failure
 from autopar.runtime.diagnostics.collective_errors import together
-from autopar.runtime.functional.model_random import ProgramRandom
-from autopar.runtime.grid.counter_rng import drawing
 from autopar.runtime.parameters import sources
-from autopar.runtime.parameters.precision import module_in_precision
 from autopar.runtime.process import load_optimizers, share_cores
 from autopar.runtime.profiling import profile_steps
-from autopar.runtime.profiling.action_times import ActionTimes
 from autopar.runtime.program.program import Program
 from autopar.runtime.progress import Progress, show
 from autopar.runtime.session import compiled_job
 from autopar.runtime.session.compiled_job import CompiledJob
-from autopar.runtime.session.parallel_module import Parallel
 from autopar.runtime.training import balance_lines, checkpoint_options, weight_options
 from autopar.runtime.training.balance_settings import AUTO, OFF, SYNTAX, parse_balance
 from autopar.runtime.training.checkpoint_options import Checkpoints
-from autopar.runtime.training.evaluation import evaluated
+from autopar.runtime.training.job import nonfinite, stopping
+from autopar.runtime.training.job.beside import Beside, make_optimizer, update_of
+from autopar.runtime.training.job.loop import Job, RunEnd, train
+from autopar.runtime.training.job.stopping import Stopping
 from autopar.runtime.training.metrics import MetricsFile
 from autopar.runtime.training.scheduler import Scheduler
 
 CALL_SITE = call_site.PROGRAM
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
-LEARNING_RATE = 1e-3
 
 
 def main(program: Program, file: str, arguments: Sequence[str] | None = None) -> None:
-    """Train the program that stands in `file`. A failure ends the whole job with status 1, its cause printed."""
+    """Train the program that stands in `file`. A failure ends the whole job with status 1, its cause printed.
+
+    A job that is asked to stop ends with status 85, after a step.
+    """
     comm = program.grid.comm
-    with failure.reported(comm):
+    stopped = False
+    with failure.reported(comm), signals.listening(comm.rank) as requests:
         with together(comm, "reading the command line"):
             options = parse(arguments, comm.rank)
+        signals.announce()
         if options is not None:
             load_optimizers()
             share_cores(comm)
-            run(compiled_job.open_job(program, Path(file), options.seed), options)
+            stopped = run(compiled_job.open_job(program, Path(file), options.seed), options, requests)
+    if stopped and not signals.leave_stopped():
+        sys.exit(signals.STOPPED)
 
 
 def parse(arguments: Sequence[str] | None, rank: int) -> argparse.Namespace | None:
@@ -76,6 +79,8 @@ def parse(arguments: Sequence[str] | None, rank: int) -> argparse.Namespace | No
     )
     parser.add_argument("--metrics", type=Path, metavar="FILE", help="write steps and losses as CSV")
     checkpoint_options.add(parser)
+    stopping.add(parser)
+    parser.add_argument("--on-nonfinite", choices=nonfinite.CHOICES, default=nonfinite.STOP, help="(stop)")
     parser.add_argument("--seed", type=int, default=0, help="of the initial parameters (0)")
     parser.add_argument("--dtype", choices=sorted(DTYPES), help="run in another precision than compiled")
     parser.add_argument("--profile", action="store_true", help="profile the last steps into profile.json")
@@ -90,6 +95,7 @@ def parse(arguments: Sequence[str] | None, rank: int) -> argparse.Namespace | No
     problems = [f"unknown option {word}{nearest(word.split('=')[0], parser.options())}" for word in rest]
     problems += weight_options.problems(options)
     problems += checkpoint_options.problems(options)
+    problems += stopping.problems(options)
     problems += [
         f"--{name} {value} is negative"
         for name in ("steps", "compare", "evaluate_every")
@@ -113,8 +119,8 @@ class _Parser(argparse.ArgumentParser):
         return [option for action in self._actions for option in action.option_strings]
 
 
-def run(opened: CompiledJob, options: argparse.Namespace) -> None:
-    """Train an opened job as the command line says. Collective."""
+def run(opened: CompiledJob, options: argparse.Namespace, requests: StopRequests) -> bool:
+    """Train an opened job as the command line says; whether it was asked to stop before its last step. Collective."""
     comm = opened.program.grid.comm
     dtype = DTYPES.get(options.dtype)
     for note in opened.notes:
@@ -125,81 +131,31 @@ def run(opened: CompiledJob, options: argparse.Namespace) -> None:
         show(comm.rank, line)
     with together(comm, "making the optimizer"):
         optimizer = make_optimizer(opened, list(parallel.parameters()))
-    checkpoints = Checkpoints(parallel, optimizer, options)
+        update = update_of(opened, optimizer, options)
+    checkpoints = Checkpoints(parallel, optimizer, options, update.schedule)
     for line in checkpoints.lines:
         show(comm.rank, line)
     metrics = _metrics(opened, options, checkpoints.begun)
     start = parallel.full_state_dict(rank0_only=True) if loaded and options.compare else {}
-    beside = _Beside(opened, options, dtype, start) if options.compare and comm.rank == 0 else None
+    beside = Beside(opened, options, dtype, start) if options.compare and comm.rank == 0 else None
     progress = Progress(options.steps, comm.rank == 0)
     scheduler = Scheduler(parallel, optimizer, options.balance, tell=lambda line: progress.tell(f"moved      {line}"))
     profiled = profile_steps.scheduled(opened, parallel, optimizer, options.steps) if options.profile else None
-    times = train(
-        opened, options, dtype, parallel, optimizer, scheduler, checkpoints, beside, progress, profiled, metrics
-    )
+    ending = Stopping(requests, stopping.seconds_of(options), checkpoints.bytes_here)
+    job = Job(opened, options, dtype, parallel, optimizer, update, checkpoints, ending)
+    trained = train(job, scheduler, progress, beside=beside, profiled=profiled, metrics=metrics)
     if options.save is not None:
         state = parallel.full_state_dict(rank0_only=True)
         with together(comm, f"writing {options.save}"):
             if comm.rank == 0:
-                sources.save(
-                    state, options.save, {"seed": str(options.seed), "steps": str(checkpoints.begun + len(times))}
-                )
-    if profiled is not None:
+                sources.save(state, options.save, {"seed": str(options.seed), "steps": str(trained.step)})
+    if profiled is not None and not trained.stopped:
         for line in profiled.write(scheduler.lines):
             show(comm.rank, line)
-    for line in _summary(opened, options.save, scheduler if options.balance else None, checkpoints, times):
+    for line in _summary(opened, options.save, scheduler if options.balance else None, checkpoints, trained):
         show(comm.rank, line)
     comm.barrier()  # ranks that leave together free at exit what they share
-
-
-def train(
-    opened: CompiledJob,
-    options: argparse.Namespace,
-    dtype: torch.dtype | None,
-    parallel: Parallel,
-    optimizer: torch.optim.Optimizer,
-    scheduler: Scheduler,
-    checkpoints: Checkpoints,
-    beside: _Beside | None,
-    progress: Progress,
-    profiled: profile_steps.Schedule | ActionTimes | None = None,
-    metrics: MetricsFile | None = None,
-) -> list[float]:
-    """The steps; returns the wall seconds of each."""
-    own = parallel.input_part if opened.file is not None and opened.file.takes_part else None
-    forward = parallel if own is None else parallel.forward_parts
-    batches = compiled_job.batches(opened, part=own)
-    times = []
-    kept = (
-        0 if profiled is None else 2 * profile_steps.PROFILED + 1
-    )  # of the last steps, what is profiled stays as it is
-    moving = options.steps - kept
-    comm = parallel.grid.comm
-    with together(comm, "reading the batches of the steps before"):
-        for _ in range(checkpoints.begun):
-            next(batches)
-    with progress:
-        for step in range(checkpoints.begun + 1, options.steps + 1):
-            with together(comm, "reading the next batch"):
-                batch = compiled_job.cast(next(batches), dtype)
-            start = time.perf_counter()
-            profile = profiled.step(step) if profiled is not None else nullcontext()
-            with profile, scheduler.step() if options.balance and step <= moving else nullcontext():
-                loss = _step(forward, batch, optimizer)
-            times.append(time.perf_counter() - start)
-            if beside is not None and step <= options.compare:
-                other = beside.step(batch if own is None else None)
-                gap = f"difference {abs(loss - other):.2g}"
-                progress.tell(f"compared   step {step}: loss {loss:.9g}, sequential {other:.9g}, {gap}")
-            evaluation = None
-            if options.evaluate_every and step % options.evaluate_every == 0 and opened.file is not None:
-                evaluation = evaluated(parallel, opened.file, dtype)
-                progress.tell(evaluation.line(step))
-            if metrics is not None:
-                metrics.step(step, loss, times[-1], None if evaluation is None else evaluation.loss)
-            progress.done(step, f"loss {loss:.6g}  {times[-1] * 1e3:.1f} ms")
-            checkpoints.after(step, options.steps)
-    return times
+    return bool(trained.stopped)
 
 
 def _metrics(opened: CompiledJob, options: argparse.Namespace, begun: int) -> MetricsFile | None:
@@ -212,64 +168,18 @@ def _metrics(opened: CompiledJob, options: argparse.Namespace, begun: int) -> Me
         return MetricsFile(options.metrics, begun) if options.metrics is not None and comm.rank == 0 else None
 
 
-def make_optimizer(opened: CompiledJob, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """The model file's own optimizer; where it has none, the one that the plan was made for."""
-    if opened.file is not None and opened.file.optimizer is not None:
-        return opened.file.optimizer(parameters)
-    if opened.description.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=LEARNING_RATE)
-    momentum = 0.9 if opened.description.optimizer == "momentum" else 0.0
-    return torch.optim.SGD(parameters, lr=LEARNING_RATE, momentum=momentum)
-
-
-class _Beside:
-    """The sequential model on rank 0, from the same initial values, over the same batches."""
-
-    def __init__(
-        self, opened: CompiledJob, options: argparse.Namespace, dtype: torch.dtype | None, start: Mapping[str, Tensor]
-    ) -> None:
-        self._dtype, self._path = dtype, opened.description.loss
-        self._seed, self._steps = options.seed, 0
-        self._model = module_in_precision(compiled_job.sequential(opened, options.seed), dtype)
-        self._model.load_state_dict(start, strict=False)  # nothing, where no weights were loaded
-        self._optimizer = make_optimizer(opened, list(self._model.parameters()))
-        self._whole = compiled_job.batches(opened)
-
-    def step(self, batch: compiled_job.Inputs | None) -> float:
-        """One sequential step, with the random numbers of the program's; returns its loss. None: it reads the batch itself."""
-        batch = next(self._whole) if batch is None else batch
-        self._steps += 1
-        with drawing(self._seed, self._steps), ProgramRandom():
-            loss = compiled_job.loss_of(
-                compiled_job.call(self._model, compiled_job.cast(batch, self._dtype)), self._path
-            )
-        _update(loss, self._optimizer)
-        return loss.item()
-
-
-def _step(forward: Callable[..., Any], batch: compiled_job.Inputs, optimizer: torch.optim.Optimizer) -> float:
-    loss = compiled_job.loss_of(compiled_job.call(forward, batch))
-    _update(loss, optimizer)
-    return loss.item()
-
-
-def _update(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
-    optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    optimizer.step()
-
-
 def _summary(
     opened: CompiledJob,
     saved: Path | None,
     scheduler: Scheduler | None,
     checkpoints: Checkpoints,
-    times: Sequence[float],
+    trained: RunEnd,
 ) -> list[str]:
     lines = []
-    if times:
-        usual = statistics.median(times[1:] or times)
-        lines.append(f"trained    {len(times)} steps, {usual * 1e3:.1f} ms per step")
+    if trained.times:
+        usual = statistics.median(trained.times[1:] or trained.times)
+        lines.append(f"trained    {len(trained.times)} steps, {usual * 1e3:.1f} ms per step")
+    lines += trained.lines
     if scheduler is not None:
         lines.append(f"balance    {balance_lines.summary(scheduler.lines, scheduler.reason)}")
     if saved is not None:
@@ -277,4 +187,7 @@ def _summary(
     lines += checkpoints.summary
     lines.append(f"plan       {os.path.relpath(opened.folder / 'plan.json')}")
     lines.append(f"program    {os.path.relpath(opened.folder / 'program.py')}")
+    if trained.stopped:
+        how = "--resume goes on from there" if checkpoints.kept else "nothing was saved: there is no --checkpoint"
+        lines.append(f"stopped    after step {trained.step} of {trained.steps}, by {trained.stopped}; {how}")
     return lines

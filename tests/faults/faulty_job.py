@@ -261,11 +261,10 @@ def interrupted(folder, program, number, by="autopar"):
     while said.count("ready") < 2 and (line := job.stdout.readline()):  # two ranks' words may come as one line
         said += line
     os.kill(job.pid, number)
-    if by == "mpiexec":  # it passes the first on, which does not always reach the ranks, and ends them at the second
-        try:
-            job.wait(2)
-        except subprocess.TimeoutExpired:
-            os.kill(job.pid, number)
+    try:  # the first asks to stop after the step; the second ends what is in no step that ends
+        job.wait(2)
+    except subprocess.TimeoutExpired:
+        os.kill(job.pid, number)
     return finish(job, word)
 
 

@@ -56,9 +56,9 @@ session             | runtime/session                            | checkpoint da
                     |                                            | diagnostics process transport placement schedules jobs ir
 profiling           | runtime/profiling                          | session parameters program grid diagnostics transport ir
 calibration         | runtime/calibration                        | primitives grid diagnostics process transport jobs ir
-training            | runtime/training                           | profiling session checkpoint pipeline parameters program
-                    |                                            | functional grid diagnostics process transport placement schedules
-                    |                                            | cuts ir
+training            | runtime/training                           | profiling session checkpoint data pipeline parameters program
+                    | runtime/training/job                       | functional grid diagnostics process transport placement schedules
+                    |                                            | cuts jobs ir
 prediction          | runtime/prediction                         | training session data parameters program grid diagnostics
                     |                                            | process transport ir
 verification        | runtime/verification                       | session parameters program functional windowed partitions

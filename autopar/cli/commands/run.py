@@ -30,6 +30,10 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--every", type=count(1), metavar="N", help="steps from one checkpoint to the next (100)")
     parser.add_argument("--keep", type=count(1), metavar="K", help="how many checkpoints stay, the newest (3)")
     parser.add_argument("--resume", action="store_true", help="go on from the newest whole checkpoint, if there is one")
+    after = "end after a step, with status 85 and in time for the checkpoint, so long after the start: 90s, 15m, 3h50m"
+    parser.add_argument("--stop-after", metavar="TIME", help=after)
+    what = "of a step whose loss or gradients are not finite: end the run, leave the step out, or make it (stop)"
+    parser.add_argument("--on-nonfinite", choices=["stop", "skip", "continue"], default="stop", help=what)
     parser.add_argument("--seed", type=int, default=0, help="of the initial parameters (0)")
     parser.add_argument("--dtype", choices=["float32", "float64"], help="run in another precision than compiled")
     balance = "when boundaries move away from slow ranks: auto, off, or settings as threshold=0.05,horizon=500"
@@ -61,8 +65,11 @@ def run(arguments: argparse.Namespace) -> int:
     from autopar.errors import ConfigError, refusal
     from autopar.ir.grid import GridShape
     from autopar.ir.profile import FILE, LEAST
+    from autopar.jobs.durations import parse_duration
     from autopar.jobs.launch import launch
 
+    if arguments.stop_after:
+        parse_duration(arguments.stop_after, "--stop-after")
     options = launch_options.options(arguments.hosts, arguments.mpiexec)
     saved = load(arguments.folder)
     if arguments.save:
@@ -84,6 +91,8 @@ def run(arguments: argparse.Namespace) -> int:
     words += ["--every", str(arguments.every)] if arguments.every else []
     words += ["--keep", str(arguments.keep)] if arguments.keep else []
     words += ["--resume"] if arguments.resume else []
+    words += ["--stop-after", arguments.stop_after] if arguments.stop_after else []
+    words += ["--on-nonfinite", arguments.on_nonfinite] if arguments.on_nonfinite != "stop" else []
     words += ["--dtype", arguments.dtype] if arguments.dtype else []
     words += ["--profile"] if arguments.profile else []
     words += ["--balance", arguments.balance] if arguments.balance else []
