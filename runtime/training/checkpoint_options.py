@@ -92,7 +92,7 @@ class Checkpoints:
         ]
 
     def after(self, step: int, last: int, *, ending: bool = False) -> list[str]:
-        """Begin a save after a step if it is time to; the one after the last step ends here. Returns lines worth telling. Collective.
+        """Begin a save after a step if it is time to; the one after the last step ends here. Returns lines to tell. Collective.
 
         A state with parameters that are not finite is not saved: ConfigError, or where the run goes on with them, a line. Raises
         CheckpointError, on all ranks, once a save has failed.

@@ -23,10 +23,15 @@ def test_signals_within_a_second_are_one_request():
 def test_a_signal_is_noted_while_the_context_lasts_and_not_by_a_forked_process():
     before = signal.getsignal(signal.SIGTERM)
     with signals.listening(0) as requests:
+        reading, writing = os.pipe()
         child = os.fork()
         if not child:
+            os.write(writing, b"!")
             time.sleep(60)
             os._exit(0)
+        assert os.read(reading, 1) == b"!"
+        os.close(reading)
+        os.close(writing)
         os.kill(child, signal.SIGTERM)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
         assert requests.reason == ""
