@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from autopar.divided_model import DividedModel, divided
@@ -22,12 +22,16 @@ LIVE = ModelSource("", "")
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is planned for grid after grid: a model as the user gave it, captured and annotated, and the file it is from."""
+    """What is planned for grid after grid: a model as the user gave it, captured and annotated, and the file it is from.
+
+    `divisions` are those that were asked for: another grid asks for the same.
+    """
 
     model: object
     captured: Captured
     annotated: AnnotatedGraph
     source: ModelSource
+    divisions: dict[MicrobatchCount, DividedModel] = field(default_factory=dict, compare=False)
 
     @staticmethod
     def of(model: object, captured: Captured, source: ModelSource = LIVE, tell: Progress = silent) -> Subject:
@@ -40,6 +44,8 @@ class Subject:
 
         Raises ConfigError where the batch is not to be divided so.
         """
+        if count in self.divisions:
+            return self.divisions[count]
         captured = self.captured
 
         def recaptured(rows: int) -> Captured:
@@ -50,6 +56,7 @@ class Subject:
         with timed(tell, "divided") as said:
             division = divided(captured, count.microbatches, recaptured, tell, count.why)
             said(f"{count.microbatches} micro-batches of up to {division.plan.rows} rows")
+        self.divisions[count] = division
         return division
 
     def without(self, broken: BrokenCall) -> Subject:
