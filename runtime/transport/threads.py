@@ -206,7 +206,8 @@ class ThreadComm(Comm):
         self._round += 1
         with self._world.changed:
             self._group.rounds[number][self._rank] = (what, item)
-            self._world.changed.notify_all()
+            if self._arrived(number):  # before that, nobody who waits can go on
+                self._world.changed.notify_all()
         return number
 
     def _arrived(self, number: int) -> bool:

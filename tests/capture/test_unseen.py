@@ -1,7 +1,9 @@
 """What a graph of operators does not show is right in the program, or refused at its line; it is never ignored."""
 
-import inspect
+import ast
+import functools
 import itertools
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,11 +25,21 @@ MARK = "# refused"
 def refused_at(kind):
     """``unseen.py:LINE``, the marked line of a form's own class or of one that it is made of; None where there is none."""
     for one in itertools.chain(kind.made_of, kind.__mro__):
-        lines, start = inspect.getsourcelines(one) if one.__module__.startswith("unseen") else ([], 0)
-        marked = [start + i for i, line in enumerate(lines) if MARK in line]
-        if marked:
-            return f"{Path(inspect.getfile(one)).name}:{marked[0]}"
+        marked = marked_lines(one.__module__) if one.__module__.startswith("unseen") else {}
+        if one.__name__ in marked:
+            return f"{one.__module__}.py:{marked[one.__name__]}"
     return None
+
+
+@functools.cache
+def marked_lines(module):
+    """By the name of each class of a file the first line in it that is marked; of a class in it too."""
+    text = Path(sys.modules[module].__file__).read_text(encoding="utf-8")
+    marked = [number for number, line in enumerate(text.splitlines(), 1) if MARK in line]
+    classes = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ClassDef)]
+    inside = {node.name: [n for n in marked if node.lineno <= n <= node.end_lineno] for node in classes}
+    assert len(inside) == len(classes), "two classes of one name"
+    return {name: lines[0] for name, lines in inside.items() if lines}
 
 
 @pytest.mark.parametrize("name", [name for name, kind in FORMS.items() if refused_at(kind)])

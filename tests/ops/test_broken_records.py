@@ -1,6 +1,7 @@
 """Where a record fails for a call, the call runs on without it, and the report says why; mistakes of ours are told as such."""
 
 import dataclasses
+import functools
 from unittest import mock
 
 import pytest
@@ -30,14 +31,18 @@ class Net(nn.Module):
 
 MODEL = Net()
 INPUTS = (torch.ones(8, 4),)
-CAPTURED = capture(MODEL, INPUTS, name="net")
+
+
+@functools.cache
+def captured():
+    return capture(MODEL, INPUTS, name="net")
 
 
 def compiled(**changed):
     """The net where the record of linear is another."""
     other = dataclasses.replace(LINEAR, targets=("aten.linear.default",), **changed)
     known = mock.patch.dict(records._OWN, {"aten.linear.default": other})
-    with known, mock.patch("autopar.capture.capture", return_value=CAPTURED):
+    with known, mock.patch("autopar.capture.capture", return_value=captured()):
         return autopar.compile(MODEL, INPUTS, grid="2")
 
 

@@ -169,14 +169,13 @@ def _unsaved(module: nn.Module) -> dict[str, Tensor]:
 @contextmanager
 def _profiled(codes: set[CodeType]) -> Iterator[None]:
     """While active, the code of every Python function that is called is added to `codes`."""
-    before = sys.getprofile()
+    before = sys.gettrace()
 
-    def note(frame: FrameType, event: str, _: object) -> None:
-        if event == "call":
-            codes.add(frame.f_code)
+    def note(frame: FrameType, event: str, _: object) -> None:  # returns no function to trace the lines by
+        codes.add(frame.f_code)
 
-    sys.setprofile(note)
+    sys.settrace(note)  # not `setprofile`, which is told of every return and every builtin as well
     try:
         yield
     finally:
-        sys.setprofile(before)
+        sys.settrace(before)

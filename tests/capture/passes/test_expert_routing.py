@@ -6,7 +6,12 @@ import torch.nn.functional as F
 from capture_oracle import assert_same_step, targets
 from torch import nn
 
-pytest.importorskip("transformers.integrations.moe")  # registers the grouped product that its models call
+
+@pytest.fixture(autouse=True, scope="module")
+def grouped_product():
+    """That which the library registers and its models call."""
+    pytest.importorskip("transformers.integrations.moe")
+
 
 EXPERTS, WIDTH, HIDDEN = 5, 4, 6
 
