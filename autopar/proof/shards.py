@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -27,11 +28,17 @@ def rows(extent: int, dim: int, layouts: Layouts, axes: tuple[Axis, ...]) -> _Ro
             low, high = taken.get(factor, (0, extent // (layout.blocks * layout.unit)))
             bounds = axis.bounds(high - low)
             taken[factor] = low + bounds[axis.index], low + bounds[axis.index + 1]
-    if len(taken) == 1 and (1, 1) in taken:
-        return np.arange(*taken[1, 1])
+    return _rows_taken(extent, tuple(taken.items()))
+
+
+@functools.lru_cache(maxsize=4096)  # the same cuts of the same extents, tens of thousands of times in a proof
+def _rows_taken(extent: int, taken: tuple[tuple[tuple[int, int], tuple[int, int]], ...]) -> _Rows:
+    """The rows in ``low, high`` of every factor ``blocks, unit``. Not to be written to."""
+    if len(taken) == 1 and taken[0][0] == (1, 1):
+        return np.arange(*taken[0][1])
     place = np.arange(extent)
     kept = np.ones(extent, bool)
-    for (blocks, unit), (low, high) in taken.items():
+    for (blocks, unit), (low, high) in taken:
         at = place // unit % (extent // (blocks * unit))
         kept &= (at >= low) & (at < high)
     return place[kept]

@@ -29,7 +29,7 @@ def test_record(name):
     """Every sample, and where there are several results with one of them read as well, then on two ranks.
 
     The first sample is tried under all cuts, but not of pointwise operators, which are many and alike: none of them asks
-    its neighbours, and so two ranks show what three would.
+    its neighbours, and so two ranks show what three would. More pairs of choices: `test_pairs_of_choices`.
     """
     op = OPS[name]
     grids = tuple(spec for spec in GRIDS if EXAMPLES or op.work != "pointwise" or spec != "data=3")
@@ -38,20 +38,26 @@ def test_record(name):
     assert missing <= NOT_CALLED, "a target that no sample calls"
     for sample in samples:
         few = (sample is not samples[0] or op.work == "pointwise") and not EXAMPLES
+        tried = [(grids, True)] if few else [(grids[:-1], False), (grids[-1:], not EXAMPLES)]
         results = len(whole_of(op, sample).results)
         reads = [range(results)] + [{only} for only in {0, results - 1} if results > 1]
         proved = [
-            prove(
-                op,
-                sample,
-                one.__contains__,
-                *((grids, (0, 1), few) if one == reads[0] else (("data=2",), (0, 1), True)),
+            sum(
+                prove(op, sample, one.__contains__, specs, few=fewer)
+                for specs, fewer in (tried if one == reads[0] else [(("data=2",), True)])
             )
             for one in reads
             if takes(op, sample, one)
         ]
         assert proved
         assert min(proved) > 0
+
+
+@pytest.mark.zoo
+def test_pairs_of_choices():
+    """Four times as many pairs as `test_record` tries, of every record that has so many."""
+    ops = [op for op in OPS.values() if op.work != "pointwise"]
+    assert sum(prove(op, samples_of(op)[0], grids=GRIDS[-1:]) for op in ops) > 10 * len(ops)
 
 
 def by_place(op, sample):
