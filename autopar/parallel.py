@@ -46,7 +46,7 @@ from autopar.runtime.program.program import Program
 from autopar.runtime.session import compiled_job
 from autopar.runtime.session.batch_programs import BatchProgram
 from autopar.runtime.session.compiled_job import CompiledJob
-from autopar.runtime.session.function_values import function_values
+from autopar.runtime.session.function_values import function_values, with_constants
 from autopar.runtime.session.inputs import refused_rows
 from autopar.runtime.session.parallel_module import Parallel
 from autopar.runtime.training.attached_scheduler import AttachedScheduler
@@ -238,9 +238,9 @@ def values_of(
     model: Model, constants: Mapping[str, Tensor], world: Comm, seed: int, needed: Collection[str], *, live: bool
 ) -> Source:
     """The initial values, those of a live module and constants as rank 0 has them."""
-    yield from distribute.from_rank0(constants, world)
     own = model if isinstance(model, nn.Module) else None
-    yield from distribute.live_values(own, world) if live else function_values(model, seed, needed)
+    values = distribute.live_values(own, world) if live else function_values(model, seed, needed)
+    return with_constants(values, distribute.from_rank0(constants, world))
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,19 +309,14 @@ class LoadedFolder(CompiledFolder):
         return ComparedSource(pair for pair in pairs if pair[0] in known)
 
     def _given(self, job: CompiledJob, model: Model | None, seed: int) -> Iterator[tuple[str, Tensor | Parted]]:
-        if (self.folder / CONSTANTS).exists():
-            yield from sources.from_file(self.folder / CONSTANTS)
+        file, named = self.folder / CONSTANTS, [item for item in job.description.parameters if item.kind != "constant"]
+        constants = sources.from_file(file) if file.exists() else ()
         if model is None:
-            yield from (
-                (item.name, UnsetTensor(item.shape, item.dtype))
-                for item in job.description.parameters
-                if item.kind != "constant"
-            )
-            return
+            return with_constants(((item.name, UnsetTensor(item.shape, item.dtype)) for item in named), constants)
         world = job.program.grid.comm
         live = by_rank0(world, "looking at the model", lambda: isinstance(model, nn.Module))
-        needed = {item.name for item in job.description.parameters if item.kind != "constant"}
-        yield from values_of(model, {}, world, seed, needed, live=live)
+        values = values_of(model, {}, world, seed, {item.name for item in named}, live=live)
+        return with_constants(values, constants)
 
 
 def load(folder: str | Path) -> LoadedFolder:

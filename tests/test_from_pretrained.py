@@ -44,7 +44,7 @@ def saved(models, folder):
 
 def values(model, seed=0):
     """What a run begins with, whole."""
-    tensors = dict(model.naming()[0])
+    tensors = model.naming().tensors
     found = dict(function_values(model, seed, set(tensors)))
     return {
         name: one if isinstance(one, torch.Tensor) else one.part([Replicate()], [None]) for name, one in found.items()
@@ -76,6 +76,41 @@ def test_what_weights_may_lack_is_initialised_by_the_seed_and_all_else_is_listed
     assert all(torch.equal(one[name], value) for name, value in stored.items())
     assert torch.equal(one["score.weight"], again["score.weight"])
     assert not torch.equal(one["score.weight"], two["score.weight"])
+
+
+class Adapter(nn.Module):
+    """Low-rank additions to a layer that stays as it is."""
+
+    def __init__(self, base):
+        super().__init__()
+        self.base = base.requires_grad_(False)
+        self.a = nn.Parameter(torch.randn(2, base.in_features))
+        self.b = nn.Parameter(torch.zeros(base.out_features, 2))
+
+    def forward(self, x):
+        return self.base(x) + x @ self.a.t() @ self.b.t()
+
+
+def adapted(model):
+    """Nothing is trained but adapters of the queries."""
+    model.requires_grad_(False)
+    for layer in model.model.layers:
+        layer.self_attn.q_proj = Adapter(layer.self_attn.q_proj)
+    return model
+
+
+def test_an_adapted_model_has_the_weights_under_its_own_names(root):
+    model = autopar.from_pretrained(root / "llama", adapt=adapted)
+    own, stored = values(model, 3), load_file(root / "llama" / "model.safetensors")
+    torch.manual_seed(3)
+    whole = model.whole()
+    assert {name for name, one in whole.named_parameters() if one.requires_grad} == {
+        f"model.layers.0.self_attn.q_proj.{end}" for end in "ab"
+    }
+    for name, value in whole.state_dict().items():
+        assert torch.equal(own[name], value), name
+        read = stored.get(name.replace("q_proj.base", "q_proj").replace("lm_head", "model.embed_tokens"))
+        assert read is None or torch.equal(read, value), name
 
 
 def test_what_cannot_be_read_by_slices_is_refused(root, tmp_path):

@@ -21,7 +21,7 @@ class Net(nn.Module):
     def __init__(self):
         super().__init__()
         self.wide = nn.Linear(3, 4)
-        self.register_buffer("shift", torch.arange(4.0), persistent=False)
+        self.register_buffer("shift", torch.rand(4), persistent=False)  # drawn, and no part of the state
 
     def forward(self, x):
         return (self.wide(x) + self.shift).square().mean()

@@ -24,6 +24,19 @@ _PICKLES = ("pytorch_model*.bin",)
 
 
 @dataclass(frozen=True, slots=True)
+class Naming:
+    """The tensors of a model before it was adapted, on the meta device, and how weights are called.
+
+    tensors  by its own names, each with the names that it has in the adapted model, none where that lacks it
+    change   from a name in the weights to its own, None for what transformers leaves as well. Raises ConfigError where weights
+             are stored in another form
+    """
+
+    tensors: Mapping[str, tuple[Tensor, tuple[str, ...]]]
+    change: Callable[[str], str | None]
+
+
+@dataclass(frozen=True, slots=True)
 class Pretrained:
     """A function that returns the model of a folder.
 
@@ -34,6 +47,7 @@ class Pretrained:
     weights           whether the folder has any; without, values are drawn as the class initialises them
     allow_missing     patterns of parameters that the weights may lack, which are initialised, as of a new head
     allow_unexpected  patterns of weights that are left
+    adapt             what becomes of the model: a function of it, as for adapters, that keeps its parameters
     """
 
     folder: Path
@@ -43,6 +57,7 @@ class Pretrained:
     weights: bool = True
     allow_missing: tuple[str, ...] = ()
     allow_unexpected: tuple[str, ...] = ()
+    adapt: Callable[[nn.Module], nn.Module] | None = None
 
     @property
     def __name__(self) -> str:
@@ -50,33 +65,44 @@ class Pretrained:
         return self.architecture
 
     def __call__(self) -> nn.Module:
-        """The model as its class initialises it, in training mode."""
-        return self._class._from_config(self.config(), **self._dtype())  # type: ignore[no-any-return]
+        """The model as its class initialises it, in training mode, adapted."""
+        return self._adapted(self._base())
 
     def whole(self) -> nn.Module:
-        """The model with its weights, as transformers loads them."""
-        if not self.weights:
-            return self()
-        made = self._class.from_pretrained(self.folder, config=self.config(), local_files_only=True, **self._dtype())
-        return made.train()  # type: ignore[no-any-return]
+        """The model with its weights, as transformers loads them; what these lack is initialised as by calling this."""
+        base = self._base()
+        own = dict(base.state_dict(keep_vars=True))
+        made = self._adapted(base)
+        if self.weights:
+            loaded, told = self._class.from_pretrained(
+                self.folder, config=self.config(), local_files_only=True, output_loading_info=True, **self._dtype()
+            )
+            with torch.no_grad():
+                for name, value in loaded.state_dict().items():
+                    if name not in told["missing_keys"]:
+                        own[name].copy_(value)
+        return made
 
-    def naming(self) -> tuple[dict[str, Tensor], Callable[[str], str | None]]:
-        """The model's tensors on the meta device under all names, and which of them a name in the weights is, None for what
-        transformers leaves as well. The function raises ConfigError where weights are stored in another form.
-        """  # fmt: skip
+    def naming(self) -> Naming:
+        """Which tensor of the model a name in the weights is. Only asked where there are weights."""
         from transformers.conversion_mapping import get_model_conversion_mapping
         from transformers.core_model_loading import WeightRenaming, rename_source_key
 
         with torch.device("meta"):
-            model: Any = self()
-        tensors = {name: one for name, one in model.state_dict(keep_vars=True).items()}
-        steps = get_model_conversion_mapping(model)
+            base = self._base()
+            tensors = dict(base.state_dict(keep_vars=True))
+            steps = get_model_conversion_mapping(base)
+            left = getattr(base, "_keys_to_ignore_on_load_unexpected", None) or ()
+            prefix = base.base_model_prefix
+            made = self._adapted(base).state_dict(keep_vars=True)
         renamings = [one for one in steps if isinstance(one, WeightRenaming)]
         merging: list[Any] = [one for one in steps if not isinstance(one, WeightRenaming)]
-        left = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()
+        places: dict[int, list[str]] = {}
+        for name, one in made.items():
+            places.setdefault(id(one), []).append(name)
 
         def change(name: str) -> str | None:
-            new, pattern = rename_source_key(name, renamings, merging, model.base_model_prefix, tensors)
+            new, pattern = rename_source_key(name, renamings, merging, prefix, tensors)
             if pattern is not None and name not in tensors:
                 rule = "weights are read slice by slice where a tensor of the file is a tensor of the model"
                 fix = (
@@ -87,7 +113,13 @@ class Pretrained:
                 raise ConfigError(refusal(str(self.folder), given, rule, fix=fix))
             return None if new not in tensors and any(re.search(one, new) for one in left) else new
 
-        return tensors, change
+        return Naming({name: (one, tuple(places.get(id(one), ()))) for name, one in tensors.items()}, change)
+
+    def _base(self) -> Any:  # noqa: ANN401 (a model of transformers)
+        return self._class._from_config(self.config(), **self._dtype())
+
+    def _adapted(self, base: nn.Module) -> nn.Module:
+        return base if self.adapt is None else self.adapt(base)
 
     @property
     def _class(self) -> Any:  # noqa: ANN401 (a class of transformers)
@@ -113,13 +145,15 @@ def from_pretrained(
     config: Mapping[str, object] | None = None,
     allow_missing: Sequence[str] = (),
     allow_unexpected: Sequence[str] = (),
+    adapt: Callable[[nn.Module], nn.Module] | None = None,
 ) -> Pretrained:
     """The model of a folder that ``save_pretrained`` wrote, to be `model` in a model file, or given to `compile` and `parallelize`.
 
     `architecture` is a class of transformers, by default what config.json names; `dtype` that of its parameters, as "float32";
     `config` has entries of the configuration that are others (``{"attn_pdrop": 0.0}``). `allow_missing` are parameters that the
-    weights may lack (``["score.*"]`` of a new head), `allow_unexpected` weights that are left. In a folder without weights values
-    are drawn.
+    weights may lack (``["score.*"]`` of a new head), `allow_unexpected` weights that are left. `adapt` makes another model of it
+    that keeps its parameters, as ``lambda model: peft.get_peft_model(model, settings)``; what it adds is initialised. In a folder
+    without weights values are drawn.
 
     Raises ConfigError where the folder names no class of transformers, has pickles alone, or an entry or dtype is unknown.
     """
@@ -136,7 +170,14 @@ def from_pretrained(
     if dtype is not None and not (isinstance(getattr(torch, dtype, None), torch.dtype)):
         raise ConfigError(refusal(f"dtype={dtype!r}", "it is no dtype of torch", "as in float32, bfloat16"))
     made = Pretrained(
-        folder, name, dtype, dict(config or {}), _has_weights(folder), tuple(allow_missing), tuple(allow_unexpected)
+        folder,
+        name,
+        dtype,
+        dict(config or {}),
+        _has_weights(folder),
+        tuple(allow_missing),
+        tuple(allow_unexpected),
+        adapt,
     )
     known = made.config()
     if unknown := [f"{key}{nearest(key, vars(known))}" for key in made.changes if not hasattr(known, key)]:

@@ -82,7 +82,7 @@ def export(folder: Path, to: Path, options: ExportOptions | None = None) -> Expo
         tensors = _tensors(index, files, options, model)
         if model is not None:
             notes += model.compared({one.name: one.shape for one in tensors})
-        groups = {to.name: tensors} if single else _sharded(tensors, options.shard_bytes)
+        groups = {to.name: tensors} if single else _sharded(tensors, options.shard_bytes, model)
         with placing.placed(to, single, options.overwrite) as aside:
             for name, group in groups.items():
                 write(aside / name, group, {"format": "pt"})
@@ -121,6 +121,8 @@ def _tensors(index: Index, files: Files, options: ExportOptions, model: ModelFol
         if not names:
             continue
         name = names[0] if model is None else model.chosen(names)
+        if name is None:
+            continue
         dtype = dtype_of(saved.dtype)
         if options.dtype is not None and dtype.is_floating_point:
             dtype = options.dtype
@@ -175,7 +177,9 @@ def slabs(shape: Sequence[int], most: int) -> Iterator[tuple[Runs, ...]]:
             yield (((row, row + 1),), *inner)
 
 
-def _sharded(tensors: Iterable[TensorToWrite], most: int | None) -> dict[str, list[TensorToWrite]]:
+def _sharded(
+    tensors: Iterable[TensorToWrite], most: int | None, model: ModelFolder | None
+) -> dict[str, list[TensorToWrite]]:
     """Files in the order of the tensors, each as full as it may be."""
     groups: list[list[TensorToWrite]] = [[]]
     size = 0
@@ -186,7 +190,7 @@ def _sharded(tensors: Iterable[TensorToWrite], most: int | None) -> dict[str, li
         groups[-1].append(one)
         size += one.bytes
     if len(groups) == 1:
-        return {ONE: groups[0]}
+        return {ONE if model is None else model.file: groups[0]}
     return {f"model-{i:05d}-of-{len(groups):05d}{SUFFIX}": group for i, group in enumerate(groups, start=1)}
 
 

@@ -35,7 +35,7 @@ from autopar.runtime.parameters.sources import ComparedSource, Source, from_file
 from autopar.runtime.program.from_text import program_of
 from autopar.runtime.program.plan_reader import Description, read_description
 from autopar.runtime.program.program import Program
-from autopar.runtime.session.function_values import function_values
+from autopar.runtime.session.function_values import function_values, with_constants
 from autopar.runtime.session.outputs import Outputs, at_path
 from autopar.runtime.session.parallel_module import Parallel
 from autopar.runtime.transport.base import Comm
@@ -264,8 +264,11 @@ def cast(batch: Inputs, dtype: torch.dtype | None) -> Inputs:
 
 
 def _values(job: CompiledJob, seed: int) -> Iterator[tuple[str, Any]]:
-    if (job.folder / "constants.safetensors").exists():
-        yield from from_file(job.folder / "constants.safetensors")
+    file = job.folder / "constants.safetensors"
+    return with_constants(_model_values(job, seed), from_file(file) if file.exists() else ())
+
+
+def _model_values(job: CompiledJob, seed: int) -> Iterator[tuple[str, Any]]:
     if job.file is None:
         yield from from_file(job.folder / PARAMETERS)
     elif isinstance(job.file.model, nn.Module):

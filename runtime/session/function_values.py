@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from math import prod
 
 import torch
@@ -29,23 +29,41 @@ def function_values(
         yield from initial_values(model, seed)
         return
     where, tensors = str(model.folder), weight_files.opened(model.folder)
-    own, change = model.naming()
+    naming, places = model.naming(), dict[str, tuple[str, ...]]()
     specs: dict[int, TensorSpec] = {}
-    for name, one in own.items():
+    for name, (one, adapted) in naming.tensors.items():
         known = specs.get(id(one))
-        kind = "parameter" if known is None else known.kind
         aliases = () if known is None else (*known.aliases, name)
-        specs[id(one)] = TensorSpec(name if known is None else known.name, tuple(one.shape), one.dtype, kind, aliases)
-    matches = weight_files.matched(where, tensors, specs.values(), change, model.allow_missing, model.allow_unexpected)
+        lead = name if known is None else known.name
+        specs[id(one)] = TensorSpec(lead, tuple(one.shape), one.dtype, aliases=aliases)
+        places[lead] = adapted
+    matches = weight_files.matched(
+        where, tensors, specs.values(), naming.change, model.allow_missing, model.allow_unexpected
+    )
     weight_files.conversions(where, matches, None)
     read: set[str] = set()
     for item, stored in matches.found.items():
         _check_alike(where, {name: tensors[name] for name, _ in stored})
-        names = (item.name, *item.aliases)
-        read.update(names)
-        yield from ((name, stored[0][1]) for name in names)
+        read.update(places[item.name])
+        yield from ((name, stored[0][1]) for name in places[item.name])
     if any(name not in read for name in needed):
         yield from (pair for pair in initial_values(model, seed) if pair[0] not in read)
+
+
+def with_constants(
+    values: Iterable[tuple[str, Tensor | Parted]], constants: Iterable[tuple[str, Tensor | Parted]]
+) -> Iterator[tuple[str, Tensor | Parted]]:
+    """Values, and of what is no part of the state those that the program was compiled with, where the model itself has none.
+
+    What it draws for such a buffer follows the seed so, as everything else that it draws. Tables that forward makes anew, of other
+    sizes, are the program's.
+    """
+    known = dict(constants)
+    for name, value in values:
+        if name not in known or tuple(known[name].shape) == tuple(value.shape):
+            yield name, value
+            known.pop(name, None)
+    yield from known.items()
 
 
 def _check_alike(where: str, stored: Mapping[str, Stored]) -> None:

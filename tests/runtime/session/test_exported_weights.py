@@ -123,6 +123,24 @@ def test_another_dtype_other_names_and_the_files_of_a_model_folder(saved, tmp_pa
     assert (tmp_path / "half" / "merges.txt").exists()
 
 
+def test_adapters_leave_alone_under_the_names_of_their_folder(saved, tmp_path):
+    """The first tensor stands for an adapter, which peft's models call by a name of its own too."""
+    folder, state, names, _ = saved
+    name = next(name for name in names if name.endswith(".weight"))
+    like, path = tmp_path / "adapter", name.removesuffix(".weight")
+    like.mkdir()
+    (like / "adapter_config.json").write_text('{"r": 4}')
+    with pytest.raises(CheckpointError, match=r"it holds none of these|no adapter_model\.safetensors"):
+        export(folder, tmp_path / "out", ExportOptions(like=like))
+    save_file({f"{path}.lora_A.weight": state[name].clone()}, like / "adapter_model.safetensors")
+    options = ExportOptions(like=like, names={name: f"{path}.lora_A.default.weight"})
+    assert export(folder, tmp_path / "out", options).files == ("adapter_model.safetensors",)
+    found = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    assert found.keys() == {f"{path}.lora_A.weight"}
+    assert torch.equal(found[f"{path}.lora_A.weight"], state[name])
+    assert (tmp_path / "out" / "adapter_config.json").read_text() == '{"r": 4}'
+
+
 def test_what_cannot_be_written_is_said_and_leaves_everything(saved, tmp_path, monkeypatch):
     folder, *_ = saved
     (tmp_path / "full").mkdir()
