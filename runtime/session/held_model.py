@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from autopar.errors import ConfigError, refusal
 from autopar.runtime.checkpoint.load import Resumed
+from autopar.runtime.checkpoint.probe import expected_bytes
 from autopar.runtime.checkpoint.save import JobState, NewCheckpoint, begun, write
 from autopar.runtime.checkpoint.started import BackgroundSaves, StartedSave
 from autopar.runtime.diagnostics.collective_errors import together
@@ -22,7 +23,9 @@ from autopar.runtime.grid.grid import Grid
 from autopar.runtime.parameters.gradient_buckets import GradientSums
 from autopar.runtime.parameters.weight_files import LoadedWeights, Names
 from autopar.runtime.program.namespace import register, unregister
+from autopar.runtime.program.pipeline import Pipeline
 from autopar.runtime.program.plan_reader import Description
+from autopar.runtime.program.program import Program
 from autopar.runtime.session import copies
 from autopar.runtime.session.resuming import Movable, resume
 from autopar.runtime.session.state import ModelState
@@ -39,7 +42,9 @@ class HeldModel(nn.Module):
     description: Description
     seed: int
     _steps: int
+    program: Program
     _moved: dict[int, int]  # segments that have been moved, and where they are
+    _homes: dict[int, int]  # where they stood at first
     _state: ModelState
     _sums: GradientSums
     _saves: BackgroundSaves | None = None  # once something is saved beside
@@ -126,6 +131,18 @@ class HeldModel(nn.Module):
         self._saving = self._saves.start(new, keep, beside, limit if self._on_cpu() else None)
         return self._saving
 
+    def checkpoint_bytes(self, optimizer: torch.optim.Optimizer | None = None) -> int:
+        """About what a checkpoint takes on the disk, with what the optimizer keeps from its first step on. Collective."""
+        return expected_bytes(self._state.saved(), optimizer)
+
+    def _note_moves(self, moves: Mapping[int, int]) -> None:
+        """Segments will be moved: where they stood at first, and where they are then."""
+        forward = self.program.forward
+        if isinstance(forward, Pipeline):
+            for segment in moves:
+                self._homes.setdefault(segment, forward.segments[segment].at)
+        self._moved.update(moves)
+
     def _new_checkpoint(
         self,
         folder: str | Path,
@@ -173,7 +190,8 @@ class HeldModel(nn.Module):
         """
         self._end_save()
         holders = {"scheduler": scheduler, "scaler": scaler}
-        return resume(cast("Movable", self), self._state, self._moved, Path(folder), optimizer, holders)
+        places = {segment: (at, self._homes[segment]) for segment, at in self._moved.items()}
+        return resume(cast("Movable", self), self._state, places, Path(folder), optimizer, holders)
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:  # noqa: ANN401 (the protocol's own signature)
         raise copies.refused()

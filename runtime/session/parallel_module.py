@@ -89,7 +89,7 @@ class Parallel(PredictingModel):
         self._steps = 0  # calls in training so far: random numbers differ from call to call
         self._drawn: tuple[DrawnTensor, ...] = ()
         self._last: PipelinedStep | None = None  # of the last call
-        self._moved: dict[int, int] = {}  # segments that have been moved, and where they are
+        self._moved, self._homes = {}, {}
         self._past = 0.0  # seconds in communicators that are no more
         self._copies = weakref.WeakSet([self])  # all models on this grid that are copies of each other
         if simulated_world() is None:
@@ -243,7 +243,7 @@ class Parallel(PredictingModel):
         moved = segment_moves.relocated(self.grid, self._programs, moves, lists)
         self._state.relocate(moved.holders, optimizer)
         self._programs = list(moved.programs)
-        self._moved.update(moves)
+        self._note_moves(moves)
         self.program = replace(self.program, forward=moved.programs[0].program.forward)
         for old in self._pipelined:
             assert old is not None

@@ -34,12 +34,15 @@ class Movable(Protocol):
 def resume(
     parallel: Movable,
     state: ModelState,
-    moved: Mapping[int, int],
+    moved: Mapping[int, tuple[int, int]],
     folder: Path,
     optimizer: torch.optim.Optimizer | None,
     holders: Mapping[str, Any],
 ) -> Resumed:
-    """See `Parallel.load`. `holders` are what has a state of its own, by its name in the index."""
+    """See `Parallel.load`. `holders` are what has a state of its own, by its name in the index.
+
+    `moved` are segments that have been moved: where they are, and where they stood at first, where they go back to.
+    """
     grid, shape = parallel.grid, str(parallel.grid.shape)
     chosen = newest(folder, grid.comm)
     what = f"reading {chosen.path}"
@@ -47,8 +50,9 @@ def resume(
         index = read_index(chosen.path)
         load.check(state.saved(), optimizer, index, chosen.path)
         load.check_holders(holders, index, chosen.path)
-    stood = {int(segment): at for segment, at in index.places.items()} if index.grid == shape else {}
-    if moves := {segment: at for segment, at in stood.items() if moved.get(segment) != at}:
+    homes = {segment: home for segment, (_, home) in moved.items()}
+    stood = homes | {int(segment): at for segment, at in index.places.items()} if index.grid == shape else {}
+    if moves := {segment: at for segment, at in stood.items() if moved.get(segment, (None,))[0] != at}:
         parallel.move_segments(moves, optimizer)
     if cuts := load.cuts_of(index, shape, grid.axes):
         parallel.rebalance(cuts, optimizer)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import torch
 
 from autopar.errors import CheckpointError, refusal
-from autopar.runtime.checkpoint import folders
+from autopar.runtime.checkpoint import folders, probe
 from autopar.runtime.checkpoint.started import StartedSave
 from autopar.runtime.diagnostics.collective_errors import by_rank0, together
 from autopar.runtime.session.parallel_module import Parallel
@@ -82,8 +81,14 @@ class Checkpoints:
             if not folder.is_dir():
                 rule = "all ranks write into one folder, which all nodes share"
                 raise CheckpointError(refusal(f"--checkpoint {folder}", "it is not seen by every rank", rule))
-        if not there:
-            return
+        if there:
+            self._resume(folder)
+        needed = self._parallel.checkpoint_bytes(self._optimizer)
+        what = f"looking for room in {folder}"
+        note: str | None = by_rank0(comm, what, lambda: probe.room(folder, needed, len(there), self._keep))
+        self.lines += [] if note is None else [f"note       {note}"]
+
+    def _resume(self, folder: Path) -> None:
         found = self._parallel.load(folder, self._optimizer, scheduler=self._schedule)
         self.begun, self._last = found.step, found.path
         self.lines = [
@@ -155,9 +160,7 @@ class Checkpoints:
 def _opened(folder: Path, resume: bool) -> list[str]:
     """The checkpoints to go on from; the folder is made, and can be written. Raises CheckpointError."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        probe.written(folder)
     except OSError as error:
         rule = "checkpoints are written into a folder that is made if need be"
         raise CheckpointError(

@@ -102,6 +102,27 @@ def test_a_run_whose_segments_move_computes_what_the_model_computes(run):
         torch.testing.assert_close(kept, expected[2], **EXACT)
 
 
+def test_a_checkpoint_takes_segments_back_to_where_they_stood(tmp_path):
+    def use(parallel):
+        optimizer = adam(parallel)
+        step(parallel, optimizer, parallel(**divided.batch()).loss)
+        names = [name for name, _ in parallel.named_parameters()]
+        parallel.save(tmp_path, optimizer, step=1)
+        after = [step(parallel, optimizer, parallel(**divided.batch(seed=1)).loss)]
+        parallel.move_segments({1: 0}, optimizer)
+        parallel.save(tmp_path, optimizer, step=2)
+        parallel.move_segments({1: 1, 2: 1}, optimizer)
+        parallel.load(tmp_path / "step-00000002", optimizer)
+        moved = [segment.at for segment in parallel.program.forward.segments]
+        parallel.load(tmp_path / "step-00000001", optimizer)
+        assert [name for name, _ in parallel.named_parameters()] == names
+        after.append(step(parallel, optimizer, parallel(**divided.batch(seed=1)).loss))
+        assert torch.equal(*after)
+        return moved, [segment.at for segment in parallel.program.forward.segments]
+
+    assert on_ranks(use)[0] == ([0, 0, 0, 1], list(AT))
+
+
 def after_a_refusal(parallel, optimizer, moves, lists=None):
     """The refusal; parameters are where they were."""
     before = [name for name, _ in parallel.named_parameters()]
