@@ -84,9 +84,10 @@ def ranks_of(process):
         with suppress(OSError):
             number = int(entry.name)
             parents[number] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            found[number] = b"program.py" in (entry / "cmdline").read_bytes() and b"mpiexec" not in (
-                entry / "cmdline"
-            ).read_bytes().split(b"\0", 1)[0]
+            found[number] = (
+                b"program.py" in (entry / "cmdline").read_bytes()
+                and b"mpiexec" not in (entry / "cmdline").read_bytes().split(b"\0", 1)[0]
+            )
     below = {process}
     while more := {number for number, parent in parents.items() if parent in below} - below:
         below |= more
