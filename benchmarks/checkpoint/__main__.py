@@ -29,7 +29,7 @@ from autopar.jobs.launch import command
 from benchmarks.jobs import answer_of
 from benchmarks.options import add_json, add_ranks, add_small, described
 
-WORKER = "benchmarks.workers.checkpoint"
+WORKER = "benchmarks.checkpoint.worker"
 
 
 def measure(ranks: int, rounds: int, small: bool, place: str | None) -> dict[str, Any]:
