@@ -185,6 +185,10 @@ def load(
                 parts[item.name] = torch.empty(0)
                 continue
             part = take_part(value, layout[item], axes) if isinstance(value, Tensor) else value.part(layout[item], axes)
+            if isinstance(
+                value, Stored
+            ):  # it may be the mapped file itself, which somebody may write over while this rank trains
+                part = part.clone()
             parts[item.name] = _made(item, part, dtype, filters)
     problems += [f"{item.name} is missing" for item in layout if item.name not in parts]
     if problems:
