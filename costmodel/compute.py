@@ -83,10 +83,16 @@ def rank_seconds(
     measured = timings.of(call.node.name, choices)
     if measured is not None and grid.at is not None:
         part = local_share(rule, choices, grid) / (local_share(rule, choices, grid.balanced) or 1.0)
-        measured = measured[0] * part, measured[1] * part
+        measured = _of_rows(measured[0], part, machine), _of_rows(measured[1], part, machine)
     forward, backward = measured or _predicted(call, rule, op, choices, grid, machine)
     ahead, back = machine.factors(call.node.target)
     return forward * crowded * ahead, backward * crowded * back
+
+
+def _of_rows(seconds: float, part: float, machine: Machine) -> float:
+    """What was timed, with so much of the rows: a call's start costs as much without any."""
+    started = min(seconds, machine.launch_floor)
+    return started + (seconds - started) * part
 
 
 def _predicted(

@@ -13,6 +13,11 @@ the median of its compute seconds there, and w_r its seconds inside communicatio
 
 (before the first move or after the last, whichever is less: the rank that waits least for others communicates for as long).
 
+Ranks that never wait for each other within a step could do that. Where works are cut into other rows (eight experts, 32 rows of
+attention), one fraction leaves every rank another excess of each, and those that are done wait. *Best in turn* counts these waits:
+
+    best in turn = min over legal cuts of the sum over works k of max_r f_rk(cuts) T_r / f_r, plus the same
+
 Of a graph in segments the best is that of all ways to place them, each at what it took before, times how much slower its position
 has become. *Regained* is (slowed - after) / (slowed - best), with `after` from the eighth step after the competitor came on.
 """
@@ -37,7 +42,18 @@ from benchmarks.rebalance.cases import CASES
 from benchmarks.rebalance.record import SlowedRun
 
 COMPILER, WORKER, MOVER = "benchmarks.workers.compile_case", "benchmarks.workers.slowed", "benchmarks.workers.moving"
-NAMES = ("before", "unmoved", "after", "best", "regained", "freed_again", "overhead", "moves")
+NAMES = (
+    "before",
+    "unmoved",
+    "after",
+    "best",
+    "regained",
+    "best_in_turn",
+    "regained_in_turn",
+    "freed_again",
+    "overhead",
+)
+NAMES = (*NAMES, "moves")
 
 
 def run(name: str, options: argparse.Namespace) -> SlowedRun:
@@ -52,7 +68,8 @@ def run(name: str, options: argparse.Namespace) -> SlowedRun:
     cuts = tuple(tuple(None if at is None else tuple(at) for at in one) for one in found["cuts"])
     compute, waits, places = (tuple(map(tuple, found[key])) for key in ("compute", "waits", "places"))
     return SlowedRun(
-        name, *steps[1:], tuple(found["seconds"]), compute, waits, cuts, places, found["best"], found["said"], found["share"]
+        name, *steps[1:], tuple(found["seconds"]), compute, waits, cuts, places, found["best"], found["in_turn"],
+        found["said"], found["share"],
     )  # fmt: skip
 
 
@@ -70,11 +87,14 @@ def show(record: SlowedRun, log: Console) -> None:
 
 def table(records: list[SlowedRun]) -> Table:
     """Milliseconds per step, and shares."""
-    made = Table("ms per step", *(("before", "slowed", "after", "best", "regained", "freed", "moves")))
+    heads = ("before", "slowed", "after", "best", "regained", "best in turn", "regained", "freed", "moves")
+    made = Table("ms per step", *heads)
     for one in records:
         times = [f"{seconds * 1e3:.0f}" for seconds in (one.before, one.unmoved, one.after, one.best)]
         freed = f"{one.freed_again * 1e3:.0f} ({one.freed_again / one.before - 1:+.0%})"
-        made.add_row(CASES[one.case].title, *times, f"{one.regained:.0%}", freed, ", ".join(map(str, one.moves)))
+        in_turn = f"{one.best_in_turn * 1e3:.0f}", f"{one.regained_in_turn:.0%}"
+        moves = ", ".join(map(str, one.moves))
+        made.add_row(CASES[one.case].title, *times, f"{one.regained:.0%}", *in_turn, freed, moves)
     return made
 
 

@@ -16,7 +16,8 @@ class SlowedRun:
     """Per step the seconds, each rank's compute seconds and those inside communication, the cuts, and where segments stand.
 
     A competitor is there from step `slowed` to `freed`, and has had `share` of the core. `best_compute` is the least that the
-    slowest rank can compute for meanwhile, `said` what the scheduler said last.
+    slowest rank can compute for meanwhile, `in_turn` where ranks wait for each other between works that are cut into other
+    rows, `said` what the scheduler said last.
     """
 
     case: str
@@ -28,6 +29,7 @@ class SlowedRun:
     cuts: tuple[Cuts, ...]
     places: tuple[tuple[int, ...], ...]
     best_compute: float
+    in_turn: float
     said: str
     share: float
 
@@ -64,14 +66,31 @@ class SlowedRun:
 
         Communication on half of a core takes longer too, whatever is cut where; it is taken from when it took least.
         """
+        return self.best_compute + self._communication
+
+    @property
+    def best_in_turn(self) -> float:
+        """The same where ranks wait for each other between works of other rows: the best of one fraction for an axis."""
+        return self.in_turn + self._communication
+
+    @property
+    def _communication(self) -> float:
         first = next((i for i in self.moves if i > self.slowed), self.freed)
         phases = range(self.slowed, first), range(self.slowed + REACTION, self.freed)
-        return self.best_compute + min(median(min(self.waits[i]) for i in steps) for steps in phases if steps)
+        return min(median(min(self.waits[i]) for i in steps) for steps in phases if steps)
 
     @property
     def regained(self) -> float:
-        """The share of the slow-down that could be regained and was."""
-        return (self.unmoved - self.after) / (self.unmoved - self.best)
+        """The share of the slow-down that could be regained and was, if ranks never waited for each other in a step."""
+        return self._regained(self.best)
+
+    @property
+    def regained_in_turn(self) -> float:
+        """The share of the slow-down that one fraction for all rows of an axis could regain, and that was."""
+        return self._regained(self.best_in_turn)
+
+    def _regained(self, best: float) -> float:
+        return (self.unmoved - self.after) / (self.unmoved - best)
 
     @property
     def overhead(self) -> float:

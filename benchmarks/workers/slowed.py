@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -80,13 +80,13 @@ def main(text: str) -> None:
     waiting = list(zip(*comm.gather_objects(waits), strict=True))
     every, of_segments = list(zip(*comm.gather_objects(compute), strict=True)), segments.told()
     if trainer.rank == 0:
-        best = 0.0
-        if request.slowed < request.steps:
-            best = (
-                best_placed(places, of_segments, request) if places[0] else best_compute(session, cuts, every, request)
-            )
+        best = in_turn = 0.0
+        if request.slowed < request.steps and places[0]:
+            best = in_turn = best_placed(places, of_segments, request)
+        elif request.slowed < request.steps:
+            best, in_turn = best_compute(session, cuts, every, request)
         found = {"seconds": seconds, "compute": every, "waits": waiting, "cuts": cuts, "places": places}
-        print(json.dumps(found | {"best": best, "said": scheduler.reason, "share": share}))
+        print(json.dumps(found | {"best": best, "in_turn": in_turn, "said": scheduler.reason, "share": share}))
     comm.barrier()
     trainer.close()
 
@@ -134,18 +134,20 @@ def best_placed(places: Sequence[Sequence[int]], seconds: Sequence[Sequence[floa
 
 def best_compute(
     session: Parallel, cuts: Sequence[GridCuts], compute: Sequence[Sequence[float]], request: Request
-) -> float:
+) -> tuple[float, float]:
     """The least seconds that the slowest rank can compute for beside the competitor, by what ranks took per part of their work.
 
-    Taken where the boundaries stood last, over the steps in which they stood there.
+    Taken where the boundaries stood last, over the steps in which they stood there. The second number is of ranks that do one kind
+    of work after the other: between works that are cut into other rows, those that are done wait for the last. One fraction
+    cuts all rows of an axis, and leaves every rank with another excess of each.
     """
     step, last = planned_work(session), cuts[request.freed - 1]
     steps = [i for i in range(request.slowed + 1, request.freed) if cuts[i] == last]
     took = [median(compute[i][rank] for i in steps) for rank in range(session.grid.size)]
     speeds = [load / time for load, time in zip(_loads(step, last), took, strict=True)]
-    return min(
-        max(load / speed for load, speed in zip(_loads(step, other), speeds, strict=True))
-        for other in [last, *candidates(session, step)]
+    every, alone = [last, *candidates(session, step)], [replace(step, works=(work,)) for work in step.works]
+    return min(_longest(step, at, speeds) for at in every), min(
+        sum(_longest(work, at, speeds) for work in alone) for at in every
     )
 
 
@@ -165,6 +167,11 @@ def candidates(session: Parallel, step: StepWork) -> Iterator[GridCuts]:
     for cuts in itertools.product(*per_axis):
         if not illegal(session.grid.axes, cuts_of(dict(zip(names, cuts, strict=True))), session.filled):
             yield cuts
+
+
+def _longest(step: StepWork, cuts: GridCuts, speeds: Sequence[float]) -> float:
+    """The seconds of the rank that takes longest."""
+    return max(load / speed for load, speed in zip(_loads(step, cuts), speeds, strict=True))
 
 
 def _loads(step: StepWork, cuts: GridCuts) -> list[float]:

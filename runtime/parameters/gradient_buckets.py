@@ -5,7 +5,8 @@ sum over the axis (the adjoint of a copy is a sum). The same holds of all parame
 different micro-batches; a replica that has drawn none has zeros. Sums go in flat buckets, one kind of bucket per set of axes and
 dtype:
 
-    attach    puts an identity behind the loss, whose backward runs first and opens the round
+    attach    puts an identity behind the loss, whose backward runs first and opens the round; of a loss that was taken before
+              boundaries or segments moved it raises, since the gradients would be of parts that are no longer here
     hook      runs when a parameter's addend is there: copies it into its bucket, starts buckets that are full
     finish    runs when backward is done: starts what is left, waits, and makes the gradients views of the buckets
 
@@ -33,6 +34,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from autopar.errors import ProgramMismatch, refusal
 from autopar.ir.bucketing import BUCKET_BYTES, buckets
 from autopar.ir.layout import Copied, Layouts
 from autopar.runtime.diagnostics import call_site
@@ -41,6 +43,7 @@ from autopar.runtime.transport.base import Comm, Work
 
 CALL_SITE = call_site.SUMS
 _QUEUE = -1  # stands for the queue among the numbers of axes
+_NAMED = 3  # moves, in an error
 _engine: Any = torch.autograd.Variable._execution_engine
 
 
@@ -99,15 +102,19 @@ class GradientSums:
         self._summing = True
         self._pending = False  # whether gradients are addends of an `accumulate` that are still to be summed
         self._hooks: list[Any] = []
+        self._moves: list[str] = []  # every move so far, in words
         self.hold(parameters)
 
-    def hold(self, parameters: Mapping[str, nn.Parameter]) -> None:
-        """Sum the gradients of these from now on, of all others no more. Collective over the ranks of this position."""
+    def hold(self, parameters: Mapping[str, nn.Parameter], moved: str = "") -> None:
+        """Sum the gradients of these from now on, of all others no more. Collective over the ranks of this position.
+
+        `moved` says in words what has moved, if losses taken before have no backward any more.
+        """
         self._remove_hooks()
         self._parameters = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
         for axes in sorted({axes for name in self._parameters if (axes := self._axes(name))} - self._comms.keys()):
             self._comms[axes] = _over(self._grid, axes)
-        self.rebuild()
+        self.rebuild(moved)
         self._hooks = [each.register_post_accumulate_grad_hook(self._hook) for each in self._parameters.values()]  # type: ignore[no-untyped-call]
 
     def _remove_hooks(self) -> None:
@@ -118,15 +125,21 @@ class GradientSums:
     @property
     def seconds(self) -> float:
         """Wall seconds that this rank has spent in sums so far."""
-        return sum(comm.seconds for comm in self._comms.values())
+        return sum(self.seconds_by_axes.values())
+
+    @property
+    def seconds_by_axes(self) -> dict[tuple[int, ...], float]:
+        """The same by the numbers of the axes that are summed over."""
+        return {axes: comm.seconds for axes, comm in self._comms.items()}
 
     @property
     def bytes(self) -> list[int]:
         """The size of each bucket, in the order in which they are summed."""
         return [bucket.flat.nbytes for bucket in self._buckets]
 
-    def rebuild(self) -> None:
-        """Make the buckets anew, for local shapes that have changed."""
+    def rebuild(self, moved: str = "") -> None:
+        """Make the buckets anew, for local shapes that have changed. `moved` is as in `hold`."""
+        self._moves += [moved] if moved else []
         names, parameters = list(self._parameters), list(self._parameters.values())
         axes = [self._axes(name) for name in names]
         kinds = [(over, parameter.dtype) if over else None for over, parameter in zip(axes, parameters, strict=True)]
@@ -160,12 +173,24 @@ class GradientSums:
                 bucket.comm = comm
 
     def attach(self, loss: Tensor) -> Tensor:
-        """The loss, such that its backward pass sums the gradients."""
-        if not (self._buckets and torch.is_grad_enabled() and loss.requires_grad):
+        """The loss, such that its backward pass sums the gradients, and raises ProgramMismatch if something has moved by then."""
+        if not (torch.is_grad_enabled() and loss.requires_grad):
             return loss
-        attached = loss.view_as(loss)
-        attached.register_hook(lambda _: self.open())  # type: ignore[no-untyped-call]  # the first call of backward
+        attached, moves = loss.view_as(loss), len(self._moves)
+        attached.register_hook(lambda _: self._begin(moves))  # type: ignore[no-untyped-call]  # the first call of backward
         return attached
+
+    def _begin(self, moves: int) -> None:
+        """Begin the backward pass of a loss that was taken after so many moves."""
+        since = self._moves[moves:]
+        if since:
+            lines = [f"move {number}: {what}" for number, what in enumerate(since, moves + 1)]
+            rule = "gradients are of the parts that were here when the loss was computed: backward comes before a move"
+            fix = "call loss.backward() before boundaries or segments move, which belongs between two steps"
+            given = f"a loss that was taken before {len(since)} of {len(self._moves)} moves"
+            raise ProgramMismatch(refusal("backward", given, rule, lines[-_NAMED:], fix))
+        if self._buckets:
+            self.open()
 
     def open(self) -> None:
         """Begin a round; called from within backward."""

@@ -82,8 +82,13 @@ def _left(layout: Shard, whole: int, factor: Factor, before: Sequence[tuple[Fact
 
 def local_shape(shape: Sequence[int], layouts: Layouts, axes: Sequence[CutAxis]) -> tuple[int, ...]:
     """The shape of this rank's part."""
+    return part_shape(shape, cuts(shape, layouts, axes))
+
+
+def part_shape(shape: Sequence[int], every: Sequence[tuple[CutAxis, ShardBounds]]) -> tuple[int, ...]:
+    """The shape of this rank's part of a tensor that is cut so."""
     local = list(shape)
-    for axis, cut in cuts(shape, layouts, axes):
+    for axis, cut in every:
         local[cut.dim] = cut.size(axis.index)
     return tuple(local)
 

@@ -239,6 +239,11 @@ class HeldModel(nn.Module):
         """Sums of gradients over other communicators: what `other` makes of that of each bucket, by its number."""
         return self._sums.over(other)
 
+    @property
+    def sum_seconds(self) -> dict[tuple[int, ...], float]:
+        """Wall seconds that this rank has spent in sums of gradients so far, by the numbers of the axes that are summed over."""
+        return self._sums.seconds_by_axes
+
     def accumulate(self) -> AbstractContextManager[None]:
         """Gradient accumulation: backward passes inside leave their sums over ranks to the first one after.
 

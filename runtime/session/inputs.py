@@ -159,6 +159,8 @@ def check(
             problems.append(f"{item.name} has shape {tuple(value.shape)}, compiled for {shapes[item.name]}")
         if value.dtype not in (item.dtype, target):
             problems.append(f"{item.name} has dtype {dtype_name(value.dtype)}, compiled for {dtype_name(item.dtype)}")
+        if value.requires_grad and torch.is_grad_enabled():
+            problems.append(f"{item.name} requires a gradient, of which a rank would get its own part: detach it")
         tensors[item.name] = value.to(target)
     rows = {name: tensors[name].shape[0] for name in batched if name in tensors and tensors[name].dim()}
     if len({n for name, n in rows.items() if same or n != shapes[name][0]}) > 1:

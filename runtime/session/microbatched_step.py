@@ -15,7 +15,7 @@ from autopar.runtime.grid.counter_rng import DrawnTensor, Draws
 from autopar.runtime.grid.grid import Axis
 from autopar.runtime.grid.shard_bounds import ShardBounds
 from autopar.runtime.parameters.precision import precise
-from autopar.runtime.parameters.shards import cuts, local_shape
+from autopar.runtime.parameters.shards import cuts, part_shape
 from autopar.runtime.pipeline.accumulation import MicrobatchedCall
 from autopar.runtime.pipeline.microbatch_queue import QueuedStep
 from autopar.runtime.pipeline.microbatches import (
@@ -124,7 +124,7 @@ class MadeOutputs:
         }
 
     def _bounds(self, name: str) -> list[Sequence[tuple[Axis, ShardBounds]]]:
-        """How an output of every micro-batch is cut now: when it is read, boundaries may have moved."""
+        """How an output of every micro-batch is cut by the step: when it is read, boundaries may have moved."""
         layouts = self.chosen.outputs[name]
         return [cuts(output_shape(self.chosen, name, one.size), layouts, self.axes) for one in self.every]
 
@@ -132,18 +132,20 @@ class MadeOutputs:
         """This rank's part of an output of every micro-batch, and how the whole is cut."""
         parts: list[Part] = []
         for number, where in enumerate(bounds):
-            part = self.made[number][i] if self.queued is None else self._fetched(self.queued, i, number, name)
+            part = self.made[number][i] if self.queued is None else self._fetched(self.queued, i, number, name, where)
             parts.append((part.detach(), where))
         return parts
 
-    def _fetched(self, queued: QueuedStep, i: int, number: int, name: str) -> Tensor:
-        """What one replica has computed of a micro-batch, on all of them."""
+    def _fetched(
+        self, queued: QueuedStep, i: int, number: int, name: str, where: Sequence[tuple[Axis, ShardBounds]]
+    ) -> Tensor:
+        """What one replica has computed of a micro-batch, whose whole is cut so, on all of them."""
         item = next(item for item in self.chosen.description.outputs if item.name == name)
-        dtype, layouts = precise(item.dtype, self.dtype), self.chosen.outputs[name]
+        dtype = precise(item.dtype, self.dtype)
         if number in self.made:
             part = self.made[number][i].to(dtype).contiguous()
         else:
-            shape = local_shape(output_shape(self.chosen, name, self.every[number].size), layouts, self.axes)
+            shape = part_shape(output_shape(self.chosen, name, self.every[number].size), where)
             part = torch.empty(shape, dtype=dtype, device=queued.device)
         queued.axis.comm.broadcast(part, queued.owners[number])
         return part

@@ -33,7 +33,7 @@ from autopar.runtime.parameters.grad_scaler import GradScaler
 from autopar.runtime.parameters.gradient_buckets import GradientSums
 from autopar.runtime.parameters.holders import Holders
 from autopar.runtime.parameters.moving.contents import Optimizers
-from autopar.runtime.parameters.moving.legal_cuts import Boundaries
+from autopar.runtime.parameters.moving.legal_cuts import Boundaries, differences
 from autopar.runtime.parameters.sources import Source
 from autopar.runtime.pipeline.executor import TimedAction
 from autopar.runtime.pipeline.microbatch_queue import MicrobatchQueue
@@ -219,8 +219,9 @@ class Parallel(PredictingModel):
     def rebalance(self, cuts: Boundaries, optimizer: Optimizers = None) -> None:
         """Cut axes at other fractions, between steps, and move what is sharded over them. Collective. Raises ConfigError."""
         copies.check_alone(len(self._copies))
+        moved = differences(self.grid.axes, cuts)
         self._state.move(cuts, optimizer, self.filled, self.description, self.program.filters)
-        self._sums.rebuild()
+        self._sums.rebuild(moved)
 
     def objections(self, cuts: Boundaries, optimizer: Optimizers = None) -> list[str]:
         """What speaks against cutting axes so, a line for each offender; nothing where `rebalance` would."""
@@ -253,7 +254,7 @@ class Parallel(PredictingModel):
         self._pipelined = [PipelinedStep.of(self.grid, wires, each, self._dtype) for wires, each in steps]
         self._register()
         self._refresh()
-        self._sums.hold(self._parameters_here())
+        self._sums.hold(self._parameters_here(), segment_moves.in_words(moves))
 
     def free(self) -> None:
         """Give back what the gradient sums hold. The grid is the program's."""

@@ -67,6 +67,12 @@ def relocated(
     return Relocated(tuple(found), tuple(wires), holders)
 
 
+def in_words(moves: Mapping[int, int]) -> str:
+    """Which segments move; empty where none does."""
+    texts = [f"segment {segment} to position {position}" for segment, position in sorted(moves.items())]
+    return f"segments, {', '.join(texts)}" if texts else ""
+
+
 def moved_pipeline(pipeline: Pipeline, moves: Mapping[int, int], schedule: str) -> Pipeline:
     """The tables with segments, by number, on other positions."""
     segments = [replace(one, at=moves.get(number, one.at)) for number, one in enumerate(pipeline.segments)]

@@ -34,8 +34,8 @@ class AttachedScheduler:
         self._parallel = parallel
         self._optimizers: list[weakref.ref[torch.optim.Optimizer]] = []  # in the order of their first updates
         self._scheduler = Scheduler(parallel, (), settings, clock, tell)
-        self._begun: tuple[float, float] | None = None
-        self._ended: tuple[float, float] | None = None
+        self._begun: tuple[float, ...] | None = None
+        self._ended: tuple[float, ...] | None = None
         self._called = parallel.register_forward_pre_hook(self._begins)
         updates = register_optimizer_step_post_hook(weakly(self._updated))  # torch keeps it for as long as it lives
         self._forget = weakref.finalize(self, updates.remove)

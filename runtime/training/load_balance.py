@@ -17,13 +17,15 @@ had it, if that is as good. Communication that becomes slower without a slow ran
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
+from types import MappingProxyType
 from typing import Any
 
 from autopar.partitioner.cuts.best_cuts import CutTask, best_cuts, rounded_cuts
 from autopar.partitioner.cuts.rank_work import AxisCuts, GridCuts, RankWork, StepWork, least_seconds, loads
+from autopar.runtime.grid.link_times import GridLine, slowest
 from autopar.runtime.training.balance_settings import REMEMBERED, BalanceSettings
 from autopar.runtime.training.evidence import doubted, medians, shown, steady
 from autopar.runtime.training.work_fit import ObservedMove, corrections, misfit, seen_changes
@@ -109,6 +111,8 @@ class Balancer:
         self._gaps: deque[tuple[float, ...]] = deque(maxlen=REMEMBERED)  # each rank's seconds over equal ones, in steps
         self._calm: list[float] = []  # seconds of communication at first
         self._links: deque[float] = deque(maxlen=REMEMBERED)
+        self._lines: deque[Mapping[GridLine, float]] = deque(maxlen=_CALM)  # at first, the same by lines of the grid
+        self._last_lines: deque[Mapping[GridLine, float]] = deque(maxlen=_SAID)
         self._slowest: deque[float] = deque(maxlen=_SAID)  # the slowest rank's speed over the fastest's
         self._count = 0
         self._moves: list[int] = []  # the steps after which boundaries were moved
@@ -135,10 +139,15 @@ class Balancer:
         self._slowest.append(min(speeds) / max(speeds))
         self._gaps.append(tuple((own - least) / wall if wall > 0 else 0.0 for own in seconds))
 
-    def communicated(self, seconds: float) -> None:
-        """The same step's seconds of communication on the rank that has waited least: no slow rank explains them."""
+    def communicated(self, seconds: float, lines: Mapping[GridLine, float] = MappingProxyType({})) -> None:
+        """The same step's seconds of communication on the rank that has waited least: no slow rank explains them.
+
+        `lines` are those of the lines of the grid, so that it can be said whose link is slow.
+        """
         if self._count > self.settings.rest:
-            (self._links if len(self._calm) >= _CALM else self._calm).append(seconds)
+            calm = len(self._calm) < _CALM
+            (self._calm if calm else self._links).append(seconds)
+            (self._lines if calm else self._last_lines).append(lines)
 
     def _slow_link(self) -> str:
         """What is to be said of communication that has become slower, whatever the ranks compute."""
@@ -151,7 +160,8 @@ class Balancer:
         if not shown(said, len(last), self.settings.agreement, self.settings.doubt):
             return ""
         rise = f"communication that no slow rank explains rose from {before * 1e3:.1f} to {now * 1e3:.1f}"
-        return f"; {rise} ms of a step: a link is slow, which no boundary helps"
+        where = slowest(self._lines, self._last_lines, now - before)
+        return f"; {rise} ms of a step: a link is slow{where and f' {where}'}, which no boundary helps"
 
     def moved(self, move: Move) -> None:
         """The boundaries are where `move` has them."""

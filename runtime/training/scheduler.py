@@ -24,6 +24,7 @@ import torch
 
 from autopar.partitioner.cuts.rank_work import GridCuts
 from autopar.runtime.diagnostics.collective_errors import by_rank0
+from autopar.runtime.grid.link_times import line_seconds, lines_of
 from autopar.runtime.parameters.moving.contents import Optimizers
 from autopar.runtime.parameters.moving.legal_cuts import Boundaries, cuts_of, illegal
 from autopar.runtime.session.parallel_module import Parallel
@@ -72,7 +73,8 @@ class Scheduler:
         self._segments = SegmentMover(parallel, settings) if not self.idle and SegmentMover.fits(parallel) else None
         self._mine: list[
             list[float]
-        ] = []  # of steps that have not been exchanged: compute, wall, and segments' seconds
+        ] = []  # of steps that have not been exchanged: compute, wall, communication by axis, and segments' seconds
+        self._links = lines_of(parallel.grid.shape) if parallel.grid.place is None and not self.idle else ()
         self._steps = 0
         self._every = 1  # steps between two exchanges
         self._spent = 0.0  # seconds that the last exchange took, with what was worked out
@@ -87,16 +89,17 @@ class Scheduler:
         yield
         self.took(start, self.now())
 
-    def now(self) -> tuple[float, float]:
-        """The clock, and the seconds that this rank has communicated so far."""
-        return self._clock(), self._parallel.communication_seconds
+    def now(self) -> tuple[float, ...]:
+        """The clock, and the seconds that this rank has communicated so far, in all and by axis."""
+        links = axis_seconds(self._parallel) if self._links else ()
+        return self._clock(), self._parallel.communication_seconds, *links
 
-    def took(self, start: tuple[float, float], end: tuple[float, float]) -> None:
+    def took(self, start: tuple[float, ...], end: tuple[float, ...]) -> None:
         """A step lasted from `start` to `end`, each what `now` said; move boundaries when that pays. Collective."""
-        wall, waited = (after - before for before, after in zip(start, end, strict=True))
+        wall, waited, *links = (after - before for before, after in zip(start, end, strict=True))
         self._steps += 1
         if not self.idle:
-            self._mine.append([wall - waited, wall, *(self._segments.seconds() if self._segments else ())])
+            self._mine.append([wall - waited, wall, *links, *(self._segments.seconds() if self._segments else ())])
             if len(self._mine) >= self._every:
                 self._exchange()
 
@@ -111,9 +114,10 @@ class Scheduler:
             if self._balancer is not None:
                 self._balancer.observe([one[0] for one in ranks], max(one[1] for one in ranks), self._cuts())
                 if self._parallel.grid.place is None:
-                    self._balancer.communicated(min(one[1] - one[0] for one in ranks))
+                    links = line_seconds(self._links, [one[2:] for one in ranks])
+                    self._balancer.communicated(min(one[1] - one[0] for one in ranks), links)
             if self._segments is not None:
-                self._segments.observe([one[2:] for one in ranks])
+                self._segments.observe([one[2:] for one in ranks])  # a grid with positions has no lines
         self._every = self._affordable(
             len(steps), min(max(one[1] for one in ranks) for ranks in steps), min(one[-1] for one in told)
         )
@@ -216,6 +220,12 @@ class Scheduler:
 
     def _legal(self, cuts: GridCuts) -> bool:
         return not illegal(self._parallel.grid.axes, cuts_of(self._named(cuts)), self._parallel.filled)
+
+
+def axis_seconds(parallel: Parallel) -> list[float]:
+    """Wall seconds that this rank has spent in communication over every axis alone so far."""
+    sums = parallel.sum_seconds
+    return [axis.comm.seconds + sums.get((i,), 0.0) for i, axis in enumerate(parallel.grid.axes)]
 
 
 def nothing_to_move(parallel: Parallel, extents: tuple[tuple[int, ...], ...]) -> str:

@@ -1,4 +1,4 @@
-"""Programs of drawn choices train as the model does while all axes are cut elsewhere, between steps and before updates.
+"""Programs of drawn choices train as the model does while all axes are cut elsewhere, between steps and amid them.
 
 The choices split letters that no planner would split in models so small: heads in groups, experts, channels, rows of tables. The
 cuts are drawn too, some with ranks that have nothing. Parameters, buffers and AdamW's state are compared in float64.
@@ -6,6 +6,7 @@ cuts are drawn too, some with ranks that have nothing. Parameters, buffers and A
 
 import copy
 import random
+from contextlib import nullcontext
 
 import compiling
 import pytest
@@ -15,6 +16,7 @@ from compiling import compiled, drawn, made, session_maker
 from test_moved_rows import Chosen, Looked
 from torch import nn
 
+from autopar.errors import ProgramMismatch
 from autopar.ir.grid import GridShape
 from autopar.runtime import simulate
 from autopar.runtime.parameters.moving.legal_cuts import cuts_of, illegal
@@ -111,18 +113,26 @@ def batches_of(inputs, varied, seed):
         }
 
 
-def trained(model, batches, between=lambda step, optimizer: None):
+def trained(model, batches, between=lambda step, optimizer, unread: None):
+    """Steps of two batches, of which the first is read once more for a loss whose backward does not come."""
     optimizer = torch.optim.AdamW(
         [one for one in model.parameters() if one.requires_grad], lr=0.01, eps=1e-3
     )  # gradients of 0
     losses = []
-    for step, batch in enumerate(batches):
-        between(2 * step, optimizer)
-        optimizer.zero_grad()
+
+    def loss_of(batch):
         loss = model(**batch)
-        loss = loss if isinstance(loss, torch.Tensor) else loss["loss"]
-        loss.backward()
-        between(2 * step + 1, optimizer)
+        return loss if isinstance(loss, torch.Tensor) else loss["loss"]
+
+    for step, batch in enumerate(batches):
+        between(3 * step, optimizer, None)
+        optimizer.zero_grad()
+        with getattr(model, "accumulate", nullcontext)():
+            loss = loss_of(batch)
+            loss.backward()
+        between(3 * step + 1, optimizer, loss_of(batch))
+        loss_of(batch).backward()
+        between(3 * step + 2, optimizer, None)
         optimizer.step()
         losses.append(loss.detach())
     return torch.stack(losses), optimizer
@@ -139,12 +149,15 @@ def assert_moves_change_nothing(one, name, seed, varied=False):
     def rank():
         parallel, draw, sent = session(), random.Random(seed), []
 
-        def move(step, optimizer):
-            if step % 2 == 0 or draw.random() < 0.5:
-                cuts = drawn_cuts(parallel, draw)
+        def move(step, optimizer, unread):
+            if step % 3 == 0 or draw.random() < 0.5:
+                cuts, before = drawn_cuts(parallel, draw), [axis.cuts for axis in parallel.grid.axes]
                 assert parallel.objections(cuts, optimizer) == []
                 sent.append((cuts, sum(parallel.moved_bytes(cuts, optimizer))))
                 parallel.rebalance(cuts, optimizer)
+                if unread is not None and before != [axis.cuts for axis in parallel.grid.axes]:
+                    with pytest.raises(ProgramMismatch, match="a loss that was taken before 1 of"):
+                        unread.backward()
 
         found, stock = trained(parallel, batches, move)
         return found, parallel.full_state_dict(), parallel.full_optimizer_state_dict(stock)["state"], sent

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from small_models import MODELS
 
 import autopar
-from autopar.costmodel.compute import node_seconds
+from autopar.costmodel.compute import node_seconds, rank_seconds
 from autopar.costmodel.op_timings import Timings
 from autopar.ir.grid import GridShape
 from autopar.measure import cache, measure, worker
@@ -121,6 +121,23 @@ def test_what_was_timed_is_priced():
     given = (item.call, item.rule, item.op, item.strategies[0], GRID, CPU)
     assert node_seconds(*given, Timings({(name, item.strategies[0]): (1.0, 2.0)})) == (1.0, 2.0)
     assert node_seconds(*given, Timings({("another", item.strategies[0]): (1.0, 2.0)})) == node_seconds(*given)
+
+
+def test_what_was_timed_costs_a_rank_with_few_rows_its_start_as_well():
+    rows = GridShape.parse("4").cut({"axis0": (0.0, 0.5, 0.75, 1.0, 1.0)})
+    described = strategies_of(annotate(captured("mlp").graph), GridShape.parse("4"), {})
+    name, item, split = next(
+        (name, item, strategy)
+        for name, item in described.items()
+        for strategy in item.strategies
+        if item.op.work != "view" and strategy[0].mode == "split" and item.rule.extents[strategy[0].letter] % 4 == 0
+    )
+    timed, floor = Timings({(name, split): (1.0, CPU.launch_floor / 2)}), CPU.launch_floor
+    most, none = (
+        rank_seconds(item.call, item.rule, item.op, split, rows.seen_from(rank), CPU, timed) for rank in (0, 3)
+    )
+    assert most == pytest.approx((2.0 - floor, floor / 2))
+    assert none == pytest.approx((floor, floor / 2))
 
 
 def test_known_jobs_are_not_timed_again_and_compile_plans_by_what_was_timed(tmp_path, monkeypatch):

@@ -20,6 +20,13 @@ def cuts_of(given: Boundaries) -> dict[str, Cuts]:
     return {name: None if cuts is None else tuple(map(float, cuts)) for name, cuts in given.items()}
 
 
+def differences(axes: Sequence[CutAxis], cuts: Boundaries) -> str:
+    """Which axes would be cut elsewhere than now, in words; empty where none would."""
+    other = {axis.name: at for axis in axes if (at := cuts_of(cuts).get(axis.name, axis.cuts)) != axis.cuts}
+    texts = (f"{name} {'balanced' if at is None else f'at {at}'}" for name, at in other.items())
+    return f"boundaries, {', '.join(texts)}" if other else ""
+
+
 def illegal(axes: Sequence[CutAxis], cuts: Mapping[str, Cuts], filled: Sequence[MinimumRows]) -> list[str]:
     """What speaks against cutting axes, by name, so: a line for each offender, none where they are legal."""
     names = [axis.name for axis in axes]

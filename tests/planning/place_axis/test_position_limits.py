@@ -56,7 +56,9 @@ def test_exchanges_of_all_take_the_worst_link():
     machine = dataclasses.replace(CPU, ranks=(slow, RankClass(ranks="2", intra=CPU.intra)), fits=fits)
     assert linked(machine, 2) == machine
     worst = linked(machine, 4)
-    assert (worst.intra, worst.inter) == (CPU.intra, slow.inter)
-    assert worst.fits == (Fit("inter", "sum", 2, 4e-4, (), (0.5e8,)), fits[1])
+    copies = Link(CPU.intra.alpha * 1.5, CPU.intra.beta / 1.5)  # half of them made at half the speed
+    assert (worst.intra, worst.inter) == (copies, slow.inter)
+    assert worst.fits[0] == Fit("inter", "sum", 2, 4e-4, (), (0.5e8,))
+    assert (worst.fits[1].alpha, *worst.fits[1].beta) == pytest.approx((1.5e-6, 1e9 / 1.5))
     assert worst.speeds(4) == (1.0, 1.0, 1.0, 0.5)
     assert linked(worst, 4) == worst

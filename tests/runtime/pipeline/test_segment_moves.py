@@ -9,7 +9,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from test_divided_sessions import AT, EXACT, GRID, TEXT, adam, on_ranks, step
 
-from autopar.errors import AutoparError, ConfigError
+from autopar.errors import AutoparError, ConfigError, ProgramMismatch
 from autopar.ir.grid import GridShape
 from autopar.ir.pipeline.schedule import parse_schedule
 from autopar.partitioner.schedules.named import NAMED
@@ -121,6 +121,20 @@ def test_a_checkpoint_takes_segments_back_to_where_they_stood(tmp_path):
         return moved, [segment.at for segment in parallel.program.forward.segments]
 
     assert on_ranks(use)[0] == ([0, 0, 0, 1], list(AT))
+
+
+def test_backward_of_a_loss_that_was_taken_before_segments_moved_names_the_moves():
+    def use(parallel):
+        optimizer = adam(parallel)
+        loss = parallel(**divided.batch(seed=0)).loss
+        parallel.move_segments({1: 0}, optimizer)
+        parallel.move_segments({0: 1, 2: 1}, optimizer)
+        rule = r"2 of 2 moves(?s:.*)1: segments, segment 1 to position 0\n.*2: segments, segment 0 to position 1, segment 2"
+        with pytest.raises(ProgramMismatch, match=rule):
+            loss.backward()
+        return [one.grad is None for one in parallel.parameters()]
+
+    assert all(map(all, on_ranks(use, GRID)))
 
 
 def after_a_refusal(parallel, optimizer, moves, lists=None):

@@ -6,8 +6,10 @@ import random
 import pytest
 
 from autopar.errors import ConfigError
+from autopar.ir.grid import GridShape
 from autopar.partitioner.cuts.best_cuts import CutTask, best_cuts, seconds
 from autopar.partitioner.cuts.rank_work import RankWork, StepWork, loads, parts_of
+from autopar.runtime.grid.link_times import line_seconds, lines_of
 from autopar.runtime.training.balance_settings import BalanceSettings, parse_balance
 from autopar.runtime.training.evidence import by_chance, without_cause
 from autopar.runtime.training.load_balance import (
@@ -235,14 +237,22 @@ def test_settings_are_checked():
 
 @pytest.mark.parametrize(("slow", "rank"), [(False, 1.0), (True, 1.0), (True, 2.0)])
 def test_a_slow_link_is_told_from_a_slow_rank(slow, rank):
-    """Communication on the rank that waits least rises; boundaries stay if ranks compute as before, and only then is it a link."""
+    """Communication on the rank that waits least rises; boundaries stay if ranks compute as before, and only then is it a link.
+
+    It is the one between ranks 2 and 3: whose messages are fast wait for these over the other axis, where those do not.
+    """
+    lines = lines_of(GridShape.parse("2x2"))
     job = Job(*CASES["batch"], lambda step: [1.0, rank if step >= 30 else 1.0], noise=0.02, seed=4)
     draw = random.Random(2)
     for step in range(1, 60):
-        job.balancer.communicated((0.03 if slow and step > 30 else 0.01) * math.exp(draw.gauss(0, 0.1)))
+        more = 0.02 * (slow and step > 30)
+        ranks = [[0.005 + more, 0.005], [0.005 + more, 0.005], [0.005, 0.005 + more], [0.005, 0.005 + more]]
+        noise = math.exp(draw.gauss(0, 0.1))
+        job.balancer.communicated((0.01 + more) * noise, line_seconds(lines, ranks))
         job.run(step)
     assert (job.moves == []) == (rank == 1.0)
-    assert ("a link is slow" in job.reason) == (slow and rank == 1.0)
+    assert ("a link is slow over axis1 between ranks 2, 3, which" in job.reason) == (slow and rank == 1.0)
+    assert ("link" in job.reason) == (slow and rank == 1.0)
 
 
 class Padded(Job):
