@@ -251,7 +251,9 @@ def _least_peak(search: _Search, options: Options, sets: tuple[Blocks, ...]) -> 
 
 def _tied_loss(search: _Search, best: Candidate) -> float | None:
     """By which share of its cost at most a plan without a limit would be cheaper if every block chose for itself; None where
-    to find out takes long, or blocks are computed again."""
+    to find out takes long, blocks are computed again, or the letters are those of a position, whose cost is not the plan's."""
+    if search.request.whole is not None:
+        return None
     tied, cost = best.built, best.solution.cost
     if not tied.repeats or cost <= 0:
         return 0.0
