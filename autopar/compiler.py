@@ -195,6 +195,7 @@ def compile(
     schedule: str = "auto",
     segments: int | None = None,
     queue: bool = False,
+    parts: bool = False,
     progress: Progress | None = None,
 ) -> Compiled:
     """Compile a model for a process grid; ``grid="auto"`` finds the best one of `ranks` ranks.
@@ -205,19 +206,18 @@ def compile(
     ``exhaustive``; `pin` fixes choices (``"*.c_fc: n@model"``, ``"wte.weight: shard 0@data"``) and `ban` rules them out;
     `optimizer` is what its state is accounted for: ``sgd``, ``momentum`` or ``adamw``; `loss` names the output to train on,
     `outputs` others that the program returns beside it (``("logits",)``); `time_limit` is in seconds, pricing included. With
-    `measure` every distinct call is timed on this machine at its exact local shapes, in seconds to minutes, and the plan is made
-    by these times. `recompute`: whether backward computes repeated blocks again, to keep less, ``auto`` (for the limit),
-    ``always``, ``never``. `batch_sizes` are numbers of rows that batches will have: those that the program does not take get their
-    own programs. `microbatches`: into how many parts a batch is divided, one after another (docs/training.md), ``auto``: as many
-    as the memory limit asks for; with `queue` the replicas along the grid's first axis draw them, as on ``grid="queue:2x2"``.
-    `plan` is ``auto``, or a fixed one to compare with: ``data``, ``model``, ``domain``, ``megatron``, ``zero``, ``integrated``.
-    `schedule` and `segments` (the most of a position) are about a place axis, as in ``grid="stage:2x2"`` (docs/place_axes.md).
+    `measure` every distinct call is timed here at its local shapes, in seconds to minutes, and the plan is made by these times.
+    `recompute`: whether backward computes repeated blocks again, ``auto`` (for the limit), ``always``, ``never``. Rows of
+    `batch_sizes` that the program does not take get their own programs. `microbatches`: into how many a batch is divided
+    (docs/training.md), ``auto``: by the limit; with `queue` replicas draw them. `plan` is ``auto``, or one to compare with:
+    ``data``, ``model``, ``domain``, ``megatron``, ``zero``, ``integrated``. `schedule` and `segments`: docs/place_axes.md. With
+    `parts` ranks are given their parts of the inputs, and hold no more (docs/data.md).
 
     Raises CaptureError, ConfigError, or InfeasiblePlan where no plan meets the memory limit.
     """
     options = options_of(
         memory, solver, optimizer, pin, ban, loss, time_limit, outputs, measure, recompute, plan, batch_sizes,
-        microbatches, schedule, segments,
+        microbatches, schedule, segments, parts,
     )  # fmt: skip
     return compile_with(options, model, example_inputs, grid, machine, ranks, name, source, queue, progress)
 

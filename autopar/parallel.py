@@ -164,6 +164,7 @@ def parallelize(
     schedule: str = "auto",
     segments: int | None = None,
     queue: bool = False,
+    parts: bool = False,
     progress: Progress | None = None,
     seed: int = 0,
     balance: str | BalanceSettings = OFF,
@@ -175,8 +176,7 @@ def parallelize(
     and these, each put together on all ranks when it is first read. Called under ``torch.autocast``, this compiles a program with
     its casts. `seed` is that of dropout and of a model function. `balance`: "auto", or settings as in docs/balance.md.
 
-    Raises what `autopar.compile` raises, on every rank, and ProgramMismatch where the job's ranks are not the grid's.
-    Whatever else ends the compilation on rank 0 is a CommError on the others.
+    Raises what `autopar.compile` raises, and ProgramMismatch for other ranks than the grid's; what else ends rank 0, CommError.
     """
 
     def compiled() -> Compiled:
@@ -187,7 +187,7 @@ def parallelize(
             model, example_inputs, grid=grid if ranks else _checked(grid, world.size), machine=machine, memory=memory,
             solver=solver, pin=pin, ban=ban, optimizer=optimizer, loss=loss, outputs=outputs, name=name,
             time_limit=time_limit, measure=measure, recompute=recompute, plan=plan, ranks=ranks, batch_sizes=batch_sizes,
-            microbatches=microbatches, schedule=schedule, segments=segments, queue=queue, progress=progress,
+            microbatches=microbatches, schedule=schedule, segments=segments, queue=queue, parts=parts, progress=progress,
         )  # fmt: skip
 
     return _started(compiled, model, world := default_world(), seed, settings_of(balance))

@@ -23,7 +23,7 @@ from autopar.codegen.statements import Style, path_text
 from autopar.codegen.steps import LocalValue, LoweredProgram
 from autopar.costmodel import memory
 from autopar.costmodel.collectives import summed_axes
-from autopar.partitioner.formulation.priced_problem import Decision, PricedProblem
+from autopar.partitioner.formulation.priced_problem import Decision, PricedProblem, inputs_bytes
 
 KINDS = ("inputs", "parameters", "gradients", "optimizer", "activations", "buffers", "transients")
 
@@ -69,7 +69,7 @@ class Footprint:
 def footprint(built: PricedProblem, decision: Decision, program: LoweredProgram, optimizer: str) -> Footprint:
     """What a rank holds through one training step: forward, backward and the step of `optimizer`.
 
-    Inputs count whole, as every rank is given them; a step of several micro-batches keeps their gradients apart.
+    Inputs count as every rank is given them, whole or its parts; a step of several micro-batches keeps their gradients apart.
     Raises ConfigError for an unknown optimizer.
     """
     graph, storage = built.graph, decision.storage
@@ -90,8 +90,8 @@ def footprint(built: PricedProblem, decision: Decision, program: LoweredProgram,
 def _standing(built: PricedProblem, decision: Decision, optimizer: str, steps: int) -> Iterator[memory.Allocation]:
     """What is held all the time; and what the optimizer takes for its step."""
     graph, grid, often = built.graph, built.grid, built.microbatches
-    for item in graph.given:
-        yield memory.Allocation(item.name, 0, steps, graph.values[item.value].nbytes * often, "inputs")
+    for name, nbytes in inputs_bytes(built, decision).items():
+        yield memory.Allocation(name, 0, steps, nbytes, "inputs")
     largest = 0
     for parameter in graph.parameters:
         stored = decision.storage[parameter.value]

@@ -3,7 +3,10 @@
 glibc maps every large block anew and unmaps it when it is freed, so that a training step, which allocates the same
 activations again and again, pays a page fault for every 4 KiB that it touches: a tenth of a convolutional network's
 step (docs/results.md). Accelerators' caching allocators exist for the same reason. So freed memory is kept for the next
-step; the price is that a process keeps the most memory that it has ever used at a time.
+step; the price is a heap with holes, two to three times as large as what is held.
+
+Where a rank may not hold so much (`autopar.ir.units`), blocks are mapped and unmapped after all, and the process has what
+its tensors have. With huge pages, which `autopar run` asks glibc for, that costs little: a fault for every 2 MiB.
 """
 
 from __future__ import annotations
@@ -18,15 +21,19 @@ import torch
 
 from autopar.runtime.transport.base import Comm
 
-SWITCH = "AUTOPAR_MALLOC"  # "system" leaves the C library's allocator as it is
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of glibc's malloc.h
+SWITCH = "AUTOPAR_MALLOC"  # "keep" and "return" in place of what the limit says; "system" leaves the C library's allocator as it is
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # of glibc's malloc.h
+_MAPPED = 1 << 20  # bytes from which on a block has a mapping of its own where freed memory is given back
 
 
-def keep_freed_memory() -> bool:
-    """Ask the C library to keep what is freed; whether it does. Only glibc is known to understand."""
-    library = ctypes.CDLL(None)
-    if os.environ.get(SWITCH) == "system" or not hasattr(library, "gnu_get_libc_version"):
+def set_allocator(*, gives_back: bool) -> bool:
+    """Ask the C library to give back what is freed at once, or else to keep it; whether it does. Only glibc understands."""
+    library, asked = ctypes.CDLL(None), os.environ.get(SWITCH)
+    if asked == "system" or not hasattr(library, "gnu_get_libc_version"):
         return False
+    if asked == "return" or (gives_back and asked != "keep"):
+        mapped = library.mallopt(_MMAP_MAX, 1 << 16)
+        return bool(mapped and library.mallopt(_MMAP_THRESHOLD, _MAPPED) and library.mallopt(_TRIM_THRESHOLD, _MAPPED))
     never_trim = library.mallopt(_TRIM_THRESHOLD, -1)
     never_map = library.mallopt(_MMAP_MAX, 0)
     return bool(never_trim and never_map)

@@ -13,6 +13,7 @@ from autopar.ir.batch_sizes import ANY, MicrobatchPlan, Sizes, divided_rows
 from autopar.ir.grid import GridShape
 from autopar.ir.machine import Machine
 from autopar.ir.pipeline.placement_plan import PlacementPlan
+from autopar.ir.units import gives_back
 
 VERSION = 3
 
@@ -218,6 +219,7 @@ class Options:
     microbatches: str = ""  # into how many micro-batches a batch is divided, or auto; "": 1, and auto with a place axis
     schedule: str = "auto"  # of a divided graph, by name
     segments: int | None = None  # at most on a position; None: as the schedule needs
+    parts: bool = False  # whether every rank is given its parts of the inputs, and not the whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,6 +323,11 @@ class Plan:
     placement: PlacementPlan | None  # where the grid has a place axis
     cuts: tuple[tuple[str, tuple[float, ...]], ...] = ()  # by axis name, the fractions of those that do not cut evenly
     ranks: tuple[RankPlan, ...] = ()  # where they are not alike
+
+    @property
+    def gives_back(self) -> bool:
+        """Whether some rank gives freed memory back at once (`autopar.ir.units`)."""
+        return gives_back(self.predicted.bytes, self.options.memory or min(self.machine.memories(self.shape.size)))
 
     @property
     def shape(self) -> GridShape:

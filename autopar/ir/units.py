@@ -17,6 +17,8 @@ _UNITS = {"": 1, "b": 1} | {
     for suffix, base in (("B", 1000), ("iB", 1024))
 }
 
+KEPT = 3.0  # times what is held that a process came to keep for the next step, see docs/results.md
+
 
 def parse_bytes(text: str | float) -> int:
     """A number of bytes: ``"12GiB"``, ``"1.5 GB"``, ``"512MiB"``, ``"4096"``, or a number. Raises ConfigError.
@@ -70,3 +72,12 @@ def fraction_text(number: float) -> str:
     """
     near = Fraction(number).limit_denominator(_LARGEST_DENOMINATOR)
     return str(near).replace("/", " / ") if float(near) == number else repr(number)
+
+
+def gives_back(held: float, limit: float | None) -> bool:
+    """Whether freed memory is given back: where keeping it may take a rank that holds so many bytes over its limit.
+
+    >>> gives_back(2e9, 16e9), gives_back(6e9, 16e9), gives_back(6e9, None)
+    (False, True, False)
+    """
+    return limit is not None and KEPT * held > limit

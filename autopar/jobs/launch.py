@@ -22,6 +22,7 @@ from autopar.jobs import child, ends, failure_files, flight_recorder, signals
 from autopar.jobs.environment import TERMINAL, settings
 
 _HOST = re.compile(r"[^\s:,]+(:[1-9]\d*)?")
+_HUGE_PAGES = ("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")  # advised for what glibc maps, if the kernel lets it
 
 
 def launch(
@@ -32,13 +33,14 @@ def launch(
     quiet: bool = False,
     options: Sequence[str] = (),
     begun: float | None = None,
+    huge_pages: bool = False,
 ) -> int:
     """Run a program file, or a module given by name, on `ranks` MPI ranks, and return the job's exit status.
 
     `options` go to mpiexec. Output streams through. On failure the first cause comes last. `quiet` leaves out the
     mpiexec line. An interrupt, SIGTERM or SIGUSR1 to this process ends the job: a program after its step, with status 85,
     and at once by a second one. `begun` is when the job did, in seconds of the epoch, where that
-    was before. Raises ConfigError where there is no mpiexec, and for a
+    was before. With `huge_pages` ranks ask for these where they map memory. Raises ConfigError where there is no mpiexec, and for a
     variable that is not understood.
     """
     settings()
@@ -46,7 +48,10 @@ def launch(
     if not quiet:
         print(shlex.join(line), flush=True)
     with tempfile.TemporaryDirectory(prefix="autopar-", dir=flight_recorder.memory_folder()) as folder:
-        ended = child.run(line, _environment(folder, begun), Path(folder), listens=isinstance(target, Path))
+        environment = _environment(folder, begun)
+        if huge_pages:
+            environment.setdefault(*_HUGE_PAGES)
+        ended = child.run(line, environment, Path(folder), listens=isinstance(target, Path))
         return _status(ended, Path(folder))
 
 

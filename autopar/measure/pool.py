@@ -63,11 +63,11 @@ def _serve(pipe: Connection) -> None:
     import torch
 
     from autopar.measure.worker import seconds
-    from autopar.runtime.process import keep_freed_memory
+    from autopar.runtime.process import set_allocator
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    keep_freed_memory()
+    set_allocator(gives_back=False)
     while True:
         try:
             job = pipe.recv()

@@ -35,6 +35,7 @@ def options_of(
     microbatches: int | str | None = None,
     schedule: str = schedule_options.AUTO,
     segments: int | None = None,
+    parts: bool = False,
 ) -> Options:
     """The record of the keywords of `autopar.compile`. Raises ConfigError for a size or a count that is none."""
     return Options(
@@ -53,6 +54,7 @@ def options_of(
         microbatches="" if microbatches is None else microbatches_of(microbatches),
         schedule=schedule,
         segments=segments,
+        parts=parts,
     )
 
 

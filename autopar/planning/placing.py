@@ -23,6 +23,7 @@ from autopar.ir.pipeline.schedule import ActionLists
 from autopar.ir.pipeline.schedule_check import SegmentGraph, ValueEdge, check_schedule
 from autopar.ir.plan import Options
 from autopar.ir.units import bytes_precisely
+from autopar.partitioner.formulation.priced_problem import inputs_bytes
 from autopar.partitioner.formulation.strategies import result_layouts
 from autopar.partitioner.placement.bounds import placement_bound
 from autopar.partitioner.placement.place import Placement
@@ -125,7 +126,8 @@ def _placed(candidate: Candidate, request: Request, tell: Progress) -> tuple[Can
     While places are sought, memory is what is kept from call to call: what is held beside that is found by the walk, and room is
     left for it when they are sought again. Raises InfeasiblePlan.
     """
-    problem, least, found = placement_problem(candidate, request), float(_inputs(candidate)), list[Placed]()
+    problem, found = placement_problem(candidate, request), list[Placed]()
+    least = float(sum(inputs_bytes(candidate.built, candidate.decision).values()))
     beside = max(request.beside, least)
     for _ in range(_TRIES):
         try:
@@ -235,18 +237,12 @@ def placement_problem(candidate: Candidate, request: Request) -> PlacementProble
         calls=tuple(_calls(candidate)),
         tensors=tuple(tensors),
         parameters=tuple(parameters),
-        positions=position_limits(request, _inputs(candidate)),
+        positions=position_limits(request, sum(inputs_bytes(candidate.built, candidate.decision).values())),
         links=position_links(request.machine, request.grid),
         microbatches=request.microbatches,
         pins=pins,
         bans=bans,
     )
-
-
-def _inputs(candidate: Candidate) -> int:
-    """Bytes of the inputs of a step, which lie whole on every rank."""
-    graph = candidate.built.graph
-    return sum(graph.values[item.value].nbytes for item in graph.given) * candidate.built.microbatches
 
 
 def _calls(candidate: Candidate) -> Iterable[CallWork]:

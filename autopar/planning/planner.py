@@ -87,6 +87,7 @@ class _Search:
             optimizer=request.options.optimizer, gathered=gathered, timings=self.timings, recomputed=recomputed,
             untied=untied, calls=self.calls, memories=request.memories,
         )  # fmt: skip
+        built = replace(built, parts=request.options.parts)
         return repeated(built, request.microbatches) if request.microbatches > 1 else built
 
     def tried(self, built: PricedProblem, limit: float | None) -> Candidate | NoChoice:

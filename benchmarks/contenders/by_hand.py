@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from autopar.runtime import Axis, Grid
-from autopar.runtime.process import keep_freed_memory
+from autopar.runtime.process import set_allocator
 from autopar.runtime.program.namespace import Namespace
 from benchmarks.contenders.gradient_sums import sum_gradients
 from benchmarks.models import Model, batch, seeded
@@ -40,7 +40,7 @@ class ByHand:
 
     def __init__(self, model: Model) -> None:
         plan: HandwrittenPlan = importlib.import_module(f"benchmarks.handwritten.{model.name}").PLAN
-        keep_freed_memory()  # as autopar's session does
+        set_allocator(gives_back=False)  # as autopar's session does
         self.grid = Grid("2")
         (self.axis,) = self.grid.axes
         self.rank = self.grid.rank

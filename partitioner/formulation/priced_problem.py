@@ -12,9 +12,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from autopar.costmodel import memory
+from autopar.costmodel.local_shapes import local_bytes
 from autopar.costmodel.op_timings import UNMEASURED, Timings
 from autopar.costmodel.rank_views import rounds, views
-from autopar.ir.graph import Graph, Ref
+from autopar.ir.graph import ITEMSIZE, Graph, Ref
 from autopar.ir.grid import GridShape
 from autopar.ir.layout import Layouts
 from autopar.ir.machine import Machine
@@ -42,6 +43,7 @@ class PricedProblem:
     microbatches   how often the graph, which is that of a micro-batch, is computed in a step
     memories       bytes that each rank may hold where ranks are not alike; bytes of a rank with less than the others count for
                    as many times more
+    parts          whether every rank is given its part of every input, and not the whole
     """
 
     graph: Graph
@@ -59,6 +61,7 @@ class PricedProblem:
     unhidden: float = 0.0
     microbatches: int = 1
     memories: tuple[float, ...] = ()
+    parts: bool = False
 
     @property
     def rounds(self) -> int:
@@ -122,6 +125,17 @@ def build(
         graph, grid, machine, calls, repeats, tuple(position), builder.options, builder.tied, Problem(nodes, edges, limit),
         timings, twice, memories=memories,
     )  # fmt: skip
+
+
+def inputs_bytes(built: PricedProblem, decision: Decision) -> dict[str, int]:
+    """Bytes of every input of a step that a rank is given, by its name."""
+    sizes = {}
+    for item in built.graph.given:
+        value = built.graph.values[item.value]
+        stored = decision.storage[item.value]
+        one = local_bytes(value.shape, ITEMSIZE[value.dtype], stored, built.grid) if built.parts else value.nbytes
+        sizes[item.name] = one * built.microbatches
+    return sizes
 
 
 def _scarcity(machine: Machine, grid: GridShape, memories: Sequence[float]) -> tuple[tuple[GridShape, float], ...]:

@@ -32,7 +32,7 @@ from autopar.runtime.calibration.stalls import stopped
 from autopar.runtime.calibration.timer import QUICK, BarrierTimer, Pace
 from autopar.runtime.grid.default_world import default_world
 from autopar.runtime.grid.grid import Axis
-from autopar.runtime.process import keep_freed_memory
+from autopar.runtime.process import set_allocator
 from autopar.runtime.transport.base import Comm
 from autopar.runtime.transport.world import simulated_world
 
@@ -154,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--quiet", action="store_true", help="say nothing")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    keep_freed_memory()
+    set_allocator(gives_back=False)
     world = default_world()
     tell = _progress(options.quiet)
     raw = measure(world, _places(world), QUICK if options.quick else Pace(), tell)

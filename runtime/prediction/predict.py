@@ -70,6 +70,8 @@ def predict(opened: CompiledJob, options: argparse.Namespace) -> Iterator[str]:
         elif opened.file is None or opened.file.inputs is None:
             rule = "inputs are in a file, or inputs() of the model file yields them, or inputs(part) parts of them"
             raise ConfigError(refusal("autopar predict", "there is nothing to predict from", rule))
+        else:
+            compiled_job.check_parts(opened, "inputs")
     yield from (f"note: {note}" for note in opened.notes)
     parallel = compiled_job.parallel(opened, options.seed, dtype, trains=False)
     yield from _values(parallel, options)
@@ -151,9 +153,6 @@ def _from_model(parallel: Parallel, opened: CompiledJob, dtype: torch.dtype | No
     assert file is not None
     assert file.inputs is not None
     by_part = file.wants_part(file.inputs)
-    if by_part and parallel.grid.queue is not None:
-        rule = "a replica of a queue may compute any micro-batch, and so takes whole inputs"
-        raise ConfigError(refusal(file.path.name, "inputs(part) on a grid with a queue", rule, fix="write inputs()"))
     with together(comm, "reading the inputs"):
         yielded = file.inputs(parallel.input_part()) if by_part else file.inputs()
     source = compiled_job.drawn_alike(iter(yielded), seed=0)

@@ -18,6 +18,7 @@ from autopar.errors import ProgramMismatch, refusal
 from autopar.ir.batch_sizes import ANY, MicrobatchPlan, Sizes, divided_rows
 from autopar.ir.machine import RankClass
 from autopar.ir.pipeline.placement_plan import PlacementPlan
+from autopar.ir.units import gives_back
 from autopar.version import __version__
 
 VERSION = 3
@@ -109,8 +110,11 @@ class RankMemory:
 
 @dataclass(frozen=True, slots=True)
 class StepMemory:
-    """What a rank is predicted to hold in a step beside parameters, gradients and the optimizer's state, in bytes."""
+    """What a rank is predicted to hold at the peak of a step, in bytes."""
 
+    parameters_bytes: int = 0
+    gradients_bytes: int = 0
+    optimizer_bytes: int = 0
     inputs_bytes: int = 0
     activations_bytes: int = 0
     buffers_bytes: int = 0
@@ -118,8 +122,13 @@ class StepMemory:
 
     @property
     def beside(self) -> int:
-        """All of it."""
+        """All but parameters, gradients and the optimizer's state."""
         return self.inputs_bytes + self.activations_bytes + self.buffers_bytes + self.transients_bytes
+
+    @property
+    def peak(self) -> int:
+        """All of it."""
+        return self.beside + self.parameters_bytes + self.gradients_bytes + self.optimizer_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +184,10 @@ class Description:
     def limit(self, rank: int) -> float | None:
         """The bytes that a rank may hold: what the user said, or else what the machine has; None where nothing is known."""
         return self.machine.of(rank, self.memory)
+
+    def gives_back(self, rank: int) -> bool:
+        """Whether this rank gives freed memory back at once (`autopar.ir.units`)."""
+        return gives_back(self.predicted.peak, self.limit(rank))
 
     def accepts(self, rows: int) -> bool:
         """Whether the program takes a batch of so many rows."""

@@ -164,6 +164,21 @@ def sequential(job: CompiledJob, seed: int) -> nn.Module:
     return module if job.description.training else module.train()  # some of its modules stay in evaluation
 
 
+def check_parts(job: CompiledJob, *names: str) -> None:
+    """Raise ConfigError where one of these functions of the model file reads parts, on a grid with a queue: before it reads."""
+    if job.program.grid.queue is None or job.file is None:
+        return
+    functions = ((name, getattr(job.file, name)) for name in names)
+    reading = [
+        f"{name}(part)" for name, function in functions if function is not None and ModelFile.wants_part(function)
+    ]
+    if reading:
+        rule = "a replica of a queue may compute any micro-batch, and so is given whole batches"
+        fix = f"write {', '.join(name.replace('part', '') for name in reading)}, or compile for a grid without a queue"
+        problem = f"{', '.join(reading)} on grid {job.program.grid.shape}"
+        raise ConfigError(refusal(job.file.path.name, problem, rule, fix=fix))
+
+
 def batches(job: CompiledJob, seed: int = 0, part: Callable[[], InputPart] | None = None) -> Iterator[Inputs]:
     """The model file's batches, again and again; its example inputs where it has none. Raises ConfigError.
 

@@ -37,7 +37,7 @@ from autopar.runtime.parameters.moving.legal_cuts import Boundaries, differences
 from autopar.runtime.parameters.sources import Source
 from autopar.runtime.pipeline.executor import TimedAction
 from autopar.runtime.pipeline.microbatch_queue import MicrobatchQueue
-from autopar.runtime.process import keep_freed_memory
+from autopar.runtime.process import set_allocator
 from autopar.runtime.program.namespace import CurrentCall, Namespace, register
 from autopar.runtime.program.pipeline import Pipeline
 from autopar.runtime.program.plan_reader import Description, MinimumRows
@@ -93,7 +93,7 @@ class Parallel(PredictingModel):
         self._past = 0.0  # seconds in communicators that are no more
         self._copies = weakref.WeakSet([self])  # all models on this grid that are copies of each other
         if simulated_world() is None:
-            keep_freed_memory()
+            set_allocator(gives_back=description.gives_back(self.grid.rank))
         with together(self.grid.comm, "setting up the program"):
             self._programs = [batch_programs.batch_program(program, description)]
             self._inputs, self._layouts = self._programs[0].inputs, self._programs[0].parameters

@@ -125,6 +125,8 @@ def run(opened: CompiledJob, options: argparse.Namespace, requests: StopRequests
     dtype = DTYPES.get(options.dtype)
     for note in opened.notes:
         show(comm.rank, f"note: {note}")
+    with together(comm, "looking at what is read by parts"):
+        compiled_job.check_parts(opened, "batches", *(["evaluate"] if options.evaluate_every else []))
     parallel = compiled_job.parallel(opened, options.seed, dtype)
     loaded = weight_options.load(parallel, options)
     for line in loaded:

@@ -19,7 +19,7 @@ computes in these. A float64 case is besides run in float32, by model and progra
 Twice the most that this does, the last divided by 2^29, is allowed as well, and said. What is computed wrongly is so in
 every type, and is no more allowed for it.
 
-After that a smaller batch, evaluation and outputs are compared (`verify_evaluation`).
+After that a smaller batch, evaluation, outputs and a step by parts are compared (`verify_evaluation`, `verify_parts`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import json
 import math
 import runpy
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
@@ -52,7 +52,7 @@ from autopar.runtime.progress import show
 from autopar.runtime.session import compiled_job
 from autopar.runtime.session.compiled_job import CompiledJob
 from autopar.runtime.transport.base import Comm
-from autopar.runtime.verification import program_adjoints, verify_evaluation
+from autopar.runtime.verification import program_adjoints, verify_evaluation, verify_parts
 from autopar.runtime.verification.adjoint_test import TOLERANCE
 from autopar.runtime.verification.force_float64 import ForceFloat64, NarrowestDtype
 from autopar.runtime.verification.program_adjoints import Communication
@@ -66,6 +66,7 @@ from autopar.runtime.verification.trained import (
     nudge,
     program_trained,
 )
+from autopar.runtime.verification.verify_evaluation import NamedTensors
 
 CALL_SITE = call_site.PROGRAM
 FLOOR = 1e-4  # of the largest tensor: a gradient that cancels to zero keeps the rounding of its terms, and is no finer
@@ -114,6 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _compared(opened: CompiledJob, options: argparse.Namespace) -> list[Deviation]:
     """The differences of all cases, each printed as soon as it is known. Collective."""
+    parts = verify_parts.first_parts(opened)
     drawn = _refuse_random(opened, options.seed)
     if drawn and not options.json:
         comm = opened.program.grid.comm
@@ -124,31 +126,38 @@ def _compared(opened: CompiledJob, options: argparse.Namespace) -> list[Deviatio
         if not options.json:
             for difference in differences[-3:]:
                 show(opened.program.grid.comm.rank, _line(difference))
-    used = _used(opened, options.seed)
+    used = _used(opened, options.seed, parts)
     for difference in used if not options.json else ():
         show(opened.program.grid.comm.rank, _line(difference))
     return differences + used
 
 
-def _used(opened: CompiledJob, seed: int) -> list[Deviation]:
-    """What is compared beside training (`verify_evaluation`), in float64. Collective."""
-    comm, tolerance = opened.program.grid.comm, CASES[0].tolerance
-    with together(comm, "reading the batches"):
+def _used(opened: CompiledJob, seed: int, parts: compiled_job.Inputs | None = None) -> list[Deviation]:
+    """What is compared beside training (`verify_evaluation`), in float64; `parts` are those of the first batch. Collective."""
+    with together(opened.program.grid.comm, "reading the batches"):
         batch = compiled_job.cast(next(compiled_job.batches(opened)), torch.float64)
     mine = verify_evaluation.of_program(opened, batch, seed)
+    differences = _beside(opened, mine, partial(verify_evaluation.of_model, opened, batch, seed), seed)
+    if parts is not None:
+        mine = verify_evaluation.of_parts(opened, compiled_job.cast(parts, torch.float64), seed)
+        differences += _beside(opened, mine, partial(verify_evaluation.of_whole, opened, batch, seed), seed)
+    return differences
+
+
+def _beside(opened: CompiledJob, mine: NamedTensors, other: Callable[..., NamedTensors], seed: int) -> list[Deviation]:
+    """What the program has computed beside what the model computes, which `other` runs on rank 0. Collective."""
+    comm, tolerance = opened.program.grid.comm, CASES[0].tolerance
     differences: list[Deviation] = []
     with together(comm, "running the sequential model"):
         if comm.rank == 0:
-            model = verify_evaluation.of_model(opened, batch, seed)
+            model = other()
             differences = [
                 Deviation(f"{what}, float64", "values", *compare(mine[what], model[what]), tolerance) for what in model
             ]
             if any(row.relative > tolerance for row in differences):
                 draw = torch.Generator().manual_seed(seed)
-                nudged = [
-                    verify_evaluation.of_model(opened, batch, seed, partial(nudge, draw=draw)) for _ in range(DRAWS)
-                ]
-                moved = [max(compare(other[what], model[what])[0] for other in nudged) for what in model]
+                nudged = [other(partial(nudge, draw=draw)) for _ in range(DRAWS)]
+                moved = [max(compare(one[what], model[what])[0] for one in nudged) for what in model]
                 differences = _loosened(differences, moved)
     return _shared(comm, differences)
 

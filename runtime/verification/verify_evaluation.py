@@ -2,6 +2,7 @@
 
     fewer rows   a training step on a part of the first batch: its loss and every gradient
     17 rows      the same for each number of rows with a program of its own
+    by parts     where the model file reads parts of its batches, a step on those of the first one: its loss and every gradient
     evaluation   the loss of the first batch where the program can evaluate, without a gradient
     outputs      in both, whatever the program returns beside the loss, put together
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +50,24 @@ def of_model(
     return _used(model, opened.description, batch, seed)
 
 
+def of_parts(opened: CompiledJob, parts: compiled_job.Inputs, seed: int) -> NamedTensors:
+    """What the program computes of a batch of which every rank has read its own parts, in float64. Collective."""
+    parallel = compiled_job.parallel(opened, seed, torch.float64, as_written(compiled_job.values(opened, seed)))
+    tensors = _stepped(parallel, opened.description, parts, seed, parallel.forward_parts)
+    parallel.free()
+    return {"by parts": tensors}
+
+
+def of_whole(
+    opened: CompiledJob, batch: compiled_job.Inputs, seed: int, change: Callable[[nn.Module], object] | None = None
+) -> NamedTensors:
+    """The same of the sequential model and the whole batch."""
+    model = module_in_precision(compiled_job.sequential(opened, seed), torch.float64)
+    if change is not None:
+        change(model)
+    return {"by parts": _stepped(model, opened.description, batch, seed, model)}
+
+
 def _rows(description: Description) -> dict[str, int]:
     """How many rows the other batches have: a smaller one, and each with its own program."""
     smaller = [n for n in range(description.rows - 1, 1, -1) if description.accepts(n)]
@@ -58,18 +78,25 @@ def _rows(description: Description) -> dict[str, int]:
 def _used(model: nn.Module, description: Description, batch: compiled_job.Inputs, seed: int) -> NamedTensors:
     tensors: NamedTensors = {}
     for what, rows in _rows(description).items():
-        with _as_program(model, seed):
-            loss, outputs = _called(model, description, _with_rows(description, batch, rows))
-            model.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-        whole = model.full_gradients() if isinstance(model, Parallel) else _gradients(model)
-        tensors[what] = {"loss": loss.detach()} | outputs | whole
+        tensors[what] = _stepped(model, description, _with_rows(description, batch, rows), seed, model)
     if not description.evaluation:
         model.eval()
         with torch.no_grad(), _as_program(model, seed):
-            loss, outputs = _called(model, description, batch)
+            loss, outputs = _called(model, description, batch, model)
         tensors["evaluation"] = {"loss": loss} | outputs
     return tensors
+
+
+def _stepped(
+    model: nn.Module, description: Description, batch: compiled_job.Inputs, seed: int, call: Callable[..., Any]
+) -> dict[str, Tensor]:
+    """Loss, outputs and gradients of a step, in which the model is called so."""
+    with _as_program(model, seed):
+        loss, outputs = _called(model, description, batch, call)
+        model.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+    whole = model.full_gradients() if isinstance(model, Parallel) else _gradients(model)
+    return {"loss": loss.detach()} | outputs | whole
 
 
 def _gradients(model: nn.Module) -> dict[str, Tensor]:
@@ -87,9 +114,11 @@ def _as_program(model: nn.Module, seed: int) -> Iterator[None]:
                 yield
 
 
-def _called(model: nn.Module, description: Description, batch: compiled_job.Inputs) -> tuple[Tensor, dict[str, Tensor]]:
+def _called(
+    model: nn.Module, description: Description, batch: compiled_job.Inputs, call: Callable[..., Any]
+) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss, and the outputs of the program by their paths."""
-    returned = compiled_job.call(model, batch)
+    returned = compiled_job.call(call, batch)
     if isinstance(model, Parallel):
         outputs = {item.name: returned[item.name] for item in description.outputs}
     else:

@@ -61,7 +61,7 @@ training            | runtime/training                           | profiling ses
                     |                                            | cuts jobs ir
 prediction          | runtime/prediction                         | training session data parameters program grid diagnostics
                     |                                            | process transport ir
-verification        | runtime/verification                       | session parameters program functional windowed partitions
+verification        | runtime/verification                       | session data parameters program functional windowed partitions
                     |                                            | primitives grid diagnostics process transport jobs ir
 runtime             | runtime                                    | training session program functional local windowed
                     |                                            | partitions primitives grid transport ir

@@ -181,6 +181,7 @@ def compiled_from(arguments: argparse.Namespace, progress: Any, batch_sizes: Seq
         schedule=arguments.schedule,
         segments=arguments.segments,
         queue=arguments.queue,
+        parts=file.takes_part,
         progress=progress,
     )
 

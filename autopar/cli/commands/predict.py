@@ -50,4 +50,5 @@ def run(arguments: argparse.Namespace) -> int:
     words += weight_words(arguments)
     words += ["--checkpoint", arguments.checkpoint] if arguments.checkpoint else []
     words += ["--seed", str(arguments.seed), *(["--dtype", arguments.dtype] if arguments.dtype else [])]
-    return launch("autopar.runtime.prediction.predict", GridShape.parse(saved.plan.grid).size, words, options=options)
+    ranks, huge = GridShape.parse(saved.plan.grid).size, saved.plan.gives_back
+    return launch("autopar.runtime.prediction.predict", ranks, words, options=options, huge_pages=huge)

@@ -96,7 +96,8 @@ def run(arguments: argparse.Namespace) -> int:
     words += ["--dtype", arguments.dtype] if arguments.dtype else []
     words += ["--profile"] if arguments.profile else []
     words += ["--balance", arguments.balance] if arguments.balance else []
-    return launch(saved.folder / PROGRAM, GridShape.parse(saved.plan.grid).size, words, options=options)
+    ranks, huge = GridShape.parse(saved.plan.grid).size, saved.plan.gives_back
+    return launch(saved.folder / PROGRAM, ranks, words, options=options, huge_pages=huge)
 
 
 def weight_words(arguments: argparse.Namespace) -> list[str]:

@@ -12,7 +12,7 @@ from autopar.costmodel.collectives import summed_axes
 from autopar.costmodel.local_shapes import local_bytes
 from autopar.costmodel.memory import parameter_parts, update_copies
 from autopar.ir.graph import ITEMSIZE, Parameter
-from autopar.partitioner.formulation.priced_problem import Decision, PricedProblem
+from autopar.partitioner.formulation.priced_problem import Decision, PricedProblem, inputs_bytes
 from autopar.partitioner.placement.assignment import homes
 from autopar.partitioner.placement.place import Placement
 from autopar.partitioner.placement.problem import PlacementProblem
@@ -91,8 +91,8 @@ def _standing(
 ) -> tuple[dict[str, int], dict[str, int]]:
     """What a position with these parameters holds all the time, and in the optimizer's step."""
     standing = dict.fromkeys(KINDS, 0)
-    graph, often = built.graph, built.microbatches
-    standing["inputs"] = sum(graph.values[item.value].nbytes for item in graph.given) * often
+    graph = built.graph
+    standing["inputs"] = sum(inputs_bytes(built, decision).values())
     gradients, largest = 0, 0
     for item in held:
         stored = decision.storage[item.value]

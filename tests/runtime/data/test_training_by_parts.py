@@ -8,7 +8,10 @@ import torch
 from compiled_folder import MODEL, PROGRAM, write
 from safetensors.torch import load_file
 
+from autopar.errors import CommError, ConfigError
 from autopar.runtime import main, simulate
+from autopar.runtime.session.compiled_job import open_job
+from autopar.runtime.verification import verify, verify_parts
 
 PARTS = """
 def batches(part):
@@ -96,3 +99,33 @@ def test_nothing_to_evaluate_on_is_said_before_training(tmp_path, capsys):
     with pytest.raises(SystemExit):
         start(write(tmp_path), "--evaluate-every", 2)
     assert "there is nothing to evaluate on" in capsys.readouterr().err
+
+
+def verified(program):
+    def rank():
+        opened = open_job(runpy.run_path(str(program), run_name="program")["PROGRAM"], program, 0)
+        return verify._used(opened, 0, verify_parts.first_parts(opened))
+
+    return simulate(2, rank)[0]
+
+
+def test_verify_compares_a_step_by_parts(tmp_path):
+    head = MODEL[: MODEL.index("def batches")]
+    found = verified(write(tmp_path, model=head + PARTS + EVALUATE, program=ROWS, changes={"batch": BATCH}))
+    (by_parts,) = [row for row in found if row.case.startswith("by parts")]
+    assert by_parts.relative <= by_parts.tolerance == 1e-10
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('"x": part.slice("x", x)', '"x": part.slice("x", x) + bool(part.axes)', "x differs in 6 of 6 elements"),
+        ('"y": part.slice("y", y)', '"y": part.slice("y", y)[:1]', r"y has shape \(1, 2\), and the part \(2, 2\)"),
+    ],
+)
+def test_parts_that_are_not_those_of_the_whole_are_named(tmp_path, old, new, said):
+    head = MODEL[: MODEL.index("def batches")]
+    changed = PARTS.replace(old, new if "shape" not in said else new.replace("[:1]", "[: 1 if part.axes else None]"))
+    built = write(tmp_path, model=head + changed, program=ROWS, changes={"batch": BATCH})
+    with pytest.raises((ConfigError, CommError), match=said):
+        verified(built)

@@ -10,9 +10,10 @@ from compiled_folder import write
 from compiling import compiled_file
 from safetensors.torch import load_file, save_file
 
+import autopar
 from autopar.errors import ConfigError
 from autopar.ir.grid import GridShape
-from autopar.runtime import simulate
+from autopar.runtime import main, simulate
 from autopar.runtime.prediction.predict import predict
 from autopar.runtime.session.compiled_job import open_job, sequential
 
@@ -43,6 +44,10 @@ def example_inputs():
 
 def whole():
     return torch.randn(21, 2, 12, generator=torch.Generator().manual_seed(3))
+
+
+def batches(part):
+    raise AssertionError("read")
 
 
 def inputs(part):
@@ -165,3 +170,36 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(built, file, tm
 
 def test_a_program_that_returns_its_loss_alone(tmp_path):
     refused("compile with --return", write(tmp_path).parent, 2, tmp_path / "out.npy")
+
+
+def test_a_queue_takes_no_parts_and_says_so_before_any_are_read(built, tmp_path, capsys):
+    folder, ranks = built("queue")
+    refused(r"inputs\(part\) on grid queue:2", folder, ranks, tmp_path / "out")
+    path = folder / "program.py"
+
+    def rank():
+        main(runpy.run_path(str(path), run_name="program")["PROGRAM"], str(path), ["--steps", "1"])
+
+    with pytest.raises(SystemExit):
+        simulate(ranks, rank)
+    assert "batches(part) on grid queue:2" in capsys.readouterr().err
+
+
+def test_inputs_that_are_read_by_parts_are_predicted_by_parts(file, tmp_path):
+    for name in ("domain 2", "both", "places"):
+        grid, plan, options = GRIDS[name]
+        whole, parts = (
+            autopar.load_plan(
+                compiled_file(
+                    file, grid, tmp_path / f"{name} {given}", "net", outputs=NAMES, plan=plan, parts=given, **options
+                )
+            )
+            for given in (False, True)
+        )
+        ranks = {"domain 2": 2, "both": 4, "places": 1}[name]
+        x, y = 8 * 2 * 12 * 4, 8 * 8
+        assert whole.predicted.inputs_bytes == x + y
+        assert parts.predicted.inputs_bytes in (x // ranks + y, (x + y) // ranks, x // ranks + y // 2)
+        assert (
+            whole.predicted.bytes - parts.predicted.bytes == whole.predicted.inputs_bytes - parts.predicted.inputs_bytes
+        )

@@ -1,0 +1,1 @@
+"""A volume that one rank may not hold; ``python -m benchmarks.volume``."""
