@@ -305,6 +305,7 @@ def test_train_and_eval_of_a_part_are_kept():
     assert "autopar.batch_norm" not in {node.target for node in part.nodes}
 
 
+@pytest.mark.zoo  # in two processes, with all that is made of the graph: tests/end_to_end/test_determinism.py
 def test_same_model_same_graph():
     file = load(EXAMPLES / "gpt2.py")
     batch = first_batch(file, tokens=16, batch=2)
