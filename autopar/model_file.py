@@ -43,6 +43,7 @@ class ModelFile:
                     ``batches(part)`` reads what a rank needs of them, see `takes_part`
     evaluate        the same to evaluate on, once
     inputs          the same to predict from, once, without labels
+    metrics         ``metrics(outputs, batch)`` returns numbers by name for a batch that was evaluated, see `evaluation`
     scheduler       ``scheduler(optimizer)`` returns a schedule of torch's for the learning rate; None where the file has none
     clip_grad_norm  the largest norm of all gradients together, which longer ones are scaled down to; None for any
     """
@@ -59,6 +60,7 @@ class ModelFile:
     inputs: Callable[..., Iterator[Inputs]] | None = None
     scheduler: Callable[[torch.optim.Optimizer], object] | None = None
     clip_grad_norm: float | None = None
+    metrics: Callable[[Any, Inputs], Mapping[str, Any]] | None = None
 
     @property
     def takes_part(self) -> bool:
@@ -101,6 +103,7 @@ def load(path: str | Path) -> ModelFile:
         inputs=names["inputs"] if callable(names.get("inputs")) else None,
         scheduler=_optional(names, "scheduler", file),
         clip_grad_norm=_clip(names, file),
+        metrics=_optional(names, "metrics", file),
     )
 
 
@@ -190,6 +193,7 @@ def _optional(names: Mapping[str, Any], name: str, file: Path) -> Any:  # noqa: 
         rule = {
             "optimizer": "optimizer(params) returns a torch optimizer",
             "batches": "batches() yields inputs",
+            "metrics": "metrics(outputs, batch) returns numbers, or pairs of a sum and a count, by name",
             "scheduler": "scheduler(optimizer) returns a schedule of torch.optim.lr_scheduler",
         }.get(name, f"{name}() yields inputs to evaluate on")
         raise ConfigError(refusal(file.name, f"{name} is {type(value).__name__}, not a function", rule))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -45,11 +46,42 @@ def planned_again(folder: str | Path, machine: Machine, progress: Progress) -> C
     return compiled
 
 
-def _compiled(plan: Plan, path: Path, machine: Machine, options: Options, progress: Progress) -> Compiled:
+def planned_for(folder: str | Path, ranks: int, progress: Progress) -> Compiled:
+    """Compile the model of a folder for another number of ranks: over its axis if it has one, else for the best grid.
+
+    Raises PlanError as `recompile` does where the model is not to be had, and what `compile` raises.
+    """
+    folder = Path(folder)
+    plan = load_plan(folder)
+    path = _model_path(plan, folder if folder.is_dir() else folder.parent)
+    axis = re.fullmatch(r"(\w+[=:])?\d+", plan.grid)
+    grid = "auto" if axis is None else f"{axis[1] or ''}{ranks}"
+    compiled = _compiled(plan, path, plan.machine, plan.options, progress, grid, ranks if grid == "auto" else None)
+    _check_model(plan, compiled.plan, path, folder)
+    return compiled
+
+
+def _compiled(
+    plan: Plan,
+    path: Path,
+    machine: Machine,
+    options: Options,
+    progress: Progress,
+    grid: str | None = None,
+    ranks: int | None = None,
+) -> Compiled:
     file = load_model(f"{path}:{plan.model.attribute}")
     source = ModelSource(str(path), file.sha256, file.attribute)
     return compile_with(
-        options, file.model, file.example_inputs, plan.grid, machine, name=plan.name, source=source, progress=progress
+        options,
+        file.model,
+        file.example_inputs,
+        grid or plan.grid,
+        machine,
+        ranks,
+        plan.name,
+        source,
+        progress=progress,
     )
 
 

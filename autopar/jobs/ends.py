@@ -58,6 +58,11 @@ def lost(seen: Sequence[RankRecord]) -> list[RankRecord]:
     return [record for record in seen if record.state == "gone"]
 
 
+def named_ranks(folder: Path, output: bytes) -> tuple[int, ...]:
+    """The ranks that MPI's own account of the end names, each once."""
+    return tuple(dict.fromkeys(_named(folder, output)))
+
+
 def _named(folder: Path, output: bytes) -> Iterator[int]:
     """The ranks that MPI's own account of the end names, the first one first."""
     for match in _KILLED.finditer(output):

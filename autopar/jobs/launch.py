@@ -15,11 +15,28 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from autopar.errors import ConfigError, refusal
 from autopar.jobs import child, ends, failure_files, flight_recorder, signals
 from autopar.jobs.environment import TERMINAL, settings
+from autopar.jobs.reached import REACHED, reached_step
+
+
+@dataclass(frozen=True, slots=True)
+class JobEnd:
+    """How a job ended: its status, the ranks that were killed, the last step that was done, None before the first.
+
+    `told`: a rank has told why, by an error; `stopped` is the signal by which the launcher ended it at once.
+    """
+
+    status: int
+    dead: tuple[int, ...] = ()
+    reached: int | None = None
+    told: bool = False
+    stopped: str = ""
+
 
 _HOST = re.compile(r"[^\s:,]+(:[1-9]\d*)?")
 _HUGE_PAGES = ("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")  # advised for what glibc maps, if the kernel lets it
@@ -43,6 +60,23 @@ def launch(
     was before. With `huge_pages` ranks ask for these where they map memory. Raises ConfigError where there is no mpiexec, and for a
     variable that is not understood.
     """
+    return launch_once(
+        target, ranks, arguments, quiet=quiet, options=options, begun=begun, huge_pages=huge_pages
+    ).status
+
+
+def launch_once(
+    target: Path | str,
+    ranks: int,
+    arguments: Sequence[str] = (),
+    *,
+    quiet: bool = False,
+    options: Sequence[str] = (),
+    begun: float | None = None,
+    reached: int | None = None,
+    huge_pages: bool = False,
+) -> JobEnd:
+    """`launch`, and how the job ended. `reached` is the step that it goes on for, if it was started before."""
     settings()
     line = command(target, ranks, arguments, options)
     if not quiet:
@@ -51,12 +85,13 @@ def launch(
         environment = _environment(folder, begun)
         if huge_pages:
             environment.setdefault(*_HUGE_PAGES)
+        environment |= {} if reached is None else {REACHED: str(reached)}
         ended = child.run(line, environment, Path(folder), listens=isinstance(target, Path))
-        return _status(ended, Path(folder))
+        return _job_end(ended, Path(folder))
 
 
-def _status(ended: child.Ended, folder: Path) -> int:
-    """The exit status of a job that has ended; what there is to say of a failure is printed."""
+def _job_end(ended: child.Ended, folder: Path) -> JobEnd:
+    """How a job has ended; what there is to say of a failure is printed."""
     seen = flight_recorder.read_folder(folder)
     status = ended.status
     if ended.stopped:
@@ -70,7 +105,8 @@ def _status(ended: child.Ended, folder: Path) -> int:
         for record in seen if status < 0 else ():  # mpiexec was killed, and can end nobody any more
             flight_recorder.kill(record)
         print(ends.account(folder, status, ended.output, seen), file=sys.stderr, flush=True)
-    return status
+    dead, told = ends.named_ranks(folder, ended.output), failure_files.first(folder) is not None
+    return JobEnd(status, dead, reached_step(folder), told, ended.stopped)
 
 
 def command(target: Path | str, ranks: int, arguments: Sequence[str] = (), options: Sequence[str] = ()) -> list[str]:

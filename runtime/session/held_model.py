@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NoReturn, cast
 
 import torch
@@ -27,6 +28,7 @@ from autopar.runtime.program.pipeline import Pipeline
 from autopar.runtime.program.plan_reader import Description
 from autopar.runtime.program.program import Program
 from autopar.runtime.session import copies
+from autopar.runtime.session.folder_lock import FolderLock, lock_folder
 from autopar.runtime.session.resuming import Movable, resume
 from autopar.runtime.session.state import ModelState
 from autopar.runtime.transport.base import Comm
@@ -49,6 +51,7 @@ class HeldModel(nn.Module):
     _sums: GradientSums
     _saves: BackgroundSaves | None = None  # once something is saved beside
     _saving: StartedSave | None = None  # the save under way
+    _locks: Mapping[Path, FolderLock] = MappingProxyType({})  # of the folders into which it has saved
 
     def full_state_dict(self, *, rank0_only: bool = False, trained_only: bool = False) -> dict[str, Tensor]:
         """All parameters and buffers whole, under the model's own names, tied names included. Collective.
@@ -156,6 +159,8 @@ class HeldModel(nn.Module):
         random = (self.seed, self._steps)
         if keep is not None and keep < 1:
             raise ConfigError(refusal("keep= of a checkpoint", f"is {keep}", "the newest checkpoint stays: 1 or more"))
+        if Path(folder) not in self._locks:
+            self._locks = {**self._locks, Path(folder): lock_folder(Path(folder), self.grid.comm)}
         number = self._steps if step is None else step
         places = {str(segment): at for segment, at in self._moved.items()}
         state = JobState(self.description.name, number, random, places, scheduler, scaler, extra)

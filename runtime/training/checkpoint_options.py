@@ -10,9 +10,11 @@ from pathlib import Path
 import torch
 
 from autopar.errors import CheckpointError, refusal
+from autopar.jobs.reached import reached_before
 from autopar.runtime.checkpoint import folders, probe
 from autopar.runtime.checkpoint.started import StartedSave
 from autopar.runtime.diagnostics.collective_errors import by_rank0, together
+from autopar.runtime.session.folder_lock import FolderLock, lock_folder
 from autopar.runtime.session.parallel_module import Parallel
 from autopar.runtime.training.job import nonfinite
 from autopar.runtime.training.job.schedule import RateSchedule
@@ -69,6 +71,7 @@ class Checkpoints:
         self._last: Path | None = None
         self._saving: StartedSave | None = None
         self._reason: str | None = None
+        self._lock: FolderLock | None = None
         self.begun = 0
         self.lines: list[str] = []
         if self._folder is not None:
@@ -76,13 +79,17 @@ class Checkpoints:
 
     def _open(self, folder: Path, resume: bool) -> None:
         comm = self._parallel.grid.comm
+        self._lock = lock_folder(folder, comm)
         there: list[str] = by_rank0(comm, f"--checkpoint {folder}", lambda: _opened(folder, resume))
         with together(comm, f"--checkpoint {folder}"):
             if not folder.is_dir():
                 rule = "all ranks write into one folder, which all nodes share"
                 raise CheckpointError(refusal(f"--checkpoint {folder}", "it is not seen by every rank", rule))
+        self.lines = [f"note       {self._lock.note}"] if self._lock.note else []
         if there:
             self._resume(folder)
+        reached = reached_before()
+        self.lines += [] if reached is None or reached <= self.begun else [_redone(self.begun, reached)]
         needed = self._parallel.checkpoint_bytes(self._optimizer)
         what = f"looking for room in {folder}"
         note: str | None = by_rank0(comm, what, lambda: probe.room(folder, needed, len(there), self._keep))
@@ -91,7 +98,7 @@ class Checkpoints:
     def _resume(self, folder: Path) -> None:
         found = self._parallel.load(folder, self._optimizer, scheduler=self._schedule)
         self.begun, self._last = found.step, found.path
-        self.lines = [
+        self.lines += [
             f"resumed    {found.path}, after step {found.step}",
             *(f"passed     {line}" for line in found.passed),
         ]
@@ -155,6 +162,12 @@ class Checkpoints:
         """Where the last one stands."""
         lines = [] if self._last is None else [f"checkpoint {self._last}"]
         return lines if self._reason is None else [*lines, f"note: steps waited for checkpoints: {self._reason}"]
+
+
+def _redone(begun: int, reached: int) -> str:
+    """What a job has lost that was started again."""
+    first = begun + 1
+    return f"elastic    {f'steps {first} to {reached} are' if reached > first else f'step {first} is'} done again"
 
 
 def _opened(folder: Path, resume: bool) -> list[str]:

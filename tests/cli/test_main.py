@@ -25,7 +25,8 @@ SURFACE = {
     "diff": "first second --most --json",
     "explain": "folder name --most --record --json",
     "run": "folder --steps --compare --save --evaluate-every --metrics --weights --rename --allow-missing --allow-unexpected "
-    "--checkpoint --every --keep --resume --stop-after --on-nonfinite --seed --dtype --balance --profile --hosts",
+    "--checkpoint --every --keep --resume --stop-after --elastic --max-restarts --on-nonfinite --seed --dtype --balance --profile "
+    "--hosts",
     "predict": "folder inputs -o --output --weights --rename --allow-missing --allow-unexpected --checkpoint --seed --dtype "
     "--hosts",
     "checkpoint": "action folder --to --dtype --shard-bytes --like --rename --overwrite --json",

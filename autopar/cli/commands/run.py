@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import subprocess
+import sys
 from pathlib import Path
 
 from autopar.cli import launch_options
 from autopar.cli.option_types import count
 from autopar.files import check_file
 
+_PLAN = """
+import sys
+from autopar.errors import AutoparError
+from autopar.progress import logged
+from autopar.recompile import planned_for
+folder, ranks, target = sys.argv[1:]
+try:
+    planned_for(folder, int(ranks), logged()).save(target)
+except AutoparError as error:
+    sys.exit(f"autopar: {error}")
+"""
 NAME = "run"
 TEXT = "train a compiled model on MPI ranks"
 
@@ -32,6 +45,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="go on from the newest whole checkpoint, if there is one")
     after = "end after a step, with status 85 and in time for the checkpoint, so long after the start: 90s, 15m, 3h50m"
     parser.add_argument("--stop-after", metavar="TIME", help=after)
+    again = "when ranks die, start again from the newest checkpoint, compiled for the ranks that are left"
+    parser.add_argument("--elastic", action="store_true", help=again)
+    parser.add_argument("--max-restarts", type=count(0), metavar="N", help="how often, with --elastic (3)")
     what = "of a step whose loss or gradients are not finite: end the run, leave the step out, or make it (stop)"
     parser.add_argument("--on-nonfinite", choices=["stop", "skip", "continue"], default="stop", help=what)
     parser.add_argument("--seed", type=int, default=0, help="of the initial parameters (0)")
@@ -65,13 +81,16 @@ def run(arguments: argparse.Namespace) -> int:
     from autopar.errors import ConfigError, refusal
     from autopar.ir.grid import GridShape
     from autopar.ir.profile import FILE, LEAST
+    from autopar.jobs import elastic
     from autopar.jobs.durations import parse_duration
+    from autopar.jobs.elastic import ElasticJob
     from autopar.jobs.launch import launch
 
     if arguments.stop_after:
         parse_duration(arguments.stop_after, "--stop-after")
     options = launch_options.options(arguments.hosts, arguments.mpiexec)
     saved = load(arguments.folder)
+    _check_elastic(arguments, saved.plan.model.path)
     if arguments.save:
         check_file("--save", Path(arguments.save), "parameters are saved as one file")
     if arguments.metrics:
@@ -82,22 +101,55 @@ def run(arguments: argparse.Namespace) -> int:
         rule = f"a profile needs {LEAST} steps or more: some to warm up, some with and some without it"
         raise ConfigError(refusal("--profile", f"with --steps {arguments.steps}", rule, fix=f"--steps {LEAST}"))
     steps = arguments.steps if arguments.steps is not None else 20 if arguments.profile else 100
-    words = ["--steps", str(steps), "--compare", str(arguments.compare), "--seed", str(arguments.seed)]
+    words, first = _words(arguments, steps)
+    ranks, huge = GridShape.parse(saved.plan.grid).size, saved.plan.gives_back
+    if not arguments.elastic:
+        return launch(saved.folder / PROGRAM, ranks, [*words, *first], options=options, huge_pages=huge)
+    most = 3 if arguments.max_restarts is None else arguments.max_restarts
+    job = ElasticJob(saved.folder, ranks, words, first, options, Path(arguments.checkpoint), most, huge)
+    return elastic.run(job, PROGRAM, lambda left: _planned(saved.folder, left))
+
+
+def _words(arguments: argparse.Namespace, steps: int) -> tuple[list[str], list[str]]:
+    """The command line of the program, and what of it only a job has that begins."""
+    words = ["--steps", str(steps), "--seed", str(arguments.seed)]
     words += ["--save", arguments.save] if arguments.save else []
     words += ["--evaluate-every", str(arguments.evaluate_every)] if arguments.evaluate_every else []
     words += ["--metrics", arguments.metrics] if arguments.metrics else []
-    words += weight_words(arguments)
     words += ["--checkpoint", arguments.checkpoint] if arguments.checkpoint else []
     words += ["--every", str(arguments.every)] if arguments.every else []
     words += ["--keep", str(arguments.keep)] if arguments.keep else []
-    words += ["--resume"] if arguments.resume else []
     words += ["--stop-after", arguments.stop_after] if arguments.stop_after else []
     words += ["--on-nonfinite", arguments.on_nonfinite] if arguments.on_nonfinite != "stop" else []
     words += ["--dtype", arguments.dtype] if arguments.dtype else []
     words += ["--profile"] if arguments.profile else []
     words += ["--balance", arguments.balance] if arguments.balance else []
-    ranks, huge = GridShape.parse(saved.plan.grid).size, saved.plan.gives_back
-    return launch(saved.folder / PROGRAM, ranks, words, options=options, huge_pages=huge)
+    first = ["--compare", str(arguments.compare)] if arguments.compare else []
+    first += ["--resume"] if arguments.resume else []
+    return words, first + weight_words(arguments)
+
+
+def _check_elastic(arguments: argparse.Namespace, model: str) -> None:
+    """Raise ConfigError where a job could not be started again, before it starts. `model` is the path of the model file."""
+    from autopar.errors import ConfigError, refusal
+
+    problems = []
+    if arguments.elastic:
+        problems += [] if arguments.checkpoint else ["without --checkpoint DIR there is nothing to go on from"]
+        problems += ["--profile measures one job on one grid"] if arguments.profile else []
+        problems += [] if model else ["a live model was compiled: only a model file can be compiled for fewer ranks"]
+    elif arguments.max_restarts is not None:
+        problems += ["--max-restarts without --elastic"]
+    if problems:
+        rule = "a job is started again from a checkpoint, with its model file compiled for the ranks that are left"
+        raise ConfigError(refusal("--elastic", "it cannot be", rule, problems))
+
+
+def _planned(folder: Path, ranks: int) -> Path | None:
+    """The model compiled for so many ranks, beside its program; by a process of its own, which loads torch. None if that fails."""
+    target = folder / f"ranks-{ranks}"
+    words = ["-P", "-c", _PLAN, str(folder), str(ranks), str(target)]
+    return target if subprocess.run([sys.executable, *words], check=False).returncode == 0 else None
 
 
 def weight_words(arguments: argparse.Namespace) -> list[str]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 
+from autopar.jobs.reached import ReachedStep
 from autopar.runtime.data.input_part import InputPart
 from autopar.runtime.diagnostics.collective_errors import together
 from autopar.runtime.profiling import profile_steps
@@ -86,7 +87,8 @@ def train(
             next(batches)
     times: list[float] = []
     faulty: list[int] = []
-    step, stop = checkpoints.begun, steps.asked_before()
+    step, stop, reached = checkpoints.begun, steps.asked_before(), ReachedStep(comm.rank)
+    reached.note(step)
     with progress:
         while step < options.steps and not stop:
             step += 1
@@ -97,6 +99,7 @@ def train(
             with profile, scheduler.step() if options.balance and step <= moving else nullcontext():
                 result = steps.take(step, batch)
             times.append(time.perf_counter() - start)
+            reached.note(step)
             faulty += [step] if result.faults else []
             for line in _fault_lines(step, result, len(faulty)):
                 progress.tell(line)
@@ -104,7 +107,7 @@ def train(
                 progress.tell(_compared(step, result, beside.step(batch if own is None else None, result.updated)))
             evaluation, stop = _evaluation(job, step, result.stop, progress)
             if metrics is not None:
-                metrics.step(step, result.loss, times[-1], None if evaluation is None else evaluation.loss)
+                metrics.step(step, result.loss, times[-1], *_values(evaluation))
             progress.done(step, f"loss {result.loss:.6g}  {times[-1] * 1e3:.1f} ms")
             for line in checkpoints.after(step, options.steps, ending=bool(stop)):
                 progress.tell(line)
@@ -124,6 +127,10 @@ def _evaluation(job: Job, step: int, stop: str, progress: Progress) -> tuple[Eva
     if job.update.schedule is not None:
         job.update.schedule.after_evaluation(evaluation.loss)
     return evaluation, ""
+
+
+def _values(evaluation: Evaluation | None) -> tuple[float | None, Mapping[str, float]]:
+    return (None, {}) if evaluation is None else (evaluation.loss, evaluation.metrics)
 
 
 def _compared(step: int, result: StepResult, other: float) -> str:

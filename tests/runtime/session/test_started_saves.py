@@ -21,7 +21,7 @@ def model_of(grid="2x1"):
 
 
 def names(folder):
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder.iterdir() if path.name != ".lock")
 
 
 def test_it_holds_the_step_at_which_it_began_and_has_its_name_as_training_goes_on(tmp_path, monkeypatch):

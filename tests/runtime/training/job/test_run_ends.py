@@ -135,3 +135,36 @@ def test_what_is_no_schedule_or_limit(tmp_path, capsys, text, said):
     with pytest.raises(SystemExit):
         start(write(tmp_path, model=MODEL + "\n\n" + text), "--steps", 1)
     assert said in capsys.readouterr().err
+
+
+METRICS = """
+
+def evaluate():
+    for rows in (4, 4):
+        yield {"x": torch.ones(rows, 3), "y": torch.full((rows, 2), 3.0)}
+
+
+def metrics(outputs, batch):
+    right = (batch["y"] == 3.0).sum()
+    return {"accuracy": (right, batch["y"].numel()), "largest": batch["y"].max()}
+"""
+
+
+def test_metrics_beside_the_loss_go_into_the_file(tmp_path, capsys):
+    file = tmp_path / "steps.csv"
+    program = write(tmp_path, model=MODEL + METRICS)
+    start(program, "--steps", 4, "--evaluate-every", 2, "--metrics", file, "--balance", "off")
+    head, *rows = [line.split(",") for line in file.read_text().split()]
+    assert head == ["step", "loss", "seconds", "evaluation", "accuracy", "largest"]
+    assert [row[4:] for row in rows] == [["", ""], ["1.0", "3.0"], ["", ""], ["1.0", "3.0"]]
+    assert "accuracy 1, largest 3 of 2 rows in 2 batches" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("returned", "said"), [("3", "metrics returned int"), ('{"a": "b"}', "metrics returned str for 'a'")]
+)
+def test_what_is_no_metric(tmp_path, capsys, returned, said):
+    text = METRICS[: METRICS.index("    right")] + f"    return {returned}\n"
+    with pytest.raises(SystemExit):
+        start(write(tmp_path, model=MODEL + text), "--steps", 1, "--evaluate-every", 1)
+    assert said in capsys.readouterr().err
