@@ -23,12 +23,12 @@ from autopar.runtime.session.parallel_module import Parallel
 from benchmarks.models import MLP, Inputs, Model, batch, seeded
 
 WAYS = ("autopar", "torch.save flushed", "torch.save", "dcp")
-QUIET, BESIDE = 6, 4  # steps without a save before each that is begun, and how often
+QUIET, BESIDE = 5, 3  # steps without a save before each that is begun, and how often
 
 
 def session_of(small: bool, grid: str) -> tuple[Parallel, torch.optim.Optimizer, Inputs]:
     """An MLP whose layers are cut over all ranks, with the state of AdamW."""
-    width, samples = (64, 8) if small else (2560, 2048)
+    width, samples = (64, 8) if small else (2560, 512)
 
     def inputs() -> Inputs:
         return {"x": torch.randn(samples, width), "y": torch.randn(samples, width)}
