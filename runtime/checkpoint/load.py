@@ -26,12 +26,16 @@ from autopar.runtime.program.plan_reader import TensorSpec, dtype_name, dtype_of
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """What a job goes on from: the checkpoint, its step, the user's `extra`, and a line for each newer one that is not whole."""
+    """What a job goes on from: the checkpoint, its step, the user's `extra`, and a line for each newer one that is not whole.
+
+    `left` are states that it has and nothing was handed to `load` for, of a job that learns on: ``("scheduler",)``.
+    """
 
     path: Path
     step: int
     extra: Any = None
     passed: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
 
 
 def check(held: HeldState, optimizer: torch.optim.Optimizer | None, index: Index, path: Path) -> None:

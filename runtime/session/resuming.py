@@ -66,4 +66,6 @@ def resume(
                 holder.load_state_dict(decoded(saved))
         load.fill_random(index, chosen.path, grid.rank, grid.size)
     parallel.set_extra_state(torch.tensor(index.random))
-    return Resumed(chosen.path, index.step, decoded(index.extra), chosen.passed)
+    lacking = [name for name, holder in holders.items() if holder is None and getattr(index, name) is not None]
+    left = tuple(lacking if optimizer is not None else ())
+    return Resumed(chosen.path, index.step, decoded(index.extra), chosen.passed, left)

@@ -101,6 +101,7 @@ class Checkpoints:
         self.lines += [
             f"resumed    {found.path}, after step {found.step}",
             *(f"passed     {line}" for line in found.passed),
+            *(f"note       the checkpoint has the state of a {name}, and this run has none" for name in found.left),
         ]
 
     def after(self, step: int, last: int, *, ending: bool = False) -> list[str]:

@@ -77,7 +77,9 @@ def test_a_schedule_keeps_the_numbers_of_its_milestones(tmp_path):
         model, _ = parallel("mlp", "1x1")
         optimizer = adam(list(model.parameters()))
         again = schedule(optimizer)
-        model.load(tmp_path, optimizer, scheduler=again)
+        assert model.load(tmp_path).left == ()
+        assert model.load(tmp_path, optimizer).left == ("scheduler",)
+        assert model.load(tmp_path, optimizer, scheduler=again).left == ()
         rates = []
         for _ in range(5):
             optimizer.step()
