@@ -172,4 +172,4 @@ def test_other_models_and_options_are_refused(root, tmp_path, capsys):
     assert main(["compile", str(tmp_path / "model.py"), "--grid", "2", "--batch", "3", "-o", str(tmp_path / "b")]) == 1
     assert "given with --batch" in capsys.readouterr().err
     assert main(["compile", str(tmp_path), "--grid", "2", "-o", str(tmp_path / "b")]) == 1
-    assert "it has no config.json" in capsys.readouterr().err
+    assert "it is a folder without a config.json" in capsys.readouterr().err

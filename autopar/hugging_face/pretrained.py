@@ -190,8 +190,8 @@ def _read(folder: Path) -> dict[str, Any]:
     try:
         said = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except OSError as error:
-        given = "it has no config.json" if folder.is_dir() else "there is no such folder"
-        fix = "models are not fetched: download it before, as by `hf download`, and name its folder"
+        given = "it is a folder without a config.json" if folder.is_dir() else "there is no such folder"
+        fix = "models are not fetched: download it before, as by `hf download`, and name its folder; or name a model.py"
         raise ConfigError(refusal(str(folder), given, rule, fix=fix)) from error
     except ValueError as error:
         raise ConfigError(refusal(str(folder / CONFIG), f"cannot be read: {error}", rule)) from error

@@ -89,12 +89,12 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.stop_after:
         parse_duration(arguments.stop_after, "--stop-after")
     options = launch_options.options(arguments.hosts, arguments.mpiexec)
-    saved = load(arguments.folder)
-    _check_elastic(arguments, saved.plan.model.path)
     if arguments.save:
         check_file("--save", Path(arguments.save), "parameters are saved as one file")
     if arguments.metrics:
         check_file("--metrics", Path(arguments.metrics), "metrics are one CSV file")
+    saved = load(arguments.folder)
+    _check_elastic(arguments, saved.plan.model.path)
     if arguments.profile:
         check_file("--profile", saved.folder / FILE, "a profile is written beside the program")
     if arguments.profile and arguments.steps is not None and arguments.steps < LEAST:

@@ -159,7 +159,7 @@ def test_state_that_cannot_be_cut_and_cuts_that_are_none_are_refused_with_all_of
 def test_no_rank_holds_more_than_it_may():
     """Rows of 800 bytes, with gradient, and AdamW's state of one more: 2400 bytes a row, and what a step takes beside."""
     machine = RankMemory(60000, 1, (RankClass("1", memory_bytes=33000),))
-    known = Description("p", "2", (), (), machine=machine, predicted=StepMemory(12000))
+    known = Description("p", "2", (), (), machine=machine, predicted=StepMemory(inputs_bytes=12000))
 
     def rank():
         grid = Grid("2")
