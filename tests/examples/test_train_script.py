@@ -20,21 +20,21 @@ def script():
 
 
 def test_it_learns_and_goes_on_from_its_checkpoint(script, tmp_path):
-    """A third epoch after two is that of three, to the bit; on one rank it is the same but for rounding."""
+    """A second epoch after one is that of two, to the bit; on one rank it is the same but for rounding."""
 
     def run(ranks, folder, epochs):
         return simulate(ranks, lambda: script.main(["--epochs", str(epochs), "--folder", str(folder)]))[0]
 
-    whole, digits = run(2, tmp_path / "whole", 3)
-    run(2, tmp_path / "parts", 2)
+    whole, digits = run(2, tmp_path / "whole", 2)
+    run(2, tmp_path / "parts", 1)
     shutil.copytree(tmp_path / "parts", tmp_path / "alone")
-    assert run(2, tmp_path / "parts", 3) == (whole, digits)
-    alone, _ = run(1, tmp_path / "alone", 3)
-    assert alone[:2] == whole[:2]
-    assert alone[2][:3] == pytest.approx(whole[2][:3], rel=1e-3)
-    assert whole[2][3] > 0.85
+    assert run(2, tmp_path / "parts", 2) == (whole, digits)
+    alone, _ = run(1, tmp_path / "alone", 2)
+    assert alone[0] == whole[0]
+    assert alone[1][:3] == pytest.approx(whole[1][:3], rel=1e-3)
+    assert whole[1][3] > 0.75
     labels = script.datasets()[1][:][1].tolist()
-    assert sum(a == b for a, b in zip(digits, labels, strict=True)) == round(whole[2][3] * script.HELD_BACK)
+    assert sum(a == b for a, b in zip(digits, labels, strict=True)) == round(whole[1][3] * script.HELD_BACK)
     lines = (tmp_path / "whole/metrics.csv").read_text().splitlines()
     assert lines[0] == "epoch,loss,held_back_loss,accuracy"
-    assert len(lines) == 4
+    assert len(lines) == 3

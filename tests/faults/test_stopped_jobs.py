@@ -17,7 +17,7 @@ def at_step(number, what):
     return program.replace('GRID = Grid("2")', 'GRID = Grid("2")\nSTEPS = []')
 
 
-@pytest.mark.parametrize("target", ["os.getpid()", LAUNCHER])
+@pytest.mark.parametrize("target", [pytest.param("os.getpid()", marks=pytest.mark.zoo), LAUNCHER])
 def test_a_signal_ends_all_ranks_after_one_step_with_status_85_and_a_checkpoint(tmp_path, target):
     program = at_step(3, f"os.kill({target}, signal.SIGTERM)")
     ended = run(write(tmp_path, program=program), "--steps", 300, "--checkpoint", tmp_path / "saved")
@@ -28,6 +28,7 @@ def test_a_signal_ends_all_ranks_after_one_step_with_status_85_and_a_checkpoint(
     assert step == 3 if target == "os.getpid()" else 3 <= step < 300
 
 
+@pytest.mark.zoo
 def test_a_second_signal_ends_the_job_at_once(tmp_path):
     kill = "os.kill(os.getpid(), signal.SIGTERM)"
     program = at_step(2, f"{kill}, time.sleep(1.1), {kill}, time.sleep(60)")
