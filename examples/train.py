@@ -89,10 +89,8 @@ def main(arguments=None):
     images, held_back = datasets()
     image, label = held_back[:ROWS]
 
-    torch.manual_seed(0)
-    parallel = autopar.parallelize(
-        Classifier(), {"image": image, "label": label}, grid=options.grid, outputs=("logits",)
-    )
+    inputs = {"image": image, "label": label}
+    parallel = autopar.parallelize(Classifier, inputs, grid=options.grid, outputs=("logits",), seed=0)
     optimizer = torch.optim.AdamW(parallel.parameters(), lr=3e-3)
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.99)
 
