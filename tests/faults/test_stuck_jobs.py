@@ -71,6 +71,6 @@ def test_an_end_from_outside_leaves_nothing_though_a_rank_is_stopped(tmp_path, n
 
 
 def test_an_interrupt_of_mpiexec_leaves_nothing(tmp_path):
+    """The status is mpiexec's own: MPICH's has 0 now and then after a second interrupt."""
     ended = interrupted(tmp_path, in_forward("print('ready', flush=True); time.sleep(60)"), signal.SIGINT, "mpiexec")
-    assert ended.status != 0
     assert not ended.left
