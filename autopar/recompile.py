@@ -24,9 +24,7 @@ def recompile(folder: str | Path) -> Compiled:
     Raises PlanError where the folder came from a live module, or where the model file is gone or no longer the same, or
     leads to another plan.
     """
-    folder = Path(folder)
-    plan = load_plan(folder)
-    path = _model_path(plan, folder if folder.is_dir() else folder.parent)
+    folder, plan, path = _source(folder)
     compiled = _compiled(plan, path, plan.machine, replace(plan.options, batch_sizes=()), logged())
     _check_model(plan, compiled.plan, path, folder)
     _check_same(plan, compiled.plan, path, folder)
@@ -38,9 +36,7 @@ def planned_again(folder: str | Path, machine: Machine, progress: Progress) -> C
 
     Raises PlanError as `recompile` does where the model is not to be had, and what `compile` raises.
     """
-    folder = Path(folder)
-    plan = load_plan(folder)
-    path = _model_path(plan, folder if folder.is_dir() else folder.parent)
+    folder, plan, path = _source(folder)
     compiled = _compiled(plan, path, machine, plan.options, progress)
     _check_model(plan, compiled.plan, path, folder)
     return compiled
@@ -51,9 +47,7 @@ def planned_for(folder: str | Path, ranks: int, progress: Progress) -> Compiled:
 
     Raises PlanError as `recompile` does where the model is not to be had, and what `compile` raises.
     """
-    folder = Path(folder)
-    plan = load_plan(folder)
-    path = _model_path(plan, folder if folder.is_dir() else folder.parent)
+    folder, plan, path = _source(folder)
     axis = re.fullmatch(r"(\w+[=:])?\d+", plan.grid)
     grid = "auto" if axis is None else f"{axis[1] or ''}{ranks}"
     compiled = _compiled(plan, path, plan.machine, plan.options, progress, grid, ranks if grid == "auto" else None)
@@ -83,6 +77,13 @@ def _compiled(
         source,
         progress=progress,
     )
+
+
+def _source(folder: str | Path) -> tuple[Path, Plan, Path]:
+    """The folder, its plan, and the model file. Raises PlanError."""
+    folder = Path(folder)
+    plan = load_plan(folder)
+    return folder, plan, _model_path(plan, folder if folder.is_dir() else folder.parent)
 
 
 def _model_path(plan: Plan, folder: Path) -> Path:

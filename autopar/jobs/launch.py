@@ -49,20 +49,16 @@ def launch(
     *,
     quiet: bool = False,
     options: Sequence[str] = (),
-    begun: float | None = None,
     huge_pages: bool = False,
 ) -> int:
     """Run a program file, or a module given by name, on `ranks` MPI ranks, and return the job's exit status.
 
     `options` go to mpiexec. Output streams through. On failure the first cause comes last. `quiet` leaves out the
     mpiexec line. An interrupt, SIGTERM or SIGUSR1 to this process ends the job: a program after its step, with status 85,
-    and at once by a second one. `begun` is when the job did, in seconds of the epoch, where that
-    was before. With `huge_pages` ranks ask for these where they map memory. Raises ConfigError where there is no mpiexec, and for a
-    variable that is not understood.
+    and at once by a second one. With `huge_pages` ranks ask for these where they map memory. Raises ConfigError where there
+    is no mpiexec, and for a variable that is not understood.
     """
-    return launch_once(
-        target, ranks, arguments, quiet=quiet, options=options, begun=begun, huge_pages=huge_pages
-    ).status
+    return launch_once(target, ranks, arguments, quiet=quiet, options=options, huge_pages=huge_pages).status
 
 
 def launch_once(
@@ -76,7 +72,10 @@ def launch_once(
     reached: int | None = None,
     huge_pages: bool = False,
 ) -> JobEnd:
-    """`launch`, and how the job ended. `reached` is the step that it goes on for, if it was started before."""
+    """`launch`, and how the job ended.
+
+    Of a job that is started again, `begun` is when it first was, in seconds of the epoch, and `reached` the last step it had done.
+    """
     settings()
     line = command(target, ranks, arguments, options)
     if not quiet:

@@ -56,7 +56,7 @@ class JobState:
 class NewCheckpoint:
     """A checkpoint that is being written: `tensors` are this rank's, by the keys of the index, for all else is told already.
 
-    `parts` are this rank's, as they go into the index; `index` has everything but tensors and files.
+    `told` is what the others are told of this rank's; `index` has everything but tensors and files.
     """
 
     comm: Comm

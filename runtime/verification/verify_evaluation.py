@@ -34,7 +34,7 @@ NamedTensors = dict[str, dict[str, Tensor]]  # by what is compared, tensors by n
 
 def of_program(opened: CompiledJob, batch: compiled_job.Inputs, seed: int) -> NamedTensors:
     """What the program computes from its first values, in float64. Collective."""
-    parallel = compiled_job.parallel(opened, seed, torch.float64, as_written(compiled_job.values(opened, seed)))
+    parallel = _program(opened, seed)
     tensors = _used(parallel, opened.description, batch, seed)
     parallel.free()
     return tensors
@@ -44,15 +44,12 @@ def of_model(
     opened: CompiledJob, batch: compiled_job.Inputs, seed: int, change: Callable[[nn.Module], object] | None = None
 ) -> NamedTensors:
     """The same of the sequential model; `change` is done to it before."""
-    model = module_in_precision(compiled_job.sequential(opened, seed), torch.float64)
-    if change is not None:
-        change(model)
-    return _used(model, opened.description, batch, seed)
+    return _used(_model(opened, seed, change), opened.description, batch, seed)
 
 
 def of_parts(opened: CompiledJob, parts: compiled_job.Inputs, seed: int) -> NamedTensors:
     """What the program computes of a batch of which every rank has read its own parts, in float64. Collective."""
-    parallel = compiled_job.parallel(opened, seed, torch.float64, as_written(compiled_job.values(opened, seed)))
+    parallel = _program(opened, seed)
     tensors = _stepped(parallel, opened.description, parts, seed, parallel.forward_parts)
     parallel.free()
     return {"by parts": tensors}
@@ -62,10 +59,19 @@ def of_whole(
     opened: CompiledJob, batch: compiled_job.Inputs, seed: int, change: Callable[[nn.Module], object] | None = None
 ) -> NamedTensors:
     """The same of the sequential model and the whole batch."""
+    model = _model(opened, seed, change)
+    return {"by parts": _stepped(model, opened.description, batch, seed, model)}
+
+
+def _program(opened: CompiledJob, seed: int) -> Parallel:
+    return compiled_job.parallel(opened, seed, torch.float64, as_written(compiled_job.values(opened, seed)))
+
+
+def _model(opened: CompiledJob, seed: int, change: Callable[[nn.Module], object] | None) -> nn.Module:
     model = module_in_precision(compiled_job.sequential(opened, seed), torch.float64)
     if change is not None:
         change(model)
-    return {"by parts": _stepped(model, opened.description, batch, seed, model)}
+    return model
 
 
 def _rows(description: Description) -> dict[str, int]:
